@@ -1,0 +1,93 @@
+"""Shared randomness: the same number for (seed, position, token) on every machine, in any order.
+
+What it knows: how to turn three integers into a uniform or Gumbel variate. What it does not know: any state, any
+generator, any model. Device and server call the same functions and so meet the same noise without a word between
+them; a retry, a resume or another draft length cannot shift it.
+
+The 64-bit seed and the position are mixed into four 32-bit keys with splitmix64 (Steele, Lea, Flood 2014); each
+token id then passes twice through a keyed 32-bit finaliser of the murmur3 family (constants: C. Wellons' "lowbias32"
+search). Integer arithmetic is modulo 2^32 throughout, hence bit-identical in numpy and torch, on CPU and CUDA; the
+logarithms of `gumbel` may differ in the last place of a float64.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multispin.errors import InputError
+
+MAX_SEED = 2**63 - 1
+_MASK64 = 2**64 - 1
+
+
+def check_seed(seed: int) -> int:
+    """Return `seed` if it lies in 0 … 2^63 − 1, else raise InputError."""
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed = {seed} is outside 0 … {MAX_SEED}")
+    return seed
+
+
+def _splitmix64(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK64
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return state ^ (state >> 31)
+
+
+def _keys(seed: int, position: int) -> tuple[int, int, int, int]:
+    """Four 32-bit keys of one (seed, position)."""
+    first = _splitmix64(_splitmix64(seed) ^ position)
+    second = _splitmix64(first)
+    return first >> 32, first & 0xFFFFFFFF, second >> 32, second & 0xFFFFFFFF
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """An independent seed for a sub-stream: the seed of request 3 of a run is `derive_seed(seed, 3)`."""
+    for step in path:
+        seed = _splitmix64(_splitmix64(seed) ^ step)
+    return seed >> 1
+
+
+def _mix_numpy(words: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
+    words = words ^ np.uint32(key)
+    words = (words ^ (words >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    words = (words ^ (words >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return words ^ (words >> np.uint32(16))
+
+
+def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Uniform variates in (0, 1) for token ids of any shape, 52 bits each."""
+    key_a, key_b, key_c, key_d = _keys(seed, position)
+    ids = np.asarray(tokens).astype(np.uint32)
+    high = _mix_numpy(_mix_numpy(ids, key_a), key_b).astype(np.float64)
+    low = (_mix_numpy(_mix_numpy(ids, key_c), key_d) >> np.uint32(12)).astype(np.float64)
+    uniform: NDArray[np.float64] = (high * 2.0**20 + low + 0.5) * 2.0**-52
+    return uniform
+
+
+def gumbel_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Standard Gumbel variates −ln(−ln u) for token ids of any shape."""
+    gumbel: NDArray[np.float64] = -np.log(-np.log(uniform_numpy(seed, position, tokens)))
+    return gumbel
+
+
+def _mix_torch(words: torch.Tensor, key: int) -> torch.Tensor:
+    mask = 0xFFFFFFFF
+    words = words ^ key
+    words = ((words ^ (words >> 16)) * 0x7FEB352D) & mask
+    words = ((words ^ (words >> 15)) * 0x846CA68B) & mask
+    return words ^ (words >> 16)
+
+
+def uniform_torch(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
+    """`uniform_numpy` for a tensor of token ids, on its device; the same bits."""
+    key_a, key_b, key_c, key_d = _keys(seed, position)
+    ids = tokens.to(torch.int64)
+    high = _mix_torch(_mix_torch(ids, key_a), key_b).to(torch.float64)
+    low = (_mix_torch(_mix_torch(ids, key_c), key_d) >> 12).to(torch.float64)
+    return (high * 2.0**20 + low + 0.5) * 2.0**-52
+
+
+def gumbel_torch(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
+    """`gumbel_numpy` for a tensor of token ids, on its device."""
+    return -torch.log(-torch.log(uniform_torch(seed, position, tokens)))

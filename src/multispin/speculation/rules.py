@@ -1,0 +1,49 @@
+"""The acceptance rules: which drafted tokens stand, and which token follows them.
+
+`greedy` and `coupled` are one rule seen at temperature 0 and above. The server emits its own token at every drafted
+position, from its own logits and the noise that belongs to (seed, position, token); a draft is accepted while it
+says the same. What comes out is therefore the target's own text for that seed, whatever was drafted: a function of
+(seed, target) alone. A device that draws its draft with the same noise (`sampling.draw` on its own logits) is
+accepted with probability at least (1−TV)/(1+TV) (Daliri, Musco, Suresh, arXiv 2408.07978).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from multispin.speculation.sampling import SamplingParams, draw
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verification decided about one draft: `accepted` leading tokens stand, `next_token` follows."""
+
+    accepted: int
+    next_token: int
+
+
+def accept_matching(drafted: Sequence[int], emitted: Sequence[int]) -> Outcome:
+    """Keep the drafted prefix that equals what the target emitted, and its token after that.
+
+    Args:
+        drafted: L token ids.
+        emitted: L + 1 token ids: the target's own token at each drafted position and after the last one.
+    """
+    accepted = 0
+    while accepted < len(drafted) and drafted[accepted] == emitted[accepted]:
+        accepted += 1
+    return Outcome(accepted, emitted[accepted])
+
+
+def verify_draft(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
+    """Apply the rule `greedy` (temperature 0) or `coupled` to one draft.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        logits: [L + 1, V] of the target, row i for the token at position base + i.
+        base: number of tokens committed (prompt included) when the draft began.
+        params: the request's sampling law and seed.
+    """
+    emitted = draw(logits, list(range(base, base + len(drafted) + 1)), params)
+    return accept_matching(drafted, emitted)
