@@ -1,1 +1,24 @@
-"""models."""
+"""The language models: loading, drafting, verifying. The only room that knows transformers."""
+
+from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter
+from multispin.models.loading import EMBEDDED, Tokenizer, load_model, load_tokenizer, resolve
+from multispin.models.quantised import round_weights
+from multispin.models.reference import decode_alone
+from multispin.models.verifier import Feed, SlotsTakenError, Verifier
+
+__all__ = [
+    "EMBEDDED",
+    "Drafter",
+    "Feed",
+    "ModelDrafter",
+    "NoDrafter",
+    "PromptLookupDrafter",
+    "SlotsTakenError",
+    "Tokenizer",
+    "Verifier",
+    "decode_alone",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+    "round_weights",
+]

@@ -1,0 +1,107 @@
+"""Drafters: whoever guesses the next tokens, cheaply.
+
+A drafter is asked for `length` tokens after a committed text. It may keep a cache of its own; the committed text is
+always handed over whole, so nothing that the edge decides can leave it out of step.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from multispin.models.verifier import Feed, Verifier
+from multispin.speculation import SamplingParams, draw
+
+
+class Drafter(Protocol):
+    """Whoever guesses the next tokens."""
+
+    def prepare(self, committed: Sequence[int]) -> None:
+        """Read a text that drafts will soon be asked for (a prompt), so that the first draft is not slower."""
+
+    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
+        """Guess up to `length` tokens that follow `committed`; fewer, or none, is a fair answer."""
+
+
+class ModelDrafter:
+    """A small language model with a cache of one slot.
+
+    Above temperature 0 it draws with the request's shared noise, so that its token meets the target's whenever
+    their laws are close (see `speculation.rules`).
+    """
+
+    def __init__(self, model: PreTrainedModel, max_length: int) -> None:
+        self._verifier = Verifier(model, slots=1, max_length=max_length)
+        self._slot = self._verifier.open()
+        self._cached: list[int] = []
+
+    def prepare(self, committed: Sequence[int]) -> None:
+        """Feed all but the newest committed token."""
+        start = self._common(committed)
+        if start < len(committed) - 1:
+            self._feed(start, committed[start:-1], wants_logits=False)
+
+    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
+        """Draw `length` tokens one after the other; fewer where the slot is full."""
+        length = min(length, self._verifier.max_length - len(committed))
+        if length <= 0:
+            return []
+        self.prepare(committed)
+        fed: list[int] = [committed[-1]]
+        drafted: list[int] = []
+        for position in range(len(committed), len(committed) + length):
+            logits = self._feed(position - 1, fed, wants_logits=True)
+            fed = draw(logits, [position], params)
+            drafted += fed
+        return drafted
+
+    def _common(self, committed: Sequence[int]) -> int:
+        """Length of the cached prefix that still holds, at most all but the newest committed token."""
+        limit = min(len(self._cached), len(committed) - 1)
+        common = 0
+        while common < limit and self._cached[common] == committed[common]:
+            common += 1
+        return common
+
+    def _feed(self, start: int, tokens: Sequence[int], wants_logits: bool) -> torch.Tensor:
+        (logits,) = self._verifier.forward([Feed(self._slot, start, tokens, wants_logits)])
+        self._cached[start:] = tokens
+        return logits
+
+
+class PromptLookupDrafter:
+    """Guesses that the text goes on as it did after the last occurrence of its newest few tokens.
+
+    Costs no model at all; good where answers repeat their question (A. Saxena, "Prompt Lookup Decoding", 2023).
+
+    Args:
+        longest: longest run of newest tokens to look for; shorter ones are tried down to one.
+    """
+
+    def __init__(self, longest: int = 3) -> None:
+        self._longest = longest
+
+    def prepare(self, committed: Sequence[int]) -> None:
+        """Nothing to read ahead."""
+
+    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
+        """Copy up to `length` tokens from after the most recent match."""
+        tokens = list(committed)
+        for run in range(min(self._longest, len(tokens) - 1), 0, -1):
+            tail = tokens[-run:]
+            for start in range(len(tokens) - run - 1, -1, -1):
+                if tokens[start : start + run] == tail:
+                    return tokens[start + run : start + run + length]
+        return []
+
+
+class NoDrafter:
+    """A device without a small model: it drafts nothing and its text is decoded in everybody's batch."""
+
+    def prepare(self, committed: Sequence[int]) -> None:
+        """Nothing to read ahead."""
+
+    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
+        """Draft nothing."""
+        return []

