@@ -1,1 +1,8 @@
-"""estimation."""
+"""What have we learned while running? Acceptance, draft speed, link, verification, each with its uncertainty."""
+
+from multispin.estimation.acceptance import AcceptanceEstimator
+from multispin.estimation.link import LinkEstimator
+from multispin.estimation.speed import DraftSpeedEstimator
+from multispin.estimation.verification import VerificationEstimator
+
+__all__ = ["AcceptanceEstimator", "DraftSpeedEstimator", "LinkEstimator", "VerificationEstimator"]

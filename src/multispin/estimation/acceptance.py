@@ -1,0 +1,78 @@
+"""How often does the target accept a drafted token? The acceptance rate α of one device, learned round by round."""
+
+import math
+
+from scipy.special import betaincinv
+
+from multispin.errors import InputError
+from multispin.estimation.forgetting import check_confidence, check_positive
+
+
+class AcceptanceEstimator:
+    """Posterior of the per-token acceptance rate α (eq. 4, 11 of arXiv 2606.04581).
+
+    A round of L drafted tokens of which n are accepted shows n successes and, if n < L, one failure: min(n + 1, L)
+    trials. What comes after the first rejection was never looked at, so n / L is *not* an estimate of α.
+
+    Beta posterior: `_accepted` and `_rejected` count trials and are forgotten exponentially, so that a change of task
+    is followed. One trial's worth of the prior is never forgotten, which keeps the estimate off 0 and 1.
+    While nothing changes, the interval of a forgetful estimator is wider than it need be (by √2 in the long run): it
+    counts the trials remembered, and so leaves room for a drift that began lately.
+
+    Args:
+        prior_rate: mean of α before anything is observed.
+        prior_trials: how many trials that is worth, at least 1.
+        half_life_trials: after as many trials an observation counts half; infinite to forget nothing.
+
+    """
+
+    def __init__(self, prior_rate: float = 0.6, prior_trials: float = 4.0, half_life_trials: float = 100.0) -> None:
+        if not 0 < prior_rate < 1:
+            raise InputError(f"prior_rate = {prior_rate} is outside (0, 1)")
+        if not (math.isfinite(prior_trials) and prior_trials >= 1):
+            raise InputError(f"prior_trials = {prior_trials} is not a finite number >= 1")
+        if half_life_trials != math.inf:
+            check_positive("half_life_trials", half_life_trials)
+        self._prior_rate = prior_rate
+        self._half_life_trials = half_life_trials
+        self._accepted = prior_rate * (prior_trials - 1)
+        self._rejected = (1 - prior_rate) * (prior_trials - 1)
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Learn from one round; one without drafted tokens says nothing.
+
+        Args:
+            drafted: L, tokens drafted and verified.
+            accepted: n, how many of them were accepted; the calibrated or bonus token does not count.
+
+        """
+        if drafted < 0:
+            raise InputError(f"drafted = {drafted} is negative")
+        if not 0 <= accepted <= drafted:
+            raise InputError(f"accepted = {accepted} is outside 0 … {drafted}, the tokens drafted")
+        trials = min(accepted + 1, drafted)
+        kept = 0.5 ** (trials / self._half_life_trials)
+        self._accepted = kept * self._accepted + accepted
+        self._rejected = kept * self._rejected + (trials - accepted)
+
+    @property
+    def rate(self) -> float:
+        """Posterior mean of α, strictly between 0 and 1."""
+        a, b = self._beta
+        return a / (a + b)
+
+    @property
+    def standard_deviation(self) -> float:
+        """Posterior standard deviation of α."""
+        a, b = self._beta
+        return math.sqrt(a * b / (a + b + 1)) / (a + b)
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Central credible interval for α."""
+        a, b = self._beta
+        tail = (1 - check_confidence(confidence)) / 2
+        return float(betaincinv(a, b, tail)), float(betaincinv(a, b, 1 - tail))
+
+    @property
+    def _beta(self) -> tuple[float, float]:
+        return self._accepted + self._prior_rate, self._rejected + 1 - self._prior_rate

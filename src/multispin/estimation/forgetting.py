@@ -1,0 +1,110 @@
+"""The typical value of a positive quantity that may drift: an exponentially forgotten median, with its uncertainty.
+
+A median, because times are measured on machines that stall: fewer than half of the recent observations cannot move
+it far, whatever their values. Forgotten, because devices move and get warm: after a sudden change it sits on the new
+value within one half-life. Of the logarithm, because an error of a factor of two is equally bad either way.
+"""
+
+import math
+from collections import deque
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multispin.errors import InputError
+
+MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal law: 1 / Φ⁻¹(3/4)
+MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, normal law
+WINDOW_HALF_LIVES = 8  # older observations weigh less than 1/256 each and are dropped
+
+
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Smallest value at which the cumulative weight reaches half of the total."""
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])
+
+
+def forgetting_weights(count: int, half_life: float) -> NDArray[np.float64]:
+    """Weights of `count` observations, oldest first: 1 for the newest, halved every `half_life` observations."""
+    return np.asarray(0.5 ** (np.arange(count - 1, -1, -1) / half_life), dtype=np.float64)
+
+
+class ForgettingMedian:
+    """Median of positive observations, the n-th newest weighted 2^(−n / half_life).
+
+    The prior acts as `prior_weight` observations older than all others, and is forgotten with them.
+
+    Args:
+        prior: value before anything is observed.
+        prior_weight: how many observations it is worth at first.
+        prior_log_spread: standard deviation of ln(observation) before anything is observed.
+        half_life: in observations.
+
+    """
+
+    def __init__(
+        self, prior: float, prior_weight: float = 2.0, prior_log_spread: float = 0.5, half_life: float = 8.0
+    ) -> None:
+        self._prior_log = math.log(check_positive("prior", prior))
+        self._prior_weight = check_positive("prior_weight", prior_weight)
+        self._prior_log_spread = check_positive("prior_log_spread", prior_log_spread)
+        self._half_life = check_positive("half_life", half_life)
+        self._logs: deque[float] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life))
+        self._observed = 0
+        self._log_median = self._prior_log
+        self._log_error = MEDIAN_TO_MEAN_ERROR * prior_log_spread / math.sqrt(prior_weight)
+
+    def observe(self, value: float) -> None:
+        """Learn from one observation."""
+        self._logs.append(math.log(check_positive("value", value)))
+        self._observed += 1
+        logs = np.array(self._logs)
+        weights = forgetting_weights(len(logs), self._half_life)
+        prior_decay = 0.5 ** (self._observed / self._half_life)
+        prior_weight = self._prior_weight * prior_decay
+
+        self._log_median = weighted_median(np.append(logs, self._prior_log), np.append(weights, prior_weight))
+        observed_spread = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(logs - self._log_median), weights)
+        total = float(weights.sum()) + prior_weight
+        variance = (float(weights.sum()) * observed_spread**2 + prior_weight * self._prior_log_spread**2) / total
+        effective = total**2 / (float((weights**2).sum()) + prior_weight * prior_decay)
+        self._log_error = MEDIAN_TO_MEAN_ERROR * math.sqrt(variance / effective)
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return math.exp(self._log_median)
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the estimate (not of one observation), in its unit, to first order."""
+        return self.value * self._log_error
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Central interval for the true median if observations are log-normal and nothing drifts."""
+        z = NormalDist().inv_cdf(0.5 + check_confidence(confidence) / 2)
+        factor = math.exp(z * self._log_error)
+        return self.value / factor, self.value * factor
+
+
+def check_positive(name: str, value: float) -> float:
+    """The value, if it is finite and positive."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} = {value} is not a finite positive number")
+    return value
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """The value, if it is finite and not negative."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} = {value} is not a finite number >= 0")
+    return value
+
+
+def check_confidence(confidence: float) -> float:
+    """The confidence, if it lies strictly between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence = {confidence} is outside (0, 1)")
+    return confidence

@@ -1,0 +1,44 @@
+"""How good is a device's uplink? Bits per second and Hz, learned from the frames that arrived."""
+
+from multispin.estimation.forgetting import ForgettingMedian, check_not_negative, check_positive
+from multispin.estimation.speed import SHORTEST_S
+
+
+class LinkEstimator:
+    """Spectral efficiency r (eq. 8 of arXiv 2606.04581): the forgotten median of bits / (bandwidth · seconds).
+
+    Under block fading this is the typical round's efficiency, not the next one's. Delay that is not transmission
+    (propagation, scheduling) makes short frames look like a worse link: pass times without it where it is known.
+
+    Args:
+        prior_spectral_efficiency: what is believed before anything is observed, in bit/s/Hz, worth two frames.
+        half_life_frames: after as many frames an observation counts half.
+
+    """
+
+    def __init__(self, prior_spectral_efficiency: float, half_life_frames: float = 8.0) -> None:
+        check_positive("prior_spectral_efficiency", prior_spectral_efficiency)
+        check_positive("half_life_frames", half_life_frames)
+        self._median = ForgettingMedian(prior_spectral_efficiency, half_life=half_life_frames)
+
+    def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
+        """Learn from a frame of `bits` that took `seconds` over `bandwidth_hz`; no bits or no band say nothing."""
+        check_not_negative("bits", bits)
+        check_not_negative("bandwidth_hz", bandwidth_hz)
+        check_not_negative("seconds", seconds)
+        if bits > 0 and bandwidth_hz > 0:
+            self._median.observe(bits / (bandwidth_hz * max(seconds, SHORTEST_S)))
+
+    @property
+    def spectral_efficiency(self) -> float:
+        """The estimate of r in bit/s/Hz."""
+        return self._median.value
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the estimate, in bit/s/Hz."""
+        return self._median.standard_deviation
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Central interval for r, in bit/s/Hz."""
+        return self._median.interval(confidence)

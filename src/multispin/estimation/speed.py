@@ -1,0 +1,43 @@
+"""How fast does a device draft? Seconds per token, learned from the rounds that it drafted in."""
+
+from multispin.estimation.forgetting import ForgettingMedian, check_not_negative, check_positive
+
+SHORTEST_S = 1e-9  # a time that a coarse clock shows as zero counts as this
+
+
+class DraftSpeedEstimator:
+    """Seconds per drafted token, T^S (eq. 2 of arXiv 2606.04581): the forgotten median of seconds / drafted.
+
+    A warm-up or a stall does not move it; a lasting change of speed does, within `half_life_rounds`.
+
+    Args:
+        prior_seconds_per_token: what is believed before anything is observed, worth two rounds.
+        half_life_rounds: after as many rounds an observation counts half.
+
+    """
+
+    def __init__(self, prior_seconds_per_token: float, half_life_rounds: float = 8.0) -> None:
+        check_positive("prior_seconds_per_token", prior_seconds_per_token)
+        check_positive("half_life_rounds", half_life_rounds)
+        self._median = ForgettingMedian(prior_seconds_per_token, half_life=half_life_rounds)
+
+    def observe(self, drafted: int, seconds: float) -> None:
+        """Learn from `drafted` tokens that took `seconds` in all; no tokens say nothing."""
+        check_not_negative("drafted", drafted)
+        check_not_negative("seconds", seconds)
+        if drafted > 0:
+            self._median.observe(max(seconds, SHORTEST_S) / drafted)
+
+    @property
+    def seconds_per_token(self) -> float:
+        """The estimate of T^S in s."""
+        return self._median.value
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the estimate, in s per token."""
+        return self._median.standard_deviation
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Central interval for T^S, in s per token."""
+        return self._median.interval(confidence)

@@ -1,0 +1,157 @@
+"""How long does a verification take? Three coefficients, learned from the batches that were verified."""
+
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from multispin.errors import InputError
+from multispin.estimation.forgetting import (
+    MAD_TO_STANDARD_DEVIATION,
+    WINDOW_HALF_LIVES,
+    check_not_negative,
+    check_positive,
+    forgetting_weights,
+    weighted_median,
+)
+
+PRIOR_SPREAD = 0.5  # relative, of one latency, before any was seen
+LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
+HUBER = 1.5  # residuals beyond as many standard deviations lose influence
+PASSES = 8  # of reweighting; two or three are usual
+LEAST_PRIOR = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
+
+
+class VerificationEstimator:
+    """Fits T_ver = fixed_s + per_device_s·K + per_token_s·Σ(L_k + 1), all coefficients ≥ 0.
+
+    Eq. 7 of arXiv 2606.04581 with a cost per token beside it, as a packed batch has. The coefficients make a cost
+    model for the planner; if rounds were all alike, only their sum is known, and only predictions near them are good.
+
+    1. The prior gives the *shape* (the ratio of the coefficients), a forgotten median of observed / prior latency its
+       *scale*: so one observed round is predicted right from then on, on a machine of any speed.
+    2. Non-negative least squares over a window moves the shape to what the data say. Residuals are relative, weighted
+       by age, and by Huber's rule, so that a stall counts no more than an ordinary deviation. The prior's shape is a
+       ridge, forgotten like an observation but for a rest that settles what collinear rounds leave open.
+
+    The default prior is a guess for a 135M model on two CPU cores. A coefficient whose prior is 0 stays 0.
+
+    Args:
+        fixed_s: prior for the cost of a batch.
+        per_device_s: prior for the cost of a device in it.
+        per_token_s: prior for the cost of a token fed.
+        half_life_rounds: after as many rounds an observation counts half.
+
+    """
+
+    def __init__(
+        self,
+        fixed_s: float = 0.03,
+        per_device_s: float = 0.005,
+        per_token_s: float = 0.002,
+        half_life_rounds: float = 32.0,
+    ) -> None:
+        check_not_negative("fixed_s", fixed_s)
+        check_not_negative("per_device_s", per_device_s)
+        check_not_negative("per_token_s", per_token_s)
+        if fixed_s + per_device_s + per_token_s == 0:
+            raise InputError("fixed_s = per_device_s = per_token_s = 0 is no prior: at least one must be positive")
+        self._half_life = check_positive("half_life_rounds", half_life_rounds)
+        self._prior_s = np.array([fixed_s, per_device_s, per_token_s])
+        self._coefficients_s = self._prior_s
+        self._rows: deque[tuple[float, float, float]] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life_rounds))
+        self._observed = 0
+        self._residual_s = PRIOR_SPREAD * self.predict(1, 1)
+
+    def observe(self, devices: int, tokens: int, seconds: float) -> None:
+        """Learn from one batch.
+
+        Args:
+            devices: K, sessions in it, at least 1.
+            tokens: Σ (L_k + 1), tokens fed for them, at least K.
+            seconds: time that it took, positive.
+
+        """
+        _check_batch(devices, tokens)
+        self._rows.append((float(devices), float(tokens), check_positive("seconds", seconds)))
+        self._observed += 1
+        self._fit()
+
+    def predict(self, devices: int, tokens: int) -> float:
+        """Latency in s of a batch of `tokens` fed by `devices` sessions."""
+        _check_batch(devices, tokens)
+        return self.fixed_s + self.per_device_s * devices + self.per_token_s * tokens
+
+    @property
+    def fixed_s(self) -> float:
+        """Cost of a batch in s."""
+        return float(self._coefficients_s[0])
+
+    @property
+    def per_device_s(self) -> float:
+        """Cost of a device in the batch in s."""
+        return float(self._coefficients_s[1])
+
+    @property
+    def per_token_s(self) -> float:
+        """Cost of a token fed in s."""
+        return float(self._coefficients_s[2])
+
+    @property
+    def residual_standard_deviation_s(self) -> float:
+        """How far a typical batch lies from its prediction, in s; robust, so without the stalls."""
+        return self._residual_s
+
+    def _fit(self) -> None:
+        data = np.array(self._rows)
+        features, seconds = np.column_stack([np.ones(len(data)), data[:, :2]]), data[:, 2]
+        age = forgetting_weights(len(data), self._half_life)
+        prior_weight = 0.5 ** (self._observed / self._half_life)
+
+        ratios = seconds / (features @ self._prior_s)
+        scale = weighted_median(np.append(ratios, 1.0), np.append(age, prior_weight))
+        shape_s = scale * self._prior_s
+        terms = features * shape_s  # so that the unknowns are factors around 1
+        ridge = max(prior_weight, LEAST_PRIOR)
+        factors, spread = np.ones(3), PRIOR_SPREAD
+        for _ in range(PASSES):
+            predicted = terms @ factors
+            spread = _spread(seconds / predicted - 1, age, prior_weight)
+            previous, factors = factors, _step(terms, seconds, predicted, age, spread, ridge)
+            if np.allclose(previous, factors, rtol=1e-3, atol=1e-3):
+                break
+        self._coefficients_s = shape_s * factors
+        self._residual_s = spread * weighted_median(features @ self._coefficients_s, age)
+
+
+def _spread(deviations: NDArray[np.float64], age: NDArray[np.float64], prior_weight: float) -> float:
+    """Relative standard deviation of one latency, from the median deviation and the prior."""
+    observed = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(deviations), age)
+    total = float(age.sum())
+    return max(LEAST_SPREAD, math.sqrt((total * observed**2 + prior_weight * PRIOR_SPREAD**2) / (total + prior_weight)))
+
+
+def _step(
+    terms: NDArray[np.float64],
+    seconds: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    age: NDArray[np.float64],
+    spread: float,
+    ridge: float,
+) -> NDArray[np.float64]:
+    """One pass of reweighted non-negative least squares for the factors on the prior's shape."""
+    deviations = np.abs(seconds / predicted - 1) / spread
+    weights = np.sqrt(age * np.minimum(1.0, HUBER / np.maximum(deviations, HUBER)))
+    weights /= predicted * spread
+    matrix = np.vstack([weights[:, None] * terms, math.sqrt(ridge) * np.eye(3)])
+    target = np.concatenate([weights * seconds, np.full(3, math.sqrt(ridge))])
+    return np.asarray(nnls(matrix, target)[0], dtype=np.float64)
+
+
+def _check_batch(devices: int, tokens: int) -> None:
+    if not (math.isfinite(devices) and devices >= 1):
+        raise InputError(f"devices = {devices} is not a finite number >= 1")
+    if not (math.isfinite(tokens) and tokens >= devices):
+        raise InputError(f"tokens = {tokens} is not a finite number >= {devices}, one per device")

@@ -1,0 +1,159 @@
+"""How many bit/s a band carries: path loss, Rayleigh fading, Shannon's formula. Pure and vectorised.
+
+Every function broadcasts its inputs over leading axes and returns their common shape (for scalars a NumPy float).
+Neglected throughout: interference between devices (FDMA with perfect filters), coding and protocol overhead,
+shadowing, and any change of the channel within a round.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from multispin.errors import InputError
+
+
+def spectral_efficiency(power_w: ArrayLike, gain: ArrayLike, noise_w: ArrayLike) -> NDArray[np.float64]:
+    """Spectral efficiency of an uplink, r = log2(1 + p·H / N_0) (eq. 8 of arXiv 2606.04581).
+
+    N_0 is a noise *power* here, as in the paper, so that r does not depend on the band; with a noise density see
+    `rate_with_noise_density`. 23 dB of p·H/N_0 are 7.65 bit/s/Hz.
+
+    Args:
+        power_w: transmit power p in W.
+        gain: power gain H = |h|² of the channel.
+        noise_w: noise power N_0 in W, positive.
+
+    Returns:
+        r in bit/s/Hz.
+
+    """
+    snr = _at_least_zero("power_w", power_w) * _at_least_zero("gain", gain) / _positive("noise_w", noise_w)
+    return _array(np.log1p(snr) / math.log(2))
+
+
+def rate_bits_per_s(bandwidth_hz: ArrayLike, spectral_efficiency: ArrayLike) -> NDArray[np.float64]:
+    """Uplink rate R = B·r (eq. 8 of arXiv 2606.04581): 500 kHz at 7.2 bit/s/Hz carry 3.6 Mbit/s.
+
+    Args:
+        bandwidth_hz: granted band B in Hz.
+        spectral_efficiency: r in bit/s/Hz.
+
+    Returns:
+        R in bit/s.
+
+    """
+    band = _at_least_zero("bandwidth_hz", bandwidth_hz)
+    return _array(band * _at_least_zero("spectral_efficiency", spectral_efficiency))
+
+
+def rate_with_noise_density(
+    bandwidth_hz: ArrayLike, power_w: ArrayLike, gain: ArrayLike, noise_w_per_hz: ArrayLike
+) -> NDArray[np.float64]:
+    """Uplink rate R = B·log2(1 + p·H / (N_0·B)), N_0 a noise *density* (arXiv 2608.29618).
+
+    The power is spread over the band, so R saturates at p·H / (N_0·ln 2) however wide the band; 0 for no band.
+
+    Args:
+        bandwidth_hz: granted band B in Hz.
+        power_w: transmit power p in W.
+        gain: power gain H of the channel.
+        noise_w_per_hz: noise density N_0 in W/Hz, positive.
+
+    Returns:
+        R in bit/s.
+
+    """
+    band = _at_least_zero("bandwidth_hz", bandwidth_hz)
+    signal = _at_least_zero("power_w", power_w) * _at_least_zero("gain", gain)
+    snr_hz = signal / _positive("noise_w_per_hz", noise_w_per_hz)
+    used = np.where(band > 0, band, 1.0)
+    return _array(band * np.log1p(snr_hz / used) / math.log(2))
+
+
+def rayleigh_gain(
+    mean_gain: ArrayLike, generator: np.random.Generator, shape: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
+    """Power gains H = |h|² with h ~ CN(0, mean_gain): Rayleigh fading, as in section VI of arXiv 2606.04581.
+
+    |h|² is exponentially distributed with that mean, and is drawn as such; a tenth of all draws are 10 dB or more
+    below the mean. Draws are independent: no correlation in time, frequency or between devices.
+
+    Args:
+        mean_gain: mean power gain H̄.
+        generator: source of randomness.
+        shape: shape of the result, to which mean_gain broadcasts; None for that of mean_gain.
+
+    Returns:
+        Power gains.
+
+    """
+    mean = _at_least_zero("mean_gain", mean_gain)
+    return _array(mean * generator.exponential(1.0, mean.shape if shape is None else shape))
+
+
+def path_loss_gain(distance_m: ArrayLike, exponent: ArrayLike, gain_at_1m: ArrayLike) -> NDArray[np.float64]:
+    """Mean power gain at a distance, H̄ = gain_at_1m · d^(−exponent).
+
+    The preset of arXiv 2608.29618 (−30 dB at 1 m, exponent 3.5) gives −100 dB at 100 m. No shadowing, no antenna
+    pattern, and nothing nearer than the 1 m of the reference.
+
+    Args:
+        distance_m: d in m, at least 1.
+        exponent: path loss exponent; 2 in free space.
+        gain_at_1m: power gain at 1 m.
+
+    Returns:
+        H̄, a ratio.
+
+    """
+    distance = _finite("distance_m", distance_m)
+    if np.any(distance < 1):
+        raise InputError(f"distance_m = {np.min(distance)} is below 1 m, where the path loss formula does not hold")
+    slope = _at_least_zero("exponent", exponent)
+    return _array(_at_least_zero("gain_at_1m", gain_at_1m) * distance**-slope)
+
+
+def db_to_ratio(db: ArrayLike) -> NDArray[np.float64]:
+    """Power ratio 10^(dB/10): 3 dB are a factor of 1.995."""
+    return _array(10.0 ** (_finite("db", db) / 10))
+
+
+def ratio_to_db(ratio: ArrayLike) -> NDArray[np.float64]:
+    """Decibels of a positive power ratio, 10·log10(ratio)."""
+    return _array(10 * np.log10(_positive("ratio", ratio)))
+
+
+def dbm_to_w(dbm: ArrayLike) -> NDArray[np.float64]:
+    """Power in W of dBm, 10^(dBm/10)/1000: 23 dBm are 0.2 W."""
+    return _array(10.0 ** (_finite("dbm", dbm) / 10 - 3))
+
+
+def w_to_dbm(power_w: ArrayLike) -> NDArray[np.float64]:
+    """Power in dBm of a positive power in W, 10·log10(1000·P)."""
+    return _array(10 * np.log10(_positive("power_w", power_w)) + 30)
+
+
+def _array(values: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)[()]
+
+
+def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"{name} = {array[~np.isfinite(array)][0]} is not a finite number")
+    return array
+
+
+def _at_least_zero(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = _finite(name, values)
+    if np.any(array < 0):
+        raise InputError(f"{name} = {np.min(array)} is negative")
+    return array
+
+
+def _positive(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = _finite(name, values)
+    if np.any(array <= 0):
+        raise InputError(f"{name} = {np.min(array)} is not positive")
+    return array
