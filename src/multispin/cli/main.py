@@ -9,6 +9,9 @@ from multispin import __version__
 from multispin.errors import InputError
 
 COMMANDS = {
+    "demo": "Start one edge and several devices here, and let them write together.",
+    "serve": "Run the edge server.",
+    "device": "Run one device.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
 }
 """Name and one-line help of every command; `multispin.cli.<name>` holds it as `command`."""
@@ -39,6 +42,7 @@ def cli() -> None:
 
     \b
     Examples:
+      multispin demo
       multispin plan examples/scenarios/paper-llama.toml
     """
 

@@ -1,1 +1,17 @@
-"""edge."""
+"""The server: the round loop, admission, and the HTTP and WebSocket application around them."""
+
+from multispin.edge.controller import Controller, ControllerSettings, Member
+from multispin.edge.rounds import Batch, Edge, Job, Limits, RoundReport
+from multispin.edge.server import EdgeServer
+
+__all__ = [
+    "Batch",
+    "Controller",
+    "ControllerSettings",
+    "Edge",
+    "EdgeServer",
+    "Job",
+    "Limits",
+    "Member",
+    "RoundReport",
+]

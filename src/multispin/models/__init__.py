@@ -1,14 +1,16 @@
 """The language models: loading, drafting, verifying. The only room that knows transformers."""
 
-from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter
+from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter, load_drafter
+from multispin.models.engine import Engine, Feed, SlotsTakenError
 from multispin.models.loading import EMBEDDED, Tokenizer, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
 from multispin.models.reference import decode_alone
-from multispin.models.verifier import Feed, SlotsTakenError, Verifier
+from multispin.models.verifier import Verifier
 
 __all__ = [
     "EMBEDDED",
     "Drafter",
+    "Engine",
     "Feed",
     "ModelDrafter",
     "NoDrafter",
@@ -17,6 +19,7 @@ __all__ = [
     "Tokenizer",
     "Verifier",
     "decode_alone",
+    "load_drafter",
     "load_model",
     "load_tokenizer",
     "resolve",

@@ -10,7 +10,11 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from multispin.models.verifier import Feed, Verifier
+from multispin.errors import InputError
+from multispin.models.engine import Feed
+from multispin.models.loading import Tokenizer, load_model, load_tokenizer
+from multispin.models.quantised import round_weights
+from multispin.models.verifier import Verifier
 from multispin.speculation import SamplingParams, draw
 
 
@@ -40,7 +44,7 @@ class ModelDrafter:
         """Feed all but the newest committed token."""
         start = self._common(committed)
         if start < len(committed) - 1:
-            self._feed(start, committed[start:-1], wants_logits=False)
+            self._feed(start, committed[start:-1], None)
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw `length` tokens one after the other; fewer where the slot is full."""
@@ -51,7 +55,7 @@ class ModelDrafter:
         fed: list[int] = [committed[-1]]
         drafted: list[int] = []
         for position in range(len(committed), len(committed) + length):
-            logits = self._feed(position - 1, fed, wants_logits=True)
+            logits = self._feed(position - 1, fed, params)
             fed = draw(logits, [position], params)
             drafted += fed
         return drafted
@@ -64,8 +68,8 @@ class ModelDrafter:
             common += 1
         return common
 
-    def _feed(self, start: int, tokens: Sequence[int], wants_logits: bool) -> torch.Tensor:
-        (logits,) = self._verifier.forward([Feed(self._slot, start, tokens, wants_logits)])
+    def _feed(self, start: int, tokens: Sequence[int], params: SamplingParams | None) -> torch.Tensor:
+        (logits,) = self._verifier.forward([Feed(self._slot, start, tokens, params)])
         self._cached[start:] = tokens
         return logits
 
@@ -105,3 +109,24 @@ class NoDrafter:
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draft nothing."""
         return []
+
+
+def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
+    """Make the drafter that `spec` names, and the tokenizer whose ids it speaks.
+
+    Args:
+        spec: "lookup" (prompt lookup), "none", "q8" … "q3" (the target with its weights rounded to so many bits),
+            "q8:REF" (another model, rounded), or a model reference.
+        target: reference of the target, whose tokenizer the model-free drafters use.
+        max_length: prompt and generated tokens of the longest text to draft for.
+
+    """
+    kind, _, reference = spec.partition(":")
+    if kind in ("lookup", "none") and not reference:
+        return PromptLookupDrafter() if kind == "lookup" else NoDrafter(), load_tokenizer(target)
+    if len(kind) == 2 and kind[0] == "q" and kind[1].isdigit():
+        model = round_weights(load_model(reference or target), int(kind[1]))
+        return ModelDrafter(model, max_length), load_tokenizer(reference or target)
+    if not spec:
+        raise InputError("an empty drafter: name a model, lookup, none or q3 … q8")
+    return ModelDrafter(load_model(spec, "bfloat16"), max_length), load_tokenizer(spec)

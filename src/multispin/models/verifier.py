@@ -1,43 +1,23 @@
 """The verifier: all sessions' tokens through one model in one forward pass.
 
-What it knows: slots, lengths, logits. What it does not know: rounds, rules, devices, text. The cache of a session
+What it knows: slots, lengths, logits. What it does not know: rounds, devices, text. The cache of a session
 holds all of its committed tokens but the newest one; a round feeds [newest] + draft and reads one row of logits per
 fed token. A prompt is fed in chunks that ask for no logits, in the same forward pass as everybody else's drafts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.slots import PACKED_ATTENTION, PackedBatch, SlotCache
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Tokens that one session brings to a forward pass.
-
-    Attributes:
-        slot: from `Verifier.open`.
-        start: absolute position of the first token; at most the number of positions cached for the slot.
-        tokens: at least one token id.
-        wants_logits: whether a row of logits per token is needed (drafts) or none (a chunk of a prompt).
-    """
-
-    slot: int
-    start: int
-    tokens: Sequence[int]
-    wants_logits: bool = True
-
-
-class SlotsTakenError(InputError):
-    """Every slot is in use; try again when a session has ended."""
+from multispin.speculation import Outcome, verify_draft
 
 
 class Verifier:
-    """A language model with a slot cache.
+    """A language model with a slot cache: the embedded `Engine`.
 
     Args:
         model: a decoder with attention layers; its attention is replaced by the packed one.
@@ -107,12 +87,20 @@ class Verifier:
         self._cached[slot] = length
 
     @torch.inference_mode()
+    def verify(self, feeds: Sequence[Feed]) -> list[Outcome | None]:
+        """Run all feeds in one forward pass and apply each request's acceptance rule."""
+        return [
+            None if feed.params is None else verify_draft(feed.tokens[1:], logits, feed.start + 1, feed.params)
+            for feed, logits in zip(feeds, self.forward(feeds), strict=True)
+        ]
+
+    @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """Run all feeds in one forward pass.
 
         Returns:
-            Per feed its logits, [len(tokens), V]: row i is for the position after tokens[i]; [0, V] for a feed that
-            wants none. The slot then has start + len(tokens) positions cached.
+            Per feed its logits, [len(tokens), V]: row i is for the position after tokens[i]; [0, V] for a
+            chunk of a prompt. The slot then has start + len(tokens) positions cached.
 
         """
         if not feeds:
@@ -120,7 +108,7 @@ class Verifier:
         self._check(feeds)
         packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds])
         tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=self._model.device)
-        wanted = [f.wants_logits for f in feeds for _ in f.tokens]
+        wanted = [f.params is not None for f in feeds for _ in f.tokens]
         rows = torch.tensor([i for i, want in enumerate(wanted) if want], dtype=torch.long, device=tokens.device)
         if len(rows):
             logits = self._model(
@@ -137,7 +125,7 @@ class Verifier:
             logits = torch.empty(0, self.vocabulary_size, device=tokens.device)
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
-        return list(logits.split([len(f.tokens) if f.wants_logits else 0 for f in feeds]))
+        return list(logits.split([len(f.tokens) if f.params is not None else 0 for f in feeds]))
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         if len({feed.slot for feed in feeds}) < len(feeds):

@@ -1,0 +1,5 @@
+"""`python -m multispin` is the command `multispin`."""
+
+from multispin.cli.main import main
+
+main()

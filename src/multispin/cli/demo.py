@@ -1,0 +1,189 @@
+"""`multispin demo`: one edge and several devices on this machine, then the proof that nothing was lost."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from multispin.cli.demo_run import DemoState, DeviceSpec, DeviceState, run_demo
+from multispin.cli.demo_view import live_view, print_summary, progress_line
+from multispin.cli.process import prepare
+from multispin.cli.sampling import sampling_options
+from multispin.control import POLICIES
+from multispin.data import TASKS, Prompt, load_prompts
+from multispin.errors import InputError
+
+MAX_DEVICES = 64
+PROGRESS_PERIOD_S = 2.0
+
+CLASSES = (
+    ("laptop", "q8", 0.04, 6.0),
+    ("tablet", "q6", 0.06, 4.0),
+    ("phone", "q5", 0.09, 2.0),
+    ("watch", "lookup", 0.12, 1.0),
+)
+"""Name, drafter, seconds per drafted token and bit/s/Hz of the demo's devices, in turn: fast to slow, good to bad."""
+
+
+@click.command("demo")
+@click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True)
+@click.option("--policy", type=click.Choice(POLICIES), default="homogeneous", show_default=True)
+@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=4e3, show_default=True)
+@click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
+@sampling_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
+def command(**options: Any) -> int:
+    r"""Start one edge server and several devices here, and let them write together.
+
+    The texts are then written once more by the target alone, and compared token by token.
+
+    \b
+    Examples:
+      multispin demo
+      multispin demo --devices 6 --temperature 0.8 --seed 7
+      multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
+    """
+    from multispin.models import resolve
+    from multispin.speculation import SamplingParams
+
+    seed = options["seed"] or 0
+    SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed)
+    prepare(os.cpu_count() or 1)
+    resolve(options["target"])  # a model that cannot be had is refused here, and a GGUF file is converted once
+    state = DemoState({spec.name: DeviceState(spec) for spec in _crew(options, seed)})
+    asyncio.run(_watched(state, options))
+    result = _result(state, options)
+    _compare(state, options, result)
+    lost = [f"{name} was lost: {device.lost}" for name, device in state.devices.items() if device.lost]
+    if options["as_json"]:
+        print(json.dumps(result))
+        for sentence in lost:
+            click.echo(sentence, err=True)
+    else:
+        from rich.console import Console
+
+        print_summary(Console(), result, lost)
+    return 1 if any(device["identical_to_target"] is False for device in result["devices"]) else 0
+
+
+def _crew(options: Mapping[str, Any], seed: int) -> list[DeviceSpec]:
+    """The devices: classes in turn, prompts of all task families in turn, or what the user named."""
+    from multispin.speculation import derive_seed
+
+    prompts: Sequence[Prompt] = [Prompt(f"yours-{i}", "yours", text) for i, text in enumerate(options["prompts"])]
+    if not prompts:
+        families = [[p for p in load_prompts() if p.task == task] for task in TASKS]
+        prompts = [
+            families[k % len(families)][(seed + k // len(families)) % len(families[k % len(families)])]
+            for k in range(options["devices"])
+        ]
+    crew = []
+    for k in range(options["devices"]):
+        kind, drafter, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
+        if options["drafts"]:
+            drafter = options["drafts"][k % len(options["drafts"])]
+        prompt = prompts[k % len(prompts)]
+        crew.append(
+            DeviceSpec(
+                f"{kind}-{k + 1}",
+                drafter,
+                seconds_per_token,
+                efficiency,
+                prompt.task,
+                prompt.text,
+                derive_seed(seed, k),
+            )
+        )
+    return crew
+
+
+async def _watched(state: DemoState, options: Mapping[str, Any]) -> None:
+    """Run the demo with something to look at: a live table on a terminal, lines elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    serve = [
+        *("--target", options["target"], "--policy", options["policy"]),
+        *("--bandwidth-hz", str(options["bandwidth_hz"]), "--slots", str(options["devices"])),
+    ]
+    device = [
+        *("--target", options["target"], "--max-tokens", str(options["max_tokens"])),
+        *("--temperature", str(options["temperature"])),
+        *("--top-p", str(options["top_p"]), "--top-k", str(options["top_k"])),
+    ]
+    console = Console(stderr=True)
+    live = Live(get_renderable=lambda: live_view(state), console=console, transient=True, auto_refresh=True)
+    running = asyncio.create_task(run_demo(state, serve, device, _started))
+    try:
+        with live if console.is_terminal else contextlib.nullcontext():
+            while not running.done():
+                await asyncio.wait([running], timeout=PROGRESS_PERIOD_S)
+                if not console.is_terminal and not running.done():
+                    print(progress_line(state), file=sys.stderr)
+        running.result()
+    finally:
+        if not running.done():
+            running.cancel()
+            await asyncio.wait([running])
+
+
+def _started(name: str, pid: int) -> None:
+    print(f"{name} is process {pid}", file=sys.stderr)
+
+
+def _result(state: DemoState, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The object that --json prints, without the comparison."""
+    return {
+        "policy": options["policy"],
+        "target": options["target"],
+        "goodput_tokens_per_s": state.goodput_tokens_per_s,
+        "predicted_goodput_tokens_per_s": state.predicted_goodput_tokens_per_s,
+        "rounds": state.rounds,
+        "wall_s": state.ended_s - state.began_s,
+        "devices": [_device_result(device) for device in state.devices.values()],
+    }
+
+
+def _device_result(device: DeviceState) -> dict[str, Any]:
+    done = device.done or {}
+    return {
+        "name": device.spec.name,
+        "drafter": device.spec.drafter,
+        "task": device.spec.task,
+        "prompt": device.spec.prompt,
+        "text": device.text,
+        "tokens": device.tokens,
+        "drafted": device.drafted,
+        "accepted": device.accepted,
+        "acceptance_rate": device.acceptance_rate,
+        "mean_draft_length": device.drafted / done["rounds"] if done.get("rounds") else 0.0,
+        "uplink_bytes": done.get("uplink_bytes", 0),
+        "uplink_bytes_per_drafted_token": done["draft_bytes"] / device.drafted if done and device.drafted else None,
+        "lost": device.lost or None,
+        "identical_to_target": None,
+    }
+
+
+def _compare(state: DemoState, options: Mapping[str, Any], result: dict[str, Any]) -> None:
+    """Have every text written once more by the target alone, and compare token by token."""
+    from multispin.models import decode_alone, load_model, load_tokenizer
+    from multispin.speculation import SamplingParams
+
+    finished = [(d, row) for d, row in zip(state.devices.values(), result["devices"], strict=True) if d.done]
+    if not finished:
+        raise InputError("every device was lost: " + "; ".join(d.lost for d in state.devices.values()))
+    model, tokenizer = load_model(options["target"]), load_tokenizer(options["target"])
+    for index, (device, row) in enumerate(finished, start=1):
+        print(f"comparing {index}/{len(finished)}: {device.spec.name}", file=sys.stderr)
+        params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], device.spec.seed)
+        prompt = tokenizer.encode_chat(device.spec.prompt)
+        alone = decode_alone(model, prompt, params, options["max_tokens"], tokenizer.stop_ids)
+        assert device.done is not None
+        row["identical_to_target"] = device.done["ids"] == alone

@@ -1,0 +1,80 @@
+"""What a person sees of the demo: a live table and the growing texts, and a summary at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from multispin.cli.demo_run import DemoState
+
+SHOWN_CHARACTERS = 240
+
+
+def live_view(state: DemoState) -> RenderableType:
+    """The table of devices and the tail of every text."""
+    elapsed_s = max(1e-9, time.monotonic() - state.began_s) if state.began_s else 0.0
+    table = Table(title=f"round {state.rounds}, {elapsed_s:.0f} s", expand=True)
+    for heading in ("device", "drafter", "task"):
+        table.add_column(heading)
+    for heading in ("α estimate", "L", "band (Hz)", "tokens/s", "accepted/drafted"):
+        table.add_column(heading, justify="right")
+    texts = []
+    for name, device in state.devices.items():
+        table.add_row(
+            name + (" (lost)" if device.lost else ""),
+            device.spec.drafter,
+            device.spec.task,
+            "–" if device.acceptance_rate is None else f"{device.acceptance_rate:.2f}",
+            str(device.length),
+            f"{device.bandwidth_hz:.0f}",
+            f"{device.tokens / elapsed_s:.1f}" if elapsed_s else "–",
+            f"{device.accepted}/{device.drafted}",
+        )
+        tail = device.text[-SHOWN_CHARACTERS:].replace("\n", " ")
+        texts.append(Panel(Text(tail or "…"), title=name, title_align="left"))
+    return Group(table, *texts)
+
+
+def progress_line(state: DemoState) -> str:
+    """One line for a log: how far the run is."""
+    tokens = sum(device.tokens for device in state.devices.values())
+    if not state.began_s:
+        return "starting: the models are being loaded"
+    return f"{time.monotonic() - state.began_s:.0f} s, round {state.rounds}, {tokens} tokens"
+
+
+def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[str]) -> None:
+    """Texts, a table of devices, and measured against predicted goodput."""
+    for device in result["devices"]:
+        console.print(Panel(Text(device["text"].strip() or "(nothing)"), title=device["name"], title_align="left"))
+    table = Table(title=f"{result['policy']} on {result['target']}")
+    for heading in ("device", "drafter", "task"):
+        table.add_column(heading)
+    for heading in ("tokens", "accepted/drafted", "α", "mean L", "uplink bytes", "as the target alone"):
+        table.add_column(heading, justify="right")
+    for device in result["devices"]:
+        rate = device["acceptance_rate"]
+        table.add_row(
+            device["name"],
+            device["drafter"],
+            device["task"],
+            str(device["tokens"]),
+            f"{device['accepted']}/{device['drafted']}",
+            "–" if rate is None else f"{rate:.2f}",
+            f"{device['mean_draft_length']:.1f}",
+            str(device["uplink_bytes"]),
+            {True: "identical", False: "DIFFERENT", None: "not checked"}[device["identical_to_target"]],
+        )
+    console.print(table)
+    measured, predicted = result["goodput_tokens_per_s"], result["predicted_goodput_tokens_per_s"]
+    ratio = f", a factor of {measured / predicted:.2f}" if predicted else ""
+    console.print(
+        f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
+        f"{result['rounds']} rounds in {result['wall_s']:.1f} s"
+    )
+    for sentence in lost:
+        console.print(sentence, style="bold red")

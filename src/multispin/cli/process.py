@@ -1,0 +1,70 @@
+"""What `serve` and `device` share as processes: threads, JSON lines, and a parent that may vanish."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+MAX_THREADS = 1024
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="Threads for the model; processes on one machine share its cores, so set this on purpose.",
+)
+attended_option = click.option(
+    "--attended", is_flag=True, hidden=True, help="Begin at a line on standard input, end at its end."
+)
+
+
+def prepare(threads: int) -> None:
+    """Set the threads of the model and show log messages on standard error; call before torch is imported.
+
+    Waiting threads sleep: spinning ones would starve the other processes on a machine with few cores.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
+    logging.getLogger("multispin").setLevel(logging.INFO)
+
+
+def write_event(event: Mapping[str, Any]) -> None:
+    """Write one JSON object on a line of its own."""
+    print(json.dumps(event), flush=True)
+
+
+class Parent:
+    """Standard input as a leash: a line says begin, its end says that the parent is gone."""
+
+    def __init__(self, attended: bool) -> None:
+        self._attended = attended
+        self._reader = asyncio.StreamReader()
+
+    async def connect(self) -> None:
+        """Begin to read; does nothing for a process that a person started."""
+        if self._attended:
+            protocol = asyncio.StreamReaderProtocol(self._reader)
+            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+
+    async def go(self) -> None:
+        """Wait for the line that says begin."""
+        if self._attended:
+            await self._reader.readline()
+
+    async def gone(self) -> None:
+        """Wait until standard input ends; for ever for a process that a person started."""
+        if not self._attended:
+            await asyncio.Event().wait()
+        await self._reader.read()
+
+
+def writer(as_json: bool, say: Callable[[Mapping[str, Any]], None]) -> Callable[[Mapping[str, Any]], None]:
+    """Events as JSON lines for machines, or told by `say` for people."""
+    return write_event if as_json else say

@@ -1,0 +1,122 @@
+"""`multispin serve`: the edge server."""
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
+from multispin.control import POLICIES
+from multispin.errors import InputError
+
+
+@click.command("serve")
+@click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
+@click.option("--policy", type=click.Choice(POLICIES), default="homogeneous", show_default=True)
+@click.option("--bandwidth-hz", type=float, default=4e3, show_default=True, help="Uplink band shared by all devices.")
+@click.option("--max-draft-length", type=click.IntRange(1, 64), default=16, show_default=True)
+@click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
+@click.option("--max-length", type=click.IntRange(2), default=1024, show_default=True, help="Tokens per text.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
+@click.option("--credential", default="", help="What every device must show.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
+@attended_option
+def command(**options: Any) -> None:
+    r"""Verify everybody's drafts with the target model, and share out draft lengths and bandwidth.
+
+    \b
+    Examples:
+      multispin serve
+      multispin serve --target Qwen/Qwen3-8B --device cuda:0 --dtype bfloat16 --host 0.0.0.0
+    """
+    prepare(options["threads"] or os.cpu_count() or 1)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_serve(options))
+
+
+async def _serve(options: Mapping[str, Any]) -> None:
+    from aiohttp import web
+
+    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer
+    from multispin.models import Verifier, load_model, load_tokenizer
+    from multispin.speculation import bits_per_id
+
+    tell = writer(options["as_json"], _say)
+    parent = Parent(options["attended"])
+    await parent.connect()
+    tokenizer = load_tokenizer(options["target"])
+    model = load_model(options["target"], options["dtype"], options["place"])
+    verifier = Verifier(model, options["slots"], options["max_length"])
+    settings = ControllerSettings(
+        options["policy"],
+        options["bandwidth_hz"],
+        bits_per_id(verifier.vocabulary_size),
+        options["max_draft_length"],
+    )
+    edge = Edge(
+        verifier,
+        Controller(settings),
+        tokenizer.fingerprint,
+        credential=options["credential"],
+        seed=options["seed"],
+    )
+    runner = web.AppRunner(EdgeServer(edge, tell).application(), access_log=None)
+    await runner.setup()
+    try:
+        port = await _listen(runner, options["host"], options["port"])
+        tell(
+            {
+                "event": "listening",
+                "host": options["host"],
+                "port": port,
+                "target": options["target"],
+                "slots": verifier.slots,
+                "cache_bytes": verifier.cache_bytes,
+            }
+        )
+        await parent.gone()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: Any, host: str, port: int) -> int:
+    from aiohttp import web
+
+    site = web.TCPSite(runner, host, port)
+    try:
+        await site.start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port {port} on {host} is in use: choose another with --port, or --port 0") from None
+        raise InputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return int(runner.addresses[0][1])
+
+
+def _say(event: Mapping[str, Any]) -> None:
+    """Tell a person what happens."""
+    match event["event"]:
+        case "listening":
+            click.echo(
+                f"{event['target']} listens on ws://{event['host']}:{event['port']}, {event['slots']} slots "
+                f"({event['cache_bytes'] / 2**20:.0f} MiB of cache, fixed)"
+            )
+        case "connected":
+            click.echo(f"+ {event['name']} ({event['drafter']}){' again' if event['again'] else ''}")
+        case "lost":
+            click.echo(f"- {event['name']} lost its connection")
+        case "expired":
+            click.echo(f"- {event['name']} did not come back")
+        case "refused":
+            click.echo(f"- {event['name']}: {event['why']}")
+        case "round":
+            shares = ", ".join(f"{d['name']} {d['accepted']}/{d['drafted']}" for d in event["devices"])
+            click.echo(f"round {event['round']}: verified in {event['verify_s'] * 1e3:.0f} ms  {shares}")

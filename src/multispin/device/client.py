@@ -1,0 +1,235 @@
+"""The device: drafts when it is granted, paces its uplink, and comes back after every loss.
+
+The drafting itself runs in a thread of its own; an emulated device waits until its profile's time per token has
+passed, and its drafts leave through a token bucket at granted bandwidth times spectral efficiency.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import aiohttp
+
+from multispin.device.retry import Backoff
+from multispin.errors import InputError
+from multispin.models import Drafter
+from multispin.protocol import (
+    MAX_FRAME_BYTES,
+    Close,
+    DeviceSession,
+    Draft,
+    Hello,
+    Progress,
+    RefusedError,
+    Tail,
+    Uplink,
+    decode_downlink,
+    encode,
+    websocket_frame_bytes,
+)
+from multispin.radio import TokenBucket
+from multispin.speculation import SamplingParams
+
+CONNECT_TIMEOUT_S = 10.0
+HEARTBEAT_S = 15.0
+_GONE = {"unknown-session", "no-request", "ahead"}
+"""Refusals of a resume after which the device greets anew and opens from where it stands."""
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What this device pretends to be.
+
+    Attributes:
+        seconds_per_token: drafting never takes less; 0 to draft as fast as it can.
+        spectral_efficiency: bit/s/Hz of the emulated uplink; 0 for none.
+
+    """
+
+    seconds_per_token: float = 0.0
+    spectral_efficiency: float = 0.0
+
+
+@dataclass
+class Counters:
+    """What a device did in one request.
+
+    Attributes:
+        drafted: tokens drafted and verified.
+        accepted: of them accepted.
+        granted: tokens granted, over all rounds.
+        rounds: verdicts received.
+        uplink_bytes: bytes sent, WebSocket framing included.
+        draft_bytes: of them in drafts.
+        reconnects: connections lost and made again.
+
+    """
+
+    drafted: int = 0
+    accepted: int = 0
+    granted: int = 0
+    rounds: int = 0
+    uplink_bytes: int = 0
+    draft_bytes: int = 0
+    reconnects: int = 0
+
+
+class DeviceClient:
+    """One device and its connection.
+
+    Args:
+        url: of the edge's session endpoint.
+        hello: how the device introduces itself.
+        drafter: guesses.
+        emulation: what it pretends to be.
+        on_progress: told of every advance of the text.
+        max_reconnects: attempts in a row before it gives up.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        hello: Hello,
+        drafter: Drafter,
+        emulation: Emulation | None = None,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        max_reconnects: int = 8,
+    ) -> None:
+        self.session = DeviceSession(hello)
+        self.counters = Counters()
+        self._url = url
+        self._drafter = drafter
+        self._emulation = emulation or Emulation()
+        self._on_progress = on_progress
+        self._max_reconnects = max_reconnects
+        self._bucket = TokenBucket(0.0)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        max_tokens: int,
+        stop_ids: Sequence[int] = (),
+        seed_of_edge: bool = False,
+    ) -> list[int]:
+        """Have one text generated; returns its ids.
+
+        Args:
+            prompt: ids.
+            params: sampling law.
+            max_tokens: most ids to generate.
+            stop_ids: ids that end the text.
+            seed_of_edge: take the edge's default seed instead of the law's own.
+
+        Raises:
+            RefusedError: the edge will not serve this request, and says why.
+            InputError: the edge cannot be reached.
+
+        """
+        self.counters = Counters()
+        self.session.begin(prompt, params, max_tokens, stop_ids, seed_of_edge)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._drafter.prepare, prompt)
+        backoff = Backoff(self._max_reconnects)
+        while True:
+            try:
+                await self._connection(backoff)
+            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+                delay_s = backoff.next_delay_s()
+                if delay_s is None:
+                    raise InputError(f"cannot reach the edge at {self._url}: {error or type(error).__name__}") from None
+                self.counters.reconnects += 1
+                await asyncio.sleep(delay_s)
+            else:
+                return self.session.generated
+
+    def close(self) -> None:
+        """Stop the drafting thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _connection(self, backoff: Backoff) -> None:
+        """One connection, from greeting to the end of the text."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            http.ws_connect(self._url, compress=0, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S) as socket,
+        ):
+            resuming = self.session.welcome is not None
+            await self._send(socket, self.session.greet())
+            drafting: asyncio.Task[None] | None = None
+            try:
+                async for frame in socket:
+                    if frame.type is not aiohttp.WSMsgType.BINARY:
+                        raise InputError("the edge sent a frame that is not binary: is this a Multi-SPIN edge?")
+                    message = decode_downlink(frame.data)
+                    try:
+                        progress = self.session.receive(message)
+                    except RefusedError as error:
+                        if resuming and error.code in _GONE:
+                            self.session.forget_edge()
+                            raise aiohttp.ClientConnectionError(str(error)) from None
+                        raise
+                    if isinstance(message, Tail):
+                        resuming = False
+                    backoff.reset()
+                    self._count(progress)
+                    if self.session.finish:
+                        await self._send(socket, Close(self.session.session_number))
+                        self.session.forget_edge()
+                        return
+                    if self.session.welcome is message and not resuming:
+                        await self._send(socket, self.session.open())
+                    if self.session.grant is not None and self.session.grant.length > 0:
+                        drafting = asyncio.create_task(self._draft(socket))
+            finally:
+                if drafting is not None and not drafting.done():
+                    drafting.cancel()
+            if drafting is not None and drafting.done() and not drafting.cancelled():
+                drafting.result()  # a drafter that failed closed the socket: say why
+            raise aiohttp.ClientConnectionError("the edge closed the connection")
+
+    async def _draft(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Answer the open grant; a failure closes the connection, so that it is noticed."""
+        try:
+            await self._answer_grant(socket)
+        except Exception:
+            await socket.close()
+            raise
+
+    async def _answer_grant(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Draft, wait out the emulated speed, pace the uplink, send."""
+        loop = asyncio.get_running_loop()
+        grant, emulation = self.session.grant, self._emulation
+        assert grant is not None
+        began_s = loop.time()
+        ids = await loop.run_in_executor(
+            self._thread, self._drafter.draft, list(self.session.committed), grant.length, self.session.params
+        )
+        await asyncio.sleep(began_s + len(ids) * emulation.seconds_per_token - loop.time())
+        draft_s = loop.time() - began_s
+        draft = self.session.answer(ids, draft_s)
+        if emulation.spectral_efficiency > 0:
+            frame_bits = 8 * websocket_frame_bytes(len(encode(draft)), masked=True)
+            self._bucket.set_rate(loop.time(), grant.bandwidth_hz * emulation.spectral_efficiency)
+            await asyncio.sleep(self._bucket.reserve(loop.time(), frame_bits) - loop.time())
+        self.counters.granted += grant.length
+        await self._send(socket, draft)
+
+    async def _send(self, socket: aiohttp.ClientWebSocketResponse, message: Uplink) -> None:
+        frame = encode(message)
+        wire_bytes = websocket_frame_bytes(len(frame), masked=True)
+        self.counters.uplink_bytes += wire_bytes
+        if isinstance(message, Draft):
+            self.counters.draft_bytes += wire_bytes
+        await socket.send_bytes(frame)
+
+    def _count(self, progress: Progress) -> None:
+        if progress.tokens:
+            self.counters.rounds += 1
+            self.counters.drafted += progress.drafted
+            self.counters.accepted += progress.accepted
+        if progress.tokens or progress.finish:
+            self._on_progress(progress)

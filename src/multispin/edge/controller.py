@@ -1,0 +1,152 @@
+"""The controller: everybody's estimates in, everybody's draft length and band out, once a round.
+
+A thin shell around pure pieces. It keeps one set of estimators per session and one for the verifier, turns them into
+a `Scenario`, and lets `control.plan` decide. What it does not know: sockets, tokens, slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multispin.control import Cell, Device, Plan, Scenario, Verification, plan
+from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What the operator decides.
+
+    Attributes:
+        policy: a name that `control.plan` knows.
+        bandwidth_hz: the cell's uplink band, shared by all devices.
+        bits_per_id: bits of one drafted id on the air.
+        max_draft_length: longest draft that may be granted.
+
+    """
+
+    policy: str
+    bandwidth_hz: float
+    bits_per_id: int
+    max_draft_length: int = 16
+
+
+@dataclass(frozen=True)
+class Member:
+    """A session that may draft in the next round.
+
+    Attributes:
+        session: its number.
+        name: for people.
+        room: longest draft that still makes sense, from the tokens that remain; 0 for plain decoding.
+
+    """
+
+    session: int
+    name: str
+    room: int
+
+
+class _Estimates:
+    """What has been learned of one session."""
+
+    def __init__(self, seconds_per_token: float, spectral_efficiency: float) -> None:
+        self.acceptance = AcceptanceEstimator()
+        self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
+        self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
+        self.overhead_bits = 0.0  # of a draft's frame beyond its ids
+        self.last_length = 4  # tokens over which that overhead is spread in the next plan
+
+    def device(self, member: Member, settings: ControllerSettings) -> Device:
+        limit = min(member.room, settings.max_draft_length)
+        return Device(
+            name=str(member.session),
+            seconds_per_token=self.speed.seconds_per_token,
+            spectral_efficiency=self.link.spectral_efficiency,
+            acceptance_rate=self.acceptance.rate,
+            bits_per_token=settings.bits_per_id + self.overhead_bits / max(1, self.last_length),
+            max_draft_length=limit,
+            min_draft_length=min(1, limit),
+        )
+
+
+class Controller:
+    """Learns from every round and plans the next one."""
+
+    def __init__(self, settings: ControllerSettings) -> None:
+        self.settings = settings
+        self.verification = VerificationEstimator()
+        self._sessions: dict[int, _Estimates] = {}
+
+    def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
+        """Begin with what a device believes of itself."""
+        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency)
+
+    def leave(self, session: int) -> None:
+        """Forget a session."""
+        self._sessions.pop(session, None)
+
+    def acceptance_rate(self, session: int) -> float:
+        """The estimate of α for a session."""
+        return self._sessions[session].acceptance.rate
+
+    def observe_draft(
+        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
+    ) -> None:
+        """Learn speed and link from a draft that arrived.
+
+        Args:
+            session: whose.
+            length: tokens drafted.
+            draft_s: time that the device says it spent drafting.
+            frame_bits: size of the frame on the wire.
+            bandwidth_hz: band that had been granted.
+            upload_s: time between the end of drafting and the arrival.
+
+        """
+        estimates = self._sessions[session]
+        if length == 0:
+            return
+        estimates.speed.observe(length, draft_s)
+        estimates.overhead_bits = float(max(0, frame_bits - length * self.settings.bits_per_id))
+        if bandwidth_hz > 0 and upload_s > 0:
+            estimates.link.observe(frame_bits, bandwidth_hz, upload_s)
+
+    def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn acceptance from a verification."""
+        self._sessions[session].acceptance.observe(drafted, accepted)
+
+    def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
+        """Learn verification latency from a batch of `tokens` fed by `devices` sessions."""
+        self.verification.observe(devices, tokens, seconds)
+
+    def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> Plan | None:
+        """Plan the next round for `members`; None if there are none.
+
+        Args:
+            members: sessions that get a grant.
+            reserved_hz: band still in use by drafts that are late.
+
+        Returns:
+            A plan whose devices are named by session number, in the order of `members`.
+
+        """
+        if not members:
+            return None
+        settings = self.settings
+        scenario = Scenario(
+            cell=Cell(
+                bandwidth_hz=max(settings.bandwidth_hz - reserved_hz, 1e-3 * settings.bandwidth_hz),
+                bits_per_token=settings.bits_per_id,
+                max_draft_length=settings.max_draft_length,
+                min_draft_length=0,
+            ),
+            verifier=Verification(
+                fixed_s=self.verification.fixed_s,
+                per_device_s=self.verification.per_device_s,
+                per_token_s=self.verification.per_token_s,
+            ),
+            devices=tuple(self._sessions[member.session].device(member, settings) for member in members),
+        )
+        chosen = plan(scenario, settings.policy)
+        for member, device in zip(members, chosen.devices, strict=True):
+            self._sessions[member.session].last_length = max(1, device.draft_length)
+        return chosen

@@ -1,0 +1,426 @@
+"""The round loop without its clock and its sockets: schedule, collect, verify, deliver.
+
+`Edge` holds the sessions and decides; whoever drives it brings the time, the messages and a thread for `verify`.
+The server in `edge.server` drives it with real ones. A device that is late misses the batch, not its session: its
+draft joins the next round, its band stays reserved until then.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from multispin.control import Plan
+from multispin.edge.controller import Controller, Member
+from multispin.models import Engine, Feed
+from multispin.protocol import (
+    Close,
+    Downlink,
+    Draft,
+    EdgeSession,
+    Grant,
+    Hello,
+    Open,
+    ProtocolError,
+    Resume,
+    Tail,
+    Uplink,
+    Verdict,
+    Welcome,
+    check_hello,
+    check_version,
+)
+from multispin.speculation import Outcome
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds an edge.
+
+    Attributes:
+        max_sessions: connected or resumable devices.
+        max_waiting: requests that may wait for a slot.
+        prefill_tokens_per_round: prompt tokens that may ride in one round beside the drafts.
+        resume_grace_s: how long a lost device's session is kept.
+        deadline_factor: a round waits this many times its planned drafting and upload time …
+        deadline_slack_s: … and this much longer, before it verifies without the late.
+        draft_timeout_s: a device that is later than this is let go.
+
+    """
+
+    max_sessions: int = 256
+    max_waiting: int = 64
+    prefill_tokens_per_round: int = 256
+    resume_grace_s: float = 30.0
+    deadline_factor: float = 2.0
+    deadline_slack_s: float = 0.5
+    draft_timeout_s: float = 60.0
+
+
+@dataclass
+class _Seat:
+    """A session in this edge: its slot, its connection, its times."""
+
+    session: EdgeSession
+    slot: int | None = None
+    connected: bool = True
+    lost_at_s: float = 0.0
+    granted_at_s: float = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a prompt in the cache and text still to come."""
+        request = self.session.request
+        return self.slot is not None and request is not None and not request.finish
+
+
+@dataclass(frozen=True)
+class Job:
+    """One session's part of a batch."""
+
+    session: int
+    feed: Feed
+    drafted: int = 0
+    granted: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything that one forward pass verifies: drafts first, chunks of prompts after them."""
+
+    round: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens fed, Σ (L_k + 1) and the prompt chunks."""
+        return sum(len(job.feed.tokens) for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round was planned to be, and what it was.
+
+    Attributes:
+        round: its number.
+        members: sessions verified in it.
+        drafted: tokens drafted, per member.
+        accepted: of them accepted, per member.
+        delivered: tokens committed, per member.
+        verify_s: time of the forward pass and the rules.
+        prompt_tokens: prompt tokens that rode along.
+        plan: the plan for the next round, if anybody is left.
+
+    """
+
+    round: int
+    members: tuple[int, ...] = ()
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+    delivered: tuple[int, ...] = ()
+    verify_s: float = 0.0
+    prompt_tokens: int = 0
+    plan: Plan | None = None
+
+
+class Edge:
+    """Sessions, slots and rounds of one server.
+
+    Args:
+        engine: verifies.
+        controller: plans.
+        fingerprint: of the target's tokenizer.
+        limits: what bounds this edge.
+        credential: what a device must show; empty for none.
+        seed: default seed handed to devices.
+        new_token: makes resume tokens.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        controller: Controller,
+        fingerprint: str,
+        limits: Limits | None = None,
+        credential: str = "",
+        seed: int = 0,
+        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+    ) -> None:
+        self.engine = engine
+        self.controller = controller
+        self.limits = limits or Limits()
+        self.round = 0
+        self.deadline_s = 0.0
+        self._fingerprint = fingerprint
+        self._credential = credential
+        self._seed = seed
+        self._new_token = new_token
+        self._seats: dict[int, _Seat] = {}
+        self._next_number = 1
+        self._waiting: deque[int] = deque()  # sessions with a request and no slot yet
+        self._busy: frozenset[int] = frozenset()  # slots in the batch under way
+        self._closing: list[int] = []  # slots to give back when that batch is done
+
+    # Sessions -----------------------------------------------------------------------------------------------------
+
+    def connect(self, message: Uplink, now_s: float) -> tuple[int, list[Downlink]]:
+        """Take the first message of a connection: a Hello or a Resume.
+
+        Returns:
+            The session's number and what to answer. ProtocolError says why a connection is refused.
+
+        """
+        match message:
+            case Hello():
+                check_hello(message, self._fingerprint, self._credential)
+                if len(self._seats) >= self.limits.max_sessions:
+                    raise ProtocolError("full", f"this edge holds {self.limits.max_sessions} sessions, its limit")
+                number, self._next_number = self._next_number, self._next_number + 1
+                session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
+                self._seats[number] = _Seat(session)
+                profile = message.profile
+                self.controller.join(number, profile.seconds_per_token, profile.spectral_efficiency)
+                return number, [self._welcome(session)]
+            case Resume():
+                check_version(message.version)
+                for number, seat in self._seats.items():
+                    if secrets.compare_digest(seat.session.resume_token.encode(), message.resume_token.encode()):
+                        tail = seat.session.tail(message.length)
+                        seat.connected, seat.granted_at_s = True, now_s
+                        return number, [self._welcome(seat.session), tail]
+                raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
+        raise ProtocolError("hello-first", "the first message must be a Hello or a Resume")
+
+    def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take a further message of a session; ProtocolError or InputError ends that session."""
+        seat = self._seats[number]
+        match message:
+            case Open():
+                return self._open(seat, message)
+            case Draft():
+                return self._draft(seat, message, frame_bytes, now_s)
+            case Close():
+                self.leave(number)
+            case _:
+                raise ProtocolError("unexpected", f"a {type(message).__name__} came in the middle of a session")
+        return []
+
+    def disconnect(self, number: int, now_s: float) -> None:
+        """Note that a device's connection is lost; its session is kept for a while."""
+        seat = self._seats.get(number)
+        if seat is not None:
+            seat.connected, seat.lost_at_s = False, now_s
+
+    def leave(self, number: int) -> None:
+        """End a session and give back all that it holds."""
+        seat = self._seats.pop(number, None)
+        if seat is None:
+            return
+        if number in self._waiting:
+            self._waiting.remove(number)
+        self._release(seat)
+        self.controller.leave(number)
+
+    def expire(self, now_s: float) -> list[int]:
+        """End the sessions whose device has been lost, or owed a draft, for too long; returns their numbers."""
+        limits = self.limits
+        gone = [
+            number
+            for number, seat in self._seats.items()
+            if (not seat.connected and now_s - seat.lost_at_s > limits.resume_grace_s)
+            or (seat.connected and self._owes(seat) and now_s - seat.granted_at_s > limits.draft_timeout_s)
+        ]
+        for number in gone:
+            self.leave(number)
+        return gone
+
+    @property
+    def sessions(self) -> dict[int, EdgeSession]:
+        """All sessions by number, lost ones included."""
+        return {number: seat.session for number, seat in self._seats.items()}
+
+    # The round ----------------------------------------------------------------------------------------------------
+
+    def schedule(self, now_s: float) -> tuple[Plan | None, dict[int, Grant]]:
+        """Plan the next round and grant it to every running session that owes nothing."""
+        self._seat_waiting()
+        members = [
+            Member(number, seat.session.hello.name, self._room(seat))
+            for number, seat in self._seats.items()
+            if seat.running and seat.connected and seat.session.grant is None and self._prompt_left(seat) == 0
+        ]
+        late_hz = sum(seat.session.grant.bandwidth_hz for seat in self._seats.values() if seat.session.grant)
+        plan = self.controller.plan(members, late_hz)
+        if plan is None:
+            return None, {}
+        self.round += 1
+        grants = {}
+        for member, device in zip(members, plan.devices, strict=True):
+            seat = self._seats[member.session]
+            grants[member.session] = seat.session.give(self.round, device.draft_length, device.bandwidth_hz)
+            seat.granted_at_s = now_s
+        air_s = max(0.0, plan.round_s - self.controller.verification.predict(len(members), len(members)))
+        self.deadline_s = now_s + self.limits.deadline_factor * air_s + self.limits.deadline_slack_s
+        return plan, grants
+
+    def wait_s(self, now_s: float) -> float | None:
+        """How long to wait before the next batch: 0 if it is complete or overdue, None if there is nothing in it.
+
+        Nobody waits for a device that was late already: only drafts of the current round are awaited.
+        """
+        if not self._verifiable() and not any(self._prompt_left(seat) for seat in self._seats.values()):
+            return None
+        awaited = any(
+            seat.connected and self._owes(seat) and seat.session.grant.round == self.round
+            for seat in self._seats.values()
+            if seat.session.grant is not None
+        )
+        return max(0.0, self.deadline_s - now_s) if awaited else 0.0
+
+    def collect(self) -> Batch:
+        """Take every draft at hand, and as many prompt tokens as may ride along."""
+        self._seat_waiting()
+        jobs = []
+        for number in self._verifiable():
+            seat = self._seats[number]
+            session, request = seat.session, seat.session.request
+            assert seat.slot is not None
+            assert request is not None
+            assert session.draft is not None
+            assert session.grant is not None
+            newest = len(request.committed) - 1
+            feed = Feed(seat.slot, newest, (request.committed[-1], *session.draft), request.params)
+            jobs.append(Job(number, feed, len(session.draft), session.grant.length))
+        budget = self.limits.prefill_tokens_per_round
+        for number, seat in self._seats.items():
+            left = self._prompt_left(seat)
+            if left and budget and seat.slot is not None and seat.session.request is not None:
+                start, count = self.engine.cached(seat.slot), min(left, budget)
+                chunk = tuple(seat.session.request.committed[start : start + count])
+                jobs.append(Job(number, Feed(seat.slot, start, chunk, None)))
+                budget -= count
+        self._busy = frozenset(job.feed.slot for job in jobs)
+        return Batch(self.round, tuple(jobs))
+
+    def verify(self, batch: Batch) -> list[Outcome | None]:
+        """Run the batch. The only slow step; safe to run in another thread while messages come in."""
+        return self.engine.verify([job.feed for job in batch.jobs])
+
+    def deliver(
+        self, batch: Batch, outcomes: Sequence[Outcome | None], verify_s: float, now_s: float
+    ) -> tuple[RoundReport, list[tuple[int, Downlink]]]:
+        """Commit the outcomes, learn from them, plan the next round, and say everybody's verdict and grant."""
+        self._busy = frozenset()
+        self.controller.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        verdicts: dict[int, Verdict] = {}
+        members, drafted, accepted, delivered = [], [], [], []
+        for job, outcome in zip(batch.jobs, outcomes, strict=True):
+            seat = self._seats.get(job.session)
+            if outcome is None or seat is None or seat.slot != job.feed.slot:
+                continue
+            verdict = seat.session.settle(outcome)
+            assert seat.session.request is not None
+            self.engine.commit(seat.slot, len(seat.session.request.committed) - 1)
+            # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
+            self.controller.observe_outcome(job.session, job.granted, outcome.accepted)
+            verdicts[job.session] = verdict
+            members.append(job.session)
+            drafted.append(job.drafted)
+            accepted.append(verdict.accepted)
+            delivered.append(verdict.accepted + 1)
+            if verdict.finish:
+                self._release(seat)
+        for slot in self._closing:
+            self.engine.close(slot)
+        self._closing.clear()
+        plan, grants = self.schedule(now_s)
+        messages: list[tuple[int, Downlink]] = []
+        for number, verdict in verdicts.items():
+            grant = grants.pop(number, None)
+            messages.append((number, self._seats[number].session.attach(verdict, grant) if grant else verdict))
+        messages += grants.items()
+        report = RoundReport(
+            batch.round,
+            tuple(members),
+            tuple(drafted),
+            tuple(accepted),
+            tuple(delivered),
+            verify_s,
+            sum(len(job.feed.tokens) for job in batch.jobs if job.feed.params is None),
+            plan,
+        )
+        return report, messages
+
+    # Steps --------------------------------------------------------------------------------------------------------
+
+    def _welcome(self, session: EdgeSession) -> Welcome:
+        return Welcome(
+            session.number,
+            session.resume_token,
+            self._seed,
+            self.engine.vocabulary_size,
+            self.engine.max_length,
+            self.limits.resume_grace_s,
+        )
+
+    def _open(self, seat: _Seat, message: Open) -> list[Downlink]:
+        if len(self._waiting) >= self.limits.max_waiting:
+            raise ProtocolError("full", f"{self.limits.max_waiting} requests wait already, the limit: try again later")
+        request = seat.session.open(message, self.engine.max_length)
+        if request.finish:  # continued from another edge, and complete already
+            return [seat.session.tail(len(request.committed))]
+        self._waiting.append(seat.session.number)
+        return []
+
+    def _seat_waiting(self) -> None:
+        """Give free slots to the requests that have waited longest."""
+        in_use = sum(seat.slot is not None for seat in self._seats.values()) + len(self._closing)
+        while self._waiting and in_use < self.engine.slots:
+            self._seats[self._waiting.popleft()].slot = self.engine.open()
+            in_use += 1
+
+    def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+        grant = seat.session.grant
+        answer: Verdict | Tail | None = seat.session.receive(message)
+        if answer is not None:
+            return [answer]
+        if grant is not None and grant.length > 0:
+            draft_s = message.draft_us * 1e-6
+            upload_s = now_s - seat.granted_at_s - draft_s
+            self.controller.observe_draft(
+                seat.session.number, message.length, draft_s, 8 * frame_bytes, grant.bandwidth_hz, upload_s
+            )
+        return []
+
+    def _release(self, seat: _Seat) -> None:
+        """Give the slot back, now or when the batch that uses it is done."""
+        if seat.slot is None:
+            return
+        if seat.slot in self._busy:
+            self._closing.append(seat.slot)
+        else:
+            self.engine.close(seat.slot)
+        seat.slot = None
+
+    def _verifiable(self) -> list[int]:
+        return [
+            number
+            for number, seat in self._seats.items()
+            if seat.running and seat.session.draft is not None and seat.session.grant is not None
+        ]
+
+    def _owes(self, seat: _Seat) -> bool:
+        return seat.running and seat.session.grant is not None and seat.session.draft is None
+
+    def _prompt_left(self, seat: _Seat) -> int:
+        """Committed tokens, all but the newest, that are not in the cache yet."""
+        if not seat.running or seat.slot is None or seat.session.request is None:
+            return 0
+        return max(0, len(seat.session.request.committed) - 1 - self.engine.cached(seat.slot))
+
+    def _room(self, seat: _Seat) -> int:
+        request = seat.session.request
+        if request is None or not seat.session.hello.drafts:
+            return 0
+        return max(0, request.remaining - 1)

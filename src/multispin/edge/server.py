@@ -1,0 +1,281 @@
+"""The edge as a server: real clock, real sockets, one thread for the engine.
+
+Each device holds one WebSocket (binary frames, compression off) at `/v1/session`; `/health` answers for load
+balancers. One task runs the rounds; each connection has a bounded queue and a writer of its own, so a device that
+does not read cannot hold up the others.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from multispin.edge.rounds import Edge, RoundReport
+from multispin.errors import InputError
+from multispin.protocol import (
+    MAX_FRAME_BYTES,
+    SESSION_PATH,
+    Downlink,
+    Error,
+    ProtocolError,
+    decode_uplink,
+    encode,
+    websocket_frame_bytes,
+)
+
+HELLO_TIMEOUT_S = 10.0
+HEARTBEAT_S = 15.0
+MAX_QUEUED_MESSAGES = 64
+MAX_MESSAGES_PER_S = 200
+EXPIRY_PERIOD_S = 1.0
+
+log = logging.getLogger(__name__)
+Event = Mapping[str, Any]
+
+
+@dataclass
+class _Connection:
+    """One device's WebSocket, and the messages on their way to it."""
+
+    socket: web.WebSocketResponse
+    queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
+    received: int = 0
+    second: int = 0
+
+    def put(self, message: Downlink) -> None:
+        """Queue a message; a full queue means a device that does not read, and closes the connection."""
+        try:
+            self.queue.put_nowait(encode(message))
+        except asyncio.QueueFull:
+            self.close()
+
+    def close(self) -> None:
+        """Close once everything queued is sent, or at once if nothing more fits."""
+        while self.queue.full():
+            self.queue.get_nowait()
+        self.queue.put_nowait(None)
+
+    async def write(self) -> None:
+        """Send queued messages until told to close."""
+        with contextlib.suppress(ConnectionError):
+            while (frame := await self.queue.get()) is not None:
+                await self.socket.send_bytes(frame)
+        await self.socket.close()
+
+    def count(self, now_s: float) -> None:
+        """Refuse a device that sends faster than any round could ask."""
+        if int(now_s) != self.second:
+            self.second, self.received = int(now_s), 0
+        self.received += 1
+        if self.received > MAX_MESSAGES_PER_S:
+            raise ProtocolError("too-fast", f"over {MAX_MESSAGES_PER_S} messages in a second")
+
+
+class EdgeServer:
+    """Drives an `Edge` with a clock, sockets and a thread.
+
+    Args:
+        edge: sessions and rounds.
+        on_event: told what happens, as dictionaries that fit into JSON; must not block.
+
+    """
+
+    def __init__(self, edge: Edge, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        self._edge = edge
+        self._on_event = on_event
+        self._connections: dict[int, _Connection] = {}
+        self._wake = asyncio.Event()
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    def application(self) -> web.Application:
+        """The web application, with the round loop as its background task."""
+        app = web.Application()
+        app.router.add_get(SESSION_PATH, self._session)
+        app.router.add_get("/health", self._health)
+        app.cleanup_ctx.append(self._background)
+        return app
+
+    async def _background(self, _: web.Application) -> Any:
+        tasks = [asyncio.create_task(self._rounds()), asyncio.create_task(self._expire())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._connections.values():
+            await connection.socket.close(code=WSCloseCode.GOING_AWAY)
+        self._engine_thread.shutdown(wait=True, cancel_futures=True)
+
+    # The rounds ---------------------------------------------------------------------------------------------------
+
+    async def _rounds(self) -> None:
+        """Schedule, collect, verify, deliver: for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._gather()
+            batch = self._edge.collect()
+            began_s = loop.time()
+            outcomes = await loop.run_in_executor(self._engine_thread, self._edge.verify, batch)
+            now_s = loop.time()
+            report, messages = self._edge.deliver(batch, outcomes, now_s - began_s, now_s)
+            for number, message in messages:
+                self._send(number, message)
+            self._tell_round(report)
+
+    async def _gather(self) -> None:
+        """Wait until a batch is worth running."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            wait_s = self._edge.wait_s(loop.time())
+            if wait_s is None:
+                _, grants = self._edge.schedule(loop.time())
+                for number, grant in grants.items():
+                    self._send(number, grant)
+                wait_s = self._edge.wait_s(loop.time())
+            if wait_s == 0.0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_PERIOD_S)
+            names = {number: session.hello.name for number, session in self._edge.sessions.items()}
+            for number in self._edge.expire(asyncio.get_running_loop().time()):
+                self._on_event({"event": "expired", "session": number, "name": names[number]})
+                if (connection := self._connections.pop(number, None)) is not None:
+                    connection.put(Error("timeout", "this device owed a draft for too long"))
+                    connection.close()
+            self._wake.set()
+
+    # Connections --------------------------------------------------------------------------------------------------
+
+    async def _health(self, _: web.Request) -> web.Response:
+        engine = self._edge.engine
+        return web.json_response(
+            {"status": "ok", "sessions": len(self._edge.sessions), "slots": engine.slots, "round": self._edge.round}
+        )
+
+    async def _session(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S)
+        await socket.prepare(request)
+        connection = _Connection(socket)
+        writer = asyncio.create_task(connection.write())
+        number: int | None = None
+        try:
+            frame = await asyncio.wait_for(socket.receive(), HELLO_TIMEOUT_S)
+            if frame.type is not WSMsgType.BINARY:
+                raise ProtocolError("hello-first", "the first message must be a binary Hello or Resume")
+            number, answers = self._edge.connect(decode_uplink(frame.data), self._now_s())
+            self._take_over(number, connection, answers)
+            await self._receive(number, connection)
+        except TimeoutError:
+            connection.put(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
+        except InputError as error:
+            code = error.code if isinstance(error, ProtocolError) else "bad-message"
+            connection.put(Error(code, str(error)))
+            if number is not None and self._connections.get(number) is connection:
+                self._leave(number, str(error))
+        finally:
+            connection.close()
+            if number is not None and self._connections.get(number) is connection:
+                self._lose(number)
+            await asyncio.wait([writer], timeout=HELLO_TIMEOUT_S)
+            writer.cancel()
+        return socket
+
+    async def _receive(self, number: int, connection: _Connection) -> None:
+        """Hand every message to the edge until the connection ends."""
+        async for frame in connection.socket:
+            if frame.type is not WSMsgType.BINARY:
+                raise ProtocolError("bad-message", "only binary frames are spoken here")
+            now_s = self._now_s()
+            connection.count(now_s)
+            wire_bytes = websocket_frame_bytes(len(frame.data), masked=True)
+            for answer in self._edge.receive(number, decode_uplink(frame.data), wire_bytes, now_s):
+                connection.put(answer)
+            self._wake.set()
+            if number not in self._edge.sessions:  # it said Close
+                self._connections.pop(number, None)
+                self._on_event({"event": "closed", "session": number})
+                return
+
+    def _take_over(self, number: int, connection: _Connection, answers: list[Downlink]) -> None:
+        """Make this connection the session's own; an older one, half open perhaps, is closed."""
+        older = self._connections.pop(number, None)
+        if older is not None:
+            older.close()
+        self._connections[number] = connection
+        for answer in answers:
+            connection.put(answer)
+        hello = self._edge.sessions[number].hello
+        self._on_event(
+            {
+                "event": "connected",
+                "session": number,
+                "name": hello.name,
+                "drafter": hello.drafter,
+                "again": older is not None,
+            }
+        )
+        self._wake.set()
+
+    def _lose(self, number: int) -> None:
+        del self._connections[number]
+        session = self._edge.sessions.get(number)
+        if session is not None:
+            self._edge.disconnect(number, self._now_s())
+            self._on_event({"event": "lost", "session": number, "name": session.hello.name})
+        self._wake.set()
+
+    def _leave(self, number: int, why: str) -> None:
+        del self._connections[number]
+        name = self._edge.sessions[number].hello.name if number in self._edge.sessions else ""
+        self._edge.leave(number)
+        self._on_event({"event": "refused", "session": number, "name": name, "why": why})
+        self._wake.set()
+
+    def _send(self, number: int, message: Downlink) -> None:
+        connection = self._connections.get(number)
+        if connection is not None:
+            connection.put(message)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _tell_round(self, report: RoundReport) -> None:
+        sessions = self._edge.sessions
+        plan = report.plan
+        self._on_event(
+            {
+                "event": "round",
+                "round": report.round,
+                "time_s": self._now_s(),
+                "verify_s": report.verify_s,
+                "prompt_tokens": report.prompt_tokens,
+                "planned_round_s": plan.round_s if plan else None,
+                "planned_goodput_tokens_per_s": plan.goodput_tokens_per_s if plan else None,
+                "devices": [
+                    {
+                        "name": sessions[number].hello.name,
+                        "drafted": drafted,
+                        "accepted": accepted,
+                        "tokens": delivered,
+                        "acceptance_rate": self._edge.controller.acceptance_rate(number),
+                    }
+                    for number, drafted, accepted, delivered in zip(
+                        report.members, report.drafted, report.accepted, report.delivered, strict=True
+                    )
+                    if number in sessions
+                ],
+                "grants": [
+                    {"name": sessions[int(d.name)].hello.name, "length": d.draft_length, "bandwidth_hz": d.bandwidth_hz}
+                    for d in (plan.devices if plan else ())
+                ],
+            }
+        )

@@ -1,0 +1,197 @@
+"""What edge and device say to each other: one WebSocket per device, each message a MessagePack array.
+
+Messages are arrays with a small integer first, so that a draft costs tens of bytes. Everything is checked while it
+is decoded: types by msgspec, sizes by the limits below, before anything else is allocated.
+"""
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from multispin.errors import InputError
+
+PROTOCOL_VERSION = 1
+SESSION_PATH = "/v1/session"
+"""Where a device's WebSocket is found on the edge."""
+MAX_FRAME_BYTES = 256 * 1024
+"""Largest message; bounds a prompt at more than 60,000 ids of 32 bits."""
+MAX_DRAFT_LENGTH = 64
+MAX_STOP_IDS = 16
+MAX_NAME_CHARACTERS = 80
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
+Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
+
+
+class Profile(Struct, frozen=True, array_like=True):
+    """What a device believes of itself, as a prior until it has been measured.
+
+    Attributes:
+        seconds_per_token: drafting time per token, T^S of eq. 2.
+        spectral_efficiency: of its uplink, bit/s/Hz, r of eq. 8.
+
+    """
+
+    seconds_per_token: Annotated[float, Meta(gt=0.0, le=3600.0)]
+    spectral_efficiency: Annotated[float, Meta(gt=0.0, le=1000.0)]
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=1):
+    """Device → edge, first: who speaks. `drafts` is false for a device without a small model."""
+
+    version: Count
+    fingerprint: Name
+    name: Name
+    drafter: Name
+    drafts: bool
+    profile: Profile
+    credential: Annotated[str, Meta(max_length=256)] = ""
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag=2):
+    """Edge → device: the session, the token that resumes it, a seed to use by default, and the limits."""
+
+    session: Count
+    resume_token: Name
+    seed: Annotated[int, Meta(ge=0)]
+    vocabulary_size: Count
+    max_length: Count
+    resume_grace_s: Seconds
+
+
+class Open(Struct, frozen=True, array_like=True, tag=3):
+    """Device → edge: a request.
+
+    Attributes:
+        prompt: packed ids.
+        prompt_tokens: their number.
+        continued: how many of the last of them are text generated earlier (by an edge that was lost); they count
+            towards `max_tokens`.
+
+    """
+
+    session: Count
+    prompt: bytes
+    prompt_tokens: Annotated[int, Meta(ge=1, le=2**20)]
+    max_tokens: Annotated[int, Meta(ge=1, le=2**20)]
+    temperature: float
+    top_k: Count
+    top_p: float
+    seed: Annotated[int, Meta(ge=0)]
+    stop_ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_STOP_IDS)] = ()
+    continued: Count = 0
+
+
+class Grant(Struct, frozen=True, array_like=True, tag=4):
+    """Edge → device: draft this many tokens for this round and send them over this much of the band."""
+
+    session: Count
+    round: Count
+    length: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
+    bandwidth_hz: Annotated[float, Meta(ge=0.0)]
+
+
+class Draft(Struct, frozen=True, array_like=True, tag=5):
+    """Device → edge: drafted ids, packed, for a round; they start at `base` committed tokens.
+
+    Attributes:
+        draft_us: time spent drafting, microseconds.
+
+    """
+
+    session: Count
+    round: Count
+    base: Count
+    length: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
+    ids: Annotated[bytes, Meta(max_length=4 * MAX_DRAFT_LENGTH)]
+    draft_us: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class Verdict(Struct, frozen=True, array_like=True, tag=6):
+    """Edge → device: `accepted` of the draft's tokens stand after `base`, then comes `next_token`.
+
+    `finish` is empty while the request goes on, else "stop" or "length"; `grant` is the next round's, if any.
+    """
+
+    session: Count
+    round: Count
+    base: Count
+    accepted: Count
+    next_token: Token
+    finish: Name = ""
+    grant: Grant | None = None
+
+
+class Tail(Struct, frozen=True, array_like=True, tag=7):
+    """Edge → device: the committed ids from `base` on. Answers a resume, and a draft whose base is stale."""
+
+    session: Count
+    base: Count
+    ids: bytes
+    count: Count
+    finish: Name = ""
+    grant: Grant | None = None
+
+
+class Resume(Struct, frozen=True, array_like=True, tag=8):
+    """Device → edge, first on a new connection: go on with a session, of which `length` tokens are known here."""
+
+    version: Count
+    resume_token: Name
+    length: Count
+
+
+class Close(Struct, frozen=True, array_like=True, tag=9):
+    """Device → edge: the session ends and will not be resumed."""
+
+    session: Count
+
+
+class Error(Struct, frozen=True, array_like=True, tag=10):
+    """Edge → device: why the session ends, as a code for programs and a sentence for people."""
+
+    code: Name
+    sentence: Annotated[str, Meta(max_length=1000)]
+
+
+Uplink = Hello | Open | Draft | Resume | Close
+Downlink = Welcome | Grant | Verdict | Tail | Error
+Message = Uplink | Downlink
+
+
+def encode(message: Message) -> bytes:
+    """One message as one binary frame."""
+    return msgspec.msgpack.encode(message)
+
+
+_UPLINK: msgspec.msgpack.Decoder[Uplink] = msgspec.msgpack.Decoder(Uplink)
+_DOWNLINK: msgspec.msgpack.Decoder[Downlink] = msgspec.msgpack.Decoder(Downlink)
+_Read = TypeVar("_Read")
+
+
+def decode_uplink(frame: bytes) -> Uplink:
+    """Read a message from a device; InputError says what is wrong with the frame."""
+    return _decode(frame, _UPLINK)
+
+
+def decode_downlink(frame: bytes) -> Downlink:
+    """Read a message from the edge; InputError says what is wrong with the frame."""
+    return _decode(frame, _DOWNLINK)
+
+
+def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_Read]) -> _Read:
+    if len(frame) > MAX_FRAME_BYTES:
+        raise InputError(f"a frame of {len(frame)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"a frame that is not a message of this protocol: {error}") from None
+
+
+def websocket_frame_bytes(payload_bytes: int, masked: bool) -> int:
+    """Size on the wire of one unfragmented WebSocket frame (RFC 6455, 5.2): header, mask if a client sends it."""
+    extended = 0 if payload_bytes < 126 else 2 if payload_bytes < 65536 else 8
+    return 2 + extended + (4 if masked else 0) + payload_bytes

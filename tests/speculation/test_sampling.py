@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from multispin.errors import InputError
+from multispin.speculation import SamplingParams, draw, truncated_logits
+
+LOGITS = torch.tensor([2.0, 1.5, 0.0, -1.0, 1.5, -3.0, 0.5, 0.7])
+
+
+def law(params: SamplingParams) -> np.ndarray:
+    return truncated_logits(LOGITS[None], params).softmax(-1)[0].double().numpy()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(1.0),
+        SamplingParams(0.5),
+        SamplingParams(1.7, top_k=4),
+        SamplingParams(1.0, top_p=0.8),
+        SamplingParams(0.8, top_k=5, top_p=0.7),
+    ],
+)
+def test_draws_follow_the_law_over_positions(params):
+    # chi-square over 20,000 positions; false alarm 1e-4 for a random seed, and the seed is fixed.
+    count = 20_000
+    positions = list(range(count))
+    params = SamplingParams(params.temperature, params.top_k, params.top_p, seed=2024)
+    tokens = draw(LOGITS.expand(count, -1), positions, params)
+    expected = law(params)
+    seen = np.bincount(tokens, minlength=len(expected))
+    assert not seen[expected == 0].any()
+    kept = expected > 0
+    assert stats.chisquare(seen[kept], expected[kept] / expected[kept].sum() * count).pvalue > 1e-4
+
+
+def test_greedy_is_the_argmax_whatever_the_seed():
+    assert draw(LOGITS[None], [3], SamplingParams(0.0, seed=1)) == draw(LOGITS[None], [9], SamplingParams(0.0)) == [0]
+
+
+def test_top_k_keeps_the_k_largest_and_all_ties_at_the_edge():
+    kept = truncated_logits(LOGITS[None], SamplingParams(1.0, top_k=2)) > -torch.inf
+    assert kept[0].tolist() == [True, True, False, False, True, False, False, False]
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    expected = law(SamplingParams(1.0))
+    order = np.argsort(-expected, kind="stable")
+    for top_p in (0.05, 0.3, 0.5, 0.9, 0.99):
+        kept = law(SamplingParams(1.0, top_p=top_p)) > 0
+        size = int(np.searchsorted(np.cumsum(expected[order]), top_p) + 1)
+        assert set(np.flatnonzero(kept)) == set(order[:size])
+
+
+def test_temperature_comes_before_truncation():
+    hot = law(SamplingParams(5.0, top_p=0.5)) > 0
+    cold = law(SamplingParams(0.2, top_p=0.5)) > 0
+    assert hot.sum() > cold.sum()
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32), st.integers(1, 30), st.integers(0, 30))
+def test_a_draw_depends_on_its_own_row_and_position_alone(seed, rows, pick):
+    pick %= rows
+    logits = torch.randn(rows, 50, generator=torch.Generator().manual_seed(seed))
+    params = SamplingParams(0.9, top_p=0.95, seed=seed)
+    positions = list(range(100, 100 + rows))
+    assert draw(logits, positions, params)[pick] == draw(logits[pick : pick + 1], [positions[pick]], params)[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}],
+)
+def test_impossible_parameters_are_refused_by_name(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        SamplingParams(**values)
