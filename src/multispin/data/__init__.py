@@ -1,0 +1,63 @@
+"""Prompts that come with the package, written for it: twelve in each of the paper's four task families.
+
+The families stand in for the data sets of Table I of arXiv 2606.04581 (MBPP+, GSM8K, MT-Bench, SQuAD), so that
+devices differ in how well their drafts are accepted. They share no text with them and measure no one's skill.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from itertools import zip_longest
+
+from multispin.errors import InputError
+
+TASKS: tuple[str, ...] = ("code", "arithmetic", "dialogue", "reading")
+MAX_CHARACTERS = 1000  # a prompt is to be read in by a small model in one or two rounds
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One user message, without chat template.
+
+    Attributes:
+        name: unique and short, to be shown in a table.
+        task: one of `TASKS`.
+        text: the message.
+
+    """
+
+    name: str
+    task: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InputError("name of a prompt is empty")
+        if self.task not in TASKS:
+            raise InputError(f"task = {self.task!r} of prompt {self.name!r} is none of {', '.join(TASKS)}")
+        if not 0 < len(self.text.strip()) <= MAX_CHARACTERS:
+            raise InputError(f"text of prompt {self.name!r} is empty or longer than {MAX_CHARACTERS} characters")
+
+
+def load_prompts() -> tuple[Prompt, ...]:
+    """All bundled prompts, the families taking turns, so that any first few are a mixture."""
+    source = resources.files(__name__).joinpath("prompts.toml").read_text(encoding="utf-8")
+    return parse_prompts(source)
+
+
+def parse_prompts(source: str) -> tuple[Prompt, ...]:
+    """Prompts of a TOML text with one `[[prompt]]` table each (name, task, text), the families taking turns."""
+    try:
+        tables = tomllib.loads(source)["prompt"]
+        prompts = [Prompt(**{key: value.strip() for key, value in table.items()}) for table in tables]
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"the prompts are not a list of [[prompt]] tables of name, task and text: {error}") from error
+    for field in ("name", "text"):
+        seen: set[str] = set()
+        for prompt in prompts:
+            value = getattr(prompt, field)
+            if value in seen:
+                raise InputError(f"{field} = {value!r} belongs to two prompts")
+            seen.add(value)
+    families = [[prompt for prompt in prompts if prompt.task == task] for task in TASKS]
+    return tuple(prompt for turn in zip_longest(*families) for prompt in turn if prompt is not None)
