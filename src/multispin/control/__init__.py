@@ -1,1 +1,23 @@
-"""control."""
+"""What should every device do in the next round? Pure mathematics on frozen, validated, SI-unit values."""
+
+from multispin.control.baselines import next_length
+from multispin.control.files import dump_scenario, load_scenario, parse_scenario
+from multispin.control.plan import POLICIES, DevicePlan, InfeasibleError, Plan, plan, plan_for_lengths
+from multispin.control.scenario import Cell, Device, Scenario, Verification
+
+__all__ = [
+    "POLICIES",
+    "Cell",
+    "Device",
+    "DevicePlan",
+    "InfeasibleError",
+    "Plan",
+    "Scenario",
+    "Verification",
+    "dump_scenario",
+    "load_scenario",
+    "next_length",
+    "parse_scenario",
+    "plan",
+    "plan_for_lengths",
+]

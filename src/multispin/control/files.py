@@ -1,0 +1,149 @@
+"""Scenario files: TOML in and out. Every refusal names the file, the line where it can, and the key."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from multispin.control.scenario import Cell, Device, Scenario, Verification, field_names
+from multispin.errors import InputError
+
+_TABLES: dict[str, type[Cell] | type[Verification]] = {"cell": Cell, "verifier": Verification}
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?")
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read and check a scenario file.
+
+    Raises:
+        InputError: one sentence with the file, the line or table, and the key that is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    return parse_scenario(text, str(path))
+
+
+def parse_scenario(text: str, source: str = "scenario") -> Scenario:
+    """A scenario from TOML text; `source` names it in refusals."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source}: is not valid TOML: {error}") from error
+    lines = _Lines(text, source)
+    for key in document:
+        if key not in (*_TABLES, "device"):
+            raise InputError(
+                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device"
+            )
+    cell = _build(Cell, document.get("cell"), "cell", 0, lines)
+    verifier = _build(Verification, document.get("verifier"), "verifier", 0, lines)
+    tables = document.get("device", [])
+    if not isinstance(tables, list):
+        raise InputError(f"{lines.at('device', 0, None)}: devices are written [[device]], with two brackets")
+    devices = tuple(_build(Device, table, "device", index, lines) for index, table in enumerate(tables))
+    seen: dict[str, int] = {}
+    for index, device in enumerate(devices):
+        if device.name in seen:
+            raise InputError(
+                f"{lines.at('device', index, 'name')}: device {device.name!r}: "
+                "the name is used twice; names must be unique"
+            )
+        seen[device.name] = index
+    try:
+        return Scenario(cell, verifier, devices)
+    except InputError as error:
+        culprit = next((i for name, i in seen.items() if f"device {name!r}" in str(error)), None)
+        where = source if culprit is None else lines.at("device", culprit, "min_draft_length")
+        raise InputError(f"{where}: {error}") from error
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """TOML text that `load_scenario` reads back as an equal scenario. Values that are the default are left out."""
+    parts = [_table("[cell]", scenario.cell), _table("[verifier]", scenario.verifier)]
+    parts.extend(_table("[[device]]", device) for device in scenario.devices)
+    return "\n".join(parts)
+
+
+def _table(header: str, value: Cell | Verification | Device) -> str:
+    lines = [header]
+    for item in fields(value):
+        content = getattr(value, item.name)
+        if item.default is MISSING or content != item.default:
+            lines.append(f"{item.name} = {_toml(content)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + "".join(_escaped(character) for character in value) + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # float() because a numpy number writes itself with its type.
+    return repr(value) if isinstance(value, int) else repr(float(value))  # type: ignore[arg-type]
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return f"\\u{ord(character):04X}" if ord(character) < 0x20 or ord(character) == 0x7F else character
+
+
+def _build(kind: Callable[..., Any], table: object, name: str, index: int, lines: "_Lines") -> Any:
+    """One dataclass from one table, with refusals that say where the table is."""
+    if table is None:
+        raise InputError(f"{lines.source}: table [{name}] is missing")
+    header = f"[[{name}]]" if name == "device" else f"[{name}]"
+    if not isinstance(table, dict):
+        raise InputError(f"{lines.at(name, index, None)}: {name} must be a table, written {header}")
+    known = field_names(kind)  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise InputError(
+                f"{lines.at(name, index, key)}: unknown key {key!r} in {header}; known are {', '.join(known)}"
+            )
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.default is MISSING and item.name not in table:
+            raise InputError(f"{lines.at(name, index, None)}: key {item.name!r} is missing in {header}")
+    try:
+        return kind(**table)
+    except InputError as error:
+        mentioned = sorted((key for key in table if re.search(rf"\b{key}\b", _complaint(str(error), table))), key=len)
+        raise InputError(f"{lines.at(name, index, mentioned[-1] if mentioned else None)}: {error}") from error
+
+
+def _complaint(message: str, table: dict[str, object]) -> str:
+    """The message without the device's name, which may look like a key."""
+    return message.replace(repr(table.get("name")), "") if "name is" not in message else message
+
+
+class _Lines:
+    """Where tables and keys stand in a TOML text, as far as a look at each line tells."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self.source = source
+        self._found: dict[tuple[str, int, str | None], int] = {}
+        counts: dict[str, int] = {}
+        table, index = "", 0
+        for number, line in enumerate(text.splitlines(), start=1):
+            header = _HEADER.match(line)
+            if header:
+                table = header.group(2)
+                index = counts.get(table, 0)
+                counts[table] = index + 1
+                self._found.setdefault((table, index, None), number)
+            elif key := re.match(r"^\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=", line):
+                self._found.setdefault((table, index, key.group(1)) if table else (key.group(1), 0, None), number)
+
+    def at(self, table: str, index: int, key: str | None) -> str:
+        """`file:line` of a key, or of its table, or the file alone."""
+        number = self._found.get((table, index, key)) or self._found.get((table, index, None))
+        return self.source if number is None else f"{self.source}, line {number}"

@@ -1,0 +1,197 @@
+"""What the controller knows about one round: the cell, the verifier and the devices, validated and in SI units."""
+
+import math
+from dataclasses import dataclass, fields
+
+from multispin.errors import InputError
+
+MAX_DRAFT_LENGTH = 1024
+"""Longest draft that a scenario may allow: tables grow with it, and no language model profits from more."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The shared uplink, and what every device may draft unless it says otherwise.
+
+    Args:
+        bandwidth_hz: B, the band that all devices share [Hz].
+        bits_per_token: Q_tok, uplink payload of one drafted token [bit] (eq. 9).
+        max_draft_length: longest draft of a device [tokens].
+        min_draft_length: shortest draft [tokens]; 0 lets a device decode plainly in the batch.
+    """
+
+    bandwidth_hz: float
+    bits_per_token: float
+    max_draft_length: int = 25
+    min_draft_length: int = 1
+
+    def __post_init__(self) -> None:
+        _positive("cell.bandwidth_hz", self.bandwidth_hz)
+        _positive("cell.bits_per_token", self.bits_per_token)
+        _length("cell.max_draft_length", self.max_draft_length)
+        _length("cell.min_draft_length", self.min_draft_length)
+        _ordered("cell", self.min_draft_length, self.max_draft_length)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Latency of one batched verification, the `[verifier]` table.
+
+    T_ver = fixed_s + K·per_device_s + per_token_s·n, with n = Σ(L_k + 1) for a packed batch and
+    n = K·(max L + 1) for a padded one. The paper's eq. 7 is the case per_token_s = 0.
+
+    Args:
+        fixed_s: T_fix [s].
+        per_device_s: T_lin [s per device in the batch].
+        per_token_s: time of one verified token [s].
+        padded: whether shorter drafts are padded to the longest one.
+        draft_seconds_per_token: one drafting step of the server for the whole batch [s], for `centralized` only.
+    """
+
+    fixed_s: float
+    per_device_s: float
+    per_token_s: float = 0.0
+    padded: bool = False
+    draft_seconds_per_token: float | None = None
+
+    def __post_init__(self) -> None:
+        _not_negative("verifier.fixed_s", self.fixed_s)
+        _not_negative("verifier.per_device_s", self.per_device_s)
+        _not_negative("verifier.per_token_s", self.per_token_s)
+        if self.fixed_s + self.per_device_s + self.per_token_s <= 0:
+            raise InputError("verifier: fixed_s, per_device_s and per_token_s are all 0; one of them must be positive")
+        if not isinstance(self.padded, bool):
+            raise InputError(f"verifier.padded is {self.padded!r}; it must be true or false")
+        if self.draft_seconds_per_token is not None:
+            _positive("verifier.draft_seconds_per_token", self.draft_seconds_per_token)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device: how fast it drafts, how well it is heard, how often the target agrees.
+
+    Exactly one of `acceptance_rate` and `acceptance_profile` is given.
+
+    Args:
+        name: what plans and messages call it; unique in a scenario.
+        seconds_per_token: T_k^S, time to draft one token [s].
+        spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8).
+        acceptance_rate: α_k, probability that a drafted token is accepted, the same at every position.
+        acceptance_profile: probability that position 1, 2, … is accepted given that those before it were;
+            the last value holds for all later positions.
+        bits_per_token: payload per drafted token [bit]; None takes the cell's.
+        weight: w_k of the weighted sum goodput.
+        min_goodput_tokens_per_s: least acceptable E[N_k] / round time [tokens/s]; None asks for nothing.
+        max_draft_length: overrides the cell's [tokens]; 0 for a device without a drafter.
+        min_draft_length: overrides the cell's [tokens]; None takes the cell's, or the maximum if that is smaller.
+    """
+
+    name: str
+    seconds_per_token: float
+    spectral_efficiency: float
+    acceptance_rate: float | None = None
+    acceptance_profile: tuple[float, ...] | None = None
+    bits_per_token: float | None = None
+    weight: float = 1.0
+    min_goodput_tokens_per_s: float | None = None
+    max_draft_length: int | None = None
+    min_draft_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"device.name is {self.name!r}; it must be a non-empty text")
+        where = f"device {self.name!r}"
+        _positive(f"{where}: seconds_per_token", self.seconds_per_token)
+        _positive(f"{where}: spectral_efficiency", self.spectral_efficiency)
+        if (self.acceptance_rate is None) == (self.acceptance_profile is None):
+            raise InputError(f"{where}: give either acceptance_rate or acceptance_profile, and not both")
+        if self.acceptance_rate is not None:
+            _probability(f"{where}: acceptance_rate", self.acceptance_rate)
+        if self.acceptance_profile is not None:
+            if isinstance(self.acceptance_profile, list):
+                object.__setattr__(self, "acceptance_profile", tuple(self.acceptance_profile))
+            if not isinstance(self.acceptance_profile, tuple) or not self.acceptance_profile:
+                raise InputError(
+                    f"{where}: acceptance_profile is {self.acceptance_profile!r}; "
+                    "it must be a non-empty list of probabilities in [0, 1]"
+                )
+            for position, value in enumerate(self.acceptance_profile, start=1):
+                _probability(f"{where}: acceptance_profile at position {position}", value)
+        if self.bits_per_token is not None:
+            _positive(f"{where}: bits_per_token", self.bits_per_token)
+        _not_negative(f"{where}: weight", self.weight)
+        if self.min_goodput_tokens_per_s is not None:
+            _not_negative(f"{where}: min_goodput_tokens_per_s", self.min_goodput_tokens_per_s)
+        if self.max_draft_length is not None:
+            _length(f"{where}: max_draft_length", self.max_draft_length)
+        if self.min_draft_length is not None:
+            _length(f"{where}: min_draft_length", self.min_draft_length)
+            if self.max_draft_length is not None:
+                _ordered(where, self.min_draft_length, self.max_draft_length)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a policy may look at. A `Plan` is a pure function of it."""
+
+    cell: Cell
+    verifier: Verification
+    devices: tuple[Device, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.devices, tuple):
+            object.__setattr__(self, "devices", tuple(self.devices))
+        if not self.devices:
+            raise InputError("scenario: there is no device; at least one is needed")
+        seen: set[str] = set()
+        for device in self.devices:
+            if device.name in seen:
+                raise InputError(f"device {device.name!r}: the name is used twice; names must be unique")
+            seen.add(device.name)
+            self.limits(device)
+        if not any(device.weight > 0 for device in self.devices):
+            raise InputError("device weights are all 0; at least one must be positive")
+
+    def limits(self, device: Device) -> tuple[int, int]:
+        """Shortest and longest draft of a device [tokens], its own values before the cell's."""
+        longest = self.cell.max_draft_length if device.max_draft_length is None else device.max_draft_length
+        if device.min_draft_length is None:
+            return min(self.cell.min_draft_length, longest), longest
+        _ordered(f"device {device.name!r}", device.min_draft_length, longest)
+        return device.min_draft_length, longest
+
+
+def field_names(kind: type[Cell] | type[Verification] | type[Device]) -> tuple[str, ...]:
+    """The keys that a scenario file may use for a table."""
+    return tuple(f.name for f in fields(kind))
+
+
+def _number(what: str, value: object, allowed: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{what} is {value!r}; it must be a finite number {allowed}")
+    return float(value)
+
+
+def _positive(what: str, value: object) -> None:
+    if _number(what, value, "> 0") <= 0:
+        raise InputError(f"{what} is {value!r}; it must be > 0")
+
+
+def _not_negative(what: str, value: object) -> None:
+    if _number(what, value, ">= 0") < 0:
+        raise InputError(f"{what} is {value!r}; it must be >= 0")
+
+
+def _probability(what: str, value: object) -> None:
+    if not 0 <= _number(what, value, "in [0, 1]") <= 1:
+        raise InputError(f"{what} is {value!r}; it must be in [0, 1]")
+
+
+def _length(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DRAFT_LENGTH:
+        raise InputError(f"{what} is {value!r}; it must be a whole number in [0, {MAX_DRAFT_LENGTH}]")
+
+
+def _ordered(where: str, shortest: int, longest: int) -> None:
+    if shortest > longest:
+        raise InputError(f"{where}: min_draft_length {shortest} is above max_draft_length {longest}")
