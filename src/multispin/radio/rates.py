@@ -139,7 +139,10 @@ def _array(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} = {values!r} is not a number, nor an array of numbers") from error
     if not np.all(np.isfinite(array)):
         raise InputError(f"{name} = {array[~np.isfinite(array)][0]} is not a finite number")
     return array
