@@ -30,7 +30,7 @@ def test_noise_of_a_token_does_not_depend_on_the_order_of_the_others(seed, posit
 
 @pytest.mark.parametrize("along", ["seed", "position", "token"])
 def test_noise_is_uniform_along_each_of_its_three_arguments(along):
-    # Kolmogorov-Smirnov over 20,000 values; a fair generator fails at p < 1e-4 once in 10,000 seeds, and seeds are fixed.
+    # Kolmogorov-Smirnov over 20,000 values: a fair generator fails once in 10,000 seeds, and the seeds are fixed.
     count = 20_000
     if along == "token":
         values = uniform_numpy(11, 5, np.arange(count))

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -14,8 +14,8 @@ from multispin.cli.demo_run import DemoState, DeviceSpec, DeviceState, run_demo
 from multispin.cli.demo_view import live_view, print_summary, progress_line
 from multispin.cli.process import prepare
 from multispin.cli.sampling import sampling_options
-from multispin.control import POLICIES
-from multispin.data import TASKS, Prompt, load_prompts
+from multispin.data import TASKS, load_prompts
+from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 MAX_DEVICES = 64
@@ -32,8 +32,8 @@ CLASSES = (
 
 @click.command("demo")
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True)
-@click.option("--policy", type=click.Choice(POLICIES), default="homogeneous", show_default=True)
-@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=4e3, show_default=True)
+@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
+@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=10e3, show_default=True)
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
@@ -77,27 +77,27 @@ def _crew(options: Mapping[str, Any], seed: int) -> list[DeviceSpec]:
     """The devices: classes in turn, prompts of all task families in turn, or what the user named."""
     from multispin.speculation import derive_seed
 
-    prompts: Sequence[Prompt] = [Prompt(f"yours-{i}", "yours", text) for i, text in enumerate(options["prompts"])]
+    prompts: list[tuple[str, str]] = [("yours", text) for text in options["prompts"]]
     if not prompts:
-        families = [[p for p in load_prompts() if p.task == task] for task in TASKS]
-        prompts = [
-            families[k % len(families)][(seed + k // len(families)) % len(families[k % len(families)])]
-            for k in range(options["devices"])
-        ]
+        bundled = load_prompts()
+        families = [[prompt.text for prompt in bundled if prompt.task == task] for task in TASKS]
+        for k in range(options["devices"]):
+            family = families[k % len(families)]
+            prompts.append((TASKS[k % len(TASKS)], family[(seed + k // len(families)) % len(family)]))
     crew = []
     for k in range(options["devices"]):
         kind, drafter, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
         if options["drafts"]:
             drafter = options["drafts"][k % len(options["drafts"])]
-        prompt = prompts[k % len(prompts)]
+        task, prompt = prompts[k % len(prompts)]
         crew.append(
             DeviceSpec(
                 f"{kind}-{k + 1}",
                 drafter,
                 seconds_per_token,
                 efficiency,
-                prompt.task,
-                prompt.text,
+                task,
+                prompt,
                 derive_seed(seed, k),
             )
         )

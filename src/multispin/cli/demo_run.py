@@ -230,7 +230,7 @@ async def run_demo(
         for _, child in crew:
             child.go()
         watching = asyncio.create_task(_watch_edge(state, edge))
-        following = asyncio.gather(*(_follow(state, known, child) for known, child in crew))
+        following = asyncio.create_task(_follow_all(state, crew))
         await asyncio.wait([watching, following], return_when=asyncio.FIRST_COMPLETED)
         if not following.done():
             following.cancel()
@@ -247,6 +247,10 @@ async def run_demo(
 async def _watch_edge(state: DemoState, edge: _Child) -> None:
     while (event := await edge.event()) is not None:
         state.edge_event(event)
+
+
+async def _follow_all(state: DemoState, crew: Sequence[tuple[DeviceState, _Child]]) -> None:
+    await asyncio.gather(*(_follow(state, known, child) for known, child in crew))
 
 
 async def _follow(state: DemoState, known: DeviceState, child: _Child) -> None:

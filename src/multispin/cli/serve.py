@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
-from multispin.control import POLICIES
+from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 
@@ -18,8 +18,8 @@ from multispin.errors import InputError
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
-@click.option("--policy", type=click.Choice(POLICIES), default="homogeneous", show_default=True)
-@click.option("--bandwidth-hz", type=float, default=4e3, show_default=True, help="Uplink band shared by all devices.")
+@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
+@click.option("--bandwidth-hz", type=float, default=10e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 64), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), default=1024, show_default=True, help="Tokens per text.")

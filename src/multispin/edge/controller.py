@@ -4,11 +4,20 @@ A thin shell around pure pieces. It keeps one set of estimators per session and 
 a `Scenario`, and lets `control.plan` decide. What it does not know: sockets, tokens, slots.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispin.control import Cell, Device, Plan, Scenario, Verification, plan
+from multispin.control import POLICIES, Cell, Device, Plan, Scenario, Verification, plan, plan_for_lengths
+from multispin.errors import InputError
 from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
+
+RUNTIME_POLICIES = tuple(name for name in POLICIES if name not in ("p2p", "centralized"))
+"""Policies by which a running edge can serve everybody; the other two are for comparison on paper."""
+_EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax")
+_USUAL_LENGTHS = (2, 8)
+"""Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
+_RELATIVE_GAP = 0.01
 
 
 @dataclass(frozen=True)
@@ -16,7 +25,7 @@ class ControllerSettings:
     """What the operator decides.
 
     Attributes:
-        policy: a name that `control.plan` knows.
+        policy: one of `RUNTIME_POLICIES`.
         bandwidth_hz: the cell's uplink band, shared by all devices.
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted.
@@ -27,6 +36,12 @@ class ControllerSettings:
     bandwidth_hz: float
     bits_per_id: int
     max_draft_length: int = 16
+
+    def __post_init__(self) -> None:
+        if self.policy not in RUNTIME_POLICIES:
+            raise InputError(f"policy = {self.policy!r} is not one of {', '.join(RUNTIME_POLICIES)}")
+        if not 0.0 < self.bandwidth_hz < math.inf:
+            raise InputError(f"bandwidth_hz = {self.bandwidth_hz} is not a positive number")
 
 
 @dataclass(frozen=True)
@@ -53,16 +68,17 @@ class _Estimates:
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.overhead_bits = 0.0  # of a draft's frame beyond its ids
-        self.last_length = 4  # tokens over which that overhead is spread in the next plan
+        self.last_length = 4
 
-    def device(self, member: Member, settings: ControllerSettings) -> Device:
+    def device(self, member: Member, settings: ControllerSettings, length: int) -> Device:
+        """The planner's view; a frame's fixed bits are charged as if the draft were `length` tokens long."""
         limit = min(member.room, settings.max_draft_length)
         return Device(
             name=str(member.session),
             seconds_per_token=self.speed.seconds_per_token,
             spectral_efficiency=self.link.spectral_efficiency,
             acceptance_rate=self.acceptance.rate,
-            bits_per_token=settings.bits_per_id + self.overhead_bits / max(1, self.last_length),
+            bits_per_token=settings.bits_per_id + self.overhead_bits / max(1, length),
             max_draft_length=limit,
             min_draft_length=min(1, limit),
         )
@@ -131,22 +147,49 @@ class Controller:
         """
         if not members:
             return None
-        settings = self.settings
-        scenario = Scenario(
+        last = [self._sessions[member.session].last_length for member in members]
+        chosen = max(
+            (
+                self._try(members, spread, reserved_hz)
+                for spread in (last, *([n] * len(members) for n in _USUAL_LENGTHS))
+            ),
+            key=self._value,
+        )
+        for member, device in zip(members, chosen.devices, strict=True):
+            self._sessions[member.session].last_length = max(1, device.draft_length)
+        return chosen
+
+    def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
+        """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
+
+        The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
+        make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost.
+        """
+        policy = self.settings.policy
+        planned = plan(self._scenario(members, spread, reserved_hz), policy, relative_gap=_RELATIVE_GAP)
+        lengths = [device.draft_length for device in planned.devices]
+        scenario = self._scenario(members, lengths, reserved_hz)
+        return plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy in _EQUAL_BANDS)
+
+    def _value(self, candidate: Plan) -> float:
+        """What the policy maximises: sum goodput, or the sum of its logarithms for `fair`."""
+        if self.settings.policy != "fair":
+            return candidate.goodput_tokens_per_s
+        return sum(math.log(device.expected_tokens / candidate.round_s) for device in candidate.devices)
+
+    def _scenario(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Scenario:
+        settings, learned = self.settings, self.verification
+        return Scenario(
             cell=Cell(
+                # Late drafts may hold nearly all of the band; what is left is never nothing.
                 bandwidth_hz=max(settings.bandwidth_hz - reserved_hz, 1e-3 * settings.bandwidth_hz),
                 bits_per_token=settings.bits_per_id,
                 max_draft_length=settings.max_draft_length,
                 min_draft_length=0,
             ),
-            verifier=Verification(
-                fixed_s=self.verification.fixed_s,
-                per_device_s=self.verification.per_device_s,
-                per_token_s=self.verification.per_token_s,
+            verifier=Verification(learned.fixed_s, learned.per_device_s, learned.per_token_s),
+            devices=tuple(
+                self._sessions[member.session].device(member, settings, length)
+                for member, length in zip(members, lengths, strict=True)
             ),
-            devices=tuple(self._sessions[member.session].device(member, settings) for member in members),
         )
-        chosen = plan(scenario, settings.policy)
-        for member, device in zip(members, chosen.devices, strict=True):
-            self._sessions[member.session].last_length = max(1, device.draft_length)
-        return chosen

@@ -1,0 +1,56 @@
+import pytest
+
+from multispin.errors import InputError
+from multispin.models import ModelDrafter, NoDrafter, PromptLookupDrafter, decode_alone, round_weights
+from multispin.speculation import SamplingParams
+
+GREEDY = SamplingParams()
+
+
+def test_a_drafter_that_is_the_target_guesses_the_targets_text(make_model, family):
+    model, prompt = make_model(family), [4, 8, 15, 16, 23, 42]
+    for params in (GREEDY, SamplingParams(1.0, seed=3)):
+        own = decode_alone(model, prompt, params, 12)
+        drafter = ModelDrafter(make_model(family), 64)
+        drafter.prepare(prompt)
+        assert drafter.draft(prompt, 12, params) == own
+
+
+def test_a_drafter_follows_the_committed_text_wherever_it_turns(make_model):
+    drafter, fresh = (ModelDrafter(make_model("llama"), 64) for _ in range(2))
+    text = [1, 2, 3, 4, 5]
+    for turn in ([9, 9], [7], [30, 31, 32], []):
+        drafter.draft(text, 6, GREEDY)  # leaves guesses in its cache
+        text = [*text, *turn]
+        assert drafter.draft(text, 4, GREEDY) == ModelDrafter(make_model("llama"), 64).draft(text, 4, GREEDY)
+    assert drafter.draft([50, 51], 3, GREEDY) == fresh.draft([50, 51], 3, GREEDY)  # another text altogether
+
+
+def test_a_full_slot_shortens_the_draft(make_model):
+    drafter = ModelDrafter(make_model("llama"), 10)
+    assert len(drafter.draft(list(range(8)), 5, GREEDY)) == 2
+    assert drafter.draft(list(range(10)), 5, GREEDY) == []
+
+
+def test_prompt_lookup_continues_the_most_recent_longest_match():
+    drafter = PromptLookupDrafter()
+    assert drafter.draft([1, 2, 3, 9, 1, 2, 3, 8, 7, 1, 2, 3], 2, GREEDY) == [8, 7]
+    assert drafter.draft([5, 1, 6, 1], 4, GREEDY) == [6, 1]
+    assert drafter.draft([1, 2, 3], 4, GREEDY) == []
+    assert NoDrafter().draft([1, 1], 4, GREEDY) == []
+
+
+def test_rounding_to_fewer_bits_guesses_worse(make_model):
+    model, prompt = make_model("llama"), [4, 8, 15, 16, 23, 42]
+    own = decode_alone(model, prompt, GREEDY, 60)
+    right = []
+    for bits in (8, 3):
+        drafter = ModelDrafter(round_weights(make_model("llama"), bits), 128)
+        guesses = [drafter.draft([*prompt, *own[:i]], 1, GREEDY)[0] for i in range(60)]
+        right.append(sum(a == b for a, b in zip(guesses, own, strict=True)))
+    assert right[0] > right[1]
+
+
+def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):
+    with pytest.raises(InputError, match="bits = 9"):
+        round_weights(make_model("llama"), 9)

@@ -1,0 +1,98 @@
+"""Greedy and coupled output equals plain target decoding, whatever is drafted and whoever comes and goes."""
+
+import random
+
+import pytest
+
+from multispin.models import Feed, ModelDrafter, PromptLookupDrafter, Verifier, decode_alone, round_weights
+from multispin.speculation import SamplingParams
+
+LAWS = {
+    "greedy": SamplingParams(),
+    "coupled": SamplingParams(0.9, seed=77),
+    "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
+}
+
+
+class RandomDrafter:
+    """Guesses nonsense, of random length."""
+
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+
+    def prepare(self, committed):
+        pass
+
+    def draft(self, committed, length, params):
+        return [self.rng.randrange(97) for _ in range(self.rng.randint(0, length))]
+
+
+class Text:
+    """One session of the naive driver below."""
+
+    def __init__(self, verifier, prompt, params, drafter):
+        self.verifier, self.params, self.drafter = verifier, params, drafter
+        self.prompt, self.committed = prompt, list(prompt)
+        self.slot = verifier.open()
+
+    def feed(self, rng, limit):
+        left = len(self.committed) - 1 - self.verifier.cached(self.slot)
+        if left > 0:  # prompt, or everything after a resume in another slot
+            start = self.verifier.cached(self.slot)
+            return Feed(self.slot, start, self.committed[start : start + min(left, rng.randint(1, 8))], None), []
+        room = limit - (len(self.committed) - len(self.prompt)) - 1
+        drafted = self.drafter.draft(self.committed, min(rng.randint(0, 7), room), self.params)
+        return Feed(self.slot, len(self.committed) - 1, [self.committed[-1], *drafted], self.params), drafted
+
+    def settle(self, drafted, outcome):
+        if outcome is not None:
+            self.committed += [*drafted[: outcome.accepted], outcome.next_token]
+            self.verifier.commit(self.slot, len(self.committed) - 1)
+
+    def move(self):
+        """Lose the slot and go on in another one, as after a lost edge."""
+        self.verifier.close(self.slot)
+        self.slot = self.verifier.open()
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, law):
+    model, params, limit = make_model(family), LAWS[law], 40
+    drafters = [
+        RandomDrafter(1),
+        PromptLookupDrafter(),
+        ModelDrafter(round_weights(make_model(family), 5), 128),
+        ModelDrafter(make_model(family, seed=9), 128),
+    ]
+    rng = random.Random(5)
+    prompts = [[rng.randrange(97) for _ in range(rng.randint(1, 20))] for _ in range(6)]
+    expected = [decode_alone(model, prompt, params, limit) for prompt in prompts]
+    verifier = Verifier(model, slots=3, max_length=64)
+    waiting, running, finished, accepted = list(range(len(prompts))), {}, {}, 0
+    while len(finished) < len(prompts):
+        while waiting and len(running) < 3 and rng.random() < 0.5:
+            index = waiting.pop()
+            running[index] = Text(verifier, prompts[index], params, drafters[index % len(drafters)])
+        for text in running.values():
+            if rng.random() < 0.05:
+                text.move()
+        present = [text for text in running.values() if rng.random() < 0.8]
+        feeds = [text.feed(rng, limit) for text in present]
+        outcomes = verifier.verify([feed for feed, _ in feeds])
+        for text, (_, drafted), outcome in zip(present, feeds, outcomes, strict=True):
+            text.settle(drafted, outcome)
+            accepted += outcome.accepted if outcome else 0
+        for index, text in list(running.items()):
+            if len(text.committed) - len(text.prompt) >= limit:
+                finished[index] = text.committed[len(text.prompt) :][:limit]
+                verifier.close(running.pop(index).slot)
+    assert [finished[index] for index in range(len(prompts))] == expected
+    assert accepted > 20  # the drafts mattered
+
+
+def test_decoding_alone_stops_at_a_stop_id_and_keeps_it(make_model):
+    model = make_model("llama")
+    text = decode_alone(model, [1, 2, 3], SamplingParams(1.0, seed=1), 30)
+    stop = text[10]
+    first = text.index(stop)
+    assert decode_alone(model, [1, 2, 3], SamplingParams(1.0, seed=1), 30, {stop}) == text[: first + 1]

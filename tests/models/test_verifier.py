@@ -1,0 +1,124 @@
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from multispin.errors import InputError
+from multispin.models import Feed, SlotsTakenError, Verifier
+from multispin.speculation import SamplingParams
+
+GREEDY = SamplingParams()
+
+
+def full_logits(model, tokens):
+    """Logits of a separate full forward by plain transformers."""
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        logits = model(torch.tensor([tokens])).logits[0]
+    model.set_attn_implementation("multispin_packed")
+    return logits
+
+
+def test_ragged_batches_with_random_rollbacks_equal_separate_full_forwards(make_model, family):
+    model = make_model(family)
+    verifier = Verifier(model, slots=4, max_length=80)
+    rng = random.Random(1)
+    texts = {}
+    for _ in range(60):
+        if len(texts) < 4 and rng.random() < 0.5:
+            texts[verifier.open()] = []
+        for slot in list(texts):
+            if rng.random() < 0.05:
+                verifier.close(slot)
+                del texts[slot]
+        feeds = []
+        for slot, text in texts.items():
+            if rng.random() < 0.8 and len(text) < 60:
+                keep = rng.randint(max(0, len(text) - 6), len(text))  # roll back up to six positions
+                del text[keep:]
+                tokens = [rng.randrange(97) for _ in range(rng.randint(1, 9))]
+                feeds.append(Feed(slot, keep, tokens, GREEDY if rng.random() < 0.8 else None))
+        for feed, logits in zip(feeds, verifier.forward(feeds), strict=True):
+            texts[feed.slot] += feed.tokens
+            if feed.params is None:
+                assert logits.shape == (0, 97)
+            else:
+                expected = full_logits(model, texts[feed.slot])[feed.start :]
+                torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+                assert torch.equal(logits.argmax(-1), expected.argmax(-1))
+
+
+def test_logits_do_not_depend_on_who_else_is_in_the_batch(make_model, family):
+    verifier = Verifier(make_model(family), slots=5, max_length=64)
+    slots = [verifier.open() for _ in range(5)]
+    rng = random.Random(2)
+    feeds = [Feed(slot, 0, [rng.randrange(97) for _ in range(rng.randint(1, 12))], GREEDY) for slot in slots]
+    together = verifier.forward(feeds)
+    for feed, logits in zip(feeds, together, strict=True):
+        verifier.commit(feed.slot, 0)
+        (alone,) = verifier.forward([feed])
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_rolled_back_draft_leaves_no_trace(make_model, family):
+    verifier = Verifier(make_model(family), slots=2, max_length=64)
+    slot, clean = verifier.open(), verifier.open()
+    prompt = [5, 6, 7, 8]
+    verifier.forward([Feed(slot, 0, [*prompt, 90, 91, 92, 93], GREEDY)])
+    verifier.commit(slot, len(prompt))
+    verifier.forward([Feed(clean, 0, prompt, None)])
+    dirty_logits, clean_logits = verifier.forward(
+        [Feed(slot, len(prompt), [1, 2], GREEDY), Feed(clean, len(prompt), [1, 2], GREEDY)]
+    )
+    torch.testing.assert_close(dirty_logits, clean_logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sliding_window_is_respected(sizes):
+    torch.manual_seed(3)
+    config = Qwen2Config(**sizes, use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    assert "sliding_attention" in config.layer_types
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    verifier = Verifier(model, slots=1, max_length=64)
+    slot, tokens = verifier.open(), [(7 * i) % 97 for i in range(24)]
+    pieces = [verifier.forward([Feed(slot, start, tokens[start : start + 3], GREEDY)])[0] for start in range(0, 24, 3)]
+    torch.testing.assert_close(torch.cat(pieces), full_logits(model, tokens), atol=1e-4, rtol=1e-4)
+
+
+def test_slots_run_out_with_an_answer_and_come_back(make_model):
+    verifier = Verifier(make_model("llama"), slots=2, max_length=16)
+    first = verifier.open()
+    verifier.open()
+    with pytest.raises(SlotsTakenError, match="all 2 slots"):
+        verifier.open()
+    verifier.close(first)
+    assert verifier.open() == first
+    assert verifier.cached(first) == 0
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        Feed(0, 1, [1], GREEDY),  # a gap
+        Feed(0, 0, [], GREEDY),
+        Feed(0, 0, [1] * 17, GREEDY),  # too long
+        Feed(0, 0, [97], GREEDY),  # no such token
+        Feed(1, 0, [1], GREEDY),  # not open
+    ],
+)
+def test_feeds_that_make_no_sense_are_refused(make_model, feed):
+    verifier = Verifier(make_model("llama"), slots=2, max_length=16)
+    assert verifier.open() == 0
+    with pytest.raises(ValueError, match=r"slot|token|cached"):
+        verifier.forward([feed])
+
+
+@pytest.mark.parametrize(("slots", "length"), [(0, 16), (1, 0), (1, 257)])
+def test_impossible_sizes_are_refused_with_their_value(make_model, slots, length):
+    with pytest.raises(InputError, match=str(length if slots else slots)):
+        Verifier(make_model("llama"), slots=slots, max_length=length)
+
+
+def test_memory_is_what_the_shape_says(make_model):
+    verifier = Verifier(make_model("llama"), slots=3, max_length=20)
+    assert verifier.cache_bytes == 2 * 3 * 3 * 2 * 20 * 8 * 4  # keys and values, layers, slots, heads, length, dim
