@@ -29,7 +29,7 @@ def test_spectral_efficiency_at_round_signal_to_noise_ratios():
 
 
 def test_spectral_efficiency_of_a_faint_signal_keeps_its_digits():
-    assert spectral_efficiency(1e-18, 1.0, 1.0) == pytest.approx(1e-18 / math.log(2), rel=1e-12)
+    assert spectral_efficiency(1e-18, 1.0, 1.0) == pytest.approx(1e-18 / math.log(2), rel=1e-12, abs=0.0)
 
 
 def test_the_rate_is_band_times_efficiency():

@@ -31,6 +31,15 @@ def forgetting_weights(count: int, half_life: float) -> NDArray[np.float64]:
     return np.asarray(0.5 ** (np.arange(count - 1, -1, -1) / half_life), dtype=np.float64)
 
 
+def robust_spread(
+    deviations: NDArray[np.float64], weights: NDArray[np.float64], prior_spread: float, prior_weight: float
+) -> float:
+    """Standard deviation from the median absolute deviation, its square averaged with that of a prior by weight."""
+    observed = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(deviations), weights)
+    total = float(weights.sum())
+    return math.sqrt((total * observed**2 + prior_weight * prior_spread**2) / (total + prior_weight))
+
+
 class ForgettingMedian:
     """Median of positive observations, the n-th newest weighted 2^(−n / half_life).
 
@@ -66,11 +75,10 @@ class ForgettingMedian:
         prior_weight = self._prior_weight * prior_decay
 
         self._log_median = weighted_median(np.append(logs, self._prior_log), np.append(weights, prior_weight))
-        observed_spread = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(logs - self._log_median), weights)
+        spread = robust_spread(logs - self._log_median, weights, self._prior_log_spread, prior_weight)
         total = float(weights.sum()) + prior_weight
-        variance = (float(weights.sum()) * observed_spread**2 + prior_weight * self._prior_log_spread**2) / total
         effective = total**2 / (float((weights**2).sum()) + prior_weight * prior_decay)
-        self._log_error = MEDIAN_TO_MEAN_ERROR * math.sqrt(variance / effective)
+        self._log_error = MEDIAN_TO_MEAN_ERROR * spread / math.sqrt(effective)
 
     @property
     def value(self) -> float:

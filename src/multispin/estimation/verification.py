@@ -9,11 +9,11 @@ from scipy.optimize import nnls
 
 from multispin.errors import InputError
 from multispin.estimation.forgetting import (
-    MAD_TO_STANDARD_DEVIATION,
     WINDOW_HALF_LIVES,
     check_not_negative,
     check_positive,
     forgetting_weights,
+    robust_spread,
     weighted_median,
 )
 
@@ -118,19 +118,12 @@ class VerificationEstimator:
         factors, spread = np.ones(3), PRIOR_SPREAD
         for _ in range(PASSES):
             predicted = terms @ factors
-            spread = _spread(seconds / predicted - 1, age, prior_weight)
+            spread = max(LEAST_SPREAD, robust_spread(seconds / predicted - 1, age, PRIOR_SPREAD, prior_weight))
             previous, factors = factors, _step(terms, seconds, predicted, age, spread, ridge)
             if np.allclose(previous, factors, rtol=1e-3, atol=1e-3):
                 break
         self._coefficients_s = shape_s * factors
         self._residual_s = spread * weighted_median(features @ self._coefficients_s, age)
-
-
-def _spread(deviations: NDArray[np.float64], age: NDArray[np.float64], prior_weight: float) -> float:
-    """Relative standard deviation of one latency, from the median deviation and the prior."""
-    observed = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(deviations), age)
-    total = float(age.sum())
-    return max(LEAST_SPREAD, math.sqrt((total * observed**2 + prior_weight * PRIOR_SPREAD**2) / (total + prior_weight)))
 
 
 def _step(
