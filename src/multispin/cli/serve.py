@@ -13,6 +13,8 @@ from multispin.cli.process import Parent, attended_option, prepare, threads_opti
 from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
+SHUTDOWN_TIMEOUT_S = 3.0
+
 
 @click.command("serve")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
@@ -69,7 +71,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         credential=options["credential"],
         seed=options["seed"],
     )
-    runner = web.AppRunner(EdgeServer(edge, tell).application(), access_log=None)
+    runner = web.AppRunner(EdgeServer(edge, tell).application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
         port = await _listen(runner, options["host"], options["port"])

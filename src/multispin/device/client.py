@@ -105,6 +105,7 @@ class DeviceClient:
         self._on_progress = on_progress
         self._max_reconnects = max_reconnects
         self._bucket = TokenBucket(0.0)
+        self._failure: Exception | None = None  # of the drafter
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
 
     async def generate(
@@ -187,17 +188,17 @@ class DeviceClient:
             finally:
                 if drafting is not None and not drafting.done():
                     drafting.cancel()
-            if drafting is not None and drafting.done() and not drafting.cancelled():
-                drafting.result()  # a drafter that failed closed the socket: say why
+            if self._failure is not None:
+                raise self._failure
             raise aiohttp.ClientConnectionError("the edge closed the connection")
 
     async def _draft(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Answer the open grant; a failure closes the connection, so that it is noticed."""
         try:
             await self._answer_grant(socket)
-        except Exception:
+        except Exception as error:
+            self._failure = error
             await socket.close()
-            raise
 
     async def _answer_grant(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Draft, wait out the emulated speed, pace the uplink, send."""

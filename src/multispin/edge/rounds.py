@@ -201,6 +201,7 @@ class Edge:
             case Draft():
                 return self._draft(seat, message, frame_bytes, now_s)
             case Close():
+                seat.session.check_number(message.session)
                 self.leave(number)
             case _:
                 raise ProtocolError("unexpected", f"a {type(message).__name__} came in the middle of a session")

@@ -30,6 +30,7 @@ from multispin.protocol import (
 
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
+CLOSE_TIMEOUT_S = 2.0
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 EXPIRY_PERIOD_S = 1.0
@@ -44,20 +45,28 @@ class _Connection:
 
     socket: web.WebSocketResponse
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
+    closing: bool = False
     received: int = 0
     second: int = 0
 
     def put(self, message: Downlink) -> None:
-        """Queue a message; a full queue means a device that does not read, and closes the connection."""
-        try:
+        """Queue a message; a full queue means a device that does not read, and ends the connection."""
+        if self.closing:
+            return
+        if self.queue.full():
+            self.end(Error("too-slow", f"{MAX_QUEUED_MESSAGES} messages wait for this device to read them"))
+        else:
             self.queue.put_nowait(encode(message))
-        except asyncio.QueueFull:
-            self.close()
 
-    def close(self) -> None:
-        """Close once everything queued is sent, or at once if nothing more fits."""
-        while self.queue.full():
+    def end(self, last: Error | None = None) -> None:
+        """Close once everything queued is sent; where there is no room for `last`, what waits gives way."""
+        if self.closing:
+            return
+        self.closing = True
+        while self.queue.qsize() > MAX_QUEUED_MESSAGES - 2:
             self.queue.get_nowait()
+        if last is not None:
+            self.queue.put_nowait(encode(last))
         self.queue.put_nowait(None)
 
     async def write(self) -> None:
@@ -98,6 +107,7 @@ class EdgeServer:
         app.router.add_get(SESSION_PATH, self._session)
         app.router.add_get("/health", self._health)
         app.cleanup_ctx.append(self._background)
+        app.on_shutdown.append(self._hang_up)
         return app
 
     async def _background(self, _: web.Application) -> Any:
@@ -106,9 +116,12 @@ class EdgeServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in self._connections.values():
-            await connection.socket.close(code=WSCloseCode.GOING_AWAY)
         self._engine_thread.shutdown(wait=True, cancel_futures=True)
+
+    async def _hang_up(self, _: web.Application) -> None:
+        """Close every connection; devices keep their texts and go on elsewhere."""
+        sockets = [connection.socket for connection in self._connections.values()]
+        await asyncio.gather(*(socket.close(code=WSCloseCode.GOING_AWAY) for socket in sockets))
 
     # The rounds ---------------------------------------------------------------------------------------------------
 
@@ -149,8 +162,7 @@ class EdgeServer:
             for number in self._edge.expire(asyncio.get_running_loop().time()):
                 self._on_event({"event": "expired", "session": number, "name": names[number]})
                 if (connection := self._connections.pop(number, None)) is not None:
-                    connection.put(Error("timeout", "this device owed a draft for too long"))
-                    connection.close()
+                    connection.end(Error("timeout", "this device owed a draft for too long"))
             self._wake.set()
 
     # Connections --------------------------------------------------------------------------------------------------
@@ -162,7 +174,9 @@ class EdgeServer:
         )
 
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S)
+        socket = web.WebSocketResponse(
+            compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
+        )
         await socket.prepare(request)
         connection = _Connection(socket)
         writer = asyncio.create_task(connection.write())
@@ -175,14 +189,14 @@ class EdgeServer:
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
-            connection.put(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
+            connection.end(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
         except InputError as error:
             code = error.code if isinstance(error, ProtocolError) else "bad-message"
-            connection.put(Error(code, str(error)))
+            connection.end(Error(code, str(error)))
             if number is not None and self._connections.get(number) is connection:
                 self._leave(number, str(error))
         finally:
-            connection.close()
+            connection.end()
             if number is not None and self._connections.get(number) is connection:
                 self._lose(number)
             await asyncio.wait([writer], timeout=HELLO_TIMEOUT_S)
@@ -209,7 +223,7 @@ class EdgeServer:
         """Make this connection the session's own; an older one, half open perhaps, is closed."""
         older = self._connections.pop(number, None)
         if older is not None:
-            older.close()
+            older.end()
         self._connections[number] = connection
         for answer in answers:
             connection.put(answer)

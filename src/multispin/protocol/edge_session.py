@@ -100,7 +100,7 @@ class EdgeSession:
 
     def open(self, message: Open, max_length: int) -> Request:
         """Begin a request; the one before must have ended."""
-        self._check_number(message.session)
+        self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
         self.request = Request(message, self._vocabulary_size, max_length)
@@ -115,7 +115,7 @@ class EdgeSession:
 
     def receive(self, message: Draft) -> Verdict | Tail | None:
         """Take in a draft: None if it will be verified, else the answer that it gets at once."""
-        self._check_number(message.session)
+        self.check_number(message.session)
         request = self.request
         if request is None:
             raise ProtocolError("no-request", "a draft came before any request was opened")
@@ -175,7 +175,8 @@ class EdgeSession:
         packed = pack_ids(ids, self._vocabulary_size)
         return Tail(self.number, base, packed, len(ids), request.finish, open_grant)
 
-    def _check_number(self, number: int) -> None:
+    def check_number(self, number: int) -> None:
+        """Refuse a message that names another session than the connection's own."""
         if number != self.number:
             raise ProtocolError("wrong-session", f"a message for session {number} came on session {self.number}")
 

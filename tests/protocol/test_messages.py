@@ -1,0 +1,100 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispin.errors import InputError
+from multispin.protocol import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    Close,
+    Draft,
+    Error,
+    Grant,
+    Hello,
+    Open,
+    Profile,
+    Resume,
+    Tail,
+    Verdict,
+    Welcome,
+    decode_downlink,
+    decode_uplink,
+    encode,
+    websocket_frame_bytes,
+)
+from multispin.speculation import pack_ids
+
+UPLINK = [
+    Hello(PROTOCOL_VERSION, "f" * 16, "phone", "q5", True, Profile(0.05, 3.0)),
+    Open(1, b"\x00\x01", 1, 10, 0.0, 0, 1.0, 7, (2,)),
+    Draft(1, 2, 3, 1, b"\x00\x05", 1000),
+    Resume(PROTOCOL_VERSION, "token", 12),
+    Close(1),
+]
+DOWNLINK = [
+    Welcome(1, "token", 0, 49152, 1024, 30.0),
+    Grant(1, 2, 4, 1e4),
+    Verdict(1, 2, 3, 1, 17, "", Grant(1, 3, 4, 1e4)),
+    Tail(1, 3, b"\x00\x05", 1, "stop"),
+    Error("full", "no room"),
+]
+
+
+@pytest.mark.parametrize("message", UPLINK, ids=lambda m: type(m).__name__)
+def test_uplink_messages_survive_the_wire(message):
+    assert decode_uplink(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", DOWNLINK, ids=lambda m: type(m).__name__)
+def test_downlink_messages_survive_the_wire(message):
+    assert decode_downlink(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", DOWNLINK, ids=lambda m: type(m).__name__)
+def test_a_device_cannot_say_what_only_the_edge_says(message):
+    with pytest.raises(InputError):
+        decode_uplink(encode(message))
+
+
+@given(st.binary(max_size=200))
+def test_noise_on_the_wire_is_refused_in_one_way(frame):
+    try:
+        decode_uplink(frame)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [5, 1, 2, 3, 65, b"", 0],  # a draft longer than any grant
+        [5, 1, 2, 3, -1, b"", 0],
+        [5, 1, 2, 3, 1, b"x" * 300, 0],
+        [1, 1, "f" * 81, "n", "d", True, [0.1, 1.0]],  # a name too long
+        [1, 1, "f", "n", "d", True, [-0.1, 1.0]],  # negative time
+        [3, 1, b"", 0, 5, 0.0, 0, 1.0, 0],  # an empty prompt
+        [3, 1, b"", 1, 5, 0.0, 0, 1.0, 0, list(range(17))],  # too many stop ids
+    ],
+)
+def test_values_out_of_bounds_are_refused_while_decoding(fields):
+    with pytest.raises(InputError, match="not a message"):
+        decode_uplink(msgspec.msgpack.encode(fields))
+
+
+def test_a_frame_over_the_limit_is_refused_unread():
+    with pytest.raises(InputError, match=str(MAX_FRAME_BYTES)):
+        decode_uplink(b"\x00" * (MAX_FRAME_BYTES + 1))
+
+
+def test_a_draft_of_four_tokens_costs_at_most_12_bytes_a_token_with_framing():
+    # Late in a long run: large round, position and time.
+    draft = Draft(300, 70_000, 4000, 4, pack_ids([49_151] * 4, 49_152), 5_000_000)
+    assert websocket_frame_bytes(len(encode(draft)), masked=True) <= 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("payload", "masked", "size"), [(10, True, 16), (10, False, 12), (126, True, 134), (65536, False, 65546)]
+)
+def test_frame_sizes_follow_the_standard(payload, masked, size):
+    assert websocket_frame_bytes(payload, masked) == size
