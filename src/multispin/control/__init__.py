@@ -2,7 +2,7 @@
 
 from multispin.control.baselines import next_length
 from multispin.control.files import dump_scenario, load_scenario, parse_scenario
-from multispin.control.plan import POLICIES, DevicePlan, InfeasibleError, Plan, plan, plan_for_lengths
+from multispin.control.policies import POLICIES, DevicePlan, InfeasibleError, Plan, plan, plan_for_lengths
 from multispin.control.scenario import Cell, Device, Scenario, Verification
 
 __all__ = [

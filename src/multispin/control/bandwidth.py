@@ -68,16 +68,18 @@ def _drafting_and_headroom(
     busy = length * seconds_per_token
     upload = length * upload_s
     slack = busy.max(axis=-1, keepdims=True) - busy
-    # The device k alone needs x ≥ a_k L_k − d_k: the largest of these is left of the root.
-    x = (upload - slack).max(axis=-1)
-    nobody = x <= 0
+    total = upload.sum(axis=-1)
+    nobody = total <= 0
+    divisor = np.where(nobody, 1.0, total)
+    # Left of the root: what device k alone needs, x = a_k L_k − d_k, and what Cauchy and Schwarz need of all.
+    x = np.maximum((upload - slack).max(axis=-1), total - (upload * slack).sum(axis=-1) / divisor)
     x = np.where(nobody, 1.0, x)
     for _ in range(_STEPS):
         inverse = 1.0 / (x[..., None] + slack)
         term = upload * inverse
         f = term.sum(axis=-1)
-        step = f * (f - 1.0) / np.where(nobody, 1.0, (term * inverse).sum(axis=-1))
-        x = x + np.where(nobody, 0.0, np.maximum(step, 0.0))
-        if not np.any(step > 4e-16 * x):
+        step = f * (f - 1.0) / ((term * inverse).sum(axis=-1) + nobody)
+        x = x + np.maximum(step, 0.0)
+        if (step <= 4e-16 * x).all():
             break
     return busy, np.where(nobody, 0.0, x)

@@ -9,26 +9,32 @@ be part of a better choice are struck out, and the few that are left are tried. 
 the paper's symbols. The paper (arXiv 2606.04581, P2, eq. 27 and 28) stops at a relaxed solution, rounded.
 """
 
-import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from multispin.control.bandwidth import draft_time
-from multispin.control.goodput import Ints
+from multispin.control.goodput import Floats, Ints
 from multispin.control.objective import Objective
 from multispin.control.problem import Problem
-from multispin.control.relaxation import Intervals, Mask, Relaxation, join, relax
-from multispin.control.uniform import candidates
+from multispin.control.relaxation import Intervals, Mask, Relaxation, greedy, relax
 
 EXACT_SIZE = 8
 """Up to this many devices the search always runs to the optimum: it is cheap then."""
 EXACT_GAP = 1e-10
 """The smallest relative gap that is worked for: what double precision can tell apart."""
+MAX_EFFORT = 4e8
+"""Table entries that a search works through before it gives up: a few seconds on one core."""
+_CALL = 20_000.0
+"""What a vectorised step costs besides its entries, in entries."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
-_COMBINATIONS = 4096
+_COMBINATIONS = 1024
+"""Combinations of lengths that may be tried in one interval."""
+_FEW = 7.0
+"""Logarithm to base 2 of how many are tried at once rather than cutting the interval."""
+_FIRST_GUESSES = np.array([0, 2, 4, 8, 16])
 _INNERMOST = 0.02
 """Half-width of the first interval around the best known φ, relative to φ."""
 _GROWTH = 1.7
@@ -50,7 +56,7 @@ class Optimum:
 
 
 class Search:
-    """One run of branch and bound: the best choice so far, and what has been proven about the rest."""
+    """One run of branch and bound: the best choice so far (its drafting time is `draft`), and what is proven."""
 
     def __init__(self, problem: Problem, objective: Objective, shortest: Ints, relative_gap: float) -> None:
         self.problem = problem
@@ -59,8 +65,21 @@ class Search:
         self.relative_gap = relative_gap
         self.best = shortest
         self.score = -math.inf
+        self.draft = 0.0
         self.closed = -math.inf
         self.nodes = 0
+        self.effort = 0.0
+        self.caps = _caps(problem, shortest)
+        # Windows of the round time tighten a curved price of time; without packed tokens they follow from φ.
+        self.windowed = objective.curved and problem.per_token_s > 0 and not problem.padded
+        ends = np.stack([shortest, problem.longest])
+        least, self._most = draft_time(ends, problem.seconds_per_token, problem.upload_s).tolist()
+        self.quickest = float(problem.verification_s(shortest))
+        able = problem.longest > 0
+        if least == 0.0 and able.any():
+            # Nobody need draft; whoever does takes at least this long.
+            least = float((problem.seconds_per_token + problem.upload_s)[able].min())
+        self._least = least
 
     @property
     def level(self) -> float:
@@ -69,19 +88,29 @@ class Search:
 
     def offer(self, lengths: Ints) -> None:
         """Keep the best of lengths [N, K], if it beats what is known."""
-        scores = self.objective.score(lengths)
+        problem = self.problem
+        lengths = np.clip(lengths, self.shortest, problem.longest)
+        self.effort += _CALL + 10.0 * lengths.size
+        draft = draft_time(lengths, problem.seconds_per_token, problem.upload_s)
+        scores = self.objective.score(lengths, draft + problem.verification_s(lengths))
         index = int(np.argmax(scores))
         if scores[index] > self.score:
-            self.score, self.best = float(scores[index]), lengths[index]
+            self.score, self.best, self.draft = float(scores[index]), lengths[index], float(draft[index])
 
     def close(self, bound: float) -> None:
         """Note that some choices are done with: none of them scores more than `bound`."""
         self.closed = max(self.closed, bound)
 
+    def range(self) -> tuple[float, float]:
+        """Drafting times between which every choice lies that could beat the best one, but for no drafts at all."""
+        spare = self.objective.latest(self.level) * (1.0 + 1e-12) - self.quickest
+        return self._least * (1.0 - 1e-12), max(min(self._most, spare), self._least) * (1.0 + 1e-12)
+
     def relax(self, intervals: Intervals, allowed: Mask | None = None) -> tuple[Relaxation, float]:
         """The priced problem over intervals against the present level, and that level."""
         level = self.level
         self.nodes += len(intervals)
+        self.effort += _CALL + len(intervals) * self.problem.tokens.size
         return relax(self.problem, self.objective, level, intervals, self.shortest, allowed), level
 
 
@@ -92,7 +121,7 @@ def maximise(
     *,
     relative_gap: float,
     warm_start: Ints | None = None,
-    max_nodes: int = 20_000,
+    max_effort: float = MAX_EFFORT,
 ) -> Optimum:
     """Lengths that maximise `objective` under the best split of the band, and a bound that no lengths exceed.
 
@@ -102,32 +131,17 @@ def maximise(
         shortest: least lengths of any feasible choice, themselves feasible, [K].
         relative_gap: stop once the bound is within this fraction of the score (K ≤ `EXACT_SIZE`: `EXACT_GAP`).
         warm_start: lengths [K] to begin with, for instance those of the round before.
-        max_nodes: intervals to examine before giving up; the bound stays valid, `proved` turns false.
+        max_effort: table entries to work through before giving up; the bound stays valid, `proved` turns false.
     """
     gap = EXACT_GAP if problem.size <= EXACT_SIZE else max(relative_gap, EXACT_GAP)
     search = Search(problem, objective, shortest, gap)
-    search.offer(shortest[None])
     if warm_start is not None:
-        search.offer(np.clip(warm_start, shortest, problem.longest)[None])
+        search.offer(np.stack([shortest, np.clip(warm_start, shortest, problem.longest)]))
     else:
-        search.offer(np.maximum(candidates(problem), shortest))
+        search.offer(np.clip(_FIRST_GUESSES[:, None], shortest, problem.longest))
         _climb(search)
-    proved = _prove(search, _around_best(search), max_nodes)
+    proved = _prove(search, _around_best(search), max_effort)
     return Optimum(search.best, search.score, max(search.closed, search.score), search.nodes, proved)
-
-
-def _range(search: Search) -> tuple[float, float]:
-    """Drafting times between which every choice lies that could beat the best one, but for the shortest drafts."""
-    problem = search.problem
-    least = float(draft_time(search.shortest, problem.seconds_per_token, problem.upload_s))
-    if least == 0.0:
-        able = problem.longest > 0
-        if not able.any():
-            return 0.0, 0.0
-        least = float((problem.seconds_per_token + problem.upload_s)[able].min())
-    most = float(draft_time(problem.longest, problem.seconds_per_token, problem.upload_s))
-    spare = search.objective.latest(search.level) - float(problem.verification_s(search.shortest))
-    return least * (1.0 - 1e-12), max(min(most, spare), least) * (1.0 + 1e-12)
 
 
 def _caps(problem: Problem, shortest: Ints) -> Ints:
@@ -139,39 +153,54 @@ def _caps(problem: Problem, shortest: Ints) -> Ints:
 
 
 def _climb(search: Search) -> None:
-    """Find good lengths: what the priced problem chooses on a grid of φ, twice refined around the best."""
-    problem = search.problem
-    low, high = _range(search)
-    if high <= low:
-        return
-    grid = np.geomspace(low, high, 12)
-    caps = _caps(problem, search.shortest)
-    for _ in range(3):
-        for cap in caps if len(caps) == 1 else caps[:: max(1, len(caps) // 6)]:
-            points = Intervals(grid, grid, np.full(len(grid), cap), np.zeros(len(grid)))
-            for batch in _batches(points, problem):
-                search.offer(search.relax(batch)[0].lengths)
-        centre = float(draft_time(search.best, problem.seconds_per_token, problem.upload_s))
-        ratio = (grid[1] / grid[0]) ** 1.2
-        grid = np.geomspace(max(low, centre / ratio), min(high, centre * ratio), 8) if centre > 0 else grid[:8]
-        if grid[-1] <= grid[0] * (1.0 + 1e-9):
+    """Find good lengths: marginal-gain selection on a grid of φ, refined around the best."""
+    problem, caps = search.problem, search.caps
+    for reach, count in ((math.inf, 14), (1.2, 8)):
+        low, high = search.range()
+        if search.draft > 0.0:
+            low, high = max(low, search.draft / reach), min(high, search.draft * reach)
+        if high <= low:
             return
+        grid = np.geomspace(low, high, count)
+        points = _with_caps(grid, grid, caps if len(caps) == 1 else caps[:: max(1, len(caps) // 6)])
+        for batch in _batches(points, problem):
+            search.offer(greedy(problem, search.objective, search.level, batch, search.shortest)[0])
 
 
 def _around_best(search: Search) -> Intervals:
     """Intervals that cover all drafting times of interest, narrow around the best one and wider away from it."""
-    problem = search.problem
-    low, high = _range(search)
-    caps = _caps(problem, search.shortest)
+    low, high = search.range()
     if high <= low:
-        return Intervals(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64), np.empty(0))
-    centre = float(draft_time(search.best, problem.seconds_per_token, problem.upload_s))
+        return _with_caps(np.empty(0), np.empty(0), search.caps)
+    edges = _edges(low, high, search.draft)
+    whole = _with_caps(edges[:-1], edges[1:], search.caps)
+    if not search.windowed:
+        return whole
+    time = float(search.problem.round_s(search.best))
+    windows = _edges(search.quickest, search.objective.latest(search.level) * (1.0 + 1e-12), time)
+    count = len(windows) - 1
+    every = whole[np.repeat(np.arange(len(whole)), count)]
+    return replace(every, earliest=np.tile(windows[:-1], len(whole)), latest=np.tile(windows[1:], len(whole)))
+
+
+def _edges(low: float, high: float, centre: float) -> Floats:
+    """Borders of intervals from low to high, ascending, narrow around the centre and wider away from it."""
     centre = min(max(centre, low), high)
     away = _INNERMOST * centre * np.cumsum(_GROWTH ** np.arange(60))
     edges = np.concatenate([[low, high], centre - away, centre + away])
-    edges = np.unique(edges[(edges >= low) & (edges <= high)])
-    return join(
-        [Intervals(edges[:-1], edges[1:], np.full(len(edges) - 1, cap), np.zeros(len(edges) - 1)) for cap in caps]
+    return np.unique(edges[(edges >= low) & (edges <= high)])
+
+
+def _with_caps(start: Floats, end: Floats, caps: Ints) -> Intervals:
+    """The same intervals under every cap."""
+    total = len(start) * len(caps)
+    return Intervals(
+        start=np.tile(start, len(caps)),
+        end=np.tile(end, len(caps)),
+        earliest=np.zeros(total),
+        latest=np.full(total, np.inf),
+        cap=np.repeat(caps, len(start)),
+        price=np.zeros(total),
     )
 
 
@@ -180,7 +209,7 @@ def _batches(intervals: Intervals, problem: Problem) -> list[Intervals]:
     return [intervals[start : start + size] for start in range(0, len(intervals), size)]
 
 
-def _prove(search: Search, intervals: Intervals, max_nodes: int) -> bool:
+def _prove(search: Search, intervals: Intervals, max_effort: float) -> bool:
     """Show that no interval holds a choice above the level, improving the best choice on the way."""
     problem, objective = search.problem, search.objective
     stack = _batches(intervals, problem)
@@ -192,84 +221,91 @@ def _prove(search: Search, intervals: Intervals, max_nodes: int) -> bool:
         bounds = objective.bound(level, excess, relaxed.earliest, relaxed.latest)
         # The level may have risen with the offer just made, so ask again.
         todo = bounds > search.level
-        for bound in bounds[~todo]:
-            search.close(float(bound))
-        if search.nodes > max_nodes:
-            for rest in [batch[todo], *stack]:
-                again, level = search.relax(rest)
-                late = objective.bound(level, again.excess(), again.earliest, again.latest)
-                search.close(float(late.max(initial=-math.inf)))
-            return search.closed <= search.level
-        wide = todo & (relaxed.middle_excess < 0.5 * excess) & _divisible(batch)
-        again_ = Intervals(batch.start, batch.end, batch.cap, relaxed.price)
+        if search.effort > max_effort:
+            search.close(float(bounds.max()))
+            continue
+        search.close(float(bounds[~todo].max(initial=-math.inf)))
+        wide = todo & relaxed.wide(batch, excess) & ~_few(relaxed, todo)
+        priced = batch.priced(relaxed.price)
         if wide.any():
-            stack.extend(_batches(again_[wide].cut(2), problem))
+            stack.extend(_batches(priced[wide].halves(search.windowed), problem))
         for index in np.flatnonzero(todo & ~wide):
-            _settle(search, again_[index : index + 1], max_nodes)
+            _settle(search, priced[index : index + 1], relaxed, int(index), max_effort)
     return search.closed <= search.level
 
 
-def _divisible(intervals: Intervals) -> Mask:
-    return np.asarray(intervals.end - intervals.start > 1e-13 * intervals.end)
+def _few(relaxed: Relaxation, todo: Mask) -> Mask:
+    """Intervals of `todo` with so few combinations left that trying them beats cutting further, [N]."""
+    few = np.zeros(len(todo), dtype=bool)
+    index = np.flatnonzero(todo)
+    counts = relaxed.contenders(index)[0].sum(axis=0)
+    few[index] = np.log2(np.maximum(counts, 1)).sum(axis=-1) <= _FEW
+    return few
 
 
-def _settle(search: Search, interval: Intervals, max_nodes: int) -> None:
+def _settle(search: Search, interval: Intervals, relaxed: Relaxation, index: int, max_effort: float) -> None:
     """Finish one narrow interval: strike out options that no better choice can use, try what is left, or branch."""
-    problem, objective = search.problem, search.objective
-    everything = np.ones((problem.tokens.shape[0], problem.size), dtype=bool)
-    stack: list[tuple[Intervals, Mask]] = [(interval, everything)]
+    objective = search.objective
+    stack: list[tuple[Intervals, Mask]] = list(_strike(search, interval, relaxed, index))
     while stack:
         node, allowed = stack.pop()
         relaxed, level = search.relax(node, allowed)
-        excess = relaxed.excess()
-        bound = float(objective.bound(level, excess, relaxed.earliest, relaxed.latest)[0])
-        if bound <= search.level or search.nodes > max_nodes:
+        bound = float(objective.bound(level, relaxed.excess(), relaxed.earliest, relaxed.latest)[0])
+        if bound <= search.level or search.effort > max_effort:
             search.close(bound)
             continue
-        # What the bound would be if device k had to take option l instead of its favourite.
-        at_start = relaxed.worth_start[:, 0] - relaxed.worth_start[:, 0].max(axis=0)
-        at_end = relaxed.worth_end[:, 0] - relaxed.worth_end[:, 0].max(axis=0)
-        sums = (
-            (relaxed.worth_start.max(axis=0).sum() + relaxed.rest_start[0] + relaxed.margin[0]),
-            (relaxed.worth_end.max(axis=0).sum() + relaxed.rest_end[0] + relaxed.margin[0]),
-        )
-        # A choice above the level has an excess above 0: options that cannot reach it go.
-        left = np.maximum(sums[0] + at_start, sums[1] + at_end) > 0.0
-        struck = np.zeros_like(allowed)
-        struck[: len(left)] = left
-        counts = struck.sum(axis=0)
-        search.close(level)
-        if (counts == 0).any():
-            continue
-        combinations = float(np.prod(counts.astype(float)))
-        if combinations <= _COMBINATIONS and combinations * problem.size <= 20 * _BATCH:
-            _try_all(search, struck, counts)
-            continue
-        narrower = Intervals(node.start, node.end, node.cap, relaxed.price)
-        if relaxed.middle_excess[0] < 0.5 * excess[0] and bool(_divisible(node)[0]):
-            halves = narrower.cut(2)
-            stack.extend((halves[i : i + 1], struck) for i in range(2))
-        else:
-            stack.extend((narrower, part) for part in _split_device(struck, counts, relaxed.lengths[0]))
+        search.offer(relaxed.lengths)
+        stack.extend(_strike(search, node, relaxed, 0))
 
 
-def _try_all(search: Search, left: Mask, counts: Ints) -> None:
-    """Score every combination of the options that are left."""
-    first = left.argmax(axis=0)
-    free = np.flatnonzero(counts > 1)
-    options = [np.flatnonzero(left[:, k]) for k in free]
-    step = max(1, _BATCH // search.problem.size)
-    combinations = itertools.product(*options)
-    while chunk := list(itertools.islice(combinations, step)):
-        lengths = np.repeat(first[None], len(chunk), axis=0)
-        if len(free):
-            lengths[:, free] = np.array(chunk)
-        search.offer(lengths)
+def _strike(search: Search, node: Intervals, relaxed: Relaxation, index: int) -> list[tuple[Intervals, Mask]]:
+    """Strike out options, try the combinations that are left if they are few, or else return the parts to look at."""
+    problem = search.problem
+    # Struck-out options and combinations need a negative excess, so they score no more than the level.
+    search.close(search.level)
+    mask, loss_start, loss_end, top_start, top_end = relaxed.contenders(np.array([index]))
+    left = mask[:, 0]
+    if not left.any(axis=0).all():
+        return []
+    lengths = _combinations(left, loss_start[:, 0], loss_end[:, 0], float(top_start[0]), float(top_end[0]))
+    if lengths is not None:
+        for first in range(0, len(lengths), max(1, _BATCH // problem.size)):
+            search.offer(lengths[first : first + max(1, _BATCH // problem.size)])
+        return []
+    allowed = np.zeros((problem.tokens.shape[0], problem.size), dtype=bool)
+    allowed[: len(left)] = left
+    if relaxed.wide(node, relaxed.excess()[index : index + 1], index).all():
+        halves = node.halves(search.windowed)
+        return [(halves[i : i + 1], allowed) for i in range(2)]
+    return [(node, part) for part in _split_device(allowed, relaxed.lengths[index])]
 
 
-def _split_device(left: Mask, counts: Ints, chosen: Ints) -> tuple[Mask, Mask]:
+def _combinations(left: Mask, loss_start: Floats, loss_end: Floats, top_start: float, top_end: float) -> Ints | None:
+    """All lengths [N, K] whose losses leave a positive excess at one end of the interval, or None if they are many.
+
+    The devices are added one by one, and what has lost too much already is not carried on.
+    """
+    counts = left.sum(axis=0)
+    lengths: Ints = left.argmax(axis=0)[None]
+    single = np.flatnonzero(counts == 1)
+    spent_start = np.array([loss_start[lengths[0, single], single].sum()])
+    spent_end = np.array([loss_end[lengths[0, single], single].sum()])
+    for k in np.flatnonzero(counts > 1):
+        options = np.flatnonzero(left[:, k])
+        next_start = (spent_start[:, None] + loss_start[options, k]).ravel()
+        next_end = (spent_end[:, None] + loss_end[options, k]).ravel()
+        keep = np.flatnonzero((next_start < top_start) | (next_end < top_end))
+        if len(keep) > _COMBINATIONS or len(keep) * len(counts) > 20 * _BATCH:
+            return None
+        lengths = np.asarray(lengths[keep // len(options)])
+        lengths[:, k] = options[keep % len(options)]
+        spent_start, spent_end = next_start[keep], next_end[keep]
+    return lengths
+
+
+def _split_device(left: Mask, chosen: Ints) -> tuple[Mask, Mask]:
     """Part the options of the device that has most of them: up to the chosen length, and beyond it."""
-    k = int(np.argmax(counts))
+    k = int(np.argmax(left.sum(axis=0)))
     options = np.flatnonzero(left[:, k])
     border = min(max(int(chosen[k]), int(options[0])), int(options[-2]))
     low, high = left.copy(), left.copy()

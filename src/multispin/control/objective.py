@@ -17,9 +17,11 @@ class Objective(Protocol):
     """
 
     gains: Floats
+    curved: bool
+    """Whether the price of time is not linear."""
 
-    def score(self, lengths: Ints) -> Floats:
-        """Score of lengths [..., K] under the best split of the band; −inf where a least goodput is missed."""
+    def score(self, lengths: Ints, round_s: Floats) -> Floats:
+        """Score of lengths [..., K] in rounds of that duration [...]; −inf where a least goodput is missed."""
         ...
 
     def goal(self, best: float, relative_gap: float) -> float:
@@ -45,13 +47,13 @@ class SumGoodput:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.gains = problem.tokens * problem.weight
+        self.curved = False
 
-    def score(self, lengths: Ints) -> Floats:
+    def score(self, lengths: Ints, round_s: Floats) -> Floats:
         """Score of lengths [..., K]; −inf where a least goodput is missed."""
         problem = self._problem
-        time = problem.round_s(lengths)
-        score = (problem.expected(lengths) @ problem.weight) / time
-        return np.where(problem.meets_minimum(lengths, time), score, -np.inf) if problem.constrained else score
+        score: Floats = (problem.expected(lengths) @ problem.weight) / round_s
+        return np.where(problem.meets_minimum(lengths, round_s), score, -np.inf) if problem.constrained else score
 
     def goal(self, best: float, relative_gap: float) -> float:
         """The best score plus the gap."""
@@ -81,13 +83,13 @@ class LogGoodput:
         self._problem = problem
         self._total = float(problem.weight.sum())
         self.gains = np.log(problem.tokens) * problem.weight
+        self.curved = True
 
-    def score(self, lengths: Ints) -> Floats:
+    def score(self, lengths: Ints, round_s: Floats) -> Floats:
         """Score of lengths [..., K]; −inf where a least goodput is missed."""
         problem = self._problem
-        time = problem.round_s(lengths)
-        score = self.gains[lengths, np.arange(problem.size)].sum(axis=-1) - self._total * np.log(time)
-        return np.where(problem.meets_minimum(lengths, time), score, -np.inf) if problem.constrained else score
+        score: Floats = self.gains[lengths, np.arange(problem.size)].sum(axis=-1) - self._total * np.log(round_s)
+        return np.where(problem.meets_minimum(lengths, round_s), score, -np.inf) if problem.constrained else score
 
     def goal(self, best: float, relative_gap: float) -> float:
         """The best score plus the gap."""

@@ -4,7 +4,7 @@ Arrays are laid out [lengths, intervals, devices], shortened to [R, N, K]: the m
 the first axis, which numpy does at full speed. docs/control.md derives the bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +15,29 @@ from multispin.control.problem import Problem
 
 Mask = NDArray[np.bool_]
 _EPS = float(np.finfo(np.float64).eps)
-_PRICE_STEPS = 14
+_PRICE_STEPS = 12
+_PRICE_TOLERANCE = 5e-5
+_SORTABLE = 20_000
+"""Up to this many entries per interval, sorting is the quickest way to the band's price."""
 
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """N intervals of the drafting time φ [s], each with a cap on the draft length and a guess of its band price.
+    """N sets of choices: an interval of the drafting time φ, a window of the round time, and a cap on the lengths.
 
     Args:
-        start: φ_a, shape [N].
-        end: φ_b, shape [N].
+        start: φ_a [s], shape [N].
+        end: φ_b [s], shape [N].
+        earliest: least round time of interest [s], shape [N].
+        latest: greatest round time of interest [s], shape [N].
         cap: longest draft; a padded batch is charged for it, shape [N].
         price: guess of μ, the worth of the whole band in units of gain, shape [N].
     """
 
     start: Floats
     end: Floats
+    earliest: Floats
+    latest: Floats
     cap: Ints
     price: Floats
 
@@ -38,25 +45,34 @@ class Intervals:
         return len(self.start)
 
     def __getitem__(self, index: slice | Mask | NDArray[np.intp]) -> "Intervals":
-        return Intervals(self.start[index], self.end[index], self.cap[index], self.price[index])
-
-    def cut(self, parts: int) -> "Intervals":
-        """Each interval cut in equal parts."""
-        edges = self.start[:, None] + (self.end - self.start)[:, None] * (np.arange(parts + 1) / parts)
-        edges[:, -1] = self.end
         return Intervals(
-            edges[:, :-1].ravel(), edges[:, 1:].ravel(), np.repeat(self.cap, parts), np.repeat(self.price, parts)
+            self.start[index],
+            self.end[index],
+            self.earliest[index],
+            self.latest[index],
+            self.cap[index],
+            self.price[index],
         )
 
+    def priced(self, price: Floats) -> "Intervals":
+        """The same with a better guess of the price."""
+        return replace(self, price=price)
 
-def join(several: list[Intervals]) -> Intervals:
-    """All intervals in one value."""
-    return Intervals(
-        np.concatenate([i.start for i in several]),
-        np.concatenate([i.end for i in several]),
-        np.concatenate([i.cap for i in several]),
-        np.concatenate([i.price for i in several]),
-    )
+    def halves(self, by_time: bool) -> "Intervals":
+        """Each interval cut in two, [2 N]; with `by_time`, its time window where that is the relatively wider one."""
+        middle = 0.5 * (self.start + self.end)
+        half = 0.5 * (self.earliest + self.latest)
+        timed = np.zeros(len(self), dtype=bool)
+        if by_time:
+            timed = self.latest / self.earliest > self.end / self.start
+        return Intervals(
+            start=np.concatenate([self.start, np.where(timed, self.start, middle)]),
+            end=np.concatenate([np.where(timed, self.end, middle), self.end]),
+            earliest=np.concatenate([self.earliest, np.where(timed, half, self.earliest)]),
+            latest=np.concatenate([np.where(timed, half, self.latest), self.latest]),
+            cap=np.tile(self.cap, 2),
+            price=np.tile(self.price, 2),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +112,41 @@ class Relaxation:
         at_end = self.worth_end.max(axis=0).sum(axis=-1) + self.rest_end
         return np.where(self.feasible, np.maximum(at_start, at_end) + self.margin, -np.inf)
 
+    def contenders(self, index: NDArray[np.intp]) -> tuple[Mask, Floats, Floats, Floats, Floats]:
+        """Options that a choice with a positive excess may use, in the intervals `index` [M].
+
+        Returns: mask [R, M, K]; what each option loses against its device's favourite, at φ_a and at φ_b, [R, M, K];
+        the excess of all favourites together at φ_a and at φ_b, [M].
+        """
+        start, end = self.worth_start[:, index], self.worth_end[:, index]
+        best_start, best_end = start.max(axis=0), end.max(axis=0)
+        top_start = best_start.sum(axis=-1) + self.rest_start[index] + self.margin[index]
+        top_end = best_end.sum(axis=-1) + self.rest_end[index] + self.margin[index]
+        loss_start, loss_end = best_start - start, best_end - end
+        left = (loss_start < top_start[:, None]) | (loss_end < top_end[:, None])
+        return left, loss_start, loss_end, top_start, top_end
+
+    def wide(self, intervals: Intervals, excess: Floats, first: int = 0) -> Mask:
+        """Where most of the excess comes from the interval's width, so that cutting it helps, [N]."""
+        middle = self.middle_excess[first : first + len(excess)]
+        return (middle < 0.5 * excess) & (intervals.end - intervals.start > 1e-13 * intervals.end)
+
+
+@dataclass(frozen=True, eq=False)
+class _Options:
+    """What each device may do in each interval, and the price of time there: see `relax`."""
+
+    gain: Floats
+    upload: Floats
+    at_start: Floats
+    at_end: Floats
+    open_: Mask
+    fixed: Floats
+    earliest: Floats
+    latest: Floats
+    intercept: Floats
+    slope: Floats
+
 
 def relax(
     problem: Problem,
@@ -116,6 +167,57 @@ def relax(
         allowed: options that are still open, [L_max + 1, K]; None leaves all within the limits open.
     """
     start, end = intervals.start, intervals.end
+    o = _options(problem, objective, level, intervals, shortest, allowed)
+    # Tangent of upload / x at x = touch, x = φ − l T: below the curve, so no cost is overstated.
+    touch = np.maximum(0.5 * (o.at_start + o.at_end), 0.75 * o.at_end)
+    with np.errstate(all="ignore"):
+        scale = np.where(o.open_, o.upload / (touch * touch), 0.0)
+        touch += touch
+        cost_start = scale * (touch - o.at_start)
+        cost_end = scale * (touch - o.at_end)
+    middle_cost = 0.5 * (cost_start + cost_end)
+    price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price)
+    gain = np.where(o.open_, o.gain, -np.inf)
+    pay = price[:, None]
+    rest = price - o.intercept - o.slope * o.fixed
+    middle = (gain - pay * middle_cost).max(axis=0).sum(axis=-1) + rest - o.slope * 0.5 * (start + end)
+    # A chosen option is worth no less than the least one, which bounds every term of the sums and so their rounding.
+    least = np.take_along_axis(cost_start, o.open_.argmax(axis=0)[None], axis=0)[0].sum(axis=-1)
+    most = float(np.abs(objective.gains[len(gain) - 1]).sum())
+    size = 3.0 * most + price * (1.0 + 2.0 * least) + np.abs(o.intercept) + 2.0 * o.slope * o.latest
+    return Relaxation(
+        worth_start=gain - pay * cost_start,
+        worth_end=gain - pay * cost_end,
+        rest_start=rest - o.slope * start,
+        rest_end=rest - o.slope * end,
+        margin=2 * (problem.size + 64) * _EPS * size,
+        earliest=o.earliest,
+        latest=o.latest,
+        price=price,
+        middle_excess=middle,
+        lengths=lengths,
+        feasible=np.asarray(o.open_.any(axis=0).all(axis=-1)),
+    )
+
+
+def greedy(
+    problem: Problem, objective: Objective, level: float, points: Intervals, shortest: Ints
+) -> tuple[Ints, Floats]:
+    """Lengths [N, K] that fill the band best at single drafting times (start = end), and the band's price there [N].
+
+    Every device takes its next token while gain per cost is above the price: marginal-gain selection.
+    """
+    o = _options(problem, objective, level, points, shortest, None)
+    with np.errstate(all="ignore"):
+        cost = np.where(o.open_, o.upload / o.at_end, 0.0)
+    price, lengths = _band_price(o.gain, cost, o.open_, points.price)
+    return lengths, price
+
+
+def _options(
+    problem: Problem, objective: Objective, level: float, intervals: Intervals, shortest: Ints, allowed: Mask | None
+) -> _Options:
+    start, end = intervals.start, intervals.end
     rows = min(problem.tokens.shape[0], int(min(end.max() / problem.seconds_per_token.min(), 1e6)) + 2)
     rows = max(rows, int(shortest.max()) + 1)
     length = np.arange(rows)[:, None, None]
@@ -129,48 +231,33 @@ def relax(
             missing = (problem.tokens[:, None, :] < need * earliest[:, None]).sum(axis=0)
             lower = np.maximum(shortest, missing)
             earliest = start + fixed + per_token * lower.sum(axis=-1)
-    latest = end + fixed + per_token * longest.sum(axis=-1)
+    latest = np.minimum(end + fixed + per_token * longest.sum(axis=-1), intervals.latest)
+    earliest = np.maximum(earliest, intervals.earliest)
+    empty = earliest > latest * (1.0 + 1e-12)
+    earliest = np.minimum(earliest, latest)
     intercept, slope = objective.line(level, earliest, latest)
-
-    upload = problem.upload_s * length
     # Widened by a few roundings of φ, so that every cost is below the true one however the subtraction rounds.
     busy = problem.seconds_per_token * length - 8 * _EPS * end[:, None]
-    at_start = start[:, None] - busy
     at_end = end[:, None] - busy
     open_ = (length <= longest) & (length >= lower) & (at_end > 0)
+    if empty.any():
+        open_ &= ~empty[:, None]
     if allowed is not None:
         open_ &= allowed[:rows, None, :]
-    touch = np.maximum(0.5 * (at_start + at_end), 0.75 * at_end)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        scale = upload / (touch * touch)
-        cost_start = np.where(open_, scale * (2.0 * touch - at_start), 0.0)
-        cost_end = np.where(open_, scale * (2.0 * touch - at_end), 0.0)
-    gain = objective.gains[:rows, None, :] - (slope * per_token)[:, None] * length
-    middle_cost = 0.5 * (cost_start + cost_end)
-    price, lengths = _band_price(gain, middle_cost, open_, intervals.price)
-    gain = np.where(open_, gain, -np.inf)
-    pay = price[:, None]
-    rest = price - intercept - slope * fixed
-    worth_start = gain - pay * cost_start
-    worth_end = gain - pay * cost_end
-    middle = (gain - pay * middle_cost).max(axis=0).sum(axis=-1) + rest - slope * 0.5 * (start + end)
-    feasible = np.asarray(open_.any(axis=0).all(axis=-1))
-    # A chosen option is worth no less than the least one, which bounds every term of the sums and so their rounding.
-    least = np.take_along_axis(cost_start, open_.argmax(axis=0)[None], axis=0)[0].sum(axis=-1)
-    most = float(np.abs(objective.gains[rows - 1]).sum())
-    size = 3.0 * most + price * (1.0 + 2.0 * least) + np.abs(intercept) + 2.0 * slope * latest
-    return Relaxation(
-        worth_start=worth_start,
-        worth_end=worth_end,
-        rest_start=rest - slope * start,
-        rest_end=rest - slope * end,
-        margin=(problem.size + 64) * _EPS * size,
+    gain = np.broadcast_to(objective.gains[:rows, None, :], at_end.shape)
+    if per_token:
+        gain = gain - (slope * per_token)[:, None] * length
+    return _Options(
+        gain=gain,
+        upload=problem.upload_s * length,
+        at_start=start[:, None] - busy,
+        at_end=at_end,
+        open_=open_,
+        fixed=fixed,
         earliest=earliest,
         latest=latest,
-        price=price,
-        middle_excess=middle,
-        lengths=lengths,
-        feasible=feasible,
+        intercept=intercept,
+        slope=slope,
     )
 
 
@@ -185,37 +272,54 @@ def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats) -> tuple
     """Price μ at which the devices together ask for about the whole band, [N], and what they then choose [N, K].
 
     A device takes its next token while gain per cost is above μ. Any μ ≥ 0 gives a valid bound, and one that is
-    wrong by a fraction ε is looser by ε²: so the search stops early.
+    wrong by a fraction ε is looser by ε²: so for large tables a rough search does instead of a sort.
     """
-    step_cost = np.diff(cost, axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.diff(gain, axis=0) / step_cost
     both = open_[1:] & open_[:-1]
-    ratio = np.where(both & (step_cost > 0), ratio, -np.inf)
+    more = np.where(both, np.diff(cost, axis=0), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(more > 0, np.diff(gain, axis=0) / more, -np.inf)
     least = open_.argmax(axis=0)
     base = np.take_along_axis(cost, least[None], axis=0)[0].sum(axis=-1)
-    step_cost = np.where(both, step_cost, 0.0)
-    price = np.where(guess > 0, guess, gain[-1].sum(axis=-1))
-    price = np.maximum(price, 1e-300)
-    low = np.zeros_like(price)
-    high = np.full_like(price, np.inf)
+    if more.shape[0] * more.shape[2] <= _SORTABLE:
+        price = _price_by_sorting(ratio, more, base)
+    else:
+        price = _price_by_search(ratio, more, base, guess)
+    return price, least + (ratio >= price[:, None]).sum(axis=0)
+
+
+def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
+    """The last ratio that the band still pays for, [N]; 0 if it pays for all that is worth anything."""
+    count = len(base)
+    flat = np.moveaxis(ratio, 1, 0).reshape(count, -1)
+    width = flat.shape[-1]
+    order = np.argsort(-flat, axis=-1)
+    order += np.arange(count)[:, None] * width
+    more = np.moveaxis(more, 1, 0).reshape(-1)[order]
+    asked = base[:, None] + np.cumsum(more, axis=-1)
+    fitting = (asked <= 1.0).sum(axis=-1)
+    # The dual optimum is the ratio of the first token that does not fit; a little above it, that token is left out.
+    beyond = flat.reshape(-1)[order[np.arange(count), np.minimum(fitting, width - 1)]]
+    return np.where((fitting < width) & (beyond > 0), np.nextafter(np.maximum(beyond, 0.0), np.inf), 0.0)
+
+
+def _price_by_search(ratio: Floats, more: Floats, base: Floats, guess: Floats) -> Floats:
+    """The same to a small fraction of the band: secants between the logarithms of price and demand."""
+    wanted = np.where(ratio > 0, ratio, 0.0)
+    price = np.where(guess > 0, guess, np.maximum(np.median(wanted, axis=(0, 2)), 1e-300))
+    low, high = np.zeros_like(price), np.full_like(price, np.inf)
     low_ask, high_ask = np.full_like(price, np.nan), np.full_like(price, np.nan)
     for step in range(_PRICE_STEPS):
-        asked = base + np.where(ratio >= price[:, None], step_cost, 0.0).sum(axis=(0, 2))
+        asked = base + np.einsum("rnk,rnk->n", wanted >= price[:, None], more)
         over = asked > 1.0
         low, low_ask = np.where(over, price, low), np.where(over, asked, low_ask)
         high, high_ask = np.where(over, high, price), np.where(over, high_ask, asked)
-        if (np.abs(asked - 1.0) < 1e-3).all() or step == _PRICE_STEPS - 1:
+        if (np.abs(asked - 1.0) < _PRICE_TOLERANCE).all():
             break
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            slope = np.log(low_ask / high_ask) / np.log(high / low)
-            inside = low * np.exp(
-                np.clip(np.log(low_ask) / slope, 0.05 * np.log(high / low), 0.95 * np.log(high / low))
-            )
-            if step % 3 == 2:
+            width = np.log(high / low)
+            inside = low * np.exp(width * np.clip(np.log(low_ask) / np.log(low_ask / high_ask), 0.03, 0.97))
+            if step % 4 == 3:
                 inside = np.sqrt(low * high)
-            outside = np.where(over, price * np.clip(asked**1.5, 1.05, 64.0), price * np.clip(asked, 1e-3, 0.95))
-        both_known = (low > 0) & np.isfinite(high)
-        price = np.where(both_known & np.isfinite(inside), inside, outside)
-    lengths = least + (ratio >= np.where(np.isfinite(high), high, price)[:, None]).sum(axis=0)
-    return price, lengths
+            outside = np.where(over, price * np.clip(asked, 1.05, 64.0), price * np.clip(asked, 1e-3, 0.95))
+        price = np.where((low > 0) & np.isfinite(high) & np.isfinite(inside), inside, outside)
+    return price
