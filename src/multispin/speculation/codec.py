@@ -1,8 +1,9 @@
-"""What a draft costs on the air: token ids packed at ⌈log2 V⌉ bits each."""
+"""Token ids on the air, packed at ⌈log2 V⌉ bits each; and the bit strings that all payloads are made of."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from multispin.errors import InputError
 
@@ -14,14 +15,34 @@ def bits_per_id(vocabulary_size: int) -> int:
     return (vocabulary_size - 1).bit_length()
 
 
+def to_bits(values: ArrayLike, width: int) -> NDArray[np.uint8]:
+    """[n, width] bits, most significant first, of n integers in 0 … 2^width − 1."""
+    numbers = np.asarray(values, dtype=np.int64).reshape(-1)
+    bits: NDArray[np.uint8] = ((numbers[:, None] >> np.arange(width - 1, -1, -1)) & 1).astype(np.uint8)
+    return bits
+
+
+def from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The integers of [n, width] bits, width ≤ 62."""
+    values: NDArray[np.int64] = bits.astype(np.int64) @ (1 << np.arange(bits.shape[1] - 1, -1, -1))
+    return values
+
+
+def check_padding(bits: NDArray[np.uint8], used: int) -> None:
+    """Refuse a bit string that does not end, padded with zeros to a whole byte, after `used` bits."""
+    if len(bits) != -(-used // 8) * 8:
+        raise InputError(f"{used} bits need {-(-used // 8)} bytes, not {len(bits) // 8}")
+    if bits[used:].any():
+        raise InputError("the padding bits are not zero")
+
+
 def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
     """Token ids as one big-endian bit string, zero-padded to whole bytes: ⌈n·⌈log2 V⌉/8⌉ bytes."""
     width = bits_per_id(vocabulary_size)
     values = np.asarray(ids, dtype=np.int64)
     if values.size and (values.min() < 0 or values.max() >= vocabulary_size):
         raise InputError(f"a token id is outside 0 … {vocabulary_size - 1}")
-    bits = (values[:, None] >> np.arange(width - 1, -1, -1)) & 1
-    return np.packbits(bits.astype(np.uint8).ravel()).tobytes()
+    return np.packbits(to_bits(values, width)).tobytes()
 
 
 def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
@@ -30,9 +51,8 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
     if len(packed) != -(-count * width // 8):
         raise InputError(f"{count} ids of {width} bits need {-(-count * width // 8)} bytes, not {len(packed)}")
     bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
-    if bits[count * width :].any():
-        raise InputError("the padding bits of packed ids are not zero")
-    values = bits[: count * width].reshape(count, width).astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
+    check_padding(bits, count * width)
+    values = from_bits(bits[: count * width].reshape(count, width))
     if count and values.max() >= vocabulary_size:
         raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
     return [int(value) for value in values]

@@ -48,19 +48,34 @@ def derive_seed(seed: int, *path: int) -> int:
     return seed >> 1
 
 
-def _mix_numpy(words: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
-    words = words ^ np.uint32(key)
-    words = (words ^ (words >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    words = (words ^ (words >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return words ^ (words >> np.uint32(16))
+def _mix_numpy(words: NDArray[np.uint32], key: int) -> None:
+    """The keyed finaliser, in place."""
+    words ^= np.uint32(key)
+    words ^= words >> np.uint32(16)
+    words *= np.uint32(0x7FEB352D)
+    words ^= words >> np.uint32(15)
+    words *= np.uint32(0x846CA68B)
+    words ^= words >> np.uint32(16)
+
+
+def _words(tokens: NDArray[np.integer], first_key: int, second_key: int) -> NDArray[np.uint32]:
+    words: NDArray[np.uint32] = np.array(tokens, dtype=np.uint32)
+    _mix_numpy(words, first_key)
+    _mix_numpy(words, second_key)
+    return words
+
+
+def high_words(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """The upper 32 bits h of the uniform variates: h/2^32 < u < (h + 1)/2^32."""
+    key_a, key_b, _, _ = _keys(seed, position)
+    return _words(tokens, key_a, key_b)
 
 
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
     """Uniform variates in (0, 1) for token ids of any shape, 52 bits each."""
     key_a, key_b, key_c, key_d = _keys(seed, position)
-    ids = np.asarray(tokens).astype(np.uint32)
-    high = _mix_numpy(_mix_numpy(ids, key_a), key_b).astype(np.float64)
-    low = (_mix_numpy(_mix_numpy(ids, key_c), key_d) >> np.uint32(12)).astype(np.float64)
+    high = _words(tokens, key_a, key_b).astype(np.float64)
+    low = (_words(tokens, key_c, key_d) >> np.uint32(12)).astype(np.float64)
     uniform: NDArray[np.float64] = (high * 2.0**20 + low + 0.5) * 2.0**-52
     return uniform
 

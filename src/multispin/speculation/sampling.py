@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from multispin.errors import InputError
-from multispin.speculation.noise import check_seed, gumbel_torch
+from multispin.speculation.gumbel_max import gumbel_argmax
+from multispin.speculation.noise import check_seed
 
 MAX_TEMPERATURE = 10.0
 
@@ -63,12 +64,24 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
         edge = scaled.topk(params.top_k, dim=-1).values[..., -1:]
         scaled = scaled.masked_fill(scaled < edge, -torch.inf)
     if params.top_p < 1.0:
-        ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
-        scaled = scaled.masked_fill(dropped, -torch.inf)
+        rows = [_nucleus(row, params.top_p) for row in scaled]
+        scaled = torch.stack(rows) if rows else scaled
     return scaled
+
+
+def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
+    """A [V] row with −inf outside the smallest set of most probable tokens that reaches `top_p`; ties: lowest id first.
+
+    Only tokens above (1 − top_p)/V need sorting: all others together hold less than 1 − top_p, so the set is reached
+    without them (half of that bound here, to be clear of rounding).
+    """
+    weights = (row - row.max()).exp()
+    total = weights.sum(dtype=torch.float64)
+    heavy = torch.nonzero(weights > 0.5 * (1.0 - top_p) * total / len(row)).squeeze(-1)
+    order = row[heavy].argsort(descending=True, stable=True)
+    sizes = weights[heavy][order].double()
+    kept = heavy[order[sizes.cumsum(-1) - sizes < top_p * total]]
+    return torch.full_like(row, -torch.inf).index_copy(0, kept, row[kept])
 
 
 def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> list[int]:
@@ -85,9 +98,4 @@ def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> 
     if params.greedy:
         return [int(token) for token in logits.argmax(dim=-1)]
     law = truncated_logits(logits, params)
-    tokens = []
-    for row, position in zip(law, positions, strict=True):
-        support = torch.nonzero(row > -torch.inf).squeeze(-1)
-        scores = row[support].double() + gumbel_torch(params.seed, position, support)
-        tokens.append(int(support[scores.argmax()]))
-    return tokens
+    return [gumbel_argmax(row, params.seed, position) for row, position in zip(law, positions, strict=True)]

@@ -1,0 +1,68 @@
+"""argmax_i(l_i + G_i), the Gumbel-max draw, without evaluating all V Gumbels: the same token, a fraction of the work.
+
+Plain definition: scores l_i − ln(−ln u_i) in float64 over the support, the first of equal maxima wins. With
+E_i = −ln u_i it is the token with the least E_i·e^(m − l_i), m = max l. E ≥ 1 − u ≥ c/2^32 for c = 2^32 − 1 − h, h
+the high 32 bits of u, so r_i = c_i·e^(m − l_i) bounds 2^32·E_i·e^(m − l_i) from below. Take the token with the least
+r, compute its score S exactly: only tokens with r_i ≤ 2^32·e^(m − S) can beat it. These few are scored exactly.
+
+r is float32. For a token that can win, m − l_i < 41 (2^−53 ≤ u ≤ 1 − 2^−53), so its r carries a
+relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding of scores while |m| ≤ 1e6.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multispin.errors import InputError
+from multispin.speculation.noise import gumbel_numpy, gumbel_torch, high_words
+
+_SLACK = 1.0 + 1e-4
+_LARGEST = 1e6
+_SMALL_SUPPORT = 64
+
+
+def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
+    """The token id that Gumbel-max draws from one row.
+
+    Args:
+        logits: [V], float32 or float64, unnormalised; −inf outside the support, which must not be empty.
+        seed: of the noise.
+        position: absolute position of the token.
+    """
+    if logits.device.type != "cpu":
+        return _everywhere(logits, seed, position)
+    row: NDArray[np.floating] = logits.numpy()
+    top = float(row.max())
+    if not -_LARGEST <= top <= _LARGEST:
+        return _everywhere(logits, seed, position)
+    support = np.flatnonzero(row > -np.inf)
+    if len(support) < len(row):
+        row = row[support]
+    candidates = support
+    if len(support) > _SMALL_SUPPORT:
+        bound = _lower_bounds(row, top, high_words(seed, position, support))
+        first = int(bound.argmin())
+        best = float(row[first]) + float(gumbel_numpy(seed, position, support[first : first + 1])[0])
+        near = np.flatnonzero(bound <= np.float32(2.0**32 * _SLACK * np.exp(top - best)))
+        candidates, row = support[near], row[near]
+    scores = row.astype(np.float64) + gumbel_numpy(seed, position, candidates)
+    return int(candidates[scores.argmax()])
+
+
+def _lower_bounds(row: NDArray[np.floating], top: float, high: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """r_i of the module's text, float32; `high` is overwritten."""
+    bound: NDArray[np.float32] = np.subtract(row.dtype.type(top), row).astype(np.float32, copy=False)
+    np.minimum(bound, np.float32(60.0), out=bound)  # beyond 41 it cannot win; so r stays finite
+    np.exp(bound, out=bound)
+    np.invert(high, out=high)
+    bound *= high.astype(np.float32)
+    return bound
+
+
+def _everywhere(logits: torch.Tensor, seed: int, position: int) -> int:
+    """The plain definition, on the row's own device."""
+    support = torch.nonzero(logits > -torch.inf).squeeze(-1)
+    if not len(support):
+        raise InputError("a row of logits has no token to draw: all are −inf or not numbers")
+    scores = logits[support].double() + gumbel_torch(seed, position, support)
+    return int(support[scores.argmax()])

@@ -1,0 +1,168 @@
+"""What each rule puts on the air: bits as a value for the controller, and the bit strings themselves.
+
+Layouts, most significant bit first, padded with zeros to a whole byte once per message:
+laws     per law  [entries n: bits of V̂] then n × [id: ⌈log2 V⌉][weight: Q_B]
+scalars  per drafted token [id: ⌈log2 V⌉][weight: Q_B]
+offer    one floored law, then [rest token: ⌈log2 V⌉]
+Decoding refuses whatever encoding cannot have made.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multispin.errors import InputError
+from multispin.speculation.codec import bits_per_id, check_padding, from_bits, to_bits
+from multispin.speculation.laws import FlooredLaw, LawFormat, TruncatedLaw
+
+
+class Rule(StrEnum):
+    """An acceptance rule together with its payload."""
+
+    GREEDY = "greedy"
+    COUPLED = "coupled"
+    REJECTION = "rejection"
+    REJECTION_UP = "rejection-up"
+    REJECTION_DOWN = "rejection-down"
+
+
+def bits_per_token(rule: Rule, form: LawFormat) -> int:
+    """Uplink bits of one drafted token, the Q_tok of eq. 9 in arXiv 2606.04581.
+
+    `rejection` is V̂(Q_B + ⌈log2 V⌉), an upper bound: laws with a smaller support are shorter. 31,744 bits for
+    V̂ = 1024, Q_B = 16, V = 32,000; 34,816 for V = 248,320. Framing is not included, see `framing_bits`.
+    """
+    if rule is Rule.REJECTION:
+        return form.retained * form.entry_bits
+    if rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
+        return form.entry_bits
+    return bits_per_id(form.vocabulary_size)
+
+
+def uplink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
+    """Further uplink bits when a draft is refused: `rejection-up` sends one law, `rejection-down` one token."""
+    if rule is Rule.REJECTION_UP:
+        return form.retained * form.entry_bits
+    if rule is Rule.REJECTION_DOWN:
+        return bits_per_id(form.vocabulary_size)
+    return 0
+
+
+def downlink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
+    """Further downlink bits when a draft is refused: `rejection-down` sends one law and the rest token."""
+    if rule is Rule.REJECTION_DOWN:
+        return form.retained * form.entry_bits + bits_per_id(form.vocabulary_size)
+    return 0
+
+
+def framing_bits(rule: Rule, form: LawFormat) -> int:
+    """Bits that our codec adds to each law on the air: its number of entries. Up to 7 more pad each message."""
+    return form.count_bits if rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 0
+
+
+def pack_laws(laws: Sequence[TruncatedLaw], form: LawFormat) -> bytes:
+    """Draft laws as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits."""
+    return _to_bytes([part for law in laws for part in _law_bits(law, form)])
+
+
+def unpack_laws(packed: bytes, count: int, form: LawFormat) -> list[TruncatedLaw]:
+    """The inverse of `pack_laws` for a known number of laws."""
+    bits = _bits_of(packed, count * (form.count_bits + form.retained * form.entry_bits))
+    laws, at = [], 0
+    for _ in range(count):
+        ids, weights, at = _read_entries(bits, at, form)
+        laws.append(TruncatedLaw(ids, weights, form))
+    check_padding(bits, at)
+    return laws
+
+
+def pack_scalars(drafted: Sequence[int], weights: Sequence[int], form: LawFormat) -> bytes:
+    """Drafted ids with the weight of each in its own law: L·(⌈log2 V⌉ + Q_B) bits."""
+    ids, values = np.array(drafted, dtype=np.int64), np.array(weights, dtype=np.int64)
+    _check_scalars(ids, values, form)
+    return _to_bytes([_entry_bits(ids, values, form)])
+
+
+def unpack_scalars(packed: bytes, count: int, form: LawFormat) -> tuple[list[int], list[int]]:
+    """The inverse of `pack_scalars`: drafted ids and weights."""
+    used = count * form.entry_bits
+    bits = _bits_of(packed, used)
+    check_padding(bits, used)
+    ids, weights = _split_entries(bits[:used], form)
+    _check_scalars(ids, weights, form)
+    return [int(token) for token in ids], [int(weight) for weight in weights]
+
+
+def pack_offer(floor: FlooredLaw, rest_token: int) -> bytes:
+    """What goes down at a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
+    form = floor.form
+    _check_id(rest_token, form)
+    return _to_bytes([*_law_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])
+
+
+def unpack_offer(packed: bytes, form: LawFormat) -> tuple[FlooredLaw, int]:
+    """The inverse of `pack_offer`: the floored law and the rest token."""
+    width = bits_per_id(form.vocabulary_size)
+    bits = _bits_of(packed, form.count_bits + form.retained * form.entry_bits + width)
+    ids, weights, at = _read_entries(bits, 0, form)
+    check_padding(bits, at + width)
+    rest_token = int(from_bits(bits[None, at : at + width])[0])
+    _check_id(rest_token, form)
+    return FlooredLaw(ids, weights, form), rest_token
+
+
+def _law_bits(law: TruncatedLaw | FlooredLaw, form: LawFormat) -> list[NDArray[np.uint8]]:
+    if law.form != form:
+        raise InputError(f"a law written as {law.form} does not fit {form}")
+    return [to_bits(len(law.ids), form.count_bits), _entry_bits(law.ids, law.weights, form)]
+
+
+def _entry_bits(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> NDArray[np.uint8]:
+    return np.hstack([to_bits(ids, bits_per_id(form.vocabulary_size)), to_bits(weights, form.probability_bits)])
+
+
+def _split_entries(bits: NDArray[np.uint8], form: LawFormat) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    entries = bits.reshape(-1, form.entry_bits)
+    width = bits_per_id(form.vocabulary_size)
+    return from_bits(entries[:, :width]), from_bits(entries[:, width:])
+
+
+def _read_entries(
+    bits: NDArray[np.uint8], at: int, form: LawFormat
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Ids and weights of the law that begins at bit `at`, and where it ends."""
+    begin = at + form.count_bits
+    if begin > len(bits):
+        raise InputError("the bit string ends before a law's number of entries")
+    entries = int(from_bits(bits[None, at:begin])[0])
+    end = begin + entries * form.entry_bits
+    if entries > form.retained or end > len(bits):
+        raise InputError(f"a law claims {entries} entries, more than it retains or than follow")
+    return *_split_entries(bits[begin:end], form), end
+
+
+def _to_bytes(parts: list[NDArray[np.uint8]]) -> bytes:
+    return np.packbits(np.concatenate([part.ravel() for part in parts])).tobytes() if parts else b""
+
+
+def _bits_of(packed: bytes, most: int) -> NDArray[np.uint8]:
+    """The bits of a message, refused before they are unpacked if there are more than `most` (padded)."""
+    if len(packed) > -(-most // 8):
+        raise InputError(f"{len(packed)} bytes are more than the {-(-most // 8)} that such a payload can need")
+    return np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
+
+
+def _check_id(token: int, form: LawFormat) -> None:
+    if not 0 <= token < form.vocabulary_size:
+        raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
+
+
+def _check_scalars(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> None:
+    if ids.shape != weights.shape:
+        raise InputError(f"{len(ids)} drafted ids came with {len(weights)} weights")
+    if len(ids) and (ids.min() < 0 or ids.max() >= form.vocabulary_size):
+        raise InputError(f"a packed id is outside 0 … {form.vocabulary_size - 1}")
+    if len(weights) and (weights.min() < 1 or weights.max() > form.total):
+        raise InputError(f"a packed weight is outside 1 … {form.total}")

@@ -1,0 +1,223 @@
+"""Rejection: a drafted x ~ q stands with probability min(1, p(x)/q(x)); what replaces the first refused one.
+
+The rule of Leviathan et al. (arXiv 2211.17192) and of eq. 4 of arXiv 2606.04581, in three payloads: the whole law of
+every drafted token sent up; only q(x), and one whole law at a rejection sent up; or one whole law sent down
+(arXiv 2608.29618, 2507.12000). p is the target's law after temperature, top-k and top-p, in float64; q is a
+`TruncatedLaw`, known exactly. docs/losslessness.md has the proofs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from multispin.errors import InputError
+from multispin.speculation.gumbel_max import gumbel_argmax
+from multispin.speculation.laws import (
+    FlooredLaw,
+    LawFormat,
+    Stream,
+    TruncatedLaw,
+    floor_law,
+    scaled_word,
+    stream_seed,
+    stream_word,
+    target_law,
+)
+from multispin.speculation.rules import Outcome
+from multispin.speculation.sampling import SamplingParams
+
+
+@dataclass(frozen=True, eq=False)
+class Rejection:
+    """The first refused token of a draft, waiting for the draft law that it was drawn from.
+
+    Attributes:
+        accepted: leading drafted tokens that stand.
+        token: the refused token.
+        weight: what the device said of it, q(token) · total.
+        base: where the draft began; the refused token's position is base + accepted.
+        seed: of the request.
+        law: [V] float64, the target's law p at that position.
+    """
+
+    accepted: int
+    token: int
+    weight: int
+    base: int
+    seed: int
+    law: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What the server sends down at a rejection, for the device to find the next token itself.
+
+    Attributes:
+        accepted: leading drafted tokens that stand.
+        base: where the draft began.
+        floor: the part of the target's law that fits on the air.
+        rest_token: a token drawn from the part that does not.
+    """
+
+    accepted: int
+    base: int
+    floor: FlooredLaw
+    rest_token: int
+
+
+def verify_laws(
+    drafted: Sequence[int], laws: Sequence[TruncatedLaw], logits: torch.Tensor, base: int, params: SamplingParams
+) -> Outcome:
+    """`rejection` with every draft law uploaded, V̂(Q_B + ⌈log2 V⌉) bits per drafted token.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        laws: L laws; token i was drawn from law i.
+        logits: [L + 1, V] of the target, row i for the token at position base + i.
+        base: number of tokens committed (prompt included) when the draft began.
+        params: the request's sampling law and seed; temperature > 0.
+    """
+    if len(laws) != len(drafted):
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
+    if not laws:
+        return Outcome(0, _emit(target_law(logits, params)[0], base, base, params.seed))
+    weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
+    found = verify_scalars(drafted, weights, laws[0].form, logits, base, params)
+    return found if isinstance(found, Outcome) else resolve_up(found, laws[found.accepted])
+
+
+def verify_scalars(
+    drafted: Sequence[int],
+    weights: Sequence[int],
+    form: LawFormat,
+    logits: torch.Tensor,
+    base: int,
+    params: SamplingParams,
+) -> Outcome | Rejection:
+    """`rejection` with one scalar per drafted token, ⌈log2 V⌉ + Q_B bits; a rejection asks for its law.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        weights: L integers, weight(x) = q(x) · total of each drafted token.
+        form: V, V̂ and Q_B.
+        logits: [L + 1, V] of the target.
+        base: number of tokens committed when the draft began.
+        params: the request's sampling law and seed; temperature > 0.
+
+    Returns:
+        The outcome if every token stands, else the rejection, to be finished by `resolve_up`.
+    """
+    _check_draft(drafted, weights, form, logits)
+    for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
+        law = target_law(logits[index : index + 1], params)[0]
+        coin = (stream_word(params.seed, Stream.ACCEPT, base, base + index) + 0.5) * 2.0**-52
+        if coin * (weight / form.total) >= float(law[token]):
+            return Rejection(index, token, weight, base, params.seed, law)
+    return _bonus(drafted, logits, base, params)
+
+
+def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
+    """Finish a rejection with the draft law that the device sent up: draw from max(0, p − q), normalised."""
+    if law.weight(rejection.token) != rejection.weight:
+        raise InputError(
+            f"the law gives token {rejection.token} the weight {law.weight(rejection.token)}, "
+            f"the draft said {rejection.weight}"
+        )
+    residual = rejection.law.clone()
+    ids = torch.from_numpy(law.ids).to(residual.device)
+    residual[ids] -= torch.from_numpy(law.weights / law.form.total).to(residual.device)
+    residual.clamp_(min=0.0)
+    if not float(residual.sum()) > 0.0:  # p = q up to rounding, where a refusal has probability 0
+        residual = rejection.law
+    return Outcome(
+        rejection.accepted,
+        _emit(residual, rejection.base, rejection.base + rejection.accepted, rejection.seed),
+    )
+
+
+def verify_floored(
+    drafted: Sequence[int],
+    weights: Sequence[int],
+    form: LawFormat,
+    logits: torch.Tensor,
+    base: int,
+    params: SamplingParams,
+) -> Outcome | Offer:
+    """`rejection` with one scalar per drafted token, and the target's law sent down at a rejection.
+
+    The device cannot draw from the residual of a p that it was not sent whole. So a token is accepted against the
+    part of p that can be sent, p⁻ ≤ p: with probability min(1, p⁻(x)/q(x)). What is then missing from p is
+    max(0, p⁻ − q), which the device can compute, plus p − p⁻, from which the server draws one token and sends it
+    along. The result follows p exactly; acceptance is 1 − TV(p, q) less at most 1 − Σp⁻.
+
+    Args and shapes as `verify_scalars`. A rejection is finished by `resolve_down`.
+    """
+    _check_draft(drafted, weights, form, logits)
+    for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
+        law = target_law(logits[index : index + 1], params)[0]
+        floor = floor_law(law, form)
+        coin = stream_word(params.seed, Stream.ACCEPT, base, base + index)
+        if coin * weight >= floor.weight(token) << 52:
+            rest = law.clone()
+            rest[torch.from_numpy(floor.ids).to(rest.device)] -= torch.from_numpy(floor.weights / form.total).to(
+                rest.device
+            )
+            rest.clamp_(min=0.0)
+            if not float(rest.sum()) > 0.0:  # then floor.rest is 0 and the token is never used
+                rest = law
+            return Offer(index, base, floor, _emit(rest, base, base + index, params.seed))
+    return _bonus(drafted, logits, base, params)
+
+
+def resolve_down(offer: Offer, law: TruncatedLaw, seed: int) -> int:
+    """The device's next token at a rejection, from its own draft law and what the server sent.
+
+    Weights are whole numbers and the noise is shared, so whoever knows the law gets the same token: the device
+    names it at the head of its next draft, and a server that asks for the law can check it.
+
+    Args:
+        offer: from `verify_floored`.
+        law: the draft law at position base + accepted.
+        seed: of the request.
+    """
+    form, floor = offer.floor.form, offer.floor
+    if law.form != form:
+        raise InputError(f"the law is written as {law.form}, the offer as {form}")
+    drafted = np.array([law.weight(int(token)) for token in floor.ids], dtype=np.int64)
+    bounds = np.cumsum(np.append(np.maximum(floor.weights - drafted, 0), floor.rest))
+    if bounds[-1] == 0:
+        raise InputError("the offer equals the draft law: nothing can have been refused")
+    word = stream_word(seed, Stream.RESOLVE, offer.base, offer.base + offer.accepted)
+    place = int(np.searchsorted(bounds, scaled_word(word, int(bounds[-1])), side="right"))
+    return int(floor.ids[place]) if place < len(floor.ids) else offer.rest_token
+
+
+def possible_after(offer: Offer, token: int) -> bool:
+    """Whether `resolve_down` can give `token` under some draft law: the server's check when it has not seen the law."""
+    return offer.floor.weight(token) > 0 or (offer.floor.rest > 0 and token == offer.rest_token)
+
+
+def _check_draft(drafted: Sequence[int], weights: Sequence[int], form: LawFormat, logits: torch.Tensor) -> None:
+    if len(weights) != len(drafted):
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(weights)} probabilities")
+    if tuple(logits.shape) != (len(drafted) + 1, form.vocabulary_size):
+        raise InputError(
+            f"{len(drafted)} drafted tokens over {form.vocabulary_size} ids do not fit logits {tuple(logits.shape)}"
+        )
+    for token, weight in zip(drafted, weights, strict=True):
+        if not 0 <= token < form.vocabulary_size:
+            raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
+        if not 1 <= weight <= form.total:
+            raise InputError(f"drafted token {token} has the weight {weight}, outside 1 … {form.total}")
+
+
+def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
+    position = base + len(drafted)
+    return Outcome(len(drafted), _emit(target_law(logits[-1:], params)[0], base, position, params.seed))
+
+
+def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
+    """One token drawn with probability proportional to [V] weights."""
+    return gumbel_argmax(weights.log(), stream_seed(seed, Stream.EMIT, base), position)
