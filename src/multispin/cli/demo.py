@@ -14,12 +14,14 @@ from multispin.cli.demo_run import DemoState, DeviceSpec, DeviceState, run_demo
 from multispin.cli.demo_view import live_view, print_summary, progress_line
 from multispin.cli.process import prepare
 from multispin.cli.sampling import sampling_options
+from multispin.cli.serve import USUAL_MAX_LENGTH
 from multispin.data import TASKS, load_prompts
 from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 MAX_DEVICES = 64
 PROGRESS_PERIOD_S = 2.0
+ROOM_FOR_PROMPT = 512
 
 CLASSES = (
     ("laptop", "q8", 0.04, 6.0),
@@ -113,6 +115,8 @@ async def _watched(state: DemoState, options: Mapping[str, Any]) -> None:
         *("--target", options["target"], "--policy", options["policy"]),
         *("--bandwidth-hz", str(options["bandwidth_hz"]), "--slots", str(options["devices"])),
     ]
+    if options["max_tokens"] > USUAL_MAX_LENGTH - ROOM_FOR_PROMPT:
+        serve += ["--max-length", str(options["max_tokens"] + ROOM_FOR_PROMPT)]
     device = [
         *("--target", options["target"], "--max-tokens", str(options["max_tokens"])),
         *("--temperature", str(options["temperature"])),

@@ -14,6 +14,7 @@ from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
+USUAL_MAX_LENGTH = 1024
 
 
 @click.command("serve")
@@ -24,7 +25,7 @@ SHUTDOWN_TIMEOUT_S = 3.0
 @click.option("--bandwidth-hz", type=float, default=10e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 64), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
-@click.option("--max-length", type=click.IntRange(2), default=1024, show_default=True, help="Tokens per text.")
+@click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
 @click.option("--credential", default="", help="What every device must show.")
@@ -57,7 +58,8 @@ async def _serve(options: Mapping[str, Any]) -> None:
     await parent.connect()
     tokenizer = load_tokenizer(options["target"])
     model = load_model(options["target"], options["dtype"], options["place"])
-    verifier = Verifier(model, options["slots"], options["max_length"])
+    known = getattr(model.config, "max_position_embeddings", USUAL_MAX_LENGTH)
+    verifier = Verifier(model, options["slots"], options["max_length"] or min(USUAL_MAX_LENGTH, known))
     settings = ControllerSettings(
         options["policy"],
         options["bandwidth_hz"],

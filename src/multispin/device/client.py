@@ -33,6 +33,8 @@ from multispin.speculation import SamplingParams
 
 CONNECT_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
+FIRST_ATTEMPTS = 3
+"""Attempts at an edge that has never answered; one that has is given more."""
 _GONE = {"unknown-session", "no-request", "ahead"}
 """Refusals of a resume after which the device greets anew and opens from where it stands."""
 
@@ -84,7 +86,7 @@ class DeviceClient:
         drafter: guesses.
         emulation: what it pretends to be.
         on_progress: told of every advance of the text.
-        max_reconnects: attempts in a row before it gives up.
+        max_reconnects: attempts in a row before it gives up on an edge that has answered.
 
     """
 
@@ -134,10 +136,12 @@ class DeviceClient:
         self.session.begin(prompt, params, max_tokens, stop_ids, seed_of_edge)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._drafter.prepare, prompt)
-        backoff = Backoff(self._max_reconnects)
+        backoff = Backoff(min(FIRST_ATTEMPTS, self._max_reconnects))
         while True:
             try:
                 await self._connection(backoff)
+            except aiohttp.InvalidURL:
+                raise InputError(f"{self._url} is not an address: write ws://HOST:PORT") from None
             except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
                 delay_s = backoff.next_delay_s()
                 if delay_s is None:
@@ -175,7 +179,7 @@ class DeviceClient:
                         raise
                     if isinstance(message, Tail):
                         resuming = False
-                    backoff.reset()
+                    backoff.reset(self._max_reconnects)
                     self._count(progress)
                     if self.session.finish:
                         await self._send(socket, Close(self.session.session_number))

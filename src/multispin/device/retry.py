@@ -22,6 +22,6 @@ class Backoff:
         self._failed += 1
         return min(self._longest_s, self._first_s * 2.0 ** (self._failed - 1))
 
-    def reset(self) -> None:
-        """Forget earlier failures, after a success."""
-        self._failed = 0
+    def reset(self, attempts: int) -> None:
+        """Forget earlier failures, after a success, and allow `attempts` from now on."""
+        self._failed, self._attempts = 0, attempts

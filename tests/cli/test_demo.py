@@ -1,0 +1,227 @@
+"""The commands as a user runs them: real processes, real sockets, a tiny model or the embedded one."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+KEYS = {"policy", "target", "goodput_tokens_per_s", "predicted_goodput_tokens_per_s", "rounds", "wall_s", "devices"}
+DEVICE_KEYS = {
+    *("name", "drafter", "prompt", "text", "tokens", "drafted", "accepted", "acceptance_rate"),
+    *("mean_draft_length", "uplink_bytes", "identical_to_target"),
+}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "multispin", *map(str, arguments)]
+
+
+def run(*arguments, timeout=280):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def no_process_left(stderr):
+    pids = [int(pid) for pid in re.findall(r"is process (\d+)", stderr)]
+    assert pids
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if not alive:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def check_result(result, devices):
+    assert set(result) >= KEYS
+    assert len(result["devices"]) == devices
+    for device in result["devices"]:
+        assert set(device) >= DEVICE_KEYS
+        assert device["identical_to_target"] is True
+        assert device["tokens"] > 0
+        assert 0 <= device["accepted"] <= device["drafted"]
+        assert device["uplink_bytes"] > 0
+    assert result["rounds"] > 0
+    assert result["goodput_tokens_per_s"] > 0
+    assert result["predicted_goodput_tokens_per_s"] > 0
+
+
+def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
+    done = run(
+        *("demo", "--json", "--devices", 3, "--target", tiny_folder, "--max-tokens", 20, "--policy", "fixed"),
+        *("--draft", tiny_folder, "--draft", "q6", "--draft", "lookup", "--temperature", 0.9, "--seed", 5),
+        *("--prompt", "one two one two one", "--prompt", "three"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    check_result(result, 3)
+    assert result["policy"] == "fixed"
+    first = result["devices"][0]
+    assert first["accepted"] > 0.8 * first["drafted"] > 0  # it drafts with the target itself
+    assert no_process_left(done.stderr)
+
+
+def start_demo(*arguments):
+    return subprocess.Popen(
+        command("demo", "--json", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def read_until(process, pattern, limit_s=120):
+    """Read standard error line by line until one matches."""
+    heard, deadline = "", time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        line = process.stderr.readline()
+        heard += line
+        if found := re.search(pattern, line):
+            return found, heard
+        if not line:
+            break
+    raise AssertionError(f"no {pattern!r} in {heard}")
+
+
+def test_killing_one_device_leaves_the_others_to_finish_and_is_told(tiny_folder):
+    process = start_demo(
+        *(
+            "--devices",
+            "3",
+            "--target",
+            tiny_folder,
+            "--draft",
+            tiny_folder,
+            "--max-tokens",
+            "150",
+            "--policy",
+            "fixed",
+        ),
+    )
+    found, heard = read_until(process, r"tablet-2 is process (\d+)")
+    _, more = read_until(process, r"round [1-9]")
+    os.kill(int(found[1]), signal.SIGKILL)
+    stdout, rest = process.communicate(timeout=200)
+    assert process.returncode == 0, rest
+    devices = {device["name"]: device for device in json.loads(stdout)["devices"]}
+    assert devices["laptop-1"]["identical_to_target"] is True
+    assert devices["phone-3"]["identical_to_target"] is True
+    assert devices["tablet-2"]["lost"]
+    assert "tablet-2 was lost" in rest
+    assert no_process_left(heard + more + rest)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
+    process = start_demo("--devices", "2", "--target", tiny_folder, "--draft", tiny_folder, "--max-tokens", "200")
+    _, heard = read_until(process, r"round [1-9]")
+    process.send_signal(end)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == (130 if end is signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in rest
+    assert no_process_left(heard + rest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["demo", "--target", "/nowhere/model"], "there is no model"),
+        (["demo", "--target", "nowhere.gguf"], "there is no GGUF file"),
+        (["demo", "--devices", "0"], "--devices"),
+        (["demo", "--temperature", "-1"], "temperature = -1"),
+        (["demo", "--top-p", "0"], "top_p = 0"),
+        (["demo", "--policy", "magic"], "--policy"),
+        (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
+        (["demo", "--bandwidth-hz", "nan", "--target", "TINY"], "bandwidth_hz"),
+        (["demo", "--target", "TINY", "--devices", "1", "--draft", "no-such-drafter"], "there is no model"),
+        (["demo", "--target", "TINY", "--devices", "1", "--draft", "OTHER"], "tokenizer"),
+        (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
+        (["serve", "--target", "TINY", "--device", "warp"], "warp"),
+        (
+            ["device", "ws://127.0.0.1:9", "--target", "TINY", "--draft", "lookup", "--prompt", "x"],
+            "cannot reach the edge",
+        ),
+        (["device", "nonsense", "--target", "TINY", "--draft", "lookup", "--prompt", "x"], "nonsense"),
+        (["nonsense"], "No such command"),
+    ],
+    ids=lambda value: "-".join(value[:3]).replace("/", "_") if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(tiny_folder, other_vocabulary_folder, arguments, sentence):
+    places = {"TINY": tiny_folder, "OTHER": other_vocabulary_folder}
+    done = run(*(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("multispin")]
+    assert len(said) == 1
+    assert sentence in said[0]
+    assert done.stdout == ""
+
+
+def test_a_tokenizer_mismatch_names_both_fingerprints(tiny_folder, other_vocabulary_folder):
+    done = run("demo", "--target", tiny_folder, "--devices", 1, "--draft", other_vocabulary_folder)
+    assert len(set(re.findall(r"\b[0-9a-f]{16}\b", done.stderr))) == 2
+
+
+def test_an_occupied_port_is_named(tiny_folder):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("serve", "--target", tiny_folder, "--port", port)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_serve_and_device_work_as_two_commands(tiny_folder):
+    server = subprocess.Popen(
+        command("serve", "--target", tiny_folder, "--port", 0, "--json", "--credential", "sesame"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        url = f"ws://127.0.0.1:{json.loads(server.stdout.readline())['port']}"
+        device = ["device", url, "--target", tiny_folder, "--draft", "lookup", "--prompt", "hello", "--max-tokens", 8]
+        refused = run(*device)
+        assert refused.returncode == 2
+        assert "credential" in refused.stderr
+        done = run(*device, "--credential", "sesame", "--json")
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert last["event"] == "done"
+        assert last["tokens"] == 8
+        person = run(*device, "--credential", "sesame")
+        assert person.stdout.rstrip("\n") == last["text"].rstrip("\n")
+        assert "8 tokens" in person.stderr
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) in (0, 130)
+
+
+@pytest.mark.parametrize("name", ["demo", "serve", "device", "plan"])
+def test_every_command_has_help_with_an_example(name):
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert f"multispin {name}" in done.stdout.split("Examples:")[1]
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_embedded_pair_writes_the_targets_own_text(temperature):
+    done = run("demo", "--json", "--devices", 2, "--max-tokens", 24, "--temperature", temperature, "--draft", "q6")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    check_result(result, 2)
+    assert all(device["accepted"] > 0 for device in result["devices"])
