@@ -31,6 +31,7 @@ from multispin.protocol import (
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
+MAX_CONNECTIONS = 1024
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 EXPIRY_PERIOD_S = 1.0
@@ -98,6 +99,7 @@ class EdgeServer:
         self._edge = edge
         self._on_event = on_event
         self._connections: dict[int, _Connection] = {}
+        self._open = 0  # connections, greeted or not
         self._wake = asyncio.Event()
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -174,6 +176,16 @@ class EdgeServer:
         )
 
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
+        if self._open >= MAX_CONNECTIONS:
+            raise web.HTTPServiceUnavailable(text=f"this edge holds {MAX_CONNECTIONS} connections, its limit\n")
+        self._open += 1
+        try:
+            return await self._converse(request)
+        finally:
+            self._open -= 1
+
+    async def _converse(self, request: web.Request) -> web.WebSocketResponse:
+        """One connection, from its greeting to its end."""
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
         )

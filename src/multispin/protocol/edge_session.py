@@ -5,6 +5,7 @@ more; a draft whose base is stale gets the tokens that it is missing; whatever e
 and no other.
 """
 
+import hmac
 import math
 from collections.abc import Sequence
 
@@ -184,7 +185,7 @@ class EdgeSession:
 def check_hello(hello: Hello, fingerprint: str, credential: str) -> None:
     """Refuse a greeting that cannot work: another protocol, another tokenizer, no credential, an odd profile."""
     check_version(hello.version)
-    if credential and hello.credential != credential:
+    if credential and not hmac.compare_digest(hello.credential.encode(), credential.encode()):
         raise ProtocolError("unauthorised", "the credential is missing or wrong: start the device with --credential")
     if hello.fingerprint != fingerprint:
         raise ProtocolError(
