@@ -1,0 +1,100 @@
+"""The fast draw is the plain one: same token, row by row."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispin.errors import InputError
+from multispin.speculation import SamplingParams, draw, gumbel_argmax, gumbel_torch, truncated_logits, uniform_numpy
+from multispin.speculation.noise import high_words
+
+
+def plain(row: torch.Tensor, seed: int, position: int) -> int:
+    """The definition: every Gumbel of the support, the best score."""
+    support = torch.nonzero(row > -torch.inf).squeeze(-1)
+    return int(support[(row[support].double() + gumbel_torch(seed, position, support)).argmax()])
+
+
+def plain_nucleus(row: torch.Tensor, top_p: float) -> list[bool]:
+    weights = (row - row.max()).exp()
+    order = row.argsort(descending=True, stable=True)
+    sizes = weights[order].double()
+    before = sizes.cumsum(-1) - sizes
+    kept = torch.zeros(len(row), dtype=torch.bool)
+    kept[order[before < top_p * weights.sum(dtype=torch.float64)]] = True
+    return kept.tolist()
+
+
+def rows(kind: str, count: int, vocabulary: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(vocabulary)
+    noise = torch.randn(count, vocabulary, generator=generator)
+    if kind == "flat":
+        return torch.zeros(count, vocabulary)
+    if kind == "peaked":
+        return noise * 2 + 25 * torch.nn.functional.one_hot(torch.arange(count) % vocabulary, vocabulary)
+    if kind == "ties":
+        return (noise * 2).round()
+    if kind == "holes":
+        return noise.masked_fill(torch.rand(noise.shape, generator=generator) < 0.7, -torch.inf).index_fill(
+            1, torch.tensor([0]), 0.0
+        )
+    if kind == "steep":
+        return noise * 200
+    if kind == "far":  # offsets at which float32 itself is coarse
+        return noise.round() + 9e5
+    if kind == "huge":  # beyond what the bound covers: float64 scores lose the noise, the first of equals wins
+        return noise.sign() * 1e30
+    return noise * 3
+
+
+KINDS = ["normal", "flat", "peaked", "ties", "holes", "steep", "far", "huge"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("vocabulary", "count"), [(1, 5), (2, 300), (65, 400), (1000, 300), (49_152, 8)])
+def test_the_fast_draw_gives_the_plain_draws_token(kind, vocabulary, count):
+    for position, row in enumerate(rows(kind, count, vocabulary)):
+        assert gumbel_argmax(row, 99, position) == plain(row, 99, position)
+        if position % 5 == 0:
+            assert gumbel_argmax(row.double(), 99, position) == plain(row, 99, position)
+
+
+def test_a_row_whose_most_probable_token_has_the_worst_luck_is_drawn_right():
+    # Put the peak where the noise is lowest, so that the first guess is poor.
+    for position in range(200):
+        row = torch.zeros(300)
+        worst = int(uniform_numpy(5, position, np.arange(300)).argmin())
+        row[worst] = 1.0 + position / 20
+        assert gumbel_argmax(row, 5, position) == plain(row, 5, position)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**31))
+def test_the_high_words_enclose_the_uniform_variates(seed, position):
+    ids = np.arange(500)
+    uniform, high = uniform_numpy(seed, position, ids), high_words(seed, position, ids).astype(np.float64)
+    assert (uniform * 2.0**32 > high).all()
+    assert (uniform * 2.0**32 < high + 1).all()
+
+
+@pytest.mark.parametrize("kind", ["normal", "flat", "peaked", "ties", "steep"])
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.9, 0.999, 1 - 1e-9])
+def test_the_nucleus_found_without_a_full_sort_is_the_plain_one(kind, top_p):
+    for vocabulary in (1, 7, 2000):
+        logits = rows(kind, 20, vocabulary)
+        kept = truncated_logits(logits, SamplingParams(1.0, top_p=top_p)) > -torch.inf
+        assert kept.tolist() == [plain_nucleus(row, top_p) for row in logits]
+
+
+def test_draw_scores_what_the_truncation_has_left():
+    params = SamplingParams(0.7, top_k=50, top_p=0.9, seed=4)
+    logits = rows("normal", 200, 3000)
+    law = truncated_logits(logits, params)
+    assert draw(logits, list(range(200)), params) == [plain(row, 4, position) for position, row in enumerate(law)]
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
+def test_a_row_without_a_single_logit_is_refused(value):
+    with pytest.raises(InputError, match="no token to draw"):
+        draw(torch.full((1, 100), value), [0], SamplingParams(1.0, top_p=0.9))
