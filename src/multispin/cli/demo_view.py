@@ -24,14 +24,16 @@ def live_view(state: DemoState) -> RenderableType:
         table.add_column(heading, justify="right")
     texts = []
     for name, device in state.devices.items():
+        running_s = device.done["seconds"] if device.done else elapsed_s
+        over = bool(device.done or device.lost)
         table.add_row(
-            name + (" (lost)" if device.lost else ""),
+            name + (" (lost)" if device.lost else " (done)" if device.done else ""),
             device.spec.drafter,
             device.spec.task,
             "–" if device.acceptance_rate is None else f"{device.acceptance_rate:.2f}",
-            str(device.length),
-            f"{device.bandwidth_hz:.0f}",
-            f"{device.tokens / elapsed_s:.1f}" if elapsed_s else "–",
+            "–" if over else str(device.length),
+            "–" if over else f"{device.bandwidth_hz:.0f}",
+            f"{device.tokens / running_s:.1f}" if running_s else "–",
             f"{device.accepted}/{device.drafted}",
         )
         tail = device.text[-SHOWN_CHARACTERS:].replace("\n", " ")
