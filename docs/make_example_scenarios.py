@@ -89,12 +89,13 @@ HEADS = {
 # 14 ms per token for drafting on the server (its verification latency times 0.8 / 27, the models' sizes; only the
 # policy centralized uses it). One draw of the random numbers.
 """,
-    "raspberry-classroom": f"""# A classroom: 22 Raspberry Pis draft with Qwen3-0.6B, a server verifies; 2 laptops have no drafter.
+    "raspberry-classroom": f"""# A classroom: 22 Raspberry Pis draft with Qwen3-0.6B; 2 laptops have no drafter.
 # From sources: Q4_K_M drafting time of Qwen3-0.6B, 55 ms per token on a Pi 5 and 128 ms on a Pi 4B, and an acceptance
 # rate near 0.69 for Qwen3-0.6B with Qwen3-32B (both derived from arXiv 2604.09722); verification latency of
 # Qwen3.5-27B on an A100, standing in for Qwen3-32B ({PAPER}, Fig. 5).
 # Assumed: 1 MHz of shared uplink, 1.5 to 5 bit/s/Hz, the 64 likeliest tokens sent per position, 10 ms per token for
-# drafting on the server (its verification latency times 0.6 / 32). min_draft_length = 0: whoever gains nothing by drafting decodes plainly in the batch.
+# drafting on the server (its verification latency times 0.6 / 32).
+# min_draft_length = 0: whoever gains nothing by drafting decodes plainly in the batch.
 """,
     "thousand-phones": """# A thousand phones in one packed batch, drafting with Llama-3.2-1B-Instruct.
 # From sources: drafting time 42 ms per token on a Pixel 10 Pro and 13 ms on an Apple M3, acceptance rate near 0.81 with

@@ -11,11 +11,21 @@ from rich.table import Table
 from multispin.control import POLICIES, DevicePlan, InfeasibleError, Plan, Scenario, load_scenario, plan
 from multispin.errors import InputError
 
+_HELP = """Choose every device's draft length and share of the uplink for the next round.
+
+FILE is a scenario in TOML: [cell], [verifier] and one [[device]] each; docs/control.md lists the keys.
+
+\b
+Examples:
+  multispin plan examples/scenarios/paper-llama.toml
+  multispin plan examples/scenarios/paper-qwen.toml --policy algorithm1 --json
+  multispin plan examples/scenarios/raspberry-classroom.toml --compare
+"""
 _FULL_TABLE = 40
 """Up to this many devices the table has a row for each; beyond, one for each draft length."""
 
 
-@click.command(short_help="Choose draft lengths and bandwidth shares for a scenario file.")
+@click.command(help=_HELP, short_help="Choose draft lengths and bandwidth shares for a scenario file.")
 @click.argument("file", type=click.Path())
 @click.option(
     "--policy",
@@ -35,16 +45,7 @@ _FULL_TABLE = 40
 )
 @click.option("--all-devices", is_flag=True, help=f"A row for every device, also beyond {_FULL_TABLE} of them.")
 def command(file: str, policy: str, compare: bool, as_json: bool, relative_gap: float, all_devices: bool) -> None:
-    r"""Choose every device's draft length and share of the uplink for the next round.
-
-    FILE is a scenario in TOML: [cell], [verifier] and one [[device]] each; docs/control.md lists the keys.
-
-    \b
-    Examples:
-      multispin plan examples/scenarios/paper-llama.toml
-      multispin plan examples/scenarios/paper-qwen.toml --policy algorithm1 --json
-      multispin plan examples/scenarios/raspberry-classroom.toml --compare
-    """
+    """The command behind `multispin plan`; its help is `_HELP`."""
     scenario = load_scenario(file)
     if compare:
         rows, skipped = _compare(scenario, relative_gap, quiet=as_json)
@@ -121,7 +122,7 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
         f"[bold]{made.policy}[/bold] for {len(made.devices)} devices on {_hertz(scenario.cell.bandwidth_hz)}, {file}",
         soft_wrap=True,
     )
-    console.print(_device_table(scenario, made) if every else _length_table(scenario, made))
+    console.print(_device_table(made) if every else _length_table(scenario, made))
     weighted = " (weighted)" if any(device.weight != 1.0 for device in scenario.devices) else ""
     console.print(
         f"[bold]{made.goodput_tokens_per_s:.4g} tokens/s[/bold]{weighted} in rounds of {_seconds(made.round_s)}"
@@ -137,7 +138,7 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
         console.print("[yellow]Some device gets less than the min_goodput_tokens_per_s that it asks for.[/yellow]")
 
 
-def _device_table(scenario: Scenario, made: Plan) -> Table:
+def _device_table(made: Plan) -> Table:
     table = _table("device", "draft", "band", "", "tokens", "tokens/s")
     widest = max((device.bandwidth_hz for device in made.devices), default=0.0)
     for device in made.devices:
@@ -176,10 +177,8 @@ def _length_table(scenario: Scenario, made: Plan) -> Table:
 
 def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skipped: Sequence[tuple[str, str]]) -> None:
     console = Console(highlight=False)
-    console.print(
-        f"[bold]All policies[/bold] for {len(scenario.devices)} devices on {_hertz(scenario.cell.bandwidth_hz)}, {file}",
-        soft_wrap=True,
-    )
+    band = _hertz(scenario.cell.bandwidth_hz)
+    console.print(f"[bold]All policies[/bold] for {len(scenario.devices)} devices on {band}, {file}", soft_wrap=True)
     table = _table("policy", "tokens/s", "over fixed", "", "round", "drafts")
     most = max(made.goodput_tokens_per_s for made in plans)
     for made in plans:

@@ -86,7 +86,7 @@ def as_problem(scenario: Scenario) -> Problem:
     cell, verifier, devices = scenario.cell, scenario.verifier, scenario.devices
     limits = np.array([scenario.limits(device) for device in devices], dtype=np.int64)
     shortest, longest = limits[:, 0], limits[:, 1]
-    rows = int(longest.max())
+    rows = max(int(longest.max()), 1)
     rate = np.array([np.nan if d.acceptance_rate is None else d.acceptance_rate for d in devices], dtype=np.float64)
     conditional = np.broadcast_to(rate, (rows, len(devices)))
     if np.isnan(rate).any():
