@@ -19,11 +19,12 @@ def plain_draw(logits, positions, params):
     """The definition: truncate by a full sort, score every token of the support, take the best."""
     scaled = logits.float() / params.temperature
     if params.top_p < 1.0:
-        ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
-        scaled = scaled.masked_fill(dropped, -torch.inf)
+        weights = (scaled - scaled.max(dim=-1, keepdim=True).values).exp().double()
+        order = scaled.argsort(dim=-1, descending=True, stable=True)
+        ordered = weights.gather(-1, order)
+        before = ordered.cumsum(dim=-1) - ordered
+        dropped = before >= params.top_p * weights.sum(dim=-1, keepdim=True)
+        scaled = scaled.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
     tokens = []
     for row, position in zip(scaled, positions, strict=True):
         support = torch.nonzero(row > -torch.inf).squeeze(-1)

@@ -31,12 +31,14 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
     """
     if logits.device.type != "cpu":
         return _everywhere(logits, seed, position)
-    row: NDArray[np.floating] = logits.numpy()
+    row: NDArray[np.floating] = logits.detach().numpy()
     top = float(row.max())
     if not -_LARGEST <= top <= _LARGEST:
         return _everywhere(logits, seed, position)
-    support = np.flatnonzero(row > -np.inf)
-    if len(support) < len(row):
+    if row.min() > -np.inf:
+        support: NDArray[np.integer] = np.arange(len(row), dtype=np.uint32)
+    else:
+        support = np.flatnonzero(row > -np.inf)
         row = row[support]
     candidates = support
     if len(support) > _SMALL_SUPPORT:

@@ -48,20 +48,21 @@ def derive_seed(seed: int, *path: int) -> int:
     return seed >> 1
 
 
-def _mix_numpy(words: NDArray[np.uint32], key: int) -> None:
-    """The keyed finaliser, in place."""
+def _mix_numpy(words: NDArray[np.uint32], key: int, shifted: NDArray[np.uint32]) -> None:
+    """The keyed finaliser, in place; `shifted` is room to work in."""
     words ^= np.uint32(key)
-    words ^= words >> np.uint32(16)
+    words ^= np.right_shift(words, 16, out=shifted)
     words *= np.uint32(0x7FEB352D)
-    words ^= words >> np.uint32(15)
+    words ^= np.right_shift(words, 15, out=shifted)
     words *= np.uint32(0x846CA68B)
-    words ^= words >> np.uint32(16)
+    words ^= np.right_shift(words, 16, out=shifted)
 
 
 def _words(tokens: NDArray[np.integer], first_key: int, second_key: int) -> NDArray[np.uint32]:
     words: NDArray[np.uint32] = np.array(tokens, dtype=np.uint32)
-    _mix_numpy(words, first_key)
-    _mix_numpy(words, second_key)
+    shifted = np.empty_like(words)
+    _mix_numpy(words, first_key, shifted)
+    _mix_numpy(words, second_key, shifted)
     return words
 
 

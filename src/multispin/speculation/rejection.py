@@ -37,6 +37,7 @@ class Rejection:
         accepted: leading drafted tokens that stand.
         token: the refused token.
         weight: what the device said of it, q(token) · total.
+        form: V, V̂ and Q_B of the draft's laws.
         base: where the draft began; the refused token's position is base + accepted.
         seed: of the request.
         law: [V] float64, the target's law p at that position.
@@ -45,6 +46,7 @@ class Rejection:
     accepted: int
     token: int
     weight: int
+    form: LawFormat
     base: int
     seed: int
     law: torch.Tensor
@@ -83,6 +85,8 @@ def verify_laws(
         raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
     if not laws:
         return Outcome(0, _emit(target_law(logits, params)[0], base, base, params.seed))
+    if any(law.form != laws[0].form for law in laws):
+        raise InputError("the laws of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
     found = verify_scalars(drafted, weights, laws[0].form, logits, base, params)
     return found if isinstance(found, Outcome) else resolve_up(found, laws[found.accepted])
@@ -114,12 +118,14 @@ def verify_scalars(
         law = target_law(logits[index : index + 1], params)[0]
         coin = (stream_word(params.seed, Stream.ACCEPT, base, base + index) + 0.5) * 2.0**-52
         if coin * (weight / form.total) >= float(law[token]):
-            return Rejection(index, token, weight, base, params.seed, law)
+            return Rejection(index, token, weight, form, base, params.seed, law)
     return _bonus(drafted, logits, base, params)
 
 
 def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
     """Finish a rejection with the draft law that the device sent up: draw from max(0, p − q), normalised."""
+    if law.form != rejection.form:
+        raise InputError(f"the law is written as {law.form}, the draft as {rejection.form}")
     if law.weight(rejection.token) != rejection.weight:
         raise InputError(
             f"the law gives token {rejection.token} the weight {law.weight(rejection.token)}, "
@@ -185,8 +191,10 @@ def resolve_down(offer: Offer, law: TruncatedLaw, seed: int) -> int:
     form, floor = offer.floor.form, offer.floor
     if law.form != form:
         raise InputError(f"the law is written as {law.form}, the offer as {form}")
-    drafted = np.array([law.weight(int(token)) for token in floor.ids], dtype=np.int64)
-    bounds = np.cumsum(np.append(np.maximum(floor.weights - drafted, 0), floor.rest))
+    excess = floor.weights.copy()
+    _, ours, theirs = np.intersect1d(floor.ids, law.ids, assume_unique=True, return_indices=True)
+    excess[ours] = np.maximum(excess[ours] - law.weights[theirs], 0)
+    bounds = np.cumsum(np.append(excess, floor.rest))
     if bounds[-1] == 0:
         raise InputError("the offer equals the draft law: nothing can have been refused")
     word = stream_word(seed, Stream.RESOLVE, offer.base, offer.base + offer.accepted)

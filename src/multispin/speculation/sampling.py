@@ -14,6 +14,7 @@ from multispin.speculation.gumbel_max import gumbel_argmax
 from multispin.speculation.noise import check_seed
 
 MAX_TEMPERATURE = 10.0
+_CUTOFFS = (1e-2, 1e-3, 1e-4, 1e-5)  # weights relative to the most probable token
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
     """A [V] row with −inf outside the smallest set of most probable tokens that reaches `top_p`; ties: lowest id first.
 
-    Only tokens above (1 − top_p)/V need sorting: all others together hold less than 1 − top_p, so the set is reached
-    without them (half of that bound here, to be clear of rounding).
+    Only tokens above some weight need sorting, if together they hold more than `top_p`. Those above (1 − top_p)/2V
+    of the total always do, as all others hold less than half of 1 − top_p.
     """
     weights = (row - row.max()).exp()
     total = weights.sum(dtype=torch.float64)
-    heavy = torch.nonzero(weights > 0.5 * (1.0 - top_p) * total / len(row)).squeeze(-1)
+    for cutoff in (*_CUTOFFS, float(0.5 * (1.0 - top_p) * total / len(row))):
+        heavy = torch.nonzero(weights > cutoff).squeeze(-1)
+        if weights[heavy].sum(dtype=torch.float64) > top_p * total * (1.0 + 1e-9):  # clear of rounding
+            break
     order = row[heavy].argsort(descending=True, stable=True)
     sizes = weights[heavy][order].double()
     kept = heavy[order[sizes.cumsum(-1) - sizes < top_p * total]]
