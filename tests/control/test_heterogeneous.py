@@ -210,6 +210,17 @@ def test_wildly_different_magnitudes():
         assert lengths(made)[1] == minimum
 
 
+@pytest.mark.parametrize("per_token", [0.0, 3e-5])
+def test_a_thousand_devices_are_certified_to_a_millionth(per_token, paper_scenario):
+    # Large tables find the band's price by search instead of sorting.
+    scenario = paper_scenario(1, 1000, bandwidth_hz=4e8, min_draft_length=0)
+    scenario = dataclasses.replace(scenario, verifier=Verification(0.05, 3e-4, per_token))
+    made = plan(scenario, relative_gap=1e-6)
+    assert made.status == "optimal"
+    assert made.iterations < 200
+    assert made.upper_bound_tokens_per_s <= made.goodput_tokens_per_s * (1 + 1.1e-6)
+
+
 def test_ten_thousand_devices(paper_scenario):
     scenario = paper_scenario(0, 10_000, bandwidth_hz=5e9)
     scenario = dataclasses.replace(scenario, verifier=Verification(0.02, 2e-5))

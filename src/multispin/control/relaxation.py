@@ -15,8 +15,8 @@ from multispin.control.problem import Problem
 
 Mask = NDArray[np.bool_]
 _EPS = float(np.finfo(np.float64).eps)
-_PRICE_STEPS = 12
-_PRICE_TOLERANCE = 5e-5
+_PRICE_STEPS = 24
+_PRICE_TOLERANCE = 1e-8
 _SORTABLE = 20_000
 """Up to this many entries per interval, sorting is the quickest way to the band's price."""
 
@@ -305,7 +305,8 @@ def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
 def _price_by_search(ratio: Floats, more: Floats, base: Floats, guess: Floats) -> Floats:
     """The same to a small fraction of the band: secants between the logarithms of price and demand."""
     wanted = np.where(ratio > 0, ratio, 0.0)
-    price = np.where(guess > 0, guess, np.maximum(np.median(wanted, axis=(0, 2)), 1e-300))
+    # To begin with: as if the band were worth all that could be gained with any amount of it.
+    price = np.where(guess > 0, guess, np.maximum(np.einsum("rnk,rnk->n", wanted, more), 1e-300))
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     low_ask, high_ask = np.full_like(price, np.nan), np.full_like(price, np.nan)
     for step in range(_PRICE_STEPS):
@@ -313,9 +314,10 @@ def _price_by_search(ratio: Floats, more: Floats, base: Floats, guess: Floats) -
         over = asked > 1.0
         low, low_ask = np.where(over, price, low), np.where(over, asked, low_ask)
         high, high_ask = np.where(over, high, price), np.where(over, high_ask, asked)
-        if (np.abs(asked - 1.0) < _PRICE_TOLERANCE).all():
-            break
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            # The dual function is convex with slope 1 − asked: this is how far above its minimum it may still be.
+            if (np.abs(asked - 1.0) * (high - low) <= _PRICE_TOLERANCE * price).all():
+                break
             width = np.log(high / low)
             inside = low * np.exp(width * np.clip(np.log(low_ask) / np.log(low_ask / high_ask), 0.03, 0.97))
             if step % 4 == 3:
