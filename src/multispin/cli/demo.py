@@ -24,10 +24,10 @@ PROGRESS_PERIOD_S = 2.0
 ROOM_FOR_PROMPT = 512
 
 CLASSES = (
-    ("laptop", "q8", 0.04, 6.0),
-    ("tablet", "q6", 0.06, 4.0),
-    ("phone", "q5", 0.09, 2.0),
-    ("watch", "lookup", 0.12, 1.0),
+    ("laptop", "q8", 0.03, 6.0),
+    ("tablet", "q6", 0.05, 4.0),
+    ("phone", "q5", 0.08, 2.0),
+    ("watch", "lookup", 0.10, 1.0),
 )
 """Name, drafter, seconds per drafted token and bit/s/Hz of the demo's devices, in turn: fast to slow, good to bad."""
 
@@ -35,14 +35,14 @@ CLASSES = (
 @click.command("demo")
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True)
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
-@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=10e3, show_default=True)
+@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True)
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
 @sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(**options: Any) -> int:
-    r"""Start one edge server and several devices here, and let them write together.
+    """Start one edge server and several devices here, and let them write together.
 
     The texts are then written once more by the target alone, and compared token by token.
 
@@ -52,13 +52,13 @@ def command(**options: Any) -> int:
       multispin demo --devices 6 --temperature 0.8 --seed 7
       multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
     """
-    from multispin.models import resolve
+    from multispin.models import load_tokenizer
     from multispin.speculation import SamplingParams
 
     seed = options["seed"] or 0
     SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed)
     prepare(os.cpu_count() or 1)
-    resolve(options["target"])  # a model that cannot be had is refused here, and a GGUF file is converted once
+    load_tokenizer(options["target"])  # a model that cannot be had is refused here; a GGUF file is converted once
     state = DemoState({spec.name: DeviceState(spec) for spec in _crew(options, seed)})
     asyncio.run(_watched(state, options))
     result = _result(state, options)

@@ -28,7 +28,7 @@ from multispin.errors import InputError
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
 @attended_option
 def command(**options: Any) -> None:
-    r"""Draft with a small model, let the edge at URL verify, and print the text that comes out.
+    """Draft with a small model, let the edge at URL verify, and print the text that comes out.
 
     \b
     Examples:

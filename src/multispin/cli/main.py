@@ -38,7 +38,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="multispin")
 def cli() -> None:
-    r"""Many weak devices draft, one strong edge server verifies: one text, exactly the large model's.
+    """Many weak devices draft, one strong edge server verifies: one text, exactly the large model's.
 
     \b
     Examples:

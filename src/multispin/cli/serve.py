@@ -22,7 +22,7 @@ USUAL_MAX_LENGTH = 1024
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
-@click.option("--bandwidth-hz", type=float, default=10e3, show_default=True, help="Uplink band shared by all devices.")
+@click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 64), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
@@ -34,7 +34,7 @@ USUAL_MAX_LENGTH = 1024
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
 @attended_option
 def command(**options: Any) -> None:
-    r"""Verify everybody's drafts with the target model, and share out draft lengths and bandwidth.
+    """Verify everybody's drafts with the target model, and share out draft lengths and bandwidth.
 
     \b
     Examples:

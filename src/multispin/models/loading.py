@@ -96,10 +96,10 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
 def load_tokenizer(reference: str) -> Tokenizer:
     """The tokenizer of `reference` and its fingerprint: SHA-256 over all (id, token) pairs, 16 hex digits."""
     source = resolve(reference)
+    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     backend = _read(reference, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     vocabulary = sorted((index, token) for token, index in backend.get_vocab().items())
     digest = hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()
-    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     stops: list[int] = []
     for value in (backend.eos_token_id, getattr(config, "eos_token_id", None)):
         stops += value if isinstance(value, list) else [value] if value is not None else []
