@@ -115,7 +115,7 @@ def test_the_floor_lies_below_the_law_everywhere(seed):
     assert floor.rest >= 0
 
 
-@pytest.mark.parametrize("values", [{"retained": 0}, {"retained": 11}, {"probability_bits": 1}])
+@pytest.mark.parametrize("values", [{"vocabulary_size": 1}, {"retained": 0}, {"retained": 11}, {"probability_bits": 1}])
 def test_impossible_formats_are_refused_by_name(values):
     with pytest.raises(InputError, match=next(iter(values))):
         LawFormat(**{"vocabulary_size": 10, "retained": 4, **values})
@@ -201,6 +201,16 @@ def test_what_the_device_resolves_is_what_the_server_can_check():
             assert possible_after(found, token)
             assert token == resolve_down(found, sent, 5)
     assert offers > 20
+
+
+def test_a_target_that_fits_whole_leaves_nothing_to_the_rest_token():
+    logits = torch.full((2, 10), -torch.inf)
+    logits[:, 4] = 0.0
+    found = verify_floored([1], [255], FORM, logits, 3, PARAMS)
+    assert isinstance(found, Offer)
+    assert found.floor.rest == 0
+    assert resolve_down(found, law([1], [255]), 5) == 4
+    assert [token for token in range(10) if possible_after(found, token)] == [4]
 
 
 def test_an_offer_that_cannot_follow_a_refusal_is_refused():
