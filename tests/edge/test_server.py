@@ -52,7 +52,8 @@ class Site:
         self.edge = Edge(verifier, Controller(settings), self.fingerprint, Limits(**limits), seed=3)
 
     async def __aenter__(self):
-        self.runner = web.AppRunner(EdgeServer(self.edge, self.events.append).application())
+        self.server = EdgeServer(self.edge, self.events.append)
+        self.runner = web.AppRunner(self.server.application())
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
         self.port = self.runner.addresses[0][1]
@@ -259,6 +260,22 @@ def test_a_drafter_that_fails_is_reported_and_not_swallowed(tiny_folder):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(scenario())
+
+
+def test_an_engine_that_fails_is_not_passed_over_in_silence(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+
+            def out_of_memory(feeds):
+                raise MemoryError("no memory for the batch")
+
+            site.edge.engine.verify = out_of_memory
+            work = asyncio.create_task(site.client(NoDrafter()).generate(PROMPT, SamplingParams(), 5))
+            why = await site.server.failure()
+            work.cancel()
+            return why
+
+    assert isinstance(run(scenario()), MemoryError)
 
 
 def test_health_says_what_is_going_on(tiny_folder):

@@ -73,7 +73,8 @@ async def _serve(options: Mapping[str, Any]) -> None:
         credential=options["credential"],
         seed=options["seed"],
     )
-    runner = web.AppRunner(EdgeServer(edge, tell).application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    server = EdgeServer(edge, tell)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
         port = await _listen(runner, options["host"], options["port"])
@@ -87,7 +88,10 @@ async def _serve(options: Mapping[str, Any]) -> None:
                 "cache_bytes": verifier.cache_bytes,
             }
         )
-        await parent.gone()
+        gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
+        await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            raise failed.result()
     finally:
         await runner.cleanup()
 

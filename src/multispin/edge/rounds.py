@@ -194,7 +194,9 @@ class Edge:
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
         """Take a further message of a session; ProtocolError or InputError ends that session."""
-        seat = self._seats[number]
+        seat = self._seats.get(number)
+        if seat is None:
+            raise ProtocolError("unknown-session", "this session has ended: greet anew and open the request again")
         match message:
             case Open():
                 return self._open(seat, message)

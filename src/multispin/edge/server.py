@@ -101,6 +101,8 @@ class EdgeServer:
         self._connections: dict[int, _Connection] = {}
         self._open = 0  # connections, greeted or not
         self._wake = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._why: BaseException | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def application(self) -> web.Application:
@@ -114,11 +116,24 @@ class EdgeServer:
 
     async def _background(self, _: web.Application) -> Any:
         tasks = [asyncio.create_task(self._rounds()), asyncio.create_task(self._expire())]
+        for task in tasks:
+            task.add_done_callback(self._note_failure)
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._engine_thread.shutdown(wait=True, cancel_futures=True)
+
+    async def failure(self) -> BaseException:
+        """Wait until the round loop fails, if it ever does (an engine out of memory, say), and return why."""
+        await self._failed.wait()
+        assert self._why is not None
+        return self._why
+
+    def _note_failure(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (why := task.exception()) is not None:
+            self._why = why
+            self._failed.set()
 
     async def _hang_up(self, _: web.Application) -> None:
         """Close every connection; devices keep their texts and go on elsewhere."""
