@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 
 from multispin.control import Cell, Device, Plan, Scenario, Verification, plan
 from multispin.control.goodput import expected_tokens
+from multispin.control.heterogeneous import EXACT_SIZE
 from multispin.control.problem import Problem, as_problem
 
 
@@ -95,11 +96,11 @@ def main() -> None:
         print(f"K = {size}")
         reference = spread_ms(scenarios, plan, repeats)
         made = plan(first)
-        row("heterogeneous, gap 1e-3 (default)", reference, reference, gap(made))
+        row("heterogeneous, as by default", reference, reference, gap(made))
         before = {id(s): plan(paper_scenario(size, seed)) for seed, s in enumerate(scenarios)}
         warm = spread_ms(scenarios, lambda s, b=before: plan(s, warm_start=b[id(s)]), repeats)  # type: ignore[misc]
         row("heterogeneous, from the previous plan", warm, reference)
-        for asked in (1e-6, 0.0) if size <= 100 else (1e-6,):
+        for asked in () if size <= EXACT_SIZE else (1e-6,):
             value = spread_ms(scenarios, lambda s, g=asked: plan(s, relative_gap=g), max(3, repeats // 2))  # type: ignore[misc]
             row(f"heterogeneous, gap {asked:g}", value, reference, gap(plan(first, relative_gap=asked)))
         row("homogeneous", spread_ms(scenarios, lambda s: plan(s, "homogeneous"), repeats), reference)
