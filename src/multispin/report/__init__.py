@@ -1,1 +1,1 @@
-"""report."""
+"""What comes out, for people: CSV, figures and one self-contained HTML page."""

@@ -1,0 +1,69 @@
+"""One look for all figures: colours that also colour-blind readers tell apart, units on axes, notes below."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS: Mapping[str, str] = {
+    "heterogeneous": "#0072B2",
+    "algorithm1": "#56B4E9",
+    "uniform-bandwidth": "#009E73",
+    "homogeneous": "#E69F00",
+    "fixed": "#555555",
+    "centralized": "#CC79A7",
+    "p2p": "#D55E00",
+    "fair": "#A07000",
+    "goodput-argmax": "#8C6BB1",
+}
+"""By scheme (after Okabe and Ito)."""
+MARKERS: Mapping[str, str] = {
+    "heterogeneous": "o",
+    "algorithm1": "x",
+    "uniform-bandwidth": "s",
+    "homogeneous": "^",
+    "fixed": "D",
+    "centralized": "v",
+    "p2p": "P",
+}
+RC: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "svg.hashsalt": "multispin",
+    "svg.fonttype": "none",
+}
+"""Handed to `matplotlib.rc_context`; the salt makes SVG files the same in every run."""
+_NOTE_WIDTH = 172
+
+
+def canvas(title: str, note: str, rows: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows × columns axes with its title above and its note below."""
+    lines = textwrap.wrap(note, _NOTE_WIDTH)
+    below = 0.2 + 0.17 * len(lines)
+    figure = Figure(figsize=(11.0, height + below), dpi=110, layout="constrained")
+    total = height + below
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0.0, below / total, 1.0, 1.0 - (below + 0.06) / total))  # type: ignore[call-arg]
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.text(0.012, 0.08 / total, "\n".join(lines), fontsize=8.5, color="#444444", va="bottom")
+    return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]
+
+
+def legend_above(figure: Figure, *panels: Axes, columns: int = 8) -> None:
+    """One legend for these panels, between title and axes, where it covers no data; each label once."""
+    entries: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper center", ncols=columns, fontsize=9, columnspacing=1.2
+    )

@@ -1,0 +1,123 @@
+"""Figures 3, 4 and 5 of arXiv 2606.04581, and those beyond the paper, as pictures of their tables."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from multispin.report.style import COLOURS, canvas, legend_above
+from multispin.simulation.paper.cell import PAIRS
+from multispin.simulation.paper.experiments import PAYLOADS
+from multispin.simulation.paper.measure import BEYOND, SCHEMES
+from multispin.simulation.paper.table import Table
+
+_PAIR_COLOUR = {"llama": "#0072B2", "qwen": "#D55E00"}
+_PAYLOAD_COLOUR = {"distribution": "#0072B2", "scalar": "#009E73", "ids": "#D55E00"}
+
+
+def figure_3(table: Table) -> Figure:
+    """τ(L): formula, counted tokens, and the optimum."""
+    figure, axes = canvas(f"Fig. 3  {table.title}", table.note, 1, 2, 4.4)
+    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
+        part = table.where(pair=pair.key)
+        length = part.numbers("draft_length")
+        panel.plot(length, part.numbers("theory_tokens_per_s"), color=_PAIR_COLOUR[pair.key], label="formula")
+        mean, low = np.array(part.numbers("counted_tokens_per_s")), np.array(part.numbers("low"))
+        panel.errorbar(length, mean, yerr=mean - low, fmt="k.", capsize=2, label="counted in simulated rounds")
+        best = part.where(optimum=True).numbers("draft_length")[0]
+        panel.axvline(best, color="#888888", linestyle=":", label=f"Theorem 1: L* = {best:.0f}")
+        panel.set_title(pair.title, fontsize=11)
+        panel.set_xlabel("common draft length L [tokens]")
+        panel.set_ylabel("sum goodput τ [tokens/s]")
+        panel.set_ylim(0, 1.1 * float(mean.max()))
+        panel.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def figure_4(table: Table) -> Figure:
+    """L* over T_ver, ϑ and α."""
+    figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4)
+    labels = {
+        "verification_s": ("verification latency T_ver [ms]", 1e3),
+        "token_latency_s": ("latency per token ϑ [ms]", 1e3),
+        "acceptance_rate": ("acceptance rate α", 1.0),
+    }
+    for panel, (swept, (label, unit)) in zip(axes[0], labels.items(), strict=True):
+        for pair in PAIRS.values():
+            part = table.where(pair=pair.key, swept=swept)
+            x = unit * np.array(part.numbers("value"))
+            colour = _PAIR_COLOUR[pair.key]
+            panel.plot(x, part.numbers("closed_form_length"), color=colour, label=f"{pair.key.title()}: L̃, Theorem 1")
+            panel.plot(
+                x,
+                part.numbers("best_whole_length"),
+                ".",
+                color=colour,
+                label=f"{pair.key.title()}: best whole L, by trial",
+            )
+        panel.set_xlabel(label)
+        panel.set_ylabel("best common draft length [tokens]")
+        panel.set_ylim(bottom=0)
+    legend_above(figure, *axes[0])
+    return figure
+
+
+def figure_5(table: Table) -> Figure:
+    """T_ver over the batch size."""
+    figure, axes = canvas(f"Fig. 5  {table.title}", table.note, 1, 1, 4.2)
+    panel = axes[0][0]
+    for pair in PAIRS.values():
+        part = table.where(pair=pair.key)
+        devices, latency = np.array(part.numbers("devices")), 1e3 * np.array(part.numbers("verification_s"))
+        colour = _PAIR_COLOUR[pair.key]
+        line = f"{1e3 * pair.fixed_s:.2f} + {1e3 * pair.per_device_s:.2f} K ms"
+        panel.plot(devices[:16], latency[:16], "o-", markersize=4, color=colour, label=f"{pair.title}: {line}")
+        panel.plot(devices[15:], latency[15:], "--", color=colour)
+    panel.set_xlabel("devices in the batch K")
+    panel.set_ylabel("verification latency T_ver [ms]")
+    panel.set_ylim(bottom=0)
+    panel.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def payload(table: Table) -> Figure:
+    """Goodput over the band for what is sent per drafted token."""
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
+    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
+        for mode, name in PAYLOADS.items():
+            for scheme, style in (("heterogeneous", "o-"), ("uniform-bandwidth", "s:")):
+                part = table.where(pair=pair.key, payload=mode, scheme=scheme)
+                x = np.array(part.numbers("bandwidth_hz")) / 1e6
+                mean, low, high = (np.array(part.numbers(c)) for c in ("goodput_tokens_per_s", "low", "high"))
+                label = name if style == "o-" else None
+                panel.plot(x, mean, style, color=_PAYLOAD_COLOUR[mode], markersize=4, label=label)
+                panel.fill_between(x, low, high, color=_PAYLOAD_COLOUR[mode], alpha=0.12, linewidth=0)
+        panel.plot([], [], "s:", color="#555555", markersize=4, label="the same with equal bands (Uni-BW)")
+        panel.set_xscale("log")
+        panel.set_xticks([0.1, 0.3, 1, 3, 10, 20], ["0.1", "0.3", "1", "3", "10", "20"])
+        panel.minorticks_off()
+        panel.set_title(pair.title, fontsize=11)
+        panel.set_xlabel("shared band B [MHz]")
+        panel.set_ylabel("sum goodput [tokens/s]")
+        panel.set_ylim(bottom=0)
+    legend_above(figure, *axes[0])
+    return figure
+
+
+def fairness(table: Table) -> Figure:
+    """Goodput against Jain's index."""
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
+    names = {**SCHEMES, **BEYOND}
+    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
+        part = table.where(pair=pair.key)
+        for scheme in (str(value) for value in part.column("scheme")):
+            own = part.where(scheme=scheme)
+            x, y = own.numbers("jain_index")[0], own.numbers("goodput_tokens_per_s")[0]
+            spread = [[y - own.numbers("low")[0]], [own.numbers("high")[0] - y]]
+            error = np.nan_to_num(np.array(spread))
+            panel.errorbar(x, y, yerr=error, fmt="o", color=COLOURS[scheme], capsize=3, label=names[scheme])
+        panel.set_title(pair.title, fontsize=11)
+        panel.set_xlabel("Jain's fairness index (1: all get the same)")
+        panel.set_ylabel("sum goodput [tokens/s]")
+        panel.set_ylim(bottom=0)
+        panel.margins(x=0.1)
+    legend_above(figure, *axes[0])
+    return figure

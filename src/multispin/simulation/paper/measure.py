@@ -1,0 +1,141 @@
+"""One realisation of one point of a figure under several schemes, and many of them over processes.
+
+The goodput of a round is the analytic τ of eq. 26 for the plan of `control.plan`; a realisation's is its mean over
+the fading blocks. Every scheme sees the same realisations.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from multispin.control import Plan, Scenario, plan
+from multispin.simulation.paper.cell import BANDWIDTH_HZ, DEVICES, PAIRS, Assumptions, realise, scenario
+
+SCHEMES: Mapping[str, str] = {
+    "heterogeneous": "Hete, exact",
+    "algorithm1": "Hete, Algorithm 1",
+    "uniform-bandwidth": "Uni-BW",
+    "homogeneous": "Homo",
+    "fixed": "Fixed BW&L",
+    "centralized": "Cen-SPIN",
+    "p2p": "P2P-SPIN",
+}
+"""The paper's schemes by policy, with what they are called on figures."""
+BEYOND: Mapping[str, str] = {"fair": "Fair (Σ log)", "goodput-argmax": "Goodput argmax"}
+"""Policies that the paper does not have."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One realisation of one point. The fields after `index` are those of `cell.scenario`."""
+
+    pair: str
+    assumed: Assumptions
+    seed: int
+    index: int
+    blocks: int
+    schemes: tuple[str, ...] = tuple(SCHEMES)
+    devices: int = DEVICES
+    bandwidth_hz: float = BANDWIDTH_HZ
+    bits_per_token: float | None = None
+    coupled: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job measured, by scheme.
+
+    Args:
+        goodput: mean of τ over the blocks [tokens/s].
+        jain: Jain's index (Σx)²/(K Σx²) of the devices' mean tokens/s, 1 when all get the same.
+    """
+
+    goodput: Mapping[str, float]
+    jain: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over realisations and its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: ArrayLike) -> Estimate:
+    """Mean of independent realisations with its 95 % interval; a single one has no interval of its own (NaN)."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if array.size < 2:
+        return Estimate(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def measure(job: Job) -> Outcome:
+    """Plan every block of a realisation under every scheme of the job. A pure function of the job."""
+    drawn = realise(job.seed, job.index, job.blocks)
+    rates = {scheme: np.zeros((job.blocks, job.devices)) for scheme in job.schemes}
+    for block in range(job.blocks):
+        seen = scenario(
+            PAIRS[job.pair],
+            job.assumed,
+            drawn,
+            block,
+            devices=job.devices,
+            bandwidth_hz=job.bandwidth_hz,
+            bits_per_token=job.bits_per_token,
+            coupled=job.coupled,
+        )
+        for scheme in job.schemes:
+            rates[scheme][block] = _device_rates(seen, scheme)
+    per_device = {scheme: rate.mean(axis=0) for scheme, rate in rates.items()}
+    return Outcome(
+        goodput={scheme: float(rate.sum()) for scheme, rate in per_device.items()},
+        jain={s: float(rate.sum() ** 2 / (rate.size * (rate**2).sum())) for s, rate in per_device.items()},
+    )
+
+
+def measure_all(
+    jobs: Iterable[Job], processes: int, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> dict[Job, Outcome]:
+    """Measure each distinct job once, on that many processes; `progress` hears of (done, all)."""
+    unique = list(dict.fromkeys(jobs))
+    if processes == 1:
+        found = {}
+        for job in unique:
+            found[job] = measure(job)
+            progress(len(found), len(unique))
+        return found
+    with ProcessPoolExecutor(processes) as pool:
+        running = {pool.submit(measure, job): job for job in unique}
+        for done, _future in enumerate(as_completed(running), start=1):
+            progress(done, len(unique))
+    return {job: future.result() for future, job in running.items()}
+
+
+def _device_rates(seen: Scenario, scheme: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    if scheme == "p2p":
+        return _served_alone(seen)
+    made = plan(seen, scheme, relative_gap=1e-4)
+    return _tokens(made) / made.round_s
+
+
+def _served_alone(seen: Scenario) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """P2P-SPIN with a device drawn at random: the paper does not say which one is served.
+
+    Each device serves 1/K of the time, in rounds of its own with the whole band. `control`'s own choice, the best
+    device, would be half as fast again, and is not what anybody averages over.
+    """
+    alone: Sequence[Plan] = [plan(replace(seen, devices=(device,)), "p2p") for device in seen.devices]
+    return np.array([made.goodput_tokens_per_s for made in alone]) / len(alone)
+
+
+def _tokens(made: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array([device.expected_tokens for device in made.devices])

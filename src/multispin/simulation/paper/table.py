@@ -1,0 +1,54 @@
+"""What a figure is drawn from: named columns, rows of numbers and words, and the assumptions behind them."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """The data of one figure.
+
+    Args:
+        name: file name without its ending, such as "fig-7".
+        title: what it shows, one sentence.
+        note: settings and assumptions, printed on the figure.
+        columns: names, with units.
+        rows: one value per column each.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.name}: row {row!r} has {len(row)} values for {len(self.columns)} columns")
+
+    def csv(self) -> str:
+        """The table as CSV with a header line; numbers with all their digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def where(self, **equal: Value) -> "Table":
+        """The rows whose columns have these values."""
+        at = {self.columns.index(name): value for name, value in equal.items()}
+        rows = tuple(row for row in self.rows if all(row[i] == value for i, value in at.items()))
+        return Table(self.name, self.title, self.note, self.columns, rows)
+
+    def column(self, name: str) -> list[Value]:
+        """One column."""
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+    def numbers(self, name: str) -> list[float]:
+        """One column of numbers."""
+        return [float(value) for value in self.column(name)]
