@@ -85,3 +85,13 @@ def test_longer_drafts_and_slower_links_take_longer(devices):
 def test_a_nearly_free_radio_keeps_its_digits():
     seconds, upload = np.array([0.01, 0.01]), np.array([1e-15, 3e-15])
     assert bandwidth_shares([5, 5], seconds, upload) == pytest.approx([0.25, 0.75], rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1), st.floats(1e-5, 1e-1)), min_size=2, max_size=8), st.floats(1.01, 3))
+@settings(max_examples=200, deadline=None)
+def test_remark_1_a_common_length_compensates_slow_drafters_and_poor_channels(devices, factor):
+    seconds, upload = (np.array(column) for column in zip(*devices, strict=True))
+    length, first = np.full(len(devices), 5), np.eye(len(devices))[0].astype(bool)
+    share = bandwidth_shares(length, seconds, upload)[0]
+    assert bandwidth_shares(length, np.where(first, seconds * factor, seconds), upload)[0] > share
+    assert bandwidth_shares(length, seconds, np.where(first, upload * factor, upload))[0] > share

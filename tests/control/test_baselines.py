@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.special import lambertw
 
 from multispin.control import Cell, Device, Scenario, Verification, next_length, plan, plan_for_lengths
@@ -83,6 +85,18 @@ def test_proposition_1_solves_its_stationarity_condition():
             worth = np.where(alpha < 1, -np.log(alpha) / (1 - alpha), 1.0) * alpha ** (length + 1)
         cost = price * problem.upload_s * phi / (phi - length * problem.seconds_per_token) ** 2
         assert worth == pytest.approx(cost, rel=1e-5)
+
+
+@given(st.floats(0.02, 0.97), st.floats(1.005, 1.03), st.floats(0.02, 3), st.floats(1e-3, 50))
+@settings(max_examples=200, deadline=None)
+def test_remark_2_higher_acceptance_is_rewarded_with_band(alpha, factor, phi, price):
+    devices = (Device("less", 0.008, 5, alpha), Device("more", 0.008, 5, min(alpha * factor, 1.0)))
+    problem = as_problem(Scenario(Cell(5e6, 31744), Verification(0.2, 0.01), devices))
+    length = relaxed_lengths(problem, np.array([phi]), np.array([price]))[0]
+    band = problem.upload_s * length / (phi - length * problem.seconds_per_token)
+    assume(length[0] > 0)
+    assert length[1] > length[0]
+    assert band[1] > band[0]
 
 
 def test_lambert_w_in_the_log_domain():

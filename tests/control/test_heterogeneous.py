@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from multispin.control import POLICIES, Cell, Device, InfeasibleError, Scenario, Verification, plan
-from multispin.control.objective import SumGoodput
+from multispin.control.heterogeneous import Search, _around_best
+from multispin.control.objective import LogGoodput, SumGoodput
 from multispin.control.problem import as_problem
 from multispin.control.relaxation import Intervals, relax
 from multispin.errors import InputError
@@ -40,7 +41,8 @@ def test_equals_brute_force(seed, draw, brute_force):
     assert compared > 20
 
 
-def test_bound_of_any_interval_covers_every_choice_in_it(draw, all_lengths):
+@pytest.mark.parametrize("kind", [SumGoodput, LogGoodput])
+def test_bound_of_any_interval_covers_every_choice_in_it(kind, draw, all_lengths):
     # The heart of the proof: priced with any level, an interval's bound is above all choices with φ inside it.
     random = np.random.default_rng(7)
     checked = 0
@@ -52,16 +54,17 @@ def test_bound_of_any_interval_covers_every_choice_in_it(draw, all_lengths):
         phi = round_s - problem.verification_s(choices)
         if phi.max() == 0:
             continue
-        scores = SumGoodput(problem).score(choices, round_s)
+        objective = kind(problem)
+        scores = objective.score(choices, round_s)
         start = float(phi.max()) * random.uniform(0, 1)
         end = start + float(phi.max()) * 10 ** random.uniform(-4, 0)
-        level = float(scores.max()) * random.uniform(0.3, 1.2)
+        level = objective.goal(float(scores.max()), random.uniform(-0.7, 0.2))
         cap = int(problem.longest.max())
         one = np.ones(1)
         interval = Intervals(start * one, end * one, 0 * one, np.inf * one, np.array([cap]), 0 * one)
-        relaxed = relax(problem, SumGoodput(problem), level, interval, problem.shortest)
+        relaxed = relax(problem, objective, level, interval, problem.shortest)
         excess = relaxed.excess()
-        bound = SumGoodput(problem).bound(level, excess, relaxed.earliest, relaxed.latest)[0]
+        bound = objective.bound(level, excess, relaxed.earliest, relaxed.latest)[0]
         inside = (phi >= start) & (phi <= end)
         if problem.padded and problem.per_token_s:
             # A padded batch is charged for the cap: choices below it belong to another interval.
@@ -70,6 +73,30 @@ def test_bound_of_any_interval_covers_every_choice_in_it(draw, all_lengths):
             checked += 1
             assert scores[inside].max() <= bound
     assert checked > 100
+
+
+@pytest.mark.parametrize("kind", [SumGoodput, LogGoodput])
+def test_the_intervals_cover_every_choice_that_could_be_better(kind, draw, all_lengths):
+    random = np.random.default_rng(8)
+    checked = 0
+    for _ in range(100):
+        scenario = draw(random, int(random.integers(1, 4)), int(random.integers(2, 7)))
+        problem = as_problem(scenario)
+        search = Search(problem, kind(problem), problem.shortest, 1e-10)
+        choices = all_lengths(problem)
+        search.offer(choices[random.integers(0, len(choices), 1)])
+        intervals = _around_best(search)
+        round_s = problem.round_s(choices)
+        phi = round_s - problem.verification_s(choices)
+        better = np.flatnonzero((search.objective.score(choices, round_s) > search.level) & (phi > 0))
+        for index in better:
+            inside = (intervals.start <= phi[index]) & (phi[index] <= intervals.end)
+            inside &= (intervals.earliest <= round_s[index]) & (round_s[index] <= intervals.latest)
+            if problem.padded and problem.per_token_s:
+                inside &= intervals.cap == choices[index].max()
+            assert inside.any()
+            checked += 1
+    assert checked > 500
 
 
 def test_at_least_as_good_as_every_other_policy(draw):

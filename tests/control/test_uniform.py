@@ -61,7 +61,7 @@ def test_best_length_grows_with_alpha_and_verification_time(alpha, ratio):
     assert stationary_length(min(alpha * 1.01, 0.999), ratio) >= length - 1e-9
 
 
-@pytest.mark.parametrize("per_token", [0.0, 3e-4])
+@pytest.mark.parametrize("per_token", [0.0, 3e-4, 1e-2])
 @pytest.mark.parametrize("padded", [False, True])
 def test_closed_form_equals_search_over_all_lengths(per_token, padded):
     random = np.random.default_rng(1)
