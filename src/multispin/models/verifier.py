@@ -6,14 +6,16 @@ fed token. A prompt is fed in chunks that ask for no logits, in the same forward
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
 from multispin.models.engine import Feed, SlotsTakenError
-from multispin.models.slots import PACKED_ATTENTION, PackedBatch, SlotCache
-from multispin.speculation import Outcome, verify_draft
+from multispin.models.packed import PACKED_ATTENTION, PackedBatch
+from multispin.models.slots import SlotCache
+from multispin.speculation import Outcome, accept_matching, verify_draft
 
 
 class Verifier:
@@ -34,6 +36,7 @@ class Verifier:
         self._model = model.eval()
         self._model.set_attn_implementation(PACKED_ATTENTION)
         self._cache = SlotCache(model.config, slots, max_length, model.dtype, model.device)
+        self._heads = model.config.num_attention_heads
         self._cached = [0] * slots
         self._free = list(range(slots - 1, -1, -1))
 
@@ -88,11 +91,35 @@ class Verifier:
 
     @torch.inference_mode()
     def verify(self, feeds: Sequence[Feed]) -> list[Outcome | None]:
-        """Run all feeds in one forward pass and apply each request's acceptance rule."""
-        return [
-            None if feed.params is None else verify_draft(feed.tokens[1:], logits, feed.start + 1, feed.params)
-            for feed, logits in zip(feeds, self.forward(feeds), strict=True)
-        ]
+        """Run all feeds in one forward pass and apply each request's acceptance rule.
+
+        InputError if a logit that is asked for is not a finite number; the feeds are then forgotten.
+        """
+        before = [self._cached[feed.slot] for feed in feeds]
+        flat = self._run(feeds)
+        # Any NaN makes the largest of its row NaN.
+        if not bool(flat.amax(-1).isfinite().all()):
+            for feed, cached in zip(feeds, before, strict=True):
+                self._cache.clear(feed.slot, feed.start)
+                self._cached[feed.slot] = min(cached, feed.start)
+            raise InputError(
+                f"the model's logits are not finite numbers: its weights are damaged, or {self._model.dtype} is too "
+                "narrow for it (try float32)"
+            )
+        emitted = _largest(flat) if any(f.params is not None and f.params.greedy for f in feeds) else []
+        outcomes: list[Outcome | None] = []
+        row = 0
+        for feed in feeds:
+            if feed.params is None:
+                outcomes.append(None)
+                continue
+            last = row + len(feed.tokens)
+            if feed.params.greedy:
+                outcomes.append(accept_matching(feed.tokens[1:], emitted[row:last]))
+            else:
+                outcomes.append(verify_draft(feed.tokens[1:], flat[row:last], feed.start + 1, feed.params))
+            row = last
+        return outcomes
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
@@ -103,29 +130,39 @@ class Verifier:
             chunk of a prompt. The slot then has start + len(tokens) positions cached.
 
         """
+        sizes = [len(f.tokens) if f.params is not None else 0 for f in feeds]
+        return list(self._run(feeds).split(sizes)) if feeds else []
+
+    def _run(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        """Logits of all feeds that ask for some, one below the other: [rows, V]."""
+        device = self._model.device
         if not feeds:
-            return []
+            return torch.empty(0, self.vocabulary_size, device=device)
         self._check(feeds)
-        packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds])
-        tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=self._model.device)
-        wanted = [f.params is not None for f in feeds for _ in f.tokens]
-        rows = torch.tensor([i for i, want in enumerate(wanted) if want], dtype=torch.long, device=tokens.device)
-        if len(rows):
-            logits = self._model(
-                input_ids=tokens,
-                position_ids=packed.positions[None],
-                use_cache=False,
-                logits_to_keep=rows,
-                packed=packed,
-            ).logits[0]
+        packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds], self._heads)
+        tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=device)
+        inputs: dict[str, Any] = {
+            "input_ids": tokens,
+            "position_ids": packed.positions[None],
+            "use_cache": False,
+            "packed": packed,
+        }
+        wanted = [
+            column
+            for run, f in zip(packed.runs, feeds, strict=True)
+            if f.params is not None
+            for column in range(run.column, run.column + run.count)
+        ]
+        if wanted:
+            # 0 keeps all rows, without a copy of them.
+            rows = 0 if len(wanted) == tokens.shape[1] else torch.tensor(wanted, device=device)
+            logits: torch.Tensor = self._model(**inputs, logits_to_keep=rows).logits[0]
         else:
-            self._model.base_model(
-                input_ids=tokens, position_ids=packed.positions[None], use_cache=False, packed=packed
-            )
-            logits = torch.empty(0, self.vocabulary_size, device=tokens.device)
+            self._model.base_model(**inputs)
+            logits = torch.empty(0, self.vocabulary_size, device=device)
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
-        return list(logits.split([len(f.tokens) if f.params is not None else 0 for f in feeds]))
+        return logits
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         if len({feed.slot for feed in feeds}) < len(feeds):
@@ -143,3 +180,10 @@ class Verifier:
                 )
             if min(feed.tokens) < 0 or max(feed.tokens) >= self.vocabulary_size:
                 raise ValueError(f"a token id is outside 0 … {self.vocabulary_size - 1}")
+
+
+def _largest(logits: torch.Tensor) -> list[int]:
+    """Index of the first largest logit of each row of [rows, V]; the vectorised search of numpy on a CPU."""
+    if logits.device.type != "cpu":
+        return [int(index) for index in logits.argmax(dim=-1)]
+    return [int(index) for index in logits.float().numpy().argmax(axis=-1)]

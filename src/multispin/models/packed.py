@@ -1,0 +1,217 @@
+"""Packed attention: many sessions' new tokens as one row, `[1, Σ n_i]`, in one forward pass.
+
+The linear layers see no padding at all. Attention writes each new key and value to (slot, absolute position) and
+lets every token see its own slot's positions up to its own. Sessions in neighbouring slots share one attention call,
+padded to the longest of them, where that is cheaper than a call each: a call costs as much as some
+`CALL_COST` multiplications, so short drafts are grouped and a long prompt stands alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from multispin.errors import InputError
+from multispin.models.slots import SlotCache
+
+PACKED_ATTENTION = "multispin_packed"
+CALL_COST = 500_000
+"""Multiply-adds that take as long as one more attention call (two CPU threads, benchmarks/bench_verifier.py)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One session's tokens in the packed row: `count` columns from `column`, at absolute positions from `start`."""
+
+    slot: int
+    start: int
+    count: int
+    column: int
+
+    @property
+    def end(self) -> int:
+        """Keys that its last token sees."""
+        return self.start + self.count
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs in slots first … last−1, attended in one call of `rows` tokens by `end` keys per slot."""
+
+    runs: tuple[Run, ...]
+    first: int
+    last: int
+    rows: int
+    end: int
+
+    @property
+    def work(self) -> int:
+        """Query-key pairs, padding included."""
+        return (self.last - self.first) * self.rows * self.end
+
+    def joined(self, other: "_Group") -> "_Group":
+        """Both in one call; `other` lies in higher slots. Slots between them that are not in the batch ride along."""
+        rows, end = max(self.rows, other.rows), max(self.end, other.end)
+        return _Group(self.runs + other.runs, self.first, other.last, rows, end)
+
+
+def grouped(runs: Sequence[Run], pair_cost: int) -> list[_Group]:
+    """Join neighbouring slots while one padded call is cheaper than two.
+
+    Args:
+        runs: at most one per slot.
+        pair_cost: multiply-adds per query-key pair, heads times head size.
+    """
+    groups: list[_Group] = []
+    for run in sorted(runs, key=lambda run: run.slot):
+        group = _Group((run,), run.slot, run.slot + 1, run.count, run.end)
+        if groups:
+            both = groups[-1].joined(group)
+            if (both.work - groups[-1].work - group.work) * pair_cost <= CALL_COST:
+                groups[-1] = both
+                continue
+        groups.append(group)
+    return groups
+
+
+class PackedBatch:
+    """Where each token of a packed row belongs; made once per forward pass, shared by all layers.
+
+    Args:
+        cache: of all slots.
+        runs: per session (slot, absolute position of its first token, number of tokens), in the order of the row.
+        heads: query heads.
+    """
+
+    def __init__(self, cache: SlotCache, runs: Sequence[tuple[int, int, int]], heads: int) -> None:
+        keys = cache.keys[0]
+        self.cache = cache
+        self.runs: list[Run] = []
+        positions: list[int] = []
+        lines: list[int] = []  # per token, its line in the cache seen as [slots · kv_heads · max_length, head_dim]
+        kv_heads, head_dim = keys.shape[1], keys.shape[3]
+        for slot, start, count in runs:
+            self.runs.append(Run(slot, start, count, len(positions)))
+            positions.extend(range(start, start + count))
+            first = slot * kv_heads * cache.max_length + start
+            lines.extend(range(first, first + count))
+        self.groups = grouped(self.runs, heads * head_dim)
+        self.positions = torch.tensor(positions, device=keys.device)
+        offsets = torch.arange(kv_heads, device=keys.device)[:, None] * cache.max_length
+        self._lines = (offsets + torch.tensor(lines, device=keys.device)).reshape(-1)
+        self._columns: list[torch.Tensor] = []  # per group, the row's column of each of its (slot, row) places
+        places = [0] * len(positions)  # per column, its place in the groups' outputs laid end to end
+        offset = 0
+        for group in self.groups:
+            # A place that no token takes repeats the first token, so that no row of the mask is empty.
+            columns = [group.runs[0].column] * ((group.last - group.first) * group.rows)
+            for run in group.runs:
+                base = (run.slot - group.first) * group.rows
+                columns[base : base + run.count] = range(run.column, run.column + run.count)
+                places[run.column : run.column + run.count] = range(offset + base, offset + base + run.count)
+            offset += len(columns)
+            self._columns.append(torch.tensor(columns, device=keys.device))
+        self._places = torch.tensor(places, device=keys.device)
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+
+    def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
+        """Put `new`, [kv_heads, Σ n_i, head_dim], in its places of one layer's `cached` keys or values."""
+        size = new.shape[-1]
+        cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
+
+    def attend(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None, window: int | None
+    ) -> torch.Tensor:
+        """Attention of all runs to their own slots.
+
+        Args:
+            query: [heads, Σ n_i, head_dim].
+            keys: of one layer, the new ones included.
+            values: likewise.
+            scale: factor on query · key; None for 1/√head_dim.
+            window: positions that a token may look back on, itself included; None for all.
+
+        Returns:
+            [Σ n_i, heads, head_dim].
+
+        """
+        heads, _, size = query.shape
+        kv_heads = keys.shape[1]
+        shared = heads // kv_heads
+        parts = []
+        for index, (group, columns) in enumerate(zip(self.groups, self._columns, strict=True)):
+            slots = group.last - group.first
+            # Heads that share a key head become further query rows: no key is repeated in memory.
+            rows = query.index_select(1, columns).view(kv_heads, shared, slots, group.rows, size)
+            seen = scaled_dot_product_attention(
+                rows.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * group.rows, size),
+                keys[group.first : group.last, :, : group.end],
+                values[group.first : group.last, :, : group.end],
+                attn_mask=self._mask(index, shared, window, query.dtype),
+                scale=scale,
+            )
+            seen = seen.reshape(slots, heads, group.rows, -1).transpose(1, 2)
+            parts.append(seen.reshape(slots * group.rows, heads, -1))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, self._places)
+
+    def _mask(self, index: int, shared: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Additive mask [slots, 1, shared · rows, end] of group `index`, or None where every key may be seen."""
+        if (index, window) not in self._masks:
+            group = self.groups[index]
+            alone = len(group.runs) == 1 and group.rows == 1 and group.last - group.first == 1
+            if alone and (window is None or group.end <= window):
+                self._masks[index, window] = None
+            else:
+                slots = group.last - group.first
+                query = self.positions[self._columns[index]].view(slots, 1, 1, group.rows, 1)
+                key = torch.arange(group.end, device=query.device)
+                hidden = key > query
+                if window is not None:
+                    hidden = hidden | (key <= query - window)
+                mask = torch.zeros(hidden.shape, dtype=dtype, device=query.device)
+                mask = mask.masked_fill_(hidden, -torch.inf).expand(-1, -1, shared, -1, -1)
+                self._masks[index, window] = mask.reshape(slots, 1, shared * group.rows, group.end)
+        return self._masks[index, window]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    packed: PackedBatch | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed row, called by transformers in every layer.
+
+    Args:
+        module: the attention module; its `layer_idx` names the cache layer.
+        query: [1, heads, Σ n_i, head_dim], positions already encoded.
+        key: [1, kv_heads, Σ n_i, head_dim].
+        value: likewise.
+        attention_mask: None (transformers makes no mask for an attention that it does not know).
+        scaling: factor on query · key.
+        packed: layout of the row, handed through the model's forward.
+        sliding_window: keys that a token may look back on, itself included; None for all.
+        softcap: refused.
+
+    Returns:
+        [1, Σ n_i, heads, head_dim], and no weights.
+
+    """
+    if packed is None or softcap is not None or attention_mask is not None:
+        raise InputError("this model needs an attention (soft-capped or masked) that the slot cache does not offer")
+    keys, values = packed.cache.keys[module.layer_idx], packed.cache.values[module.layer_idx]  # type: ignore[index]
+    packed.write(keys, key[0])
+    packed.write(values, value[0])
+    return packed.attend(query[0], keys, values, scaling, sliding_window).unsqueeze(0), None
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
