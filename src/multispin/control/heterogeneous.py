@@ -69,6 +69,7 @@ class Search:
         self.closed = -math.inf
         self.nodes = 0
         self.effort = 0.0
+        self._waiting: list[Ints] = []
         self.caps = _caps(problem, shortest)
         # Windows of the round time tighten a curved price of time; without packed tokens they follow from φ.
         self.windowed = objective.curved and problem.per_token_s > 0 and not problem.padded
@@ -96,6 +97,22 @@ class Search:
         index = int(np.argmax(scores))
         if scores[index] > self.score:
             self.score, self.best, self.draft = float(scores[index]), lengths[index], float(draft[index])
+
+    def consider(self, lengths: Ints) -> None:
+        """Have lengths [N, K] offered with others of their kind, by `catch_up` at the latest: one call for many."""
+        self._waiting.append(lengths)
+        if sum(each.size for each in self._waiting) > _BATCH:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Offer all that waits."""
+        if not self._waiting:
+            return
+        together = np.concatenate(self._waiting)
+        self._waiting = []
+        step = max(1, _BATCH // self.problem.size)
+        for first in range(0, len(together), step):
+            self.offer(together[first : first + step])
 
     def close(self, bound: float) -> None:
         """Note that some choices are done with: none of them scores more than `bound`."""
@@ -231,6 +248,7 @@ def _prove(search: Search, intervals: Intervals, max_effort: float) -> bool:
             stack.extend(_batches(priced[wide].halves(search.windowed), problem))
         for index in np.flatnonzero(todo & ~wide):
             _settle(search, priced[index : index + 1], relaxed, int(index), max_effort)
+        search.catch_up()
     return search.closed <= search.level
 
 
@@ -269,8 +287,7 @@ def _strike(search: Search, node: Intervals, relaxed: Relaxation, index: int) ->
         return []
     lengths = _combinations(left, loss_start[:, 0], loss_end[:, 0], float(top_start[0]), float(top_end[0]))
     if lengths is not None:
-        for first in range(0, len(lengths), max(1, _BATCH // problem.size)):
-            search.offer(lengths[first : first + max(1, _BATCH // problem.size)])
+        search.consider(lengths)
         return []
     allowed = np.zeros((problem.tokens.shape[0], problem.size), dtype=bool)
     allowed[: len(left)] = left
