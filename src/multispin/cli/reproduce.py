@@ -43,8 +43,8 @@ INTRODUCTION = (
     "by the least squared log ratio to every number that the paper reports; `multispin reproduce --calibrate` repeats "
     "that search. Numbers called reproduced were therefore partly fitted: five free values against eleven numbers. "
     "The order of schemes, the shapes of the curves and Uni-BW against Homo were not fitted.",
-    "Verdicts: reproduced, the paper's number lies in our 95 % interval over realisations; close, it does not but "
-    "differs by at most 10 % as a ratio of goodputs; not reproduced otherwise.",
+    "Verdicts: reproduced, the paper's number lies in our 95 % interval over realisations and differs by at most 10 % "
+    "as a ratio of goodputs; close, only the second; undecided, only the first; not reproduced, neither.",
 )
 
 

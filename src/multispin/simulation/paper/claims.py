@@ -97,7 +97,7 @@ def _reason(number: Reported) -> str:
         return "A device drawn at random is served alone; the paper does not say which. Partly fitted (draft time)."
     if number.baseline is None:
         return (
-            "Absolute goodput depends on drafting time, radio and acceptance together; only the unknown mean T^S can "
+            "Absolute goodput depends on drafting time, radio and acceptance together; only the unknown mean Tˢ can "
             "lower it, and the gains limit how far."
         )
     if number.figure == 8:
@@ -122,8 +122,8 @@ def _order(study: Study, pair: str) -> Claim:
     point = Point(pair)
     got = estimate(study.goodput(point, "uniform-bandwidth") / study.goodput(point, "homogeneous"))
     why = _sign(got, 1.0) + (
-        " Which of the two wins turns on the spread of α (Qwen's is wider in its effect) against the spread of the "
-        "channels; not fitted."
+        " Not fitted. Equal bands give up compensation for weak channels, one common length gives up the spread of α; "
+        "which costs more turns on p/N₀: see fig-7.csv."
     )
     return Claim(f"Uni-BW ÷ Homo, {pair.title()}", "> 1", got.mean, got.low, got.high, why)
 
