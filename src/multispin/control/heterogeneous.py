@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from multispin.control.bandwidth import draft_time
+from multispin.control.baselines import goodput_argmax, uniform_bandwidth
 from multispin.control.goodput import Floats, Ints
 from multispin.control.objective import Objective
 from multispin.control.problem import Problem
 from multispin.control.relaxation import Intervals, Mask, Relaxation, greedy, relax
+from multispin.control.uniform import homogeneous
 
 EXACT_SIZE = 32
 """Up to this many devices the search always runs to the optimum: a millisecond more, and never a surprise."""
@@ -158,6 +160,9 @@ def maximise(
         search.offer(np.clip(_FIRST_GUESSES[:, None], shortest, problem.longest))
         _climb(search)
     proved = _prove(search, _around_best(search), max_effort)
+    if not proved:
+        # Magnitudes so far apart that the search ran out of effort: at least be no worse than the simple policies.
+        search.offer(np.stack([homogeneous(problem), uniform_bandwidth(problem), goodput_argmax(problem)]))
     return Optimum(search.best, search.score, max(search.closed, search.score), search.nodes, proved)
 
 
@@ -194,7 +199,8 @@ def _around_best(search: Search) -> Intervals:
     if not search.windowed:
         return whole
     time = float(search.problem.round_s(search.best))
-    windows = _edges(search.quickest, search.objective.latest(search.level) * (1.0 + 1e-12), time)
+    last = max(search.objective.latest(search.level), search.quickest)
+    windows = _edges(search.quickest * (1.0 - 1e-12), last * (1.0 + 1e-12), time)
     count = len(windows) - 1
     every = whole[np.repeat(np.arange(len(whole)), count)]
     return replace(every, earliest=np.tile(windows[:-1], len(whole)), latest=np.tile(windows[1:], len(whole)))
