@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from multispin.errors import InputError
 from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.packed import PACKED_ATTENTION, PackedBatch
+from multispin.models.prepacked import prepack
 from multispin.models.slots import SlotCache
 from multispin.speculation import Outcome, accept_matching, verify_draft
 
@@ -25,15 +26,17 @@ class Verifier:
         model: a decoder with attention layers; its attention is replaced by the packed one.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session.
+        reorder: on a CPU, keep the linear weights in the order that is fastest to read (see `prepacked`); the
+            model's own layers are replaced.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, max_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, slots: int, max_length: int, reorder: bool = True) -> None:
         limit = getattr(model.config, "max_position_embeddings", max_length)
         if not 1 <= max_length <= limit:
             raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
         if slots < 1:
             raise InputError(f"slots = {slots} is below 1")
-        self._model = model.eval()
+        self._model = prepack(model.eval()) if reorder else model.eval()
         self._model.set_attn_implementation(PACKED_ATTENTION)
         self._cache = SlotCache(model.config, slots, max_length, model.dtype, model.device)
         self._heads = model.config.num_attention_heads
@@ -131,7 +134,7 @@ class Verifier:
 
         """
         sizes = [len(f.tokens) if f.params is not None else 0 for f in feeds]
-        return list(self._run(feeds).split(sizes)) if feeds else []
+        return list(torch.split(self._run(feeds), sizes)) if feeds else []
 
     def _run(self, feeds: Sequence[Feed]) -> torch.Tensor:
         """Logits of all feeds that ask for some, one below the other: [rows, V]."""
