@@ -50,7 +50,7 @@ def figure_8(table: Table) -> Figure:
 
 
 def _sweep(table: Table, number: int, swept: str, unit: float, label: str) -> Figure:
-    figure, axes = canvas(f"Fig. {number}  {table.title}", table.note, 2, 2, 7.6)
+    figure, axes = canvas(f"Fig. {number}  {table.title}", table.note, 2, 2, 7.6, legend=True)
     for column, pair in enumerate(PAIRS.values()):
         part = table.where(pair=pair.key)
         upper, lower = axes[0][column], axes[1][column]

@@ -42,18 +42,24 @@ RC: Any = {
 }
 """Handed to `matplotlib.rc_context`; the salt makes SVG files the same in every run."""
 _NOTE_WIDTH = 172
+_TITLE = 0.4
+"""Inches for the title."""
+_LEGEND = 0.3
+"""Inches for a legend of one line."""
 
 
-def canvas(title: str, note: str, rows: int, columns: int, height: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows × columns axes with its title above and its note below."""
+def canvas(
+    title: str, note: str, rows: int, columns: int, height: float, *, legend: bool = False
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows × columns axes, its title above and its note below; `legend` leaves room for `legend_above`."""
     lines = textwrap.wrap(note, _NOTE_WIDTH)
-    below = 0.2 + 0.17 * len(lines)
-    figure = Figure(figsize=(11.0, height + below), dpi=110, layout="constrained")
-    total = height + below
+    below, above = 0.2 + 0.17 * len(lines), _TITLE + (_LEGEND if legend else 0.0)
+    total = height + below + above
+    figure = Figure(figsize=(11.0, total), dpi=110, layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(rect=(0.0, below / total, 1.0, 1.0 - (below + 0.06) / total))  # type: ignore[call-arg]
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    engine.set(rect=(0.0, below / total, 1.0, height / total))  # type: ignore[call-arg]
+    figure.text(0.5, 1.0 - 0.1 / total, title, fontsize=13, fontweight="bold", ha="center", va="top")
     figure.text(0.012, 0.08 / total, "\n".join(lines), fontsize=8.5, color="#444444", va="bottom")
     return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]
 
@@ -65,5 +71,11 @@ def legend_above(figure: Figure, *panels: Axes, columns: int = 8) -> None:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure.legend(
-        list(entries.values()), list(entries), loc="outside upper center", ncols=columns, fontsize=9, columnspacing=1.2
+        list(entries.values()),
+        list(entries),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1.0 - (_TITLE - 0.05) / float(figure.get_size_inches()[1])),
+        ncols=columns,
+        fontsize=9,
+        columnspacing=1.2,
     )

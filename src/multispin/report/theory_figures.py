@@ -34,7 +34,7 @@ def figure_3(table: Table) -> Figure:
 
 def figure_4(table: Table) -> Figure:
     """L* over T_ver, ϑ and α."""
-    figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4)
+    figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4, legend=True)
     labels = {
         "verification_s": ("verification latency T_ver [ms]", 1e3),
         "token_latency_s": ("latency per token ϑ [ms]", 1e3),
@@ -80,7 +80,7 @@ def figure_5(table: Table) -> Figure:
 
 def payload(table: Table) -> Figure:
     """Goodput over the band for what is sent per drafted token."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         for mode, name in PAYLOADS.items():
             for scheme, style in (("heterogeneous", "o-"), ("uniform-bandwidth", "s:")):
@@ -104,7 +104,7 @@ def payload(table: Table) -> Figure:
 
 def fairness(table: Table) -> Figure:
     """Goodput against Jain's index."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
     names = {**SCHEMES, **BEYOND}
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)

@@ -31,7 +31,7 @@ PAYLOADS: Mapping[str, str] = {
     "ids": "id only, shared noise",
 }
 """What a device sends per drafted token."""
-BLOCKS = 6
+BLOCKS = 12
 """Fading blocks per realisation."""
 _GOODPUT = ("goodput_tokens_per_s", "low", "high")
 _RELATIVE = ("over_fixed", "over_fixed_low", "over_fixed_high")

@@ -130,8 +130,8 @@ def _device_rates(seen: Scenario, scheme: str) -> np.ndarray[tuple[int, ...], np
 def _served_alone(seen: Scenario) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """P2P-SPIN with a device drawn at random: the paper does not say which one is served.
 
-    Each device serves 1/K of the time, in rounds of its own with the whole band. `control`'s own choice, the best
-    device, would be half as fast again, and is not what anybody averages over.
+    Each device is served 1/K of the time, in rounds of its own with the whole band. `control`'s own choice, the best
+    device of the moment, would be faster and would serve nobody else.
     """
     alone: Sequence[Plan] = [plan(replace(seen, devices=(device,)), "p2p") for device in seen.devices]
     return np.array([made.goodput_tokens_per_s for made in alone]) / len(alone)
