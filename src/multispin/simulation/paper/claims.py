@@ -123,7 +123,7 @@ def _order(study: Study, pair: str) -> Claim:
     got = estimate(study.goodput(point, "uniform-bandwidth") / study.goodput(point, "homogeneous"))
     why = _sign(got, 1.0) + (
         " Not fitted. Equal bands give up compensation for weak channels, one common length gives up the spread of α; "
-        "which costs more turns on p/N₀: see fig-7.csv."
+        "the two losses are nearly equal."
     )
     return Claim(f"Uni-BW ÷ Homo, {pair.title()}", "> 1", got.mean, got.low, got.high, why)
 
