@@ -87,21 +87,21 @@ class PackedBatch:
     """
 
     def __init__(self, cache: SlotCache, runs: Sequence[tuple[int, int, int]], heads: int) -> None:
-        keys = cache.keys[0]
         self.cache = cache
         self.runs: list[Run] = []
         positions: list[int] = []
         lines: list[int] = []  # per token, its line in the cache seen as [slots · kv_heads · max_length, head_dim]
-        kv_heads, head_dim = keys.shape[1], keys.shape[3]
+        _, kv_heads, _, head_dim = cache.shape
+        device = cache.device
         for slot, start, count in runs:
             self.runs.append(Run(slot, start, count, len(positions)))
             positions.extend(range(start, start + count))
             first = slot * kv_heads * cache.max_length + start
             lines.extend(range(first, first + count))
         self.groups = grouped(self.runs, heads * head_dim)
-        self.positions = torch.tensor(positions, device=keys.device)
-        offsets = torch.arange(kv_heads, device=keys.device)[:, None] * cache.max_length
-        self._lines = (offsets + torch.tensor(lines, device=keys.device)).reshape(-1)
+        self.positions = torch.tensor(positions, device=device)
+        offsets = torch.arange(kv_heads, device=device)[:, None] * cache.max_length
+        self._lines = (offsets + torch.tensor(lines, device=device)).reshape(-1)
         self._columns: list[torch.Tensor] = []  # per group, the row's column of each of its (slot, row) places
         places = [0] * len(positions)  # per column, its place in the groups' outputs laid end to end
         offset = 0
@@ -113,8 +113,9 @@ class PackedBatch:
                 columns[base : base + run.count] = range(run.column, run.column + run.count)
                 places[run.column : run.column + run.count] = range(offset + base, offset + base + run.count)
             offset += len(columns)
-            self._columns.append(torch.tensor(columns, device=keys.device))
-        self._places = torch.tensor(places, device=keys.device)
+            self._columns.append(torch.tensor(columns, device=device))
+        self._places = torch.tensor(places, device=device)
+        self.newest_states: list[int | None] = cache.recurrent.begin(self.runs) if cache.recurrent else []
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
     def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:

@@ -5,10 +5,13 @@ What lies beyond a session's length is simply overwritten later, so rolling back
 disconnect and retrying a round move an integer and copy nothing.
 """
 
+from collections.abc import Iterator
+
 import torch
 from transformers import PretrainedConfig
 
 from multispin.errors import InputError
+from multispin.models.recurrent import RECURRENT_LAYER, RECURRENT_MODELS, RecurrentSlots
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -17,7 +20,8 @@ class SlotCache:
     """Keys and values of all slots, allocated once.
 
     Args:
-        config: of a decoder whose layers attend to their own past (full or sliding window).
+        config: of a decoder whose layers attend to their own past (full or sliding window); those of Qwen3.5 that
+            keep a state instead are taken too.
         slots: number of sessions that fit.
         max_length: positions per slot.
         dtype: of keys and values.
@@ -28,25 +32,39 @@ class SlotCache:
         self, config: PretrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-        if not set(kinds) <= ATTENTION_LAYERS:
+        known = ATTENTION_LAYERS | ({RECURRENT_LAYER} if config.model_type in RECURRENT_MODELS else set())
+        if not set(kinds) <= known:
             raise InputError(
-                f"{config.model_type} has layers of kind {', '.join(sorted(set(kinds) - ATTENTION_LAYERS))}, "
-                "whose state cannot be rolled back by position; choose a model with attention layers only"
+                f"{config.model_type} has layers of kind {', '.join(sorted(set(kinds) - known))}, "
+                "whose state cannot be rolled back here; choose a model with attention layers only, or Qwen3.5"
             )
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (slots, heads, max_length, head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in kinds]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        attending = [index for index, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
+        self.keys = {index: torch.zeros(shape, dtype=dtype, device=device) for index in attending}
+        self.values = {index: torch.zeros_like(keys) for index, keys in self.keys.items()}
+        self.recurrent = RecurrentSlots(config, slots, dtype, device) if len(attending) < len(kinds) else None
+        self.shape = shape
+        self.device = device
         self.slots = slots
         self.max_length = max_length
 
     @property
     def size_bytes(self) -> int:
         """Memory taken by all slots, fixed at start."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
 
     def clear(self, slot: int, start: int) -> None:
         """Zero the positions of `slot` from `start` on: what is not a number there would reach others' sums."""
-        for tensor in (*self.keys, *self.values):
+        for tensor in (*self.keys.values(), *self.values.values()):
             tensor[slot, :, start:] = 0
+        if self.recurrent is not None:
+            self.recurrent.newest[slot] = None
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        yield from self.keys.values()
+        yield from self.values.values()
+        if self.recurrent is not None:
+            for layer in self.recurrent.layers.values():
+                yield from layer.tensors

@@ -15,6 +15,7 @@ from multispin.errors import InputError
 from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
+from multispin.models.recurrent import HISTORY, make_packable
 from multispin.models.slots import SlotCache
 from multispin.speculation import Outcome, accept_matching, verify_draft
 
@@ -31,15 +32,18 @@ class Verifier:
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, max_length: int, reorder: bool = True) -> None:
-        limit = getattr(model.config, "max_position_embeddings", max_length)
+        config = model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", max_length)
         if not 1 <= max_length <= limit:
             raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
         if slots < 1:
             raise InputError(f"slots = {slots} is below 1")
         self._model = prepack(model.eval()) if reorder else model.eval()
         self._model.set_attn_implementation(PACKED_ATTENTION)
-        self._cache = SlotCache(model.config, slots, max_length, model.dtype, model.device)
-        self._heads = model.config.num_attention_heads
+        make_packable(self._model)
+        self._cache = SlotCache(config, slots, max_length, model.dtype, model.device)
+        self._heads = config.num_attention_heads
+        self._vocabulary_size = int(config.vocab_size)
         self._cached = [0] * slots
         self._free = list(range(slots - 1, -1, -1))
 
@@ -61,7 +65,7 @@ class Verifier:
     @property
     def vocabulary_size(self) -> int:
         """Number of logits per row."""
-        return int(self._model.config.vocab_size)
+        return self._vocabulary_size
 
     @property
     def cache_bytes(self) -> int:
@@ -90,6 +94,8 @@ class Verifier:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
         if not 0 <= length <= self._cached[slot]:
             raise ValueError(f"slot {slot} has {self._cached[slot]} positions cached, cannot keep {length}")
+        if self._cache.recurrent is not None and length < self._cached[slot]:
+            self._cache.recurrent.check(slot, length)
         self._cached[slot] = length
 
     @torch.inference_mode()
@@ -163,6 +169,8 @@ class Verifier:
         else:
             self._model.base_model(**inputs)
             logits = torch.empty(0, self.vocabulary_size, device=device)
+        if self._cache.recurrent is not None:
+            self._cache.recurrent.end(packed.runs)
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
         return logits
@@ -171,6 +179,10 @@ class Verifier:
         if len({feed.slot for feed in feeds}) < len(feeds):
             raise ValueError("a slot stands twice in one batch")
         for feed in feeds:
+            if self._cache.recurrent is not None and feed.params is not None and len(feed.tokens) > HISTORY:
+                raise ValueError(
+                    f"a draft of {len(feed.tokens) - 1} is longer than {HISTORY - 1}, what this model can undo"
+                )
             if feed.slot in self._free or not 0 <= feed.slot < self.slots:
                 raise ValueError(f"slot {feed.slot} is not open")
             if not 0 <= feed.start <= self._cached[feed.slot]:
@@ -183,6 +195,8 @@ class Verifier:
                 )
             if min(feed.tokens) < 0 or max(feed.tokens) >= self.vocabulary_size:
                 raise ValueError(f"a token id is outside 0 … {self.vocabulary_size - 1}")
+            if self._cache.recurrent is not None:
+                self._cache.recurrent.check(feed.slot, feed.start)
 
 
 def _largest(logits: torch.Tensor) -> list[int]:

@@ -1,0 +1,142 @@
+"""What only recurrent layers need: states that move along, replays from a checkpoint, and limits on going back."""
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3NextConfig
+
+from multispin.errors import InputError
+from multispin.models import Feed, Verifier
+from multispin.models.recurrent import HISTORY
+from multispin.speculation import SamplingParams
+
+GREEDY = SamplingParams()
+LENGTH = 900
+
+
+# Over hundreds of tokens transformers' own cached and uncached logits differ by 3e-4 with larger weights.
+@pytest.fixture
+def model(make_model):
+    model = make_model("qwen3.5", max_position_embeddings=LENGTH, initializer_range=0.1)
+    for layer in model.model.layers:
+        if hasattr(layer, "linear_attn"):
+            layer.linear_attn.A_log.data.fill_(-4.0)  # states that remember some fifty tokens, not two
+    return model
+
+
+def full_logits(model, tokens):
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        logits = model(torch.tensor([tokens])).logits[0]
+    model.set_attn_implementation("multispin_packed")
+    return logits
+
+
+def test_long_texts_with_long_chunks_and_far_rollbacks_equal_a_full_forward(model):
+    verifier = Verifier(model, slots=2, max_length=LENGTH)
+    slots, texts, rng = [verifier.open(), verifier.open()], [[], []], random.Random(4)
+    assert slots == [0, 1]
+    furthest, checked = [0, 0], 0
+    for _ in range(40):
+        feeds = []
+        for slot, text in zip(slots, texts, strict=True):
+            furthest[slot] = max(furthest[slot], len(text))
+            if rng.random() < 0.5:
+                del text[rng.randint(max(0, furthest[slot] - HISTORY), len(text)) :]
+            count = rng.choice([1, 1, 5, HISTORY, 130, 300])
+            tokens = [rng.randrange(97) for _ in range(min(count, LENGTH - 150 - len(text)))] or [1]
+            feeds.append(Feed(slot, len(text), tokens, GREEDY if len(tokens) <= HISTORY else None))
+        for feed, text, logits in zip(feeds, texts, verifier.forward(feeds), strict=True):
+            text += feed.tokens
+            if feed.params:
+                expected = full_logits(model, text)[feed.start :]
+                torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+                checked += 1
+    assert checked > 30
+    assert max(map(len, texts)) > 5 * HISTORY  # the checkpoint moved
+
+
+def test_going_back_further_than_the_history_is_refused_and_starting_again_is_not(model):
+    verifier = Verifier(model, slots=1, max_length=LENGTH)
+    slot, text = verifier.open(), [i % 97 for i in range(600)]
+    verifier.forward([Feed(slot, 0, text, None)])
+    with pytest.raises(ValueError, match="from position 536 on"):
+        verifier.commit(slot, 535)
+    with pytest.raises(ValueError, match="cannot go back to 100"):
+        verifier.forward([Feed(slot, 100, [1], GREEDY)])
+    verifier.commit(slot, 536)
+    (logits,) = verifier.forward([Feed(slot, 0, text[:9], GREEDY)])
+    torch.testing.assert_close(logits, full_logits(model, text[:9]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pieces", [[300], [200, 100], [250, 1, 5, 44]])
+def test_a_checkpoint_is_the_state_of_its_position(model, pieces):
+    verifier = Verifier(model, slots=1, max_length=LENGTH)
+    slot, text = verifier.open(), [(i * i) % 97 for i in range(300)]
+    start = 0
+    for count in pieces:
+        verifier.forward([Feed(slot, start, text[start : start + count], None)])
+        start += count
+    oldest = next(length for length in range(300) if can_keep(verifier, slot, length))
+    assert oldest >= 300 - 4 * HISTORY  # it moved
+    verifier.commit(slot, oldest)
+    (logits,) = verifier.forward([Feed(slot, oldest, [1, 2, 3], GREEDY)])
+    torch.testing.assert_close(logits, full_logits(model, [*text[:oldest], 1, 2, 3])[oldest:], atol=1e-4, rtol=1e-4)
+
+
+def can_keep(verifier, slot, length):
+    if length == 0:
+        return False  # always possible, and no checkpoint
+    try:
+        verifier._cache.recurrent.check(slot, length)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_draft_too_long_to_undo_is_refused(model):
+    verifier = Verifier(model, slots=1, max_length=LENGTH)
+    with pytest.raises(ValueError, match="a draft of 64 is longer than 63"):
+        verifier.forward([Feed(verifier.open(), 0, [1] * (HISTORY + 1), GREEDY)])
+
+
+def test_a_slot_taken_over_knows_nothing_of_its_last_text(model):
+    verifier = Verifier(model, slots=1, max_length=LENGTH)
+    slot = verifier.open()
+    verifier.forward([Feed(slot, 0, [3] * 40, None)])
+    verifier.close(slot)
+    slot = verifier.open()
+    (logits,) = verifier.forward([Feed(slot, 0, [5, 6, 7], GREEDY)])
+    torch.testing.assert_close(logits, full_logits(model, [5, 6, 7]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_pass_that_fails_half_way_is_not_built_upon(model, monkeypatch):
+    verifier = Verifier(model, slots=1, max_length=LENGTH)
+    slot = verifier.open()
+    verifier.forward([Feed(slot, 0, [5, 6, 7], GREEDY)])
+
+    def lose(*_, **__):
+        raise RuntimeError("lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.model.layers[2], "forward", lose)
+        with pytest.raises(RuntimeError, match="lost"):
+            verifier.forward([Feed(slot, 3, [8], GREEDY)])
+    with pytest.raises(ValueError, match="feed the text again"):
+        verifier.forward([Feed(slot, 3, [8], GREEDY)])
+    (logits,) = verifier.forward([Feed(slot, 0, [5, 6, 7, 8], GREEDY)])
+    torch.testing.assert_close(logits, full_logits(model, [5, 6, 7, 8]), atol=1e-4, rtol=1e-4)
+
+
+def test_states_are_part_of_the_memory_that_is_told(model):
+    one, two = (Verifier(model, slots=n, max_length=50).cache_bytes for n in (1, 2))
+    attention = 2 * 2 * 50 * 16 * 4  # keys and values, heads, length, head size, bytes
+    states = 2 * 2 * 4 * 8 * 8 * 4  # layers, checkpoint and newest, heads, key size, value size, bytes
+    assert two == 2 * one > 2 * (attention + states)
+
+
+def test_recurrent_layers_of_another_kind_are_refused(sizes):
+    config = Qwen3NextConfig(**sizes, head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8)
+    with pytest.raises(InputError, match="linear_attention"):
+        Verifier(AutoModelForCausalLM.from_config(config), slots=1, max_length=50)
