@@ -148,6 +148,20 @@ def one_by_one(table: Table, model: PreTrainedModel, repeats: int) -> None:
         table.row(f"8 × {length} tokens", t["batched"], t["alone"], ratio, target, not target or ratio >= 2)
 
 
+def prompt_chunks(table: Table, model: PreTrainedModel, repeats: int) -> None:
+    """What a chunk of somebody's prompt in the batch costs the others' round of 8 × 5 tokens."""
+    head("A chunk of a prompt riding along (ratio: round with it / without)", "with", "without")
+    verifier, slots = prefilled(model, 9)
+    feeds = drafts(slots, [5] * 8)
+    chunks = {n: Feed(slots[8], 0, list(range(1000, 1000 + n)), None) for n in (16, 64, 256)}
+    sides: dict[str, Callable[[], object]] = {"without": lambda: verifier.verify(feeds)}
+    for n, chunk in chunks.items():
+        sides[str(n)] = lambda c=chunk: verifier.verify([*feeds, c])  # type: ignore[misc]
+    t = Times(sides, repeats)
+    for n in chunks:
+        table.row(f"{n} prompt tokens", t[str(n)], t["without"], t.ratio(str(n), "without"))
+
+
 def decode(verifier: Verifier, prompts: list[list[int]]) -> list[list[int]]:
     """Plain decoding of all prompts through the engine: a draft length of 0 in every round."""
     slots = [verifier.open() for _ in prompts]
@@ -231,6 +245,7 @@ def main() -> None:
         padded_mixes(table, model, options.repeats)
         bare_forward(table, model, options.repeats)
         one_by_one(table, model, options.repeats)
+        prompt_chunks(table, model, options.repeats // 2)
         generation(table, model, plain, 2)
     print(f"\n{time.perf_counter() - began:.0f} s; {table.missed} targets missed")
     sys.exit(options.check and table.missed > 0)

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from multispin.errors import InputError
+from multispin.models import round_weights
 from multispin.models.prepacked import PrepackedLinear, can_prepack, prepack
 
 
@@ -22,3 +24,11 @@ def test_reordered_weights_give_the_same_logits(make_model, family, dtype):
 def test_other_numbers_are_left_alone(make_model):
     model = prepack(make_model("llama").to(torch.float16))
     assert not [m for m in model.modules() if isinstance(m, PrepackedLinear)]
+
+
+def test_a_reordered_model_is_not_rounded_in_part(make_model):
+    model = prepack(make_model("llama"))
+    if not [m for m in model.modules() if isinstance(m, PrepackedLinear)]:
+        pytest.skip("nothing was reordered")
+    with pytest.raises(InputError, match="load it anew"):
+        round_weights(model, 8)

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.prepacked import PrepackedLinear
 
 
 class RoundedLinear(nn.Module):
@@ -36,6 +37,8 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
     """Round every bias-free linear layer of a CPU model to `bits` (3 … 8), its head included; the rest is bfloat16."""
     if not 3 <= bits <= 8:
         raise InputError(f"bits = {bits} is outside 3 … 8")
+    if any(isinstance(module, PrepackedLinear) for module in model.modules()):
+        raise InputError("this model's weights are in a verifier's order already: load it anew to round it")
     model = model.to(torch.bfloat16)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
