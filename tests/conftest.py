@@ -1,7 +1,15 @@
+import os
+
 import pytest
+
+# Waiting threads sleep, and tiny models need only one: tests stay quick beside other work on a few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
 
 
 def save_tiny_model(folder, seed=0, extra_token="<|end|>"):
