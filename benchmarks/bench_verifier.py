@@ -9,6 +9,7 @@ with 1 where a ratio misses its target.
 
 import argparse
 import contextlib
+import copy
 import logging
 import random
 import statistics
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
 from multispin.models import Feed, Verifier, load_model
 from multispin.models.packed import PACKED_ATTENTION
@@ -162,6 +163,24 @@ def prompt_chunks(table: Table, model: PreTrainedModel, repeats: int) -> None:
         table.row(f"{n} prompt tokens", t[str(n)], t["without"], t.ratio(str(n), "without"))
 
 
+def overhead(table: Table, model: PreTrainedModel, repeats: int) -> None:
+    """A decoding step of the target beside one of as many layers that are 1/16 as wide: Python and dispatch alone."""
+    head("Bytes and overhead of a decoding step, B = 8", "whole step", "thin layers")
+    thin = copy.deepcopy(model.config)
+    thin.hidden_size, thin.intermediate_size, thin.vocab_size, thin.head_dim = 36, 96, 42_000, 4
+    small = AutoModelForCausalLM.from_config(thin, dtype=model.dtype).eval()
+    verifiers = {"whole": prefilled(model, 8), "thin": prefilled(small, 8)}
+    t = Times({name: lambda v=v, s=s: v.verify(drafts(s, [1] * 8)) for name, (v, s) in verifiers.items()}, 2 * repeats)  # type: ignore[misc]
+    size = sum(p.numel() for p in load_model("embedded", str(model.dtype).removeprefix("torch.")).parameters())
+    read = size * model.dtype.itemsize
+    table.row(
+        f"{read / 1e6:.0f} MB of weights: {read / t['whole'] / 1e9:.1f} GB/s",
+        t["whole"],
+        t["thin"],
+        t.ratio("thin", "whole"),
+    )
+
+
 def decode(verifier: Verifier, prompts: list[list[int]]) -> list[list[int]]:
     """Plain decoding of all prompts through the engine: a draft length of 0 in every round."""
     slots = [verifier.open() for _ in prompts]
@@ -245,6 +264,7 @@ def main() -> None:
         padded_mixes(table, model, options.repeats)
         bare_forward(table, model, options.repeats)
         one_by_one(table, model, options.repeats)
+        overhead(table, model, options.repeats)
         prompt_chunks(table, model, options.repeats // 2)
         generation(table, model, plain, 2)
     print(f"\n{time.perf_counter() - began:.0f} s; {table.missed} targets missed")
