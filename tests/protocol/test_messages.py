@@ -68,7 +68,7 @@ def test_noise_on_the_wire_is_refused_in_one_way(frame):
 @pytest.mark.parametrize(
     "fields",
     [
-        [5, 1, 2, 3, 65, b"", 0],  # a draft longer than any grant
+        [5, 1, 2, 3, 64, b"", 0],  # a draft longer than any grant
         [5, 1, 2, 3, -1, b"", 0],
         [5, 1, 2, 3, 1, b"x" * 300, 0],
         [1, 1, "f" * 81, "n", "d", True, [0.1, 1.0]],  # a name too long

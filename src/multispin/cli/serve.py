@@ -23,7 +23,7 @@ USUAL_MAX_LENGTH = 1024
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
-@click.option("--max-draft-length", type=click.IntRange(1, 64), default=16, show_default=True)
+@click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)

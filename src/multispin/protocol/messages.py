@@ -16,7 +16,8 @@ SESSION_PATH = "/v1/session"
 """Where a device's WebSocket is found on the edge."""
 MAX_FRAME_BYTES = 256 * 1024
 """Largest message; bounds a prompt at more than 60,000 ids of 32 bits."""
-MAX_DRAFT_LENGTH = 64
+MAX_DRAFT_LENGTH = 63
+"""Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
 MAX_STOP_IDS = 16
 MAX_NAME_CHARACTERS = 80
 
