@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from multispin.control import Plan
+from multispin.edge.batch import Batch, Job, Limits, RoundReport
 from multispin.edge.controller import Controller, Member
 from multispin.models import Engine, Feed
 from multispin.protocol import (
@@ -33,30 +34,6 @@ from multispin.protocol import (
 from multispin.speculation import Outcome
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What bounds an edge.
-
-    Attributes:
-        max_sessions: connected or resumable devices.
-        max_waiting: requests that may wait for a slot.
-        prefill_tokens_per_round: prompt tokens that may ride in one round beside the drafts.
-        resume_grace_s: how long a lost device's session is kept.
-        deadline_factor: a round waits this many times its planned drafting and upload time …
-        deadline_slack_s: … and this much longer, before it verifies without the late.
-        draft_timeout_s: a device that is later than this is let go.
-
-    """
-
-    max_sessions: int = 256
-    max_waiting: int = 64
-    prefill_tokens_per_round: int = 256
-    resume_grace_s: float = 30.0
-    deadline_factor: float = 2.0
-    deadline_slack_s: float = 0.5
-    draft_timeout_s: float = 60.0
-
-
 @dataclass
 class _Seat:
     """A session in this edge: its slot, its connection, its times."""
@@ -72,55 +49,6 @@ class _Seat:
         """Whether it has a prompt in the cache and text still to come."""
         request = self.session.request
         return self.slot is not None and request is not None and not request.finish
-
-
-@dataclass(frozen=True)
-class Job:
-    """One session's part of a batch."""
-
-    session: int
-    feed: Feed
-    drafted: int = 0
-    granted: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything that one forward pass verifies: drafts first, chunks of prompts after them."""
-
-    round: int
-    jobs: tuple[Job, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens fed, Σ (L_k + 1) and the prompt chunks."""
-        return sum(len(job.feed.tokens) for job in self.jobs)
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What a round was planned to be, and what it was.
-
-    Attributes:
-        round: its number.
-        members: sessions verified in it.
-        drafted: tokens drafted, per member.
-        accepted: of them accepted, per member.
-        delivered: tokens committed, per member.
-        verify_s: time of the forward pass and the rules.
-        prompt_tokens: prompt tokens that rode along.
-        plan: the plan for the next round, if anybody is left.
-
-    """
-
-    round: int
-    members: tuple[int, ...] = ()
-    drafted: tuple[int, ...] = ()
-    accepted: tuple[int, ...] = ()
-    delivered: tuple[int, ...] = ()
-    verify_s: float = 0.0
-    prompt_tokens: int = 0
-    plan: Plan | None = None
 
 
 class Edge:

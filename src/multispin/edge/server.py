@@ -15,7 +15,8 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from multispin.edge.rounds import Edge, RoundReport
+from multispin.edge.batch import RoundReport
+from multispin.edge.rounds import Edge
 from multispin.errors import InputError
 from multispin.protocol import (
     MAX_FRAME_BYTES,
