@@ -6,10 +6,15 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+
+# A slow machine is no bug: no example has a deadline.
+settings.register_profile("multispin", deadline=None)
+settings.load_profile("multispin")
 
 
 def save_tiny_model(folder, seed=0, extra_token="<|end|>"):

@@ -15,8 +15,8 @@ from multispin.cli.demo_view import live_view, print_summary, progress_line
 from multispin.cli.process import prepare
 from multispin.cli.sampling import sampling_options
 from multispin.cli.serve import USUAL_MAX_LENGTH
+from multispin.control import RUNTIME_POLICIES
 from multispin.data import TASKS, load_prompts
-from multispin.edge.controller import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 MAX_DEVICES = 64

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
-from multispin.edge.controller import RUNTIME_POLICIES
+from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0

@@ -2,11 +2,20 @@
 
 from multispin.control.baselines import next_length
 from multispin.control.files import dump_scenario, load_scenario, parse_scenario
-from multispin.control.policies import POLICIES, DevicePlan, InfeasibleError, Plan, plan, plan_for_lengths
+from multispin.control.policies import (
+    POLICIES,
+    RUNTIME_POLICIES,
+    DevicePlan,
+    InfeasibleError,
+    Plan,
+    plan,
+    plan_for_lengths,
+)
 from multispin.control.scenario import Cell, Device, Scenario, Verification
 
 __all__ = [
     "POLICIES",
+    "RUNTIME_POLICIES",
     "Cell",
     "Device",
     "DevicePlan",

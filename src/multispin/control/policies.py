@@ -29,6 +29,9 @@ POLICIES: tuple[str, ...] = (
     "goodput-argmax",
 )
 
+RUNTIME_POLICIES = tuple(name for name in POLICIES if name not in ("p2p", "centralized"))
+"""Policies by which a running edge can serve everybody; the other two are for comparison on paper."""
+
 
 @dataclass(frozen=True)
 class DevicePlan:

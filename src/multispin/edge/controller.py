@@ -8,12 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispin.control import POLICIES, Cell, Device, Plan, Scenario, Verification, plan, plan_for_lengths
+from multispin.control import RUNTIME_POLICIES, Cell, Device, Plan, Scenario, Verification, plan, plan_for_lengths
 from multispin.errors import InputError
 from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
 
-RUNTIME_POLICIES = tuple(name for name in POLICIES if name not in ("p2p", "centralized"))
-"""Policies by which a running edge can serve everybody; the other two are for comparison on paper."""
 _EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax")
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
