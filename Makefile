@@ -27,7 +27,7 @@ reproduce: setup ## Compute the paper's figures and how they differ (build/repro
 	OMP_NUM_THREADS=1 $(BIN)/multispin reproduce --out build/reproduce
 
 test: setup      ## Run all tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 check: setup     ## Lint, types, import rules
 	$(BIN)/ruff format --check src tests benchmarks

@@ -35,6 +35,8 @@ def command(**options: Any) -> None:
       multispin device --prompt "Why is the sky blue?"
       multispin device ws://192.0.2.7:8765 --draft Qwen/Qwen3-0.6B --target Qwen/Qwen3-8B --prompt "Hello"
     """
+    if not options["url"].startswith(("ws://", "wss://")):
+        raise InputError(f"{options['url']} is not an address of an edge: write ws://HOST:PORT")
     prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2))
     if options["prompt"] is None:
         if options["attended"]:
