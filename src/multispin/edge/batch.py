@@ -13,7 +13,8 @@ class Limits:
     Attributes:
         max_sessions: connected or resumable devices.
         max_waiting: requests that may wait for a slot.
-        prefill_tokens_per_round: prompt tokens that may ride in one round beside the drafts.
+        prefill_tokens_per_round: prompt tokens that may ride in one round beside the drafts; 64 make a round of the
+            embedded target about twice as long on a CPU (docs/verifier.md).
         resume_grace_s: how long a lost device's session is kept.
         deadline_factor: a round waits this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer, before it verifies without the late.
@@ -23,7 +24,7 @@ class Limits:
 
     max_sessions: int = 256
     max_waiting: int = 64
-    prefill_tokens_per_round: int = 256
+    prefill_tokens_per_round: int = 64
     resume_grace_s: float = 30.0
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5
