@@ -89,6 +89,9 @@ class Edge:
         self._waiting: deque[int] = deque()  # sessions with a request and no slot yet
         self._busy: frozenset[int] = frozenset()  # slots in the batch under way
         self._closing: list[int] = []  # slots to give back when that batch is done
+        # Sessions by what their draft is doing: kept as sets, because they are asked for at every message.
+        self._awaited: set[int] = set()  # the present round's, still to come from a connected device
+        self._at_hand: set[int] = set()  # to be verified in the next batch
 
     # Sessions -----------------------------------------------------------------------------------------------------
 
@@ -116,6 +119,8 @@ class Edge:
                     if secrets.compare_digest(seat.session.resume_token.encode(), message.resume_token.encode()):
                         tail = seat.session.tail(message.length)
                         seat.connected, seat.granted_at_s = True, now_s
+                        if self._owes(seat) and seat.session.grant and seat.session.grant.round == self.round:
+                            self._awaited.add(number)
                         return number, [self._welcome(seat.session), tail]
                 raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
         raise ProtocolError("hello-first", "the first message must be a Hello or a Resume")
@@ -142,6 +147,7 @@ class Edge:
         seat = self._seats.get(number)
         if seat is not None:
             seat.connected, seat.lost_at_s = False, now_s
+            self._awaited.discard(number)
 
     def leave(self, number: int) -> None:
         """End a session and give back all that it holds."""
@@ -150,6 +156,8 @@ class Edge:
             return
         if number in self._waiting:
             self._waiting.remove(number)
+        self._awaited.discard(number)
+        self._at_hand.discard(number)
         self._release(seat)
         self.controller.leave(number)
 
@@ -187,10 +195,12 @@ class Edge:
             return None, {}
         self.round += 1
         grants = {}
+        self._awaited.clear()  # nobody waits for a device that was late already
         for member, device in zip(members, plan.devices, strict=True):
             seat = self._seats[member.session]
             grants[member.session] = seat.session.give(self.round, device.draft_length, device.bandwidth_hz)
             seat.granted_at_s = now_s
+            (self._awaited if self._owes(seat) else self._at_hand).add(member.session)
         air_s = max(0.0, plan.round_s - self.controller.verification.predict(len(members), len(members)))
         self.deadline_s = now_s + self.limits.deadline_factor * air_s + self.limits.deadline_slack_s
         return plan, grants
@@ -200,20 +210,15 @@ class Edge:
 
         Nobody waits for a device that was late already: only drafts of the current round are awaited.
         """
-        if not self._verifiable() and not any(self._prompt_left(seat) for seat in self._seats.values()):
+        if not self._at_hand and not any(self._prompt_left(seat) for seat in self._seats.values()):
             return None
-        awaited = any(
-            seat.connected and self._owes(seat) and seat.session.grant.round == self.round
-            for seat in self._seats.values()
-            if seat.session.grant is not None
-        )
-        return max(0.0, self.deadline_s - now_s) if awaited else 0.0
+        return max(0.0, self.deadline_s - now_s) if self._awaited else 0.0
 
     def collect(self) -> Batch:
         """Take every draft at hand, and as many prompt tokens as may ride along."""
         self._seat_waiting()
         jobs = []
-        for number in self._verifiable():
+        for number in sorted(self._at_hand):
             seat = self._seats[number]
             session, request = seat.session, seat.session.request
             assert seat.slot is not None
@@ -231,6 +236,7 @@ class Edge:
                 chunk = tuple(seat.session.request.committed[start : start + count])
                 jobs.append(Job(number, Feed(seat.slot, start, chunk, None)))
                 budget -= count
+        self._at_hand.clear()
         self._busy = frozenset(job.feed.slot for job in jobs)
         return Batch(self.round, tuple(jobs))
 
@@ -312,10 +318,14 @@ class Edge:
             in_use += 1
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
-        grant = seat.session.grant
+        grant, repeated = seat.session.grant, seat.session.draft is not None
         answer: Verdict | Tail | None = seat.session.receive(message)
         if answer is not None:
             return [answer]
+        if repeated:  # and perhaps in the batch under way already
+            return []
+        self._awaited.discard(seat.session.number)
+        self._at_hand.add(seat.session.number)
         if grant is not None and grant.length > 0:
             draft_s = message.draft_us * 1e-6
             upload_s = now_s - seat.granted_at_s - draft_s
@@ -333,13 +343,6 @@ class Edge:
         else:
             self.engine.close(seat.slot)
         seat.slot = None
-
-    def _verifiable(self) -> list[int]:
-        return [
-            number
-            for number, seat in self._seats.items()
-            if seat.running and seat.session.draft is not None and seat.session.grant is not None
-        ]
 
     def _owes(self, seat: _Seat) -> bool:
         return seat.running and seat.session.grant is not None and seat.session.draft is None
