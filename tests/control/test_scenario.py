@@ -155,3 +155,11 @@ def test_expected_tokens_are_the_sum_of_survival():
     assert float(expected_tokens(0.8, 4)) == pytest.approx(law)
     profile = token_table(np.array([[0.9], [0.5], [0.0], [1.0]]))
     assert profile[:, 0] == pytest.approx([1, 1.9, 2.35, 2.35, 2.35])
+
+
+def test_what_only_a_simulation_reads_is_looked_past_and_named_where_a_plan_needs_more():
+    keys = 'lost_s = 3.0\nacceptance_trace = "t.json"\n'
+    timed = GOOD.replace("acceptance_rate", keys + "acceptance_rate") + "[simulation]\ntokens_per_request = 64\n"
+    assert parse_scenario(timed) == parse_scenario(GOOD)
+    with pytest.raises(InputError, match="line 12: acceptance_trace is for `multispin simulate` alone"):
+        parse_scenario(timed.replace("acceptance_rate = 0.8\n", ""))

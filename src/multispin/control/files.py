@@ -11,6 +11,9 @@ from multispin.control.scenario import Cell, Device, Scenario, Verification, fie
 from multispin.errors import InputError
 
 _TABLES: dict[str, type[Cell] | type[Verification]] = {"cell": Cell, "verifier": Verification}
+SIMULATION_TABLE = "simulation"
+SIMULATION_KEYS = ("acceptance_trace", "efficiency_trace", "arrives_s", "leaves_s", "lost_s")
+"""Keys of a [[device]] that only a simulation reads, as it does the table [simulation]: a plan is for one round."""
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?")
 
 
@@ -32,15 +35,24 @@ def load_scenario(path: str | Path) -> Scenario:
 
 def parse_scenario(text: str, source: str = "scenario") -> Scenario:
     """A scenario from TOML text; `source` names it in refusals."""
+    return scenario_from(parse_document(text, source), text, source)
+
+
+def parse_document(text: str, source: str) -> dict[str, Any]:
+    """The tables of TOML text, unchecked; `source` names it in refusals."""
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{source}: is not valid TOML: {error}") from error
+
+
+def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
+    """A scenario from parsed tables, whose values may have been changed since; `text` tells where keys stand."""
     lines = _Lines(text, source)
     for key in document:
-        if key not in (*_TABLES, "device"):
+        if key not in (*_TABLES, "device", SIMULATION_TABLE):
             raise InputError(
-                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device"
+                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device, simulation"
             )
     cell = _build(Cell, document.get("cell"), "cell", 0, lines)
     verifier = _build(Verification, document.get("verifier"), "verifier", 0, lines)
@@ -105,6 +117,13 @@ def _build(kind: Callable[..., Any], table: object, name: str, index: int, lines
     if not isinstance(table, dict):
         raise InputError(f"{lines.at(name, index, None)}: {name} must be a table, written {header}")
     known = field_names(kind)  # type: ignore[arg-type]
+    if name == "device":
+        if "acceptance_trace" in table and not {"acceptance_rate", "acceptance_profile"} & set(table):
+            raise InputError(
+                f"{lines.at(name, index, 'acceptance_trace')}: acceptance_trace is for `multispin simulate` alone; "
+                "a plan needs acceptance_rate or acceptance_profile beside it"
+            )
+        table = {key: value for key, value in table.items() if key not in SIMULATION_KEYS}
     for key in table:
         if key not in known:
             raise InputError(
