@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification, plan
-from multispin.radio import BlockFadingChannel
-from multispin.simulation.site import Behaviour, Site
+from multispin.simulation.setup import Behaviour, DeviceLife, Setup
+from multispin.simulation.site import Site
 
 SCENARIO = Scenario(
     Cell(bandwidth_hz=2e6, bits_per_token=4000, max_draft_length=12, min_draft_length=1),
@@ -17,8 +17,16 @@ SCENARIO = Scenario(
 )
 
 
+def a_site(policy, seed, behaviour=None, knows=False, lives=(), scenario=SCENARIO):
+    return Site(Setup(scenario, behaviour or Behaviour(), lives), policy, seed, knows)
+
+
 def goodput(site):
-    return sum(device.record.tokens for device in site.devices.values()) / site.queue.now_s
+    return sum(device.record.tokens for device in site.devices) / site.queue.now_s
+
+
+def lives(**by_name):
+    return tuple(by_name.get(device.name, DeviceLife()) for device in SCENARIO.devices)
 
 
 @pytest.mark.parametrize("policy", ["heterogeneous", "homogeneous", "fixed", "uniform-bandwidth"])
@@ -26,7 +34,7 @@ def test_goodput_meets_the_formula_where_the_truth_is_known(policy):
     # Mean of 8 seeds within 4 of its own standard errors of tau (eq. 16); frames are whole bytes here as there.
     seen = []
     for seed in range(8):
-        site = Site(SCENARIO, policy, seed, knows=True)
+        site = a_site(policy, seed, knows=True)
         site.run(150)
         seen.append(goodput(site))
     expected = plan(SCENARIO, policy).goodput_tokens_per_s
@@ -36,75 +44,135 @@ def test_goodput_meets_the_formula_where_the_truth_is_known(policy):
 
 
 def test_what_is_learned_comes_close_to_what_is_known():
-    known, learned = (Site(SCENARIO, "heterogeneous", 1, knows=knows) for knows in (True, False))
+    known, learned = (a_site("heterogeneous", 1, knows=knows) for knows in (True, False))
     for site in (known, learned):
         site.run(300)
     assert goodput(learned) > 0.93 * goodput(known)
 
 
-def test_every_drafted_token_is_accepted_rejected_or_still_on_its_way():
-    for behaviour in (
-        Behaviour(tokens_per_request=17),
-        Behaviour(straggler_probability=0.2, straggler_delay_s=2.0),
-        Behaviour(losses_s=(("d1", 3.0),)),
-    ):
-        site = Site(SCENARIO, "homogeneous", 3, behaviour=behaviour)
-        site.run(200)
-        for device in site.devices.values():
-            record = device.record
-            under_way = record.drafted - record.accepted - record.rejected
-            assert 0 <= under_way <= 12
-            assert record.tokens == sum(count for _, count in record.token_times_s)
+@pytest.mark.parametrize(
+    ("behaviour", "what"),
+    [
+        (Behaviour(tokens_per_request=17), {}),
+        (Behaviour(tokens_per_request=(3, 40), prompt_tokens=(1, 200), pause_s=0.3, slots=3), {}),
+        (Behaviour(straggler_probability=0.2, straggler_delay_s=2.0), {}),
+        (Behaviour(mean_stay_s=2.0, mean_away_s=1.0, arrivals_per_s=2.0, fading="rayleigh"), {}),
+        (Behaviour(), {"d1": DeviceLife(lost_s=3.0), "d2": DeviceLife(arrives_s=1.0, leaves_s=4.0)}),
+    ],
+)
+def test_every_drafted_token_is_accepted_rejected_dropped_or_still_on_its_way(behaviour, what):
+    site = a_site("homogeneous", 3, behaviour, lives=lives(**what))
+    site.run(200)
+    for device in site.devices:
+        record = device.record
+        assert record.drafted == record.accepted + record.rejected + record.dropped + record.under_way
+        assert 0 <= record.under_way <= 12
+        assert record.under_way == 0 or device.number is not None
+        assert record.tokens == sum(record.counts)
+        assert record.drafted > 0
 
 
 def test_a_seed_determines_everything_and_another_changes_it():
+    behaviour = Behaviour(
+        tokens_per_request=(5, 50), prompt_tokens=(1, 90), fading="rayleigh", coherence_s=1.0, pause_s=0.1,
+        straggler_probability=0.05, straggler_delay_s=1.0, mean_stay_s=3.0, mean_away_s=1.0,
+    )  # fmt: skip
     runs = []
     for seed in (4, 4, 5):
-        site = Site(SCENARIO, "heterogeneous", seed)
+        site = a_site("heterogeneous", seed, behaviour)
         site.run(60)
-        runs.append((site.queue.now_s, [device.record.token_times_s for device in site.devices.values()]))
+        runs.append((site.queue.now_s, [device.record.times_s for device in site.devices]))
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_a_lost_device_stops_nobody_else():
-    site = Site(SCENARIO, "homogeneous", 6, behaviour=Behaviour(losses_s=(("d4", 2.0),)))
+    site = a_site("homogeneous", 6, lives=lives(d4=DeviceLife(lost_s=2.0)))
     site.run(400)
-    last = {device.truth.name: device.record.token_times_s[-1][0] for device in site.devices.values()}
+    last = {device.truth.name: device.record.times_s[-1] for device in site.devices}
     assert last["d4"] <= 2.0
     assert min(time for name, time in last.items() if name != "d4") > 10.0
 
 
+def test_devices_come_and_go_when_they_are_told_to():
+    site = a_site("heterogeneous", 6, lives=lives(d0=DeviceLife(arrives_s=5.0), d1=DeviceLife(leaves_s=5.0)))
+    site.run(150)
+    times = {device.truth.name: device.record.times_s for device in site.devices}
+    assert min(times["d0"]) > 5.0
+    assert max(times["d1"]) <= 5.0
+    assert site.devices[1].present_s(site.queue.now_s) == 5.0
+    # A newcomer waits for the round under way; nobody's round is spoilt by it.
+    around = np.diff([time for time in times["d2"] if 3.0 < time < 8.0])
+    assert around.max() < 2 * np.median(around)
+
+
+def test_who_leaves_comes_back_as_a_new_device():
+    site = a_site("heterogeneous", 6, Behaviour(mean_stay_s=1.0, mean_away_s=1.0))
+    site.run(200)
+    share = sum(device.present_s(site.queue.now_s) for device in site.devices) / (5 * site.queue.now_s)
+    assert 0.3 < share < 0.7
+    assert len(site.edge.sessions) == sum(device.number is not None for device in site.devices)
+    assert all(max(device.record.times_s) > 0.5 * site.queue.now_s for device in site.devices)
+
+
+def test_a_site_that_everybody_has_left_comes_to_its_end():
+    site = a_site("homogeneous", 6, lives=(DeviceLife(leaves_s=1.0),) * 5)
+    site.run(1000)
+    assert site.rounds < 50
+    assert not site.edge.sessions
+
+
+def test_arrivals_are_a_poisson_process():
+    arrivals = []
+    for seed in range(200):
+        site = a_site("fixed", seed, Behaviour(arrivals_per_s=2.0))
+        site.run(0)
+        arrivals += list(np.diff([0.0, *sorted(time for time, _, _ in site.queue._heap)]))
+    # 1,000 exponential gaps of mean 0.5: within 4 standard errors.
+    assert abs(np.mean(arrivals) - 0.5) < 4 * 0.5 / np.sqrt(len(arrivals))
+
+
 def test_stragglers_miss_rounds_but_lose_no_text():
-    late = Site(SCENARIO, "homogeneous", 7, behaviour=Behaviour(straggler_probability=0.1, straggler_delay_s=5.0))
-    prompt = Site(SCENARIO, "homogeneous", 7)
+    late = a_site("homogeneous", 7, Behaviour(straggler_probability=0.1, straggler_delay_s=5.0))
+    prompt = a_site("homogeneous", 7)
     for site in (late, prompt):
         site.run(200)
-    verdicts = [len(device.record.token_times_s) for device in late.devices.values()]
+    verdicts = [len(device.record.times_s) for device in late.devices]
     assert max(verdicts) < 200  # everybody missed some
-    assert all(
-        d.session.committed[1:].count(0) + d.session.committed[1:].count(1) == d.record.tokens
-        for d in late.devices.values()
-    )
+    assert all(len(d.session.generated) == d.record.tokens for d in late.devices)
     assert goodput(late) < goodput(prompt)
 
 
-def test_a_device_goes_on_with_its_next_request():
-    site = Site(SCENARIO, "homogeneous", 8, behaviour=Behaviour(tokens_per_request=9))
+def test_requests_have_the_lengths_that_were_asked_for_and_wait_for_their_slots():
+    site = a_site("homogeneous", 8, Behaviour(tokens_per_request=9))
     site.run(100)
-    assert all(device.record.tokens > 50 for device in site.devices.values())
+    for device in site.devices:
+        assert device.record.requests == len(device.record.first) - bool(device.session.generated)
+        assert device.record.tokens == 9 * device.record.requests + len(device.session.generated)
+    crowded = a_site("homogeneous", 8, Behaviour(tokens_per_request=9, slots=2))
+    crowded.run(100)
+    waits = [[d.record.gaps_s[i] for i in d.record.first] for s in (site, crowded) for d in s.devices]
+    assert np.median(np.concatenate(waits[5:])) > 2 * np.median(np.concatenate(waits[:5]))
+    assert goodput(crowded) < goodput(site)
+
+
+def test_a_prompt_takes_rounds_before_the_first_token():
+    # 321 tokens in chunks of 64 need five batches, the newest one rides with the first draft.
+    site = a_site("homogeneous", 9, Behaviour(prompt_tokens=321), scenario=Scenario(
+        SCENARIO.cell, SCENARIO.verifier, SCENARIO.devices[:1]))  # fmt: skip
+    site.run(1)
+    assert site.verifying_s == pytest.approx(6 * 0.03)
+    assert site.devices[0].record.times_s[0] > 6 * 0.03
 
 
 def test_acceptance_profiles_are_followed_position_by_position():
     device = Device("d", 0.01, 5.0, acceptance_profile=(1.0, 1.0, 0.0))
     scenario = Scenario(Cell(1e6, 100, 8, 8), Verification(0.02, 0.01), (device,))
-    site = Site(scenario, "homogeneous", 9, knows=True)
+    site = a_site("homogeneous", 9, knows=True, scenario=scenario)
     site.run(20)
-    assert {count for _, count in next(iter(site.devices.values())).record.token_times_s} == {3}
+    assert set(site.devices[0].record.counts) == {3}
 
 
 def test_fading_changes_the_rate_from_round_to_round():
-    channels = [BlockFadingChannel(0.3, 1.0, 0.01, np.random.default_rng(k)) for k in range(5)]
-    site = Site(SCENARIO, "heterogeneous", 10, knows=True, channels=channels)
+    site = a_site("heterogeneous", 10, Behaviour(fading="rayleigh"), knows=True)
     site.run(30)
-    times = [time for time, _ in next(iter(site.devices.values())).record.token_times_s]
-    assert len({round(gap, 6) for gap in np.diff(times)}) > 20
+    assert len({round(gap, 6) for gap in np.diff(site.devices[0].record.times_s)}) > 20

@@ -13,6 +13,8 @@ COMMANDS = {
     "serve": "Run the edge server.",
     "device": "Run one device.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
+    "distill": "Make a small drafter for a target.",
+    "simulate": "Run a site under a virtual clock, policies side by side.",
     "reproduce": "Compute the paper's figures beside what it reports.",
 }
 """Name and one-line help of every command; `multispin.cli.<name>` holds it as `command`."""

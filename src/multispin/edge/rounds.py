@@ -208,11 +208,14 @@ class Edge:
     def wait_s(self, now_s: float) -> float | None:
         """How long to wait before the next batch: 0 if it is complete or overdue, None if there is nothing in it.
 
-        Nobody waits for a device that was late already: only drafts of the current round are awaited.
+        Newcomers wait for the end of the round under way: a round of their own would find no band free. Nobody waits
+        for a device that was late already: only drafts of the current round are awaited.
         """
+        if self._awaited and now_s < self.deadline_s:
+            return self.deadline_s - now_s
         if not self._at_hand and not any(self._prompt_left(seat) for seat in self._seats.values()):
             return None
-        return max(0.0, self.deadline_s - now_s) if self._awaited else 0.0
+        return 0.0
 
     def collect(self) -> Batch:
         """Take every draft at hand, and as many prompt tokens as may ride along."""

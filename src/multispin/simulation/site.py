@@ -1,46 +1,28 @@
 """A site under a virtual clock: the real round loop, sessions, controller and estimators, with simulated devices.
 
 Only the clock, the links and the engine are replaced: `Edge` from `multispin.edge` decides everything here that it
-decides in the server, which is why this room imports that one. A drafted token is RIGHT or WRONG: a device draws
-which when it drafts, from its acceptance rate or profile, and the engine accepts the leading RIGHT ones.
+decides in the server, which is why this room imports that one. A drafted token is RIGHT or WRONG: a device knows
+which when it drafts (`simulation.acceptance`), and the engine accepts the leading RIGHT ones.
 """
 
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from multispin.control import Device, Plan, Scenario, plan
+from multispin.control import Plan, Scenario, plan
 from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
 from multispin.models import Feed, SlotsTakenError
-from multispin.protocol import PROTOCOL_VERSION, DeviceSession, Downlink, Hello, Profile, Progress
-from multispin.radio import Channel, StaticChannel, TokenBucket
-from multispin.speculation import Outcome, SamplingParams
+from multispin.protocol import Close, Downlink, Grant
+from multispin.simulation.acceptance import acceptance_of
+from multispin.simulation.device import FINGERPRINT, RIGHT, SimulatedDevice
+from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
+from multispin.simulation.uplink import Channel, ConstantChannel, FrequencyDivision, RayleighChannel
+from multispin.speculation import Outcome
 
-RIGHT, WRONG = 0, 1
-_FINGERPRINT = "simulated"
-_MAX_LENGTH = 2**20
-_UNLIMITED_TOKENS = _MAX_LENGTH - 1
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What happens at a site beside drafting.
-
-    Attributes:
-        tokens_per_request: length of every text; a device goes on with its next request. None: one endless text.
-        straggler_probability: share of drafts that are delayed …
-        straggler_delay_s: … by so much.
-        losses_s: device name and time at which it vanishes for good.
-
-    """
-
-    tokens_per_request: int | None = None
-    straggler_probability: float = 0.0
-    straggler_delay_s: float = 0.0
-    losses_s: tuple[tuple[str, float], ...] = ()
+_MAX_LENGTH = 2 * MAX_TOKENS
 
 
 class EventQueue:
@@ -70,16 +52,17 @@ class SimulatedEngine:
 
     Args:
         scenario: its verification latency is the truth.
+        slots: texts held at once.
 
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.slots = len(scenario.devices)
+    def __init__(self, scenario: Scenario, slots: int) -> None:
+        self.slots = slots
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
         self._verifier = scenario.verifier
-        self._free = list(range(self.slots))
-        self._cached = [0] * self.slots
+        self._free = list(range(slots))
+        self._cached = [0] * slots
 
     def open(self) -> int:
         """Take a slot."""
@@ -118,241 +101,240 @@ class SimulatedEngine:
         return verifier.fixed_s + verifier.per_device_s * len(lengths) + verifier.per_token_s * tokens
 
 
-@dataclass
-class DeviceRecord:
-    """What a device did, for the report.
-
-    Attributes:
-        name: of the device.
-        drafted: tokens drafted.
-        accepted: of them accepted.
-        rejected: of them verified and not accepted.
-        tokens: tokens of text, the calibrated and bonus ones included.
-        token_times_s: when tokens came, and how many: (time, count) per verdict.
-        requested_s: when the first request was opened.
-        drafting_s: time spent drafting.
-        air_hz_s: band times time spent uploading.
-
-    """
-
-    name: str
-    drafted: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    tokens: int = 0
-    token_times_s: list[tuple[float, int]] = field(default_factory=list)
-    requested_s: float = 0.0
-    drafting_s: float = 0.0
-    air_hz_s: float = 0.0
-
-
-class SimulatedDevice:
-    """A device: drafts at its speed, uploads at its rate, answers grants."""
-
-    def __init__(self, truth: Device, bits_per_token: float, channel: Channel, generator: np.random.Generator) -> None:
-        self.truth = truth
-        self.channel = channel
-        self.spectral_efficiency = truth.spectral_efficiency
-        self.bits_per_token = bits_per_token
-        self.record = DeviceRecord(truth.name)
-        self.lost = False
-        profile = Profile(truth.seconds_per_token, truth.spectral_efficiency)
-        hello = Hello(PROTOCOL_VERSION, _FINGERPRINT, truth.name[:80], "simulated", _drafts(truth), profile)
-        self.session = DeviceSession(hello)
-        self._generator = generator
-        self._bucket = TokenBucket(0.0)
-
-    def draft(self, length: int) -> list[int]:
-        """RIGHT up to the first token that will be refused, WRONG from there."""
-        chances = self._generator.random(length)
-        rates = [self._rate(position) for position in range(length)]
-        right = next((i for i in range(length) if chances[i] >= rates[i]), length)
-        return [RIGHT] * right + [WRONG] * (length - right)
-
-    def upload_s(self, now_s: float, length: int, bandwidth_hz: float) -> float:
-        """When the last bit of a draft that is ready now has left."""
-        self._bucket.set_rate(now_s, bandwidth_hz * self.spectral_efficiency)
-        departure_s = self._bucket.reserve(now_s, length * self.bits_per_token)
-        self.record.air_hz_s += bandwidth_hz * (departure_s - now_s) if math.isfinite(departure_s) else 0.0
-        return departure_s
-
-    def _rate(self, position: int) -> float:
-        profile = self.truth.acceptance_profile
-        if profile is not None:
-            return profile[min(position, len(profile) - 1)]
-        return self.truth.acceptance_rate or 0.0
-
-
-def _drafts(device: Device) -> bool:
-    return device.max_draft_length is None or device.max_draft_length > 0
-
-
 class SiteController(Controller):
-    """The real controller, or one that knows the truth; draws the next fading block before every plan."""
+    """The real controller, or one that knows the truth; every plan begins with the next state of the channels."""
 
-    def __init__(self, settings: ControllerSettings, scenario: Scenario, knows: bool) -> None:
+    def __init__(self, settings: ControllerSettings, scenario: Scenario, knows: bool, queue: EventQueue) -> None:
         super().__init__(settings)
         self._truth = scenario
         self._knows = knows
+        self._queue = queue
         self.devices: dict[int, SimulatedDevice] = {}
 
     def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> Plan | None:
         """Plan from the true scenario, or from what has been learned."""
         for member in members:
-            device = self.devices[member.session]
-            device.spectral_efficiency = device.channel.next_round()
+            self.devices[member.session].listen(self._queue.now_s)
         if not self._knows or not members:
             return super().plan(members, reserved_hz)
         cell = self._truth.cell
         band_hz = max(cell.bandwidth_hz - reserved_hz, 1e-3 * cell.bandwidth_hz)
         devices = []
         for member in members:
-            device = self.devices[member.session]
-            longest = min(member.room, _or(device.truth.max_draft_length, cell.max_draft_length))
+            heard = self.devices[member.session].heard
+            shortest, longest = self._truth.limits(heard)
+            longest = min(longest, member.room)
             devices.append(
                 replace(
-                    device.truth,
+                    heard,
                     name=str(member.session),
-                    spectral_efficiency=device.spectral_efficiency,
                     max_draft_length=longest,
-                    min_draft_length=min(longest, _or(device.truth.min_draft_length, cell.min_draft_length)),
+                    min_draft_length=min(shortest, longest),
                 )
             )
-        scenario = Scenario(replace(cell, bandwidth_hz=band_hz), self._truth.verifier, tuple(devices))
-        return plan(scenario, self.settings.policy)
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+        return plan(replace(self._truth, cell=replace(cell, bandwidth_hz=band_hz), devices=tuple(devices)),
+                    self.settings.policy)  # fmt: skip
 
 
 class Site:
     """One edge and its devices under a virtual clock.
 
     Args:
-        scenario: the truth about cell, verifier and devices.
+        setup: what is there, and what happens to it.
         policy: how the edge plans.
         seed: of everything drawn.
         knows: whether the controller knows the truth or learns it.
-        behaviour: requests, stragglers and losses.
-        channels: one per device; by default each keeps its scenario's spectral efficiency.
 
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        policy: str,
-        seed: int,
-        knows: bool = False,
-        behaviour: Behaviour | None = None,
-        channels: Sequence[Channel] | None = None,
-    ) -> None:
+    def __init__(self, setup: Setup, policy: str, seed: int, knows: bool = False) -> None:
         self.queue = EventQueue()
-        self.behaviour = behaviour or Behaviour()
-        self.engine = SimulatedEngine(scenario)
+        self.setup = setup
+        scenario, behaviour = setup.scenario, setup.behaviour
+        count = len(scenario.devices)
+        self.engine = SimulatedEngine(scenario, behaviour.slots or count)
         cell = scenario.cell
         settings = ControllerSettings(policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length)
-        self.controller = SiteController(settings, scenario, knows)
-        limits = Limits(max_sessions=len(scenario.devices), max_waiting=len(scenario.devices))
-        tokens = iter(f"device-{k}" for k in range(len(scenario.devices)))
-        self.edge = Edge(self.engine, self.controller, _FINGERPRINT, limits, new_token=lambda: next(tokens))
-        self.devices: dict[int, SimulatedDevice] = {}
+        self.controller = SiteController(settings, scenario, knows, self.queue)
+        limits = Limits(
+            max_sessions=count,
+            max_waiting=count,
+            prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
+        )
+        self.edge = Edge(self.engine, self.controller, FINGERPRINT, limits, new_token=self._token)
+        self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
+        self.air = FrequencyDivision(lambda device, band_hz: band_hz * device.spectral_efficiency)
         self._verifying = False
-        self._stragglers = np.random.default_rng([seed, 2**31])
-        for k, truth in enumerate(scenario.devices):
+        self._deadline_s = -1.0  # the last one at which a look is due already
+        self._looks = False  # whether a look is due at this very moment
+        site_generator = np.random.default_rng([seed, 2**31])
+        self._stragglers = np.random.default_rng([seed, 2**31, 1])
+        self.devices: list[SimulatedDevice] = []
+        self._present: dict[int, SimulatedDevice] = self.controller.devices
+        arrival_s = 0.0
+        for k, (truth, life) in enumerate(zip(scenario.devices, setup.lives, strict=True)):
             bits = cell.bits_per_token if truth.bits_per_token is None else truth.bits_per_token
-            channel = channels[k] if channels else StaticChannel(truth.spectral_efficiency)
-            self._join(SimulatedDevice(truth, bits, channel, np.random.default_rng([seed, k])))
-        for name, time_s in self.behaviour.losses_s:
-            self.queue.at(time_s, lambda name=name: self._lose(name))  # type: ignore[misc]
+            # Three sources, so that what happens to a device is the same under every policy.
+            lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
+            acceptance = acceptance_of(truth, life.traces, lucky)
+            device = SimulatedDevice(truth, bits, _channel(behaviour, life, fading), acceptance, living)
+            self.devices.append(device)
+            if behaviour.arrivals_per_s is not None:
+                arrival_s += float(site_generator.exponential(1.0 / behaviour.arrivals_per_s))
+            self._live(device, life, life.arrives_s + arrival_s)
 
-    def run(self, rounds: int) -> None:
-        """Go on until so many rounds have been verified, or nothing is left to happen."""
-        self._look()
+    def run(self, rounds: int, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Go on until so many rounds have been verified, or nothing is left to happen.
+
+        Args:
+            rounds: how many.
+            progress: told how many there were, every now and then.
+
+        """
+        told = self.rounds
         while self.rounds < rounds and self.queue.step():
-            pass
+            if self.rounds >= told + 10:
+                told = self.rounds
+                progress(told)
+        progress(self.rounds)
 
     # Devices ------------------------------------------------------------------------------------------------------
 
+    def _live(self, device: SimulatedDevice, life: DeviceLife, arrives_s: float) -> None:
+        """Put into the queue what the scenario says of a device."""
+        self.queue.at(arrives_s, lambda: self._arrive(device))
+        if life.leaves_s is not None:
+            self.queue.at(life.leaves_s, lambda: self._leave(device, back=False))
+        if life.lost_s is not None:
+            self.queue.at(life.lost_s, lambda: self._lose(device))
+
+    def _arrive(self, device: SimulatedDevice) -> None:
+        """A device comes (back) and begins a request."""
+        if device.gone:
+            return
+        self._join(device)
+        stay_s = self.setup.behaviour.mean_stay_s
+        if stay_s is not None:
+            number, until_s = device.number, self.queue.now_s + float(device.generator.exponential(stay_s))
+            self.queue.at(until_s, lambda: self._leave(device, back=True) if device.number == number else None)
+
     def _join(self, device: SimulatedDevice) -> None:
-        number, answers = self.edge.connect(device.session.greet(), self.queue.now_s)
-        self.devices[number] = self.controller.devices[number] = device
+        number, answers = self.edge.connect(device.greet(), self.queue.now_s)
+        self._present[number] = device
+        device.number = number
+        device.record.arrived_s = self.queue.now_s
         for answer in answers:
             device.session.receive(answer)
-        device.record.requested_s = self.queue.now_s
-        self._request(number, device)
+        self._request(device)
 
-    def _request(self, number: int, device: SimulatedDevice) -> None:
-        tokens = self.behaviour.tokens_per_request or _UNLIMITED_TOKENS
-        device.session.begin([RIGHT], SamplingParams(), tokens)
-        self.edge.receive(number, device.session.open(), 0, self.queue.now_s)
+    def _leave(self, device: SimulatedDevice, back: bool) -> None:
+        """A device says goodbye, for good or to come back."""
+        away_s = self.setup.behaviour.mean_away_s
+        device.gone = not back or away_s is None
+        if device.number is not None:
+            self.edge.receive(device.number, Close(device.number), 0, self.queue.now_s)
+            self._forget(device)
+        if not device.gone and away_s is not None:
+            self.queue.at(self.queue.now_s + float(device.generator.exponential(away_s)), lambda: self._arrive(device))
+        self._wake()
+
+    def _lose(self, device: SimulatedDevice) -> None:
+        """A device vanishes; the edge hears no more than a broken connection."""
+        device.gone = True
+        if device.number is not None:
+            self.edge.disconnect(device.number, self.queue.now_s)
+            self._forget(device, keep=True)
+            self.queue.at(self.queue.now_s + 1.01 * self.edge.limits.resume_grace_s, self._expire)
+        self._wake()
+
+    def _forget(self, device: SimulatedDevice, keep: bool = False) -> None:
+        """End a device's presence; the edge may keep a lost one's session, whose number then stays known."""
+        assert device.number is not None
+        device.record.leave(self.queue.now_s)
+        if not keep:
+            del self._present[device.number]
+        device.number = None
+
+    def _expire(self) -> None:
+        for number in self.edge.expire(self.queue.now_s):
+            device = self._present.pop(number)
+            if device.number == number:  # a straggler that was let go: it greets anew and begins its next request
+                self._present[number] = device
+                self._forget(device)
+                self._join(device)
+        self._wake()
+
+    def _request(self, device: SimulatedDevice) -> None:
+        behaviour = self.setup.behaviour
+        prompt = _drawn(behaviour.prompt_tokens, device.generator)
+        tokens = device.acceptance.next_text() or _drawn(behaviour.tokens_per_request or MAX_TOKENS, device.generator)
+        assert device.number is not None
+        self.edge.receive(device.number, device.begin(prompt, tokens, self.queue.now_s), 0, self.queue.now_s)
+        self._wake()
 
     def _hear(self, number: int, message: Downlink) -> None:
         """A message reaches a device; the downlink takes no time (eq. 9)."""
-        device = self.devices[number]
-        if device.lost:
+        device = self._present[number]
+        if device.number != number:  # lost
             return
-        self._count(device, device.session.receive(message))
+        device.hear(message, self.queue.now_s)
         if device.session.finish:
-            self._request(number, device)
+            device.record.requests += 1
+            pause_s = self.setup.behaviour.pause_s
+            if pause_s > 0.0:
+                next_s = self.queue.now_s + float(device.generator.exponential(pause_s))
+                self.queue.at(next_s, lambda: self._request(device) if device.number == number else None)
+            else:
+                self._request(device)
         elif device.session.grant is not None and device.session.grant.length > 0:
-            self._draft(number, device)
+            self._draft(number, device, device.session.grant)
 
-    def _draft(self, number: int, device: SimulatedDevice) -> None:
-        grant = device.session.grant
-        assert grant is not None
-        ids = device.draft(grant.length)
-        draft_s = len(ids) * device.truth.seconds_per_token
-        device.record.drafted += len(ids)
-        device.record.drafting_s += draft_s
-        message = device.session.answer(ids, draft_s)
-        frame_bytes = math.ceil(len(ids) * device.bits_per_token / 8)
-        delay_s = 0.0
-        if self.behaviour.straggler_probability > 0.0:
-            late = self._stragglers.random() < self.behaviour.straggler_probability
-            delay_s = self.behaviour.straggler_delay_s if late else 0.0
+    def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
+        message, draft_s = device.draft(grant)
+        bits = message.length * device.bits_per_token
 
         def ready() -> None:
-            departure_s = device.upload_s(self.queue.now_s, len(ids), grant.bandwidth_hz)
+            if device.number != number:
+                return
+            now_s = self.queue.now_s
+            departure_s = self.air.send(device.heard, now_s, bits, grant.bandwidth_hz)
             if math.isfinite(departure_s):
+                device.record.air_hz_s += grant.bandwidth_hz * (departure_s - now_s)
                 self.queue.at(departure_s, arrived)
 
         def arrived() -> None:
-            if not device.lost:
-                for answer in self.edge.receive(number, message, frame_bytes, self.queue.now_s):
-                    self._hear(number, answer)
-                self._look()
+            if device.number != number:
+                return
+            for answer in self.edge.receive(number, message, math.ceil(bits / 8), self.queue.now_s):
+                self._hear(number, answer)
+            self._wake()
 
-        self.queue.at(self.queue.now_s + draft_s + delay_s, ready)
+        self.queue.at(self.queue.now_s + draft_s + self._delay_s(), ready)
 
-    def _count(self, device: SimulatedDevice, progress: Progress) -> None:
-        if progress.tokens:
-            record = device.record
-            record.accepted += progress.accepted
-            record.rejected += progress.drafted - progress.accepted
-            record.tokens += len(progress.tokens)
-            record.token_times_s.append((self.queue.now_s, len(progress.tokens)))
+    def _delay_s(self) -> float:
+        behaviour = self.setup.behaviour
+        if behaviour.straggler_probability == 0.0:
+            return 0.0
+        late = self._stragglers.random() < behaviour.straggler_probability
+        return behaviour.straggler_delay_s if late else 0.0
 
-    def _lose(self, name: str) -> None:
-        for number, device in self.devices.items():
-            if device.truth.name == name and not device.lost:
-                device.lost = True
-                self.edge.disconnect(number, self.queue.now_s)
-                grace_s = self.edge.limits.resume_grace_s
-                self.queue.at(self.queue.now_s + 1.01 * grace_s, lambda: self._expire())
-        self._look()
-
-    def _expire(self) -> None:
-        self.edge.expire(self.queue.now_s)
-        self._look()
+    def _token(self) -> str:
+        self._tokens += 1
+        return f"session-{self._tokens}"
 
     # The server's loop: what `EdgeServer` does with a real clock ---------------------------------------------------
 
+    def _wake(self) -> None:
+        """Have a look once everything of this moment has happened."""
+        if not self._looks:
+            self._looks = True
+            self.queue.at(self.queue.now_s, self._look)
+
     def _look(self) -> None:
         """Schedule, collect or wait, whichever it is time for."""
+        self._looks = False
         if self._verifying:
             return
         wait_s = self.edge.wait_s(self.queue.now_s)
@@ -363,8 +345,9 @@ class Site:
             wait_s = self.edge.wait_s(self.queue.now_s)
         if wait_s == 0.0:
             self._verify()
-        elif wait_s is not None:
-            self.queue.at(self.queue.now_s + wait_s, self._look)
+        elif wait_s is not None and self.edge.deadline_s != self._deadline_s:
+            self._deadline_s = self.edge.deadline_s
+            self.queue.at(self._deadline_s, self._look)
 
     def _verify(self) -> None:
         batch = self.edge.collect()
@@ -379,6 +362,18 @@ class Site:
             self.rounds += bool(report.members)
             for number, message in messages:
                 self._hear(number, message)
-            self._look()
+            self._wake()
 
         self.queue.at(self.queue.now_s + latency_s, done)
+
+
+def _drawn(tokens: Whole, generator: np.random.Generator) -> int:
+    return tokens if isinstance(tokens, int) else int(generator.integers(tokens[0], tokens[1], endpoint=True))
+
+
+def _channel(behaviour: Behaviour, life: DeviceLife, generator: np.random.Generator) -> Channel:
+    if life.link is not None:
+        return life.link
+    if behaviour.fading == "rayleigh":
+        return RayleighChannel(behaviour.coherence_s, generator)
+    return ConstantChannel()

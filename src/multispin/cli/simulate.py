@@ -1,0 +1,170 @@
+"""`multispin simulate`: what a site does over many rounds, under a virtual clock, with policies side by side."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from multispin.control import RUNTIME_POLICIES
+from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.simulation.study import Result
+
+USUAL_POLICIES = ("heterogeneous", "uniform-bandwidth", "homogeneous", "fixed")
+_HELP = """Let a site run under a virtual clock: the real edge, sessions, controller and estimators.
+
+FILE is a scenario in TOML, as for `multispin plan`, with a [simulation] table if requests, arrivals, fading or
+stragglers are wanted; docs/simulation.md lists the keys. Figures are means over the seeds with 95 % intervals.
+
+\b
+Examples:
+  multispin simulate examples/scenarios/paper-llama.toml
+  multispin simulate examples/scenarios/paper-llama.toml --policy heterogeneous --policy fixed --knows --json
+  multispin simulate examples/scenarios/paper-llama.toml --sweep cell.bandwidth_hz=5e6:20e6:7 --plot sweep.png
+  multispin simulate examples/scenarios/paper-llama.toml --sweep devices=5,10,20 --sweep simulation.fading=none,rayleigh
+"""
+
+
+@click.command(help=_HELP, short_help="Run a site under a virtual clock.")
+@click.argument("file", type=click.Path())
+@click.option("--policy", "policies", type=click.Choice(RUNTIME_POLICIES), multiple=True,
+              help=f"How the edge plans; repeat it to compare.  [default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 10_000_000), default=200, show_default=True,
+              help="Verified rounds per run.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True,
+              help="Runs per policy; one alone has no interval.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="First seed.")
+@click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
+              "real one does.  [default: learns]")  # fmt: skip
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
+              help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
+              "simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
+              help="Processes.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a row per run.")
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a picture (.png, .svg or .pdf).")  # fmt: skip
+def command(
+    file: str,
+    policies: tuple[str, ...],
+    rounds: int,
+    seeds: int,
+    seed: int,
+    knows: bool,
+    sweeps: tuple[str, ...],
+    jobs: int,
+    as_json: bool,
+    csv_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """The command behind `multispin simulate`; its help is `_HELP`."""
+    if len(sweeps) > 2:
+        raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
+    if plot_file is not None and plot_file.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {plot_file}: the name must end in .png, .svg or .pdf")
+    for path in (csv_file, plot_file):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+    from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
+    from multispin.simulation.study import as_document, as_rows, jobs_of, parse_sweep, points, results_of, run_all
+
+    chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
+    grid = points([parse_sweep(sweep) for sweep in sweeps])
+    numbers = range(seed, seed + seeds)
+    todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows)
+    with _progress(f"{len(todo)} runs") as progress:
+        measured = run_all(todo, jobs, progress)
+    results = results_of(measured, grid, chosen, numbers)
+    if csv_file is not None:
+        _write_csv(csv_file, as_rows(results))
+    if plot_file is not None:
+        from multispin.report.simulation_figures import draw
+
+        draw(results, Path(file).name, rounds, knows, plot_file)
+    if as_json:
+        click.echo(json.dumps(as_document(file, rounds, results, knows), indent=2))
+    else:
+        _print(file, results, rounds, knows)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> None:
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)  # a narrower terminal wraps lines, which is better than cut numbers
+    seeds = len(results[0].seeds)
+    how = "knows the truth" if knows else "learns"
+    console.print(
+        f"[bold]{file}[/bold]: {rounds} rounds, {seeds} seed{'s' * (seeds > 1)}, the controller {how}", soft_wrap=True
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    keys = [key for key, _ in results[0].point]
+    shares = ("server", "devices", "uplink", "wasted")
+    for name in (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        found = result.estimates()
+        goodput = found["goodput_tokens_per_s"]
+        half = goodput.high - goodput.mean
+        table.add_row(
+            result.policy,
+            *(f"{value:.5g}" if isinstance(value, float) else str(value) for _, value in result.point),
+            _number(goodput.mean),
+            f"± {half:.2g}" if math.isfinite(half) else "",
+            _number(found["jain_index"].mean, 3),
+            _seconds(found["time_to_first_token_s_p50"].mean),
+            _seconds(found["time_per_token_s_p50"].mean),
+            _seconds(found["time_per_token_s_p95"].mean),
+            *(
+                _percent(found[name].mean)
+                for name in (
+                    "server_utilisation",
+                    "device_utilisation",
+                    "uplink_utilisation",
+                    "wasted_draft_fraction",
+                )
+            ),
+        )
+    console.print(table)
+    fewest = min(run.rounds for result in results for run in result.runs)
+    if fewest < rounds:
+        console.print(f"[yellow]Some run ended after {fewest:.0f} rounds: no device was left.[/yellow]")
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}g}" if math.isfinite(value) else "–"
+
+
+def _seconds(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[float], None]]:
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda done: progress.update(task, completed=done)

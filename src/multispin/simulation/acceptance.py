@@ -1,0 +1,146 @@
+"""How much of a simulated draft is right: independent chances, or a walk along what a real drafter was seen to do."""
+
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from multispin.control import Device
+from multispin.errors import InputError
+
+TRACE_FORMAT = "multispin-trace-1"
+
+
+class Acceptance(Protocol):
+    """Says how many of a draft's first tokens are the target's own."""
+
+    def next_text(self) -> int | None:
+        """A request begins: the length of its text [tokens] if that is known here, None if it is not."""
+        ...
+
+    def right(self, position: int, length: int) -> int:
+        """Leading right tokens of a draft of `length` that begins `position` tokens into the request's text."""
+        ...
+
+
+class IndependentAcceptance:
+    """Every position of a draft is right with its own probability, given that those before it are (eq. 4, 11).
+
+    One draw per draft: the number of right tokens n has P(n ≥ j) = p_1 ⋯ p_j, so n counts how many of these products
+    lie above a uniform number.
+
+    Args:
+        chances: p_1, p_2, …; the last holds for all later positions.
+        generator: source of randomness, advanced once per draft.
+
+    """
+
+    def __init__(self, chances: Sequence[float], generator: np.random.Generator) -> None:
+        self._chances = list(chances)
+        self._falls: list[float] = []  # 1 − p_1 ⋯ p_j, ascending
+        self._generator = generator
+
+    def next_text(self) -> int | None:
+        """Nothing is known of lengths."""
+        return None
+
+    def right(self, position: int, length: int) -> int:
+        """Draw; the position in the text does not matter."""
+        if len(self._falls) < length:
+            chances = self._chances + self._chances[-1:] * (length - len(self._chances))
+            self._falls = [1.0 - product for product in accumulate(chances, mul)]
+        # n ≥ j where 1 − u < p_1 ⋯ p_j, which is where the fall is below u.
+        return bisect_left(self._falls, self._generator.random(), 0, length)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a real drafter did along texts of a real target.
+
+    Attributes:
+        target: what verified.
+        drafter: what drafted.
+        temperature: of the sampling law.
+        accepts: per text one character per position: "1" if the drafter, with the target's text before it, proposes
+            exactly the target's token there.
+
+    """
+
+    target: str
+    drafter: str
+    temperature: float
+    accepts: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """Share of positions at which the drafter is right: the α of an independent drafter as good as this one."""
+        return sum(text.count("1") for text in self.accepts) / sum(map(len, self.accepts))
+
+
+class TraceAcceptance:
+    """Walks along recorded texts, one per request, beginning with a drawn one.
+
+    Args:
+        traces: the recording.
+        generator: draws where to begin, so that devices with the same recording do not go in step.
+
+    """
+
+    def __init__(self, traces: Traces, generator: np.random.Generator) -> None:
+        self._accepts = traces.accepts
+        self._next = int(generator.integers(len(traces.accepts)))
+        self._text = ""
+
+    def next_text(self) -> int | None:
+        """Go on with the next text."""
+        self._text = self._accepts[self._next % len(self._accepts)]
+        self._next += 1
+        return len(self._text)
+
+    def right(self, position: int, length: int) -> int:
+        """Up to the first position at which the recorded drafter was wrong."""
+        wrong = self._text.find("0", position, position + length)
+        return max(0, min(length, len(self._text) - position)) if wrong < 0 else wrong - position
+
+
+def acceptance_of(device: Device, traces: Traces | None, generator: np.random.Generator) -> Acceptance:
+    """A device's recording if it has one, else its profile or its rate."""
+    if traces is not None:
+        return TraceAcceptance(traces, generator)
+    if device.acceptance_profile is not None:
+        return IndependentAcceptance(device.acceptance_profile, generator)
+    return IndependentAcceptance([device.acceptance_rate or 0.0], generator)
+
+
+def load_traces(path: Path) -> Traces:
+    """Read a recording of `multispin profile`; InputError names the file and what is wrong with it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != TRACE_FORMAT:
+        raise InputError(f'{path}: is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')
+    texts = document.get("traces")
+    if not isinstance(texts, list):
+        raise InputError(f'{path}: "traces" must be a list of texts')
+    accepts = []
+    for index, text in enumerate(texts):
+        string = text.get("accepts") if isinstance(text, dict) else None
+        if not isinstance(string, str) or not string or set(string) - {"0", "1"}:
+            raise InputError(f'{path}: "accepts" of trace {index} must be a text of 0 and 1, not empty')
+        accepts.append(string)
+    if not accepts:
+        raise InputError(f'{path}: "traces" is empty; at least one is needed')
+    try:
+        temperature = float(document.get("temperature", 0.0))
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{path}: "temperature" must be a number') from error
+    return Traces(str(document.get("target", "")), str(document.get("drafter", "")), temperature, tuple(accepts))

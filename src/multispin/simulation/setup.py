@@ -1,0 +1,240 @@
+"""What is simulated: a scenario, and what happens at its site over time. Scenario files with a [simulation] table."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from multispin.control import Scenario
+from multispin.control.files import SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
+from multispin.errors import InputError
+from multispin.protocol import MAX_DRAFT_LENGTH
+from multispin.simulation.acceptance import Traces, load_traces
+from multispin.simulation.uplink import EfficiencyTrace, load_efficiency_trace
+
+FADINGS = ("none", "rayleigh")
+MAX_TOKENS = 2**19
+"""Longest prompt and longest text of a simulated request."""
+MAX_STRAGGLER_S = 30.0
+"""Longest delay of a straggler; a device that is a minute late would be let go."""
+
+Whole = int | tuple[int, int]
+"""A number of tokens, or the least and greatest of a uniform draw."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What happens at a site beside drafting: the [simulation] table of a scenario file.
+
+    Attributes:
+        tokens_per_request: length of a text [tokens], or [least, greatest]; None: one endless text per device.
+        prompt_tokens: length of a prompt, or [least, greatest]; all but its newest token ride in earlier batches.
+        pause_s: mean of the exponential pause between the end of a request and the device's next one.
+        arrivals_per_s: devices come one after another, at this rate, instead of all at once.
+        mean_stay_s: mean of the exponential time after which a device leaves; None: it stays.
+        mean_away_s: mean of the exponential time after which it comes back as a new one; None: it does not.
+        straggler_probability: share of drafts that are delayed …
+        straggler_delay_s: … by so much.
+        fading: "rayleigh": drawn anew in every round around the scenario's signal-to-noise ratio; or "none".
+        coherence_s: how long the fading remembers itself (`RayleighChannel`).
+        slots: texts that the server holds at once; None: one for everybody.
+        prefill_tokens_per_round: prompt tokens that ride in one batch.
+
+    """
+
+    tokens_per_request: Whole | None = None
+    prompt_tokens: Whole = 1
+    pause_s: float = 0.0
+    arrivals_per_s: float | None = None
+    mean_stay_s: float | None = None
+    mean_away_s: float | None = None
+    straggler_probability: float = 0.0
+    straggler_delay_s: float = 0.0
+    fading: str = "none"
+    coherence_s: float = 0.0
+    slots: int | None = None
+    prefill_tokens_per_round: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("tokens_per_request", "prompt_tokens"):
+            object.__setattr__(self, name, _tokens(name, getattr(self, name)))
+        for name in ("pause_s", "straggler_delay_s", "coherence_s"):
+            _number(name, getattr(self, name), 0.0, math.inf)
+        for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
+            if (value := getattr(self, name)) is not None:
+                _number(name, value, 1e-9, math.inf)
+        _number("straggler_probability", self.straggler_probability, 0.0, 1.0)
+        _number("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S)
+        if self.fading not in FADINGS:
+            raise InputError(f"simulation.fading is {self.fading!r}; it must be one of {', '.join(FADINGS)}")
+        if self.slots is not None:
+            _whole("slots", self.slots, 1)
+        _whole("prefill_tokens_per_round", self.prefill_tokens_per_round, 1)
+
+
+@dataclass(frozen=True)
+class DeviceLife:
+    """What happens to one device over time: keys of its [[device]] table.
+
+    Attributes:
+        arrives_s: when it comes.
+        leaves_s: when it says goodbye; None: never.
+        lost_s: when it vanishes without a word, for good; None: never.
+        traces: what its drafter was recorded to do, instead of its acceptance rate.
+        link: what its link was recorded to carry, instead of its spectral efficiency.
+
+    """
+
+    arrives_s: float = 0.0
+    leaves_s: float | None = None
+    lost_s: float | None = None
+    traces: Traces | None = None
+    link: EfficiencyTrace | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("arrives_s", "leaves_s", "lost_s"):
+            if (value := getattr(self, name)) is not None:
+                _number(name, value, 0.0, math.inf, "device")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A scenario and its life.
+
+    Attributes:
+        scenario: the truth about cell, verifier and devices.
+        behaviour: of the site.
+        lives: of the devices, in the scenario's order; empty: nothing happens to any.
+
+    """
+
+    scenario: Scenario
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    lives: tuple[DeviceLife, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.lives:
+            object.__setattr__(self, "lives", (DeviceLife(),) * len(self.scenario.devices))
+        if len(self.lives) != len(self.scenario.devices):
+            raise InputError(f"lives has {len(self.lives)} entries for {len(self.scenario.devices)} devices")
+        for device in self.scenario.devices:
+            if self.scenario.limits(device)[1] > MAX_DRAFT_LENGTH:
+                raise InputError(
+                    f"device {device.name!r}: max_draft_length is over {MAX_DRAFT_LENGTH}, the longest draft that the "
+                    "protocol knows"
+                )
+
+
+class ScenarioFile:
+    """A scenario file whose values may be changed before it is checked: what a sweep needs.
+
+    Args:
+        path: of the file; the recordings that it names are found relative to it.
+
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._text = self.path.read_bytes().decode("utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        self._document = parse_document(self._text, str(path))
+        self._traces: dict[str, Traces] = {}
+        self._links: dict[str, EfficiencyTrace] = {}
+
+    def setup(self, changes: Mapping[str, Any] | None = None) -> Setup:
+        """The file's setup with some keys changed.
+
+        Args:
+            changes: values by key: "cell.K", "verifier.K", "simulation.K", "device.K" (for every device), or
+                "devices" (only so many of the file's devices, from the first on).
+
+        Raises:
+            InputError: one sentence with the file and the key that is wrong.
+
+        """
+        document = copy.deepcopy(self._document)
+        for key, value in (changes or {}).items():
+            self._change(document, key, value)
+        table = document.get(SIMULATION_TABLE, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{self.path}: simulation must be a table, written [{SIMULATION_TABLE}]")
+        known = [item.name for item in fields(Behaviour)]
+        for key in table:
+            if key not in known:
+                raise InputError(
+                    f"{self.path}: unknown key {key!r} in [{SIMULATION_TABLE}]; known are {', '.join(known)}"
+                )
+        tables = document.get("device", [])
+        try:
+            behaviour = Behaviour(**table)
+            lives = [self._life(each) for each in tables if isinstance(each, dict)]
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        for each, life in zip(tables, lives, strict=False):
+            if life.traces is not None and not {"acceptance_rate", "acceptance_profile"} & set(each):
+                each["acceptance_rate"] = life.traces.rate
+        scenario = scenario_from(document, self._text, str(self.path))
+        return Setup(scenario, behaviour, tuple(lives))
+
+    def _change(self, document: dict[str, Any], key: str, value: Any) -> None:
+        table, _, name = key.partition(".")
+        devices = document.get("device")
+        if key == "devices" and isinstance(devices, list):
+            if not isinstance(value, int) or not 1 <= value <= len(devices):
+                raise InputError(f"{self.path}: devices = {value!r} is not a whole number in 1 … {len(devices)}")
+            del devices[value:]
+        elif table == "device" and name and isinstance(devices, list):
+            for each in devices:
+                each[name] = value
+        elif table in ("cell", "verifier", SIMULATION_TABLE) and name:
+            document.setdefault(table, {})[name] = value
+        else:
+            raise InputError(f"{key!r} names no value: cell.K, verifier.K, simulation.K, device.K and devices do")
+
+    def _life(self, table: Mapping[str, Any]) -> DeviceLife:
+        given = {key: table[key] for key in SIMULATION_KEYS if key in table}
+        trace, link = given.pop("acceptance_trace", None), given.pop("efficiency_trace", None)
+        life = DeviceLife(**given)
+        if trace is not None:
+            if trace not in self._traces:
+                self._traces[trace] = load_traces(self._beside("acceptance_trace", trace))
+            life = replace(life, traces=self._traces[trace])
+        if link is not None:
+            if link not in self._links:
+                self._links[link] = load_efficiency_trace(self._beside("efficiency_trace", link))
+            life = replace(life, link=self._links[link])
+        return life
+
+    def _beside(self, key: str, name: object) -> Path:
+        if not isinstance(name, str):
+            raise InputError(f"{key} is {name!r}; it must be the name of a file")
+        return self.path.parent / name
+
+
+def _tokens(name: str, value: Any) -> Whole | None:
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise InputError(f"simulation.{name} is {value!r}; it must be a whole number or [least, greatest]")
+        low, high = (_whole(name, each, 1) for each in value)
+        if low > high:
+            raise InputError(f"simulation.{name} is {value!r}; the first must not be above the second")
+        return low, high
+    return value if value is None and name == "tokens_per_request" else _whole(name, value, 1)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
+        raise InputError(f"simulation.{name} is {value!r}; it must be a whole number in [{least}, {MAX_TOKENS}]")
+    return value
+
+
+def _number(name: str, value: Any, least: float, most: float, where: str = "simulation") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value == math.inf:
+        allowed = f"in [{least:g}, {most:g}]" if most < math.inf else f">= {least:g}"
+        raise InputError(f"{where}.{name} is {value!r}; it must be a finite number {allowed}")

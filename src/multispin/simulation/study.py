@@ -1,0 +1,165 @@
+"""Many runs: policies, points of a sweep and seeds, over processes; means with confidence intervals."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from multispin.errors import InputError
+from multispin.simulation.measures import Measures, measure
+from multispin.simulation.paper.measure import Estimate, estimate
+from multispin.simulation.setup import ScenarioFile, Setup
+from multispin.simulation.site import Site
+
+Point = tuple[tuple[str, Any], ...]
+"""Keys of a sweep with a value each; empty where nothing is swept."""
+Told = Callable[[float], None]
+"""Told how much is done, 0 … 1."""
+MAX_POINTS = 10_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: everything that it depends on."""
+
+    setup: Setup
+    policy: str
+    seed: int
+    rounds: int
+    knows: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """All seeds of one policy at one point."""
+
+    policy: str
+    point: Point
+    seeds: tuple[int, ...]
+    runs: tuple[Measures, ...]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Mean and 95 % interval of every measure over the seeds in which it could be taken."""
+        found = {}
+        for name in (item.name for item in fields(Measures)):
+            values = np.array([getattr(run, name) for run in self.runs])
+            values = values[np.isfinite(values)]
+            found[name] = estimate(values) if len(values) else Estimate(math.nan, math.nan, math.nan)
+        return found
+
+
+def simulate(job: Job, progress: Told = lambda _: None) -> Measures:
+    """Run one job: a pure function of it."""
+    site = Site(job.setup, job.policy, job.seed, job.knows)
+    site.run(job.rounds, lambda done: progress(done / job.rounds))
+    return measure(site)
+
+
+def parse_sweep(text: str) -> tuple[str, list[Any]]:
+    """KEY=FROM:TO:COUNT or KEY=VALUE,VALUE,… as a key and its values; whole numbers stay whole."""
+    key, equals, values = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not values.strip():
+        raise InputError(f"--sweep {text!r} is not KEY=FROM:TO:COUNT nor KEY=VALUE,VALUE,…")
+    if ":" not in values:
+        return key, [_value(part.strip()) for part in values.split(",")]
+    parts = values.split(":")
+    try:
+        first, last, count = float(parts[0]), float(parts[1]), int(parts[2])
+    except (ValueError, IndexError):
+        count = 0
+        first = last = math.nan
+    if len(parts) != 3 or not (math.isfinite(first) and math.isfinite(last)) or not 1 <= count <= MAX_POINTS:
+        raise InputError(f"--sweep {text!r}: {values!r} is not FROM:TO:COUNT, two numbers and a whole number")
+    return key, [_tidy(value) for value in np.linspace(first, last, count).tolist()]
+
+
+def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[Point]:
+    """All combinations of the swept keys' values."""
+    keys = [key for key, _ in sweeps]
+    if len(set(keys)) != len(keys):
+        raise InputError(f"--sweep names {keys[0]!r} twice")
+    if math.prod(len(values) for _, values in sweeps) > MAX_POINTS:
+        raise InputError(f"--sweep makes more than {MAX_POINTS} points")
+    return [tuple(zip(keys, values, strict=True)) for values in product(*(values for _, values in sweeps))]
+
+
+def jobs_of(
+    file: ScenarioFile, grid: Sequence[Point], policies: Sequence[str], seeds: Sequence[int], rounds: int, knows: bool
+) -> list[Job]:
+    """All jobs, every point's scenario checked: by point, then policy, then seed."""
+    setups = [file.setup(dict(point)) for point in grid]
+    return [Job(setup, policy, seed, rounds, knows) for setup, policy, seed in product(setups, policies, seeds)]
+
+
+def run_all(jobs: Sequence[Job], processes: int, progress: Told = lambda _: None) -> list[Measures]:
+    """Run all jobs on so many processes of this machine, and return their measures in order."""
+    if processes == 1 or len(jobs) == 1:
+        return [
+            simulate(job, lambda part, index=index: progress((index + part) / len(jobs)))  # type: ignore[misc]
+            for index, job in enumerate(jobs)
+        ]
+    with ProcessPoolExecutor(min(processes, len(jobs))) as pool:
+        running = [pool.submit(simulate, job) for job in jobs]
+        for done, _ in enumerate(as_completed(running), start=1):
+            progress(done / len(jobs))
+        return [future.result() for future in running]
+
+
+def results_of(
+    measured: Sequence[Measures], grid: Sequence[Point], policies: Sequence[str], seeds: Sequence[int]
+) -> list[Result]:
+    """The measures of `jobs_of`'s jobs by point and policy."""
+    runs = iter(measured)
+    return [
+        Result(policy, point, tuple(seeds), tuple(next(runs) for _ in seeds))
+        for point, policy in product(grid, policies)
+    ]
+
+
+def as_document(scenario: str, rounds: int, results: Sequence[Result], knows: bool) -> dict[str, Any]:
+    """What `multispin simulate --json` prints; NaN is null."""
+    return {
+        "scenario": scenario,
+        "rounds": rounds,
+        "seeds": len(results[0].seeds),
+        "controller": "knows" if knows else "learns",
+        "results": [
+            {
+                "policy": result.policy,
+                "sweep": dict(result.point),
+                **{name: _plain(asdict(value)) for name, value in result.estimates().items()},
+            }
+            for result in results
+        ],
+    }
+
+
+def as_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """One row per run, for CSV."""
+    return [
+        {"policy": result.policy, **dict(result.point), "seed": seed, **asdict(run)}
+        for result in results
+        for seed, run in zip(result.seeds, result.runs, strict=True)
+    ]
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return _tidy(float(text))
+    except ValueError:
+        return text
+
+
+def _tidy(value: float) -> int | float:
+    return int(value) if math.isfinite(value) and value == int(value) else value

@@ -1,0 +1,136 @@
+"""A simulated device's radio: what its channel offers in a round, and when a draft has left.
+
+The planner is shown a device as the round finds it, a `Device` of its own with that round's spectral efficiency, so
+that whoever plans with the truth plans with the fading too.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from multispin.control import Device
+from multispin.errors import InputError
+from multispin.radio import TokenBucket
+
+
+class Channel(Protocol):
+    """Says how well a device is heard in the round that begins."""
+
+    def heard(self, device: Device, now_s: float) -> Device:
+        """The device with this round's spectral efficiency."""
+        ...
+
+
+class ConstantChannel:
+    """A channel that stays as the scenario says."""
+
+    def heard(self, device: Device, now_s: float) -> Device:
+        """The device itself."""
+        return device
+
+
+class RayleighChannel:
+    """Rayleigh fading around the scenario's signal-to-noise ratio, constant within a round.
+
+    The scenario's ratio is multiplied by |h|², h ~ CN(0, 1), as in eq. 8 and section VI of arXiv 2606.04581 with the
+    scenario's as the mean. From one round to the next h keeps the share ρ = exp(−Δt / coherence_s) and the rest is
+    drawn anew (a first-order Gauss-Markov process); 0 s draws every round anew, which is the paper's block fading.
+
+    Args:
+        coherence_s: time in which the memory of h falls to 1/e.
+        generator: source of randomness, two draws per round.
+
+    """
+
+    def __init__(self, coherence_s: float, generator: np.random.Generator) -> None:
+        self._coherence_s = coherence_s
+        self._generator = generator
+        self._h = complex(*generator.normal(0.0, math.sqrt(0.5), 2))
+        self._at_s = 0.0
+
+    def heard(self, device: Device, now_s: float) -> Device:
+        """The device under this round's fading."""
+        kept = math.exp((self._at_s - now_s) / self._coherence_s) if self._coherence_s > 0 else 0.0
+        drawn = complex(*self._generator.normal(0.0, math.sqrt(0.5), 2))
+        self._h = kept * self._h + math.sqrt(1.0 - kept * kept) * drawn
+        self._at_s = now_s
+        return _with_gain(device, max(abs(self._h) ** 2, 1e-12))
+
+
+@dataclass(frozen=True)
+class EfficiencyTrace:
+    """A recorded link: spectral efficiency over time, played again and again.
+
+    Attributes:
+        times_s: when each value begins to hold, ascending from 0; the last lasts as long as the one before it.
+        spectral_efficiency: r in bit/s/Hz.
+
+    """
+
+    times_s: tuple[float, ...]
+    spectral_efficiency: tuple[float, ...]
+
+    def heard(self, device: Device, now_s: float) -> Device:
+        """The device with the value of that moment."""
+        times = self.times_s
+        period_s = 2 * times[-1] - times[-2] if len(times) > 1 else math.inf
+        index = bisect_right(times, math.fmod(now_s, period_s)) - 1
+        return replace(device, spectral_efficiency=self.spectral_efficiency[index])
+
+
+def load_efficiency_trace(path: Path) -> EfficiencyTrace:
+    """Read lines of "seconds,bit/s/Hz"; a first line that holds no numbers is a header."""
+    times: list[float] = []
+    values: list[float] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            time, value = (float(part) for part in line.split(","))
+        except ValueError:
+            if number == 1:
+                continue
+            raise InputError(f"{path}, line {number}: {line!r} is not two numbers, seconds and bit/s/Hz") from None
+        if not (math.isfinite(time) and 0 < value < math.inf) or (time <= times[-1] if times else time != 0):
+            raise InputError(
+                f"{path}, line {number}: times must begin with 0 and rise, spectral efficiencies must be > 0"
+            )
+        times.append(time)
+        values.append(value)
+    if not times:
+        raise InputError(f"{path}: has no line of two numbers, seconds and bit/s/Hz")
+    return EfficiencyTrace(tuple(times), tuple(values))
+
+
+def _with_gain(device: Device, gain: float) -> Device:
+    """The device when its mean signal-to-noise ratio is multiplied by `gain`."""
+    snr = math.expm1(device.spectral_efficiency * math.log(2))
+    return replace(device, spectral_efficiency=math.log1p(gain * snr) / math.log(2))
+
+
+class Air(Protocol):
+    """How devices share the uplink."""
+
+    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> float:
+        """When the last bit of a draft that is ready now has left; infinite if it never will."""
+        ...
+
+
+class FrequencyDivision:
+    """Everybody has the granted band to itself (FDMA, eq. 8 and 9 of arXiv 2606.04581): the real device's pacing."""
+
+    def __init__(self, rate_bits_per_s: Callable[[Device, float], float]) -> None:
+        self._rate = rate_bits_per_s
+
+    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> float:
+        """Paced at the granted rate; a device has one draft under way at a time, so nothing else is in its queue."""
+        return TokenBucket(self._rate(device, bandwidth_hz)).reserve(now_s, bits)
