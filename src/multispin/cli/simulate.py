@@ -107,7 +107,7 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> None:
     console = Console(highlight=False)
-    console.width = max(console.width, 100)  # a narrower terminal wraps lines, which is better than cut numbers
+    console.width = max(console.width, 140)  # a narrower terminal wraps lines, which is better than cut numbers
     seeds = len(results[0].seeds)
     how = "knows the truth" if knows else "learns"
     console.print(

@@ -69,6 +69,8 @@ class Behaviour:
         _number("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S)
         if self.fading not in FADINGS:
             raise InputError(f"simulation.fading is {self.fading!r}; it must be one of {', '.join(FADINGS)}")
+        if self.mean_away_s is not None and self.mean_stay_s is None:
+            raise InputError("simulation.mean_away_s is given without mean_stay_s, after which devices would go away")
         if self.slots is not None:
             _whole("slots", self.slots, 1)
         _whole("prefill_tokens_per_round", self.prefill_tokens_per_round, 1)

@@ -1,0 +1,92 @@
+"""`multispin simulate` as a person and as a script use it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from multispin.cli.main import run
+from multispin.cli.simulate import USUAL_POLICIES, command
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "scenarios"
+LLAMA = str(EXAMPLES / "paper-llama.toml")
+SMALL = ("--rounds", "8", "--seeds", "2", "--jobs", "1", "--sweep", "devices=3")
+
+
+def output(*arguments):
+    result = CliRunner().invoke(command, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_json_has_the_keys_that_scripts_rely_on():
+    document = json.loads(output(LLAMA, *SMALL, "--policy", "fixed", "--json"))
+    assert list(document)[:3] == ["scenario", "rounds", "seeds"]
+    assert (document["scenario"], document["rounds"], document["seeds"]) == (LLAMA, 8, 2)
+    (result,) = document["results"]
+    assert (result["policy"], result["sweep"]) == ("fixed", {"devices": 3})
+    assert set(result) >= {
+        "goodput_tokens_per_s", "jain_index", "time_to_first_token_s_p50", "time_per_token_s_p50",
+        "time_per_token_s_p95", "time_per_token_s_p99", "server_utilisation", "device_utilisation",
+        "uplink_utilisation", "wasted_draft_fraction",
+    }  # fmt: skip
+    for name, value in result.items():
+        if name not in ("policy", "sweep"):
+            assert list(value) == ["mean", "low", "high"]
+    assert result["rounds"] == {"mean": 8.0, "low": 8.0, "high": 8.0}
+
+
+def test_policies_stand_side_by_side():
+    text = output(LLAMA, *SMALL)
+    assert all(policy in text for policy in USUAL_POLICIES)
+    assert "…" not in text  # nothing is cut off
+    text = output(LLAMA, *SMALL, "--policy", "fixed", "--policy", "fair", "--knows")
+    assert "fair" in text
+    assert "heterogeneous" not in text
+    assert "knows the truth" in text
+
+
+def test_one_row_per_run_and_a_picture_of_each_kind(tmp_path):
+    for sweeps in (
+        (),
+        ("--sweep", "devices=2,3"),
+        ("--sweep", "devices=2,3", "--sweep", "simulation.fading=none,rayleigh"),
+    ):
+        rows, picture = tmp_path / "runs.csv", tmp_path / "picture.png"
+        output(LLAMA, "--rounds", "3", "--seeds", "1", "--jobs", "1", "--policy", "fixed", *sweeps,
+               "--csv", str(rows), "--plot", str(picture))  # fmt: skip
+        with rows.open(encoding="utf-8") as stream:
+            read = list(csv.DictReader(stream))
+        assert len(read) == 2 ** (len(sweeps) // 2)
+        assert float(read[0]["goodput_tokens_per_s"]) > 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        picture.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no.toml",), "cannot be read"),
+        ((LLAMA, "--policy", "p2p"), "p2p"),
+        ((LLAMA, "--rounds", "0"), "--rounds"),
+        ((LLAMA, "--sweep", "cell.bandwidth_hz"), "--sweep 'cell.bandwidth_hz'"),
+        ((LLAMA, "--sweep", "cell.colour=1"), "unknown key 'colour'"),
+        ((LLAMA, "--sweep", "cell.bandwidth_hz=-1"), "bandwidth_hz is -1"),
+        ((LLAMA, *("--sweep", "devices=2") * 3), "3 times"),
+        ((LLAMA, "--plot", "picture.doc"), "--plot picture.doc"),
+        ((LLAMA, "--csv", "nowhere/runs.csv"), "there is no folder nowhere"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys):
+    assert run(["simulate", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_help_shows_examples_on_their_own_lines(capsys):
+    assert run(["simulate", "--help"]) == 0
+    assert "\n    multispin simulate examples/scenarios/paper-llama.toml\n" in capsys.readouterr().out

@@ -1,0 +1,66 @@
+"""Channels that change between rounds, and when a draft has left."""
+
+import math
+
+import numpy as np
+import pytest
+
+from multispin.control import Device
+from multispin.errors import InputError
+from multispin.simulation.uplink import FrequencyDivision, RayleighChannel, load_efficiency_trace
+
+DEVICE = Device("d", 0.01, 5.0, acceptance_rate=0.8)
+
+
+def gains(channel, times):
+    snr = 2**DEVICE.spectral_efficiency - 1
+    return np.array([(2 ** channel.heard(DEVICE, t).spectral_efficiency - 1) / snr for t in times])
+
+
+def test_fading_is_rayleigh_around_the_scenarios_ratio():
+    seen = gains(RayleighChannel(0.0, np.random.default_rng(1)), np.arange(4000))
+    # |h|² is exponential with mean 1: mean and a tail probability within 4.5 standard errors.
+    assert abs(seen.mean() - 1) < 4.5 / math.sqrt(4000)
+    share = np.mean(seen > 2)
+    assert abs(share - math.exp(-2)) < 4.5 * math.sqrt(math.exp(-2) * (1 - math.exp(-2)) / 4000)
+
+
+def test_fading_remembers_itself_for_its_coherence_time():
+    # The power's correlation is ρ², ρ = exp(−Δt / coherence).
+    slow, fast = (gains(RayleighChannel(10.0, np.random.default_rng(2)), np.arange(20_000) * step) for step in (1, 30))
+    near, far = (np.corrcoef(seen[:-1], seen[1:])[0, 1] for seen in (slow, fast))
+    assert near == pytest.approx(math.exp(-0.2), abs=0.05)
+    assert abs(far) < 0.05
+    assert slow.mean() == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_recorded_link_is_played_again_and_again(tmp_path):
+    file = tmp_path / "link.csv"
+    file.write_text("time_s,bit_per_s_per_hz\n0,4\n1,2\n3,1\n")
+    link = load_efficiency_trace(file)
+    # The last value lasts as long as the one before it, 2 s, so the recording is 5 s long.
+    times = (0.0, 0.9, 1.0, 2.9, 3.5, 4.9, 5.1, 6.5)
+    assert [link.heard(DEVICE, t).spectral_efficiency for t in times] == [4, 4, 2, 2, 1, 1, 4, 2]
+
+
+def test_a_recorded_link_of_one_line_is_constant(tmp_path):
+    file = tmp_path / "link.csv"
+    file.write_text("0,4\n")
+    assert load_efficiency_trace(file).heard(DEVICE, 1e6).spectral_efficiency == 4
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "time,value\n", "0,1\nx,2\n", "1,2\n", "0,1\n0,2\n", "0,-1\n", "0,1,2\n0,1,2\n"]
+)
+def test_a_damaged_recording_of_a_link_is_refused(text, tmp_path):
+    file = tmp_path / "link.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=r"link\.csv"):
+        load_efficiency_trace(file)
+
+
+def test_a_draft_leaves_at_the_granted_rate():
+    air = FrequencyDivision(lambda device, band_hz: band_hz * device.spectral_efficiency)
+    assert air.send(DEVICE, 2.0, 1000.0, 100.0) == pytest.approx(2.0 + 1000.0 / 500.0)
+    assert air.send(DEVICE, 2.0, 1000.0, 0.0) == math.inf
