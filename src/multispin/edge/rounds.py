@@ -31,7 +31,7 @@ from multispin.protocol import (
     check_hello,
     check_version,
 )
-from multispin.speculation import Outcome
+from multispin.speculation import Finding, Outcome
 
 
 @dataclass
@@ -243,12 +243,12 @@ class Edge:
         self._busy = frozenset(job.feed.slot for job in jobs)
         return Batch(self.round, tuple(jobs))
 
-    def verify(self, batch: Batch) -> list[Outcome | None]:
+    def verify(self, batch: Batch) -> list[Finding | None]:
         """Run the batch. The only slow step; safe to run in another thread while messages come in."""
         return self.engine.verify([job.feed for job in batch.jobs])
 
     def deliver(
-        self, batch: Batch, outcomes: Sequence[Outcome | None], verify_s: float, now_s: float
+        self, batch: Batch, outcomes: Sequence[Finding | None], verify_s: float, now_s: float
     ) -> tuple[RoundReport, list[tuple[int, Downlink]]]:
         """Commit the outcomes, learn from them, plan the next round, and say everybody's verdict and grant."""
         self._busy = frozenset()
@@ -257,7 +257,7 @@ class Edge:
         members, drafted, accepted, delivered = [], [], [], []
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
             seat = self._seats.get(job.session)
-            if outcome is None or seat is None or seat.slot != job.feed.slot:
+            if not isinstance(outcome, Outcome) or seat is None or seat.slot != job.feed.slot:
                 continue
             verdict = seat.session.settle(outcome)
             assert seat.session.request is not None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from multispin.errors import InputError
-from multispin.speculation import Outcome, SamplingParams
+from multispin.speculation import Evidence, Finding, Rule, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Feed:
         start: absolute position of the first token; at most the number of positions cached for the slot.
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling law; None for a chunk of a prompt, of which nothing is asked.
+        evidence: what the draft brings beside its ids, under a rejection rule; None for `greedy` and `coupled`.
 
     """
 
@@ -24,6 +25,7 @@ class Feed:
     start: int
     tokens: Sequence[int]
     params: SamplingParams | None
+    evidence: Evidence | None = None
 
 
 class SlotsTakenError(InputError):
@@ -48,6 +50,10 @@ class Engine(Protocol):
     def vocabulary_size(self) -> int:
         """Number of token ids."""
 
+    @property
+    def rules(self) -> frozenset[Rule]:
+        """The acceptance rules that it can apply; a request under another one is refused at the door."""
+
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""
 
@@ -60,5 +66,5 @@ class Engine(Protocol):
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
 
-    def verify(self, feeds: Sequence[Feed]) -> list[Outcome | None]:
-        """Run all feeds in one batch: an outcome per draft, None per chunk of a prompt."""
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
+        """Run all feeds in one batch: what `speculation.judge` finds per draft, None per chunk of a prompt."""

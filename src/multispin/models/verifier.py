@@ -17,7 +17,7 @@ from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
 from multispin.models.recurrent import HISTORY, make_packable
 from multispin.models.slots import SlotCache
-from multispin.speculation import Outcome, accept_matching, verify_draft
+from multispin.speculation import Finding, Rule, accept_matching, judge
 
 
 class Verifier:
@@ -68,6 +68,16 @@ class Verifier:
         return self._vocabulary_size
 
     @property
+    def rules(self) -> frozenset[Rule]:
+        """All of them."""
+        return frozenset(Rule)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's hidden states."""
+        return int(self._model.config.get_text_config().hidden_size)
+
+    @property
     def cache_bytes(self) -> int:
         """Memory of the slot cache, fixed at start."""
         return self._cache.size_bytes
@@ -99,7 +109,7 @@ class Verifier:
         self._cached[slot] = length
 
     @torch.inference_mode()
-    def verify(self, feeds: Sequence[Feed]) -> list[Outcome | None]:
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
         """Run all feeds in one forward pass and apply each request's acceptance rule.
 
         InputError if a logit that is asked for is not a finite number; the feeds are then forgotten.
@@ -116,19 +126,19 @@ class Verifier:
                 "narrow for it (try float32)"
             )
         emitted = _largest(flat) if any(f.params is not None and f.params.greedy for f in feeds) else []
-        outcomes: list[Outcome | None] = []
+        findings: list[Finding | None] = []
         row = 0
         for feed in feeds:
             if feed.params is None:
-                outcomes.append(None)
+                findings.append(None)
                 continue
             last = row + len(feed.tokens)
             if feed.params.greedy:
-                outcomes.append(accept_matching(feed.tokens[1:], emitted[row:last]))
+                findings.append(accept_matching(feed.tokens[1:], emitted[row:last]))
             else:
-                outcomes.append(verify_draft(feed.tokens[1:], flat[row:last], feed.start + 1, feed.params))
+                findings.append(judge(feed.tokens[1:], feed.evidence, flat[row:last], feed.start + 1, feed.params))
             row = last
-        return outcomes
+        return findings
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.device import FINGERPRINT, RIGHT, SimulatedDevice
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
 from multispin.simulation.uplink import Channel, ConstantChannel, FrequencyDivision, RayleighChannel
-from multispin.speculation import Outcome
+from multispin.speculation import ID_RULES, Finding, Outcome
 
 _MAX_LENGTH = 2 * MAX_TOKENS
 
@@ -61,6 +61,7 @@ class SimulatedEngine:
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
         self._verifier = scenario.verifier
+        self.rules = ID_RULES
         self._free = list(range(slots))
         self._cached = [0] * slots
 
@@ -84,9 +85,9 @@ class SimulatedEngine:
         """Forget what lies beyond `length`."""
         self._cached[slot] = length
 
-    def verify(self, feeds: Sequence[Feed]) -> list[Outcome | None]:
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
         """Accept the leading RIGHT tokens of every draft."""
-        outcomes: list[Outcome | None] = []
+        outcomes: list[Finding | None] = []
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
             drafted = feed.tokens[1:]

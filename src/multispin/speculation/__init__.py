@@ -1,6 +1,7 @@
 """What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits."""
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
+from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge
 from multispin.speculation.gumbel_max import gumbel_argmax
 from multispin.speculation.laws import FlooredLaw, LawFormat, TruncatedLaw, draft_token, target_law, truncate
 from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
@@ -31,6 +32,9 @@ from multispin.speculation.rules import Outcome, accept_matching, verify_draft
 from multispin.speculation.sampling import SamplingParams, draw, truncated_logits
 
 __all__ = [
+    "ID_RULES",
+    "Evidence",
+    "Finding",
     "FlooredLaw",
     "LawFormat",
     "Offer",
@@ -50,6 +54,7 @@ __all__ = [
     "gumbel_argmax",
     "gumbel_numpy",
     "gumbel_torch",
+    "judge",
     "pack_ids",
     "pack_laws",
     "pack_offer",
