@@ -5,12 +5,15 @@ always handed over whole, so nothing that the edge decides can leave it out of s
 """
 
 from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.distilled import is_drafter, load_student
 from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer, load_model, load_tokenizer
 from multispin.models.quantised import round_weights
@@ -111,11 +114,21 @@ class NoDrafter:
         return []
 
 
+SHIPPED = ("small", "medium", "large")
+"""Distilled drafters of the embedded target that come with the package, by size."""
+
+
+def shipped_folder(name: str) -> Path:
+    """Where a drafter that comes with the package lies."""
+    return Path(str(resources.files("multispin"))) / "drafters" / name
+
+
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
     """Make the drafter that `spec` names, and the tokenizer whose ids it speaks.
 
     Args:
-        spec: "lookup" (prompt lookup), "none", "q8" … "q3" (the target with its weights rounded to so many bits),
+        spec: "lookup" (prompt lookup), "none", "small", "medium" or "large" (distilled from the embedded target), a
+            folder that `multispin distill` wrote, "q8" … "q3" (the target with its weights rounded to so many bits),
             "q8:REF" (another model, rounded), or a model reference.
         target: reference of the target, whose tokenizer the model-free drafters use.
         max_length: prompt and generated tokens of the longest text to draft for.
@@ -128,5 +141,8 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
         model = round_weights(load_model(reference or target), int(kind[1]))
         return ModelDrafter(model, max_length), load_tokenizer(reference or target)
     if not spec:
-        raise InputError("an empty drafter: name a model, lookup, none or q3 … q8")
+        raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
+    folder = shipped_folder(spec) if spec in SHIPPED else Path(spec).expanduser()
+    if is_drafter(folder):
+        return ModelDrafter(load_student(folder, load_model(target, "bfloat16")), max_length), load_tokenizer(target)
     return ModelDrafter(load_model(spec, "bfloat16"), max_length), load_tokenizer(spec)

@@ -55,6 +55,17 @@ class Tokenizer:
             return list(self.backend(rendered, add_special_tokens=False).input_ids)
         return list(self.backend(text).input_ids)
 
+    def chat_frame(self) -> tuple[list[int], list[int]] | None:
+        """Ids that stand before and after a user message in the chat template; None without a template."""
+        if not self.backend.chat_template:
+            return None
+        mark = "\ue000"  # a private character, in no template
+        message = [{"role": "user", "content": mark}]
+        rendered = self.backend.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        before, _, after = rendered.partition(mark)
+        encode = [list(self.backend(part, add_special_tokens=False).input_ids) for part in (before, after)]
+        return encode[0], encode[1]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))

@@ -1,0 +1,212 @@
+"""`multispin distill`: make a small drafter for a target."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from multispin.cli.process import prepare, threads_option
+from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.distillation import Progress
+    from multispin.models.distilled import DrafterCard
+
+LINE_PERIOD_S = 10.0
+MAX_TEXT_BYTES = 64 * 2**20
+_RULES = ("greedy", "coupled", "rejection", "rejection-down")
+
+
+@click.command("distill", short_help="Make a small drafter for a target.")
+@click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@click.option("--layers", default="3", show_default=True, help="How many layers, or which: 0,1,2,29.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
+@click.option("--steps", type=click.IntRange(1, 10**7), default=1500, show_default=True, help="Optimiser steps.")
+@click.option("--tokens", type=click.IntRange(1, 10**10), default=500_000, show_default=True,
+              help="Tokens of text that the target writes first.")  # fmt: skip
+@click.option("--corpus", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder of that text, shared between drafters; else OUT/corpus, removed at the end.")  # fmt: skip
+@click.option("--answer-tokens", type=click.IntRange(2, 4096), default=160, show_default=True, help="Longest answer.")
+@click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="User messages to have answered, one per line, instead of the bundled templates'.")  # fmt: skip
+@click.option("--text", "texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+              help="Plain text to learn from beside, a document per paragraph; repeatable.")  # fmt: skip
+@click.option("--vocabulary", type=click.IntRange(0), default=12_288, show_default=True,
+              help="Token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per step.")
+@click.option("--positions", type=click.IntRange(1, 10**6), default=512, show_default=True,
+              help="Positions per step at which laws are compared.")  # fmt: skip
+@click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True)
+@click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
+              help="Last share of the steps, taught by total variation instead of KL.")  # fmt: skip
+@click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True)
+@click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Go on from this drafter instead of the target's layers.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu or cuda:0; the target and the student live there."
+)
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print the drafter's card and nothing else on standard output.")
+def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> None:
+    """Make a small drafter for a target: a few of its layers, taught what the target itself writes.
+
+    Takes layers out of the target, lets it answer prompts, teaches the student its next-token law, and measures
+    acceptance on held-out prompts. A run that was stopped goes on from where it was when it is started again.
+    docs/distill.md says how long it takes and what to expect.
+
+    \b
+    Examples:
+      multispin distill --out my-drafter
+      multispin distill --layers 7 --steps 4000 --tokens 1000000 --corpus corpus --out laptop
+      multispin distill --target Qwen/Qwen3-8B --device cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
+    """
+    threads = threads or os.cpu_count() or 1
+    prepare(threads)
+    import torch
+
+    from multispin.distillation import Order, Recipe, distil
+
+    order = Order(
+        target=options["target"],
+        layers=_layers(layers),
+        out=options["out"],
+        recipe=Recipe(
+            steps=options["steps"],
+            batch=options["batch"],
+            positions=options["positions"],
+            learning_rate=options["learning_rate"],
+            variation_share=options["variation_share"],
+            seed=options["seed"],
+        ),
+        corpus=options["corpus"],
+        tokens=options["tokens"],
+        answer_tokens=options["answer_tokens"],
+        vocabulary=options["vocabulary"],
+        storage=options["storage"],
+        begin=options["begin"],
+        prompts=_lines(options["prompts"]),
+        texts=tuple(part for path in options["texts"] for part in _paragraphs(path)),
+        device=options["device"],
+    )
+    made = {
+        "command": shlex.join(["multispin", *sys.argv[1:]]),
+        "hardware": _hardware(options["device"], threads),
+        "torch": str(torch.__version__),
+    }
+    with _progress() as report:
+        card = distil(order, made, report)
+    if as_json:
+        click.echo(json.dumps(_plain(card), indent=2))
+    else:
+        _print_card(card, order.out)
+
+
+def _layers(text: str) -> int | tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--layers {text!r} is neither a number nor a list like 0,1,29") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _lines(path: Path | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    lines = tuple(line.strip() for line in _read(path).splitlines() if line.strip())
+    if not lines:
+        raise InputError(f"{path} holds no prompts: write one per line")
+    return lines
+
+
+def _paragraphs(path: Path) -> list[str]:
+    return [part for part in _read(path).split("\n\n") if part.strip()]
+
+
+def _read(path: Path) -> str:
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise InputError(f"{path} is larger than {MAX_TEXT_BYTES // 2**20} MiB, the limit: split it")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+
+
+def _hardware(device: str, threads: int) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {threads} threads"
+
+
+def _plain(card: "DrafterCard") -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(card)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["Progress"], None]]:
+    """A bar with the time left on a terminal, a line now and then elsewhere; both on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    bars = Bars(
+        TextColumn("{task.description:10}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+        console=console,
+    )  # fmt: skip
+    tasks: dict[str, Any] = {}
+    began: dict[str, tuple[float, int]] = {}
+    said = 0.0
+
+    def report(progress: "Progress") -> None:
+        nonlocal said
+        if console.is_terminal:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, text=progress.text)
+            bars.update(tasks[progress.stage], completed=progress.done, text=progress.text)
+            return
+        now = time.monotonic()
+        first_s, first = began.setdefault(progress.stage, (now, progress.done))
+        if now - said < LINE_PERIOD_S and progress.done < progress.total:
+            return
+        said = now
+        rate = (progress.done - first) / (now - first_s) if now > first_s else 0.0
+        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate > 0 else ""
+        print(f"{progress.stage} {progress.done:,}/{progress.total:,}: {progress.text}{left}", file=sys.stderr)
+
+    if console.is_terminal:
+        with bars:
+            yield report
+    else:
+        yield report
+
+
+def _print_card(card: "DrafterCard", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{out}: layers {', '.join(map(str, card.layers))} of {card.target}, {card.vocabulary:,} ids")
+    table.add_column("held-out prompts")
+    for rule in _RULES:
+        table.add_column(f"{rule}\nacceptance rate", justify="right")
+    for task, found in card.results.items():
+        cells = [f"{found[rule]['acceptance_rate']:.3f} ± {found[rule]['standard_error']:.3f}" for rule in _RULES]
+        table.add_row(task, *cells)
+    Console().print(table)
+    Console(highlight=False).print(
+        "greedy at temperature 0, the others at 1; rejection-up accepts what rejection does. "
+        f"Try it: multispin demo --target {card.target} --draft {out}",
+        soft_wrap=True,
+    )

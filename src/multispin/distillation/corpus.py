@@ -1,0 +1,235 @@
+"""The text a drafter learns from: what the target itself writes, with the target's final hidden states beside it.
+
+A corpus is a folder of shards. Each shard depends on (target, seed, its number) alone, so an interrupted run goes on
+where it stopped, and a longer corpus begins with the shards of a shorter one. The hidden states cost nothing extra
+(they are what the next token was drawn from) and stand for the target's whole law: its head turns them into logits.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from multispin.distillation.prompts import training_prompts
+from multispin.models.engine import Feed
+from multispin.models.loading import Tokenizer
+from multispin.models.verifier import Verifier
+from multispin.speculation import SamplingParams
+
+TEMPERATURES = (0.0, 0.7, 1.0, 1.0)
+"""Of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""
+SEQUENCES_PER_SHARD = 128
+_PREFILL = 8  # prompts read in one forward pass
+MAX_PROMPT_TOKENS = 128
+INVENTED_PROMPT_TOKENS = 64
+_ASK = SamplingParams()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some sequences of the target.
+
+    Attributes:
+        tokens: [N, T] int64, padded with zeros.
+        states: [N, T, H] bfloat16, the target's final hidden state at each token but the last.
+        begins: [N], where each answer begins.
+        ends: [N], tokens in each sequence.
+
+    """
+
+    tokens: torch.Tensor
+    states: torch.Tensor
+    begins: torch.Tensor
+    ends: torch.Tensor
+
+    @property
+    def generated(self) -> int:
+        """Tokens of all answers."""
+        return int((self.ends - self.begins).sum())
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        part = path.with_suffix(".part")
+        save_file({name: getattr(self, name).contiguous() for name in ("tokens", "states", "begins", "ends")}, part)
+        part.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Shard":
+        """Read one that `save` wrote."""
+        return cls(**load_file(path))
+
+
+class Writer:
+    """Lets the target write, many sequences in one batch.
+
+    Args:
+        model: the target, float32 or bfloat16.
+        tokenizer: its tokenizer, with a chat template or none.
+        answer_tokens: longest answer.
+        prompts: user messages to answer; the bundled templates' if None.
+        prompt_tokens: longer prompts are cut.
+
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        answer_tokens: int,
+        prompts: Sequence[str] | None = None,
+        prompt_tokens: int = MAX_PROMPT_TOKENS,
+    ) -> None:
+        self._prompts = prompts
+        self._prompt_tokens = prompt_tokens
+        self._length = prompt_tokens + answer_tokens
+        self._verifier = Verifier(model, SEQUENCES_PER_SHARD, self._length)
+        self._tokenizer = tokenizer
+        self._answer_tokens = answer_tokens
+        self._hidden = torch.empty(0)
+        model.base_model.register_forward_hook(self._keep)
+
+    def shard(self, seed: int, number: int) -> Shard:
+        """Write shard `number`: half of the prompts drawn from the set, half invented by the target (if it chats).
+
+        A chat model invents a user's message when it is given the beginning of one (Xu et al., "Magpie",
+        arXiv 2406.08464).
+        """
+        generator = np.random.default_rng([seed, number])
+        noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        count = SEQUENCES_PER_SHARD
+        if self._prompts is None:
+            messages = training_prompts(count, generator)
+        else:
+            messages = [self._prompts[k] for k in generator.integers(len(self._prompts), size=count)]
+        prompts = [self._tokenizer.encode_chat(text) for text in messages]
+        invented = self._invent(count // 2, noise)
+        prompts = [*invented, *prompts[len(invented) :]]
+        order = generator.permutation(count)
+        prompts = [prompts[k] for k in order]
+        temperatures = [TEMPERATURES[k % len(TEMPERATURES)] for k in range(count)]
+        return self.write(prompts, temperatures, noise)
+
+    def write(self, prompts: Sequence[list[int]], temperatures: Sequence[float], noise: torch.Generator) -> Shard:
+        """Answer up to `SEQUENCES_PER_SHARD` prompts, each at its own temperature."""
+        prompts = [prompt[: self._prompt_tokens] for prompt in prompts]
+        texts, states = self._write(prompts, temperatures, self._answer_tokens, noise)
+        return _shard(texts, [len(prompt) for prompt in prompts], states)
+
+    def read(self, texts: Sequence[list[int]]) -> Shard:
+        """Read up to `SEQUENCES_PER_SHARD` given texts; all but their first token counts as answer."""
+        texts = [text[: self._length] for text in texts]
+        slots = [self._verifier.open() for _ in texts]
+        states = self._no_states(len(texts))
+        self._prefill(slots, texts, list(range(len(texts))), states)
+        for slot in slots:
+            self._verifier.close(slot)
+        return _shard(texts, [1] * len(texts), states)
+
+    def _invent(self, count: int, noise: torch.Generator) -> list[list[int]]:
+        frame = self._tokenizer.chat_frame()
+        if frame is None:
+            return []
+        before, after = frame
+        texts, _ = self._write([list(before)] * count, [1.0] * count, INVENTED_PROMPT_TOKENS, noise)
+        stops = set(self._tokenizer.stop_ids)
+        messages = [[token for token in text[len(before) :] if token not in stops] for text in texts]
+        return [[*before, *message, *after] for message in messages if message]
+
+    def _write(
+        self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int, noise: torch.Generator
+    ) -> tuple[list[list[int]], torch.Tensor]:
+        """Continue all prompts until a stop id or `limit` tokens; returns texts and final hidden states."""
+        verifier, stops = self._verifier, set(self._tokenizer.stop_ids)
+        texts = [list(prompt) for prompt in prompts]
+        slots = [verifier.open() for _ in texts]
+        states = self._no_states(len(texts))
+        running = list(range(len(texts)))
+        room = [min(limit, self._length - len(prompt)) for prompt in prompts]
+        self._prefill(slots, texts, running, states)
+        while running:
+            logits = self._feed(
+                [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], _ASK) for k in running], running, states
+            )
+            drawn = _sample(logits, torch.tensor([temperatures[k] for k in running]), noise)
+            for k, token in zip(running, drawn, strict=True):
+                texts[k].append(token)
+            running = [k for k in running if texts[k][-1] not in stops and len(texts[k]) - len(prompts[k]) < room[k]]
+        for slot in slots:
+            verifier.close(slot)
+        return texts, states
+
+    def _no_states(self, count: int) -> torch.Tensor:
+        return torch.zeros(count, self._length, self._verifier.hidden_size, dtype=torch.bfloat16)
+
+    def _prefill(self, slots: list[int], texts: Sequence[list[int]], rows: list[int], states: torch.Tensor) -> None:
+        """Feed all but the last token of every text."""
+        for at in range(0, len(rows), _PREFILL):
+            some = [k for k in rows[at : at + _PREFILL] if len(texts[k]) > 1]
+            self._feed([Feed(slots[k], 0, texts[k][:-1], None) for k in some], some, states)
+
+    def _feed(self, feeds: list[Feed], rows: list[int], states: torch.Tensor) -> torch.Tensor:
+        logits = self._verifier.forward(feeds)
+        at = 0
+        for row, feed in zip(rows, feeds, strict=True):
+            count = len(feed.tokens)
+            states[row, feed.start : feed.start + count] = self._hidden[at : at + count]
+            at += count
+        return torch.cat(logits)
+
+    def _keep(self, _module: Any, _inputs: Any, output: Any) -> None:
+        self._hidden = output[0][0].to(torch.bfloat16).cpu()
+
+
+def _shard(texts: Sequence[list[int]], begins: Sequence[int], states: torch.Tensor) -> Shard:
+    ends = torch.tensor([len(text) for text in texts])
+    longest = int(ends.max())
+    tokens = torch.zeros(len(texts), longest, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    return Shard(tokens, states[:, :longest], torch.tensor(begins), ends)
+
+
+def _sample(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Generator) -> list[int]:
+    """One token per row of [N, V], at its own temperature, by inversion of the cumulated law."""
+    rows = logits.float().cpu()
+    greedy = rows.argmax(-1)
+    law = torch.softmax(rows / temperatures.clamp(min=1e-3)[:, None], -1).cumsum(-1)
+    drawn = torch.searchsorted(law, law[:, -1:] * torch.rand(len(rows), 1, generator=noise))[:, 0]
+    return [int(t) for t in torch.where(temperatures > 0, drawn.clamp(max=rows.shape[-1] - 1), greedy)]
+
+
+def write_corpus(
+    writer: Writer, folder: Path, seed: int, tokens: int, texts: Sequence[list[int]] = ()
+) -> Iterator[tuple[Path, int]]:
+    """Make shards until they hold `tokens` tokens, given texts first; finished shards are found and kept.
+
+    Args:
+        writer: the target.
+        folder: of the shards; made if it is not there.
+        seed: of all shards.
+        tokens: of answers and given texts together.
+        texts: given texts as ids, beside what the target writes.
+
+    Yields:
+        The file of each shard, and the number of tokens so far.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    total = 0
+    given = [list(texts[at : at + SEQUENCES_PER_SHARD]) for at in range(0, len(texts), SEQUENCES_PER_SHARD)]
+    for number in itertools.count():
+        if total >= tokens:
+            return
+        path = folder / f"shard-{number:05d}.safetensors"
+        if path.exists():
+            shard = Shard.load(path)
+        else:
+            shard = writer.read(given[number]) if number < len(given) else writer.shard(seed, number)
+            shard.save(path)
+        total += shard.generated
+        yield path, total

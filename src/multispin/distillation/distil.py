@@ -1,0 +1,200 @@
+"""From a target to a drafter in a folder: corpus, vocabulary, student, training, evaluation.
+
+Every stage leaves files behind and finds them again, so a run that was killed goes on where it stopped.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multispin.data import load_prompts
+from multispin.distillation.corpus import Shard, Writer, write_corpus
+from multispin.distillation.evaluation import Acceptance, held_out_texts, measure
+from multispin.distillation.training import Recipe, Trainer
+from multispin.errors import InputError
+from multispin.models.distilled import (
+    STORAGES,
+    DrafterCard,
+    carve,
+    check_layers,
+    fingerprint,
+    load_student,
+    read_card,
+    save_drafter,
+)
+from multispin.models.loading import load_model, load_tokenizer
+from multispin.speculation import LawFormat
+
+CHECKPOINT_FILE = "checkpoint.pt"
+CORPUS_FOLDER = "corpus"
+HELD_OUT_PROMPT_TOKENS = 320
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made.
+
+    Attributes:
+        target: reference of the target.
+        layers: indices of its layers to begin with, ascending, or how many.
+        out: folder of the drafter.
+        corpus: folder of the corpus, which several students may share; `out`/corpus if None.
+        tokens: tokens of the corpus.
+        answer_tokens: longest answer in it.
+        vocabulary: ids that the head may draft, the most frequent of the corpus; 0 for all.
+        recipe: how the student is taught.
+        storage: "int8" or "bfloat16".
+        begin: folder of a drafter to go on from, instead of the target's layers.
+        prompts: user messages to have answered; the bundled templates' if None.
+        texts: plain texts to learn from beside.
+        evaluation_tokens: longest answer to a held-out prompt.
+        device: "cpu" or a CUDA device.
+
+    """
+
+    target: str
+    layers: int | tuple[int, ...]
+    out: Path
+    recipe: Recipe
+    corpus: Path | None = None
+    tokens: int = 500_000
+    answer_tokens: int = 160
+    vocabulary: int = 12_288
+    storage: str = "int8"
+    begin: Path | None = None
+    prompts: tuple[str, ...] | None = None
+    texts: tuple[str, ...] = ()
+    evaluation_tokens: int = 96
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise InputError(f"storage = {self.storage!r} is none of {', '.join(STORAGES)}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total`, and a sentence for people."""
+
+    stage: str
+    done: int
+    total: int
+    text: str
+
+
+def spread_layers(count: int, total: int) -> tuple[int, ...]:
+    """Which layers of a target to begin a student of `count` layers with: the first ones and the last.
+
+    The first layers turn tokens into features and the last one turns features into the next token; those between
+    refine, and are missed least.
+    """
+    if not 1 <= count <= total:
+        raise InputError(f"{count} layers cannot be taken from a target that has {total}")
+    return (*range(count - 1), total - 1)
+
+
+def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None]) -> DrafterCard:
+    """Make a drafter, or go on making it.
+
+    Args:
+        order: what.
+        made: what the card is to say of its making beside what this function knows (command, hardware).
+        report: called often.
+
+    Returns:
+        The card, which lies in `order.out` with the weights.
+
+    """
+    tokenizer = load_tokenizer(order.target)
+    model = load_model(order.target, "float32", order.device)
+    total = int(model.config.get_text_config().num_hidden_layers)
+    layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
+    check_layers(model, layers)
+    head = model.get_output_embeddings().weight.detach()
+    writing = load_model(order.target, "bfloat16", order.device)
+    writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
+    texts = [tokenizer.backend(text, add_special_tokens=False).input_ids for text in order.texts]
+    paths = []
+    for path, total in write_corpus(
+        writer, order.corpus or order.out / CORPUS_FOLDER, order.recipe.seed, order.tokens, texts
+    ):
+        paths.append(path)
+        report(Progress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target"))
+    prompts = load_prompts()
+    short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS)
+    greedy, sampled = (held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
+    del writer, short, writing
+
+    ids = frequent_ids(paths, order.vocabulary, len(head), tokenizer.stop_ids)
+    if order.begin is None:
+        student = carve(model, layers, ids)
+    else:
+        student, ids = _continued(order.begin, model)
+    trainer = Trainer(student, head, ids, order.recipe, paths, order.device)
+
+    def taught(step: int, loss: float, step_s: float) -> None:
+        report(Progress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
+
+    order.out.mkdir(parents=True, exist_ok=True)
+    trainer.run(order.out / CHECKPOINT_FILE, taught)
+    card = DrafterCard(
+        target=order.target,
+        fingerprint=fingerprint(model),
+        layers=layers if order.begin is None else read_card(order.begin).layers,
+        vocabulary=len(ids),
+        storage=order.storage,
+        made={
+            **made,
+            "corpus_tokens": sum(Shard.load(path).generated for path in paths),
+            "training_s": round(trainer.spent_s, 1),
+            "recipe": dataclasses.asdict(order.recipe),
+            "begun_from": "layers of the target" if order.begin is None else "a drafter made before",
+        },
+    )
+    save_drafter(student, card, order.out)
+    report(Progress("evaluation", 0, 1, "comparing laws on held-out prompts"))
+    stored = load_student(order.out, model)  # what is measured is what was stored
+    form = LawFormat(len(head), min(1024, len(head)), 16)
+    results = measure(stored, head, prompts, greedy, sampled, form)
+    card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})
+    save_drafter(student, card, order.out)
+    (order.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    if order.corpus is None:
+        shutil.rmtree(order.out / CORPUS_FOLDER)
+    report(Progress("evaluation", 1, 1, "done"))
+    return card
+
+
+def frequent_ids(paths: Sequence[Path], count: int, vocabulary_size: int, stop_ids: Sequence[int]) -> torch.Tensor:
+    """[V'] ascending: the most frequent ids of a corpus, and the stop ids."""
+    if not 0 < count < vocabulary_size:
+        return torch.arange(vocabulary_size)
+    seen = torch.zeros(vocabulary_size, dtype=torch.int64)
+    for path in paths:
+        shard = Shard.load(path)
+        inside = torch.arange(shard.tokens.shape[1])[None] < shard.ends[:, None]
+        seen += torch.bincount(shard.tokens[inside], minlength=vocabulary_size)
+    seen[list(stop_ids)] = seen.max() + 1
+    return seen.argsort(descending=True, stable=True)[:count].sort().values
+
+
+def _continued(folder: Path, model: Any) -> tuple[Any, torch.Tensor]:
+    student = load_student(folder, model)
+    ids = getattr(student.lm_head, "ids", None)
+    return student, torch.arange(int(model.config.get_text_config().vocab_size)) if ids is None else ids
+
+
+def _numbers(found: Acceptance) -> dict[str, dict[str, float]]:
+    return {
+        rule: {
+            "acceptance_rate": round(found.rates[rule], 4),
+            "standard_error": round(found.errors[rule], 4),
+            "positions": found.positions[rule],
+        }
+        for rule in found.rates
+    }

@@ -1,0 +1,111 @@
+"""How well a student's drafts are accepted, on prompts that it was not taught with.
+
+The target answers the bundled prompts; at every position of its own text both laws are compared. Rates are per token,
+given that all before it was accepted: the α of the controller.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from multispin.data import TASKS, Prompt
+from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard, Writer
+from multispin.models.loading import Tokenizer
+from multispin.speculation import LawFormat, SamplingParams, draw
+from multispin.speculation.laws import floor_law, target_law, truncate
+
+RULES = ("greedy", "coupled", "rejection", "rejection-down")
+"""Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft law."""
+EVERY = 3
+"""Of the positions of sampled text every so many are compared."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Acceptance rates under each rule.
+
+    Attributes:
+        task: a task family, or "all".
+        rates: per rule, mean over positions.
+        errors: per rule, standard error over prompts.
+        positions: per rule, how many were compared.
+
+    """
+
+    task: str
+    rates: dict[str, float]
+    errors: dict[str, float]
+    positions: dict[str, int]
+
+
+def held_out_texts(
+    writer: Writer, tokenizer: Tokenizer, prompts: Sequence[Prompt], temperature: float, seed: int
+) -> Shard:
+    """The target's answers to prompts."""
+    ids = [tokenizer.encode_chat(prompt.text) for prompt in prompts[:SEQUENCES_PER_SHARD]]
+    noise = torch.Generator().manual_seed(seed)
+    return writer.write(ids, [temperature] * len(ids), noise)
+
+
+def measure(
+    student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: LawFormat
+) -> list[Acceptance]:
+    """Compare the laws of student and target.
+
+    Args:
+        student: the drafter.
+        head: [V, H] of the target.
+        prompts: in the order of the shards' sequences.
+        greedy: the target's answers at temperature 0.
+        sampled: … and at temperature 1.
+        form: of the laws that `rejection` uploads.
+
+    Returns:
+        For all prompts, then per task family.
+
+    """
+    found: dict[str, list[list[float]]] = {rule: [[] for _ in prompts] for rule in RULES}
+    for k in range(len(prompts)):
+        theirs, ours = _logits(student, head, greedy, k)
+        found["greedy"][k] = (theirs.argmax(-1) == ours.argmax(-1)).double().tolist()
+        theirs, ours = (logits[::EVERY] for logits in _logits(student, head, sampled, k))
+        positions = list(range(len(ours)))
+        params = SamplingParams(1.0, seed=k)
+        meet = zip(draw(theirs, positions, params), draw(ours, positions, params), strict=True)
+        found["coupled"][k] = [float(a == b) for a, b in meet]
+        laws = target_law(theirs, params)
+        for law, logits in zip(laws, ours, strict=True):
+            draft = truncate(logits, params, form)
+            q = draft.weights / form.total
+            found["rejection"][k].append(float(np.minimum(law[draft.ids].numpy(), q).sum()))
+            floor = floor_law(law, form)
+            _, a, b = np.intersect1d(floor.ids, draft.ids, assume_unique=True, return_indices=True)
+            found["rejection-down"][k].append(float(np.minimum(floor.weights[a] / form.total, q[b]).sum()))
+    groups = [("all", list(range(len(prompts))))]
+    groups += [(task, [k for k, prompt in enumerate(prompts) if prompt.task == task]) for task in TASKS]
+    return [_summary(task, {rule: [found[rule][k] for k in rows] for rule in RULES}) for task, rows in groups if rows]
+
+
+@torch.inference_mode()
+def _logits(student: Any, head: torch.Tensor, shard: Shard, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of target and student for every token of an answer: [n, V] float32 each."""
+    begin, end = int(shard.begins[row]), int(shard.ends[row])
+    tokens = shard.tokens[row : row + 1, : end - 1].to(head.device)
+    hidden = student.model(input_ids=tokens, use_cache=False).last_hidden_state[0, begin - 1 :]
+    theirs = shard.states[row, begin - 1 : end - 1].to(head.device, head.dtype) @ head.T
+    return theirs.float().cpu(), student.lm_head(hidden).float().cpu()
+
+
+def _summary(task: str, found: dict[str, list[list[float]]]) -> Acceptance:
+    """Means over positions; errors as if each prompt were one observation, weighted by its length."""
+    rates, errors, positions = {}, {}, {}
+    for rule, texts in found.items():
+        sizes = np.array([len(text) for text in texts])
+        sums = np.array([sum(text) for text in texts])
+        rate = float(sums.sum() / max(1, sizes.sum()))
+        spread = float(np.sqrt(((sums - rate * sizes) ** 2).sum()))
+        rates[rule], errors[rule], positions[rule] = rate, spread / max(1, int(sizes.sum())), int(sizes.sum())
+    return Acceptance(task, rates, errors, positions)

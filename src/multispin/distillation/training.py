@@ -1,0 +1,243 @@
+"""Teaching a student the target's next-token law, on what the target wrote.
+
+Loss at some positions of each batch: KL(p ‖ q) over the student's vocabulary plus a pull towards the target's final
+hidden state; towards the end the total variation TV(p, q), since 1 − TV is the acceptance rate itself (Leviathan et
+al., arXiv 2211.17192). Everything that is drawn depends on (seed, step), so a resumed run equals an uninterrupted one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from multispin.distillation.corpus import Shard
+from multispin.errors import InputError
+from multispin.models.distilled import learned
+
+POOL_SHARDS = 32
+"""Shards in memory at once; batches are mixed within them."""
+CHECKPOINT_PERIOD_S = 60.0
+_VALIDATION_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is taught.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: sequences per step.
+        positions: positions per step at which laws are compared.
+        learning_rate: highest, of AdamW; it rises over `warmup` of the steps and falls as a cosine.
+        warmup: share of the steps.
+        hidden_weight: weight of the pull towards the target's hidden states.
+        variation_share: last share of the steps, taught by the total variation in place of KL.
+        seed: of the order of things.
+
+    """
+
+    steps: int
+    batch: int = 12
+    positions: int = 512
+    learning_rate: float = 1.5e-3
+    warmup: float = 0.05
+    hidden_weight: float = 0.5
+    variation_share: float = 0.3
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        rise = max(1.0, self.warmup * self.steps)
+        fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, self.steps))))
+        return self.learning_rate * min(1.0, (step + 1) / rise) * max(fall, 0.01)
+
+
+class Batches:
+    """Sequences of a corpus in a shuffled order, a pool of shards at a time.
+
+    Args:
+        shards: files of the corpus.
+        size: sequences per batch.
+        seed: of the order.
+
+    """
+
+    def __init__(self, shards: Sequence[Path], size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+        self._shards = list(shards)
+        self._pools = -(-len(self._shards) // POOL_SHARDS)
+        self._loaded = (-1, -1)
+        self._pool: list[Shard] = []
+        self._at = 0
+        self._epoch, self._turn = 0, 0
+        self._plan: list[list[tuple[int, int]]] = []
+
+    def batch(self, step: int) -> list[tuple[Shard, int]]:
+        """The sequences of a step; steps are asked for in ascending order."""
+        while step >= self._at + len(self._plan):
+            if self._plan or self._loaded != (-1, -1):
+                self._at += len(self._plan)
+                self._turn += 1
+                if self._turn == self._pools:
+                    self._epoch, self._turn = self._epoch + 1, 0
+            self._load()
+        return [(self._pool[shard], row) for shard, row in self._plan[step - self._at]]
+
+    def _load(self) -> None:
+        order = np.random.default_rng([self._seed, 1, self._epoch]).permutation(len(self._shards))
+        chosen = np.array_split(order, self._pools)[self._turn]
+        self._pool = [Shard.load(self._shards[k]) for k in chosen]
+        self._loaded = (self._epoch, self._turn)
+        sequences = [(k, row) for k, shard in enumerate(self._pool) for row in range(len(shard.ends))]
+        mixed = np.random.default_rng([self._seed, 2, self._epoch, self._turn]).permutation(len(sequences))
+        whole = max(1, len(sequences) // self._size)
+        self._plan = [[sequences[k] for k in mixed[i * self._size : (i + 1) * self._size]] for i in range(whole)]
+
+
+class Trainer:
+    """One student in training.
+
+    Args:
+        student: from `models.distilled.carve`, float32.
+        head: [V, H], the target's.
+        ids: [V'] ids of the student's vocabulary.
+        recipe: how.
+        shards: the corpus; the last one is kept for validation.
+        device: where it is taught.
+
+    """
+
+    def __init__(
+        self, student: Any, head: torch.Tensor, ids: torch.Tensor, recipe: Recipe, shards: Sequence[Path], device: str
+    ) -> None:
+        if len(shards) < 2:
+            raise InputError(f"the corpus has {len(shards)} shards; at least 2 are needed, one of them for validation")
+        self.student = student.to(device)
+        self.recipe = recipe
+        self.step = 0
+        self.spent_s = 0.0
+        self._device = torch.device(device)
+        self._rows = head.detach()[ids].to(self._device, torch.bfloat16)
+        self._parameters = list(learned(student).values())
+        for parameter in student.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        self._optimiser = torch.optim.AdamW(
+            self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        )
+        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed)
+        self._validation = shards[-1]
+
+    def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
+        """Teach until the recipe's last step, or go on from a checkpoint.
+
+        Args:
+            checkpoint: file that is rewritten about once a minute and at the end.
+            report: called after each step with (steps done, loss, seconds of a step).
+
+        """
+        if checkpoint.exists():
+            self._restore(checkpoint)
+        saved = time.monotonic()
+        self.student.train()
+        while self.step < self.recipe.steps:
+            began = time.monotonic()
+            loss = self._learn(self._batches.batch(self.step))
+            if not math.isfinite(loss):
+                raise InputError(f"the loss at step {self.step} is not finite: try a lower --learning-rate")
+            self.step += 1
+            now = time.monotonic()
+            self.spent_s += now - began
+            report(self.step, loss, now - began)
+            if now - saved > CHECKPOINT_PERIOD_S or self.step == self.recipe.steps:
+                self._save(checkpoint)
+                saved = now
+        self.student.eval()
+
+    def validate(self) -> tuple[float, float]:
+        """Acceptance on the shard kept back: mean Σ min(p, q) over the student's vocabulary, and greedy agreement."""
+        shard = Shard.load(self._validation)
+        noise = torch.Generator().manual_seed(0)
+        met, agreed, count = 0.0, 0.0, 0
+        with torch.no_grad():
+            for begin in range(0, len(shard.ends), self.recipe.batch):
+                rows = [(shard, row) for row in range(begin, min(begin + self.recipe.batch, len(shard.ends)))]
+                positions = _VALIDATION_POSITIONS * len(rows)
+                hidden, aim = self._states(rows, positions, noise)
+                p, q = (functional.softmax(self._logits(states), -1) for states in (aim, hidden))
+                met += float(torch.minimum(p, q).sum())
+                agreed += float((p.argmax(-1) == q.argmax(-1)).sum())
+                count += len(p)
+        return met / count, agreed / count
+
+    def _learn(self, rows: list[tuple[Shard, int]]) -> float:
+        recipe = self.recipe
+        noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        hidden, aim = self._states(rows, recipe.positions, noise)
+        ours, theirs = self._logits(hidden), self._logits(aim)
+        target = functional.softmax(theirs, -1)
+        if self.step >= (1.0 - recipe.variation_share) * recipe.steps:
+            loss = 0.5 * (target - functional.softmax(ours, -1)).abs().sum(-1).mean()
+        else:
+            loss = functional.kl_div(functional.log_softmax(ours, -1), target, reduction="none").sum(-1).mean()
+            loss = loss + recipe.hidden_weight * functional.smooth_l1_loss(hidden.float(), aim.float())
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def _states(
+        self, rows: list[tuple[Shard, int]], positions: int, noise: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final hidden states of student and target at some positions of the answers: [P, H] each."""
+        longest = max(int(shard.ends[row]) for shard, row in rows)
+        tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+        places = []
+        for k, (shard, row) in enumerate(rows):
+            end = int(shard.ends[row])
+            tokens[k, :end] = shard.tokens[row, :end]
+            places += [(k, t) for t in range(int(shard.begins[row]) - 1, end - 1)]
+        chosen = torch.randperm(len(places), generator=noise)[:positions]
+        picked = torch.tensor(places)[chosen]
+        aim = torch.stack([rows[k][0].states[rows[k][1], t] for k, t in picked.tolist()]).to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            hidden = self.student.model(input_ids=tokens.to(self._device), use_cache=False).last_hidden_state
+        return hidden[picked[:, 0], picked[:, 1]], aim
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        return (states.to(torch.bfloat16) @ self._rows.T).float()
+
+    def _save(self, path: Path) -> None:
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "recipe": repr(self.recipe),
+                "step": self.step,
+                "spent_s": self.spent_s,
+                "parameters": [parameter.detach().cpu() for parameter in self._parameters],
+                "optimiser": self._optimiser.state_dict(),
+            },
+            part,
+        )
+        part.rename(path)
+
+    def _restore(self, path: Path) -> None:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+        if kept["recipe"] != repr(self.recipe):
+            raise InputError(f"{path} belongs to another recipe: {kept['recipe']}; choose another --out or delete it")
+        self.step, self.spent_s = kept["step"], kept["spent_s"]
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, kept["parameters"], strict=True):
+                parameter.copy_(value)
+        self._optimiser.load_state_dict(kept["optimiser"])

@@ -1,0 +1,220 @@
+"""A distilled drafter on disk: the few layers that differ from the target; everything else is read from the target.
+
+A folder with `drafter.json` (what it was made of, how, and what it reached) and `weights.safetensors`. Weight matrices
+are stored as int8 with one scale per row, or as bfloat16; norms as float32. The head may speak a part of the
+vocabulary: a token outside it is never drafted, which costs acceptance and nothing else.
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from multispin.errors import InputError
+
+CARD_FILE = "drafter.json"
+WEIGHTS_FILE = "weights.safetensors"
+FORMAT = "multispin-drafter-1"
+STORAGES = ("int8", "bfloat16")
+_VOCABULARY = "vocabulary"
+_SCALE = ".row_scale"
+_HASHED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class DrafterCard:
+    """What a distilled drafter was made of, and what it reached.
+
+    Attributes:
+        target: reference of the target that it was made from.
+        fingerprint: of the target's embeddings, see `fingerprint`.
+        layers: indices of the target's layers that it began as.
+        vocabulary: token ids that its head can draft.
+        storage: "int8" or "bfloat16".
+        made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
+        results: acceptance measured on held-out prompts.
+        format: of the folder.
+
+    """
+
+    target: str
+    fingerprint: str
+    layers: tuple[int, ...]
+    vocabulary: int
+    storage: str
+    made: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+class ReducedHead(nn.Module):
+    """A head over some of the vocabulary; the logits of all other ids are −inf.
+
+    Args:
+        weight: [V', H], rows of the target's head.
+        ids: [V'], the token id of each row, ascending.
+        vocabulary_size: V.
+
+    """
+
+    ids: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, ids: torch.Tensor, vocabulary_size: int) -> None:
+        super().__init__()
+        self.rows = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device=weight.device)
+        self.rows.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("ids", ids)
+        self.vocabulary_size = vocabulary_size
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[…, H] to [..., V]."""
+        few: torch.Tensor = self.rows(hidden)
+        logits = few.new_full((*few.shape[:-1], self.vocabulary_size), -torch.inf)
+        logits.index_copy_(-1, self.ids, few)
+        return logits
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Short hash of the first and last rows of the target's embeddings, by which a drafter knows its target."""
+    table = model.get_input_embeddings().weight.detach()
+    rows = torch.cat([table[:_HASHED_ROWS], table[-_HASHED_ROWS:]]).to(torch.bfloat16).cpu().contiguous()
+    return hashlib.sha256(rows.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+
+
+def check_layers(model: PreTrainedModel, layers: tuple[int, ...]) -> None:
+    """InputError if these layers cannot be taken out of this model."""
+    body = getattr(model, "model", None)
+    if not isinstance(getattr(body, "layers", None), nn.ModuleList) or not hasattr(body, "norm"):
+        raise InputError(
+            f"cannot take layers out of a {type(model).__name__}: only Llama- and Qwen-like models are known"
+        )
+    total = int(model.config.get_text_config().num_hidden_layers)
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
+        raise InputError(f"layers {list(layers)} are not ascending indices of the target's {total} layers")
+
+
+def carve(model: PreTrainedModel, layers: tuple[int, ...], ids: torch.Tensor | None = None) -> PreTrainedModel:
+    """A student: copies of some layers and of the last norm, the target's own embeddings, a head over `ids`.
+
+    Args:
+        model: the target, of the Llama or Qwen family.
+        layers: indices of its layers, ascending.
+        ids: [V'] ascending token ids of the head; None for all.
+
+    """
+    check_layers(model, layers)
+    body: Any = model.model
+    kept, head = body.layers, model.get_output_embeddings()
+    try:  # everything but the layers that are copied is shared, so those must be out of the way of deepcopy
+        body.layers = nn.ModuleList()
+        model.set_output_embeddings(nn.Identity())
+        memo = {id(parameter): parameter for parameter in body.embed_tokens.parameters()}
+        student: PreTrainedModel = copy.deepcopy(model, memo)
+    finally:
+        body.layers = kept
+        model.set_output_embeddings(head)
+    student.model.layers = nn.ModuleList(copy.deepcopy(kept[index]) for index in layers)
+    config = student.config.get_text_config()
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [model.config.get_text_config().layer_types[index] for index in layers]
+    for new, layer in enumerate(student.model.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = new
+    vocabulary_size = int(config.vocab_size)
+    if ids is None:
+        student.set_output_embeddings(head)
+    else:
+        weight = head.weight.detach()[ids]
+        student.lm_head = ReducedHead(weight, ids, vocabulary_size)
+        config.tie_word_embeddings = student.config.tie_word_embeddings = False
+    return student.eval()
+
+
+def learned(student: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The student's own parameters by name: its layers and last norm."""
+    return {
+        name: parameter
+        for name, parameter in student.named_parameters()
+        if name.startswith(("model.layers.", "model.norm."))
+    }
+
+
+def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> None:
+    """Write what differs from the target, and the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in learned(student).items():
+        value = parameter.detach().float().cpu()
+        if value.ndim != 2:
+            tensors[name] = value.contiguous()
+        elif card.storage == "int8":
+            scale = value.abs().amax(1).clamp(min=1e-12) / 127.0
+            tensors[name] = (value / scale[:, None]).round().to(torch.int8)
+            tensors[name + _SCALE] = scale
+        else:
+            tensors[name] = value.to(torch.bfloat16)
+    if isinstance(student.lm_head, ReducedHead):
+        tensors[_VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
+    save_file(tensors, folder / WEIGHTS_FILE)
+    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+
+
+def is_drafter(folder: Path) -> bool:
+    """Whether a folder holds a distilled drafter."""
+    return (folder / CARD_FILE).is_file()
+
+
+def read_card(folder: Path) -> DrafterCard:
+    """The card of a drafter's folder; InputError if there is none that this version reads."""
+    try:
+        card = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=DrafterCard)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
+    if card.format != FORMAT or card.storage not in STORAGES:
+        raise InputError(f"{folder} holds a drafter of format {card.format!r} in {card.storage!r}, not {FORMAT!r}")
+    return card
+
+
+def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """The drafter in `folder` on top of its target's embeddings.
+
+    Args:
+        folder: written by `save_drafter`.
+        model: its target; its layers are not used.
+
+    Raises:
+        InputError: another target, or a damaged folder.
+
+    """
+    card = read_card(folder)
+    if fingerprint(model) != card.fingerprint:
+        raise InputError(
+            f"the drafter in {folder} was made from {card.target} ({card.fingerprint}), "
+            f"not from this target ({fingerprint(model)}): distil one for it with `multispin distill`"
+        )
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+        ids = stored[_VOCABULARY].long() if _VOCABULARY in stored else None
+        vocabulary_size = int(model.config.get_text_config().vocab_size)
+        if ids is not None and not bool(((ids >= 0) & (ids < vocabulary_size)).all()):
+            raise InputError(f"the weights in {folder} speak of token ids outside 0 … {vocabulary_size - 1}")
+        student = carve(model, card.layers, ids)
+        with torch.no_grad():
+            for name, parameter in learned(student).items():
+                value = stored[name].float()
+                if name + _SCALE in stored:
+                    value = value * stored[name + _SCALE].float()[:, None]
+                parameter.copy_(value)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise InputError(f"the weights in {folder} are damaged or do not fit the target: {error}") from None
+    return student

@@ -1,0 +1,130 @@
+"""Training: it learns, and a run that was killed equals one that was not."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from multispin.distillation.corpus import Shard, Writer, write_corpus
+from multispin.distillation.training import Batches, Recipe, Trainer
+from multispin.errors import InputError
+from multispin.models.distilled import carve
+from multispin.models.loading import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def shards(tiny_folder, tmp_path_factory):
+    pen = Writer(load_model(tiny_folder), load_tokenizer(tiny_folder), 16)
+    folder = tmp_path_factory.mktemp("corpus")
+    return [path for path, _ in write_corpus(pen, folder, 0, 6000)]
+
+
+def trainer(tiny_folder, shards, **options):
+    model = load_model(tiny_folder)
+    ids = torch.arange(0, 257, 2)
+    student = carve(model, (1,), ids)
+    recipe = Recipe(**{"steps": 40, "batch": 16, "positions": 128, "learning_rate": 5e-3, **options})
+    return Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu")
+
+
+def test_a_student_learns_and_only_its_own_weights_move(tiny_folder, shards, tmp_path):
+    pupil = trainer(tiny_folder, shards)
+    fixed = {n: p.clone() for n, p in pupil.student.named_parameters() if not p.requires_grad}
+    before, _ = pupil.validate()
+    losses = []
+    pupil.run(tmp_path / "c.pt", lambda step, loss, step_s: losses.append(loss))
+    after, agreement = pupil.validate()
+    assert len(losses) == 40
+    assert after > before + 0.1
+    assert 0 < agreement <= 1
+    assert fixed
+    assert all(torch.equal(fixed[n], p) for n, p in pupil.student.named_parameters() if n in fixed)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_folder, shards, tmp_path):
+    whole = trainer(tiny_folder, shards)
+    whole.run(tmp_path / "whole.pt", lambda *_: None)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step, loss, step_s):
+        if step == 25:
+            first._save(tmp_path / "part.pt")
+        if step == 30:
+            raise KilledError
+
+    first = trainer(tiny_folder, shards)
+    with pytest.raises(KilledError):
+        first.run(tmp_path / "part.pt", kill)
+    second, steps = trainer(tiny_folder, shards), []
+    second.run(tmp_path / "part.pt", lambda step, *_: steps.append(step))
+    assert steps == list(range(26, 41))
+    for one, other in zip(whole.student.parameters(), second.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tiny_folder, shards, tmp_path):
+    trainer(tiny_folder, shards, steps=2).run(tmp_path / "c.pt", lambda *_: None)
+    with pytest.raises(InputError, match="another recipe"):
+        trainer(tiny_folder, shards, steps=3).run(tmp_path / "c.pt", lambda *_: None)
+
+
+def test_every_sequence_is_met_once_in_an_epoch(shards, monkeypatch):
+    monkeypatch.setattr("multispin.distillation.training.POOL_SHARDS", 2)
+    batches = Batches(shards, 64, seed=1)
+    sequences = sum(len(Shard.load(path).ends) for path in shards)
+    met = [
+        (tuple(shard.tokens[row].tolist()), int(shard.begins[row]))
+        for step in range(sequences // 64)
+        for shard, row in batches.batch(step)
+    ]
+    assert len(met) == sequences
+    every = [
+        (tuple(shard.tokens[row].tolist()), int(shard.begins[row]))
+        for shard in map(Shard.load, shards)
+        for row in range(len(shard.ends))
+    ]
+    assert sorted(met) == sorted(every)
+
+
+def test_one_shard_is_too_few(tiny_folder, shards):
+    with pytest.raises(InputError, match="at least 2"):
+        trainer(tiny_folder, shards[:1])
+
+
+@pytest.mark.processes
+def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path):
+    """The real command on a tiny target: killed in training, started again, and equal to a run without a break."""
+
+    def arguments(out):
+        return [
+            *(sys.executable, "-m", "multispin", "distill", "--target", tiny_folder, "--out", str(tmp_path / out)),
+            *("--layers", "1", "--steps", "150", "--tokens", "3000", "--answer-tokens", "12", "--vocabulary", "128"),
+            *("--batch", "8", "--positions", "64", "--storage", "bfloat16", "--threads", "1", "--json"),
+        ]
+
+    process = subprocess.Popen(arguments("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while len(list((tmp_path / "killed" / "corpus").glob("shard-*.safetensors"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(arguments("killed"), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    assert card["layers"] == [1]
+    assert card["results"]["all"]["rejection"]["acceptance_rate"] > 0
+    again = subprocess.run(arguments("whole"), capture_output=True, text=True, timeout=250)
+    assert again.returncode == 0, again.stderr
+    weights = [(tmp_path / out / "weights.safetensors").read_bytes() for out in ("killed", "whole")]
+    assert weights[0] == weights[1]
+    assert json.loads(again.stdout)["results"] == card["results"]
+    assert "150/150" in again.stderr
+    assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["drafter.json", "weights.safetensors"]

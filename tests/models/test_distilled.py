@@ -1,0 +1,130 @@
+"""Distilled drafters: taken out of a target, stored without it, put back on it."""
+
+import pytest
+import torch
+
+from multispin.errors import InputError
+from multispin.models import decode_alone
+from multispin.models.distilled import (
+    DrafterCard,
+    ReducedHead,
+    carve,
+    fingerprint,
+    learned,
+    load_student,
+    save_drafter,
+)
+from multispin.models.drafter import ModelDrafter, load_drafter
+from multispin.models.loading import load_model
+from multispin.speculation import SamplingParams
+
+IDS = torch.arange(0, 97, 3)
+TEXT = torch.tensor([[3, 9, 4, 60, 7, 7, 21]])
+
+
+def card_of(model, layers, storage="int8", vocabulary=97):
+    return DrafterCard("tiny", fingerprint(model), layers, vocabulary, storage)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_all_layers_and_all_ids_are_the_target_itself(make_model, kind):
+    model = make_model(kind)
+    with torch.no_grad():
+        before = model(TEXT).logits
+        assert torch.equal(carve(model, (0, 1, 2))(TEXT).logits, before)
+        assert torch.equal(model(TEXT).logits, before)  # untouched
+
+
+def test_embeddings_are_shared_and_layers_are_copies(make_model):
+    model = make_model("llama")
+    student = carve(model, (0, 2), IDS)
+    assert student.model.embed_tokens.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    with torch.no_grad():
+        for parameter in learned(student).values():
+            parameter.zero_()
+    assert all(bool(parameter.detach().any()) for parameter in model.model.layers.parameters())
+    assert len(model.model.layers) == 3
+
+
+def test_a_reduced_head_gives_the_same_logits_for_its_ids_and_none_for_others(make_model):
+    model = make_model("qwen3")
+    with torch.no_grad():
+        whole, few = carve(model, (0, 2))(TEXT).logits, carve(model, (0, 2), IDS)(TEXT).logits
+    assert torch.allclose(few[..., IDS], whole[..., IDS], atol=1e-5)
+    others = torch.ones(97, dtype=torch.bool)
+    others[IDS] = False
+    assert bool((few[..., others] == -torch.inf).all())
+
+
+@pytest.mark.parametrize(("storage", "error"), [("int8", 0.5 / 127), ("bfloat16", 2.0**-8)])
+def test_what_is_stored_is_read_back(make_model, tmp_path, storage, error):
+    model = make_model("llama")
+    student = carve(model, (0, 2), IDS)
+    save_drafter(student, card_of(model, (0, 2), storage), tmp_path)
+    again = load_student(tmp_path, make_model("llama"))
+    assert isinstance(again.lm_head, ReducedHead)
+    assert torch.equal(again.lm_head.ids, IDS)
+    for (name, one), other in zip(learned(student).items(), learned(again).values(), strict=True):
+        limit = one.abs().amax() * error * 1.001 if one.ndim == 2 else 0.0
+        assert float((one - other).detach().abs().max()) <= float(limit), name
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_it_drafts_its_own_ids_and_the_text_stays_the_targets(make_model, tmp_path, temperature):
+    from multispin.models import Feed, Verifier
+
+    model = make_model("llama")
+    save_drafter(carve(model, (0, 2), IDS), card_of(model, (0, 2)), tmp_path)
+    drafter = ModelDrafter(load_student(tmp_path, make_model("llama")), 64)
+    params = SamplingParams(temperature, seed=5)
+    verifier = Verifier(make_model("llama"), 1, 64)
+    slot, text, drafted = verifier.open(), [5, 6, 7], []
+    verifier.verify([Feed(slot, 0, text[:-1], None)])
+    while len(text) < 40:
+        draft = drafter.draft(text, 4, params)
+        drafted += draft
+        (outcome,) = verifier.verify([Feed(slot, len(text) - 1, [text[-1], *draft], params)])
+        text += [*draft[: outcome.accepted], outcome.next_token]
+        verifier.commit(slot, len(text) - 1)
+    assert set(drafted) <= set(IDS.tolist())
+    assert text[3:40] == decode_alone(make_model("llama"), [5, 6, 7], params, 37, ())
+
+
+def test_another_target_is_refused(make_model, tmp_path):
+    model = make_model("llama")
+    save_drafter(carve(model, (0,), IDS), card_of(model, (0,)), tmp_path)
+    with pytest.raises(InputError, match="not from this target"):
+        load_student(tmp_path, make_model("llama", seed=1))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "card", "format", "layers", "missing"])
+def test_a_damaged_folder_is_one_sentence(make_model, tmp_path, harm):
+    model = make_model("llama")
+    save_drafter(carve(model, (0, 2), IDS), card_of(model, (0, 2)), tmp_path)
+    weights, card = tmp_path / "weights.safetensors", tmp_path / "drafter.json"
+    if harm == "truncated":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif harm == "missing":
+        weights.unlink()
+    elif harm == "card":
+        card.write_text("{")
+    elif harm == "format":
+        card.write_text(card.read_text().replace("multispin-drafter-1", "multispin-drafter-9"))
+    else:
+        card.write_text(card.read_text().replace("2\n", "7\n", 1))
+    with pytest.raises(InputError) as caught:
+        load_student(tmp_path, make_model("llama"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layers", [(), (2, 0), (0, 3), (-1,), (1, 1)])
+def test_odd_layers_are_refused(make_model, layers):
+    with pytest.raises(InputError, match="layers"):
+        carve(make_model("llama"), layers)
+
+
+def test_a_folder_is_a_drafter_spec(tiny_folder, tmp_path):
+    model = load_model(tiny_folder, "bfloat16")
+    save_drafter(carve(model, (0,), torch.arange(100)), card_of(model, (0,)), tmp_path)
+    drafter, tokenizer = load_drafter(str(tmp_path), tiny_folder, 64)
+    assert len(drafter.draft(tokenizer.encode_chat("Hello"), 3, SamplingParams())) == 3
