@@ -65,3 +65,44 @@ def test_nobody_to_plan_for_is_no_plan():
 def test_impossible_settings_are_refused(policy, bandwidth_hz):
     with pytest.raises(InputError, match=r"policy|bandwidth_hz"):
         ControllerSettings(policy, bandwidth_hz, 16)
+
+
+def test_drafts_keep_their_lengths_until_the_estimates_have_moved():
+    control = controller()
+    for session in (1, 2):
+        learn(control, session, 0.75, 0.01, 6.0)
+    members = [Member(1, "a", 50), Member(2, "b", 50)]
+    first = control.plan(members)
+    assert control.plan(members) is first
+    control.observe_outcome(1, 4, 3)  # as expected: the estimate hardly moves
+    assert control.plan(members) is first
+    for _ in range(30):
+        control.observe_outcome(1, 4, 0)
+    moved = control.plan(members)
+    assert moved.devices[0].draft_length < first.devices[0].draft_length
+
+
+def test_without_tolerance_every_change_is_planned_for():
+    control = Controller(ControllerSettings("heterogeneous", 1e4, 16, 16, replan_tolerance=0.0))
+    learn(control, 1, 0.75, 0.01, 6.0)
+    first = control.plan([Member(1, "a", 50)])
+    control.observe_outcome(1, 4, 3)
+    assert control.plan([Member(1, "a", 50)]).goodput_tokens_per_s != first.goodput_tokens_per_s
+    with pytest.raises(InputError, match="replan_tolerance"):
+        ControllerSettings("heterogeneous", 1e4, 16, 16, replan_tolerance=-1.0)
+
+
+def test_who_comes_goes_or_nears_the_end_gets_another_split_of_the_band():
+    control = Controller(ControllerSettings("heterogeneous", 1e4, 16, 16, replan_tolerance=10.0))
+    for session in (1, 2, 3):
+        learn(control, session, 0.75, 0.01, 6.0)
+    both = control.plan([Member(1, "a", 50), Member(2, "b", 50)])
+    usual = both.devices[0].draft_length
+    three = control.plan([Member(1, "a", 50), Member(2, "b", 1), Member(3, "c", 50)])
+    assert [device.draft_length for device in three.devices] == [usual, 1, usual]
+    assert sum(device.bandwidth_hz for device in three.devices) == pytest.approx(1e4)
+    again = control.plan([Member(1, "a", 50), Member(2, "b", 50)])
+    assert [device.draft_length for device in again.devices] == [device.draft_length for device in both.devices]
+    # Late drafts that hold the band are a reason to plan anew, unless the tolerance is as absurd as here.
+    less = control.plan([Member(1, "a", 50)], reserved_hz=9e3)
+    assert less.devices[0].bandwidth_hz == pytest.approx(1e3)

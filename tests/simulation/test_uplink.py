@@ -61,6 +61,6 @@ def test_a_damaged_recording_of_a_link_is_refused(text, tmp_path):
 
 
 def test_a_draft_leaves_at_the_granted_rate():
-    air = FrequencyDivision(lambda device, band_hz: band_hz * device.spectral_efficiency)
+    air = FrequencyDivision()
     assert air.send(DEVICE, 2.0, 1000.0, 100.0) == pytest.approx(2.0 + 1000.0 / 500.0)
     assert air.send(DEVICE, 2.0, 1000.0, 0.0) == math.inf

@@ -16,6 +16,10 @@ _EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax")
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
 _RELATIVE_GAP = 0.01
+_NEGLIGIBLE = 0.01
+"""Fixed bits of a frame are not worth several guesses below this share of a one-token frame."""
+_MANY = 32
+"""Beyond so many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class ControllerSettings:
         bandwidth_hz: the cell's uplink band, shared by all devices.
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted.
+        replan_tolerance: a plan's draft lengths are kept while the estimates that it was made from have drifted by
+            no more than this (`Controller.plan`); 0 plans anew whenever anything has changed.
 
     """
 
@@ -34,12 +40,15 @@ class ControllerSettings:
     bandwidth_hz: float
     bits_per_id: int
     max_draft_length: int = 16
+    replan_tolerance: float = 0.02
 
     def __post_init__(self) -> None:
         if self.policy not in RUNTIME_POLICIES:
             raise InputError(f"policy = {self.policy!r} is not one of {', '.join(RUNTIME_POLICIES)}")
         if not 0.0 < self.bandwidth_hz < math.inf:
             raise InputError(f"bandwidth_hz = {self.bandwidth_hz} is not a positive number")
+        if not 0.0 <= self.replan_tolerance < math.inf:
+            raise InputError(f"replan_tolerance = {self.replan_tolerance} is not a finite number >= 0")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,30 @@ class Member:
     session: int
     name: str
     room: int
+
+
+View = tuple[float, float, float]
+"""What a session's draft length depends on: α, T^S in s, and the band times time that a token needs, Q/r in Hz·s."""
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """A plan, and what it was made from.
+
+    Attributes:
+        plan: made from scratch.
+        views: of its members, by session.
+        lengths: their draft lengths, by session.
+        verify_s: predicted time of its verification.
+        band_hz: that was there to be shared.
+
+    """
+
+    plan: Plan
+    views: dict[int, View]
+    lengths: dict[int, int]
+    verify_s: float
+    band_hz: float
 
 
 class _Estimates:
@@ -89,6 +122,8 @@ class Controller:
         self.settings = settings
         self.verification = VerificationEstimator()
         self._sessions: dict[int, _Estimates] = {}
+        self._basis: _Basis | None = None
+        self._latest: tuple[object, Plan] | None = None  # the last plan and what must stay the same to use it again
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
         """Begin with what a device believes of itself."""
@@ -135,6 +170,11 @@ class Controller:
     def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> Plan | None:
         """Plan the next round for `members`; None if there are none.
 
+        Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
+        made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
+        of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went counts 1, plus the relative changes
+        of the verification time and of the band. The band is split anew if anybody came, went or must draft less.
+
         Args:
             members: sessions that get a grant.
             reserved_hz: band still in use by drafts that are late.
@@ -145,29 +185,104 @@ class Controller:
         """
         if not members:
             return None
-        last = [self._sessions[member.session].last_length for member in members]
-        chosen = max(
-            (
-                self._try(members, spread, reserved_hz)
-                for spread in (last, *([n] * len(members) for n in _USUAL_LENGTHS))
-            ),
-            key=self._value,
-        )
-        for member, device in zip(members, chosen.devices, strict=True):
-            self._sessions[member.session].last_length = max(1, device.draft_length)
-        return chosen
+        views = {member.session: self._view(member.session) for member in members}
+        # Rooms beyond the longest draft are all alike.
+        most = self.settings.max_draft_length
+        frame = (reserved_hz, tuple((member.session, min(member.room, most)) for member in members))
+        if self._basis is None or self._drift(self._basis, views, reserved_hz) > self.settings.replan_tolerance:
+            made = self._from_scratch(members, reserved_hz)
+            self._basis = self._as_basis(made, members, reserved_hz)
+        elif self._latest is not None and self._latest[0] == frame:
+            return self._latest[1]
+        else:
+            made = self._kept(self._basis, members, reserved_hz)
+        self._latest = frame, made
+        return made
 
-    def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
+    def _from_scratch(self, members: Sequence[Member], reserved_hz: float) -> Plan:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
 
         The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
         make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost.
         """
+        last = [self._sessions[member.session].last_length for member in members]
+        guesses = [last]
+        if self._fixed_part(members) > _NEGLIGIBLE:
+            guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
+        chosen = max((self._try(members, spread, reserved_hz) for spread in guesses), key=self._value)
+        for member, device in zip(members, chosen.devices, strict=True):
+            self._sessions[member.session].last_length = max(1, device.draft_length)
+        return chosen
+
+    def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
+        warm = self._basis.plan if self._basis is not None and len(members) > _MANY else None
+        scenario = self._scenario(members, spread, reserved_hz)
+        planned = plan(scenario, self.settings.policy, relative_gap=_RELATIVE_GAP, warm_start=warm)
+        return self._with_lengths(members, [device.draft_length for device in planned.devices], reserved_hz)
+
+    def _with_lengths(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Plan:
         policy = self.settings.policy
-        planned = plan(self._scenario(members, spread, reserved_hz), policy, relative_gap=_RELATIVE_GAP)
-        lengths = [device.draft_length for device in planned.devices]
         scenario = self._scenario(members, lengths, reserved_hz)
         return plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy in _EQUAL_BANDS)
+
+    def _as_basis(self, made: Plan, members: Sequence[Member], reserved_hz: float) -> _Basis:
+        """What a plan from scratch leaves behind: lengths that no end of a text has cut short."""
+        planned = [device.draft_length for device in made.devices]
+        cut = [member.room < self.settings.max_draft_length for member in members]
+        whole = [length for length, short in zip(planned, cut, strict=True) if not short]
+        usual = round(sum(whole) / len(whole)) if whole else max(planned)
+        before = self._basis.lengths if self._basis is not None else {}
+        lengths = {
+            member.session: max(length, before.get(member.session, usual)) if short else length
+            for member, length, short in zip(members, planned, cut, strict=True)
+        }
+        views = {member.session: self._view(member.session) for member in members}
+        return _Basis(made, views, lengths, self._verify_s(lengths), self._band_hz(reserved_hz))
+
+    def _kept(self, basis: _Basis, members: Sequence[Member], reserved_hz: float) -> Plan:
+        """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual."""
+        usual = round(sum(basis.lengths.values()) / len(basis.lengths))
+        lengths = [min(member.room, basis.lengths.get(member.session, usual)) for member in members]
+        return self._with_lengths(members, lengths, reserved_hz)
+
+    def _drift(self, basis: _Basis, views: dict[int, View], reserved_hz: float) -> float:
+        """How far the estimates have moved since a plan was made; `plan` has the formula."""
+        moved = float(len(basis.views.keys() - views.keys()))
+        for session, (rate, token_s, token_hz_s) in views.items():
+            then = basis.views.get(session)
+            if then is None:
+                moved += 1.0
+            else:
+                moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+        shared = abs(self._verify_s(basis.lengths) / basis.verify_s - 1.0)
+        return moved / len(views) + shared + abs(self._band_hz(reserved_hz) / basis.band_hz - 1.0)
+
+    def _view(self, session: int) -> View:
+        """What is believed of a session."""
+        known = self._sessions[session]
+        bits = self.settings.bits_per_id + known.overhead_bits / known.last_length
+        return known.acceptance.rate, known.speed.seconds_per_token, bits / known.link.spectral_efficiency
+
+    def _band_hz(self, reserved_hz: float) -> float:
+        """Band to share: late drafts may hold nearly all of it, but what is left is never nothing."""
+        return max(self.settings.bandwidth_hz - reserved_hz, 1e-3 * self.settings.bandwidth_hz)
+
+    def _verify_s(self, lengths: dict[int, int]) -> float:
+        """Predicted time to verify drafts of these lengths, by session [s]."""
+        return self.verification.predict(len(lengths), sum(lengths.values()) + len(lengths))
+
+    def _device(self, member: Member, length: int) -> Device:
+        """The planner's view of a session whose draft would be `length` tokens long."""
+        return self._sessions[member.session].device(member, self.settings, length)
+
+    def _verification(self) -> Verification:
+        """The planner's view of the verifier."""
+        return Verification(self.verification.fixed_s, self.verification.per_device_s, self.verification.per_token_s)
+
+    def _fixed_part(self, members: Sequence[Member]) -> float:
+        """The largest share that fixed bits have in a frame of one token."""
+        overhead = max(self._sessions[member.session].overhead_bits for member in members)
+        return overhead / (overhead + self.settings.bits_per_id)
 
     def _value(self, candidate: Plan) -> float:
         """What the policy maximises: sum goodput, or the sum of its logarithms for `fair`."""
@@ -176,18 +291,14 @@ class Controller:
         return sum(math.log(device.expected_tokens / candidate.round_s) for device in candidate.devices)
 
     def _scenario(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Scenario:
-        settings, learned = self.settings, self.verification
+        settings = self.settings
         return Scenario(
             cell=Cell(
-                # Late drafts may hold nearly all of the band; what is left is never nothing.
-                bandwidth_hz=max(settings.bandwidth_hz - reserved_hz, 1e-3 * settings.bandwidth_hz),
+                bandwidth_hz=self._band_hz(reserved_hz),
                 bits_per_token=settings.bits_per_id,
                 max_draft_length=settings.max_draft_length,
                 min_draft_length=0,
             ),
-            verifier=Verification(learned.fixed_s, learned.per_device_s, learned.per_token_s),
-            devices=tuple(
-                self._sessions[member.session].device(member, settings, length)
-                for member, length in zip(members, lengths, strict=True)
-            ),
+            verifier=self._verification(),
+            devices=tuple(self._device(member, length) for member, length in zip(members, lengths, strict=True)),
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from multispin.control import Device
+from multispin.control import Cell, Device
 from multispin.protocol import (
     PROTOCOL_VERSION,
     DeviceSession,
@@ -24,6 +24,8 @@ from multispin.speculation import SamplingParams
 
 RIGHT, WRONG = 0, 1
 FINGERPRINT = "simulated"
+_PROFILED_HZ = 1e6
+"""Band for which a device whose rate is limited by a noise density states its spectral efficiency at first."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ class SimulatedDevice:
 
     Args:
         truth: what it is like.
+        cell: where it is.
         bits_per_token: payload of a drafted token.
         channel: its radio channel.
         acceptance: its luck.
@@ -99,6 +102,7 @@ class SimulatedDevice:
     def __init__(
         self,
         truth: Device,
+        cell: Cell,
         bits_per_token: float,
         channel: Channel,
         acceptance: Acceptance,
@@ -113,7 +117,7 @@ class SimulatedDevice:
         self.gone = False
         self._channel = channel
         drafts = truth.max_draft_length is None or truth.max_draft_length > 0
-        profile = Profile(truth.seconds_per_token, truth.spectral_efficiency)
+        profile = Profile(truth.seconds_per_token, truth.efficiency_at(_PROFILED_HZ))
         self._hello = Hello(PROTOCOL_VERSION, FINGERPRINT, truth.name[:80], "simulated", drafts, profile)
         self.session = DeviceSession(self._hello)
         self._waits_since_s = 0.0

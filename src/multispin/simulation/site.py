@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from multispin.control import Plan, Scenario, plan
+from multispin.control import Device, Plan, Scenario, Verification
 from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
+from multispin.edge.controller import View
 from multispin.models import Feed, SlotsTakenError
 from multispin.protocol import Close, Downlink, Grant
 from multispin.simulation.acceptance import acceptance_of
@@ -60,8 +61,8 @@ class SimulatedEngine:
         self.slots = slots
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
-        self._verifier = scenario.verifier
         self.rules = ID_RULES
+        self._verifier = scenario.verifier
         self._free = list(range(slots))
         self._cached = [0] * slots
 
@@ -113,28 +114,45 @@ class SiteController(Controller):
         self.devices: dict[int, SimulatedDevice] = {}
 
     def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> Plan | None:
-        """Plan from the true scenario, or from what has been learned."""
+        """Let the channels change, then plan."""
         for member in members:
             self.devices[member.session].listen(self._queue.now_s)
-        if not self._knows or not members:
-            return super().plan(members, reserved_hz)
-        cell = self._truth.cell
-        band_hz = max(cell.bandwidth_hz - reserved_hz, 1e-3 * cell.bandwidth_hz)
-        devices = []
-        for member in members:
-            heard = self.devices[member.session].heard
-            shortest, longest = self._truth.limits(heard)
-            longest = min(longest, member.room)
-            devices.append(
-                replace(
-                    heard,
-                    name=str(member.session),
-                    max_draft_length=longest,
-                    min_draft_length=min(shortest, longest),
-                )
-            )
-        return plan(replace(self._truth, cell=replace(cell, bandwidth_hz=band_hz), devices=tuple(devices)),
-                    self.settings.policy)  # fmt: skip
+        return super().plan(members, reserved_hz)
+
+    def _view(self, session: int) -> View:
+        if not self._knows:
+            return super()._view(session)
+        device = self.devices[session]
+        heard = device.heard
+        return (
+            heard.acceptance_rate or 0.0,
+            heard.seconds_per_token,
+            device.bits_per_token / heard.efficiency_at(self._truth.cell.bandwidth_hz),
+        )
+
+    def _device(self, member: Member, length: int) -> Device:
+        if not self._knows:
+            return super()._device(member, length)
+        device = self.devices[member.session]
+        shortest, longest = self._truth.limits(device.truth)
+        longest = min(longest, member.room)
+        return replace(
+            device.heard,
+            name=str(member.session),
+            bits_per_token=device.bits_per_token,
+            max_draft_length=longest,
+            min_draft_length=min(shortest, longest),
+        )
+
+    def _verification(self) -> Verification:
+        return self._truth.verifier if self._knows else super()._verification()
+
+    def _verify_s(self, lengths: dict[int, int]) -> float:
+        # A truth does not move.
+        return 1.0 if self._knows else super()._verify_s(lengths)
+
+    def _fixed_part(self, members: Sequence[Member]) -> float:
+        return 0.0 if self._knows else super()._fixed_part(members)
 
 
 class Site:
@@ -145,17 +163,27 @@ class Site:
         policy: how the edge plans.
         seed: of everything drawn.
         knows: whether the controller knows the truth or learns it.
+        replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
 
     """
 
-    def __init__(self, setup: Setup, policy: str, seed: int, knows: bool = False) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        policy: str,
+        seed: int,
+        knows: bool = False,
+        replan_tolerance: float = ControllerSettings.replan_tolerance,
+    ) -> None:
         self.queue = EventQueue()
         self.setup = setup
         scenario, behaviour = setup.scenario, setup.behaviour
         count = len(scenario.devices)
         self.engine = SimulatedEngine(scenario, behaviour.slots or count)
         cell = scenario.cell
-        settings = ControllerSettings(policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length)
+        settings = ControllerSettings(
+            policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length, replan_tolerance
+        )
         self.controller = SiteController(settings, scenario, knows, self.queue)
         limits = Limits(
             max_sessions=count,
@@ -166,7 +194,7 @@ class Site:
         self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
-        self.air = FrequencyDivision(lambda device, band_hz: band_hz * device.spectral_efficiency)
+        self.air = FrequencyDivision()
         self._verifying = False
         self._deadline_s = -1.0  # the last one at which a look is due already
         self._looks = False  # whether a look is due at this very moment
@@ -180,7 +208,7 @@ class Site:
             # Three sources, so that what happens to a device is the same under every policy.
             lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
             acceptance = acceptance_of(truth, life.traces, lucky)
-            device = SimulatedDevice(truth, bits, _channel(behaviour, life, fading), acceptance, living)
+            device = SimulatedDevice(truth, cell, bits, _channel(behaviour, life, fading), acceptance, living)
             self.devices.append(device)
             if behaviour.arrivals_per_s is not None:
                 arrival_s += float(site_generator.exponential(1.0 / behaviour.arrivals_per_s))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from multispin.edge import ControllerSettings
 from multispin.errors import InputError
 from multispin.simulation.measures import Measures, measure
 from multispin.simulation.paper.measure import Estimate, estimate
@@ -31,6 +32,7 @@ class Job:
     seed: int
     rounds: int
     knows: bool
+    replan_tolerance: float = ControllerSettings.replan_tolerance
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Result:
 
 def simulate(job: Job, progress: Told = lambda _: None) -> Measures:
     """Run one job: a pure function of it."""
-    site = Site(job.setup, job.policy, job.seed, job.knows)
+    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance)
     site.run(job.rounds, lambda done: progress(done / job.rounds))
     return measure(site)
 

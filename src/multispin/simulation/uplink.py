@@ -6,7 +6,6 @@ that whoever plans with the truth plans with the fading too.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -80,7 +79,7 @@ class EfficiencyTrace:
         times = self.times_s
         period_s = 2 * times[-1] - times[-2] if len(times) > 1 else math.inf
         index = bisect_right(times, math.fmod(now_s, period_s)) - 1
-        return replace(device, spectral_efficiency=self.spectral_efficiency[index])
+        return replace(device, spectral_efficiency=self.spectral_efficiency[index], snr_hz=None)
 
 
 def load_efficiency_trace(path: Path) -> EfficiencyTrace:
@@ -113,6 +112,9 @@ def load_efficiency_trace(path: Path) -> EfficiencyTrace:
 
 def _with_gain(device: Device, gain: float) -> Device:
     """The device when its mean signal-to-noise ratio is multiplied by `gain`."""
+    if device.snr_hz is not None:
+        return replace(device, snr_hz=gain * device.snr_hz)
+    assert device.spectral_efficiency is not None  # one of them is given
     snr = math.expm1(device.spectral_efficiency * math.log(2))
     return replace(device, spectral_efficiency=math.log1p(gain * snr) / math.log(2))
 
@@ -128,9 +130,6 @@ class Air(Protocol):
 class FrequencyDivision:
     """Everybody has the granted band to itself (FDMA, eq. 8 and 9 of arXiv 2606.04581): the real device's pacing."""
 
-    def __init__(self, rate_bits_per_s: Callable[[Device, float], float]) -> None:
-        self._rate = rate_bits_per_s
-
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> float:
         """Paced at the granted rate; a device has one draft under way at a time, so nothing else is in its queue."""
-        return TokenBucket(self._rate(device, bandwidth_hz)).reserve(now_s, bits)
+        return TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(now_s, bits)
