@@ -4,7 +4,7 @@ A drafter is asked for `length` tokens after a committed text. It may keep a cac
 always handed over whole, so nothing that the edge decides can leave it out of step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,16 @@ from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer, load_model, load_tokenizer
 from multispin.models.quantised import round_weights
 from multispin.models.verifier import Verifier
-from multispin.speculation import SamplingParams, draw
+from multispin.speculation import (
+    LawFormat,
+    SamplingParams,
+    TruncatedLaw,
+    certain_law,
+    draft_token,
+    draw,
+    shaped,
+    truncate,
+)
 
 
 class Drafter(Protocol):
@@ -30,12 +39,20 @@ class Drafter(Protocol):
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Guess up to `length` tokens that follow `committed`; fewer, or none, is a fair answer."""
 
+    def draft_laws(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
+    ) -> tuple[list[int], list[TruncatedLaw]]:
+        """The same for the rejection rules: up to `length` tokens, and the law that each was drawn from.
+
+        How many there are must be settled before the last of them is drawn (docs/losslessness.md).
+        """
+
 
 class ModelDrafter:
     """A small language model with a cache of one slot.
 
-    Above temperature 0 it draws with the request's shared noise, so that its token meets the target's whenever
-    their laws are close (see `speculation.rules`).
+    Under `coupled` it draws with the request's shared noise, so that its token meets the target's whenever their
+    laws are close (see `speculation.rules`); under the rejection rules from exactly the law that it sends.
     """
 
     def __init__(self, model: PreTrainedModel, max_length: int) -> None:
@@ -51,16 +68,32 @@ class ModelDrafter:
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw `length` tokens one after the other; fewer where the slot is full."""
+        return self._draw(committed, length, params, lambda logits, position: draw(logits, [position], params)[0])
+
+    def draft_laws(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
+    ) -> tuple[list[int], list[TruncatedLaw]]:
+        """Draw up to `length` tokens, each from its truncated and quantised law."""
+        laws: list[TruncatedLaw] = []
+
+        def pick(logits: torch.Tensor, position: int) -> int:
+            laws.append(truncate(shaped(logits, [position], params)[0], params, form))
+            return draft_token(laws[-1], params.seed, len(committed), position)
+
+        return self._draw(committed, length, params, pick), laws
+
+    def _draw(
+        self, committed: Sequence[int], length: int, params: SamplingParams, pick: Callable[[torch.Tensor, int], int]
+    ) -> list[int]:
+        """Feed and pick in turn; `pick` gets [1, V] logits and the position that they are for."""
         length = min(length, self._verifier.max_length - len(committed))
         if length <= 0:
             return []
         self.prepare(committed)
-        fed: list[int] = [committed[-1]]
         drafted: list[int] = []
         for position in range(len(committed), len(committed) + length):
-            logits = self._feed(position - 1, fed, params)
-            fed = draw(logits, [position], params)
-            drafted += fed
+            logits = self._feed(position - 1, drafted[-1:] or committed[-1:], params)
+            drafted.append(pick(logits, position))
         return drafted
 
     def _common(self, committed: Sequence[int]) -> int:
@@ -77,7 +110,25 @@ class ModelDrafter:
         return logits
 
 
-class PromptLookupDrafter:
+class _Guesser:
+    """A drafter that does not draw: the law of its guess is all on the one token."""
+
+    def prepare(self, committed: Sequence[int]) -> None:
+        """Nothing to read ahead."""
+
+    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
+        """Guess nothing."""
+        return []
+
+    def draft_laws(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
+    ) -> tuple[list[int], list[TruncatedLaw]]:
+        """The guess, which is certain of itself."""
+        drafted = self.draft(committed, length, params)
+        return drafted, [certain_law(token, form) for token in drafted]
+
+
+class PromptLookupDrafter(_Guesser):
     """Guesses that the text goes on as it did after the last occurrence of its newest few tokens.
 
     Costs no model at all; good where answers repeat their question (A. Saxena, "Prompt Lookup Decoding", 2023).
@@ -88,9 +139,6 @@ class PromptLookupDrafter:
 
     def __init__(self, longest: int = 3) -> None:
         self._longest = longest
-
-    def prepare(self, committed: Sequence[int]) -> None:
-        """Nothing to read ahead."""
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Copy up to `length` tokens from after the most recent match."""
@@ -103,15 +151,8 @@ class PromptLookupDrafter:
         return []
 
 
-class NoDrafter:
+class NoDrafter(_Guesser):
     """A device without a small model: it drafts nothing and its text is decoded in everybody's batch."""
-
-    def prepare(self, committed: Sequence[int]) -> None:
-        """Nothing to read ahead."""
-
-    def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
-        """Draft nothing."""
-        return []
 
 
 SHIPPED = ("small", "medium", "large")

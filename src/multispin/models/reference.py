@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from multispin.speculation import SamplingParams, draw
+from multispin.speculation import SamplingParams, StopStrings, draw
 
 
 @torch.inference_mode()
@@ -19,8 +19,15 @@ def decode_alone(
     params: SamplingParams,
     max_tokens: int,
     stop_ids: Collection[int] = (),
+    min_tokens: int = 0,
+    stops: StopStrings | None = None,
 ) -> list[int]:
-    """Generate up to `max_tokens` ids after `prompt`; ends with the first stop id, which is included."""
+    """Generate up to `max_tokens` ids after `prompt`.
+
+    Ends with the first stop id, which is included and cannot come within the first `min_tokens`, or with the first
+    id that completes a stop string.
+    """
+    params = params.with_min_tokens(tuple(stop_ids), len(prompt), min_tokens)
     model.set_attn_implementation("sdpa")
     cache = DynamicCache(config=model.config)
     feed = list(prompt)
@@ -31,6 +38,6 @@ def decode_alone(
         )
         feed = draw(out.logits[0], [len(prompt) + len(tokens)], params)
         tokens += feed
-        if feed[0] in stop_ids:
+        if feed[0] in stop_ids or (stops is not None and stops.end(tokens, len(tokens) - 1)):
             break
     return tokens

@@ -17,7 +17,7 @@ from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
 from multispin.models.recurrent import HISTORY, make_packable
 from multispin.models.slots import SlotCache
-from multispin.speculation import Finding, Rule, accept_matching, judge
+from multispin.speculation import Finding, Rule, judge
 
 
 class Verifier:
@@ -125,7 +125,6 @@ class Verifier:
                 f"the model's logits are not finite numbers: its weights are damaged, or {self._model.dtype} is too "
                 "narrow for it (try float32)"
             )
-        emitted = _largest(flat) if any(f.params is not None and f.params.greedy for f in feeds) else []
         findings: list[Finding | None] = []
         row = 0
         for feed in feeds:
@@ -133,10 +132,7 @@ class Verifier:
                 findings.append(None)
                 continue
             last = row + len(feed.tokens)
-            if feed.params.greedy:
-                findings.append(accept_matching(feed.tokens[1:], emitted[row:last]))
-            else:
-                findings.append(judge(feed.tokens[1:], feed.evidence, flat[row:last], feed.start + 1, feed.params))
+            findings.append(judge(feed.tokens[1:], feed.evidence, flat[row:last], feed.start + 1, feed.params))
             row = last
         return findings
 
@@ -207,10 +203,3 @@ class Verifier:
                 raise ValueError(f"a token id is outside 0 … {self.vocabulary_size - 1}")
             if self._cache.recurrent is not None:
                 self._cache.recurrent.check(feed.slot, feed.start)
-
-
-def _largest(logits: torch.Tensor) -> list[int]:
-    """Index of the first largest logit of each row of [rows, V]; the vectorised search of numpy on a CPU."""
-    if logits.device.type != "cpu":
-        return [int(index) for index in logits.argmax(dim=-1)]
-    return [int(index) for index in logits.float().numpy().argmax(axis=-1)]

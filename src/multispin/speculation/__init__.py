@@ -1,9 +1,17 @@
 """What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits."""
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
-from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge
+from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
 from multispin.speculation.gumbel_max import gumbel_argmax
-from multispin.speculation.laws import FlooredLaw, LawFormat, TruncatedLaw, draft_token, target_law, truncate
+from multispin.speculation.laws import (
+    FlooredLaw,
+    LawFormat,
+    TruncatedLaw,
+    certain_law,
+    draft_token,
+    target_law,
+    truncate,
+)
 from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
 from multispin.speculation.payload import (
     Rule,
@@ -29,7 +37,8 @@ from multispin.speculation.rejection import (
     verify_scalars,
 )
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
-from multispin.speculation.sampling import SamplingParams, draw, truncated_logits
+from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
+from multispin.speculation.stopping import StopStrings
 
 __all__ = [
     "ID_RULES",
@@ -42,10 +51,12 @@ __all__ = [
     "Rejection",
     "Rule",
     "SamplingParams",
+    "StopStrings",
     "TruncatedLaw",
     "accept_matching",
     "bits_per_id",
     "bits_per_token",
+    "certain_law",
     "derive_seed",
     "downlink_bits_per_rejection",
     "draft_token",
@@ -55,6 +66,8 @@ __all__ = [
     "gumbel_numpy",
     "gumbel_torch",
     "judge",
+    "largest",
+    "pack_draft",
     "pack_ids",
     "pack_laws",
     "pack_offer",
@@ -62,11 +75,14 @@ __all__ = [
     "possible_after",
     "resolve_down",
     "resolve_up",
+    "rule_for",
+    "shaped",
     "target_law",
     "truncate",
     "truncated_logits",
     "uniform_numpy",
     "uniform_torch",
+    "unpack_draft",
     "unpack_ids",
     "unpack_laws",
     "unpack_offer",

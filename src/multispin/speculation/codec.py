@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from multispin.errors import InputError
 
+_FEW = 64
+"""Up to so many ids (any draft) one long integer is quicker than arrays; beyond (prompts), its shifts add up."""
+
 
 def bits_per_id(vocabulary_size: int) -> int:
     """⌈log2 V⌉, the bits of one token id (the index part of eq. 9 in arXiv 2606.04581); 15 for V = 32,000."""
@@ -39,6 +42,14 @@ def check_padding(bits: NDArray[np.uint8], used: int) -> None:
 def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
     """Token ids as one big-endian bit string, zero-padded to whole bytes: ⌈n·⌈log2 V⌉/8⌉ bytes."""
     width = bits_per_id(vocabulary_size)
+    if len(ids) <= _FEW:
+        number = 0
+        for value in ids:
+            if not 0 <= value < vocabulary_size:
+                raise InputError(f"a token id is outside 0 … {vocabulary_size - 1}")
+            number = number << width | int(value)
+        used = len(ids) * width
+        return (number << -used % 8).to_bytes(-(-used // 8), "big")
     values = np.asarray(ids, dtype=np.int64)
     if values.size and (values.min() < 0 or values.max() >= vocabulary_size):
         raise InputError(f"a token id is outside 0 … {vocabulary_size - 1}")
@@ -50,6 +61,15 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
     width = bits_per_id(vocabulary_size)
     if len(packed) != -(-count * width // 8):
         raise InputError(f"{count} ids of {width} bits need {-(-count * width // 8)} bytes, not {len(packed)}")
+    if count <= _FEW:
+        number, padding = int.from_bytes(packed, "big"), -(count * width) % 8
+        if number & ((1 << padding) - 1):
+            raise InputError("the padding bits are not zero")
+        number >>= padding
+        few = [number >> shift & ((1 << width) - 1) for shift in range((count - 1) * width, -1, -width)]
+        if few and max(few) >= vocabulary_size:
+            raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
+        return few
     bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
     check_padding(bits, count * width)
     values = from_bits(bits[: count * width].reshape(count, width))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from multispin.errors import InputError
-from multispin.speculation.laws import LawFormat, TruncatedLaw
-from multispin.speculation.payload import Rule
+from multispin.speculation.codec import pack_ids, unpack_ids
+from multispin.speculation.laws import LawFormat, TruncatedLaw, draft_token
+from multispin.speculation.payload import Rule, pack_laws, pack_scalars, unpack_laws, unpack_scalars
 from multispin.speculation.rejection import Offer, Rejection, verify_floored, verify_laws, verify_scalars
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
@@ -66,3 +67,56 @@ def judge(
         return verify_laws(drafted, evidence.laws, logits, base, params)
     verify = verify_scalars if evidence.rule is Rule.REJECTION_UP else verify_floored
     return verify(drafted, evidence.weights, evidence.form, logits, base, params)
+
+
+def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
+    """The rule of a request: the one that it names, else `greedy` at temperature 0 and `coupled` above.
+
+    InputError if the rule does not fit the temperature.
+    """
+    if rule is None:
+        return Rule.GREEDY if params.greedy else Rule.COUPLED
+    if params.greedy != (rule is Rule.GREEDY):
+        needs = "temperature 0" if rule is Rule.GREEDY else "a temperature above 0"
+        raise InputError(f"the rule {rule} needs {needs}, not {params.temperature}")
+    return rule
+
+
+def pack_draft(drafted: Sequence[int], laws: Sequence[TruncatedLaw], rule: Rule, form: LawFormat) -> bytes:
+    """What a draft puts on the air under a rule.
+
+    Args:
+        drafted: L token ids.
+        laws: L laws, one for each of them; none under `greedy` and `coupled`.
+        rule: of the request.
+        form: V, V̂ and Q_B.
+
+    Returns:
+        Packed ids; packed laws, from which the server draws the same ids itself; or packed ids with their weights.
+
+    """
+    if rule in ID_RULES:
+        return pack_ids(drafted, form.vocabulary_size)
+    if len(laws) != len(drafted):
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
+    if rule is Rule.REJECTION:
+        return pack_laws(laws, form)
+    return pack_scalars(drafted, [law.weight(token) for law, token in zip(laws, drafted, strict=True)], form)
+
+
+def unpack_draft(
+    packed: bytes, count: int, rule: Rule, form: LawFormat, seed: int, base: int
+) -> tuple[list[int], Evidence | None]:
+    """The inverse of `pack_draft` for a known number of tokens: drafted ids, and the evidence that came with them.
+
+    Under `rejection` the ids are drawn here, from the laws and the noise of (seed, base): a device has no choice of
+    ids beyond the laws that it sends.
+    """
+    if rule in ID_RULES:
+        return unpack_ids(packed, count, form.vocabulary_size), None
+    if rule is Rule.REJECTION:
+        laws = tuple(unpack_laws(packed, count, form))
+        drafted = [draft_token(law, seed, base, base + index) for index, law in enumerate(laws)]
+        return drafted, Evidence(rule, form, laws=laws)
+    drafted, weights = unpack_scalars(packed, count, form)
+    return drafted, Evidence(rule, form, weights=tuple(weights))

@@ -163,7 +163,7 @@ def _weight(ids: NDArray[np.int64], weights: NDArray[np.int64], token: int) -> i
 
 
 def target_law(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """[rows, V] float64 probabilities of the sampling law of [rows, V] logits; temperature > 0."""
+    """[rows, V] float64 probabilities of the sampling law of [rows, V] logits, `shaped` already; temperature > 0."""
     if params.greedy:
         raise InputError("temperature = 0 has no law to reject against; its rule is greedy")
     return truncated_logits(logits, params).double().softmax(dim=-1)
@@ -192,7 +192,7 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> T
     """The law that a device drafts from and sends: its V̂ most probable tokens, renormalised, in Q_B bits.
 
     Args:
-        logits: [V] of the drafter.
+        logits: [V] of the drafter, `shaped` already.
         params: the request's sampling law, applied before the truncation; temperature > 0.
         form: V, V̂ and Q_B. Tokens whose probability rounds to nothing are neither sent nor drafted.
     """
@@ -201,6 +201,11 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> T
     ids, probabilities = _most_probable(target_law(logits[None], params)[0], form.retained)
     weights = quantise(probabilities, form.total)
     return TruncatedLaw(ids[weights > 0], weights[weights > 0], form)
+
+
+def certain_law(token: int, form: LawFormat) -> TruncatedLaw:
+    """The law of a guess that was not drawn: all of the weight on one token."""
+    return TruncatedLaw(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
 
 
 def floor_law(law: torch.Tensor, form: LawFormat) -> FlooredLaw:

@@ -26,7 +26,7 @@ from multispin.speculation.laws import (
     target_law,
 )
 from multispin.speculation.rules import Outcome
-from multispin.speculation.sampling import SamplingParams
+from multispin.speculation.sampling import SamplingParams, shaped
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def verify_laws(
     if len(laws) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
     if not laws:
-        return Outcome(0, _emit(target_law(logits, params)[0], base, base, params.seed))
+        return _bonus((), logits, base, params)
     if any(law.form != laws[0].form for law in laws):
         raise InputError("the laws of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
@@ -115,7 +115,7 @@ def verify_scalars(
     """
     _check_draft(drafted, weights, form, logits)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        law = target_law(logits[index : index + 1], params)[0]
+        law = _law(logits, index, base, params)
         coin = (stream_word(params.seed, Stream.ACCEPT, base, base + index) + 0.5) * 2.0**-52
         if coin * (weight / form.total) >= float(law[token]):
             return Rejection(index, token, weight, form, base, params.seed, law)
@@ -162,7 +162,7 @@ def verify_floored(
     """
     _check_draft(drafted, weights, form, logits)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        law = target_law(logits[index : index + 1], params)[0]
+        law = _law(logits, index, base, params)
         floor = floor_law(law, form)
         coin = stream_word(params.seed, Stream.ACCEPT, base, base + index)
         if coin * weight >= floor.weight(token) << 52:
@@ -223,7 +223,12 @@ def _check_draft(drafted: Sequence[int], weights: Sequence[int], form: LawFormat
 
 def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
     position = base + len(drafted)
-    return Outcome(len(drafted), _emit(target_law(logits[-1:], params)[0], base, position, params.seed))
+    return Outcome(len(drafted), _emit(_law(logits, len(drafted), base, params), base, position, params.seed))
+
+
+def _law(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
+    """The target's law at position base + index, [V] float64."""
+    return target_law(shaped(logits[index : index + 1], [base + index], params), params)[0]
 
 
 def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:

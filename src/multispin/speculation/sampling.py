@@ -1,11 +1,14 @@
-"""The sampling law: what temperature, top-k and top-p make of a row of logits, and one draw from it.
+"""The sampling law: what a request's parameters make of a row of logits, and one draw from it.
 
-The law is a function of (logits, parameters); a draw is a function of (law, seed, position) by the Gumbel-max
+The order is fixed: logit bias and withheld ids (`shaped`), temperature, top-k, top-p (`truncated_logits`). The law is
+a function of (logits, position, parameters); a draw is a function of (law, seed, position) by the Gumbel-max
 identity argmax_x(log p(x) + G(x)) ~ p. Truncation happens before the draw, never after it, and device and server
 apply the same functions to their own logits.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +17,8 @@ from multispin.speculation.gumbel_max import gumbel_argmax
 from multispin.speculation.noise import check_seed
 
 MAX_TEMPERATURE = 10.0
+MAX_BIASES = 64
+MAX_BIAS = 100.0
 _CUTOFFS = (1e-2, 1e-3, 1e-4, 1e-5)  # weights relative to the most probable token
 
 
@@ -26,12 +31,18 @@ class SamplingParams:
         top_k: keep the k largest logits; 0 keeps all.
         top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all.
         seed: the noise of the whole request; irrelevant at temperature 0.
+        logit_bias: (id, what is added to its logit) for a few ids; ±100 all but forces or forbids one.
+        withheld: ids that have probability 0 …
+        withheld_until: … at absolute positions below this one. So a text of a minimal length withholds its stop ids.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    withheld: tuple[int, ...] = ()
+    withheld_until: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
@@ -40,6 +51,13 @@ class SamplingParams:
             raise InputError(f"top_k = {self.top_k} is negative (0 keeps every token)")
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p = {self.top_p} is outside (0, 1]")
+        if len(self.logit_bias) > MAX_BIASES:
+            raise InputError(f"logit_bias names {len(self.logit_bias)} ids, over the limit of {MAX_BIASES}")
+        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            raise InputError("logit_bias names an id twice")
+        for token, bias in self.logit_bias:
+            if not math.isfinite(bias) or abs(bias) > MAX_BIAS:
+                raise InputError(f"logit_bias = {bias} for id {token} is outside −{MAX_BIAS:.0f} … {MAX_BIAS:.0f}")
         check_seed(self.seed)
 
     @property
@@ -47,12 +65,58 @@ class SamplingParams:
         """Whether every draw is the plain argmax."""
         return self.temperature == 0.0
 
+    def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> "SamplingParams":
+        """The same law without stop ids for the first `min_tokens` tokens after the prompt."""
+        return replace(self, withheld=tuple(sorted(stop_ids)), withheld_until=prompt_tokens + min_tokens)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Refuse ids outside the vocabulary, and a law with no token left."""
+        named = [*(token for token, _ in self.logit_bias), *self.withheld]
+        if any(not 0 <= token < size for token in named):
+            raise InputError(f"a biased id or a stop id is outside 0 … {size - 1}")
+        if len(set(self.withheld)) >= size:
+            raise InputError("the stop ids are the whole vocabulary: before min_tokens no token is left")
+
+
+def shaped(logits: torch.Tensor, positions: Sequence[int], params: SamplingParams) -> torch.Tensor:
+    """Logits with the request's bias added and its withheld ids at −inf; both sides do this before any rule.
+
+    Args:
+        logits: [rows, V].
+        positions: absolute position of the token that each row is for.
+        params: the request's.
+
+    Returns:
+        [rows, V]: the logits themselves where nothing is asked, else a float32 copy.
+    """
+    early = (
+        [row for row, position in enumerate(positions) if position < params.withheld_until] if params.withheld else []
+    )
+    if not params.logit_bias and not early:
+        return logits
+    changed = logits.float().clone()
+    for token, bias in params.logit_bias:
+        changed[:, token] += bias
+    if early:
+        changed[torch.tensor(early)[:, None], torch.tensor(params.withheld)[None, :]] = -torch.inf
+    return changed
+
+
+def largest(logits: torch.Tensor) -> list[int]:
+    """Index of the first largest logit of each row of [rows, V]: the draw at temperature 0.
+
+    On a CPU numpy's search is vectorised and 10 to 20 times faster than torch's; both take the first of equals.
+    """
+    if logits.device.type != "cpu":
+        return [int(index) for index in logits.argmax(dim=-1)]
+    return [int(index) for index in logits.detach().float().numpy().argmax(axis=-1)]
+
 
 def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """Logits of the sampling law, −inf outside its support; in the order temperature, top-k, top-p.
 
     Args:
-        logits: [rows, V], any float type.
+        logits: [rows, V], any float type, `shaped` already.
         params: temperature > 0.
 
     Returns:
@@ -99,7 +163,8 @@ def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> 
     Returns:
         One token id per row: a function of (row, position, params) and of nothing else.
     """
+    logits = shaped(logits, positions, params)
     if params.greedy:
-        return [int(token) for token in logits.argmax(dim=-1)]
+        return largest(logits)
     law = truncated_logits(logits, params)
     return [gumbel_argmax(row, params.seed, position) for row, position in zip(law, positions, strict=True)]
