@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from multispin.errors import InputError
 from multispin.estimation import DraftSpeedEstimator, LinkEstimator
-from multispin.estimation.forgetting import ForgettingMedian, weighted_median
+from multispin.estimation.forgetting import ForgettingMedian, forgetting_weights, weighted_median
 
 
 def test_the_weighted_median_by_hand():
@@ -166,3 +166,14 @@ def test_it_stays_within_what_was_seen(observations):
 def test_impossible_inputs_are_refused_by_name_and_value(call, named):
     with pytest.raises(InputError, match=named):
         call()
+
+
+def test_the_median_kept_up_to_date_is_that_of_the_whole_window():
+    random = np.random.default_rng(0)
+    median, seen = ForgettingMedian(1.0, half_life=8.0), []
+    for step in range(1, 300):
+        value = float(random.choice([1.0, 2.0, random.lognormal()]))  # ties, too
+        median.observe(value)
+        seen = [*seen, np.log(value)][-64:]
+        weights = np.append(forgetting_weights(len(seen), 8.0), 2.0 * 0.5 ** (step / 8.0))
+        assert median.value == pytest.approx(np.exp(weighted_median(np.array([*seen, 0.0]), weights)), rel=1e-12)
