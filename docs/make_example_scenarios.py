@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
+from multispin.radio import db_to_ratio, dbm_to_w, path_loss_gain
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
 PAPER = "arXiv 2606.04581"
+FOLLOW_UP = "arXiv 2608.29618"
 TASKS = {
     "llama": {"MBPP+": 0.8582, "GSM8K": 0.7390, "MT-Bench": 0.7393, "SQuAD": 0.7126},
     "qwen": {"MBPP+": 0.8100, "GSM8K": 0.9340, "MT-Bench": 0.9318, "SQuAD": 0.9650},
+    "qwen2.5": {"HumanEval": 0.945, "GSM8K": 0.858, "MT-Bench": 0.851, "IFEval": 0.882},
 }
 
 
@@ -33,6 +36,25 @@ def paper(pair: str, index_bits: int, mean_s: float, verifier: Verification, see
             )
         )
     return Scenario(Cell(10e6, 1024 * (16 + index_bits)), verifier, tuple(devices))
+
+
+def follow_up() -> Scenario:
+    """The follow-up's cell: 20 devices around a server, with path loss, fading and a noise density."""
+    random = np.random.default_rng(5)
+    devices = []
+    for k in range(20):
+        task = str(random.choice(list(TASKS["qwen2.5"])))
+        gain = path_loss_gain(random.uniform(100, 500), 3.5, db_to_ratio(-30)) * random.exponential()
+        snr_hz = dbm_to_w(random.uniform(10, 15)) * gain / dbm_to_w(-169)
+        devices.append(
+            Device(
+                name=f"phone-{k + 1:02d}-{task.lower()}",
+                seconds_per_token=round(0.0152 * random.uniform(1.0, 1.15), 6),
+                snr_hz=round(float(snr_hz)),
+                acceptance_rate=TASKS["qwen2.5"][task],
+            )
+        )
+    return Scenario(Cell(10e6, 1024 * (16 + 18)), Verification(0.0428, 0.0076), tuple(devices))
 
 
 def classroom() -> Scenario:
@@ -89,6 +111,14 @@ HEADS = {
 # 14 ms per token for drafting on the server (its verification latency times 0.8 / 27, the models' sizes; only the
 # policy centralized uses it). One draw of the random numbers.
 """,
+    "followup-qwen": f"""# The follow-up's cell ({FOLLOW_UP}): Qwen2.5-0.5B drafts, Qwen2.5-14B verifies.
+# Noise is a density.
+# From the paper: K, band, drafting and verification times on an A100, acceptance rates, path loss (-30 dB at 1 m,
+# exponent 3.5, 100 to 500 m), noise of -169 dBm/Hz at the server, 1024 retained probabilities of 16 + 18 bit.
+# Assumed: transmit powers uniform in the printed 10 to 15 dBm, distances uniform, tasks drawn alike, one draw of the
+# Rayleigh fading, longest draft 25. Whole laws go up with every drafted token, as in arXiv 2606.04581 and unlike the
+# follow-up itself, which sends one law per rejection.
+""",
     "raspberry-classroom": f"""# A classroom: 22 Raspberry Pis draft with Qwen3-0.6B; 2 laptops have no drafter.
 # From sources: Q4_K_M drafting time of Qwen3-0.6B, 55 ms per token on a Pi 5 and 128 ms on a Pi 4B, and an acceptance
 # rate near 0.69 for Qwen3-0.6B with Qwen3-32B (both derived from arXiv 2604.09722); verification latency of
@@ -113,6 +143,7 @@ def main() -> None:
     scenarios = {
         "paper-llama": paper("llama", 15, 0.008, llama, seed=1),
         "paper-qwen": paper("qwen", 18, 0.013, qwen, seed=2),
+        "followup-qwen": follow_up(),
         "raspberry-classroom": classroom(),
         "thousand-phones": phones(),
     }

@@ -97,7 +97,7 @@ def test_names_are_unique_and_some_weight_is_positive():
         (
             "spectral_efficiency = 3\n",
             "",
-            r"file.toml, line 12: key 'spectral_efficiency' is missing in \[\[device\]\]",
+            "file.toml, line 12: device 'b': give either spectral_efficiency or snr_hz, and not both",
         ),
         ('name = "b"', 'name = "a"', "file.toml, line 13: device 'a': the name is used twice"),
         ("bandwidth_hz = 10e6", "bandwidth_hz = 0", "file.toml, line 2: cell.bandwidth_hz is 0"),
@@ -140,7 +140,9 @@ def test_files_come_back_equal(draw, tmp_path):
         assert load_scenario(tmp_path / "s.toml") == scenario
 
 
-@pytest.mark.parametrize("name", ["paper-llama", "paper-qwen", "raspberry-classroom", "thousand-phones"])
+@pytest.mark.parametrize(
+    "name", ["paper-llama", "paper-qwen", "followup-qwen", "raspberry-classroom", "thousand-phones"]
+)
 def test_bundled_examples_load(name):
     assert load_scenario(EXAMPLES / f"{name}.toml").devices
 

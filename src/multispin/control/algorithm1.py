@@ -4,6 +4,7 @@ import numpy as np
 
 from multispin.control.goodput import Floats, Ints
 from multispin.control.problem import Problem
+from multispin.control.rate import least_upload_s, needed_share
 
 GRID = 100
 """Points of φ and of λ. The paper does not state its grid; 100 × 100 is ours."""
@@ -34,7 +35,8 @@ def relaxed_lengths(problem: Problem, draft_time: Floats, price: Floats) -> Floa
     L̃_k = φ/T_k + (2/ln α_k)·W₀(α_k^(−φ/2T_k)/(2T_k)·√(λ a_k φ |ln α_k| (1 − α_k)/(w_k α_k))), where a_k = Q_k/(r_k B)
     and λ is per share of the band. With z = φ − L̃_k T_k this is z = 2 T_k W₀ / |ln α_k|, taken from ln W₀, so that
     neither α^(−φ/2T) nor its product overflows. α = 1 is the limit z = √(λ a φ / w); α = 0 drafts nothing. Weights
-    are our extension (λ/w_k for λ). Devices with an acceptance profile have no closed form: see `algorithm1`.
+    are our extension (λ/w_k for λ). Devices with an acceptance profile, or a rate that is not linear in the band, have
+    no closed form: see `algorithm1`.
 
     Args:
         problem: the scenario in numbers.
@@ -60,18 +62,25 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
     As printed: for every (φ, λ) the relaxed lengths are rounded, clipped, and given the φ that solves eq. 32; the
     best goodput wins. The grid is that of App. G, φ in equal steps and λ in equal ratios (the paper does not say).
     Extensions the paper does not cover: lengths clip to each device's limits; a verification time that depends on
-    lengths enters the score only; a device with an acceptance profile takes its best whole length at (φ, λ) instead.
+    lengths enters the score only; a device with an acceptance profile, or a rate that is not linear in the band, takes
+    its best whole length at (φ, λ) instead.
 
     Source: arXiv 2606.04581, Algorithm 1 and App. G. Cost O(grid²·K).
     """
     T, a = problem.seconds_per_token, problem.upload_s
     longest = max(int(problem.longest.max()), 1)
-    phi_low, phi_high = float((T + a).max()), float((longest * (T + problem.size * a)).max())
+    phi_low, phi_high = float((T + a).max()), float((longest * problem.token_latency(1.0 / problem.size)).max())
+    searched = np.isnan(problem.acceptance_rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         alpha = np.where(np.isnan(problem.acceptance_rate), problem.conditional[0], problem.acceptance_rate)
         worth = np.where(alpha >= 1.0, 1.0, -np.log(alpha) / (1.0 - alpha)) * alpha**2
         worth = np.nan_to_num(worth, posinf=0.0) * problem.weight
         highest = float(((phi_high - T) ** 2 / (a * phi_high) * worth).max())
+        if problem.snr is not None:
+            # Such a device's first token costs less than a linear law has it: up to its whole worth per cost.
+            searched = searched | ~np.isnan(problem.snr)
+            first = needed_share(a, phi_high - T - least_upload_s(a, problem.snr), problem.snr)[0]
+            highest = max(highest, float((problem.weight * problem.conditional[0] / first).max()))
     highest = max(highest, 1e-300)
     phis = np.linspace(phi_low, phi_high, grid)
     prices = np.geomspace(_SMALLEST_PRICE * highest, highest, grid)
@@ -82,7 +91,7 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
         price = np.tile(prices, len(phi) // grid)
         real = relaxed_lengths(problem, phi, price)
         rounded = np.rint(np.clip(np.nan_to_num(real, nan=0.0), -1.0, longest)).astype(np.int64)
-        for k in np.flatnonzero(np.isnan(problem.acceptance_rate)):
+        for k in np.flatnonzero(searched):
             rounded[:, k] = _best_whole(problem, int(k), phi, price)
         lengths = np.unique(np.clip(rounded, problem.shortest, problem.longest), axis=0)
         scores = problem.goodput(lengths)
@@ -96,7 +105,10 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
 def _best_whole(problem: Problem, k: int, phi: Floats, price: Floats) -> Ints:
     """The length of device k that maximises w E[N] − λ·cost at φ, tried one by one, [N]."""
     length = np.arange(problem.tokens.shape[0])
-    room = phi[:, None] - length * problem.seconds_per_token[k]
+    snr = None if problem.snr is None else problem.snr[k]
+    upload = length * problem.upload_s[k]
+    room = phi[:, None] - length * problem.seconds_per_token[k] - least_upload_s(upload, snr)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cost = np.where(room > 0, length * problem.upload_s[k] / room, np.inf)
+        cost = np.where(room > 0, needed_share(upload, room, snr)[0], np.inf)
+    cost[:, 0] = 0.0
     return np.asarray((problem.weight[k] * problem.tokens[:, k] - price[:, None] * cost).argmax(axis=-1))

@@ -4,76 +4,88 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from multispin.control.goodput import Floats
+from multispin.control.rate import least_upload_s, needed_share
 
 _STEPS = 60
 """Newton steps at most; from the left of the root they converge quadratically, and seven are usual."""
 
 
-def draft_time(draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats) -> Floats:
+def draft_time(
+    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None = None
+) -> Floats:
     """Shortest time φ in which all devices can draft and upload, the band being split as well as possible.
 
-    φ is the only root above max_k L_k T_k of Σ_k a_k L_k / (φ − L_k T_k) = 1, where a_k = Q_k / (r_k B) is the
-    upload time of one token over the whole band. Neglects the downlink. Example: two devices with L = 4,
-    T = 10 ms, a = 0.5 ms take 44 ms, 4 ms of them for uploads over half of the band each.
+    φ is the only root above max_k L_k T_k of Σ_k c_k(φ) = 1, c_k the share of the band with which device k uploads
+    in φ − L_k T_k: a_k L_k / (φ − L_k T_k) in the paper, a_k = Q_k / (r_k B) the upload time of one token over the
+    whole band. Neglects the downlink. Example: two devices with L = 4, T = 10 ms, a = 0.5 ms take 44 ms, 4 ms of them
+    for uploads over half of the band each.
 
     Args:
         draft_length: L_k [tokens], shape [..., K]; a device with 0 takes no part. All 0 gives φ = 0.
         seconds_per_token: T_k [s], shape [K].
         upload_s: a_k [s], shape [K].
+        snr: of devices whose rate is limited by a noise density, see `rate`, shape [K].
 
     Returns: φ [s], shape [...].
 
     Source: arXiv 2606.04581, Lemma 3, eq. 32.
     """
-    busy, headroom = _drafting_and_headroom(draft_length, seconds_per_token, upload_s)
-    return np.asarray(busy.max(axis=-1) + headroom)
+    ready, headroom, _ = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr)
+    return np.asarray(ready.max(axis=-1) + headroom)
 
 
-def bandwidth_shares(draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats) -> Floats:
-    """Share of the band for each device, B_k / B = a_k L_k / (φ − L_k T_k), shape [..., K].
+def bandwidth_shares(
+    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None = None
+) -> Floats:
+    """Share of the band for each device, B_k / B = c_k(φ), in the paper a_k L_k / (φ − L_k T_k), shape [..., K].
 
     All devices finish together, after `draft_time`. The shares add up to 1 (to 0 when nobody drafts).
     Remark 2 of the paper: this rewards long drafts, so high acceptance gets more of the band.
 
     Source: arXiv 2606.04581, Lemma 3, eq. 31.
     """
-    length = np.asarray(draft_length, dtype=np.float64)
-    busy, headroom = _drafting_and_headroom(length, seconds_per_token, upload_s)
-    gap = headroom[..., None] + (busy.max(axis=-1, keepdims=True) - busy)
-    share = np.divide(length * upload_s, gap, out=np.zeros(np.broadcast(length, busy).shape), where=length > 0)
+    ready, headroom, upload = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr)
+    sends = upload > 0
+    gap = headroom[..., None] + (ready.max(axis=-1, keepdims=True) - ready)
+    share = np.where(sends, needed_share(np.where(sends, upload, 1.0), np.where(sends, gap, 1.0), snr)[0], 0.0)
     total = share.sum(axis=-1, keepdims=True)
     return np.asarray(np.divide(share, total, out=share, where=total > 0))
 
 
-def token_latency(seconds_per_token: Floats, upload_s: Floats) -> float:
+def token_latency(seconds_per_token: Floats, upload_s: Floats, snr: Floats | None = None) -> float:
     """Latency per token ϑ that Lemma 1 gives every device alike when all draft the same length [s].
 
-    ϑ is the only root above max_k T_k of Σ_k a_k / (ϑ − T_k) = 1: weak devices are compensated with band.
+    ϑ is the only root above max_k T_k of Σ_k a_k / (ϑ − T_k) = 1: weak devices are compensated with band. A noise
+    density changes the terms, not that ϑ is the same for every length: shares depend on the rate alone.
 
     Source: arXiv 2606.04581, Lemma 1, eq. 21.
     """
-    return float(draft_time(np.ones(len(seconds_per_token)), seconds_per_token, upload_s))
+    return float(draft_time(np.ones(len(seconds_per_token)), seconds_per_token, upload_s, snr))
 
 
-def _drafting_and_headroom(
-    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats
-) -> tuple[Floats, Floats]:
-    """Drafting times L_k T_k [..., K] and x = φ − max_k L_k T_k [...].
+def _ready_and_headroom(
+    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None
+) -> tuple[Floats, Floats, Floats]:
+    """Times ready_k = L_k T_k + κ_k u_k [..., K], x = φ − max_k ready_k [...], and u_k = a_k L_k [..., K].
 
-    Solving for x instead of φ keeps its digits when the radio is almost free. With f(x) = Σ_k a_k L_k / (x + d_k),
+    Solving for x instead of φ keeps its digits when the radio is almost free. With f(x) = Σ_k u_k / (x + d_k),
     d_k the slack of device k, 1/f is a harmonic mean: concave and increasing. Newton's method for 1/f = 1 from a
     point with f ≥ 1 therefore climbs to the root and never passes it.
     """
     length = np.asarray(draft_length, dtype=np.float64)
-    busy = length * seconds_per_token
+    ready = length * seconds_per_token
     upload = length * upload_s
-    slack = busy.max(axis=-1, keepdims=True) - busy
     total = upload.sum(axis=-1)
     nobody = total <= 0
+    if snr is not None:
+        ready = ready + least_upload_s(upload, snr)
+    slack = ready.max(axis=-1, keepdims=True) - ready
     divisor = np.where(nobody, 1.0, total)
-    # Left of the root: what device k alone needs, x = a_k L_k − d_k, and what Cauchy and Schwarz need of all.
+    # Left of the root: what device k alone needs, x = u_k − d_k, and what Cauchy and Schwarz need of all.
     x = np.maximum((upload - slack).max(axis=-1), total - (upload * slack).sum(axis=-1) / divisor)
     x = np.where(nobody, 1.0, x)
+    if snr is not None:
+        return ready, np.where(nobody, 0.0, _bracketed(upload, slack, x, snr)), upload
     for _ in range(_STEPS):
         inverse = 1.0 / (x[..., None] + slack)
         term = upload * inverse
@@ -82,4 +94,31 @@ def _drafting_and_headroom(
         x = x + np.maximum(step, 0.0)
         if (step <= 4e-16 * x).all():
             break
-    return busy, np.where(nobody, 0.0, x)
+    return ready, np.where(nobody, 0.0, x), upload
+
+
+def _bracketed(upload: Floats, slack: Floats, guess: Floats, snr: Floats) -> Floats:
+    """The same root x of Σ_k c_k(x) = 1 for any law of the rate, from a guess, [...].
+
+    1/f is not concave with a noise density, so Newton's method for 1/f = 1 may pass the root. f itself is convex and
+    decreasing: Newton's method for f = 1 from the left never does, and takes over where the other leaves the bracket.
+    """
+    sends = upload > 0
+    used, apart = np.where(sends, upload, 1.0), np.where(sends, slack, 1.0)
+    low, high = np.zeros_like(guess), np.full_like(guess, np.inf)
+    careful = np.zeros_like(guess)
+    x = guess
+    for _ in range(_STEPS):
+        share, slope = needed_share(used, x[..., None] + apart, snr)
+        f = np.where(sends, share, 0.0).sum(axis=-1)
+        fall = np.where(sends, slope, 0.0).sum(axis=-1)
+        fall = np.where(fall > 0, fall, 1.0)
+        over = f > 1.0
+        careful = np.where(over, x + (f - 1.0) / fall, careful)
+        low, high = np.where(over, x, low), np.where(over, high, x)
+        step = f * (f - 1.0) / fall
+        if (np.abs(step) <= 1e-15 * x).all():
+            break
+        ahead = x + step
+        x = np.where((ahead > low) & (ahead < high), ahead, np.where(careful > low, careful, 0.5 * (low + high)))
+    return x

@@ -61,10 +61,10 @@ def goodput_argmax(problem: Problem) -> Ints:
 def uniform_bandwidth(problem: Problem) -> Ints:
     """Best lengths [K] when every device has the same band: exact.
 
-    With equal bands device k needs θ_k = T_k + K a_k per token, so the drafting time is one of the K·L_max values
-    l·θ_k. Sorted by time, the running sum of gains gives the best goodput for each of them. A cost c per verified
-    token enters as a price τ·c per token, τ the goodput itself: Dinkelbach's iteration on τ. For a padded batch the
-    same is done below each common cap on the length.
+    With equal bands device k needs θ_k per token, T_k + K a_k where the rate is linear in the band, so the drafting
+    time is one of the K·L_max values l·θ_k. Sorted by time, the running sum of gains gives the best goodput for each
+    of them. A cost c per verified token enters as a price τ·c per token, τ the goodput itself: Dinkelbach's iteration
+    on τ. For a padded batch the same is done below each common cap on the length.
 
     Source: arXiv 2606.04581, Uni-BW; the exact sweep is ours.
     """
@@ -112,7 +112,7 @@ def _sharers(problem: Problem) -> int:
 
 
 def _equal_latency(problem: Problem) -> Floats:
-    return problem.seconds_per_token + _sharers(problem) * problem.upload_s
+    return problem.token_latency(1.0 / _sharers(problem))
 
 
 def _equal_goodput(problem: Problem, lengths: Ints) -> float:

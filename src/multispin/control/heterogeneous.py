@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from multispin.control.bandwidth import draft_time
 from multispin.control.baselines import goodput_argmax, uniform_bandwidth
 from multispin.control.goodput import Floats, Ints
 from multispin.control.objective import Objective
@@ -30,6 +29,8 @@ MAX_EFFORT = 4e8
 """Table entries that a search works through before it gives up: a few seconds on one core."""
 _CALL = 20_000.0
 """What a vectorised step costs besides its entries, in entries."""
+_INVERSION = 8.0
+"""How much longer an entry takes where a rate is to be inverted."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
 _COMBINATIONS = 1024
@@ -76,7 +77,7 @@ class Search:
         # Windows of the round time tighten a curved price of time; without packed tokens they follow from φ.
         self.windowed = objective.curved and problem.per_token_s > 0 and not problem.padded
         ends = np.stack([shortest, problem.longest])
-        least, self._most = draft_time(ends, problem.seconds_per_token, problem.upload_s).tolist()
+        least, self._most = problem.draft_time(ends).tolist()
         self.quickest = float(problem.verification_s(shortest))
         able = problem.longest > 0
         if least == 0.0 and able.any():
@@ -94,7 +95,7 @@ class Search:
         problem = self.problem
         lengths = np.clip(lengths, self.shortest, problem.longest)
         self.effort += _CALL + 10.0 * lengths.size
-        draft = draft_time(lengths, problem.seconds_per_token, problem.upload_s)
+        draft = problem.draft_time(lengths)
         scores = self.objective.score(lengths, draft + problem.verification_s(lengths))
         index = int(np.argmax(scores))
         if scores[index] > self.score:
@@ -129,7 +130,8 @@ class Search:
         """The priced problem over intervals against the present level, and that level."""
         level = self.level
         self.nodes += len(intervals)
-        self.effort += _CALL + len(intervals) * self.problem.tokens.size
+        entries = self.problem.tokens.size * (1.0 if self.problem.snr is None else _INVERSION)
+        self.effort += _CALL + len(intervals) * entries
         return relax(self.problem, self.objective, level, intervals, self.shortest, allowed), level
 
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from multispin.control import baselines
 from multispin.control.algorithm1 import algorithm1
-from multispin.control.bandwidth import bandwidth_shares
 from multispin.control.goodput import Floats, Ints
 from multispin.control.heterogeneous import Optimum, maximise
 from multispin.control.minimum import best_fraction, least_lengths
@@ -123,10 +122,10 @@ def plan(
         return _assemble(scenario, problem, policy, lengths, np.zeros(problem.size), round_s=time)
     if policy == "algorithm1":
         lengths, tried = algorithm1(problem)
-        return _assemble(scenario, problem, policy, lengths, _best_shares(problem, lengths), iterations=tried)
+        return _assemble(scenario, problem, policy, lengths, problem.shares(lengths), iterations=tried)
     if policy == "homogeneous":
         lengths = homogeneous(problem)
-        return _assemble(scenario, problem, policy, lengths, _best_shares(problem, lengths))
+        return _assemble(scenario, problem, policy, lengths, problem.shares(lengths))
     choose = {
         "fixed": baselines.fixed,
         "uniform-bandwidth": baselines.uniform_bandwidth,
@@ -153,7 +152,7 @@ def plan_for_lengths(
     if len(draft_lengths) != problem.size:
         raise InputError(f"draft_lengths has {len(draft_lengths)} values; it must have {problem.size}, one per device")
     lengths = np.clip(np.asarray(draft_lengths, dtype=np.int64), problem.shortest, problem.longest)
-    shares = baselines.equal_shares(problem, lengths) if equal_bands else _best_shares(problem, lengths)
+    shares = baselines.equal_shares(problem, lengths) if equal_bands else problem.shares(lengths)
     return _assemble(scenario, problem, policy, lengths, shares)
 
 
@@ -171,7 +170,7 @@ def _exact(
     found: Optimum = maximise(
         problem, objective, shortest, relative_gap=relative_gap, warm_start=_earlier(warm_start, scenario)
     )
-    made = _assemble(scenario, problem, policy, found.lengths, _best_shares(problem, found.lengths))
+    made = _assemble(scenario, problem, policy, found.lengths, problem.shares(found.lengths))
     bound = None
     if policy == "heterogeneous":
         # Room for the rounding of the plan's own figures, so that the bound is never below them.
@@ -182,7 +181,7 @@ def _exact(
 
 def _infeasible(scenario: Scenario, problem: Problem, policy: str) -> InfeasibleError:
     fraction, lengths = best_fraction(problem)
-    best = _assemble(scenario, problem, policy, lengths, _best_shares(problem, lengths))
+    best = _assemble(scenario, problem, policy, lengths, problem.shares(lengths))
     need = problem.minimum_goodput
     with np.errstate(divide="ignore"):
         reach = problem.expected(lengths) / best.round_s / np.where(need > 0, need, 0.0)
@@ -221,10 +220,6 @@ def _alone(scenario: Scenario) -> Plan:
     return replace(made, status=status, devices=tuple(waiting[d.name] for d in scenario.devices))
 
 
-def _best_shares(problem: Problem, lengths: Ints) -> Floats:
-    return bandwidth_shares(lengths, problem.seconds_per_token, problem.upload_s)
-
-
 def _assemble(
     scenario: Scenario,
     problem: Problem,
@@ -237,8 +232,7 @@ def _assemble(
 ) -> Plan:
     """The plan of lengths [K] and band shares [K]; its round time follows from them unless it is given."""
     if round_s is None:
-        upload = np.divide(problem.upload_s * lengths, shares, out=np.zeros(problem.size), where=lengths > 0)
-        draft = float((lengths * problem.seconds_per_token + upload).max())
+        draft = float((lengths * problem.seconds_per_token + problem.upload_time(lengths, shares)).max())
         round_s = draft + float(problem.verification_s(lengths))
     expected = problem.expected(lengths)
     bands = shares * scenario.cell.bandwidth_hz

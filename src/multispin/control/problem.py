@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from multispin.control.bandwidth import draft_time
+from multispin.control.bandwidth import bandwidth_shares, draft_time, token_latency
 from multispin.control.goodput import Floats, Ints, token_table
+from multispin.control.rate import upload_time
 from multispin.control.scenario import Scenario
 
 
@@ -16,7 +17,7 @@ class Problem:
 
     Args:
         seconds_per_token: T_k [s], shape [K].
-        upload_s: a_k = Q_k / (r_k B), upload time of a token over the whole band [s], shape [K].
+        upload_s: a_k = Q_k / R_k(B), upload time of a token over the whole band [s], shape [K].
         conditional: probability that position j + 1 is accepted given those before it, [L_max, K].
         weight: w_k, shape [K].
         shortest: least draft length, shape [K].
@@ -26,6 +27,7 @@ class Problem:
         fixed_s: part of T_ver that no length changes: T_fix + K·T_lin [s].
         per_token_s: time of one verified token [s].
         padded: whether a batch costs K (max L + 1) tokens instead of Σ (L_k + 1).
+        snr: σ_k = snr_hz / B, NaN where the rate is linear in the band, shape [K]; None if it is for all.
     """
 
     seconds_per_token: Floats
@@ -39,6 +41,7 @@ class Problem:
     fixed_s: float
     per_token_s: float
     padded: bool
+    snr: Floats | None = None
 
     @property
     def size(self) -> int:
@@ -66,9 +69,27 @@ class Problem:
         verified = self.size * (lengths.max(axis=-1) + 1) if self.padded else lengths.sum(axis=-1) + self.size
         return np.asarray(self.fixed_s + self.per_token_s * verified)
 
+    def draft_time(self, lengths: Ints) -> Floats:
+        """φ of lengths [..., K] with the best bandwidth for them (Lemma 3) [s]."""
+        return draft_time(lengths, self.seconds_per_token, self.upload_s, self.snr)
+
+    def shares(self, lengths: Ints) -> Floats:
+        """The best bandwidth for lengths [..., K], in shares."""
+        return bandwidth_shares(lengths, self.seconds_per_token, self.upload_s, self.snr)
+
+    def upload_time(self, lengths: Ints, shares: Floats) -> Floats:
+        """Upload times of lengths [..., K] over these shares of the band [s]."""
+        return upload_time(lengths * self.upload_s, shares, self.snr)
+
+    def token_latency(self, share: float | None = None) -> Floats:
+        """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s]."""
+        if share is None:
+            return np.full(self.size, token_latency(self.seconds_per_token, self.upload_s, self.snr))
+        return self.seconds_per_token + upload_time(self.upload_s, np.full(self.size, share), self.snr)
+
     def round_s(self, lengths: Ints) -> Floats:
-        """φ + T_ver of lengths [..., K] with the best bandwidth for them (Lemma 3) [s]."""
-        return draft_time(lengths, self.seconds_per_token, self.upload_s) + self.verification_s(lengths)
+        """φ + T_ver of lengths [..., K] with the best bandwidth for them [s]."""
+        return self.draft_time(lengths) + self.verification_s(lengths)
 
     def goodput(self, lengths: Ints) -> Floats:
         """Weighted sum goodput of lengths [..., K] with the best bandwidth for them [tokens/s]."""
@@ -99,9 +120,10 @@ def as_problem(scenario: Scenario) -> Problem:
     bits = np.array(
         [cell.bits_per_token if d.bits_per_token is None else d.bits_per_token for d in devices], dtype=float
     )
+    snr = np.array([np.nan if d.snr_hz is None else d.snr_hz / cell.bandwidth_hz for d in devices], dtype=np.float64)
     return Problem(
         seconds_per_token=np.array([d.seconds_per_token for d in devices], dtype=np.float64),
-        upload_s=bits / (np.array([d.spectral_efficiency for d in devices], dtype=np.float64) * cell.bandwidth_hz),
+        upload_s=bits / np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64),
         conditional=conditional,
         weight=np.array([d.weight for d in devices], dtype=np.float64),
         shortest=shortest,
@@ -111,4 +133,5 @@ def as_problem(scenario: Scenario) -> Problem:
         fixed_s=verifier.fixed_s + len(devices) * verifier.per_device_s,
         per_token_s=verifier.per_token_s,
         padded=verifier.padded,
+        snr=None if np.isnan(snr).all() else snr,
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from multispin.control.goodput import Floats, Ints
 from multispin.control.objective import Objective
 from multispin.control.problem import Problem
+from multispin.control.rate import least_upload_s, needed_share, tangent_shares
 
 Mask = NDArray[np.bool_]
 _EPS = float(np.finfo(np.float64).eps)
@@ -134,7 +135,10 @@ class Relaxation:
 
 @dataclass(frozen=True, eq=False)
 class _Options:
-    """What each device may do in each interval, and the price of time there: see `relax`."""
+    """What each device may do in each interval, and the price of time there: see `relax`.
+
+    at_start and at_end are the room that is left for uploads at φ_a and φ_b, see `rate`.
+    """
 
     gain: Floats
     upload: Floats
@@ -168,13 +172,7 @@ def relax(
     """
     start, end = intervals.start, intervals.end
     o = _options(problem, objective, level, intervals, shortest, allowed)
-    # Tangent of upload / x at x = touch, x = φ − l T: below the curve, so no cost is overstated.
-    touch = np.maximum(0.5 * (o.at_start + o.at_end), 0.75 * o.at_end)
-    with np.errstate(all="ignore"):
-        scale = np.where(o.open_, o.upload / (touch * touch), 0.0)
-        touch += touch
-        cost_start = scale * (touch - o.at_start)
-        cost_end = scale * (touch - o.at_end)
+    cost_start, cost_end = tangent_shares(o.upload, o.at_start, o.at_end, o.open_, problem.snr)
     middle_cost = 0.5 * (cost_start + cost_end)
     price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price)
     gain = np.where(o.open_, o.gain, -np.inf)
@@ -209,7 +207,7 @@ def greedy(
     """
     o = _options(problem, objective, level, points, shortest, None)
     with np.errstate(all="ignore"):
-        cost = np.where(o.open_, o.upload / o.at_end, 0.0)
+        cost = np.where(o.open_ & (o.upload > 0), needed_share(o.upload, o.at_end, problem.snr)[0], 0.0)
     price, lengths = _band_price(o.gain, cost, o.open_, points.price)
     return lengths, price
 
@@ -238,6 +236,9 @@ def _options(
     intercept, slope = objective.line(level, earliest, latest)
     # Widened by a few roundings of φ, so that every cost is below the true one however the subtraction rounds.
     busy = problem.seconds_per_token * length - 8 * _EPS * end[:, None]
+    upload = problem.upload_s * length
+    if problem.snr is not None:
+        busy = busy + least_upload_s(upload, problem.snr)
     at_end = end[:, None] - busy
     open_ = (length <= longest) & (length >= lower) & (at_end > 0)
     if empty.any():
@@ -249,7 +250,7 @@ def _options(
         gain = gain - (slope * per_token)[:, None] * length
     return _Options(
         gain=gain,
-        upload=problem.upload_s * length,
+        upload=upload,
         at_start=start[:, None] - busy,
         at_end=at_end,
         open_=open_,

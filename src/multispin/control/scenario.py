@@ -70,12 +70,14 @@ class Verification:
 class Device:
     """One device: how fast it drafts, how well it is heard, how often the target agrees.
 
-    Exactly one of `acceptance_rate` and `acceptance_profile` is given.
+    Exactly one of `spectral_efficiency` and `snr_hz` is given, and one of `acceptance_rate` and `acceptance_profile`.
 
     Args:
         name: what plans and messages call it; unique in a scenario.
         seconds_per_token: T_k^S, time to draft one token [s].
-        spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8).
+        spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8), whatever the band.
+        snr_hz: p g / N₀, received power over noise density [Hz]: the rate in a band b is b log2(1 + snr_hz / b)
+            (arXiv 2608.29618).
         acceptance_rate: α_k, probability that a drafted token is accepted, the same at every position.
         acceptance_profile: probability that position 1, 2, … is accepted given that those before it were;
             the last value holds for all later positions.
@@ -88,7 +90,7 @@ class Device:
 
     name: str
     seconds_per_token: float
-    spectral_efficiency: float
+    spectral_efficiency: float | None = None
     acceptance_rate: float | None = None
     acceptance_profile: tuple[float, ...] | None = None
     bits_per_token: float | None = None
@@ -96,13 +98,30 @@ class Device:
     min_goodput_tokens_per_s: float | None = None
     max_draft_length: int | None = None
     min_draft_length: int | None = None
+    snr_hz: float | None = None
+
+    def efficiency_at(self, bandwidth_hz: float) -> float:
+        """Bits per second and Hz that a band carries (eq. 8, or arXiv 2608.29618)."""
+        if self.spectral_efficiency is not None:
+            return self.spectral_efficiency
+        assert self.snr_hz is not None  # exactly one of them is given
+        return math.log1p(self.snr_hz / bandwidth_hz) / math.log(2)
+
+    def rate_bits_per_s(self, bandwidth_hz: float) -> float:
+        """Uplink rate R_k over a band [bit/s]."""
+        return bandwidth_hz * self.efficiency_at(bandwidth_hz) if bandwidth_hz > 0 else 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"device.name is {self.name!r}; it must be a non-empty text")
         where = f"device {self.name!r}"
         _positive(f"{where}: seconds_per_token", self.seconds_per_token)
-        _positive(f"{where}: spectral_efficiency", self.spectral_efficiency)
+        if (self.spectral_efficiency is None) == (self.snr_hz is None):
+            raise InputError(f"{where}: give either spectral_efficiency or snr_hz, and not both")
+        if self.spectral_efficiency is not None:
+            _positive(f"{where}: spectral_efficiency", self.spectral_efficiency)
+        if self.snr_hz is not None:
+            _positive(f"{where}: snr_hz", self.snr_hz)
         if (self.acceptance_rate is None) == (self.acceptance_profile is None):
             raise InputError(f"{where}: give either acceptance_rate or acceptance_profile, and not both")
         if self.acceptance_rate is not None:

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from multispin.control.bandwidth import token_latency
 from multispin.control.goodput import Floats, Ints
 from multispin.control.problem import Problem
 
@@ -71,7 +70,7 @@ def homogeneous(problem: Problem) -> Ints:
         options = candidates(problem)
     else:
         per_token = problem.size * problem.per_token_s
-        theta = token_latency(problem.seconds_per_token, problem.upload_s) + per_token
+        theta = float(problem.token_latency()[0]) + per_token
         real = stationary_length(float(alpha[0]), (problem.fixed_s + per_token) / theta)
         # τ is unimodal, so clipping the maximiser keeps the best; both neighbours because L is whole.
         low, high = float(shortest[0]), float(longest[0])
