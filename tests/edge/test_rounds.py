@@ -15,7 +15,7 @@ from multispin.protocol import (
     Tail,
     Welcome,
 )
-from multispin.speculation import SamplingParams, accept_matching
+from multispin.speculation import ID_RULES, SamplingParams, accept_matching
 
 V = 100
 
@@ -24,7 +24,7 @@ class CountingEngine:
     """A target whose next token is the newest plus one, modulo V; checks that its slots are used properly."""
 
     def __init__(self, slots=4, max_length=64):
-        self.slots, self.max_length, self.vocabulary_size = slots, max_length, V
+        self.slots, self.max_length, self.vocabulary_size, self.rules = slots, max_length, V, ID_RULES
         self._free, self._cached = list(range(slots)), {}
         self.batches = []
 

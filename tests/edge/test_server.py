@@ -242,7 +242,10 @@ def test_a_refused_device_is_told_why_and_does_not_try_again(tiny_folder):
 
 def test_an_edge_that_is_not_there_is_given_up_after_a_few_attempts(tiny_folder):
     client = DeviceClient(
-        "ws://127.0.0.1:9/v1/session", Hello(1, "f", "n", "d", False, PROFILE), NoDrafter(), max_reconnects=2
+        "ws://127.0.0.1:9/v1/session",
+        Hello(PROTOCOL_VERSION, "f", "n", "d", False, PROFILE),
+        NoDrafter(),
+        max_reconnects=2,
     )
     with pytest.raises(InputError, match="cannot reach the edge"):
         run(client.generate(PROMPT, SamplingParams(), 10))

@@ -7,11 +7,13 @@ from multispin.errors import InputError
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
+    Ask,
     Close,
     Draft,
     Error,
     Grant,
     Hello,
+    Law,
     Open,
     Profile,
     Resume,
@@ -21,14 +23,18 @@ from multispin.protocol import (
     decode_downlink,
     decode_uplink,
     encode,
+    longest_draft,
     websocket_frame_bytes,
 )
-from multispin.speculation import pack_ids
+from multispin.speculation import LawFormat, Rule, bits_per_token, pack_ids
 
 UPLINK = [
     Hello(PROTOCOL_VERSION, "f" * 16, "phone", "q5", True, Profile(0.05, 3.0)),
     Open(1, b"\x00\x01", 1, 10, 0.0, 0, 1.0, 7, (2,)),
+    Open(1, b"\x00\x01", 1, 10, 0.5, 0, 1.0, 7, (2,), 0, Rule.REJECTION_UP, 64, 8, 5, ((7, -1.5),)),
     Draft(1, 2, 3, 1, b"\x00\x05", 1000),
+    Draft(1, 2, 3, 0, b"", 1000, 9),
+    Law(1, 2, 3, b"\x00\x05"),
     Resume(PROTOCOL_VERSION, "token", 12),
     Close(1),
 ]
@@ -36,6 +42,8 @@ DOWNLINK = [
     Welcome(1, "token", 0, 49152, 1024, 30.0),
     Grant(1, 2, 4, 1e4),
     Verdict(1, 2, 3, 1, 17, "", Grant(1, 3, 4, 1e4)),
+    Verdict(1, 2, 3, 1, 0, "", Grant(1, 3, 4, 1e4), b"offer"),
+    Ask(1, 2, 3),
     Tail(1, 3, b"\x00\x05", 1, "stop"),
     Error("full", "no room"),
 ]
@@ -70,7 +78,11 @@ def test_noise_on_the_wire_is_refused_in_one_way(frame):
     [
         [5, 1, 2, 3, 64, b"", 0],  # a draft longer than any grant
         [5, 1, 2, 3, -1, b"", 0],
-        [5, 1, 2, 3, 1, b"x" * 300, 0],
+        [5, 1, 2, 3, 1, b"", 0, -1],  # no token
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 4097],  # laws too long
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 33],  # probabilities too fine
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "best-of-both"],  # no such rule
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 16, 0, [[1, 0.5]] * 65],  # too many biases
         [1, 1, "f" * 81, "n", "d", True, [0.1, 1.0]],  # a name too long
         [1, 1, "f", "n", "d", True, [-0.1, 1.0]],  # negative time
         [3, 1, b"", 0, 5, 0.0, 0, 1.0, 0],  # an empty prompt
@@ -91,6 +103,17 @@ def test_a_draft_of_four_tokens_costs_at_most_12_bytes_a_token_with_framing():
     # Late in a long run: large round, position and time.
     draft = Draft(300, 70_000, 4000, 4, pack_ids([49_151] * 4, 49_152), 5_000_000)
     assert websocket_frame_bytes(len(encode(draft)), masked=True) <= 4 * 12
+
+
+@pytest.mark.parametrize("rule", list(Rule))
+def test_the_longest_draft_of_every_rule_fits_a_frame(rule):
+    for vocabulary, retained, bits in ((100, 64, 8), (248_320, 1024, 16), (2**31, 4096, 32)):
+        form = LawFormat(vocabulary, retained, bits)
+        longest = longest_draft(rule, form)
+        payload = -(-longest * (bits_per_token(rule, form) + form.count_bits) // 8)
+        draft = Draft(2**31 - 1, 2**31 - 1, 2**31 - 1, longest, b"x" * payload, 2**32 - 1, 2**31 - 1)
+        assert longest >= 1
+        assert len(encode(draft)) <= MAX_FRAME_BYTES
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ passed, and its drafts leave through a token bucket at granted bandwidth times s
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,10 +16,12 @@ from multispin.errors import InputError
 from multispin.models import Drafter
 from multispin.protocol import (
     MAX_FRAME_BYTES,
+    Ask,
     Close,
     DeviceSession,
     Draft,
     Hello,
+    Law,
     Progress,
     RefusedError,
     Tail,
@@ -29,7 +31,7 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.radio import TokenBucket
-from multispin.speculation import SamplingParams
+from multispin.speculation import ID_RULES, Rule, SamplingParams, StopStrings, TruncatedLaw
 
 CONNECT_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
@@ -63,7 +65,7 @@ class Counters:
         granted: tokens granted, over all rounds.
         rounds: verdicts received.
         uplink_bytes: bytes sent, WebSocket framing included.
-        draft_bytes: of them in drafts.
+        draft_bytes: of them in drafts, and in the laws that the edge asked for.
         reconnects: connections lost and made again.
 
     """
@@ -117,15 +119,13 @@ class DeviceClient:
         max_tokens: int,
         stop_ids: Sequence[int] = (),
         seed_of_edge: bool = False,
+        rule: Rule | None = None,
+        retained: int = 1024,
+        probability_bits: int = 16,
+        min_tokens: int = 0,
+        stops: StopStrings | None = None,
     ) -> list[int]:
-        """Have one text generated; returns its ids.
-
-        Args:
-            prompt: ids.
-            params: sampling law.
-            max_tokens: most ids to generate.
-            stop_ids: ids that end the text.
-            seed_of_edge: take the edge's default seed instead of the law's own.
+        """Have one text generated; returns its ids. The arguments are those of `DeviceSession.begin`.
 
         Raises:
             RefusedError: the edge will not serve this request, and says why.
@@ -133,7 +133,10 @@ class DeviceClient:
 
         """
         self.counters = Counters()
-        self.session.begin(prompt, params, max_tokens, stop_ids, seed_of_edge)
+        self.session.begin(
+            *(prompt, params, max_tokens, stop_ids, seed_of_edge),
+            *(rule, retained, probability_bits, min_tokens, stops),
+        )
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._drafter.prepare, prompt)
         backoff = Backoff(min(FIRST_ATTEMPTS, self._max_reconnects))
@@ -187,8 +190,10 @@ class DeviceClient:
                         return
                     if self.session.welcome is message and not resuming:
                         await self._send(socket, self.session.open())
-                    if self.session.grant is not None and self.session.grant.length > 0:
-                        drafting = asyncio.create_task(self._draft(socket))
+                    if isinstance(message, Ask):
+                        drafting = asyncio.create_task(self._work(self._answer_ask(socket, message), socket))
+                    elif self.session.wants_draft:
+                        drafting = asyncio.create_task(self._work(self._answer_grant(socket), socket))
             finally:
                 if drafting is not None and not drafting.done():
                     drafting.cancel()
@@ -196,10 +201,10 @@ class DeviceClient:
                 raise self._failure
             raise aiohttp.ClientConnectionError("the edge closed the connection")
 
-    async def _draft(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Answer the open grant; a failure closes the connection, so that it is noticed."""
+    async def _work(self, answer: Coroutine[None, None, None], socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Make and send an answer; a failure closes the connection, so that it is noticed."""
         try:
-            await self._answer_grant(socket)
+            await answer
         except Exception as error:
             self._failure = error
             await socket.close()
@@ -207,27 +212,43 @@ class DeviceClient:
     async def _answer_grant(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Draft, wait out the emulated speed, pace the uplink, send."""
         loop = asyncio.get_running_loop()
-        grant, emulation = self.session.grant, self._emulation
+        session, emulation = self.session, self._emulation
+        grant = session.grant
         assert grant is not None
         began_s = loop.time()
-        ids = await loop.run_in_executor(
-            self._thread, self._drafter.draft, list(self.session.committed), grant.length, self.session.params
-        )
+        committed, length = list(session.committed), 0 if session.over else grant.length
+        ids: list[int] = []
+        laws: list[TruncatedLaw] = []
+        if length and session.rule in ID_RULES:
+            ids = await loop.run_in_executor(self._thread, self._drafter.draft, committed, length, session.params)
+        elif length:
+            ids, laws = await loop.run_in_executor(
+                self._thread, self._drafter.draft_laws, committed, length, session.params, session.form
+            )
         await asyncio.sleep(began_s + len(ids) * emulation.seconds_per_token - loop.time())
-        draft_s = loop.time() - began_s
-        draft = self.session.answer(ids, draft_s)
+        draft = session.answer(ids, loop.time() - began_s, laws)
         if emulation.spectral_efficiency > 0:
-            frame_bits = 8 * websocket_frame_bytes(len(encode(draft)), masked=True)
             self._bucket.set_rate(loop.time(), grant.bandwidth_hz * emulation.spectral_efficiency)
-            await asyncio.sleep(self._bucket.reserve(loop.time(), frame_bits) - loop.time())
         self.counters.granted += grant.length
-        await self._send(socket, draft)
+        await self._upload(socket, draft)
+
+    async def _answer_ask(self, socket: aiohttp.ClientWebSocketResponse, ask: Ask) -> None:
+        """Send the law of a refused token, over the band of the draft that it belongs to."""
+        await self._upload(socket, self.session.law(ask))
+
+    async def _upload(self, socket: aiohttp.ClientWebSocketResponse, message: Draft | Law) -> None:
+        """Send at the pace of the emulated uplink."""
+        if self._emulation.spectral_efficiency > 0:
+            loop = asyncio.get_running_loop()
+            frame_bits = 8 * websocket_frame_bytes(len(encode(message)), masked=True)
+            await asyncio.sleep(self._bucket.reserve(loop.time(), frame_bits) - loop.time())
+        await self._send(socket, message)
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse, message: Uplink) -> None:
         frame = encode(message)
         wire_bytes = websocket_frame_bytes(len(frame), masked=True)
         self.counters.uplink_bytes += wire_bytes
-        if isinstance(message, Draft):
+        if isinstance(message, Draft | Law):
             self.counters.draft_bytes += wire_bytes
         await socket.send_bytes(frame)
 

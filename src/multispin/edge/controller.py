@@ -94,12 +94,27 @@ class _Basis:
 class _Estimates:
     """What has been learned of one session."""
 
-    def __init__(self, seconds_per_token: float, spectral_efficiency: float) -> None:
+    def __init__(self, seconds_per_token: float, spectral_efficiency: float, bits_per_id: int) -> None:
         self.acceptance = AcceptanceEstimator()
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
-        self.overhead_bits = 0.0  # of a draft's frame beyond its ids
+        self.charge(bits_per_id, 0.0)
+        self.overhead_bits = 0.0  # of a draft's frame beyond its tokens
         self.last_length = 4
+
+    def charge(self, token_bits: float, refusal_bits: float) -> None:
+        """Take what a drafted token and a refusal cost at most under the request's rule."""
+        self.most_token_bits = self.token_bits = float(token_bits)
+        self.refusal_bits = float(refusal_bits)
+
+    def fixed_bits(self, length: int) -> float:
+        """Expected uplink bits of a draft of `length` tokens beyond its tokens: its frame, and a refusal's payload."""
+        refused = 1.0 - self.acceptance.rate**length if self.refusal_bits else 0.0
+        return self.overhead_bits + refused * self.refusal_bits
+
+    def bits_per_token(self, length: int) -> float:
+        """All expected uplink bits of a draft of `length` tokens, spread over them."""
+        return self.token_bits + self.fixed_bits(max(1, length)) / max(1, length)
 
     def device(self, member: Member, settings: ControllerSettings, length: int) -> Device:
         """The planner's view; a frame's fixed bits are charged as if the draft were `length` tokens long."""
@@ -109,7 +124,7 @@ class _Estimates:
             seconds_per_token=self.speed.seconds_per_token,
             spectral_efficiency=self.link.spectral_efficiency,
             acceptance_rate=self.acceptance.rate,
-            bits_per_token=settings.bits_per_id + self.overhead_bits / max(1, length),
+            bits_per_token=self.bits_per_token(length),
             max_draft_length=limit,
             min_draft_length=min(1, limit),
         )
@@ -127,7 +142,18 @@ class Controller:
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
         """Begin with what a device believes of itself."""
-        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency)
+        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self.settings.bits_per_id)
+
+    def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
+        """Begin a request whose rule puts other things on the air than ids.
+
+        Args:
+            session: whose.
+            token_bits: most bits of one drafted token; None for an id.
+            refusal_bits: further bits that a refused draft sends up, charged with the chance of a refusal.
+
+        """
+        self._sessions[session].charge(self.settings.bits_per_id if token_bits is None else token_bits, refusal_bits)
 
     def leave(self, session: int) -> None:
         """Forget a session."""
@@ -155,9 +181,19 @@ class Controller:
         if length == 0:
             return
         estimates.speed.observe(length, draft_s)
-        estimates.overhead_bits = float(max(0, frame_bits - length * self.settings.bits_per_id))
+        # Laws are often shorter than they may be: then what the last draft took is believed.
+        estimates.token_bits = min(estimates.most_token_bits, frame_bits / length)
+        estimates.overhead_bits = max(0.0, frame_bits - length * estimates.most_token_bits)
         if bandwidth_hz > 0 and upload_s > 0:
             estimates.link.observe(frame_bits, bandwidth_hz, upload_s)
+
+    def observe_law(self, session: int, frame_bits: int) -> None:
+        """Learn what a refusal costs from a law that came up after one."""
+        self._sessions[session].refusal_bits = float(frame_bits)
+
+    def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
+        """Expected time to send so many bits over a band [s]."""
+        return bits / (self._sessions[session].link.spectral_efficiency * bandwidth_hz)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn acceptance from a verification."""
@@ -260,7 +296,7 @@ class Controller:
     def _view(self, session: int) -> View:
         """What is believed of a session."""
         known = self._sessions[session]
-        bits = self.settings.bits_per_id + known.overhead_bits / known.last_length
+        bits = known.bits_per_token(known.last_length)
         return known.acceptance.rate, known.speed.seconds_per_token, bits / known.link.spectral_efficiency
 
     def _band_hz(self, reserved_hz: float) -> float:
@@ -281,8 +317,8 @@ class Controller:
 
     def _fixed_part(self, members: Sequence[Member]) -> float:
         """The largest share that fixed bits have in a frame of one token."""
-        overhead = max(self._sessions[member.session].overhead_bits for member in members)
-        return overhead / (overhead + self.settings.bits_per_id)
+        known = [self._sessions[member.session] for member in members]
+        return max(1.0 - each.token_bits / each.bits_per_token(1) for each in known)
 
     def _value(self, candidate: Plan) -> float:
         """What the policy maximises: sum goodput, or the sum of its logarithms for `fair`."""

@@ -1,5 +1,8 @@
 """The round loop without its clock and its sockets: schedule, collect, verify, deliver.
 
+Between the last two, `rejection-up` may have to ask devices for laws; who does not answer in time misses this
+round's deliver, not its session.
+
 `Edge` holds the sessions and decides; whoever drives it brings the time, the messages and a thread for `verify`.
 The server in `edge.server` drives it with real ones. A device that is late misses the batch, not its session: its
 draft joins the next round, its band stays reserved until then.
@@ -15,23 +18,31 @@ from multispin.edge.batch import Batch, Job, Limits, RoundReport
 from multispin.edge.controller import Controller, Member
 from multispin.models import Engine, Feed
 from multispin.protocol import (
+    Ask,
     Close,
     Downlink,
     Draft,
     EdgeSession,
     Grant,
     Hello,
+    Law,
     Open,
     ProtocolError,
     Resume,
-    Tail,
     Uplink,
     Verdict,
     Welcome,
     check_hello,
     check_version,
 )
-from multispin.speculation import Finding, Outcome
+from multispin.speculation import (
+    ID_RULES,
+    Finding,
+    Rejection,
+    bits_per_token,
+    framing_bits,
+    uplink_bits_per_rejection,
+)
 
 
 @dataclass
@@ -49,6 +60,16 @@ class _Seat:
         """Whether it has a prompt in the cache and text still to come."""
         request = self.session.request
         return self.slot is not None and request is not None and not request.finish
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A decided draft, for the report."""
+
+    session: int
+    drafted: int
+    accepted: int
+    delivered: int
 
 
 class Edge:
@@ -92,6 +113,9 @@ class Edge:
         # Sessions by what their draft is doing: kept as sets, because they are asked for at every message.
         self._awaited: set[int] = set()  # the present round's, still to come from a connected device
         self._at_hand: set[int] = set()  # to be verified in the next batch
+        self._asked: set[int] = set()  # whose law the present round waits for
+        self._laws_due_s = 0.0
+        self._rows: list[_Row] = []  # decided since the last report
 
     # Sessions -----------------------------------------------------------------------------------------------------
 
@@ -117,11 +141,12 @@ class Edge:
                 check_version(message.version)
                 for number, seat in self._seats.items():
                     if secrets.compare_digest(seat.session.resume_token.encode(), message.resume_token.encode()):
-                        tail = seat.session.tail(message.length)
+                        missing = seat.session.catch_up(message.length)
                         seat.connected, seat.granted_at_s = True, now_s
-                        if self._owes(seat) and seat.session.grant and seat.session.grant.round == self.round:
+                        grant = seat.session.grant
+                        if seat.running and seat.session.owes_draft and grant and grant.round == self.round:
                             self._awaited.add(number)
-                        return number, [self._welcome(seat.session), tail]
+                        return number, [self._welcome(seat.session), *missing]
                 raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
         raise ProtocolError("hello-first", "the first message must be a Hello or a Resume")
 
@@ -135,6 +160,8 @@ class Edge:
                 return self._open(seat, message)
             case Draft():
                 return self._draft(seat, message, frame_bytes, now_s)
+            case Law():
+                return self._law(seat, message, frame_bytes)
             case Close():
                 seat.session.check_number(message.session)
                 self.leave(number)
@@ -148,6 +175,7 @@ class Edge:
         if seat is not None:
             seat.connected, seat.lost_at_s = False, now_s
             self._awaited.discard(number)
+            self._asked.discard(number)
 
     def leave(self, number: int) -> None:
         """End a session and give back all that it holds."""
@@ -157,12 +185,13 @@ class Edge:
         if number in self._waiting:
             self._waiting.remove(number)
         self._awaited.discard(number)
+        self._asked.discard(number)
         self._at_hand.discard(number)
         self._release(seat)
         self.controller.leave(number)
 
     def expire(self, now_s: float) -> list[int]:
-        """End the sessions whose device has been lost, or owed a draft, for too long; returns their numbers."""
+        """End the sessions whose device has been lost, or owed an answer, for too long; returns their numbers."""
         limits = self.limits
         gone = [
             number
@@ -185,7 +214,7 @@ class Edge:
         """Plan the next round and grant it to every running session that owes nothing."""
         self._seat_waiting()
         members = [
-            Member(number, seat.session.hello.name, self._room(seat))
+            Member(number, seat.session.hello.name, seat.session.room if seat.session.hello.drafts else 0)
             for number, seat in self._seats.items()
             if seat.running and seat.connected and seat.session.grant is None and self._prompt_left(seat) == 0
         ]
@@ -200,7 +229,7 @@ class Edge:
             seat = self._seats[member.session]
             grants[member.session] = seat.session.give(self.round, device.draft_length, device.bandwidth_hz)
             seat.granted_at_s = now_s
-            (self._awaited if self._owes(seat) else self._at_hand).add(member.session)
+            (self._awaited if seat.session.owes_draft else self._at_hand).add(member.session)
         air_s = max(0.0, plan.round_s - self.controller.verification.predict(len(members), len(members)))
         self.deadline_s = now_s + self.limits.deadline_factor * air_s + self.limits.deadline_slack_s
         return plan, grants
@@ -229,7 +258,7 @@ class Edge:
             assert session.draft is not None
             assert session.grant is not None
             newest = len(request.committed) - 1
-            feed = Feed(seat.slot, newest, (request.committed[-1], *session.draft), request.params)
+            feed = Feed(seat.slot, newest, (request.committed[-1], *session.draft), request.params, session.evidence)
             jobs.append(Job(number, feed, len(session.draft), session.grant.length))
         budget = self.limits.prefill_tokens_per_round
         for number, seat in self._seats.items():
@@ -247,30 +276,59 @@ class Edge:
         """Run the batch. The only slow step; safe to run in another thread while messages come in."""
         return self.engine.verify([job.feed for job in batch.jobs])
 
+    def ask(self, batch: Batch, findings: Sequence[Finding | None], now_s: float) -> list[tuple[int, Downlink]]:
+        """Ask for the laws of refused tokens (`rejection-up`); `laws_wait_s` then says how long to wait for them.
+
+        The others' band is idle meanwhile: a law goes up over the band of the draft that it belongs to.
+        """
+        messages: list[tuple[int, Downlink]] = []
+        limits, upload_s = self.limits, 0.0
+        for job, finding in zip(batch.jobs, findings, strict=True):
+            seat = self._seats.get(job.session)
+            if not isinstance(finding, Rejection) or seat is None or seat.slot != job.feed.slot:
+                continue
+            # What the cache must keep is known already: the refused token's place is that of the newest token.
+            self.engine.commit(seat.slot, job.feed.start + 1 + finding.accepted)
+            self.controller.observe_outcome(job.session, job.granted, finding.accepted)
+            band_hz = seat.session.grant.bandwidth_hz if seat.session.grant else 0.0
+            answer = seat.session.settle(finding)
+            if isinstance(answer, Ask):
+                seat.granted_at_s = now_s
+                if seat.connected:
+                    self._asked.add(job.session)
+                    upload_s = max(upload_s, self._law_s(seat, band_hz))
+            else:
+                self._decided(seat, answer, job.drafted)
+            messages.append((job.session, answer))
+        self._laws_due_s = now_s + limits.deadline_factor * upload_s + limits.deadline_slack_s
+        return messages
+
+    def laws_wait_s(self, now_s: float) -> float:
+        """How long to wait for the laws that were asked for: 0 if all have come or the time is over."""
+        return max(0.0, self._laws_due_s - now_s) if self._asked else 0.0
+
     def deliver(
-        self, batch: Batch, outcomes: Sequence[Finding | None], verify_s: float, now_s: float
+        self, batch: Batch, findings: Sequence[Finding | None], verify_s: float, now_s: float
     ) -> tuple[RoundReport, list[tuple[int, Downlink]]]:
-        """Commit the outcomes, learn from them, plan the next round, and say everybody's verdict and grant."""
+        """Commit what was found, learn from it, plan the next round, and say everybody's verdict and grant.
+
+        What `ask` has asked about is not waited for any longer: it is decided when its law comes.
+        """
         self._busy = frozenset()
+        self._asked.clear()
         self.controller.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         verdicts: dict[int, Verdict] = {}
-        members, drafted, accepted, delivered = [], [], [], []
-        for job, outcome in zip(batch.jobs, outcomes, strict=True):
+        for job, finding in zip(batch.jobs, findings, strict=True):
             seat = self._seats.get(job.session)
-            if not isinstance(outcome, Outcome) or seat is None or seat.slot != job.feed.slot:
+            if finding is None or isinstance(finding, Rejection) or seat is None or seat.slot != job.feed.slot:
                 continue
-            verdict = seat.session.settle(outcome)
-            assert seat.session.request is not None
-            self.engine.commit(seat.slot, len(seat.session.request.committed) - 1)
+            self.engine.commit(seat.slot, job.feed.start + 1 + finding.accepted)
+            verdict = seat.session.settle(finding)
+            assert isinstance(verdict, Verdict)
             # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
-            self.controller.observe_outcome(job.session, job.granted, outcome.accepted)
+            self.controller.observe_outcome(job.session, job.granted, finding.accepted)
             verdicts[job.session] = verdict
-            members.append(job.session)
-            drafted.append(job.drafted)
-            accepted.append(verdict.accepted)
-            delivered.append(verdict.accepted + 1)
-            if verdict.finish:
-                self._release(seat)
+            self._decided(seat, verdict, job.drafted)
         for slot in self._closing:
             self.engine.close(slot)
         self._closing.clear()
@@ -280,12 +338,13 @@ class Edge:
             grant = grants.pop(number, None)
             messages.append((number, self._seats[number].session.attach(verdict, grant) if grant else verdict))
         messages += grants.items()
+        rows, self._rows = self._rows, []
         report = RoundReport(
             batch.round,
-            tuple(members),
-            tuple(drafted),
-            tuple(accepted),
-            tuple(delivered),
+            tuple(row.session for row in rows),
+            tuple(row.drafted for row in rows),
+            tuple(row.accepted for row in rows),
+            tuple(row.delivered for row in rows),
             verify_s,
             sum(len(job.feed.tokens) for job in batch.jobs if job.feed.params is None),
             plan,
@@ -307,7 +366,12 @@ class Edge:
     def _open(self, seat: _Seat, message: Open) -> list[Downlink]:
         if len(self._waiting) >= self.limits.max_waiting:
             raise ProtocolError("full", f"{self.limits.max_waiting} requests wait already, the limit: try again later")
-        request = seat.session.open(message, self.engine.max_length)
+        request = seat.session.open(message, self.engine.max_length, self.engine.rules)
+        if request.rule in ID_RULES:
+            self.controller.charge(seat.session.number)
+        else:
+            bits = bits_per_token(request.rule, request.form)
+            self.controller.charge(seat.session.number, bits, uplink_bits_per_rejection(request.rule, request.form))
         if request.finish:  # continued from another edge, and complete already
             return [seat.session.tail(len(request.committed))]
         self._waiting.append(seat.session.number)
@@ -322,11 +386,12 @@ class Edge:
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         grant, repeated = seat.session.grant, seat.session.draft is not None
-        answer: Verdict | Tail | None = seat.session.receive(message)
-        if answer is not None:
-            return [answer]
-        if repeated:  # and perhaps in the batch under way already
-            return []
+        answers = seat.session.receive(message)
+        if seat.session.request is not None and seat.session.request.finish:  # its last token has been named
+            self._awaited.discard(seat.session.number)
+            self._release(seat)
+        if answers or repeated:  # and perhaps in the batch under way already
+            return [*answers]
         self._awaited.discard(seat.session.number)
         self._at_hand.add(seat.session.number)
         if grant is not None and grant.length > 0:
@@ -336,6 +401,32 @@ class Edge:
                 seat.session.number, message.length, draft_s, 8 * frame_bytes, grant.bandwidth_hz, upload_s
             )
         return []
+
+    def _law(self, seat: _Seat, message: Law, frame_bytes: int) -> list[Downlink]:
+        """Decide a refused draft by the law that it was drawn from; the next plan has a grant for it."""
+        session = seat.session
+        fresh, drafted = session.rejection is not None, len(session.draft or ())
+        verdict = session.receive_law(message)
+        if fresh:
+            self._asked.discard(session.number)
+            self.controller.observe_law(session.number, 8 * frame_bytes)
+            self._decided(seat, verdict, drafted)
+        return [verdict]
+
+    def _decided(self, seat: _Seat, verdict: Verdict, drafted: int) -> None:
+        """Note a verdict for the report; a text that has ended gives its slot back."""
+        delivered = verdict.accepted + 1  # the token to be found from an offer counts here, not when it is named
+        self._rows.append(_Row(seat.session.number, drafted, verdict.accepted, delivered))
+        if verdict.finish:
+            self._release(seat)
+
+    def _law_s(self, seat: _Seat, band_hz: float) -> float:
+        """Planned time to send one law up [s]; 0 where no link has been granted."""
+        request = seat.session.request
+        if request is None or band_hz <= 0.0:
+            return 0.0
+        bits = uplink_bits_per_rejection(request.rule, request.form) + framing_bits(request.rule, request.form)
+        return self.controller.upload_s(seat.session.number, bits, band_hz)
 
     def _release(self, seat: _Seat) -> None:
         """Give the slot back, now or when the batch that uses it is done."""
@@ -348,16 +439,11 @@ class Edge:
         seat.slot = None
 
     def _owes(self, seat: _Seat) -> bool:
-        return seat.running and seat.session.grant is not None and seat.session.draft is None
+        """Whether the edge waits for a draft or a law of it."""
+        return seat.running and (seat.session.owes_draft or seat.session.rejection is not None)
 
     def _prompt_left(self, seat: _Seat) -> int:
         """Committed tokens, all but the newest, that are not in the cache yet."""
         if not seat.running or seat.slot is None or seat.session.request is None:
             return 0
         return max(0, len(seat.session.request.committed) - 1 - self.engine.cached(seat.slot))
-
-    def _room(self, seat: _Seat) -> int:
-        request = seat.session.request
-        if request is None or not seat.session.hello.drafts:
-            return 0
-        return max(0, request.remaining - 1)

@@ -150,9 +150,12 @@ class EdgeServer:
             await self._gather()
             batch = self._edge.collect()
             began_s = loop.time()
-            outcomes = await loop.run_in_executor(self._engine_thread, self._edge.verify, batch)
-            now_s = loop.time()
-            report, messages = self._edge.deliver(batch, outcomes, now_s - began_s, now_s)
+            findings = await loop.run_in_executor(self._engine_thread, self._edge.verify, batch)
+            verify_s = loop.time() - began_s
+            for number, message in self._edge.ask(batch, findings, loop.time()):
+                self._send(number, message)
+            await self._hear_laws()
+            report, messages = self._edge.deliver(batch, findings, verify_s, loop.time())
             for number, message in messages:
                 self._send(number, message)
             self._tell_round(report)
@@ -168,6 +171,17 @@ class EdgeServer:
                 for number, grant in grants.items():
                     self._send(number, grant)
                 wait_s = self._edge.wait_s(loop.time())
+            if wait_s == 0.0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    async def _hear_laws(self) -> None:
+        """Wait for the laws that were asked for, as long as the round allows."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            wait_s = self._edge.laws_wait_s(loop.time())
             if wait_s == 0.0:
                 return
             with contextlib.suppress(TimeoutError):

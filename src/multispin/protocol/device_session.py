@@ -10,18 +10,34 @@ from dataclasses import dataclass, replace
 from multispin.errors import InputError
 from multispin.protocol.messages import (
     PROTOCOL_VERSION,
+    Ask,
     Downlink,
     Draft,
     Error,
     Grant,
     Hello,
+    Law,
     Open,
     Resume,
     Tail,
     Verdict,
     Welcome,
 )
-from multispin.speculation import SamplingParams, pack_ids, unpack_ids
+from multispin.speculation import (
+    LawFormat,
+    Offer,
+    Rule,
+    SamplingParams,
+    StopStrings,
+    TruncatedLaw,
+    pack_draft,
+    pack_ids,
+    pack_laws,
+    resolve_down,
+    rule_for,
+    unpack_ids,
+    unpack_offer,
+)
 
 
 class RefusedError(InputError):
@@ -30,6 +46,16 @@ class RefusedError(InputError):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """The draft under way: kept until it is decided, as a refusal is finished from its laws."""
+
+    base: int
+    round: int
+    ids: tuple[int, ...]
+    laws: tuple[TruncatedLaw, ...]
 
 
 @dataclass(frozen=True)
@@ -58,10 +84,14 @@ class DeviceSession:
         self.params = SamplingParams()
         self.grant: Grant | None = None
         self.finish = ""
-        self._max_tokens = 0
+        self.rule = Rule.GREEDY
+        self._retained, self._probability_bits = 1024, 16
+        self._max_tokens = self._min_tokens = 0
         self._seed_of_edge = False
         self._stop_ids: tuple[int, ...] = ()
-        self._sent: tuple[int, list[int]] = (-1, [])  # base and ids of the draft under way
+        self._stops: StopStrings | None = None
+        self._sent: _Sent | None = None
+        self._head: int | None = None  # found from an offer, not known to the edge yet
 
     @property
     def generated(self) -> list[int]:
@@ -73,6 +103,22 @@ class DeviceSession:
         """The session's number on the wire."""
         return self._welcomed().session
 
+    @property
+    def form(self) -> LawFormat:
+        """How this request's laws are written; the edge's vocabulary bounds what they retain."""
+        size = self._welcomed().vocabulary_size
+        return LawFormat(size, min(self._retained, size), self._probability_bits)
+
+    @property
+    def wants_draft(self) -> bool:
+        """Whether the open grant must be answered: with a draft, or at least with a token that the edge lacks."""
+        return self.grant is not None and (self.grant.length > 0 or self._head is not None)
+
+    @property
+    def over(self) -> bool:
+        """Whether the token that the edge lacks ends the text, so that nothing is left to draft."""
+        return self._head is not None and (self._head in self._stop_ids or len(self.generated) >= self._max_tokens)
+
     def greet(self) -> Hello | Resume:
         """The first message on a connection: a resume if there is something to resume."""
         if self.welcome is not None and self.committed:
@@ -82,7 +128,7 @@ class DeviceSession:
     def forget_edge(self) -> None:
         """The edge does not know this session any more: greet anew, keep the text."""
         self.welcome = self.grant = None
-        self._sent = (-1, [])
+        self._sent = self._head = None
 
     def begin(
         self,
@@ -91,12 +137,35 @@ class DeviceSession:
         max_tokens: int,
         stop_ids: Sequence[int] = (),
         seed_of_edge: bool = False,
+        rule: Rule | None = None,
+        retained: int = 1024,
+        probability_bits: int = 16,
+        min_tokens: int = 0,
+        stops: StopStrings | None = None,
     ) -> None:
-        """Set the next request; `open` puts it on the wire, with the edge's seed if that is asked for."""
+        """Set the next request; `open` puts it on the wire.
+
+        Args:
+            prompt: ids.
+            params: sampling law.
+            max_tokens: most ids to generate.
+            stop_ids: ids that end the text.
+            seed_of_edge: take the edge's default seed instead of the law's own.
+            rule: acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
+            retained: V̂, most tokens of a law under the rejection rules.
+            probability_bits: Q_B, bits of a probability under the rejection rules.
+            min_tokens: no stop id, and no stop string, ends the text before.
+            stops: stop strings. They are looked for here, where the text is, and end the request by a Close.
+
+        """
+        self.rule = rule_for(params, rule)
+        self._retained, self._probability_bits = retained, probability_bits
         self._seed_of_edge = seed_of_edge
         self.committed, self.prompt_tokens = list(prompt), len(prompt)
-        self.params, self._max_tokens, self._stop_ids = params, max_tokens, tuple(stop_ids)
-        self.grant, self.finish, self._sent = None, "", (-1, [])
+        self.params = params.with_min_tokens(stop_ids, len(prompt), min_tokens)
+        self._max_tokens, self._min_tokens, self._stop_ids = max_tokens, min_tokens, tuple(stop_ids)
+        self._stops = stops
+        self.grant, self.finish, self._sent, self._head = None, "", None, None
 
     def open(self) -> Open:
         """The request as it stands; what was generated already counts as continued."""
@@ -115,19 +184,32 @@ class DeviceSession:
             params.seed,
             self._stop_ids,
             len(self.committed) - self.prompt_tokens,
+            self.rule,
+            self.form.retained,
+            self._probability_bits,
+            self._min_tokens,
+            params.logit_bias,
         )
 
-    def answer(self, ids: Sequence[int], draft_s: float) -> Draft:
-        """The draft that answers the open grant; it took `draft_s` seconds."""
+    def answer(self, ids: Sequence[int], draft_s: float, laws: Sequence[TruncatedLaw] = ()) -> Draft:
+        """The draft that answers the open grant; it took `draft_s` seconds, and its tokens were drawn from `laws`."""
         if self.grant is None:
             raise ValueError("no grant is open")
         grant, self.grant = self.grant, None
-        welcome = self._welcomed()
-        self._sent = (len(self.committed), list(ids))
-        packed = pack_ids(ids, welcome.vocabulary_size)
-        return Draft(
-            welcome.session, grant.round, len(self.committed), len(ids), packed, min(round(draft_s * 1e6), 2**32 - 1)
-        )
+        base = len(self.committed)
+        self._sent = _Sent(base, grant.round, tuple(ids), tuple(laws))
+        packed = pack_draft(ids, laws, self.rule, self.form)
+        draft_us = min(round(draft_s * 1e6), 2**32 - 1)
+        return Draft(self.session_number, grant.round, base, len(ids), packed, draft_us, self._head)
+
+    def law(self, ask: Ask) -> Law:
+        """The law that the edge asks for; InputError if no token of that round was drawn from one."""
+        sent = self._sent
+        if sent is None or sent.round != ask.round or ask.accepted >= len(sent.laws):
+            raise InputError(
+                f"the edge asked for law {ask.accepted} of round {ask.round}, which was never drafted from"
+            )
+        return Law(ask.session, ask.round, ask.accepted, pack_laws([sent.laws[ask.accepted]], self.form))
 
     def receive(self, message: Downlink) -> Progress:
         """Take in a message; RefusedError if the edge ended the session, InputError if it makes no sense."""
@@ -142,29 +224,50 @@ class DeviceSession:
                 return self._verdict(message)
             case Tail():
                 return self._tail(message)
+            case Ask():  # `law` answers it
+                return Progress()
             case Error():
                 raise RefusedError(message.code, message.sentence)
 
     def _verdict(self, verdict: Verdict) -> Progress:
         if verdict.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
-        base, sent = self._sent
-        drafted = sent if base == verdict.base else []
-        if verdict.base > len(self.committed) or verdict.accepted > len(drafted):
+        sent = self._sent
+        drafted = list(sent.ids) if sent is not None and sent.base == verdict.base else []
+        missing = bool(verdict.offer)  # then a drafted token was refused
+        if verdict.base > len(self.committed) or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
-        return self._advance([*drafted[: verdict.accepted], verdict.next_token], len(drafted), verdict)
+        self._head = self._found(verdict) if verdict.offer else None
+        newest = verdict.next_token if self._head is None else self._head
+        return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict)
+
+    def _found(self, verdict: Verdict) -> int:
+        """The next token by the edge's offer and the law that the refused token was drawn from."""
+        sent = self._sent
+        if sent is None or verdict.accepted >= len(sent.laws):
+            raise InputError("the edge made an offer for a draft without laws")
+        floor, rest_token = unpack_offer(verdict.offer, self.form)
+        offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
+        return resolve_down(offer, sent.laws[verdict.accepted], self.params.seed)
 
     def _tail(self, tail: Tail) -> Progress:
         if not self.prompt_tokens <= tail.base <= len(self.committed):
             raise InputError(f"the edge sent a tail from {tail.base} to a text of {len(self.committed)} tokens")
         ids = unpack_ids(tail.ids, tail.count, self._welcomed().vocabulary_size)
+        if tail.finish or tail.base + tail.count > len(self.committed):  # the edge knows the token by now
+            self._head = None
         return self._advance(ids[len(self.committed) - tail.base :], 0, tail)
 
     def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail) -> Progress:
+        known = len(self.generated)
         self.committed += tokens
         self.grant, self.finish = message.grant, message.finish
+        end = self._stops.end(self.generated, known) if self._stops is not None else None
+        if end is not None:
+            tokens, self.grant, self.finish = tokens[: end - known], None, "stop"
+            del self.committed[self.prompt_tokens + end :]
         accepted = message.accepted if isinstance(message, Verdict) else 0
-        return Progress(tuple(tokens), accepted, drafted, message.finish)
+        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, self.finish)
 
     def _welcomed(self) -> Welcome:
         if self.welcome is None:

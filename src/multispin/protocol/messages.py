@@ -10,8 +10,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from multispin.errors import InputError
+from multispin.speculation import LawFormat, Rule, bits_per_token, framing_bits
+from multispin.speculation.laws import MAX_PROBABILITY_BITS
+from multispin.speculation.sampling import MAX_BIASES
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SESSION_PATH = "/v1/session"
 """Where a device's WebSocket is found on the edge."""
 MAX_FRAME_BYTES = 256 * 1024
@@ -19,6 +22,10 @@ MAX_FRAME_BYTES = 256 * 1024
 MAX_DRAFT_LENGTH = 63
 """Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
 MAX_STOP_IDS = 16
+MAX_RETAINED = 4096
+"""Most tokens that a law on the wire may keep, V̂; one such law takes at most 26 KiB."""
+ENVELOPE_BYTES = 64
+"""Room for a draft's other fields beside its payload, in whole."""
 MAX_NAME_CHARACTERS = 80
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -71,6 +78,11 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
         prompt_tokens: their number.
         continued: how many of the last of them are text generated earlier (by an edge that was lost); they count
             towards `max_tokens`.
+        rule: the acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
+        retained: V̂, most tokens of a law under the rejection rules.
+        probability_bits: Q_B, bits of a probability under the rejection rules.
+        min_tokens: stop ids have probability 0 before so many tokens are generated.
+        logit_bias: (id, what is added to its logit).
 
     """
 
@@ -84,6 +96,11 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     seed: Annotated[int, Meta(ge=0)]
     stop_ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_STOP_IDS)] = ()
     continued: Count = 0
+    rule: Rule | None = None
+    retained: Annotated[int, Meta(ge=1, le=MAX_RETAINED)] = 1024
+    probability_bits: Annotated[int, Meta(ge=2, le=MAX_PROBABILITY_BITS)] = 16
+    min_tokens: Count = 0
+    logit_bias: Annotated[tuple[tuple[Token, float], ...], Meta(max_length=MAX_BIASES)] = ()
 
 
 class Grant(Struct, frozen=True, array_like=True, tag=4):
@@ -96,10 +113,13 @@ class Grant(Struct, frozen=True, array_like=True, tag=4):
 
 
 class Draft(Struct, frozen=True, array_like=True, tag=5):
-    """Device → edge: drafted ids, packed, for a round; they start at `base` committed tokens.
+    """Device → edge: a draft for a round; it starts at `base` committed tokens.
 
     Attributes:
+        length: drafted tokens.
+        payload: what the rule puts on the air for them (`speculation.pack_draft`).
         draft_us: time spent drafting, microseconds.
+        head: under `rejection-down`, the token before `base` that the device found itself from the last offer.
 
     """
 
@@ -107,14 +127,17 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
     round: Count
     base: Count
     length: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
-    ids: Annotated[bytes, Meta(max_length=4 * MAX_DRAFT_LENGTH)]
+    payload: bytes
     draft_us: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    head: Token | None = None
 
 
 class Verdict(Struct, frozen=True, array_like=True, tag=6):
     """Edge → device: `accepted` of the draft's tokens stand after `base`, then comes `next_token`.
 
-    `finish` is empty while the request goes on, else "stop" or "length"; `grant` is the next round's, if any.
+    `finish` is empty while the request goes on, else "stop" or "length"; `grant` is the next round's, if any. Where
+    `offer` is not empty (`rejection-down`, `speculation.pack_offer`), the device finds the next token from it, and
+    `next_token` says nothing.
     """
 
     session: Count
@@ -124,6 +147,7 @@ class Verdict(Struct, frozen=True, array_like=True, tag=6):
     next_token: Token
     finish: Name = ""
     grant: Grant | None = None
+    offer: bytes = b""
 
 
 class Tail(Struct, frozen=True, array_like=True, tag=7):
@@ -158,8 +182,25 @@ class Error(Struct, frozen=True, array_like=True, tag=10):
     sentence: Annotated[str, Meta(max_length=1000)]
 
 
-Uplink = Hello | Open | Draft | Resume | Close
-Downlink = Welcome | Grant | Verdict | Tail | Error
+class Ask(Struct, frozen=True, array_like=True, tag=11):
+    """Edge → device, under `rejection-up`: the token after `accepted` was refused; send the law it was drawn from."""
+
+    session: Count
+    round: Count
+    accepted: Count
+
+
+class Law(Struct, frozen=True, array_like=True, tag=12):
+    """Device → edge: the law that an Ask wants, packed alone by `speculation.pack_laws`."""
+
+    session: Count
+    round: Count
+    accepted: Count
+    law: bytes
+
+
+Uplink = Hello | Open | Draft | Resume | Close | Law
+Downlink = Welcome | Grant | Verdict | Tail | Error | Ask
 Message = Uplink | Downlink
 
 
@@ -190,6 +231,15 @@ def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_Read]) -> _Read:
         return decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"a frame that is not a message of this protocol: {error}") from None
+
+
+def longest_draft(rule: Rule, form: LawFormat) -> int:
+    """The longest draft that fits a frame under a rule, 0 … `MAX_DRAFT_LENGTH`; 63 for ids, fewer for whole laws.
+
+    Example: laws of 1024 tokens, 16 + 18 bits each, take 4,354 bytes; 60 of them fit.
+    """
+    bits = bits_per_token(rule, form) + framing_bits(rule, form)
+    return min(MAX_DRAFT_LENGTH, 8 * (MAX_FRAME_BYTES - ENVELOPE_BYTES) // bits)
 
 
 def websocket_frame_bytes(payload_bytes: int, masked: bool) -> int:
