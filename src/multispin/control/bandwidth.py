@@ -107,6 +107,8 @@ def _bracketed(upload: Floats, slack: Floats, guess: Floats, snr: Floats) -> Flo
     used, apart = np.where(sends, upload, 1.0), np.where(sends, slack, 1.0)
     low, high = np.zeros_like(guess), np.full_like(guess, np.inf)
     careful = np.zeros_like(guess)
+    # Rounding in the least upload times moves the root by as much.
+    noise = 4e-16 * least_upload_s(upload, snr).max(axis=-1)
     x = guess
     for _ in range(_STEPS):
         share, slope = needed_share(used, x[..., None] + apart, snr)
@@ -117,7 +119,7 @@ def _bracketed(upload: Floats, slack: Floats, guess: Floats, snr: Floats) -> Flo
         careful = np.where(over, x + (f - 1.0) / fall, careful)
         low, high = np.where(over, x, low), np.where(over, high, x)
         step = f * (f - 1.0) / fall
-        if (np.abs(step) <= 1e-15 * x).all():
+        if (np.abs(step) <= noise + 1e-14 * x).all():
             break
         ahead = x + step
         x = np.where((ahead > low) & (ahead < high), ahead, np.where(careful > low, careful, 0.5 * (low + high)))

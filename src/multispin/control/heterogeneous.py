@@ -29,7 +29,7 @@ MAX_EFFORT = 4e8
 """Table entries that a search works through before it gives up: a few seconds on one core."""
 _CALL = 20_000.0
 """What a vectorised step costs besides its entries, in entries."""
-_INVERSION = 8.0
+_INVERSION = 10.0
 """How much longer an entry takes where a rate is to be inverted."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
