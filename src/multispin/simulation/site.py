@@ -119,6 +119,18 @@ class SiteController(Controller):
             self.devices[member.session].listen(self._queue.now_s)
         return super().plan(members, reserved_hz)
 
+    def observe_draft(
+        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
+    ) -> None:
+        """Learn, if there is anything to learn."""
+        if not self._knows:
+            super().observe_draft(session, length, draft_s, frame_bits, bandwidth_hz, upload_s)
+
+    def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn, if there is anything to learn."""
+        if not self._knows:
+            super().observe_outcome(session, drafted, accepted)
+
     def _view(self, session: int) -> View:
         if not self._knows:
             return super()._view(session)

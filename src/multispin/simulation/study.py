@@ -1,5 +1,6 @@
 """Many runs: policies, points of a sweep and seeds, over processes; means with confidence intervals."""
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -57,7 +58,12 @@ class Result:
 def simulate(job: Job, progress: Told = lambda _: None) -> Measures:
     """Run one job: a pure function of it."""
     site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance)
-    site.run(job.rounds, lambda done: progress(done / job.rounds))
+    # A run makes next to no cycles, and without this its garbage collections look at all of torch again and again.
+    gc.freeze()
+    try:
+        site.run(job.rounds, lambda done: progress(done / job.rounds))
+    finally:
+        gc.unfreeze()
     return measure(site)
 
 
