@@ -81,7 +81,7 @@ def test_every_sequence_is_met_once_in_an_epoch(shards, monkeypatch):
     met = [
         (tuple(shard.tokens[row].tolist()), int(shard.begins[row]))
         for step in range(sequences // 64)
-        for shard, row in batches.batch(step)
+        for shard, row, _ in batches.batch(step)
     ]
     assert len(met) == sequences
     every = [
@@ -128,3 +128,23 @@ def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path):
     assert json.loads(again.stdout)["results"] == card["results"]
     assert "150/150" in again.stderr
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["drafter.json", "weights.safetensors"]
+
+
+def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder, tmp_path):
+    """The states below are computed once; the model above them gives what the whole student gives."""
+    model = load_model(tiny_folder)
+    ids = torch.arange(257)
+    student = carve(model, (0, 1), ids, frozen=1)
+    below = {name: value.clone() for name, value in student.model.layers[0].named_parameters()}
+    recipe = Recipe(steps=3, batch=4, positions=32)
+    pupil = Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=1)
+    rows = pupil._batches.batch(0)
+    with torch.no_grad():
+        through, _ = pupil._states(rows, 10_000, torch.Generator().manual_seed(0))
+        pupil._frozen, pupil._upper = 0, student.model
+        whole, _ = pupil._states(rows, 10_000, torch.Generator().manual_seed(0))
+    assert torch.allclose(through.float(), whole.float(), atol=0.05)
+    again = Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=1)
+    again.run(tmp_path / "c.pt", lambda *_: None)
+    assert all(torch.equal(below[name], value) for name, value in student.model.layers[0].named_parameters())
+    assert not any(p.requires_grad for p in student.model.layers[0].parameters())

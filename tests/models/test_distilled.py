@@ -66,7 +66,7 @@ def test_what_is_stored_is_read_back(make_model, tmp_path, storage, error):
     assert torch.equal(again.lm_head.ids, IDS)
     for (name, one), other in zip(learned(student).items(), learned(again).values(), strict=True):
         limit = one.abs().amax() * error * 1.001 if one.ndim == 2 else 0.0
-        assert float((one - other).detach().abs().max()) <= float(limit), name
+        assert (one - other).abs().max().item() <= float(limit), name
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -128,3 +128,26 @@ def test_a_folder_is_a_drafter_spec(tiny_folder, tmp_path):
     save_drafter(carve(model, (0,), torch.arange(100)), card_of(model, (0,)), tmp_path)
     drafter, tokenizer = load_drafter(str(tmp_path), tiny_folder, 64)
     assert len(drafter.draft(tokenizer.encode_chat("Hello"), 3, SamplingParams())) == 3
+
+
+def test_frozen_layers_are_the_targets_own_and_are_not_stored(make_model, tmp_path):
+    from safetensors.torch import load_file
+
+    model = make_model("qwen3")
+    student = carve(model, (0, 1, 2), IDS, frozen=2)
+    assert student.model.layers[0] is model.model.layers[0]
+    assert student.model.layers[2] is not model.model.layers[2]
+    card = DrafterCard("tiny", fingerprint(model), (0, 1, 2), len(IDS), "bfloat16", frozen=2)
+    save_drafter(student, card, tmp_path)
+    names = load_file(tmp_path / "weights.safetensors")
+    assert any(name.startswith("model.layers.2.") for name in names)
+    assert not any(name.startswith(("model.layers.0.", "model.layers.1.")) for name in names)
+    with torch.no_grad():
+        again = load_student(tmp_path, make_model("qwen3"))(TEXT).logits[..., IDS]
+        assert torch.allclose(again, student(TEXT).logits[..., IDS], atol=0.05)
+
+
+@pytest.mark.parametrize(("layers", "frozen"), [((0, 2), 2), ((1, 2), 1), ((0, 1), -1)])
+def test_only_first_layers_can_be_frozen_and_not_all(make_model, layers, frozen):
+    with pytest.raises(InputError, match="frozen"):
+        carve(make_model("llama"), layers, frozen=frozen)

@@ -28,6 +28,8 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 @click.command("distill", short_help="Make a small drafter for a target.")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--layers", default="3", show_default=True, help="How many layers, or which: 0,1,2,29.")
+@click.option("--frozen", type=click.IntRange(0), default=0, show_default=True,
+              help="So many of them, the first ones, stay the target's: neither taught nor stored.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
 @click.option("--steps", type=click.IntRange(1, 10**7), default=1500, show_default=True, help="Optimiser steps.")
 @click.option("--tokens", type=click.IntRange(1, 10**10), default=500_000, show_default=True,
@@ -87,6 +89,7 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
             variation_share=options["variation_share"],
             seed=options["seed"],
         ),
+        frozen=options["frozen"],
         corpus=options["corpus"],
         tokens=options["tokens"],
         answer_tokens=options["answer_tokens"],

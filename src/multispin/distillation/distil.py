@@ -42,6 +42,7 @@ class Order:
     Attributes:
         target: reference of the target.
         layers: indices of its layers to begin with, ascending, or how many.
+        frozen: so many of them, the first ones, stay the target's own and are not stored.
         out: folder of the drafter.
         corpus: folder of the corpus, which several students may share; `out`/corpus if None.
         tokens: tokens of the corpus.
@@ -61,6 +62,7 @@ class Order:
     layers: int | tuple[int, ...]
     out: Path
     recipe: Recipe
+    frozen: int = 0
     corpus: Path | None = None
     tokens: int = 500_000
     answer_tokens: int = 160
@@ -114,7 +116,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     model = load_model(order.target, "float32", order.device)
     total = int(model.config.get_text_config().num_hidden_layers)
     layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
-    check_layers(model, layers)
+    check_layers(model, layers, order.frozen)
     head = model.get_output_embeddings().weight.detach()
     writing = load_model(order.target, "bfloat16", order.device)
     writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
@@ -131,11 +133,13 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     del writer, short, writing
 
     ids = frequent_ids(paths, order.vocabulary, len(head), tokenizer.stop_ids)
+    frozen = order.frozen
     if order.begin is None:
-        student = carve(model, layers, ids)
+        student = carve(model, layers, ids, order.frozen)
     else:
         student, ids = _continued(order.begin, model)
-    trainer = Trainer(student, head, ids, order.recipe, paths, order.device)
+        frozen = read_card(order.begin).frozen
+    trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen)
 
     def taught(step: int, loss: float, step_s: float) -> None:
         report(Progress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
@@ -148,6 +152,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
         layers=layers if order.begin is None else read_card(order.begin).layers,
         vocabulary=len(ids),
         storage=order.storage,
+        frozen=frozen,
         made={
             **made,
             "corpus_tokens": sum(Shard.load(path).generated for path in paths),

@@ -5,6 +5,7 @@ hidden state; towards the end the total variation TV(p, q), since 1 − TV is th
 al., arXiv 2211.17192). Everything that is drawn depends on (seed, step), so a resumed run equals an uninterrupted one.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from torch.nn import functional
 from multispin.distillation.corpus import Shard
 from multispin.errors import InputError
 from multispin.models.distilled import learned
+
+Example = tuple[Shard, int, torch.Tensor | None]
+"""A shard, a row of it, and that row's states after the frozen layers, [T, H], if there are any."""
 
 POOL_SHARDS = 32
 """Shards in memory at once; batches are mixed within them."""
@@ -66,11 +70,15 @@ class Batches:
         shards: files of the corpus.
         size: sequences per batch.
         seed: of the order.
+        prepare: what is computed once for each shard in memory, [N, T, …].
 
     """
 
-    def __init__(self, shards: Sequence[Path], size: int, seed: int) -> None:
-        self._size, self._seed = size, seed
+    def __init__(
+        self, shards: Sequence[Path], size: int, seed: int, prepare: Callable[[Shard], torch.Tensor] | None = None
+    ) -> None:
+        self._size, self._seed, self._prepare = size, seed, prepare
+        self._prepared: list[torch.Tensor] = []
         self._shards = list(shards)
         self._pools = -(-len(self._shards) // POOL_SHARDS)
         self._loaded = (-1, -1)
@@ -79,7 +87,7 @@ class Batches:
         self._epoch, self._turn = 0, 0
         self._plan: list[list[tuple[int, int]]] = []
 
-    def batch(self, step: int) -> list[tuple[Shard, int]]:
+    def batch(self, step: int) -> list[Example]:
         """The sequences of a step; steps are asked for in ascending order."""
         while step >= self._at + len(self._plan):
             if self._plan or self._loaded != (-1, -1):
@@ -88,12 +96,19 @@ class Batches:
                 if self._turn == self._pools:
                     self._epoch, self._turn = self._epoch + 1, 0
             self._load()
-        return [(self._pool[shard], row) for shard, row in self._plan[step - self._at]]
+        return [
+            (self._pool[shard], row, self._prepared[shard][row] if self._prepared else None)
+            for shard, row in self._plan[step - self._at]
+        ]
 
     def _load(self) -> None:
-        order = np.random.default_rng([self._seed, 1, self._epoch]).permutation(len(self._shards))
+        order = np.random.default_rng([self._seed, 1, self._epoch if self._pools > 1 else 0]).permutation(
+            len(self._shards)
+        )
         chosen = np.array_split(order, self._pools)[self._turn]
-        self._pool = [Shard.load(self._shards[k]) for k in chosen]
+        if self._pools > 1 or not self._pool:
+            self._pool = [Shard.load(self._shards[k]) for k in chosen]
+            self._prepared = [self._prepare(shard) for shard in self._pool] if self._prepare else []
         self._loaded = (self._epoch, self._turn)
         sequences = [(k, row) for k, shard in enumerate(self._pool) for row in range(len(shard.ends))]
         mixed = np.random.default_rng([self._seed, 2, self._epoch, self._turn]).permutation(len(sequences))
@@ -111,11 +126,19 @@ class Trainer:
         recipe: how.
         shards: the corpus; the last one is kept for validation.
         device: where it is taught.
+        frozen: layers, the first ones, that stay the target's. Their states are computed once.
 
     """
 
     def __init__(
-        self, student: Any, head: torch.Tensor, ids: torch.Tensor, recipe: Recipe, shards: Sequence[Path], device: str
+        self,
+        student: Any,
+        head: torch.Tensor,
+        ids: torch.Tensor,
+        recipe: Recipe,
+        shards: Sequence[Path],
+        device: str,
+        frozen: int = 0,
     ) -> None:
         if len(shards) < 2:
             raise InputError(f"the corpus has {len(shards)} shards; at least 2 are needed, one of them for validation")
@@ -125,7 +148,9 @@ class Trainer:
         self.spent_s = 0.0
         self._device = torch.device(device)
         self._rows = head.detach()[ids].to(self._device, torch.bfloat16)
-        self._parameters = list(learned(student).values())
+        self._parameters = list(learned(student, frozen).values())
+        self._frozen = frozen
+        self._upper = _upper(student.model, frozen) if frozen else student.model
         for parameter in student.parameters():
             parameter.requires_grad_(False)
         for parameter in self._parameters:
@@ -133,7 +158,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
-        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed)
+        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed, self._trunk if frozen else None)
         self._validation = shards[-1]
 
     def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
@@ -165,11 +190,15 @@ class Trainer:
     def validate(self) -> tuple[float, float]:
         """Acceptance on the shard kept back: mean Σ min(p, q) over the student's vocabulary, and greedy agreement."""
         shard = Shard.load(self._validation)
+        trunk = self._trunk(shard) if self._frozen else None
         noise = torch.Generator().manual_seed(0)
         met, agreed, count = 0.0, 0.0, 0
         with torch.no_grad():
             for begin in range(0, len(shard.ends), self.recipe.batch):
-                rows = [(shard, row) for row in range(begin, min(begin + self.recipe.batch, len(shard.ends)))]
+                rows: list[Example] = [
+                    (shard, row, None if trunk is None else trunk[row])
+                    for row in range(begin, min(begin + self.recipe.batch, len(shard.ends)))
+                ]
                 positions = _VALIDATION_POSITIONS * len(rows)
                 hidden, aim = self._states(rows, positions, noise)
                 p, q = (functional.softmax(self._logits(states), -1) for states in (aim, hidden))
@@ -178,7 +207,7 @@ class Trainer:
                 count += len(p)
         return met / count, agreed / count
 
-    def _learn(self, rows: list[tuple[Shard, int]]) -> float:
+    def _learn(self, rows: list[Example]) -> float:
         recipe = self.recipe
         noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
         for group in self._optimiser.param_groups:
@@ -197,23 +226,49 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _states(
-        self, rows: list[tuple[Shard, int]], positions: int, noise: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _states(self, rows: list[Example], positions: int, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Final hidden states of student and target at some positions of the answers: [P, H] each."""
-        longest = max(int(shard.ends[row]) for shard, row in rows)
-        tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
-        places = []
-        for k, (shard, row) in enumerate(rows):
-            end = int(shard.ends[row])
-            tokens[k, :end] = shard.tokens[row, :end]
-            places += [(k, t) for t in range(int(shard.begins[row]) - 1, end - 1)]
+        longest = max(int(shard.ends[row]) for shard, row, _ in rows)
+        places = [
+            (k, t)
+            for k, (shard, row, _) in enumerate(rows)
+            for t in range(int(shard.begins[row]) - 1, int(shard.ends[row]) - 1)
+        ]
         chosen = torch.randperm(len(places), generator=noise)[:positions]
         picked = torch.tensor(places)[chosen]
         aim = torch.stack([rows[k][0].states[rows[k][1], t] for k, t in picked.tolist()]).to(self._device)
+        if self._frozen:
+            begun = torch.zeros(len(rows), longest, aim.shape[1], dtype=torch.bfloat16)
+            for k, (shard, row, trunk) in enumerate(rows):
+                assert trunk is not None
+                begun[k, : shard.ends[row]] = trunk[: shard.ends[row]]
+            inputs = {"inputs_embeds": begun.to(self._device)}
+        else:
+            tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+            for k, (shard, row, _) in enumerate(rows):
+                tokens[k, : shard.ends[row]] = shard.tokens[row, : shard.ends[row]]
+            inputs = {"input_ids": tokens.to(self._device)}
         with torch.autocast(self._device.type, torch.bfloat16):
-            hidden = self.student.model(input_ids=tokens.to(self._device), use_cache=False).last_hidden_state
+            hidden = self._upper(**inputs, use_cache=False).last_hidden_state
         return hidden[picked[:, 0], picked[:, 1]], aim
+
+    @torch.no_grad()
+    def _trunk(self, shard: Shard) -> torch.Tensor:
+        """States after the frozen layers: [N, T, H] bfloat16."""
+        kept: list[torch.Tensor] = []
+        hook = self.student.model.layers[self._frozen].register_forward_pre_hook(
+            lambda _module, inputs: kept.append(inputs[0].to(torch.bfloat16).cpu())
+        )
+        config = self.student.model.config
+        layers, config.num_hidden_layers = config.num_hidden_layers, self._frozen + 1  # the models stop there
+        try:
+            with torch.autocast(self._device.type, torch.bfloat16):
+                for tokens in torch.split(shard.tokens, self.recipe.batch):
+                    self.student.model(input_ids=tokens.to(self._device), use_cache=False)
+        finally:
+            config.num_hidden_layers = layers
+            hook.remove()
+        return torch.cat(kept)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return (states.to(torch.bfloat16) @ self._rows.T).float()
@@ -241,3 +296,17 @@ class Trainer:
             for parameter, value in zip(self._parameters, kept["parameters"], strict=True):
                 parameter.copy_(value)
         self._optimiser.load_state_dict(kept["optimiser"])
+
+
+def _upper(body: Any, frozen: int) -> Any:
+    """The model above its frozen layers, sharing their weights; it takes states where the whole takes embeddings."""
+    layers, body.layers = body.layers, nn.ModuleList()
+    try:
+        upper = copy.deepcopy(body, {id(parameter): parameter for parameter in body.parameters()})
+    finally:
+        body.layers = layers
+    upper.layers = layers[frozen:]
+    upper.config.num_hidden_layers = len(layers) - frozen
+    if getattr(upper.config, "layer_types", None) is not None:
+        upper.config.layer_types = upper.config.layer_types[frozen:]
+    return upper

@@ -37,6 +37,7 @@ class DrafterCard:
         target: reference of the target that it was made from.
         fingerprint: of the target's embeddings, see `fingerprint`.
         layers: indices of the target's layers that it began as.
+        frozen: how many of them, the first ones, are still the target's own, and read from it.
         vocabulary: token ids that its head can draft.
         storage: "int8" or "bfloat16".
         made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
@@ -50,6 +51,7 @@ class DrafterCard:
     layers: tuple[int, ...]
     vocabulary: int
     storage: str
+    frozen: int = 0
     made: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
@@ -89,8 +91,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     return hashlib.sha256(rows.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
 
 
-def check_layers(model: PreTrainedModel, layers: tuple[int, ...]) -> None:
-    """InputError if these layers cannot be taken out of this model."""
+def check_layers(model: PreTrainedModel, layers: tuple[int, ...], frozen: int) -> None:
+    """InputError if these layers cannot be taken out of this model, or the frozen ones are not its first ones."""
     body = getattr(model, "model", None)
     if not isinstance(getattr(body, "layers", None), nn.ModuleList) or not hasattr(body, "norm"):
         raise InputError(
@@ -99,18 +101,25 @@ def check_layers(model: PreTrainedModel, layers: tuple[int, ...]) -> None:
     total = int(model.config.get_text_config().num_hidden_layers)
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
         raise InputError(f"layers {list(layers)} are not ascending indices of the target's {total} layers")
+    if not 0 <= frozen < len(layers) or layers[:frozen] != tuple(range(frozen)):
+        raise InputError(
+            f"{frozen} of the layers {list(layers)} cannot be frozen: they must be the target's first ones"
+        )
 
 
-def carve(model: PreTrainedModel, layers: tuple[int, ...], ids: torch.Tensor | None = None) -> PreTrainedModel:
+def carve(
+    model: PreTrainedModel, layers: tuple[int, ...], ids: torch.Tensor | None = None, frozen: int = 0
+) -> PreTrainedModel:
     """A student: copies of some layers and of the last norm, the target's own embeddings, a head over `ids`.
 
     Args:
         model: the target, of the Llama or Qwen family.
         layers: indices of its layers, ascending.
         ids: [V'] ascending token ids of the head; None for all.
+        frozen: so many of the layers, the first ones, are not copied but shared with the target.
 
     """
-    check_layers(model, layers)
+    check_layers(model, layers, frozen)
     body: Any = model.model
     kept, head = body.layers, model.get_output_embeddings()
     try:  # everything but the layers that are copied is shared, so those must be out of the way of deepcopy
@@ -121,7 +130,7 @@ def carve(model: PreTrainedModel, layers: tuple[int, ...], ids: torch.Tensor | N
     finally:
         body.layers = kept
         model.set_output_embeddings(head)
-    student.model.layers = nn.ModuleList(copy.deepcopy(kept[index]) for index in layers)
+    student.model.layers = nn.ModuleList([*kept[:frozen], *(copy.deepcopy(kept[index]) for index in layers[frozen:])])
     config = student.config.get_text_config()
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None) is not None:
@@ -140,20 +149,17 @@ def carve(model: PreTrainedModel, layers: tuple[int, ...], ids: torch.Tensor | N
     return student.eval()
 
 
-def learned(student: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The student's own parameters by name: its layers and last norm."""
-    return {
-        name: parameter
-        for name, parameter in student.named_parameters()
-        if name.startswith(("model.layers.", "model.norm."))
-    }
+def learned(student: PreTrainedModel, frozen: int = 0) -> dict[str, nn.Parameter]:
+    """The student's own parameters by name: its layers but the frozen ones, and the last norm."""
+    own: tuple[str, ...] = ("model.norm.", *(f"model.layers.{k}." for k in range(frozen, len(student.model.layers))))
+    return {name: parameter for name, parameter in student.named_parameters() if name.startswith(own)}
 
 
 def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> None:
     """Write what differs from the target, and the card."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in learned(student).items():
+    for name, parameter in learned(student, card.frozen).items():
         value = parameter.detach().float().cpu()
         if value.ndim != 2:
             tensors[name] = value.contiguous()
@@ -208,9 +214,9 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
         vocabulary_size = int(model.config.get_text_config().vocab_size)
         if ids is not None and not bool(((ids >= 0) & (ids < vocabulary_size)).all()):
             raise InputError(f"the weights in {folder} speak of token ids outside 0 … {vocabulary_size - 1}")
-        student = carve(model, card.layers, ids)
+        student = carve(model, card.layers, ids, card.frozen)
         with torch.no_grad():
-            for name, parameter in learned(student).items():
+            for name, parameter in learned(student, card.frozen).items():
                 value = stored[name].float()
                 if name + _SCALE in stored:
                     value = value * stored[name + _SCALE].float()[:, None]
