@@ -117,7 +117,9 @@ class DeviceSession:
     @property
     def over(self) -> bool:
         """Whether the token that the edge lacks ends the text, so that nothing is left to draft."""
-        return self._head is not None and (self._head in self._stop_ids or len(self.generated) >= self._max_tokens)
+        return self._head is not None and (
+            self._head in self._stop_ids or len(self.committed) - self.prompt_tokens >= self._max_tokens
+        )
 
     def greet(self) -> Hello | Resume:
         """The first message on a connection: a resume if there is something to resume."""
@@ -259,7 +261,7 @@ class DeviceSession:
         return self._advance(ids[len(self.committed) - tail.base :], 0, tail)
 
     def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail) -> Progress:
-        known = len(self.generated)
+        known = len(self.committed) - self.prompt_tokens
         self.committed += tokens
         self.grant, self.finish = message.grant, message.finish
         end = self._stops.end(self.generated, known) if self._stops is not None else None
