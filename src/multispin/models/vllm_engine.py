@@ -13,10 +13,11 @@ new request reads all but the newest token and has that one emitted by decree; i
 all others. This costs one more step of the engine, only when a session comes in.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,7 @@ from transformers import AutoConfig
 from multispin.errors import InputError
 from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.loading import DTYPES, resolve
-from multispin.speculation import Evidence, Finding, Outcome, Rule, SamplingParams, judge
+from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, SamplingParams, judge
 
 USUAL_MAX_LENGTH = 1024
 MAX_PROMPT_TOKENS_PER_STEP = 2048
@@ -68,6 +69,8 @@ class _Judge:
         finding = judge(self.drafted, self.evidence, rows, self.base, self.params)
         if isinstance(finding, Outcome):
             return [*self.drafted[: finding.accepted], finding.next_token], None
+        if isinstance(finding, Rejection):
+            finding = replace(finding, law=finding.law.cpu())  # it leaves the worker
         # The next token is not known yet. Whatever vLLM goes on with will be replaced by it.
         return [*self.drafted[: finding.accepted], 0], finding
 
@@ -102,13 +105,9 @@ class VllmEngine:
         max_draft: int = 16,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
         if slots < 1:
             raise InputError(f"slots = {slots} is below 1")
-        source = resolve(reference)
-        internals = _import_internals()
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        internals, source, config = _known(reference, dtype)
         # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
         known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1
         self._max_length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
@@ -116,21 +115,16 @@ class VllmEngine:
             raise InputError(
                 f"max_length = {max_length} is outside 1 … {known}, the positions that this model knows, but one"
             )
-        chosen = _options(options or {}, internals.option_names())
         # A step must have room for everybody's draft, or vLLM would cut some of them.
         step = max(MAX_PROMPT_TOKENS_PER_STEP, slots * (max_draft + 1))
-        chosen.setdefault("max_num_batched_tokens", step)
-        if internals.on_cpu():
-            block = chosen.setdefault("block_size", CPU_BLOCK_TOKENS)
-            tokens = (slots + 1) * (-(-(self._max_length + max_draft + 2) // block) * block)
-            chosen.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))
-        try:
+        chosen = _options(internals, options, {"max_num_batched_tokens": step})
+        _size_cache(internals, config, dtype, slots, self._max_length + max_draft + 2, chosen)
+        with _told_in_a_sentence(reference):
             self._core = internals.Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise InputError(f"vLLM cannot serve {reference}: {_sentence(error)}") from error
-        if self._core.concurrency < slots:
+        if (fits := self._core.concurrency) < slots:
+            self._core.shutdown()
             raise InputError(
-                f"vLLM's cache has room for {self._core.concurrency:.1f} texts of {self._max_length} tokens and not "
+                f"vLLM's cache has room for {fits:.1f} texts of {self._max_length} tokens and not "
                 f"for {slots}: lower --slots or --max-length, or give it more memory (--engine-option "
                 "gpu_memory_utilization=0.95, or kv_cache_memory_bytes on a CPU)"
             )
@@ -280,6 +274,38 @@ class VllmEngine:
                 raise ValueError(f"a token id is outside 0 … {self._vocabulary_size - 1}")
 
 
+def decode_by_vllm(
+    reference: str,
+    requests: Sequence[tuple[Sequence[int], SamplingParams]],
+    max_tokens: int,
+    stop_ids: Collection[int] = (),
+    dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """What `decode_alone` is to the embedded verifier: plain decoding by vLLM, one request at a time.
+
+    It shares nothing with `VllmEngine` but vLLM's model and the sampling law: no drafts, vLLM's own scheduler and
+    sampler, and its documented way for requests to draw their tokens themselves.
+
+    Args:
+        reference: Hub id, folder, GGUF file or 'embedded'.
+        requests: prompt and sampling law of each.
+        max_tokens: where a text ends that has not met a stop id; a stop id is included.
+        stop_ids: where it ends.
+        dtype: of weights and cache.
+        options: further arguments of vLLM's engine, as for the engine that is compared.
+    """
+    internals, source, config = _known(reference, dtype)
+    longest = max(len(prompt) for prompt, _ in requests) + max_tokens + 1
+    chosen = _options(internals, options, {})
+    _size_cache(internals, config, dtype, 1, longest, chosen)
+    wanted = [(prompt, params, max_tokens) for prompt, params in requests]
+    with _told_in_a_sentence(reference):
+        texts = internals.decode(source, dtype, longest, chosen, wanted)
+    ends = [next((i for i, token in enumerate(text, start=1) if token in stop_ids), len(text)) for text in texts]
+    return [list(text[:end]) for text, end in zip(texts, ends, strict=True)]
+
+
 def _told(state: _Slot, feed: Feed) -> list[int]:
     """The slot's text up to the newest token, as this feed tells it."""
     return [*state.text[: feed.start], feed.tokens[0]]
@@ -316,11 +342,41 @@ def _import_internals() -> ModuleType:
     return vllm_internals
 
 
-def _options(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    for name in options:
-        if name not in known:
+def _known(reference: str, dtype: str) -> tuple[ModuleType, str, Any]:
+    """The module that knows vLLM, the model's folder or Hub id, and the model's configuration."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+    internals, source = _import_internals(), resolve(reference)
+    with _told_in_a_sentence(reference):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return internals, source, config.get_text_config()
+
+
+@contextlib.contextmanager
+def _told_in_a_sentence(reference: str) -> Iterator[None]:
+    """What vLLM or transformers say of a bad model or option, as an InputError."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"vLLM cannot serve {reference}: {_sentence(error)}") from error
+
+
+def _options(internals: ModuleType, chosen: Mapping[str, Any] | None, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a person chose, checked by name, over what is usual here."""
+    for name in chosen or {}:
+        if name not in internals.option_names():
             raise InputError(f"there is no option {name!r} of vLLM's engine, or multispin sets it itself")
-    return dict(options)
+    return {**usual, **(chosen or {})}
+
+
+def _size_cache(
+    internals: ModuleType, config: Any, dtype: str, slots: int, length: int, options: dict[str, Any]
+) -> None:
+    """On a CPU, make the cache as large as these slots need: vLLM's default is a share of all memory."""
+    if internals.on_cpu():
+        block = options.setdefault("block_size", CPU_BLOCK_TOKENS)
+        tokens = (slots + 1) * -(-length // block) * block
+        options.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

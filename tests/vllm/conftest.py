@@ -1,0 +1,31 @@
+import importlib.util
+import os
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+INSTALLED = importlib.util.find_spec("vllm") is not None
+
+# Two vLLM workers on two cores, beside the test itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_modifyitems(items):
+    if not INSTALLED:
+        for item in items:
+            if "tests/vllm/" in item.path.as_posix() and "without_vllm" not in item.name:
+                item.add_marker(pytest.mark.skip(reason="vLLM is not installed: make vllm sets it up"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, tiny_folder):
+    """A tiny Llama whose heads are as wide as vLLM's attention on a CPU wants them."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("vllm") / "tiny")
+    config = LlamaConfig.from_pretrained(folder)
+    config.update({"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32})
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return str(folder)

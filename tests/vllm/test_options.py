@@ -1,0 +1,28 @@
+import importlib.util
+
+import pytest
+
+from multispin.errors import InputError
+from multispin.models import vllm_engine
+
+
+def test_without_vllm_one_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"multispin\[vllm\].*make vllm"):
+        vllm_engine.VllmEngine("embedded", 2)
+
+
+def test_options_are_read_without_vllm():
+    pairs = ["tensor_parallel_size=8", "distributed-executor-backend=ray", "enforce_eager=true", 'x={"a": 1}']
+    assert vllm_engine.parse_options(pairs) == {
+        "tensor_parallel_size": 8,
+        "distributed_executor_backend": "ray",
+        "enforce_eager": True,
+        "x": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize("pair", ["tensor_parallel_size", "=8"])
+def test_options_of_another_form_are_refused_without_vllm(pair):
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        vllm_engine.parse_options([pair])

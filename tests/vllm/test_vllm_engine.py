@@ -1,0 +1,332 @@
+"""vLLM under the engine's protocol does what the embedded verifier does, step by step."""
+
+import contextlib
+import random
+
+import pytest
+import torch
+
+from multispin.errors import InputError
+from multispin.models import Feed, SlotsTakenError, Verifier, decode_alone, load_model
+from multispin.models.vllm_engine import VllmEngine, decode_by_vllm
+from multispin.speculation import (
+    Evidence,
+    LawFormat,
+    Offer,
+    Outcome,
+    Rejection,
+    Rule,
+    SamplingParams,
+    draft_token,
+    resolve_down,
+    resolve_up,
+    truncate,
+)
+
+SLOTS, LENGTH, DRAFT = 3, 96, 8
+GREEDY = SamplingParams()
+LAWS = {
+    "greedy": GREEDY,
+    "coupled": SamplingParams(0.9, seed=77),
+    "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
+}
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def started(folder):
+    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options={"enforce_eager": True})
+    yield engine
+    engine.shutdown()
+
+
+@pytest.fixture
+def vllm_engine(started):
+    yield started
+    for slot in range(SLOTS):
+        with contextlib.suppress(ValueError):
+            started.close(slot)
+    started._free.sort(reverse=True)  # slots are handed out from 0, as in a new one
+
+
+@pytest.fixture
+def embedded_engine(folder):
+    return Verifier(load_model(folder), SLOTS, LENGTH)
+
+
+@pytest.fixture(params=["embedded", "vllm"])
+def engine(request):
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
+class Text:
+    """One text that both engines are asked to write, with guesses that are right now and then."""
+
+    def __init__(self, rng, vocabulary, expected, prompt, params):
+        self.rng, self.vocabulary, self.params = rng, vocabulary, params
+        self.expected, self.prompt, self.committed = expected, prompt, list(prompt)
+
+    def feed(self, slot, cached, limit):
+        left = len(self.committed) - 1 - cached
+        if left > 0:
+            chunk = self.committed[cached : cached + min(left, self.rng.randint(1, 40))]
+            return Feed(slot, cached, chunk, None)
+        written = len(self.committed) - len(self.prompt)
+        right = self.expected[written : written + self.rng.randint(0, DRAFT)]
+        wrong = [self.rng.randrange(self.vocabulary) for _ in range(self.rng.randint(0, 2))]
+        draft = [*right, *wrong][: min(DRAFT, limit - written - 1)] if self.rng.random() < 0.8 else []
+        return Feed(slot, len(self.committed) - 1, [self.committed[-1], *draft], self.params)
+
+    @property
+    def generated(self):
+        return self.committed[len(self.prompt) :]
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_verifier(
+    model, vllm_engine, embedded_engine, law
+):
+    params, limit, rng = LAWS[law], 30, random.Random(5)
+    vocabulary = embedded_engine.vocabulary_size
+    assert vllm_engine.vocabulary_size == vocabulary
+    prompts = [[rng.randrange(vocabulary) for _ in range(n)] for n in (2, 5, 33, 34, 60, 20)]
+    alone = [decode_alone(model, prompt, params, limit) for prompt in prompts]
+    waiting = [Text(rng, vocabulary, text, prompt, params) for prompt, text in zip(prompts, alone, strict=True)]
+    everybody, running, accepted, empty = list(waiting), {}, 0, 0
+    while waiting or running:
+        while waiting and len(running) < SLOTS and rng.random() < 0.6:
+            slot = vllm_engine.open()
+            assert embedded_engine.open() == slot
+            running[slot] = waiting.pop()
+        for slot in list(running):
+            if rng.random() < 0.05:  # lose the slot and go on in another one, as after a lost edge
+                text = running.pop(slot)
+                vllm_engine.close(slot)
+                embedded_engine.close(slot)
+                slot = vllm_engine.open()
+                assert embedded_engine.open() == slot
+                running[slot] = text
+        feeds = [
+            text.feed(slot, embedded_engine.cached(slot), limit) for slot, text in running.items() if rng.random() < 0.8
+        ]
+        found, wanted = vllm_engine.verify(feeds), embedded_engine.verify(feeds)
+        assert found == wanted
+        for feed, outcome in zip(feeds, found, strict=True):
+            if outcome is not None:
+                text = running[feed.slot]
+                text.committed += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
+                for engine in (vllm_engine, embedded_engine):
+                    engine.commit(feed.slot, len(text.committed) - 1)
+                accepted += outcome.accepted
+                empty += len(feed.tokens) == 1
+            assert vllm_engine.cached(feed.slot) == embedded_engine.cached(feed.slot)
+        for slot, text in list(running.items()):
+            if len(text.generated) >= limit:
+                vllm_engine.close(slot)
+                embedded_engine.close(slot)
+                del running[slot]
+    assert [text.generated[:limit] for text in everybody] == alone
+    assert accepted > 50  # the drafts mattered
+    assert empty > 3  # and so did rounds without one
+
+
+def test_a_commit_of_less_than_was_accepted_goes_on_from_there(model, vllm_engine, embedded_engine):
+    prompt = [7, 8, 9, 10, 11]
+    text = decode_alone(model, prompt, GREEDY, 12)
+    for engine in (vllm_engine, embedded_engine):
+        slot = engine.open()
+        engine.verify([Feed(slot, 0, prompt[:-1], None)])
+        assert engine.verify([Feed(slot, 4, [prompt[-1], *text[:6]], GREEDY)]) == [Outcome(6, text[6])]
+        engine.commit(slot, 4 + 3)  # only two of the six are kept
+        assert engine.cached(slot) == 7
+        assert engine.verify([Feed(slot, 7, [text[2], text[3], text[4], 0], GREEDY)]) == [Outcome(2, text[5])]
+        engine.close(slot)
+
+
+def test_a_feed_may_start_before_what_is_cached(model, engine):
+    prompt = list(range(20, 60))
+    text = decode_alone(model, prompt, GREEDY, 4)
+    other = decode_alone(model, [*prompt[:30], 3], GREEDY, 4)
+    slot = engine.open()
+    engine.verify([Feed(slot, 0, prompt[:-1], None)])
+    assert engine.verify([Feed(slot, 39, [prompt[-1], *text[:2]], GREEDY)]) == [Outcome(2, text[2])]
+    assert engine.verify([Feed(slot, 30, [3, *other[:1]], GREEDY)]) == [Outcome(1, other[1])]
+    assert engine.verify([Feed(slot, 0, prompt[:35], None)]) == [None]
+    assert engine.cached(slot) == 35
+
+
+def test_a_text_may_grow_to_the_full_length(model, engine):
+    prompt = [5] * (LENGTH - 12)
+    text = decode_alone(model, prompt, GREEDY, 12)
+    slot = engine.open()
+    engine.verify([Feed(slot, 0, prompt[:-1], None)])
+    assert engine.verify([Feed(slot, len(prompt) - 1, [5, *text[:8]], GREEDY)]) == [Outcome(8, text[8])]
+    engine.commit(slot, len(prompt) + 8)
+    assert engine.verify([Feed(slot, len(prompt) + 8, [text[8], *text[9:11]], GREEDY)]) == [Outcome(2, text[11])]
+    engine.commit(slot, len(prompt) + 11)
+    assert engine.cached(slot) == LENGTH - 1
+
+
+def test_a_slot_that_is_closed_while_others_go_on_leaves_no_trace(model, engine):
+    prompt = [1, 2, 3]
+    text = decode_alone(model, prompt, GREEDY, 6)
+    stays, goes = engine.open(), engine.open()
+    engine.verify([Feed(stays, 0, prompt[:-1], None), Feed(goes, 0, [9, 9], None)])
+    engine.verify([Feed(stays, 2, [3, *text[:2]], GREEDY), Feed(goes, 2, [9, 4, 4], GREEDY)])
+    engine.commit(stays, 5)
+    engine.close(goes)
+    with pytest.raises(ValueError, match="not open"):
+        engine.close(goes)
+    assert engine.verify([Feed(stays, 5, [text[2], *text[3:5]], GREEDY)]) == [Outcome(2, text[5])]
+    assert engine.open() == goes
+    assert engine.cached(goes) == 0
+
+
+def test_a_prompt_of_one_token_is_answered(model, engine):
+    text = decode_alone(model, [42], GREEDY, 3)
+    slot = engine.open()
+    (outcome,) = engine.verify([Feed(slot, 0, [42, *text[:1]], GREEDY)])
+    written = [*text[: outcome.accepted], outcome.next_token]
+    assert written == text[: len(written)]
+    engine.commit(slot, len(written))
+    assert engine.verify([Feed(slot, len(written), [written[-1]], GREEDY)]) == [Outcome(0, text[len(written)])]
+
+
+def test_slots_run_out_with_an_answer_and_come_back(engine):
+    slots = [engine.open() for _ in range(SLOTS)]
+    with pytest.raises(SlotsTakenError, match=f"all {SLOTS} slots"):
+        engine.open()
+    engine.close(slots[0])
+    assert engine.open() == slots[0]
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        Feed(0, 1, [1], GREEDY),  # a gap
+        Feed(0, 0, [], GREEDY),
+        Feed(0, 0, [1] * (LENGTH + 1), None),  # too long
+        Feed(0, 0, [10**6], GREEDY),  # no such token
+        Feed(1, 0, [1], GREEDY),  # not open
+    ],
+)
+def test_feeds_that_make_no_sense_are_refused(engine, feed):
+    assert engine.open() == 0
+    with pytest.raises(ValueError, match=r"slot|token|cached"):
+        engine.verify([feed])
+
+
+@pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vllm_engine, embedded_engine, rule):
+    params, form = SamplingParams(0.8, seed=4), LawFormat(embedded_engine.vocabulary_size, 40, 12)
+    committed, noise = list(range(50, 90)), torch.Generator().manual_seed(0)
+    slots = vllm_engine.open(), embedded_engine.open()
+    for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
+        engine.verify([Feed(slot, 0, committed[:-1], None)])
+    kinds = set()
+    for length in (4, 0, 3, 5, 4, 6, 2, 5):
+        base, drafted, laws = len(committed), [], []
+        for position in range(base, base + length):  # a drafter that is the target, blurred
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*committed, *drafted]])).logits[0, -1]
+            laws.append(truncate(logits + 1.5 * torch.randn(logits.shape, generator=noise), params, form))
+            drafted.append(draft_token(laws[-1], params.seed, base, position))
+        weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
+        whole = rule is Rule.REJECTION
+        evidence = Evidence(rule, form, laws=tuple(laws) if whole else (), weights=() if whole else tuple(weights))
+        found, wanted = (
+            engine.verify([Feed(slot, base - 1, [committed[-1], *drafted], params, evidence)])[0]
+            for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True)
+        )
+        assert type(found) is type(wanted)
+        assert found.accepted == wanted.accepted
+        kinds.add(type(found))
+        tokens = [found, wanted]
+        for i, finding in enumerate(tokens):  # what the device makes of it
+            if isinstance(finding, Outcome):
+                tokens[i] = finding.next_token
+            elif isinstance(finding, Rejection):
+                tokens[i] = resolve_up(finding, laws[finding.accepted]).next_token
+            else:
+                tokens[i] = resolve_down(finding, laws[finding.accepted], params.seed)
+        assert tokens[0] == tokens[1]
+        committed += [*drafted[: found.accepted], tokens[0]]
+        for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
+            engine.commit(slot, len(committed) - 1)
+    expected = {Rule.REJECTION: set(), Rule.REJECTION_UP: {Rejection}, Rule.REJECTION_DOWN: {Offer}}[rule]
+    assert kinds == {Outcome} | expected
+
+
+def test_with_drafts_vllm_writes_what_it_writes_alone(folder, vllm_engine):
+    """The reference has no drafts and none of our scheduler, one request at a time."""
+    rng = random.Random(2)
+    requests = [([3, 1, 4, 1, 5], GREEDY), (list(range(100, 140)), LAWS["coupled"]), ([6] * 33, LAWS["coupled"])]
+    alone = decode_by_vllm(folder, requests, 24, options={"enforce_eager": True})
+    texts = {
+        vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, law)
+        for text, (prompt, law) in zip(alone, requests, strict=True)
+    }
+    while any(len(text.generated) < 24 for text in texts.values()):
+        feeds = [
+            text.feed(slot, vllm_engine.cached(slot), 24) for slot, text in texts.items() if len(text.generated) < 24
+        ]
+        for feed, outcome in zip(feeds, vllm_engine.verify(feeds), strict=True):
+            if outcome is not None:
+                text = texts[feed.slot]
+                text.committed += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
+                vllm_engine.commit(feed.slot, len(text.committed) - 1)
+    assert [text.generated for text in texts.values()] == alone
+    stop = alone[1][10]
+    (stopped,) = decode_by_vllm(folder, requests[1:2], 24, {stop}, options={"enforce_eager": True})
+    assert stopped == alone[1][: alone[1].index(stop) + 1]
+
+
+def test_two_workers_that_share_the_weights_find_the_same(model, folder):
+    """Tensor parallelism: the rule is applied in each worker, on the same logits."""
+    engine = VllmEngine(folder, 2, LENGTH, max_draft=4, options={"enforce_eager": True, "tensor_parallel_size": 2})
+    try:
+        for law in (GREEDY, LAWS["coupled"]):
+            prompt = [9, 8, 7]
+            text = decode_alone(model, prompt, law, 9)
+            slot = engine.open()
+            engine.verify([Feed(slot, 0, prompt[:-1], None)])
+            assert engine.verify([Feed(slot, 2, [7, *text[:3], 0], law)]) == [Outcome(3, text[3])]
+            engine.commit(slot, 6)
+            assert engine.verify([Feed(slot, 6, [text[3], *text[4:8]], law)]) == [Outcome(4, text[8])]
+            engine.close(slot)
+    finally:
+        engine.shutdown()
+
+
+def test_a_cache_that_does_not_hold_all_slots_is_refused_with_what_to_do(folder):
+    with pytest.raises(InputError, match=r"room for .* --slots"):
+        VllmEngine(folder, 4, 400, options={"enforce_eager": True, "kv_cache_memory_bytes": 2**20})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"slots": 0}, "slots = 0"),
+        ({"max_length": 512}, "max_length = 512"),
+        ({"dtype": "int3"}, "dtype"),
+        ({"options": {"no_such_thing": 1}}, "no_such_thing"),
+        ({"options": {"scheduler_cls": "x"}}, "sets it itself"),
+        ({"reference": "/no/such/folder"}, "no model"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_vllm_starts(folder, changes, words):
+    with pytest.raises(InputError, match=words):
+        VllmEngine(**{"reference": folder, "slots": 2, "max_length": 64, **changes})
+
+
+def test_a_vllm_whose_inside_is_not_known_is_refused():
+    from multispin.models.vllm_internals import check_version
+
+    check_version("0.32.9")
+    for version in ("0.31.2", "0.33.0", "1.0"):
+        with pytest.raises(InputError, match=rf"{version} is installed.*0\.32"):
+            check_version(version)
