@@ -18,6 +18,8 @@ _USUAL_LENGTHS = (2, 8)
 _RELATIVE_GAP = 0.01
 _NEGLIGIBLE = 0.01
 """Fixed bits of a frame are not worth several guesses below this share of a one-token frame."""
+_LOOKED_AT = 64
+"""Sessions whose estimates are looked at in every round to tell whether to plan anew."""
 _MANY = 32
 """Beyond so many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
 
@@ -138,6 +140,7 @@ class Controller:
         self.verification = VerificationEstimator()
         self._sessions: dict[int, _Estimates] = {}
         self._basis: _Basis | None = None
+        self._turn = 0  # which sessions are looked at for drift
         self._latest: tuple[object, Plan] | None = None  # the last plan and what must stay the same to use it again
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
@@ -208,8 +211,9 @@ class Controller:
 
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
-        of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went counts 1, plus the relative changes
-        of the verification time and of the band. The band is split anew if anybody came, went or must draft less.
+        (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
+        counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
+        anybody came, went or must draft less.
 
         Args:
             members: sessions that get a grant.
@@ -221,11 +225,10 @@ class Controller:
         """
         if not members:
             return None
-        views = {member.session: self._view(member.session) for member in members}
         # Rooms beyond the longest draft are all alike.
         most = self.settings.max_draft_length
         frame = (reserved_hz, tuple((member.session, min(member.room, most)) for member in members))
-        if self._basis is None or self._drift(self._basis, views, reserved_hz) > self.settings.replan_tolerance:
+        if self._basis is None or self._drift(self._basis, members, reserved_hz) > self.settings.replan_tolerance:
             made = self._from_scratch(members, reserved_hz)
             self._basis = self._as_basis(made, members, reserved_hz)
         elif self._latest is not None and self._latest[0] == frame:
@@ -281,17 +284,21 @@ class Controller:
         lengths = [min(member.room, basis.lengths.get(member.session, usual)) for member in members]
         return self._with_lengths(members, lengths, reserved_hz)
 
-    def _drift(self, basis: _Basis, views: dict[int, View], reserved_hz: float) -> float:
+    def _drift(self, basis: _Basis, members: Sequence[Member], reserved_hz: float) -> float:
         """How far the estimates have moved since a plan was made; `plan` has the formula."""
-        moved = float(len(basis.views.keys() - views.keys()))
-        for session, (rate, token_s, token_hz_s) in views.items():
-            then = basis.views.get(session)
-            if then is None:
-                moved += 1.0
-            else:
-                moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+        known = [member.session for member in members if member.session in basis.views]
+        changed = len(members) + len(basis.views) - 2 * len(known)
+        # A mean over a thousand is known well enough from some of them; others are looked at every time.
+        self._turn += 1
+        step = -(-len(known) // _LOOKED_AT) if known else 1
+        looked_at = known[self._turn % step :: step]
+        moved = 0.0
+        for session in looked_at:
+            (rate, token_s, token_hz_s), then = self._view(session), basis.views[session]
+            moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+        mean = (moved / len(looked_at) * len(known) + changed) / len(members) if known else math.inf
         shared = abs(self._verify_s(basis.lengths) / basis.verify_s - 1.0)
-        return moved / len(views) + shared + abs(self._band_hz(reserved_hz) / basis.band_hz - 1.0)
+        return mean + shared + abs(self._band_hz(reserved_hz) / basis.band_hz - 1.0)
 
     def _view(self, session: int) -> View:
         """What is believed of a session."""

@@ -6,9 +6,7 @@ value within one half-life. Of the logarithm, because an error of a factor of tw
 """
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
-from itertools import accumulate
 from statistics import NormalDist
 
 import numpy as np
@@ -62,37 +60,38 @@ class ForgettingMedian:
         self._prior_weight = check_positive("prior_weight", prior_weight)
         self._prior_log_spread = check_positive("prior_log_spread", prior_log_spread)
         self._half_life = check_positive("half_life", half_life)
-        self._window = math.ceil(WINDOW_HALF_LIVES * half_life)
-        self._logs: deque[float] = deque()
-        # The same in ascending order, each with its number, the prior's -1: a round's thousand devices are asked for
-        # their median every time, and a walk along a short list is ten times quicker than arrays.
-        self._sorted: list[tuple[float, int]] = [(self._prior_log, -1)]
-        self._weights = [0.5 ** (age / half_life) for age in range(self._window)]
-        self._total = [0.0, *accumulate(self._weights)]
+        self._logs: deque[float] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life))
+        self._weights = forgetting_weights(math.ceil(WINDOW_HALF_LIVES * half_life), half_life).tolist()
         self._observed = 0
-        self._log_median = self._prior_log
+        self._median_log: float | None = self._prior_log  # None: not known since the last observation
 
     def observe(self, value: float) -> None:
         """Learn from one observation."""
         log = math.log(check_positive("value", value))
-        if len(self._logs) == self._window:
-            oldest = (self._logs.popleft(), self._observed - self._window)
-            del self._sorted[bisect_left(self._sorted, oldest)]
         self._logs.append(log)
-        insort(self._sorted, (log, self._observed))
         self._observed += 1
-        if log != self._log_median:  # more of the same moves no median
-            self._log_median = self._median()
+        if log != self._median_log:  # more of the same moves no median
+            self._median_log = None
 
-    def _median(self) -> float:
-        """Smallest value at which the cumulative weight reaches half of the total."""
-        newest, weights, prior_weight = self._observed - 1, self._weights, self._present_prior_weight
-        left = 0.5 * (self._total[len(self._logs)] + prior_weight)
-        for log, number in self._sorted:
-            left -= weights[newest - number] if number >= 0 else prior_weight
-            if left <= 0.0:
-                return log
-        return self._sorted[-1][0]
+    @property
+    def _log_median(self) -> float:
+        """Smallest logarithm at which the cumulative weight reaches half of the total.
+
+        Found when it is asked for, which is less often than values come; and without arrays, as the window is short.
+        """
+        if self._median_log is None:
+            count = len(self._logs)
+            weighted = list(zip(self._logs, self._weights[-count:], strict=True))
+            weighted.append((self._prior_log, self._present_prior_weight))
+            weighted.sort()
+            left = 0.5 * sum(weight for _, weight in weighted)
+            for log, weight in weighted:
+                left -= weight
+                self._median_log = log
+                if left <= 0.0:
+                    break
+        assert self._median_log is not None
+        return self._median_log
 
     @property
     def _present_prior_weight(self) -> float:
