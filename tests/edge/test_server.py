@@ -5,6 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from multispin.device import DeviceClient, Emulation
 from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
@@ -28,17 +29,28 @@ from multispin.protocol import (
     Error,
     Grant,
     Hello,
+    Law,
     Open,
     Profile,
     RefusedError,
+    Verdict,
     Welcome,
     decode_downlink,
     encode,
 )
-from multispin.speculation import SamplingParams, bits_per_id
+from multispin.speculation import (
+    Rule,
+    SamplingParams,
+    StopStrings,
+    bits_per_id,
+    certain_law,
+    pack_laws,
+    unpack_offer,
+)
 
 PROMPT = list(b"the quick brown fox")
 PROFILE = Profile(0.001, 5.0)
+HOT = SamplingParams(1.2, top_p=0.95, seed=12)
 
 
 class Site:
@@ -145,7 +157,7 @@ class CuttingProxy:
 
 def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_folder):
     async def scenario():
-        async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 1000, 1100, 700]) as proxy:
+        async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy:
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
             client = site.client(ModelDrafter(load_model(tiny_folder), 256))
             return await client.generate(PROMPT, SamplingParams(0.9, seed=4), 60), client.counters.reconnects
@@ -320,3 +332,189 @@ def test_uplink_bytes_are_counted_as_they_are_on_the_wire(tiny_folder):
     closing_frame_bytes = 8  # header, mask and status code of the WebSocket's own goodbye
     assert counters.uplink_bytes <= on_the_wire <= counters.uplink_bytes + closing_frame_bytes
     assert counters.draft_bytes / counters.drafted < 12
+
+
+@pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny_folder, rule):
+    async def scenario():
+        drafters = [
+            ModelDrafter(round_weights(load_model(tiny_folder), 4), 256),
+            ModelDrafter(load_model(tiny_folder), 256),
+            PromptLookupDrafter(),
+            NoDrafter(),
+        ]
+        async with Site(tiny_folder, policy="fixed", longest=4) as site:
+            clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
+            texts = await asyncio.gather(
+                *(c.generate([*PROMPT, 10 + i], HOT, 30, rule=rule) for i, c in enumerate(clients))
+            )
+            assert site.edge.sessions == {}
+            assert site.edge.engine.free_slots == site.edge.engine.slots
+        return texts, clients
+
+    texts, clients = run(scenario())
+    assert [len(text) for text in texts] == [30] * 4
+    assert [client.session.finish for client in clients] == ["length"] * 4
+    rough, same, lookup, plain = (client.counters for client in clients)
+    assert same.accepted > 0.8 * same.drafted > 0  # what 16 bits cannot hold is refused
+    assert 0 < rough.accepted < rough.drafted
+    assert lookup.drafted > 0
+    assert plain.drafted == 0
+
+
+def test_laws_sent_at_once_and_laws_sent_when_asked_for_make_the_same_text(tiny_folder):
+    async def scenario(rule):
+        async with Site(tiny_folder, policy="fixed", longest=4) as site:
+            client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
+            return await client.generate(PROMPT, HOT, 40, rule=rule), client.counters
+
+    texts, counters = zip(*(run(scenario(rule)) for rule in (Rule.REJECTION, Rule.REJECTION_UP)), strict=True)
+    assert texts[0] == texts[1]
+    assert counters[0].accepted == counters[1].accepted < counters[1].drafted
+    assert counters[1].draft_bytes < counters[0].draft_bytes
+
+
+@pytest.mark.parametrize("rule", [Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_folder, rule):
+    async def scenario():
+        async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 1000, 1100, 1300, 1200, 1700]) as proxy:
+            site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
+            client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
+            text = await client.generate(PROMPT, HOT, 60, rule=rule, retained=16)
+            return text, client.counters.reconnects
+
+    text, reconnects = run(scenario())
+    assert len(text) == 60
+    assert reconnects >= 3
+
+
+class Cheat(DeviceClient):
+    """Says something else than it should, once it has the occasion."""
+
+    def __init__(self, *arguments, lie, **options):
+        super().__init__(*arguments, **options)
+        self.lie, self.offer = lie, b""
+        honest = self.session.receive
+
+        def receive(message):
+            if isinstance(message, Verdict):
+                self.offer = message.offer
+            return honest(message)
+
+        self.session.receive = receive
+
+    async def _send(self, socket, message):
+        await super()._send(socket, self.lie(self, message))
+
+
+def _with(kind, **values):
+    return lambda _, message: replace(message, **values) if isinstance(message, kind) else message
+
+
+def _law_of_another_round(_, message):
+    return replace(message, round=message.round + 1) if isinstance(message, Law) else message
+
+
+def _law_unasked(_, message):
+    return Law(message.session, message.round, 0, b"") if isinstance(message, Draft) else message
+
+
+def _law_of_another_token(client, message):
+    if not isinstance(message, Law):
+        return message
+    refused = client.session._sent.ids[message.accepted]
+    form = client.session.form
+    return replace(message, law=pack_laws([certain_law((refused + 1) % form.vocabulary_size, form)], form))
+
+
+def _impossible_token(client, message):
+    if not isinstance(message, Draft) or message.head is None:
+        return message
+    floor, rest_token = unpack_offer(client.offer, client.session.form)
+    possible = {*map(int, floor.ids), rest_token}
+    return replace(message, head=next(token for token in range(1000) if token not in possible))
+
+
+def _token_kept_back(_, message):
+    return replace(message, head=None) if isinstance(message, Draft) else message
+
+
+LIES = {
+    "a law that gives the token another weight": (Rule.REJECTION_UP, _law_of_another_token, "bad-message"),
+    "a law too large": (Rule.REJECTION_UP, _with(Law, law=b"x" * 50_000), "bad-message"),
+    "a law for another round": (Rule.REJECTION_UP, _law_of_another_round, "unexpected"),
+    "a law that nobody asked for": (Rule.REJECTION_UP, _law_unasked, "unexpected"),
+    "weights of nothing": (Rule.REJECTION_UP, _with(Draft, length=1, payload=bytes(4)), "bad-message"),
+    "laws too large": (Rule.REJECTION, _with(Draft, length=1, payload=b"x" * 50_000), "bad-message"),
+    "laws cut short": (Rule.REJECTION, _with(Draft, length=1, payload=b"\x7f"), "bad-message"),
+    "a token that no law gives": (Rule.REJECTION_DOWN, _impossible_token, "bad-head"),
+    "a token kept back": (Rule.REJECTION_DOWN, _token_kept_back, "bad-head"),
+    "a token without an offer": (Rule.REJECTION_DOWN, _with(Draft, head=1), "bad-head"),
+    "evidence for a rule without any": (Rule.COUPLED, _with(Draft, length=1, payload=b"x" * 50_000), "bad-message"),
+}
+
+
+def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            good = site.client(ModelDrafter(load_model(tiny_folder), 256), emulation=Emulation(0.01, 0.0))
+            work = asyncio.create_task(good.generate(PROMPT, HOT, 100))
+            drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3), 256)
+            for what, (rule, lie, code) in LIES.items():
+                bad = Cheat(site.url, site.hello("bad"), drafter, lie=lie)
+                with pytest.raises(RefusedError) as refusal:
+                    await bad.generate(PROMPT, HOT, 60, rule=rule, retained=8, probability_bits=8)
+                assert refusal.value.code == code, what
+                bad.close()
+            return await work, len(site.edge.sessions)
+
+    text, left = run(scenario())
+    assert text == decode_alone(load_model(tiny_folder), PROMPT, HOT, 100)
+    assert left == 0
+
+
+def test_a_rule_that_the_engine_cannot_apply_is_refused_with_those_that_it_can(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            type(site.edge.engine).rules, kept = frozenset({Rule.GREEDY, Rule.COUPLED}), type(site.edge.engine).rules
+            try:
+                await site.client(NoDrafter()).generate(PROMPT, HOT, 10, rule=Rule.REJECTION)
+            finally:
+                type(site.edge.engine).rules = kept
+
+    with pytest.raises(RefusedError, match="only by coupled, greedy"):
+        run(scenario())
+
+
+def test_a_rule_that_does_not_fit_the_temperature_is_refused_before_anything_is_sent(tiny_folder):
+    async def scenario():
+        await DeviceClient(
+            "ws://127.0.0.1:9", Hello(PROTOCOL_VERSION, "f", "n", "d", True, PROFILE), NoDrafter()
+        ).generate(PROMPT, SamplingParams(), 10, rule=Rule.REJECTION)
+
+    with pytest.raises(InputError, match="rejection needs a temperature above 0"):
+        run(scenario())
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
+def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_ends_it(tiny_folder, params):
+    tokenizer, model = load_tokenizer(tiny_folder), load_model(tiny_folder)
+    plain = decode_alone(model, PROMPT, params, 40)
+    biased = SamplingParams(params.temperature, 0, params.top_p, params.seed, ((plain[0], -100.0), (plain[1], 1.5)))
+    stop_ids = tuple(sorted(set(decode_alone(model, PROMPT, biased, 40)[:4])))  # all met early, if they may
+    wanted = decode_alone(model, PROMPT, biased, 40, stop_ids, 20)
+    assert len(wanted) >= 20
+    assert plain[0] not in wanted
+    text = tokenizer.decode(wanted)
+    stops = StopStrings((text[12:15], "never"), tokenizer.decode, 2)
+    wanted = decode_alone(model, PROMPT, biased, 40, stop_ids, 20, stops)
+
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 5), 256))
+            ids = await client.generate(PROMPT, biased, 40, stop_ids, min_tokens=20, stops=stops)
+            assert site.edge.sessions == {}
+            return ids, client.session.finish
+
+    assert run(scenario()) == (wanted, "stop")
+    assert text[12:15] not in stops.text(wanted)
