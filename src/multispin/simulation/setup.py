@@ -9,6 +9,7 @@ from typing import Any
 
 from multispin.control import Scenario
 from multispin.control.files import SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
+from multispin.edge import Limits
 from multispin.errors import InputError
 from multispin.protocol import MAX_DRAFT_LENGTH
 from multispin.simulation.acceptance import Traces, load_traces
@@ -41,6 +42,8 @@ class Behaviour:
         coherence_s: how long the fading remembers itself (`RayleighChannel`).
         slots: texts that the server holds at once; None: one for everybody.
         prefill_tokens_per_round: prompt tokens that ride in one batch.
+        deadline_factor: a round waits this many times its planned drafting and upload time …
+        deadline_slack_s: … and this much longer, before it verifies without the late.
 
     """
 
@@ -56,11 +59,13 @@ class Behaviour:
     coherence_s: float = 0.0
     slots: int | None = None
     prefill_tokens_per_round: int = 64
+    deadline_factor: float = Limits.deadline_factor
+    deadline_slack_s: float = Limits.deadline_slack_s
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_request", "prompt_tokens"):
             object.__setattr__(self, name, _tokens(name, getattr(self, name)))
-        for name in ("pause_s", "straggler_delay_s", "coherence_s"):
+        for name in ("pause_s", "straggler_delay_s", "coherence_s", "deadline_factor", "deadline_slack_s"):
             _number(name, getattr(self, name), 0.0, math.inf)
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
             if (value := getattr(self, name)) is not None:

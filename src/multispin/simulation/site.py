@@ -201,6 +201,8 @@ class Site:
             max_sessions=count,
             max_waiting=count,
             prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
+            deadline_factor=behaviour.deadline_factor,
+            deadline_slack_s=behaviour.deadline_slack_s,
         )
         self.edge = Edge(self.engine, self.controller, FINGERPRINT, limits, new_token=self._token)
         self._tokens = 0
