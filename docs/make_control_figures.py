@@ -1,6 +1,7 @@
 """Draw the figures of docs/control.md: `python docs/make_control_figures.py` (ten seconds on one core)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from multispin.control import Cell, Device, Scenario, Verification, load_scenario, plan
+from multispin.control import Cell, Device, Mode, Scenario, Verification, load_scenario, plan
 from multispin.control.goodput import Floats
 from multispin.control.heterogeneous import _with_caps
 from multispin.control.objective import SumGoodput
@@ -137,7 +138,60 @@ def policies_figure() -> None:
     figure.savefig(IMAGES / "control-policies.png", dpi=130)
 
 
+RULES = {"coupled": "#3a9a5b", "rejection-up": "#e08a1e", "rejection": "#c0392b"}
+
+
+def ruled(scenario: Scenario, rules: Sequence[str]) -> Scenario:
+    """The scenario with these acceptance rules to choose from; coupling accepts (1 - TV) / (1 + TV) for 1 - TV."""
+    devices = []
+    for device in scenario.devices:
+        alpha = device.acceptance_rate or 0.0
+        modes = {
+            "coupled": Mode("coupled", alpha / (2 - alpha), bits_per_token=15),
+            "rejection-up": Mode("rejection-up", alpha, bits_per_token=31, bits_per_rejection=31744),
+            "rejection": Mode("rejection", alpha, bits_per_token=31744),
+        }
+        chosen = tuple(modes[rule] for rule in rules)
+        devices.append(replace(device, acceptance_rate=None, modes=chosen))
+    return replace(scenario, devices=tuple(devices))
+
+
+def modes_figure() -> None:
+    """Which acceptance rule wins on which band, alone and chosen by each device."""
+    bands = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for rule, colour in RULES.items():
+        alone = [
+            np.mean([plan(ruled(paper_like(s, band=1e6 * v), [rule])).goodput_tokens_per_s for s in range(DRAWS)])
+            for v in bands
+        ]
+        left.plot(bands, alone, color=colour, label=f"{rule} alone", lw=1.6)
+    made = [[plan(ruled(paper_like(s, band=1e6 * v), list(RULES))) for s in range(DRAWS)] for v in bands]
+    left.plot(
+        bands,
+        [np.mean([each.goodput_tokens_per_s for each in plans]) for plans in made],
+        "k:",
+        label="each device its best",
+        lw=2.2,
+    )
+    left.set(xlabel="band B [MHz]", ylabel="goodput [tokens/s]", ylim=(0, None))
+    left.grid(alpha=0.25)
+    left.legend(frameon=False)
+    share = [
+        [100 * np.mean([d.mode == rule for each in plans for d in each.devices]) for plans in made] for rule in RULES
+    ]
+    right.stackplot(bands, share, colors=list(RULES.values()), labels=list(RULES), alpha=0.85)
+    right.set(xlabel="band B [MHz]", ylabel="devices [%]", ylim=(0, 100), xlim=(bands[0], bands[-1]))
+    for ax in (left, right):
+        ticks(ax, bands)
+    figure.savefig(IMAGES / "control-modes.png", dpi=130)
+    for band in (1, 5, 20):
+        at = bands.index(band)
+        print(f"{band} MHz:", *(f"{rule} {each[at]:.0f} %" for rule, each in zip(RULES, share, strict=True)))
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
     search_figure()
     policies_figure()
+    modes_figure()

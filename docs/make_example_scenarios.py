@@ -3,11 +3,12 @@
 Every number that neither the paper nor a cited source gives is stated as an assumption in the file itself.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
+from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.radio import db_to_ratio, dbm_to_w, path_loss_gain
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
@@ -36,6 +37,30 @@ def paper(pair: str, index_bits: int, mean_s: float, verifier: Verification, see
             )
         )
     return Scenario(Cell(10e6, 1024 * (16 + index_bits)), verifier, tuple(devices))
+
+
+def with_modes(scenario: Scenario, band_hz: float) -> Scenario:
+    """The scenario with three acceptance rules for each device to choose from, on another band."""
+    bits = int(scenario.cell.bits_per_token)
+    devices = tuple(
+        Device(
+            name=device.name,
+            seconds_per_token=device.seconds_per_token,
+            spectral_efficiency=device.spectral_efficiency,
+            modes=(
+                Mode("rejection", device.acceptance_rate),
+                Mode("rejection-up", device.acceptance_rate, bits_per_token=bits // 1024, bits_per_rejection=bits),
+                Mode("coupled", coupled(device.acceptance_rate or 0.0), bits_per_token=bits // 1024 - 16),
+            ),
+        )
+        for device in scenario.devices
+    )
+    return replace(scenario, cell=replace(scenario.cell, bandwidth_hz=band_hz), devices=devices)
+
+
+def coupled(rejection_rate: float) -> float:
+    """Acceptance that Gumbel coupling guarantees, (1 - TV) / (1 + TV), where rejection sampling has 1 - TV."""
+    return round(rejection_rate / (2 - rejection_rate), 4)
 
 
 def follow_up() -> Scenario:
@@ -111,6 +136,12 @@ HEADS = {
 # 14 ms per token for drafting on the server (its verification latency times 0.8 / 27, the models' sizes; only the
 # policy centralized uses it). One draw of the random numbers.
 """,
+    "modes-llama": f"""# The devices of paper-llama.toml on 1 MHz, each free to choose its acceptance rule.
+# rejection: whole laws go up, 1024 (16 + 15) bit per drafted token ({PAPER}). rejection-up: token and
+# probability, 31 bit, and a law for each refused draft ({FOLLOW_UP}). coupled: the token, 15 bit (arXiv 2408.07978).
+# Assumed beside what paper-llama.toml assumes: rejection accepts 1 - TV at the paper's rates, and coupled no more than
+# it guarantees, (1 - TV) / (1 + TV). What it reaches in practice is higher.
+""",
     "followup-qwen": f"""# The follow-up's cell ({FOLLOW_UP}): Qwen2.5-0.5B drafts, Qwen2.5-14B verifies.
 # Noise is a density.
 # From the paper: K, band, drafting and verification times on an A100, acceptance rates, path loss (-30 dB at 1 m,
@@ -143,6 +174,7 @@ def main() -> None:
     scenarios = {
         "paper-llama": paper("llama", 15, 0.008, llama, seed=1),
         "paper-qwen": paper("qwen", 18, 0.013, qwen, seed=2),
+        "modes-llama": with_modes(paper("llama", 15, 0.008, replace(llama, draft_seconds_per_token=None), seed=1), 1e6),
         "followup-qwen": follow_up(),
         "raspberry-classroom": classroom(),
         "thousand-phones": phones(),

@@ -32,6 +32,14 @@ def test_json_has_the_keys_that_scripts_rely_on(policy):
     assert len(document["devices"]) == 20
 
 
+def test_modes_are_named_where_there_are_any():
+    file = str(EXAMPLES / "modes-llama.toml")
+    devices = json.loads(output(file, "--json"))["devices"]
+    assert list(devices[0]) == ["name", "draft_length", "bandwidth_hz", "expected_tokens", "mode"]
+    assert {device["mode"] for device in devices} == {"coupled", "rejection-up", "rejection"}
+    assert "rejection-up" in output(file)
+
+
 def test_table_names_devices_goodput_and_bound():
     text = output(LLAMA)
     assert "phone-05-mbpp" in text

@@ -141,7 +141,7 @@ def test_files_come_back_equal(draw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["paper-llama", "paper-qwen", "followup-qwen", "raspberry-classroom", "thousand-phones"]
+    "name", ["paper-llama", "paper-qwen", "followup-qwen", "modes-llama", "raspberry-classroom", "thousand-phones"]
 )
 def test_bundled_examples_load(name):
     assert load_scenario(EXAMPLES / f"{name}.toml").devices

@@ -69,10 +69,15 @@ def plan_json(made: Plan) -> str:
             "goodput_tokens_per_s": made.goodput_tokens_per_s,
             "upper_bound_tokens_per_s": made.upper_bound_tokens_per_s,
             "round_s": made.round_s,
-            "devices": [dataclasses.asdict(device) for device in made.devices],
+            "devices": [_device_json(device) for device in made.devices],
         },
         indent=2,
     )
+
+
+def _device_json(device: DevicePlan) -> dict[str, object]:
+    """A device's keys; those that only some scenarios have are there only in them."""
+    return {key: value for key, value in dataclasses.asdict(device).items() if value is not None}
 
 
 def _compare(scenario: Scenario, relative_gap: float, *, quiet: bool) -> tuple[list[Plan], list[tuple[str, str]]]:
@@ -139,14 +144,16 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
 
 
 def _device_table(made: Plan) -> Table:
-    table = _table("device", "draft", "band", "", "tokens", "tokens/s")
+    modes = any(device.mode for device in made.devices)
+    # A line has room for bars or for modes.
+    table = _table("device", "draft", "band", "mode" if modes else "", "tokens", "tokens/s")
     widest = max((device.bandwidth_hz for device in made.devices), default=0.0)
     for device in made.devices:
         table.add_row(
             device.name,
             str(device.draft_length) if device.draft_length else "–",
             _hertz(device.bandwidth_hz) if device.bandwidth_hz else "–",
-            _bar(device.bandwidth_hz, widest),
+            (device.mode or "–") if modes else _bar(device.bandwidth_hz, widest),
             f"{device.expected_tokens:.2f}",
             f"{device.expected_tokens / made.round_s:.2f}",
         )

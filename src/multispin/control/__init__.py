@@ -11,7 +11,7 @@ from multispin.control.policies import (
     plan,
     plan_for_lengths,
 )
-from multispin.control.scenario import Cell, Device, Scenario, Verification
+from multispin.control.scenario import Cell, Device, Mode, Scenario, Verification
 
 __all__ = [
     "POLICIES",
@@ -20,6 +20,7 @@ __all__ = [
     "Device",
     "DevicePlan",
     "InfeasibleError",
+    "Mode",
     "Plan",
     "Scenario",
     "Verification",

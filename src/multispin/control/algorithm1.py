@@ -72,7 +72,7 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
     phi_low, phi_high = float((T + a).max()), float((longest * problem.token_latency(1.0 / problem.size)).max())
     searched = np.isnan(problem.acceptance_rate)
     with np.errstate(divide="ignore", invalid="ignore"):
-        alpha = np.where(np.isnan(problem.acceptance_rate), problem.conditional[0], problem.acceptance_rate)
+        alpha = np.where(np.isnan(problem.acceptance_rate), problem.tokens[1] - 1.0, problem.acceptance_rate)
         worth = np.where(alpha >= 1.0, 1.0, -np.log(alpha) / (1.0 - alpha)) * alpha**2
         worth = np.nan_to_num(worth, posinf=0.0) * problem.weight
         highest = float(((phi_high - T) ** 2 / (a * phi_high) * worth).max())
@@ -80,7 +80,7 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
             # Such a device's first token costs less than a linear law has it: up to its whole worth per cost.
             searched = searched | ~np.isnan(problem.snr)
             first = needed_share(a, phi_high - T - least_upload_s(a, problem.snr), problem.snr)[0]
-            highest = max(highest, float((problem.weight * problem.conditional[0] / first).max()))
+            highest = max(highest, float((problem.weight * (problem.tokens[1] - 1.0) / first).max()))
     highest = max(highest, 1e-300)
     phis = np.linspace(phi_low, phi_high, grid)
     prices = np.geomspace(_SMALLEST_PRICE * highest, highest, grid)

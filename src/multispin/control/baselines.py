@@ -91,6 +91,8 @@ def single_device(problem: Problem) -> tuple[int, int]:
     """
     rows = np.arange(problem.tokens.shape[0])[:, None]
     time = rows * (problem.seconds_per_token + problem.upload_s) + problem.fixed_s + problem.per_token_s * (rows + 1)
+    if problem.after_s is not None:
+        time = time + problem.after_s
     score = problem.weight * problem.tokens / time
     score[(rows < problem.shortest) | (rows > problem.longest)] = -np.inf
     length, device = np.unravel_index(int(np.argmax(score)), score.shape)
@@ -127,22 +129,27 @@ def _sweep(problem: Problem, longest: Ints) -> Ints:
     base = float((shortest * theta).max())
     rows = np.arange(1, problem.tokens.shape[0])[:, None]
     optional = (rows > shortest) & (rows <= longest)
+    least = np.arange(problem.tokens.shape[0])[:, None] < shortest
     packed = 0.0 if problem.padded else problem.per_token_s
-    gain = np.diff(problem.tokens, axis=0) * problem.weight
+    own_s = packed * np.arange(len(problem.tokens))[:, None] + (0.0 if problem.after_s is None else problem.after_s)
     time = np.maximum(rows * theta, base)
     lengths = shortest
     rate = _equal_goodput(problem, lengths)
     for _ in range(50):
-        # A token that does not earn its verification time is worth skipping however long the round is.
-        chosen = optional & (gain > rate * packed)
-        when, what = time[chosen], gain[chosen]
+        # A draft is longer only if it is worth more than every shorter one, verification time and all.
+        worth = problem.tokens * problem.weight - rate * own_s
+        best_yet = np.maximum.accumulate(np.where(least, -np.inf, worth), axis=0)
+        with np.errstate(invalid="ignore"):
+            more = np.where(optional, np.diff(best_yet, axis=0), 0.0)
+        chosen = more > 0
+        when, what = time[chosen], more[chosen]
         order = np.argsort(when, kind="stable")
         ends = when[order]
-        scores = np.cumsum(what[order] - rate * packed) - rate * ends
+        scores = np.cumsum(what[order]) - rate * ends
         if len(scores) == 0:
             break
         best = int(np.argmax(scores))
-        proposal = shortest + (chosen & (time <= ends[best])).sum(axis=0)
+        proposal = np.where(chosen & (time <= ends[best]), rows, shortest).max(axis=0)
         proposed_rate = _equal_goodput(problem, proposal)
         if proposed_rate <= rate * (1.0 + 1e-14):
             break

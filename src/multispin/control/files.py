@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from multispin.control.scenario import Cell, Device, Scenario, Verification, field_names
+from multispin.control.scenario import Cell, Device, Mode, Scenario, Verification, field_names
 from multispin.errors import InputError
 
 _TABLES: dict[str, type[Cell] | type[Verification]] = {"cell": Cell, "verifier": Verification}
@@ -59,7 +59,16 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
     tables = document.get("device", [])
     if not isinstance(tables, list):
         raise InputError(f"{lines.at('device', 0, None)}: devices are written [[device]], with two brackets")
-    devices = tuple(_build(Device, table, "device", index, lines) for index, table in enumerate(tables))
+    devices, modes = [], 0
+    for index, table in enumerate(tables):
+        if isinstance(table, dict) and isinstance(table.get("mode"), list):
+            own = [_build(Mode, each, "device.mode", modes + i, lines) for i, each in enumerate(table["mode"])]
+            modes += len(own)
+            table = {key: value for key, value in table.items() if key != "mode"} | {"modes": tuple(own)}
+        elif isinstance(table, dict) and {"mode", "modes"} & set(table):
+            key = "mode" if "mode" in table else "modes"
+            raise InputError(f"{lines.at('device', index, key)}: modes are written [[device.mode]], with two brackets")
+        devices.append(_build(Device, table, "device", index, lines))
     seen: dict[str, int] = {}
     for index, device in enumerate(devices):
         if device.name in seen:
@@ -69,7 +78,7 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
             )
         seen[device.name] = index
     try:
-        return Scenario(cell, verifier, devices)
+        return Scenario(cell, verifier, tuple(devices))
     except InputError as error:
         culprit = next((i for name, i in seen.items() if f"device {name!r}" in str(error)), None)
         where = source if culprit is None else lines.at("device", culprit, "min_draft_length")
@@ -79,15 +88,17 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
 def dump_scenario(scenario: Scenario) -> str:
     """TOML text that `load_scenario` reads back as an equal scenario. Values that are the default are left out."""
     parts = [_table("[cell]", scenario.cell), _table("[verifier]", scenario.verifier)]
-    parts.extend(_table("[[device]]", device) for device in scenario.devices)
+    for device in scenario.devices:
+        parts.append(_table("[[device]]", device))
+        parts.extend(_table("[[device.mode]]", mode) for mode in device.modes)
     return "\n".join(parts)
 
 
-def _table(header: str, value: Cell | Verification | Device) -> str:
+def _table(header: str, value: Cell | Verification | Device | Mode) -> str:
     lines = [header]
     for item in fields(value):
         content = getattr(value, item.name)
-        if item.default is MISSING or content != item.default:
+        if item.name != "modes" and (item.default is MISSING or content != item.default):
             lines.append(f"{item.name} = {_toml(content)}")
     return "\n".join(lines) + "\n"
 
@@ -113,7 +124,7 @@ def _build(kind: Callable[..., Any], table: object, name: str, index: int, lines
     """One dataclass from one table, with refusals that say where the table is."""
     if table is None:
         raise InputError(f"{lines.source}: table [{name}] is missing")
-    header = f"[[{name}]]" if name == "device" else f"[{name}]"
+    header = f"[[{name}]]" if name.startswith("device") else f"[{name}]"
     if not isinstance(table, dict):
         raise InputError(f"{lines.at(name, index, None)}: {name} must be a table, written {header}")
     known = field_names(kind)  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ from multispin.control.relaxation import Intervals, Mask, Relaxation, greedy, re
 from multispin.control.uniform import homogeneous
 
 EXACT_SIZE = 32
-"""Up to this many devices the search always runs to the optimum: a millisecond more, and never a surprise."""
+"""Up to this many devices (counted once for every mode) the search always runs to the optimum: a millisecond more, and
+never a surprise."""
 EXACT_GAP = 1e-10
 """The smallest relative gap that is worked for: what double precision can tell apart."""
 MAX_EFFORT = 4e8
@@ -31,6 +32,8 @@ _CALL = 20_000.0
 """What a vectorised step costs besides its entries, in entries."""
 _INVERSION = 10.0
 """How much longer an entry takes where a rate is to be inverted."""
+_ENVELOPE = 20.0
+"""How much longer an entry takes where the best option at a price is looked for among all."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
 _COMBINATIONS = 1024
@@ -74,16 +77,14 @@ class Search:
         self.effort = 0.0
         self._waiting: list[Ints] = []
         self.caps = _caps(problem, shortest)
-        # Windows of the round time tighten a curved price of time; without packed tokens they follow from φ.
-        self.windowed = objective.curved and problem.per_token_s > 0 and not problem.padded
-        ends = np.stack([shortest, problem.longest])
-        least, self._most = problem.draft_time(ends).tolist()
-        self.quickest = float(problem.verification_s(shortest))
-        able = problem.longest > 0
-        if least == 0.0 and able.any():
-            # Nobody need draft; whoever does takes at least this long.
-            least = float((problem.seconds_per_token + problem.upload_s)[able].min())
+        # Windows of the round time tighten a curved price of time; otherwise they follow from φ.
+        packed = problem.per_token_s > 0 and not problem.padded
+        self.windowed = objective.curved and (packed or problem.after_s is not None)
+        least, self._most = problem.draft_range
+        if (shortest > problem.shortest).any():
+            least = float(problem.draft_time(shortest))
         self._least = least
+        self.quickest = problem.quickest_s(shortest)
 
     @property
     def level(self) -> float:
@@ -93,7 +94,11 @@ class Search:
     def offer(self, lengths: Ints) -> None:
         """Keep the best of lengths [N, K], if it beats what is known."""
         problem = self.problem
-        lengths = np.clip(lengths, self.shortest, problem.longest)
+        if problem.mode_upload_s is None:
+            lengths = np.clip(lengths, self.shortest, problem.longest)
+        else:
+            # Where nothing at all is open, as at too short a φ, relaxations name an option that may not be one.
+            lengths = np.where(problem.within[lengths, np.arange(problem.size)], lengths, self.shortest)
         self.effort += _CALL + 10.0 * lengths.size
         draft = problem.draft_time(lengths)
         scores = self.objective.score(lengths, draft + problem.verification_s(lengths))
@@ -131,6 +136,7 @@ class Search:
         level = self.level
         self.nodes += len(intervals)
         entries = self.problem.tokens.size * (1.0 if self.problem.snr is None else _INVERSION)
+        entries *= 1.0 if self.problem.concave else _ENVELOPE
         self.effort += _CALL + len(intervals) * entries
         return relax(self.problem, self.objective, level, intervals, self.shortest, allowed), level
 
@@ -150,21 +156,24 @@ def maximise(
         problem: the scenario in numbers.
         objective: what to maximise.
         shortest: least lengths of any feasible choice, themselves feasible, [K].
-        relative_gap: stop once the bound is within this fraction of the score (K ≤ `EXACT_SIZE`: `EXACT_GAP`).
+        relative_gap: stop once the bound is within this fraction of the score (`EXACT_GAP` up to `EXACT_SIZE`).
         warm_start: lengths [K] to begin with, for instance those of the round before.
         max_effort: table entries to work through before giving up; the bound stays valid, `proved` turns false.
     """
-    gap = EXACT_GAP if problem.size <= EXACT_SIZE else max(relative_gap, EXACT_GAP)
+    count = problem.size * (len(problem.tokens) // problem.reach)
+    gap = EXACT_GAP if count <= EXACT_SIZE else max(relative_gap, EXACT_GAP)
     search = Search(problem, objective, shortest, gap)
     if warm_start is not None:
-        search.offer(np.stack([shortest, np.clip(warm_start, shortest, problem.longest)]))
+        search.offer(np.stack([shortest, warm_start]))
     else:
-        search.offer(np.clip(_FIRST_GUESSES[:, None], shortest, problem.longest))
+        search.offer(problem.everybody(_FIRST_GUESSES))
         _climb(search)
     proved = _prove(search, _around_best(search), max_effort)
     if not proved:
         # Magnitudes so far apart that the search ran out of effort: at least be no worse than the simple policies.
-        search.offer(np.stack([homogeneous(problem), uniform_bandwidth(problem), goodput_argmax(problem)]))
+        search.offer(homogeneous(problem)[None])
+        if problem.mode_upload_s is None:
+            search.offer(np.stack([uniform_bandwidth(problem), goodput_argmax(problem)]))
     return Optimum(search.best, search.score, max(search.closed, search.score), search.nodes, proved)
 
 

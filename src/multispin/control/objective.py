@@ -47,6 +47,7 @@ class SumGoodput:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.gains = problem.tokens * problem.weight
+        self._most = _most(problem, self.gains)
         self.curved = False
 
     def score(self, lengths: Ints, round_s: Floats) -> Floats:
@@ -61,7 +62,7 @@ class SumGoodput:
 
     def latest(self, level: float) -> float:
         """Round time at which even the longest drafts only reach `level` [s]."""
-        return float(self.gains[self._problem.longest, np.arange(self._problem.size)].sum()) / level
+        return self._most / level
 
     def line(self, level: float, earliest: Floats, latest: Floats) -> tuple[Floats, Floats]:
         """Price of time; see `Objective.line`."""
@@ -83,6 +84,7 @@ class LogGoodput:
         self._problem = problem
         self._total = float(problem.weight.sum())
         self.gains = np.log(problem.tokens) * problem.weight
+        self._most = _most(problem, self.gains)
         self.curved = True
 
     def score(self, lengths: Ints, round_s: Floats) -> Floats:
@@ -98,8 +100,7 @@ class LogGoodput:
 
     def latest(self, level: float) -> float:
         """Round time at which even the longest drafts only reach `level` [s]."""
-        most = float(self.gains[self._problem.longest, np.arange(self._problem.size)].sum())
-        return math.exp(min((most - level) / self._total, 700.0))
+        return math.exp(min((self._most - level) / self._total, 700.0))
 
     def line(self, level: float, earliest: Floats, latest: Floats) -> tuple[Floats, Floats]:
         """Price of time; see `Objective.line`."""
@@ -112,3 +113,8 @@ class LogGoodput:
     def bound(self, level: float, excess: Floats, earliest: Floats, latest: Floats) -> Floats:
         """Bound on the score; see `Objective.bound`."""
         return level + excess
+
+
+def _most(problem: Problem, gains: Floats) -> float:
+    """Sum of the greatest gains that devices can have."""
+    return float(np.where(problem.within, gains, -np.inf).max(axis=0).sum())

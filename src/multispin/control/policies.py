@@ -41,12 +41,14 @@ class DevicePlan:
         draft_length: L_k [tokens]; 0 is plain decoding, with no upload and no band.
         bandwidth_hz: B_k [Hz].
         expected_tokens: E[N_k] of the round [tokens].
+        mode: which of the device's modes; None if it has none.
     """
 
     name: str
     draft_length: int
     bandwidth_hz: float
     expected_tokens: float
+    mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,15 @@ def plan(
     Raises:
         InfeasibleError: `heterogeneous` or `fair` cannot meet the devices' least goodputs. Other policies know of
             no such constraint: their plan says "infeasible" in `status` if it breaks one.
-        InputError: the policy is unknown, or `centralized` lacks `verifier.draft_seconds_per_token`.
+        InputError: the policy is unknown, or `centralized` lacks `verifier.draft_seconds_per_token`, or devices with
+            least goodputs are to choose between modes.
     """
     if policy not in POLICIES:
         raise InputError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
     if not 0 <= relative_gap < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
+    if policy not in ("heterogeneous", "fair"):
+        scenario = _first_modes(scenario)
     problem = as_problem(scenario)
     if policy == "heterogeneous":
         return _exact(scenario, problem, policy, SumGoodput(problem), relative_gap, warm_start)
@@ -117,6 +122,8 @@ def plan(
         step_s = scenario.verifier.draft_seconds_per_token
         if step_s is None:
             raise InputError("policy 'centralized' needs verifier.draft_seconds_per_token, which is not given")
+        # Nothing goes up, so nothing of it is refused.
+        problem = replace(problem, after_s=None)
         lengths = baselines.centralized(problem, step_s)
         time = float(lengths.max()) * step_s + float(problem.verification_s(lengths))
         return _assemble(scenario, problem, policy, lengths, np.zeros(problem.size), round_s=time)
@@ -140,7 +147,8 @@ def plan_for_lengths(
 ) -> Plan:
     """The plan that follows from given draft lengths, clipped to each device's limits.
 
-    For policies that choose lengths elsewhere, such as `next_length` in a simulator.
+    For policies that choose lengths elsewhere, such as `next_length` in a simulator. A device with modes is in its
+    first one.
 
     Args:
         scenario: what is known.
@@ -148,6 +156,7 @@ def plan_for_lengths(
         policy: the name to put on the plan.
         equal_bands: B/K for each device instead of the best split (Lemma 3).
     """
+    scenario = _first_modes(scenario)
     problem = as_problem(scenario)
     if len(draft_lengths) != problem.size:
         raise InputError(f"draft_lengths has {len(draft_lengths)} values; it must have {problem.size}, one per device")
@@ -164,11 +173,15 @@ def _exact(
     relative_gap: float,
     warm_start: Plan | None,
 ) -> Plan:
+    if problem.constrained and problem.mode_upload_s is not None:
+        raise InputError(
+            "min_goodput_tokens_per_s cannot be kept where a device chooses between modes; drop one of both"
+        )
     shortest = least_lengths(problem) if problem.constrained else problem.shortest
     if shortest is None:
         raise _infeasible(scenario, problem, policy)
     found: Optimum = maximise(
-        problem, objective, shortest, relative_gap=relative_gap, warm_start=_earlier(warm_start, scenario)
+        problem, objective, shortest, relative_gap=relative_gap, warm_start=_earlier(warm_start, scenario, problem)
     )
     made = _assemble(scenario, problem, policy, found.lengths, problem.shares(found.lengths))
     bound = None
@@ -195,13 +208,25 @@ def _infeasible(scenario: Scenario, problem: Problem, policy: str) -> Infeasible
     )
 
 
-def _earlier(warm_start: Plan | None, scenario: Scenario) -> Ints | None:
-    """Draft lengths of an earlier plan, by device name; newcomers start with what the others had on average."""
+def _earlier(warm_start: Plan | None, scenario: Scenario, problem: Problem) -> Ints | None:
+    """Options of an earlier plan, by device name; newcomers start with what the others had on average."""
     if warm_start is None:
         return None
     known = {device.name: device.draft_length for device in warm_start.devices}
     usual = round(sum(known.values()) / max(len(known), 1))
-    return np.array([known.get(device.name, usual) for device in scenario.devices], dtype=np.int64)
+    lengths = np.array([known.get(device.name, usual) for device in scenario.devices], dtype=np.int64)
+    modes = {device.name: device.mode for device in warm_start.devices}
+    names = [[mode.name for mode in device.modes] for device in scenario.devices]
+    chosen = [modes.get(device.name) for device in scenario.devices]
+    mode = np.array([own.index(was) if was in own else 0 for own, was in zip(names, chosen, strict=True)])
+    return np.asarray(np.clip(lengths, problem.shortest, problem.longest) + problem.reach * mode)
+
+
+def _first_modes(scenario: Scenario) -> Scenario:
+    """The scenario for policies that choose no modes: each device has its first one."""
+    if not any(device.modes for device in scenario.devices):
+        return scenario
+    return replace(scenario, devices=tuple(replace(d, modes=d.modes[:1]) for d in scenario.devices))
 
 
 def _alone(scenario: Scenario) -> Plan:
@@ -230,13 +255,18 @@ def _assemble(
     round_s: float | None = None,
     iterations: int = 1,
 ) -> Plan:
-    """The plan of lengths [K] and band shares [K]; its round time follows from them unless it is given."""
+    """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
     if round_s is None:
-        draft = float((lengths * problem.seconds_per_token + problem.upload_time(lengths, shares)).max())
+        busy = problem.drafted(lengths) * problem.seconds_per_token
+        draft = float((busy + problem.upload_time(lengths, shares)).max())
         round_s = draft + float(problem.verification_s(lengths))
     expected = problem.expected(lengths)
     bands = shares * scenario.cell.bandwidth_hz
     devices: Sequence[Device] = scenario.devices
+    modes = [
+        device.modes[option // problem.reach].name if device.modes else None
+        for device, option in zip(devices, lengths.tolist(), strict=True)
+    ]
     return Plan(
         policy=policy,
         status="feasible" if bool(problem.meets_minimum(lengths, np.asarray(round_s))) else "infeasible",
@@ -244,9 +274,14 @@ def _assemble(
         upper_bound_tokens_per_s=None,
         round_s=round_s,
         devices=tuple(
-            DevicePlan(device.name, length, band, tokens)
-            for device, length, band, tokens in zip(
-                devices, lengths.tolist(), bands.tolist(), expected.tolist(), strict=True
+            DevicePlan(device.name, length, band, tokens, mode)
+            for device, length, band, tokens, mode in zip(
+                devices,
+                problem.drafted(lengths).tolist(),
+                bands.tolist(),
+                expected.tolist(),
+                modes,
+                strict=True,
             )
         ),
         iterations=iterations,

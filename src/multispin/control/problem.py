@@ -8,7 +8,7 @@ import numpy as np
 from multispin.control.bandwidth import bandwidth_shares, draft_time, token_latency
 from multispin.control.goodput import Floats, Ints, token_table
 from multispin.control.rate import upload_time
-from multispin.control.scenario import Scenario
+from multispin.control.scenario import Mode, Scenario
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Problem:
     Args:
         seconds_per_token: T_k [s], shape [K].
         upload_s: a_k = Q_k / R_k(B), upload time of a token over the whole band [s], shape [K].
-        conditional: probability that position j + 1 is accepted given those before it, [L_max, K].
+        tokens: E[N_k] of every option, [R, K]; see below.
         weight: w_k, shape [K].
         shortest: least draft length, shape [K].
         longest: greatest draft length, shape [K].
@@ -28,11 +28,18 @@ class Problem:
         per_token_s: time of one verified token [s].
         padded: whether a batch costs K (max L + 1) tokens instead of Σ (L_k + 1).
         snr: σ_k = snr_hz / B, NaN where the rate is linear in the band, shape [K]; None if it is for all.
+        after_s: expected time that an option takes after the verification, for what follows a refusal [s], [R, K];
+            None if none does.
+        mode_upload_s: a_k in each mode, NaN where a device has no such mode, [M, K]; None if all have but one.
+
+    Rows of tables are *options*. With a single mode for each device an option is a draft length, R = L_max + 1. With
+    M modes R = M (L_max + 1), the lengths of the first mode first: option o is length o mod (L_max + 1) in mode
+    o div (L_max + 1). What is called lengths in the solver are options.
     """
 
     seconds_per_token: Floats
     upload_s: Floats
-    conditional: Floats
+    tokens: Floats
     weight: Floats
     shortest: Ints
     longest: Ints
@@ -42,6 +49,8 @@ class Problem:
     per_token_s: float
     padded: bool
     snr: Floats | None = None
+    after_s: Floats | None = None
+    mode_upload_s: Floats | None = None
 
     @property
     def size(self) -> int:
@@ -49,43 +58,105 @@ class Problem:
         return len(self.seconds_per_token)
 
     @cached_property
-    def tokens(self) -> Floats:
-        """E[N_k] for every length, [L_max + 1, K]."""
-        return token_table(self.conditional)
+    def reach(self) -> int:
+        """L_max + 1, the options of one mode."""
+        return len(self.tokens) // (1 if self.mode_upload_s is None else len(self.mode_upload_s))
+
+    @cached_property
+    def within(self) -> np.ndarray:
+        """Which options exist and are within a device's limits, [R, K]."""
+        length = self.drafted(np.arange(len(self.tokens)))[:, None]
+        within = (length >= self.shortest) & (length <= self.longest)
+        if self.mode_upload_s is not None:
+            within &= np.repeat(~np.isnan(self.mode_upload_s), self.reach, axis=0)
+        return np.asarray(within)
 
     @cached_property
     def constrained(self) -> bool:
         """Whether any device asks for a least goodput."""
         return bool(np.any(self.minimum_goodput > 0))
 
+    @cached_property
+    def concave(self) -> bool:
+        """Whether options are draft lengths with concave gains and convex costs."""
+        return self.mode_upload_s is None and self.after_s is None
+
+    @cached_property
+    def after_range(self) -> tuple[float, float]:
+        """Least and greatest sum of `after_s` over devices [s]."""
+        if self.after_s is None:
+            return 0.0, 0.0
+        least = np.where(self.within, self.after_s, np.inf).min(axis=0).sum()
+        return float(least), float(np.where(self.within, self.after_s, 0.0).max(axis=0).sum())
+
+    @cached_property
+    def draft_range(self) -> tuple[float, float]:
+        """Drafting times that no choice goes below or above [s]."""
+        cheap, dear = self.upload_s, self.upload_s
+        if self.mode_upload_s is not None:
+            cheap, dear = np.nanmin(self.mode_upload_s, axis=0), np.nanmax(self.mode_upload_s, axis=0)
+        least = draft_time(self.shortest, self.seconds_per_token, cheap, self.snr)
+        able = self.longest > 0
+        if least == 0.0 and able.any():
+            # Nobody need draft; whoever does takes at least this long.
+            least = (self.seconds_per_token + cheap)[able].min()
+        return float(least), float(draft_time(self.longest, self.seconds_per_token, dear, self.snr))
+
+    def drafted(self, options: Ints) -> Ints:
+        """Draft lengths of options."""
+        return options if self.mode_upload_s is None else options % self.reach
+
+    def token_upload_s(self, options: Ints) -> Floats:
+        """Upload time of a token over the whole band under options [..., K] [s]."""
+        if self.mode_upload_s is None:
+            return self.upload_s
+        return np.asarray(self.mode_upload_s[options // self.reach, np.arange(self.size)])
+
+    def everybody(self, lengths: Ints) -> Ints:
+        """Options in which all draft the same lengths [N] as far as they can, in each mode that they have, [M N, K]."""
+        plain = np.clip(lengths[:, None], self.shortest, self.longest)
+        if self.mode_upload_s is None:
+            return plain
+        modes = np.where(np.isnan(self.mode_upload_s), 0, np.arange(len(self.mode_upload_s))[:, None])
+        return np.concatenate([plain + self.reach * mode for mode in modes])
+
     def expected(self, lengths: Ints) -> Floats:
         """E[N_k] of lengths [..., K]."""
         return np.asarray(self.tokens[lengths, np.arange(self.size)])
 
     def verification_s(self, lengths: Ints) -> Floats:
-        """T_ver of lengths [..., K] [s]."""
+        """T_ver of lengths [..., K], and what refusals take after it [s]."""
+        time = np.full(lengths.shape[:-1], self.fixed_s)
+        if self.after_s is not None:
+            time += self.after_s[lengths, np.arange(self.size)].sum(axis=-1)
         if self.per_token_s == 0.0:
-            return np.full(lengths.shape[:-1], self.fixed_s)
-        verified = self.size * (lengths.max(axis=-1) + 1) if self.padded else lengths.sum(axis=-1) + self.size
-        return np.asarray(self.fixed_s + self.per_token_s * verified)
+            return time
+        length = self.drafted(lengths)
+        verified = self.size * (length.max(axis=-1) + 1) if self.padded else length.sum(axis=-1) + self.size
+        return np.asarray(time + self.per_token_s * verified)
 
     def draft_time(self, lengths: Ints) -> Floats:
         """φ of lengths [..., K] with the best bandwidth for them (Lemma 3) [s]."""
-        return draft_time(lengths, self.seconds_per_token, self.upload_s, self.snr)
+        return draft_time(self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr)
 
     def shares(self, lengths: Ints) -> Floats:
         """The best bandwidth for lengths [..., K], in shares."""
-        return bandwidth_shares(lengths, self.seconds_per_token, self.upload_s, self.snr)
+        return bandwidth_shares(self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr)
 
     def upload_time(self, lengths: Ints, shares: Floats) -> Floats:
         """Upload times of lengths [..., K] over these shares of the band [s]."""
-        return upload_time(lengths * self.upload_s, shares, self.snr)
+        return upload_time(self.drafted(lengths) * self.token_upload_s(lengths), shares, self.snr)
 
     def token_latency(self, share: float | None = None) -> Floats:
         """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s]."""
         if share is None:
             return np.full(self.size, token_latency(self.seconds_per_token, self.upload_s, self.snr))
         return self.seconds_per_token + upload_time(self.upload_s, np.full(self.size, share), self.snr)
+
+    def quickest_s(self, shortest: Ints) -> float:
+        """Least T_ver, and time after it, of options that draft no fewer than these lengths [K] [s]."""
+        packed = self.size * (shortest.max() + 1) if self.padded else shortest.sum() + self.size
+        return self.fixed_s + self.per_token_s * float(packed) + self.after_range[0]
 
     def round_s(self, lengths: Ints) -> Floats:
         """φ + T_ver of lengths [..., K] with the best bandwidth for them [s]."""
@@ -108,30 +179,53 @@ def as_problem(scenario: Scenario) -> Problem:
     limits = np.array([scenario.limits(device) for device in devices], dtype=np.int64)
     shortest, longest = limits[:, 0], limits[:, 1]
     rows = max(int(longest.max()), 1)
-    rate = np.array([np.nan if d.acceptance_rate is None else d.acceptance_rate for d in devices], dtype=np.float64)
-    conditional = np.broadcast_to(rate, (rows, len(devices)))
-    if np.isnan(rate).any():
-        conditional = conditional.copy()
-        for k, device in enumerate(devices):
-            if device.acceptance_profile is not None:
-                profile = device.acceptance_profile[:rows]
-                conditional[: len(profile), k] = profile
-                conditional[len(profile) :, k] = device.acceptance_profile[-1]
-    bits = np.array(
-        [cell.bits_per_token if d.bits_per_token is None else d.bits_per_token for d in devices], dtype=float
-    )
+    bits_per_s = np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64)
     snr = np.array([np.nan if d.snr_hz is None else d.snr_hz / cell.bandwidth_hz for d in devices], dtype=np.float64)
+    ways = [device.ways for device in devices]
+    tables, upload, after = [], [], []
+    for mode in range(max(map(len, ways))):
+        # A device without this mode stands in with its first one; NaN bits say so.
+        chosen = [each[mode] if mode < len(each) else each[0] for each in ways]
+        bits = [cell.bits_per_token if way.bits_per_token is None else way.bits_per_token for way in chosen]
+        upload.append(
+            np.where([mode < len(each) for each in ways], np.array(bits, dtype=np.float64), np.nan) / bits_per_s
+        )
+        conditional = _conditional(chosen, rows)
+        tables.append(token_table(conditional))
+        refusal_s = np.array([way.bits_per_rejection for way in chosen]) / bits_per_s
+        refusal_s += np.array([way.seconds_per_rejection for way in chosen])
+        # What a longer draft gains is the probability that all of it is accepted.
+        refused = 1.0 - np.diff(tables[-1], axis=0, prepend=0.0) if refusal_s.any() else np.zeros_like(tables[-1])
+        after.append(refused * refusal_s)
     return Problem(
         seconds_per_token=np.array([d.seconds_per_token for d in devices], dtype=np.float64),
-        upload_s=bits / np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64),
-        conditional=conditional,
+        upload_s=upload[0],
+        tokens=np.concatenate(tables),
         weight=np.array([d.weight for d in devices], dtype=np.float64),
         shortest=shortest,
         longest=longest,
         minimum_goodput=np.array([d.min_goodput_tokens_per_s or 0.0 for d in devices], dtype=np.float64),
-        acceptance_rate=rate,
+        acceptance_rate=np.array(
+            [np.nan if way[0].acceptance_rate is None else way[0].acceptance_rate for way in ways], dtype=np.float64
+        ),
         fixed_s=verifier.fixed_s + len(devices) * verifier.per_device_s,
         per_token_s=verifier.per_token_s,
         padded=verifier.padded,
         snr=None if np.isnan(snr).all() else snr,
+        after_s=np.concatenate(after) if any(table.any() for table in after) else None,
+        mode_upload_s=np.stack(upload) if len(upload) > 1 else None,
     )
+
+
+def _conditional(ways: list[Mode], rows: int) -> Floats:
+    """Probability that position j + 1 is accepted given those before it, [rows, K]."""
+    rate = np.array([np.nan if way.acceptance_rate is None else way.acceptance_rate for way in ways], dtype=np.float64)
+    conditional = np.broadcast_to(rate, (rows, len(ways)))
+    if np.isnan(rate).any():
+        conditional = conditional.copy()
+        for k, way in enumerate(ways):
+            if way.acceptance_profile is not None:
+                profile = way.acceptance_profile[:rows]
+                conditional[: len(profile), k] = profile
+                conditional[len(profile) :, k] = way.acceptance_profile[-1]
+    return conditional

@@ -4,6 +4,7 @@ Arrays are laid out [lengths, intervals, devices], shortened to [R, N, K]: the m
 the first axis, which numpy does at full speed. docs/control.md derives the bound.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -174,14 +175,14 @@ def relax(
     o = _options(problem, objective, level, intervals, shortest, allowed)
     cost_start, cost_end = tangent_shares(o.upload, o.at_start, o.at_end, o.open_, problem.snr)
     middle_cost = 0.5 * (cost_start + cost_end)
-    price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price)
+    price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price, problem.concave)
     gain = np.where(o.open_, o.gain, -np.inf)
     pay = price[:, None]
     rest = price - o.intercept - o.slope * o.fixed
     middle = (gain - pay * middle_cost).max(axis=0).sum(axis=-1) + rest - o.slope * 0.5 * (start + end)
     # A chosen option is worth no less than the least one, which bounds every term of the sums and so their rounding.
     least = np.take_along_axis(cost_start, o.open_.argmax(axis=0)[None], axis=0)[0].sum(axis=-1)
-    most = float(np.abs(objective.gains[len(gain) - 1]).sum())
+    most = float(np.abs(objective.gains[: len(gain)]).max(axis=0).sum())
     size = 3.0 * most + price * (1.0 + 2.0 * least) + np.abs(o.intercept) + 2.0 * o.slope * o.latest
     return Relaxation(
         worth_start=gain - pay * cost_start,
@@ -208,7 +209,7 @@ def greedy(
     o = _options(problem, objective, level, points, shortest, None)
     with np.errstate(all="ignore"):
         cost = np.where(o.open_ & (o.upload > 0), needed_share(o.upload, o.at_end, problem.snr)[0], 0.0)
-    price, lengths = _band_price(o.gain, cost, o.open_, points.price)
+    price, lengths = _band_price(o.gain, cost, o.open_, points.price, problem.concave)
     return lengths, price
 
 
@@ -216,31 +217,38 @@ def _options(
     problem: Problem, objective: Objective, level: float, intervals: Intervals, shortest: Ints, allowed: Mask | None
 ) -> _Options:
     start, end = intervals.start, intervals.end
-    rows = min(problem.tokens.shape[0], int(min(end.max() / problem.seconds_per_token.min(), 1e6)) + 2)
-    rows = max(rows, int(shortest.max()) + 1)
-    length = np.arange(rows)[:, None, None]
+    rows = problem.tokens.shape[0]
+    if problem.mode_upload_s is None:
+        rows = min(rows, int(min(end.max() / problem.seconds_per_token.min(), 1e6)) + 2)
+        rows = max(rows, int(shortest.max()) + 1)
+    option = np.arange(rows)[:, None, None]
+    length = problem.drafted(option)
     longest = np.minimum(problem.longest, intervals.cap[:, None])
     fixed, per_token = _verification(problem, intervals.cap)
     lower = shortest
-    earliest = start + fixed + per_token * lower.sum(axis=-1)
+    least_after, most_after = problem.after_range
+    fixed_least = fixed + least_after
+    earliest = start + fixed_least + per_token * lower.sum(axis=-1)
     if problem.constrained:
         need = problem.minimum_goodput * (1.0 - 2e-12)
         for _ in range(2):
             missing = (problem.tokens[:, None, :] < need * earliest[:, None]).sum(axis=0)
             lower = np.maximum(shortest, missing)
-            earliest = start + fixed + per_token * lower.sum(axis=-1)
-    latest = np.minimum(end + fixed + per_token * longest.sum(axis=-1), intervals.latest)
+            earliest = start + fixed_least + per_token * lower.sum(axis=-1)
+    latest = np.minimum(end + fixed + most_after + per_token * longest.sum(axis=-1), intervals.latest)
     earliest = np.maximum(earliest, intervals.earliest)
     empty = earliest > latest * (1.0 + 1e-12)
     earliest = np.minimum(earliest, latest)
     intercept, slope = objective.line(level, earliest, latest)
     # Widened by a few roundings of φ, so that every cost is below the true one however the subtraction rounds.
     busy = problem.seconds_per_token * length - 8 * _EPS * end[:, None]
-    upload = problem.upload_s * length
+    upload = problem.token_upload_s(option) * length
     if problem.snr is not None:
         busy = busy + least_upload_s(upload, problem.snr)
     at_end = end[:, None] - busy
     open_ = (length <= longest) & (length >= lower) & (at_end > 0)
+    if problem.mode_upload_s is not None:
+        open_ &= problem.within[:, None, :]
     if empty.any():
         open_ &= ~empty[:, None]
     if allowed is not None:
@@ -248,6 +256,8 @@ def _options(
     gain = np.broadcast_to(objective.gains[:rows, None, :], at_end.shape)
     if per_token:
         gain = gain - (slope * per_token)[:, None] * length
+    if problem.after_s is not None:
+        gain = gain - slope[:, None] * problem.after_s[:rows, None, :]
     return _Options(
         gain=gain,
         upload=upload,
@@ -269,12 +279,15 @@ def _verification(problem: Problem, cap: Ints) -> tuple[Floats, float]:
     return np.full(len(cap), problem.fixed_s + problem.per_token_s * problem.size), problem.per_token_s
 
 
-def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats) -> tuple[Floats, Ints]:
+def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats, concave: bool) -> tuple[Floats, Ints]:
     """Price μ at which the devices together ask for about the whole band, [N], and what they then choose [N, K].
 
-    A device takes its next token while gain per cost is above μ. Any μ ≥ 0 gives a valid bound, and one that is
-    wrong by a fraction ε is looser by ε²: so for large tables a rough search does instead of a sort.
+    Where gains are concave and costs convex a device takes its next token while gain per cost is above μ; otherwise it
+    takes the option that is worth most at μ, a corner of its options' upper envelope. Any μ ≥ 0 gives a valid bound,
+    and one that is wrong by a fraction ε is looser by ε²: so for large tables a rough search does instead of a sort.
     """
+    if not concave:
+        return _price_by_worth(np.where(open_, gain, -np.inf), cost, guess)
     both = open_[1:] & open_[:-1]
     more = np.where(both, np.diff(cost, axis=0), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -284,7 +297,10 @@ def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats) -> tuple
     if more.shape[0] * more.shape[2] <= _SORTABLE:
         price = _price_by_sorting(ratio, more, base)
     else:
-        price = _price_by_search(ratio, more, base, guess)
+        wanted = np.where(ratio > 0, ratio, 0.0)
+        # To begin with: as if the band were worth all that could be gained with any amount of it.
+        first = np.where(guess > 0, guess, np.maximum(np.einsum("rnk,rnk->n", wanted, more), 1e-300))
+        price = _search_price(lambda p: base + np.einsum("rnk,rnk->n", wanted >= p[:, None], more), first)
     return price, least + (ratio >= price[:, None]).sum(axis=0)
 
 
@@ -303,15 +319,26 @@ def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
     return np.where((fitting < width) & (beyond > 0), np.nextafter(np.maximum(beyond, 0.0), np.inf), 0.0)
 
 
-def _price_by_search(ratio: Floats, more: Floats, base: Floats, guess: Floats) -> Floats:
-    """The same to a small fraction of the band: secants between the logarithms of price and demand."""
-    wanted = np.where(ratio > 0, ratio, 0.0)
-    # To begin with: as if the band were worth all that could be gained with any amount of it.
-    price = np.where(guess > 0, guess, np.maximum(np.einsum("rnk,rnk->n", wanted, more), 1e-300))
+def _price_by_worth(gain: Floats, cost: Floats, guess: Floats) -> tuple[Floats, Ints]:
+    """The same for options in any order: price [N] and choices [N, K]; gains are −inf where an option is excluded."""
+
+    def chosen(price: Floats) -> Ints:
+        return np.asarray((gain - price[:, None] * cost).argmax(axis=0))
+
+    def asked(price: Floats) -> Floats:
+        return np.asarray(np.take_along_axis(cost, chosen(price)[None], axis=0)[0].sum(axis=-1))
+
+    most = np.where(np.isfinite(gain), np.abs(gain), 0.0).max(axis=0).sum(axis=-1)
+    price = _search_price(asked, np.where(guess > 0, guess, np.maximum(most, 1e-300)))
+    return price, chosen(price)
+
+
+def _search_price(demand: Callable[[Floats], Floats], price: Floats) -> Floats:
+    """Price at which demand falls below the whole band: secants between the logarithms of price and demand."""
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     low_ask, high_ask = np.full_like(price, np.nan), np.full_like(price, np.nan)
     for step in range(_PRICE_STEPS):
-        asked = base + np.einsum("rnk,rnk->n", wanted >= price[:, None], more)
+        asked = demand(price)
         over = asked > 1.0
         low, low_ask = np.where(over, price, low), np.where(over, asked, low_ask)
         high, high_ask = np.where(over, high, price), np.where(over, high_ask, asked)

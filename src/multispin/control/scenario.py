@@ -67,10 +67,44 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Mode:
+    """One way for a device to speculate: an acceptance rule, how often it accepts, and what it puts on the air.
+
+    Exactly one of `acceptance_rate` and `acceptance_profile` is given.
+
+    Args:
+        name: what plans call it; unique for a device.
+        acceptance_rate: α, as in `Device`.
+        acceptance_profile: as in `Device`.
+        bits_per_token: payload per drafted token [bit]; None takes the cell's.
+        bits_per_rejection: further uplink bits once a draft is refused, such as a whole law [bit].
+        seconds_per_rejection: further time once a draft is refused, such as that of a law sent down [s].
+    """
+
+    name: str
+    acceptance_rate: float | None = None
+    acceptance_profile: tuple[float, ...] | None = None
+    bits_per_token: float | None = None
+    bits_per_rejection: float = 0.0
+    seconds_per_rejection: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"mode.name is {self.name!r}; it must be a non-empty text")
+        where = f"mode {self.name!r}"
+        _check_acceptance(self, where)
+        if self.bits_per_token is not None:
+            _positive(f"{where}: bits_per_token", self.bits_per_token)
+        _not_negative(f"{where}: bits_per_rejection", self.bits_per_rejection)
+        _not_negative(f"{where}: seconds_per_rejection", self.seconds_per_rejection)
+
+
+@dataclass(frozen=True)
 class Device:
     """One device: how fast it drafts, how well it is heard, how often the target agrees.
 
-    Exactly one of `spectral_efficiency` and `snr_hz` is given, and one of `acceptance_rate` and `acceptance_profile`.
+    Exactly one of `spectral_efficiency` and `snr_hz` is given, and one of `acceptance_rate`, `acceptance_profile` and
+    `modes`.
 
     Args:
         name: what plans and messages call it; unique in a scenario.
@@ -86,6 +120,8 @@ class Device:
         min_goodput_tokens_per_s: least acceptable E[N_k] / round time [tokens/s]; None asks for nothing.
         max_draft_length: overrides the cell's [tokens]; 0 for a device without a drafter.
         min_draft_length: overrides the cell's [tokens]; None takes the cell's, or the maximum if that is smaller.
+        modes: ways to speculate, of which a plan picks one; each says its acceptance and bits. `[[device.mode]]` in
+            a file.
     """
 
     name: str
@@ -99,6 +135,7 @@ class Device:
     max_draft_length: int | None = None
     min_draft_length: int | None = None
     snr_hz: float | None = None
+    modes: tuple[Mode, ...] = ()
 
     def efficiency_at(self, bandwidth_hz: float) -> float:
         """Bits per second and Hz that a band carries (eq. 8, or arXiv 2608.29618)."""
@@ -111,6 +148,11 @@ class Device:
         """Uplink rate R_k over a band [bit/s]."""
         return bandwidth_hz * self.efficiency_at(bandwidth_hz) if bandwidth_hz > 0 else 0.0
 
+    @property
+    def ways(self) -> tuple[Mode, ...]:
+        """Its modes, or the one that its own keys describe."""
+        return self.modes or (Mode("plain", self.acceptance_rate, self.acceptance_profile, self.bits_per_token),)
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"device.name is {self.name!r}; it must be a non-empty text")
@@ -122,20 +164,10 @@ class Device:
             _positive(f"{where}: spectral_efficiency", self.spectral_efficiency)
         if self.snr_hz is not None:
             _positive(f"{where}: snr_hz", self.snr_hz)
-        if (self.acceptance_rate is None) == (self.acceptance_profile is None):
-            raise InputError(f"{where}: give either acceptance_rate or acceptance_profile, and not both")
-        if self.acceptance_rate is not None:
-            _probability(f"{where}: acceptance_rate", self.acceptance_rate)
-        if self.acceptance_profile is not None:
-            if isinstance(self.acceptance_profile, list):
-                object.__setattr__(self, "acceptance_profile", tuple(self.acceptance_profile))
-            if not isinstance(self.acceptance_profile, tuple) or not self.acceptance_profile:
-                raise InputError(
-                    f"{where}: acceptance_profile is {self.acceptance_profile!r}; "
-                    "it must be a non-empty list of probabilities in [0, 1]"
-                )
-            for position, value in enumerate(self.acceptance_profile, start=1):
-                _probability(f"{where}: acceptance_profile at position {position}", value)
+        if self.modes:
+            self._check_modes(where)
+        else:
+            _check_acceptance(self, where)
         if self.bits_per_token is not None:
             _positive(f"{where}: bits_per_token", self.bits_per_token)
         _not_negative(f"{where}: weight", self.weight)
@@ -147,6 +179,15 @@ class Device:
             _length(f"{where}: min_draft_length", self.min_draft_length)
             if self.max_draft_length is not None:
                 _ordered(where, self.min_draft_length, self.max_draft_length)
+
+    def _check_modes(self, where: str) -> None:
+        object.__setattr__(self, "modes", tuple(self.modes))
+        for key in ("acceptance_rate", "acceptance_profile", "bits_per_token"):
+            if getattr(self, key) is not None:
+                raise InputError(f"{where}: {key} stands beside modes; each mode says its own")
+        names = [mode.name for mode in self.modes]
+        if len(set(names)) < len(names):
+            raise InputError(f"{where}: two modes have the same name; names must be unique for a device")
 
 
 @dataclass(frozen=True)
@@ -180,9 +221,26 @@ class Scenario:
         return device.min_draft_length, longest
 
 
-def field_names(kind: type[Cell] | type[Verification] | type[Device]) -> tuple[str, ...]:
+def field_names(kind: type[Cell] | type[Verification] | type[Device] | type[Mode]) -> tuple[str, ...]:
     """The keys that a scenario file may use for a table."""
     return tuple(f.name for f in fields(kind))
+
+
+def _check_acceptance(holder: Device | Mode, where: str) -> None:
+    if (holder.acceptance_rate is None) == (holder.acceptance_profile is None):
+        raise InputError(f"{where}: give either acceptance_rate or acceptance_profile, and not both")
+    if holder.acceptance_rate is not None:
+        _probability(f"{where}: acceptance_rate", holder.acceptance_rate)
+    if holder.acceptance_profile is not None:
+        if isinstance(holder.acceptance_profile, list):
+            object.__setattr__(holder, "acceptance_profile", tuple(holder.acceptance_profile))
+        if not isinstance(holder.acceptance_profile, tuple) or not holder.acceptance_profile:
+            raise InputError(
+                f"{where}: acceptance_profile is {holder.acceptance_profile!r}; "
+                "it must be a non-empty list of probabilities in [0, 1]"
+            )
+        for position, value in enumerate(holder.acceptance_profile, start=1):
+            _probability(f"{where}: acceptance_profile at position {position}", value)
 
 
 def _number(what: str, value: object, allowed: str) -> float:

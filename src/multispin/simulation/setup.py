@@ -127,6 +127,11 @@ class Setup:
         if len(self.lives) != len(self.scenario.devices):
             raise InputError(f"lives has {len(self.lives)} entries for {len(self.scenario.devices)} devices")
         for device in self.scenario.devices:
+            if device.modes:
+                raise InputError(
+                    f"device {device.name!r}: a choice of modes is for `multispin plan`; a simulation needs one "
+                    "acceptance_rate or acceptance_profile"
+                )
             if self.scenario.limits(device)[1] > MAX_DRAFT_LENGTH:
                 raise InputError(
                     f"device {device.name!r}: max_draft_length is over {MAX_DRAFT_LENGTH}, the longest draft that the "
