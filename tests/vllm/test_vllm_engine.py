@@ -25,6 +25,8 @@ from multispin.speculation import (
 
 SLOTS, LENGTH, DRAFT = 3, 96, 8
 GREEDY = SamplingParams()
+# vLLM's state is the process's: a second engine beside the one under test needs a process of its own for its worker.
+EXTRA = {"enforce_eager": True, "distributed_executor_backend": "mp"}
 LAWS = {
     "greedy": GREEDY,
     "coupled": SamplingParams(0.9, seed=77),
@@ -261,28 +263,28 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
     assert kinds == {Outcome} | expected
 
 
-def test_with_drafts_vllm_writes_what_it_writes_alone(folder, vllm_engine):
-    """The reference has no drafts and none of our scheduler, one request at a time."""
+def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine):
+    """The reference has no drafts and none of our scheduler, one request at a time, and ends at a stop id."""
     rng = random.Random(2)
     requests = [([3, 1, 4, 1, 5], GREEDY), (list(range(100, 140)), LAWS["coupled"]), ([6] * 33, LAWS["coupled"])]
-    alone = decode_by_vllm(folder, requests, 24, options={"enforce_eager": True})
+    stop = decode_alone(model, *requests[1], 24)[10]
+    alone = decode_by_vllm(folder, requests, 24, {stop}, options=EXTRA)
+    assert alone == [decode_alone(model, prompt, law, 24, {stop}) for prompt, law in requests]
+    assert [len(text) for text in alone] != [24] * 3
     texts = {
         vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, law)
         for text, (prompt, law) in zip(alone, requests, strict=True)
     }
-    while any(len(text.generated) < 24 for text in texts.values()):
-        feeds = [
-            text.feed(slot, vllm_engine.cached(slot), 24) for slot, text in texts.items() if len(text.generated) < 24
-        ]
+    going = dict(texts)
+    while going:
+        feeds = [text.feed(slot, vllm_engine.cached(slot), len(text.expected)) for slot, text in going.items()]
         for feed, outcome in zip(feeds, vllm_engine.verify(feeds), strict=True):
             if outcome is not None:
                 text = texts[feed.slot]
                 text.committed += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
                 vllm_engine.commit(feed.slot, len(text.committed) - 1)
+        going = {slot: text for slot, text in going.items() if len(text.generated) < len(text.expected)}
     assert [text.generated for text in texts.values()] == alone
-    stop = alone[1][10]
-    (stopped,) = decode_by_vllm(folder, requests[1:2], 24, {stop}, options={"enforce_eager": True})
-    assert stopped == alone[1][: alone[1].index(stop) + 1]
 
 
 def test_two_workers_that_share_the_weights_find_the_same(model, folder):
@@ -304,7 +306,7 @@ def test_two_workers_that_share_the_weights_find_the_same(model, folder):
 
 def test_a_cache_that_does_not_hold_all_slots_is_refused_with_what_to_do(folder):
     with pytest.raises(InputError, match=r"room for .* --slots"):
-        VllmEngine(folder, 4, 400, options={"enforce_eager": True, "kv_cache_memory_bytes": 2**20})
+        VllmEngine(folder, 4, 400, options={**EXTRA, "kv_cache_memory_bytes": 2**20})
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 
+from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
-USUAL_MAX_LENGTH = 1024
 
 
 @click.command("serve")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@engine_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
@@ -40,6 +41,7 @@ def command(**options: Any) -> None:
     Examples:
       multispin serve
       multispin serve --target Qwen/Qwen3-8B --device cuda:0 --dtype bfloat16 --host 0.0.0.0
+      multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
     prepare(options["threads"] or os.cpu_count() or 1)
     with contextlib.suppress(asyncio.CancelledError):
@@ -50,16 +52,14 @@ async def _serve(options: Mapping[str, Any]) -> None:
     from aiohttp import web
 
     from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer
-    from multispin.models import Verifier, load_model, load_tokenizer
+    from multispin.models import load_tokenizer
     from multispin.speculation import bits_per_id
 
     tell = writer(options["as_json"], _say)
     parent = Parent(options["attended"])
     await parent.connect()
     tokenizer = load_tokenizer(options["target"])
-    model = load_model(options["target"], options["dtype"], options["place"])
-    known = getattr(model.config, "max_position_embeddings", USUAL_MAX_LENGTH)
-    verifier = Verifier(model, options["slots"], options["max_length"] or min(USUAL_MAX_LENGTH, known))
+    verifier = load_engine(options)
     settings = ControllerSettings(
         options["policy"],
         options["bandwidth_hz"],

@@ -299,11 +299,9 @@ def decode_by_vllm(
     longest = max(len(prompt) for prompt, _ in requests) + max_tokens + 1
     chosen = _options(internals, options, {})
     _size_cache(internals, config, dtype, 1, longest, chosen)
-    wanted = [(prompt, params, max_tokens) for prompt, params in requests]
     with _told_in_a_sentence(reference):
-        texts = internals.decode(source, dtype, longest, chosen, wanted)
-    ends = [next((i for i, token in enumerate(text, start=1) if token in stop_ids), len(text)) for text in texts]
-    return [list(text[:end]) for text, end in zip(texts, ends, strict=True)]
+        texts: list[list[int]] = internals.decode(source, dtype, longest, chosen, requests, max_tokens, stop_ids)
+    return texts
 
 
 def _told(state: _Slot, feed: Feed) -> list[int]:
@@ -318,15 +316,21 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
     return replace(feed.evidence, laws=(), weights=())
 
 
-def _import_internals() -> ModuleType:
-    """The module that imports vLLM, after the environment says how vLLM should behave in a process of ours."""
+def check_installed() -> None:
+    """InputError, with what to do, if there is no vLLM here."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             "vLLM is not installed here: `pip install 'multispin[vllm]'` on a machine with an NVIDIA GPU, or "
             "`make vllm` for its CPU build"
         )
+
+
+def _import_internals() -> ModuleType:
+    """The module that imports vLLM, after the environment says how vLLM should behave in a process of ours."""
+    check_installed()
     quiet = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes of this machine need cores too
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler must be at hand, and one worker needs no process
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output belongs to --json
         "VLLM_NO_USAGE_STATS": "1",
@@ -374,6 +378,9 @@ def _size_cache(
 ) -> None:
     """On a CPU, make the cache as large as these slots need: vLLM's default is a share of all memory."""
     if internals.on_cpu():
+        if options.get("tensor_parallel_size", 1) * options.get("pipeline_parallel_size", 1) == 1:
+            # A worker of its own would wait in a busy loop, on the cores that the drafters need.
+            options.setdefault("distributed_executor_backend", "uni")
         block = options.setdefault("block_size", CPU_BLOCK_TOKENS)
         tokens = (slots + 1) * -(-length // block) * block
         options.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))

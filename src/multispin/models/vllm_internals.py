@@ -12,7 +12,7 @@ greedily, accepts the draft as far as it agrees. Its caches, its counts and its 
 These seams are not promised to last, so only versions on which the tests have run are accepted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -191,7 +191,9 @@ def decode(
     dtype: str,
     max_length: int,
     options: Mapping[str, Any],
-    requests: Sequence[tuple[Sequence[int], Law, int]],
+    requests: Sequence[tuple[Sequence[int], Law]],
+    max_tokens: int,
+    stop_ids: Collection[int],
 ) -> list[list[int]]:
     """Plain decoding by vLLM, one request at a time: its own scheduler and sampler, no speculation.
 
@@ -200,7 +202,9 @@ def decode(
         dtype: of weights and cache.
         max_length: tokens that a request may have.
         options: further arguments of vLLM's engine by name.
-        requests: prompt, law and number of tokens wanted of each.
+        requests: prompt and law of each.
+        max_tokens: of each text; one that meets a stop id ends with it.
+        stop_ids: where a text ends.
 
     """
     check_version()
@@ -215,9 +219,16 @@ def decode(
     ).create_engine_config()
     llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
     texts: list[list[int]] = []
-    for prompt, law, count in requests:
+    for prompt, law in requests:
         extra = None if law.greedy else {"multispin_law": [law.temperature, law.top_k, law.top_p, law.seed]}
-        params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False, extra_args=extra)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            ignore_eos=True,
+            stop_token_ids=list(stop_ids),
+            detokenize=False,
+            extra_args=extra,
+        )
         llm.add_request(str(len(texts)), {"prompt_token_ids": list(prompt)}, params)
         outputs = []
         while llm.has_unfinished_requests():

@@ -1,0 +1,73 @@
+"""The options by which `serve` and `demo` name what verifies: the embedded verifier or vLLM."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from multispin.errors import InputError
+
+ENGINES = ("embedded", "vllm")
+USUAL_MAX_LENGTH = 1024
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def engine_options(function: _Function) -> _Function:
+    """Add --engine and --engine-option to a command."""
+    for option in (
+        click.option(
+            "--engine-option",
+            "engine_options",
+            multiple=True,
+            help="NAME=VALUE for vLLM's engine, e.g. tensor_parallel_size=8; repeatable.",
+        ),
+        click.option("--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="Verifies."),
+    ):
+        function = option(function)
+    return function
+
+
+def engine_arguments(options: Mapping[str, Any]) -> list[str]:
+    """The same two options as arguments of another command."""
+    arguments = ["--engine", options["engine"]]
+    for pair in options["engine_options"]:
+        arguments += ["--engine-option", pair]
+    return arguments
+
+
+def check_engine(options: Mapping[str, Any]) -> None:
+    """InputError if vLLM is meant and cannot be, or options are for an engine that takes none."""
+    from multispin.models.vllm_engine import check_installed, parse_options
+
+    if options["engine"] == "vllm":
+        check_installed()
+        parse_options(options["engine_options"])
+    elif options["engine_options"]:
+        raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
+
+
+def load_engine(options: Mapping[str, Any]) -> Any:
+    """The engine that the options of `serve` name."""
+    check_engine(options)
+    if options["engine"] == "vllm":
+        from multispin.models.vllm_engine import VllmEngine, parse_options
+
+        if options["place"] != "cpu":
+            raise InputError("--device is not for --engine vllm, which computes where its build can: leave it out")
+        # Its workers are processes of their own, which take their threads from the environment.
+        os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"] or os.cpu_count() or 1))
+        return VllmEngine(
+            options["target"],
+            options["slots"],
+            options["max_length"],
+            options["dtype"],
+            options["max_draft_length"],
+            parse_options(options["engine_options"]),
+        )
+    from multispin.models import Verifier, load_model
+
+    model = load_model(options["target"], options["dtype"], options["place"])
+    known = getattr(model.config, "max_position_embeddings", USUAL_MAX_LENGTH)
+    return Verifier(model, options["slots"], options["max_length"] or min(USUAL_MAX_LENGTH, known))
