@@ -17,11 +17,14 @@ from multispin.simulation.paper.calibration import calibrate
 from multispin.simulation.paper.cell import REALISATIONS
 from multispin.simulation.paper.claims import Claim, claims_of, summary_json
 from multispin.simulation.paper.experiments import BLOCKS, Study, points_of, table_of
+from multispin.simulation.paper.running import ROUNDS, run_courses
 from multispin.simulation.paper.table import Table
 from multispin.simulation.paper.theory import figure_3, figure_4, figure_5
 
-FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness")
-"""What can be asked for: the paper's figures by number, and two beyond the paper."""
+RUNNING = ("learning", "lateness")
+"""Figures of the cell while it runs, in the simulator."""
+FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING)
+"""What can be asked for: the paper's figures by number, and some beyond the paper."""
 _HELP = f"""Reproduce figures 3 to 8 of the Multi-SPIN paper (arXiv 2606.04581), and go a little beyond.
 
 Writes CSV, PNG and SVG per figure, summary.json (what the paper says, what we get, why they differ) and one
@@ -56,13 +59,23 @@ INTRODUCTION = (
               help="Draws of tasks, speeds and mean gains to average over.")  # fmt: skip
 @click.option("--blocks", type=click.IntRange(1, 10_000), default=BLOCKS, show_default=True,
               help="Fading blocks in each realisation.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(10, 100_000), default=ROUNDS, show_default=True,
+              help="Rounds of each simulated run (learning, lateness).")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of all draws.")
 @click.option("--processes", type=click.IntRange(1, 256), default=min(2, os.cpu_count() or 1), show_default=True,
               help="Processes to plan with.")  # fmt: skip
 @click.option("--calibrate", "calibrating", is_flag=True, help="Search the assumed values again, and print them.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of a table.")
 def command(
-    out: Path, figures: str, realisations: int, blocks: int, seed: int, processes: int, calibrating: bool, as_json: bool
+    out: Path,
+    figures: str,
+    realisations: int,
+    blocks: int,
+    rounds: int,
+    seed: int,
+    processes: int,
+    calibrating: bool,
+    as_json: bool,
 ) -> None:
     """The command behind `multispin reproduce`; its help is `_HELP`."""
     if calibrating:
@@ -72,7 +85,19 @@ def command(
     study = Study(seed=seed, realisations=realisations, blocks=blocks)
     with _progress("planning rounds") as progress:
         study.measure([point for figure in wanted for point in points_of(figure)], processes, progress)
-    tables = {figure: _table(figure, study) for figure in wanted}
+    tables = {figure: _table(figure, study) for figure in wanted if figure not in RUNNING}
+    for figure in RUNNING:
+        if figure in wanted:
+            with _progress(f"simulating {figure}") as progress:
+                tables[figure] = run_courses(
+                    figure,
+                    study.assumed,
+                    seed,
+                    realisations,
+                    rounds,
+                    processes,
+                    lambda part: progress(round(1000 * part), 1000),
+                )
     claims = claims_of(study, tables, wanted)
     files = write_bundle(out, list(tables.values()), claims, INTRODUCTION)
     if as_json:

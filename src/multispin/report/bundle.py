@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from multispin.report import figures, theory_figures
+from multispin.report import figures, running_figures, theory_figures
 from multispin.report.page import Picture, page
 from multispin.report.style import RC
 from multispin.simulation.paper.claims import Claim, summary_json
@@ -22,6 +22,8 @@ _DRAW: Mapping[str, Callable[[Table], Figure]] = {
     "fig-8": figures.figure_8,
     "beyond-payload": theory_figures.payload,
     "beyond-fairness": theory_figures.fairness,
+    "beyond-learning": running_figures.learning,
+    "beyond-lateness": running_figures.lateness,
 }
 """By the table's name."""
 

@@ -58,7 +58,7 @@ def _bars(results: Sequence[Result], note: str) -> Figure:
     shares.set_ylabel("share")
     shares.set_ylim(0, 1)
     for panel in axes[0]:
-        panel.set_xticks(at, [name.replace("-", "-\n") for name in names], fontsize=8.5)
+        panel.set_xticks(at, [name.replace("-", "-\n") for name in names], fontsize=8)
         panel.grid(axis="x", visible=False)
     speed.legend(fontsize=8.5)
     shares.legend(fontsize=8.5, ncols=2, loc="upper center")

@@ -4,7 +4,7 @@ Knows the settings of arXiv 2606.04581, section VI. Does not know schemes, figur
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +117,13 @@ class Realisation:
     Args:
         task: index of the device's task in Table I, [K].
         speed: T_k^S over its mean, [K].
+        mean_gain: H̄_k, [K].
         gain: H_k = |h_k|² in each block, [blocks, K].
     """
 
     task: NDArray[np.int64]
     speed: NDArray[np.float64]
+    mean_gain: NDArray[np.float64]
     gain: NDArray[np.float64]
 
 
@@ -136,7 +138,7 @@ def realise(seed: int, index: int, blocks: int) -> Realisation:
     task = generator.integers(0, 4, MOST_DEVICES)
     speed = generator.uniform(*_SPEED_SPREAD, MOST_DEVICES)
     mean_gain = generator.uniform(*_MEAN_GAIN, MOST_DEVICES)
-    return Realisation(task, speed, rayleigh_gain(mean_gain, generator, (blocks, MOST_DEVICES)))
+    return Realisation(task, speed, mean_gain, rayleigh_gain(mean_gain, generator, (blocks, MOST_DEVICES)))
 
 
 def scenario(
@@ -179,3 +181,9 @@ def scenario(
     bits = pair.bits_per_token if bits_per_token is None else bits_per_token
     verifier = Verification(pair.fixed_s, pair.per_device_s, draft_seconds_per_token=devices * assumed.server_draft_s)
     return Scenario(Cell(bandwidth_hz, bits, MAX_DRAFT_LENGTH), verifier, tuple(members))
+
+
+def scenario_of_means(pair: Pair, assumed: Assumptions, drawn: Realisation) -> Scenario:
+    """The cell at everybody's mean gain: what a simulation draws its fading around."""
+    still = replace(drawn, gain=drawn.mean_gain[None])
+    return scenario(pair, assumed, still, 0)

@@ -1,0 +1,55 @@
+"""Figures of the paper's cell while it runs, as pictures of their tables."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from multispin.report.style import canvas, legend_above
+from multispin.simulation.paper.cell import PAIRS
+from multispin.simulation.paper.running import SCHEMES, WAITS
+from multispin.simulation.paper.table import Table
+
+_SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555")
+_WAIT_STYLE = {"tight": ("#0072B2", "o-"), "usual": ("#E69F00", "s-"), "patient": ("#555555", "^-")}
+
+
+def learning(table: Table) -> Figure:
+    """Bars: goodput of each scheme, with its share of what full knowledge gives."""
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
+    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
+        part = table.where(pair=pair.key)
+        names = [name for name in SCHEMES.values() if name in part.column("scheme")]
+        at = np.arange(len(names))[::-1]
+        mean, low, high = (np.array(part.numbers(name)) for name in ("goodput_tokens_per_s", "low", "high"))
+        error = np.nan_to_num(np.stack([mean - low, high - mean]))
+        panel.barh(at, mean, xerr=error, capsize=3, color=_SHADES[: len(names)], height=0.7)
+        for y, value, top, share in zip(at, mean, mean + error[1], part.numbers("over_known"), strict=True):
+            panel.annotate(
+                f"{value:.0f}  ({100 * share:.0f} %)", (top, y), (5, 0), textcoords="offset points", va="center",
+                fontsize=9,
+            )  # fmt: skip
+        panel.set_yticks(at, names)
+        panel.grid(axis="y", visible=False)
+        panel.set_xlim(0, 1.3 * float((mean + error[1]).max()))
+        panel.set_xlabel("sum goodput [tokens/s]  (of what full knowledge gives)")
+        panel.set_title(pair.title, fontsize=11)
+    return figure
+
+
+def lateness(table: Table) -> Figure:
+    """Goodput over the share of late drafts, one curve per deadline."""
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
+    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
+        for wait, (factor, slack_s) in WAITS.items():
+            part = table.where(pair=pair.key, wait=wait)
+            x = 100 * np.array(part.numbers("late_share"))
+            mean, low, high = (np.array(part.numbers(name)) for name in ("goodput_tokens_per_s", "low", "high"))
+            colour, style = _WAIT_STYLE[wait]
+            label = "wait for everybody" if wait == "patient" else f"deadline {factor:g} × planned + {slack_s:g} s"
+            panel.plot(x, mean, style, color=colour, markersize=5, label=label)
+            panel.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        panel.set_title(pair.title, fontsize=11)
+        panel.set_xlabel("share of drafts that are late [%]")
+        panel.set_ylabel("sum goodput [tokens/s]")
+        panel.set_ylim(bottom=0)
+    legend_above(figure, *axes[0])
+    return figure
