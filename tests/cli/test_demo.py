@@ -72,6 +72,41 @@ def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     assert no_process_left(done.stderr)
 
 
+def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with(tiny_folder):
+    done = run(
+        *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--max-tokens", 12, "--policy", "fixed"),
+        *("--draft", tiny_folder, "--draft", "lookup", "--temperature", 0.9, "--seed", 5, "--prompt", "one two one"),
+        *("--rule", "rejection-up", "--retained", 64, "--probability-bits", 12),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["rule"] == "rejection-up"
+    assert "law" in result["not_compared"]
+    assert [device["identical_to_target"] for device in result["devices"]] == [None, None]
+    assert [device["tokens"] for device in result["devices"]] == [12, 12]
+    assert result["devices"][0]["accepted"] > 0
+
+
+def test_a_demo_with_stop_strings_and_a_minimal_length_still_equals_the_target(tiny_folder):
+    options = ("--max-tokens", 30, "--min-tokens", 10, "--stop", "e", "--stop", "o", "--stop", " ", "--stop", "t")
+    done = run(
+        *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--draft", tiny_folder, "--temperature", 0.9),
+        *("--seed", 5, "--prompt", "one two one", *options),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    check_result(result, 2)
+    assert all(10 <= device["tokens"] <= 30 for device in result["devices"])
+
+
+def test_the_rules_on_the_command_line_are_those_that_exist():
+    from multispin.cli import sampling
+    from multispin.speculation import ID_RULES, Rule
+
+    assert tuple(sampling.RULES) == tuple(Rule)
+    assert set(sampling.ID_RULES) == ID_RULES
+
+
 def start_demo(*arguments):
     return subprocess.Popen(
         command("demo", "--json", *arguments),
@@ -143,6 +178,10 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
         (["demo", "--temperature", "-1"], "temperature = -1"),
         (["demo", "--top-p", "0"], "top_p = 0"),
         (["demo", "--policy", "magic"], "--policy"),
+        (["demo", "--rule", "rejection"], "needs a temperature above 0"),
+        (["demo", "--rule", "greedy", "--temperature", "0.7"], "needs temperature 0"),
+        (["demo", "--stop", ""], "stop string"),
+        (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
         (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
         (["demo", "--bandwidth-hz", "nan", "--target", "TINY"], "bandwidth_hz"),
         (["demo", "--target", "TINY", "--devices", "1", "--draft", "no-such-drafter"], "there is no model"),

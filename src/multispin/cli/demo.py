@@ -5,16 +5,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from multispin.cli.demo_run import DemoState, DeviceSpec, DeviceState, run_demo
 from multispin.cli.demo_view import live_view, print_summary, progress_line
+from multispin.cli.engine import USUAL_MAX_LENGTH, check_engine, engine_arguments, engine_options
 from multispin.cli.process import prepare
-from multispin.cli.sampling import sampling_options
-from multispin.cli.serve import USUAL_MAX_LENGTH
+from multispin.cli.sampling import ID_RULES, sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
@@ -37,6 +37,7 @@ CLASSES = (
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True)
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@engine_options
 @click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
 @sampling_options
@@ -44,7 +45,8 @@ CLASSES = (
 def command(**options: Any) -> int:
     """Start one edge server and several devices here, and let them write together.
 
-    The texts are then written once more by the target alone, and compared token by token.
+    The texts are then written once more by the target alone, and compared token by token; under the rejection rules
+    there is no text to compare with.
 
     \b
     Examples:
@@ -53,16 +55,19 @@ def command(**options: Any) -> int:
       multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
     """
     from multispin.models import load_tokenizer
-    from multispin.speculation import SamplingParams
 
     seed = options["seed"] or 0
-    SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed)
+    rule = sampling_law(options, seed)[1].value
     prepare(os.cpu_count() or 1)
+    check_engine(options)
     load_tokenizer(options["target"])  # a model that cannot be had is refused here; a GGUF file is converted once
     state = DemoState({spec.name: DeviceState(spec) for spec in _crew(options, seed)})
     asyncio.run(_watched(state, options))
-    result = _result(state, options)
-    _compare(state, options, result)
+    result = _result(state, options, rule)
+    if not any(device.done for device in state.devices.values()):
+        raise InputError("every device was lost: " + "; ".join(d.lost for d in state.devices.values()))
+    if rule in ID_RULES:
+        _compare(state, options, result)
     lost = [f"{name} was lost: {device.lost}" for name, device in state.devices.items() if device.lost]
     if options["as_json"]:
         print(json.dumps(result))
@@ -114,13 +119,13 @@ async def _watched(state: DemoState, options: Mapping[str, Any]) -> None:
     serve = [
         *("--target", options["target"], "--policy", options["policy"]),
         *("--bandwidth-hz", str(options["bandwidth_hz"]), "--slots", str(options["devices"])),
+        *engine_arguments(options),
     ]
     if options["max_tokens"] > USUAL_MAX_LENGTH - ROOM_FOR_PROMPT:
         serve += ["--max-length", str(options["max_tokens"] + ROOM_FOR_PROMPT)]
     device = [
-        *("--target", options["target"], "--max-tokens", str(options["max_tokens"])),
-        *("--temperature", str(options["temperature"])),
-        *("--top-p", str(options["top_p"]), "--top-k", str(options["top_k"])),
+        *("--target", options["target"]),
+        *sampling_arguments(options),
     ]
     console = Console(stderr=True)
     live = Live(get_renderable=lambda: live_view(state), console=console, transient=True, auto_refresh=True)
@@ -142,11 +147,14 @@ def _started(name: str, pid: int) -> None:
     print(f"{name} is process {pid}", file=sys.stderr)
 
 
-def _result(state: DemoState, options: Mapping[str, Any]) -> dict[str, Any]:
+def _result(state: DemoState, options: Mapping[str, Any], rule: str) -> dict[str, Any]:
     """The object that --json prints, without the comparison."""
+    why = f"under {rule} a text follows the target's law, but which text it is depends on the drafts"
     return {
         "policy": options["policy"],
         "target": options["target"],
+        "rule": rule,
+        "not_compared": None if rule in ID_RULES else why,
         "goodput_tokens_per_s": state.goodput_tokens_per_s,
         "predicted_goodput_tokens_per_s": state.predicted_goodput_tokens_per_s,
         "rounds": state.rounds,
@@ -176,18 +184,36 @@ def _device_result(device: DeviceState) -> dict[str, Any]:
 
 
 def _compare(state: DemoState, options: Mapping[str, Any], result: dict[str, Any]) -> None:
-    """Have every text written once more by the target alone, and compare token by token."""
-    from multispin.models import decode_alone, load_model, load_tokenizer
-    from multispin.speculation import SamplingParams
+    """Have every text written once more by the target alone, in the same engine, and compare token by token."""
+    from multispin.models import load_tokenizer
+    from multispin.speculation import StopStrings
 
     finished = [(d, row) for d, row in zip(state.devices.values(), result["devices"], strict=True) if d.done]
-    if not finished:
-        raise InputError("every device was lost: " + "; ".join(d.lost for d in state.devices.values()))
-    model, tokenizer = load_model(options["target"]), load_tokenizer(options["target"])
+    tokenizer = load_tokenizer(options["target"])
+    stops = StopStrings(options["stops"], tokenizer.decode, options["min_tokens"])
+    requests = []
+    for device, _ in finished:
+        prompt = tokenizer.encode_chat(device.spec.prompt)
+        params, _ = sampling_law(options, device.spec.seed)
+        requests.append((prompt, params.with_min_tokens(tokenizer.stop_ids, len(prompt), options["min_tokens"])))
+    texts = _alone(options, requests, tokenizer.stop_ids)
     for index, (device, row) in enumerate(finished, start=1):
         print(f"comparing {index}/{len(finished)}: {device.spec.name}", file=sys.stderr)
-        params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], device.spec.seed)
-        prompt = tokenizer.encode_chat(device.spec.prompt)
-        alone = decode_alone(model, prompt, params, options["max_tokens"], tokenizer.stop_ids)
         assert device.done is not None
-        row["identical_to_target"] = device.done["ids"] == alone
+        alone = next(texts)
+        row["identical_to_target"] = device.done["ids"] == alone[: stops.end(alone)]
+
+
+def _alone(options: Mapping[str, Any], requests: Sequence[tuple[list[int], Any]], stop_ids: Any) -> Iterator[list[int]]:
+    """The target's own text of each (prompt, sampling law), without any draft, one after the other."""
+    if options["engine"] == "vllm":
+        from multispin.models.vllm_engine import decode_by_vllm, parse_options
+
+        chosen = parse_options(options["engine_options"])
+        yield from decode_by_vllm(options["target"], requests, options["max_tokens"], stop_ids, options=chosen)
+        return
+    from multispin.models import decode_alone, load_model
+
+    model = load_model(options["target"])
+    for prompt, params in requests:
+        yield decode_alone(model, prompt, params, options["max_tokens"], stop_ids, options["min_tokens"])

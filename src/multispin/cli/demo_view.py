@@ -78,5 +78,7 @@ def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[st
         f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
         f"{result['rounds']} rounds in {result['wall_s']:.1f} s"
     )
+    if result["not_compared"]:
+        console.print(f"not compared with the target alone: {result['not_compared']}")
     for sentence in lost:
         console.print(sentence, style="bold red")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
-from multispin.cli.sampling import sampling_options
+from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.errors import InputError
 
 
@@ -38,6 +38,7 @@ def command(**options: Any) -> None:
     if not options["url"].startswith(("ws://", "wss://")):
         raise InputError(f"{options['url']} is not an address of an edge: write ws://HOST:PORT")
     prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2))
+    sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
     if options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
@@ -76,10 +77,11 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
 async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
     from multispin.device import DeviceClient, Emulation
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress
-    from multispin.speculation import SamplingParams
+    from multispin.speculation import StopStrings
 
     seed = options["seed"]
-    params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed or 0)
+    params, rule = sampling_law(options, seed or 0)
+    stops = StopStrings(options["stops"], tokenizer.decode, options["min_tokens"])
     emulation = Emulation(options["seconds_per_token"], options["spectral_efficiency"])
     profile = Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0)
     name = options["name"] or f"device-{os.getpid()}"
@@ -98,7 +100,7 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
             {
                 "event": "progress",
                 "tokens": len(client.session.generated),
-                "text": tokenizer.decode(client.session.generated),
+                "text": stops.text(client.session.generated),
                 "drafted": client.counters.drafted,
                 "accepted": client.counters.accepted,
             }
@@ -107,7 +109,14 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
     client = DeviceClient(options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress)
     began_s = time.monotonic()
     try:
-        ids = await client.generate(prompt, params, options["max_tokens"], tokenizer.stop_ids, seed is None)
+        ids = await client.generate(
+            *(prompt, params, options["max_tokens"], tokenizer.stop_ids, seed is None),
+            rule=rule,
+            retained=options["retained"],
+            probability_bits=options["probability_bits"],
+            min_tokens=options["min_tokens"],
+            stops=stops,
+        )
     finally:
         client.close()
     counters = client.counters
@@ -115,9 +124,10 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
         {
             "event": "done",
             "ids": ids,
-            "text": tokenizer.decode(ids),
+            "text": stops.text(ids),
             "tokens": len(ids),
             "finish": client.session.finish,
+            "rule": rule.value,
             "seconds": time.monotonic() - began_s,
             "drafted": counters.drafted,
             "accepted": counters.accepted,

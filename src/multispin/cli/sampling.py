@@ -1,16 +1,45 @@
-"""The options by which every command names a sampling law."""
+"""The options by which every command names a sampling law, what ends a text, and an acceptance rule."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from multispin.speculation import Rule, SamplingParams
+
+RULES = ("greedy", "coupled", "rejection", "rejection-up", "rejection-down")
+"""The values of `speculation.Rule`, spelt out so that --help need not load torch."""
+ID_RULES = RULES[:2]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def sampling_options(function: _Function) -> _Function:
-    """Add --max-tokens, --temperature, --top-p, --top-k and --seed to a command."""
+    """Add the options of a sampling law, of what ends a text, and of the acceptance rule to a command."""
     for option in (
+        click.option(
+            "--probability-bits",
+            type=click.IntRange(2, 32),
+            default=16,
+            show_default=True,
+            help="Bits of a probability, under the rejection rules.",
+        ),
+        click.option(
+            "--retained",
+            type=click.IntRange(1, 4096),
+            default=1024,
+            show_default=True,
+            help="Most tokens of a law on the air, under the rejection rules.",
+        ),
+        click.option(
+            "--rule",
+            type=click.Choice(RULES),
+            show_default="greedy at temperature 0, else coupled",
+            help="Acceptance rule; docs/losslessness.md says what each costs.",
+        ),
+        click.option("--stop", "stops", multiple=True, help="Text that ends the text before it; repeatable."),
+        click.option("--min-tokens", type=click.IntRange(0, 2**20), default=0, help="No end before so many tokens."),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Noise of the run; the text depends on it."),
         click.option("--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest."),
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this much probability."),
@@ -19,3 +48,24 @@ def sampling_options(function: _Function) -> _Function:
     ):
         function = option(function)
     return function
+
+
+def sampling_law(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":
+    """The sampling law and the acceptance rule that the options name; InputError if they do not fit each other."""
+    from multispin.speculation import Rule, SamplingParams, StopStrings, rule_for
+
+    params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed)
+    StopStrings(options["stops"], str)
+    return params, rule_for(params, Rule(options["rule"]) if options["rule"] else None)
+
+
+def sampling_arguments(options: Mapping[str, Any]) -> list[str]:
+    """The options once more, all but the seed, for a process started with them."""
+    return [
+        *("--max-tokens", str(options["max_tokens"]), "--min-tokens", str(options["min_tokens"])),
+        *("--temperature", str(options["temperature"])),
+        *("--top-p", str(options["top_p"]), "--top-k", str(options["top_k"])),
+        *("--retained", str(options["retained"]), "--probability-bits", str(options["probability_bits"])),
+        *(f"--stop={text}" for text in options["stops"]),
+        *(["--rule", options["rule"]] if options["rule"] else []),
+    ]
