@@ -106,3 +106,19 @@ def test_who_comes_goes_or_nears_the_end_gets_another_split_of_the_band():
     # Late drafts that hold the band are a reason to plan anew, unless the tolerance is as absurd as here.
     less = control.plan([Member(1, "a", 50)], reserved_hz=9e3)
     assert less.devices[0].bandwidth_hz == pytest.approx(1e3)
+
+
+def test_plus_two_minus_one_reacts_to_the_last_round_alone_and_splits_the_band_equally():
+    control = controller(policy="plus-two-minus-one")
+    control.join(1, 0.001, 6.0)
+    control.join(2, 0.2, 1.0)
+    members = [Member(1, "whole", 50), Member(2, "refused", 50)]
+    lengths = []
+    for _ in range(4):
+        plan = control.plan(members)
+        lengths.append(tuple(device.draft_length for device in plan.devices))
+        assert [device.bandwidth_hz for device in plan.devices] == [5e3, 5e3]
+        for number, device in zip((1, 2), plan.devices, strict=True):
+            control.observe_outcome(number, device.draft_length, device.draft_length if number == 1 else 0)
+    assert lengths == [(4, 4), (6, 3), (8, 2), (10, 1)]
+    assert control.plan([Member(1, "short", 3), Member(2, "done", 0)]).devices[0].draft_length == 3

@@ -8,11 +8,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispin.control import RUNTIME_POLICIES, Cell, Device, Plan, Scenario, Verification, plan, plan_for_lengths
+from multispin.control import (
+    REACTIVE,
+    RUNTIME_POLICIES,
+    Cell,
+    Device,
+    Plan,
+    Scenario,
+    Verification,
+    next_length,
+    plan,
+    plan_for_lengths,
+)
 from multispin.errors import InputError
 from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
 
-_EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax")
+_EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax", REACTIVE)
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
 _RELATIVE_GAP = 0.01
@@ -103,6 +114,7 @@ class _Estimates:
         self.charge(bits_per_id, 0.0)
         self.overhead_bits = 0.0  # of a draft's frame beyond its tokens
         self.last_length = 4
+        self.reactive_length = 4
 
     def charge(self, token_bits: float, refusal_bits: float) -> None:
         """Take what a drafted token and a refusal cost at most under the request's rule."""
@@ -201,6 +213,13 @@ class Controller:
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn acceptance from a verification."""
         self._sessions[session].acceptance.observe(drafted, accepted)
+        self.react(session, drafted, accepted)
+
+    def react(self, session: int, drafted: int, accepted: int) -> None:
+        """Let the +2/−1 rule take its step."""
+        known = self._sessions[session]
+        longest = self.settings.max_draft_length
+        known.reactive_length = next_length(known.reactive_length, drafted, accepted, longest=longest)
 
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn verification latency from a batch of `tokens` fed by `devices` sessions."""
@@ -225,6 +244,9 @@ class Controller:
         """
         if not members:
             return None
+        if self.settings.policy == REACTIVE:
+            lengths = [min(member.room, self._sessions[member.session].reactive_length) for member in members]
+            return self._with_lengths(members, lengths, reserved_hz)
         # Rooms beyond the longest draft are all alike.
         most = self.settings.max_draft_length
         frame = (reserved_hz, tuple((member.session, min(member.room, most)) for member in members))
