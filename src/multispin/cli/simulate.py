@@ -46,6 +46,8 @@ Examples:
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="First seed.")
 @click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
               "real one does.  [default: learns]")  # fmt: skip
+@click.option("--replan-tolerance", type=click.FloatRange(0.0), default=0.02, show_default=True,
+              help="How far estimates may drift before the controller plans anew.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
               "simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
@@ -62,6 +64,7 @@ def command(
     seeds: int,
     seed: int,
     knows: bool,
+    replan_tolerance: float,
     sweeps: tuple[str, ...],
     jobs: int,
     as_json: bool,
@@ -82,7 +85,7 @@ def command(
     chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
     grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
-    todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows)
+    todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
     with _progress(f"{len(todo)} runs") as progress:
         measured = run_all(todo, jobs, progress)
     results = results_of(measured, grid, chosen, numbers)

@@ -46,7 +46,7 @@ class DeviceRecord:
         first: which of the verdicts were the first of a request.
         requests: requests that were finished.
         drafting_s: time spent drafting.
-        air_hz_s: band times time spent uploading.
+        air_hz_s: band times time spent uploading drafts that arrived.
         present_s: time spent at the site, up to `arrived_s` if it is there.
         arrived_s: when it came last.
 

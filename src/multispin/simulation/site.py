@@ -344,12 +344,12 @@ class Site:
             now_s = self.queue.now_s
             departure_s = self.air.send(device.heard, now_s, bits, grant.bandwidth_hz)
             if math.isfinite(departure_s):
-                device.record.air_hz_s += grant.bandwidth_hz * (departure_s - now_s)
-                self.queue.at(departure_s, arrived)
+                self.queue.at(departure_s, lambda: arrived(now_s))
 
-        def arrived() -> None:
+        def arrived(since_s: float) -> None:
             if device.number != number:
                 return
+            device.record.air_hz_s += grant.bandwidth_hz * (self.queue.now_s - since_s)
             for answer in self.edge.receive(number, message, math.ceil(bits / 8), self.queue.now_s):
                 self._hear(number, answer)
             self._wake()

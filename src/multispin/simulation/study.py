@@ -2,8 +2,9 @@
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
@@ -58,13 +59,19 @@ class Result:
 def simulate(job: Job, progress: Told = lambda _: None) -> Measures:
     """Run one job: a pure function of it."""
     site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance)
-    # A run makes next to no cycles, and without this its garbage collections look at all of torch again and again.
+    with quiet_collector():
+        site.run(job.rounds, lambda done: progress(done / job.rounds))
+    return measure(site)
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """A run makes next to no cycles; this keeps its garbage collections from looking at all of torch each time."""
     gc.freeze()
     try:
-        site.run(job.rounds, lambda done: progress(done / job.rounds))
+        yield
     finally:
         gc.unfreeze()
-    return measure(site)
 
 
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
@@ -97,11 +104,20 @@ def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[Point]:
 
 
 def jobs_of(
-    file: ScenarioFile, grid: Sequence[Point], policies: Sequence[str], seeds: Sequence[int], rounds: int, knows: bool
+    file: ScenarioFile,
+    grid: Sequence[Point],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    rounds: int,
+    knows: bool,
+    replan_tolerance: float = ControllerSettings.replan_tolerance,
 ) -> list[Job]:
     """All jobs, every point's scenario checked: by point, then policy, then seed."""
     setups = [file.setup(dict(point)) for point in grid]
-    return [Job(setup, policy, seed, rounds, knows) for setup, policy, seed in product(setups, policies, seeds)]
+    return [
+        Job(setup, policy, seed, rounds, knows, replan_tolerance)
+        for setup, policy, seed in product(setups, policies, seeds)
+    ]
 
 
 def run_all(jobs: Sequence[Job], processes: int, progress: Told = lambda _: None) -> list[Measures]:
