@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from multispin.errors import InputError
-from multispin.speculation import SamplingParams, draw, truncated_logits
+from multispin.speculation import SamplingParams, draw, largest, shaped, truncated_logits
 
 LOGITS = torch.tensor([2.0, 1.5, 0.0, -1.0, 1.5, -3.0, 0.5, 0.7])
 
@@ -74,8 +74,58 @@ def test_a_draw_depends_on_its_own_row_and_position_alone(seed, rows, pick):
 
 @pytest.mark.parametrize(
     "values",
-    [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}],
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"logit_bias": ((1, float("nan")),)},
+        {"logit_bias": ((1, 100.5),)},
+        {"logit_bias": ((1, 2.0), (1, 3.0))},
+        {"logit_bias": tuple((i, 1.0) for i in range(65))},
+    ],
 )
 def test_impossible_parameters_are_refused_by_name(values):
     with pytest.raises(InputError, match=next(iter(values))):
         SamplingParams(**values)
+
+
+def test_bias_is_added_and_ids_are_withheld_before_their_position_and_no_longer():
+    params = SamplingParams(1.0, logit_bias=((2, 1.5), (5, -2.0)), withheld=(0, 3), withheld_until=11)
+    before = LOGITS.clone()
+    early, late = shaped(LOGITS.expand(2, -1), [10, 11], params)
+    assert torch.equal(LOGITS, before)
+    assert late.tolist() == pytest.approx([2.0, 1.5, 1.5, -1.0, 1.5, -5.0, 0.5, 0.7])
+    assert early[[0, 3]].tolist() == [-torch.inf, -torch.inf]
+    assert torch.equal(early[[1, 2, 4, 5, 6, 7]], late[[1, 2, 4, 5, 6, 7]])
+
+
+def test_nothing_is_copied_where_nothing_is_asked():
+    assert shaped(LOGITS[None], [3], SamplingParams(1.0)) is not None
+    rows = LOGITS[None]
+    assert shaped(rows, [12], SamplingParams(1.0, withheld=(1,), withheld_until=12)) is rows
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_withheld_id_is_never_drawn_early(temperature):
+    params = SamplingParams(temperature, seed=4, withheld=(0, 1, 4), withheld_until=300)
+    early = draw(LOGITS.expand(300, -1), list(range(300)), params)
+    assert not {0, 1, 4} & set(early)
+    assert {0, 1, 4} & set(draw(LOGITS.expand(300, -1), list(range(300, 600)), params))
+
+
+def test_ids_outside_the_vocabulary_and_an_empty_law_are_refused():
+    SamplingParams(withheld=(6,), logit_bias=((7, 1.0),)).check_vocabulary(8)
+    for params in (SamplingParams(withheld=(8,)), SamplingParams(logit_bias=((8, 1.0),))):
+        with pytest.raises(InputError, match="outside 0 … 7"):
+            params.check_vocabulary(8)
+    with pytest.raises(InputError, match="whole vocabulary"):
+        SamplingParams(withheld=(0, 1)).check_vocabulary(2)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_the_largest_logit_is_torchs_argmax_and_the_first_of_equals(seed, dtype):
+    logits = torch.randint(-3, 3, (6, 40), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    first = [int((row == row.max()).nonzero()[0]) for row in logits]
+    assert largest(logits) == first == draw(logits, list(range(6)), SamplingParams())
