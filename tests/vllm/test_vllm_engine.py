@@ -25,12 +25,13 @@ from multispin.speculation import (
 
 SLOTS, LENGTH, DRAFT = 3, 96, 8
 GREEDY = SamplingParams()
-# vLLM's state is the process's: a second engine beside the one under test needs a process of its own for its worker.
+# vLLM's state is the process's: where one engine follows another, their workers need processes of their own.
 EXTRA = {"enforce_eager": True, "distributed_executor_backend": "mp"}
 LAWS = {
     "greedy": GREEDY,
     "coupled": SamplingParams(0.9, seed=77),
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
+    "biased": SamplingParams(logit_bias=((65, 4.0), (66, -100.0)), withheld=(67, 68), withheld_until=40),
 }
 
 
@@ -41,7 +42,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def started(folder):
-    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options={"enforce_eager": True})
+    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options=EXTRA)
     yield engine
     engine.shutdown()
 
@@ -266,7 +267,7 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
 def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine):
     """The reference has no drafts and none of our scheduler, one request at a time, and ends at a stop id."""
     rng = random.Random(2)
-    requests = [([3, 1, 4, 1, 5], GREEDY), (list(range(100, 140)), LAWS["coupled"]), ([6] * 33, LAWS["coupled"])]
+    requests = [([3, 1, 4, 1, 5], GREEDY), (list(range(100, 140)), LAWS["coupled"]), ([6] * 33, LAWS["biased"])]
     stop = decode_alone(model, *requests[1], 24)[10]
     alone = decode_by_vllm(folder, requests, 24, {stop}, options=EXTRA)
     assert alone == [decode_alone(model, prompt, law, 24, {stop}) for prompt, law in requests]

@@ -211,7 +211,7 @@ class VllmEngine:
             else:
                 assert state.request is not None
                 name = state.request
-                if not feed.params.greedy:
+                if not _is_argmax(feed.params):
                     rules[name] = _Judge(feed.start + 1, draft, _evidence(feed, len(draft)), feed.params)
             named[name], drafts[name] = feed, draft
         emitted = self._core.run(drafts, rules)
@@ -300,13 +300,19 @@ def decode_by_vllm(
     chosen = _options(internals, options, {})
     _size_cache(internals, config, dtype, 1, longest, chosen)
     with _told_in_a_sentence(reference):
-        texts: list[list[int]] = internals.decode(source, dtype, longest, chosen, requests, max_tokens, stop_ids)
+        named = [(prompt, None if _is_argmax(params) else params) for prompt, params in requests]
+        texts: list[list[int]] = internals.decode(source, dtype, longest, chosen, named, max_tokens, stop_ids)
     return texts
 
 
 def _told(state: _Slot, feed: Feed) -> list[int]:
     """The slot's text up to the newest token, as this feed tells it."""
     return [*state.text[: feed.start], feed.tokens[0]]
+
+
+def _is_argmax(params: SamplingParams) -> bool:
+    """Whether the law is the plain argmax of the logits, which vLLM takes by itself."""
+    return params.greedy and not params.logit_bias and not params.withheld
 
 
 def _evidence(feed: Feed, drafted: int) -> Evidence | None:

@@ -171,14 +171,13 @@ class DrawnProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
         return False
 
     def new_req_logits_processor(self, params: Any) -> Any:
-        """Of one request; None for a greedy one."""
-        law = (params.extra_args or {}).get("multispin_law")
+        """Of one request; None for one that names no law."""
+        law: Law | None = (params.extra_args or {}).get("multispin_law")
         if law is None:
             return None
-        drawn = Law(*law)
 
         def emit(prompt: Sequence[int], output: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-            (token,) = draw(logits[None], [len(prompt) + len(output)], drawn)
+            (token,) = draw(logits[None], [len(prompt) + len(output)], law)
             logits.fill_(-torch.inf)
             logits[token] = 0.0
             return logits
@@ -191,7 +190,7 @@ def decode(
     dtype: str,
     max_length: int,
     options: Mapping[str, Any],
-    requests: Sequence[tuple[Sequence[int], Law]],
+    requests: Sequence[tuple[Sequence[int], Law | None]],
     max_tokens: int,
     stop_ids: Collection[int],
 ) -> list[list[int]]:
@@ -202,7 +201,7 @@ def decode(
         dtype: of weights and cache.
         max_length: tokens that a request may have.
         options: further arguments of vLLM's engine by name.
-        requests: prompt and law of each.
+        requests: prompt and law of each, none for vLLM's own greedy decoding.
         max_tokens: of each text; one that meets a stop id ends with it.
         stop_ids: where a text ends.
 
@@ -220,14 +219,13 @@ def decode(
     llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
     texts: list[list[int]] = []
     for prompt, law in requests:
-        extra = None if law.greedy else {"multispin_law": [law.temperature, law.top_k, law.top_p, law.seed]}
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
             ignore_eos=True,
             stop_token_ids=list(stop_ids),
             detokenize=False,
-            extra_args=extra,
+            extra_args=None if law is None else {"multispin_law": law},
         )
         llm.add_request(str(len(texts)), {"prompt_token_ids": list(prompt)}, params)
         outputs = []
