@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,18 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys)
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert run(["simulate", LLAMA, *SMALL, "--policy", "fixed", "--ray"]) == 2
+    assert "pip install 'multispin[ray]'" in capsys.readouterr().err
+
+
+def test_ray_gives_the_same_figures_as_this_process():
+    pytest.importorskip("ray")
+    arguments = (LLAMA, *SMALL, "--policy", "fixed", "--json")
+    assert output(*arguments, "--ray") == output(*arguments)
 
 
 def test_help_shows_examples_on_their_own_lines(capsys):

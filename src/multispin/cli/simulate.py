@@ -53,6 +53,8 @@ Examples:
               "simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
               help="Processes.")  # fmt: skip
+@click.option("--ray", "on_ray", is_flag=True,
+              help="Run on the Ray cluster of RAY_ADDRESS, or on one started here (multispin[ray]).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a row per run.")
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path),
@@ -67,6 +69,7 @@ def command(
     replan_tolerance: float,
     sweeps: tuple[str, ...],
     jobs: int,
+    on_ray: bool,
     as_json: bool,
     csv_file: Path | None,
     plot_file: Path | None,
@@ -80,14 +83,23 @@ def command(
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
     from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
-    from multispin.simulation.study import as_document, as_rows, jobs_of, parse_sweep, points, results_of, run_all
+    from multispin.simulation.study import (
+        as_document,
+        as_rows,
+        jobs_of,
+        parse_sweep,
+        points,
+        results_of,
+        run_all,
+        run_on_ray,
+    )
 
     chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
     grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
     todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
     with _progress(f"{len(todo)} runs") as progress:
-        measured = run_all(todo, jobs, progress)
+        measured = run_on_ray(todo, progress) if on_ray else run_all(todo, jobs, progress)
     results = results_of(measured, grid, chosen, numbers)
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))

@@ -1,6 +1,8 @@
 """Many runs: policies, points of a sweep and seeds, over processes; means with confidence intervals."""
 
 import gc
+import importlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,6 +134,34 @@ def run_all(jobs: Sequence[Job], processes: int, progress: Told = lambda _: None
         for done, _ in enumerate(as_completed(running), start=1):
             progress(done / len(jobs))
         return [future.result() for future in running]
+
+
+def run_on_ray(jobs: Sequence[Job], progress: Told = lambda _: None) -> list[Measures]:
+    """Run all jobs as tasks of a Ray cluster: that of RAY_ADDRESS if it is set, else one started on this machine.
+
+    multispin must be installed on every node; InputError if Ray is not installed here or cannot be reached.
+    """
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise InputError("--ray needs Ray, which is not installed: pip install 'multispin[ray]'") from None
+    began = not ray.is_initialized()
+    if began:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"--ray: Ray cannot be reached or started: {str(error).splitlines()[0]}") from error
+    try:
+        task = ray.remote(simulate)
+        running = [task.remote(job) for job in jobs]
+        waiting = list(running)
+        while waiting:
+            _, waiting = ray.wait(waiting)
+            progress(1.0 - len(waiting) / len(jobs))
+        return list(ray.get(running))
+    finally:
+        if began:
+            ray.shutdown()
 
 
 def results_of(
