@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from multispin.device import DeviceClient, Emulation
 from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
+from multispin.edge.server import _Connection
 from multispin.errors import InputError
 from multispin.models import (
     ModelDrafter,
@@ -386,6 +387,27 @@ def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_fo
     text, reconnects = run(scenario())
     assert len(text) == 60
     assert reconnects >= 3
+
+
+def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
+    """A draft in flight on the old one must not meet the device that has drafted again on the new one."""
+
+    async def scenario():
+        async with Site(tiny_folder, policy="fixed") as site, aiohttp.ClientSession() as http:
+            async with http.ws_connect(site.url) as socket:
+                await socket.send_bytes(encode(site.hello()))
+                welcome = decode_downlink((await socket.receive()).data)
+                await socket.send_bytes(encode(Open(welcome.session, bytes([0, 1, 0]), 2, 10, 0.0, 0, 1.0, 0)))
+                grant = decode_downlink((await socket.receive()).data)
+                draft = encode(Draft(welcome.session, grant.round, 2, 0, b"", 0))
+
+                async def buffered():
+                    yield aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, draft, None)
+
+                await site.server._receive(welcome.session, _Connection(buffered()))
+                return site.edge.sessions[welcome.session].draft
+
+    assert run(scenario()) is None
 
 
 class Cheat(DeviceClient):

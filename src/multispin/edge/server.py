@@ -250,6 +250,8 @@ class EdgeServer:
         async for frame in connection.socket:
             if frame.type is not WSMsgType.BINARY:
                 raise ProtocolError("bad-message", "only binary frames are spoken here")
+            if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
+                return
             now_s = self._now_s()
             connection.count(now_s)
             wire_bytes = websocket_frame_bytes(len(frame.data), masked=True)
