@@ -4,7 +4,7 @@ from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLoo
 from multispin.models.engine import Engine, Feed, SlotsTakenError
 from multispin.models.loading import EMBEDDED, Tokenizer, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
-from multispin.models.reference import decode_alone
+from multispin.models.reference import decode_alone, decode_together
 from multispin.models.verifier import Verifier
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Tokenizer",
     "Verifier",
     "decode_alone",
+    "decode_together",
     "load_drafter",
     "load_model",
     "load_tokenizer",
