@@ -389,6 +389,26 @@ def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_fo
     assert reconnects >= 3
 
 
+class Forbidden(PromptLookupDrafter):
+    """Always guesses the same token."""
+
+    def draft(self, committed, length, params):
+        return [5] * length
+
+
+@pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_an_emulated_uplink_carries_what_is_owed_when_no_band_is_granted(tiny_folder, rule):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            client = site.client(Forbidden(), emulation=Emulation(0.0, 5.0))
+            params = SamplingParams(1.0, seed=3, logit_bias=((5, -100.0),))
+            return [await client.generate(PROMPT, params, length, rule=rule) for length in (2, 3, 4)]
+
+    texts = run(scenario())
+    assert [len(text) for text in texts] == [2, 3, 4]
+    assert not any(5 in text for text in texts)
+
+
 def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
     """A draft in flight on the old one must not meet the device that has drafted again on the new one."""
 

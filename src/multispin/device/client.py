@@ -227,7 +227,8 @@ class DeviceClient:
             )
         await asyncio.sleep(began_s + len(ids) * emulation.seconds_per_token - loop.time())
         draft = session.answer(ids, loop.time() - began_s, laws)
-        if emulation.spectral_efficiency > 0:
+        # A grant of nothing has no band. A token that is owed nevertheless goes up at the rate of the draft before.
+        if emulation.spectral_efficiency > 0 and grant.bandwidth_hz > 0:
             self._bucket.set_rate(loop.time(), grant.bandwidth_hz * emulation.spectral_efficiency)
         self.counters.granted += grant.length
         await self._upload(socket, draft)
