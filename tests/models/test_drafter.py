@@ -2,7 +2,7 @@ import pytest
 
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, NoDrafter, PromptLookupDrafter, decode_alone, round_weights
-from multispin.speculation import SamplingParams
+from multispin.speculation import LawFormat, SamplingParams, draft_token
 
 GREEDY = SamplingParams()
 
@@ -54,3 +54,26 @@ def test_rounding_to_fewer_bits_guesses_worse(make_model):
 def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):
     with pytest.raises(InputError, match="bits = 9"):
         round_weights(make_model("llama"), 9)
+
+
+def test_a_draft_with_laws_is_drawn_from_exactly_these_laws(make_model):
+    model, prompt = make_model("llama"), [4, 8, 15, 16, 23, 42]
+    form = LawFormat(97, retained=20, probability_bits=8)
+    params = SamplingParams(0.9, top_p=0.9, seed=11, logit_bias=((3, -100.0),), withheld=(5,), withheld_until=8)
+    drafter = ModelDrafter(model, 64)
+    ids, laws = drafter.draft_laws(prompt, 5, params, form)
+    assert ids == [draft_token(law, params.seed, 6, 6 + i) for i, law in enumerate(laws)]
+    assert not any(law.weight(3) for law in laws)
+    assert [bool(law.weight(5)) for law in laws[:2]] == [False, False]
+    again, same = ModelDrafter(model, 64).draft_laws(prompt, 5, params, form)  # as after a lost connection
+    assert again == ids
+    assert [law.weights.tolist() for law in same] == [law.weights.tolist() for law in laws]
+    assert drafter.draft_laws(prompt, 0, params, form) == ([], [])
+
+
+def test_a_guess_brings_the_law_of_a_guess(make_model):
+    form = LawFormat(97, retained=20, probability_bits=8)
+    ids, laws = PromptLookupDrafter().draft_laws([1, 2, 3, 1, 2], 2, SamplingParams(1.0), form)
+    assert ids == [3, 1]
+    assert [law.weight(token) for law, token in zip(laws, ids, strict=True)] == [form.total] * 2
+    assert NoDrafter().draft_laws([1, 2], 4, SamplingParams(1.0), form) == ([], [])
