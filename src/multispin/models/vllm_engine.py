@@ -387,6 +387,7 @@ def _size_cache(
         if options.get("tensor_parallel_size", 1) * options.get("pipeline_parallel_size", 1) == 1:
             # A worker of its own would wait in a busy loop, on the cores that the drafters need.
             options.setdefault("distributed_executor_backend", "uni")
+        options.setdefault("enforce_eager", True)  # its compiled form takes minutes to make
         block = options.setdefault("block_size", CPU_BLOCK_TOKENS)
         tokens = (slots + 1) * -(-length // block) * block
         options.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))
