@@ -76,6 +76,7 @@ def test_one_row_per_run_and_a_picture_of_each_kind(tmp_path):
         ((LLAMA, "--sweep", "cell.colour=1"), "unknown key 'colour'"),
         ((LLAMA, "--sweep", "cell.bandwidth_hz=-1"), "bandwidth_hz is -1"),
         ((LLAMA, *("--sweep", "devices=2") * 3), "3 times"),
+        ((LLAMA, "--sweep", "cell.multiple_access=tdma"), "needs a controller that knows the truth"),
         ((LLAMA, "--plot", "picture.doc"), "--plot picture.doc"),
         ((LLAMA, "--csv", "nowhere/runs.csv"), "there is no folder nowhere"),
     ],

@@ -1,9 +1,12 @@
 """The real round loop under a virtual clock, with simulated devices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification, plan
+from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, Setup
 from multispin.simulation.site import Site
 
@@ -41,6 +44,19 @@ def test_goodput_meets_the_formula_where_the_truth_is_known(policy):
     error = np.std(seen, ddof=1) / np.sqrt(len(seen))
     assert abs(np.mean(seen) - expected) < 4 * error
     assert error < 0.02 * expected
+
+
+@pytest.mark.parametrize("policy", ["heterogeneous", "homogeneous"])
+def test_goodput_meets_the_formula_where_devices_send_one_after_the_other(policy):
+    scenario = replace(SCENARIO, cell=replace(SCENARIO.cell, multiple_access="tdma"))
+    seen = []
+    for seed in range(8):
+        site = a_site(policy, seed, knows=True, scenario=scenario)
+        site.run(100)
+        seen.append(goodput(site))
+    expected = plan(scenario, policy).goodput_tokens_per_s
+    assert abs(np.mean(seen) - expected) < 4 * np.std(seen, ddof=1) / np.sqrt(len(seen))
+    assert 0 < measure(site).uplink_utilisation < 1
 
 
 def test_what_is_learned_comes_close_to_what_is_known():

@@ -7,7 +7,7 @@ import pytest
 
 from multispin.control import Device
 from multispin.errors import InputError
-from multispin.simulation.uplink import FrequencyDivision, RayleighChannel, load_efficiency_trace
+from multispin.simulation.uplink import FrequencyDivision, RayleighChannel, TimeDivision, load_efficiency_trace
 
 DEVICE = Device("d", 0.01, 5.0, acceptance_rate=0.8)
 
@@ -62,5 +62,12 @@ def test_a_damaged_recording_of_a_link_is_refused(text, tmp_path):
 
 def test_a_draft_leaves_at_the_granted_rate():
     air = FrequencyDivision()
-    assert air.send(DEVICE, 2.0, 1000.0, 100.0) == pytest.approx(2.0 + 1000.0 / 500.0)
-    assert air.send(DEVICE, 2.0, 1000.0, 0.0) == math.inf
+    assert air.send(DEVICE, 2.0, 1000.0, 100.0) == pytest.approx((2.0, 2.0 + 1000.0 / 500.0))
+    assert air.send(DEVICE, 2.0, 1000.0, 0.0) == (2.0, math.inf)
+
+
+def test_one_after_the_other_waits_for_the_air():
+    air = TimeDivision()
+    assert air.send(DEVICE, 1.0, 1000.0, 100.0) == pytest.approx((1.0, 3.0))
+    assert air.send(DEVICE, 1.5, 500.0, 100.0) == pytest.approx((3.0, 4.0))
+    assert air.send(DEVICE, 9.0, 500.0, 100.0) == pytest.approx((9.0, 10.0))

@@ -53,6 +53,9 @@ Examples:
               "simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
               help="Processes.")  # fmt: skip
+@click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "
+              "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
+@click.option("--target", default="embedded", show_default=True, help="With --live: what verifies.")
 @click.option("--ray", "on_ray", is_flag=True,
               help="Run on the Ray cluster of RAY_ADDRESS, or on one started here (multispin[ray]).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
@@ -69,6 +72,8 @@ def command(
     replan_tolerance: float,
     sweeps: tuple[str, ...],
     jobs: int,
+    live: str | None,
+    target: str,
     on_ray: bool,
     as_json: bool,
     csv_file: Path | None,
@@ -79,6 +84,9 @@ def command(
         raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
     if plot_file is not None and plot_file.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"--plot {plot_file}: the name must end in .png, .svg or .pdf")
+    if live is not None and (knows or on_ray):
+        why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
+        raise InputError(f"--live cannot go with {why}")
     for path in (csv_file, plot_file):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
@@ -98,8 +106,13 @@ def command(
     grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
     todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
+    models = None
+    if live is not None:
+        from multispin.simulation.live import load_live
+
+        models = load_live(target, live)
     with _progress(f"{len(todo)} runs") as progress:
-        measured = run_on_ray(todo, progress) if on_ray else run_all(todo, jobs, progress)
+        measured = run_on_ray(todo, progress) if on_ray else run_all(todo, jobs, progress, models)
     results = results_of(measured, grid, chosen, numbers)
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))

@@ -1,11 +1,14 @@
 """A simulated device: the real session around a draft of known outcome, and a record of what came of it."""
 
 from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from multispin.control import Cell, Device
+from multispin.models import Drafter
 from multispin.protocol import (
     PROTOCOL_VERSION,
     DeviceSession,
@@ -138,19 +141,26 @@ class SimulatedDevice:
 
     def begin(self, prompt_tokens: int, tokens: int, now_s: float) -> Open:
         """The next request."""
-        self.session.begin([RIGHT] * prompt_tokens, SamplingParams(), tokens)
+        self.session.begin(self._prompt(prompt_tokens), SamplingParams(), tokens)
         self._waits_since_s, self._begun = now_s, False
         return self.session.open()
 
     def draft(self, grant: Grant) -> tuple[Draft, float]:
         """Answer a grant: the draft, and the time that it takes [s]."""
-        session = self.session
-        right = self.acceptance.right(len(session.committed) - session.prompt_tokens, grant.length)
-        draft_s = grant.length * self.truth.seconds_per_token
-        self.record.drafted += grant.length
-        self.record.under_way += grant.length
+        ids = self._ids(grant.length)
+        draft_s = len(ids) * self.truth.seconds_per_token
+        self.record.drafted += len(ids)
+        self.record.under_way += len(ids)
         self.record.drafting_s += draft_s
-        return session.answer([RIGHT] * right + [WRONG] * (grant.length - right), draft_s), draft_s
+        return self.session.answer(ids, draft_s), draft_s
+
+    def _prompt(self, length: int) -> list[int]:
+        return [RIGHT] * length
+
+    def _ids(self, length: int) -> list[int]:
+        session = self.session
+        right = self.acceptance.right(len(session.committed) - session.prompt_tokens, length)
+        return [RIGHT] * right + [WRONG] * (length - right)
 
     def hear(self, message: Downlink, now_s: float) -> None:
         """Take in a message and note what it brings."""
@@ -170,3 +180,25 @@ class SimulatedDevice:
         record.counts.append(len(progress.tokens))
         record.gaps_s.append(now_s - self._waits_since_s)
         self._waits_since_s = now_s
+
+
+class LiveDevice(SimulatedDevice):
+    """A device that drafts with a real drafter, on real prompts.
+
+    Args:
+        drafter: its own.
+        prompts: as ids, the first of them first; without end.
+        more: as for a simulated device.
+
+    """
+
+    def __init__(self, drafter: Drafter, prompts: Iterator[Sequence[int]], *more: Any) -> None:
+        super().__init__(*more)
+        self._drafter = drafter
+        self._prompts = prompts
+
+    def _prompt(self, length: int) -> list[int]:
+        return list(next(self._prompts))
+
+    def _ids(self, length: int) -> list[int]:
+        return self._drafter.draft(self.session.committed, length, self.session.params)

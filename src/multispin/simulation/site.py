@@ -9,18 +9,28 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 
 import numpy as np
 
 from multispin.control import Device, Plan, Scenario, Verification
 from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
 from multispin.edge.controller import View
-from multispin.models import Feed, SlotsTakenError
+from multispin.models import Engine, Feed, SlotsTakenError
 from multispin.protocol import Close, Downlink, Grant
 from multispin.simulation.acceptance import acceptance_of
-from multispin.simulation.device import FINGERPRINT, RIGHT, SimulatedDevice
+from multispin.simulation.device import FINGERPRINT, RIGHT, LiveDevice, SimulatedDevice
+from multispin.simulation.live import USUAL_TOKENS, LiveModels
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
-from multispin.simulation.uplink import Channel, ConstantChannel, FrequencyDivision, RayleighChannel
+from multispin.simulation.uplink import (
+    Air,
+    Channel,
+    ConstantChannel,
+    FrequencyDivision,
+    RayleighChannel,
+    TimeDivision,
+    in_turns,
+)
 from multispin.speculation import ID_RULES, Finding, Outcome
 
 _MAX_LENGTH = 2 * MAX_TOKENS
@@ -49,20 +59,18 @@ class EventQueue:
 
 
 class SimulatedEngine:
-    """An `Engine` without a model: accepts the leading RIGHT tokens, and says how long a batch takes.
+    """An `Engine` without a model: accepts the leading RIGHT tokens.
 
     Args:
-        scenario: its verification latency is the truth.
         slots: texts held at once.
 
     """
 
-    def __init__(self, scenario: Scenario, slots: int) -> None:
+    def __init__(self, slots: int) -> None:
         self.slots = slots
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
         self.rules = ID_RULES
-        self._verifier = scenario.verifier
         self._free = list(range(slots))
         self._cached = [0] * slots
 
@@ -96,11 +104,12 @@ class SimulatedEngine:
             outcomes.append(None if feed.params is None else Outcome(accepted, RIGHT))
         return outcomes
 
-    def latency_s(self, batch: Batch) -> float:
-        """T_ver = fixed + per device · K + per token · tokens (eq. 7 of arXiv 2606.04581, and its packed form)."""
-        verifier, lengths = self._verifier, [len(job.feed.tokens) for job in batch.jobs]
-        tokens = len(lengths) * max(lengths) if verifier.padded else sum(lengths)
-        return verifier.fixed_s + verifier.per_device_s * len(lengths) + verifier.per_token_s * tokens
+
+def verification_s(verifier: Verification, batch: Batch) -> float:
+    """T_ver = fixed + per device · K + per token · tokens (eq. 7 of arXiv 2606.04581, and its packed form) [s]."""
+    lengths = [len(job.feed.tokens) for job in batch.jobs]
+    tokens = len(lengths) * max(lengths) if verifier.padded else sum(lengths)
+    return verifier.fixed_s + verifier.per_device_s * len(lengths) + verifier.per_token_s * tokens
 
 
 class SiteController(Controller):
@@ -125,11 +134,6 @@ class SiteController(Controller):
         """Learn, if there is anything to learn."""
         if not self._knows:
             super().observe_draft(session, length, draft_s, frame_bits, bandwidth_hz, upload_s)
-
-    def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
-        """Learn, if there is anything to learn."""
-        if not self._knows:
-            super().observe_outcome(session, drafted, accepted)
 
     def _view(self, session: int) -> View:
         if not self._knows:
@@ -163,6 +167,15 @@ class SiteController(Controller):
         # A truth does not move.
         return 1.0 if self._knows else super()._verify_s(lengths)
 
+    def _scenario(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Scenario:
+        scenario = super()._scenario(members, lengths, reserved_hz)
+        access = in_turns(self._truth)
+        return replace(scenario, cell=replace(scenario.cell, multiple_access="tdma")) if access else scenario
+
+    def _band_hz(self, reserved_hz: float) -> float:
+        # Who is late under TDMA holds no band: it waits for its turn again.
+        return super()._band_hz(0.0 if in_turns(self._truth) else reserved_hz)
+
     def _fixed_part(self, members: Sequence[Member]) -> float:
         return 0.0 if self._knows else super()._fixed_part(members)
 
@@ -176,6 +189,7 @@ class Site:
         seed: of everything drawn.
         knows: whether the controller knows the truth or learns it.
         replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
+        live: real models that write the texts, in place of acceptance rates.
 
     """
 
@@ -186,12 +200,15 @@ class Site:
         seed: int,
         knows: bool = False,
         replan_tolerance: float = ControllerSettings.replan_tolerance,
+        live: LiveModels | None = None,
     ) -> None:
         self.queue = EventQueue()
         self.setup = setup
         scenario, behaviour = setup.scenario, setup.behaviour
         count = len(scenario.devices)
-        self.engine = SimulatedEngine(scenario, behaviour.slots or count)
+        self._models = live
+        slots, longest = behaviour.slots or count, _greatest(behaviour.tokens_per_request or USUAL_TOKENS)
+        self.engine: Engine = SimulatedEngine(slots) if live is None else live.engine(slots, longest)
         cell = scenario.cell
         settings = ControllerSettings(
             policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length, replan_tolerance
@@ -208,7 +225,7 @@ class Site:
         self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
-        self.air = FrequencyDivision()
+        self.air: Air = TimeDivision() if in_turns(scenario) else FrequencyDivision()
         self._verifying = False
         self._deadline_s = -1.0  # the last one at which a look is due already
         self._looks = False  # whether a look is due at this very moment
@@ -222,7 +239,13 @@ class Site:
             # Three sources, so that what happens to a device is the same under every policy.
             lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
             acceptance = acceptance_of(truth, life.traces, lucky)
-            device = SimulatedDevice(truth, cell, bits, _channel(behaviour, life, fading), acceptance, living)
+            what = (truth, cell, bits, _channel(behaviour, life, fading), acceptance, living)
+            if live is None:
+                device = SimulatedDevice(*what)
+            else:
+                texts = live.fitting(longest)
+                prompts = islice(cycle(texts), int(living.integers(len(texts))), None)
+                device = LiveDevice(live.drafter_for(longest), prompts, *what)
             self.devices.append(device)
             if behaviour.arrivals_per_s is not None:
                 arrival_s += float(site_generator.exponential(1.0 / behaviour.arrivals_per_s))
@@ -312,7 +335,9 @@ class Site:
     def _request(self, device: SimulatedDevice) -> None:
         behaviour = self.setup.behaviour
         prompt = _drawn(behaviour.prompt_tokens, device.generator)
-        tokens = device.acceptance.next_text() or _drawn(behaviour.tokens_per_request or MAX_TOKENS, device.generator)
+        endless = MAX_TOKENS if self._models is None else USUAL_TOKENS
+        recorded = device.acceptance.next_text() if self._models is None else None
+        tokens = recorded or _drawn(behaviour.tokens_per_request or endless, device.generator)
         assert device.number is not None
         self.edge.receive(device.number, device.begin(prompt, tokens, self.queue.now_s), 0, self.queue.now_s)
         self._wake()
@@ -341,10 +366,9 @@ class Site:
         def ready() -> None:
             if device.number != number:
                 return
-            now_s = self.queue.now_s
-            departure_s = self.air.send(device.heard, now_s, bits, grant.bandwidth_hz)
-            if math.isfinite(departure_s):
-                self.queue.at(departure_s, lambda: arrived(now_s))
+            begins_s, leaves_s = self.air.send(device.heard, self.queue.now_s, bits, grant.bandwidth_hz)
+            if math.isfinite(leaves_s):
+                self.queue.at(leaves_s, lambda: arrived(begins_s))
 
         def arrived(since_s: float) -> None:
             if device.number != number:
@@ -395,7 +419,7 @@ class Site:
     def _verify(self) -> None:
         batch = self.edge.collect()
         outcomes = self.edge.verify(batch)
-        latency_s = self.engine.latency_s(batch)
+        latency_s = verification_s(self.setup.scenario.verifier, batch)
         self._verifying = True
 
         def done() -> None:
@@ -412,6 +436,10 @@ class Site:
 
 def _drawn(tokens: Whole, generator: np.random.Generator) -> int:
     return tokens if isinstance(tokens, int) else int(generator.integers(tokens[0], tokens[1], endpoint=True))
+
+
+def _greatest(tokens: Whole) -> int:
+    return tokens if isinstance(tokens, int) else tokens[1]
 
 
 def _channel(behaviour: Behaviour, life: DeviceLife, generator: np.random.Generator) -> Channel:

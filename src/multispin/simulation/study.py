@@ -15,10 +15,12 @@ import numpy as np
 
 from multispin.edge import ControllerSettings
 from multispin.errors import InputError
+from multispin.simulation.live import LiveModels
 from multispin.simulation.measures import Measures, measure
 from multispin.simulation.paper.measure import Estimate, estimate
 from multispin.simulation.setup import ScenarioFile, Setup
 from multispin.simulation.site import Site
+from multispin.simulation.uplink import in_turns
 
 Point = tuple[tuple[str, Any], ...]
 """Keys of a sweep with a value each; empty where nothing is swept."""
@@ -58,9 +60,9 @@ class Result:
         return found
 
 
-def simulate(job: Job, progress: Told = lambda _: None) -> Measures:
-    """Run one job: a pure function of it."""
-    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance)
+def simulate(job: Job, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
+    """Run one job: a pure function of it, and of the models if real ones write the texts."""
+    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance, live)
     with quiet_collector():
         site.run(job.rounds, lambda done: progress(done / job.rounds))
     return measure(site)
@@ -116,17 +118,27 @@ def jobs_of(
 ) -> list[Job]:
     """All jobs, every point's scenario checked: by point, then policy, then seed."""
     setups = [file.setup(dict(point)) for point in grid]
+    if not knows and any(in_turns(setup.scenario) for setup in setups):
+        raise InputError(
+            "multiple_access = 'tdma' needs a controller that knows the truth (--knows): one that learns cannot tell a "
+            "draft that waits for its turn from one on a slow link"
+        )
     return [
         Job(setup, policy, seed, rounds, knows, replan_tolerance)
         for setup, policy, seed in product(setups, policies, seeds)
     ]
 
 
-def run_all(jobs: Sequence[Job], processes: int, progress: Told = lambda _: None) -> list[Measures]:
-    """Run all jobs on so many processes of this machine, and return their measures in order."""
-    if processes == 1 or len(jobs) == 1:
+def run_all(
+    jobs: Sequence[Job], processes: int, progress: Told = lambda _: None, live: LiveModels | None = None
+) -> list[Measures]:
+    """Run all jobs on so many processes of this machine, and return their measures in order.
+
+    With real models everything runs in this process, which holds them.
+    """
+    if processes == 1 or len(jobs) == 1 or live is not None:
         return [
-            simulate(job, lambda part, index=index: progress((index + part) / len(jobs)))  # type: ignore[misc]
+            simulate(job, lambda part, index=index: progress((index + part) / len(jobs)), live)  # type: ignore[misc]
             for index, job in enumerate(jobs)
         ]
     with ProcessPoolExecutor(min(processes, len(jobs))) as pool:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from multispin.control import Device
+from multispin.control import Device, Scenario
 from multispin.errors import InputError
 from multispin.radio import TokenBucket
 
@@ -119,17 +119,37 @@ def _with_gain(device: Device, gain: float) -> Device:
     return replace(device, spectral_efficiency=math.log1p(gain * snr) / math.log(2))
 
 
+def in_turns(scenario: Scenario) -> bool:
+    """Whether devices send one after the other."""
+    return getattr(scenario.cell, "multiple_access", "fdma") == "tdma"
+
+
 class Air(Protocol):
     """How devices share the uplink."""
 
-    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> float:
-        """When the last bit of a draft that is ready now has left; infinite if it never will."""
+    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
+        """When a draft that is ready now begins to be sent, and when its last bit has left (infinite: never)."""
         ...
 
 
 class FrequencyDivision:
     """Everybody has the granted band to itself (FDMA, eq. 8 and 9 of arXiv 2606.04581): the real device's pacing."""
 
-    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> float:
+    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
         """Paced at the granted rate; a device has one draft under way at a time, so nothing else is in its queue."""
-        return TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(now_s, bits)
+        return now_s, TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(now_s, bits)
+
+
+class TimeDivision:
+    """One after the other over the whole band, in the order in which drafts become ready (TDMA)."""
+
+    def __init__(self) -> None:
+        self._free_s = 0.0
+
+    def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
+        """Wait until the air is free. A device that vanishes keeps it until its draft would have left."""
+        begins_s = max(now_s, self._free_s)
+        leaves_s = TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(begins_s, bits)
+        if math.isfinite(leaves_s):
+            self._free_s = leaves_s
+        return begins_s, leaves_s
