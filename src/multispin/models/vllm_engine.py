@@ -17,6 +17,7 @@ import contextlib
 import importlib.util
 import json
 import os
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -134,7 +135,7 @@ class VllmEngine:
         self._open: dict[int, _Slot] = {}
         self._free = list(range(slots - 1, -1, -1))
         # Requests to end before the next step: `close` comes while another thread verifies, and vLLM knows one thread.
-        self._left: list[str] = []
+        self._left: deque[str] = deque()
 
     @property
     def slots(self) -> int:
@@ -192,7 +193,9 @@ class VllmEngine:
         InputError if a logit is not a finite number.
         """
         self._check(feeds)
-        left, self._left = self._left, []
+        left = []
+        while self._left:
+            left.append(self._left.popleft())
         for feed in feeds:
             state = self._open[feed.slot]
             if state.request is not None and (feed.params is None or state.held != _told(state, feed)):
