@@ -1,6 +1,7 @@
 """What a simulated drafter gets right: independent chances, and recordings."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from multispin.control.goodput import expected_tokens
 from multispin.errors import InputError
 from multispin.simulation.acceptance import IndependentAcceptance, TraceAcceptance, Traces, load_traces
+from multispin.simulation.setup import ScenarioFile
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
@@ -84,3 +86,10 @@ def test_a_recording_is_read_as_it_was_written(tmp_path):
     }
     file.write_text(json.dumps(document))
     assert load_traces(file) == Traces("large", "small", 0.7, ("110", "1"))
+
+
+def test_the_example_is_a_recording():
+    example = Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "recorded.toml"
+    setup = ScenarioFile(example).setup()
+    assert all(life.traces is not None and len(life.traces.accepts) == 8 for life in setup.lives)
+    assert 0.4 < setup.scenario.devices[0].acceptance_rate < 0.7
