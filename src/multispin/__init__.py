@@ -2,7 +2,8 @@
 
 The rooms of this package, lowest first: `control` (what should every device do?), `radio` (how many bit/s?),
 `speculation` (what may be accepted?), `models` (the language models), `estimation` (what have we learned?),
-`protocol` (what is said?), `edge` and `device` (who says it), `simulation`, `report`, `cli`.
+`distillation` (how is a drafter made?), `profiling` (how fast and how good is it here?), `protocol` (what is said?),
+`edge` and `device` (who says it), `simulation`, `report`, `cli`.
 """
 
 __version__ = "0.1.0"

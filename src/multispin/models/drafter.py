@@ -82,6 +82,21 @@ class ModelDrafter:
 
         return self._draw(committed, length, params, pick), laws
 
+    def logits_along(self, text: Sequence[int], begin: int, params: SamplingParams) -> torch.Tensor:
+        """What it would draw from at each position of a known text, all at once.
+
+        Args:
+            text: at most as long as the cache.
+            begin: first position of interest, at least 1.
+            params: of the request.
+
+        Returns:
+            [len(text) − begin, V] logits, each given the text before it.
+
+        """
+        self.prepare(text[:begin])
+        return self._feed(begin - 1, text[begin - 1 : -1], params)
+
     def _draw(
         self, committed: Sequence[int], length: int, params: SamplingParams, pick: Callable[[torch.Tensor, int], int]
     ) -> list[int]:

@@ -50,7 +50,7 @@ def decode_together(
     max_tokens: int,
     stop_ids: Collection[int],
     clock: Callable[[], float],
-) -> tuple[int, float]:
+) -> tuple[list[list[int]], float]:
     """Let the target write all texts in one batch, without any draft: what drafting has to beat.
 
     Args:
@@ -61,7 +61,7 @@ def decode_together(
         clock: tells the time [s].
 
     Returns:
-        Tokens written, and the time that it took from the first of them on, prompts not included [s].
+        What it wrote, and the time that it took from the first token on, prompts not included [s].
 
     """
     texts = [list(prompt) for prompt, _ in requests]
@@ -70,17 +70,16 @@ def decode_together(
         if len(text) > 1:
             engine.verify([Feed(slot, 0, text[:-1], None)])
     running = list(range(len(requests)))
-    began, written = clock(), 0
+    began = clock()
     while running:
         feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], requests[k][1]) for k in running]
         for k, outcome in zip(running, engine.verify(feeds), strict=True):
             assert isinstance(outcome, Outcome)
             texts[k].append(outcome.next_token)
-            written += 1
         running = [
             k for k in running if texts[k][-1] not in stop_ids and len(texts[k]) - len(requests[k][0]) < max_tokens
         ]
     spent_s = clock() - began
     for slot in slots:
         engine.close(slot)
-    return written, spent_s
+    return [text[len(prompt) :] for text, (prompt, _) in zip(texts, requests, strict=True)], spent_s

@@ -1,0 +1,347 @@
+"""`multispin profile`: measure here what the controller needs, and write it down as a scenario."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from multispin.cli.engine import check_engine, engine_options, load_engine
+from multispin.cli.process import prepare, threads_option
+from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
+from multispin.data import TASKS, load_prompts
+from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.profiling import Following, LatencyFit, Point, Rate
+
+MAX_GRID = 16
+LONGEST_RUN = 12
+"""Positions of a draft in the acceptance profile."""
+LINE_PERIOD_S = 5.0
+DRAFT_LENGTH = 8
+_PLACES = 4
+
+
+@click.command("profile", short_help="Measure what the controller needs, here.")
+@click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
+@click.option("--draft", "drafts", multiple=True,
+              help="Drafter to measure; repeatable. Usually large, medium, small and lookup for embedded.")  # fmt: skip
+@engine_options
+@click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--prompts", "per_task", type=click.IntRange(1, 12), default=3, show_default=True,
+              help="Bundled prompts of each task family.")  # fmt: skip
+@click.option("--tokens", type=click.IntRange(2, 4096), default=64, show_default=True, help="Longest text per prompt.")
+@click.option("--batches", default="1,2,4,8", show_default=True, help="Devices per batch to time, with commas.")
+@click.option("--lengths", default="0,2,4,8", show_default=True, help="Draft lengths to time, with commas.")
+@click.option("--context", type=click.IntRange(1, 10**6), default=128, show_default=True,
+              help="Tokens in the cache of each session while timing.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(1, 1000), default=7, show_default=True, help="Timings of each batch.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a scenario file.")
+@click.option("--trace", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write which tokens were right; NAME.json becomes NAME-DRAFTER.json for several.")  # fmt: skip
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
+@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
+              help="For the scenario: the shared band.")  # fmt: skip
+@click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
+              help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
+@threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
+def command(**options: Any) -> None:
+    """Measure, on the machine at hand, what the controller needs to know.
+
+    Seconds per drafted token of each drafter; verification latency over batch size and draft length, with a fitted
+    model and its error; acceptance rates and profiles per task family, with 95 % intervals.
+
+    \b
+    Examples:
+      multispin profile --out site.toml --plot site.png
+      multispin profile --draft small --temperature 1 --prompts 12 --trace small.json --json
+      multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --device cuda:0 --dtype bfloat16 --out gpu.toml
+    """
+    grid = [(k, length) for k in _numbers("--batches", options["batches"], 1)
+            for length in _numbers("--lengths", options["lengths"], 0)]  # fmt: skip
+    drafts = options["drafts"] or (("large", "medium", "small", "lookup") if options["target"] == "embedded" else ())
+    if len(set(drafts)) < len(drafts):
+        raise InputError("--draft names a drafter twice")
+    for path in (options["out"], options["trace"], options["plot"]):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    threads = options["threads"] or os.cpu_count() or 1
+    prepare(threads)
+    check_engine(options)
+    with _progress() as report:
+        found = _measure(options, grid, drafts, report)
+    found["machine"] = _machine(options, threads)
+    if options["out"] is not None:
+        options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
+    if options["plot"] is not None:
+        from multispin.report.profile_figures import write_profile
+
+        write_profile(options["plot"], found)
+    if options["as_json"]:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _print(found)
+        for path in (options["out"], options["plot"]):
+            if path is not None:
+                print(f"wrote {path}", file=sys.stderr)
+
+
+def _numbers(flag: str, text: str, least: int) -> list[int]:
+    try:
+        values = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or values[0] < least or len(values) > MAX_GRID:
+        raise InputError(f"{flag} {text!r} is not a list of at most {MAX_GRID} whole numbers from {least} on")
+    if values[-1] > 256:
+        raise InputError(f"{flag} {text!r} goes beyond 256")
+    return values
+
+
+Report = Callable[[str, int, int], None]
+
+
+def _measure(
+    options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], report: Report
+) -> dict[str, Any]:
+    from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
+    from multispin.profiling import drafting_times, fit_latency, follow, measure_latency, trace_document
+    from multispin.speculation import SamplingParams, derive_seed
+
+    tokenizer = load_tokenizer(options["target"])
+    most, longest = max(k for k, _ in grid), max(length for _, length in grid)
+    room = max(options["context"] + longest + 1, 2)
+    engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
+    points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
+                             lambda done, total: report("timing verification", done, total))  # fmt: skip
+    fit = fit_latency(points)
+    del engine
+    found: dict[str, Any] = {
+        "target": options["target"],
+        "engine": options["engine"],
+        "temperature": options["temperature"],
+        "vocabulary": tokenizer.size,
+        "verification": _verification(points, fit, options),
+        "drafters": [],
+    }
+    if not drafts:
+        return found
+
+    prompts = [p for task in TASKS for p in [q for q in load_prompts() if q.task == task][: options["per_task"]]]
+    model = load_model(options["target"], "float32", options["place"])
+    after = options["tokens"] + DRAFT_LENGTH
+    most_prompt = getattr(model.config.get_text_config(), "max_position_embeddings", 2**20) - after
+    if most_prompt < 1:
+        raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
+    encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
+    max_length = max(map(len, encoded)) + after
+    target = Verifier(model, 4, max_length)
+    laws = [SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))]
+    texts: list[list[int]] = []
+    for at in range(0, len(prompts), target.slots):
+        part = list(zip(encoded, laws, strict=True))[at : at + target.slots]
+        texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
+        report("the target writes", min(at + target.slots, len(prompts)), len(prompts))
+    for spec in drafts:
+        drafter, own = load_drafter(spec, options["target"], max_length)
+        if own.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"the tokenizer of {spec} ({own.fingerprint}) is not the target's ({tokenizer.fingerprint})"
+            )
+        followings, times = [], []
+        for k, prompt in enumerate(prompts):
+            times += drafting_times(drafter, encoded[k], laws[k], DRAFT_LENGTH, 2, time.perf_counter)
+            whole = encoded[k] + texts[k]
+            followings.append(follow(drafter, target, whole, len(encoded[k]), laws[k], prompt.name, prompt.task))
+            report(f"following with {spec}", k + 1, len(prompts))
+        found["drafters"].append(_drafter(spec, statistics.median(times), followings))
+        if options["trace"] is not None:
+            path = _trace_path(options["trace"], spec, len(drafts))
+            document = trace_document(options["target"], spec, options["temperature"], followings)
+            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            print(f"wrote {path}", file=sys.stderr)
+    return found
+
+
+def _trace_path(path: Path, spec: str, drafters: int) -> Path:
+    safe = "".join(c if c.isalnum() else "-" for c in spec).strip("-")
+    return path if drafters == 1 else path.with_name(f"{path.stem}-{safe}{path.suffix}")
+
+
+def _verification(points: "Sequence[Point]", fit: "LatencyFit", options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "fixed_s": fit.fixed_s,
+        "per_device_s": fit.per_device_s,
+        "per_token_s": fit.per_token_s,
+        "relative_rms_error": fit.relative_rms,
+        "worst_relative_error": fit.worst_relative,
+        "worst": dataclasses.asdict(fit.worst),
+        "context_tokens": options["context"],
+        "repeats": options["repeats"],
+        "points": [
+            {**dataclasses.asdict(point), "fitted_s": fit.predict(point.devices, point.tokens)} for point in points
+        ],
+    }
+
+
+def _drafter(spec: str, seconds_per_token: float, followings: "Sequence[Following]") -> dict[str, Any]:
+    from multispin.profiling import hazards, rate_of
+
+    rows = {}
+    for task in ("all", *TASKS):
+        own = [f for f in followings if task in ("all", f.task)]
+        rate = rate_of([[float(c) for c in f.accepts] for f in own])
+        overlap = rate_of([f.overlaps for f in own])
+        rows[task] = {
+            "acceptance_rate": _rate(rate),
+            "rejection_acceptance_rate": _rate(overlap) if overlap.positions else None,
+            "acceptance_profile": [round(value, _PLACES) for value in hazards([f.accepts for f in own], LONGEST_RUN)],
+        }
+    return {"drafter": spec, "seconds_per_token": seconds_per_token, "tasks": rows}
+
+
+def _rate(rate: "Rate") -> dict[str, float | int | None]:
+    values = {"mean": rate.mean, "low": rate.low, "high": rate.high}
+    plain: dict[str, float | int | None] = {
+        k: round(v, _PLACES) if math.isfinite(v) else None for k, v in values.items()
+    }
+    return {**plain, "positions": rate.positions}
+
+
+def _machine(options: Mapping[str, Any], threads: int) -> str:
+    import torch
+
+    name = platform.processor() or platform.machine()
+    with_cuda = options["place"].startswith("cuda")
+    if with_cuda:
+        name = torch.cuda.get_device_name(options["place"])
+    else:
+        try:
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            pass
+    return (
+        f"{name}, {threads} threads, {options['dtype']}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The scenario file: what was measured, and comments that say where and when."""
+    verification = found["verification"]
+    bits = math.ceil(math.log2(max(2, found["vocabulary"])))
+    devices = []
+    for drafter in found["drafters"]:
+        for task in TASKS:
+            rate = drafter["tasks"][task]["acceptance_rate"]["mean"]
+            if rate is None:
+                continue
+            devices.append(
+                Device(
+                    name=f"{drafter['drafter']}-{task}",
+                    seconds_per_token=drafter["seconds_per_token"],
+                    spectral_efficiency=options["spectral_efficiency"],
+                    acceptance_rate=min(rate, 0.9999),
+                )
+            )
+    if not devices:
+        raise InputError("a scenario needs a drafter: name one with --draft")
+    scenario = Scenario(
+        Cell(options["bandwidth_hz"], bits, max_draft_length=16, min_draft_length=0),
+        Verification(verification["fixed_s"], verification["per_device_s"], verification["per_token_s"]),
+        tuple(devices),
+    )
+    head = [
+        f"Measured by multispin profile on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {found['machine']}.",
+        f"Target {found['target']} on the {found['engine']} engine; verification fitted over "
+        f"{len(verification['points'])} kinds of batches, relative error {verification['relative_rms_error']:.1%} "
+        f"(root mean square), {verification['worst_relative_error']:+.1%} at worst.",
+        f"Acceptance at temperature {found['temperature']:g} by the {'coupled' if found['temperature'] else 'greedy'} "
+        f"rule, {options['per_task']} prompts per task family, up to {options['tokens']} tokens each.",
+        "Band and spectral efficiency were not measured. One device per drafter and task family.",
+    ]
+    return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, fit = Console(highlight=False), found["verification"]
+    worst = fit["worst"]
+    console.print(found["machine"])
+    console.print(
+        f"verification by {found['engine']}: {1e3 * fit['fixed_s']:.2f} ms + {1e3 * fit['per_device_s']:.2f} ms per "
+        f"device + {1e3 * fit['per_token_s']:.3f} ms per token; relative error {fit['relative_rms_error']:.1%} rms, "
+        f"{fit['worst_relative_error']:+.1%} at worst (K = {worst['devices']}, L = {worst['draft_length']})"
+    )
+    if not found["drafters"]:
+        return
+    table = Table(title=f"acceptance rate per drafted token at temperature {found['temperature']:g}, 95 % intervals")
+    table.add_column("drafter")
+    table.add_column("ms/token", justify="right")
+    for task in ("all", *TASKS):
+        table.add_column(task, justify="right")
+    table.add_column("min(1, p/q)", justify="right")
+    for drafter in found["drafters"]:
+        cells = [_shown(drafter["tasks"][task]["acceptance_rate"]) for task in ("all", *TASKS)]
+        overlap = drafter["tasks"]["all"]["rejection_acceptance_rate"]
+        table.add_row(drafter["drafter"], f"{1e3 * drafter['seconds_per_token']:.1f}", *cells, _shown(overlap))
+    console.print(table)
+
+
+def _shown(rate: Mapping[str, Any] | None) -> str:
+    if rate is None or rate["mean"] is None:
+        return "–"
+    if rate["low"] is None:
+        return f"{rate['mean']:.2f}"
+    return f"{rate['mean']:.2f} ({rate['low']:.2f}–{rate['high']:.2f})"
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar per stage on a terminal, a line now and then elsewhere; on standard error, with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total)
+                bars.update(tasks[stage], completed=done)
+
+            yield show
+        return
+    said = 0.0
+    began: dict[str, float] = {}
+
+    def say(stage: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        since = began.setdefault(stage, now)
+        if now - said >= LINE_PERIOD_S or done == total:
+            said = now
+            left = f", {(now - since) / (done - 1) * (total - done):.0f} s left" if 1 < done < total else ""
+            print(f"{stage} {done}/{total}{left}", file=sys.stderr)
+
+    yield say

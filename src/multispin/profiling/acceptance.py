@@ -1,0 +1,124 @@
+"""How often a drafter's tokens are accepted: along the target's own text, position by position.
+
+A drafted token is looked at only if all before it were accepted, and those are then the target's. So the drafter is
+asked at every position of the target's text, given that text: each answer is one trial of the acceptance rate α
+(eq. 4 of arXiv 2606.04581), and runs of right answers give the chance that the i-th token of a draft is accepted.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from multispin.models import Drafter, Feed, ModelDrafter, Verifier
+from multispin.speculation import SamplingParams, draw, shaped, target_law
+
+TRACE_FORMAT = "multispin-trace-1"
+"""Of files that `multispin simulate` replays."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """One text of the target, and what a drafter would have made of it.
+
+    Attributes:
+        prompt: name of the prompt.
+        task: its family.
+        accepts: one '1' or '0' per position of the text: whether the drafter's token is the target's.
+        overlaps: Σ min(p, q) at the same positions, what `rejection` would accept; empty at temperature 0 and for
+            drafters without a law.
+
+    """
+
+    prompt: str
+    task: str
+    accepts: str
+    overlaps: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A mean over positions with its 95 % interval; texts, not positions, are taken for independent."""
+
+    mean: float
+    low: float
+    high: float
+    positions: int
+
+
+def follow(
+    drafter: Drafter, target: Verifier, text: Sequence[int], begin: int, params: SamplingParams, prompt: str, task: str
+) -> Following:
+    """Ask a drafter for every token of the target's text.
+
+    Args:
+        drafter: with room for the text.
+        target: with a free slot and room for the text; only used for laws.
+        text: prompt and what the target wrote.
+        begin: where the target's part begins.
+        params: by which it was written.
+        prompt: name, for the record.
+        task: family, for the record.
+
+    """
+    positions = list(range(begin, len(text)))
+    if not isinstance(drafter, ModelDrafter):
+        guesses = [drafter.draft(text[:position], 1, params)[:1] for position in positions]
+        accepts = "".join(str(int(guess == [text[p]])) for guess, p in zip(guesses, positions, strict=True))
+        return Following(prompt, task, accepts)
+    ours = drafter.logits_along(text, begin, params)
+    drawn = draw(ours, positions, params)
+    accepts = "".join(str(int(token == text[p])) for token, p in zip(drawn, positions, strict=True))
+    if params.greedy:
+        return Following(prompt, task, accepts)
+    slot = target.open()
+    if begin > 1:
+        target.forward([Feed(slot, 0, text[: begin - 1], None)])
+    (theirs,) = target.forward([Feed(slot, begin - 1, text[begin - 1 : -1], params)])
+    target.close(slot)
+    p, q = (target_law(shaped(logits, positions, params), params) for logits in (theirs, ours))
+    return Following(prompt, task, accepts, tuple(float(value) for value in torch.minimum(p, q).sum(-1)))
+
+
+def rate_of(samples: Sequence[Sequence[float]]) -> Rate:
+    """Mean of all values of some texts; the interval by Student's t over texts, weighted by their lengths."""
+    sizes = np.array([len(text) for text in samples], dtype=np.float64)
+    sums = np.array([float(sum(text)) for text in samples])
+    if not sizes.sum():
+        return Rate(float("nan"), float("nan"), float("nan"), 0)
+    mean = float(sums.sum() / sizes.sum())
+    if len(samples) < 2:
+        return Rate(mean, float("nan"), float("nan"), int(sizes.sum()))
+    spread = np.sqrt(((sums - mean * sizes) ** 2).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum()
+    half = float(stats.t.ppf(0.975, len(samples) - 1) * spread)
+    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), int(sizes.sum()))
+
+
+def hazards(accepts: Iterable[str], longest: int) -> list[float]:
+    """The acceptance profile: chance that token i of a draft is accepted given all before it were, i = 1 … longest.
+
+    Over drafts that begin at every position of the texts. Ends where no draft got that far.
+    """
+    tried, right = np.zeros(longest), np.zeros(longest)
+    for text in accepts:
+        for start in range(len(text)):
+            for i, found in enumerate(text[start : start + longest]):
+                tried[i] += 1
+                if found == "0":
+                    break
+                right[i] += 1
+    return [float(right[i] / tried[i]) for i in range(longest) if tried[i]]
+
+
+def trace_document(target: str, drafter: str, temperature: float, followings: Sequence[Following]) -> dict[str, Any]:
+    """What a trace file holds."""
+    return {
+        "format": TRACE_FORMAT,
+        "target": target,
+        "drafter": drafter,
+        "temperature": temperature,
+        "traces": [{"prompt": f.prompt, "task": f.task, "accepts": f.accepts} for f in followings if f.accepts],
+    }

@@ -1,0 +1,148 @@
+"""How long verification and drafting take here, and the latency model that the planner uses.
+
+Every point of the grid is measured many times, in turns with all others, and stands for its median: what else the
+machine does hits all points alike, and a stall moves none.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from multispin.errors import InputError
+from multispin.models import Drafter, Engine, Feed
+from multispin.speculation import SamplingParams
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One kind of batch.
+
+    Attributes:
+        devices: K, sessions in it.
+        draft_length: L, drafted tokens of each; L + 1 are fed.
+        seconds: median time of `verify`.
+
+    """
+
+    devices: int
+    draft_length: int
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens fed, K (L + 1)."""
+        return self.devices * (self.draft_length + 1)
+
+
+@dataclass(frozen=True)
+class LatencyFit:
+    """T_ver = fixed_s + per_device_s·K + per_token_s·Σ(L_k + 1): eq. 7 of arXiv 2606.04581 with a cost per token.
+
+    Attributes:
+        fixed_s: of a batch.
+        per_device_s: of a device in it.
+        per_token_s: of a token fed.
+        relative_rms: root mean square of the relative errors.
+        worst: the point that is met worst …
+        worst_relative: … and its relative error, positive where the model is too slow.
+
+    """
+
+    fixed_s: float
+    per_device_s: float
+    per_token_s: float
+    relative_rms: float
+    worst: Point
+    worst_relative: float
+
+    def predict(self, devices: int, tokens: int) -> float:
+        """Seconds for a batch of `tokens` fed by `devices`."""
+        return self.fixed_s + self.per_device_s * devices + self.per_token_s * tokens
+
+
+def measure_latency(
+    engine: Engine,
+    grid: Sequence[tuple[int, int]],
+    context: int,
+    repeats: int,
+    clock: Clock,
+    report: Callable[[int, int], None],
+) -> list[Point]:
+    """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens.
+
+    Args:
+        engine: with enough free slots for the largest batch.
+        grid: kinds of batches.
+        context: tokens in the cache of every session; contents do not matter to the time.
+        repeats: times that each is measured, after one time that is not.
+        clock: tells the time [s].
+        report: told (turns done, all turns).
+
+    """
+    most = max(devices for devices, _ in grid)
+    longest = max(length for _, length in grid)
+    if most > engine.slots:
+        raise InputError(f"a batch of {most} devices does not fit {engine.slots} slots")
+    if context + longest + 1 > engine.max_length:
+        raise InputError(f"{context} tokens and a draft of {longest} do not fit texts of {engine.max_length}")
+    params = SamplingParams()
+    generator = np.random.default_rng(0)
+    text = [int(token) for token in generator.integers(0, engine.vocabulary_size, context + longest + 1)]
+    slots = [engine.open() for _ in range(most)]
+    try:
+        for slot in slots:
+            engine.verify([Feed(slot, 0, text[:context], None)])
+        times: dict[tuple[int, int], list[float]] = {kind: [] for kind in grid}
+        for turn in range(repeats + 1):
+            for devices, length in grid:
+                feeds = [Feed(slot, context, text[context : context + length + 1], params) for slot in slots[:devices]]
+                began = clock()
+                engine.verify(feeds)
+                spent_s = clock() - began
+                for slot in slots[:devices]:
+                    engine.commit(slot, context)
+                if turn:
+                    times[devices, length].append(spent_s)
+            report(turn + 1, repeats + 1)
+    finally:
+        for slot in slots:
+            engine.close(slot)
+    return [Point(*kind, statistics.median(values)) for kind, values in times.items()]
+
+
+def fit_latency(points: Sequence[Point]) -> LatencyFit:
+    """Non-negative least squares of the relative errors."""
+    if len(points) < 3:
+        raise InputError(f"{len(points)} kinds of batches are too few to fit three coefficients: measure at least 3")
+    seconds = np.array([point.seconds for point in points])
+    design = np.array([[1.0, point.devices, point.tokens] for point in points])
+    found, _ = nnls(design / seconds[:, None], np.ones(len(points)))
+    relative = design @ found / seconds - 1.0
+    worst = int(np.abs(relative).argmax())
+    fixed_s, per_device_s, per_token_s = (float(value) for value in found)
+    rms = float(np.sqrt((relative**2).mean()))
+    return LatencyFit(fixed_s, per_device_s, per_token_s, rms, points[worst], float(relative[worst]))
+
+
+def drafting_times(
+    drafter: Drafter, prompt: Sequence[int], params: SamplingParams, length: int, repeats: int, clock: Clock
+) -> list[float]:
+    """Seconds per drafted token of a device that drafts for itself alone, once per repeat, after one that is not kept.
+
+    Only tokens that came are counted: a drafter that finds nothing to copy is asked in vain and costs next to nothing;
+    then the time of asking stands for one token.
+    """
+    found = []
+    for turn in range(repeats + 1):
+        drafter.prepare(prompt)
+        began = clock()
+        drafted = drafter.draft(prompt, length, params)
+        spent_s = clock() - began
+        if turn:
+            found.append(spent_s / max(1, len(drafted)))
+    return found

@@ -1,0 +1,85 @@
+"""`multispin profile` on a tiny model: what it prints, what it writes, and what reads that."""
+
+import json
+
+import pytest
+
+from multispin.cli.main import run
+from multispin.control import load_scenario
+from multispin.data import TASKS
+from multispin.simulation.acceptance import load_traces
+
+
+@pytest.fixture(scope="module")
+def profiled(tiny_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profile")
+    arguments = [
+        *("profile", "--target", tiny_folder, "--draft", "q6", "--draft", "lookup", "--temperature", "0.9"),
+        *("--prompts", "1", "--tokens", "12", "--batches", "1,3", "--lengths", "0,2", "--context", "16"),
+        *("--repeats", "2", "--threads", "1", "--json"),
+        *("--out", str(folder / "site.toml"), "--trace", str(folder / "t.json"), "--plot", str(folder / "p.png")),
+    ]
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    with redirect_stdout(StringIO()) as said:
+        assert run(arguments) == 0
+    return folder, json.loads(said.getvalue())
+
+
+def test_what_it_prints(profiled, tiny_folder):
+    _, found = profiled
+    assert found["target"] == tiny_folder
+    verification = found["verification"]
+    assert len(verification["points"]) == 4
+    assert min(verification[key] for key in ("fixed_s", "per_device_s", "per_token_s")) >= 0
+    assert 0 <= verification["relative_rms_error"] <= abs(verification["worst_relative_error"])
+    assert [drafter["drafter"] for drafter in found["drafters"]] == ["q6", "lookup"]
+    for drafter in found["drafters"]:
+        assert drafter["seconds_per_token"] > 0
+        assert set(drafter["tasks"]) == {"all", *TASKS}
+        rate = drafter["tasks"]["all"]["acceptance_rate"]
+        assert rate["low"] <= rate["mean"] <= rate["high"]
+        assert (drafter["tasks"]["all"]["rejection_acceptance_rate"] is None) == (drafter["drafter"] == "lookup")
+
+
+def test_the_scenario_is_read_by_plan_and_simulate(profiled, capsys):
+    folder, found = profiled
+    scenario = load_scenario(folder / "site.toml")
+    assert scenario.verifier.fixed_s == pytest.approx(found["verification"]["fixed_s"])
+    assert [device.name for device in scenario.devices] == [f"{d}-{t}" for d in ("q6", "lookup") for t in TASKS]
+    text = (folder / "site.toml").read_text()
+    assert text.startswith("# Measured by multispin profile on ")
+    assert run(["plan", str(folder / "site.toml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["goodput_tokens_per_s"] > 0
+    command = ["simulate", str(folder / "site.toml"), "--policy", "fixed", "--rounds", "5", "--seeds", "1"]
+    assert run([*command, "--jobs", "1", "--json"]) == 0
+
+
+def test_the_traces_are_read_by_the_simulator(profiled):
+    folder, _ = profiled
+    for name in ("q6", "lookup"):
+        traces = load_traces(folder / f"t-{name}.json")
+        assert (traces.drafter, traces.temperature) == (name, 0.9)
+        assert all(len(accepts) <= 12 for accepts in traces.accepts)
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batches", "0"], "--batches"),
+        (["--batches", "1,x"], "--batches"),
+        (["--lengths", "-1"], "--lengths"),
+        (["--lengths", "1000"], "256"),
+        (["--draft", "q6", "--draft", "q6"], "twice"),
+        (["--out", "/no/such/folder/site.toml"], "no folder"),
+        (["--target", "./nowhere"], "nowhere"),
+        (["--engine-option", "a=1"], "--engine"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, words, capsys):
+    assert run(["profile", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
