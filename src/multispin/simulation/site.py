@@ -113,12 +113,29 @@ def verification_s(verifier: Verification, batch: Batch) -> float:
 
 
 class SiteController(Controller):
-    """The real controller, or one that knows the truth; every plan begins with the next state of the channels."""
+    """The real controller, or one that knows the truth; every plan begins with the next state of the channels.
 
-    def __init__(self, settings: ControllerSettings, scenario: Scenario, knows: bool, queue: EventQueue) -> None:
+    Args:
+        settings: of the controller.
+        scenario: the truth.
+        knows: whether it knows the truth …
+        knows_acceptance: … and that includes how often each device's drafts are accepted.
+        queue: tells the time.
+
+    """
+
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        scenario: Scenario,
+        knows: bool,
+        queue: EventQueue,
+        knows_acceptance: bool = True,
+    ) -> None:
         super().__init__(settings)
         self._truth = scenario
         self._knows = knows
+        self._knows_acceptance = knows and knows_acceptance
         self._queue = queue
         self.devices: dict[int, SimulatedDevice] = {}
 
@@ -140,8 +157,9 @@ class SiteController(Controller):
             return super()._view(session)
         device = self.devices[session]
         heard = device.heard
+        known_rate = heard.acceptance_rate or 0.0
         return (
-            heard.acceptance_rate or 0.0,
+            known_rate if self._knows_acceptance else self.acceptance_rate(session),
             heard.seconds_per_token,
             device.bits_per_token / heard.efficiency_at(self._truth.cell.bandwidth_hz),
         )
@@ -152,8 +170,11 @@ class SiteController(Controller):
         device = self.devices[member.session]
         shortest, longest = self._truth.limits(device.truth)
         longest = min(longest, member.room)
+        heard = device.heard
+        if not self._knows_acceptance:
+            heard = replace(heard, acceptance_rate=self.acceptance_rate(member.session), acceptance_profile=None)
         return replace(
-            device.heard,
+            heard,
             name=str(member.session),
             bits_per_token=device.bits_per_token,
             max_draft_length=longest,
@@ -190,6 +211,7 @@ class Site:
         knows: whether the controller knows the truth or learns it.
         replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
         live: real models that write the texts, in place of acceptance rates.
+        knows_acceptance: whether the truth that it knows includes acceptance.
 
     """
 
@@ -201,6 +223,7 @@ class Site:
         knows: bool = False,
         replan_tolerance: float = ControllerSettings.replan_tolerance,
         live: LiveModels | None = None,
+        knows_acceptance: bool = True,
     ) -> None:
         self.queue = EventQueue()
         self.setup = setup
@@ -213,7 +236,7 @@ class Site:
         settings = ControllerSettings(
             policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length, replan_tolerance
         )
-        self.controller = SiteController(settings, scenario, knows, self.queue)
+        self.controller = SiteController(settings, scenario, knows, self.queue, knows_acceptance)
         limits = Limits(
             max_sessions=count,
             max_waiting=count,

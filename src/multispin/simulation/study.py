@@ -39,6 +39,7 @@ class Job:
     rounds: int
     knows: bool
     replan_tolerance: float = ControllerSettings.replan_tolerance
+    knows_acceptance: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Result:
 
 def simulate(job: Job, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
     """Run one job: a pure function of it, and of the models if real ones write the texts."""
-    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance, live)
+    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance, live, job.knows_acceptance)
     with quiet_collector():
         site.run(job.rounds, lambda done: progress(done / job.rounds))
     return measure(site)

@@ -21,15 +21,18 @@ if TYPE_CHECKING:  # the simulator brings torch, which the figures of theory nee
 
 ROUNDS = 150
 """Rounds of one run, the first ones included, in which little is known."""
-SCHEMES: Mapping[tuple[str, bool], str] = {
-    ("heterogeneous", True): "Hete, all known",
-    ("heterogeneous", False): "Hete, learning",
-    ("uniform-bandwidth", False): "Uni-BW, learning",
-    ("goodput-argmax", False): "Goodput argmax, learning",
-    ("plus-two-minus-one", False): "+2/−1",
-    ("fixed", False): "Fixed BW&L",
+KNOWLEDGE = ("all", "all but acceptance", "nothing")
+"""What the controller is told of the truth at every round; the rest it learns."""
+SCHEMES: Mapping[tuple[str, str], str] = {
+    ("heterogeneous", "all"): "Hete, all known",
+    ("heterogeneous", "all but acceptance"): "Hete, acceptance learned",
+    ("heterogeneous", "nothing"): "Hete, all learned",
+    ("uniform-bandwidth", "nothing"): "Uni-BW, all learned",
+    ("goodput-argmax", "nothing"): "Goodput argmax, all learned",
+    ("plus-two-minus-one", "nothing"): "+2/−1",
+    ("fixed", "nothing"): "Fixed BW&L",
 }
-"""Policy and whether the controller knows the truth, with what it is called on the figure."""
+"""Policy and what the controller knows, with what it is called on the figure."""
 LATE_SHARES: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Share of drafts that are late."""
 LATE_S = 2.0
@@ -48,7 +51,7 @@ class Course:
 
     pair: str
     policy: str
-    knows: bool
+    knows: str
     late_share: float = 0.0
     wait: str = "usual"
 
@@ -58,7 +61,7 @@ def courses(figure: str) -> list[Course]:
     if figure == "learning":
         return [Course(pair, policy, knows) for pair in PAIRS for policy, knows in SCHEMES]
     return [
-        Course(pair, "heterogeneous", True, share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
+        Course(pair, "heterogeneous", "all", share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
     ]
 
 
@@ -110,7 +113,14 @@ def _job(course: Course, assumed: Mapping[str, Assumptions], seed: int, index: i
         deadline_slack_s=slack_s,
     )
     truth = _truth(PAIRS[course.pair], assumed[course.pair], seed, index)
-    return Job(Setup(truth, behaviour), course.policy, seed * 1000 + index, rounds, course.knows)
+    return Job(
+        Setup(truth, behaviour),
+        course.policy,
+        seed * 1000 + index,
+        rounds,
+        knows=course.knows != "nothing",
+        knows_acceptance=course.knows == "all",
+    )
 
 
 def _truth(pair: Pair, assumed: Assumptions, seed: int, index: int) -> Scenario:
@@ -121,7 +131,7 @@ def _learning(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int
               note: str) -> Table:  # fmt: skip
     rows: list[tuple[Value, ...]] = []
     for course in asked:
-        known = goodput[Course(course.pair, "heterogeneous", True)]
+        known = goodput[Course(course.pair, "heterogeneous", "all")]
         values, ratio = estimate(goodput[course]), estimate(goodput[course] / known)
         name = SCHEMES[course.policy, course.knows]
         rows.append((course.pair, name, *_spread(values), *_spread(ratio)))
