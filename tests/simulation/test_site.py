@@ -192,3 +192,19 @@ def test_fading_changes_the_rate_from_round_to_round():
     site = a_site("heterogeneous", 10, Behaviour(fading="rayleigh"), knows=True)
     site.run(30)
     assert len({round(gap, 6) for gap in np.diff(site.devices[0].record.times_s)}) > 20
+
+
+def test_frames_overheads_and_a_last_text():
+    """One device with known times: a round is draft, frame and tokens on the air, verification, overhead."""
+    device = Device("only", 0.01, 2.0, acceptance_rate=0.0, max_draft_length=4, min_draft_length=4)
+    scenario = Scenario(Cell(1000.0, 10, max_draft_length=4), Verification(0.05, 0.0), (device,))
+    behaviour = Behaviour(tokens_per_request=7, texts=1, frame_bits=60, round_overhead_s=0.003)
+    site = Site(Setup(scenario, behaviour), "fixed", 1, knows=True)
+    site.run(1000)
+    record = site.devices[0].record
+    # Room shrinks towards the end: 4, 4, 4, 3, 2, 1, 0 drafted tokens, one of text each round.
+    lengths = [4, 4, 4, 3, 2, 1]
+    expected = sum(0.01 * n + (10 * n + 60) / 2000.0 for n in lengths) + 7 * (0.05 + 0.003)
+    assert (record.requests, record.tokens) == (1, 7)
+    assert site.devices[0].gone
+    assert record.times_s[-1] == pytest.approx(expected)

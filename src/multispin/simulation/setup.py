@@ -44,6 +44,10 @@ class Behaviour:
         prefill_tokens_per_round: prompt tokens that ride in one batch.
         deadline_factor: a round waits this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer, before it verifies without the late.
+        texts: after so many a device leaves for good; None: it goes on.
+        frame_bits: of a draft on the air beside its tokens.
+        round_overhead_s: time of a round that is neither drafting, upload nor verification, such as planning and
+            the downlink.
 
     """
 
@@ -61,11 +65,17 @@ class Behaviour:
     prefill_tokens_per_round: int = 64
     deadline_factor: float = Limits.deadline_factor
     deadline_slack_s: float = Limits.deadline_slack_s
+    texts: int | None = None
+    frame_bits: float = 0.0
+    round_overhead_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_request", "prompt_tokens"):
             object.__setattr__(self, name, _tokens(name, getattr(self, name)))
-        for name in ("pause_s", "straggler_delay_s", "coherence_s", "deadline_factor", "deadline_slack_s"):
+        for name in (
+            *("pause_s", "straggler_delay_s", "coherence_s", "deadline_factor", "deadline_slack_s"),
+            *("frame_bits", "round_overhead_s"),
+        ):
             _number(name, getattr(self, name), 0.0, math.inf)
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
             if (value := getattr(self, name)) is not None:
@@ -76,8 +86,9 @@ class Behaviour:
             raise InputError(f"simulation.fading is {self.fading!r}; it must be one of {', '.join(FADINGS)}")
         if self.mean_away_s is not None and self.mean_stay_s is None:
             raise InputError("simulation.mean_away_s is given without mean_stay_s, after which devices would go away")
-        if self.slots is not None:
-            _whole("slots", self.slots, 1)
+        for name in ("slots", "texts"):
+            if (value := getattr(self, name)) is not None:
+                _whole(name, value, 1)
         _whole("prefill_tokens_per_round", self.prefill_tokens_per_round, 1)
 
 

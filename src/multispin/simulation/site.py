@@ -373,6 +373,9 @@ class Site:
         device.hear(message, self.queue.now_s)
         if device.session.finish:
             device.record.requests += 1
+            if device.record.requests == self.setup.behaviour.texts:
+                self._leave(device, back=False)
+                return
             pause_s = self.setup.behaviour.pause_s
             if pause_s > 0.0:
                 next_s = self.queue.now_s + float(device.generator.exponential(pause_s))
@@ -384,7 +387,7 @@ class Site:
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)
-        bits = message.length * device.bits_per_token
+        bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
 
         def ready() -> None:
             if device.number != number:
@@ -454,7 +457,7 @@ class Site:
                 self._hear(number, message)
             self._wake()
 
-        self.queue.at(self.queue.now_s + latency_s, done)
+        self.queue.at(self.queue.now_s + latency_s + self.setup.behaviour.round_overhead_s, done)
 
 
 def _drawn(tokens: Whole, generator: np.random.Generator) -> int:

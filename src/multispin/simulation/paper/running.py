@@ -19,7 +19,7 @@ from multispin.simulation.paper.table import Table, Value
 if TYPE_CHECKING:  # the simulator brings torch, which the figures of theory need not wait for
     from multispin.simulation.study import Job
 
-ROUNDS = 150
+ROUNDS = 80
 """Rounds of one run, the first ones included, in which little is known."""
 KNOWLEDGE = ("all", "all but acceptance", "nothing")
 """What the controller is told of the truth at every round; the rest it learns."""
@@ -33,7 +33,7 @@ SCHEMES: Mapping[tuple[str, str], str] = {
     ("fixed", "nothing"): "Fixed BW&L",
 }
 """Policy and what the controller knows, with what it is called on the figure."""
-LATE_SHARES: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)
+LATE_SHARES: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
 """Share of drafts that are late."""
 LATE_S = 2.0
 """By so much: several rounds [s]."""

@@ -1,0 +1,155 @@
+"""The twin: what the simulator says of the demo before it runs, beside what the demo then does.
+
+    python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed] [--repeats 1]
+
+1. Measures here, as `multispin profile` does: verification latency of the target, and the acceptance trace of every
+   device's drafter along the target's own text of the very prompt that the demo gives it.
+2. Lets the simulator play the same four devices: emulated drafting speed and link as in the demo, frames with their
+   fixed bits, one text each, a controller that learns from nothing.
+3. Runs `multispin demo --json` and prints both side by side, in Markdown. Takes about a minute per run of the demo.
+
+What neither drafts, uploads nor verifies (planning, the event loop, the downlink, starting threads) is in neither
+scenario nor trace; `--overhead-ms` puts a time for it into every simulated round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FRAME_BYTES = 22
+"""Of a draft beside its ids: WebSocket header and mask, MessagePack array and counters (docs/protocol.md)."""
+BATCHES, LENGTHS = (1, 2, 3, 4), (0, 1, 2, 4)
+
+
+def demo(policy, tokens):
+    """One run of the demo, as it prints itself."""
+    command = [sys.executable, "-m", "multispin", "demo", "--json", "--policy", policy, "--max-tokens", str(tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def measured(devices, tokens, threads):
+    """Latency fit, traces by device, and prompt lengths: all that the simulator is told."""
+    import torch
+
+    from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
+    from multispin.profiling import fit_latency, follow, measure_latency
+    from multispin.speculation import SamplingParams
+
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer("embedded")
+    target = Verifier(load_model("embedded"), 4, 1024)
+    grid = [(k, length) for k in BATCHES for length in LENGTHS]
+    fit = fit_latency(measure_latency(target, grid, 150, 9, time.perf_counter, lambda *_: None))
+    prompts = [tokenizer.encode_chat(device["prompt"]) for device in devices]
+    requests = [(prompt, SamplingParams()) for prompt in prompts]
+    texts, _ = decode_together(target, requests, tokens, tokenizer.stop_ids, time.perf_counter)
+    traces = []
+    for device, prompt, text in zip(devices, prompts, texts, strict=True):
+        drafter, _ = load_drafter(device["drafter"], "embedded", 1024)
+        found = follow(drafter, target, prompt + text, len(prompt), SamplingParams(), device["name"], device["task"])
+        traces.append(found.accepts)
+    return fit, traces, [len(prompt) for prompt in prompts]
+
+
+def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
+    """The scenario file that the simulator reads, as a user would write it."""
+    from multispin.cli.demo import CLASSES
+    from multispin.simulation.setup import ScenarioFile
+
+    speeds = {kind: (seconds, efficiency) for kind, *_, seconds, efficiency in CLASSES}
+    lines = [
+        "[cell]\nbandwidth_hz = 20e3\nbits_per_token = 16\nmax_draft_length = 16\nmin_draft_length = 0",
+        f"[verifier]\nfixed_s = {fit.fixed_s}\nper_device_s = {fit.per_device_s}\nper_token_s = {fit.per_token_s}",
+        f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\nround_overhead_s = {overhead_s}\n"
+        f"prompt_tokens = {round(statistics.mean(prompt_tokens))}",
+    ]
+    for device, accepts in zip(devices, traces, strict=True):
+        name = device["name"]
+        document = {
+            "format": "multispin-trace-1",
+            "target": "embedded",
+            "drafter": device["drafter"],
+            "temperature": 0.0,
+            "traces": [{"prompt": name, "task": device["task"], "accepts": accepts}],
+        }
+        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        seconds, efficiency = speeds[name.rsplit("-", 1)[0]]
+        lines.append(
+            f'[[device]]\nname = "{name}"\nseconds_per_token = {seconds}\nspectral_efficiency = {efficiency}\n'
+            f'acceptance_trace = "{name}.json"'
+        )
+    path = folder / "twin.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ScenarioFile(path).setup({})
+
+
+def predicted(what, policy):
+    """Goodput between the first grants and the last verdicts, accepted fraction, rounds and mean round [s]."""
+    from multispin.simulation.site import Site
+
+    site = Site(what, policy, 1)
+    site.run(10_000)
+    records = [device.record for device in site.devices]
+    first_s = min(record.times_s[0] - record.gaps_s[0] for record in records)
+    began_s = min(record.times_s[0] for record in records)
+    last_s = max(record.times_s[-1] for record in records)
+    return {
+        "goodput": sum(record.tokens for record in records) / (last_s - first_s),
+        "fraction": sum(r.accepted for r in records) / max(1, sum(r.accepted + r.rejected for r in records)),
+        "rounds": site.rounds,
+        "round_s": (last_s - began_s) / max(1, site.rounds - 1),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--policies", default="heterogeneous,homogeneous,fixed")
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--overhead-ms", type=float, default=0.0)
+    options = parser.parse_args()
+    policies = options.policies.split(",")
+    runs = {policy: [demo(policy, options.tokens) for _ in range(options.repeats)] for policy in policies}
+    devices = runs[policies[0]][0]["devices"]
+    fit, traces, prompt_tokens = measured(devices, options.tokens, os.cpu_count() or 1)
+    print(
+        f"verification {1e3 * fit.fixed_s:.1f} ms + {1e3 * fit.per_device_s:.1f} ms per device + "
+        f"{1e3 * fit.per_token_s:.2f} ms per token, relative error {fit.relative_rms:.1%} rms; overhead "
+        f"{options.overhead_ms:g} ms per round\n"
+    )
+    print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        what = setup(Path(folder), devices, fit, traces, prompt_tokens, options.overhead_ms / 1e3)
+        for policy in policies:
+            twin = predicted(what, policy)
+            found = runs[policy]
+            goodput = statistics.median(run["goodput_tokens_per_s"] for run in found)
+            totals = [
+                [sum(d[key] for d in run["devices"]) for key in ("tokens", "accepted", "drafted")] for run in found
+            ]
+            fraction = statistics.median(accepted / max(1, drafted) for _, accepted, drafted in totals)
+            rounds = statistics.median(run["rounds"] for run in found)
+            round_s = statistics.median(
+                total[0] / run["goodput_tokens_per_s"] / run["rounds"] for total, run in zip(totals, found, strict=True)
+            )
+            rows = (
+                ("simulated", twin["goodput"], twin["fraction"], twin["rounds"], twin["round_s"]),
+                ("measured", goodput, fraction, rounds, round_s),
+            )
+            for label, speed, share, count, mean_s in rows:
+                print(f"| {policy} | {label} | {speed:.1f} | {share:.2f} | {count:.0f} | {1e3 * mean_s:.0f} |")
+            print(f"| {policy} | error | {twin['goodput'] / goodput - 1:+.1%} | | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
