@@ -145,15 +145,21 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
 
 def _device_table(made: Plan) -> Table:
     modes = any(device.mode for device in made.devices)
-    # A line has room for bars or for modes.
-    table = _table("device", "draft", "band", "mode" if modes else "", "tokens", "tokens/s")
+    turns = any(device.start_s is not None for device in made.devices)
+    # A line has room for one of bars, modes and, where devices send one after the other, beginnings.
+    fourth = "mode" if modes else "starts at" if turns else ""
+    table = _table("device", "draft", "band", fourth, "tokens", "tokens/s")
     widest = max((device.bandwidth_hz for device in made.devices), default=0.0)
     for device in made.devices:
         table.add_row(
             device.name,
             str(device.draft_length) if device.draft_length else "–",
             _hertz(device.bandwidth_hz) if device.bandwidth_hz else "–",
-            (device.mode or "–") if modes else _bar(device.bandwidth_hz, widest),
+            (device.mode or "–")
+            if modes
+            else ("–" if device.start_s is None else _seconds(device.start_s))
+            if turns
+            else _bar(device.bandwidth_hz, widest),
             f"{device.expected_tokens:.2f}",
             f"{device.expected_tokens / made.round_s:.2f}",
         )

@@ -4,6 +4,7 @@ from multispin.control.baselines import next_length
 from multispin.control.files import dump_scenario, load_scenario, parse_scenario
 from multispin.control.policies import (
     POLICIES,
+    REACTIVE,
     RUNTIME_POLICIES,
     DevicePlan,
     InfeasibleError,
@@ -15,6 +16,7 @@ from multispin.control.scenario import Cell, Device, Mode, Scenario, Verificatio
 
 __all__ = [
     "POLICIES",
+    "REACTIVE",
     "RUNTIME_POLICIES",
     "Cell",
     "Device",

@@ -19,6 +19,7 @@ from multispin.control.goodput import Floats, Ints
 from multispin.control.objective import Objective
 from multispin.control.problem import Problem
 from multispin.control.relaxation import Intervals, Mask, Relaxation, greedy, relax
+from multispin.control.tdma import greedy_tdma, relax_tdma
 from multispin.control.uniform import homogeneous
 
 EXACT_SIZE = 32
@@ -34,12 +35,17 @@ _INVERSION = 10.0
 """How much longer an entry takes where a rate is to be inverted."""
 _ENVELOPE = 20.0
 """How much longer an entry takes where the best option at a price is looked for among all."""
+_PROGRAM = 2e6
+"""How long a linear program takes under TDMA, in entries."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
 _COMBINATIONS = 1024
 """Combinations of lengths that may be tried in one interval."""
 _FEW = 7.0
 """Logarithm to base 2 of how many are tried at once rather than cutting the interval."""
+_STEPS = np.array([-2, -1, 1, 2])
+_SWEEPS = 30
+"""How often all devices' options are gone through in search of an improvement."""
 _FIRST_GUESSES = np.array([0, 2, 4, 8, 16])
 _INNERMOST = 0.02
 """Half-width of the first interval around the best known φ, relative to φ."""
@@ -138,7 +144,10 @@ class Search:
         entries = self.problem.tokens.size * (1.0 if self.problem.snr is None else _INVERSION)
         entries *= 1.0 if self.problem.concave else _ENVELOPE
         self.effort += _CALL + len(intervals) * entries
-        return relax(self.problem, self.objective, level, intervals, self.shortest, allowed), level
+        if self.problem.tdma and allowed is None:
+            self.effort += len(intervals) * _PROGRAM
+        bounded = relax_tdma if self.problem.tdma else relax
+        return bounded(self.problem, self.objective, level, intervals, self.shortest, allowed), level
 
 
 def maximise(
@@ -168,11 +177,13 @@ def maximise(
     else:
         search.offer(problem.everybody(_FIRST_GUESSES))
         _climb(search)
+    if problem.tdma:
+        _improve(search)
     proved = _prove(search, _around_best(search), max_effort)
     if not proved:
         # Magnitudes so far apart that the search ran out of effort: at least be no worse than the simple policies.
         search.offer(homogeneous(problem)[None])
-        if problem.mode_upload_s is None:
+        if problem.mode_upload_s is None and not problem.tdma:
             search.offer(np.stack([uniform_bandwidth(problem), goodput_argmax(problem)]))
     return Optimum(search.best, search.score, max(search.closed, search.score), search.nodes, proved)
 
@@ -188,7 +199,7 @@ def _caps(problem: Problem, shortest: Ints) -> Ints:
 def _climb(search: Search) -> None:
     """Find good lengths: marginal-gain selection on a grid of φ, refined around the best."""
     problem, caps = search.problem, search.caps
-    for reach, count in ((math.inf, 14), (1.2, 8)):
+    for reach, count in ((math.inf, 6), (1.1, 4)) if problem.tdma else ((math.inf, 14), (1.2, 8)):
         low, high = search.range()
         if search.draft > 0.0:
             low, high = max(low, search.draft / reach), min(high, search.draft * reach)
@@ -197,7 +208,28 @@ def _climb(search: Search) -> None:
         grid = np.geomspace(low, high, count)
         points = _with_caps(grid, grid, caps if len(caps) == 1 else caps[:: max(1, len(caps) // 6)])
         for batch in _batches(points, problem):
-            search.offer(greedy(problem, search.objective, search.level, batch, search.shortest)[0])
+            chosen = greedy_tdma if problem.tdma else greedy
+            search.offer(chosen(problem, search.objective, search.level, batch, search.shortest)[0])
+
+
+def _improve(search: Search) -> None:
+    """Change one device's option at a time while that helps; all options, or the nearest ones of many devices."""
+    problem = search.problem
+    for _ in range(_SWEEPS):
+        before = search.score
+        if problem.size <= EXACT_SIZE:
+            option, device = np.nonzero(problem.within)
+        else:
+            device = np.tile(np.arange(problem.size), len(_STEPS))
+            option = np.clip(search.best[device] + np.repeat(_STEPS, problem.size), 0, len(problem.tokens) - 1)
+        step = max(1, _BATCH // problem.size)
+        for first in range(0, len(device), step):
+            part = slice(first, first + step)
+            changed = np.repeat(search.best[None], len(device[part]), axis=0)
+            changed[np.arange(len(changed)), device[part]] = option[part]
+            search.offer(changed)
+        if search.score <= before:
+            return
 
 
 def _around_best(search: Search) -> Intervals:

@@ -7,6 +7,7 @@ import numpy as np
 
 from multispin.control import baselines
 from multispin.control.algorithm1 import algorithm1
+from multispin.control.bandwidth import start_times
 from multispin.control.goodput import Floats, Ints
 from multispin.control.heterogeneous import Optimum, maximise
 from multispin.control.minimum import best_fraction, least_lengths
@@ -28,8 +29,13 @@ POLICIES: tuple[str, ...] = (
     "goodput-argmax",
 )
 
-RUNTIME_POLICIES = tuple(name for name in POLICIES if name not in ("p2p", "centralized"))
-"""Policies by which a running edge can serve everybody; the other two are for comparison on paper."""
+REACTIVE = "plus-two-minus-one"
+"""Plans from what came of the last round alone (`baselines.next_length`), so there is no plan of it for a scenario."""
+RUNTIME_POLICIES = (*(name for name in POLICIES if name not in ("p2p", "centralized")), REACTIVE)
+"""Policies by which a running edge can serve everybody; the two others are for comparison on paper."""
+
+BAND_SPLITTING = ("algorithm1", "uniform-bandwidth", "goodput-argmax")
+"""Policies that have no meaning where devices send one after the other."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,10 @@ class DevicePlan:
     Args:
         name: the device.
         draft_length: L_k [tokens]; 0 is plain decoding, with no upload and no band.
-        bandwidth_hz: B_k [Hz].
+        bandwidth_hz: B_k [Hz]; under TDMA the whole band for everybody who drafts.
         expected_tokens: E[N_k] of the round [tokens].
         mode: which of the device's modes; None if it has none.
+        start_s: under TDMA, when it may begin to send, after the beginning of the round [s]; None otherwise.
     """
 
     name: str
@@ -49,6 +56,7 @@ class DevicePlan:
     bandwidth_hz: float
     expected_tokens: float
     mode: str | None = None
+    start_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +110,15 @@ def plan(
     Raises:
         InfeasibleError: `heterogeneous` or `fair` cannot meet the devices' least goodputs. Other policies know of
             no such constraint: their plan says "infeasible" in `status` if it breaks one.
-        InputError: the policy is unknown, or `centralized` lacks `verifier.draft_seconds_per_token`, or devices with
-            least goodputs are to choose between modes.
+        InputError: the policy is unknown or does not fit the multiple access, or `centralized` lacks
+            `verifier.draft_seconds_per_token`, or devices with least goodputs are to choose between modes.
     """
     if policy not in POLICIES:
         raise InputError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
     if not 0 <= relative_gap < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
+    if scenario.cell.multiple_access == "tdma" and policy in BAND_SPLITTING:
+        raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
     if policy not in ("heterogeneous", "fair"):
         scenario = _first_modes(scenario)
     problem = as_problem(scenario)
@@ -154,7 +164,7 @@ def plan_for_lengths(
         scenario: what is known.
         draft_lengths: L_k [tokens], one per device.
         policy: the name to put on the plan.
-        equal_bands: B/K for each device instead of the best split (Lemma 3).
+        equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA.
     """
     scenario = _first_modes(scenario)
     problem = as_problem(scenario)
@@ -256,6 +266,13 @@ def _assemble(
     iterations: int = 1,
 ) -> Plan:
     """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
+    start: list[float] | list[None] = [None] * problem.size
+    if problem.tdma:
+        shares = np.where(shares > 0, 1.0, 0.0)
+        ready = problem.drafted(lengths) * problem.seconds_per_token
+        if round_s is None:
+            round_s = float(problem.round_s(lengths))
+        start = start_times(ready, problem.upload_time(lengths, shares)).tolist()
     if round_s is None:
         busy = problem.drafted(lengths) * problem.seconds_per_token
         draft = float((busy + problem.upload_time(lengths, shares)).max())
@@ -274,13 +291,14 @@ def _assemble(
         upper_bound_tokens_per_s=None,
         round_s=round_s,
         devices=tuple(
-            DevicePlan(device.name, length, band, tokens, mode)
-            for device, length, band, tokens, mode in zip(
+            DevicePlan(device.name, length, band, tokens, mode, begin if band else None)
+            for device, length, band, tokens, mode, begin in zip(
                 devices,
                 problem.drafted(lengths).tolist(),
                 bands.tolist(),
                 expected.tolist(),
                 modes,
+                start,
                 strict=True,
             )
         ),

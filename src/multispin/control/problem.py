@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from multispin.control.bandwidth import bandwidth_shares, draft_time, token_latency
+from multispin.control.bandwidth import bandwidth_shares, draft_time, makespan, token_latency
 from multispin.control.goodput import Floats, Ints, token_table
 from multispin.control.rate import upload_time
 from multispin.control.scenario import Mode, Scenario
@@ -30,6 +30,7 @@ class Problem:
         snr: σ_k = snr_hz / B, NaN where the rate is linear in the band, shape [K]; None if it is for all.
         after_s: expected time that an option takes after the verification, for what follows a refusal [s], [R, K];
             None if none does.
+        tdma: whether devices send one after the other over the whole band.
         mode_upload_s: a_k in each mode, NaN where a device has no such mode, [M, K]; None if all have but one.
 
     Rows of tables are *options*. With a single mode for each device an option is a draft length, R = L_max + 1. With
@@ -50,6 +51,7 @@ class Problem:
     padded: bool
     snr: Floats | None = None
     after_s: Floats | None = None
+    tdma: bool = False
     mode_upload_s: Floats | None = None
 
     @property
@@ -95,12 +97,12 @@ class Problem:
         cheap, dear = self.upload_s, self.upload_s
         if self.mode_upload_s is not None:
             cheap, dear = np.nanmin(self.mode_upload_s, axis=0), np.nanmax(self.mode_upload_s, axis=0)
-        least = draft_time(self.shortest, self.seconds_per_token, cheap, self.snr)
+        least = self._draft_time(self.shortest, cheap)
         able = self.longest > 0
         if least == 0.0 and able.any():
             # Nobody need draft; whoever does takes at least this long.
             least = (self.seconds_per_token + cheap)[able].min()
-        return float(least), float(draft_time(self.longest, self.seconds_per_token, dear, self.snr))
+        return float(least), float(self._draft_time(self.longest, dear))
 
     def drafted(self, options: Ints) -> Ints:
         """Draft lengths of options."""
@@ -136,11 +138,18 @@ class Problem:
         return np.asarray(time + self.per_token_s * verified)
 
     def draft_time(self, lengths: Ints) -> Floats:
-        """φ of lengths [..., K] with the best bandwidth for them (Lemma 3) [s]."""
-        return draft_time(self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr)
+        """φ of lengths [..., K] with the best bandwidth for them (Lemma 3), or in the best order (TDMA) [s]."""
+        return self._draft_time(self.drafted(lengths), self.token_upload_s(lengths))
+
+    def _draft_time(self, drafted: Ints, token_upload_s: Floats) -> Floats:
+        if self.tdma:
+            return makespan(drafted * self.seconds_per_token, drafted * token_upload_s)
+        return draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr)
 
     def shares(self, lengths: Ints) -> Floats:
-        """The best bandwidth for lengths [..., K], in shares."""
+        """The best bandwidth for lengths [..., K], in shares; under TDMA the whole band for everybody who sends."""
+        if self.tdma:
+            return np.where(self.drafted(lengths) > 0, 1.0, 0.0)
         return bandwidth_shares(self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr)
 
     def upload_time(self, lengths: Ints, shares: Floats) -> Floats:
@@ -149,6 +158,8 @@ class Problem:
 
     def token_latency(self, share: float | None = None) -> Floats:
         """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s]."""
+        if share is None and self.tdma:
+            return np.full(self.size, makespan(self.seconds_per_token, self.upload_s))
         if share is None:
             return np.full(self.size, token_latency(self.seconds_per_token, self.upload_s, self.snr))
         return self.seconds_per_token + upload_time(self.upload_s, np.full(self.size, share), self.snr)
@@ -181,6 +192,7 @@ def as_problem(scenario: Scenario) -> Problem:
     rows = max(int(longest.max()), 1)
     bits_per_s = np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64)
     snr = np.array([np.nan if d.snr_hz is None else d.snr_hz / cell.bandwidth_hz for d in devices], dtype=np.float64)
+    tdma = cell.multiple_access == "tdma"
     ways = [device.ways for device in devices]
     tables, upload, after = [], [], []
     for mode in range(max(map(len, ways))):
@@ -211,7 +223,8 @@ def as_problem(scenario: Scenario) -> Problem:
         fixed_s=verifier.fixed_s + len(devices) * verifier.per_device_s,
         per_token_s=verifier.per_token_s,
         padded=verifier.padded,
-        snr=None if np.isnan(snr).all() else snr,
+        snr=None if tdma or np.isnan(snr).all() else snr,
+        tdma=tdma,
         after_s=np.concatenate(after) if any(table.any() for table in after) else None,
         mode_upload_s=np.stack(upload) if len(upload) > 1 else None,
     )

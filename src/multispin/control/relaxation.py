@@ -33,7 +33,7 @@ class Intervals:
         earliest: least round time of interest [s], shape [N].
         latest: greatest round time of interest [s], shape [N].
         cap: longest draft; a padded batch is charged for it, shape [N].
-        price: guess of μ, the worth of the whole band in units of gain, shape [N].
+        price: guess of μ, the worth of the whole band in units of gain, shape [N]; see `tdma` for another shape.
     """
 
     start: Floats
@@ -73,7 +73,7 @@ class Intervals:
             earliest=np.concatenate([self.earliest, np.where(timed, half, self.earliest)]),
             latest=np.concatenate([np.where(timed, half, self.latest), self.latest]),
             cap=np.tile(self.cap, 2),
-            price=np.tile(self.price, 2),
+            price=np.concatenate([self.price, self.price]),
         )
 
 
@@ -89,7 +89,7 @@ class Relaxation:
         margin: bound on the rounding error of the sums, [N].
         earliest: least round time of any choice in the interval [s], [N].
         latest: greatest one.
-        price: μ that was used, [N].
+        price: μ that was used, [N], or [N, 2, T] under TDMA.
         middle_excess: the priced problem in the middle of the interval: about what no refinement of φ can take
             away, [N].
         lengths: choice that the price makes at the middle, [N, K].
@@ -135,7 +135,7 @@ class Relaxation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Options:
+class Options:
     """What each device may do in each interval, and the price of time there: see `relax`.
 
     at_start and at_end are the room that is left for uploads at φ_a and φ_b, see `rate`.
@@ -172,7 +172,7 @@ def relax(
         allowed: options that are still open, [L_max + 1, K]; None leaves all within the limits open.
     """
     start, end = intervals.start, intervals.end
-    o = _options(problem, objective, level, intervals, shortest, allowed)
+    o = options_of(problem, objective, level, intervals, shortest, allowed)
     cost_start, cost_end = tangent_shares(o.upload, o.at_start, o.at_end, o.open_, problem.snr)
     middle_cost = 0.5 * (cost_start + cost_end)
     price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price, problem.concave)
@@ -206,16 +206,17 @@ def greedy(
 
     Every device takes its next token while gain per cost is above the price: marginal-gain selection.
     """
-    o = _options(problem, objective, level, points, shortest, None)
+    o = options_of(problem, objective, level, points, shortest, None)
     with np.errstate(all="ignore"):
         cost = np.where(o.open_ & (o.upload > 0), needed_share(o.upload, o.at_end, problem.snr)[0], 0.0)
     price, lengths = _band_price(o.gain, cost, o.open_, points.price, problem.concave)
     return lengths, price
 
 
-def _options(
+def options_of(
     problem: Problem, objective: Objective, level: float, intervals: Intervals, shortest: Ints, allowed: Mask | None
-) -> _Options:
+) -> Options:
+    """What each option gains, needs and costs within each interval, and which options are open there."""
     start, end = intervals.start, intervals.end
     rows = problem.tokens.shape[0]
     if problem.mode_upload_s is None:
@@ -258,7 +259,7 @@ def _options(
         gain = gain - (slope * per_token)[:, None] * length
     if problem.after_s is not None:
         gain = gain - slope[:, None] * problem.after_s[:rows, None, :]
-    return _Options(
+    return Options(
         gain=gain,
         upload=upload,
         at_start=start[:, None] - busy,

@@ -8,6 +8,8 @@ from multispin.errors import InputError
 MAX_DRAFT_LENGTH = 1024
 """Longest draft that a scenario may allow: tables grow with it, and no language model profits from more."""
 
+MULTIPLE_ACCESS = ("fdma", "tdma")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -18,12 +20,15 @@ class Cell:
         bits_per_token: Q_tok, uplink payload of one drafted token [bit] (eq. 9).
         max_draft_length: longest draft of a device [tokens].
         min_draft_length: shortest draft [tokens]; 0 lets a device decode plainly in the batch.
+        multiple_access: "fdma", each device has a share of the band, or "tdma", they send one after the other over all
+            of it.
     """
 
     bandwidth_hz: float
     bits_per_token: float
     max_draft_length: int = 25
     min_draft_length: int = 1
+    multiple_access: str = "fdma"
 
     def __post_init__(self) -> None:
         _positive("cell.bandwidth_hz", self.bandwidth_hz)
@@ -31,6 +36,10 @@ class Cell:
         _length("cell.max_draft_length", self.max_draft_length)
         _length("cell.min_draft_length", self.min_draft_length)
         _ordered("cell", self.min_draft_length, self.max_draft_length)
+        if self.multiple_access not in MULTIPLE_ACCESS:
+            raise InputError(
+                f"cell.multiple_access is {self.multiple_access!r}; it must be one of {', '.join(MULTIPLE_ACCESS)}"
+            )
 
 
 @dataclass(frozen=True)
