@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import shlex
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.process import prepare, threads_option
+from multispin.cli.process import machine_name, prepare, threads_option
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
     )
     made = {
         "command": shlex.join(["multispin", *sys.argv[1:]]),
-        "hardware": _hardware(options["device"], threads),
+        "hardware": machine_name(options["device"], threads),
         "torch": str(torch.__version__),
     }
     with _progress() as report:
@@ -141,14 +140,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
-
-
-def _hardware(device: str, threads: int) -> str:
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {threads} threads"
 
 
 def _plain(card: "DrafterCard") -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """What `serve` and `device` share as processes: threads, JSON lines, and a parent that may vanish."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,6 +36,19 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
     logging.getLogger("multispin").setLevel(logging.INFO)
+
+
+def machine_name(device: str, threads: int) -> str:
+    """What computes here, for records: the GPU, or the processor and the threads used."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {threads} threads"
 
 
 def write_event(event: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multispin.cli.engine import check_engine, engine_options, load_engine
-from multispin.cli.process import prepare, threads_option
+from multispin.cli.process import machine_name, prepare, threads_option
 from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
@@ -226,19 +225,7 @@ def _rate(rate: "Rate") -> dict[str, float | int | None]:
 def _machine(options: Mapping[str, Any], threads: int) -> str:
     import torch
 
-    name = platform.processor() or platform.machine()
-    with_cuda = options["place"].startswith("cuda")
-    if with_cuda:
-        name = torch.cuda.get_device_name(options["place"])
-    else:
-        try:
-            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        except (OSError, StopIteration):
-            pass
-    return (
-        f"{name}, {threads} threads, {options['dtype']}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    return f"{machine_name(options['place'], threads)}, {options['dtype']}, torch {torch.__version__}"
 
 
 def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
