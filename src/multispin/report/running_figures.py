@@ -29,8 +29,8 @@ def learning(table: Table) -> Figure:
             )  # fmt: skip
         panel.set_yticks(at, names)
         panel.grid(axis="y", visible=False)
-        panel.set_xlim(0, 1.3 * float((mean + error[1]).max()))
-        panel.set_xlabel("sum goodput [tokens/s]  (of what full knowledge gives)")
+        panel.set_xlim(0, 1.35 * float((mean + error[1]).max()))
+        panel.set_xlabel("sum goodput [tokens/s]")
         panel.set_title(pair.title, fontsize=11)
     return figure
 

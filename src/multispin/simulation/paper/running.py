@@ -138,7 +138,8 @@ def _learning(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int
     return Table(
         "beyond-learning",
         "Beyond the paper: what it costs to learn everything while running",
-        note,
+        "In brackets: share of what full knowledge gives. The channel is known where it is, as in the paper, for each "
+        "round; else learned from the uploads of earlier rounds. " + note,
         ("pair", "scheme", "goodput_tokens_per_s", "low", "high", "over_known", "over_known_low", "over_known_high"),
         tuple(rows),
     )
