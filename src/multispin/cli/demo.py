@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,13 @@ PROGRESS_PERIOD_S = 2.0
 ROOM_FOR_PROMPT = 512
 
 CLASSES = (
-    ("laptop", "q8", 0.03, 6.0),
-    ("tablet", "q6", 0.05, 4.0),
-    ("phone", "q5", 0.08, 2.0),
-    ("watch", "lookup", 0.10, 1.0),
+    ("laptop", "large", "q8", 0.03, 6.0),
+    ("tablet", "medium", "q6", 0.05, 4.0),
+    ("phone", "small", "q5", 0.08, 2.0),
+    ("watch", "lookup", "lookup", 0.10, 1.0),
 )
-"""Name, drafter, seconds per drafted token and bit/s/Hz of the demo's devices, in turn: fast to slow, good to bad."""
+"""Name, drafter of the embedded target, drafter of any other one, seconds per drafted token and bit/s/Hz of the demo's
+devices, in turn: fast to slow, good to bad."""
 
 
 @click.command("demo")
@@ -68,6 +70,7 @@ def command(**options: Any) -> int:
         raise InputError("every device was lost: " + "; ".join(d.lost for d in state.devices.values()))
     if rule in ID_RULES:
         _compare(state, options, result)
+    result["target_alone_tokens_per_s"] = _alone_goodput(state, options)
     lost = [f"{name} was lost: {device.lost}" for name, device in state.devices.items() if device.lost]
     if options["as_json"]:
         print(json.dumps(result))
@@ -93,7 +96,8 @@ def _crew(options: Mapping[str, Any], seed: int) -> list[DeviceSpec]:
             prompts.append((TASKS[k % len(TASKS)], family[(seed + k // len(families)) % len(family)]))
     crew = []
     for k in range(options["devices"]):
-        kind, drafter, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
+        kind, distilled, rounded, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
+        drafter = distilled if options["target"] == "embedded" else rounded
         if options["drafts"]:
             drafter = options["drafts"][k % len(options["drafts"])]
         task, prompt = prompts[k % len(prompts)]
@@ -183,6 +187,33 @@ def _device_result(device: DeviceState) -> dict[str, Any]:
     }
 
 
+def _alone_goodput(state: DemoState, options: Mapping[str, Any]) -> float | None:
+    """Tokens per second of the target alone, writing the same texts in one batch on all of this machine's cores."""
+    if options["engine"] != "embedded":
+        return None  # vLLM has benchmarks of its own, and would have to be started once more
+    from multispin.models import Verifier, decode_together, load_model, load_tokenizer
+
+    print("timing the target alone, all texts in one batch", file=sys.stderr)
+    tokenizer = load_tokenizer(options["target"])
+    requests = _requests(options, [device for device in state.devices.values() if device.done], tokenizer)
+    longest = max(len(prompt) for prompt, _ in requests) + options["max_tokens"]
+    engine = Verifier(load_model(options["target"]), len(requests), longest)
+    texts, spent_s = decode_together(engine, requests, options["max_tokens"], tokenizer.stop_ids, time.perf_counter)
+    return sum(map(len, texts)) / spent_s
+
+
+def _requests(
+    options: Mapping[str, Any], devices: Sequence[DeviceState], tokenizer: Any
+) -> list[tuple[list[int], Any]]:
+    """Prompt and sampling law of each device."""
+    requests = []
+    for device in devices:
+        prompt = tokenizer.encode_chat(device.spec.prompt)
+        params, _ = sampling_law(options, device.spec.seed)
+        requests.append((prompt, params.with_min_tokens(tokenizer.stop_ids, len(prompt), options["min_tokens"])))
+    return requests
+
+
 def _compare(state: DemoState, options: Mapping[str, Any], result: dict[str, Any]) -> None:
     """Have every text written once more by the target alone, in the same engine, and compare token by token."""
     from multispin.models import load_tokenizer
@@ -191,11 +222,7 @@ def _compare(state: DemoState, options: Mapping[str, Any], result: dict[str, Any
     finished = [(d, row) for d, row in zip(state.devices.values(), result["devices"], strict=True) if d.done]
     tokenizer = load_tokenizer(options["target"])
     stops = StopStrings(options["stops"], tokenizer.decode, options["min_tokens"])
-    requests = []
-    for device, _ in finished:
-        prompt = tokenizer.encode_chat(device.spec.prompt)
-        params, _ = sampling_law(options, device.spec.seed)
-        requests.append((prompt, params.with_min_tokens(tokenizer.stop_ids, len(prompt), options["min_tokens"])))
+    requests = _requests(options, [device for device, _ in finished], tokenizer)
     texts = _alone(options, requests, tokenizer.stop_ids)
     for index, (device, row) in enumerate(finished, start=1):
         print(f"comparing {index}/{len(finished)}: {device.spec.name}", file=sys.stderr)

@@ -78,6 +78,12 @@ def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[st
         f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
         f"{result['rounds']} rounds in {result['wall_s']:.1f} s"
     )
+    alone = result["target_alone_tokens_per_s"]
+    if alone is not None:
+        console.print(
+            f"the target alone, writing these texts in one batch on all cores of this machine: {alone:.1f} tokens/s "
+            "(the devices' speeds and links are emulated, its own are not)"
+        )
     if result["not_compared"]:
         console.print(f"not compared with the target alone: {result['not_compared']}")
     for sentence in lost:
