@@ -116,7 +116,7 @@ def carve(
         model: the target, of the Llama or Qwen family.
         layers: indices of its layers, ascending.
         ids: [V'] ascending token ids of the head; None for all.
-        frozen: so many of the layers, the first ones, are not copied but shared with the target.
+        frozen: so many of the layers, the first ones, share their weights with the target.
 
     """
     check_layers(model, layers, frozen)
@@ -130,7 +130,8 @@ def carve(
     finally:
         body.layers = kept
         model.set_output_embeddings(head)
-    student.model.layers = nn.ModuleList([*kept[:frozen], *(copy.deepcopy(kept[index]) for index in layers[frozen:])])
+    shared = {id(parameter): parameter for layer in kept[:frozen] for parameter in layer.parameters()}
+    student.model.layers = nn.ModuleList(copy.deepcopy(kept[index], dict(shared)) for index in layers)
     config = student.config.get_text_config()
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None) is not None:
@@ -139,6 +140,8 @@ def carve(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = new
+            if hasattr(module, "config"):  # a copy of its own would not hear which attention the model is to use
+                module.config = config
     vocabulary_size = int(config.vocab_size)
     if ids is None:
         student.set_output_embeddings(head)
