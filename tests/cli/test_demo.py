@@ -87,8 +87,9 @@ def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with
     assert result["devices"][0]["accepted"] > 0
 
 
-def test_a_demo_with_stop_strings_and_a_minimal_length_still_equals_the_target(tiny_folder):
+def test_a_demo_with_stop_strings_a_minimal_length_and_biases_still_equals_the_target(tiny_folder):
     options = ("--max-tokens", 30, "--min-tokens", 10, "--stop", "e", "--stop", "o", "--stop", " ", "--stop", "t")
+    options += ("--logit-bias", "5=-100", "--logit-bias", "7=3.5")
     done = run(
         *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--draft", tiny_folder, "--temperature", 0.9),
         *("--seed", 5, "--prompt", "one two one", *options),
@@ -181,6 +182,9 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
         (["demo", "--rule", "rejection"], "needs a temperature above 0"),
         (["demo", "--rule", "greedy", "--temperature", "0.7"], "needs temperature 0"),
         (["demo", "--stop", ""], "stop string"),
+        (["demo", "--logit-bias", "the=3"], "ID=BIAS"),
+        (["demo", "--logit-bias", "3=101"], "outside −100 … 100"),
+        (["demo", "--target", "TINY", "--devices", "1", "--logit-bias", "999999=1"], "outside 0 …"),
         (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
         (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
         (["demo", "--bandwidth-hz", "nan", "--target", "TINY"], "bandwidth_hz"),

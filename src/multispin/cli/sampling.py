@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from multispin.errors import InputError
+
 if TYPE_CHECKING:
     from multispin.speculation import Rule, SamplingParams
 
@@ -38,6 +40,13 @@ def sampling_options(function: _Function) -> _Function:
             show_default="greedy at temperature 0, else coupled",
             help="Acceptance rule; docs/losslessness.md says what each costs.",
         ),
+        click.option(
+            "--logit-bias",
+            "biases",
+            multiple=True,
+            metavar="ID=BIAS",
+            help="Added to the logit of a token id, −100 … 100; repeatable.",
+        ),
         click.option("--stop", "stops", multiple=True, help="Text that ends the text before it; repeatable."),
         click.option("--min-tokens", type=click.IntRange(0, 2**20), default=0, help="No end before so many tokens."),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Noise of the run; the text depends on it."),
@@ -54,7 +63,8 @@ def sampling_law(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams
     """The sampling law and the acceptance rule that the options name; InputError if they do not fit each other."""
     from multispin.speculation import Rule, SamplingParams, StopStrings, rule_for
 
-    params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed)
+    biases = tuple(_bias(text) for text in options["biases"])
+    params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed, biases)
     StopStrings(options["stops"], str)
     return params, rule_for(params, Rule(options["rule"]) if options["rule"] else None)
 
@@ -67,5 +77,14 @@ def sampling_arguments(options: Mapping[str, Any]) -> list[str]:
         *("--top-p", str(options["top_p"]), "--top-k", str(options["top_k"])),
         *("--retained", str(options["retained"]), "--probability-bits", str(options["probability_bits"])),
         *(f"--stop={text}" for text in options["stops"]),
+        *(f"--logit-bias={text}" for text in options["biases"]),
         *(["--rule", options["rule"]] if options["rule"] else []),
     ]
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise InputError(f"--logit-bias {text!r} is not of the form ID=BIAS, such as 284=-100") from None
