@@ -38,13 +38,13 @@ def demo(policy, tokens):
 
 def measured(devices, tokens, threads):
     """Latency fit, traces by device, and prompt lengths: all that the simulator is told."""
-    import torch
+    from multispin.cli.process import prepare
 
+    prepare(threads)  # threads wait as those of `multispin serve` do
     from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
     from multispin.profiling import fit_latency, follow, measure_latency
     from multispin.speculation import SamplingParams
 
-    torch.set_num_threads(threads)
     tokenizer = load_tokenizer("embedded")
     target = Verifier(load_model("embedded"), 4, 1024)
     grid = [(k, length) for k in BATCHES for length in LENGTHS]

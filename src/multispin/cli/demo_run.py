@@ -133,7 +133,7 @@ class _Child:
     @classmethod
     async def start(cls, arguments: Sequence[str], threads: int) -> "_Child":
         """Start `multispin ARGUMENTS --json --attended` with its threads set."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         pipe = asyncio.subprocess.PIPE
         return cls(
             await asyncio.create_subprocess_exec(
