@@ -25,7 +25,7 @@ from multispin.models.distilled import learned
 Example = tuple[Shard, int, torch.Tensor | None]
 """A shard, a row of it, and that row's states after the frozen layers, [T, H], if there are any."""
 
-POOL_SHARDS = 32
+POOL_SHARDS = 48
 """Shards in memory at once; batches are mixed within them."""
 CHECKPOINT_PERIOD_S = 60.0
 _VALIDATION_POSITIONS = 64
