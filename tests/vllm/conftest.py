@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -5,6 +6,11 @@ import shutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
+
+from multispin.models import Verifier, load_model
+from multispin.models.vllm_engine import VllmEngine
+
+SLOTS, LENGTH, DRAFT = 3, 96, 8
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -29,3 +35,36 @@ def folder(tmp_path_factory, tiny_folder):
     torch.manual_seed(3)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="session")
+def started(folder):
+    """vLLM's state is the process's: where one engine follows another, their workers need processes of their own."""
+    options = {"enforce_eager": True, "distributed_executor_backend": "mp"}
+    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options=options)
+    yield engine
+    engine.shutdown()
+
+
+@pytest.fixture
+def vllm_engine(started):
+    yield started
+    for slot in range(SLOTS):
+        with contextlib.suppress(ValueError):
+            started.close(slot)
+    started._free.sort(reverse=True)  # slots are handed out from 0, as in a new one
+
+
+@pytest.fixture
+def embedded_engine(folder):
+    return Verifier(load_model(folder), SLOTS, LENGTH)
+
+
+@pytest.fixture(params=["embedded", "vllm"])
+def engine(request):
+    return request.getfixturevalue(f"{request.param}_engine")

@@ -1,14 +1,14 @@
 """vLLM under the engine's protocol does what the embedded verifier does, step by step."""
 
-import contextlib
 import random
 
 import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import Feed, SlotsTakenError, Verifier, decode_alone, load_model
+from multispin.models import Feed, SlotsTakenError, decode_alone
 from multispin.models.vllm_engine import VllmEngine, decode_by_vllm
+from multispin.profiling import measure_latency
 from multispin.speculation import (
     Evidence,
     LawFormat,
@@ -23,7 +23,7 @@ from multispin.speculation import (
     truncate,
 )
 
-SLOTS, LENGTH, DRAFT = 3, 96, 8
+SLOTS, LENGTH, DRAFT = 3, 96, 8  # of the engines in conftest.py
 GREEDY = SamplingParams()
 # vLLM's state is the process's: where one engine follows another, their workers need processes of their own.
 EXTRA = {"enforce_eager": True, "distributed_executor_backend": "mp"}
@@ -33,37 +33,6 @@ LAWS = {
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
     "biased": SamplingParams(logit_bias=((65, 4.0), (66, -100.0)), withheld=(67, 68), withheld_until=40),
 }
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return load_model(folder)
-
-
-@pytest.fixture(scope="module")
-def started(folder):
-    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options=EXTRA)
-    yield engine
-    engine.shutdown()
-
-
-@pytest.fixture
-def vllm_engine(started):
-    yield started
-    for slot in range(SLOTS):
-        with contextlib.suppress(ValueError):
-            started.close(slot)
-    started._free.sort(reverse=True)  # slots are handed out from 0, as in a new one
-
-
-@pytest.fixture
-def embedded_engine(folder):
-    return Verifier(load_model(folder), SLOTS, LENGTH)
-
-
-@pytest.fixture(params=["embedded", "vllm"])
-def engine(request):
-    return request.getfixturevalue(f"{request.param}_engine")
 
 
 class Text:
@@ -286,6 +255,15 @@ def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine
                 vllm_engine.commit(feed.slot, len(text.committed) - 1)
         going = {slot: text for slot, text in going.items() if len(text.generated) < len(text.expected)}
     assert [text.generated for text in texts.values()] == alone
+
+
+def test_what_profile_times_is_one_step_of_vllm(vllm_engine, monkeypatch):
+    """A text that vLLM had to read anew would cost a step more, which rounds do not bring."""
+    llm, steps = vllm_engine._core._llm, []
+    step = llm.step
+    monkeypatch.setattr(llm, "step", lambda: steps.append(1) or step())
+    points = measure_latency(vllm_engine, [(1, 0), (3, 4)], 40, 2, lambda: float(len(steps)), lambda *_: None)
+    assert [point.seconds for point in points] == [1.0, 1.0]
 
 
 def test_two_workers_that_share_the_weights_find_the_same(model, folder):

@@ -124,10 +124,14 @@ def _measure(
 
     tokenizer = load_tokenizer(options["target"])
     most, longest = max(k for k, _ in grid), max(length for _, length in grid)
-    room = max(options["context"] + longest + 1, 2)
+    room = options["context"] + longest + 2
     engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
-    points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
-                             lambda done, total: report("timing verification", done, total))  # fmt: skip
+    try:
+        points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
+                                 lambda done, total: report("timing verification", done, total))  # fmt: skip
+    finally:
+        if options["engine"] == "vllm":
+            engine.shutdown()  # its memory and its workers are not for the rest
     fit = fit_latency(points)
     del engine
     found: dict[str, Any] = {
@@ -225,7 +229,12 @@ def _rate(rate: "Rate") -> dict[str, float | int | None]:
 def _machine(options: Mapping[str, Any], threads: int) -> str:
     import torch
 
-    return f"{machine_name(options['place'], threads)}, {options['dtype']}, torch {torch.__version__}"
+    versions = f"torch {torch.__version__}"
+    if options["engine"] == "vllm":
+        from multispin.models.vllm_engine import vllm_version
+
+        versions += f", vLLM {vllm_version()}"
+    return f"{machine_name(options['place'], threads)}, {options['dtype']}, {versions}"
 
 
 def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -334,6 +334,11 @@ def check_installed() -> None:
         )
 
 
+def vllm_version() -> str:
+    """Of the vLLM that is installed, for records."""
+    return str(_import_internals().VERSION)
+
+
 def _import_internals() -> ModuleType:
     """The module that imports vLLM, after the environment says how vLLM should behave in a process of ours."""
     check_installed()
@@ -379,7 +384,7 @@ def _options(internals: ModuleType, chosen: Mapping[str, Any] | None, usual: Map
     for name in chosen or {}:
         if name not in internals.option_names():
             raise InputError(f"there is no option {name!r} of vLLM's engine, or multispin sets it itself")
-    return {**usual, **(chosen or {})}
+    return {"use_tqdm_on_load": False, **usual, **(chosen or {})}  # no bar among a command's own lines
 
 
 def _size_cache(

@@ -30,6 +30,7 @@ from multispin.errors import InputError
 from multispin.speculation import SamplingParams as Law
 from multispin.speculation import draw
 
+VERSION: str = vllm.__version__
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The versions of vLLM (major, minor) on which the tests in tests/vllm have run."""
 
@@ -54,7 +55,7 @@ Judge = Callable[[torch.Tensor], tuple[Sequence[int], Any]]
 the first row on, and what else it found, or None. It is sent to the workers, so it can be pickled."""
 
 
-def check_version(version: str = vllm.__version__) -> None:
+def check_version(version: str = VERSION) -> None:
     """InputError unless this vLLM is one whose inside is known."""
     parts = version.split(".")
     if not OLDEST <= (int(parts[0]), int(parts[1])) <= NEWEST:

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from multispin.errors import InputError
 from multispin.models import Drafter, Engine, Feed
-from multispin.speculation import SamplingParams
+from multispin.speculation import Outcome, SamplingParams
 
 Clock = Callable[[], float]
 
@@ -73,12 +73,15 @@ def measure_latency(
     clock: Clock,
     report: Callable[[int, int], None],
 ) -> list[Point]:
-    """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens.
+    """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens and one more.
+
+    As in rounds, every timed draft goes on from the token that the engine itself came to: an engine that holds texts,
+    as vLLM does, would first have to read any other. That token is had, not timed, before each timing.
 
     Args:
         engine: with enough free slots for the largest batch.
         grid: kinds of batches.
-        context: tokens in the cache of every session; contents do not matter to the time.
+        context: tokens read before that; contents do not matter to the time.
         repeats: times that each is measured, after one time that is not.
         clock: tells the time [s].
         report: told (turns done, all turns).
@@ -88,7 +91,7 @@ def measure_latency(
     longest = max(length for _, length in grid)
     if most > engine.slots:
         raise InputError(f"a batch of {most} devices does not fit {engine.slots} slots")
-    if context + longest + 1 > engine.max_length:
+    if context + longest + 2 > engine.max_length:
         raise InputError(f"{context} tokens and a draft of {longest} do not fit texts of {engine.max_length}")
     params = SamplingParams()
     generator = np.random.default_rng(0)
@@ -100,11 +103,17 @@ def measure_latency(
         times: dict[tuple[int, int], list[float]] = {kind: [] for kind in grid}
         for turn in range(repeats + 1):
             for devices, length in grid:
-                feeds = [Feed(slot, context, text[context : context + length + 1], params) for slot in slots[:devices]]
+                own = slots[:devices]
+                found = engine.verify([Feed(slot, context, [text[context]], params) for slot in own])
+                feeds = []
+                for slot, outcome in zip(own, found, strict=True):
+                    assert isinstance(outcome, Outcome)
+                    draft = text[context + 1 : context + 1 + length]
+                    feeds.append(Feed(slot, context + 1, [outcome.next_token, *draft], params))
                 began = clock()
                 engine.verify(feeds)
                 spent_s = clock() - began
-                for slot in slots[:devices]:
+                for slot in own:
                     engine.commit(slot, context)
                 if turn:
                     times[devices, length].append(spent_s)
