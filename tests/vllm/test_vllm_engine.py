@@ -1,13 +1,14 @@
 """vLLM under the engine's protocol does what the embedded verifier does, step by step."""
 
 import random
+import shutil
 
 import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import Feed, SlotsTakenError, decode_alone
-from multispin.models.vllm_engine import VllmEngine, decode_by_vllm
+from multispin.models import Feed, SlotsTakenError, decode_alone, load_model
+from multispin.models.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine, decode_by_vllm
 from multispin.profiling import measure_latency
 from multispin.speculation import (
     Evidence,
@@ -257,6 +258,46 @@ def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine
     assert [text.generated for text in texts.values()] == alone
 
 
+def test_a_text_that_comes_back_is_served_by_the_prefix_cache(model, vllm_engine, monkeypatch):
+    """A device that resumes elsewhere, or a slot that was lost: all but a block and what is new is there already."""
+    prompt = random.Random(8).choices(range(vllm_engine.vocabulary_size), k=70)
+    text = decode_alone(model, prompt, GREEDY, 7)
+    slot = vllm_engine.open()
+    vllm_engine.verify([Feed(slot, 0, prompt[:-1], None)])
+    assert vllm_engine.verify([Feed(slot, 69, [prompt[-1], *text[:3]], GREEDY)]) == [Outcome(3, text[3])]
+    vllm_engine.close(slot)
+    scheduler, read = vllm_engine._core._scheduler, []
+    schedule = scheduler.schedule
+
+    def counting(*args, **kwargs):
+        output = schedule(*args, **kwargs)
+        read.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(scheduler, "schedule", counting)
+    committed, slot = [*prompt, *text[:4]], vllm_engine.open()
+    assert vllm_engine.verify([Feed(slot, 0, committed[:-1], None)]) == [None]
+    assert sum(read) <= CPU_BLOCK_TOKENS < len(committed)
+    read.clear()
+    draft = [committed[-1], *text[4:6]]
+    assert vllm_engine.verify([Feed(slot, len(committed) - 1, draft, GREEDY)]) == [Outcome(2, text[6])]
+    assert sum(read) <= CPU_BLOCK_TOKENS + len(draft)
+
+
+def test_logits_that_are_no_numbers_are_one_sentence(folder, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = load_model(folder)
+    weights.model.norm.weight.data.fill_(float("nan"))
+    weights.save_pretrained(broken)
+    engine = VllmEngine(str(broken), 1, LENGTH, options=EXTRA)
+    try:
+        slot = engine.open()
+        with pytest.raises(InputError, match=r"^the model's logits are not finite numbers: .*\(try float32\)$"):
+            engine.verify([Feed(slot, 0, [5], GREEDY)])
+    finally:
+        engine.shutdown()
+
+
 def test_what_profile_times_is_one_step_of_vllm(vllm_engine, monkeypatch):
     """A text that vLLM had to read anew would cost a step more, which rounds do not bring."""
     llm, steps = vllm_engine._core._llm, []
@@ -304,10 +345,15 @@ def test_what_cannot_be_is_refused_before_vllm_starts(folder, changes, words):
         VllmEngine(**{"reference": folder, "slots": 2, "max_length": 64, **changes})
 
 
-def test_a_vllm_whose_inside_is_not_known_is_refused():
-    from multispin.models.vllm_internals import check_version
+def test_a_vllm_whose_inside_is_not_known_is_refused(folder, monkeypatch):
+    from multispin.models import vllm_internals
 
-    check_version("0.32.9")
+    vllm_internals.check_version("0.32.9")
     for version in ("0.31.2", "0.33.0", "1.0"):
         with pytest.raises(InputError, match=rf"{version} is installed.*0\.32"):
-            check_version(version)
+            vllm_internals.check_version(version)
+    monkeypatch.setattr(vllm_internals, "NEWEST", (0, 31))  # what is installed is now too new
+    with pytest.raises(InputError, match=r"is installed.*pip install 'vllm==0\.31"):
+        VllmEngine(folder, 1, LENGTH)
+    with pytest.raises(InputError, match="is installed"):
+        decode_by_vllm(folder, [([1], GREEDY)], 1)

@@ -54,6 +54,8 @@ Judge = Callable[[torch.Tensor], tuple[Sequence[int], Any]]
 """What a rule makes of one request's rows of logits [rows, V]: the tokens that come out, at most one per row and from
 the first row on, and what else it found, or None. It is sent to the workers, so it can be pickled."""
 
+_NOT_FINITE = "the model's logits are not finite numbers"
+
 
 def check_version(version: str = VERSION) -> None:
     """InputError unless this vLLM is one whose inside is known."""
@@ -143,8 +145,7 @@ class _RuledSampler:
     def __call__(self, metadata: Any, draft_probs: Any, logits: torch.Tensor, sampling: Any) -> Any:
         if not bool(logits.amax(-1).isfinite().all()):  # any NaN makes the largest of its row NaN
             raise InputError(
-                f"the model's logits are not finite numbers: its weights are damaged, or {logits.dtype} is too narrow "
-                "for it (try float32)"
+                f"{_NOT_FINITE}: its weights are damaged, or {logits.dtype} is too narrow for it (try float32)"
             )
         rows: list[int] = []
         tokens: list[int] = []
@@ -310,7 +311,10 @@ class Core:
         self._llm.abort_request(own, internal=True)
 
     def run(self, drafts: Mapping[str, Sequence[int]], rules: Mapping[str, Judge]) -> dict[str, list[int]]:
-        """Step until each of the named requests has emitted once: its accepted draft and one more token."""
+        """Step until each of the named requests has emitted once: its accepted draft and one more token.
+
+        InputError if a logit is not a finite number; the engine cannot be used after that.
+        """
         if not drafts:
             return {}
         self._llm.collective_rpc("multispin_rules", args=({self._names[name]: rule for name, rule in rules.items()},))
@@ -318,7 +322,7 @@ class Core:
         emitted: dict[str, list[int]] = {}
         while waiting:
             self._scheduler.drafts = {self._names[name]: draft for name, draft in waiting.items()}
-            for output in self._llm.step():
+            for output in self._step():
                 tokens = output.outputs[0].token_ids
                 if tokens:
                     emitted[output.request_id] = list(tokens)
@@ -326,6 +330,14 @@ class Core:
                 if output.finished:
                     self._names.pop(output.request_id, None)
         return emitted
+
+    def _step(self) -> Sequence[Any]:
+        try:
+            return list(self._llm.step())
+        except RuntimeError as error:  # of what is raised in a worker's own process, the words come back
+            if _NOT_FINITE in (words := str(error)):
+                raise InputError(words[words.index(_NOT_FINITE) :].partition("', please")[0]) from error
+            raise
 
     def findings(self) -> dict[str, Any]:
         """What the rules of the last run found beside the tokens that came out, by request."""
