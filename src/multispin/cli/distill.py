@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.process import machine_name, prepare, threads_option
+from multispin.cli.process import machine_name, make_folder, prepare, threads_option
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
       multispin distill --layers 7 --steps 4000 --tokens 1000000 --corpus corpus --out laptop
       multispin distill --target Qwen/Qwen3-8B --device cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
     """
+    wanted = _layers(layers)
+    for folder in (options["out"], options["corpus"]):
+        if folder is not None:
+            make_folder(folder)
     threads = threads or os.cpu_count() or 1
     prepare(threads)
     import torch
@@ -78,7 +82,7 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
 
     order = Order(
         target=options["target"],
-        layers=_layers(layers),
+        layers=wanted,
         out=options["out"],
         recipe=Recipe(
             steps=options["steps"],

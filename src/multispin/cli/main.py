@@ -68,6 +68,11 @@ def run(arguments: list[str]) -> int:
     except InputError as error:
         print(f"multispin: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a file without permission
+        if error.filename is None:
+            raise
+        print(f"multispin: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, click.Abort):
         print("multispin: stopped", file=sys.stderr)
         return 130

@@ -7,11 +7,14 @@ import logging
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from multispin.errors import InputError
 
 MAX_THREADS = 1024
 
@@ -47,6 +50,16 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
     logging.getLogger("multispin").setLevel(logging.INFO)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that a long command will write to, before the long part; InputError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from None
 
 
 def machine_name(device: str, threads: int) -> str:

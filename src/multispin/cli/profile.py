@@ -82,6 +82,10 @@ def command(**options: Any) -> None:
     threads = options["threads"] or os.cpu_count() or 1
     prepare(threads)
     check_engine(options)
+    from multispin.models import check_drafter
+
+    for spec in drafts:
+        check_drafter(spec)
     with _progress() as report:
         found = _measure(options, grid, drafts, report)
     found["machine"] = _machine(options, threads)

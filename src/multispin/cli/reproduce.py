@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
+from multispin.cli.process import make_folder
 from multispin.errors import InputError
 from multispin.report.bundle import write_bundle
 from multispin.report.page import number
@@ -82,6 +83,7 @@ def command(
         _print_calibration(processes, seed)
         return
     wanted = _wanted(figures)
+    make_folder(out)
     study = Study(seed=seed, realisations=realisations, blocks=blocks)
     with _progress("planning rounds") as progress:
         study.measure([point for figure in wanted for point in points_of(figure)], processes, progress)

@@ -1,6 +1,6 @@
 """The language models: loading, drafting, verifying. The only room that knows transformers."""
 
-from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter, load_drafter
+from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter, check_drafter, load_drafter
 from multispin.models.engine import Engine, Feed, SlotsTakenError
 from multispin.models.loading import EMBEDDED, Tokenizer, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
@@ -18,6 +18,7 @@ __all__ = [
     "SlotsTakenError",
     "Tokenizer",
     "Verifier",
+    "check_drafter",
     "decode_alone",
     "decode_together",
     "load_drafter",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from multispin.errors import InputError
 from multispin.models.distilled import is_drafter, load_student
 from multispin.models.engine import Feed
-from multispin.models.loading import Tokenizer, load_model, load_tokenizer
+from multispin.models.loading import Tokenizer, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
 from multispin.models.verifier import Verifier
 from multispin.speculation import (
@@ -177,6 +177,16 @@ SHIPPED = ("small", "medium", "large")
 def shipped_folder(name: str) -> Path:
     """Where a drafter that comes with the package lies."""
     return Path(str(resources.files("multispin"))) / "drafters" / name
+
+
+def check_drafter(spec: str) -> None:
+    """InputError if `spec` names nothing that `load_drafter` could try to load; cheap, for before long work."""
+    kind, _, reference = spec.partition(":")
+    quantised = len(kind) == 2 and kind[0] == "q" and kind[1].isdigit()
+    if kind in ("lookup", "none", *SHIPPED, "") or (quantised and not reference):
+        return
+    if quantised or not is_drafter(Path(spec).expanduser()):
+        resolve(reference if quantised else spec)
 
 
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:

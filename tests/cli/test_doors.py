@@ -1,0 +1,39 @@
+"""What long commands refuse before the long part, in one sentence and with exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from multispin.cli.main import run
+
+CELL = str(Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "paper-llama.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["distill", "--out", "FILE/drafter"], "cannot write to the folder"),
+        (["distill", "--out", "FOLDER/drafter", "--corpus", "FILE/corpus"], "cannot write to the folder"),
+        (["reproduce", "--out", "FILE/report"], "cannot write to the folder"),
+        (["profile", "--target", "TINY", "--draft", "nonsense"], "there is no model 'nonsense'"),
+        (["profile", "--target", "TINY", "--draft", "q4:nonsense"], "there is no model 'nonsense'"),
+        (["profile", "--target", "TINY", "--draft", "FOLDER"], "holds no config.json"),
+        (["profile", "--target", "TINY", "--out", "FILE/site.toml"], "there is no folder"),
+        (["simulate", CELL, "--rounds", "2", "--seeds", "1", "--jobs", "1", "--csv", "FOLDER"], "FOLDER"),
+    ],
+    ids=lambda value: "-".join(value[::2]).replace("/", "_") if isinstance(value, list) else "",
+)
+def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    places = {"TINY": tiny_folder, "FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path)}
+
+    def filled(text):
+        for name, place in places.items():
+            text = text.replace(name, place)
+        return text
+
+    monkeypatch.setattr("multispin.models.Verifier.forward", lambda *_: pytest.fail("it began to compute"))
+    assert run([filled(argument) for argument in arguments]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("multispin")]
+    assert len(said) == 1
+    assert filled(sentence) in said[0]
