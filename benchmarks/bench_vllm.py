@@ -62,9 +62,10 @@ def main():
     parser.add_argument("--engine-option", action="append", default=[])
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    import torch
+    from multispin.cli.process import prepare
+
+    prepare(options.threads)  # threads wait as those of `serve` do
 
     from multispin.errors import InputError
     from multispin.models import Verifier, load_model
@@ -76,7 +77,6 @@ def main():
     except InputError as error:
         print(error)
         return 0
-    torch.set_num_threads(options.threads)
     params = SamplingParams() if options.rule == "greedy" else SamplingParams(0.8, seed=1)
     slots, length = max(options.sessions), CONTEXT + 10 * (max(DRAFTS) + 1) + len(DRAFTS) * (options.turns + 2) * 3
     chosen = parse_options(options.engine_option)
