@@ -7,6 +7,7 @@ import pytest
 from multispin.cli.main import run
 
 CELL = str(Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "paper-llama.toml")
+BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
 
 
 @pytest.mark.parametrize(
@@ -14,12 +15,17 @@ CELL = str(Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "pap
     [
         (["distill", "--out", "FILE/drafter"], "cannot write to the folder"),
         (["distill", "--out", "FOLDER/drafter", "--corpus", "FILE/corpus"], "cannot write to the folder"),
+        (["distill", "--out", "FOLDER/drafter", "--learning-rate", "nan"], "--learning-rate is not a number"),
+        (["distill", "--out", "FOLDER/drafter", "--device", "cuda:99"], "there is no device 'cuda:99'"),
+        (["profile", "--target", "TINY", "--temperature", "nan"], "--temperature is not a number"),
+        (["profile", "--target", "TINY", "--plot", "FOLDER/x.xyz"], "must end in .png"),
         (["reproduce", "--out", "FILE/report"], "cannot write to the folder"),
         (["profile", "--target", "TINY", "--draft", "nonsense"], "there is no model 'nonsense'"),
         (["profile", "--target", "TINY", "--draft", "q4:nonsense"], "there is no model 'nonsense'"),
         (["profile", "--target", "TINY", "--draft", "FOLDER"], "holds no config.json"),
         (["profile", "--target", "TINY", "--out", "FILE/site.toml"], "there is no folder"),
-        (["simulate", CELL, "--rounds", "2", "--seeds", "1", "--jobs", "1", "--csv", "FOLDER"], "FOLDER"),
+        (["simulate", CELL, *BRIEF, "--csv", "FOLDER"], "FOLDER"),
+        (["simulate", CELL, *BRIEF, "--csv", "/dev/full"], "No space left"),
     ],
     ids=lambda value: "-".join(value[::2]).replace("/", "_") if isinstance(value, list) else "",
 )

@@ -7,6 +7,7 @@ import torch
 from multispin.data import load_prompts
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.prompts import training_prompts
+from multispin.errors import InputError
 from multispin.models.loading import load_model, load_tokenizer
 
 
@@ -75,6 +76,25 @@ def test_a_corpus_goes_on_where_it_stopped_and_depends_on_its_seed_alone(tiny_fo
         assert torch.equal(Shard.load(one).tokens, Shard.load(other).tokens)
         assert torch.equal(Shard.load(one).states, Shard.load(other).states)
     assert not list(part.glob("*.part"))
+
+
+def test_a_corpus_is_gone_on_with_only_from_what_it_began_with(tiny_folder, tmp_path):
+    next(write_corpus(writer(tiny_folder), tmp_path, 5, 1))
+    next(write_corpus(writer(tiny_folder), tmp_path, 5, 1))
+    for pen, seed, texts, reason in (
+        (writer(tiny_folder), 6, [], "another seed"),
+        (writer(tiny_folder), 5, [[1, 2, 3]], "another texts"),
+        (writer(tiny_folder, prompts=["one"]), 6, [], "another prompts and another seed"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            next(write_corpus(pen, tmp_path, seed, 1, texts))
+    pen = writer(tiny_folder)
+    pen.identity["target"] = "0123456789abcdef"
+    with pytest.raises(InputError, match="another target"):
+        next(write_corpus(pen, tmp_path, 5, 1))
+    (tmp_path / "corpus.json").unlink()
+    with pytest.raises(InputError, match="does not say"):
+        next(write_corpus(writer(tiny_folder), tmp_path, 5, 1))
 
 
 def test_given_prompts_and_texts_are_used(tiny_folder, tmp_path, target):

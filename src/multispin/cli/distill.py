@@ -1,6 +1,7 @@
 """`multispin distill`: make a small drafter for a target."""
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -71,6 +72,9 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
       multispin distill --target Qwen/Qwen3-8B --device cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
     """
     wanted = _layers(layers)
+    for name in ("learning_rate", "variation_share"):
+        if not math.isfinite(options[name]):
+            raise InputError(f"--{name.replace('_', '-')} is not a number")
     for folder in (options["out"], options["corpus"]):
         if folder is not None:
             make_folder(folder)

@@ -69,9 +69,7 @@ def run(arguments: list[str]) -> int:
         print(f"multispin: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file without permission
-        if error.filename is None:
-            raise
-        print(f"multispin: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"multispin: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
         print("multispin: stopped", file=sys.stderr)

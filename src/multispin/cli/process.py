@@ -17,6 +17,7 @@ import click
 from multispin.errors import InputError
 
 MAX_THREADS = 1024
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 threads_option = click.option(
     "--threads",
@@ -62,12 +63,21 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from None
 
 
+def check_plot(path: Path | None) -> None:
+    """InputError if a picture cannot be written under this name."""
+    if path is not None and path.suffix not in PLOT_SUFFIXES:
+        raise InputError(f"--plot {path}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+
+
 def machine_name(device: str, threads: int) -> str:
     """What computes here, for records: the GPU, or the processor and the threads used."""
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.get_device_name(device)
+        try:
+            return torch.cuda.get_device_name(device)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(f"there is no device {device!r} here: {str(error).splitlines()[0]}") from None
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multispin.cli.engine import check_engine, engine_options, load_engine
-from multispin.cli.process import machine_name, prepare, threads_option
+from multispin.cli.process import check_plot, machine_name, prepare, threads_option
 from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
@@ -79,6 +79,10 @@ def command(**options: Any) -> None:
     for path in (options["out"], options["trace"], options["plot"]):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    check_plot(options["plot"])
+    for name in ("temperature", "bandwidth_hz", "spectral_efficiency"):
+        if not math.isfinite(options[name]):
+            raise InputError(f"--{name.replace('_', '-')} is not a number")
     threads = options["threads"] or os.cpu_count() or 1
     prepare(threads)
     check_engine(options)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from multispin.cli.process import check_plot
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
@@ -82,8 +83,7 @@ def command(
     """The command behind `multispin simulate`; its help is `_HELP`."""
     if len(sweeps) > 2:
         raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
-    if plot_file is not None and plot_file.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {plot_file}: the name must end in .png, .svg or .pdf")
+    check_plot(plot_file)
     if live is not None and (knows or on_ray):
         why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
         raise InputError(f"--live cannot go with {why}")

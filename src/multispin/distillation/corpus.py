@@ -5,7 +5,9 @@ where it stopped, and a longer corpus begins with the shards of a shorter one. T
 (they are what the next token was drawn from) and stand for the target's whole law: its head turns them into logits.
 """
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from multispin.distillation.prompts import training_prompts
+from multispin.errors import InputError
+from multispin.models.distilled import fingerprint
 from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer
 from multispin.models.verifier import Verifier
@@ -27,6 +31,8 @@ SEQUENCES_PER_SHARD = 128
 _PREFILL = 8  # prompts read in one forward pass
 MAX_PROMPT_TOKENS = 128
 INVENTED_PROMPT_TOKENS = 64
+CORPUS_FILE = "corpus.json"
+"""Beside the shards: what they depend on."""
 _ASK = SamplingParams()
 
 
@@ -90,6 +96,12 @@ class Writer:
         self._verifier = Verifier(model, SEQUENCES_PER_SHARD, self._length)
         self._tokenizer = tokenizer
         self._answer_tokens = answer_tokens
+        self.identity = {
+            "target": fingerprint(model),
+            "answer_tokens": answer_tokens,
+            "prompt_tokens": prompt_tokens,
+            "prompts": None if prompts is None else _digest(prompts),
+        }
         self._hidden = torch.empty(0)
         model.base_model.register_forward_hook(self._keep)
 
@@ -218,8 +230,12 @@ def write_corpus(
     Yields:
         The file of each shard, and the number of tokens so far.
 
+    Raises:
+        InputError: the folder holds another target's text, or text made with another seed or from other prompts.
+
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, {**writer.identity, "seed": seed, "texts": _digest(texts) if texts else None})
     total = 0
     given = [list(texts[at : at + SEQUENCES_PER_SHARD]) for at in range(0, len(texts), SEQUENCES_PER_SHARD)]
     for number in itertools.count():
@@ -233,3 +249,24 @@ def write_corpus(
             shard.save(path)
         total += shard.generated
         yield path, total
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Write down what the shards of a new folder depend on; refuse a folder that depends on something else."""
+    path = folder / CORPUS_FILE
+    if not path.exists() and not any(folder.glob("shard-*")):
+        path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"the corpus in {folder} does not say what it was made from ({CORPUS_FILE}): choose another")
+    other = [key for key in identity if found.get(key) != identity[key]]
+    if other:
+        raise InputError(f"the corpus in {folder} was made with another {' and another '.join(other)}: choose another")
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
