@@ -36,19 +36,32 @@ def demo(policy, tokens):
     return json.loads(done.stdout)
 
 
-def measured(devices, tokens, threads):
-    """Latency fit, traces by device, and prompt lengths: all that the simulator is told."""
-    from multispin.cli.process import prepare
+class Here:
+    """What is measured on this machine, with the target loaded once."""
 
-    prepare(threads)  # threads wait as those of `multispin serve` do
-    from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
-    from multispin.profiling import fit_latency, follow, measure_latency
+    def __init__(self, threads):
+        from multispin.cli.process import prepare
+
+        prepare(threads)  # threads wait as those of `multispin serve` do
+        from multispin.models import Verifier, load_model
+
+        self.target = Verifier(load_model("embedded"), 4, 1024)
+
+    def latencies(self):
+        """Median time of each kind of batch, now."""
+        from multispin.profiling import measure_latency
+
+        grid = [(k, length) for k in BATCHES for length in LENGTHS]
+        return measure_latency(self.target, grid, 150, 5, time.perf_counter, lambda *_: None)
+
+
+def traces_of(target, devices, tokens):
+    """Traces by device, and prompt lengths."""
+    from multispin.models import decode_together, load_drafter, load_tokenizer
+    from multispin.profiling import follow
     from multispin.speculation import SamplingParams
 
     tokenizer = load_tokenizer("embedded")
-    target = Verifier(load_model("embedded"), 4, 1024)
-    grid = [(k, length) for k in BATCHES for length in LENGTHS]
-    fit = fit_latency(measure_latency(target, grid, 150, 9, time.perf_counter, lambda *_: None))
     prompts = [tokenizer.encode_chat(device["prompt"]) for device in devices]
     requests = [(prompt, SamplingParams()) for prompt in prompts]
     texts, _ = decode_together(target, requests, tokens, tokenizer.stop_ids, time.perf_counter)
@@ -57,7 +70,7 @@ def measured(devices, tokens, threads):
         drafter, _ = load_drafter(device["drafter"], "embedded", 1024)
         found = follow(drafter, target, prompt + text, len(prompt), SamplingParams(), device["name"], device["task"])
         traces.append(found.accepts)
-    return fit, traces, [len(prompt) for prompt in prompts]
+    return traces, [len(prompt) for prompt in prompts]
 
 
 def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
@@ -118,19 +131,23 @@ def main():
     parser.add_argument("--overhead-ms", type=float, default=0.0)
     options = parser.parse_args()
     policies = options.policies.split(",")
-    runs = {policy: [demo(policy, options.tokens) for _ in range(options.repeats)] for policy in policies}
+    here = Here(os.cpu_count() or 1)
+    from multispin.profiling import fit_latency  # not earlier: it loads torch, before which threads are set
+
+    runs, fits = {}, {}
+    for policy in policies:
+        # The speed of a shared machine drifts by half within minutes: it is measured before and after each demo.
+        points = here.latencies()
+        runs[policy] = [demo(policy, options.tokens) for _ in range(options.repeats)]
+        fits[policy] = fit_latency(points + here.latencies())
     devices = runs[policies[0]][0]["devices"]
-    fit, traces, prompt_tokens = measured(devices, options.tokens, os.cpu_count() or 1)
-    print(
-        f"verification {1e3 * fit.fixed_s:.1f} ms + {1e3 * fit.per_device_s:.1f} ms per device + "
-        f"{1e3 * fit.per_token_s:.2f} ms per token, relative error {fit.relative_rms:.1%} rms; overhead "
-        f"{options.overhead_ms:g} ms per round\n"
-    )
-    print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] |")
-    print("|---|---|---|---|---|---|")
+    traces, prompt_tokens = traces_of(here.target, devices, options.tokens)
+    print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] | verification [ms] |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        what = setup(Path(folder), devices, fit, traces, prompt_tokens, options.overhead_ms / 1e3)
         for policy in policies:
+            fit = fits[policy]
+            what = setup(Path(folder), devices, fit, traces, prompt_tokens, options.overhead_ms / 1e3)
             twin = predicted(what, policy)
             found = runs[policy]
             goodput = statistics.median(run["goodput_tokens_per_s"] for run in found)
@@ -147,8 +164,11 @@ def main():
                 ("measured", goodput, fraction, rounds, round_s),
             )
             for label, speed, share, count, mean_s in rows:
-                print(f"| {policy} | {label} | {speed:.1f} | {share:.2f} | {count:.0f} | {1e3 * mean_s:.0f} |")
-            print(f"| {policy} | error | {twin['goodput'] / goodput - 1:+.1%} | | | |", flush=True)
+                model = f"{1e3 * fit.predict(1, 1):.0f} … {1e3 * fit.predict(4, 8):.0f}" if label == "simulated" else ""
+                print(
+                    f"| {policy} | {label} | {speed:.1f} | {share:.2f} | {count:.0f} | {1e3 * mean_s:.0f} | {model} |"
+                )
+            print(f"| {policy} | error | {twin['goodput'] / goodput - 1:+.1%} | | | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from multispin.models.distilled import (
     carve,
     fingerprint,
     learned,
+    load_for_drafting,
     load_student,
     save_drafter,
 )
 from multispin.models.drafter import ModelDrafter, load_drafter
 from multispin.models.loading import load_model
+from multispin.models.quantised import RoundedLinear
 from multispin.speculation import SamplingParams
 
 IDS = torch.arange(0, 97, 3)
@@ -88,6 +90,30 @@ def test_it_drafts_its_own_ids_and_the_text_stays_the_targets(make_model, tmp_pa
         verifier.commit(slot, len(text) - 1)
     assert set(drafted) <= set(IDS.tolist())
     assert text[3:40] == decode_alone(make_model("llama"), [5, 6, 7], params, 37, ())
+
+
+def test_what_is_stored_in_whole_numbers_drafts_in_the_same_ones(make_model, tmp_path):
+    from safetensors.torch import load_file
+
+    model = make_model("qwen2")  # has biases, which are kept
+    student = carve(model, (0, 1, 2), IDS, frozen=1)
+    card = DrafterCard("tiny", fingerprint(model), (0, 1, 2), len(IDS), "int8", frozen=1)
+    save_drafter(student, card, tmp_path)
+    stored = load_file(tmp_path / "weights.safetensors")
+    drafting = load_for_drafting(tmp_path, make_model("qwen2").to(torch.bfloat16))
+    assert not [module for module in drafting.modules() if type(module) is torch.nn.Linear]
+    layer = drafting.model.layers[1].mlp.up_proj
+    assert isinstance(layer, RoundedLinear)
+    apart = layer.weight.int() - stored["model.layers.1.mlp.up_proj.weight"].int()
+    assert apart.abs().max() <= 1  # the way there is through bfloat16
+    assert apart.bool().float().mean() < 0.1
+    with torch.no_grad():
+        found, expected = drafting(TEXT).logits[0, :, IDS].float(), student(TEXT).logits[0, :, IDS]
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=-1).min() > 0.99
+    save_drafter(student, DrafterCard("tiny", fingerprint(model), (0, 1, 2), len(IDS), "bfloat16", frozen=1), tmp_path)
+    wide = load_for_drafting(tmp_path, make_model("qwen2"))
+    assert wide.dtype == torch.bfloat16
+    assert not [module for module in wide.modules() if isinstance(module, RoundedLinear)]
 
 
 def test_another_target_is_refused(make_model, tmp_path):

@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, NoDrafter, PromptLookupDrafter, decode_alone, round_weights
+from multispin.models.quantised import FEW_ROWS, RoundedLinear
 from multispin.speculation import LawFormat, SamplingParams, draft_token
 
 GREEDY = SamplingParams()
@@ -49,6 +51,21 @@ def test_rounding_to_fewer_bits_guesses_worse(make_model):
         guesses = [drafter.draft([*prompt, *own[:i]], 1, GREEDY)[0] for i in range(60)]
         right.append(sum(a == b for a, b in zip(guesses, own, strict=True)))
     assert right[0] > right[1]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_rows_and_many_are_the_same_product(bias):
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(64, 48, bias=bias)
+    rounded = RoundedLinear(linear, 8)
+    rows = torch.randn(2, FEW_ROWS + 1, 64)
+    narrow = rows.to(torch.bfloat16)
+    with torch.no_grad():
+        expected, many = linear(rows), rounded(narrow)
+        few = torch.stack([torch.stack([rounded(row[None])[0] for row in part]) for part in narrow])
+    assert few.shape == many.shape == expected.shape
+    torch.testing.assert_close(few.float(), expected, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(many.float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):

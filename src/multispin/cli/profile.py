@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from multispin.profiling import Following, LatencyFit, Point, Rate
 
 MAX_GRID = 16
+UNKNOWN_POSITIONS = 2**20  # of a target that does not say how long a text it knows
+FEWEST_POINTS = 3  # coefficients of the latency model
 LONGEST_RUN = 12
 """Positions of a draft in the acceptance profile."""
 LINE_PERIOD_S = 5.0
@@ -79,6 +81,12 @@ def command(**options: Any) -> None:
     for path in (options["out"], options["trace"], options["plot"]):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    if options["out"] is not None and not drafts:
+        raise InputError("--out: a scenario needs a drafter: name one with --draft")
+    if len(grid) < FEWEST_POINTS:
+        raise InputError(
+            f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
+        )
     check_plot(options["plot"])
     for name in ("temperature", "bandwidth_hz", "spectral_efficiency"):
         if not math.isfinite(options[name]):
@@ -93,19 +101,19 @@ def command(**options: Any) -> None:
     with _progress() as report:
         found = _measure(options, grid, drafts, report)
     found["machine"] = _machine(options, threads)
-    if options["out"] is not None:
-        options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
-    if options["plot"] is not None:
-        from multispin.report.profile_figures import write_profile
-
-        write_profile(options["plot"], found)
+    # First what took minutes is shown, then it is written to places that may turn out to be full.
     if options["as_json"]:
         click.echo(json.dumps(found, indent=2))
     else:
         _print(found)
-        for path in (options["out"], options["plot"]):
-            if path is not None:
-                print(f"wrote {path}", file=sys.stderr)
+    if options["out"] is not None:
+        options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
+        print(f"wrote {options['out']}", file=sys.stderr)
+    if options["plot"] is not None:
+        from multispin.report.profile_figures import write_profile
+
+        write_profile(options["plot"], found)
+        print(f"wrote {options['plot']}", file=sys.stderr)
 
 
 def _numbers(flag: str, text: str, least: int) -> list[int]:
@@ -126,11 +134,22 @@ Report = Callable[[str, int, int], None]
 def _measure(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], report: Report
 ) -> dict[str, Any]:
-    from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
+    from multispin.models import (
+        Verifier,
+        decode_together,
+        known_positions,
+        load_drafter,
+        load_model,
+        load_tokenizer,
+    )
     from multispin.profiling import drafting_times, fit_latency, follow, measure_latency, trace_document
     from multispin.speculation import SamplingParams, derive_seed
 
     tokenizer = load_tokenizer(options["target"])
+    after = options["tokens"] + DRAFT_LENGTH
+    most_prompt = (known_positions(options["target"]) or UNKNOWN_POSITIONS) - after
+    if drafts and most_prompt < 1:
+        raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
     most, longest = max(k for k, _ in grid), max(length for _, length in grid)
     room = options["context"] + longest + 2
     engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
@@ -155,10 +174,6 @@ def _measure(
 
     prompts = [p for task in TASKS for p in [q for q in load_prompts() if q.task == task][: options["per_task"]]]
     model = load_model(options["target"], "float32", options["place"])
-    after = options["tokens"] + DRAFT_LENGTH
-    most_prompt = getattr(model.config.get_text_config(), "max_position_embeddings", 2**20) - after
-    if most_prompt < 1:
-        raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
     encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
     max_length = max(map(len, encoded)) + after
     target = Verifier(model, 4, max_length)

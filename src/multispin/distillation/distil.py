@@ -23,6 +23,7 @@ from multispin.models.distilled import (
     carve,
     check_layers,
     fingerprint,
+    load_for_drafting,
     load_student,
     read_card,
     save_drafter,
@@ -115,8 +116,13 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     tokenizer = load_tokenizer(order.target)
     model = load_model(order.target, "float32", order.device)
     total = int(model.config.get_text_config().num_hidden_layers)
-    layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
-    check_layers(model, layers, order.frozen)
+    frozen, before = order.frozen, None
+    if order.begin is not None:
+        card = read_card(order.begin)
+        layers, frozen, before = card.layers, card.frozen, _continued(order.begin, model)
+    else:
+        layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
+        check_layers(model, layers, frozen)
     head = model.get_output_embeddings().weight.detach()
     writing = load_model(order.target, "bfloat16", order.device)
     writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
@@ -132,13 +138,11 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     greedy, sampled = (held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
     del writer, short, writing
 
-    ids = frequent_ids(paths, order.vocabulary, len(head), tokenizer.stop_ids)
-    frozen = order.frozen
-    if order.begin is None:
-        student = carve(model, layers, ids, order.frozen)
+    if before is None:
+        ids = frequent_ids(paths, order.vocabulary, len(head), tokenizer.stop_ids)
+        student = carve(model, layers, ids, frozen)
     else:
-        student, ids = _continued(order.begin, model)
-        frozen = read_card(order.begin).frozen
+        student, ids = before
     trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen)
 
     def taught(step: int, loss: float, step_s: float) -> None:
@@ -149,7 +153,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     card = DrafterCard(
         target=order.target,
         fingerprint=fingerprint(model),
-        layers=layers if order.begin is None else read_card(order.begin).layers,
+        layers=layers,
         vocabulary=len(ids),
         storage=order.storage,
         frozen=frozen,
@@ -163,7 +167,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
     )
     save_drafter(student, card, order.out)
     report(Progress("evaluation", 0, 1, "comparing laws on held-out prompts"))
-    stored = load_student(order.out, model)  # what is measured is what was stored
+    stored = load_for_drafting(order.out, model)  # what is measured is what will draft
     form = LawFormat(len(head), min(1024, len(head)), 16)
     results = measure(stored, head, prompts, greedy, sampled, form)
     card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})

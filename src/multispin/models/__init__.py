@@ -2,7 +2,7 @@
 
 from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter, check_drafter, load_drafter
 from multispin.models.engine import Engine, Feed, SlotsTakenError
-from multispin.models.loading import EMBEDDED, Tokenizer, load_model, load_tokenizer, resolve
+from multispin.models.loading import EMBEDDED, Tokenizer, known_positions, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
 from multispin.models.reference import decode_alone, decode_together
 from multispin.models.verifier import Verifier
@@ -21,6 +21,7 @@ __all__ = [
     "check_drafter",
     "decode_alone",
     "decode_together",
+    "known_positions",
     "load_drafter",
     "load_model",
     "load_tokenizer",

@@ -1,8 +1,9 @@
 """A distilled drafter on disk: the few layers that differ from the target; everything else is read from the target.
 
 A folder with `drafter.json` (what it was made of, how, and what it reached) and `weights.safetensors`. Weight matrices
-are stored as int8 with one scale per row, or as bfloat16; norms as float32. The head may speak a part of the
-vocabulary: a token outside it is never drafted, which costs acceptance and nothing else.
+are stored as int8 with one scale per row, or as bfloat16; norms as float32. What is stored as int8 also drafts in it,
+with the layers and the head that it shares with the target: half the bytes to read per token. The head may speak a part
+of the vocabulary: a token outside it is never drafted, which costs acceptance and nothing else.
 """
 
 import copy
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.quantised import round_weights
 
 CARD_FILE = "drafter.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -176,6 +178,15 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
         tensors[_VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+
+
+def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """`load_student` as it computes where it drafts: in whole numbers if it was stored in them, else in bfloat16.
+
+    On a target in bfloat16 the whole numbers are those stored but for a unit here and there.
+    """
+    student = load_student(folder, model)
+    return round_weights(student, 8) if read_card(folder).storage == "int8" else student.to(torch.bfloat16)
 
 
 def is_drafter(folder: Path) -> bool:

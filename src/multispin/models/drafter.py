@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.distilled import is_drafter, load_student
+from multispin.models.distilled import is_drafter, load_for_drafting
 from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
@@ -210,5 +210,7 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
         raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
     folder = shipped_folder(spec) if spec in SHIPPED else Path(spec).expanduser()
     if is_drafter(folder):
-        return ModelDrafter(load_student(folder, load_model(target, "bfloat16")), max_length), load_tokenizer(target)
+        return ModelDrafter(load_for_drafting(folder, load_model(target, "bfloat16")), max_length), load_tokenizer(
+            target
+        )
     return ModelDrafter(load_model(spec, "bfloat16"), max_length), load_tokenizer(spec)

@@ -104,6 +104,14 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
         raise InputError(f"cannot put {reference} on device {device!r}: {_first_line(error)}") from None
 
 
+def known_positions(reference: str) -> int | None:
+    """Longest text [tokens] that the model of `reference` knows, from its configuration alone; None if it says none."""
+    source = resolve(reference)
+    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
 def load_tokenizer(reference: str) -> Tokenizer:
     """The tokenizer of `reference` and its fingerprint: SHA-256 over all (id, token) pairs, 16 hex digits."""
     source = resolve(reference)
