@@ -3,7 +3,7 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, NoDrafter, PromptLookupDrafter, decode_alone, round_weights
-from multispin.models.quantised import FEW_ROWS, RoundedLinear
+from multispin.models.quantised import FEW_ROWS, RoundedLinear, WholeLinear, whole_weights
 from multispin.speculation import LawFormat, SamplingParams, draft_token
 
 GREEDY = SamplingParams()
@@ -66,6 +66,29 @@ def test_few_rows_and_many_are_the_same_product(bias):
     assert few.shape == many.shape == expected.shape
     torch.testing.assert_close(few.float(), expected, atol=0.03, rtol=0.03)
     torch.testing.assert_close(many.float(), expected, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_whole_numbers_lose_only_what_the_weights_lose_and_no_row_sees_another(bias):
+    torch.manual_seed(4)
+    linear = torch.nn.Linear(96, 40, bias=bias)
+    whole = WholeLinear(linear)
+    rows = torch.randn(3, 7, 96) * torch.logspace(-3, 3, 7)[:, None]  # each row has a scale of its own
+    rows[1, 2] = 0.0
+    scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+    rounded = (linear.weight.detach() / scale).round() * scale
+    with torch.no_grad():
+        found = whole(rows)
+        expected = torch.nn.functional.linear(rows.double(), rounded.double(), linear.bias.double() if bias else None)
+        alone = torch.stack([torch.stack([whole(row[None])[0] for row in part]) for part in rows])
+    sizes = rows.double().abs().amax(-1, keepdim=True) * rounded.double().abs().sum(-1)
+    assert ((found - expected).abs() <= sizes / (2 * 127 * 128) + 1e-6).all()
+    assert torch.equal(found, alone)
+
+
+def test_whole_numbers_are_for_a_cpu(make_model):
+    with pytest.raises(InputError, match="on the CPU only"):
+        whole_weights(make_model("llama").to("meta"))
 
 
 def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):

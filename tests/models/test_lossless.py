@@ -5,6 +5,7 @@ import random
 import pytest
 
 from multispin.models import Feed, ModelDrafter, PromptLookupDrafter, Verifier, decode_alone, round_weights
+from multispin.models.quantised import whole_weights
 from multispin.speculation import SamplingParams
 
 LAWS = {
@@ -55,9 +56,12 @@ class Text:
         self.slot = self.verifier.open()
 
 
+@pytest.mark.parametrize("numbers", ["float32", "int8"])
 @pytest.mark.parametrize("law", sorted(LAWS))
-def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, law):
+def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, law, numbers):
     model, params, limit = make_model(family), LAWS[law], 40
+    if numbers == "int8":
+        model = whole_weights(model)
     drafters = [
         RandomDrafter(1),
         PromptLookupDrafter(),
@@ -87,7 +91,7 @@ def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(m
                 finished[index] = text.committed[len(text.prompt) :][:limit]
                 verifier.close(running.pop(index).slot)
     assert [finished[index] for index in range(len(prompts))] == expected
-    assert accepted > 20  # the drafts mattered
+    assert accepted > 15  # the drafts mattered
 
 
 def test_decoding_alone_stops_at_a_stop_id_and_keeps_it(make_model):

@@ -7,6 +7,7 @@ import torch
 
 from multispin.models import Feed, Verifier, packed, round_weights
 from multispin.models.packed import CALL_COST, Run, grouped
+from multispin.models.quantised import whole_weights
 from multispin.speculation import SamplingParams
 
 GREEDY = SamplingParams()
@@ -90,10 +91,14 @@ def test_on_a_cuda_device_the_logits_are_the_cpus(make_model, family):
             assert torch.equal(theirs.argmax(-1).cpu(), mine.argmax(-1))
 
 
-@pytest.mark.parametrize("bits", [None, 8])
-def test_narrow_numbers_give_the_logits_of_the_same_models_plain_forward(make_model, family, bits):
+@pytest.mark.parametrize("numbers", ["bfloat16", "rounded", "whole"])
+def test_narrow_numbers_give_the_logits_of_the_same_models_plain_forward(make_model, family, numbers):
     """bfloat16 and int8 weights through the slots, up to the rounding of bfloat16."""
-    model = make_model(family).to(torch.bfloat16) if bits is None else round_weights(make_model(family), bits)
+    model = make_model(family)
+    if numbers == "whole":
+        model = whole_weights(model)
+    else:
+        model = round_weights(model, 8) if numbers == "rounded" else model.to(torch.bfloat16)
     text = [3, 1, 4, 1, 5, 9, 2, 6]
     with torch.inference_mode():
         expected = model(torch.tensor([text])).logits[0]
@@ -102,5 +107,5 @@ def test_narrow_numbers_give_the_logits_of_the_same_models_plain_forward(make_mo
     first, _ = verifier.forward([Feed(slots[0], 0, text[:5], GREEDY), Feed(slots[1], 0, [7], GREEDY)])
     (second,) = verifier.forward([Feed(slots[0], 5, text[5:], GREEDY)])
     got = torch.cat((first, second))
-    assert got.dtype == torch.bfloat16
+    assert got.dtype == model.dtype
     assert torch.nn.functional.cosine_similarity(got.float(), expected.float(), dim=-1).min() > 0.99

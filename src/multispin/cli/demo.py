@@ -54,6 +54,7 @@ def command(**options: Any) -> int:
     Examples:
       multispin demo
       multispin demo --devices 6 --temperature 0.8 --seed 7
+      multispin demo --dtype int8
       multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
     """
     from multispin.models import load_tokenizer
@@ -197,7 +198,7 @@ def _alone_goodput(state: DemoState, options: Mapping[str, Any]) -> float | None
     tokenizer = load_tokenizer(options["target"])
     requests = _requests(options, [device for device in state.devices.values() if device.done], tokenizer)
     longest = max(len(prompt) for prompt, _ in requests) + options["max_tokens"]
-    engine = Verifier(load_model(options["target"]), len(requests), longest)
+    engine = Verifier(load_model(options["target"], options["dtype"]), len(requests), longest)
     texts, spent_s = decode_together(engine, requests, options["max_tokens"], tokenizer.stop_ids, time.perf_counter)
     return sum(map(len, texts)) / spent_s
 
@@ -237,10 +238,12 @@ def _alone(options: Mapping[str, Any], requests: Sequence[tuple[list[int], Any]]
         from multispin.models.vllm_engine import decode_by_vllm, parse_options
 
         chosen = parse_options(options["engine_options"])
-        yield from decode_by_vllm(options["target"], requests, options["max_tokens"], stop_ids, options=chosen)
+        yield from decode_by_vllm(
+            options["target"], requests, options["max_tokens"], stop_ids, options["dtype"], chosen
+        )
         return
     from multispin.models import decode_alone, load_model
 
-    model = load_model(options["target"])
+    model = load_model(options["target"], options["dtype"])
     for prompt, params in requests:
         yield decode_alone(model, prompt, params, options["max_tokens"], stop_ids, options["min_tokens"])

@@ -1,4 +1,4 @@
-"""The options by which `serve` and `demo` name what verifies: the embedded verifier or vLLM."""
+"""The options by which `serve`, `demo` and `profile` name what verifies: which engine, in which numbers."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,14 +9,22 @@ import click
 from multispin.errors import InputError
 
 ENGINES = ("embedded", "vllm")
+NUMBERS = ("float32", "bfloat16", "float16", "int8")
 USUAL_MAX_LENGTH = 1024
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def engine_options(function: _Function) -> _Function:
-    """Add --engine and --engine-option to a command."""
+    """Add --engine, --engine-option and --dtype to a command."""
     for option in (
+        click.option(
+            "--dtype",
+            type=click.Choice(NUMBERS),
+            default="float32",
+            show_default=True,
+            help="Numbers that the target computes in; int8 on a CPU only.",
+        ),
         click.option(
             "--engine-option",
             "engine_options",
@@ -30,8 +38,8 @@ def engine_options(function: _Function) -> _Function:
 
 
 def engine_arguments(options: Mapping[str, Any]) -> list[str]:
-    """The same two options as arguments of another command."""
-    arguments = ["--engine", options["engine"]]
+    """The same options as arguments of another command."""
+    arguments = ["--engine", options["engine"], "--dtype", options["dtype"]]
     for pair in options["engine_options"]:
         arguments += ["--engine-option", pair]
     return arguments
@@ -44,6 +52,8 @@ def check_engine(options: Mapping[str, Any]) -> None:
     if options["engine"] == "vllm":
         check_installed()
         parse_options(options["engine_options"])
+        if options["dtype"] == "int8":
+            raise InputError("--dtype int8 is the embedded verifier's: give vLLM a quantised checkpoint as --target")
     elif options["engine_options"]:
         raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
 

@@ -57,7 +57,6 @@ _PLACES = 4
               help="For the scenario: the shared band.")  # fmt: skip
 @click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")

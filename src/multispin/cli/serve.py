@@ -27,7 +27,6 @@ SHUTDOWN_TIMEOUT_S = 3.0
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
 @click.option("--credential", default="", help="What every device must show.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.quantised import whole_weights
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -36,6 +37,8 @@ CANNOT_LOAD = "cannot load the model"
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+"""Beside them: weights and sums of linear layers in whole numbers, the rest float32 (see `quantised`)."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,15 @@ def embedded_path() -> Path:
 
 def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
-    if dtype not in DTYPES:
-        raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype not in (*DTYPES, INT8):
+        raise InputError(f"dtype = {dtype!r} is not one of {', '.join((*DTYPES, INT8))}")
     source = resolve(reference)
-    model = _read_weights(reference, source, dtype=DTYPES[dtype])
+    model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
     try:
-        return model.to(device).eval()
+        model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot put {reference} on device {device!r}: {_first_line(error)}") from None
+    return whole_weights(model) if dtype == INT8 else model
 
 
 def known_positions(reference: str) -> int | None:

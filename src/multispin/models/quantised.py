@@ -1,9 +1,14 @@
-"""Weights rounded to whole numbers on a CPU: half the bytes of bfloat16 for every drafted token.
+"""Weights rounded to whole numbers on a CPU: half the bytes of bfloat16 to read for every token.
 
+Drafters (`RoundedLinear`).
 Symmetric, one scale per output row, activations in bfloat16: w ≈ scale · round(w / scale) with
 scale = max|w| / (2^(bits−1) − 1). Drafting for one user is reading weights, so a token costs what its bytes cost;
 prompts are read many rows at a time, for which the weights are turned back into bfloat16. Fewer than 8 bits are stored
 in 8 all the same: that makes a drafter that guesses worse, not one that reads less.
+
+Targets (`WholeLinear`). Batches have many rows, so the sums are of whole numbers too: activations of 15 bits, a scale
+per row, in two parts of 8 that share one reading of the weights. Such sums are exact in any order: what a linear layer
+makes of one row cannot depend on the other rows of the batch, as it does in floating point. The rest stays float32.
 """
 
 import torch
@@ -14,6 +19,8 @@ from transformers import PreTrainedModel
 from multispin.errors import InputError
 from multispin.models.prepacked import PrepackedLinear
 
+_PART = 128.0  # the coarse part of an activation counts in these
+_LEAST = 1e-12  # a row of zeros has a scale, too
 FEW_ROWS = 4
 """Up to so many rows are multiplied by the whole numbers themselves; for more, PyTorch's product is slow."""
 
@@ -33,7 +40,7 @@ class RoundedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map [..., in] to [..., out] in bfloat16."""
+        """Map [..., in] to [..., out], both bfloat16."""
         rows = inputs.reshape(-1, inputs.shape[-1])
         if len(rows) > FEW_ROWS:
             return functional.linear(inputs, self.weight * self.scale[:, None], self._bias)
@@ -52,4 +59,52 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(parent, name, RoundedLinear(child, bits))
+    return model
+
+
+class WholeLinear(nn.Module):
+    """A linear layer of whole numbers: int8 weights with a scale per output row, activations of 15 bits.
+
+    y = s_x · (128 · W₈ h + W₈ l) · s_w + b with 128 h + l = round(x / s_x), s_x = max|x| / (127 · 128), per row.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        self._scale = weight.abs().amax(dim=1).clamp_min(_LEAST) / 127.0
+        whole = (weight / self._scale[:, None]).round().to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        self._zeros = torch.zeros(len(whole), dtype=torch.int32)
+        self._bias = None if linear.bias is None else linear.bias.detach().float()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map [..., in] to [..., out], both float32."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        scale = rows.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(127.0 * _PART)
+        fine = (rows / scale).round_()
+        coarse = (fine / _PART).round_()
+        parts = torch.cat((coarse, fine.sub_(coarse, alpha=_PART))).to(torch.int8)
+        sums = torch.ops.onednn.qlinear_pointwise(
+            parts, 1.0, 0, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        out: torch.Tensor = sums[len(rows) :].add_(sums[: len(rows)], alpha=_PART).mul_(scale)
+        out = out.reshape(*inputs.shape[:-1], -1)
+        return out if self._bias is None else out.add_(self._bias)
+
+
+def whole_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn every linear layer of a float32 model into a `WholeLinear`, its head included.
+
+    Raises:
+        InputError: the model is not on a CPU, or this PyTorch has no such products.
+
+    """
+    if model.device.type != "cpu":
+        raise InputError("int8 is computed on the CPU only: choose bfloat16 for a GPU")
+    if not all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise")):
+        raise InputError("this PyTorch has no int8 products for this processor: choose float32 or bfloat16")
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, WholeLinear(child))
     return model
