@@ -73,6 +73,31 @@ def traces_of(target, devices, tokens):
     return traces, [len(prompt) for prompt in prompts]
 
 
+def apart(run, fit):
+    """Where the time of a real round goes that the simulator does not know of: seconds per round, by cause.
+
+    Verification is held against the fit. What is left of a round (drafts, uplink, planning, processes waiting for each
+    other) is held against what the controller planned for it; a device's first round and the others are told apart.
+    """
+    causes = dict.fromkeys(("verification", "of it with prompts", "first drafts", "other drafts"), 0.0)
+    seen, before, count = set(), None, 0
+    for entry in run["round_log"]:
+        drafted, planned_s = entry["drafted"], entry["planned_round_s"]
+        if drafted and before is not None and planned_s is not None:
+            count += 1
+            tokens = sum(drafted.values()) + len(drafted) + entry["prompt_tokens"]
+            longer_s = entry["verify_s"] - fit.predict(len(drafted), tokens)
+            causes["verification"] += longer_s
+            if entry["prompt_tokens"]:
+                causes["of it with prompts"] += longer_s
+            own_s = fit.predict(len(drafted), sum(drafted.values()) + len(drafted))
+            rest_s = entry["time_s"] - before - entry["verify_s"] - (planned_s - own_s)
+            causes["first drafts" if set(drafted) - seen else "other drafts"] += rest_s
+        seen |= set(drafted)
+        before = entry["time_s"]
+    return {cause: seconds / max(1, count) for cause, seconds in causes.items()}
+
+
 def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
     """The scenario file that the simulator reads, as a user would write it."""
     from multispin.cli.demo import CLASSES
@@ -142,6 +167,7 @@ def main():
         fits[policy] = fit_latency(points + here.latencies())
     devices = runs[policies[0]][0]["devices"]
     traces, prompt_tokens = traces_of(here.target, devices, options.tokens)
+    causes = {}
     print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] | verification [ms] |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +194,12 @@ def main():
                 print(
                     f"| {policy} | {label} | {speed:.1f} | {share:.2f} | {count:.0f} | {1e3 * mean_s:.0f} | {model} |"
                 )
+            causes[policy] = apart(found[len(found) // 2], fit)
             print(f"| {policy} | error | {twin['goodput'] / goodput - 1:+.1%} | | | | |", flush=True)
+    print("\nmilliseconds per round that the simulator does not know of:\n")
+    print(f"| policy | {' | '.join(next(iter(causes.values())))} |\n|{'---|' * 5}")
+    for policy, found in causes.items():
+        print(f"| {policy} | {' | '.join(f'{1e3 * seconds:+.0f}' for seconds in found.values())} |")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commands as a user runs them: real processes, real sockets, a tiny model or the embedded one."""
 
+import itertools
 import json
 import os
 import re
@@ -67,6 +68,11 @@ def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     result = json.loads(done.stdout)
     check_result(result, 3)
     assert result["policy"] == "fixed"
+    log = [entry for entry in result["round_log"] if entry["drafted"]]
+    for device in result["devices"]:
+        assert sum(entry["tokens"].get(device["name"], 0) for entry in log) == device["tokens"]
+        assert sum(entry["drafted"].get(device["name"], 0) for entry in log) == device["drafted"]
+    assert all(a["time_s"] < b["time_s"] for a, b in itertools.pairwise(log))
     first = result["devices"][0]
     assert first["accepted"] > 0.8 * first["drafted"] > 0  # it drafts with the target itself
     assert no_process_left(done.stderr)

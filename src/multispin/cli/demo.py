@@ -165,6 +165,7 @@ def _result(state: DemoState, options: Mapping[str, Any], rule: str) -> dict[str
         "rounds": state.rounds,
         "wall_s": state.ended_s - state.began_s,
         "devices": [_device_result(device) for device in state.devices.values()],
+        "round_log": state.log,
     }
 
 

@@ -64,6 +64,7 @@ class DemoState:
         delivered: tokens committed between the two.
         planned_tokens: what the plans of those rounds promised.
         planned_s: the time that those plans took for it.
+        log: what the edge told of each round, prompts' rounds included.
 
     """
 
@@ -76,6 +77,7 @@ class DemoState:
     delivered: int = 0
     planned_tokens: float = 0.0
     planned_s: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
     _plan: tuple[float, float] | None = None
 
     def edge_event(self, event: dict[str, Any]) -> None:
@@ -84,6 +86,16 @@ class DemoState:
             return
         for row in event["devices"]:
             self.devices[row["name"]].acceptance_rate = row["acceptance_rate"]
+        self.log.append(
+            {
+                "time_s": event["time_s"],
+                "planned_round_s": self._plan[1] if self._plan else None,
+                "verify_s": event["verify_s"],
+                "prompt_tokens": event["prompt_tokens"],
+                "drafted": {row["name"]: row["drafted"] for row in event["devices"]},
+                "tokens": {row["name"]: row["tokens"] for row in event["devices"]},
+            }
+        )
         if event["devices"] and self._plan is not None:
             self.rounds += 1
             self.delivered += sum(row["tokens"] for row in event["devices"])

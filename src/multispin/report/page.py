@@ -49,7 +49,7 @@ def page(title: str, introduction: Sequence[str], claims: Sequence[Claim], pictu
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{html.escape(title)}</h1>\n{paragraphs}"
         "<h2>What the paper says, what we get, and why they differ</h2>\n"
         '<div class="wide"><table><thead><tr><th>claim</th><th>paper says</th><th>we get</th>'
-        "<th>95 % interval</th><th>why they differ</th></tr></thead>\n"
+        "<th>low … high</th><th>why they differ</th></tr></thead>\n"
         f"<tbody>\n{rows}\n</tbody></table></div>\n{figures}\n</body></html>\n"
     )
 
