@@ -19,6 +19,7 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["distill", "--out", "FOLDER/drafter", "--device", "cuda:99"], "there is no device 'cuda:99'"),
         (["profile", "--target", "TINY", "--temperature", "nan"], "--temperature is not a number"),
         (["profile", "--target", "TINY", "--plot", "FOLDER/x.xyz"], "must end in .png"),
+        (["serve", "--target", "TINY", "--prefill-share", "nan"], "--prefill-share is not a number"),
         (["reproduce", "--out", "FILE/report"], "cannot write to the folder"),
         (["profile", "--target", "TINY", "--draft", "nonsense"], "there is no model 'nonsense'"),
         (["profile", "--target", "TINY", "--draft", "q4:nonsense"], "there is no model 'nonsense'"),
@@ -48,3 +49,11 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("multispin")]
     assert len(said) == 1
     assert filled(sentence) in said[0]
+
+
+def test_the_limits_of_serve_are_those_of_an_edge():
+    from multispin.cli.serve import LIMITS, command
+    from multispin.edge import Limits
+
+    found = {option.name: option.default for option in command.params if option.name in LIMITS}
+    assert found == {name: getattr(Limits, name) for name in LIMITS}

@@ -3,6 +3,7 @@
 import pytest
 
 from multispin.edge import Controller, ControllerSettings, Edge, Limits
+from multispin.edge.batch import LEAST_PREFILL_TOKENS
 from multispin.models import SlotsTakenError
 from multispin.protocol import (
     PROTOCOL_VERSION,
@@ -271,6 +272,24 @@ def test_a_long_prompt_is_read_in_pieces_beside_the_others_drafts():
         pieces.append(site.batch().prompt_tokens)
     assert pieces == [8, 8, 8, 5, 0]
     assert all(batch[0] <= 9 for batch in site.engine.batches)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 2.0])
+def test_a_prompt_lengthens_the_others_rounds_by_no_more_than_the_stated_share(share):
+    site = Site(prefill_tokens_per_round=40, prefill_share=share)
+    (running,) = start(site, "running")
+    site.join("reader", prompt=tuple(range(60)), max_tokens=1)
+    seen = []
+    while site.devices[running].grant and len(seen) < 4:
+        site.draft(running)
+        planned_s, per_token_s = site.edge._planned_round_s, site.edge.controller.verification.per_token_s
+        tokens = site.batch().prompt_tokens
+        if tokens:
+            seen.append(tokens)
+            assert tokens <= 40
+            assert tokens * per_token_s <= share * planned_s or tokens <= LEAST_PREFILL_TOKENS
+    assert seen
+    assert (seen[0] > LEAST_PREFILL_TOKENS) == (share > 0)  # it uses what it may
 
 
 def test_requests_wait_for_a_slot_in_order_and_not_without_limit():

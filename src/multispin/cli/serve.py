@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,11 @@ from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
+LIMITS = (
+    *("prefill_tokens_per_round", "prefill_share", "deadline_factor", "deadline_slack_s"),
+    *("max_sessions", "max_waiting"),
+)
+"""Options that are fields of `edge.Limits`, with its defaults: importing it would import torch, before `prepare`."""
 
 
 @click.command("serve")
@@ -27,6 +33,18 @@ SHUTDOWN_TIMEOUT_S = 3.0
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
+@click.option("--prefill-tokens-per-round", type=click.IntRange(1, 65536), default=64, show_default=True,
+              help="Most prompt tokens that ride in one round.")  # fmt: skip
+@click.option("--prefill-share", type=click.FloatRange(0.0, 100.0), default=0.5, show_default=True,
+              help="Prompts lengthen other people's rounds by at most this share.")  # fmt: skip
+@click.option("--deadline-factor", type=click.FloatRange(1.0, 1000.0), default=2.0, show_default=True,
+              help="A round waits this many times its planned time for drafts, …")  # fmt: skip
+@click.option("--deadline-slack-s", type=click.FloatRange(0.0, 3600.0), default=0.5, show_default=True,
+              help="… and this much longer.")  # fmt: skip
+@click.option("--max-sessions", type=click.IntRange(1, 65536), default=256, show_default=True,
+              help="Devices connected or soon to come back.")  # fmt: skip
+@click.option("--max-waiting", type=click.IntRange(0, 65536), default=64, show_default=True,
+              help="Requests that may wait for a slot.")  # fmt: skip
 @click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
 @click.option("--credential", default="", help="What every device must show.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
@@ -42,6 +60,9 @@ def command(**options: Any) -> None:
       multispin serve --target Qwen/Qwen3-8B --device cuda:0 --dtype bfloat16 --host 0.0.0.0
       multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
+    for name in ("bandwidth_hz", "prefill_share", "deadline_factor", "deadline_slack_s"):
+        if not math.isfinite(options[name]):
+            raise InputError(f"--{name.replace('_', '-')} is not a number")
     prepare(options["threads"] or os.cpu_count() or 1)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(options))
@@ -50,7 +71,7 @@ def command(**options: Any) -> None:
 async def _serve(options: Mapping[str, Any]) -> None:
     from aiohttp import web
 
-    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer
+    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
     from multispin.models import load_tokenizer
     from multispin.speculation import bits_per_id
 
@@ -69,6 +90,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         verifier,
         Controller(settings),
         tokenizer.fingerprint,
+        Limits(**{name: options[name] for name in LIMITS}),
         credential=options["credential"],
         seed=options["seed"],
     )

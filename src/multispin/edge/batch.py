@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from multispin.control import Plan
 from multispin.models import Feed
 
+LEAST_PREFILL_TOKENS = 8
+"""Prompt tokens that ride in any round, however short it is: nobody waits for ever."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -13,8 +16,9 @@ class Limits:
     Attributes:
         max_sessions: connected or resumable devices.
         max_waiting: requests that may wait for a slot.
-        prefill_tokens_per_round: prompt tokens that may ride in one round beside the drafts; 64 make a round of the
-            embedded target about twice as long on a CPU (docs/verifier.md).
+        prefill_tokens_per_round: prompt tokens that may ride in one round.
+        prefill_share: beside other people's drafts only so many as lengthen the round by this share of its planned
+            time, as the controller knows the verifier, but always `LEAST_PREFILL_TOKENS`.
         resume_grace_s: how long a lost device's session is kept.
         deadline_factor: a round waits this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer, before it verifies without the late.
@@ -25,6 +29,7 @@ class Limits:
     max_sessions: int = 256
     max_waiting: int = 64
     prefill_tokens_per_round: int = 64
+    prefill_share: float = 0.5
     resume_grace_s: float = 30.0
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from multispin.control import Plan
-from multispin.edge.batch import Batch, Job, Limits, RoundReport
+from multispin.edge.batch import LEAST_PREFILL_TOKENS, Batch, Job, Limits, RoundReport
 from multispin.edge.controller import Controller, Member
 from multispin.models import Engine, Feed
 from multispin.protocol import (
@@ -101,6 +101,7 @@ class Edge:
         self.limits = limits or Limits()
         self.round = 0
         self.deadline_s = 0.0
+        self._planned_round_s = 0.0
         self._fingerprint = fingerprint
         self._credential = credential
         self._seed = seed
@@ -223,6 +224,7 @@ class Edge:
         if plan is None:
             return None, {}
         self.round += 1
+        self._planned_round_s = plan.round_s
         grants = {}
         self._awaited.clear()  # nobody waits for a device that was late already
         for member, device in zip(members, plan.devices, strict=True):
@@ -260,7 +262,7 @@ class Edge:
             newest = len(request.committed) - 1
             feed = Feed(seat.slot, newest, (request.committed[-1], *session.draft), request.params, session.evidence)
             jobs.append(Job(number, feed, len(session.draft), session.grant.length))
-        budget = self.limits.prefill_tokens_per_round
+        budget = self._prompt_budget() if jobs else self.limits.prefill_tokens_per_round
         for number, seat in self._seats.items():
             left = self._prompt_left(seat)
             if left and budget and seat.slot is not None and seat.session.request is not None:
@@ -271,6 +273,15 @@ class Edge:
         self._at_hand.clear()
         self._busy = frozenset(job.feed.slot for job in jobs)
         return Batch(self.round, tuple(jobs))
+
+    def _prompt_budget(self) -> int:
+        """Prompt tokens that may ride beside drafts."""
+        most = self.limits.prefill_tokens_per_round
+        per_token_s = float(self.controller.verification.per_token_s)
+        allowed_s = self.limits.prefill_share * self._planned_round_s
+        if per_token_s * most <= allowed_s:
+            return most
+        return min(most, max(LEAST_PREFILL_TOKENS, int(allowed_s / per_token_s)))
 
     def verify(self, batch: Batch) -> list[Finding | None]:
         """Run the batch. The only slow step; safe to run in another thread while messages come in."""

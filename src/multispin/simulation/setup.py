@@ -41,7 +41,8 @@ class Behaviour:
         fading: "rayleigh": drawn anew in every round around the scenario's signal-to-noise ratio; or "none".
         coherence_s: how long the fading remembers itself (`RayleighChannel`).
         slots: texts that the server holds at once; None: one for everybody.
-        prefill_tokens_per_round: prompt tokens that ride in one batch.
+        prefill_tokens_per_round: prompt tokens that ride in one batch …
+        prefill_share: … beside drafts at most as many as lengthen the round by this share of its planned time.
         deadline_factor: a round waits this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer, before it verifies without the late.
         texts: after so many a device leaves for good; None: it goes on.
@@ -62,7 +63,8 @@ class Behaviour:
     fading: str = "none"
     coherence_s: float = 0.0
     slots: int | None = None
-    prefill_tokens_per_round: int = 64
+    prefill_tokens_per_round: int = Limits.prefill_tokens_per_round
+    prefill_share: float = Limits.prefill_share
     deadline_factor: float = Limits.deadline_factor
     deadline_slack_s: float = Limits.deadline_slack_s
     texts: int | None = None
@@ -74,7 +76,7 @@ class Behaviour:
             object.__setattr__(self, name, _tokens(name, getattr(self, name)))
         for name in (
             *("pause_s", "straggler_delay_s", "coherence_s", "deadline_factor", "deadline_slack_s"),
-            *("frame_bits", "round_overhead_s"),
+            *("frame_bits", "round_overhead_s", "prefill_share"),
         ):
             _number(name, getattr(self, name), 0.0, math.inf)
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
@@ -115,6 +117,8 @@ class DeviceLife:
         for name in ("arrives_s", "leaves_s", "lost_s"):
             if (value := getattr(self, name)) is not None:
                 _number(name, value, 0.0, math.inf, "device")
+                if value < self.arrives_s:
+                    raise InputError(f"device.{name} = {value:g} is before device.arrives_s = {self.arrives_s:g}")
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,7 @@ class Site:
             max_sessions=count,
             max_waiting=count,
             prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
+            prefill_share=behaviour.prefill_share,
             deadline_factor=behaviour.deadline_factor,
             deadline_slack_s=behaviour.deadline_slack_s,
         )

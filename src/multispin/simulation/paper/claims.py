@@ -25,8 +25,8 @@ class Claim:
         claim: what is claimed, with the unit.
         paper: the paper's number, or its words where it gives none; None where only we claim it.
         ours: our number.
-        low: lower end of our 95 % interval over realisations; equal to `ours` where nothing is random, but for the worst of
-            several cases, of which it is the least.
+        low: lower end of our 95 % interval over realisations; equal to `ours` where nothing is random,
+            but if that is the worst of several cases, the least of them.
         high: upper end.
         why: the verdict, and what explains a difference.
     """
