@@ -94,6 +94,7 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
         ({"simulation.straggler_probability": 1.5}, "simulation.straggler_probability is 1.5"),
         ({"simulation.mean_away_s": 3}, "mean_away_s"),
         ({"device.arrives_s": -1}, "device.arrives_s is -1"),
+        ({"device.leaves_s": 0.2}, "device.leaves_s = 0.2 is before device.arrives_s = 1.5"),
         ({"device.acceptance_trace": 7}, "acceptance_trace is 7"),
         ({"device.acceptance_trace": "no.json"}, "no.json: cannot be read"),
         ({"device.max_draft_length": 64}, "over 63"),
@@ -169,7 +170,8 @@ def test_measures_add_up(file):
 
 
 def test_what_never_happened_is_no_number(file):
-    setup = ScenarioFile(file).setup({"simulation.prompt_tokens": 100_000, "device.leaves_s": 0.2})
+    keys = {"simulation.prompt_tokens": 100_000, "device.arrives_s": 0.0, "device.leaves_s": 0.2}
+    setup = ScenarioFile(file).setup(keys)
     found = simulate(Job(setup, "fixed", 1, 10, False))
     assert found.time_to_first_token_s_p50 != found.time_to_first_token_s_p50
     assert found.text_tokens == 0

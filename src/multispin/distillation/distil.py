@@ -143,7 +143,11 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
         student = carve(model, layers, ids, frozen)
     else:
         student, ids = before
-    trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen)
+
+    def prepared(done: int, of: int) -> None:
+        report(Progress("reading", done, of, "shards read by the frozen layers"))
+
+    trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen, prepared)
 
     def taught(step: int, loss: float, step_s: float) -> None:
         report(Progress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))

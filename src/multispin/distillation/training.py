@@ -71,13 +71,19 @@ class Batches:
         size: sequences per batch.
         seed: of the order.
         prepare: what is computed once for each shard in memory, [N, T, …].
+        report: told (shards prepared, of so many), as that takes minutes.
 
     """
 
     def __init__(
-        self, shards: Sequence[Path], size: int, seed: int, prepare: Callable[[Shard], torch.Tensor] | None = None
+        self,
+        shards: Sequence[Path],
+        size: int,
+        seed: int,
+        prepare: Callable[[Shard], torch.Tensor] | None = None,
+        report: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        self._size, self._seed, self._prepare = size, seed, prepare
+        self._size, self._seed, self._prepare, self._report = size, seed, prepare, report
         self._prepared: list[torch.Tensor] = []
         self._shards = list(shards)
         self._pools = -(-len(self._shards) // POOL_SHARDS)
@@ -108,7 +114,11 @@ class Batches:
         chosen = np.array_split(order, self._pools)[self._turn]
         if self._pools > 1 or not self._pool:
             self._pool = [Shard.load(self._shards[k]) for k in chosen]
-            self._prepared = [self._prepare(shard) for shard in self._pool] if self._prepare else []
+            self._prepared = []
+            for shard in self._pool if self._prepare else ():
+                assert self._prepare is not None
+                self._prepared.append(self._prepare(shard))
+                self._report(len(self._prepared), len(self._pool))
         self._loaded = (self._epoch, self._turn)
         sequences = [(k, row) for k, shard in enumerate(self._pool) for row in range(len(shard.ends))]
         mixed = np.random.default_rng([self._seed, 2, self._epoch, self._turn]).permutation(len(sequences))
@@ -127,6 +137,7 @@ class Trainer:
         shards: the corpus; the last one is kept for validation.
         device: where it is taught.
         frozen: layers, the first ones, that stay the target's. Their states are computed once.
+        prepared: told how many shards they have read, and of how many.
 
     """
 
@@ -139,6 +150,7 @@ class Trainer:
         shards: Sequence[Path],
         device: str,
         frozen: int = 0,
+        prepared: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         if len(shards) < 2:
             raise InputError(f"the corpus has {len(shards)} shards; at least 2 are needed, one of them for validation")
@@ -158,7 +170,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
-        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed, self._trunk if frozen else None)
+        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
         self._validation = shards[-1]
 
     def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
