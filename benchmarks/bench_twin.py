@@ -2,11 +2,12 @@
 
     python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed] [--repeats 1]
 
-1. Measures here, as `multispin profile` does: verification latency of the target, and the acceptance trace of every
-   device's drafter along the target's own text of the very prompt that the demo gives it.
-2. Lets the simulator play the same four devices: emulated drafting speed and link as in the demo, frames with their
-   fixed bits, one text each, a controller that learns from nothing.
-3. Runs `multispin demo --json` and prints both side by side, in Markdown. Takes about a minute per run of the demo.
+1. Runs `multispin demo --json` under each policy, and measures the target's verification latency before and after.
+2. Measures, as `multispin profile` does, the speed of every device's drafter and its acceptance trace along the
+   target's own text of the very prompt that the demo gives it.
+3. Lets the simulator play the same four devices: speed and link as in the demo, frames with their fixed bits, one text
+   each, a controller that learns from nothing.
+4. Prints both side by side, in Markdown, and by cause how much longer real rounds took than the simulator believes.
 
 What neither drafts, uploads nor verifies (planning, the event loop, the downlink, starting threads) is in neither
 scenario nor trace; `--overhead-ms` puts a time for it into every simulated round.
@@ -55,22 +56,29 @@ class Here:
         return measure_latency(self.target, grid, 150, 5, time.perf_counter, lambda *_: None)
 
 
-def traces_of(target, devices, tokens):
-    """Traces by device, and prompt lengths."""
+def drafting(target, devices, tokens):
+    """By device: trace, and seconds per drafted token on one thread; and the prompts' lengths."""
+    import torch
+
     from multispin.models import decode_together, load_drafter, load_tokenizer
-    from multispin.profiling import follow
+    from multispin.profiling import drafting_times, follow
     from multispin.speculation import SamplingParams
 
     tokenizer = load_tokenizer("embedded")
     prompts = [tokenizer.encode_chat(device["prompt"]) for device in devices]
     requests = [(prompt, SamplingParams()) for prompt in prompts]
     texts, _ = decode_together(target, requests, tokens, tokenizer.stop_ids, time.perf_counter)
-    traces = []
+    traces, seconds = [], []
+    threads = torch.get_num_threads()
     for device, prompt, text in zip(devices, prompts, texts, strict=True):
         drafter, _ = load_drafter(device["drafter"], "embedded", 1024)
         found = follow(drafter, target, prompt + text, len(prompt), SamplingParams(), device["name"], device["task"])
         traces.append(found.accepts)
-    return traces, [len(prompt) for prompt in prompts]
+        torch.set_num_threads(1)  # as in a device's process
+        times = drafting_times(drafter, prompt, SamplingParams(), 4, 5, time.perf_counter)
+        torch.set_num_threads(threads)
+        seconds.append(statistics.median(times))
+    return traces, seconds, [len(prompt) for prompt in prompts]
 
 
 def apart(run, fit):
@@ -98,8 +106,12 @@ def apart(run, fit):
     return {cause: seconds / max(1, count) for cause, seconds in causes.items()}
 
 
-def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
-    """The scenario file that the simulator reads, as a user would write it."""
+def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, overhead_s):
+    """The scenario file that the simulator reads, as a user would write it.
+
+    A device of the demo takes as long for a token as its kind is meant to, or as its drafter really needs if that is
+    more.
+    """
     from multispin.cli.demo import CLASSES
     from multispin.simulation.setup import ScenarioFile
 
@@ -110,7 +122,7 @@ def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
         f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\nround_overhead_s = {overhead_s}\n"
         f"prompt_tokens = {round(statistics.mean(prompt_tokens))}",
     ]
-    for device, accepts in zip(devices, traces, strict=True):
+    for device, accepts, real_s in zip(devices, traces, drafting_s, strict=True):
         name = device["name"]
         document = {
             "format": "multispin-trace-1",
@@ -122,8 +134,8 @@ def setup(folder, devices, fit, traces, prompt_tokens, overhead_s):
         (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
         seconds, efficiency = speeds[name.rsplit("-", 1)[0]]
         lines.append(
-            f'[[device]]\nname = "{name}"\nseconds_per_token = {seconds}\nspectral_efficiency = {efficiency}\n'
-            f'acceptance_trace = "{name}.json"'
+            f'[[device]]\nname = "{name}"\nseconds_per_token = {max(seconds, real_s)}\n'
+            f'spectral_efficiency = {efficiency}\nacceptance_trace = "{name}.json"'
         )
     path = folder / "twin.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -166,14 +178,16 @@ def main():
         runs[policy] = [demo(policy, options.tokens) for _ in range(options.repeats)]
         fits[policy] = fit_latency(points + here.latencies())
     devices = runs[policies[0]][0]["devices"]
-    traces, prompt_tokens = traces_of(here.target, devices, options.tokens)
+    traces, drafting_s, prompt_tokens = drafting(here.target, devices, options.tokens)
+    print("drafting alone, one thread [ms/token]: ", end="")
+    print(", ".join(f"{d['name']} {1e3 * s:.0f}" for d, s in zip(devices, drafting_s, strict=True)) + "\n")
     causes = {}
     print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] | verification [ms] |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for policy in policies:
             fit = fits[policy]
-            what = setup(Path(folder), devices, fit, traces, prompt_tokens, options.overhead_ms / 1e3)
+            what = setup(Path(folder), devices, fit, traces, drafting_s, prompt_tokens, options.overhead_ms / 1e3)
             twin = predicted(what, policy)
             found = runs[policy]
             goodput = statistics.median(run["goodput_tokens_per_s"] for run in found)
