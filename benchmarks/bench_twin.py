@@ -1,6 +1,6 @@
 """The twin: what the simulator says of the demo before it runs, beside what the demo then does.
 
-    python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed] [--repeats 1]
+    python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed]
 
 1. Runs `multispin demo --json` under each policy, and measures the target's verification latency before and after.
 2. Measures, as `multispin profile` does, the speed of every device's drafter and its acceptance trace along the
@@ -9,8 +9,9 @@
    each, a controller that learns from nothing.
 4. Prints both side by side, in Markdown, and by cause how much longer real rounds took than the simulator believes.
 
-What neither drafts, uploads nor verifies (planning, the event loop, the downlink, starting threads) is in neither
-scenario nor trace; `--overhead-ms` puts a time for it into every simulated round.
+The simulator plays each policy twice: with the verification latency that was profiled, and with that of the very run,
+which a profile taken a minute before or after need not be. What neither drafts, uploads nor verifies (planning, the
+event loop, the downlink) is in neither.
 """
 
 import argparse
@@ -81,6 +82,18 @@ def drafting(target, devices, tokens):
     return traces, seconds, [len(prompt) for prompt in prompts]
 
 
+def as_in(run):
+    """Verification latency as that run's edge met it, fitted by plain least squares, so that its mean is right."""
+    from scipy.optimize import nnls
+
+    from multispin.control import Verification
+
+    alone = [entry for entry in run["round_log"] if entry["drafted"] and not entry["prompt_tokens"]]
+    design = [[1.0, len(e["drafted"]), sum(e["drafted"].values()) + len(e["drafted"])] for e in alone]
+    found, _ = nnls(design, [entry["verify_s"] for entry in alone])
+    return Verification(*map(float, found))
+
+
 def apart(run, fit):
     """Where the time of a real round goes that the simulator does not know of: seconds per round, by cause.
 
@@ -106,7 +119,7 @@ def apart(run, fit):
     return {cause: seconds / max(1, count) for cause, seconds in causes.items()}
 
 
-def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, overhead_s):
+def setup(folder, devices, fit, traces, drafting_s, prompt_tokens):
     """The scenario file that the simulator reads, as a user would write it.
 
     A device of the demo takes as long for a token as its kind is meant to, or as its drafter really needs if that is
@@ -119,7 +132,7 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, overhead_s):
     lines = [
         "[cell]\nbandwidth_hz = 20e3\nbits_per_token = 16\nmax_draft_length = 16\nmin_draft_length = 0",
         f"[verifier]\nfixed_s = {fit.fixed_s}\nper_device_s = {fit.per_device_s}\nper_token_s = {fit.per_token_s}",
-        f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\nround_overhead_s = {overhead_s}\n"
+        f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\n"
         f"prompt_tokens = {round(statistics.mean(prompt_tokens))}",
     ]
     for device, accepts, real_s in zip(devices, traces, drafting_s, strict=True):
@@ -164,8 +177,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policies", default="heterogeneous,homogeneous,fixed")
     parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--overhead-ms", type=float, default=0.0)
     options = parser.parse_args()
     policies = options.policies.split(",")
     here = Here(os.cpu_count() or 1)
@@ -175,41 +186,34 @@ def main():
     for policy in policies:
         # The speed of a shared machine drifts by half within minutes: it is measured before and after each demo.
         points = here.latencies()
-        runs[policy] = [demo(policy, options.tokens) for _ in range(options.repeats)]
+        runs[policy] = demo(policy, options.tokens)
         fits[policy] = fit_latency(points + here.latencies())
-    devices = runs[policies[0]][0]["devices"]
+    devices = runs[policies[0]]["devices"]
     traces, drafting_s, prompt_tokens = drafting(here.target, devices, options.tokens)
     print("drafting alone, one thread [ms/token]: ", end="")
     print(", ".join(f"{d['name']} {1e3 * s:.0f}" for d, s in zip(devices, drafting_s, strict=True)) + "\n")
     causes = {}
-    print("| policy | | goodput [tokens/s] | accepted of drafted | rounds | mean round [ms] | verification [ms] |")
+    print("| policy | | goodput [tokens/s] | error | accepted of drafted | rounds | mean round [ms] |")
     print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for policy in policies:
-            fit = fits[policy]
-            what = setup(Path(folder), devices, fit, traces, drafting_s, prompt_tokens, options.overhead_ms / 1e3)
-            twin = predicted(what, policy)
-            found = runs[policy]
-            goodput = statistics.median(run["goodput_tokens_per_s"] for run in found)
-            totals = [
-                [sum(d[key] for d in run["devices"]) for key in ("tokens", "accepted", "drafted")] for run in found
-            ]
-            fraction = statistics.median(accepted / max(1, drafted) for _, accepted, drafted in totals)
-            rounds = statistics.median(run["rounds"] for run in found)
-            round_s = statistics.median(
-                total[0] / run["goodput_tokens_per_s"] / run["rounds"] for total, run in zip(totals, found, strict=True)
+    for policy in policies:
+        run, fit = runs[policy], fits[policy]
+        tokens, accepted, drafted = (sum(d[key] for d in run["devices"]) for key in ("tokens", "accepted", "drafted"))
+        goodput = run["goodput_tokens_per_s"]
+        round_s = tokens / goodput / run["rounds"]
+        print(
+            f"| {policy} | measured | {goodput:.1f} | | {accepted / max(1, drafted):.2f} | {run['rounds']} | "
+            f"{1e3 * round_s:.0f} |"
+        )
+        for label, model in (("profile", fit), ("run", as_in(run))):
+            with tempfile.TemporaryDirectory() as folder:
+                twin = predicted(setup(Path(folder), devices, model, traces, drafting_s, prompt_tokens), policy)
+            print(
+                f"| | simulated, verification as in the {label} | {twin['goodput']:.1f} | "
+                f"{twin['goodput'] / goodput - 1:+.1%} | {twin['fraction']:.2f} | {twin['rounds']} | "
+                f"{1e3 * twin['round_s']:.0f} |",
+                flush=True,
             )
-            rows = (
-                ("simulated", twin["goodput"], twin["fraction"], twin["rounds"], twin["round_s"]),
-                ("measured", goodput, fraction, rounds, round_s),
-            )
-            for label, speed, share, count, mean_s in rows:
-                model = f"{1e3 * fit.predict(1, 1):.0f} … {1e3 * fit.predict(4, 8):.0f}" if label == "simulated" else ""
-                print(
-                    f"| {policy} | {label} | {speed:.1f} | {share:.2f} | {count:.0f} | {1e3 * mean_s:.0f} | {model} |"
-                )
-            causes[policy] = apart(found[len(found) // 2], fit)
-            print(f"| {policy} | error | {twin['goodput'] / goodput - 1:+.1%} | | | | |", flush=True)
+        causes[policy] = apart(run, fit)
     print("\nmilliseconds per round that the simulator does not know of:\n")
     print(f"| policy | {' | '.join(next(iter(causes.values())))} |\n|{'---|' * 5}")
     for policy, found in causes.items():

@@ -56,8 +56,9 @@ class Text:
         self.slot = self.verifier.open()
 
 
-@pytest.mark.parametrize("numbers", ["float32", "int8"])
-@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize(
+    ("law", "numbers"), [*((law, "float32") for law in sorted(LAWS)), ("greedy", "int8"), ("coupled", "int8")]
+)
 def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, law, numbers):
     model, params, limit = make_model(family), LAWS[law], 40
     if numbers == "int8":
