@@ -193,7 +193,7 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
         (["demo", "--target", "TINY", "--devices", "1", "--logit-bias", "999999=1"], "outside 0 …"),
         (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
         (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
-        (["demo", "--bandwidth-hz", "nan", "--target", "TINY"], "bandwidth_hz"),
+        (["demo", "--bandwidth-hz", "nan", "--target", "TINY"], "--bandwidth-hz is not a number"),
         (["demo", "--target", "TINY", "--devices", "1", "--draft", "no-such-drafter"], "there is no model"),
         (["demo", "--target", "TINY", "--devices", "1", "--draft", "OTHER"], "tokenizer"),
         (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
