@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
 torch.set_num_threads(1)
 
@@ -17,8 +17,8 @@ settings.register_profile("multispin", deadline=None)
 settings.load_profile("multispin")
 
 
-def save_tiny_model(folder, seed=0, extra_token="<|end|>"):
-    """A random Llama that speaks bytes, as a model folder; seconds to make and run."""
+def save_tiny_model(folder, seed=0, extra_token="<|end|>", kind=LlamaConfig, **changes):
+    """A random model that speaks bytes, as a model folder; seconds to make and run."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index for index, character in enumerate(alphabet)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -26,7 +26,7 @@ def save_tiny_model(folder, seed=0, extra_token="<|end|>"):
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=extra_token)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = kind(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
@@ -36,6 +36,7 @@ def save_tiny_model(folder, seed=0, extra_token="<|end|>"):
         max_position_embeddings=512,
         initializer_range=0.3,
         eos_token_id=tokenizer.eos_token_id,
+        **changes,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -51,3 +52,13 @@ def tiny_folder(tmp_path_factory):
 def other_vocabulary_folder(tmp_path_factory):
     """The same kind of model whose tokenizer differs in one token."""
     return save_tiny_model(tmp_path_factory.mktemp("other"), extra_token="<|other|>")
+
+
+@pytest.fixture(scope="session", params=["qwen2", "qwen3"])
+def qwen_folder(request, tmp_path_factory):
+    """Qwen 2 has biases and ties its embeddings here; Qwen 3 norms queries and keys and has a head of its own."""
+    kind, changes = {
+        "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+        "qwen3": (Qwen3Config, {"tie_word_embeddings": False, "head_dim": 8}),
+    }[request.param]
+    return save_tiny_model(tmp_path_factory.mktemp(request.param), kind=kind, **changes)

@@ -9,11 +9,14 @@ import time
 import pytest
 import torch
 
+from multispin.distillation import Order, distil
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
 from multispin.errors import InputError
-from multispin.models.distilled import carve
+from multispin.models.distilled import carve, load_student
+from multispin.models.drafter import load_drafter
 from multispin.models.loading import load_model, load_tokenizer
+from multispin.speculation import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,27 @@ def test_every_sequence_is_met_once_in_an_epoch(shards, monkeypatch):
 def test_one_shard_is_too_few(tiny_folder, shards):
     with pytest.raises(InputError, match="at least 2"):
         trainer(tiny_folder, shards[:1])
+
+
+def test_a_qwen_target_gets_a_drafter_that_drafts_for_it(qwen_folder, tmp_path):
+    """From target to folder to drafting; it is accepted more often than one that was hardly taught."""
+
+    def made(steps):
+        recipe = Recipe(steps=steps, batch=16, positions=128, learning_rate=5e-3)
+        return Order(
+            *(qwen_folder, 1, tmp_path / str(steps), recipe),
+            corpus=tmp_path / "corpus", tokens=6000, answer_tokens=16, vocabulary=200, evaluation_tokens=8,
+        )  # fmt: skip
+
+    hardly, taught = (
+        distil(made(steps), {}, lambda _: None).results["all"]["rejection"]["acceptance_rate"] for steps in (1, 60)
+    )
+    assert taught > hardly + 0.1
+    ids = load_student(tmp_path / "60", load_model(qwen_folder)).lm_head.ids
+    drafter, tokenizer = load_drafter(str(tmp_path / "60"), qwen_folder, 64)
+    drafted = drafter.draft(tokenizer.encode_chat("Why is the sky blue?")[-20:], 8, SamplingParams())
+    assert len(drafted) == 8
+    assert set(drafted) <= set(ids.tolist())
 
 
 @pytest.mark.processes
