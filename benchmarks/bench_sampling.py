@@ -28,7 +28,7 @@ def plain_draw(logits, positions, params):
     tokens = []
     for row, position in zip(scaled, positions, strict=True):
         support = torch.nonzero(row > -torch.inf).squeeze(-1)
-        scores = row[support].double() + gumbel_torch(params.seed, position, support)
+        scores = row[support].double() + gumbel_torch(params.seed, [position], support)[0]
         tokens.append(int(support[scores.argmax()]))
     return tokens
 

@@ -62,3 +62,12 @@ def qwen_folder(request, tmp_path_factory):
         "qwen3": (Qwen3Config, {"tie_word_embeddings": False, "head_dim": 8}),
     }[request.param]
     return save_tiny_model(tmp_path_factory.mktemp(request.param), kind=kind, **changes)
+
+
+@pytest.fixture(
+    scope="session",
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))],
+)
+def processor(request):
+    """Where torch computes: what holds on a CPU must hold on a GPU."""
+    return request.param

@@ -7,14 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multispin.errors import InputError
-from multispin.speculation import SamplingParams, draw, gumbel_argmax, gumbel_torch, truncated_logits, uniform_numpy
+from multispin.speculation import (
+    SamplingParams,
+    draw,
+    gumbel_argmax,
+    gumbel_argmax_rows,
+    gumbel_torch,
+    truncated_logits,
+    uniform_numpy,
+)
+from multispin.speculation.gumbel_max import _everywhere
 from multispin.speculation.noise import high_words
+from multispin.speculation.sampling import _nuclei
 
 
 def plain(row: torch.Tensor, seed: int, position: int) -> int:
     """The definition: every Gumbel of the support, the best score."""
     support = torch.nonzero(row > -torch.inf).squeeze(-1)
-    return int(support[(row[support].double() + gumbel_torch(seed, position, support)).argmax()])
+    return int(support[(row[support].double() + gumbel_torch(seed, [position], support)[0]).argmax()])
 
 
 def plain_nucleus(row: torch.Tensor, top_p: float) -> list[bool]:
@@ -87,14 +97,42 @@ def test_the_nucleus_found_without_a_full_sort_is_the_plain_one(kind, top_p):
         assert kept.tolist() == [plain_nucleus(row, top_p) for row in logits]
 
 
-def test_draw_scores_what_the_truncation_has_left():
+def test_draw_scores_what_the_truncation_has_left(processor):
     params = SamplingParams(0.7, top_k=50, top_p=0.9, seed=4)
     logits = rows("normal", 200, 3000)
     law = truncated_logits(logits, params)
-    assert draw(logits, list(range(200)), params) == [plain(row, 4, position) for position, row in enumerate(law)]
+    expected = [plain(row, 4, position) for position, row in enumerate(law)]
+    assert draw(logits.to(processor), list(range(200)), params) == expected
 
 
 @pytest.mark.parametrize("value", [-torch.inf, torch.nan])
-def test_a_row_without_a_single_logit_is_refused(value):
+def test_a_row_without_a_single_logit_is_refused(processor, value):
     with pytest.raises(InputError, match="no token to draw"):
-        draw(torch.full((1, 100), value), [0], SamplingParams(1.0, top_p=0.9))
+        draw(torch.full((1, 100), value, device=processor), [0], SamplingParams(1.0, top_p=0.9))
+
+
+# What an accelerator computes for all rows at once, computed here, so that its logic is tested without one.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("vocabulary", "count"), [(1, 5), (65, 150), (1000, 70)])
+def test_all_rows_at_once_give_each_rows_own_token(kind, vocabulary, count):
+    logits, positions = rows(kind, count, vocabulary), list(range(7, 7 + count))
+    expected = [plain(row, 99, position) for position, row in zip(positions, logits, strict=True)]
+    assert _everywhere(logits, 99, positions) == expected
+    assert gumbel_argmax_rows(logits, 99, positions) == expected
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
+def test_one_row_without_a_logit_among_others_is_refused(value):
+    logits = torch.zeros(3, 100).index_fill(0, torch.tensor([1]), value)
+    with pytest.raises(InputError, match="no token to draw"):
+        _everywhere(logits, 0, [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["normal", "flat", "peaked", "ties", "steep"])
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.9, 0.999, 1 - 1e-9])
+def test_the_nuclei_of_all_rows_at_once_are_each_rows_own(kind, top_p):
+    for vocabulary in (1, 7, 2000):
+        logits = rows(kind, 20, vocabulary)
+        assert (_nuclei(logits, top_p) > -torch.inf).tolist() == [plain_nucleus(row, top_p) for row in logits]

@@ -18,7 +18,8 @@ def test_accepted_is_the_longest_common_prefix(drafted, data):
 
 
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(0.8, top_p=0.9, seed=5)])
-def test_the_text_is_the_targets_own_whatever_is_drafted(params):
+def test_the_text_is_the_targets_own_whatever_is_drafted(processor, params):
+    # The target's own text is written on the CPU, so that both processors must say the same.
     # A first-order "target": logits depend on the newest token. Any drafts must lead to its own chain.
     table = torch.randn(12, 12, generator=torch.Generator().manual_seed(0)) * 2
     own = [3]
@@ -32,7 +33,7 @@ def test_the_text_is_the_targets_own_whatever_is_drafted(params):
             drafted = torch.randint(0, 12, (length,), generator=generator).tolist()
             if length > 1:  # make the first one right, so that acceptance happens
                 drafted[0] = own[len(text)] if len(text) < len(own) else drafted[0]
-            logits = table[torch.tensor([text[-1], *drafted])]
+            logits = table[torch.tensor([text[-1], *drafted])].to(processor)
             outcome = verify_draft(drafted, logits, len(text), params)
             text += [*drafted[: outcome.accepted], outcome.next_token]
         assert text[:60] == own

@@ -3,12 +3,14 @@
 Run against both engines; the loop itself is tested in tests/edge.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from multispin.edge import Controller, ControllerSettings, Edge, Limits
 from multispin.models import decode_alone
 from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile
-from multispin.speculation import SamplingParams, bits_per_id
+from multispin.speculation import SamplingParams, StopStrings, bits_per_id
 
 GREEDY, HOT = SamplingParams(), SamplingParams(0.9, seed=12)
 PROMPTS = {name: list(range(10 * i, 10 * i + 5 + 13 * i)) for i, name in enumerate("abcde", start=1)}
@@ -25,13 +27,13 @@ class Site:
         self.edge = Edge(engine, Controller(settings), "abc", Limits(**limits), new_token=lambda: next(tokens))
         self.devices, self.alone = {}, {}
 
-    def join(self, name, params=GREEDY):
+    def join(self, name, params=GREEDY, **ends):
         prompt = PROMPTS[name]
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0)))
-        device.begin(prompt, params, MAX_TOKENS)
+        device.begin(prompt, params, MAX_TOKENS, **ends)
         number = self.greet(device)
         self.devices[number] = device
-        self.alone[number] = decode_alone(self.model, prompt, params, MAX_TOKENS)
+        self.alone[number] = decode_alone(self.model, prompt, params, MAX_TOKENS, **ends)
         self.say(number, device.open())
         return number
 
@@ -63,8 +65,10 @@ class Site:
 
     def hear(self, messages):
         for number, message in messages:
-            if number in self.devices:
-                self.devices[number].receive(message)
+            if (device := self.devices.get(number)) is not None:
+                device.receive(message)
+                if device.finish and number in self.edge.sessions:  # a stop string, which only the device sees
+                    self.say(number, Close(number))
 
     def start(self, *names, **options):
         """Join, read the prompts, and grant the first round."""
@@ -147,3 +151,24 @@ def test_more_requests_than_slots_are_all_answered(site):
     assert len(numbers) > site.engine.slots
     site.hear(site.edge.schedule(site.now)[1].items())
     site.finish(*numbers)
+
+
+@pytest.mark.parametrize("params", [GREEDY, HOT], ids=["greedy", "coupled"])
+def test_texts_end_where_the_target_alone_ends_them(site, model, params):
+    """Bias, stop ids, a minimal length and stop strings, for one device among others that write on."""
+    plain = decode_alone(model, PROMPTS["a"], params, MAX_TOKENS)
+    biased = replace(params, logit_bias=((plain[0], -100.0), (plain[1], 1.5)))
+    free = decode_alone(model, PROMPTS["a"], biased, MAX_TOKENS)
+    stop_ids = tuple(sorted(set(free[:3])))  # all met early
+    late = decode_alone(model, PROMPTS["a"], biased, MAX_TOKENS, stop_ids, 6)
+    assert 6 <= len(late) <= MAX_TOKENS
+    assert plain[0] not in late
+    stops = StopStrings((f"{free[3]},{free[4]}",), lambda ids: "".join(f"{token}," for token in ids))
+    (others,) = site.start("b", params=HOT)
+    ids = site.join("a", biased, stop_ids=stop_ids, min_tokens=6)
+    strings = site.join("a", biased, stops=stops)
+    site.finish(others, ids, strings)
+    assert site.alone[ids] == late
+    assert len(site.alone[strings]) <= 5
+    assert site.devices[strings].finish == "stop"
+    assert site.edge.sessions == {}

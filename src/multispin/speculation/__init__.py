@@ -2,7 +2,7 @@
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
-from multispin.speculation.gumbel_max import gumbel_argmax
+from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
 from multispin.speculation.laws import (
     FlooredLaw,
     LawFormat,
@@ -63,6 +63,7 @@ __all__ = [
     "draw",
     "framing_bits",
     "gumbel_argmax",
+    "gumbel_argmax_rows",
     "gumbel_numpy",
     "gumbel_torch",
     "judge",

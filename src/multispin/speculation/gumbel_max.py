@@ -9,6 +9,8 @@ r is float32. For a token that can win, m − l_i < 41 (2^−53 ≤ u ≤ 1 − 
 relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding of scores while |m| ≤ 1e6.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from multispin.speculation.noise import gumbel_numpy, gumbel_torch, high_words
 _SLACK = 1.0 + 1e-4
 _LARGEST = 1e6
 _SMALL_SUPPORT = 64
+_ROWS_AT_ONCE = 64  # on an accelerator: a few hundred bytes per logit, for a moment
 
 
 def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
@@ -30,11 +33,11 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
         position: absolute position of the token.
     """
     if logits.device.type != "cpu":
-        return _everywhere(logits, seed, position)
+        return _everywhere(logits[None], seed, [position])[0]
     row: NDArray[np.floating] = logits.detach().numpy()
     top = float(row.max())
     if not -_LARGEST <= top <= _LARGEST:
-        return _everywhere(logits, seed, position)
+        return _everywhere(logits[None], seed, [position])[0]
     if row.min() > -np.inf:
         support: NDArray[np.integer] = np.arange(len(row), dtype=np.uint32)
     else:
@@ -61,10 +64,24 @@ def _lower_bounds(row: NDArray[np.floating], top: float, high: NDArray[np.uint32
     return bound
 
 
-def _everywhere(logits: torch.Tensor, seed: int, position: int) -> int:
-    """The plain definition, on the row's own device."""
-    support = torch.nonzero(logits > -torch.inf).squeeze(-1)
-    if not len(support):
+def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
+    """`gumbel_argmax` of each row of [R, V] at its own position; on an accelerator all rows at once."""
+    if logits.device.type == "cpu":
+        return [gumbel_argmax(row, seed, position) for row, position in zip(logits, positions, strict=True)]
+    return _everywhere(logits, seed, positions)
+
+
+def _everywhere(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
+    """The plain definition for [R, V], on the logits' own device; one wait for it per `_ROWS_AT_ONCE` rows."""
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    drawn: list[int] = []
+    for first in range(0, len(positions), _ROWS_AT_ONCE):
+        rows = logits[first : first + _ROWS_AT_ONCE].double()
+        noise = gumbel_torch(seed, positions[first : first + _ROWS_AT_ONCE], tokens)
+        scores = torch.where(rows > -torch.inf, rows + noise, -torch.inf)
+        best = scores.argmax(-1)
+        best[scores.amax(-1) == -torch.inf] = -1
+        drawn += best.tolist()
+    if -1 in drawn:
         raise InputError("a row of logits has no token to draw: all are −inf or not numbers")
-    scores = logits[support].double() + gumbel_torch(seed, position, support)
-    return int(support[scores.argmax()])
+    return drawn

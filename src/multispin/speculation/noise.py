@@ -10,6 +10,8 @@ search). Integer arithmetic is modulo 2^32 throughout, hence bit-identical in nu
 logarithms of `gumbel` may differ in the last place of a float64.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -87,7 +89,7 @@ def gumbel_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArr
     return gumbel
 
 
-def _mix_torch(words: torch.Tensor, key: int) -> torch.Tensor:
+def _mix_torch(words: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     mask = 0xFFFFFFFF
     words = words ^ key
     words = ((words ^ (words >> 16)) * 0x7FEB352D) & mask
@@ -95,15 +97,25 @@ def _mix_torch(words: torch.Tensor, key: int) -> torch.Tensor:
     return words ^ (words >> 16)
 
 
-def uniform_torch(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
-    """`uniform_numpy` for a tensor of token ids, on its device; the same bits."""
-    key_a, key_b, key_c, key_d = _keys(seed, position)
+def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+    """`uniform_numpy` at several positions, on the device of the token ids; the same bits.
+
+    Args:
+        seed: of the request.
+        positions: R absolute positions.
+        tokens: [N] token ids.
+
+    Returns:
+        [R, N] float64.
+    """
+    keys = torch.tensor([_keys(seed, position) for position in positions], dtype=torch.int64).reshape(-1, 4, 1)
+    key_a, key_b, key_c, key_d = keys.to(tokens.device).unbind(1)
     ids = tokens.to(torch.int64)
     high = _mix_torch(_mix_torch(ids, key_a), key_b).to(torch.float64)
     low = (_mix_torch(_mix_torch(ids, key_c), key_d) >> 12).to(torch.float64)
     return (high * 2.0**20 + low + 0.5) * 2.0**-52
 
 
-def gumbel_torch(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
-    """`gumbel_numpy` for a tensor of token ids, on its device."""
-    return -torch.log(-torch.log(uniform_torch(seed, position, tokens)))
+def gumbel_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+    """`gumbel_numpy` at several positions, on the device of the token ids: [R, N]."""
+    return -torch.log(-torch.log(uniform_torch(seed, positions, tokens)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from multispin.errors import InputError
-from multispin.speculation.gumbel_max import gumbel_argmax
+from multispin.speculation.gumbel_max import gumbel_argmax_rows
 from multispin.speculation.noise import check_seed
 
 MAX_TEMPERATURE = 10.0
@@ -108,8 +108,10 @@ def largest(logits: torch.Tensor) -> list[int]:
     On a CPU numpy's search is vectorised and 10 to 20 times faster than torch's; both take the first of equals.
     """
     if logits.device.type != "cpu":
-        return [int(index) for index in logits.argmax(dim=-1)]
-    return [int(index) for index in logits.detach().float().numpy().argmax(axis=-1)]
+        found: list[int] = logits.argmax(dim=-1).tolist()
+    else:
+        found = logits.detach().float().numpy().argmax(axis=-1).tolist()
+    return found
 
 
 def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -129,9 +131,20 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
         edge = scaled.topk(params.top_k, dim=-1).values[..., -1:]
         scaled = scaled.masked_fill(scaled < edge, -torch.inf)
     if params.top_p < 1.0:
+        if scaled.device.type != "cpu":
+            return _nuclei(scaled, params.top_p)
         rows = [_nucleus(row, params.top_p) for row in scaled]
         scaled = torch.stack(rows) if rows else scaled
     return scaled
+
+
+def _nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
+    """`_nucleus` of each row of [R, V] by one whole sort, which costs an accelerator little."""
+    weights = (rows - rows.amax(-1, keepdim=True)).exp()
+    order = rows.argsort(dim=-1, descending=True, stable=True)
+    sizes = weights.gather(-1, order).double()
+    kept = sizes.cumsum(-1) - sizes < top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
+    return rows.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -torch.inf)
 
 
 def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -167,4 +180,4 @@ def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> 
     if params.greedy:
         return largest(logits)
     law = truncated_logits(logits, params)
-    return [gumbel_argmax(row, params.seed, position) for row, position in zip(law, positions, strict=True)]
+    return gumbel_argmax_rows(law, params.seed, positions)
