@@ -51,7 +51,7 @@ Examples:
               help="How far estimates may drift before the controller plans anew.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
-              "simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
+              "radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
               help="Processes.")  # fmt: skip
 @click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "

@@ -7,11 +7,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from multispin.control.placement import PLACE_KEYS, Radio
 from multispin.control.scenario import Cell, Device, Mode, Scenario, Verification, field_names
 from multispin.errors import InputError
 
 _TABLES: dict[str, type[Cell] | type[Verification]] = {"cell": Cell, "verifier": Verification}
 SIMULATION_TABLE = "simulation"
+RADIO_TABLE = "radio"
 SIMULATION_KEYS = ("acceptance_trace", "efficiency_trace", "arrives_s", "leaves_s", "lost_s")
 """Keys of a [[device]] that only a simulation reads, as it does the table [simulation]: a plan is for one round."""
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?")
@@ -50,12 +52,14 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
     """A scenario from parsed tables, whose values may have been changed since; `text` tells where keys stand."""
     lines = _Lines(text, source)
     for key in document:
-        if key not in (*_TABLES, "device", SIMULATION_TABLE):
+        if key not in (*_TABLES, "device", RADIO_TABLE, SIMULATION_TABLE):
             raise InputError(
-                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device, simulation"
+                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device, radio, "
+                "simulation"
             )
     cell = _build(Cell, document.get("cell"), "cell", 0, lines)
     verifier = _build(Verification, document.get("verifier"), "verifier", 0, lines)
+    radio = _build(Radio, document.get(RADIO_TABLE, {}), RADIO_TABLE, 0, lines)
     tables = document.get("device", [])
     if not isinstance(tables, list):
         raise InputError(f"{lines.at('device', 0, None)}: devices are written [[device]], with two brackets")
@@ -68,6 +72,14 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
         elif isinstance(table, dict) and {"mode", "modes"} & set(table):
             key = "mode" if "mode" in table else "modes"
             raise InputError(f"{lines.at('device', index, key)}: modes are written [[device.mode]], with two brackets")
+        if isinstance(table, dict):
+            try:
+                table = radio.placed(table)
+            except InputError as error:
+                mentioned = [key for key in PLACE_KEYS if key in table and key in _complaint(str(error), table)]
+                raise InputError(
+                    f"{lines.at('device', index, mentioned[0] if mentioned else None)}: {error}"
+                ) from error
         devices.append(_build(Device, table, "device", index, lines))
     seen: dict[str, int] = {}
     for index, device in enumerate(devices):
@@ -129,6 +141,7 @@ def _build(kind: Callable[..., Any], table: object, name: str, index: int, lines
         raise InputError(f"{lines.at(name, index, None)}: {name} must be a table, written {header}")
     known = field_names(kind)  # type: ignore[arg-type]
     if name == "device":
+        known += PLACE_KEYS
         if "acceptance_trace" in table and not {"acceptance_rate", "acceptance_profile"} & set(table):
             raise InputError(
                 f"{lines.at(name, index, 'acceptance_trace')}: acceptance_trace is for `multispin simulate` alone; "

@@ -230,7 +230,7 @@ class Scenario:
         return device.min_draft_length, longest
 
 
-def field_names(kind: type[Cell] | type[Verification] | type[Device] | type[Mode]) -> tuple[str, ...]:
+def field_names(kind: type) -> tuple[str, ...]:
     """The keys that a scenario file may use for a table."""
     return tuple(f.name for f in fields(kind))
 

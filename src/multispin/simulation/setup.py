@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multispin.control import Scenario
-from multispin.control.files import SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
+from multispin.control.files import RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
 from multispin.edge import Limits
 from multispin.errors import InputError
 from multispin.protocol import MAX_DRAFT_LENGTH
@@ -178,7 +178,7 @@ class ScenarioFile:
         """The file's setup with some keys changed.
 
         Args:
-            changes: values by key: "cell.K", "verifier.K", "simulation.K", "device.K" (for every device), or
+            changes: values by key: "cell.K", "verifier.K", "radio.K", "simulation.K", "device.K" (for every device), or
                 "devices" (only so many of the file's devices, from the first on).
 
         Raises:
@@ -219,10 +219,12 @@ class ScenarioFile:
         elif table == "device" and name and isinstance(devices, list):
             for each in devices:
                 each[name] = value
-        elif table in ("cell", "verifier", SIMULATION_TABLE) and name:
+        elif table in ("cell", "verifier", RADIO_TABLE, SIMULATION_TABLE) and name:
             document.setdefault(table, {})[name] = value
         else:
-            raise InputError(f"{key!r} names no value: cell.K, verifier.K, simulation.K, device.K and devices do")
+            raise InputError(
+                f"{key!r} names no value: cell.K, verifier.K, radio.K, simulation.K, device.K and devices do"
+            )
 
     def _life(self, table: Mapping[str, Any]) -> DeviceLife:
         given = {key: table[key] for key in SIMULATION_KEYS if key in table}

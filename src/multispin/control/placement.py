@@ -1,0 +1,71 @@
+"""Where devices stand: distance and transmit power in a scenario file become received power over noise density."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from multispin.errors import InputError
+from multispin.radio import db_to_ratio, path_loss_gain
+
+PLACE_KEYS = ("distance_m", "transmit_dbm")
+"""Keys of a [[device]] that stand for `snr_hz`."""
+
+
+@dataclass(frozen=True)
+class Radio:
+    """How a signal fades on its way to the server, the `[radio]` table.
+
+    p g / N₀ with g = gain_at_1m · d^(−exponent). What is left out is that of the preset of arXiv 2608.29618.
+
+    Args:
+        noise_dbm_per_hz: noise density N₀ at the server [dBm/Hz].
+        path_loss_exponent: 2 in free space.
+        gain_at_1m_db: power gain at 1 m [dB].
+    """
+
+    noise_dbm_per_hz: float = -169.0
+    path_loss_exponent: float = 3.5
+    gain_at_1m_db: float = -30.0
+
+    def __post_init__(self) -> None:
+        self.snr_hz(1.0, 0.0)  # refuses what is no number
+
+    def snr_hz(self, distance_m: float, transmit_dbm: float) -> float:
+        """Received power over noise density of a device [Hz]; 12.5 dBm from 100 m are 141 MHz by default.
+
+        Args:
+            distance_m: from the server, at least 1 m.
+            transmit_dbm: power p [dBm].
+
+        Raises:
+            InputError: a value that is no finite number, or a distance below 1 m.
+        """
+        for name, value in (
+            *((name, getattr(self, name)) for name in ("noise_dbm_per_hz", "path_loss_exponent", "gain_at_1m_db")),
+            *(("distance_m", distance_m), ("transmit_dbm", transmit_dbm)),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{name} is {value!r}; it must be a finite number")
+        with np.errstate(over="ignore", under="ignore"):  # the device refuses 0 and infinity
+            gain = path_loss_gain(distance_m, self.path_loss_exponent, db_to_ratio(self.gain_at_1m_db))
+            # The quotient of two powers in dBm, as one: neither alone can then underflow.
+            return float(gain * db_to_ratio(transmit_dbm - self.noise_dbm_per_hz))
+
+    def placed(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """A [[device]] table with `snr_hz` instead of its place; unchanged if it has none."""
+        given = [key for key in PLACE_KEYS if key in table]
+        if not given:
+            return dict(table)
+        name = f"device {table.get('name')!r}"
+        if len(given) < len(PLACE_KEYS):
+            raise InputError(f"{name}: {given[0]} stands alone; distance_m and transmit_dbm are given together")
+        for other in ("spectral_efficiency", "snr_hz"):
+            if other in table:
+                raise InputError(f"{name}: give either distance_m and transmit_dbm or {other}, and not both")
+        rest = {key: value for key, value in table.items() if key not in PLACE_KEYS}
+        try:
+            return rest | {"snr_hz": self.snr_hz(table["distance_m"], table["transmit_dbm"])}
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
