@@ -29,12 +29,12 @@ attended_option = click.option(
 )
 
 
-SPIN_COUNT = 10_000
-"""Turns for which a waiting thread of a model spins before it sleeps: about 0.1 ms.
+SPIN_COUNT = 100_000
+"""Turns for which a waiting thread of a model spins before it sleeps: 1 to 7 ms, by how long the processor pauses.
 
 A forward pass has some hundred parallel regions, microseconds apart. Threads that sleep at once are woken for each
-(73 ms instead of 48 for a verification of four drafts of one token by the embedded target on two cores); threads that
-spin on take the cores from the other processes of a small machine.
+(docs/verifier.md has figures), which takes longest where the machine is shared; threads that spin on after the last one
+take the cores from the other processes of a small machine.
 """
 
 
