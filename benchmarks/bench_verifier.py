@@ -1,6 +1,7 @@
 """The verifier against padded batches, the bare model, one session at a time, and transformers' own generation.
 
-Run: OMP_WAIT_POLICY=PASSIVE python benchmarks/bench_verifier.py [--dtype float32|bfloat16|both] [--threads 2]
+Run: OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=100000 python benchmarks/bench_verifier.py [--dtype float32|bfloat16|both]
+     [--threads 2]; threads then wait as those of `multispin serve` do
 
 Everything runs on the embedded target (SmolLM2-135M-Instruct), greedy. The sides of a comparison take turns in one
 process and the medians of the turns' ratios are reported, so that a busy machine disturbs both alike. `--check` exits
