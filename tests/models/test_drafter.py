@@ -82,13 +82,28 @@ def test_whole_numbers_lose_only_what_the_weights_lose_and_no_row_sees_another(b
         expected = torch.nn.functional.linear(rows.double(), rounded.double(), linear.bias.double() if bias else None)
         alone = torch.stack([torch.stack([whole(row[None])[0] for row in part]) for part in rows])
     sizes = rows.double().abs().amax(-1, keepdim=True) * rounded.double().abs().sum(-1)
-    assert ((found - expected).abs() <= sizes / (2 * 127 * 128) + 1e-6).all()
+    assert ((found - expected).abs() <= sizes / (2 * 8127) + 1e-6).all()
     assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_whole_numbers_do_not_saturate_where_all_of_them_are_largest(sign):
+    linear = torch.nn.Linear(1536, 8, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(sign * 0.5)
+        found = WholeLinear(linear)(torch.stack([torch.full((1536,), 3.0), torch.full((1536,), -3.0)]))
+    torch.testing.assert_close(found, sign * torch.tensor([[2304.0] * 8, [-2304.0] * 8]))
 
 
 def test_whole_numbers_are_for_a_cpu(make_model):
     with pytest.raises(InputError, match="on the CPU only"):
         whole_weights(make_model("llama").to("meta"))
+
+
+def test_a_processor_that_cuts_sums_off_is_refused_whole_numbers(make_model, monkeypatch):
+    monkeypatch.setattr(WholeLinear, "forward", lambda self, inputs: inputs.new_full((1, 1), 2.0**15))
+    with pytest.raises(InputError, match="no exact int8 sums"):
+        whole_weights(make_model("llama"))
 
 
 def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):

@@ -6,9 +6,11 @@ scale = max|w| / (2^(bits−1) − 1). Drafting for one user is reading weights,
 prompts are read many rows at a time, for which the weights are turned back into bfloat16. Fewer than 8 bits are stored
 in 8 all the same: that makes a drafter that guesses worse, not one that reads less.
 
-Targets (`WholeLinear`). Batches have many rows, so the sums are of whole numbers too: activations of 15 bits, a scale
-per row, in two parts of 8 that share one reading of the weights. Such sums are exact in any order: what a linear layer
+Targets (`WholeLinear`). Batches have many rows, so the sums are of whole numbers too: activations of 14 bits, a scale
+per row, in two parts of 7 that share one reading of the weights. Such sums are exact in any order: what a linear layer
 makes of one row cannot depend on the other rows of the batch, as it does in floating point. The rest stays float32.
+Parts are of 7 bits, not 8, because processors without VNNI add products in pairs of 16 bits: 2 · 127 · 127 fits those,
+2 · 255 · 127 would be cut off without a word.
 """
 
 import torch
@@ -20,6 +22,8 @@ from multispin.errors import InputError
 from multispin.models.prepacked import PrepackedLinear
 
 _PART = 128.0  # the coarse part of an activation counts in these
+_MIDDLE = 64  # is stored for a part of zero: parts −64 … 63 as 0 … 127
+_LARGEST = 63.0 * _PART + 63.0  # in both parts at once
 _LEAST = 1e-12  # a row of zeros has a scale, too
 FEW_ROWS = 4
 """Up to so many rows are multiplied by the whole numbers themselves; for more, PyTorch's product is slow."""
@@ -63,9 +67,10 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
 
 
 class WholeLinear(nn.Module):
-    """A linear layer of whole numbers: int8 weights with a scale per output row, activations of 15 bits.
+    """A linear layer of whole numbers: int8 weights with a scale per output row, activations of 14 bits.
 
-    y = s_x · (128 · W₈ h + W₈ l) · s_w + b with 128 h + l = round(x / s_x), s_x = max|x| / (127 · 128), per row.
+    y = s_x · (128 · W₈ h + W₈ l) · s_w + b with 128 h + l = round(x / s_x), s_x = max|x| / 8127, per row, and both
+    parts within −64 … 63.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -80,16 +85,28 @@ class WholeLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map [..., in] to [..., out], both float32."""
         rows = inputs.reshape(-1, inputs.shape[-1])
-        scale = rows.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(127.0 * _PART)
+        scale = rows.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(_LARGEST)
         fine = (rows / scale).round_()
-        coarse = (fine / _PART).round_()
-        parts = torch.cat((coarse, fine.sub_(coarse, alpha=_PART))).to(torch.int8)
+        coarse = ((fine + _MIDDLE) / _PART).floor_()
+        parts = torch.cat((coarse, fine.sub_(coarse, alpha=_PART))).add_(_MIDDLE).to(torch.uint8)
         sums = torch.ops.onednn.qlinear_pointwise(
-            parts, 1.0, 0, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            *(parts, 1.0, _MIDDLE, self._weight, self._scale, self._zeros),
+            *(None, 1.0, 0, torch.float32, "none", [], ""),
         )
         out: torch.Tensor = sums[len(rows) :].add_(sums[: len(rows)], alpha=_PART).mul_(scale)
         out = out.reshape(*inputs.shape[:-1], -1)
         return out if self._bias is None else out.add_(self._bias)
+
+
+def _sums_are_whole() -> bool:
+    """Whether this PyTorch adds int8 products on this processor, and loses none where all are largest."""
+    if not all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise")):
+        return False
+    linear = nn.Linear(256, 1, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(-127.0)
+        found = WholeLinear(linear)(torch.full((1, 256), _LARGEST))
+    return float(found) == -127.0 * _LARGEST * 256
 
 
 def whole_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -101,8 +118,8 @@ def whole_weights(model: PreTrainedModel) -> PreTrainedModel:
     """
     if model.device.type != "cpu":
         raise InputError("int8 is computed on the CPU only: choose bfloat16 for a GPU")
-    if not all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise")):
-        raise InputError("this PyTorch has no int8 products for this processor: choose float32 or bfloat16")
+    if not _sums_are_whole():
+        raise InputError("this PyTorch has no exact int8 sums for this processor: choose float32 or bfloat16")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
