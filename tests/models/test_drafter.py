@@ -28,6 +28,18 @@ def test_a_drafter_follows_the_committed_text_wherever_it_turns(make_model):
     assert drafter.draft([50, 51], 3, GREEDY) == fresh.draft([50, 51], 3, GREEDY)  # another text altogether
 
 
+def test_what_a_draft_accepted_whole_leaves_to_read_costs_no_pass_of_its_own(make_model, monkeypatch):
+    drafter, text = ModelDrafter(make_model("llama"), 64), list(range(20))
+    passes = []
+    forward = drafter._verifier.forward
+    monkeypatch.setattr(drafter._verifier, "forward", lambda feeds: passes.append(feeds) or forward(feeds))
+    text += [*drafter.draft(text, 3, GREEDY), 7]
+    assert len(passes) == 4  # the prompt, and three tokens
+    text += drafter.draft(text, 3, GREEDY)
+    assert len(passes) == 7
+    assert [len(feeds[0].tokens) for feeds in passes] == [19, 1, 1, 1, 2, 1, 1]
+
+
 def test_a_full_slot_shortens_the_draft(make_model):
     drafter = ModelDrafter(make_model("llama"), 10)
     assert len(drafter.draft(list(range(8)), 5, GREEDY)) == 2

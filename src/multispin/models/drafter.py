@@ -16,7 +16,7 @@ from multispin.errors import InputError
 from multispin.models.distilled import is_drafter, load_for_drafting
 from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer, load_model, load_tokenizer, resolve
-from multispin.models.quantised import round_weights
+from multispin.models.quantised import FEW_ROWS, round_weights
 from multispin.models.verifier import Verifier
 from multispin.speculation import (
     LawFormat,
@@ -104,11 +104,15 @@ class ModelDrafter:
         length = min(length, self._verifier.max_length - len(committed))
         if length <= 0:
             return []
-        self.prepare(committed)
-        drafted: list[int] = []
-        for position in range(len(committed), len(committed) + length):
-            logits = self._feed(position - 1, drafted[-1:] or committed[-1:], params)
-            drafted.append(pick(logits, position))
+        start = self._common(committed)
+        if len(committed) - start > FEW_ROWS:  # a prompt: no logits are wanted of it
+            self.prepare(committed)
+            start = len(committed) - 1
+        # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.
+        logits = self._feed(start, committed[start:], params)[-1:]
+        drafted = [pick(logits, len(committed))]
+        for position in range(len(committed) + 1, len(committed) + length):
+            drafted.append(pick(self._feed(position - 1, drafted[-1:], params), position))
         return drafted
 
     def _common(self, committed: Sequence[int]) -> int:
