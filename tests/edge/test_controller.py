@@ -39,6 +39,21 @@ def test_a_frames_fixed_bits_do_not_keep_drafts_short():
     assert control.plan([Member(1, "good", 50)]).devices[0].draft_length > 8
 
 
+def test_a_newcomers_first_frame_gets_band_for_its_fixed_bits_too():
+    late_s = []
+    for frame_bits in (0.0, 176.0):
+        control = Controller(ControllerSettings("homogeneous", 1e4, 16, 16, frame_bits=frame_bits))
+        learn(control, 1, 0.5, 0.05, 3.0)
+        control.join(2, 0.05, 3.0)
+        plan = control.plan([Member(1, "a", 50), Member(2, "newcomer", 50)])
+        newcomer = plan.devices[1]
+        upload_s = (176 + 16 * newcomer.draft_length) / (newcomer.bandwidth_hz * 3.0)
+        predicted_s = control.verification.predict(2, 2 + sum(device.draft_length for device in plan.devices))
+        late_s.append(newcomer.draft_length * 0.05 + upload_s + predicted_s - plan.round_s)
+    assert late_s[0] > 0.05
+    assert abs(late_s[1]) < 1e-3
+
+
 def test_room_bounds_the_draft_and_none_is_plain_decoding():
     control = controller()
     for session in (1, 2):
@@ -65,6 +80,8 @@ def test_nobody_to_plan_for_is_no_plan():
 def test_impossible_settings_are_refused(policy, bandwidth_hz):
     with pytest.raises(InputError, match=r"policy|bandwidth_hz"):
         ControllerSettings(policy, bandwidth_hz, 16)
+    with pytest.raises(InputError, match="frame_bits"):
+        ControllerSettings("fixed", 1e4, 16, frame_bits=-1.0)
 
 
 def test_drafts_keep_their_lengths_until_the_estimates_have_moved():

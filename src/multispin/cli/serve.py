@@ -73,6 +73,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
 
     from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
     from multispin.models import load_tokenizer
+    from multispin.protocol import usual_frame_bits
     from multispin.speculation import bits_per_id
 
     tell = writer(options["as_json"], _say)
@@ -85,6 +86,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         options["bandwidth_hz"],
         bits_per_id(verifier.vocabulary_size),
         options["max_draft_length"],
+        frame_bits=usual_frame_bits(),
     )
     edge = Edge(
         verifier,

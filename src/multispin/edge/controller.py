@@ -26,6 +26,9 @@ from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkE
 _EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax", REACTIVE)
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
+_GUESS_EVERY = 8
+"""Only every so many plans for the same sessions are tried with the usual lengths too: each guess is a plan more, and a
+round waits for its plan."""
 _RELATIVE_GAP = 0.01
 _NEGLIGIBLE = 0.01
 """Fixed bits of a frame are not worth several guesses below this share of a one-token frame."""
@@ -46,6 +49,8 @@ class ControllerSettings:
         max_draft_length: longest draft that may be granted.
         replan_tolerance: a plan's draft lengths are kept while the estimates that it was made from have drifted by
             no more than this (`Controller.plan`); 0 plans anew whenever anything has changed.
+        frame_bits: of a draft on the air beside its tokens, until a device's own have been seen. Where ids are all that
+            is sent this is most of a frame, and whoever is charged less gets too little band for the first one.
 
     """
 
@@ -54,6 +59,7 @@ class ControllerSettings:
     bits_per_id: int
     max_draft_length: int = 16
     replan_tolerance: float = 0.02
+    frame_bits: float = 0.0
 
     def __post_init__(self) -> None:
         if self.policy not in RUNTIME_POLICIES:
@@ -62,6 +68,8 @@ class ControllerSettings:
             raise InputError(f"bandwidth_hz = {self.bandwidth_hz} is not a positive number")
         if not 0.0 <= self.replan_tolerance < math.inf:
             raise InputError(f"replan_tolerance = {self.replan_tolerance} is not a finite number >= 0")
+        if not 0.0 <= self.frame_bits < math.inf:
+            raise InputError(f"frame_bits = {self.frame_bits} is not a finite number >= 0")
 
 
 @dataclass(frozen=True)
@@ -107,12 +115,12 @@ class _Basis:
 class _Estimates:
     """What has been learned of one session."""
 
-    def __init__(self, seconds_per_token: float, spectral_efficiency: float, bits_per_id: int) -> None:
+    def __init__(self, seconds_per_token: float, spectral_efficiency: float, settings: ControllerSettings) -> None:
         self.acceptance = AcceptanceEstimator()
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
-        self.charge(bits_per_id, 0.0)
-        self.overhead_bits = 0.0  # of a draft's frame beyond its tokens
+        self.charge(settings.bits_per_id, 0.0)
+        self.overhead_bits = settings.frame_bits  # of a draft's frame beyond its tokens
         self.last_length = 4
         self.reactive_length = 4
 
@@ -153,11 +161,12 @@ class Controller:
         self._sessions: dict[int, _Estimates] = {}
         self._basis: _Basis | None = None
         self._turn = 0  # which sessions are looked at for drift
+        self._plans = 0  # made from scratch
         self._latest: tuple[object, Plan] | None = None  # the last plan and what must stay the same to use it again
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
         """Begin with what a device believes of itself."""
-        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self.settings.bits_per_id)
+        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self.settings)
 
     def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
         """Begin a request whose rule puts other things on the air than ids.
@@ -177,6 +186,10 @@ class Controller:
     def acceptance_rate(self, session: int) -> float:
         """The estimate of α for a session."""
         return self._sessions[session].acceptance.rate
+
+    def seconds_per_token(self, session: int) -> float:
+        """The estimate of T^S for a session: what its device says that drafting takes it [s]."""
+        return self._sessions[session].speed.seconds_per_token
 
     def observe_draft(
         self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
@@ -264,12 +277,15 @@ class Controller:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
 
         The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
-        make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost.
+        make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost: for
+        sessions that were not planned for together before, and now and then.
         """
         last = [self._sessions[member.session].last_length for member in members]
         guesses = [last]
-        if self._fixed_part(members) > _NEGLIGIBLE:
+        known = self._basis is not None and self._basis.views.keys() == {member.session for member in members}
+        if self._fixed_part(members) > _NEGLIGIBLE and not (known and self._plans % _GUESS_EVERY):
             guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
+        self._plans += 1
         chosen = max((self._try(members, spread, reserved_hz) for spread in guesses), key=self._value)
         for member, device in zip(members, chosen.devices, strict=True):
             self._sessions[member.session].last_length = max(1, device.draft_length)

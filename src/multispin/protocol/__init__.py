@@ -27,6 +27,7 @@ from multispin.protocol.messages import (
     decode_uplink,
     encode,
     longest_draft,
+    usual_frame_bits,
     websocket_frame_bytes,
 )
 
@@ -63,5 +64,6 @@ __all__ = [
     "decode_uplink",
     "encode",
     "longest_draft",
+    "usual_frame_bits",
     "websocket_frame_bytes",
 ]

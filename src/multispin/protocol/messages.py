@@ -224,6 +224,12 @@ def decode_downlink(frame: bytes) -> Downlink:
     return _decode(frame, _DOWNLINK)
 
 
+def usual_frame_bits() -> int:
+    """Bits of a draft on the wire beside its tokens, some way into a text: message and WebSocket frame."""
+    draft = Draft(session=1000, round=1000, base=1000, length=8, payload=b"", draft_us=100_000)
+    return 8 * websocket_frame_bytes(len(encode(draft)), masked=True)
+
+
 def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_Read]) -> _Read:
     if len(frame) > MAX_FRAME_BYTES:
         raise InputError(f"a frame of {len(frame)} bytes is over the limit of {MAX_FRAME_BYTES}")

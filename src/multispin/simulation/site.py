@@ -234,7 +234,8 @@ class Site:
         self.engine: Engine = SimulatedEngine(slots) if live is None else live.engine(slots, longest)
         cell = scenario.cell
         settings = ControllerSettings(
-            policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length, replan_tolerance
+            *(policy, cell.bandwidth_hz, math.ceil(cell.bits_per_token), cell.max_draft_length, replan_tolerance),
+            behaviour.frame_bits,
         )
         self.controller = SiteController(settings, scenario, knows, self.queue, knows_acceptance)
         limits = Limits(
