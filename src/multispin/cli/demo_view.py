@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -17,11 +18,7 @@ SHOWN_CHARACTERS = 240
 def live_view(state: DemoState) -> RenderableType:
     """The table of devices and the tail of every text."""
     elapsed_s = max(1e-9, time.monotonic() - state.began_s) if state.began_s else 0.0
-    table = Table(title=f"round {state.rounds}, {elapsed_s:.0f} s", expand=True)
-    for heading in ("device", "drafter", "task"):
-        table.add_column(heading)
-    for heading in ("α estimate", "L", "band (Hz)", "tokens/s", "accepted/drafted"):
-        table.add_column(heading, justify="right")
+    table = _table(f"round {state.rounds}, {elapsed_s:.0f} s", "α", "L", "band [Hz]", "tokens/s", "accepted")
     texts = []
     for name, device in state.devices.items():
         running_s = device.done["seconds"] if device.done else elapsed_s
@@ -41,6 +38,16 @@ def live_view(state: DemoState) -> RenderableType:
     return Group(table, *texts)
 
 
+def _table(title: str, *numbers: str) -> Table:
+    """Devices in rows, narrow enough for 80 columns with the bundled prompts."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("device", "drafter", "task"):
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def progress_line(state: DemoState) -> str:
     """One line for a log: how far the run is."""
     tokens = sum(device.tokens for device in state.devices.values())
@@ -53,11 +60,9 @@ def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[st
     """Texts, a table of devices, and measured against predicted goodput."""
     for device in result["devices"]:
         console.print(Panel(Text(device["text"].strip() or "(nothing)"), title=device["name"], title_align="left"))
-    table = Table(title=f"{result['policy']} on {result['target']}")
-    for heading in ("device", "drafter", "task"):
-        table.add_column(heading)
-    for heading in ("tokens", "accepted/drafted", "α", "mean L", "uplink bytes", "as the target alone"):
-        table.add_column(heading, justify="right")
+    title = f"{result['policy']} on {result['target']}"
+    table = _table(title, "tokens", "accepted", "α", "L", "bytes", "text")
+    table.caption = "accepted of drafted, mean L, bytes sent, text against the target alone"
     for device in result["devices"]:
         rate = device["acceptance_rate"]
         table.add_row(
@@ -69,7 +74,7 @@ def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[st
             "–" if rate is None else f"{rate:.2f}",
             f"{device['mean_draft_length']:.1f}",
             str(device["uplink_bytes"]),
-            {True: "identical", False: "DIFFERENT", None: "not checked"}[device["identical_to_target"]],
+            {True: "identical", False: "DIFFERENT", None: "unchecked"}[device["identical_to_target"]],
         )
     console.print(table)
     measured, predicted = result["goodput_tokens_per_s"], result["predicted_goodput_tokens_per_s"]
