@@ -2,31 +2,36 @@
 
     python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed]
 
-1. Runs `multispin demo --json` under each policy, and measures the target's verification latency before and after.
-2. Measures, as `multispin profile` does, the speed of every device's drafter and its acceptance trace along the
-   target's own text of the very prompt that the demo gives it.
-3. Lets the simulator play the same four devices: speed and link as in the demo, frames with their fixed bits, one text
-   each, a controller that learns from nothing.
-4. Prints both side by side, in Markdown, and by cause how much longer real rounds took than the simulator believes.
+1. Runs `multispin demo --json` under each policy; before and after each it profiles the machine in the rhythm of
+   rounds: every drafter in a process of its own, all drafting at once, then the target, then the drafters again.
+2. Follows, as `multispin profile` does, the target's own text of the very prompt that the demo gives each device.
+3. Times rounds in which models and links take no time: real edge, real sockets, planning, four clients.
+4. Lets the simulator play the same four devices: speed and link as in the demo, frames with their fixed bits, one text
+   each, a controller that learns from nothing, rounds longer by what 3. found.
+5. Prints both side by side, in Markdown, and by cause how much longer real rounds took than the simulator believes.
 
-The simulator plays each policy twice: with the verification latency that was profiled, and with that of the very run,
-which a profile taken a minute before or after need not be. What neither drafts, uploads nor verifies (planning, the
-event loop, the downlink) is in neither.
+The simulator plays each policy twice: with what was profiled, and with the speeds of the very run, which a profile
+taken a minute before or after need not be.
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FRAME_BYTES = 22
 """Of a draft beside its ids: WebSocket header and mask, MessagePack array and counters (docs/protocol.md)."""
 BATCHES, LENGTHS = (1, 2, 3, 4), (0, 1, 2, 4)
+DRAFTED = 2
+"""Tokens of a draft while profiling, about as many as the demo's plans grant."""
 
 
 def demo(policy, tokens):
@@ -38,52 +43,144 @@ def demo(policy, tokens):
     return json.loads(done.stdout)
 
 
-class Here:
-    """What is measured on this machine, with the target loaded once."""
+def rehearse_device(spec, prompt, started, ended):
+    """A device's process: drafts `DRAFTED` tokens whenever all are told to, and says how long a token took."""
+    from multispin.cli.process import prepare
 
-    def __init__(self, threads):
+    prepare(1)  # as in a device's process
+    from multispin.models import load_drafter
+    from multispin.speculation import SamplingParams
+
+    drafter, _ = load_drafter(spec, "embedded", 1024)
+    drafter.draft(prompt, DRAFTED, SamplingParams())
+    ended.send(0.0)
+    while started.recv():
+        began = time.perf_counter()
+        drafted = drafter.draft(prompt, DRAFTED, SamplingParams())
+        ended.send((time.perf_counter() - began) / max(1, len(drafted)))
+
+
+class Machine:
+    """What is measured on this machine in the rhythm of rounds, with target and drafters loaded once.
+
+    Args:
+        devices: of the demo, as it printed them.
+
+    """
+
+    def __init__(self, devices, threads):
         from multispin.cli.process import prepare
 
         prepare(threads)  # threads wait as those of `multispin serve` do
-        from multispin.models import Verifier, load_model
+        from multispin.models import Verifier, load_model, load_tokenizer
 
+        self.tokenizer = load_tokenizer("embedded")
+        self.prompts = [self.tokenizer.encode_chat(device["prompt"]) for device in devices]
         self.target = Verifier(load_model("embedded"), 4, 1024)
+        self._thread = ThreadPoolExecutor(1)  # the edge verifies on a thread of its own, too
+        self._crew = []
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that start now
+        context = multiprocessing.get_context("spawn")
+        for device, prompt in zip(devices, self.prompts, strict=True):
+            (far_start, start), (end, far_end) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+            process = context.Process(
+                target=rehearse_device, args=(device["drafter"], prompt, far_start, far_end), daemon=True
+            )
+            process.start()
+            self._crew.append((start, end))
+        for _, end in self._crew:
+            end.recv()
 
-    def latencies(self):
-        """Median time of each kind of batch, now."""
+    def profile(self):
+        """Points of the latency grid, and seconds per drafted token by device: medians over all rounds."""
         from multispin.profiling import measure_latency
 
+        times = []
+
+        def draft():
+            for start, _ in self._crew:
+                start.send(True)
+            times.append([end.recv() for _, end in self._crew])
+
         grid = [(k, length) for k in BATCHES for length in LENGTHS]
-        return measure_latency(self.target, grid, 150, 5, time.perf_counter, lambda *_: None)
+        work = self._thread.submit(
+            measure_latency, self.target, grid, 150, 5, time.perf_counter, lambda *_: None, before=draft
+        )
+        return work.result(), [statistics.median(of_device) for of_device in zip(*times, strict=True)]
+
+    def leave(self):
+        """End the devices' processes."""
+        for start, _ in self._crew:
+            start.send(False)
+
+    def traces(self, devices, tokens):
+        """By device: which tokens of the target's own text its drafter gets right."""
+        from multispin.models import decode_together, load_drafter
+        from multispin.profiling import follow
+        from multispin.speculation import SamplingParams
+
+        requests = [(prompt, SamplingParams()) for prompt in self.prompts]
+        texts, _ = decode_together(self.target, requests, tokens, self.tokenizer.stop_ids, time.perf_counter)
+        found = []
+        for device, prompt, text in zip(devices, self.prompts, texts, strict=True):
+            drafter, _ = load_drafter(device["drafter"], "embedded", 1024)
+            whole = prompt + text
+            found.append(
+                follow(
+                    *(drafter, self.target, whole, len(prompt), SamplingParams()), device["name"], device["task"]
+                ).accepts
+            )
+        return found
 
 
-def drafting(target, devices, tokens):
-    """By device: trace, and seconds per drafted token on one thread; and the prompts' lengths."""
-    import torch
+def overhead_s(devices, policy):
+    """Median time of a round whose models and links take none: planning, messages, the event loop [s]."""
+    import asyncio
 
-    from multispin.models import decode_together, load_drafter, load_tokenizer
-    from multispin.profiling import drafting_times, follow
+    from aiohttp import web
+
+    from multispin.device import DeviceClient, Emulation
+    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer
+    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
+    from multispin.simulation.device import FINGERPRINT
+    from multispin.simulation.site import SimulatedEngine
     from multispin.speculation import SamplingParams
 
-    tokenizer = load_tokenizer("embedded")
-    prompts = [tokenizer.encode_chat(device["prompt"]) for device in devices]
-    requests = [(prompt, SamplingParams()) for prompt in prompts]
-    texts, _ = decode_together(target, requests, tokens, tokenizer.stop_ids, time.perf_counter)
-    traces, seconds = [], []
-    threads = torch.get_num_threads()
-    for device, prompt, text in zip(devices, prompts, texts, strict=True):
-        drafter, _ = load_drafter(device["drafter"], "embedded", 1024)
-        found = follow(drafter, target, prompt + text, len(prompt), SamplingParams(), device["name"], device["task"])
-        traces.append(found.accepts)
-        torch.set_num_threads(1)  # as in a device's process
-        times = drafting_times(drafter, prompt, SamplingParams(), 4, 5, time.perf_counter)
-        torch.set_num_threads(threads)
-        seconds.append(statistics.median(times))
-    return traces, seconds, [len(prompt) for prompt in prompts]
+    class Guesser:
+        def prepare(self, committed):
+            pass
+
+        def draft(self, committed, length, params):
+            return [len(committed) % 2] * length
+
+    times = []
+
+    async def rounds():
+        settings = ControllerSettings(policy, 1e9, 16, frame_bits=8 * FRAME_BYTES)
+        edge = Edge(SimulatedEngine(devices), Controller(settings), FINGERPRINT)
+        server = EdgeServer(edge, lambda event: times.append(event["time_s"]) if event["event"] == "round" else None)
+        runner = web.AppRunner(server.application(), access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"ws://127.0.0.1:{runner.addresses[0][1]}{SESSION_PATH}"
+        clients = [
+            DeviceClient(
+                url, Hello(PROTOCOL_VERSION, FINGERPRINT, f"d{k}", "g", True, Profile(0.01, 4.0)), Guesser(),
+                Emulation(0.0, 4.0),
+            )
+            for k in range(devices)
+        ]  # fmt: skip
+        await asyncio.gather(*(client.generate([0, 1], SamplingParams(), 200) for client in clients))
+        await runner.cleanup()
+
+    asyncio.run(rounds())
+    return statistics.median(b - a for a, b in itertools.pairwise(times))
 
 
 def as_in(run):
-    """Verification latency as that run's edge met it, fitted by plain least squares, so that its mean is right."""
+    """Verification as that run's edge met it, fitted by plain least squares so that its mean is right; and the seconds
+    per drafted token that its devices reported, by name, as the controller last believed them."""
     from scipy.optimize import nnls
 
     from multispin.control import Verification
@@ -91,7 +188,11 @@ def as_in(run):
     alone = [entry for entry in run["round_log"] if entry["drafted"] and not entry["prompt_tokens"]]
     design = [[1.0, len(e["drafted"]), sum(e["drafted"].values()) + len(e["drafted"])] for e in alone]
     found, _ = nnls(design, [entry["verify_s"] for entry in alone])
-    return Verification(*map(float, found))
+    speeds = {}
+    for entry in run["round_log"]:
+        for name, seconds in entry["seconds_per_token"].items():
+            speeds.setdefault(name, []).append(seconds)
+    return Verification(*map(float, found)), {name: statistics.median(found) for name, found in speeds.items()}
 
 
 def apart(run, fit):
@@ -119,7 +220,7 @@ def apart(run, fit):
     return {cause: seconds / max(1, count) for cause, seconds in causes.items()}
 
 
-def setup(folder, devices, fit, traces, drafting_s, prompt_tokens):
+def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, extra_s):
     """The scenario file that the simulator reads, as a user would write it.
 
     A device of the demo takes as long for a token as its kind is meant to, or as its drafter really needs if that is
@@ -132,7 +233,7 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens):
     lines = [
         "[cell]\nbandwidth_hz = 20e3\nbits_per_token = 16\nmax_draft_length = 16\nmin_draft_length = 0",
         f"[verifier]\nfixed_s = {fit.fixed_s}\nper_device_s = {fit.per_device_s}\nper_token_s = {fit.per_token_s}",
-        f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\n"
+        f"[simulation]\nframe_bits = {8 * FRAME_BYTES}\ntexts = 1\nround_overhead_s = {extra_s}\n"
         f"prompt_tokens = {round(statistics.mean(prompt_tokens))}",
     ]
     for device, accepts, real_s in zip(devices, traces, drafting_s, strict=True):
@@ -179,19 +280,23 @@ def main():
     parser.add_argument("--tokens", type=int, default=96)
     options = parser.parse_args()
     policies = options.policies.split(",")
-    here = Here(os.cpu_count() or 1)
+    # A first demo, of a few tokens, tells who the devices are, and converts the target if that was never done.
+    devices = demo(policies[0], 2)["devices"]
+    here = Machine(devices, os.cpu_count() or 1)
     from multispin.profiling import fit_latency  # not earlier: it loads torch, before which threads are set
 
-    runs, fits = {}, {}
+    runs, fits, speeds = {}, {}, {}
     for policy in policies:
         # The speed of a shared machine drifts by half within minutes: it is measured before and after each demo.
-        points = here.latencies()
+        points, before = here.profile()
         runs[policy] = demo(policy, options.tokens)
-        fits[policy] = fit_latency(points + here.latencies())
-    devices = runs[policies[0]]["devices"]
-    traces, drafting_s, prompt_tokens = drafting(here.target, devices, options.tokens)
-    print("drafting alone, one thread [ms/token]: ", end="")
-    print(", ".join(f"{d['name']} {1e3 * s:.0f}" for d, s in zip(devices, drafting_s, strict=True)) + "\n")
+        more, after = here.profile()
+        fits[policy] = fit_latency(points + more)
+        speeds[policy] = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    here.leave()
+    traces, prompt_tokens = here.traces(devices, options.tokens), [len(prompt) for prompt in here.prompts]
+    extra_s = {policy: overhead_s(len(devices), policy) for policy in policies}
+    print("a round without models and links [ms]:", {p: round(1e3 * s, 1) for p, s in extra_s.items()}, "\n")
     causes = {}
     print("| policy | | goodput [tokens/s] | error | accepted of drafted | rounds | mean round [ms] |")
     print("|---|---|---|---|---|---|---|")
@@ -204,16 +309,22 @@ def main():
             f"| {policy} | measured | {goodput:.1f} | | {accepted / max(1, drafted):.2f} | {run['rounds']} | "
             f"{1e3 * round_s:.0f} |"
         )
-        for label, model in (("profile", fit), ("run", as_in(run))):
+        seen, reported = as_in(run)
+        found = [reported[device["name"]] for device in devices]
+        for label, model, drafting_s in (("profile", fit, speeds[policy]), ("run", seen, found)):
             with tempfile.TemporaryDirectory() as folder:
-                twin = predicted(setup(Path(folder), devices, model, traces, drafting_s, prompt_tokens), policy)
+                what = setup(Path(folder), devices, model, traces, drafting_s, prompt_tokens, extra_s[policy])
+                twin = predicted(what, policy)
             print(
-                f"| | simulated, verification as in the {label} | {twin['goodput']:.1f} | "
+                f"| | simulated, speeds of the {label} | {twin['goodput']:.1f} | "
                 f"{twin['goodput'] / goodput - 1:+.1%} | {twin['fraction']:.2f} | {twin['rounds']} | "
                 f"{1e3 * twin['round_s']:.0f} |",
                 flush=True,
             )
         causes[policy] = apart(run, fit)
+        for label, drafting_s in (("profile", speeds[policy]), ("run", found)):
+            print(f"drafting [ms/token], {policy}, {label}: ", end="", file=sys.stderr)
+            print([round(1e3 * seconds) for seconds in drafting_s], file=sys.stderr)
     print("\nmilliseconds per round that the simulator does not know of:\n")
     print(f"| policy | {' | '.join(next(iter(causes.values())))} |\n|{'---|' * 5}")
     for policy, found in causes.items():

@@ -94,6 +94,7 @@ class DemoState:
                 "prompt_tokens": event["prompt_tokens"],
                 "drafted": {row["name"]: row["drafted"] for row in event["devices"]},
                 "tokens": {row["name"]: row["tokens"] for row in event["devices"]},
+                "seconds_per_token": {row["name"]: row["seconds_per_token"] for row in event["devices"]},
             }
         )
         if event["devices"] and self._plan is not None:

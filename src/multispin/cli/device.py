@@ -64,13 +64,14 @@ async def _device(options: Mapping[str, Any]) -> None:
 
 
 def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
-    """Drafter, tokenizer and prompt ids; the slow part of starting."""
+    """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
     from multispin.models import load_drafter, load_tokenizer
     from multispin.protocol import MAX_DRAFT_LENGTH
 
     prompt = load_tokenizer(options["target"]).encode_chat(options["prompt"])
     max_length = len(prompt) + options["max_tokens"] + MAX_DRAFT_LENGTH
     drafter, tokenizer = load_drafter(options["draft"], options["target"], max_length)
+    drafter.prepare(prompt)
     return drafter, tokenizer, prompt
 
 

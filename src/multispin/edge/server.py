@@ -325,6 +325,7 @@ class EdgeServer:
                         "accepted": accepted,
                         "tokens": delivered,
                         "acceptance_rate": self._edge.controller.acceptance_rate(number),
+                        "seconds_per_token": self._edge.controller.seconds_per_token(number),
                     }
                     for number, drafted, accepted, delivered in zip(
                         report.members, report.drafted, report.accepted, report.delivered, strict=True

@@ -72,6 +72,7 @@ def measure_latency(
     repeats: int,
     clock: Clock,
     report: Callable[[int, int], None],
+    before: Callable[[], None] = lambda: None,
 ) -> list[Point]:
     """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens and one more.
 
@@ -85,6 +86,7 @@ def measure_latency(
         repeats: times that each is measured, after one time that is not.
         clock: tells the time [s].
         report: told (turns done, all turns).
+        before: done before each timing: what else happens in a round.
 
     """
     most = max(devices for devices, _ in grid)
@@ -110,6 +112,7 @@ def measure_latency(
                     assert isinstance(outcome, Outcome)
                     draft = text[context + 1 : context + 1 + length]
                     feeds.append(Feed(slot, context + 1, [outcome.next_token, *draft], params))
+                before()
                 began = clock()
                 engine.verify(feeds)
                 spent_s = clock() - began
