@@ -234,6 +234,84 @@ def test_a_device_that_stays_away_is_forgotten_and_its_slot_given_back():
     assert site.devices[waiting].grant is not None
 
 
+def come_back(site, number):
+    device = site.devices[number]
+    found, answers = site.edge.connect(device.greet(), site.now)
+    assert found == number
+    for answer in answers:
+        device.receive(answer)
+
+
+def go_on(site, *numbers):
+    """Rounds until these texts have ended."""
+    for _ in range(60):
+        if site.edge.wait_s(site.now) is None:
+            site.schedule()
+        for number in site.owing():
+            if site.devices[number].wants_draft:
+                site.draft(number)
+        if all(site.devices[number].finish for number in numbers):
+            return
+        if site.edge.wait_s(site.now) == 0.0:
+            site.batch()
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_a_lost_device_gives_its_slot_to_who_waits_and_its_text_goes_on_when_it_is_back(at_hand):
+    site = Site(slots=1, slot_grace_s=3.0)
+    (lost,) = start(site, "lost")
+    site.draft(lost)
+    site.batch()
+    waits = site.join("waits", prompt=(7, 8))
+    if at_hand:
+        site.draft(lost)
+    site.edge.disconnect(lost, site.now)
+    site.now += 2.0
+    assert site.edge.expire(site.now) == []
+    assert site.edge.sessions[lost].grant is not None
+    site.now += 2.0
+    assert site.edge.expire(site.now) == []  # the session stays, without its slot
+    assert site.edge.sessions[lost].grant is None
+    gone, site.devices = site.devices.pop(lost), {waits: site.devices[waits]}
+    go_on(site, waits)
+    site.devices[lost] = gone
+    come_back(site, lost)
+    go_on(site, lost)
+    assert site.devices[waits].generated == expected((7, 8), 12)
+    assert gone.generated == expected((1, 2, 3), 12)
+
+
+def test_who_comes_back_to_a_full_edge_is_next_and_who_is_lost_while_waiting_is_passed_over():
+    site = Site(slots=1, slot_grace_s=0.0)
+    (lost,) = start(site, "lost")
+    site.edge.disconnect(lost, site.now)
+    first, away, last = site.join("first"), site.join("away"), site.join("last")
+    site.now += 1.0
+    site.edge.expire(site.now)
+    site.edge.disconnect(away, site.now)
+    gone = site.devices.pop(away)
+    come_back(site, lost)
+    go_on(site, first)
+    go_on(site, lost)
+    assert not site.devices[last].generated
+    go_on(site, last)
+    site.devices[away] = gone
+    come_back(site, away)
+    go_on(site, away)
+    assert all(device.generated == expected((1, 2, 3), 12) for device in site.devices.values())
+
+
+def test_a_lost_device_keeps_its_slot_while_nobody_waits():
+    site = Site(slots=2, slot_grace_s=0.0)
+    (lost,) = start(site, "lost")
+    site.edge.disconnect(lost, site.now)
+    site.join("other")  # there is a slot for it
+    site.now += 5.0
+    site.edge.expire(site.now)
+    assert site.edge.sessions[lost].grant is not None
+
+
 def test_a_connected_device_that_never_drafts_is_let_go():
     site = Site(draft_timeout_s=5.0)
     (mute,) = start(site, "mute")

@@ -19,7 +19,8 @@ class Limits:
         prefill_tokens_per_round: prompt tokens that may ride in one round.
         prefill_share: beside other people's drafts only so many as lengthen the round by this share of its planned
             time, as the controller knows the verifier, but always `LEAST_PREFILL_TOKENS`.
-        resume_grace_s: how long a lost device's session is kept.
+        resume_grace_s: how long a lost device's session is kept …
+        slot_grace_s: … and its slot, while others wait for one: the text is read anew if the device comes back.
         deadline_factor: a round waits this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer, before it verifies without the late.
         draft_timeout_s: a device that is later than this is let go.
@@ -31,6 +32,7 @@ class Limits:
     prefill_tokens_per_round: int = 64
     prefill_share: float = 0.5
     resume_grace_s: float = 30.0
+    slot_grace_s: float = 3.0
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5
     draft_timeout_s: float = 60.0

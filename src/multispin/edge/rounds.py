@@ -144,7 +144,9 @@ class Edge:
                     if secrets.compare_digest(seat.session.resume_token.encode(), message.resume_token.encode()):
                         missing = seat.session.catch_up(message.length)
                         seat.connected, seat.granted_at_s = True, now_s
-                        grant = seat.session.grant
+                        grant, request = seat.session.grant, seat.session.request
+                        if seat.slot is None and request and not request.finish and number not in self._waiting:
+                            self._waiting.appendleft(number)  # its slot was needed
                         if seat.running and seat.session.owes_draft and grant and grant.round == self.round:
                             self._awaited.add(number)
                         return number, [self._welcome(seat.session), *missing]
@@ -192,7 +194,10 @@ class Edge:
         self.controller.leave(number)
 
     def expire(self, now_s: float) -> list[int]:
-        """End the sessions whose device has been lost, or owed an answer, for too long; returns their numbers."""
+        """End the sessions whose device has been lost, or owed an answer, for too long; returns their numbers.
+
+        Of those that may still come back, some give their slots to requests that wait for one.
+        """
         limits = self.limits
         gone = [
             number
@@ -202,6 +207,7 @@ class Edge:
         ]
         for number in gone:
             self.leave(number)
+        self._evict(now_s)
         return gone
 
     @property
@@ -389,11 +395,37 @@ class Edge:
         return []
 
     def _seat_waiting(self) -> None:
-        """Give free slots to the requests that have waited longest."""
-        in_use = sum(seat.slot is not None for seat in self._seats.values()) + len(self._closing)
-        while self._waiting and in_use < self.engine.slots:
-            self._seats[self._waiting.popleft()].slot = self.engine.open()
-            in_use += 1
+        """Give free slots to the requests that have waited longest and whose device is there."""
+        free = self._free_slots()
+        for number in [number for number in self._waiting if self._seats[number].connected][: max(0, free)]:
+            self._waiting.remove(number)
+            self._seats[number].slot = self.engine.open()
+
+    def _free_slots(self) -> int:
+        """Slots that a request may take now; one that is given back during a batch is not among them."""
+        return self.engine.slots - sum(seat.slot is not None for seat in self._seats.values()) - len(self._closing)
+
+    def _evict(self, now_s: float) -> None:
+        """Take the slots of sessions that have been lost for a while, as many as others wait for; longest lost first.
+
+        A refused draft whose law is still to come keeps its slot: nothing that was decided is forgotten.
+        """
+        wanted = (
+            sum(self._seats[number].connected for number in self._waiting) - self._free_slots() - len(self._closing)
+        )
+        lost = [
+            seat
+            for seat in self._seats.values()
+            if not seat.connected
+            and seat.slot is not None
+            and seat.slot not in self._busy
+            and seat.session.rejection is None
+            and now_s - seat.lost_at_s > self.limits.slot_grace_s
+        ]
+        for seat in sorted(lost, key=lambda seat: seat.lost_at_s)[: max(0, wanted)]:
+            self._at_hand.discard(seat.session.number)
+            seat.session.withdraw()
+            self._release(seat)
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         grant, repeated = seat.session.grant, seat.session.draft is not None

@@ -182,6 +182,10 @@ class EdgeSession:
             self._take_draft(b"", 0)
         return self.grant
 
+    def withdraw(self) -> None:
+        """Take back the grant: a draft that comes for it all the same is answered by what is committed."""
+        self.grant = self.draft = self.evidence = None
+
     def receive(self, message: Draft) -> list[Verdict | Tail | Ask]:
         """Take in a draft: nothing if it will be verified, else the answer that it gets at once."""
         self.check_number(message.session)
