@@ -27,11 +27,14 @@ def main():
     torch.set_num_threads(options.threads)
     tokenizer = load_tokenizer("embedded")
     prompt = tokenizer.encode_chat(load_prompts()[0].text)
-    drafters = {"target, bfloat16": ModelDrafter(load_model("embedded", "bfloat16"), 512)}
+    drafters = {
+        f"target, {dtype}": ModelDrafter(load_model("embedded", dtype), 512) for dtype in ("float32", "bfloat16")
+    }
     for name in ("q8", *SHIPPED):
         drafters["target, int8" if name == "q8" else name], _ = load_drafter(name, "embedded", 512)
-    print(f"{options.threads} threads\n\n| temperature | drafter | ms per token | of bfloat16's | of int8's |")
-    print("|---|---|---|---|---|")
+    print(f"{options.threads} threads\n")
+    print("| temperature | drafter | ms per token | of float32's | of bfloat16's | of int8's |")
+    print("|---|---|---|---|---|---|")
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature)
         times = {name: [] for name in drafters}
@@ -43,10 +46,10 @@ def main():
                 if turn >= 2:
                     times[name].append((time.perf_counter() - began) / LENGTH)
         medians = {name: statistics.median(values) for name, values in times.items()}
-        wide, narrow = (medians[f"target, {dtype}"] for dtype in ("bfloat16", "int8"))
+        targets = [medians[f"target, {dtype}"] for dtype in ("float32", "bfloat16", "int8")]
         for name, value in medians.items():
-            row = f"| {temperature:g} | {name} | {1e3 * value:.2f} | {value / wide:.2f} | {value / narrow:.2f} |"
-            print(row, flush=True)
+            ratios = " | ".join(f"{value / target:.2f}" for target in targets)
+            print(f"| {temperature:g} | {name} | {1e3 * value:.2f} | {ratios} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, P
 
 from multispin.models import Feed, Verifier, load_model
 from multispin.models.packed import PACKED_ATTENTION
-from multispin.models.prepacked import prepack
+from multispin.models.prepacked import multiplies_bfloat16, prepack
 from multispin.speculation import SamplingParams
 
 GREEDY = SamplingParams()
 CONTEXT = 100
-NEW_TOKENS = 12
+NEW_TOKENS = 32
 MIXES = ([5] * 8, [17, 1, 1, 1], [1] * 8, [9, 5, 1, 1], [25] + [1] * 7)
 
 
@@ -165,21 +165,26 @@ def prompt_chunks(table: Table, model: PreTrainedModel, repeats: int) -> None:
 
 
 def overhead(table: Table, model: PreTrainedModel, repeats: int) -> None:
-    """A decoding step of the target beside one of as many layers that are 1/16 as wide: Python and dispatch alone."""
-    head("Bytes and overhead of a decoding step, B = 8", "whole step", "thin layers")
+    """A decoding step of the target beside its two floors: reading its weights and doing nothing else; and a step of as
+    many layers that are 1/16 as wide, which is Python and dispatch alone."""
+    head("Bytes and overhead of a decoding step, B = 8 (ratio: part / whole)", "part", "whole")
     thin = copy.deepcopy(model.config)
     thin.hidden_size, thin.intermediate_size, thin.vocab_size, thin.head_dim = 36, 96, 42_000, 4
     small = AutoModelForCausalLM.from_config(thin, dtype=model.dtype).eval()
     verifiers = {"whole": prefilled(model, 8), "thin": prefilled(small, 8)}
-    t = Times({name: lambda v=v, s=s: v.verify(drafts(s, [1] * 8)) for name, (v, s) in verifiers.items()}, 2 * repeats)  # type: ignore[misc]
     size = sum(p.numel() for p in load_model("embedded", str(model.dtype).removeprefix("torch.")).parameters())
     read = size * model.dtype.itemsize
+    weights = torch.ones(read // 4)
+    sides: dict[str, Callable[[], object]] = {
+        name: lambda v=v, s=s: v.verify(drafts(s, [1] * 8))  # type: ignore[misc]
+        for name, (v, s) in verifiers.items()
+    }
+    t = Times({**sides, "read": weights.sum}, 2 * repeats)
+    speed = read / t["read"] / 1e9
     table.row(
-        f"{read / 1e6:.0f} MB of weights: {read / t['whole'] / 1e9:.1f} GB/s",
-        t["whole"],
-        t["thin"],
-        t.ratio("thin", "whole"),
+        f"reading {read / 1e6:.0f} MB of weights, {speed:.1f} GB/s", t["read"], t["whole"], t.ratio("read", "whole")
     )
+    table.row("layers 1/16 as wide: Python and dispatch", t["thin"], t["whole"], t.ratio("thin", "whole"))
 
 
 def decode(verifier: Verifier, prompts: list[list[int]]) -> list[list[int]]:
@@ -198,7 +203,7 @@ def decode(verifier: Verifier, prompts: list[list[int]]) -> list[list[int]]:
 
 
 def generation(table: Table, model: PreTrainedModel, plain: PreTrainedModel, repeats: int) -> None:
-    """Prompts of 20 … 60 tokens, 12 new ones each, prefill included."""
+    """Prompts of 20 … 60 tokens, `NEW_TOKENS` new ones each, prefill included."""
     head(f"Plain decoding, {NEW_TOKENS} tokens after prompts of 20 … 60", "engine", "other")
     config = GenerationConfig(
         max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1, pad_token_id=0
@@ -259,7 +264,11 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     table, began = Table(), time.perf_counter()
-    for dtype in ("float32", "bfloat16") if options.dtype == "both" else (options.dtype,):
+    dtypes = ["float32", "bfloat16"] if options.dtype == "both" else [options.dtype]
+    if options.dtype == "both" and not multiplies_bfloat16():
+        print("no bfloat16: this processor has no products of it")
+        dtypes.remove("bfloat16")
+    for dtype in dtypes:
         model, plain = prepack(load_model("embedded", dtype)), load_model("embedded", dtype)
         print(f"\n{dtype}, {options.threads} threads, torch {torch.__version__}")
         padded_mixes(table, model, options.repeats)

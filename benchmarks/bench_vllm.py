@@ -5,7 +5,8 @@ Run where vLLM is installed: .venv-vllm/bin/python benchmarks/bench_vllm.py [--t
 
 B sessions bring drafts of L tokens that are all wrong, so every text grows by one token a round, in both engines: L = 0
 is plain decoding. The engines take turns within one process and the medians of the turns' ratios are reported, so
-that a busy machine disturbs both alike. Elsewhere it says that vLLM is not installed, and ends.
+that a busy machine disturbs both alike. Then the latency model of `multispin profile` is fitted to each column.
+Elsewhere it says that vLLM is not installed, and ends.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def main():
     from multispin.errors import InputError
     from multispin.models import Verifier, load_model
     from multispin.models.vllm_engine import VllmEngine, check_installed, parse_options
+    from multispin.profiling import Point, fit_latency
     from multispin.speculation import SamplingParams
 
     try:
@@ -86,6 +88,7 @@ def main():
     }
     print(f"{options.target}, {options.dtype}, {options.rule}, {options.threads} threads, {options.turns} turns\n")
     print("| B | L | embedded [ms] | vLLM [ms] | vLLM / embedded |\n| --- | --- | --- | --- | --- |", flush=True)
+    points = {name: [] for name in engines}
     for sessions in options.sessions:
         crews = {name: Crew(engine, sessions, params) for name, engine in engines.items()}
         for draft in DRAFTS:
@@ -97,10 +100,17 @@ def main():
                     if turn:
                         turns[name].append(seconds)
             ratio = statistics.median(v / e for e, v in zip(turns["embedded"], turns["vllm"], strict=True))
-            ours, theirs = (1e3 * statistics.median(turns[name]) for name in ("embedded", "vllm"))
+            for name in engines:
+                points[name].append(Point(sessions, draft, statistics.median(turns[name])))
+            ours, theirs = (1e3 * points[name][-1].seconds for name in ("embedded", "vllm"))
             print(f"| {sessions} | {draft} | {ours:.1f} | {theirs:.1f} | {ratio:.2f} |", flush=True)
         for crew in crews.values():
             crew.leave()
+    print("\n| engine | fixed [ms] | per device [ms] | per token [ms] | relative error, rms |\n|---|---|---|---|---|")
+    for name, found in points.items():
+        fit = fit_latency(found)
+        milliseconds = (f"{1e3 * value:.2f}" for value in (fit.fixed_s, fit.per_device_s, fit.per_token_s))
+        print(f"| {name} | {' | '.join(milliseconds)} | {fit.relative_rms:.1%} |")
     return 0
 
 

@@ -27,16 +27,19 @@ class PrepackedLinear(nn.Module):
         return out
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has products of bfloat16 (AVX-512 or AMX), so that oneDNN makes use of it."""
+    known = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def can_prepack(model: PreTrainedModel) -> bool:
     """Whether this PyTorch and this CPU have the operations for the model's numbers."""
     if model.device.type != "cpu":
         return False
-    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
         return False
-    if model.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return bool(model.dtype == torch.float32)
+    return bool(model.dtype == torch.float32) or (model.dtype == torch.bfloat16 and multiplies_bfloat16())
 
 
 @torch.inference_mode()
