@@ -80,7 +80,7 @@ def main():
         print(error)
         return 0
     params = SamplingParams() if options.rule == "greedy" else SamplingParams(0.8, seed=1)
-    slots, length = max(options.sessions), CONTEXT + 10 * (max(DRAFTS) + 1) + len(DRAFTS) * (options.turns + 2) * 3
+    slots, length = max(options.sessions), CONTEXT + len(DRAFTS) * (options.turns + 2) * (max(DRAFTS) + 1)
     chosen = parse_options(options.engine_option)
     engines = {
         "embedded": Verifier(load_model(options.target, options.dtype, options.device), slots, length),

@@ -69,7 +69,7 @@ def test_rounding_to_fewer_bits_guesses_worse(make_model):
 def test_few_rows_and_many_are_the_same_product(bias):
     torch.manual_seed(3)
     linear = torch.nn.Linear(64, 48, bias=bias)
-    rounded = RoundedLinear(linear, 8)
+    rounded = RoundedLinear.of(linear, 8)
     rows = torch.randn(2, FEW_ROWS + 1, 64)
     narrow = rows.to(torch.bfloat16)
     with torch.no_grad():

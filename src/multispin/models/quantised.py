@@ -32,28 +32,42 @@ FEW_ROWS = 4 if multiplies_bfloat16() else 16
 
 
 class RoundedLinear(nn.Module):
-    """A linear layer whose weight is int8 with one scale per output row."""
+    """A linear layer whose weight is int8 with one scale per output row.
+
+    Args:
+        weight: [out, in], int8.
+        scale: [out], bfloat16.
+        bias: [out], bfloat16, or None.
+
+    """
 
     weight: torch.Tensor
     scale: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, linear: nn.Linear, bits: int) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, bits: int) -> "RoundedLinear":
+        """Round the weights of `linear`."""
         weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8), persistent=False)
-        self.register_buffer("scale", scale.to(torch.bfloat16), persistent=False)
-        self._bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+        scale = weight.abs().amax(dim=1).clamp_min(_LEAST) / (2 ** (bits - 1) - 1)
+        bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+        return cls((weight / scale[:, None]).round().to(torch.int8), scale.to(torch.bfloat16), bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map [..., in] to [..., out], both bfloat16."""
         rows = inputs.reshape(-1, inputs.shape[-1])
         if len(rows) > FEW_ROWS:
             weight = self.weight * self.scale.to(_MANY_ROWS_DTYPE)[:, None]
-            bias = None if self._bias is None else self._bias.to(_MANY_ROWS_DTYPE)
+            bias = None if self.bias is None else self.bias.to(_MANY_ROWS_DTYPE)
             return functional.linear(inputs.to(_MANY_ROWS_DTYPE), weight, bias).to(inputs.dtype)
         out = torch._weight_int8pack_mm(rows, self.weight, self.scale).reshape(*inputs.shape[:-1], -1)
-        return out if self._bias is None else out + self._bias
+        return out if self.bias is None else out + self.bias
 
 
 def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
@@ -66,7 +80,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(parent, name, RoundedLinear(child, bits))
+                setattr(parent, name, RoundedLinear.of(child, bits))
     return model
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from multispin.errors import InputError
 from multispin.models.engine import Feed, SlotsTakenError
+from multispin.models.lean import lean
 from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
 from multispin.models.recurrent import HISTORY, make_packable
@@ -27,8 +28,8 @@ class Verifier:
         model: a decoder with attention layers; its attention is replaced by the packed one.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session.
-        reorder: on a CPU, keep the linear weights in the order that is fastest to read (see `prepacked`); the
-            model's own layers are replaced.
+        reorder: on a CPU, keep the linear weights in the order that is fastest to read (see `prepacked`) and run leaner
+            layers (see `lean`); the model's own are replaced.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, max_length: int, reorder: bool = True) -> None:
@@ -38,7 +39,7 @@ class Verifier:
             raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
         if slots < 1:
             raise InputError(f"slots = {slots} is below 1")
-        self._model = prepack(model.eval()) if reorder else model.eval()
+        self._model = prepack(lean(model.eval())) if reorder else model.eval()
         self._model.set_attn_implementation(PACKED_ATTENTION)
         make_packable(self._model)
         self._cache = SlotCache(config, slots, max_length, model.dtype, model.device)
