@@ -1,6 +1,7 @@
 """The values that pass through a round: what bounds it, what is verified in it, what came of it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multispin.control import Plan
 from multispin.models import Feed
@@ -38,8 +39,7 @@ class Limits:
     draft_timeout_s: float = 60.0
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One session's part of a batch."""
 
     session: int

@@ -7,6 +7,7 @@ a `Scenario`, and lets `control.plan` decide. What it does not know: sockets, to
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multispin.control import (
     REACTIVE,
@@ -72,8 +73,7 @@ class ControllerSettings:
             raise InputError(f"frame_bits = {self.frame_bits} is not a finite number >= 0")
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A session that may draft in the next round.
 
     Attributes:

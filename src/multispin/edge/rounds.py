@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multispin.control import Plan
 from multispin.edge.batch import LEAST_PREFILL_TOKENS, Batch, Job, Limits, RoundReport
@@ -62,8 +63,7 @@ class _Seat:
         return self.slot is not None and request is not None and not request.finish
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A decided draft, for the report."""
 
     session: int

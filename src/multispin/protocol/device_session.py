@@ -5,7 +5,8 @@ again from where it stood, anywhere else: nothing but time is lost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from multispin.errors import InputError
 from multispin.protocol.messages import (
@@ -48,8 +49,7 @@ class RefusedError(InputError):
         self.code = code
 
 
-@dataclass(frozen=True)
-class _Sent:
+class _Sent(NamedTuple):
     """The draft under way: kept until it is decided, as a refusal is finished from its laws."""
 
     base: int
@@ -58,8 +58,7 @@ class _Sent:
     laws: tuple[TruncatedLaw, ...]
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """What a message from the edge changed: new tokens, how many of them had been drafted, and the finish reason."""
 
     tokens: tuple[int, ...] = ()
@@ -86,6 +85,7 @@ class DeviceSession:
         self.finish = ""
         self.rule = Rule.GREEDY
         self._retained, self._probability_bits = 1024, 16
+        self._form: LawFormat | None = None  # made when it is asked for
         self._max_tokens = self._min_tokens = 0
         self._seed_of_edge = False
         self._stop_ids: tuple[int, ...] = ()
@@ -106,8 +106,10 @@ class DeviceSession:
     @property
     def form(self) -> LawFormat:
         """How this request's laws are written; the edge's vocabulary bounds what they retain."""
-        size = self._welcomed().vocabulary_size
-        return LawFormat(size, min(self._retained, size), self._probability_bits)
+        if self._form is None:
+            size = self._welcomed().vocabulary_size
+            self._form = LawFormat(size, min(self._retained, size), self._probability_bits)
+        return self._form
 
     @property
     def wants_draft(self) -> bool:
@@ -161,7 +163,7 @@ class DeviceSession:
 
         """
         self.rule = rule_for(params, rule)
-        self._retained, self._probability_bits = retained, probability_bits
+        self._retained, self._probability_bits, self._form = retained, probability_bits, None
         self._seed_of_edge = seed_of_edge
         self.committed, self.prompt_tokens = list(prompt), len(prompt)
         self.params = params.with_min_tokens(stop_ids, len(prompt), min_tokens)
@@ -217,7 +219,7 @@ class DeviceSession:
         """Take in a message; RefusedError if the edge ended the session, InputError if it makes no sense."""
         match message:
             case Welcome():
-                self.welcome = message
+                self.welcome, self._form = message, None
                 return Progress()
             case Grant():
                 self.grant = message

@@ -66,6 +66,7 @@ class Request:
         finish: empty while it goes on, else "stop" or "length".
         rule: by which its drafts are accepted.
         form: how laws are written under the rejection rules.
+        longest_draft: that a frame holds under its rule.
         params: its sampling law.
 
     """
@@ -98,6 +99,7 @@ class Request:
                 f"this edge cannot verify by {self.rule}, only by {', '.join(sorted(rules))}: choose with --rule",
             )
         self.form = LawFormat(vocabulary_size, min(message.retained, vocabulary_size), message.probability_bits)
+        self.longest_draft = longest_draft(self.rule, self.form)
         generated = self.committed[self.prompt_tokens :]
         self.finish = ""
         if generated and generated[-1] in self.stop_ids:
@@ -168,7 +170,7 @@ class EdgeSession:
         if request is None:
             return 0
         left = request.remaining - (self.offer is not None) - 1
-        return max(0, min(left, longest_draft(request.rule, request.form)))
+        return max(0, min(left, request.longest_draft))
 
     @property
     def owes_draft(self) -> bool:

@@ -391,10 +391,10 @@ class Site:
         message, draft_s = device.draft(grant)
         bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
 
-        def ready() -> None:
+        def send(ready_s: float) -> None:
             if device.number != number:
                 return
-            begins_s, leaves_s = self.air.send(device.heard, self.queue.now_s, bits, grant.bandwidth_hz)
+            begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
             if math.isfinite(leaves_s):
                 self.queue.at(leaves_s, lambda: arrived(begins_s))
 
@@ -406,7 +406,11 @@ class Site:
                 self._hear(number, answer)
             self._wake()
 
-        self.queue.at(self.queue.now_s + draft_s + self._delay_s(), ready)
+        ready_s = self.queue.now_s + draft_s + self._delay_s()
+        if isinstance(self.air, TimeDivision):  # who is ready first sends first
+            self.queue.at(ready_s, lambda: send(ready_s))
+        else:
+            send(ready_s)
 
     def _delay_s(self) -> float:
         behaviour = self.setup.behaviour

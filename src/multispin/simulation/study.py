@@ -71,12 +71,14 @@ def simulate(job: Job, progress: Told = lambda _: None, live: LiveModels | None 
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """A run makes next to no cycles; this keeps its garbage collections from looking at all of torch each time."""
-    gc.freeze()
+    """A run makes next to no cycles: nobody looks for any meanwhile, in all of its devices and all of torch."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
 
 
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
