@@ -114,17 +114,25 @@ def test_overlap_is_what_rejection_accepts(tiny_folder, written):
     """Σ min(p, q) against both laws computed by transformers alone."""
     import torch
 
+    def perturbed():
+        model, noise = load_model(tiny_folder), torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.1 * weight.std() * torch.randn(weight.shape, generator=noise)
+        return model
+
     target, texts = written
     params, begin, text = texts[1]
-    model = round_weights(load_model(tiny_folder), 4)
-    found = follow(ModelDrafter(model, 128), target, text, begin, params, "p", "code")
+    found = follow(ModelDrafter(perturbed(), 128), target, text, begin, params, "p", "code")
     with torch.no_grad():
         ids = torch.tensor([text[:-1]])
         p, q = (
             (each(ids).logits[0, begin - 1 :].double() / params.temperature).softmax(-1)
-            for each in (load_model(tiny_folder), round_weights(load_model(tiny_folder), 4))
+            for each in (load_model(tiny_folder), perturbed())
         )
-    assert np.allclose(found.overlaps, torch.minimum(p, q).sum(-1), atol=1e-3)
+    expected = torch.minimum(p, q).sum(-1)
+    assert expected.max() < 0.97
+    assert np.allclose(found.overlaps, expected, atol=1e-4)
 
 
 def test_hazards_of_runs():
