@@ -34,6 +34,12 @@ def run(*arguments, timeout=280):
     )
 
 
+def run_here(capsys, *arguments):
+    """(exit code, standard output, standard error) of a demo whose parent is this process: it has torch already."""
+    code = multispin([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
 def no_process_left(stderr):
     pids = [int(pid) for pid in re.findall(r"is process (\d+)", stderr)]
     assert pids
@@ -82,14 +88,15 @@ def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     assert no_process_left(done.stderr)
 
 
-def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with(tiny_folder):
-    done = run(
+def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with(tiny_folder, capsys):
+    code, stdout, stderr = run_here(
+        capsys,
         *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--max-tokens", 12, "--policy", "fixed"),
         *("--draft", tiny_folder, "--draft", "lookup", "--temperature", 0.9, "--seed", 5, "--prompt", "one two one"),
         *("--rule", "rejection-up", "--retained", 64, "--probability-bits", 12),
     )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    assert code == 0, stderr
+    result = json.loads(stdout)
     assert result["rule"] == "rejection-up"
     assert "law" in result["not_compared"]
     assert [device["identical_to_target"] for device in result["devices"]] == [None, None]
@@ -97,15 +104,16 @@ def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with
     assert result["devices"][0]["accepted"] > 0
 
 
-def test_a_demo_with_stop_strings_a_minimal_length_and_biases_still_equals_the_target(tiny_folder):
+def test_a_demo_with_stop_strings_a_minimal_length_and_biases_still_equals_the_target(tiny_folder, capsys):
     options = ("--max-tokens", 30, "--min-tokens", 10, "--stop", "e", "--stop", "o", "--stop", " ", "--stop", "t")
     options += ("--logit-bias", "5=-100", "--logit-bias", "7=3.5")
-    done = run(
+    code, stdout, stderr = run_here(
+        capsys,
         *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--draft", tiny_folder, "--temperature", 0.9),
         *("--seed", 5, "--prompt", "one two one", *options),
     )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    assert code == 0, stderr
+    result = json.loads(stdout)
     check_result(result, 2)
     assert all(10 <= device["tokens"] <= 30 for device in result["devices"])
 
@@ -230,16 +238,17 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(tiny_folder, arguments, sen
     ids=lambda value: value[0] + "-" + value[1] if isinstance(value, list) else "",
 )
 def test_what_a_process_of_the_demo_refuses_is_the_demos_own_sentence(
-    tiny_folder, other_vocabulary_folder, arguments, sentence
+    tiny_folder, other_vocabulary_folder, arguments, sentence, capsys
 ):
-    done = run(
+    code, stdout, stderr = run_here(
+        capsys,
         *("demo", "--target", tiny_folder, "--devices", 1),
         *(other_vocabulary_folder if argument == "OTHER" else argument for argument in arguments),
     )
-    assert done.returncode == 2, done.stderr
-    check_refusal(done.stdout, done.stderr, sentence)
+    assert code == 2, stderr
+    check_refusal(stdout, stderr, sentence)
     if "OTHER" in arguments:  # a tokenizer mismatch names both fingerprints
-        assert len(set(re.findall(r"\b[0-9a-f]{16}\b", done.stderr))) == 2
+        assert len(set(re.findall(r"\b[0-9a-f]{16}\b", stderr))) == 2
 
 
 def check_refusal(stdout, stderr, sentence):

@@ -428,20 +428,21 @@ class Edge:
             self._release(seat)
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
-        grant, repeated = seat.session.grant, seat.session.draft is not None
-        answers = seat.session.receive(message)
-        if seat.session.request is not None and seat.session.request.finish:  # its last token has been named
-            self._awaited.discard(seat.session.number)
+        session = seat.session
+        grant, repeated = session.grant, session.draft is not None
+        answers = session.receive(message)
+        if session.request is not None and session.request.finish:  # its last token has been named
+            self._awaited.discard(session.number)
             self._release(seat)
         if answers or repeated:  # and perhaps in the batch under way already
             return [*answers]
-        self._awaited.discard(seat.session.number)
-        self._at_hand.add(seat.session.number)
+        self._awaited.discard(session.number)
+        self._at_hand.add(session.number)
         if grant is not None and grant.length > 0:
             draft_s = message.draft_us * 1e-6
             upload_s = now_s - seat.granted_at_s - draft_s
             self.controller.observe_draft(
-                seat.session.number, message.length, draft_s, 8 * frame_bytes, grant.bandwidth_hz, upload_s
+                session.number, message.length, draft_s, 8 * frame_bytes, grant.bandwidth_hz, upload_s
             )
         return []
 
@@ -487,6 +488,7 @@ class Edge:
 
     def _prompt_left(self, seat: _Seat) -> int:
         """Committed tokens, all but the newest, that are not in the cache yet."""
-        if not seat.running or seat.slot is None or seat.session.request is None:
+        request = seat.session.request
+        if seat.slot is None or request is None or request.finish:
             return 0
-        return max(0, len(seat.session.request.committed) - 1 - self.engine.cached(seat.slot))
+        return max(0, len(request.committed) - 1 - self.engine.cached(seat.slot))

@@ -1,15 +1,13 @@
 """The seam between the round loop and whatever verifies: the embedded verifier, another engine, a simulated one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from multispin.errors import InputError
 from multispin.speculation import Evidence, Finding, Rule, SamplingParams
 
 
-@dataclass(frozen=True)
-class Feed:
+class Feed(NamedTuple):
     """Tokens that one session brings to a verification.
 
     Attributes:

@@ -15,6 +15,7 @@ from multispin.control import Device
 from multispin.errors import InputError
 
 TRACE_FORMAT = "multispin-trace-1"
+_DRAWN_AHEAD = 32
 
 
 class Acceptance(Protocol):
@@ -37,7 +38,7 @@ class IndependentAcceptance:
 
     Args:
         chances: p_1, p_2, …; the last holds for all later positions.
-        generator: source of randomness, advanced once per draft.
+        generator: source of randomness, of which nobody else draws.
 
     """
 
@@ -45,6 +46,7 @@ class IndependentAcceptance:
         self._chances = list(chances)
         self._falls: list[float] = []  # 1 − p_1 ⋯ p_j, ascending
         self._generator = generator
+        self._draws: list[float] = []  # ahead: drawing one at a time takes longer than all else here
 
     def next_text(self) -> int | None:
         """Nothing is known of lengths."""
@@ -55,8 +57,10 @@ class IndependentAcceptance:
         if len(self._falls) < length:
             chances = self._chances + self._chances[-1:] * (length - len(self._chances))
             self._falls = [1.0 - product for product in accumulate(chances, mul)]
+        if not self._draws:
+            self._draws = self._generator.random(_DRAWN_AHEAD)[::-1].tolist()
         # n ≥ j where 1 − u < p_1 ⋯ p_j, which is where the fall is below u.
-        return bisect_left(self._falls, self._generator.random(), 0, length)
+        return bisect_left(self._falls, self._draws.pop(), 0, length)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
@@ -17,7 +18,7 @@ from multispin.control import Device, Plan, Scenario, Verification
 from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
 from multispin.edge.controller import View
 from multispin.models import Engine, Feed, SlotsTakenError
-from multispin.protocol import Close, Downlink, Grant
+from multispin.protocol import Close, Downlink, Draft, Grant
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.device import FINGERPRINT, RIGHT, LiveDevice, SimulatedDevice
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
@@ -389,28 +390,31 @@ class Site:
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)
-        bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
-
-        def send(ready_s: float) -> None:
-            if device.number != number:
-                return
-            begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
-            if math.isfinite(leaves_s):
-                self.queue.at(leaves_s, lambda: arrived(begins_s))
-
-        def arrived(since_s: float) -> None:
-            if device.number != number:
-                return
-            device.record.air_hz_s += grant.bandwidth_hz * (self.queue.now_s - since_s)
-            for answer in self.edge.receive(number, message, math.ceil(bits / 8), self.queue.now_s):
-                self._hear(number, answer)
-            self._wake()
-
         ready_s = self.queue.now_s + draft_s + self._delay_s()
         if isinstance(self.air, TimeDivision):  # who is ready first sends first
-            self.queue.at(ready_s, lambda: send(ready_s))
+            self.queue.at(ready_s, partial(self._send, number, device, grant, message, ready_s))
         else:
-            send(ready_s)
+            self._send(number, device, grant, message, ready_s)
+
+    def _send(self, number: int, device: SimulatedDevice, grant: Grant, message: Draft, ready_s: float) -> None:
+        if device.number != number:
+            return
+        bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
+        begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
+        if math.isfinite(leaves_s):
+            self.queue.at(leaves_s, partial(self._arrived, number, device, grant, message, bits, begins_s))
+
+    def _arrived(
+        self, number: int, device: SimulatedDevice, grant: Grant, message: Draft, bits: float, since_s: float
+    ) -> None:
+        if device.number != number:
+            return
+        now_s = self.queue.now_s
+        device.record.air_hz_s += grant.bandwidth_hz * (now_s - since_s)
+        for answer in self.edge.receive(number, message, math.ceil(bits / 8), now_s):
+            self._hear(number, answer)
+        if not self.edge.wait_s(now_s):  # complete, overdue or empty: else it is as it was
+            self._wake()
 
     def _delay_s(self) -> float:
         behaviour = self.setup.behaviour

@@ -14,7 +14,6 @@ import numpy as np
 
 from multispin.control import Device, Scenario
 from multispin.errors import InputError
-from multispin.radio import TokenBucket
 
 
 class Channel(Protocol):
@@ -137,7 +136,7 @@ class FrequencyDivision:
 
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
         """Paced at the granted rate; a device has one draft under way at a time, so nothing else is in its queue."""
-        return now_s, TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(now_s, bits)
+        return now_s, now_s + _sending_s(device, bits, bandwidth_hz)
 
 
 class TimeDivision:
@@ -149,7 +148,15 @@ class TimeDivision:
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
         """Wait until the air is free. A device that vanishes keeps it until its draft would have left."""
         begins_s = max(now_s, self._free_s)
-        leaves_s = TokenBucket(device.rate_bits_per_s(bandwidth_hz)).reserve(begins_s, bits)
+        leaves_s = begins_s + _sending_s(device, bits, bandwidth_hz)
         if math.isfinite(leaves_s):
             self._free_s = leaves_s
         return begins_s, leaves_s
+
+
+def _sending_s(device: Device, bits: float, bandwidth_hz: float) -> float:
+    """Q / R_k [s] (eq. 9): what the real device's pacing comes to where one draft at a time is under way."""
+    rate = device.rate_bits_per_s(bandwidth_hz)
+    if rate > 0.0:
+        return bits / rate
+    return math.inf if bits > 0 else 0.0

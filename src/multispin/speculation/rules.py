@@ -8,15 +8,14 @@ accepted with probability at least (1−TV)/(1+TV) (Daliri, Musco, Suresh, arXiv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from multispin.speculation.sampling import SamplingParams, draw
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a verification decided about one draft: `accepted` leading tokens stand, `next_token` follows."""
 
     accepted: int
