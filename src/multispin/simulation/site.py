@@ -20,7 +20,7 @@ from multispin.edge.controller import View
 from multispin.models import Engine, Feed, SlotsTakenError
 from multispin.protocol import Close, Downlink, Draft, Grant
 from multispin.simulation.acceptance import acceptance_of
-from multispin.simulation.device import FINGERPRINT, RIGHT, LiveDevice, SimulatedDevice
+from multispin.simulation.device import FINGERPRINT, RIGHT, WRONG, LiveDevice, SimulatedDevice
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
 from multispin.simulation.uplink import (
@@ -100,9 +100,8 @@ class SimulatedEngine:
         outcomes: list[Finding | None] = []
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
-            drafted = feed.tokens[1:]
-            accepted = next((i for i, token in enumerate(drafted) if token != RIGHT), len(drafted))
-            outcomes.append(None if feed.params is None else Outcome(accepted, RIGHT))
+            first_wrong = feed.tokens.index(WRONG) if WRONG in feed.tokens else len(feed.tokens)
+            outcomes.append(None if feed.params is None else Outcome(first_wrong - 1, RIGHT))
         return outcomes
 
 
