@@ -56,6 +56,32 @@ def test_the_scenario_is_read_by_plan_and_simulate(profiled, capsys):
     assert run([*command, "--jobs", "1", "--json"]) == 0
 
 
+def test_modes_let_a_plan_choose_the_rule(tiny_folder, tmp_path, capsys):
+    site = tmp_path / "site.toml"
+    arguments = [
+        *("profile", "--target", tiny_folder, "--draft", "q4", "--draft", "lookup", "--temperature", "0.9"),
+        *("--prompts", "1", "--tokens", "12", "--batches", "1,3", "--lengths", "0,2", "--context", "16"),
+        *("--repeats", "2", "--threads", "1", "--out", str(site), "--modes", "--json"),
+    ]
+    assert run(arguments) == 0
+    found = json.loads(capsys.readouterr().out)["drafters"][0]["tasks"]
+    devices = {device.name: device for device in load_scenario(site).devices}
+    for task in TASKS:
+        coupled, rejection, up = devices[f"q4-{task}"].modes
+        assert [mode.name for mode in (coupled, rejection, up)] == ["coupled", "rejection", "rejection-up"]
+        assert coupled.acceptance_rate == found[task]["acceptance_rate"]["mean"]
+        overlap = min(0.9999, found[task]["rejection_acceptance_rate"]["mean"])
+        assert rejection.acceptance_rate == up.acceptance_rate == overlap
+        # V = 257: 9 bits per id; whole laws keep all 257 tokens in 9 + 16 bits each.
+        assert (coupled.bits_per_token, coupled.bits_per_rejection) == (9, 0)
+        assert (rejection.bits_per_token, rejection.bits_per_rejection) == (257 * 25, 0)
+        assert (up.bits_per_token, up.bits_per_rejection) == (9 + 16, 257 * 25)
+        assert devices[f"lookup-{task}"].modes == ()  # it has no law to send
+    assert run(["plan", str(site), "--json"]) == 0
+    chosen = [device.get("mode") for device in json.loads(capsys.readouterr().out)["devices"]]
+    assert set(chosen[: len(TASKS)]) <= {"coupled", "rejection", "rejection-up"}
+
+
 def test_the_traces_are_read_by_the_simulator(profiled):
     folder, _ = profiled
     for name in ("q6", "lookup"):
@@ -76,6 +102,8 @@ def test_the_traces_are_read_by_the_simulator(profiled):
         (["--out", "/no/such/folder/site.toml"], "no folder"),
         (["--target", "./nowhere"], "nowhere"),
         (["--engine-option", "a=1"], "--engine"),
+        (["--modes", "--temperature", "1"], "--out"),
+        (["--modes", "--out", "site.toml"], "--temperature"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, capsys):

@@ -17,12 +17,13 @@ import click
 
 from multispin.cli.engine import check_engine, engine_options, load_engine
 from multispin.cli.process import check_plot, machine_name, prepare, threads_option
-from multispin.control import Cell, Device, Scenario, Verification, dump_scenario
+from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
     from multispin.profiling import Following, LatencyFit, Point, Rate
+    from multispin.speculation import LawFormat
 
 MAX_GRID = 16
 UNKNOWN_POSITIONS = 2**20  # of a target that does not say how long a text it knows
@@ -32,6 +33,8 @@ LONGEST_RUN = 12
 LINE_PERIOD_S = 5.0
 DRAFT_LENGTH = 8
 _PLACES = 4
+_SUREST = 0.9999  # acceptance rate of a device in a scenario: 1 would promise drafts without end
+_RETAINED, _PROBABILITY_BITS = 1024, 16  # laws on the air, as in arXiv 2606.04581
 
 
 @click.command("profile", short_help="Measure what the controller needs, here.")
@@ -57,6 +60,8 @@ _PLACES = 4
               help="For the scenario: the shared band.")  # fmt: skip
 @click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
+@click.option("--modes", is_flag=True,
+              help="In the scenario, let each device choose its acceptance rule; above temperature 0.")  # fmt: skip
 @click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
@@ -70,6 +75,7 @@ def command(**options: Any) -> None:
     Examples:
       multispin profile --out site.toml --plot site.png
       multispin profile --draft small --temperature 1 --prompts 12 --trace small.json --json
+      multispin profile --temperature 1 --modes --bandwidth-hz 1e6 --out site.toml && multispin plan site.toml
       multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --device cuda:0 --dtype bfloat16 --out gpu.toml
     """
     grid = [(k, length) for k in _numbers("--batches", options["batches"], 1)
@@ -82,6 +88,8 @@ def command(**options: Any) -> None:
             raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     if options["out"] is not None and not drafts:
         raise InputError("--out: a scenario needs a drafter: name one with --draft")
+    if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
+        raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
     if len(grid) < FEWEST_POINTS:
         raise InputError(
             f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
@@ -266,17 +274,21 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     devices = []
     for drafter in found["drafters"]:
         for task in TASKS:
-            rate = drafter["tasks"][task]["acceptance_rate"]["mean"]
+            found_here = drafter["tasks"][task]
+            rate = found_here["acceptance_rate"]["mean"]
             if rate is None:
                 continue
-            devices.append(
-                Device(
-                    name=f"{drafter['drafter']}-{task}",
-                    seconds_per_token=drafter["seconds_per_token"],
-                    spectral_efficiency=options["spectral_efficiency"],
-                    acceptance_rate=min(rate, 0.9999),
-                )
+            device = Device(
+                name=f"{drafter['drafter']}-{task}",
+                seconds_per_token=drafter["seconds_per_token"],
+                spectral_efficiency=options["spectral_efficiency"],
+                acceptance_rate=min(rate, _SUREST),
             )
+            overlap = found_here["rejection_acceptance_rate"]
+            if options["modes"] and overlap is not None:
+                modes = _modes(found["vocabulary"], rate, overlap["mean"])
+                device = dataclasses.replace(device, acceptance_rate=None, modes=modes)
+            devices.append(device)
     if not devices:
         raise InputError("a scenario needs a drafter: name one with --draft")
     scenario = Scenario(
@@ -293,10 +305,37 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         f"rule, {options['per_task']} prompts per task family, up to {options['tokens']} tokens each.",
         "Band and spectral efficiency were not measured. One device per drafter and task family.",
     ]
+    if options["modes"]:
+        head.append(
+            "Modes: the rejection rules accept min(1, p/q); their bits are those of laws of "
+            f"{_law_format(found['vocabulary']).retained} tokens in {_PROBABILITY_BITS} bits each."
+        )
     return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
 
 
+def _law_format(vocabulary: int) -> "LawFormat":
+    from multispin.speculation import LawFormat
+
+    return LawFormat(vocabulary, min(_RETAINED, vocabulary), _PROBABILITY_BITS)
+
+
+def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
+    """The rules of a device that has a law of its own, each with its acceptance and its bits.
+
+    `rejection-down` is left out: what it costs goes down, and the planner knows no downlink.
+    """
+    from multispin.speculation import Rule, bits_per_token, uplink_bits_per_rejection
+
+    form = _law_format(vocabulary)
+    rates = {Rule.COUPLED: coupled, Rule.REJECTION: rejection, Rule.REJECTION_UP: rejection}
+    return tuple(
+        Mode(str(rule), min(rate, _SUREST), None, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))
+        for rule, rate in rates.items()
+    )
+
+
 def _print(found: Mapping[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -310,12 +349,13 @@ def _print(found: Mapping[str, Any]) -> None:
     )
     if not found["drafters"]:
         return
-    table = Table(title=f"acceptance rate per drafted token at temperature {found['temperature']:g}, 95 % intervals")
+    title = f"acceptance rate per drafted token at temperature {found['temperature']:g}, 95 % intervals"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)  # fits 80 columns
     table.add_column("drafter")
     table.add_column("ms/token", justify="right")
     for task in ("all", *TASKS):
         table.add_column(task, justify="right")
-    table.add_column("min(1, p/q)", justify="right")
+    table.add_column("min(1,p/q)", justify="right")
     for drafter in found["drafters"]:
         cells = [_shown(drafter["tasks"][task]["acceptance_rate"]) for task in ("all", *TASKS)]
         overlap = drafter["tasks"]["all"]["rejection_acceptance_rate"]
@@ -328,7 +368,8 @@ def _shown(rate: Mapping[str, Any] | None) -> str:
         return "–"
     if rate["low"] is None:
         return f"{rate['mean']:.2f}"
-    return f"{rate['mean']:.2f} ({rate['low']:.2f}–{rate['high']:.2f})"
+    half = max(rate["high"] - rate["mean"], rate["mean"] - rate["low"])  # one of them may be cut at 0 or 1
+    return f"{rate['mean']:.2f}±{half:.2f}"
 
 
 @contextmanager
