@@ -44,7 +44,7 @@ INTRODUCTION = (
     "(arXiv 2606.04581), computed with this project's planner on the paper's own model: analytic expected tokens, "
     "affine verification latency, Rayleigh block fading. No language model runs here.",
     "The paper prints neither transmit power nor drafting times. They were calibrated once, for all figures together, "
-    "by the least squared log ratio to every number that the paper reports; `multispin reproduce --calibrate` repeats "
+    "by the least squared log ratio to every number that the paper reports; “multispin reproduce --calibrate” repeats "
     "that search. Numbers called reproduced were therefore partly fitted: five free values against eleven numbers. "
     "The order of schemes, the shapes of the curves and Uni-BW against Homo were not fitted.",
     "Verdicts: reproduced, the paper's number lies in our 95 % interval over realisations and differs by at most 10 % "
