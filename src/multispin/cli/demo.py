@@ -57,11 +57,11 @@ def command(**options: Any) -> int:
       multispin demo --dtype int8
       multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
     """
+    prepare(os.cpu_count() or 1)
     from multispin.models import load_tokenizer
 
     seed = options["seed"] or 0
     rule = sampling_law(options, seed)[1].value
-    prepare(os.cpu_count() or 1)
     check_engine(options)
     load_tokenizer(options["target"])  # a model that cannot be had is refused here; a GGUF file is converted once
     state = DemoState({spec.name: DeviceState(spec) for spec in _crew(options, seed)})
