@@ -171,7 +171,7 @@ def overhead_s(devices, policy):
             )
             for k in range(devices)
         ]  # fmt: skip
-        await asyncio.gather(*(client.generate([0, 1], SamplingParams(), 200) for client in clients))
+        await asyncio.gather(*(client.generate([0, 0], SamplingParams(), 200) for client in clients))
         await runner.cleanup()
 
     asyncio.run(rounds())

@@ -83,6 +83,7 @@ def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     assert all(a["time_s"] < b["time_s"] for a, b in itertools.pairwise(log))
     speeds = [entry["seconds_per_token"]["laptop-1"] for entry in log if "laptop-1" in entry["drafted"]]
     assert speeds[-1] >= 0.029  # a laptop is never quicker than 0.03, however small its drafter
+    assert len(set(speeds)) > 1  # learned, not what its profile says
     first = result["devices"][0]
     assert first["accepted"] > 0.8 * first["drafted"] > 0  # it drafts with the target itself
     assert no_process_left(done.stderr)
@@ -249,6 +250,12 @@ def test_what_a_process_of_the_demo_refuses_is_the_demos_own_sentence(
     check_refusal(stdout, stderr, sentence)
     if "OTHER" in arguments:  # a tokenizer mismatch names both fingerprints
         assert len(set(re.findall(r"\b[0-9a-f]{16}\b", stderr))) == 2
+
+
+def test_a_drafter_that_knows_fewer_ids_is_refused_before_it_reads_anything(tiny_folder, capsys):
+    arguments = ["device", "ws://127.0.0.1:9", "--target", "embedded", "--draft", tiny_folder, "--prompt", "hello"]
+    assert multispin(arguments) == 2
+    check_refusal(*capsys.readouterr(), "draft with a model of the target's family")
 
 
 def check_refusal(stdout, stderr, sentence):

@@ -135,6 +135,33 @@ def test_a_round_waits_for_its_laws_and_then_delivers_and_grants_all():
     assert all(device.grant is not None for device in site.devices)
 
 
+@pytest.mark.parametrize("at_hand", [False, True], ids=["offer open", "draft at hand"])
+def test_a_lost_device_keeps_the_slot_of_a_text_under_rejection_down(at_hand):
+    """The device alone knows the token found from an offer: the edge could not read the text anew."""
+    site = Site(1, slots=1, rule=Rule.REJECTION_DOWN, slot_grace_s=0.0)
+    (lost,) = site.devices
+    site.draft()
+    site.batch()
+    assert site.edge.sessions[lost.session_number].offer is not None
+    if at_hand:  # it names the token
+        site.draft()
+    site.edge.disconnect(lost.session_number, site.now)
+    site.devices.append(site.join("waits", Rule.REJECTION_DOWN, 20))
+    site.now += 5.0
+    assert site.edge.expire(site.now) == []
+    _, answers = site.edge.connect(lost.greet(), site.now)
+    site.hear(answers, lost)
+    for _ in range(60):
+        if all(device.finish for device in site.devices):
+            break
+        if site.edge.wait_s(site.now) is None:
+            site.tell(site.edge.schedule(site.now)[1].items())
+        site.draft()
+        if site.edge.wait_s(site.now) == 0.0:
+            site.batch()
+    assert [len(device.generated) for device in site.devices] == [20, 20]
+
+
 def test_who_does_not_answer_misses_the_round_and_may_answer_later():
     site = Site(2)
     site.draft()

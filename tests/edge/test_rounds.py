@@ -302,6 +302,38 @@ def test_who_comes_back_to_a_full_edge_is_next_and_who_is_lost_while_waiting_is_
     assert all(device.generated == expected((1, 2, 3), 12) for device in site.devices.values())
 
 
+def test_who_come_back_to_a_full_edge_are_served_in_the_order_of_their_return():
+    site = Site(slots=2, slot_grace_s=0.0)
+    one, two = start(site, "one", "two")
+    site.edge.disconnect(one, site.now)
+    site.edge.disconnect(two, site.now)
+    others = [site.join(name) for name in ("third", "fourth", "fifth")]
+    site.now += 1.0
+    site.edge.expire(site.now)
+    come_back(site, one)
+    come_back(site, two)
+    assert list(site.edge._waiting) == [one, two, *others]
+    go_on(site, one, two, *others)
+    assert all(device.generated == expected((1, 2, 3), 12) for device in site.devices.values())
+
+
+def test_a_lost_devices_prompt_is_not_read_on_while_others_wait():
+    site = Site(slots=1, slot_grace_s=0.0, prefill_tokens_per_round=4)
+    lost = site.join("lost", prompt=tuple(range(30)))
+    site.batch()
+    site.edge.disconnect(lost, site.now)
+    waits = site.join("waits")
+    assert site.edge.wait_s(site.now) is None  # there is nothing to read for who is there
+    site.now += 1.0
+    site.edge.expire(site.now)
+    gone = site.devices.pop(lost)
+    go_on(site, waits)
+    site.devices[lost] = gone
+    come_back(site, lost)
+    go_on(site, lost)
+    assert gone.generated == expected((29,), 12)
+
+
 def test_a_lost_device_keeps_its_slot_while_nobody_waits():
     site = Site(slots=2, slot_grace_s=0.0)
     (lost,) = start(site, "lost")

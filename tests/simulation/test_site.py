@@ -109,6 +109,14 @@ def test_a_lost_device_stops_nobody_else():
     assert min(time for name, time in last.items() if name != "d4") > 10.0
 
 
+def test_a_lost_devices_slot_goes_to_who_waits_for_one():
+    story = lives(d0=DeviceLife(lost_s=2.0), d4=DeviceLife(arrives_s=1.0))
+    site = a_site("homogeneous", 6, Behaviour(slots=4), lives=story)
+    site.run(200)
+    grace_s = site.edge.limits.slot_grace_s
+    assert 2.0 + grace_s < site.devices[4].record.times_s[0] < 2.0 + grace_s + 3.0
+
+
 def test_devices_come_and_go_when_they_are_told_to():
     site = a_site("heterogeneous", 6, lives=lives(d0=DeviceLife(arrives_s=5.0), d1=DeviceLife(leaves_s=5.0)))
     site.run(150)

@@ -90,6 +90,8 @@ def command(**options: Any) -> None:
         raise InputError("--out: a scenario needs a drafter: name one with --draft")
     if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
         raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
+    if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
+        raise InputError("--modes: none of these drafters has a law to send; name a model with --draft")
     if len(grid) < FEWEST_POINTS:
         raise InputError(
             f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
@@ -307,8 +309,8 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     ]
     if options["modes"]:
         head.append(
-            "Modes: the rejection rules accept min(1, p/q); their bits are those of laws of "
-            f"{_law_format(found['vocabulary']).retained} tokens in {_PROBABILITY_BITS} bits each."
+            "Modes: the rejection rules accept min(1, p/q) of the whole laws; their bits are those of laws cut to "
+            f"{_law_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
         )
     return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
 

@@ -8,6 +8,8 @@ from multispin.models import Feed
 
 LEAST_PREFILL_TOKENS = 8
 """Prompt tokens that ride in any round, however short it is: nobody waits for ever."""
+EXPIRY_PERIOD_S = 1.0
+"""How often an edge looks for sessions that have been lost, or owed an answer, for too long."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from multispin.speculation import (
     ID_RULES,
     Finding,
     Rejection,
+    Rule,
     bits_per_token,
     framing_bits,
     uplink_bits_per_rejection,
@@ -55,6 +56,7 @@ class _Seat:
     connected: bool = True
     lost_at_s: float = 0.0
     granted_at_s: float = 0.0
+    evicted: bool = False  # its request had a slot, which somebody else needed
 
     @property
     def running(self) -> bool:
@@ -146,7 +148,8 @@ class Edge:
                         seat.connected, seat.granted_at_s = True, now_s
                         grant, request = seat.session.grant, seat.session.request
                         if seat.slot is None and request and not request.finish and number not in self._waiting:
-                            self._waiting.appendleft(number)  # its slot was needed
+                            # Before all who never had a slot, behind those who came back earlier.
+                            self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)
                         if seat.running and seat.session.owes_draft and grant and grant.round == self.round:
                             self._awaited.add(number)
                         return number, [self._welcome(seat.session), *missing]
@@ -250,7 +253,7 @@ class Edge:
         """
         if self._awaited and now_s < self.deadline_s:
             return self.deadline_s - now_s
-        if not self._at_hand and not any(self._prompt_left(seat) for seat in self._seats.values()):
+        if not self._at_hand and not any(self._prompt_due(seat) for seat in self._seats.values()):
             return None
         return 0.0
 
@@ -270,7 +273,7 @@ class Edge:
             jobs.append(Job(number, feed, len(session.draft), session.grant.length))
         budget = self._prompt_budget() if jobs else self.limits.prefill_tokens_per_round
         for number, seat in self._seats.items():
-            left = self._prompt_left(seat)
+            left = self._prompt_due(seat)
             if left and budget and seat.slot is not None and seat.session.request is not None:
                 start, count = self.engine.cached(seat.slot), min(left, budget)
                 chunk = tuple(seat.session.request.committed[start : start + count])
@@ -391,6 +394,7 @@ class Edge:
             self.controller.charge(seat.session.number, bits, uplink_bits_per_rejection(request.rule, request.form))
         if request.finish:  # continued from another edge, and complete already
             return [seat.session.tail(len(request.committed))]
+        seat.evicted = False
         self._waiting.append(seat.session.number)
         return []
 
@@ -399,7 +403,7 @@ class Edge:
         free = self._free_slots()
         for number in [number for number in self._waiting if self._seats[number].connected][: max(0, free)]:
             self._waiting.remove(number)
-            self._seats[number].slot = self.engine.open()
+            self._seats[number].slot, self._seats[number].evicted = self.engine.open(), False
 
     def _free_slots(self) -> int:
         """Slots that a request may take now; one that is given back during a batch is not among them."""
@@ -408,7 +412,8 @@ class Edge:
     def _evict(self, now_s: float) -> None:
         """Take the slots of sessions that have been lost for a while, as many as others wait for; longest lost first.
 
-        A refused draft whose law is still to come keeps its slot: nothing that was decided is forgotten.
+        Nothing that was decided is forgotten: a refused draft whose law is still to come keeps its slot, and so does
+        every text under `rejection-down`, of which the device knows a token that the edge may not.
         """
         wanted = (
             sum(self._seats[number].connected for number in self._waiting) - self._free_slots() - len(self._closing)
@@ -420,11 +425,13 @@ class Edge:
             and seat.slot is not None
             and seat.slot not in self._busy
             and seat.session.rejection is None
+            and (seat.session.request is None or seat.session.request.rule is not Rule.REJECTION_DOWN)
             and now_s - seat.lost_at_s > self.limits.slot_grace_s
         ]
         for seat in sorted(lost, key=lambda seat: seat.lost_at_s)[: max(0, wanted)]:
             self._at_hand.discard(seat.session.number)
             seat.session.withdraw()
+            seat.evicted = True
             self._release(seat)
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
@@ -485,6 +492,10 @@ class Edge:
     def _owes(self, seat: _Seat) -> bool:
         """Whether the edge waits for a draft or a law of it."""
         return seat.running and (seat.session.owes_draft or seat.session.rejection is not None)
+
+    def _prompt_due(self, seat: _Seat) -> int:
+        """Tokens to be read now: a lost device's text is read on when it is back, if it still has its slot then."""
+        return self._prompt_left(seat) if seat.connected else 0
 
     def _prompt_left(self, seat: _Seat) -> int:
         """Committed tokens, all but the newest, that are not in the cache yet."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from multispin.edge.batch import RoundReport
+from multispin.edge.batch import EXPIRY_PERIOD_S, RoundReport
 from multispin.edge.rounds import Edge
 from multispin.errors import InputError
 from multispin.protocol import (
@@ -35,7 +35,6 @@ CLOSE_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 1024
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
-EXPIRY_PERIOD_S = 1.0
 
 log = logging.getLogger(__name__)
 Event = Mapping[str, Any]

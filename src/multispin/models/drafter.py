@@ -16,7 +16,7 @@ from multispin.errors import InputError
 from multispin.models.distilled import is_drafter, load_for_drafting
 from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer, load_model, load_tokenizer, resolve
-from multispin.models.quantised import FEW_ROWS, round_weights
+from multispin.models.quantised import round_weights
 from multispin.models.verifier import Verifier
 from multispin.speculation import (
     LawFormat,
@@ -105,7 +105,7 @@ class ModelDrafter:
         if length <= 0:
             return []
         start = self._common(committed)
-        if len(committed) - start > FEW_ROWS:  # a prompt: no logits are wanted of it
+        if len(committed) - start > 2:  # a prompt, or what came while it was away: no logits are wanted of it
             self.prepare(committed)
             start = len(committed) - 1
         # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.

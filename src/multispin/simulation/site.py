@@ -16,6 +16,7 @@ import numpy as np
 
 from multispin.control import Device, Plan, Scenario, Verification
 from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
+from multispin.edge.batch import EXPIRY_PERIOD_S
 from multispin.edge.controller import View
 from multispin.models import Engine, Feed, SlotsTakenError
 from multispin.protocol import Close, Downlink, Draft, Grant
@@ -100,8 +101,9 @@ class SimulatedEngine:
         outcomes: list[Finding | None] = []
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
-            first_wrong = feed.tokens.index(WRONG) if WRONG in feed.tokens else len(feed.tokens)
-            outcomes.append(None if feed.params is None else Outcome(first_wrong - 1, RIGHT))
+            drafted = feed.tokens[1:]
+            accepted = drafted.index(WRONG) if WRONG in drafted else len(drafted)
+            outcomes.append(None if feed.params is None else Outcome(accepted, RIGHT))
         return outcomes
 
 
@@ -254,6 +256,7 @@ class Site:
         self._verifying = False
         self._deadline_s = -1.0  # the last one at which a look is due already
         self._looks = False  # whether a look is due at this very moment
+        self._watching = False  # whether a look for lost devices is due
         site_generator = np.random.default_rng([seed, 2**31])
         self._stragglers = np.random.default_rng([seed, 2**31, 1])
         self.devices: list[SimulatedDevice] = []
@@ -337,7 +340,9 @@ class Site:
         if device.number is not None:
             self.edge.disconnect(device.number, self.queue.now_s)
             self._forget(device, keep=True)
-            self.queue.at(self.queue.now_s + 1.01 * self.edge.limits.resume_grace_s, self._expire)
+            if not self._watching:
+                self._watching = True
+                self.queue.at(self.queue.now_s + EXPIRY_PERIOD_S, self._watch)
         self._wake()
 
     def _forget(self, device: SimulatedDevice, keep: bool = False) -> None:
@@ -347,6 +352,13 @@ class Site:
         if not keep:
             del self._present[device.number]
         device.number = None
+
+    def _watch(self) -> None:
+        """While sessions of lost devices are kept, look every so often for those that have been lost for too long."""
+        self._expire()
+        self._watching = any(device.number != number for number, device in self._present.items())
+        if self._watching:
+            self.queue.at(self.queue.now_s + EXPIRY_PERIOD_S, self._watch)
 
     def _expire(self) -> None:
         for number in self.edge.expire(self.queue.now_s):
