@@ -166,7 +166,7 @@ def test_killing_one_device_leaves_the_others_to_finish_and_is_told(tiny_folder)
             "--draft",
             tiny_folder,
             "--max-tokens",
-            "150",
+            "60",
             "--policy",
             "fixed",
         ),
@@ -312,9 +312,10 @@ def test_every_command_has_help_with_an_example(name):
 
 @pytest.mark.embedded
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_the_embedded_pair_writes_the_targets_own_text(temperature):
-    done = run("demo", "--json", "--devices", 2, "--max-tokens", 24, "--temperature", temperature, "--draft", "q6")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_the_embedded_pair_writes_the_targets_own_text(temperature, capsys):
+    options = ("--max-tokens", 24, "--temperature", temperature, "--draft", "large")
+    code, stdout, stderr = run_here(capsys, "demo", "--json", "--devices", 2, *options)
+    assert code == 0, stderr
+    result = json.loads(stdout)
     check_result(result, 2)
     assert all(device["accepted"] > 0 for device in result["devices"])
