@@ -211,6 +211,8 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
         (["demo", "--logit-bias", "3=101"], "outside −100 … 100"),
         (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
         (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
+        (["demo", "--bandwidth-hz", "nan"], "--bandwidth-hz is not a number"),
+        (["demo", "--target", "TINY", "--draft", "no-such-drafter"], "there is no model"),
         (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
         (["serve", "--target", "TINY", "--device", "warp"], "warp"),
         (
@@ -232,8 +234,6 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(tiny_folder, arguments, sen
     ("arguments", "sentence"),
     [
         (["--logit-bias", "999999=1"], "outside 0 …"),
-        (["--bandwidth-hz", "nan"], "--bandwidth-hz is not a number"),
-        (["--draft", "no-such-drafter"], "there is no model"),
         (["--draft", "OTHER"], "tokenizer"),
     ],
     ids=lambda value: value[0] + "-" + value[1] if isinstance(value, list) else "",

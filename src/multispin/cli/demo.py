@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -57,12 +58,16 @@ def command(**options: Any) -> int:
       multispin demo --dtype int8
       multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
     """
+    if not math.isfinite(options["bandwidth_hz"]):
+        raise InputError("--bandwidth-hz is not a number")
     prepare(os.cpu_count() or 1)
-    from multispin.models import load_tokenizer
+    from multispin.models import check_drafter, load_tokenizer
 
     seed = options["seed"] or 0
     rule = sampling_law(options, seed)[1].value
     check_engine(options)
+    for spec in options["drafts"]:
+        check_drafter(spec)
     load_tokenizer(options["target"])  # a model that cannot be had is refused here; a GGUF file is converted once
     state = DemoState({spec.name: DeviceState(spec) for spec in _crew(options, seed)})
     asyncio.run(_watched(state, options))
