@@ -31,9 +31,9 @@ def main():
         f"target, {dtype}": ModelDrafter(load_model("embedded", dtype), 512) for dtype in ("float32", "bfloat16")
     }
     for name in ("q8", *SHIPPED):
-        drafters["target, int8" if name == "q8" else name], _ = load_drafter(name, "embedded", 512)
+        drafters["target, q8" if name == "q8" else name], _ = load_drafter(name, "embedded", 512)
     print(f"{options.threads} threads\n")
-    print("| temperature | drafter | ms per token | of float32's | of bfloat16's | of int8's |")
+    print("| temperature | drafter | ms per token | of float32's | of bfloat16's | of q8's |")
     print("|---|---|---|---|---|---|")
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature)
@@ -46,7 +46,7 @@ def main():
                 if turn >= 2:
                     times[name].append((time.perf_counter() - began) / LENGTH)
         medians = {name: statistics.median(values) for name, values in times.items()}
-        targets = [medians[f"target, {dtype}"] for dtype in ("float32", "bfloat16", "int8")]
+        targets = [medians[f"target, {dtype}"] for dtype in ("float32", "bfloat16", "q8")]
         for name, value in medians.items():
             ratios = " | ".join(f"{value / target:.2f}" for target in targets)
             print(f"| {temperature:g} | {name} | {1e3 * value:.2f} | {ratios} |", flush=True)

@@ -156,7 +156,7 @@ def test_calibrated_values_are_what_the_search_finds_among_their_neighbours():
     server = {value for centre in (llama, qwen) for value in (centre.server_draft_s, centre.server_draft_s + 0.001)}
     fit = calibrate(
         snr_db=(llama.snr_db,),
-        draft_s=(llama.draft_s, llama.draft_s + 0.002, qwen.draft_s),
+        draft_s=(llama.draft_s, llama.draft_s + 0.002, qwen.draft_s - 0.002, qwen.draft_s),
         server_draft_s=tuple(sorted(server)),
     )["all"]
     for pair, centre in CALIBRATED.items():

@@ -68,15 +68,9 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     from multispin.models import load_drafter, load_tokenizer
     from multispin.protocol import MAX_DRAFT_LENGTH
 
-    speaks = load_tokenizer(options["target"])
-    prompt = speaks.encode_chat(options["prompt"])
+    prompt = load_tokenizer(options["target"]).encode_chat(options["prompt"])
     max_length = len(prompt) + options["max_tokens"] + MAX_DRAFT_LENGTH
     drafter, tokenizer = load_drafter(options["draft"], options["target"], max_length)
-    if tokenizer.fingerprint != speaks.fingerprint:
-        raise InputError(
-            f"the drafter's tokenizer {tokenizer.fingerprint} is not the target's {speaks.fingerprint}: "
-            "draft with a model of the target's family"
-        )
     drafter.prepare(prompt)
     return drafter, tokenizer, prompt
 

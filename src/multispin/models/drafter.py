@@ -194,7 +194,7 @@ def check_drafter(spec: str) -> None:
 
 
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
-    """Make the drafter that `spec` names, and the tokenizer whose ids it speaks.
+    """Make the drafter that `spec` names, and the tokenizer whose ids it speaks: the target's, or InputError.
 
     Args:
         spec: "lookup" (prompt lookup), "none", "small", "medium" or "large" (distilled from the embedded target), a
@@ -208,8 +208,8 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
     if kind in ("lookup", "none") and not reference:
         return PromptLookupDrafter() if kind == "lookup" else NoDrafter(), load_tokenizer(target)
     if len(kind) == 2 and kind[0] == "q" and kind[1].isdigit():
-        model = round_weights(load_model(reference or target), int(kind[1]))
-        return ModelDrafter(model, max_length), load_tokenizer(reference or target)
+        tokenizer = _shared_tokenizer(reference or target, target)
+        return ModelDrafter(round_weights(load_model(reference or target), int(kind[1])), max_length), tokenizer
     if not spec:
         raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
     folder = shipped_folder(spec) if spec in SHIPPED else Path(spec).expanduser()
@@ -217,4 +217,16 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
         return ModelDrafter(load_for_drafting(folder, load_model(target, "bfloat16")), max_length), load_tokenizer(
             target
         )
-    return ModelDrafter(load_model(spec, "bfloat16"), max_length), load_tokenizer(spec)
+    tokenizer = _shared_tokenizer(spec, target)
+    return ModelDrafter(load_model(spec, "bfloat16"), max_length), tokenizer
+
+
+def _shared_tokenizer(reference: str, target: str) -> Tokenizer:
+    """The drafter's tokenizer; InputError, before any weights are read, if its ids are not the target's."""
+    own, theirs = load_tokenizer(reference), load_tokenizer(target)
+    if own.fingerprint != theirs.fingerprint:
+        raise InputError(
+            f"the tokenizer of {reference} ({own.fingerprint}) is not the target's ({theirs.fingerprint}): "
+            "draft with a model of the target's family"
+        )
+    return own

@@ -15,7 +15,7 @@ from multispin.control import Device
 from multispin.errors import InputError
 
 TRACE_FORMAT = "multispin-trace-1"
-_DRAWN_AHEAD = 32
+_DRAWN_AHEAD = 32  # uniform numbers at a time
 
 
 class Acceptance(Protocol):
