@@ -14,9 +14,9 @@ import time
 import torch
 
 from multispin.data import load_prompts
-from multispin.models import Feed, Verifier, decode_together, load_model, load_tokenizer, round_weights
+from multispin.models import Verifier, decode_together, load_model, load_tokenizer, round_weights
 from multispin.models.drafter import ModelDrafter
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, SamplingParams
 
 GREEDY, SAMPLED = SamplingParams(0.0), SamplingParams(1.0)
 SESSIONS, DRAFTED, CONTEXT, LENGTH = 8, 4, 100, 512

@@ -140,7 +140,8 @@ def overhead_s(devices, policy):
     from aiohttp import web
 
     from multispin.device import DeviceClient, Emulation
-    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer
+    from multispin.edge import EdgeServer
+    from multispin.passes import Controller, ControllerSettings, Edge
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
     from multispin.simulation.device import FINGERPRINT
     from multispin.simulation.site import SimulatedEngine

@@ -22,9 +22,9 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
-from multispin.models import Feed, Verifier, load_model
+from multispin.models import Verifier, load_model
 from multispin.models.prepacked import multiplies_bfloat16, prepack
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
 CONTEXT = 100

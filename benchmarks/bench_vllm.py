@@ -25,7 +25,7 @@ class Crew:
     """B sessions of one engine, each with a text that grows."""
 
     def __init__(self, engine, sessions, params):
-        from multispin.models import Feed
+        from multispin.speculation import Feed
 
         self.feed, self.engine, self.params = Feed, engine, params
         rng = random.Random(1)

@@ -3,7 +3,7 @@
 The rooms of this package, lowest first: `control` (what should every device do?), `radio` (how many bit/s?),
 `speculation` (what may be accepted?), `models` (the language models), `estimation` (what have we learned?),
 `distillation` (how is a drafter made?), `profiling` (how fast and how good is it here?), `protocol` (what is said?),
-`edge` and `device` (who says it), `simulation`, `report`, `cli`.
+`passes` (the loop), `edge` and `device` (who says it), `simulation`, `paper`, `report`, `demo`, `cli`.
 """
 
 __version__ = "0.1.0"

@@ -53,7 +53,7 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
 
 def test_the_limits_of_serve_are_those_of_an_edge():
     from multispin.cli.serve import LIMITS, command
-    from multispin.edge import Limits
+    from multispin.passes import Limits
 
     found = {option.name: option.default for option in command.params if option.name in LIMITS}
     assert found == {name: getattr(Limits, name) for name in LIMITS}

@@ -8,19 +8,11 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from multispin.device import DeviceClient, Emulation
-from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
+from multispin.edge import EdgeServer
 from multispin.edge.server import _Connection
 from multispin.errors import InputError
-from multispin.models import (
-    ModelDrafter,
-    NoDrafter,
-    PromptLookupDrafter,
-    Verifier,
-    decode_alone,
-    load_model,
-    load_tokenizer,
-    round_weights,
-)
+from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer, round_weights
+from multispin.passes import Controller, ControllerSettings, Edge, Limits
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -40,6 +32,8 @@ from multispin.protocol import (
     encode,
 )
 from multispin.speculation import (
+    NoDrafter,
+    PromptLookupDrafter,
     Rule,
     SamplingParams,
     StopStrings,

@@ -73,7 +73,8 @@ def test_what_is_stored_is_read_back(make_model, tmp_path, storage, error):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_it_drafts_its_own_ids_and_the_text_stays_the_targets(make_model, tmp_path, temperature):
-    from multispin.models import Feed, Verifier
+    from multispin.models import Verifier
+    from multispin.speculation import Feed
 
     model = make_model("llama")
     save_drafter(carve(model, (0, 2), IDS), card_of(model, (0, 2)), tmp_path)

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import ModelDrafter, NoDrafter, PromptLookupDrafter, decode_alone, round_weights
+from multispin.models import ModelDrafter, decode_alone, round_weights
 from multispin.models.quantised import FEW_ROWS, RoundedLinear, WholeLinear, whole_weights
-from multispin.speculation import LawFormat, SamplingParams, draft_token
+from multispin.speculation import LawFormat, NoDrafter, PromptLookupDrafter, SamplingParams, draft_token
 
 GREEDY = SamplingParams()
 

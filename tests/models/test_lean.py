@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from multispin.models import Feed, Verifier, round_weights
+from multispin.models import Verifier, round_weights
 from multispin.models.lean import LeanLayer, lean
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
 LEAN = {"llama", "qwen2", "qwen3"}

@@ -9,8 +9,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from multispin.errors import InputError
-from multispin.models import Feed, Verifier, load_model, load_tokenizer
-from multispin.speculation import SamplingParams
+from multispin.models import Verifier, load_model, load_tokenizer
+from multispin.speculation import Feed, SamplingParams
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from multispin.models import Feed, ModelDrafter, PromptLookupDrafter, Verifier, decode_alone, round_weights
+from multispin.models import ModelDrafter, Verifier, decode_alone, round_weights
 from multispin.models.quantised import whole_weights
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, PromptLookupDrafter, SamplingParams
 
 LAWS = {
     "greedy": SamplingParams(),

@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
-from multispin.models import Feed, Verifier, packed, round_weights
+from multispin.models import Verifier, packed, round_weights
 from multispin.models.packed import CALL_COST, Run, grouped
 from multispin.models.quantised import whole_weights
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
 

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3NextConfig
 
 from multispin.errors import InputError
-from multispin.models import Feed, Verifier
+from multispin.models import Verifier
 from multispin.models.recurrent import HISTORY
-from multispin.speculation import SamplingParams
+from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
 LENGTH = 900

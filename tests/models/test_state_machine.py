@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from multispin.models import Feed, SlotsTakenError, Verifier
-from multispin.speculation import SamplingParams, accept_matching
+from multispin.models import Verifier
+from multispin.speculation import Feed, SamplingParams, SlotsTakenError, accept_matching
 
 SLOTS, LENGTH, VOCABULARY = 3, 40, 31
 TOKENS = st.integers(0, VOCABULARY - 1)

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from multispin.errors import InputError
-from multispin.models import Feed, SlotsTakenError, Verifier
-from multispin.speculation import SamplingParams
+from multispin.models import Verifier
+from multispin.speculation import Feed, SamplingParams, SlotsTakenError
 
 GREEDY = SamplingParams()
 

@@ -6,9 +6,9 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
-from multispin.models.drafter import ModelDrafter, PromptLookupDrafter
+from multispin.models.drafter import ModelDrafter
 from multispin.profiling import Point, drafting_times, fit_latency, follow, hazards, measure_latency, rate_of
-from multispin.speculation import SamplingParams
+from multispin.speculation import PromptLookupDrafter, SamplingParams
 
 
 def synthetic(fixed_s, per_device_s, per_token_s, noise=0.0):

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from multispin.cli.main import run
+from multispin.paper.claims import Claim
 from multispin.report.page import Picture, number, page
-from multispin.simulation.paper.claims import Claim
 
 ARGUMENTS = [
     *("--figures", "3,5,6,payload,fairness,learning", "--realisations", "2", "--blocks", "1", "--processes", "1"),

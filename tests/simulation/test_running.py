@@ -2,9 +2,9 @@
 
 import pytest
 
+from multispin.paper import running
+from multispin.paper.cell import CALIBRATED, PAIRS, realise, scenario_of_means
 from multispin.report.running_figures import lateness
-from multispin.simulation.paper import running
-from multispin.simulation.paper.cell import CALIBRATED, PAIRS, realise, scenario_of_means
 from multispin.simulation.study import simulate
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from multispin.edge import Controller, ControllerSettings, Edge, Limits
 from multispin.models import decode_alone
+from multispin.passes import Controller, ControllerSettings, Edge, Limits
 from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile
 from multispin.speculation import SamplingParams, StopStrings, bits_per_id
 

@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import Feed, SlotsTakenError, decode_alone, load_model
+from multispin.models import decode_alone, load_model
 from multispin.models.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine, decode_by_vllm
 from multispin.profiling import measure_latency
 from multispin.speculation import (
     Evidence,
+    Feed,
     LawFormat,
     Offer,
     Outcome,
     Rejection,
     Rule,
     SamplingParams,
+    SlotsTakenError,
     draft_token,
     resolve_down,
     resolve_up,

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from multispin.cli.demo_run import DemoState, DeviceSpec, DeviceState, run_demo
-from multispin.cli.demo_view import live_view, print_summary, progress_line
 from multispin.cli.engine import USUAL_MAX_LENGTH, check_engine, engine_arguments, engine_options
 from multispin.cli.process import prepare
 from multispin.cli.sampling import ID_RULES, sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import TASKS, load_prompts
+from multispin.demo.run import DemoState, DeviceSpec, DeviceState, run_demo
+from multispin.demo.view import live_view, print_summary, progress_line
 from multispin.errors import InputError
 
 MAX_DEVICES = 64

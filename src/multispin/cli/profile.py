@@ -143,14 +143,7 @@ Report = Callable[[str, int, int], None]
 def _measure(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], report: Report
 ) -> dict[str, Any]:
-    from multispin.models import (
-        Verifier,
-        decode_together,
-        known_positions,
-        load_drafter,
-        load_model,
-        load_tokenizer,
-    )
+    from multispin.models import Verifier, decode_together, known_positions, load_drafter, load_model, load_tokenizer
     from multispin.profiling import drafting_times, fit_latency, follow, measure_latency, trace_document
     from multispin.speculation import SamplingParams, derive_seed
 

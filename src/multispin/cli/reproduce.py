@@ -12,15 +12,15 @@ from rich.table import Table as RichTable
 
 from multispin.cli.process import make_folder
 from multispin.errors import InputError
+from multispin.paper.calibration import calibrate
+from multispin.paper.cell import REALISATIONS
+from multispin.paper.claims import Claim, claims_of, summary_json
+from multispin.paper.experiments import BLOCKS, Study, points_of, table_of
+from multispin.paper.running import ROUNDS, run_courses
+from multispin.paper.table import Table
+from multispin.paper.theory import figure_3, figure_4, figure_5
 from multispin.report.bundle import write_bundle
 from multispin.report.page import number
-from multispin.simulation.paper.calibration import calibrate
-from multispin.simulation.paper.cell import REALISATIONS
-from multispin.simulation.paper.claims import Claim, claims_of, summary_json
-from multispin.simulation.paper.experiments import BLOCKS, Study, points_of, table_of
-from multispin.simulation.paper.running import ROUNDS, run_courses
-from multispin.simulation.paper.table import Table
-from multispin.simulation.paper.theory import figure_3, figure_4, figure_5
 
 RUNNING = ("learning", "lateness")
 """Figures of the cell while it runs, in the simulator."""

@@ -71,8 +71,9 @@ def command(**options: Any) -> None:
 async def _serve(options: Mapping[str, Any]) -> None:
     from aiohttp import web
 
-    from multispin.edge import Controller, ControllerSettings, Edge, EdgeServer, Limits
+    from multispin.edge import EdgeServer
     from multispin.models import load_tokenizer
+    from multispin.passes import Controller, ControllerSettings, Edge, Limits
     from multispin.protocol import usual_frame_bits
     from multispin.speculation import bits_per_id
 

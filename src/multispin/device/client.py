@@ -13,7 +13,6 @@ import aiohttp
 
 from multispin.device.retry import Backoff
 from multispin.errors import InputError
-from multispin.models import Drafter
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     Ask,
@@ -31,7 +30,7 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.radio import TokenBucket
-from multispin.speculation import ID_RULES, Rule, SamplingParams, StopStrings, TruncatedLaw
+from multispin.speculation import ID_RULES, Drafter, Rule, SamplingParams, StopStrings, TruncatedLaw
 
 CONNECT_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0

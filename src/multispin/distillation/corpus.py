@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
 from multispin.models.distilled import fingerprint
-from multispin.models.engine import Feed
 from multispin.models.loading import Tokenizer
 from multispin.models.verifier import Verifier
 from multispin.speculation import SamplingParams
+from multispin.speculation.engine import Feed
 
 TEMPERATURES = (0.0, 0.7, 1.0, 1.0)
 """Of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""

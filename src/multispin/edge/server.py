@@ -15,9 +15,9 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from multispin.edge.batch import EXPIRY_PERIOD_S, RoundReport
-from multispin.edge.rounds import Edge
 from multispin.errors import InputError
+from multispin.passes.batch import EXPIRY_PERIOD_S, RoundReport
+from multispin.passes.rounds import Edge
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,

@@ -1,7 +1,6 @@
 """The language models: loading, drafting, verifying. The only room that knows transformers."""
 
-from multispin.models.drafter import Drafter, ModelDrafter, NoDrafter, PromptLookupDrafter, check_drafter, load_drafter
-from multispin.models.engine import Engine, Feed, SlotsTakenError
+from multispin.models.drafter import ModelDrafter, check_drafter, load_drafter
 from multispin.models.loading import EMBEDDED, Tokenizer, known_positions, load_model, load_tokenizer, resolve
 from multispin.models.quantised import round_weights
 from multispin.models.reference import decode_alone, decode_together
@@ -9,13 +8,7 @@ from multispin.models.verifier import Verifier
 
 __all__ = [
     "EMBEDDED",
-    "Drafter",
-    "Engine",
-    "Feed",
     "ModelDrafter",
-    "NoDrafter",
-    "PromptLookupDrafter",
-    "SlotsTakenError",
     "Tokenizer",
     "Verifier",
     "check_drafter",

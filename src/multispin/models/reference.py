@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from multispin.models.engine import Engine, Feed
 from multispin.speculation import Outcome, SamplingParams, StopStrings, draw
+from multispin.speculation.engine import Engine, Feed
 
 
 @torch.inference_mode()

@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.lean import lean
 from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
 from multispin.models.recurrent import HISTORY, make_packable
 from multispin.models.slots import SlotCache
 from multispin.speculation import Finding, Rule, judge
+from multispin.speculation.engine import Feed, SlotsTakenError
 
 
 class Verifier:

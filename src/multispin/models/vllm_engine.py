@@ -27,9 +27,9 @@ import torch
 from transformers import AutoConfig
 
 from multispin.errors import InputError
-from multispin.models.engine import Feed, SlotsTakenError
 from multispin.models.loading import DTYPES, resolve
 from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, SamplingParams, judge
+from multispin.speculation.engine import Feed, SlotsTakenError
 
 USUAL_MAX_LENGTH = 1024
 MAX_PROMPT_TOKENS_PER_STEP = 2048

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from multispin.models import Drafter, Feed, ModelDrafter, Verifier
-from multispin.speculation import SamplingParams, draw, shaped, target_law
+from multispin.models import ModelDrafter, Verifier
+from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, target_law
 
 TRACE_FORMAT = "multispin-trace-1"
 """Of files that `multispin simulate` replays."""

@@ -12,8 +12,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from multispin.errors import InputError
-from multispin.models import Drafter, Engine, Feed
-from multispin.speculation import Outcome, SamplingParams
+from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
 
 Clock = Callable[[], float]
 

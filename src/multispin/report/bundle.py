@@ -7,11 +7,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from multispin.paper.claims import Claim, summary_json
+from multispin.paper.table import Table
 from multispin.report import figures, running_figures, theory_figures
 from multispin.report.page import Picture, page
 from multispin.report.style import RC
-from multispin.simulation.paper.claims import Claim, summary_json
-from multispin.simulation.paper.table import Table
 
 _DRAW: Mapping[str, Callable[[Table], Figure]] = {
     "fig-3": theory_figures.figure_3,

@@ -4,11 +4,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multispin.paper.cell import PAIRS
+from multispin.paper.measure import SCHEMES
+from multispin.paper.reported import PAPER_GOODPUT, REPORTED
+from multispin.paper.table import Table
 from multispin.report.style import COLOURS, MARKERS, canvas, legend_above
-from multispin.simulation.paper.cell import PAIRS
-from multispin.simulation.paper.measure import SCHEMES
-from multispin.simulation.paper.reported import PAPER_GOODPUT, REPORTED
-from multispin.simulation.paper.table import Table
 
 _TICKS = {"heterogeneous": "Hete,\nexact", "algorithm1": "Hete,\nAlg. 1", "fixed": "Fixed\nBW&L"}
 """Narrow names, for the places under bars."""

@@ -3,10 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from multispin.paper.cell import PAIRS
+from multispin.paper.running import SCHEMES, WAITS
+from multispin.paper.table import Table
 from multispin.report.style import canvas, legend_above
-from multispin.simulation.paper.cell import PAIRS
-from multispin.simulation.paper.running import SCHEMES, WAITS
-from multispin.simulation.paper.table import Table
 
 _SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555")
 _WAIT_STYLE = {"tight": ("#0072B2", "o-"), "usual": ("#E69F00", "s-"), "patient": ("#555555", "^-")}

@@ -9,8 +9,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multispin.estimation.intervals import Estimate
 from multispin.report.style import COLOURS, MARKERS, RC, canvas, legend_above
-from multispin.simulation.paper.measure import Estimate
 from multispin.simulation.study import Result
 
 _UNITS = {"bandwidth_hz": ("shared band [MHz]", 1e6), "devices": ("devices", 1.0)}

@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from multispin.paper.cell import PAIRS
+from multispin.paper.experiments import PAYLOADS
+from multispin.paper.measure import BEYOND, SCHEMES
+from multispin.paper.table import Table
 from multispin.report.style import COLOURS, canvas, legend_above
-from multispin.simulation.paper.cell import PAIRS
-from multispin.simulation.paper.experiments import PAYLOADS
-from multispin.simulation.paper.measure import BEYOND, SCHEMES
-from multispin.simulation.paper.table import Table
 
 _PAIR_COLOUR = {"llama": "#0072B2", "qwen": "#D55E00"}
 _PAYLOAD_COLOUR = {"distribution": "#0072B2", "scalar": "#009E73", "ids": "#D55E00"}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from multispin.control import Cell, Device
-from multispin.models import Drafter
 from multispin.protocol import (
     PROTOCOL_VERSION,
     DeviceSession,
@@ -23,7 +22,7 @@ from multispin.protocol import (
 )
 from multispin.simulation.acceptance import Acceptance
 from multispin.simulation.uplink import Channel
-from multispin.speculation import SamplingParams
+from multispin.speculation import Drafter, SamplingParams
 
 RIGHT, WRONG = 0, 1
 FINGERPRINT = "simulated"

@@ -10,8 +10,9 @@ from typing import Any
 
 from multispin.data import load_prompts
 from multispin.errors import InputError
-from multispin.models import Drafter, Engine, ModelDrafter, PromptLookupDrafter, Verifier, load_model, load_tokenizer
+from multispin.models import ModelDrafter, Verifier, load_model, load_tokenizer
 from multispin.models.quantised import round_weights
+from multispin.speculation import Drafter, Engine, PromptLookupDrafter
 
 USUAL_TOKENS = 64
 """Length of a text where the scenario says none."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from multispin.control import Scenario
 from multispin.control.files import RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
-from multispin.edge import Limits
 from multispin.errors import InputError
+from multispin.passes import Limits
 from multispin.protocol import MAX_DRAFT_LENGTH
 from multispin.simulation.acceptance import Traces, load_traces
 from multispin.simulation.uplink import EfficiencyTrace, load_efficiency_trace

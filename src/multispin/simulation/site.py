@@ -15,10 +15,9 @@ from itertools import cycle, islice
 import numpy as np
 
 from multispin.control import Device, Plan, Scenario, Verification
-from multispin.edge import Batch, Controller, ControllerSettings, Edge, Limits, Member
-from multispin.edge.batch import EXPIRY_PERIOD_S
-from multispin.edge.controller import View
-from multispin.models import Engine, Feed, SlotsTakenError
+from multispin.passes import Batch, Controller, ControllerSettings, Edge, Limits, Member
+from multispin.passes.batch import EXPIRY_PERIOD_S
+from multispin.passes.controller import View
 from multispin.protocol import Close, Downlink, Draft, Grant
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.device import FINGERPRINT, RIGHT, WRONG, LiveDevice, SimulatedDevice
@@ -33,7 +32,7 @@ from multispin.simulation.uplink import (
     TimeDivision,
     in_turns,
 )
-from multispin.speculation import ID_RULES, Finding, Outcome
+from multispin.speculation import ID_RULES, Engine, Feed, Finding, Outcome, SlotsTakenError
 
 _MAX_LENGTH = 2 * MAX_TOKENS
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from multispin.edge import ControllerSettings
 from multispin.errors import InputError
+from multispin.estimation.intervals import Estimate, estimate
+from multispin.passes import ControllerSettings
 from multispin.simulation.live import LiveModels
 from multispin.simulation.measures import Measures, measure
-from multispin.simulation.paper.measure import Estimate, estimate
 from multispin.simulation.setup import ScenarioFile, Setup
 from multispin.simulation.site import Site
 from multispin.simulation.uplink import in_turns

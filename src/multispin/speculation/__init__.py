@@ -1,6 +1,8 @@
 """What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits."""
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
+from multispin.speculation.drafter import Drafter, NoDrafter, PromptLookupDrafter
+from multispin.speculation.engine import Engine, Feed, SlotsTakenError
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
 from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
 from multispin.speculation.laws import (
@@ -42,15 +44,21 @@ from multispin.speculation.stopping import StopStrings
 
 __all__ = [
     "ID_RULES",
+    "Drafter",
+    "Engine",
     "Evidence",
+    "Feed",
     "Finding",
     "FlooredLaw",
     "LawFormat",
+    "NoDrafter",
     "Offer",
     "Outcome",
+    "PromptLookupDrafter",
     "Rejection",
     "Rule",
     "SamplingParams",
+    "SlotsTakenError",
     "StopStrings",
     "TruncatedLaw",
     "accept_matching",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.simulation.paper.cell import PAIRS, REALISATIONS, Assumptions
-from multispin.simulation.paper.measure import Job, Outcome, measure_all
-from multispin.simulation.paper.reported import REPORTED, Reported
+from multispin.paper.cell import PAIRS, REALISATIONS, Assumptions
+from multispin.paper.measure import Job, Outcome, measure_all
+from multispin.paper.reported import REPORTED, Reported
 
 SNR_DB: tuple[float, ...] = tuple(float(value) for value in range(18, 29))
 """Grid of p/N_0 [dB]."""

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from multispin.simulation.paper.calibration import calibrate
-from multispin.simulation.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
-from multispin.simulation.paper.claims import claims_of, summary_json
-from multispin.simulation.paper.experiments import Point, Study, points_of, table_of
-from multispin.simulation.paper.measure import Job, estimate, measure, measure_all
-from multispin.simulation.paper.reported import REPORTED
-from multispin.simulation.paper.theory import figure_3, figure_4, figure_5, local_maxima
+from multispin.estimation.intervals import estimate
+from multispin.paper.calibration import calibrate
+from multispin.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
+from multispin.paper.claims import claims_of, summary_json
+from multispin.paper.experiments import Point, Study, points_of, table_of
+from multispin.paper.measure import Job, measure, measure_all
+from multispin.paper.reported import REPORTED
+from multispin.paper.theory import figure_3, figure_4, figure_5, local_maxima
 
 SMALL = {"realisations": 2, "blocks": 1}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from multispin.edge import Controller, ControllerSettings, Edge, Limits, Member
 from multispin.errors import InputError
+from multispin.passes import Controller, ControllerSettings, Edge, Limits, Member
 from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Verdict
 from multispin.speculation import (
     ID_RULES,

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from multispin.simulation.paper.experiments import Point, Study, points_of
-from multispin.simulation.paper.measure import Estimate, estimate
-from multispin.simulation.paper.reported import REPORTED, Reported
-from multispin.simulation.paper.table import Table
-from multispin.simulation.paper.theory import local_maxima
+from multispin.estimation.intervals import Estimate, estimate
+from multispin.paper.experiments import Point, Study, points_of
+from multispin.paper.reported import REPORTED, Reported
+from multispin.paper.table import Table
+from multispin.paper.theory import local_maxima
 
 CLOSE = 0.1
 """Largest |ln(ours / paper's)| that is called close; a number is reproduced if it is close and in our interval."""

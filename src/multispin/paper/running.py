@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multispin.control import Scenario
-from multispin.simulation.paper.cell import PAIRS, Assumptions, Pair, realise, scenario_of_means
-from multispin.simulation.paper.measure import Estimate, estimate
-from multispin.simulation.paper.table import Table, Value
+from multispin.estimation.intervals import Estimate, estimate
+from multispin.paper.cell import PAIRS, Assumptions, Pair, realise, scenario_of_means
+from multispin.paper.table import Table, Value
 
 if TYPE_CHECKING:  # the simulator brings torch, which the figures of theory need not wait for
     from multispin.simulation.study import Job

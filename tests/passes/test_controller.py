@@ -1,7 +1,7 @@
 import pytest
 
-from multispin.edge import Controller, ControllerSettings, Member
 from multispin.errors import InputError
+from multispin.passes import Controller, ControllerSettings, Member
 
 
 def controller(policy="heterogeneous", bandwidth_hz=1e4):

@@ -10,8 +10,8 @@ import numpy as np
 from multispin.control import Scenario, plan, plan_for_lengths
 from multispin.control.goodput import expected_tokens
 from multispin.control.uniform import stationary_length
-from multispin.simulation.paper.cell import MAX_DRAFT_LENGTH, PAIRS, Assumptions, Pair, realise, scenario
-from multispin.simulation.paper.table import Table, Value
+from multispin.paper.cell import MAX_DRAFT_LENGTH, PAIRS, Assumptions, Pair, realise, scenario
+from multispin.paper.table import Table, Value
 
 TASK = "GSM8K"
 """All devices work on this in Fig. 3 and 4, so that α is common, as Theorem 1 asks."""

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from multispin.errors import InputError
-from multispin.speculation import Evidence, Finding, Rule, SamplingParams
+from multispin.speculation.evidence import Evidence, Finding
+from multispin.speculation.payload import Rule
+from multispin.speculation.sampling import SamplingParams
 
 
 class Feed(NamedTuple):

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multispin.cli.demo_run import DemoState
+from multispin.demo.run import DemoState
 
 SHOWN_CHARACTERS = 240
 

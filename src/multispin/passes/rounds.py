@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from multispin.control import Plan
-from multispin.edge.batch import LEAST_PREFILL_TOKENS, Batch, Job, Limits, RoundReport
-from multispin.edge.controller import Controller, Member
-from multispin.models import Engine, Feed
+from multispin.passes.batch import LEAST_PREFILL_TOKENS, Batch, Job, Limits, RoundReport
+from multispin.passes.controller import Controller, Member
 from multispin.protocol import (
     Ask,
     Close,
@@ -38,6 +37,8 @@ from multispin.protocol import (
 )
 from multispin.speculation import (
     ID_RULES,
+    Engine,
+    Feed,
     Finding,
     Rejection,
     Rule,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from multispin.edge import Controller, ControllerSettings, Edge, Limits
+from multispin.passes import Controller, ControllerSettings, Edge, Limits
 from multispin.protocol import PROTOCOL_VERSION, Ask, DeviceSession, Hello, Profile, device_session, edge_session
 from multispin.speculation import (
     LawFormat,

@@ -2,9 +2,8 @@
 
 import pytest
 
-from multispin.edge import Controller, ControllerSettings, Edge, Limits
-from multispin.edge.batch import LEAST_PREFILL_TOKENS
-from multispin.models import SlotsTakenError
+from multispin.passes import Controller, ControllerSettings, Edge, Limits
+from multispin.passes.batch import LEAST_PREFILL_TOKENS
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Close,
@@ -16,7 +15,7 @@ from multispin.protocol import (
     Tail,
     Welcome,
 )
-from multispin.speculation import ID_RULES, SamplingParams, accept_matching
+from multispin.speculation import ID_RULES, SamplingParams, SlotsTakenError, accept_matching
 
 V = 100
 

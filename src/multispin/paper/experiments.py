@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.simulation.paper.cell import (
+from multispin.estimation.intervals import Estimate, estimate
+from multispin.paper.cell import (
     BANDWIDTH_HZ,
     CALIBRATED,
     DEVICES,
@@ -16,8 +17,8 @@ from multispin.simulation.paper.cell import (
     Assumptions,
     Pair,
 )
-from multispin.simulation.paper.measure import BEYOND, SCHEMES, Estimate, Job, Outcome, estimate, measure_all
-from multispin.simulation.paper.table import Table, Value
+from multispin.paper.measure import BEYOND, SCHEMES, Job, Outcome, measure_all
+from multispin.paper.table import Table, Value
 
 BANDWIDTHS_HZ: tuple[float, ...] = (5e6, 7.5e6, 10e6, 12.5e6, 15e6, 17.5e6, 20e6)
 """Fig. 7's horizontal axis [Hz]."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.simulation.paper.cell import BANDWIDTH_HZ, DEVICES
+from multispin.paper.cell import BANDWIDTH_HZ, DEVICES
 
 Values = Callable[[str], NDArray[np.float64]]
 """Goodput per realisation of a scheme at one point [tokens/s]."""

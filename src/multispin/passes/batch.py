@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from multispin.control import Plan
-from multispin.models import Feed
+from multispin.speculation import Feed
 
 LEAST_PREFILL_TOKENS = 8
 """Prompt tokens that ride in any round, however short it is: nobody waits for ever."""

@@ -4,17 +4,14 @@ The goodput of a round is the analytic τ of eq. 26 for the plan of `control.pla
 the fading blocks. Every scheme sees the same realisations.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from multispin.control import Plan, Scenario, plan
-from multispin.simulation.paper.cell import BANDWIDTH_HZ, DEVICES, PAIRS, Assumptions, realise, scenario
+from multispin.paper.cell import BANDWIDTH_HZ, DEVICES, PAIRS, Assumptions, realise, scenario
 
 SCHEMES: Mapping[str, str] = {
     "heterogeneous": "Hete, exact",
@@ -57,25 +54,6 @@ class Outcome:
 
     goodput: Mapping[str, float]
     jain: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over realisations and its 95 % confidence interval (Student's t)."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def estimate(values: ArrayLike) -> Estimate:
-    """Mean of independent realisations with its 95 % interval; a single one has no interval of its own (NaN)."""
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if array.size < 2:
-        return Estimate(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
-    return Estimate(mean, mean - half, mean + half)
 
 
 def measure(job: Job) -> Outcome:

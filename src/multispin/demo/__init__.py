@@ -1,0 +1,1 @@
+"""The demo as a program: real processes that talk over real sockets, and a live view of them."""
