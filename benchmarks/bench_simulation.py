@@ -14,14 +14,14 @@ from pathlib import Path
 
 from multispin.simulation.setup import ScenarioFile
 from multispin.simulation.site import Site
-from multispin.simulation.study import Job, quiet_collector
+from multispin.simulation.study import SimulatedRun, quiet_collector
 
 PHONES = Path(__file__).resolve().parent.parent / "examples" / "scenarios" / "thousand-phones.toml"
 
 
-def measure(devices: int, rounds: int, knows: bool, tolerance: float) -> tuple[float, float, float, int, float]:
+def time_rounds(devices: int, rounds: int, knows: bool, tolerance: float) -> tuple[float, float, float, int, float]:
     """Processor and wall time [s], simulated time [s], plans from scratch, and added peak memory [MiB] of one run."""
-    job = Job(ScenarioFile(PHONES).setup({"devices": devices}), "heterogeneous", 1, rounds, knows, tolerance)
+    job = SimulatedRun(ScenarioFile(PHONES).setup({"devices": devices}), "heterogeneous", 1, rounds, knows, tolerance)
     plans = 0
 
     def counted(*arguments):
@@ -55,7 +55,7 @@ def main() -> None:
     ):
         # A process of its own, so that the peak of memory is this run's.
         with get_context("spawn").Pool(1) as pool:
-            processor, wall, _, plans, memory = pool.apply(measure, (options.devices, rounds, knows, tolerance))
+            processor, wall, _, plans, memory = pool.apply(time_rounds, (options.devices, rounds, knows, tolerance))
         print(
             f"{'knows' if knows else 'learns':10}  {tolerance:9}  {rounds:7}  {processor:8.1f} s  {wall:5.1f} s  "
             f"{1e3 * processor / rounds:7.1f} ms  {1e6 * processor / rounds / options.devices:7.1f} µs  {plans:12}  "

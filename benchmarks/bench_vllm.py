@@ -71,7 +71,7 @@ def main():
     from multispin.errors import InputError
     from multispin.models import Verifier, load_model
     from multispin.models.vllm_engine import VllmEngine, check_installed, parse_options
-    from multispin.profiling import Point, fit_latency
+    from multispin.profiling import BatchTiming, fit_latency
     from multispin.speculation import SamplingParams
 
     try:
@@ -101,7 +101,7 @@ def main():
                         turns[name].append(seconds)
             ratio = statistics.median(v / e for e, v in zip(turns["embedded"], turns["vllm"], strict=True))
             for name in engines:
-                points[name].append(Point(sessions, draft, statistics.median(turns[name])))
+                points[name].append(BatchTiming(sessions, draft, statistics.median(turns[name])))
             ours, theirs = (1e3 * points[name][-1].seconds for name in ("embedded", "vllm"))
             print(f"| {sessions} | {draft} | {ours:.1f} | {theirs:.1f} | {ratio:.2f} |", flush=True)
         for crew in crews.values():

@@ -12,7 +12,7 @@ from multispin.paper.calibration import calibrate
 from multispin.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
 from multispin.paper.claims import claims_of, summary_json
 from multispin.paper.experiments import Point, Study, points_of, table_of
-from multispin.paper.measure import Job, measure, measure_all
+from multispin.paper.measure import Case, plan_case, plan_cases
 from multispin.paper.reported import REPORTED
 from multispin.paper.theory import figure_3, figure_4, figure_5, local_maxima
 
@@ -22,7 +22,7 @@ SMALL = {"realisations": 2, "blocks": 1}
 @pytest.fixture(scope="module")
 def study():
     made = Study(**SMALL)
-    made.measure([point for figure in "678" for point in points_of(figure)])
+    made.plan_points([point for figure in "678" for point in points_of(figure)])
     return made
 
 
@@ -78,19 +78,19 @@ def test_nothing_beats_the_exact_optimum_in_any_realisation(study):
         for point in points_of(figure):
             best = study.goodput(point, "heterogeneous")
             for scheme in ("algorithm1", "uniform-bandwidth", "homogeneous", "fixed"):
-                # `measure` plans to a relative gap of 1e-4.
+                # `plan_case` plans to a relative gap of 1e-4.
                 assert (study.goodput(point, scheme) <= best * (1 + 1e-4)).all(), (point, scheme)
             assert (study.goodput(point, "fixed") < 0.95 * best).all()
 
 
 def test_same_seed_same_numbers_on_one_or_two_processes_and_another_seed_differs():
-    job = Job("llama", CALIBRATED["llama"], 1, 0, 2, ("heterogeneous", "fixed"))
-    jobs = [job, replace(job, index=1), job]
-    one, two = measure_all(jobs, 1), measure_all(jobs, 2)
+    case = Case("llama", CALIBRATED["llama"], 1, 0, 2, ("heterogeneous", "fixed"))
+    cases = [case, replace(case, index=1), case]
+    one, two = plan_cases(cases, 1), plan_cases(cases, 2)
     assert one == two
     assert len(one) == 2
-    assert measure(job) == one[job]
-    assert measure(replace(job, seed=2)).goodput != one[job].goodput
+    assert plan_case(case) == one[case]
+    assert plan_case(replace(case, seed=2)).goodput != one[case].goodput
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():
@@ -144,7 +144,7 @@ def test_summary_has_the_schema_and_says_what_misses(study):
 def test_a_missed_number_is_called_missed():
     wrong = {pair: Assumptions(40.0, 0.005, 0.005) for pair in PAIRS}
     made = Study(**SMALL, assumed=wrong)
-    made.measure([Point(pair) for pair in PAIRS])
+    made.plan_points([Point(pair) for pair in PAIRS])
     claims = claims_of(made, {}, ["6"])
     hete = next(claim for claim in claims if claim.claim.startswith("Goodput of Hete, Llama"))
     assert hete.why.startswith("Not reproduced: we are")

@@ -7,7 +7,7 @@ import torch
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
 from multispin.models.drafter import ModelDrafter
-from multispin.profiling import Point, drafting_times, fit_latency, follow, hazards, measure_latency, rate_of
+from multispin.profiling import BatchTiming, drafting_times, fit_latency, follow, hazards, measure_latency, rate_of
 from multispin.speculation import PromptLookupDrafter, SamplingParams
 
 
@@ -17,7 +17,7 @@ def synthetic(fixed_s, per_device_s, per_token_s, noise=0.0):
     for devices in (1, 2, 4, 8):
         for length in (0, 2, 4, 8):
             exact = fixed_s + per_device_s * devices + per_token_s * devices * (length + 1)
-            points.append(Point(devices, length, exact * (1 + noise * generator.standard_normal())))
+            points.append(BatchTiming(devices, length, exact * (1 + noise * generator.standard_normal())))
     return points
 
 

@@ -10,7 +10,16 @@ from multispin.errors import InputError
 from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, ScenarioFile
 from multispin.simulation.site import Site
-from multispin.simulation.study import Job, as_document, jobs_of, parse_sweep, points, results_of, run_all, simulate
+from multispin.simulation.study import (
+    SimulatedRun,
+    as_document,
+    parse_sweep,
+    points,
+    results_of,
+    run_all,
+    runs_of,
+    simulate,
+)
 
 TEXT = """\
 [cell]
@@ -137,9 +146,9 @@ def test_a_key_swept_twice_or_too_many_points_are_refused():
 def test_processes_change_nothing(file):
     scenario_file = ScenarioFile(file)
     grid = points([("cell.bandwidth_hz", [1_000_000, 2_000_000])])
-    jobs = jobs_of(scenario_file, grid, ("homogeneous", "fixed"), (1, 2), 15, False)
+    runs = runs_of(scenario_file, grid, ("homogeneous", "fixed"), (1, 2), 15, False)
     told = []
-    alone, together = run_all(jobs, 1), run_all(jobs, 2, told.append)
+    alone, together = run_all(runs, 1), run_all(runs, 2, told.append)
     assert alone == together
     assert told[-1] == 1.0
     results = results_of(alone, grid, ("homogeneous", "fixed"), (1, 2))
@@ -158,7 +167,7 @@ def test_measures_add_up(file):
     site.run(60)
     found = measure(site)
     records = [device.record for device in site.devices]
-    assert found == simulate(Job(setup, "homogeneous", 3, 60, False))
+    assert found == simulate(SimulatedRun(setup, "homogeneous", 3, 60, False))
     assert found.text_tokens == sum(record.tokens for record in records)
     assert found.goodput_tokens_per_s == pytest.approx(found.text_tokens / found.simulated_s)
     assert found.rounds == 60
@@ -172,7 +181,7 @@ def test_measures_add_up(file):
 def test_what_never_happened_is_no_number(file):
     keys = {"simulation.prompt_tokens": 100_000, "device.arrives_s": 0.0, "device.leaves_s": 0.2}
     setup = ScenarioFile(file).setup(keys)
-    found = simulate(Job(setup, "fixed", 1, 10, False))
+    found = simulate(SimulatedRun(setup, "fixed", 1, 10, False))
     assert found.time_to_first_token_s_p50 != found.time_to_first_token_s_p50
     assert found.text_tokens == 0
     assert as_document("x", 10, results_of([found], [()], ("fixed",), (1,)), False)["results"][0][

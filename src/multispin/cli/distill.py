@@ -17,7 +17,7 @@ from multispin.cli.process import machine_name, make_folder, prepare, threads_op
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
-    from multispin.distillation import Progress
+    from multispin.distillation import StageProgress
     from multispin.models.distilled import DrafterCard
 
 LINE_PERIOD_S = 10.0
@@ -157,7 +157,7 @@ def _plain(card: "DrafterCard") -> dict[str, Any]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[["Progress"], None]]:
+def _progress() -> Iterator[Callable[["StageProgress"], None]]:
     """A bar with the time left on a terminal, a line now and then elsewhere; both on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -172,7 +172,7 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
     began: dict[str, tuple[float, int]] = {}
     said = 0.0
 
-    def report(progress: "Progress") -> None:
+    def report(progress: "StageProgress") -> None:
         nonlocal said
         if console.is_terminal:
             if progress.stage not in tasks:

@@ -22,7 +22,7 @@ from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
-    from multispin.profiling import Following, LatencyFit, Point, Rate
+    from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
     from multispin.speculation import LawFormat
 
 MAX_GRID = 16
@@ -207,7 +207,7 @@ def _trace_path(path: Path, spec: str, drafters: int) -> Path:
     return path if drafters == 1 else path.with_name(f"{path.stem}-{safe}{path.suffix}")
 
 
-def _verification(points: "Sequence[Point]", fit: "LatencyFit", options: Mapping[str, Any]) -> dict[str, Any]:
+def _verification(points: "Sequence[BatchTiming]", fit: "LatencyFit", options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "fixed_s": fit.fixed_s,
         "per_device_s": fit.per_device_s,

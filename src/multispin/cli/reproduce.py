@@ -86,7 +86,7 @@ def command(
     make_folder(out)
     study = Study(seed=seed, realisations=realisations, blocks=blocks)
     with _progress("planning rounds") as progress:
-        study.measure([point for figure in wanted for point in points_of(figure)], processes, progress)
+        study.plan_points([point for figure in wanted for point in points_of(figure)], processes, progress)
     tables = {figure: _table(figure, study) for figure in wanted if figure not in RUNNING}
     for figure in RUNNING:
         if figure in wanted:

@@ -94,18 +94,18 @@ def command(
     from multispin.simulation.study import (
         as_document,
         as_rows,
-        jobs_of,
         parse_sweep,
         points,
         results_of,
         run_all,
         run_on_ray,
+        runs_of,
     )
 
     chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
     grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
-    todo = jobs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
+    todo = runs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
     models = None
     if live is not None:
         from multispin.simulation.live import load_live

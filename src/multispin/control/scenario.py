@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from multispin.errors import InputError
 
-MAX_DRAFT_LENGTH = 1024
+MAX_PLANNED_LENGTH = 1024
 """Longest draft that a scenario may allow: tables grow with it, and no language model profits from more."""
 
 MULTIPLE_ACCESS = ("fdma", "tdma")
@@ -274,8 +274,8 @@ def _probability(what: str, value: object) -> None:
 
 
 def _length(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DRAFT_LENGTH:
-        raise InputError(f"{what} is {value!r}; it must be a whole number in [0, {MAX_DRAFT_LENGTH}]")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_PLANNED_LENGTH:
+        raise InputError(f"{what} is {value!r}; it must be a whole number in [0, {MAX_PLANNED_LENGTH}]")
 
 
 def _ordered(where: str, shortest: int, longest: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from multispin.data import load_prompts
 from multispin.distillation.corpus import Shard, Writer, write_corpus
-from multispin.distillation.evaluation import Acceptance, held_out_texts, measure
+from multispin.distillation.evaluation import RuleAcceptance, compare_distributions, held_out_texts
 from multispin.distillation.training import Recipe, Trainer
 from multispin.errors import InputError
 from multispin.models.distilled import (
@@ -81,7 +81,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """How far a stage is: `done` of `total`, and a sentence for people."""
 
     stage: str
@@ -101,7 +101,7 @@ def spread_layers(count: int, total: int) -> tuple[int, ...]:
     return (*range(count - 1), total - 1)
 
 
-def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None]) -> DrafterCard:
+def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress], None]) -> DrafterCard:
     """Make a drafter, or go on making it.
 
     Args:
@@ -132,7 +132,9 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
         writer, order.corpus or order.out / CORPUS_FOLDER, order.recipe.seed, order.tokens, texts
     ):
         paths.append(path)
-        report(Progress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target"))
+        report(
+            StageProgress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target")
+        )
     prompts = load_prompts()
     short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS)
     greedy, sampled = (held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
@@ -145,12 +147,12 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
         student, ids = before
 
     def prepared(done: int, of: int) -> None:
-        report(Progress("reading", done, of, "shards read by the frozen layers"))
+        report(StageProgress("reading", done, of, "shards read by the frozen layers"))
 
     trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen, prepared)
 
     def taught(step: int, loss: float, step_s: float) -> None:
-        report(Progress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
+        report(StageProgress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
 
     order.out.mkdir(parents=True, exist_ok=True)
     trainer.run(order.out / CHECKPOINT_FILE, taught)
@@ -170,16 +172,16 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[Progress], None
         },
     )
     save_drafter(student, card, order.out)
-    report(Progress("evaluation", 0, 1, "comparing laws on held-out prompts"))
+    report(StageProgress("evaluation", 0, 1, "comparing laws on held-out prompts"))
     stored = load_for_drafting(order.out, model)  # what is measured is what will draft
     form = LawFormat(len(head), min(1024, len(head)), 16)
-    results = measure(stored, head, prompts, greedy, sampled, form)
+    results = compare_distributions(stored, head, prompts, greedy, sampled, form)
     card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})
     save_drafter(student, card, order.out)
     (order.out / CHECKPOINT_FILE).unlink(missing_ok=True)
     if order.corpus is None:
         shutil.rmtree(order.out / CORPUS_FOLDER)
-    report(Progress("evaluation", 1, 1, "done"))
+    report(StageProgress("evaluation", 1, 1, "done"))
     return card
 
 
@@ -202,7 +204,7 @@ def _continued(folder: Path, model: Any) -> tuple[Any, torch.Tensor]:
     return student, torch.arange(int(model.config.get_text_config().vocab_size)) if ids is None else ids
 
 
-def _numbers(found: Acceptance) -> dict[str, dict[str, float]]:
+def _numbers(found: RuleAcceptance) -> dict[str, dict[str, float]]:
     return {
         rule: {
             "acceptance_rate": round(found.rates[rule], 4),

@@ -24,7 +24,7 @@ EVERY = 3
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class RuleAcceptance:
     """Acceptance rates under each rule.
 
     Attributes:
@@ -50,9 +50,9 @@ def held_out_texts(
     return writer.write(ids, [temperature] * len(ids), noise)
 
 
-def measure(
+def compare_distributions(
     student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: LawFormat
-) -> list[Acceptance]:
+) -> list[RuleAcceptance]:
     """Compare the laws of student and target.
 
     Args:
@@ -99,7 +99,7 @@ def _logits(student: Any, head: torch.Tensor, shard: Shard, row: int) -> tuple[t
     return theirs.float().cpu(), student.lm_head(hidden).float().cpu()
 
 
-def _summary(task: str, found: dict[str, list[list[float]]]) -> Acceptance:
+def _summary(task: str, found: dict[str, list[list[float]]]) -> RuleAcceptance:
     """Means over positions; errors as if each prompt were one observation, weighted by its length."""
     rates, errors, positions = {}, {}, {}
     for rule, texts in found.items():
@@ -108,4 +108,4 @@ def _summary(task: str, found: dict[str, list[list[float]]]) -> Acceptance:
         rate = float(sums.sum() / max(1, sizes.sum()))
         spread = float(np.sqrt(((sums - rate * sizes) ** 2).sum()))
         rates[rule], errors[rule], positions[rule] = rate, spread / max(1, int(sizes.sum())), int(sizes.sum())
-    return Acceptance(task, rates, errors, positions)
+    return RuleAcceptance(task, rates, errors, positions)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.paper.cell import PAIRS, REALISATIONS, Assumptions
-from multispin.paper.measure import Job, Outcome, measure_all
+from multispin.paper.measure import Case, CaseResult, plan_cases
 from multispin.paper.reported import REPORTED, Reported
 
 SNR_DB: tuple[float, ...] = tuple(float(value) for value in range(18, 29))
@@ -54,9 +54,9 @@ def calibrate(
     The first is what `cell.CALIBRATED` holds; the second shows how far the two absolute numbers pull.
     """
     search = _Search(seed, realisations)
-    radio = [search.job(r, Assumptions(s, d, 1.0), i) for r, s, d, i in search.over(snr_db, draft_s)]
-    server = [search.job(r, Assumptions(0.0, 1.0, c), i) for r, c, i in search.over_server(server_draft_s)]
-    search.measured = measure_all(radio + server, processes, progress)
+    radio = [search.case(r, Assumptions(s, d, 1.0), i) for r, s, d, i in search.over(snr_db, draft_s)]
+    server = [search.case(r, Assumptions(0.0, 1.0, c), i) for r, c, i in search.over_server(server_draft_s)]
+    search.measured = plan_cases(radio + server, processes, progress)
     return {
         "all": _best(search, REPORTED, snr_db, draft_s, server_draft_s),
         "ratios": _best(search, tuple(r for r in REPORTED if r.baseline), snr_db, draft_s, server_draft_s),
@@ -69,7 +69,7 @@ class _Search:
     def __init__(self, seed: int, realisations: int) -> None:
         self.seed = seed
         self.realisations = realisations
-        self.measured: Mapping[Job, Outcome] = {}
+        self.measured: Mapping[Case, CaseResult] = {}
 
     def over(
         self, snr_db: tuple[float, ...], draft_s: tuple[float, ...]
@@ -80,11 +80,11 @@ class _Search:
         central = [r for r in REPORTED if r.baseline == "centralized"]
         return itertools.product(central, server_draft_s, range(self.realisations))
 
-    def job(self, number: Reported, assumed: Assumptions, index: int) -> Job:
+    def case(self, number: Reported, assumed: Assumptions, index: int) -> Case:
         # Cen-SPIN uses nothing but the server's drafting time, the other schemes all but that.
         central = assumed.server_draft_s < 1.0
         schemes = ("centralized",) if central else ("heterogeneous", "fixed", "p2p")
-        return Job(number.pair, assumed, self.seed, index, _BLOCKS, schemes, number.devices, number.bandwidth_hz)
+        return Case(number.pair, assumed, self.seed, index, _BLOCKS, schemes, number.devices, number.bandwidth_hz)
 
     def residual(self, number: Reported, assumed: Assumptions) -> float:
         def values(scheme: str) -> NDArray[np.float64]:
@@ -92,8 +92,8 @@ class _Search:
                 used = Assumptions(0.0, 1.0, assumed.server_draft_s)
             else:
                 used = Assumptions(assumed.snr_db, assumed.draft_s, 1.0)
-            jobs = [self.job(number, used, index) for index in range(self.realisations)]
-            return np.array([self.measured[job].goodput[scheme] for job in jobs])
+            cases = [self.case(number, used, index) for index in range(self.realisations)]
+            return np.array([self.measured[case].goodput[scheme] for case in cases])
 
         return number.residual(values)
 

@@ -20,7 +20,7 @@ RETAINED = 1024
 """V̂, probabilities that are sent per drafted token (eq. 9)."""
 PROBABILITY_BITS = 16
 """Q_B [bit]."""
-MAX_DRAFT_LENGTH = 25
+LONGEST_DRAFT = 25
 """L_max [tokens]."""
 REALISATIONS = 10
 """Draws of tasks, speeds and mean gains that the paper averages over."""
@@ -180,7 +180,7 @@ def scenario(
         )
     bits = pair.bits_per_token if bits_per_token is None else bits_per_token
     verifier = Verification(pair.fixed_s, pair.per_device_s, draft_seconds_per_token=devices * assumed.server_draft_s)
-    return Scenario(Cell(bandwidth_hz, bits, MAX_DRAFT_LENGTH), verifier, tuple(members))
+    return Scenario(Cell(bandwidth_hz, bits, LONGEST_DRAFT), verifier, tuple(members))
 
 
 def scenario_of_means(pair: Pair, assumed: Assumptions, drawn: Realisation) -> Scenario:

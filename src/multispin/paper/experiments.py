@@ -17,7 +17,7 @@ from multispin.paper.cell import (
     Assumptions,
     Pair,
 )
-from multispin.paper.measure import BEYOND, SCHEMES, Job, Outcome, measure_all
+from multispin.paper.measure import BEYOND, SCHEMES, Case, CaseResult, plan_cases
 from multispin.paper.table import Table, Value
 
 BANDWIDTHS_HZ: tuple[float, ...] = (5e6, 7.5e6, 10e6, 12.5e6, 15e6, 17.5e6, 20e6)
@@ -65,25 +65,25 @@ class Study:
     realisations: int = REALISATIONS
     blocks: int = BLOCKS
     assumed: Mapping[str, Assumptions] = field(default_factory=lambda: CALIBRATED)
-    outcomes: dict[Job, Outcome] = field(default_factory=dict)
+    outcomes: dict[Case, CaseResult] = field(default_factory=dict)
 
-    def measure(
+    def plan_points(
         self,
         points: Iterable[Point],
         processes: int = 1,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         """Measure what is not measured yet."""
-        jobs = [job for point in points for job in self._jobs(point) if job not in self.outcomes]
-        self.outcomes.update(measure_all(jobs, processes, progress))
+        cases = [case for point in points for case in self._cases(point) if case not in self.outcomes]
+        self.outcomes.update(plan_cases(cases, processes, progress))
 
     def goodput(self, point: Point, scheme: str) -> NDArray[np.float64]:
         """Goodput per realisation [tokens/s]."""
-        return np.array([self.outcomes[job].goodput[scheme] for job in self._jobs(point)])
+        return np.array([self.outcomes[case].goodput[scheme] for case in self._cases(point)])
 
     def jain(self, point: Point, scheme: str) -> NDArray[np.float64]:
         """Jain's index per realisation."""
-        return np.array([self.outcomes[job].jain[scheme] for job in self._jobs(point)])
+        return np.array([self.outcomes[case].jain[scheme] for case in self._cases(point)])
 
     @property
     def note(self) -> str:
@@ -101,9 +101,9 @@ class Study:
             f"together): {common}; {own}"
         )
 
-    def _jobs(self, point: Point) -> list[Job]:
+    def _cases(self, point: Point) -> list[Case]:
         return [
-            Job(
+            Case(
                 point.pair,
                 self.assumed[point.pair],
                 self.seed,

@@ -28,7 +28,7 @@ BEYOND: Mapping[str, str] = {"fair": "Fair (Σ log)", "goodput-argmax": "Goodput
 
 
 @dataclass(frozen=True)
-class Job:
+class Case:
     """One realisation of one point. The fields after `index` are those of `cell.scenario`."""
 
     pair: str
@@ -44,8 +44,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a job measured, by scheme.
+class CaseResult:
+    """What a case measured, by scheme.
 
     Args:
         goodput: mean of τ over the blocks [tokens/s].
@@ -56,46 +56,46 @@ class Outcome:
     jain: Mapping[str, float]
 
 
-def measure(job: Job) -> Outcome:
-    """Plan every block of a realisation under every scheme of the job. A pure function of the job."""
-    drawn = realise(job.seed, job.index, job.blocks)
-    rates = {scheme: np.zeros((job.blocks, job.devices)) for scheme in job.schemes}
-    for block in range(job.blocks):
+def plan_case(case: Case) -> CaseResult:
+    """Plan every block of a realisation under every scheme of the case. A pure function of the case."""
+    drawn = realise(case.seed, case.index, case.blocks)
+    rates = {scheme: np.zeros((case.blocks, case.devices)) for scheme in case.schemes}
+    for block in range(case.blocks):
         seen = scenario(
-            PAIRS[job.pair],
-            job.assumed,
+            PAIRS[case.pair],
+            case.assumed,
             drawn,
             block,
-            devices=job.devices,
-            bandwidth_hz=job.bandwidth_hz,
-            bits_per_token=job.bits_per_token,
-            coupled=job.coupled,
+            devices=case.devices,
+            bandwidth_hz=case.bandwidth_hz,
+            bits_per_token=case.bits_per_token,
+            coupled=case.coupled,
         )
-        for scheme in job.schemes:
+        for scheme in case.schemes:
             rates[scheme][block] = _device_rates(seen, scheme)
     per_device = {scheme: rate.mean(axis=0) for scheme, rate in rates.items()}
-    return Outcome(
+    return CaseResult(
         goodput={scheme: float(rate.sum()) for scheme, rate in per_device.items()},
         jain={s: float(rate.sum() ** 2 / (rate.size * (rate**2).sum())) for s, rate in per_device.items()},
     )
 
 
-def measure_all(
-    jobs: Iterable[Job], processes: int, progress: Callable[[int, int], None] = lambda _done, _all: None
-) -> dict[Job, Outcome]:
-    """Measure each distinct job once, on that many processes; `progress` hears of (done, all)."""
-    unique = list(dict.fromkeys(jobs))
+def plan_cases(
+    cases: Iterable[Case], processes: int, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> dict[Case, CaseResult]:
+    """Measure each distinct case once, on that many processes; `progress` hears of (done, all)."""
+    unique = list(dict.fromkeys(cases))
     if processes == 1:
         found = {}
-        for job in unique:
-            found[job] = measure(job)
+        for case in unique:
+            found[case] = plan_case(case)
             progress(len(found), len(unique))
         return found
     with ProcessPoolExecutor(processes) as pool:
-        running = {pool.submit(measure, job): job for job in unique}
+        running = {pool.submit(plan_case, case): case for case in unique}
         for done, _future in enumerate(as_completed(running), start=1):
             progress(done, len(unique))
-    return {job: future.result() for future, job in running.items()}
+    return {case: future.result() for future, case in running.items()}
 
 
 def _device_rates(seen: Scenario, scheme: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -17,13 +17,13 @@ from multispin.paper.cell import PAIRS, Assumptions, Pair, realise, scenario_of_
 from multispin.paper.table import Table, Value
 
 if TYPE_CHECKING:  # the simulator brings torch, which the figures of theory need not wait for
-    from multispin.simulation.study import Job
+    from multispin.simulation.study import SimulatedRun
 
 ROUNDS = 80
 """Rounds of one run, the first ones included, in which little is known."""
 KNOWLEDGE = ("all", "all but acceptance", "nothing")
 """What the controller is told of the truth at every round; the rest it learns."""
-SCHEMES: Mapping[tuple[str, str], str] = {
+CURVES: Mapping[tuple[str, str], str] = {
     ("heterogeneous", "all"): "Hete, all known",
     ("heterogeneous", "all but acceptance"): "Hete, acceptance learned",
     ("heterogeneous", "nothing"): "Hete, all learned",
@@ -59,7 +59,7 @@ class Course:
 def courses(figure: str) -> list[Course]:
     """The runs behind a figure."""
     if figure == "learning":
-        return [Course(pair, policy, knows) for pair in PAIRS for policy, knows in SCHEMES]
+        return [Course(pair, policy, knows) for pair in PAIRS for policy, knows in CURVES]
     return [
         Course(pair, "heterogeneous", "all", share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
     ]
@@ -89,8 +89,8 @@ def run_courses(
     from multispin.simulation.study import run_all
 
     asked = courses(figure)
-    jobs = [_job(course, assumed, seed, index, rounds) for course in asked for index in range(realisations)]
-    found = np.array([run.goodput_tokens_per_s for run in run_all(jobs, processes, progress)])
+    runs = [_run(course, assumed, seed, index, rounds) for course in asked for index in range(realisations)]
+    found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])
     goodput = dict(zip(asked, found.reshape(len(asked), realisations), strict=True))
     note = (
         f"Mean and 95 % interval over {realisations} realisations of {rounds} rounds each, seed {seed}, in the "
@@ -100,9 +100,9 @@ def run_courses(
     return _learning(asked, goodput, note) if figure == "learning" else _lateness(asked, goodput, note)
 
 
-def _job(course: Course, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> "Job":
+def _run(course: Course, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> "SimulatedRun":
     from multispin.simulation.setup import Behaviour, Setup
-    from multispin.simulation.study import Job
+    from multispin.simulation.study import SimulatedRun
 
     factor, slack_s = WAITS[course.wait]
     behaviour = Behaviour(
@@ -113,7 +113,7 @@ def _job(course: Course, assumed: Mapping[str, Assumptions], seed: int, index: i
         deadline_slack_s=slack_s,
     )
     truth = _truth(PAIRS[course.pair], assumed[course.pair], seed, index)
-    return Job(
+    return SimulatedRun(
         Setup(truth, behaviour),
         course.policy,
         seed * 1000 + index,
@@ -133,7 +133,7 @@ def _learning(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int
     for course in asked:
         known = goodput[Course(course.pair, "heterogeneous", "all")]
         values, ratio = estimate(goodput[course]), estimate(goodput[course] / known)
-        name = SCHEMES[course.policy, course.knows]
+        name = CURVES[course.policy, course.knows]
         rows.append((course.pair, name, *_spread(values), *_spread(ratio)))
     return Table(
         "beyond-learning",

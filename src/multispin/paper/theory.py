@@ -10,14 +10,14 @@ import numpy as np
 from multispin.control import Scenario, plan, plan_for_lengths
 from multispin.control.goodput import expected_tokens
 from multispin.control.uniform import stationary_length
-from multispin.paper.cell import MAX_DRAFT_LENGTH, PAIRS, Assumptions, Pair, realise, scenario
+from multispin.paper.cell import LONGEST_DRAFT, PAIRS, Assumptions, Pair, realise, scenario
 from multispin.paper.table import Table, Value
 
 TASK = "GSM8K"
 """All devices work on this in Fig. 3 and 4, so that α is common, as Theorem 1 asks."""
 ROUNDS = 400
 """Rounds of Monte Carlo per draft length."""
-LENGTHS = range(1, MAX_DRAFT_LENGTH + 1)
+LENGTHS = range(1, LONGEST_DRAFT + 1)
 
 
 def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = ROUNDS) -> Table:

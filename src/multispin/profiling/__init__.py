@@ -1,12 +1,12 @@
 """What the controller needs to know of this machine and these models, measured: speeds, latencies, acceptance."""
 
 from multispin.profiling.acceptance import Following, Rate, follow, hazards, rate_of, trace_document
-from multispin.profiling.latency import LatencyFit, Point, drafting_times, fit_latency, measure_latency
+from multispin.profiling.latency import BatchTiming, LatencyFit, drafting_times, fit_latency, measure_latency
 
 __all__ = [
+    "BatchTiming",
     "Following",
     "LatencyFit",
-    "Point",
     "Rate",
     "drafting_times",
     "fit_latency",

@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Point:
+class BatchTiming:
     """One kind of batch.
 
     Attributes:
@@ -56,7 +56,7 @@ class LatencyFit:
     per_device_s: float
     per_token_s: float
     relative_rms: float
-    worst: Point
+    worst: BatchTiming
     worst_relative: float
 
     def predict(self, devices: int, tokens: int) -> float:
@@ -72,7 +72,7 @@ def measure_latency(
     clock: Clock,
     report: Callable[[int, int], None],
     before: Callable[[], None] = lambda: None,
-) -> list[Point]:
+) -> list[BatchTiming]:
     """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens and one more.
 
     As in rounds, every timed draft goes on from the token that the engine itself came to: an engine that holds texts,
@@ -123,10 +123,10 @@ def measure_latency(
     finally:
         for slot in slots:
             engine.close(slot)
-    return [Point(*kind, statistics.median(values)) for kind, values in times.items()]
+    return [BatchTiming(*kind, statistics.median(values)) for kind, values in times.items()]
 
 
-def fit_latency(points: Sequence[Point]) -> LatencyFit:
+def fit_latency(points: Sequence[BatchTiming]) -> LatencyFit:
     """Non-negative least squares of the relative errors."""
     if len(points) < 3:
         raise InputError(f"{len(points)} kinds of batches are too few to fit three coefficients: measure at least 3")

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
-from multispin.paper.running import SCHEMES, WAITS
+from multispin.paper.running import CURVES, WAITS
 from multispin.paper.table import Table
 from multispin.report.style import canvas, legend_above
 
@@ -17,7 +17,7 @@ def learning(table: Table) -> Figure:
     figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
-        names = [name for name in SCHEMES.values() if name in part.column("scheme")]
+        names = [name for name in CURVES.values() if name in part.column("scheme")]
         at = np.arange(len(names))[::-1]
         mean, low, high = (np.array(part.numbers(name)) for name in ("goodput_tokens_per_s", "low", "high"))
         error = np.nan_to_num(np.stack([mean - low, high - mean]))

@@ -22,7 +22,7 @@ from multispin.simulation.setup import ScenarioFile, Setup
 from multispin.simulation.site import Site
 from multispin.simulation.uplink import in_turns
 
-Point = tuple[tuple[str, Any], ...]
+SweepPoint = tuple[tuple[str, Any], ...]
 """Keys of a sweep with a value each; empty where nothing is swept."""
 Told = Callable[[float], None]
 """Told how much is done, 0 … 1."""
@@ -30,7 +30,7 @@ MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True)
-class Job:
+class SimulatedRun:
     """One run: everything that it depends on."""
 
     setup: Setup
@@ -47,7 +47,7 @@ class Result:
     """All seeds of one policy at one point."""
 
     policy: str
-    point: Point
+    point: SweepPoint
     seeds: tuple[int, ...]
     runs: tuple[Measures, ...]
 
@@ -61,11 +61,11 @@ class Result:
         return found
 
 
-def simulate(job: Job, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
-    """Run one job: a pure function of it, and of the models if real ones write the texts."""
-    site = Site(job.setup, job.policy, job.seed, job.knows, job.replan_tolerance, live, job.knows_acceptance)
+def simulate(run: SimulatedRun, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
+    """Simulate one run: a pure function of it, and of the models where real ones write the texts."""
+    site = Site(run.setup, run.policy, run.seed, run.knows, run.replan_tolerance, live, run.knows_acceptance)
     with quiet_collector():
-        site.run(job.rounds, lambda done: progress(done / job.rounds))
+        site.run(run.rounds, lambda done: progress(done / run.rounds))
     return measure(site)
 
 
@@ -100,7 +100,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     return key, [_tidy(value) for value in np.linspace(first, last, count).tolist()]
 
 
-def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[Point]:
+def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[SweepPoint]:
     """All combinations of the swept keys' values."""
     keys = [key for key, _ in sweeps]
     if len(set(keys)) != len(keys):
@@ -110,16 +110,16 @@ def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[Point]:
     return [tuple(zip(keys, values, strict=True)) for values in product(*(values for _, values in sweeps))]
 
 
-def jobs_of(
+def runs_of(
     file: ScenarioFile,
-    grid: Sequence[Point],
+    grid: Sequence[SweepPoint],
     policies: Sequence[str],
     seeds: Sequence[int],
     rounds: int,
     knows: bool,
     replan_tolerance: float = ControllerSettings.replan_tolerance,
-) -> list[Job]:
-    """All jobs, every point's scenario checked: by point, then policy, then seed."""
+) -> list[SimulatedRun]:
+    """All runs, every point's scenario checked: by point, then policy, then seed."""
     setups = [file.setup(dict(point)) for point in grid]
     if not knows and any(in_turns(setup.scenario) for setup in setups):
         raise InputError(
@@ -127,32 +127,32 @@ def jobs_of(
             "draft that waits for its turn from one on a slow link"
         )
     return [
-        Job(setup, policy, seed, rounds, knows, replan_tolerance)
+        SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance)
         for setup, policy, seed in product(setups, policies, seeds)
     ]
 
 
 def run_all(
-    jobs: Sequence[Job], processes: int, progress: Told = lambda _: None, live: LiveModels | None = None
+    runs: Sequence[SimulatedRun], processes: int, progress: Told = lambda _: None, live: LiveModels | None = None
 ) -> list[Measures]:
-    """Run all jobs on so many processes of this machine, and return their measures in order.
+    """Simulate all runs on so many processes of this machine, and return their measures in order.
 
     With real models everything runs in this process, which holds them.
     """
-    if processes == 1 or len(jobs) == 1 or live is not None:
+    if processes == 1 or len(runs) == 1 or live is not None:
         return [
-            simulate(job, lambda part, index=index: progress((index + part) / len(jobs)), live)  # type: ignore[misc]
-            for index, job in enumerate(jobs)
+            simulate(run, lambda part, index=index: progress((index + part) / len(runs)), live)  # type: ignore[misc]
+            for index, run in enumerate(runs)
         ]
-    with ProcessPoolExecutor(min(processes, len(jobs))) as pool:
-        running = [pool.submit(simulate, job) for job in jobs]
+    with ProcessPoolExecutor(min(processes, len(runs))) as pool:
+        running = [pool.submit(simulate, run) for run in runs]
         for done, _ in enumerate(as_completed(running), start=1):
-            progress(done / len(jobs))
+            progress(done / len(runs))
         return [future.result() for future in running]
 
 
-def run_on_ray(jobs: Sequence[Job], progress: Told = lambda _: None) -> list[Measures]:
-    """Run all jobs as tasks of a Ray cluster: that of RAY_ADDRESS if it is set, else one started on this machine.
+def run_on_ray(runs: Sequence[SimulatedRun], progress: Told = lambda _: None) -> list[Measures]:
+    """Simulate all runs as tasks of a Ray cluster: that of RAY_ADDRESS if it is set, else one started on this machine.
 
     multispin must be installed on every node; InputError if Ray is not installed here or cannot be reached.
     """
@@ -168,11 +168,11 @@ def run_on_ray(jobs: Sequence[Job], progress: Told = lambda _: None) -> list[Mea
             raise InputError(f"--ray: Ray cannot be reached or started: {str(error).splitlines()[0]}") from error
     try:
         task = ray.remote(simulate)
-        running = [task.remote(job) for job in jobs]
+        running = [task.remote(run) for run in runs]
         waiting = list(running)
         while waiting:
             _, waiting = ray.wait(waiting)
-            progress(1.0 - len(waiting) / len(jobs))
+            progress(1.0 - len(waiting) / len(runs))
         return list(ray.get(running))
     finally:
         if began:
@@ -180,9 +180,9 @@ def run_on_ray(jobs: Sequence[Job], progress: Told = lambda _: None) -> list[Mea
 
 
 def results_of(
-    measured: Sequence[Measures], grid: Sequence[Point], policies: Sequence[str], seeds: Sequence[int]
+    measured: Sequence[Measures], grid: Sequence[SweepPoint], policies: Sequence[str], seeds: Sequence[int]
 ) -> list[Result]:
-    """The measures of `jobs_of`'s jobs by point and policy."""
+    """The measures of `runs_of`'s runs by point and policy."""
     runs = iter(measured)
     return [
         Result(policy, point, tuple(seeds), tuple(next(runs) for _ in seeds))
