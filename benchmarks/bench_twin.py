@@ -142,7 +142,7 @@ def overhead_s(devices, policy):
     from multispin.device import DeviceClient, Emulation
     from multispin.edge import EdgeServer
     from multispin.passes import Controller, ControllerSettings, Edge
-    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
+    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
     from multispin.simulation.device import FINGERPRINT
     from multispin.simulation.site import SimulatedEngine
     from multispin.speculation import SamplingParams
@@ -172,7 +172,7 @@ def overhead_s(devices, policy):
             )
             for k in range(devices)
         ]  # fmt: skip
-        await asyncio.gather(*(client.generate([0, 0], SamplingParams(), 200) for client in clients))
+        await asyncio.gather(*(client.generate(Request((0, 0), SamplingParams(), 200)) for client in clients))
         await runner.cleanup()
 
     asyncio.run(rounds())

@@ -26,6 +26,7 @@ from multispin.protocol import (
     Open,
     Profile,
     RefusedError,
+    Request,
     Verdict,
     Welcome,
     decode_downlink,
@@ -94,7 +95,9 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
         ]
         async with Site(tiny_folder) as site:
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
-            texts = await asyncio.gather(*(c.generate([*PROMPT, 10 + i], params, 30) for i, c in enumerate(clients)))
+            texts = await asyncio.gather(
+                *(c.generate(Request([*PROMPT, 10 + i], params, 30)) for i, c in enumerate(clients))
+            )
             assert site.edge.sessions == {}
         model = load_model(tiny_folder)
         assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 30) for i in range(4)]
@@ -110,7 +113,7 @@ def test_more_requests_than_slots_are_all_served(tiny_folder):
         async with Site(tiny_folder, slots=2) as site:
             clients = [site.client(PromptLookupDrafter(), f"device-{i}") for i in range(6)]
             return await asyncio.gather(
-                *(c.generate([*PROMPT, i], SamplingParams(), 10) for i, c in enumerate(clients))
+                *(c.generate(Request([*PROMPT, i], SamplingParams(), 10)) for i, c in enumerate(clients))
             )
 
     model = load_model(tiny_folder)
@@ -155,7 +158,7 @@ def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_
         async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy:
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
             client = site.client(ModelDrafter(load_model(tiny_folder), 256))
-            return await client.generate(PROMPT, SamplingParams(0.9, seed=4), 60), client.counters.reconnects
+            return await client.generate(Request(PROMPT, SamplingParams(0.9, seed=4), 60)), client.counters.reconnects
 
     text, reconnects = run(scenario())
     assert text == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(0.9, seed=4), 60)
@@ -173,7 +176,7 @@ def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder):
                 half_way.set()
 
         client = first.client(ModelDrafter(load_model(tiny_folder), 256), on_progress=progress)
-        work = asyncio.create_task(client.generate(PROMPT, SamplingParams(), 60))
+        work = asyncio.create_task(client.generate(Request(PROMPT, SamplingParams(), 60)))
         await half_way.wait()
         await first.__aexit__()
         async with Site(tiny_folder, port=first.port):
@@ -196,7 +199,7 @@ def test_misbehaviour_ends_its_own_session_with_an_error_and_no_other(tiny_folde
     async def scenario():
         async with Site(tiny_folder) as site:
             good = site.client(ModelDrafter(load_model(tiny_folder), 256), emulation=Emulation(0.01, 0.0))
-            work = asyncio.create_task(good.generate(PROMPT, SamplingParams(), 60))
+            work = asyncio.create_task(good.generate(Request(PROMPT, SamplingParams(), 60)))
             hello = encode(site.hello("bad"))
             cases = {
                 "hello-first": [encode(Close(1))],
@@ -241,7 +244,7 @@ def test_a_refused_device_is_told_why_and_does_not_try_again(tiny_folder):
     async def scenario():
         async with Site(tiny_folder) as site:
             client = DeviceClient(site.url, site.hello(fingerprint="0" * 16), NoDrafter())
-            await client.generate(PROMPT, SamplingParams(), 10)
+            await client.generate(Request(PROMPT, SamplingParams(), 10))
 
     with pytest.raises(RefusedError, match="0000000000000000 is not the target's"):
         run(scenario())
@@ -255,7 +258,7 @@ def test_an_edge_that_is_not_there_is_given_up_after_a_few_attempts(tiny_folder)
         max_reconnects=2,
     )
     with pytest.raises(InputError, match="cannot reach the edge"):
-        run(client.generate(PROMPT, SamplingParams(), 10))
+        run(client.generate(Request(PROMPT, SamplingParams(), 10)))
 
 
 def test_a_drafter_that_fails_is_reported_and_not_swallowed(tiny_folder):
@@ -266,7 +269,7 @@ def test_a_drafter_that_fails_is_reported_and_not_swallowed(tiny_folder):
     async def scenario():
         async with Site(tiny_folder) as site:
             client = DeviceClient(site.url, site.hello(), Broken())
-            await client.generate(PROMPT, SamplingParams(), 10)
+            await client.generate(Request(PROMPT, SamplingParams(), 10))
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(scenario())
@@ -280,7 +283,7 @@ def test_an_engine_that_fails_is_not_passed_over_in_silence(tiny_folder):
                 raise MemoryError("no memory for the batch")
 
             site.edge.engine.verify = out_of_memory
-            work = asyncio.create_task(site.client(NoDrafter()).generate(PROMPT, SamplingParams(), 5))
+            work = asyncio.create_task(site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5)))
             why = await site.server.failure()
             work.cancel()
             return why
@@ -318,7 +321,7 @@ def test_uplink_bytes_are_counted_as_they_are_on_the_wire(tiny_folder):
             proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
             site.url = f"ws://127.0.0.1:{proxy.sockets[0].getsockname()[1]}{SESSION_PATH}"
             client = site.client(ModelDrafter(load_model(tiny_folder), 256))
-            await client.generate(PROMPT, SamplingParams(), 40)
+            await client.generate(Request(PROMPT, SamplingParams(), 40))
             proxy.close()
             handshake = sent.index(b"\r\n\r\n") + 4
             return len(sent) - handshake, client.counters
@@ -341,7 +344,7 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
         async with Site(tiny_folder, policy="fixed", longest=4) as site:
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
             texts = await asyncio.gather(
-                *(c.generate([*PROMPT, 10 + i], HOT, 30, rule=rule) for i, c in enumerate(clients))
+                *(c.generate(Request([*PROMPT, 10 + i], HOT, 30, rule=rule)) for i, c in enumerate(clients))
             )
             assert site.edge.sessions == {}
             assert site.edge.engine.free_slots == site.edge.engine.slots
@@ -361,7 +364,7 @@ def test_laws_sent_at_once_and_laws_sent_when_asked_for_make_the_same_text(tiny_
     async def scenario(rule):
         async with Site(tiny_folder, policy="fixed", longest=4) as site:
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
-            return await client.generate(PROMPT, HOT, 40, rule=rule), client.counters
+            return await client.generate(Request(PROMPT, HOT, 40, rule=rule)), client.counters
 
     texts, counters = zip(*(run(scenario(rule)) for rule in (Rule.REJECTION, Rule.REJECTION_UP)), strict=True)
     assert texts[0] == texts[1]
@@ -375,7 +378,7 @@ def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_fo
         async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 1000, 1100, 1300, 1200, 1700]) as proxy:
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
-            text = await client.generate(PROMPT, HOT, 60, rule=rule, retained=16)
+            text = await client.generate(Request(PROMPT, HOT, 60, rule=rule, retained=16))
             return text, client.counters.reconnects
 
     text, reconnects = run(scenario())
@@ -396,7 +399,7 @@ def test_an_emulated_uplink_carries_what_is_owed_when_no_band_is_granted(tiny_fo
         async with Site(tiny_folder) as site:
             client = site.client(Forbidden(), emulation=Emulation(0.0, 5.0))
             params = SamplingParams(1.0, seed=3, logit_bias=((5, -100.0),))
-            return [await client.generate(PROMPT, params, length, rule=rule) for length in (2, 3, 4)]
+            return [await client.generate(Request(PROMPT, params, length, rule=rule)) for length in (2, 3, 4)]
 
     texts = run(scenario())
     assert [len(text) for text in texts] == [2, 3, 4]
@@ -494,12 +497,12 @@ def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tin
     async def scenario():
         async with Site(tiny_folder) as site:
             good = site.client(ModelDrafter(load_model(tiny_folder), 256), emulation=Emulation(0.01, 0.0))
-            work = asyncio.create_task(good.generate(PROMPT, HOT, 100))
+            work = asyncio.create_task(good.generate(Request(PROMPT, HOT, 100)))
             drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3), 256)
             for what, (rule, lie, code) in LIES.items():
                 bad = Cheat(site.url, site.hello("bad"), drafter, lie=lie)
                 with pytest.raises(RefusedError) as refusal:
-                    await bad.generate(PROMPT, HOT, 60, rule=rule, retained=8, probability_bits=8)
+                    await bad.generate(Request(PROMPT, HOT, 60, rule=rule, retained=8, probability_bits=8))
                 assert refusal.value.code == code, what
                 bad.close()
             return await work, len(site.edge.sessions)
@@ -514,7 +517,7 @@ def test_a_rule_that_the_engine_cannot_apply_is_refused_with_those_that_it_can(t
         async with Site(tiny_folder) as site:
             type(site.edge.engine).rules, kept = frozenset({Rule.GREEDY, Rule.COUPLED}), type(site.edge.engine).rules
             try:
-                await site.client(NoDrafter()).generate(PROMPT, HOT, 10, rule=Rule.REJECTION)
+                await site.client(NoDrafter()).generate(Request(PROMPT, HOT, 10, rule=Rule.REJECTION))
             finally:
                 type(site.edge.engine).rules = kept
 
@@ -526,7 +529,7 @@ def test_a_rule_that_does_not_fit_the_temperature_is_refused_before_anything_is_
     async def scenario():
         await DeviceClient(
             "ws://127.0.0.1:9", Hello(PROTOCOL_VERSION, "f", "n", "d", True, PROFILE), NoDrafter()
-        ).generate(PROMPT, SamplingParams(), 10, rule=Rule.REJECTION)
+        ).generate(Request(PROMPT, SamplingParams(), 10, rule=Rule.REJECTION))
 
     with pytest.raises(InputError, match="rejection needs a temperature above 0"):
         run(scenario())
@@ -541,16 +544,20 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
     wanted = decode_alone(model, PROMPT, biased, 40, stop_ids, 20)
     assert len(wanted) >= 20
     assert plain[0] not in wanted
-    text = tokenizer.decode(wanted)
-    stops = StopStrings((text[12:15], "never"), tokenizer.decode, 2)
-    wanted = decode_alone(model, PROMPT, biased, 40, stop_ids, 20, stops)
+    free = decode_alone(model, PROMPT, biased, 40)
+    early, late = tokenizer.decode(free[3:6]), tokenizer.decode(free[24:27])
+    stops = StopStrings((early, late, "never"), tokenizer.decode, 20)
+    stopped = decode_alone(model, PROMPT, biased, 40, (), 20, stops)
+    assert early in stops.text(stopped)  # too early to count
+    assert late not in stops.text(stopped)
 
     async def scenario():
         async with Site(tiny_folder) as site:
-            client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 5), 256))
-            ids = await client.generate(PROMPT, biased, 40, stop_ids, min_tokens=20, stops=stops)
+            client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 5), 256), decode=tokenizer.decode)
+            by_id = await client.generate(Request(PROMPT, biased, 40, 20, stop_ids))
+            finish = client.session.finish
+            by_string = await client.generate(Request(PROMPT, biased, 40, 20, (), stops.strings))
             assert site.edge.sessions == {}
-            return ids, client.session.finish
+            return by_id, finish, by_string, client.session.finish
 
-    assert run(scenario()) == (wanted, "stop")
-    assert text[12:15] not in stops.text(wanted)
+    assert run(scenario()) == (wanted, "stop" if len(wanted) < 40 else "length", stopped, "stop")

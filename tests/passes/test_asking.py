@@ -5,7 +5,7 @@ import torch
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Edge, Limits, Member
-from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Verdict
+from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Request, Verdict
 from multispin.speculation import (
     ID_RULES,
     LawFormat,
@@ -72,7 +72,7 @@ class Site:
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0)))
         number, answers = self.edge.connect(device.greet(), self.now)
         device.receive(answers[0])
-        device.begin((1, 2, 3), SamplingParams(1.0, seed=number), max_tokens, rule=rule)
+        device.begin(Request((1, 2, 3), SamplingParams(1.0, seed=number), max_tokens, rule=rule))
         self.hear(self.edge.receive(number, device.open(), 40, self.now), device)
         return device
 

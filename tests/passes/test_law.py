@@ -14,7 +14,16 @@ import torch
 from scipy import stats
 
 from multispin.passes import Controller, ControllerSettings, Edge, Limits
-from multispin.protocol import PROTOCOL_VERSION, Ask, DeviceSession, Hello, Profile, device_session, edge_session
+from multispin.protocol import (
+    PROTOCOL_VERSION,
+    Ask,
+    DeviceSession,
+    Hello,
+    Profile,
+    Request,
+    device_session,
+    edge_session,
+)
 from multispin.speculation import (
     LawFormat,
     Outcome,
@@ -129,7 +138,9 @@ class Site:
         params = SamplingParams(PARAMS.temperature, 0, PARAMS.top_p, derive_seed(2026, self.begun), PARAMS.logit_bias)
         device.text, self.begun = self.begun, self.begun + 1
         device.session.begin(
-            PROMPT, params, TEXT, rule=self.rule, retained=FORM.retained, probability_bits=FORM.probability_bits
+            Request(
+                PROMPT, params, TEXT, rule=self.rule, retained=FORM.retained, probability_bits=FORM.probability_bits
+            )
         )
         self.say(device, device.session.open())
 

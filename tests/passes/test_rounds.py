@@ -12,6 +12,7 @@ from multispin.protocol import (
     Hello,
     Profile,
     ProtocolError,
+    Request,
     Tail,
     Welcome,
 )
@@ -73,7 +74,7 @@ class Site:
         number, answers = self.edge.connect(device.greet(), self.now)
         for answer in answers:
             device.receive(answer)
-        device.begin(prompt, SamplingParams(), max_tokens)
+        device.begin(Request(prompt, SamplingParams(), max_tokens))
         self.say(number, device.open())
         self.devices[number] = device
         return number
@@ -427,7 +428,7 @@ def test_a_continued_text_that_is_complete_ends_at_once():
     device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", "back", "q5", True, Profile(0.05, 3.0)))
     number, (welcome,) = site.edge.connect(device.greet(), 0.0)
     device.receive(welcome)
-    device.begin((1, 2, 3), SamplingParams(), 2)
+    device.begin(Request((1, 2, 3), SamplingParams(), 2))
     device.committed += [4, 5]
     site.devices[number] = device
     site.say(number, device.open())

@@ -14,6 +14,7 @@ from multispin.protocol import (
     Law,
     Profile,
     ProtocolError,
+    Request,
     Tail,
     Verdict,
     Welcome,
@@ -27,10 +28,10 @@ WELCOME = Welcome(7, "secret", 99, V, 100, 30.0)
 PARAMS = SamplingParams(1.0, seed=3)
 
 
-def pair(rule, max_tokens=20, stop_ids=(), **options):
-    edge, device = EdgeSession(7, "secret", HELLO, V), DeviceSession(HELLO)
-    device.receive(WELCOME)
-    device.begin((1, 2, 3), PARAMS, max_tokens, stop_ids, rule=rule, **options)
+def pair(rule, max_tokens=20, stop_ids=(), vocabulary=V, **options):
+    edge, device = EdgeSession(7, "secret", HELLO, vocabulary), DeviceSession(HELLO)
+    device.receive(replace(WELCOME, vocabulary_size=vocabulary))
+    device.begin(Request((1, 2, 3), PARAMS, max_tokens, stop_ids=stop_ids, rule=rule, **options))
     edge.open(device.open(), 100)
     return edge, device
 
@@ -45,7 +46,7 @@ def drafted(edge, device, number, ids):
 
 def decided(edge):
     """A target that is sure of the drafted tokens, all but REFUSED, and knows nothing else."""
-    logits = torch.zeros(len(edge.draft) + 1, V)
+    logits = torch.zeros(len(edge.draft) + 1, edge.request.form.vocabulary_size)
     for row, token in enumerate(edge.draft):
         logits[row, token] = -100.0 if token == REFUSED else 100.0
     base = len(edge.request.committed)
@@ -166,8 +167,9 @@ def test_a_grant_of_nothing_waits_for_an_owed_token():
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_text_may_end_with_a_token_that_the_device_finds(stop):
-    stop_ids = tuple(token for token in range(V) if token != REFUSED) if stop else ()
-    edge, device = pair(Rule.REJECTION_DOWN, 20 if stop else 1, stop_ids)
+    vocabulary = 17  # all of it but the refused token can be named as stop ids
+    stop_ids = tuple(token for token in range(vocabulary) if token != REFUSED) if stop else ()
+    edge, device = pair(Rule.REJECTION_DOWN, 20 if stop else 1, stop_ids, vocabulary)
     drafted(edge, device, 1, [REFUSED])
     device.receive(decided(edge))
     assert device.over

@@ -15,6 +15,7 @@ from multispin.protocol import (
     Profile,
     ProtocolError,
     RefusedError,
+    Request,
     Resume,
     Tail,
     Verdict,
@@ -39,7 +40,7 @@ def own_text(prompt, length):
 def pair(prompt=(1, 2, 3), max_tokens=20, stop_ids=()):
     edge, device = EdgeSession(7, "secret", HELLO, V), DeviceSession(HELLO)
     device.receive(WELCOME)
-    device.begin(prompt, SamplingParams(), max_tokens, stop_ids)
+    device.begin(Request(prompt, SamplingParams(), max_tokens, stop_ids=stop_ids))
     edge.open(device.open(), 100)
     return edge, device
 
@@ -146,7 +147,7 @@ def test_what_a_device_may_not_say_is_refused_by_code():
 def test_requests_that_do_not_fit_are_refused_with_the_limit():
     edge, device = EdgeSession(7, "secret", HELLO, V), DeviceSession(HELLO)
     device.receive(WELCOME)
-    device.begin([1] * 90, SamplingParams(), 20)
+    device.begin(Request((1,) * 90, SamplingParams(), 20))
     with pytest.raises(ProtocolError, match="limit of 100"):
         edge.open(device.open(), 100)
     with pytest.raises(InputError, match="temperature"):
@@ -182,7 +183,7 @@ def test_a_device_does_not_believe_nonsense():
 def test_the_edges_seed_is_taken_once_and_kept():
     device = DeviceSession(HELLO)
     device.receive(WELCOME)
-    device.begin([1], SamplingParams(1.0, seed=5), 10, seed_of_edge=True)
+    device.begin(Request((1,), SamplingParams(1.0, seed=5), 10, seed_of_edge=True))
     assert device.open().seed == 99
     device.forget_edge()
     device.receive(replace(WELCOME, seed=1234))

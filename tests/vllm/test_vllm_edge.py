@@ -9,7 +9,7 @@ import pytest
 
 from multispin.models import decode_alone
 from multispin.passes import Controller, ControllerSettings, Edge, Limits
-from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile
+from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile, Request
 from multispin.speculation import SamplingParams, StopStrings, bits_per_id
 
 GREEDY, HOT = SamplingParams(), SamplingParams(0.9, seed=12)
@@ -29,8 +29,11 @@ class Site:
 
     def join(self, name, params=GREEDY, **ends):
         prompt = PROMPTS[name]
-        device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0)))
-        device.begin(prompt, params, MAX_TOKENS, **ends)
+        stops = ends.get("stops")
+        hello = Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0))
+        device = DeviceSession(hello, stops.decode if stops else None)
+        ids = {key: value for key, value in ends.items() if key != "stops"}
+        device.begin(Request(prompt, params, MAX_TOKENS, stop_strings=stops.strings if stops else (), **ids))
         number = self.greet(device)
         self.devices[number] = device
         self.alone[number] = decode_alone(self.model, prompt, params, MAX_TOKENS, **ends)

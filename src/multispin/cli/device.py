@@ -77,7 +77,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
 
 async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
     from multispin.device import DeviceClient, Emulation
-    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress
+    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, Request
     from multispin.speculation import StopStrings
 
     seed = options["seed"]
@@ -107,16 +107,24 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
             }
         )
 
-    client = DeviceClient(options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress)
+    client = DeviceClient(
+        options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress, decode=tokenizer.decode
+    )
     began_s = time.monotonic()
     try:
         ids = await client.generate(
-            *(prompt, params, options["max_tokens"], tokenizer.stop_ids, seed is None),
-            rule=rule,
-            retained=options["retained"],
-            probability_bits=options["probability_bits"],
-            min_tokens=options["min_tokens"],
-            stops=stops,
+            Request(
+                tuple(prompt),
+                params,
+                options["max_tokens"],
+                options["min_tokens"],
+                tokenizer.stop_ids,
+                options["stops"],
+                rule,
+                seed is None,
+                options["retained"],
+                options["probability_bits"],
+            )
         )
     finally:
         client.close()

@@ -23,6 +23,7 @@ from multispin.protocol import (
     Law,
     Progress,
     RefusedError,
+    Request,
     Tail,
     Uplink,
     decode_downlink,
@@ -30,7 +31,7 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.radio import TokenBucket
-from multispin.speculation import ID_RULES, Drafter, Rule, SamplingParams, StopStrings, TruncatedLaw
+from multispin.speculation import ID_RULES, Drafter, TruncatedLaw
 
 CONNECT_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
@@ -88,6 +89,7 @@ class DeviceClient:
         emulation: what it pretends to be.
         on_progress: told of every advance of the text.
         max_reconnects: attempts in a row before it gives up on an edge that has answered.
+        decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
 
     """
 
@@ -99,8 +101,9 @@ class DeviceClient:
         emulation: Emulation | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         max_reconnects: int = 8,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
-        self.session = DeviceSession(hello)
+        self.session = DeviceSession(hello, decode)
         self.counters = Counters()
         self._url = url
         self._drafter = drafter
@@ -111,20 +114,8 @@ class DeviceClient:
         self._failure: Exception | None = None  # of the drafter
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
 
-    async def generate(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        max_tokens: int,
-        stop_ids: Sequence[int] = (),
-        seed_of_edge: bool = False,
-        rule: Rule | None = None,
-        retained: int = 1024,
-        probability_bits: int = 16,
-        min_tokens: int = 0,
-        stops: StopStrings | None = None,
-    ) -> list[int]:
-        """Have one text generated; returns its ids. The arguments are those of `DeviceSession.begin`.
+    async def generate(self, request: Request) -> list[int]:
+        """Have one text generated; returns its ids.
 
         Raises:
             RefusedError: the edge will not serve this request, and says why.
@@ -132,12 +123,9 @@ class DeviceClient:
 
         """
         self.counters = Counters()
-        self.session.begin(
-            *(prompt, params, max_tokens, stop_ids, seed_of_edge),
-            *(rule, retained, probability_bits, min_tokens, stops),
-        )
+        self.session.begin(request)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._drafter.prepare, prompt)
+        await loop.run_in_executor(self._thread, self._drafter.prepare, request.prompt)
         backoff = Backoff(min(FIRST_ATTEMPTS, self._max_reconnects))
         while True:
             try:

@@ -1,7 +1,7 @@
 """What do edge and device say to each other? Messages and the two session state machines, without sockets."""
 
 from multispin.protocol.device_session import DeviceSession, Progress, RefusedError
-from multispin.protocol.edge_session import EdgeSession, ProtocolError, Request, check_hello, check_version
+from multispin.protocol.edge_session import EdgeSession, ProtocolError, RunningRequest, check_hello, check_version
 from multispin.protocol.messages import (
     MAX_DRAFT_LENGTH,
     MAX_FRAME_BYTES,
@@ -30,6 +30,7 @@ from multispin.protocol.messages import (
     usual_frame_bits,
     websocket_frame_bytes,
 )
+from multispin.protocol.request import Request
 
 __all__ = [
     "MAX_DRAFT_LENGTH",
@@ -54,6 +55,7 @@ __all__ = [
     "RefusedError",
     "Request",
     "Resume",
+    "RunningRequest",
     "Tail",
     "Uplink",
     "Verdict",

@@ -4,7 +4,7 @@ The device keeps prompt and committed tokens itself. After a lost connection it 
 again from where it stood, anywhere else: nothing but time is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from multispin.protocol.messages import (
     Verdict,
     Welcome,
 )
+from multispin.protocol.request import Request
 from multispin.speculation import (
     LawFormat,
     Offer,
@@ -32,10 +33,8 @@ from multispin.speculation import (
     StopStrings,
     TruncatedLaw,
     pack_draft,
-    pack_ids,
     pack_laws,
     resolve_down,
-    rule_for,
     unpack_ids,
     unpack_offer,
 )
@@ -72,26 +71,33 @@ class DeviceSession:
 
     Args:
         hello: how this device introduces itself.
+        decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
 
     """
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, decode: Callable[[Sequence[int]], str] | None = None) -> None:
         self.hello = hello
         self.welcome: Welcome | None = None
+        self.request: Request | None = None
         self.committed: list[int] = []
-        self.prompt_tokens = 0
         self.params = SamplingParams()
         self.grant: Grant | None = None
         self.finish = ""
-        self.rule = Rule.GREEDY
-        self._retained, self._probability_bits = 1024, 16
+        self._decode = decode
         self._form: LawFormat | None = None  # made when it is asked for
-        self._max_tokens = self._min_tokens = 0
-        self._seed_of_edge = False
-        self._stop_ids: tuple[int, ...] = ()
         self._stops: StopStrings | None = None
         self._sent: _Sent | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the present request's prompt."""
+        return len(self.request.prompt) if self.request is not None else 0
+
+    @property
+    def rule(self) -> Rule:
+        """The present request's acceptance rule."""
+        return self._requested().acceptance_rule
 
     @property
     def generated(self) -> list[int]:
@@ -107,8 +113,7 @@ class DeviceSession:
     def form(self) -> LawFormat:
         """How this request's laws are written; the edge's vocabulary bounds what they retain."""
         if self._form is None:
-            size = self._welcomed().vocabulary_size
-            self._form = LawFormat(size, min(self._retained, size), self._probability_bits)
+            self._form = self._requested().form(self._welcomed().vocabulary_size)
         return self._form
 
     @property
@@ -119,8 +124,11 @@ class DeviceSession:
     @property
     def over(self) -> bool:
         """Whether the token that the edge lacks ends the text, so that nothing is left to draft."""
-        return self._head is not None and (
-            self._head in self._stop_ids or len(self.committed) - self.prompt_tokens >= self._max_tokens
+        request = self.request
+        return (
+            self._head is not None
+            and request is not None
+            and (self._head in request.stop_ids or len(self.committed) - len(request.prompt) >= request.max_tokens)
         )
 
     def greet(self) -> Hello | Resume:
@@ -134,66 +142,25 @@ class DeviceSession:
         self.welcome = self.grant = None
         self._sent = self._head = None
 
-    def begin(
-        self,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        max_tokens: int,
-        stop_ids: Sequence[int] = (),
-        seed_of_edge: bool = False,
-        rule: Rule | None = None,
-        retained: int = 1024,
-        probability_bits: int = 16,
-        min_tokens: int = 0,
-        stops: StopStrings | None = None,
-    ) -> None:
-        """Set the next request; `open` puts it on the wire.
-
-        Args:
-            prompt: ids.
-            params: sampling law.
-            max_tokens: most ids to generate.
-            stop_ids: ids that end the text.
-            seed_of_edge: take the edge's default seed instead of the law's own.
-            rule: acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
-            retained: V̂, most tokens of a law under the rejection rules.
-            probability_bits: Q_B, bits of a probability under the rejection rules.
-            min_tokens: no stop id, and no stop string, ends the text before.
-            stops: stop strings. They are looked for here, where the text is, and end the request by a Close.
-
-        """
-        self.rule = rule_for(params, rule)
-        self._retained, self._probability_bits, self._form = retained, probability_bits, None
-        self._seed_of_edge = seed_of_edge
-        self.committed, self.prompt_tokens = list(prompt), len(prompt)
-        self.params = params.with_min_tokens(stop_ids, len(prompt), min_tokens)
-        self._max_tokens, self._min_tokens, self._stop_ids = max_tokens, min_tokens, tuple(stop_ids)
-        self._stops = stops
-        self.grant, self.finish, self._sent, self._head = None, "", None, None
+    def begin(self, request: Request) -> None:
+        """Set the next request; `open` puts it on the wire."""
+        if request.stop_strings and self._decode is None:
+            raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
+        self.request = request
+        self.committed, self.params = list(request.prompt), request.effective_params
+        self._stops = None
+        if request.stop_strings and self._decode is not None:
+            self._stops = StopStrings(request.stop_strings, self._decode, request.min_tokens)
+        self.grant, self.finish, self._sent, self._head, self._form = None, "", None, None, None
 
     def open(self) -> Open:
         """The request as it stands; what was generated already counts as continued."""
-        welcome = self._welcomed()
-        if self._seed_of_edge:  # from here on it is this request's seed, at whichever edge it goes on
-            self.params, self._seed_of_edge = replace(self.params, seed=welcome.seed), False
-        params = self.params
-        return Open(
-            welcome.session,
-            pack_ids(self.committed, welcome.vocabulary_size),
-            len(self.committed),
-            self._max_tokens,
-            params.temperature,
-            params.top_k,
-            params.top_p,
-            params.seed,
-            self._stop_ids,
-            len(self.committed) - self.prompt_tokens,
-            self.rule,
-            self.form.retained,
-            self._probability_bits,
-            self._min_tokens,
-            params.logit_bias,
-        )
+        welcome, request = self._welcomed(), self._requested()
+        if request.seed_of_edge:  # from here on it is this request's seed, at whichever edge it goes on
+            params = replace(request.params, seed=welcome.seed)
+            request = self.request = replace(request, params=params, seed_of_edge=False)
+            self.params = request.effective_params
+        return request.to_open(welcome.session, self.generated, welcome.vocabulary_size)
 
     def answer(self, ids: Sequence[int], draft_s: float, laws: Sequence[TruncatedLaw] = ()) -> Draft:
         """The draft that answers the open grant; it took `draft_s` seconds, and its tokens were drawn from `laws`."""
@@ -272,6 +239,11 @@ class DeviceSession:
             del self.committed[self.prompt_tokens + end :]
         accepted = message.accepted if isinstance(message, Verdict) else 0
         return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, self.finish)
+
+    def _requested(self) -> Request:
+        if self.request is None:
+            raise ValueError("no request has been begun")
+        return self.request
 
     def _welcomed(self) -> Welcome:
         if self.welcome is None:

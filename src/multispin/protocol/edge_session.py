@@ -57,7 +57,7 @@ class ProtocolError(InputError):
         self.code = code
 
 
-class Request:
+class RunningRequest:
     """One prompt on its way to becoming a text.
 
     Attributes:
@@ -145,7 +145,7 @@ class EdgeSession:
         self.number = number
         self.resume_token = resume_token
         self.hello = hello
-        self.request: Request | None = None
+        self.request: RunningRequest | None = None
         self.grant: Grant | None = None
         self.draft: list[int] | None = None
         self.evidence: Evidence | None = None  # that came with it
@@ -154,12 +154,12 @@ class EdgeSession:
         self._vocabulary_size = vocabulary_size
         self._last_verdict: Verdict | None = None
 
-    def open(self, message: Open, max_length: int, rules: Collection[Rule] = frozenset(Rule)) -> Request:
+    def open(self, message: Open, max_length: int, rules: Collection[Rule] = frozenset(Rule)) -> RunningRequest:
         """Begin a request; the one before must have ended."""
         self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
-        self.request = Request(message, self._vocabulary_size, max_length, rules)
+        self.request = RunningRequest(message, self._vocabulary_size, max_length, rules)
         self.grant = self.draft = self.evidence = self.rejection = self.offer = self._last_verdict = None
         return self.request
 

@@ -17,6 +17,7 @@ from multispin.protocol import (
     Hello,
     Open,
     Profile,
+    Request,
     Resume,
     Tail,
 )
@@ -140,7 +141,7 @@ class SimulatedDevice:
 
     def begin(self, prompt_tokens: int, tokens: int, now_s: float) -> Open:
         """The next request."""
-        self.session.begin(self._prompt(prompt_tokens), SamplingParams(), tokens)
+        self.session.begin(Request(tuple(self._prompt(prompt_tokens)), SamplingParams(), tokens))
         self._waits_since_s, self._begun = now_s, False
         return self.session.open()
 

@@ -40,7 +40,7 @@ from multispin.speculation.rejection import (
 )
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
 from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
-from multispin.speculation.stopping import StopStrings
+from multispin.speculation.stopping import StopStrings, check_stop_strings
 
 __all__ = [
     "ID_RULES",
@@ -65,6 +65,7 @@ __all__ = [
     "bits_per_id",
     "bits_per_token",
     "certain_law",
+    "check_stop_strings",
     "derive_seed",
     "downlink_bits_per_rejection",
     "draft_token",

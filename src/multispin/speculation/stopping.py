@@ -13,6 +13,15 @@ MAX_STOP_STRINGS = 8
 MAX_STOP_CHARACTERS = 200
 
 
+def check_stop_strings(strings: Sequence[str]) -> None:
+    """InputError if there are too many stop strings, or if one is empty or too long."""
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InputError(f"{len(strings)} stop strings are over the limit of {MAX_STOP_STRINGS}")
+    for string in strings:
+        if not 1 <= len(string) <= MAX_STOP_CHARACTERS:
+            raise InputError(f"a stop string of {len(string)} characters is outside 1 … {MAX_STOP_CHARACTERS}")
+
+
 @dataclass(frozen=True)
 class StopStrings:
     """Stop strings and how ids become text.
@@ -29,11 +38,7 @@ class StopStrings:
     min_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.strings) > MAX_STOP_STRINGS:
-            raise InputError(f"{len(self.strings)} stop strings are over the limit of {MAX_STOP_STRINGS}")
-        for string in self.strings:
-            if not 1 <= len(string) <= MAX_STOP_CHARACTERS:
-                raise InputError(f"a stop string of {len(string)} characters is outside 1 … {MAX_STOP_CHARACTERS}")
+        check_stop_strings(self.strings)
 
     def end(self, ids: Sequence[int], known: int = 0) -> int | None:
         """The least number of generated ids whose text holds a stop string; None if there is none.
