@@ -1,0 +1,278 @@
+"""What scripts rely on: options, plans, simulations and JSON keys, as recorded in this folder.
+
+Additions are allowed. A removal or a change of what is recorded is a failure. To record anew what was changed on
+purpose, run `MULTISPIN_WRITE_CONTRACT=1 python -m pytest tests/contract` and review the difference of the JSON files.
+"""
+
+import asyncio
+import importlib
+import json
+import os
+import re
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import click
+import pytest
+
+from multispin.cli.main import COMMANDS, run
+from multispin.cli.plan import plan_json
+from multispin.control import POLICIES, load_scenario, plan
+from multispin.errors import InputError
+
+HERE = Path(__file__).resolve().parent
+SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
+WRITING = os.environ.get("MULTISPIN_WRITE_CONTRACT") == "1"
+ACCURACY = 1e-9
+"""Largest relative difference of a number that still counts as the same: other processors round differently."""
+
+
+def check(name, found, compare):
+    """Compare `found` with the recorded document of this name, by `compare(recorded, found)`."""
+    path = HERE / f"{name}.json"
+    if WRITING:
+        path.write_text(one_line_per_entry(found), encoding="utf-8")
+    compare(json.loads(path.read_text(encoding="utf-8")), found)
+
+
+def one_line_per_entry(document):
+    rows = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items())
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def assert_same(recorded, found, where=""):
+    """Everything that was recorded is in `found` with its value; `found` may have more keys."""
+    if isinstance(recorded, dict):
+        assert isinstance(found, dict), where
+        assert set(recorded) <= set(found), f"{where}: {sorted(set(recorded) - set(found))} is missing"
+        for key, value in recorded.items():
+            assert_same(value, found[key], f"{where}/{key}")
+    elif isinstance(recorded, list):
+        assert isinstance(found, list), where
+        assert len(recorded) == len(found), where
+        for index, (one, other) in enumerate(zip(recorded, found, strict=True)):
+            assert_same(one, other, f"{where}/{index}")
+    elif isinstance(recorded, float):
+        assert found == pytest.approx(recorded, rel=ACCURACY, abs=0.0), where
+    else:
+        assert found == recorded, where
+
+
+# Options ----------------------------------------------------------------------------------------------------------
+
+
+def options_of(command):
+    return {parameter.opts[0]: option_of(parameter) for parameter in command.params}
+
+
+def option_of(parameter):
+    kind = parameter.type
+    described = {
+        "names": [*parameter.opts, *parameter.secondary_opts],
+        "type": kind.name,
+        "default": plain_default(parameter),
+        "required": parameter.required,
+        "multiple": parameter.multiple,
+        "nargs": parameter.nargs,
+        "flag": bool(getattr(parameter, "is_flag", False)),
+    }
+    if isinstance(kind, click.Choice):
+        described["choices"] = list(kind.choices)
+    for bound in ("min", "max", "min_open", "max_open"):
+        if hasattr(kind, bound):
+            described[bound] = getattr(kind, bound)
+    return described
+
+
+def plain_default(parameter):
+    """The default as JSON can hold it; those that depend on the machine are left out."""
+    if parameter.name in ("jobs", "processes"):
+        return "by the number of cores"
+    value = parameter.to_info_dict()["default"]  # click's own mark for "no default" differs between its versions
+    return str(value) if isinstance(value, Path) else value if isinstance(value, bool | int | float | str) else None
+
+
+def assert_options_kept(recorded, found):
+    for command, options in recorded.items():
+        assert command in found, f"the command {command} is gone"
+        for name, described in options.items():
+            assert name in found[command], f"{command}: the option {described['names']} is gone"
+            now = found[command][name]
+            where = f"{command} {described['names'][0]}"
+            assert set(described["names"]) <= set(now["names"]), where
+            assert set(described.get("choices", ())) <= set(now.get("choices", ())), where
+            fixed = described.keys() - {"names", "choices"}
+            assert {key: now.get(key) for key in fixed} == {key: described[key] for key in fixed}, where
+
+
+def test_no_option_is_gone_or_changed():
+    commands = {name: importlib.import_module(f"multispin.cli.{name}").command for name in COMMANDS}
+    check("options", {name: options_of(command) for name, command in commands.items()}, assert_options_kept)
+
+
+# Plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_plan_of_the_examples_is_the_recorded_one():
+    found = {}
+    for file in sorted(SCENARIOS.glob("*.toml")):
+        for policy in POLICIES:
+            try:
+                made = plan(load_scenario(file), policy, relative_gap=1e-6)
+            except InputError:
+                found[f"{file.stem} {policy}"] = "refused"
+            else:
+                found[f"{file.stem} {policy}"] = summed_up(json.loads(plan_json(made)))
+    check("plans", found, assert_same)
+
+
+def summed_up(document):
+    """A plan with two sums for each key of the devices: of all values, and of all values by their place."""
+    devices = document.pop("devices")
+    columns = {key: [device.get(key) for device in devices] for key in sorted({key for d in devices for key in d})}
+    return document | {"count": len(devices), "devices": {key: column(values) for key, values in columns.items()}}
+
+
+def column(values):
+    if all(isinstance(value, int | float) for value in values):
+        return [sum(values), sum(place * value for place, value in enumerate(values, start=1))]
+    return zlib.crc32(json.dumps(values).encode())
+
+
+# Simulations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "more"),
+    [("paper-llama", ("--policy", "fixed", "--sweep", "devices=3,5")), ("evening-cell", ()), ("recorded", ())],
+)
+def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch):
+    monkeypatch.chdir(SCENARIOS)
+    brief = ("--policy", "heterogeneous", "--rounds", "25", "--seeds", "2", "--seed", "3", "--jobs", "1", "--json")
+    assert run(["simulate", f"{file}.toml", *brief, *more]) == 0
+    document = json.loads(capsys.readouterr().out)
+    runs = {f"{r['policy']} {json.dumps(r['sweep'])}": r for r in document.pop("results")}
+    check(f"simulate-{file}", document | runs, assert_same)
+
+
+# Keys of JSON documents and events --------------------------------------------------------------------------------
+
+DATA = {"tokens", "drafted", "seconds_per_token"}
+"""Keys in a demo's round log whose objects have devices' names as keys."""
+
+
+def paths(value, at=""):
+    """All paths of keys in a document, such as `devices[].name`; keys that are data are written `*`."""
+    if isinstance(value, dict):
+        data = at.startswith("round_log") and at.rpartition(".")[2] in DATA
+        inner = {path for key, each in value.items() for path in paths(each, f"{at}.{'*' if data else key}".strip("."))}
+        return inner | ({at} if at else set())
+    if isinstance(value, list):
+        return {at} | {path for each in value for path in paths(each, f"{at}[]")}
+    return {at}
+
+
+def check_keys(name, document):
+    def kept(recorded, found):
+        missing = {kind: sorted(set(keys) - set(found.get(kind, ()))) for kind, keys in recorded.items()}
+        assert {kind: keys for kind, keys in missing.items() if keys} == {}
+
+    check(name, document, kept)
+
+
+def keys_of(*documents):
+    return sorted({path for document in documents for path in paths(document)})
+
+
+def test_profile_prints_and_writes_the_recorded_keys(tiny_folder, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    arguments = [
+        *("profile", "--target", tiny_folder, "--draft", "q6", "--temperature", "0.9", "--prompts", "1"),
+        *("--tokens", "12", "--batches", "1,3", "--lengths", "0,2", "--context", "16", "--repeats", "1"),
+        *("--threads", "1", "--json", "--trace", str(trace)),
+    ]
+    assert run(arguments) == 0
+    printed = keys_of(json.loads(capsys.readouterr().out))
+    check_keys("keys-profile", {"printed": printed, "trace": keys_of(json.loads(trace.read_text()))})
+
+
+def test_distill_prints_the_recorded_keys(tiny_folder, tmp_path, capsys):
+    sizes = ("--layers", "1", "--steps", "2", "--tokens", "400", "--answer-tokens", "8", "--vocabulary", "64")
+    arguments = ["distill", "--target", tiny_folder, "--out", str(tmp_path / "d"), *sizes, "--batch", "2"]
+    assert run([*arguments, "--positions", "16", "--threads", "1", "--json"]) == 0
+    check_keys("keys-distill", {"card": keys_of(json.loads(capsys.readouterr().out))})
+
+
+def test_reproduce_prints_the_recorded_keys(tmp_path, capsys):
+    few = ("--figures", "7", "--realisations", "1", "--blocks", "1", "--processes", "1")
+    assert run(["reproduce", "--out", str(tmp_path), *few, "--json"]) == 0
+    check_keys("keys-reproduce", {"summary": keys_of(json.loads(capsys.readouterr().out))})
+
+
+def test_edge_and_device_tell_events_with_the_recorded_keys(tiny_folder, capsys, monkeypatch):
+    """`serve` runs in a thread of this process, with a pipe as its standard input, whose end ends it."""
+    reading, writing = os.pipe()
+    lines = []
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as leash:
+        monkeypatch.setattr("sys.stdin", stdin)
+        small = ("--target", tiny_folder, "--port", "0", "--slots", "2", "--max-length", "100", "--threads", "1")
+        edge = threading.Thread(target=run, args=(["serve", *small, "--json", "--attended"],), daemon=True)
+        edge.start()
+        port = json.loads(wait_for("listening", lines, capsys))["port"]
+        url = f"ws://127.0.0.1:{port}"
+        request = ("--target", tiny_folder, "--draft", "lookup", "--prompt", "abababab", "--max-tokens", "6")
+        assert run(["device", url, *request, "--threads", "1", "--json"]) == 0
+        wait_for("closed", lines, capsys)
+        health = asyncio.run(misbehave(url, tiny_folder))
+        wait_for("lost", lines, capsys)
+        wait_for("refused", lines, capsys)
+        leash.close()
+        edge.join(20)
+    events = [json.loads(line) for line in lines]
+    kinds = sorted({event["event"] for event in events})
+    told = {kind: keys_of(*(event for event in events if event["event"] == kind)) for kind in kinds}
+    check_keys("keys-events", told | {"/health": keys_of(health)})
+
+
+def wait_for(kind, lines, capsys):
+    """The first line that tells an event of this kind; `lines` gets all lines that were printed so far."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        lines += [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        for line in lines:
+            if f'"event": "{kind}"' in line:
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"no event {kind!r} in {lines}")
+
+
+async def misbehave(url, target):
+    """Greet the edge and vanish, greet it and talk nonsense; returns what the edge says of its health."""
+    import aiohttp
+
+    from multispin.models import load_tokenizer
+    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, encode
+
+    tokens = load_tokenizer(target).fingerprint
+    hello = encode(Hello(PROTOCOL_VERSION, tokens, "rude", "lookup", True, Profile(0.05, 5.0), ""))
+    async with aiohttp.ClientSession() as client:
+        for last in (None, b"nonsense"):
+            socket = await client.ws_connect(url + SESSION_PATH)
+            await socket.send_bytes(hello)
+            await socket.receive_bytes()
+            if last is None:
+                socket._response.connection.transport.abort()
+            else:
+                await socket.send_bytes(last)
+                await socket.receive()
+        async with client.get(re.sub("^ws", "http", url) + "/health") as answer:
+            return await answer.json()
+
+
+@pytest.mark.processes
+def test_demo_prints_the_recorded_keys(tiny_folder, capsys):
+    few = ("--devices", "2", "--draft", "q6", "--draft", "lookup", "--prompt", "abab", "--max-tokens", "6")
+    assert run(["demo", "--target", tiny_folder, *few, "--json"]) == 0
+    check_keys("keys-demo", {"printed": keys_of(json.loads(capsys.readouterr().out))})
