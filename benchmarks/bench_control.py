@@ -18,8 +18,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from multispin.control import Cell, Device, Plan, Scenario, Verification, plan
+from multispin.control.exact.search import EXACT_SIZE
 from multispin.control.goodput import expected_tokens
-from multispin.control.heterogeneous import EXACT_SIZE
 from multispin.control.problem import Problem, as_problem
 
 

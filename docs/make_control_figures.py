@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 
 from multispin.control import Cell, Device, Mode, Scenario, Verification, load_scenario, plan
 from multispin.control.goodput import Floats
-from multispin.control.heterogeneous import _with_caps
-from multispin.control.objective import SumGoodput
+from multispin.control.exact.search import _with_caps
+from multispin.control.exact.objective import SumGoodput
 from multispin.control.problem import Problem, as_problem
-from multispin.control.relaxation import greedy, relax
+from multispin.control.exact.relaxation import greedy, relax
 
 DOCS = Path(__file__).resolve().parent
 IMAGES = DOCS / "images"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, InfeasibleError, Scenario, Verification, plan
-from multispin.control.objective import LogGoodput
+from multispin.control.exact.objective import LogGoodput
 from multispin.control.problem import as_problem
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from multispin.control import POLICIES, Cell, Device, InfeasibleError, Scenario, Verification, plan
-from multispin.control.heterogeneous import Search, _around_best
-from multispin.control.objective import LogGoodput, SumGoodput
+from multispin.control.exact.objective import LogGoodput, SumGoodput
+from multispin.control.exact.relaxation import Intervals, relax
+from multispin.control.exact.search import Search, _around_best
 from multispin.control.problem import as_problem
-from multispin.control.relaxation import Intervals, relax
 from multispin.errors import InputError
 
 

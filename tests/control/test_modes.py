@@ -20,10 +20,10 @@ from multispin.control import (
     plan,
     plan_for_lengths,
 )
+from multispin.control.exact.objective import LogGoodput, SumGoodput
+from multispin.control.exact.relaxation import Intervals, relax
 from multispin.control.goodput import expected_tokens
-from multispin.control.objective import LogGoodput, SumGoodput
 from multispin.control.problem import as_problem
-from multispin.control.relaxation import Intervals, relax
 from multispin.errors import InputError
 
 IDS = Mode("coupled", acceptance_rate=0.6, bits_per_token=15)

@@ -8,10 +8,10 @@ import numpy as np
 from multispin.control import baselines
 from multispin.control.algorithm1 import algorithm1
 from multispin.control.bandwidth import start_times
+from multispin.control.exact.objective import LogGoodput, Objective, SumGoodput
+from multispin.control.exact.search import Optimum, maximise
 from multispin.control.goodput import Floats, Ints
-from multispin.control.heterogeneous import Optimum, maximise
 from multispin.control.minimum import best_fraction, least_lengths
-from multispin.control.objective import LogGoodput, Objective, SumGoodput
 from multispin.control.problem import Problem, as_problem
 from multispin.control.scenario import Device, Scenario
 from multispin.control.uniform import homogeneous

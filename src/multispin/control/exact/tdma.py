@@ -21,10 +21,10 @@ from the linear program over fractions of options, with moments t added while th
 import numpy as np
 from scipy.optimize import linprog
 
+from multispin.control.exact.objective import Objective
+from multispin.control.exact.relaxation import Intervals, Mask, Options, Relaxation, options_of
 from multispin.control.goodput import Floats, Ints
-from multispin.control.objective import Objective
 from multispin.control.problem import Problem
-from multispin.control.relaxation import Intervals, Mask, Options, Relaxation, options_of
 
 _EPS = float(np.finfo(np.float64).eps)
 _MOMENTS = 8

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from multispin.control.exact.objective import Objective
 from multispin.control.goodput import Floats, Ints
-from multispin.control.objective import Objective
 from multispin.control.problem import Problem
 from multispin.control.rate import least_upload_s, needed_share, tangent_shares
 
