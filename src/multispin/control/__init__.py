@@ -12,20 +12,25 @@ from multispin.control.policies import (
     plan,
     plan_for_lengths,
 )
-from multispin.control.scenario import Cell, Device, Mode, Scenario, Verification
+from multispin.control.scenario import Cell, Device, EdgeDrafter, Mode, Scenario, Verification
+from multispin.control.who import Choice, Decision, decide
 
 __all__ = [
     "POLICIES",
     "REACTIVE",
     "RUNTIME_POLICIES",
     "Cell",
+    "Choice",
+    "Decision",
     "Device",
     "DevicePlan",
+    "EdgeDrafter",
     "InfeasibleError",
     "Mode",
     "Plan",
     "Scenario",
     "Verification",
+    "decide",
     "dump_scenario",
     "load_scenario",
     "next_length",

@@ -46,6 +46,8 @@ def relaxed_lengths(problem: Problem, draft_time: Floats, price: Floats) -> Floa
     Source: arXiv 2606.04581, Proposition 1, eq. 36 and 37.
     """
     phi, price = draft_time[:, None], price[:, None]
+    if problem.round_trip_s is not None:
+        phi = phi - problem.round_trip_s
     T, a, alpha = problem.seconds_per_token, problem.upload_s, problem.acceptance_rate
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         b = -np.log(alpha)
@@ -53,7 +55,7 @@ def relaxed_lengths(problem: Problem, draft_time: Floats, price: Floats) -> Floa
         log_root_alpha = log_root + 0.5 * (np.log(b) + np.log1p(-alpha) + b)
         log_w = log_lambert_w(np.nan_to_num(0.5 * b * phi / T + log_root_alpha - np.log(2.0 * T), neginf=-1e300))
         log_z = np.where(alpha >= 1.0, log_root, np.log(2.0 * T / b) + log_w)
-        return np.where(alpha <= 0.0, -np.inf, (phi - np.exp(log_z)) / T)
+        return np.where((alpha <= 0.0) | (phi <= 0.0), -np.inf, (phi - np.exp(log_z)) / T)
 
 
 def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
@@ -61,15 +63,17 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
 
     As printed: for every (φ, λ) the relaxed lengths are rounded, clipped, and given the φ that solves eq. 32; the
     best goodput wins. The grid is that of App. G, φ in equal steps and λ in equal ratios (the paper does not say).
-    Extensions the paper does not cover: lengths clip to each device's limits; a verification time that depends on
-    lengths enters the score only; a device with an acceptance profile, or a rate that is not linear in the band, takes
-    its best whole length at (φ, λ) instead.
+    Extensions the paper does not cover: a round trip is taken off φ; lengths clip to each device's limits; a
+    verification time that depends on lengths enters the score only; a device with an acceptance profile, or a rate
+    that is not linear in the band, takes its best whole length at (φ, λ) instead.
 
     Source: arXiv 2606.04581, Algorithm 1 and App. G. Cost O(grid²·K).
     """
     T, a = problem.seconds_per_token, problem.upload_s
     longest = max(int(problem.longest.max()), 1)
-    phi_low, phi_high = float((T + a).max()), float((longest * problem.token_latency(1.0 / problem.size)).max())
+    trip = 0.0 if problem.round_trip_s is None else problem.round_trip_s
+    phi_low = float((T + a + trip).max())
+    phi_high = float((longest * problem.token_latency(1.0 / problem.size) + trip).max())
     searched = np.isnan(problem.acceptance_rate)
     with np.errstate(divide="ignore", invalid="ignore"):
         alpha = np.where(np.isnan(problem.acceptance_rate), problem.tokens[1] - 1.0, problem.acceptance_rate)
@@ -107,7 +111,8 @@ def _best_whole(problem: Problem, k: int, phi: Floats, price: Floats) -> Ints:
     length = np.arange(problem.tokens.shape[0])
     snr = None if problem.snr is None else problem.snr[k]
     upload = length * problem.upload_s[k]
-    room = phi[:, None] - length * problem.seconds_per_token[k] - least_upload_s(upload, snr)
+    trip = 0.0 if problem.round_trip_s is None else problem.round_trip_s[k]
+    room = phi[:, None] - trip - length * problem.seconds_per_token[k] - least_upload_s(upload, snr)
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = np.where(room > 0, needed_share(upload, room, snr)[0], np.inf)
     cost[:, 0] = 0.0

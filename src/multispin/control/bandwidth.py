@@ -11,7 +11,11 @@ _STEPS = 60
 
 
 def draft_time(
-    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None = None
+    draft_length: ArrayLike,
+    seconds_per_token: Floats,
+    upload_s: Floats,
+    snr: Floats | None = None,
+    round_trip_s: Floats | None = None,
 ) -> Floats:
     """Shortest time φ in which all devices can draft and upload, the band being split as well as possible.
 
@@ -25,17 +29,23 @@ def draft_time(
         seconds_per_token: T_k [s], shape [K].
         upload_s: a_k [s], shape [K].
         snr: of devices whose rate is limited by a noise density, see `rate`, shape [K].
+        round_trip_s: time that a device with a draft waits for its grant and its draft to travel [s], shape [K]; None
+            for none. The paper has none.
 
     Returns: φ [s], shape [...].
 
     Source: arXiv 2606.04581, Lemma 3, eq. 32.
     """
-    ready, headroom, _ = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr)
+    ready, headroom, _ = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr, round_trip_s)
     return np.asarray(ready.max(axis=-1) + headroom)
 
 
 def bandwidth_shares(
-    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None = None
+    draft_length: ArrayLike,
+    seconds_per_token: Floats,
+    upload_s: Floats,
+    snr: Floats | None = None,
+    round_trip_s: Floats | None = None,
 ) -> Floats:
     """Share of the band for each device, B_k / B = c_k(φ), in the paper a_k L_k / (φ − L_k T_k), shape [..., K].
 
@@ -44,7 +54,7 @@ def bandwidth_shares(
 
     Source: arXiv 2606.04581, Lemma 3, eq. 31.
     """
-    ready, headroom, upload = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr)
+    ready, headroom, upload = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr, round_trip_s)
     sends = upload > 0
     gap = headroom[..., None] + (ready.max(axis=-1, keepdims=True) - ready)
     share = np.where(sends, needed_share(np.where(sends, upload, 1.0), np.where(sends, gap, 1.0), snr)[0], 0.0)
@@ -92,9 +102,13 @@ def start_times(ready_s: Floats, upload_s: Floats) -> Floats:
 
 
 def _ready_and_headroom(
-    draft_length: ArrayLike, seconds_per_token: Floats, upload_s: Floats, snr: Floats | None
+    draft_length: ArrayLike,
+    seconds_per_token: Floats,
+    upload_s: Floats,
+    snr: Floats | None,
+    round_trip_s: Floats | None,
 ) -> tuple[Floats, Floats, Floats]:
-    """Times ready_k = L_k T_k + κ_k u_k [..., K], x = φ − max_k ready_k [...], and u_k = a_k L_k [..., K].
+    """Times ready_k = L_k T_k + round trip + κ_k u_k [..., K], x = φ − max_k ready_k [...], and u_k = a_k L_k [..., K].
 
     Solving for x instead of φ keeps its digits when the radio is almost free. With f(x) = Σ_k u_k / (x + d_k),
     d_k the slack of device k, 1/f is a harmonic mean: concave and increasing. Newton's method for 1/f = 1 from a
@@ -102,6 +116,8 @@ def _ready_and_headroom(
     """
     length = np.asarray(draft_length, dtype=np.float64)
     ready = length * seconds_per_token
+    if round_trip_s is not None:
+        ready = ready + np.where(length > 0, round_trip_s, 0.0)
     upload = length * upload_s
     total = upload.sum(axis=-1)
     nobody = total <= 0

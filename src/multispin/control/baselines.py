@@ -53,7 +53,7 @@ def goodput_argmax(problem: Problem) -> Ints:
     Source: SmartSpec / TurboSpec, arXiv 2406.14066, goodput = accepted tokens / batch execution time.
     """
     options = candidates(problem)
-    latency = (options * _equal_latency(problem)).max(axis=-1)
+    latency = _equal_draft_s(problem, options).max(axis=-1)
     scores = (problem.expected(options) @ problem.weight) / (latency + problem.verification_s(options))
     return np.asarray(options[int(np.argmax(scores))])
 
@@ -90,7 +90,7 @@ def single_device(problem: Problem) -> tuple[int, int]:
     Source: arXiv 2606.04581, P2P-SPIN.
     """
     rows = np.arange(problem.tokens.shape[0])[:, None]
-    time = rows * (problem.seconds_per_token + problem.upload_s) + problem.fixed_s + problem.per_token_s * (rows + 1)
+    time = problem.busy_s(rows) + rows * problem.upload_s + problem.fixed_s + problem.per_token_s * (rows + 1)
     if problem.after_s is not None:
         time = time + problem.after_s
     score = problem.weight * problem.tokens / time
@@ -113,26 +113,29 @@ def _sharers(problem: Problem) -> int:
     return max(1, int((problem.longest > 0).sum()))
 
 
-def _equal_latency(problem: Problem) -> Floats:
-    return problem.token_latency(1.0 / _sharers(problem))
+def _equal_draft_s(problem: Problem, lengths: Ints) -> Floats:
+    """Time until drafts of these lengths [..., K] are there under equal bands [s]."""
+    latency = lengths * problem.token_latency(1.0 / _sharers(problem))
+    if problem.round_trip_s is None:
+        return np.asarray(latency)
+    return np.asarray(latency + np.where(lengths > 0, problem.round_trip_s, 0.0))
 
 
 def _equal_goodput(problem: Problem, lengths: Ints) -> float:
-    time = (lengths * _equal_latency(problem)).max() + float(problem.verification_s(lengths))
+    time = _equal_draft_s(problem, lengths).max() + float(problem.verification_s(lengths))
     return float(problem.expected(lengths) @ problem.weight) / float(time)
 
 
 def _sweep(problem: Problem, longest: Ints) -> Ints:
     """Best lengths under equal bands and these caps, the verification time not depending on the longest draft."""
-    theta = _equal_latency(problem)
     shortest = problem.shortest
-    base = float((shortest * theta).max())
+    base = float(_equal_draft_s(problem, shortest).max())
     rows = np.arange(1, problem.tokens.shape[0])[:, None]
     optional = (rows > shortest) & (rows <= longest)
     least = np.arange(problem.tokens.shape[0])[:, None] < shortest
     packed = 0.0 if problem.padded else problem.per_token_s
     own_s = packed * np.arange(len(problem.tokens))[:, None] + (0.0 if problem.after_s is None else problem.after_s)
-    time = np.maximum(rows * theta, base)
+    time = np.maximum(_equal_draft_s(problem, rows), base)
     lengths = shortest
     rate = _equal_goodput(problem, lengths)
     for _ in range(50):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from multispin.control.placement import PLACE_KEYS, Radio
-from multispin.control.scenario import Cell, Device, Mode, Scenario, Verification, field_names
+from multispin.control.scenario import Cell, Device, EdgeDrafter, Mode, Scenario, Verification, field_names
 from multispin.errors import InputError
 
 _TABLES: dict[str, type[Cell] | type[Verification]] = {"cell": Cell, "verifier": Verification}
 SIMULATION_TABLE = "simulation"
+EDGE_DRAFTER_TABLE = "edge_drafter"
 RADIO_TABLE = "radio"
 SIMULATION_KEYS = ("acceptance_trace", "efficiency_trace", "arrives_s", "leaves_s", "lost_s")
 """Keys of a [[device]] that only a simulation reads, as it does the table [simulation]: a plan is for one round."""
@@ -52,13 +53,16 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
     """A scenario from parsed tables, whose values may have been changed since; `text` tells where keys stand."""
     lines = _Lines(text, source)
     for key in document:
-        if key not in (*_TABLES, "device", RADIO_TABLE, SIMULATION_TABLE):
+        if key not in (*_TABLES, EDGE_DRAFTER_TABLE, "device", RADIO_TABLE, SIMULATION_TABLE):
             raise InputError(
-                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, device, radio, "
-                "simulation"
+                f"{lines.at(key, 0, None)}: unknown table or key {key!r}; known are cell, verifier, edge_drafter, "
+                "device, radio, simulation"
             )
     cell = _build(Cell, document.get("cell"), "cell", 0, lines)
     verifier = _build(Verification, document.get("verifier"), "verifier", 0, lines)
+    drafter = None
+    if EDGE_DRAFTER_TABLE in document:
+        drafter = _build(EdgeDrafter, document[EDGE_DRAFTER_TABLE], EDGE_DRAFTER_TABLE, 0, lines)
     radio = _build(Radio, document.get(RADIO_TABLE, {}), RADIO_TABLE, 0, lines)
     tables = document.get("device", [])
     if not isinstance(tables, list):
@@ -90,7 +94,7 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
             )
         seen[device.name] = index
     try:
-        return Scenario(cell, verifier, tuple(devices))
+        return Scenario(cell, verifier, tuple(devices), drafter)
     except InputError as error:
         culprit = next((i for name, i in seen.items() if f"device {name!r}" in str(error)), None)
         where = source if culprit is None else lines.at("device", culprit, "min_draft_length")
@@ -100,13 +104,15 @@ def scenario_from(document: dict[str, Any], text: str, source: str) -> Scenario:
 def dump_scenario(scenario: Scenario) -> str:
     """TOML text that `load_scenario` reads back as an equal scenario. Values that are the default are left out."""
     parts = [_table("[cell]", scenario.cell), _table("[verifier]", scenario.verifier)]
+    if scenario.edge_drafter is not None:
+        parts.append(_table(f"[{EDGE_DRAFTER_TABLE}]", scenario.edge_drafter))
     for device in scenario.devices:
         parts.append(_table("[[device]]", device))
         parts.extend(_table("[[device.mode]]", mode) for mode in device.modes)
     return "\n".join(parts)
 
 
-def _table(header: str, value: Cell | Verification | Device | Mode) -> str:
+def _table(header: str, value: Cell | Verification | EdgeDrafter | Device | Mode) -> str:
     lines = [header]
     for item in fields(value):
         content = getattr(value, item.name)

@@ -274,7 +274,7 @@ def _assemble(
             round_s = float(problem.round_s(lengths))
         start = start_times(ready, problem.upload_time(lengths, shares)).tolist()
     if round_s is None:
-        busy = problem.drafted(lengths) * problem.seconds_per_token
+        busy = problem.busy_s(problem.drafted(lengths))
         draft = float((busy + problem.upload_time(lengths, shares)).max())
         round_s = draft + float(problem.verification_s(lengths))
     expected = problem.expected(lengths)

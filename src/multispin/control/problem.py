@@ -31,6 +31,8 @@ class Problem:
         after_s: expected time that an option takes after the verification, for what follows a refusal [s], [R, K];
             None if none does.
         tdma: whether devices send one after the other over the whole band.
+        round_trip_s: time that a draft waits for its grant and its way up, 2 · delay_s, shape [K]; None if it is 0 for
+            all.
         mode_upload_s: a_k in each mode, NaN where a device has no such mode, [M, K]; None if all have but one.
 
     Rows of tables are *options*. With a single mode for each device an option is a draft length, R = L_max + 1. With
@@ -53,6 +55,7 @@ class Problem:
     after_s: Floats | None = None
     tdma: bool = False
     mode_upload_s: Floats | None = None
+    round_trip_s: Floats | None = None
 
     @property
     def size(self) -> int:
@@ -101,12 +104,19 @@ class Problem:
         able = self.longest > 0
         if least == 0.0 and able.any():
             # Nobody need draft; whoever does takes at least this long.
-            least = (self.seconds_per_token + cheap)[able].min()
+            least = (self.busy_s(np.ones(self.size, dtype=np.int64)) + cheap)[able].min()
         return float(least), float(self._draft_time(self.longest, dear))
 
     def drafted(self, options: Ints) -> Ints:
         """Draft lengths of options."""
         return options if self.mode_upload_s is None else options % self.reach
+
+    def busy_s(self, drafted: Ints) -> Floats:
+        """Time that drafts of these lengths [..., K] take but for their uploads: round trip and drafting [s]."""
+        busy = drafted * self.seconds_per_token
+        if self.round_trip_s is None:
+            return np.asarray(busy)
+        return np.asarray(busy + np.where(drafted > 0, self.round_trip_s, 0.0))
 
     def token_upload_s(self, options: Ints) -> Floats:
         """Upload time of a token over the whole band under options [..., K] [s]."""
@@ -144,20 +154,25 @@ class Problem:
     def _draft_time(self, drafted: Ints, token_upload_s: Floats) -> Floats:
         if self.tdma:
             return makespan(drafted * self.seconds_per_token, drafted * token_upload_s)
-        return draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr)
+        return draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr, self.round_trip_s)
 
     def shares(self, lengths: Ints) -> Floats:
         """The best bandwidth for lengths [..., K], in shares; under TDMA the whole band for everybody who sends."""
         if self.tdma:
             return np.where(self.drafted(lengths) > 0, 1.0, 0.0)
-        return bandwidth_shares(self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr)
+        return bandwidth_shares(
+            self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr, self.round_trip_s
+        )
 
     def upload_time(self, lengths: Ints, shares: Floats) -> Floats:
         """Upload times of lengths [..., K] over these shares of the band [s]."""
         return upload_time(self.drafted(lengths) * self.token_upload_s(lengths), shares, self.snr)
 
     def token_latency(self, share: float | None = None) -> Floats:
-        """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s]."""
+        """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s].
+
+        Without the round trip, which a draft pays once.
+        """
         if share is None and self.tdma:
             return np.full(self.size, makespan(self.seconds_per_token, self.upload_s))
         if share is None:
@@ -191,6 +206,7 @@ def as_problem(scenario: Scenario) -> Problem:
     shortest, longest = limits[:, 0], limits[:, 1]
     rows = max(int(longest.max()), 1)
     bits_per_s = np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64)
+    round_trip_s = 2.0 * np.array([d.delay_s for d in devices], dtype=np.float64)
     snr = np.array([np.nan if d.snr_hz is None else d.snr_hz / cell.bandwidth_hz for d in devices], dtype=np.float64)
     tdma = cell.multiple_access == "tdma"
     ways = [device.ways for device in devices]
@@ -227,6 +243,7 @@ def as_problem(scenario: Scenario) -> Problem:
         tdma=tdma,
         after_s=np.concatenate(after) if any(table.any() for table in after) else None,
         mode_upload_s=np.stack(upload) if len(upload) > 1 else None,
+        round_trip_s=round_trip_s if round_trip_s.any() else None,
     )
 
 

@@ -1,6 +1,7 @@
 """What the controller knows about one round: the cell, the verifier and the devices, validated and in SI units."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from multispin.errors import InputError
@@ -74,6 +75,46 @@ class Verification:
         if self.draft_seconds_per_token is not None:
             _positive("verifier.draft_seconds_per_token", self.draft_seconds_per_token)
 
+    def verify_s(self, draft_lengths: Sequence[int]) -> float:
+        """T_ver of one pass over drafts of these lengths, one for each session in it [s]."""
+        size = len(draft_lengths)
+        tokens = size * (max(draft_lengths, default=0) + 1) if self.padded else sum(draft_lengths) + size
+        return self.fixed_s + size * self.per_device_s + self.per_token_s * tokens
+
+
+@dataclass(frozen=True)
+class EdgeDrafter:
+    """The edge's own drafter, the `[edge_drafter]` table: ordinary speculation on the edge's hardware.
+
+    It drafts for several sessions at once, one token for each of them in a step. A step for n sessions takes
+    fixed_s + n·per_device_s; a session takes part in as many steps as its draft has tokens.
+
+    Args:
+        fixed_s: time of one drafting step, whatever the number of sessions [s].
+        per_device_s: further time of a step for each session in it [s].
+        acceptance_rate: α of a token that it drafts, for sessions that do not say otherwise
+            (`Device.edge_acceptance_rate`).
+    """
+
+    fixed_s: float
+    per_device_s: float
+    acceptance_rate: float
+
+    def __post_init__(self) -> None:
+        _not_negative("edge_drafter.fixed_s", self.fixed_s)
+        _not_negative("edge_drafter.per_device_s", self.per_device_s)
+        if self.fixed_s + self.per_device_s <= 0:
+            raise InputError("edge_drafter: fixed_s and per_device_s are both 0; one of them must be positive")
+        _probability("edge_drafter.acceptance_rate", self.acceptance_rate)
+
+    def step_s(self, sessions: int) -> float:
+        """Time of one drafting step for so many sessions [s]; 0 for none."""
+        return self.fixed_s + sessions * self.per_device_s if sessions else 0.0
+
+    def draft_s(self, draft_lengths: Sequence[int]) -> float:
+        """Time to draft so many tokens for each session [s]."""
+        return self.fixed_s * max(draft_lengths, default=0) + self.per_device_s * sum(draft_lengths)
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -131,6 +172,12 @@ class Device:
         min_draft_length: overrides the cell's [tokens]; None takes the cell's, or the maximum if that is smaller.
         modes: ways to speculate, of which a plan picks one; each says its acceptance and bits. `[[device.mode]]` in
             a file.
+        delay_s: one-way delay between the device and the edge [s]. A round waits for it twice: the grant goes down,
+            the draft comes up. Who drafts nothing waits for neither.
+        edge_acceptance_rate: α of tokens that the edge's own drafter drafts for this device's text; None takes that
+            of the `EdgeDrafter`.
+        edge_max_draft_length: longest draft of the edge for this device's text [tokens]; None takes the cell's
+            max_draft_length.
     """
 
     name: str
@@ -145,6 +192,9 @@ class Device:
     min_draft_length: int | None = None
     snr_hz: float | None = None
     modes: tuple[Mode, ...] = ()
+    delay_s: float = 0.0
+    edge_acceptance_rate: float | None = None
+    edge_max_draft_length: int | None = None
 
     def efficiency_at(self, bandwidth_hz: float) -> float:
         """Bits per second and Hz that a band carries (eq. 8, or arXiv 2608.29618)."""
@@ -182,6 +232,11 @@ class Device:
         _not_negative(f"{where}: weight", self.weight)
         if self.min_goodput_tokens_per_s is not None:
             _not_negative(f"{where}: min_goodput_tokens_per_s", self.min_goodput_tokens_per_s)
+        _not_negative(f"{where}: delay_s", self.delay_s)
+        if self.edge_acceptance_rate is not None:
+            _probability(f"{where}: edge_acceptance_rate", self.edge_acceptance_rate)
+        if self.edge_max_draft_length is not None:
+            _length(f"{where}: edge_max_draft_length", self.edge_max_draft_length)
         if self.max_draft_length is not None:
             _length(f"{where}: max_draft_length", self.max_draft_length)
         if self.min_draft_length is not None:
@@ -201,11 +256,19 @@ class Device:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything that a policy may look at. A `Plan` is a pure function of it."""
+    """Everything that a policy may look at. A `Plan` and a `Decision` are pure functions of it.
+
+    Args:
+        cell: the shared uplink.
+        verifier: what a verification takes.
+        devices: one for each session, whether it drafts or not.
+        edge_drafter: the edge's own drafter; None if it has none.
+    """
 
     cell: Cell
     verifier: Verification
     devices: tuple[Device, ...]
+    edge_drafter: EdgeDrafter | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.devices, tuple):
@@ -218,6 +281,10 @@ class Scenario:
                 raise InputError(f"device {device.name!r}: the name is used twice; names must be unique")
             seen.add(device.name)
             self.limits(device)
+            if device.delay_s and self.cell.multiple_access == "tdma":
+                raise InputError(
+                    f"device {device.name!r}: delay_s is not supported with multiple_access = 'tdma'; leave it out"
+                )
         if not any(device.weight > 0 for device in self.devices):
             raise InputError("device weights are all 0; at least one must be positive")
 

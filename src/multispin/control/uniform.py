@@ -58,16 +58,16 @@ def homogeneous(problem: Problem) -> Ints:
     """Best common draft length under the best split of the band, as lengths [K].
 
     With equal α for all, equal limits and no profile this is Theorem 1; a cost per verified token only adds to ϑ and
-    T_ver (L + 1 tokens per device, packed or padded alike). Otherwise, and where refusals take time, every L is tried:
-    a few dozen Lemma 3 splits. Devices whose limits exclude L draft the nearest length that they can, which the paper
-    does not cover.
+    T_ver (L + 1 tokens per device, packed or padded alike). Otherwise, and where refusals or round trips take time,
+    every L is tried: a few dozen Lemma 3 splits. Devices whose limits exclude L draft the nearest length that they
+    can, which the paper does not cover.
 
     Source: arXiv 2606.04581, P1, Lemma 1 and Theorem 1.
     """
     alpha = problem.acceptance_rate
     shortest, longest = problem.shortest, problem.longest
     alike = bool((alpha == alpha[0]).all() and (shortest == shortest[0]).all() and (longest == longest[0]).all())
-    if not alike or problem.after_s is not None:
+    if not alike or problem.after_s is not None or problem.round_trip_s is not None:
         options = candidates(problem)
     else:
         per_token = problem.size * problem.per_token_s

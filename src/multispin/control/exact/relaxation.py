@@ -242,7 +242,7 @@ def options_of(
     earliest = np.minimum(earliest, latest)
     intercept, slope = objective.line(level, earliest, latest)
     # Widened by a few roundings of φ, so that every cost is below the true one however the subtraction rounds.
-    busy = problem.seconds_per_token * length - 8 * _EPS * end[:, None]
+    busy = problem.busy_s(length) - 8 * _EPS * end[:, None]
     upload = problem.token_upload_s(option) * length
     if problem.snr is not None:
         busy = busy + least_upload_s(upload, problem.snr)
