@@ -1,4 +1,9 @@
-"""What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits."""
+"""What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits.
+
+Importing this room loads no torch: its modules name `torch.Tensor` in annotations only (under `TYPE_CHECKING`), and the
+few functions that make tensors import torch when they are called. A device that drafts nothing, or by prompt lookup,
+never loads it. Rooms above that handle ids, messages and plans stay as light.
+"""
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
 from multispin.speculation.drafter import Drafter, NoDrafter, PromptLookupDrafter

@@ -1,9 +1,10 @@
 """What a draft brings beside its ids, and the one door through which every rule judges it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.speculation.codec import pack_ids, unpack_ids
@@ -12,6 +13,9 @@ from multispin.speculation.payload import Rule, pack_laws, pack_scalars, unpack_
 from multispin.speculation.rejection import Offer, Rejection, verify_floored, verify_laws, verify_scalars
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    import torch
 
 ID_RULES = frozenset({Rule.GREEDY, Rule.COUPLED})
 """Rules whose drafts are ids and nothing else."""

@@ -9,14 +9,20 @@ r is float32. For a token that can win, m − l_i < 41 (2^−53 ≤ u ≤ 1 − 
 relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding of scores while |m| ≤ 1e6.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.noise import gumbel_numpy, gumbel_torch, high_words
+
+if TYPE_CHECKING:
+    import torch
 
 _SLACK = 1.0 + 1e-4
 _LARGEST = 1e6
@@ -73,14 +79,16 @@ def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]
 
 def _everywhere(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
     """The plain definition for [R, V], on the logits' own device; one wait for it per `_ROWS_AT_ONCE` rows."""
+    import torch
+
     tokens = torch.arange(logits.shape[-1], device=logits.device)
     drawn: list[int] = []
     for first in range(0, len(positions), _ROWS_AT_ONCE):
         rows = logits[first : first + _ROWS_AT_ONCE].double()
         noise = gumbel_torch(seed, positions[first : first + _ROWS_AT_ONCE], tokens)
-        scores = torch.where(rows > -torch.inf, rows + noise, -torch.inf)
+        scores = torch.where(rows > -math.inf, rows + noise, -math.inf)
         best = scores.argmax(-1)
-        best[scores.amax(-1) == -torch.inf] = -1
+        best[scores.amax(-1) == -math.inf] = -1
         drawn += best.tolist()
     if -1 in drawn:
         raise InputError("a row of logits has no token to draw: all are −inf or not numbers")

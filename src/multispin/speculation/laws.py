@@ -5,17 +5,22 @@ A device that sends V̂ of V probabilities, rounded, keeps the target's law only
 total, drawn from by integer arithmetic, the same on every machine. Nothing of the drafter is known beyond it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.codec import bits_per_id
 from multispin.speculation.noise import derive_seed, uniform_numpy
 from multispin.speculation.sampling import SamplingParams, truncated_logits
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PROBABILITY_BITS = 32
 _WORD_BITS = 52  # of one uniform variate

@@ -10,13 +10,18 @@ search). Integer arithmetic is modulo 2^32 throughout, hence bit-identical in nu
 logarithms of `gumbel` may differ in the last place of a float64.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**63 - 1
 _MASK64 = 2**64 - 1
@@ -108,6 +113,8 @@ def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> 
     Returns:
         [R, N] float64.
     """
+    import torch
+
     keys = torch.tensor([_keys(seed, position) for position in positions], dtype=torch.int64).reshape(-1, 4, 1)
     key_a, key_b, key_c, key_d = keys.to(tokens.device).unbind(1)
     ids = tokens.to(torch.int64)
@@ -118,4 +125,4 @@ def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> 
 
 def gumbel_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
     """`gumbel_numpy` at several positions, on the device of the token ids: [R, N]."""
-    return -torch.log(-torch.log(uniform_torch(seed, positions, tokens)))
+    return uniform_torch(seed, positions, tokens).log().neg().log().neg()

@@ -6,11 +6,13 @@ every drafted token sent up; only q(x), and one whole law at a rejection sent up
 `TruncatedLaw`, known exactly. docs/losslessness.md has the proofs.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from multispin.errors import InputError
 from multispin.speculation.gumbel_max import gumbel_argmax
@@ -27,6 +29,9 @@ from multispin.speculation.laws import (
 )
 from multispin.speculation.rules import Outcome
 from multispin.speculation.sampling import SamplingParams, shaped
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +129,8 @@ def verify_scalars(
 
 def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
     """Finish a rejection with the draft law that the device sent up: draw from max(0, p − q), normalised."""
+    import torch
+
     if law.form != rejection.form:
         raise InputError(f"the law is written as {law.form}, the draft as {rejection.form}")
     if law.weight(rejection.token) != rejection.weight:
@@ -160,6 +167,8 @@ def verify_floored(
 
     Args and shapes as `verify_scalars`. A rejection is finished by `resolve_down`.
     """
+    import torch
+
     _check_draft(drafted, weights, form, logits)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
         law = _law(logits, index, base, params)

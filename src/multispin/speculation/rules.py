@@ -7,12 +7,15 @@ says the same. What comes out is therefore the target's own text for that seed, 
 accepted with probability at least (1−TV)/(1+TV) (Daliri, Musco, Suresh, arXiv 2408.07978).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from multispin.speculation.sampling import SamplingParams, draw
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Outcome(NamedTuple):

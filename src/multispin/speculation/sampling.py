@@ -6,15 +6,19 @@ identity argmax_x(log p(x) + G(x)) ~ p. Truncation happens before the draw, neve
 apply the same functions to their own logits.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.speculation.gumbel_max import gumbel_argmax_rows
 from multispin.speculation.noise import check_seed
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_TEMPERATURE = 10.0
 MAX_BIASES = 64
@@ -65,7 +69,7 @@ class SamplingParams:
         """Whether every draw is the plain argmax."""
         return self.temperature == 0.0
 
-    def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> "SamplingParams":
+    def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> SamplingParams:
         """The same law without stop ids for the first `min_tokens` tokens after the prompt."""
         return replace(self, withheld=tuple(sorted(stop_ids)), withheld_until=prompt_tokens + min_tokens)
 
@@ -98,7 +102,9 @@ def shaped(logits: torch.Tensor, positions: Sequence[int], params: SamplingParam
     for token, bias in params.logit_bias:
         changed[:, token] += bias
     if early:
-        changed[torch.tensor(early)[:, None], torch.tensor(params.withheld)[None, :]] = -torch.inf
+        import torch
+
+        changed[torch.tensor(early)[:, None], torch.tensor(params.withheld)[None, :]] = -math.inf
     return changed
 
 
@@ -125,11 +131,13 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
         [rows, V] float32; softmax of a row is the law. Ties at the top-k edge are all kept (a tie is broken by
         neither side alone), and top-p always keeps the most probable token.
     """
+    import torch
+
     scaled = logits.float() / params.temperature
     vocabulary = scaled.shape[-1]
     if 0 < params.top_k < vocabulary:
         edge = scaled.topk(params.top_k, dim=-1).values[..., -1:]
-        scaled = scaled.masked_fill(scaled < edge, -torch.inf)
+        scaled = scaled.masked_fill(scaled < edge, -math.inf)
     if params.top_p < 1.0:
         if scaled.device.type != "cpu":
             return _nuclei(scaled, params.top_p)
@@ -140,11 +148,13 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
 def _nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
     """`_nucleus` of each row of [R, V] by one whole sort, which costs an accelerator little."""
+    import torch
+
     weights = (rows - rows.amax(-1, keepdim=True)).exp()
     order = rows.argsort(dim=-1, descending=True, stable=True)
     sizes = weights.gather(-1, order).double()
     kept = sizes.cumsum(-1) - sizes < top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    return rows.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -torch.inf)
+    return rows.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -math.inf)
 
 
 def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -153,6 +163,8 @@ def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
     Only tokens above some weight need sorting, if together they hold more than `top_p`. Those above (1 − top_p)/2V
     of the total always do, as all others hold less than half of 1 − top_p.
     """
+    import torch
+
     weights = (row - row.max()).exp()
     total = weights.sum(dtype=torch.float64)
     for cutoff in (*_CUTOFFS, float(0.5 * (1.0 - top_p) * total / len(row))):
@@ -162,7 +174,7 @@ def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
     order = row[heavy].argsort(descending=True, stable=True)
     sizes = weights[heavy][order].double()
     kept = heavy[order[sizes.cumsum(-1) - sizes < top_p * total]]
-    return torch.full_like(row, -torch.inf).index_copy(0, kept, row[kept])
+    return torch.full_like(row, -math.inf).index_copy(0, kept, row[kept])
 
 
 def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> list[int]:

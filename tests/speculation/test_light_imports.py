@@ -1,0 +1,37 @@
+"""Which rooms load which libraries, tried in processes of their own."""
+
+import json
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "tokenizers", "scipy.stats", "vllm", "matplotlib")
+LIGHT_ROOMS = "radio control speculation estimation protocol passes device edge models cli.main".split()
+
+
+def loaded_after(*statements):
+    """Per statement, run one after the other in a fresh interpreter, the heavy libraries that are loaded then."""
+    script = "import json, sys\nfor statement in json.loads(sys.argv[1]):\n exec(statement, globals())\n "
+    script += f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    command = [sys.executable, "-c", script, json.dumps(statements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_rooms_that_handle_no_tensors_load_no_heavy_library():
+    loaded = loaded_after(*(f"import multispin.{room}" for room in LIGHT_ROOMS))
+    assert dict(zip(LIGHT_ROOMS, loaded, strict=True)) == {room: [] for room in LIGHT_ROOMS}
+
+
+def test_a_draft_without_a_model_goes_on_the_air_without_torch():
+    steps = (
+        "from multispin.speculation import *",
+        "params, form = SamplingParams(temperature=0.7), LawFormat(50, 8)",
+        "drafted, laws = PromptLookupDrafter().draft_laws([1, 2, 3, 1, 2], 2, params, form)",
+        "packed = pack_draft(drafted, laws, Rule.REJECTION_UP, form)",
+        "assert unpack_draft(packed, 2, Rule.REJECTION_UP, form, 0, 5)[0] == drafted == [3, 1]",
+    )
+    assert loaded_after(*steps)[-1] == []
+
+
+def test_a_name_of_models_loads_what_it_needs():
+    assert "torch" in loaded_after("from multispin.models import Verifier")[0]
