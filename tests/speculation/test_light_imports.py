@@ -5,7 +5,18 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "transformers", "tokenizers", "scipy.stats", "vllm", "matplotlib")
-LIGHT_ROOMS = "radio control speculation estimation protocol passes device edge models cli.main".split()
+LIGHT_ROOMS = [
+    "radio",
+    "control",
+    "speculation",
+    "estimation",
+    "protocol",
+    "passes",
+    "device",
+    "edge",
+    "models",
+    "cli.main",
+]
 
 
 def loaded_after(*statements):
