@@ -22,6 +22,8 @@ from multispin.speculation import (
     truncate,
     unpack_draft,
     verify_draft,
+    verify_laws,
+    verify_scalars,
 )
 
 V, BASE = 40, 12
@@ -63,13 +65,14 @@ def test_noise_in_a_payload_is_refused_or_is_a_draft_that_can_be_verified(rule, 
 
 def test_every_rule_is_reached_through_the_same_door():
     ids, laws, logits = draft(4)
+    at_once = judge(ids, Evidence(Rule.REJECTION, FORM, laws=tuple(laws)), logits, BASE, PARAMS)
+    assert at_once == verify_laws(ids, laws, logits, BASE, PARAMS)
     weights = tuple(law.weight(token) for law, token in zip(laws, ids, strict=True))
     assert judge(ids, None, logits, BASE, PARAMS) == verify_draft(ids, logits, BASE, PARAMS)
-    at_once = judge(ids, Evidence(Rule.REJECTION, FORM, laws=tuple(laws)), logits, BASE, PARAMS)
     asked = judge(ids, Evidence(Rule.REJECTION_UP, FORM, weights=weights), logits, BASE, PARAMS)
     offered = judge(ids, Evidence(Rule.REJECTION_DOWN, FORM, weights=weights), logits, BASE, PARAMS)
     assert isinstance(asked, Rejection)
-    assert resolve_up(asked, laws[asked.accepted]) == at_once
+    assert asked.accepted == verify_scalars(ids, weights, FORM, logits, BASE, PARAMS).accepted
     assert isinstance(offered, Offer)
     assert offered.accepted <= asked.accepted  # what is sent down is the smaller part of the target's law
 

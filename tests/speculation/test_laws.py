@@ -177,15 +177,17 @@ def test_an_empty_draft_is_plain_sampling_from_the_target():
     )
 
 
-def test_a_retry_of_a_round_gets_the_same_answer_and_a_shorter_draft_the_same_beginning():
+def test_a_retry_of_a_round_gets_the_same_answer_and_token_by_token_a_shorter_draft_the_same_beginning():
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(2))
     sent = truncate(logits[0] * 0.5, PARAMS, FORM)
     for base in range(100):
         drafted = [draft_token(sent, 5, base, base + i) for i in range(4)]
-        first = verify_laws(drafted, [sent] * 4, logits, base, PARAMS)
-        assert verify_laws(drafted, [sent] * 4, logits, base, PARAMS) == first
-        if first.accepted < 3:
-            assert verify_laws(drafted[:3], [sent] * 3, logits[:4], base, PARAMS) == first
+        block = verify_laws(drafted, [sent] * 4, logits, base, PARAMS)
+        assert verify_laws(drafted, [sent] * 4, logits, base, PARAMS) == block
+        weights = [sent.weight(token) for token in drafted]
+        first, shorter = (verify_scalars(drafted[:n], weights[:n], FORM, logits[: n + 1], base, PARAMS) for n in (4, 3))
+        if isinstance(first, Rejection) and first.accepted < 3:
+            assert resolve_up(shorter, sent) == resolve_up(first, sent)
 
 
 def test_what_the_device_resolves_is_what_the_server_can_check():

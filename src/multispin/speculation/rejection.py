@@ -1,9 +1,15 @@
-"""Rejection: a drafted x ~ q stands with probability min(1, p(x)/q(x)); what replaces the first refused one.
+"""The rejection rules: how much of a draft stands, and which token follows it.
 
-The rule of Leviathan et al. (arXiv 2211.17192) and of eq. 4 of arXiv 2606.04581, in three payloads: the whole law of
-every drafted token sent up; only q(x), and one whole law at a rejection sent up; or one whole law sent down
-(arXiv 2608.29618, 2507.12000). p is the target's law after temperature, top-k and top-p, in float64; q is a
-`TruncatedLaw`, known exactly. docs/losslessness.md has the proofs.
+p is the target's distribution after temperature, top-k and top-p, in float64; q is the draft's, a `TruncatedLaw` that
+both sides know exactly. Three payloads (arXiv 2608.29618, 2507.12000):
+
+`rejection`       the whole of q for every drafted token goes up. The draft is decided as a whole (block.py).
+`rejection-up`    q(x) of every drafted token x goes up, and one whole q after a rejection.
+`rejection-down`  q(x) of every drafted token x goes up, and one whole p comes down after a rejection.
+
+The last two decide token by token, because block verification needs the whole of q at every drafted position: a drafted
+x ~ q stands with probability min(1, p(x)/q(x)), the rule of Leviathan et al. (arXiv 2211.17192) and of eq. 4 of
+arXiv 2606.04581. docs/losslessness.md has the proofs.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from multispin.errors import InputError
+from multispin.speculation.block import Stop, block_stops
 from multispin.speculation.gumbel_max import gumbel_argmax
 from multispin.speculation.laws import (
     FlooredLaw,
@@ -77,14 +84,14 @@ class Offer:
 def verify_laws(
     drafted: Sequence[int], laws: Sequence[TruncatedLaw], logits: torch.Tensor, base: int, params: SamplingParams
 ) -> Outcome:
-    """`rejection` with every draft law uploaded, V̂(Q_B + ⌈log2 V⌉) bits per drafted token.
+    """`rejection` by block verification, with every draft distribution uploaded: V̂(Q_B + ⌈log2 V⌉) bits per token.
 
     Args:
         drafted: L token ids for the absolute positions base … base+L−1.
-        laws: L laws; token i was drawn from law i.
+        laws: L draft distributions; token i was drawn from distribution i.
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
-        params: the request's sampling law and seed; temperature > 0.
+        params: the request's sampling parameters and seed; temperature > 0.
     """
     if len(laws) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
@@ -93,8 +100,16 @@ def verify_laws(
     if any(law.form != laws[0].form for law in laws):
         raise InputError("the laws of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
-    found = verify_scalars(drafted, weights, laws[0].form, logits, base, params)
-    return found if isinstance(found, Outcome) else resolve_up(found, laws[found.accepted])
+    _check_draft(drafted, weights, laws[0].form, logits)
+    positions = range(base, base + len(drafted) + 1)
+    targets = target_law(shaped(logits, positions, params), params)
+
+    def stands(stop: Stop) -> bool:
+        """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
+        return not stop.accepted or _coin(params.seed, base, base + stop.accepted - 1) < stop.chance
+
+    stop = next(filter(stands, block_stops(drafted, laws, targets)))
+    return Outcome(stop.accepted, _emit(stop.weights, base, base + stop.accepted, params.seed))
 
 
 def verify_scalars(
@@ -121,8 +136,7 @@ def verify_scalars(
     _check_draft(drafted, weights, form, logits)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
         law = _law(logits, index, base, params)
-        coin = (stream_word(params.seed, Stream.ACCEPT, base, base + index) + 0.5) * 2.0**-52
-        if coin * (weight / form.total) >= float(law[token]):
+        if _coin(params.seed, base, base + index) * (weight / form.total) >= float(law[token]):
             return Rejection(index, token, weight, form, base, params.seed, law)
     return _bonus(drafted, logits, base, params)
 
@@ -228,6 +242,11 @@ def _check_draft(drafted: Sequence[int], weights: Sequence[int], form: LawFormat
             raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
         if not 1 <= weight <= form.total:
             raise InputError(f"drafted token {token} has the weight {weight}, outside 1 … {form.total}")
+
+
+def _coin(seed: int, base: int, position: int) -> float:
+    """The uniform variate in (0, 1) that decides about the drafted token at an absolute position."""
+    return (stream_word(seed, Stream.ACCEPT, base, position) + 0.5) * 2.0**-52
 
 
 def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
