@@ -9,7 +9,7 @@ import re
 import pytest
 
 from multispin.cli.main import run
-from multispin.paper.claims import Claim
+from multispin.paper.claims import Claim, Verdict
 from multispin.report.page import Picture, number, page
 
 ARGUMENTS = [
@@ -74,7 +74,7 @@ def test_one_realisation_has_no_interval_and_still_valid_json(tmp_path, capsys):
     assert run(["reproduce", *arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
     assert rows[0]["low"] is None
-    assert "Reproduced" not in rows[0]["why"]
+    assert all(row["verdict"] != "reproduced" for row in rows)
 
 
 @pytest.mark.parametrize("figures", ["9", "7,x", " , "])
@@ -87,10 +87,10 @@ def test_an_unknown_figure_is_refused_in_one_sentence(figures, tmp_path, capsys)
 
 
 def test_the_page_escapes_what_it_is_given():
-    claim = Claim("a < b & c", "> 1", 2.0, 1.0, math.nan, "Close: <b>")
+    claim = Claim("a < b & c", "> 1", 2.0, 1.0, math.nan, Verdict.CLOSE, "<b>")
     text = page("T & T", ["x < y"], [claim], [Picture('say "hi"', "<note>", b"png")])
     assert "a &lt; b &amp; c" in text
-    assert "<b>" not in text
+    assert "Close: &lt;b&gt;" in text
     assert 'alt="say &quot;hi&quot;. &lt;note&gt;"' in text
     assert 'class="close"' in text
 

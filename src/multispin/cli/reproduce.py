@@ -15,8 +15,8 @@ from multispin.errors import InputError
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import REALISATIONS
 from multispin.paper.claims import Claim, claims_of, summary_json
-from multispin.paper.experiments import BLOCKS, Study, points_of, table_of
-from multispin.paper.running import ROUNDS, run_courses
+from multispin.paper.experiments import BLOCKS, Study, settings_of, table_of
+from multispin.paper.running import ROUNDS, cases_of, run_cases
 from multispin.paper.table import Table
 from multispin.paper.theory import figure_3, figure_4, figure_5
 from multispin.report.bundle import write_bundle
@@ -86,13 +86,14 @@ def command(
     make_folder(out)
     study = Study(seed=seed, realisations=realisations, blocks=blocks)
     with _progress("planning rounds") as progress:
-        study.plan_points([point for figure in wanted for point in points_of(figure)], processes, progress)
+        study.run([setting for figure in wanted for setting in settings_of(figure)], processes, progress)
     tables = {figure: _table(figure, study) for figure in wanted if figure not in RUNNING}
     for figure in RUNNING:
         if figure in wanted:
             with _progress(f"simulating {figure}") as progress:
-                tables[figure] = run_courses(
+                tables[figure] = run_cases(
                     figure,
+                    cases_of(figure),
                     study.assumed,
                     seed,
                     realisations,
@@ -132,8 +133,8 @@ def _print_claims(claims: list[Claim]) -> None:
     for name in ("claim", "paper", "ours", "low", "high", "verdict"):
         table.add_column(name, justify="right" if name in ("ours", "low", "high") else "left")
     for claim in claims:
-        verdict = claim.why.split(":")[0].split(".")[0]
-        table.add_row(claim.claim, *(number(v) for v in (claim.paper, claim.ours, claim.low, claim.high)), verdict)
+        numbers = (number(value) for value in (claim.paper, claim.ours, claim.low, claim.high))
+        table.add_row(claim.claim, *numbers, claim.verdict.capitalize())
     Console(highlight=False).print(table)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.paper.cell import PAIRS, REALISATIONS, Assumptions
-from multispin.paper.measure import Case, CaseResult, plan_cases
 from multispin.paper.reported import REPORTED, Reported
+from multispin.paper.trials import Setting, Trial, TrialResult, run_trials
 
 SNR_DB: tuple[float, ...] = tuple(float(value) for value in range(18, 29))
 """Grid of p/N_0 [dB]."""
@@ -54,9 +54,9 @@ def calibrate(
     The first is what `cell.CALIBRATED` holds; the second shows how far the two absolute numbers pull.
     """
     search = _Search(seed, realisations)
-    radio = [search.case(r, Assumptions(s, d, 1.0), i) for r, s, d, i in search.over(snr_db, draft_s)]
-    server = [search.case(r, Assumptions(0.0, 1.0, c), i) for r, c, i in search.over_server(server_draft_s)]
-    search.measured = plan_cases(radio + server, processes, progress)
+    radio = [search.trial(r, Assumptions(s, d, 1.0), i) for r, s, d, i in search.over(snr_db, draft_s)]
+    server = [search.trial(r, Assumptions(0.0, 1.0, c), i) for r, c, i in search.over_server(server_draft_s)]
+    search.results = run_trials(radio + server, processes, progress)
     return {
         "all": _best(search, REPORTED, snr_db, draft_s, server_draft_s),
         "ratios": _best(search, tuple(r for r in REPORTED if r.baseline), snr_db, draft_s, server_draft_s),
@@ -69,7 +69,7 @@ class _Search:
     def __init__(self, seed: int, realisations: int) -> None:
         self.seed = seed
         self.realisations = realisations
-        self.measured: Mapping[Case, CaseResult] = {}
+        self.results: Mapping[Trial, TrialResult] = {}
 
     def over(
         self, snr_db: tuple[float, ...], draft_s: tuple[float, ...]
@@ -80,11 +80,12 @@ class _Search:
         central = [r for r in REPORTED if r.baseline == "centralized"]
         return itertools.product(central, server_draft_s, range(self.realisations))
 
-    def case(self, number: Reported, assumed: Assumptions, index: int) -> Case:
+    def trial(self, number: Reported, assumed: Assumptions, index: int) -> Trial:
         # Cen-SPIN uses nothing but the server's drafting time, the other schemes all but that.
         central = assumed.server_draft_s < 1.0
         schemes = ("centralized",) if central else ("heterogeneous", "fixed", "p2p")
-        return Case(number.pair, assumed, self.seed, index, _BLOCKS, schemes, number.devices, number.bandwidth_hz)
+        setting = Setting(number.pair, number.devices, number.bandwidth_hz, schemes)
+        return Trial(setting, assumed, self.seed, index, _BLOCKS)
 
     def residual(self, number: Reported, assumed: Assumptions) -> float:
         def values(scheme: str) -> NDArray[np.float64]:
@@ -92,8 +93,8 @@ class _Search:
                 used = Assumptions(0.0, 1.0, assumed.server_draft_s)
             else:
                 used = Assumptions(assumed.snr_db, assumed.draft_s, 1.0)
-            cases = [self.case(number, used, index) for index in range(self.realisations)]
-            return np.array([self.measured[case].goodput[scheme] for case in cases])
+            trials = [self.trial(number, used, index) for index in range(self.realisations)]
+            return np.array([self.results[trial].goodput[scheme] for trial in trials])
 
         return number.residual(values)
 

@@ -4,17 +4,34 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from multispin.estimation.intervals import Estimate, estimate
-from multispin.paper.experiments import Point, Study, points_of
+from multispin.paper.experiments import Study, settings_of
 from multispin.paper.reported import REPORTED, Reported
 from multispin.paper.table import Table
 from multispin.paper.theory import local_maxima
+from multispin.paper.trials import Setting
 
 CLOSE = 0.1
 """Largest |ln(ours / paper's)| that is called close; a number is reproduced if it is close and in our interval."""
+
+
+class Verdict(StrEnum):
+    """How our number stands to the paper's.
+
+    A number of the paper is REPRODUCED if it lies in our interval and differs by at most `CLOSE`; only the second is
+    CLOSE, only the first is UNDECIDED. A statement in words is UNDECIDED if our interval holds the border.
+    """
+
+    REPRODUCED = "reproduced"
+    CLOSE = "close"
+    UNDECIDED = "undecided"
+    MISSED = "not reproduced"
+    NO_INTERVAL = "no interval"
+    BEYOND = "beyond the paper"
 
 
 @dataclass(frozen=True)
@@ -27,8 +44,9 @@ class Claim:
         ours: our number.
         low: lower end of our 95 % interval over realisations; equal to `ours` where nothing is random,
             but if that is the worst of several cases, the least of them.
-        high: upper end.
-        why: the verdict, and what explains a difference.
+        high: upper end of the interval.
+        verdict: how our number stands to the paper's.
+        why: what makes it so, and what explains a difference.
     """
 
     claim: str
@@ -36,7 +54,13 @@ class Claim:
     ours: float
     low: float
     high: float
+    verdict: Verdict
     why: str
+
+    @property
+    def finding(self) -> str:
+        """The verdict and its reason, as readers see them."""
+        return f"{self.verdict.capitalize()}: {self.why}"
 
 
 def claims_of(study: Study, tables: Mapping[str, Table], figures: Collection[str]) -> list[Claim]:
@@ -58,22 +82,23 @@ def claims_of(study: Study, tables: Mapping[str, Table], figures: Collection[str
 
 def summary_json(claims: Sequence[Claim]) -> str:
     """The claims as a JSON list; an interval that one realisation cannot have is null."""
-    rows = [
-        {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(claim).items()}
-        for claim in claims
-    ]
+    rows = [asdict(claim) | {"why": claim.finding} for claim in claims]
+    for row in rows:
+        row |= {key: None for key in ("low", "high") if not math.isfinite(row[key])}
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
 def _number(study: Study, number: Reported) -> Claim:
-    point = Point(number.pair, number.devices, number.bandwidth_hz)
-    got = estimate(number.ours(lambda scheme: study.goodput(point, scheme)))
+    setting = Setting(number.pair, number.devices, number.bandwidth_hz)
+    got = estimate(number.ours(lambda scheme: study.goodput(setting, scheme)))
     mean, low, high = (number.shown(value) for value in (got.mean, got.low, got.high))
-    why = f"{_verdict(number, got)} {_reason(number)}"
-    return Claim(number.claim, round(number.shown(number.value), 6), mean, low, high, why)
+    verdict, how = _compared(number, got)
+    return Claim(
+        number.claim, round(number.shown(number.value), 6), mean, low, high, verdict, f"{how} {_reason(number)}"
+    )
 
 
-def _verdict(number: Reported, got: Estimate) -> str:
+def _compared(number: Reported, got: Estimate) -> tuple[Verdict, str]:
     off = math.log(got.mean / number.value)
     inside = got.low <= number.value <= got.high
     close = abs(off) <= CLOSE
@@ -82,10 +107,10 @@ def _verdict(number: Reported, got: Estimate) -> str:
         ", as a ratio of goodputs" if number.percent else ""
     )
     if inside and close:
-        return "Reproduced: inside our interval."
+        return Verdict.REPRODUCED, "inside our interval."
     if inside:
-        return f"Undecided: {how}, but our interval is so wide that it holds the paper's number."
-    return f"Close: {how}." if close else f"Not reproduced: {how}."
+        return Verdict.UNDECIDED, f"{how}, but our interval is so wide that it holds the paper's number."
+    return Verdict.CLOSE if close else Verdict.MISSED, f"{how}."
 
 
 def _reason(number: Reported) -> str:
@@ -112,31 +137,38 @@ def _reason(number: Reported) -> str:
 def _shrinks(study: Study, pair: str) -> Claim:
     gains = {}
     for band in (5e6, 20e6):
-        point = Point(pair, bandwidth_hz=band)
-        gains[band] = study.goodput(point, "heterogeneous") / study.goodput(point, "fixed") - 1.0
+        setting = Setting(pair, bandwidth_hz=band)
+        gains[band] = study.goodput(setting, "heterogeneous") / study.goodput(setting, "fixed") - 1.0
     got = estimate(100.0 * (gains[5e6] - gains[20e6]))
+    verdict, how = _above(got, 0.0)
     name = f"Gain over Fixed at 5 MHz less that at 20 MHz, {pair.title()} [percentage points]"
-    return Claim(name, "> 0 (the gain shrinks)", got.mean, got.low, got.high, _sign(got, 0.0))
+    return Claim(name, "> 0 (the gain shrinks)", got.mean, got.low, got.high, verdict, how)
 
 
 def _order(study: Study, pair: str) -> Claim:
-    point = Point(pair)
-    got = estimate(study.goodput(point, "uniform-bandwidth") / study.goodput(point, "homogeneous"))
-    why = _sign(got, 1.0) + (
-        " Not fitted. Equal bands give up compensation for weak channels, one common length gives up the spread of α; "
-        "the two losses are nearly equal."
+    setting = Setting(pair)
+    got = estimate(study.goodput(setting, "uniform-bandwidth") / study.goodput(setting, "homogeneous"))
+    verdict, how = _above(got, 1.0)
+    why = (
+        f"{how} Not fitted. Equal bands give up compensation for weak channels, one common length gives up the spread "
+        "of α; the two losses are nearly equal."
     )
-    return Claim(f"Uni-BW ÷ Homo, {pair.title()}", "> 1", got.mean, got.low, got.high, why)
+    return Claim(f"Uni-BW ÷ Homo, {pair.title()}", "> 1", got.mean, got.low, got.high, verdict, why)
 
 
-def _sign(got: Estimate, level: float) -> str:
+def _above(got: Estimate, border: float) -> tuple[Verdict, str]:
+    """Whether the paper is right in saying that a quantity lies above a border."""
     if not math.isfinite(got.low):
-        return "One realisation has no interval."
-    if got.low > level:
-        return "Reproduced: the whole interval is above."
-    if got.high < level:
-        return "Not reproduced: the whole interval is below."
-    return f"Undecided: our interval holds {level:g}; the difference is smaller than the luck of the draw."
+        return Verdict.NO_INTERVAL, "one realisation has none."
+    if got.low > border:
+        return Verdict.REPRODUCED, "the whole interval is above."
+    if got.high < border:
+        return Verdict.MISSED, "the whole interval is below."
+    return Verdict.UNDECIDED, f"our interval holds {border:g}; the difference is smaller than the luck of the draw."
+
+
+def _held(holds: bool) -> Verdict:
+    return Verdict.REPRODUCED if holds else Verdict.MISSED
 
 
 def _figure_3(table: Table) -> list[Claim]:
@@ -145,38 +177,38 @@ def _figure_3(table: Table) -> list[Claim]:
         part = table.where(pair=pair)
         tops = float(local_maxima(part.numbers("theory_tokens_per_s")))
         name = f"τ(L) on GSM8K: number of local maxima, {pair.title()}"
-        why = "Reproduced: unimodal." if tops == 1 else "Not reproduced: not unimodal."
-        made.append(Claim(name, "1 (unimodal)", tops, tops, tops, why))
+        why = "unimodal." if tops == 1 else "not unimodal."
+        made.append(Claim(name, "1 (unimodal)", tops, tops, tops, _held(tops == 1), why))
     theory, counted = np.array(table.numbers("theory_tokens_per_s")), np.array(table.numbers("counted_tokens_per_s"))
     off = 100.0 * np.abs(counted / theory - 1.0)
     worst = float(off.max())
     why = (
-        ("Reproduced" if worst < 5.0 else "Not reproduced")
-        + ": largest difference over both pairs and all L, low and high are the smallest and the largest. Our points "
+        "largest difference over both pairs and all L, low and high are the smallest and the largest. Our points "
         "draw i.i.d. acceptance; the paper's come from real models, so ours test less."
     )
-    made.append(Claim("τ(L): simulated against formula [% off]", "≈ 0", worst, float(off.min()), worst, why))
+    name = "τ(L): simulated against formula [% off]"
+    made.append(Claim(name, "≈ 0", worst, float(off.min()), worst, _held(worst < 5.0), why))
     return made
 
 
 def _figure_4(table: Table) -> Claim:
     closed, whole = np.array(table.numbers("closed_form_length")), np.array(table.numbers("best_whole_length"))
     worst = float(np.abs(closed - whole).max())
-    why = (
-        "Reproduced" if worst < 1.0 else "Not reproduced"
-    ) + ": the best whole length is a neighbour of L̃ everywhere."
-    return Claim("Theorem 1: largest |L̃ − best whole L| [tokens]", "< 1", worst, worst, worst, why)
+    why = "the best whole length is a neighbour of L̃ everywhere."
+    name = "Theorem 1: largest |L̃ − best whole L| [tokens]"
+    return Claim(name, "< 1", worst, worst, worst, _held(worst < 1.0), why)
 
 
 def _algorithm1(study: Study, figures: Collection[str]) -> Claim:
-    points = dict.fromkeys(point for figure in figures if figure in ("6", "7", "8") for point in points_of(figure))
-    lost = [
-        100.0 * (1.0 - study.goodput(point, "algorithm1") / study.goodput(point, "heterogeneous")) for point in points
-    ]
-    every = np.concatenate(lost)
+    settings = dict.fromkeys(
+        setting for figure in ("6", "7", "8") if figure in figures for setting in settings_of(figure)
+    )
+    every = np.concatenate(
+        [100.0 * (1.0 - study.goodput(s, "algorithm1") / study.goodput(s, "heterogeneous")) for s in settings]
+    )
     why = (
-        "Beyond the paper: the exact solver with a proven bound shows what Algorithm 1's rounding and grid (100 × 100, "
-        "ours; the paper states none) cost. Mean, least and most over all points and realisations."
+        "the exact solver with a proven bound shows what Algorithm 1's rounding and grid (100 × 100, ours; the paper "
+        "states none) cost. Mean, least and most over all points and realisations."
     )
     name = "Goodput that Algorithm 1 leaves to the exact optimum [%]"
-    return Claim(name, None, float(every.mean()), float(every.min()), float(every.max()), why)
+    return Claim(name, None, float(every.mean()), float(every.min()), float(every.max()), Verdict.BEYOND, why)

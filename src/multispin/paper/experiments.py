@@ -1,4 +1,4 @@
-"""Figures 6, 7 and 8, and what lies beyond them: which points are measured, and the tables that follow."""
+"""Figures 6, 7 and 8, and two beyond the paper: the settings that each needs, and the tables made of their results."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,18 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.estimation.intervals import Estimate, estimate
-from multispin.paper.cell import (
-    BANDWIDTH_HZ,
-    CALIBRATED,
-    DEVICES,
-    PAIRS,
-    PROBABILITY_BITS,
-    REALISATIONS,
-    Assumptions,
-    Pair,
-)
-from multispin.paper.measure import BEYOND, SCHEMES, Case, CaseResult, plan_cases
+from multispin.paper.cell import CALIBRATED, PAIRS, PROBABILITY_BITS, REALISATIONS, Assumptions
+from multispin.paper.schemes import OTHER_SCHEMES, PAPER_SCHEMES
 from multispin.paper.table import Table, Value
+from multispin.paper.trials import Setting, Trial, TrialResult, run_trials
 
 BANDWIDTHS_HZ: tuple[float, ...] = (5e6, 7.5e6, 10e6, 12.5e6, 15e6, 17.5e6, 20e6)
 """Fig. 7's horizontal axis [Hz]."""
@@ -38,52 +30,41 @@ _GOODPUT = ("goodput_tokens_per_s", "low", "high")
 _RELATIVE = ("over_fixed", "over_fixed_low", "over_fixed_high")
 
 
-@dataclass(frozen=True)
-class Point:
-    """Where goodput is measured: `cell.scenario`'s arguments, and the schemes to plan with."""
-
-    pair: str
-    devices: int = DEVICES
-    bandwidth_hz: float = BANDWIDTH_HZ
-    schemes: tuple[str, ...] = tuple(SCHEMES)
-    bits_per_token: float | None = None
-    coupled: bool = False
-
-
 @dataclass
 class Study:
-    """Points measured under one set of assumptions and seeds; each is measured once.
+    """The results of all settings under one set of assumptions and draws. Each trial is run once.
 
     Args:
-        seed: of all draws.
-        realisations: how many.
-        blocks: fading blocks in each.
-        assumed: by pair.
+        seed: seed of all draws.
+        realisations: number of draws of tasks, speeds and mean gains.
+        blocks: fading blocks in each realisation.
+        assumed: assumptions by pair.
+        results: what has been run so far.
     """
 
     seed: int = 1
     realisations: int = REALISATIONS
     blocks: int = BLOCKS
     assumed: Mapping[str, Assumptions] = field(default_factory=lambda: CALIBRATED)
-    outcomes: dict[Case, CaseResult] = field(default_factory=dict)
+    results: dict[Trial, TrialResult] = field(default_factory=dict)
 
-    def plan_points(
+    def run(
         self,
-        points: Iterable[Point],
+        settings: Iterable[Setting],
         processes: int = 1,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
-        """Measure what is not measured yet."""
-        cases = [case for point in points for case in self._cases(point) if case not in self.outcomes]
-        self.outcomes.update(plan_cases(cases, processes, progress))
+        """Run the trials of these settings that have not been run yet; `progress` is called with (done, all)."""
+        trials = [trial for setting in settings for trial in self._trials(setting) if trial not in self.results]
+        self.results.update(run_trials(trials, processes, progress))
 
-    def goodput(self, point: Point, scheme: str) -> NDArray[np.float64]:
-        """Goodput per realisation [tokens/s]."""
-        return np.array([self.outcomes[case].goodput[scheme] for case in self._cases(point)])
+    def goodput(self, setting: Setting, scheme: str) -> NDArray[np.float64]:
+        """Goodput of each realisation [tokens/s]."""
+        return np.array([self.results[trial].goodput[scheme] for trial in self._trials(setting)])
 
-    def jain(self, point: Point, scheme: str) -> NDArray[np.float64]:
-        """Jain's index per realisation."""
-        return np.array([self.outcomes[case].jain[scheme] for case in self._cases(point)])
+    def jain(self, setting: Setting, scheme: str) -> NDArray[np.float64]:
+        """Jain's index of each realisation."""
+        return np.array([self.results[trial].jain[scheme] for trial in self._trials(setting)])
 
     @property
     def note(self) -> str:
@@ -101,32 +82,19 @@ class Study:
             f"together): {common}; {own}"
         )
 
-    def _cases(self, point: Point) -> list[Case]:
-        return [
-            Case(
-                point.pair,
-                self.assumed[point.pair],
-                self.seed,
-                index,
-                self.blocks,
-                point.schemes,
-                point.devices,
-                point.bandwidth_hz,
-                point.bits_per_token,
-                point.coupled,
-            )
-            for index in range(self.realisations)
-        ]
+    def _trials(self, setting: Setting) -> list[Trial]:
+        assumed = self.assumed[setting.pair]
+        return [Trial(setting, assumed, self.seed, index, self.blocks) for index in range(self.realisations)]
 
 
-def points_of(figure: str) -> list[Point]:
-    """The points that a figure needs; none for the figures of theory."""
+def settings_of(figure: str) -> list[Setting]:
+    """The settings that a figure needs; none for figures 3 to 5."""
     if figure == "6":
-        return [Point(pair) for pair in PAIRS]
+        return [Setting(pair) for pair in PAIRS]
     if figure == "7":
-        return [Point(pair, bandwidth_hz=band) for pair in PAIRS for band in BANDWIDTHS_HZ]
+        return [Setting(pair, bandwidth_hz=band) for pair in PAIRS for band in BANDWIDTHS_HZ]
     if figure == "8":
-        return [Point(pair, devices=size) for pair in PAIRS for size in SIZES]
+        return [Setting(pair, devices=size) for pair in PAIRS for size in SIZES]
     if figure == "payload":
         return [_payload(pair, mode, band) for pair in PAIRS for mode in PAYLOADS for band in PAYLOAD_BANDWIDTHS_HZ]
     if figure == "fairness":
@@ -135,7 +103,7 @@ def points_of(figure: str) -> list[Point]:
 
 
 def table_of(figure: str, study: Study) -> Table:
-    """The table of a figure whose points are measured."""
+    """The table of a figure whose settings have been run."""
     if figure == "payload":
         return _payload_table(study)
     if figure == "fairness":
@@ -146,32 +114,34 @@ def table_of(figure: str, study: Study) -> Table:
         "8": "Sum goodput over the number of devices, B = 10 MHz",
     }[figure]
     rows: list[tuple[Value, ...]] = []
-    for point in points_of(figure):
-        for scheme in point.schemes:
-            values = study.goodput(point, scheme)
-            ratio = estimate(values / study.goodput(point, "fixed") - 1.0)
-            rows.append((point.pair, scheme, point.devices, point.bandwidth_hz, *_spread(estimate(values), ratio)))
+    for setting in settings_of(figure):
+        for scheme in setting.schemes:
+            values = study.goodput(setting, scheme)
+            ratio = estimate(values / study.goodput(setting, "fixed") - 1.0)
+            rows.append(
+                (setting.pair, scheme, setting.devices, setting.bandwidth_hz, *_spread(estimate(values), ratio))
+            )
     columns = ("pair", "scheme", "devices", "bandwidth_hz", *_GOODPUT, *_RELATIVE)
     return Table(f"fig-{figure}", title, study.note, columns, tuple(rows))
 
 
-def _payload(pair: str, mode: str, band: float) -> Point:
+def _payload(pair: str, mode: str, band: float) -> Setting:
     bits = {
         "distribution": None,
         "scalar": float(PAIRS[pair].index_bits + PROBABILITY_BITS),
         "ids": float(PAIRS[pair].index_bits),
     }[mode]
     schemes = ("heterogeneous", "uniform-bandwidth")
-    return Point(pair, bandwidth_hz=band, schemes=schemes, bits_per_token=bits, coupled=mode == "ids")
+    return Setting(pair, bandwidth_hz=band, schemes=schemes, bits_per_token=bits, coupled=mode == "ids")
 
 
 def _payload_table(study: Study) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for point in points_of("payload"):
-        for scheme in point.schemes:
-            bits = _bits(PAIRS[point.pair], point)
-            values = estimate(study.goodput(point, scheme))
-            rows.append((point.pair, _mode(point), scheme, bits, point.bandwidth_hz, *_spread(values)))
+    for setting in settings_of("payload"):
+        for scheme in setting.schemes:
+            bits = setting.bits_per_token or PAIRS[setting.pair].bits_per_token
+            values = estimate(study.goodput(setting, scheme))
+            rows.append((setting.pair, _mode(setting), scheme, bits, setting.bandwidth_hz, *_spread(values)))
     return Table(
         "beyond-payload",
         "Beyond the paper: what is sent per drafted token, K = 20",
@@ -183,26 +153,24 @@ def _payload_table(study: Study) -> Table:
     )
 
 
-def _mode(point: Point) -> str:
-    if point.bits_per_token is None:
+def _mode(setting: Setting) -> str:
+    if setting.bits_per_token is None:
         return "distribution"
-    return "ids" if point.coupled else "scalar"
+    return "ids" if setting.coupled else "scalar"
 
 
-def _bits(pair: Pair, point: Point) -> float:
-    return pair.bits_per_token if point.bits_per_token is None else point.bits_per_token
-
-
-def _fairness(pair: str) -> Point:
-    return Point(pair, schemes=(*(scheme for scheme in SCHEMES if scheme not in ("p2p", "centralized")), *BEYOND))
+def _fairness(pair: str) -> Setting:
+    return Setting(
+        pair, schemes=(*(scheme for scheme in PAPER_SCHEMES if scheme not in ("p2p", "centralized")), *OTHER_SCHEMES)
+    )
 
 
 def _fairness_table(study: Study) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for point in points_of("fairness"):
-        for scheme in point.schemes:
-            values, jain = estimate(study.goodput(point, scheme)), estimate(study.jain(point, scheme))
-            rows.append((point.pair, scheme, *_spread(values), jain.mean, jain.low, jain.high))
+    for setting in settings_of("fairness"):
+        for scheme in setting.schemes:
+            values, jain = estimate(study.goodput(setting, scheme)), estimate(study.jain(setting, scheme))
+            rows.append((setting.pair, scheme, *_spread(values), jain.mean, jain.low, jain.high))
     return Table(
         "beyond-fairness",
         "Beyond the paper: goodput against fairness, and a practitioner's rule, K = 20, B = 10 MHz",

@@ -1,29 +1,25 @@
 """Beyond the paper: its cell while it runs, in the simulator. What learning costs, and what late devices cost.
 
-The figures of `experiments` plan with the truth and take τ of eq. 26. Here the edge's own loop runs for some rounds:
-its controller begins with nobody's acceptance rate known, learns from every verdict, and waits for drafts that are
-late no longer than its deadline allows.
+The figures of `experiments` plan with the truth and take the goodput from eq. 26. Here the edge's own round loop runs
+for some rounds. Its controller begins without knowing anybody's acceptance rate, learns from every verdict, and waits
+for late drafts no longer than its deadline allows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from multispin.control import Scenario
 from multispin.estimation.intervals import Estimate, estimate
-from multispin.paper.cell import PAIRS, Assumptions, Pair, realise, scenario_of_means
+from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.table import Table, Value
-
-if TYPE_CHECKING:  # the simulator brings torch, which the figures of theory need not wait for
-    from multispin.simulation.study import SimulatedRun
+from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.study import SimulatedRun, run_all
 
 ROUNDS = 80
-"""Rounds of one run, the first ones included, in which little is known."""
-KNOWLEDGE = ("all", "all but acceptance", "nothing")
-"""What the controller is told of the truth at every round; the rest it learns."""
-CURVES: Mapping[tuple[str, str], str] = {
+"""Rounds of one run. The first ones count too, although little is known in them."""
+LEARNERS: Mapping[tuple[str, str], str] = {
     ("heterogeneous", "all"): "Hete, all known",
     ("heterogeneous", "all but acceptance"): "Hete, acceptance learned",
     ("heterogeneous", "nothing"): "Hete, all learned",
@@ -32,22 +28,30 @@ CURVES: Mapping[tuple[str, str], str] = {
     ("plus-two-minus-one", "nothing"): "+2/−1",
     ("fixed", "nothing"): "Fixed BW&L",
 }
-"""Policy and what the controller knows, with what it is called on the figure."""
+"""Policy and what the controller is told of the truth in every round (it learns the rest); title on the figure."""
 LATE_SHARES: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
-"""Share of drafts that are late."""
+"""Share of the drafts that are late."""
 LATE_S = 2.0
-"""By so much: several rounds [s]."""
+"""Delay of a late draft, several rounds long [s]."""
 WAITS: Mapping[str, tuple[float, float]] = {
     "tight": (1.2, 0.1),
     "usual": (2.0, 0.5),
     "patient": (1000.0, 0.0),
 }
-"""Deadline as (factor on the planned time before verification, slack in s): the edge's own is "usual"."""
+"""Deadlines as (factor on the planned time before verification, slack [s]). "usual" is the edge's default."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """One curve's worth of runs: a pair, a policy and what happens, over all realisations."""
+class Case:
+    """One bar or one point of a curve: a pair, a policy and what happens to it.
+
+    Args:
+        pair: key of the models in `cell.PAIRS`.
+        policy: the edge's policy.
+        knows: what the controller is told: "all", "all but acceptance" or "nothing".
+        late_share: share of drafts that are late.
+        wait: which deadline of `WAITS`.
+    """
 
     pair: str
     policy: str
@@ -56,17 +60,18 @@ class Course:
     wait: str = "usual"
 
 
-def courses(figure: str) -> list[Course]:
-    """The runs behind a figure."""
+def cases_of(figure: str) -> list[Case]:
+    """The cases of a figure, "learning" or "lateness"."""
     if figure == "learning":
-        return [Course(pair, policy, knows) for pair in PAIRS for policy, knows in CURVES]
+        return [Case(pair, policy, knows) for pair in PAIRS for policy, knows in LEARNERS]
     return [
-        Course(pair, "heterogeneous", "all", share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
+        Case(pair, "heterogeneous", "all", share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
     ]
 
 
-def run_courses(
+def run_cases(
     figure: str,
+    cases: Sequence[Case],
     assumed: Mapping[str, Assumptions],
     seed: int,
     realisations: int,
@@ -74,67 +79,56 @@ def run_courses(
     processes: int = 1,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Table:
-    """Run a figure's courses and make its table.
+    """Simulate cases of a figure and make its table.
 
     Args:
         figure: "learning" or "lateness".
-        assumed: by pair.
-        seed: of all draws.
-        realisations: draws of tasks, speeds and mean gains; the same for every course.
-        rounds: of each run.
-        processes: to run on.
-        progress: told how much is done, 0 … 1.
+        cases: what to simulate; `cases_of(figure)` for the whole figure.
+        assumed: assumptions by pair.
+        seed: seed of all draws.
+        realisations: number of draws of tasks, speeds and mean gains; the same draws for every case.
+        rounds: rounds of each run.
+        processes: number of processes to run on.
+        progress: called with the share that is done, 0 … 1.
 
     """
-    from multispin.simulation.study import run_all
-
-    asked = courses(figure)
-    runs = [_run(course, assumed, seed, index, rounds) for course in asked for index in range(realisations)]
+    runs = [_run(case, assumed, seed, index, rounds) for case in cases for index in range(realisations)]
     found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])
-    goodput = dict(zip(asked, found.reshape(len(asked), realisations), strict=True))
+    goodput = dict(zip(cases, found.reshape(len(cases), realisations), strict=True))
     note = (
         f"Mean and 95 % interval over {realisations} realisations of {rounds} rounds each, seed {seed}, in the "
         "simulator: the edge's own round loop under a virtual clock, K = 20, B = 10 MHz, fading drawn anew for every "
         "round. " + "; ".join(f"{pair}: {value}" for pair, value in assumed.items())
     )
-    return _learning(asked, goodput, note) if figure == "learning" else _lateness(asked, goodput, note)
+    return _learning(goodput, note) if figure == "learning" else _lateness(goodput, note)
 
 
-def _run(course: Course, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> "SimulatedRun":
-    from multispin.simulation.setup import Behaviour, Setup
-    from multispin.simulation.study import SimulatedRun
-
-    factor, slack_s = WAITS[course.wait]
+def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
+    factor, slack_s = WAITS[case.wait]
     behaviour = Behaviour(
         fading="rayleigh",
-        straggler_probability=course.late_share,
-        straggler_delay_s=LATE_S if course.late_share else 0.0,
+        straggler_probability=case.late_share,
+        straggler_delay_s=LATE_S if case.late_share else 0.0,
         deadline_factor=factor,
         deadline_slack_s=slack_s,
     )
-    truth = _truth(PAIRS[course.pair], assumed[course.pair], seed, index)
+    truth = scenario_of_means(PAIRS[case.pair], assumed[case.pair], realise(seed, index, 1))
     return SimulatedRun(
         Setup(truth, behaviour),
-        course.policy,
+        case.policy,
         seed * 1000 + index,
         rounds,
-        knows=course.knows != "nothing",
-        knows_acceptance=course.knows == "all",
+        knows=case.knows != "nothing",
+        knows_acceptance=case.knows == "all",
     )
 
 
-def _truth(pair: Pair, assumed: Assumptions, seed: int, index: int) -> Scenario:
-    return scenario_of_means(pair, assumed, realise(seed, index, 1))
-
-
-def _learning(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
-              note: str) -> Table:  # fmt: skip
+def _learning(goodput: Mapping[Case, NDArray[np.float64]], note: str) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for course in asked:
-        known = goodput[Course(course.pair, "heterogeneous", "all")]
-        values, ratio = estimate(goodput[course]), estimate(goodput[course] / known)
-        name = CURVES[course.policy, course.knows]
-        rows.append((course.pair, name, *_spread(values), *_spread(ratio)))
+    for case, found in goodput.items():
+        known = goodput[Case(case.pair, "heterogeneous", "all")]
+        title = LEARNERS[case.policy, case.knows]
+        rows.append((case.pair, title, *_spread(estimate(found)), *_spread(estimate(found / known))))
     return Table(
         "beyond-learning",
         "Beyond the paper: what it costs to learn everything while running",
@@ -145,10 +139,9 @@ def _learning(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int
     )
 
 
-def _lateness(asked: list[Course], goodput: Mapping[Course, np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
-              note: str) -> Table:  # fmt: skip
+def _lateness(goodput: Mapping[Case, NDArray[np.float64]], note: str) -> Table:
     rows: list[tuple[Value, ...]] = [
-        (course.pair, course.wait, course.late_share, *_spread(estimate(goodput[course]))) for course in asked
+        (case.pair, case.wait, case.late_share, *_spread(estimate(found))) for case, found in goodput.items()
     ]
     return Table(
         "beyond-lateness",

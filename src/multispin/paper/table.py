@@ -4,6 +4,9 @@ import csv
 import io
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 Value = str | int | float | bool
 
 
@@ -52,3 +55,7 @@ class Table:
     def numbers(self, name: str) -> list[float]:
         """One column of numbers."""
         return [float(value) for value in self.column(name)]
+
+    def arrays(self, *names: str) -> tuple[NDArray[np.float64], ...]:
+        """Columns of numbers as arrays, one per name."""
+        return tuple(np.array(self.numbers(name)) for name in names)

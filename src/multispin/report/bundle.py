@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from multispin.paper.claims import Claim, summary_json
 from multispin.paper.table import Table
-from multispin.report import figures, running_figures, theory_figures
+from multispin.report import running_figures, scheme_figures, theory_figures
 from multispin.report.page import Picture, page
 from multispin.report.style import RC
 
@@ -17,15 +17,15 @@ _DRAW: Mapping[str, Callable[[Table], Figure]] = {
     "fig-3": theory_figures.figure_3,
     "fig-4": theory_figures.figure_4,
     "fig-5": theory_figures.figure_5,
-    "fig-6": figures.figure_6,
-    "fig-7": figures.figure_7,
-    "fig-8": figures.figure_8,
-    "beyond-payload": theory_figures.payload,
-    "beyond-fairness": theory_figures.fairness,
+    "fig-6": scheme_figures.figure_6,
+    "fig-7": scheme_figures.figure_7,
+    "fig-8": scheme_figures.figure_8,
+    "beyond-payload": scheme_figures.payload,
+    "beyond-fairness": scheme_figures.fairness,
     "beyond-learning": running_figures.learning,
     "beyond-lateness": running_figures.lateness,
 }
-"""By the table's name."""
+"""How each table is drawn, by its name."""
 
 
 def write_bundle(

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing beside itself: the claims in a table, the figures embedded."""
+"""One HTML page that loads no other file: the claims in a table, the figures embedded."""
 
 import base64
 import html
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispin.paper.claims import Claim
+from multispin.paper.claims import Claim, Verdict
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -22,14 +22,18 @@ img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 """
 
 
+_ROW_CLASS = {Verdict.REPRODUCED: "reproduced", Verdict.CLOSE: "close", Verdict.MISSED: "missed"}
+"""Colour of a row by verdict."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure on the page.
 
     Args:
-        title: its heading.
-        note: settings and assumptions, also its description for those who do not see it.
-        png: the file's bytes.
+        title: heading above it.
+        note: settings and assumptions; also the description for readers who do not see the picture.
+        png: bytes of the PNG file.
     """
 
     title: str
@@ -64,18 +68,14 @@ def number(value: float | str | None) -> str:
 
 
 def _row(claim: Claim) -> str:
-    verdict = "other"
-    for start, name in (("Reproduced", "reproduced"), ("Close", "close"), ("Not reproduced", "missed")):
-        if claim.why.startswith(start):
-            verdict = name
     span = f"{number(claim.low)} … {number(claim.high)}" if claim.low != claim.high else "–"
     cells = (
         f"<td>{html.escape(claim.claim)}</td>"
         f'<td class="number">{html.escape(number(claim.paper))}</td>'
         f'<td class="number">{number(claim.ours)}</td><td class="number">{span}</td>'
-        f"<td>{html.escape(claim.why)}</td>"
+        f"<td>{html.escape(claim.finding)}</td>"
     )
-    return f'<tr class="{verdict}">{cells}</tr>'
+    return f'<tr class="{_ROW_CLASS.get(claim.verdict, "other")}">{cells}</tr>'
 
 
 def _picture(picture: Picture) -> str:

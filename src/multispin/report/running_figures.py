@@ -1,12 +1,12 @@
-"""Figures of the paper's cell while it runs, as pictures of their tables."""
+"""The figures of the paper's cell while it runs in the simulator: learning and lateness."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
-from multispin.paper.running import CURVES, WAITS
+from multispin.paper.running import LEARNERS, WAITS
 from multispin.paper.table import Table
-from multispin.report.style import canvas, legend_above
+from multispin.report.style import canvas, curve, legend_above
 
 _SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555")
 _WAIT_STYLE = {"tight": ("#0072B2", "o-"), "usual": ("#E69F00", "s-"), "patient": ("#555555", "^-")}
@@ -17,9 +17,9 @@ def learning(table: Table) -> Figure:
     figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
-        names = [name for name in CURVES.values() if name in part.column("scheme")]
+        names = [name for name in LEARNERS.values() if name in part.column("scheme")]
         at = np.arange(len(names))[::-1]
-        mean, low, high = (np.array(part.numbers(name)) for name in ("goodput_tokens_per_s", "low", "high"))
+        mean, low, high = part.arrays("goodput_tokens_per_s", "low", "high")
         error = np.nan_to_num(np.stack([mean - low, high - mean]))
         panel.barh(at, mean, xerr=error, capsize=3, color=_SHADES[: len(names)], height=0.7)
         for y, value, top, share in zip(at, mean, mean + error[1], part.numbers("over_known"), strict=True):
@@ -39,14 +39,13 @@ def lateness(table: Table) -> Figure:
     """Goodput over the share of late drafts, one curve per deadline."""
     figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
-        for wait, (factor, slack_s) in WAITS.items():
+        for wait in dict.fromkeys(str(value) for value in table.column("wait")):
+            factor, slack_s = WAITS[wait]
             part = table.where(pair=pair.key, wait=wait)
-            x = 100 * np.array(part.numbers("late_share"))
-            mean, low, high = (np.array(part.numbers(name)) for name in ("goodput_tokens_per_s", "low", "high"))
+            x, *spread = part.arrays("late_share", "goodput_tokens_per_s", "low", "high")
             colour, style = _WAIT_STYLE[wait]
             label = "wait for everybody" if wait == "patient" else f"deadline {factor:g} × planned + {slack_s:g} s"
-            panel.plot(x, mean, style, color=colour, markersize=5, label=label)
-            panel.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+            curve(panel, 100 * x, spread, style, color=colour, markersize=5, label=label)
         panel.set_title(pair.title, fontsize=11)
         panel.set_xlabel("share of drafts that are late [%]")
         panel.set_ylabel("sum goodput [tokens/s]")

@@ -1,7 +1,7 @@
-"""One look for all figures: colours that also colour-blind readers tell apart, units on axes, notes below."""
+"""One look for all figures: colours that colour-blind readers can tell apart, units on axes, a note below."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -19,7 +19,7 @@ COLOURS: Mapping[str, str] = {
     "fair": "#A07000",
     "goodput-argmax": "#8C6BB1",
 }
-"""By scheme (after Okabe and Ito)."""
+"""Colour of each scheme (after Okabe and Ito)."""
 MARKERS: Mapping[str, str] = {
     "heterogeneous": "o",
     "algorithm1": "x",
@@ -40,12 +40,12 @@ RC: Any = {
     "svg.hashsalt": "multispin",
     "svg.fonttype": "none",
 }
-"""Handed to `matplotlib.rc_context`; the salt makes SVG files the same in every run."""
+"""For `matplotlib.rc_context`. The salt makes SVG files the same in every run."""
 _NOTE_WIDTH = 172
 _TITLE = 0.4
-"""Inches for the title."""
+"""Height of the title [inch]."""
 _LEGEND = 0.3
-"""Inches for a legend of one line."""
+"""Height of a legend of one line [inch]."""
 
 
 def canvas(
@@ -62,6 +62,24 @@ def canvas(
     figure.text(0.5, 1.0 - 0.1 / total, title, fontsize=13, fontweight="bold", ha="center", va="top")
     figure.text(0.012, 0.08 / total, "\n".join(lines), fontsize=8.5, color="#444444", va="bottom")
     return figure, [list(row) for row in figure.subplots(rows, columns, squeeze=False)]
+
+
+def curve(panel: Axes, x: Any, spread: Sequence[Any], style: str = "-", *, shaded: bool = True, **line: Any) -> None:
+    """A line through the means, with its interval shaded.
+
+    Args:
+        panel: axes to draw on.
+        x: horizontal values, [N].
+        spread: means, lower and upper ends of their intervals, three times [N].
+        style: format of the line, such as "o-".
+        shaded: whether to draw the interval.
+        line: further arguments of `Axes.plot`, `color` among them.
+
+    """
+    mean, low, high = spread
+    panel.plot(x, mean, style, **line)
+    if shaded:
+        panel.fill_between(x, low, high, color=line["color"], alpha=0.13, linewidth=0)
 
 
 def legend_above(figure: Figure, *panels: Axes, columns: int = 8) -> None:

@@ -1,16 +1,13 @@
-"""Figures 3, 4 and 5 of arXiv 2606.04581, and those beyond the paper, as pictures of their tables."""
+"""Figures 3, 4 and 5 of arXiv 2606.04581: draws their tables."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
-from multispin.paper.experiments import PAYLOADS
-from multispin.paper.measure import BEYOND, SCHEMES
 from multispin.paper.table import Table
-from multispin.report.style import COLOURS, canvas, legend_above
+from multispin.report.style import canvas, legend_above
 
 _PAIR_COLOUR = {"llama": "#0072B2", "qwen": "#D55E00"}
-_PAYLOAD_COLOUR = {"distribution": "#0072B2", "scalar": "#009E73", "ids": "#D55E00"}
 
 
 def figure_3(table: Table) -> Figure:
@@ -75,49 +72,4 @@ def figure_5(table: Table) -> Figure:
     panel.set_ylabel("verification latency T_ver [ms]")
     panel.set_ylim(bottom=0)
     panel.legend(loc="upper left", fontsize=9)
-    return figure
-
-
-def payload(table: Table) -> Figure:
-    """Goodput over the band for what is sent per drafted token."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
-    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
-        for mode, name in PAYLOADS.items():
-            for scheme, style in (("heterogeneous", "o-"), ("uniform-bandwidth", "s:")):
-                part = table.where(pair=pair.key, payload=mode, scheme=scheme)
-                x = np.array(part.numbers("bandwidth_hz")) / 1e6
-                mean, low, high = (np.array(part.numbers(c)) for c in ("goodput_tokens_per_s", "low", "high"))
-                label = name if style == "o-" else None
-                panel.plot(x, mean, style, color=_PAYLOAD_COLOUR[mode], markersize=4, label=label)
-                panel.fill_between(x, low, high, color=_PAYLOAD_COLOUR[mode], alpha=0.12, linewidth=0)
-        panel.plot([], [], "s:", color="#555555", markersize=4, label="the same with equal bands (Uni-BW)")
-        panel.set_xscale("log")
-        panel.set_xticks([0.1, 0.3, 1, 3, 10, 20], ["0.1", "0.3", "1", "3", "10", "20"])
-        panel.minorticks_off()
-        panel.set_title(pair.title, fontsize=11)
-        panel.set_xlabel("shared band B [MHz]")
-        panel.set_ylabel("sum goodput [tokens/s]")
-        panel.set_ylim(bottom=0)
-    legend_above(figure, *axes[0])
-    return figure
-
-
-def fairness(table: Table) -> Figure:
-    """Goodput against Jain's index."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
-    names = {**SCHEMES, **BEYOND}
-    for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
-        part = table.where(pair=pair.key)
-        for scheme in (str(value) for value in part.column("scheme")):
-            own = part.where(scheme=scheme)
-            x, y = own.numbers("jain_index")[0], own.numbers("goodput_tokens_per_s")[0]
-            spread = [[y - own.numbers("low")[0]], [own.numbers("high")[0] - y]]
-            error = np.nan_to_num(np.array(spread))
-            panel.errorbar(x, y, yerr=error, fmt="o", color=COLOURS[scheme], capsize=3, label=names[scheme])
-        panel.set_title(pair.title, fontsize=11)
-        panel.set_xlabel("Jain's fairness index (1: all get the same)")
-        panel.set_ylabel("sum goodput [tokens/s]")
-        panel.set_ylim(bottom=0)
-        panel.margins(x=0.1)
-    legend_above(figure, *axes[0])
     return figure

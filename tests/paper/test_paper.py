@@ -10,11 +10,11 @@ import pytest
 from multispin.estimation.intervals import estimate
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
-from multispin.paper.claims import claims_of, summary_json
-from multispin.paper.experiments import Point, Study, points_of, table_of
-from multispin.paper.measure import Case, plan_case, plan_cases
+from multispin.paper.claims import Verdict, claims_of, summary_json
+from multispin.paper.experiments import Study, settings_of, table_of
 from multispin.paper.reported import REPORTED
 from multispin.paper.theory import figure_3, figure_4, figure_5, local_maxima
+from multispin.paper.trials import Setting, Trial, run_trial, run_trials
 
 SMALL = {"realisations": 2, "blocks": 1}
 
@@ -22,7 +22,7 @@ SMALL = {"realisations": 2, "blocks": 1}
 @pytest.fixture(scope="module")
 def study():
     made = Study(**SMALL)
-    made.plan_points([point for figure in "678" for point in points_of(figure)])
+    made.run([setting for figure in "678" for setting in settings_of(figure)])
     return made
 
 
@@ -75,22 +75,22 @@ def test_ids_only_are_accepted_at_the_lower_bound():
 
 def test_nothing_beats_the_exact_optimum_in_any_realisation(study):
     for figure in "678":
-        for point in points_of(figure):
-            best = study.goodput(point, "heterogeneous")
+        for setting in settings_of(figure):
+            best = study.goodput(setting, "heterogeneous")
             for scheme in ("algorithm1", "uniform-bandwidth", "homogeneous", "fixed"):
-                # `plan_case` plans to a relative gap of 1e-4.
-                assert (study.goodput(point, scheme) <= best * (1 + 1e-4)).all(), (point, scheme)
-            assert (study.goodput(point, "fixed") < 0.95 * best).all()
+                # `run_trial` plans to a relative gap of 1e-4.
+                assert (study.goodput(setting, scheme) <= best * (1 + 1e-4)).all(), (setting, scheme)
+            assert (study.goodput(setting, "fixed") < 0.95 * best).all()
 
 
 def test_same_seed_same_numbers_on_one_or_two_processes_and_another_seed_differs():
-    case = Case("llama", CALIBRATED["llama"], 1, 0, 2, ("heterogeneous", "fixed"))
-    cases = [case, replace(case, index=1), case]
-    one, two = plan_cases(cases, 1), plan_cases(cases, 2)
+    trial = Trial(Setting("llama", schemes=("heterogeneous", "fixed")), CALIBRATED["llama"], seed=1, index=0, blocks=2)
+    trials = [trial, replace(trial, index=1), trial]
+    one, two = run_trials(trials, 1), run_trials(trials, 2)
     assert one == two
     assert len(one) == 2
-    assert plan_case(case) == one[case]
-    assert plan_case(replace(case, seed=2)).goodput != one[case].goodput
+    assert run_trial(trial) == one[trial]
+    assert run_trial(replace(trial, seed=2)).goodput != one[trial].goodput
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():
@@ -131,23 +131,25 @@ def test_summary_has_the_schema_and_says_what_misses(study):
     tables = {"3": figure_3(CALIBRATED, 1, rounds=50), "4": figure_4(CALIBRATED, 1)}
     claims = claims_of(study, tables, ["3", "4", "6", "7", "8"])
     rows = json.loads(summary_json(claims))
-    assert all(list(row) == ["claim", "paper", "ours", "low", "high", "why"] for row in rows)
+    assert all(list(row) == ["claim", "paper", "ours", "low", "high", "verdict", "why"] for row in rows)
     assert {number.claim for number in REPORTED} <= {row["claim"] for row in rows}
     assert all(row["low"] <= row["ours"] <= row["high"] and row["why"] for row in rows)
     for number in REPORTED:
         row = next(row for row in rows if row["claim"] == number.claim)
         assert row["paper"] == pytest.approx(100 * (number.value - 1) if number.percent else number.value)
         inside = row["low"] <= row["paper"] <= row["high"]
-        assert row["why"].startswith("Reproduced") <= inside
+        assert (row["verdict"] == "reproduced") <= inside
+    assert all(row["why"].startswith(row["verdict"].capitalize() + ": ") for row in rows)
 
 
 def test_a_missed_number_is_called_missed():
     wrong = {pair: Assumptions(40.0, 0.005, 0.005) for pair in PAIRS}
     made = Study(**SMALL, assumed=wrong)
-    made.plan_points([Point(pair) for pair in PAIRS])
+    made.run([Setting(pair) for pair in PAIRS])
     claims = claims_of(made, {}, ["6"])
     hete = next(claim for claim in claims if claim.claim.startswith("Goodput of Hete, Llama"))
-    assert hete.why.startswith("Not reproduced: we are")
+    assert hete.verdict is Verdict.MISSED
+    assert hete.finding.startswith("Not reproduced: we are")
     assert " above it" in hete.why
 
 

@@ -7,17 +7,14 @@ from multispin.paper.cell import CALIBRATED, PAIRS, realise, scenario_of_means
 from multispin.report.running_figures import lateness
 from multispin.simulation.study import simulate
 
-
-@pytest.fixture
-def few(monkeypatch):
-    monkeypatch.setattr(running, "LATE_SHARES", (0.0, 0.2))
-    monkeypatch.setattr(running, "WAITS", {"tight": (1.2, 0.1), "patient": (1000.0, 0.0)})
-    monkeypatch.setattr(running, "PAIRS", {"llama": PAIRS["llama"]})
+FEW = [
+    running.Case("llama", "heterogeneous", "all", share, wait) for wait in ("tight", "patient") for share in (0.0, 0.2)
+]
 
 
 def goodput(policy, knows, rounds=40, **options):
-    course = running.Course("llama", policy, knows, **options)
-    return simulate(running._job(course, CALIBRATED, 1, 0, rounds)).goodput_tokens_per_s
+    case = running.Case("llama", policy, knows, **options)
+    return simulate(running._run(case, CALIBRATED, 1, 0, rounds)).goodput_tokens_per_s
 
 
 def test_acceptance_is_learned_for_next_to_nothing_and_an_unknown_channel_is_dear():
@@ -26,8 +23,8 @@ def test_acceptance_is_learned_for_next_to_nothing_and_an_unknown_channel_is_dea
     assert goodput("heterogeneous", "nothing") < 0.85 * known
 
 
-def test_a_deadline_pays_where_drafts_are_late_and_is_free_where_none_is(few):
-    table = running.run_courses("lateness", CALIBRATED, 1, 2, rounds=25)
+def test_a_deadline_pays_where_drafts_are_late_and_is_free_where_none_is():
+    table = running.run_cases("lateness", FEW, CALIBRATED, 1, 2, rounds=25)
     found = {(row[1], row[2]): row[3] for row in table.rows}
     assert found["tight", 0.0] == pytest.approx(found["patient", 0.0], rel=0.02)
     assert found["tight", 0.2] > 1.3 * found["patient", 0.2]
@@ -44,6 +41,6 @@ def test_the_simulated_cell_has_the_drawn_means():
     assert min(efficiencies) == efficiencies[worst]
 
 
-def test_runs_depend_on_their_seed_alone(few):
-    first, second = (running.run_courses("lateness", CALIBRATED, 5, 1, rounds=6) for _ in range(2))
+def test_runs_depend_on_their_seed_alone():
+    first, second = (running.run_cases("lateness", FEW, CALIBRATED, 5, 1, rounds=6) for _ in range(2))
     assert first.csv() == second.csv()
