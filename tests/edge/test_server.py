@@ -21,6 +21,7 @@ from multispin.protocol import (
     Draft,
     Error,
     Grant,
+    Granted,
     Hello,
     Law,
     Open,
@@ -422,9 +423,9 @@ def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
                     yield aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, draft, None)
 
                 await site.server._receive(welcome.session, _Connection(buffered()))
-                return site.edge.sessions[welcome.session].draft
+                return site.edge.sessions[welcome.session].stage
 
-    assert run(scenario()) is None
+    assert isinstance(run(scenario()), Granted)
 
 
 class Cheat(DeviceClient):

@@ -18,8 +18,10 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
     DeviceSession,
+    Granted,
     Hello,
     Profile,
+    Refused,
     Request,
     device_session,
     edge_session,
@@ -164,8 +166,8 @@ class Site:
         else:
             self.counts["resumed"] += 1
             session = self.edge.sessions[device.number]
-            if self.forgetful and session.rejection is not None:
-                session.rejection = session.draft = session.evidence = None
+            if self.forgetful and isinstance(session.stage, Refused):
+                session.stage = Granted(session.grant)
                 device.attempt += 1
             self.connect(device)
 

@@ -10,6 +10,7 @@ from multispin.protocol import (
     Ask,
     DeviceSession,
     EdgeSession,
+    Granted,
     Hello,
     Law,
     Profile,
@@ -46,11 +47,11 @@ def drafted(edge, device, number, ids):
 
 def decided(edge):
     """A target that is sure of the drafted tokens, all but REFUSED, and knows nothing else."""
-    logits = torch.zeros(len(edge.draft) + 1, edge.request.form.vocabulary_size)
-    for row, token in enumerate(edge.draft):
+    logits = torch.zeros(len(edge.stage.draft) + 1, edge.request.form.vocabulary_size)
+    for row, token in enumerate(edge.stage.draft):
         logits[row, token] = -100.0 if token == REFUSED else 100.0
     base = len(edge.request.committed)
-    return edge.settle(judge(edge.draft, edge.evidence, logits, base, edge.request.params))
+    return edge.settle(judge(edge.stage.draft, edge.stage.evidence, logits, base, edge.request.params))
 
 
 def test_a_refused_draft_is_asked_about_until_its_law_comes_and_decided_once():
@@ -124,7 +125,7 @@ def test_an_offer_is_taken_up_by_the_device_and_named_at_the_head_of_its_next_dr
     assert device.committed == edge.request.committed
     device.receive(edge.give(3, 0, 1e4))
     assert not device.wants_draft  # nothing is owed any more
-    assert edge.draft == []
+    assert edge.stage.draft == []
 
 
 def test_a_lost_offer_comes_again_and_a_found_token_is_not_found_twice():
@@ -157,7 +158,7 @@ def test_a_grant_of_nothing_waits_for_an_owed_token():
     assert (len(device.generated), device.finish) == (1, "")
     assert edge.room == 0
     device.receive(edge.give(2, 0, 1e4))
-    assert edge.owes_draft
+    assert isinstance(edge.stage, Granted)
     assert device.wants_draft
     assert edge.receive(device.answer([], 0.0)) == []
     device.receive(decided(edge))

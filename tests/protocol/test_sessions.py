@@ -12,6 +12,7 @@ from multispin.protocol import (
     EdgeSession,
     Error,
     Hello,
+    Pending,
     Profile,
     ProtocolError,
     RefusedError,
@@ -122,7 +123,7 @@ def test_a_late_draft_of_an_old_round_does_no_harm():
     device.receive(edge.give(1, 2, 1e4))
     late = device.answer([1, 2], 0.1)
     assert isinstance(edge.receive(replace(late, round=99))[0], Tail)
-    assert edge.draft is None
+    assert not isinstance(edge.stage, Pending)
     assert edge.receive(late) == []
 
 
@@ -216,13 +217,13 @@ def test_every_loss_of_connection_or_edge_leads_to_the_same_text():
                     grant = edge.give(number, rng.randint(0, min(4, edge.request.remaining - 1)), 1e4)
                     if rng.random() < 0.9:
                         device.receive(grant)
-                if edge.draft is None and device.grant is not None:
+                if not isinstance(edge.stage, Pending) and device.grant is not None:
                     here = len(device.committed)
                     ids = [t if rng.random() < 0.7 else 0 for t in truth[here : here + device.grant.length]]
                     for answer in edge.receive(device.answer(ids, 0.1)):
                         device.receive(answer)
-                if edge.draft is not None:
-                    verdict = settle(edge, edge.draft)
+                if isinstance(edge.stage, Pending):
+                    verdict = settle(edge, edge.stage.draft)
                     if rng.random() < 0.8:
                         device.receive(verdict)
                     else:

@@ -24,10 +24,13 @@ from multispin.protocol import (
     Draft,
     EdgeSession,
     Grant,
+    Granted,
     Hello,
     Law,
     Open,
+    Pending,
     ProtocolError,
+    Refused,
     Resume,
     Uplink,
     Verdict,
@@ -151,7 +154,12 @@ class Edge:
                         if seat.slot is None and request and not request.finish and number not in self._waiting:
                             # Before all who never had a slot, behind those who came back earlier.
                             self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)
-                        if seat.running and seat.session.owes_draft and grant and grant.round == self.round:
+                        if (
+                            seat.running
+                            and isinstance(seat.session.stage, Granted)
+                            and grant
+                            and grant.round == self.round
+                        ):
                             self._awaited.add(number)
                         return number, [self._welcome(seat.session), *missing]
                 raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
@@ -241,7 +249,8 @@ class Edge:
             seat = self._seats[member.session]
             grants[member.session] = seat.session.give(self.round, device.draft_length, device.bandwidth_hz)
             seat.granted_at_s = now_s
-            (self._awaited if seat.session.owes_draft else self._at_hand).add(member.session)
+            awaited = isinstance(seat.session.stage, Granted)
+            (self._awaited if awaited else self._at_hand).add(member.session)
         air_s = max(0.0, plan.round_s - self.controller.verification.predict(len(members), len(members)))
         self.deadline_s = now_s + self.limits.deadline_factor * air_s + self.limits.deadline_slack_s
         return plan, grants
@@ -264,14 +273,13 @@ class Edge:
         jobs = []
         for number in sorted(self._at_hand):
             seat = self._seats[number]
-            session, request = seat.session, seat.session.request
+            request, stage = seat.session.request, seat.session.stage
             assert seat.slot is not None
             assert request is not None
-            assert session.draft is not None
-            assert session.grant is not None
+            assert isinstance(stage, Pending)
             newest = len(request.committed) - 1
-            feed = Feed(seat.slot, newest, (request.committed[-1], *session.draft), request.params, session.evidence)
-            jobs.append(Job(number, feed, len(session.draft), session.grant.length))
+            feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence)
+            jobs.append(Job(number, feed, len(stage.draft), stage.grant.length))
         budget = self._prompt_budget() if jobs else self.limits.prefill_tokens_per_round
         for number, seat in self._seats.items():
             left = self._prompt_due(seat)
@@ -425,7 +433,7 @@ class Edge:
             if not seat.connected
             and seat.slot is not None
             and seat.slot not in self._busy
-            and seat.session.rejection is None
+            and not isinstance(seat.session.stage, Refused)
             and (seat.session.request is None or seat.session.request.rule is not Rule.REJECTION_DOWN)
             and now_s - seat.lost_at_s > self.limits.slot_grace_s
         ]
@@ -437,7 +445,7 @@ class Edge:
 
     def _draft(self, seat: _Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         session = seat.session
-        grant, repeated = session.grant, session.draft is not None
+        grant, repeated = session.grant, isinstance(session.stage, Pending | Refused)
         answers = session.receive(message)
         if session.request is not None and session.request.finish:  # its last token has been named
             self._awaited.discard(session.number)
@@ -457,12 +465,12 @@ class Edge:
     def _law(self, seat: _Seat, message: Law, frame_bytes: int) -> list[Downlink]:
         """Decide a refused draft by the law that it was drawn from; the next plan has a grant for it."""
         session = seat.session
-        fresh, drafted = session.rejection is not None, len(session.draft or ())
+        stage = session.stage
         verdict = session.receive_law(message)
-        if fresh:
+        if isinstance(stage, Refused):
             self._asked.discard(session.number)
             self.controller.observe_law(session.number, 8 * frame_bytes)
-            self._decided(seat, verdict, drafted)
+            self._decided(seat, verdict, len(stage.draft))
         return [verdict]
 
     def _decided(self, seat: _Seat, verdict: Verdict, drafted: int) -> None:
@@ -492,7 +500,7 @@ class Edge:
 
     def _owes(self, seat: _Seat) -> bool:
         """Whether the edge waits for a draft or a law of it."""
-        return seat.running and (seat.session.owes_draft or seat.session.rejection is not None)
+        return seat.running and isinstance(seat.session.stage, Granted | Refused)
 
     def _prompt_due(self, seat: _Seat) -> int:
         """Tokens to be read now: a lost device's text is read on when it is back, if it still has its slot then."""

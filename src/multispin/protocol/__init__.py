@@ -31,6 +31,7 @@ from multispin.protocol.messages import (
     websocket_frame_bytes,
 )
 from multispin.protocol.request import Request
+from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 
 __all__ = [
     "MAX_DRAFT_LENGTH",
@@ -46,16 +47,21 @@ __all__ = [
     "EdgeSession",
     "Error",
     "Grant",
+    "Granted",
     "Hello",
+    "Idle",
     "Law",
     "Open",
+    "Pending",
     "Profile",
     "Progress",
     "ProtocolError",
+    "Refused",
     "RefusedError",
     "Request",
     "Resume",
     "RunningRequest",
+    "Stage",
     "Tail",
     "Uplink",
     "Verdict",

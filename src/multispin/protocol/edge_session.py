@@ -29,8 +29,8 @@ from multispin.protocol.messages import (
     Verdict,
     longest_draft,
 )
+from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 from multispin.speculation import (
-    Evidence,
     Finding,
     LawFormat,
     Offer,
@@ -133,11 +133,18 @@ class RunningRequest:
 class EdgeSession:
     """What the edge keeps of one device.
 
+    Attributes:
+        number: the session's number on the wire.
+        resume_token: secret that a reconnecting device shows.
+        hello: the device's greeting, already accepted by `check_hello`.
+        request: the text that is being generated; None before the first one.
+        stage: where the next draft is: not granted, granted, pending or refused.
+
     Args:
         number: the session's number on the wire.
-        resume_token: a secret that a reconnecting device shows.
+        resume_token: secret that a reconnecting device shows.
         hello: the device's greeting, already accepted by `check_hello`.
-        vocabulary_size: of the target.
+        vocabulary_size: number of the target's token ids.
 
     """
 
@@ -146,21 +153,17 @@ class EdgeSession:
         self.resume_token = resume_token
         self.hello = hello
         self.request: RunningRequest | None = None
-        self.grant: Grant | None = None
-        self.draft: list[int] | None = None
-        self.evidence: Evidence | None = None  # that came with it
-        self.rejection: Rejection | None = None  # `rejection-up`: whose law has been asked for
-        self.offer: Offer | None = None  # `rejection-down`: whose token the device has not named yet
+        self.stage: Stage = Idle()
         self._vocabulary_size = vocabulary_size
-        self._last_verdict: Verdict | None = None
+        self._last_verdict: Verdict | None = None  # answers a draft or a distribution that comes once more
 
     def open(self, message: Open, max_length: int, rules: Collection[Rule] = frozenset(Rule)) -> RunningRequest:
         """Begin a request; the one before must have ended."""
         self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
-        self.request = RunningRequest(message, self._vocabulary_size, max_length, rules)
-        self.grant = self.draft = self.evidence = self.rejection = self.offer = self._last_verdict = None
+        self.request: RunningRequest | None = None
+        self.stage: Stage = Idle()
         return self.request
 
     @property
@@ -173,82 +176,88 @@ class EdgeSession:
         return max(0, min(left, request.longest_draft))
 
     @property
-    def owes_draft(self) -> bool:
-        """Whether a draft is granted and has not come."""
-        return self.grant is not None and self.draft is None
+    def grant(self) -> Grant | None:
+        """The grant whose verdict is still to come."""
+        stage = self.stage
+        return None if isinstance(stage, Idle) else stage.grant
+
+    @property
+    def offer(self) -> Offer | None:
+        """The offer whose token the device has not named yet (`rejection-down`)."""
+        stage = self.stage
+        return stage.offer if isinstance(stage, Idle | Granted) else None
 
     def give(self, round_number: int, length: int, bandwidth_hz: float) -> Grant:
         """Grant a draft; a grant of length 0 is answered on the spot by an empty draft, unless a token is owed."""
-        self.grant = Grant(self.number, round_number, length, bandwidth_hz)
-        if length == 0 and self.offer is None:
-            self._take_draft(b"", 0)
-        return self.grant
+        grant = Grant(self.number, round_number, length, bandwidth_hz)
+        offer = self.offer
+        self.stage = self._pending(grant, b"", 0) if length == 0 and offer is None else Granted(grant, offer)
+        return grant
 
     def withdraw(self) -> None:
         """Take back the grant: a draft that comes for it all the same is answered by what is committed."""
-        self.grant = self.draft = self.evidence = None
+        self.stage = Idle(self.offer)
 
     def receive(self, message: Draft) -> list[Verdict | Tail | Ask]:
         """Take in a draft: nothing if it will be verified, else the answer that it gets at once."""
         self.check_number(message.session)
-        request = self.request
+        request, stage, offer = self.request, self.stage, self.offer
         if request is None:
             raise ProtocolError("no-request", "a draft came before any request was opened")
-        length = len(request.committed) + (self.offer is not None)
+        length = len(request.committed) + (offer is not None)
         if message.base > length:
             raise ProtocolError("ahead", f"a draft starts at {message.base}, but {length} tokens are committed")
         if self._last_verdict is not None and message.round == self._last_verdict.round:
             return [self._last_verdict]
-        if message.base < length or self.grant is None or message.round != self.grant.round:
+        if message.base < length or isinstance(stage, Idle) or message.round != stage.grant.round:
             return self.catch_up(message.base)
-        if self.draft is not None:
+        if not isinstance(stage, Granted):
             return self._asks()
-        if message.length > self.grant.length:
+        if message.length > stage.grant.length:
             raise ProtocolError(
-                "too-many", f"a draft of {message.length} tokens came for a grant of {self.grant.length}"
+                "too-many", f"a draft of {message.length} tokens came for a grant of {stage.grant.length}"
             )
-        if self.offer is not None or message.head is not None:
-            self._commit_head(message.head)
+        if offer is not None or message.head is not None:
+            self._commit_head(request, offer, message.head)
+            self.stage = Idle() if request.finish else Granted(stage.grant)
             if request.finish:
-                self.grant = None
                 return [self.tail(len(request.committed))]
-        self._take_draft(message.payload, message.length)
+        self.stage = self._pending(stage.grant, message.payload, message.length)
         return []
 
     def settle(self, finding: Finding) -> Verdict | Ask:
-        """Commit what was found of the draft at hand: its verdict, without a grant yet, or what is to be asked."""
-        request, draft = self.request, self.draft
-        if request is None or self.grant is None or draft is None:
+        """Commit what was found of the pending draft: its verdict, without a grant yet, or what is to be asked."""
+        request, stage = self.request, self.stage
+        if request is None or not isinstance(stage, Pending):
             raise ValueError(f"session {self.number} has no draft to settle")
-        accepted = draft[: finding.accepted]
+        grant, accepted = stage.grant, stage.draft[: finding.accepted]
         if isinstance(finding, Outcome):
-            return self._decide([*accepted, finding.next_token])
+            return self._decide(request, grant, [*accepted, finding.next_token])
         if request.stop_ids.intersection(accepted):  # the text ends before the refused token
-            return self._decide(accepted)
+            return self._decide(request, grant, accepted)
         if isinstance(finding, Rejection):
-            self.rejection = finding
-            return Ask(self.number, self.grant.round, finding.accepted)
-        self.offer = finding
-        return self._decide(accepted, pack_offer(finding.floor, finding.rest_token))
+            self.stage = Refused(grant, stage.draft, finding)
+            return Ask(self.number, grant.round, finding.accepted)
+        return self._decide(request, grant, accepted, finding)
 
     def receive_law(self, message: Law) -> Verdict:
-        """Take in the law that was asked for; the same law for a round just decided gets its verdict once more."""
+        """Take in the distribution that was asked for; for a round just decided it gets the same verdict once more."""
         self.check_number(message.session)
-        rejection, verdict = self.rejection, self._last_verdict
-        if rejection is None or self.grant is None or self.draft is None or self.request is None:
+        request, stage, verdict = self.request, self.stage, self._last_verdict
+        if request is None or not isinstance(stage, Refused):
             if verdict is not None and message.round == verdict.round:
                 return verdict
             raise ProtocolError("unexpected", f"a law for round {message.round} came, but none was asked for")
-        if (message.round, message.accepted) != (self.grant.round, rejection.accepted):
+        grant, rejection = stage.grant, stage.rejection
+        if (message.round, message.accepted) != (grant.round, rejection.accepted):
             raise ProtocolError(
                 "unexpected",
                 f"a law for token {message.accepted} of round {message.round} came; asked was for "
-                f"{rejection.accepted} of {self.grant.round}",
+                f"{rejection.accepted} of {grant.round}",
             )
-        (law,) = unpack_laws(message.law, 1, self.request.form)
+        (law,) = unpack_laws(message.law, 1, request.form)
         outcome = resolve_up(rejection, law)
-        self.rejection = None
-        return self._decide([*self.draft[: outcome.accepted], outcome.next_token])
+        return self._decide(request, grant, [*stage.draft[: outcome.accepted], outcome.next_token])
 
     def attach(self, verdict: Verdict, grant: Grant) -> Verdict:
         """The verdict with the next round's grant in it, remembered as this round's answer."""
@@ -276,8 +285,8 @@ class EdgeSession:
                 "ahead", f"{base} tokens are not between the prompt's {request.prompt_tokens} and what is committed"
             )
         ids = request.committed[base:end]
-        open_grant = self.grant if self.draft is None else None
         packed = pack_ids(ids, self._vocabulary_size)
+        open_grant = self.stage.grant if isinstance(self.stage, Granted) else None
         return Tail(self.number, base, packed, len(ids), request.finish, open_grant)
 
     def check_number(self, number: int) -> None:
@@ -285,42 +294,39 @@ class EdgeSession:
         if number != self.number:
             raise ProtocolError("wrong-session", f"a message for session {number} came on session {self.number}")
 
-    def _take_draft(self, payload: bytes, length: int) -> None:
-        """Keep a draft for verification; InputError if its payload is not what its rule puts on the air."""
+    def _pending(self, grant: Grant, payload: bytes, length: int) -> Pending:
+        """A draft that awaits verification; InputError if its payload is not what its rule puts on the air."""
         request = self.request
         assert request is not None
         base, seed = len(request.committed), request.params.seed
-        self.draft, self.evidence = unpack_draft(payload, length, request.rule, request.form, seed, base)
+        return Pending(grant, *unpack_draft(payload, length, request.rule, request.form, seed, base))
 
-    def _commit_head(self, head: int | None) -> None:
+    def _commit_head(self, request: RunningRequest, offer: Offer | None, head: int | None) -> None:
         """Commit the token that the device found from the last offer, if an honest device can have found it."""
-        offer, request = self.offer, self.request
-        assert request is not None
         if head is None or offer is None:
             raise ProtocolError("bad-head", "a draft must name the token found from an offer, and only that")
         if not possible_after(offer, head):
             raise ProtocolError("bad-head", f"token {head} cannot have been found from the offer")
-        self.offer = None
         request.commit([head])
 
-    def _decide(self, tokens: Sequence[int], offer: bytes = b"") -> Verdict:
-        """Commit the tokens of the draft at hand and make its verdict; with an offer the last one is still to come."""
-        request, grant = self.request, self.grant
-        assert request is not None
-        assert grant is not None
+    def _decide(
+        self, request: RunningRequest, grant: Grant, tokens: Sequence[int], offer: Offer | None = None
+    ) -> Verdict:
+        """Commit the tokens of a draft and make its verdict; with an offer the last one is still to come."""
         base = len(request.committed)
         kept = request.commit(tokens)
-        accepted, newest = (kept, 0) if offer else (kept - 1, request.committed[-1])
-        verdict = Verdict(self.number, grant.round, base, accepted, newest, request.finish, None, offer)
-        self.grant = self.draft = self.evidence = None
-        self._last_verdict = verdict
+        accepted, newest = (kept - 1, request.committed[-1]) if offer is None else (kept, 0)
+        packed = b"" if offer is None else pack_offer(offer.floor, offer.rest_token)
+        verdict = Verdict(self.number, grant.round, base, accepted, newest, request.finish, None, packed)
+        self.stage, self._last_verdict = Idle(offer), verdict
         return verdict
 
     def _asks(self) -> list[Verdict | Tail | Ask]:
         """The question that waits for an answer, if there is one."""
-        if self.rejection is None or self.grant is None:
+        stage = self.stage
+        if not isinstance(stage, Refused):
             return []
-        return [Ask(self.number, self.grant.round, self.rejection.accepted)]
+        return [Ask(self.number, stage.grant.round, stage.rejection.accepted)]
 
 
 def check_hello(hello: Hello, fingerprint: str, credential: str) -> None:

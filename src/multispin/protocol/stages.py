@@ -1,0 +1,72 @@
+"""Where a session's next draft is, as the edge sees it: one value, which says everything that belongs to that stage.
+
+A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → Refused → Idle. A grant of no
+tokens skips Granted, unless the device still has to name a token. Does not know messages' order, slots or rounds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multispin.protocol.messages import Grant
+from multispin.speculation import Evidence, Offer, Rejection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Idle:
+    """Nothing is granted.
+
+    Attributes:
+        offer: under `rejection-down`, the offer whose token the device has not named yet.
+
+    """
+
+    offer: Offer | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Granted:
+    """A draft is granted and has not come.
+
+    Attributes:
+        grant: what the device may draft.
+        offer: under `rejection-down`, the offer whose token the device names with this draft.
+
+    """
+
+    grant: Grant
+    offer: Offer | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """A draft has come and awaits its verification.
+
+    Attributes:
+        grant: what it answers.
+        draft: the drafted ids.
+        evidence: what came with them; None for `greedy` and `coupled`.
+
+    """
+
+    grant: Grant
+    draft: Sequence[int]
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refused:
+    """A drafted token was refused under `rejection-up`; the device owes the distribution that it was drawn from.
+
+    Attributes:
+        grant: what the draft answers.
+        draft: the drafted ids, of which those before the refused one are accepted.
+        rejection: what the verification found.
+
+    """
+
+    grant: Grant
+    draft: Sequence[int]
+    rejection: Rejection
+
+
+Stage = Idle | Granted | Pending | Refused
