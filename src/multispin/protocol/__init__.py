@@ -1,7 +1,7 @@
 """What do edge and device say to each other? Messages and the two session state machines, without sockets."""
 
 from multispin.protocol.device_session import DeviceSession, Progress, RefusedError
-from multispin.protocol.edge_session import EdgeSession, ProtocolError, RunningRequest, check_hello, check_version
+from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
 from multispin.protocol.messages import (
     MAX_DRAFT_LENGTH,
     MAX_FRAME_BYTES,
@@ -31,6 +31,7 @@ from multispin.protocol.messages import (
     websocket_frame_bytes,
 )
 from multispin.protocol.request import Request
+from multispin.protocol.running_request import ProtocolError, RunningRequest
 from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 
 __all__ = [

@@ -16,7 +16,6 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from multispin.errors import InputError
 from multispin.protocol.messages import (
     PROTOCOL_VERSION,
     Ask,
@@ -27,107 +26,22 @@ from multispin.protocol.messages import (
     Open,
     Tail,
     Verdict,
-    longest_draft,
 )
+from multispin.protocol.running_request import ProtocolError, RunningRequest, admit
 from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 from multispin.speculation import (
     Finding,
-    LawFormat,
     Offer,
     Outcome,
     Rejection,
     Rule,
-    SamplingParams,
     pack_ids,
     pack_offer,
     possible_after,
     resolve_up,
-    rule_for,
     unpack_draft,
-    unpack_ids,
     unpack_laws,
 )
-
-
-class ProtocolError(InputError):
-    """A device broke the protocol or a limit; `code` is for programs, the message for people."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
-
-
-class RunningRequest:
-    """One prompt on its way to becoming a text.
-
-    Attributes:
-        committed: prompt and generated ids; the only truth.
-        prompt_tokens: how many of them the user gave.
-        finish: empty while it goes on, else "stop" or "length".
-        rule: by which its drafts are accepted.
-        form: how laws are written under the rejection rules.
-        longest_draft: that a frame holds under its rule.
-        params: its sampling law.
-
-    """
-
-    def __init__(
-        self, message: Open, vocabulary_size: int, max_length: int, rules: Collection[Rule] = frozenset(Rule)
-    ) -> None:
-        """Check a request at the door; ProtocolError says what it asked too much."""
-        needed = message.prompt_tokens - message.continued + message.max_tokens
-        if message.continued >= min(message.prompt_tokens, message.max_tokens + 1):
-            raise ProtocolError("bad-request", f"continued = {message.continued} leaves no prompt or no room")
-        if needed > max_length:
-            raise ProtocolError(
-                "too-long",
-                f"{message.prompt_tokens - message.continued} prompt tokens and {message.max_tokens} to generate make "
-                f"{needed}, over this edge's limit of {max_length}: shorten the prompt or ask for fewer tokens",
-            )
-        self.committed = unpack_ids(message.prompt, message.prompt_tokens, vocabulary_size)
-        self.prompt_tokens = message.prompt_tokens - message.continued
-        self.max_tokens = message.max_tokens
-        self.stop_ids = frozenset(message.stop_ids)
-        self.params = SamplingParams(
-            message.temperature, message.top_k, message.top_p, message.seed, message.logit_bias
-        ).with_min_tokens(message.stop_ids, self.prompt_tokens, message.min_tokens)
-        self.params.check_vocabulary(vocabulary_size)
-        self.rule = rule_for(self.params, message.rule)
-        if self.rule not in rules:
-            raise ProtocolError(
-                "rule",
-                f"this edge cannot verify by {self.rule}, only by {', '.join(sorted(rules))}: choose with --rule",
-            )
-        self.form = LawFormat(vocabulary_size, min(message.retained, vocabulary_size), message.probability_bits)
-        self.longest_draft = longest_draft(self.rule, self.form)
-        generated = self.committed[self.prompt_tokens :]
-        self.finish = ""
-        if generated and generated[-1] in self.stop_ids:
-            self.finish = "stop"
-        elif len(generated) >= self.max_tokens:
-            self.finish = "length"
-
-    @property
-    def generated(self) -> int:
-        """Tokens generated so far."""
-        return len(self.committed) - self.prompt_tokens
-
-    @property
-    def remaining(self) -> int:
-        """Tokens that may still be generated."""
-        return self.max_tokens - self.generated
-
-    def commit(self, tokens: Sequence[int]) -> int:
-        """Append tokens, cut after the first stop id or at the token limit; returns how many were kept."""
-        kept = list(tokens[: self.remaining])
-        for index, token in enumerate(kept):
-            if token in self.stop_ids:
-                kept, self.finish = kept[: index + 1], "stop"
-                break
-        self.committed += kept
-        if not self.finish and self.remaining == 0:
-            self.finish = "length"
-        return len(kept)
 
 
 class EdgeSession:
@@ -162,8 +76,8 @@ class EdgeSession:
         self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
-        self.request: RunningRequest | None = None
-        self.stage: Stage = Idle()
+        self.request = admit(message, self._vocabulary_size, max_length, rules)
+        self.stage, self._last_verdict = Idle(), None
         return self.request
 
     @property

@@ -1,0 +1,105 @@
+"""A request at the edge: the immutable request, and the text that grows under it."""
+
+from collections.abc import Collection, Sequence
+
+from multispin.errors import InputError
+from multispin.protocol.messages import Open, longest_draft
+from multispin.protocol.request import Request
+from multispin.speculation import Rule
+
+
+class ProtocolError(InputError):
+    """A device broke the protocol or a limit; `code` is for programs, the message for people."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class RunningRequest:
+    """One prompt on its way to becoming a text.
+
+    Attributes:
+        request: what was asked for.
+        committed: prompt and generated ids; the only truth.
+        prompt_tokens: number of ids that the user gave.
+        finish: empty while the text goes on, else "stop" or "length".
+        rule: acceptance rule of its drafts.
+        form: how distributions are written under the rejection rules.
+        longest_draft: longest draft that a frame holds under its rule.
+        params: sampling parameters, with the stop ids withheld until `min_tokens`.
+        stop_ids: ids that end the text.
+
+    Args:
+        request: what was asked for.
+        generated: ids that another edge has generated already.
+        vocabulary_size: number of the target's token ids.
+
+    """
+
+    def __init__(self, request: Request, generated: Sequence[int], vocabulary_size: int) -> None:
+        self.request = request
+        self.committed = [*request.prompt, *generated]
+        self.prompt_tokens = len(request.prompt)
+        self.stop_ids = frozenset(request.stop_ids)
+        self.params = request.effective_params
+        self.rule = request.acceptance_rule
+        self.form = request.form(vocabulary_size)
+        self.longest_draft = longest_draft(self.rule, self.form)
+        self.finish = ""
+        if generated and generated[-1] in self.stop_ids:
+            self.finish = "stop"
+        elif len(generated) >= request.max_tokens:
+            self.finish = "length"
+
+    @property
+    def generated(self) -> int:
+        """Number of tokens generated so far."""
+        return len(self.committed) - self.prompt_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Number of tokens that may still be generated."""
+        return self.request.max_tokens - self.generated
+
+    def commit(self, tokens: Sequence[int]) -> int:
+        """Append tokens, cut after the first stop id or at the token limit; returns how many were kept."""
+        kept = list(tokens[: self.remaining])
+        for index, token in enumerate(kept):
+            if token in self.stop_ids:
+                kept, self.finish = kept[: index + 1], "stop"
+                break
+        self.committed += kept
+        if not self.finish and self.remaining == 0:
+            self.finish = "length"
+        return len(kept)
+
+
+def admit(
+    message: Open, vocabulary_size: int, max_length: int, rules: Collection[Rule] = frozenset(Rule)
+) -> RunningRequest:
+    """Check a request at the door; ProtocolError or InputError says what it asks too much.
+
+    Args:
+        message: opens the request.
+        vocabulary_size: number of the target's token ids.
+        max_length: most prompt and generated tokens of a text at this edge.
+        rules: acceptance rules that the engine can apply; default all.
+
+    """
+    prompt_tokens = message.prompt_tokens - message.continued
+    if message.continued >= min(message.prompt_tokens, message.max_tokens + 1):
+        raise ProtocolError("bad-request", f"continued = {message.continued} leaves no prompt or no room")
+    if (needed := prompt_tokens + message.max_tokens) > max_length:
+        raise ProtocolError(
+            "too-long",
+            f"{prompt_tokens} prompt tokens and {message.max_tokens} to generate make {needed}, over this edge's "
+            f"limit of {max_length}: shorten the prompt or ask for fewer tokens",
+        )
+    request, generated = Request.from_open(message, vocabulary_size)
+    if request.rule not in rules:
+        raise ProtocolError(
+            "rule",
+            f"this edge cannot verify by {request.rule}, only by {', '.join(sorted(rules))}: choose with --rule",
+        )
+    return RunningRequest(request, generated, vocabulary_size)
