@@ -143,6 +143,7 @@ def overhead_s(devices, policy):
     from multispin.edge import EdgeServer
     from multispin.passes import Controller, ControllerSettings, Edge
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
+    from multispin.protocol.events import Round
     from multispin.simulation.device import FINGERPRINT
     from multispin.simulation.site import SimulatedEngine
     from multispin.speculation import SamplingParams
@@ -159,7 +160,7 @@ def overhead_s(devices, policy):
     async def rounds():
         settings = ControllerSettings(policy, 1e9, 16, frame_bits=8 * FRAME_BYTES)
         edge = Edge(SimulatedEngine(devices), Controller(settings), FINGERPRINT)
-        server = EdgeServer(edge, lambda event: times.append(event["time_s"]) if event["event"] == "round" else None)
+        server = EdgeServer(edge, lambda event: times.append(event.time_s) if isinstance(event, Round) else None)
         runner = web.AppRunner(server.application(), access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -227,7 +228,7 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, extra_s):
     A device of the demo takes as long for a token as its kind is meant to, or as its drafter really needs if that is
     more.
     """
-    from multispin.cli.demo import CLASSES
+    from multispin.demo.crew import CLASSES
     from multispin.simulation.setup import ScenarioFile
 
     speeds = {kind: (seconds, efficiency) for kind, *_, seconds, efficiency in CLASSES}

@@ -99,7 +99,7 @@ def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with
     assert code == 0, stderr
     result = json.loads(stdout)
     assert result["rule"] == "rejection-up"
-    assert "law" in result["not_compared"]
+    assert "distribution" in result["not_compared"]
     assert [device["identical_to_target"] for device in result["devices"]] == [None, None]
     assert [device["tokens"] for device in result["devices"]] == [12, 12]
     assert result["devices"][0]["accepted"] > 0

@@ -5,13 +5,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
 from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.protocol.events import Event
 
 
 @click.command("device")
@@ -51,8 +54,10 @@ async def _device(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
     ready = await asyncio.to_thread(_load, options)
+    from multispin.protocol.events import Ready
+
     tell = writer(options["as_json"], _Teller())
-    tell({"event": "ready"})
+    tell(Ready())
     await parent.go()
     work = asyncio.create_task(_generate(options, *ready, tell))
     gone = asyncio.create_task(parent.gone())
@@ -78,6 +83,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
 async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
     from multispin.device import DeviceClient, Emulation
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, Request
+    from multispin.protocol.events import Done, Written
     from multispin.speculation import StopStrings
 
     seed = options["seed"]
@@ -97,15 +103,8 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
     )
 
     def progress(_: Progress) -> None:
-        tell(
-            {
-                "event": "progress",
-                "tokens": len(client.session.generated),
-                "text": stops.text(client.session.generated),
-                "drafted": client.counters.drafted,
-                "accepted": client.counters.accepted,
-            }
-        )
+        ids, counters = client.session.generated, client.counters
+        tell(Written(len(ids), stops.text(ids), counters.drafted, counters.accepted))
 
     client = DeviceClient(
         options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress, decode=tokenizer.decode
@@ -130,21 +129,20 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
         client.close()
     counters = client.counters
     tell(
-        {
-            "event": "done",
-            "ids": ids,
-            "text": stops.text(ids),
-            "tokens": len(ids),
-            "finish": client.session.finish,
-            "rule": rule.value,
-            "seconds": time.monotonic() - began_s,
-            "drafted": counters.drafted,
-            "accepted": counters.accepted,
-            "rounds": counters.rounds,
-            "uplink_bytes": counters.uplink_bytes,
-            "draft_bytes": counters.draft_bytes,
-            "reconnects": counters.reconnects,
-        }
+        Done(
+            ids=tuple(ids),
+            text=stops.text(ids),
+            tokens=len(ids),
+            finish=client.session.finish,
+            rule=rule.value,
+            seconds=time.monotonic() - began_s,
+            drafted=counters.drafted,
+            accepted=counters.accepted,
+            rounds=counters.rounds,
+            uplink_bytes=counters.uplink_bytes,
+            draft_bytes=counters.draft_bytes,
+            reconnects=counters.reconnects,
+        )
     )
 
 
@@ -154,14 +152,16 @@ class _Teller:
     def __init__(self) -> None:
         self._shown = ""
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "progress" and event["text"].startswith(self._shown):
-            click.echo(event["text"][len(self._shown) :], nl=False)
-            self._shown = event["text"]
-        if event["event"] == "done":
+    def __call__(self, event: "Event") -> None:
+        from multispin.protocol.events import Done, Written
+
+        if isinstance(event, Written) and event.text.startswith(self._shown):
+            click.echo(event.text[len(self._shown) :], nl=False)
+            self._shown = event.text
+        if isinstance(event, Done):
             click.echo()
             click.echo(
-                f"{event['tokens']} tokens in {event['seconds']:.1f} s, {event['accepted']} of {event['drafted']} "
-                f"drafted tokens accepted, {event['uplink_bytes']} bytes sent",
+                f"{event.tokens} tokens in {event.seconds:.1f} s, {event.accepted} of {event.drafted} "
+                f"drafted tokens accepted, {event.uplink_bytes} bytes sent",
                 err=True,
             )

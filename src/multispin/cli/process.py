@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.protocol.events import Event
 
 MAX_THREADS = 1024
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -85,11 +87,6 @@ def machine_name(device: str, threads: int) -> str:
     return f"{name}, {threads} threads"
 
 
-def write_event(event: Mapping[str, Any]) -> None:
-    """Write one JSON object on a line of its own."""
-    print(json.dumps(event), flush=True)
-
-
 class Parent:
     """Standard input as a leash: a line says begin, its end says that the parent is gone."""
 
@@ -115,6 +112,10 @@ class Parent:
         await self._reader.read()
 
 
-def writer(as_json: bool, say: Callable[[Mapping[str, Any]], None]) -> Callable[[Mapping[str, Any]], None]:
-    """Events as JSON lines for machines, or told by `say` for people."""
-    return write_event if as_json else say
+def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":
+    """How a command tells events: as JSON lines for machines, or by `say` for people."""
+    if not as_json:
+        return say
+    from multispin.protocol.events import as_line
+
+    return lambda event: print(as_line(event), flush=True)

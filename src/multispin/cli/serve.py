@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from multispin.protocol.events import Event
 
 SHUTDOWN_TIMEOUT_S = 3.0
 LIMITS = (
@@ -75,6 +78,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     from multispin.models import load_tokenizer
     from multispin.passes import Controller, ControllerSettings, Edge, Limits
     from multispin.protocol import usual_frame_bits
+    from multispin.protocol.events import Listening
     from multispin.speculation import bits_per_id
 
     tell = writer(options["as_json"], _say)
@@ -102,16 +106,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     await runner.setup()
     try:
         port = await _listen(runner, options["host"], options["port"])
-        tell(
-            {
-                "event": "listening",
-                "host": options["host"],
-                "port": port,
-                "target": options["target"],
-                "slots": verifier.slots,
-                "cache_bytes": verifier.cache_bytes,
-            }
-        )
+        tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
         gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
@@ -133,22 +128,24 @@ async def _listen(runner: Any, host: str, port: int) -> int:
     return int(runner.addresses[0][1])
 
 
-def _say(event: Mapping[str, Any]) -> None:
+def _say(event: "Event") -> None:
     """Tell a person what happens."""
-    match event["event"]:
-        case "listening":
+    from multispin.protocol import events
+
+    match event:
+        case events.Listening():
             click.echo(
-                f"{event['target']} listens on ws://{event['host']}:{event['port']}, {event['slots']} slots "
-                f"({event['cache_bytes'] / 2**20:.0f} MiB of cache, fixed)"
+                f"{event.target} listens on ws://{event.host}:{event.port}, {event.slots} slots "
+                f"({event.cache_bytes / 2**20:.0f} MiB of cache, fixed)"
             )
-        case "connected":
-            click.echo(f"+ {event['name']} ({event['drafter']}){' again' if event['again'] else ''}")
-        case "lost":
-            click.echo(f"- {event['name']} lost its connection")
-        case "expired":
-            click.echo(f"- {event['name']} did not come back")
-        case "refused":
-            click.echo(f"- {event['name']}: {event['why']}")
-        case "round":
-            shares = ", ".join(f"{d['name']} {d['accepted']}/{d['drafted']}" for d in event["devices"])
-            click.echo(f"round {event['round']}: verified in {event['verify_s'] * 1e3:.0f} ms  {shares}")
+        case events.Connected():
+            click.echo(f"+ {event.name} ({event.drafter}){' again' if event.again else ''}")
+        case events.Lost():
+            click.echo(f"- {event.name} lost its connection")
+        case events.Expired():
+            click.echo(f"- {event.name} did not come back")
+        case events.Refused():
+            click.echo(f"- {event.name}: {event.why}")
+        case events.Round():
+            shares = ", ".join(f"{device.name} {device.accepted}/{device.drafted}" for device in event.devices)
+            click.echo(f"round {event.round}: verified in {event.verify_s * 1e3:.0f} ms  {shares}")

@@ -1,8 +1,6 @@
-"""What a person sees of the demo: a live table and the growing texts, and a summary at the end."""
+"""What a person sees of the demo: a live table, the growing texts, and a summary at the end."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -10,7 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multispin.demo.run import DemoState
+from multispin.demo.result import DemoResult
+from multispin.demo.state import DemoState
 
 SHOWN_CHARACTERS = 240
 
@@ -21,7 +20,7 @@ def live_view(state: DemoState) -> RenderableType:
     table = _table(f"round {state.rounds}, {elapsed_s:.0f} s", "α", "L", "band [Hz]", "tokens/s", "accepted")
     texts = []
     for name, device in state.devices.items():
-        running_s = device.done["seconds"] if device.done else elapsed_s
+        running_s = device.done.seconds if device.done else elapsed_s
         over = bool(device.done or device.lost)
         table.add_row(
             name + (" (lost)" if device.lost else " (done)" if device.done else ""),
@@ -56,40 +55,44 @@ def progress_line(state: DemoState) -> str:
     return f"{time.monotonic() - state.began_s:.0f} s, round {state.rounds}, {tokens} tokens"
 
 
-def print_summary(console: Console, result: Mapping[str, Any], lost: Sequence[str]) -> None:
-    """Texts, a table of devices, and measured against predicted goodput."""
-    for device in result["devices"]:
-        console.print(Panel(Text(device["text"].strip() or "(nothing)"), title=device["name"], title_align="left"))
-    title = f"{result['policy']} on {result['target']}"
-    table = _table(title, "tokens", "accepted", "α", "L", "bytes", "text")
+def print_summary(console: Console, result: DemoResult) -> None:
+    """Print the texts, a table of the devices, and measured against predicted goodput."""
+    for device in result.devices:
+        console.print(Panel(Text(device.text.strip() or "(nothing)"), title=device.name, title_align="left"))
+    table = _table(f"{result.policy} on {result.target}", "tokens", "accepted", "α", "L", "bytes", "text")
     table.caption = "accepted of drafted, mean L, bytes sent, text against the target alone"
-    for device in result["devices"]:
-        rate = device["acceptance_rate"]
+    for device in result.devices:
+        rate = device.acceptance_rate
         table.add_row(
-            device["name"],
-            device["drafter"],
-            device["task"],
-            str(device["tokens"]),
-            f"{device['accepted']}/{device['drafted']}",
+            device.name,
+            device.drafter,
+            device.task,
+            str(device.tokens),
+            f"{device.accepted}/{device.drafted}",
             "–" if rate is None else f"{rate:.2f}",
-            f"{device['mean_draft_length']:.1f}",
-            str(device["uplink_bytes"]),
-            {True: "identical", False: "DIFFERENT", None: "unchecked"}[device["identical_to_target"]],
+            f"{device.mean_draft_length:.1f}",
+            str(device.uplink_bytes),
+            {True: "identical", False: "DIFFERENT", None: "unchecked"}[device.identical_to_target],
         )
     console.print(table)
-    measured, predicted = result["goodput_tokens_per_s"], result["predicted_goodput_tokens_per_s"]
+    measured, predicted = result.goodput_tokens_per_s, result.predicted_goodput_tokens_per_s
     ratio = f", a factor of {measured / predicted:.2f}" if predicted else ""
     console.print(
         f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
-        f"{result['rounds']} rounds in {result['wall_s']:.1f} s"
+        f"{result.rounds} rounds in {result.wall_s:.1f} s"
     )
-    alone = result["target_alone_tokens_per_s"]
+    alone = result.target_alone_tokens_per_s
     if alone is not None:
         console.print(
             f"the target alone, writing these texts in one batch on all cores of this machine: {alone:.1f} tokens/s "
             "(the devices' speeds and links are emulated, its own are not)"
         )
-    if result["not_compared"]:
-        console.print(f"not compared with the target alone: {result['not_compared']}")
-    for sentence in lost:
+    if result.not_compared:
+        console.print(f"not compared with the target alone: {result.not_compared}")
+    for sentence in lost_devices(result):
         console.print(sentence, style="bold red")
+
+
+def lost_devices(result: DemoResult) -> list[str]:
+    """A sentence for every device that was lost."""
+    return [f"{device.name} was lost: {device.lost}" for device in result.devices if device.lost]

@@ -8,7 +8,7 @@ does not read cannot hold up the others.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,17 @@ from multispin.protocol import (
     encode,
     websocket_frame_bytes,
 )
+from multispin.protocol.events import (
+    Closed,
+    Connected,
+    EdgeEvent,
+    Expired,
+    Lost,
+    Refused,
+    Round,
+    RoundDevice,
+    RoundGrant,
+)
 
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
@@ -37,7 +48,6 @@ MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 
 log = logging.getLogger(__name__)
-Event = Mapping[str, Any]
 
 
 @dataclass
@@ -91,11 +101,11 @@ class EdgeServer:
 
     Args:
         edge: sessions and rounds.
-        on_event: told what happens, as dictionaries that fit into JSON; must not block.
+        on_event: called with everything that happens; must not block.
 
     """
 
-    def __init__(self, edge: Edge, on_event: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(self, edge: Edge, on_event: Callable[[EdgeEvent], None] = lambda _: None) -> None:
         self._edge = edge
         self._on_event = on_event
         self._connections: dict[int, _Connection] = {}
@@ -191,7 +201,7 @@ class EdgeServer:
             await asyncio.sleep(EXPIRY_PERIOD_S)
             names = {number: session.hello.name for number, session in self._edge.sessions.items()}
             for number in self._edge.expire(asyncio.get_running_loop().time()):
-                self._on_event({"event": "expired", "session": number, "name": names[number]})
+                self._on_event(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
                     connection.end(Error("timeout", "this device owed a draft for too long"))
             self._wake.set()
@@ -259,7 +269,7 @@ class EdgeServer:
             self._wake.set()
             if number not in self._edge.sessions:  # it said Close
                 self._connections.pop(number, None)
-                self._on_event({"event": "closed", "session": number})
+                self._on_event(Closed(number))
                 return
 
     def _take_over(self, number: int, connection: _Connection, answers: list[Downlink]) -> None:
@@ -271,15 +281,7 @@ class EdgeServer:
         for answer in answers:
             connection.put(answer)
         hello = self._edge.sessions[number].hello
-        self._on_event(
-            {
-                "event": "connected",
-                "session": number,
-                "name": hello.name,
-                "drafter": hello.drafter,
-                "again": older is not None,
-            }
-        )
+        self._on_event(Connected(number, hello.name, hello.drafter, older is not None))
         self._wake.set()
 
     def _lose(self, number: int) -> None:
@@ -287,14 +289,14 @@ class EdgeServer:
         session = self._edge.sessions.get(number)
         if session is not None:
             self._edge.disconnect(number, self._now_s())
-            self._on_event({"event": "lost", "session": number, "name": session.hello.name})
+            self._on_event(Lost(number, session.hello.name))
         self._wake.set()
 
     def _leave(self, number: int, why: str) -> None:
         del self._connections[number]
         name = self._edge.sessions[number].hello.name if number in self._edge.sessions else ""
         self._edge.leave(number)
-        self._on_event({"event": "refused", "session": number, "name": name, "why": why})
+        self._on_event(Refused(number, name, why))
         self._wake.set()
 
     def _send(self, number: int, message: Downlink) -> None:
@@ -308,32 +310,31 @@ class EdgeServer:
     def _tell_round(self, report: RoundReport) -> None:
         sessions = self._edge.sessions
         plan = report.plan
+        controller = self._edge.controller
+        rows = zip(report.members, report.drafted, report.accepted, report.delivered, strict=True)
         self._on_event(
-            {
-                "event": "round",
-                "round": report.round,
-                "time_s": self._now_s(),
-                "verify_s": report.verify_s,
-                "prompt_tokens": report.prompt_tokens,
-                "planned_round_s": plan.round_s if plan else None,
-                "planned_goodput_tokens_per_s": plan.goodput_tokens_per_s if plan else None,
-                "devices": [
-                    {
-                        "name": sessions[number].hello.name,
-                        "drafted": drafted,
-                        "accepted": accepted,
-                        "tokens": delivered,
-                        "acceptance_rate": self._edge.controller.acceptance_rate(number),
-                        "seconds_per_token": self._edge.controller.seconds_per_token(number),
-                    }
-                    for number, drafted, accepted, delivered in zip(
-                        report.members, report.drafted, report.accepted, report.delivered, strict=True
+            Round(
+                round=report.round,
+                time_s=self._now_s(),
+                verify_s=report.verify_s,
+                prompt_tokens=report.prompt_tokens,
+                planned_round_s=plan.round_s if plan else None,
+                planned_goodput_tokens_per_s=plan.goodput_tokens_per_s if plan else None,
+                devices=tuple(
+                    RoundDevice(
+                        sessions[number].hello.name,
+                        drafted,
+                        accepted,
+                        delivered,
+                        controller.acceptance_rate(number),
+                        controller.seconds_per_token(number),
                     )
+                    for number, drafted, accepted, delivered in rows
                     if number in sessions
-                ],
-                "grants": [
-                    {"name": sessions[int(d.name)].hello.name, "length": d.draft_length, "bandwidth_hz": d.bandwidth_hz}
-                    for d in (plan.devices if plan else ())
-                ],
-            }
+                ),
+                grants=tuple(
+                    RoundGrant(sessions[int(device.name)].hello.name, device.draft_length, device.bandwidth_hz)
+                    for device in (plan.devices if plan else ())
+                ),
+            )
         )

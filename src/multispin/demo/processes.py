@@ -1,138 +1,27 @@
-"""The demo's processes: one edge, several devices, each a real process that talks over a real socket.
+"""The demo's processes: one edge and several devices, each a real process that talks over a real socket.
 
-This process starts them, reads the JSON lines that they write, and keeps what a person or a script wants to know.
-Every child has its standard input tied to this process: when this one ends, however it ends, so do they.
+This process starts them and reads the events that they write as JSON lines. Each child's standard input is a pipe from
+this process: when this one ends, however it ends, the children see the end of their input and stop too.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
+from multispin.demo.crew import DeviceSpec
+from multispin.demo.state import DemoState, DeviceState
 from multispin.errors import InputError
+from multispin.protocol.events import Event, Listening, Ready, from_line
+
+Expected = TypeVar("Expected", Listening, Ready)
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
 MAX_LINE_BYTES = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class DeviceSpec:
-    """One device of the demo, and what it pretends to be."""
-
-    name: str
-    drafter: str
-    seconds_per_token: float
-    spectral_efficiency: float
-    task: str
-    prompt: str
-    seed: int
-
-
-@dataclass
-class DeviceState:
-    """What is known of a running device."""
-
-    spec: DeviceSpec
-    text: str = ""
-    tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    acceptance_rate: float | None = None
-    length: int = 0
-    bandwidth_hz: float = 0.0
-    done: dict[str, Any] | None = None
-    lost: str = ""
-
-
-@dataclass
-class DemoState:
-    """What is known of the whole run; filled while it goes on.
-
-    Attributes:
-        devices: by name.
-        rounds: verified so far.
-        began_s: monotonic time of the start signal.
-        ended_s: … and of the last text's end.
-        first_s: edge's clock when the first grants went out.
-        last_s: … and when the last verdicts did.
-        delivered: tokens committed between the two.
-        planned_tokens: what the plans of those rounds promised.
-        planned_s: the time that those plans took for it.
-        log: what the edge told of each round, prompts' rounds included.
-
-    """
-
-    devices: dict[str, DeviceState] = field(default_factory=dict)
-    rounds: int = 0
-    began_s: float = 0.0
-    ended_s: float = 0.0
-    first_s: float | None = None
-    last_s: float = 0.0
-    delivered: int = 0
-    planned_tokens: float = 0.0
-    planned_s: float = 0.0
-    log: list[dict[str, Any]] = field(default_factory=list)
-    _plan: tuple[float, float] | None = None
-
-    def edge_event(self, event: dict[str, Any]) -> None:
-        """Take in a JSON line of the edge."""
-        if event["event"] != "round":
-            return
-        for row in event["devices"]:
-            self.devices[row["name"]].acceptance_rate = row["acceptance_rate"]
-        self.log.append(
-            {
-                "time_s": event["time_s"],
-                "planned_round_s": self._plan[1] if self._plan else None,
-                "verify_s": event["verify_s"],
-                "prompt_tokens": event["prompt_tokens"],
-                "drafted": {row["name"]: row["drafted"] for row in event["devices"]},
-                "tokens": {row["name"]: row["tokens"] for row in event["devices"]},
-                "seconds_per_token": {row["name"]: row["seconds_per_token"] for row in event["devices"]},
-            }
-        )
-        if event["devices"] and self._plan is not None:
-            self.rounds += 1
-            self.delivered += sum(row["tokens"] for row in event["devices"])
-            self.last_s = event["time_s"]
-            self.planned_tokens += self._plan[0]
-            self.planned_s += self._plan[1]
-        if event["planned_round_s"] is not None:
-            if self.first_s is None:
-                self.first_s = event["time_s"]
-            round_s = event["planned_round_s"]
-            self._plan = (event["planned_goodput_tokens_per_s"] * round_s, round_s)
-            for row in event["grants"]:
-                device = self.devices[row["name"]]
-                device.length, device.bandwidth_hz = row["length"], row["bandwidth_hz"]
-        else:
-            self._plan = None
-
-    def device_event(self, device: DeviceState, event: dict[str, Any]) -> None:
-        """Take in a JSON line of a device."""
-        if event["event"] in ("progress", "done"):
-            device.text, device.tokens = event["text"], event["tokens"]
-            device.drafted, device.accepted = event["drafted"], event["accepted"]
-        if event["event"] == "done":
-            device.done = event
-
-    @property
-    def goodput_tokens_per_s(self) -> float:
-        """Tokens committed per second between the first grant and the last verdict, at the edge."""
-        if self.first_s is None or self.last_s <= self.first_s:
-            return 0.0
-        return self.delivered / (self.last_s - self.first_s)
-
-    @property
-    def predicted_goodput_tokens_per_s(self) -> float:
-        """What the controller's plans promised for the same rounds, as a mean over their planned time."""
-        return self.planned_tokens / self.planned_s if self.planned_s > 0 else 0.0
 
 
 class _Child:
@@ -165,19 +54,16 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    async def event(self) -> dict[str, Any] | None:
-        """The next JSON line; None at the end."""
+    async def event(self) -> Event | None:
+        """The next event; None at the end."""
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        if not line:
-            return None
-        event: dict[str, Any] = json.loads(line)
-        return event
+        return from_line(line) if line else None
 
-    async def expect(self, kind: str) -> dict[str, Any]:
+    async def expect(self, kind: type[Expected]) -> Expected:
         """Wait for an event of this kind; InputError with the child's own words if it ends before."""
         while (event := await self.event()) is not None:
-            if event["event"] == kind:
+            if isinstance(event, kind):
                 return event
         raise InputError(await self.why())
 
@@ -230,15 +116,15 @@ async def run_demo(
         edge = await _Child.start(["serve", "--port", "0", *serve], os.cpu_count() or 1)
         children.append(edge)
         started("edge", edge.pid)
-        listening = await asyncio.wait_for(edge.expect("listening"), START_TIMEOUT_S)
-        url = f"ws://127.0.0.1:{listening['port']}"
+        listening = await asyncio.wait_for(edge.expect(Listening), START_TIMEOUT_S)
+        url = f"ws://127.0.0.1:{listening.port}"
         crew: list[tuple[DeviceState, _Child]] = []
         for known in state.devices.values():
             child = await _Child.start(["device", url, *_arguments(known.spec), *device], 1)
             children.append(child)
             crew.append((known, child))
             started(known.spec.name, child.pid)
-        await asyncio.wait_for(asyncio.gather(*(child.expect("ready") for _, child in crew)), START_TIMEOUT_S)
+        await asyncio.wait_for(asyncio.gather(*(child.expect(Ready) for _, child in crew)), START_TIMEOUT_S)
         state.began_s = time.monotonic()
         for _, child in crew:
             child.go()

@@ -1,0 +1,76 @@
+"""Who takes part in a demo: emulated devices with real drafters, and what each of them is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multispin.data import TASKS, load_prompts
+
+CLASSES = (
+    ("laptop", "large", "q8", 0.03, 6.0),
+    ("tablet", "medium", "q6", 0.05, 4.0),
+    ("phone", "small", "q5", 0.08, 2.0),
+    ("watch", "lookup", "lookup", 0.10, 1.0),
+)
+"""Kinds of devices, in turn from fast to slow: name, drafter for the embedded target, drafter for any other target,
+seconds per drafted token, and spectral efficiency [bit/s/Hz]."""
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One device of the demo.
+
+    Attributes:
+        name: its name, unique in the demo.
+        drafter: what drafts for it, as `--draft` of `multispin device` names it.
+        seconds_per_token: emulated time per drafted token [s].
+        spectral_efficiency: emulated uplink [bit/s/Hz].
+        task: task family of its prompt, or "yours".
+        prompt: the user message that it asks about.
+        seed: seed of its sampling noise.
+
+    """
+
+    name: str
+    drafter: str
+    seconds_per_token: float
+    spectral_efficiency: float
+    task: str
+    prompt: str
+    seed: int
+
+
+def assemble(
+    count: int, embedded: bool, drafters: Sequence[str], prompts: Sequence[str], seed: int
+) -> tuple[DeviceSpec, ...]:
+    """The devices of a demo.
+
+    Args:
+        count: number of devices; their kinds are `CLASSES` in turn.
+        embedded: whether the target is the embedded one, which has drafters of its own.
+        drafters: drafters to use in turn; empty for those of the kinds.
+        prompts: prompts to use in turn; empty for the bundled ones, one task family after another.
+        seed: chooses among the bundled prompts, and seeds the devices' noise.
+
+    """
+    from multispin.speculation import derive_seed
+
+    asked = [("yours", text) for text in prompts] or _bundled(count, seed)
+    crew = []
+    for k in range(count):
+        kind, distilled, rounded, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
+        drafter = drafters[k % len(drafters)] if drafters else distilled if embedded else rounded
+        task, prompt = asked[k % len(asked)]
+        noise = derive_seed(seed, k)
+        crew.append(DeviceSpec(f"{kind}-{k + 1}", drafter, seconds_per_token, efficiency, task, prompt, noise))
+    return tuple(crew)
+
+
+def _bundled(count: int, seed: int) -> list[tuple[str, str]]:
+    """Task and text of as many bundled prompts, the task families in turn."""
+    bundled = load_prompts()
+    families = [(task, [prompt.text for prompt in bundled if prompt.task == task]) for task in TASKS]
+    chosen = []
+    for k in range(count):
+        task, family = families[k % len(families)]
+        chosen.append((task, family[(seed + k // len(families)) % len(family)]))
+    return chosen

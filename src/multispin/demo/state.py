@@ -1,0 +1,120 @@
+"""What is known of a demo while it runs: filled from the events that the edge and the devices tell."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from multispin.demo.crew import DeviceSpec
+from multispin.protocol.events import Done, Event, Round, Written
+
+
+@dataclass
+class DeviceState:
+    """What is known of a running device.
+
+    Attributes:
+        spec: what it is.
+        text: its text so far.
+        tokens: tokens of that text.
+        drafted: drafted tokens that were verified.
+        accepted: drafted tokens that were accepted.
+        acceptance_rate: the edge's estimate, α in [0, 1]; None before its first round.
+        length: draft length granted for this round [tokens].
+        bandwidth_hz: band granted for this round [Hz].
+        done: what it told at the end of its text; None before.
+        lost: why its process ended early, in a sentence; empty if it did not.
+
+    """
+
+    spec: DeviceSpec
+    text: str = ""
+    tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    acceptance_rate: float | None = None
+    length: int = 0
+    bandwidth_hz: float = 0.0
+    done: Done | None = None
+    lost: str = ""
+
+
+@dataclass
+class DemoState:
+    """What is known of the whole run.
+
+    Attributes:
+        devices: the devices by name.
+        rounds: rounds verified so far.
+        began_s: monotonic time of the start signal [s]; 0 before.
+        ended_s: monotonic time of the end of the last text [s].
+        first_s: the edge's clock when the first grants went out [s].
+        last_s: the edge's clock when the last verdicts went out [s].
+        delivered: tokens committed between the two.
+        planned_tokens: tokens that the plans of those rounds promised.
+        planned_s: planned time of those rounds [s].
+        log: what the edge told of each round, rounds that only read prompts included.
+
+    """
+
+    devices: dict[str, DeviceState] = field(default_factory=dict)
+    rounds: int = 0
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    first_s: float | None = None
+    last_s: float = 0.0
+    delivered: int = 0
+    planned_tokens: float = 0.0
+    planned_s: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    _plan: tuple[float, float] | None = None
+
+    def edge_event(self, event: Event) -> None:
+        """Take in an event of the edge."""
+        if not isinstance(event, Round):
+            return
+        for row in event.devices:
+            self.devices[row.name].acceptance_rate = row.acceptance_rate
+        self.log.append(
+            {
+                "time_s": event.time_s,
+                "planned_round_s": self._plan[1] if self._plan else None,
+                "verify_s": event.verify_s,
+                "prompt_tokens": event.prompt_tokens,
+                "drafted": {row.name: row.drafted for row in event.devices},
+                "tokens": {row.name: row.tokens for row in event.devices},
+                "seconds_per_token": {row.name: row.seconds_per_token for row in event.devices},
+            }
+        )
+        if event.devices and self._plan is not None:
+            self.rounds += 1
+            self.delivered += sum(row.tokens for row in event.devices)
+            self.last_s = event.time_s
+            self.planned_tokens += self._plan[0]
+            self.planned_s += self._plan[1]
+        self._plan = None
+        if event.planned_round_s is not None and event.planned_goodput_tokens_per_s is not None:
+            if self.first_s is None:
+                self.first_s = event.time_s
+            self._plan = (event.planned_goodput_tokens_per_s * event.planned_round_s, event.planned_round_s)
+            for grant in event.grants:
+                device = self.devices[grant.name]
+                device.length, device.bandwidth_hz = grant.length, grant.bandwidth_hz
+
+    def device_event(self, device: DeviceState, event: Event) -> None:
+        """Take in an event of a device."""
+        if isinstance(event, Written | Done):
+            device.text, device.tokens = event.text, event.tokens
+            device.drafted, device.accepted = event.drafted, event.accepted
+        if isinstance(event, Done):
+            device.done = event
+
+    @property
+    def goodput_tokens_per_s(self) -> float:
+        """Tokens committed per second between the first grant and the last verdict, at the edge."""
+        if self.first_s is None or self.last_s <= self.first_s:
+            return 0.0
+        return self.delivered / (self.last_s - self.first_s)
+
+    @property
+    def predicted_goodput_tokens_per_s(self) -> float:
+        """What the controller's plans promised for the same rounds, as a mean over their planned time."""
+        return self.planned_tokens / self.planned_s if self.planned_s > 0 else 0.0

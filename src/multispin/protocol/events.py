@@ -1,0 +1,186 @@
+"""What a process tells whoever started it: one typed event per JSON line.
+
+`multispin serve --json` and `multispin device --json` write these lines; the demo reads them. The field `event` of a
+line says which of the classes below it is.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+
+class _Line(msgspec.Struct, frozen=True, tag_field="event", forbid_unknown_fields=True):
+    """One JSON line."""
+
+
+# The edge -------------------------------------------------------------------------------------------------------------
+
+
+class Listening(_Line, frozen=True, tag="listening"):
+    """The edge answers at `host` and `port`; `cache_bytes` is the fixed size of its cache."""
+
+    host: str
+    port: int
+    target: str
+    slots: int
+    cache_bytes: int
+
+
+class Connected(_Line, frozen=True, tag="connected"):
+    """A device has greeted; `again` if it took its session over from an older connection."""
+
+    session: int
+    name: str
+    drafter: str
+    again: bool
+
+
+class Lost(_Line, frozen=True, tag="lost"):
+    """A device's connection broke; its session is kept for a while."""
+
+    session: int
+    name: str
+
+
+class Expired(_Line, frozen=True, tag="expired"):
+    """A session has ended because its device did not come back, or owed a draft for too long."""
+
+    session: int
+    name: str
+
+
+class Closed(_Line, frozen=True, tag="closed"):
+    """A device said that it is done."""
+
+    session: int
+
+
+class Refused(_Line, frozen=True, tag="refused"):
+    """A device's session was ended by the edge; `why` is a sentence."""
+
+    session: int
+    name: str
+    why: str
+
+
+class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a round brought one device.
+
+    Attributes:
+        name: the device's name.
+        drafted: drafted tokens that were verified.
+        accepted: drafted tokens that were accepted.
+        tokens: tokens that were committed.
+        acceptance_rate: the controller's estimate after the round, α in [0, 1].
+        seconds_per_token: the controller's estimate of the time per drafted token [s].
+
+    """
+
+    name: str
+    drafted: int
+    accepted: int
+    tokens: int
+    acceptance_rate: float
+    seconds_per_token: float
+
+
+class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one device may do in the next round: a draft length in tokens, and a share of the band."""
+
+    name: str
+    length: int
+    bandwidth_hz: float
+
+
+class Round(_Line, frozen=True, tag="round"):
+    """A batch was verified, and the next round was granted.
+
+    Attributes:
+        round: its number.
+        time_s: the edge's clock when it was over [s].
+        verify_s: how long the engine took [s].
+        prompt_tokens: prompt tokens that rode in the same batch.
+        planned_round_s: planned time of the next round; None if nothing was planned.
+        planned_goodput_tokens_per_s: what that plan promises; None if nothing was planned.
+        devices: the devices whose drafts were verified.
+        grants: the next round's grants.
+
+    """
+
+    round: int
+    time_s: float
+    verify_s: float
+    prompt_tokens: int
+    planned_round_s: float | None
+    planned_goodput_tokens_per_s: float | None
+    devices: tuple[RoundDevice, ...]
+    grants: tuple[RoundGrant, ...]
+
+
+# The device -----------------------------------------------------------------------------------------------------------
+
+
+class Ready(_Line, frozen=True, tag="ready"):
+    """A device has loaded its drafter and read its prompt."""
+
+
+class Written(_Line, frozen=True, tag="progress"):
+    """A device's text has grown: the text so far, and the sums of drafted and accepted tokens."""
+
+    tokens: int
+    text: str
+    drafted: int
+    accepted: int
+
+
+class Done(_Line, frozen=True, tag="done"):
+    """A device's text is complete.
+
+    Attributes:
+        ids: token ids of the text.
+        text: the text.
+        tokens: number of ids.
+        finish: why it ended.
+        rule: acceptance rule.
+        seconds: time from the first message to the last [s].
+        drafted: drafted tokens that were verified.
+        accepted: drafted tokens that were accepted.
+        rounds: verdicts received.
+        uplink_bytes: bytes sent, framing included.
+        draft_bytes: bytes of drafts and of the distributions that the edge asked for.
+        reconnects: connections that were lost and made again.
+
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    tokens: int
+    finish: str
+    rule: str
+    seconds: float
+    drafted: int
+    accepted: int
+    rounds: int
+    uplink_bytes: int
+    draft_bytes: int
+    reconnects: int
+
+
+EdgeEvent = Listening | Connected | Lost | Expired | Closed | Refused | Round
+DeviceEvent = Ready | Written | Done
+Event = EdgeEvent | DeviceEvent
+
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)
+
+
+def as_line(event: Event) -> str:
+    """The event as one line of JSON, without its end."""
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    return json.dumps(fields)
+
+
+def from_line(line: bytes | str) -> Event:
+    """The event of a line; raises msgspec.ValidationError or msgspec.DecodeError if it is none."""
+    event: Event = _decoder.decode(line)
+    return event

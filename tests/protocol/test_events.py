@@ -1,0 +1,69 @@
+"""The JSON lines that processes tell their parent: scripts read them by these keys."""
+
+import json
+
+import msgspec
+import pytest
+
+from multispin.protocol.events import (
+    Closed,
+    Connected,
+    Done,
+    Expired,
+    Listening,
+    Lost,
+    Ready,
+    Refused,
+    Round,
+    RoundDevice,
+    RoundGrant,
+    Written,
+    as_line,
+    from_line,
+)
+
+ROUND = Round(
+    3, 1.5, 0.02, 0, 0.4, 20.0, (RoundDevice("a", 4, 3, 4, 0.75, 0.05),), (RoundGrant("a", 5, 2e4),
+    RoundGrant("b", 0, 0.0)),
+)  # fmt: skip
+DONE = Done((1, 2), "x„", 2, "stop", "greedy", 0.5, 4, 3, 2, 99, 80, 0)
+LINES = [
+    (Listening("h", 1, "t", 4, 9), {"event": "listening", "host": "h", "port": 1, "target": "t", "slots": 4,
+                                    "cache_bytes": 9}),
+    (Connected(1, "a", "q8", False), {"event": "connected", "session": 1, "name": "a", "drafter": "q8",
+                                      "again": False}),
+    (Lost(1, "a"), {"event": "lost", "session": 1, "name": "a"}),
+    (Expired(1, "a"), {"event": "expired", "session": 1, "name": "a"}),
+    (Closed(1), {"event": "closed", "session": 1}),
+    (Refused(1, "a", "why"), {"event": "refused", "session": 1, "name": "a", "why": "why"}),
+    (Ready(), {"event": "ready"}),
+    (Written(2, "xy", 4, 3), {"event": "progress", "tokens": 2, "text": "xy", "drafted": 4, "accepted": 3}),
+    (ROUND, {
+        "event": "round", "round": 3, "time_s": 1.5, "verify_s": 0.02, "prompt_tokens": 0, "planned_round_s": 0.4,
+        "planned_goodput_tokens_per_s": 20.0,
+        "devices": [{"name": "a", "drafted": 4, "accepted": 3, "tokens": 4, "acceptance_rate": 0.75,
+                     "seconds_per_token": 0.05}],
+        "grants": [{"name": "a", "length": 5, "bandwidth_hz": 2e4}, {"name": "b", "length": 0, "bandwidth_hz": 0.0}],
+    }),
+    (DONE, {
+        "event": "done", "ids": [1, 2], "text": "x„", "tokens": 2, "finish": "stop", "rule": "greedy", "seconds": 0.5,
+        "drafted": 4, "accepted": 3, "rounds": 2, "uplink_bytes": 99, "draft_bytes": 80, "reconnects": 0,
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "fields"), LINES, ids=[type(event).__name__ for event, _ in LINES])
+def test_a_line_has_the_keys_that_scripts_read_and_comes_back_as_it_was(event, fields):
+    line = as_line(event)
+    assert "\n" not in line
+    assert line.isascii()  # whatever the encoding of standard output
+    assert list(json.loads(line).items()) == list(fields.items())
+    assert from_line(line) == event
+
+
+@pytest.mark.parametrize(
+    "line", ['{"event": "nonsense"}', '{"event": "lost", "session": 1, "name": "a", "more": 1}', "x"]
+)
+def test_a_line_that_is_no_event_is_refused(line):
+    with pytest.raises((msgspec.ValidationError, msgspec.DecodeError)):
+        from_line(line)
