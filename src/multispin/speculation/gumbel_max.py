@@ -40,10 +40,17 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
     """
     if logits.device.type != "cpu":
         return _everywhere(logits[None], seed, [position])[0]
-    row: NDArray[np.floating] = logits.detach().numpy()
+    return gumbel_argmax_row(logits.detach().numpy(), seed, position)
+
+
+def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int) -> int:
+    """`gumbel_argmax` of a row of numpy logits, for those who have no tensors."""
     top = float(row.max())
-    if not -_LARGEST <= top <= _LARGEST:
-        return _everywhere(logits[None], seed, [position])[0]
+    if not np.isfinite(top):
+        raise InputError("a row of logits has no token to draw: all are −inf or not numbers")
+    if abs(top) > _LARGEST:
+        scores = row.astype(np.float64) + gumbel_numpy(seed, position, np.arange(len(row)))
+        return int(scores.argmax())
     if row.min() > -np.inf:
         support: NDArray[np.integer] = np.arange(len(row), dtype=np.uint32)
     else:

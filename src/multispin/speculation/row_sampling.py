@@ -1,0 +1,109 @@
+"""Sampling from one row of numpy logits: what a drafter that runs without PyTorch draws with.
+
+The functions mirror `speculation.sampling` (bias and withheld ids, then temperature, top-k, top-p, then the draw with
+the shared noise) for a single row on a CPU. A drafter's draw decides only how often its drafts are accepted, never
+which text comes out, so these functions need not agree with the target's to the last bit.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multispin.errors import InputError
+from multispin.speculation.gumbel_max import gumbel_argmax_row
+from multispin.speculation.laws import LawFormat, TruncatedLaw, quantise
+from multispin.speculation.sampling import SamplingParams
+
+Row = NDArray[np.float32]
+"""[V] float32 logits."""
+
+
+def shaped_row(row: Row, position: int, params: SamplingParams) -> Row:
+    """Logits with the request's bias added and its withheld ids at −inf.
+
+    Args:
+        row: [V] logits of the drafter.
+        position: absolute position of the token that the row is for.
+        params: sampling parameters of the request.
+
+    Returns:
+        [V]: the row itself where the request asks for nothing, else a changed copy.
+    """
+    early = bool(params.withheld) and position < params.withheld_until
+    if not params.logit_bias and not early:
+        return row
+    changed = row.copy()
+    for token, bias in params.logit_bias:
+        changed[token] += np.float32(bias)
+    if early:
+        changed[list(params.withheld)] = -np.inf
+    return changed
+
+
+def truncated_row(row: Row, params: SamplingParams) -> Row:
+    """Logits of the sampling distribution, −inf outside its support; in the order temperature, top-k, top-p.
+
+    Args:
+        row: [V] logits, shaped already.
+        params: sampling parameters with temperature > 0.
+
+    Returns:
+        [V] float32; its softmax is the distribution. Ties at the top-k edge are all kept, and top-p always keeps the
+        most probable token.
+    """
+    scaled: Row = row / np.float32(params.temperature)
+    if 0 < params.top_k < len(scaled):
+        edge = np.partition(scaled, -params.top_k)[-params.top_k]
+        scaled = np.where(scaled < edge, np.float32(-np.inf), scaled)
+    if params.top_p < 1.0:
+        weights = np.exp(scaled - scaled.max())
+        total = float(weights.sum(dtype=np.float64))
+        # All tokens below this weight together hold less than half of 1 − top_p, so the nucleus lies above it.
+        heavy = np.flatnonzero(weights > 0.5 * (1.0 - params.top_p) * total / len(scaled))
+        order = heavy[np.argsort(-weights[heavy], kind="stable")]
+        sizes = weights[order].astype(np.float64)
+        kept = order[np.cumsum(sizes) - sizes < params.top_p * total]
+        nucleus = np.full_like(scaled, -np.inf)
+        nucleus[kept] = scaled[kept]
+        scaled = nucleus
+    return scaled
+
+
+def draw_row(row: Row, position: int, params: SamplingParams) -> int:
+    """The token that the request's distribution emits at one position, from a drafter's logits.
+
+    Args:
+        row: [V] logits of the drafter.
+        position: absolute position of the token, prompt included, from 0.
+        params: sampling parameters of the request, and its seed.
+
+    Returns:
+        A token id: the argmax at temperature 0, else the Gumbel-max draw with the noise of (seed, position).
+    """
+    row = shaped_row(row, position, params)
+    if params.greedy:
+        return int(row.argmax())
+    return gumbel_argmax_row(truncated_row(row, params), params.seed, position)
+
+
+def truncate_row(row: Row, position: int, params: SamplingParams, form: LawFormat) -> TruncatedLaw:
+    """The distribution that a device drafts from and sends under the rejection rules, as whole weights.
+
+    Args:
+        row: [V] logits of the drafter.
+        position: absolute position of the token.
+        params: sampling parameters of the request; temperature > 0.
+        form: V, V̂ and Q_B.
+
+    Returns:
+        The V̂ most probable tokens, renormalised, in Q_B bits. InputError if the row does not fit the vocabulary.
+    """
+    if params.greedy:
+        raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
+    if len(row) != form.vocabulary_size:
+        raise InputError(f"{len(row)} logits do not fit a vocabulary of {form.vocabulary_size}")
+    scaled = truncated_row(shaped_row(row, position, params), params).astype(np.float64)
+    retained = min(form.retained, len(scaled))
+    ids = np.sort(np.argpartition(scaled, -retained)[-retained:]).astype(np.int64)
+    probabilities = np.exp(scaled[ids] - scaled.max())
+    weights = quantise(probabilities, form.total)
+    return TruncatedLaw(ids[weights > 0], weights[weights > 0], form)
