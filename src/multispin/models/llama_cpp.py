@@ -7,6 +7,7 @@ and decoded once more, and the logits must be the same bits.
 
 import ctypes
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,7 @@ class LlamaCppModel:
         if native.llama_model_is_recurrent(self._model):
             raise InputError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
         self.max_length = min(max_length, MAX_CONTEXT_TOKENS, int(native.llama_n_ctx_train(self._model)))
-        self.vocabulary_size = int(
-            self._library.llama_vocab_n_tokens(self._library.llama_model_get_vocab(self._model))
-        )
+        self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._library.llama_model_get_vocab(self._model)))
         wanted = self._library.llama_context_default_params()
         wanted.n_ctx = self.max_length
         wanted.n_batch = _PROMPT_TOKENS_AT_ONCE
