@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from multispin.control import Cell, Device, Mode, Scenario, Verification, load_scenario, plan
-from multispin.control.goodput import Floats
-from multispin.control.exact.search import _with_caps
 from multispin.control.exact.objective import SumGoodput
-from multispin.control.problem import Problem, as_problem
 from multispin.control.exact.relaxation import greedy, relax
+from multispin.control.exact.search import _with_caps
+from multispin.control.goodput import Floats
+from multispin.control.problem import Problem, as_problem
 
 DOCS = Path(__file__).resolve().parent
 IMAGES = DOCS / "images"

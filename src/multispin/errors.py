@@ -1,12 +1,22 @@
 """The two kinds of bad news that every room may bring: refused input, and a warning worth a person's time."""
 
+Where = tuple[str | int, ...]
+"""Path of a value in its document, outermost first: ("device", 3, "acceptance_rate")."""
+
 
 class InputError(ValueError):
     """Something from outside (a flag, a file, a model folder, a frame) was refused.
 
-    The message is one sentence that names what was refused and says what to do; the command line prints it
-    alone and exits with code 2.
+    Args:
+        message: one sentence that names what was refused and says what to do; the command line prints it alone and
+            exits with code 2.
+        where: path of the refused value in the document that is checked; empty if it is not known. A reader of files
+            turns it into a line.
     """
+
+    def __init__(self, message: str, *, where: Where = ()) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 class MultispinWarning(UserWarning):

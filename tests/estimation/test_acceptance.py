@@ -134,15 +134,15 @@ def test_rounds_without_drafts_say_nothing_and_forget_nothing():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: AcceptanceEstimator().observe(-1, 0), "drafted = -1"),
-        (lambda: AcceptanceEstimator().observe(3, 4), "accepted = 4"),
-        (lambda: AcceptanceEstimator().observe(3, -1), "accepted = -1"),
-        (lambda: AcceptanceEstimator().interval(1.0), "confidence = 1.0"),
-        (lambda: AcceptanceEstimator(prior_rate=1.0), "prior_rate = 1.0"),
-        (lambda: AcceptanceEstimator(prior_trials=0.5), "prior_trials = 0.5"),
-        (lambda: AcceptanceEstimator(prior_trials=math.inf), "prior_trials = inf"),
-        (lambda: AcceptanceEstimator(half_life_trials=0.0), "half_life_trials = 0.0"),
-        (lambda: AcceptanceEstimator(half_life_trials=math.nan), "half_life_trials = nan"),
+        (lambda: AcceptanceEstimator().observe(-1, 0), "drafted is -1"),
+        (lambda: AcceptanceEstimator().observe(3, 4), "accepted is 4"),
+        (lambda: AcceptanceEstimator().observe(3, -1), "accepted is -1"),
+        (lambda: AcceptanceEstimator().interval(1.0), "confidence is 1.0"),
+        (lambda: AcceptanceEstimator(prior_rate=1.0), "prior_rate is 1.0"),
+        (lambda: AcceptanceEstimator(prior_trials=0.5), "prior_trials is 0.5"),
+        (lambda: AcceptanceEstimator(prior_trials=math.inf), "prior_trials is inf"),
+        (lambda: AcceptanceEstimator(half_life_trials=0.0), "half_life_trials is 0.0"),
+        (lambda: AcceptanceEstimator(half_life_trials=math.nan), "half_life_trials is nan"),
     ],
 )
 def test_impossible_inputs_are_refused_by_name_and_value(call, named):

@@ -176,16 +176,16 @@ def test_no_history_makes_a_cost_negative_or_a_batch_free(history):
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: VerificationEstimator().observe(0, 1, 1.0), "devices = 0"),
-        (lambda: VerificationEstimator().observe(4, 3, 1.0), "tokens = 3"),
-        (lambda: VerificationEstimator().observe(4, 4, 0.0), "seconds = 0.0"),
-        (lambda: VerificationEstimator().observe(4, 4, math.nan), "seconds = nan"),
-        (lambda: VerificationEstimator().predict(0, 0), "devices = 0"),
-        (lambda: VerificationEstimator(fixed_s=-1.0), "fixed_s = -1.0"),
-        (lambda: VerificationEstimator(per_device_s=math.inf), "per_device_s = inf"),
-        (lambda: VerificationEstimator(per_token_s=-0.1), "per_token_s = -0.1"),
+        (lambda: VerificationEstimator().observe(0, 1, 1.0), "devices is 0"),
+        (lambda: VerificationEstimator().observe(4, 3, 1.0), "tokens is 3"),
+        (lambda: VerificationEstimator().observe(4, 4, 0.0), "seconds is 0.0"),
+        (lambda: VerificationEstimator().observe(4, 4, math.nan), "seconds is nan"),
+        (lambda: VerificationEstimator().predict(0, 0), "devices is 0"),
+        (lambda: VerificationEstimator(fixed_s=-1.0), "fixed_s is -1.0"),
+        (lambda: VerificationEstimator(per_device_s=math.inf), "per_device_s is inf"),
+        (lambda: VerificationEstimator(per_token_s=-0.1), "per_token_s is -0.1"),
         (lambda: VerificationEstimator(0.0, 0.0, 0.0), "at least one must be positive"),
-        (lambda: VerificationEstimator(half_life_rounds=0.0), "half_life_rounds = 0.0"),
+        (lambda: VerificationEstimator(half_life_rounds=0.0), "half_life_rounds is 0.0"),
     ],
 )
 def test_impossible_inputs_are_refused_by_name_and_value(call, named):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from multispin.checks import not_negative, number, shown
 from multispin.errors import InputError
 from multispin.radio import db_to_ratio, path_loss_gain
 
@@ -30,7 +31,9 @@ class Radio:
     gain_at_1m_db: float = -30.0
 
     def __post_init__(self) -> None:
-        self.snr_hz(1.0, 0.0)  # refuses what is no number
+        number("noise_dbm_per_hz", self.noise_dbm_per_hz, of="radio.")
+        not_negative("path_loss_exponent", self.path_loss_exponent, of="radio.")
+        number("gain_at_1m_db", self.gain_at_1m_db, of="radio.")
 
     def snr_hz(self, distance_m: float, transmit_dbm: float) -> float:
         """Received power over noise density of a device [Hz]; 12.5 dBm from 100 m are 141 MHz by default.
@@ -42,12 +45,12 @@ class Radio:
         Raises:
             InputError: a value that is no finite number, or a distance below 1 m.
         """
-        for name, value in (
-            *((name, getattr(self, name)) for name in ("noise_dbm_per_hz", "path_loss_exponent", "gain_at_1m_db")),
-            *(("distance_m", distance_m), ("transmit_dbm", transmit_dbm)),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{name} is {value!r}; it must be a finite number")
+        if number("distance_m", distance_m) < 1:
+            raise InputError(
+                f"distance_m is {distance_m!r}; it must be at least 1 m, below which the path loss does not hold",
+                where=("distance_m",),
+            )
+        number("transmit_dbm", transmit_dbm)
         with np.errstate(over="ignore", under="ignore"):  # the device refuses 0 and infinity
             gain = path_loss_gain(distance_m, self.path_loss_exponent, db_to_ratio(self.gain_at_1m_db))
             # The quotient of two powers in dBm, as one: neither alone can then underflow.
@@ -58,14 +61,18 @@ class Radio:
         given = [key for key in PLACE_KEYS if key in table]
         if not given:
             return dict(table)
-        name = f"device {table.get('name')!r}"
+        name = f"device {shown(table.get('name'))}"
         if len(given) < len(PLACE_KEYS):
-            raise InputError(f"{name}: {given[0]} stands alone; distance_m and transmit_dbm are given together")
+            raise InputError(
+                f"{name}: {given[0]} stands alone; distance_m and transmit_dbm are given together", where=(given[0],)
+            )
         for other in ("spectral_efficiency", "snr_hz"):
             if other in table:
-                raise InputError(f"{name}: give either distance_m and transmit_dbm or {other}, and not both")
+                raise InputError(
+                    f"{name}: give either distance_m and transmit_dbm or {other}, and not both", where=(other,)
+                )
         rest = {key: value for key, value in table.items() if key not in PLACE_KEYS}
         try:
             return rest | {"snr_hz": self.snr_hz(table["distance_m"], table["transmit_dbm"])}
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(f"{name}: {error}", where=error.where) from error

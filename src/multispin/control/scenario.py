@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
 from multispin.errors import InputError
 
 MAX_PLANNED_LENGTH = 1024
@@ -32,15 +33,12 @@ class Cell:
     multiple_access: str = "fdma"
 
     def __post_init__(self) -> None:
-        _positive("cell.bandwidth_hz", self.bandwidth_hz)
-        _positive("cell.bits_per_token", self.bits_per_token)
-        _length("cell.max_draft_length", self.max_draft_length)
-        _length("cell.min_draft_length", self.min_draft_length)
-        _ordered("cell", self.min_draft_length, self.max_draft_length)
-        if self.multiple_access not in MULTIPLE_ACCESS:
-            raise InputError(
-                f"cell.multiple_access is {self.multiple_access!r}; it must be one of {', '.join(MULTIPLE_ACCESS)}"
-            )
+        positive("bandwidth_hz", self.bandwidth_hz, of="cell.")
+        positive("bits_per_token", self.bits_per_token, of="cell.")
+        whole("max_draft_length", self.max_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
+        whole("min_draft_length", self.min_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
+        _ordered("cell: ", self.min_draft_length, self.max_draft_length)
+        one_of("multiple_access", self.multiple_access, MULTIPLE_ACCESS, of="cell.")
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,15 @@ class Verification:
     draft_seconds_per_token: float | None = None
 
     def __post_init__(self) -> None:
-        _not_negative("verifier.fixed_s", self.fixed_s)
-        _not_negative("verifier.per_device_s", self.per_device_s)
-        _not_negative("verifier.per_token_s", self.per_token_s)
-        if self.fixed_s + self.per_device_s + self.per_token_s <= 0:
+        not_negative("fixed_s", self.fixed_s, of="verifier.")
+        not_negative("per_device_s", self.per_device_s, of="verifier.")
+        not_negative("per_token_s", self.per_token_s, of="verifier.")
+        if self.fixed_s + self.per_device_s + self.per_token_s < LEAST:
             raise InputError("verifier: fixed_s, per_device_s and per_token_s are all 0; one of them must be positive")
         if not isinstance(self.padded, bool):
-            raise InputError(f"verifier.padded is {self.padded!r}; it must be true or false")
+            raise InputError(f"verifier.padded is {shown(self.padded)}; it must be true or false", where=("padded",))
         if self.draft_seconds_per_token is not None:
-            _positive("verifier.draft_seconds_per_token", self.draft_seconds_per_token)
+            positive("draft_seconds_per_token", self.draft_seconds_per_token, of="verifier.")
 
     def verify_s(self, draft_lengths: Sequence[int]) -> float:
         """T_ver of one pass over drafts of these lengths, one for each session in it [s]."""
@@ -101,11 +99,11 @@ class EdgeDrafter:
     acceptance_rate: float
 
     def __post_init__(self) -> None:
-        _not_negative("edge_drafter.fixed_s", self.fixed_s)
-        _not_negative("edge_drafter.per_device_s", self.per_device_s)
-        if self.fixed_s + self.per_device_s <= 0:
+        not_negative("fixed_s", self.fixed_s, of="edge_drafter.")
+        not_negative("per_device_s", self.per_device_s, of="edge_drafter.")
+        if self.fixed_s + self.per_device_s < LEAST:
             raise InputError("edge_drafter: fixed_s and per_device_s are both 0; one of them must be positive")
-        _probability("edge_drafter.acceptance_rate", self.acceptance_rate)
+        probability("acceptance_rate", self.acceptance_rate, of="edge_drafter.")
 
     def step_s(self, sessions: int) -> float:
         """Time of one drafting step for so many sessions [s]; 0 for none."""
@@ -139,14 +137,13 @@ class Mode:
     seconds_per_rejection: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError(f"mode.name is {self.name!r}; it must be a non-empty text")
-        where = f"mode {self.name!r}"
-        _check_acceptance(self, where)
+        _named("mode", self.name)
+        of = f"mode {shown(self.name)}: "
+        _check_acceptance(self, of)
         if self.bits_per_token is not None:
-            _positive(f"{where}: bits_per_token", self.bits_per_token)
-        _not_negative(f"{where}: bits_per_rejection", self.bits_per_rejection)
-        _not_negative(f"{where}: seconds_per_rejection", self.seconds_per_rejection)
+            positive("bits_per_token", self.bits_per_token, of=of)
+        not_negative("bits_per_rejection", self.bits_per_rejection, of=of)
+        not_negative("seconds_per_rejection", self.seconds_per_rejection, of=of)
 
 
 @dataclass(frozen=True)
@@ -213,45 +210,44 @@ class Device:
         return self.modes or (Mode("plain", self.acceptance_rate, self.acceptance_profile, self.bits_per_token),)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError(f"device.name is {self.name!r}; it must be a non-empty text")
-        where = f"device {self.name!r}"
-        _positive(f"{where}: seconds_per_token", self.seconds_per_token)
+        _named("device", self.name)
+        of = f"device {shown(self.name)}: "
+        positive("seconds_per_token", self.seconds_per_token, of=of)
         if (self.spectral_efficiency is None) == (self.snr_hz is None):
-            raise InputError(f"{where}: give either spectral_efficiency or snr_hz, and not both")
+            raise InputError(f"{of}give either spectral_efficiency or snr_hz, and not both")
         if self.spectral_efficiency is not None:
-            _positive(f"{where}: spectral_efficiency", self.spectral_efficiency)
+            positive("spectral_efficiency", self.spectral_efficiency, of=of)
         if self.snr_hz is not None:
-            _positive(f"{where}: snr_hz", self.snr_hz)
+            positive("snr_hz", self.snr_hz, of=of)
         if self.modes:
-            self._check_modes(where)
+            self._check_modes(of)
         else:
-            _check_acceptance(self, where)
+            _check_acceptance(self, of)
         if self.bits_per_token is not None:
-            _positive(f"{where}: bits_per_token", self.bits_per_token)
-        _not_negative(f"{where}: weight", self.weight)
+            positive("bits_per_token", self.bits_per_token, of=of)
+        not_negative("weight", self.weight, of=of)
         if self.min_goodput_tokens_per_s is not None:
-            _not_negative(f"{where}: min_goodput_tokens_per_s", self.min_goodput_tokens_per_s)
-        _not_negative(f"{where}: delay_s", self.delay_s)
+            not_negative("min_goodput_tokens_per_s", self.min_goodput_tokens_per_s, of=of)
+        not_negative("delay_s", self.delay_s, of=of)
         if self.edge_acceptance_rate is not None:
-            _probability(f"{where}: edge_acceptance_rate", self.edge_acceptance_rate)
+            probability("edge_acceptance_rate", self.edge_acceptance_rate, of=of)
         if self.edge_max_draft_length is not None:
-            _length(f"{where}: edge_max_draft_length", self.edge_max_draft_length)
+            whole("edge_max_draft_length", self.edge_max_draft_length, 0, MAX_PLANNED_LENGTH, of=of)
         if self.max_draft_length is not None:
-            _length(f"{where}: max_draft_length", self.max_draft_length)
+            whole("max_draft_length", self.max_draft_length, 0, MAX_PLANNED_LENGTH, of=of)
         if self.min_draft_length is not None:
-            _length(f"{where}: min_draft_length", self.min_draft_length)
+            whole("min_draft_length", self.min_draft_length, 0, MAX_PLANNED_LENGTH, of=of)
             if self.max_draft_length is not None:
-                _ordered(where, self.min_draft_length, self.max_draft_length)
+                _ordered(of, self.min_draft_length, self.max_draft_length)
 
-    def _check_modes(self, where: str) -> None:
+    def _check_modes(self, of: str) -> None:
         object.__setattr__(self, "modes", tuple(self.modes))
         for key in ("acceptance_rate", "acceptance_profile", "bits_per_token"):
             if getattr(self, key) is not None:
-                raise InputError(f"{where}: {key} stands beside modes; each mode says its own")
+                raise InputError(f"{of}{key} stands beside modes; each mode says its own", where=(key,))
         names = [mode.name for mode in self.modes]
         if len(set(names)) < len(names):
-            raise InputError(f"{where}: two modes have the same name; names must be unique for a device")
+            raise InputError(f"{of}two modes have the same name; names must be unique for a device")
 
 
 @dataclass(frozen=True)
@@ -276,16 +272,23 @@ class Scenario:
         if not self.devices:
             raise InputError("scenario: there is no device; at least one is needed")
         seen: set[str] = set()
-        for device in self.devices:
+        for index, device in enumerate(self.devices):
             if device.name in seen:
-                raise InputError(f"device {device.name!r}: the name is used twice; names must be unique")
+                raise InputError(
+                    f"device {shown(device.name)}: the name is used twice; names must be unique",
+                    where=("device", index, "name"),
+                )
             seen.add(device.name)
-            self.limits(device)
+            try:
+                self.limits(device)
+            except InputError as error:
+                raise InputError(str(error), where=("device", index, *error.where)) from error
             if device.delay_s and self.cell.multiple_access == "tdma":
                 raise InputError(
-                    f"device {device.name!r}: delay_s is not supported with multiple_access = 'tdma'; leave it out"
+                    f"device {shown(device.name)}: delay_s is not supported with multiple_access = 'tdma'",
+                    where=("device", index, "delay_s"),
                 )
-        if not any(device.weight > 0 for device in self.devices):
+        if not any(device.weight >= LEAST for device in self.devices):
             raise InputError("device weights are all 0; at least one must be positive")
 
     def limits(self, device: Device) -> tuple[int, int]:
@@ -293,58 +296,35 @@ class Scenario:
         longest = self.cell.max_draft_length if device.max_draft_length is None else device.max_draft_length
         if device.min_draft_length is None:
             return min(self.cell.min_draft_length, longest), longest
-        _ordered(f"device {device.name!r}", device.min_draft_length, longest)
+        _ordered(f"device {shown(device.name)}: ", device.min_draft_length, longest)
         return device.min_draft_length, longest
 
 
-def field_names(kind: type) -> tuple[str, ...]:
-    """The keys that a scenario file may use for a table."""
-    return tuple(f.name for f in fields(kind))
-
-
-def _check_acceptance(holder: Device | Mode, where: str) -> None:
+def _check_acceptance(holder: Device | Mode, of: str) -> None:
     if (holder.acceptance_rate is None) == (holder.acceptance_profile is None):
-        raise InputError(f"{where}: give either acceptance_rate or acceptance_profile, and not both")
+        raise InputError(f"{of}give either acceptance_rate or acceptance_profile, and not both")
     if holder.acceptance_rate is not None:
-        _probability(f"{where}: acceptance_rate", holder.acceptance_rate)
+        probability("acceptance_rate", holder.acceptance_rate, of=of)
     if holder.acceptance_profile is not None:
         if isinstance(holder.acceptance_profile, list):
             object.__setattr__(holder, "acceptance_profile", tuple(holder.acceptance_profile))
         if not isinstance(holder.acceptance_profile, tuple) or not holder.acceptance_profile:
             raise InputError(
-                f"{where}: acceptance_profile is {holder.acceptance_profile!r}; "
-                "it must be a non-empty list of probabilities in [0, 1]"
+                f"{of}acceptance_profile is {shown(holder.acceptance_profile)}; "
+                "it must be a non-empty list of probabilities in [0, 1]",
+                where=("acceptance_profile",),
             )
         for position, value in enumerate(holder.acceptance_profile, start=1):
-            _probability(f"{where}: acceptance_profile at position {position}", value)
+            probability("acceptance_profile", value, of=of, at=f" at position {position}")
 
 
-def _number(what: str, value: object, allowed: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{what} is {value!r}; it must be a finite number {allowed}")
-    return float(value)
+def _named(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{kind}.name is {shown(name)}; it must be a non-empty text", where=("name",))
 
 
-def _positive(what: str, value: object) -> None:
-    if _number(what, value, "> 0") <= 0:
-        raise InputError(f"{what} is {value!r}; it must be > 0")
-
-
-def _not_negative(what: str, value: object) -> None:
-    if _number(what, value, ">= 0") < 0:
-        raise InputError(f"{what} is {value!r}; it must be >= 0")
-
-
-def _probability(what: str, value: object) -> None:
-    if not 0 <= _number(what, value, "in [0, 1]") <= 1:
-        raise InputError(f"{what} is {value!r}; it must be in [0, 1]")
-
-
-def _length(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_PLANNED_LENGTH:
-        raise InputError(f"{what} is {value!r}; it must be a whole number in [0, {MAX_PLANNED_LENGTH}]")
-
-
-def _ordered(where: str, shortest: int, longest: int) -> None:
+def _ordered(of: str, shortest: int, longest: int) -> None:
     if shortest > longest:
-        raise InputError(f"{where}: min_draft_length {shortest} is above max_draft_length {longest}")
+        raise InputError(
+            f"{of}min_draft_length {shortest} is above max_draft_length {longest}", where=("min_draft_length",)
+        )

@@ -4,8 +4,10 @@ import math
 
 from scipy.special import betaincinv
 
-from multispin.errors import InputError
-from multispin.estimation.forgetting import check_confidence, check_positive
+from multispin.checks import MOST, between, positive, whole, within
+
+MOST_TOKENS = 2**31
+"""Longest draft that is learned from; none is as long."""
 
 
 class AcceptanceEstimator:
@@ -27,12 +29,10 @@ class AcceptanceEstimator:
     """
 
     def __init__(self, prior_rate: float = 0.6, prior_trials: float = 4.0, half_life_trials: float = 100.0) -> None:
-        if not 0 < prior_rate < 1:
-            raise InputError(f"prior_rate = {prior_rate} is outside (0, 1)")
-        if not (math.isfinite(prior_trials) and prior_trials >= 1):
-            raise InputError(f"prior_trials = {prior_trials} is not a finite number >= 1")
+        between("prior_rate", prior_rate, 0.0, 1.0)
+        within("prior_trials", prior_trials, 1.0, MOST)
         if half_life_trials != math.inf:
-            check_positive("half_life_trials", half_life_trials)
+            positive("half_life_trials", half_life_trials)
         self._prior_rate = prior_rate
         self._half_life_trials = half_life_trials
         self._accepted = prior_rate * (prior_trials - 1)
@@ -46,10 +46,8 @@ class AcceptanceEstimator:
             accepted: n, how many of them were accepted; the calibrated or bonus token does not count.
 
         """
-        if drafted < 0:
-            raise InputError(f"drafted = {drafted} is negative")
-        if not 0 <= accepted <= drafted:
-            raise InputError(f"accepted = {accepted} is outside 0 … {drafted}, the tokens drafted")
+        whole("drafted", drafted, 0, MOST_TOKENS)
+        whole("accepted", accepted, 0, drafted)
         trials = min(accepted + 1, drafted)
         kept = 0.5 ** (trials / self._half_life_trials)
         self._accepted = kept * self._accepted + accepted
@@ -70,7 +68,7 @@ class AcceptanceEstimator:
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
         """Central credible interval for α."""
         a, b = self._beta
-        tail = (1 - check_confidence(confidence)) / 2
+        tail = (1 - between("confidence", confidence, 0.0, 1.0)) / 2
         return float(betaincinv(a, b, tail)), float(betaincinv(a, b, 1 - tail))
 
     @property

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.errors import InputError
+from multispin.checks import between, positive
 
 MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal law: 1 / Φ⁻¹(3/4)
 MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, normal law
@@ -56,10 +56,10 @@ class ForgettingMedian:
     def __init__(
         self, prior: float, prior_weight: float = 2.0, prior_log_spread: float = 0.5, half_life: float = 8.0
     ) -> None:
-        self._prior_log = math.log(check_positive("prior", prior))
-        self._prior_weight = check_positive("prior_weight", prior_weight)
-        self._prior_log_spread = check_positive("prior_log_spread", prior_log_spread)
-        self._half_life = check_positive("half_life", half_life)
+        self._prior_log = math.log(positive("prior", prior))
+        self._prior_weight = positive("prior_weight", prior_weight)
+        self._prior_log_spread = positive("prior_log_spread", prior_log_spread)
+        self._half_life = positive("half_life", half_life)
         self._logs: deque[float] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life))
         self._weights = forgetting_weights(math.ceil(WINDOW_HALF_LIVES * half_life), half_life).tolist()
         self._observed = 0
@@ -67,7 +67,7 @@ class ForgettingMedian:
 
     def observe(self, value: float) -> None:
         """Learn from one observation."""
-        log = math.log(check_positive("value", value))
+        log = math.log(positive("value", value))
         self._logs.append(log)
         self._observed += 1
         if log != self._median_log:  # more of the same moves no median
@@ -122,27 +122,6 @@ class ForgettingMedian:
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
         """Central interval for the true median if observations are log-normal and nothing drifts."""
-        z = NormalDist().inv_cdf(0.5 + check_confidence(confidence) / 2)
+        z = NormalDist().inv_cdf(0.5 + between("confidence", confidence, 0.0, 1.0) / 2)
         factor = math.exp(z * self._log_error)
         return self.value / factor, self.value * factor
-
-
-def check_positive(name: str, value: float) -> float:
-    """The value, if it is finite and positive."""
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} = {value} is not a finite positive number")
-    return value
-
-
-def check_not_negative(name: str, value: float) -> float:
-    """The value, if it is finite and not negative."""
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} = {value} is not a finite number >= 0")
-    return value
-
-
-def check_confidence(confidence: float) -> float:
-    """The confidence, if it lies strictly between 0 and 1."""
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence = {confidence} is outside (0, 1)")
-    return confidence

@@ -1,6 +1,7 @@
 """How good is a device's uplink? Bits per second and Hz, learned from the frames that arrived."""
 
-from multispin.estimation.forgetting import ForgettingMedian, check_not_negative, check_positive
+from multispin.checks import not_negative, positive
+from multispin.estimation.forgetting import ForgettingMedian
 from multispin.estimation.speed import SHORTEST_S
 
 
@@ -17,15 +18,15 @@ class LinkEstimator:
     """
 
     def __init__(self, prior_spectral_efficiency: float, half_life_frames: float = 8.0) -> None:
-        check_positive("prior_spectral_efficiency", prior_spectral_efficiency)
-        check_positive("half_life_frames", half_life_frames)
+        positive("prior_spectral_efficiency", prior_spectral_efficiency)
+        positive("half_life_frames", half_life_frames)
         self._median = ForgettingMedian(prior_spectral_efficiency, half_life=half_life_frames)
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
         """Learn from a frame of `bits` that took `seconds` over `bandwidth_hz`; no bits or no band say nothing."""
-        check_not_negative("bits", bits)
-        check_not_negative("bandwidth_hz", bandwidth_hz)
-        check_not_negative("seconds", seconds)
+        not_negative("bits", bits)
+        not_negative("bandwidth_hz", bandwidth_hz)
+        not_negative("seconds", seconds)
         if bits > 0 and bandwidth_hz > 0:
             self._median.observe(bits / (bandwidth_hz * max(seconds, SHORTEST_S)))
 

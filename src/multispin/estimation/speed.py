@@ -1,6 +1,7 @@
 """How fast does a device draft? Seconds per token, learned from the rounds that it drafted in."""
 
-from multispin.estimation.forgetting import ForgettingMedian, check_not_negative, check_positive
+from multispin.checks import not_negative, positive
+from multispin.estimation.forgetting import ForgettingMedian
 
 SHORTEST_S = 1e-9  # a time that a coarse clock shows as zero counts as this
 
@@ -17,14 +18,14 @@ class DraftSpeedEstimator:
     """
 
     def __init__(self, prior_seconds_per_token: float, half_life_rounds: float = 8.0) -> None:
-        check_positive("prior_seconds_per_token", prior_seconds_per_token)
-        check_positive("half_life_rounds", half_life_rounds)
+        positive("prior_seconds_per_token", prior_seconds_per_token)
+        positive("half_life_rounds", half_life_rounds)
         self._median = ForgettingMedian(prior_seconds_per_token, half_life=half_life_rounds)
 
     def observe(self, drafted: int, seconds: float) -> None:
         """Learn from `drafted` tokens that took `seconds` in all; no tokens say nothing."""
-        check_not_negative("drafted", drafted)
-        check_not_negative("seconds", seconds)
+        not_negative("drafted", drafted)
+        not_negative("seconds", seconds)
         if drafted > 0:
             self._median.observe(max(seconds, SHORTEST_S) / drafted)
 

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from multispin.checks import MOST, not_negative, positive, within
 from multispin.errors import InputError
 from multispin.estimation.forgetting import (
     WINDOW_HALF_LIVES,
-    check_not_negative,
-    check_positive,
     forgetting_weights,
     robust_spread,
     weighted_median,
@@ -53,12 +52,12 @@ class VerificationEstimator:
         per_token_s: float = 0.002,
         half_life_rounds: float = 32.0,
     ) -> None:
-        check_not_negative("fixed_s", fixed_s)
-        check_not_negative("per_device_s", per_device_s)
-        check_not_negative("per_token_s", per_token_s)
+        not_negative("fixed_s", fixed_s)
+        not_negative("per_device_s", per_device_s)
+        not_negative("per_token_s", per_token_s)
         if fixed_s + per_device_s + per_token_s == 0:
             raise InputError("fixed_s = per_device_s = per_token_s = 0 is no prior: at least one must be positive")
-        self._half_life = check_positive("half_life_rounds", half_life_rounds)
+        self._half_life = positive("half_life_rounds", half_life_rounds)
         self._prior_s = np.array([fixed_s, per_device_s, per_token_s])
         self._coefficients_s = self._prior_s
         self._rows: deque[tuple[float, float, float]] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life_rounds))
@@ -75,7 +74,7 @@ class VerificationEstimator:
 
         """
         _check_batch(devices, tokens)
-        self._rows.append((float(devices), float(tokens), check_positive("seconds", seconds)))
+        self._rows.append((float(devices), float(tokens), positive("seconds", seconds)))
         self._observed += 1
         self._fit()
 
@@ -144,7 +143,5 @@ def _step(
 
 
 def _check_batch(devices: int, tokens: int) -> None:
-    if not (math.isfinite(devices) and devices >= 1):
-        raise InputError(f"devices = {devices} is not a finite number >= 1")
-    if not (math.isfinite(tokens) and tokens >= devices):
-        raise InputError(f"tokens = {tokens} is not a finite number >= {devices}, one per device")
+    within("devices", devices, 1, MOST)
+    within("tokens", tokens, devices, MOST)

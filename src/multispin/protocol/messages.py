@@ -43,8 +43,8 @@ class Profile(Struct, frozen=True, array_like=True):
 
     """
 
-    seconds_per_token: Annotated[float, Meta(gt=0.0, le=3600.0)]
-    spectral_efficiency: Annotated[float, Meta(gt=0.0, le=1000.0)]
+    seconds_per_token: Annotated[float, Meta(ge=1e-9, le=3600.0)]
+    spectral_efficiency: Annotated[float, Meta(ge=1e-9, le=1000.0)]
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):

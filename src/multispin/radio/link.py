@@ -5,6 +5,7 @@ No clock and no waiting in here. A device passes in the time and sleeps until th
 
 import math
 
+from multispin.checks import not_negative
 from multispin.errors import InputError
 
 
@@ -25,9 +26,8 @@ class TokenBucket:
     """
 
     def __init__(self, rate_bits_per_s: float, burst_bits: float = 0.0) -> None:
-        if not (math.isfinite(burst_bits) and burst_bits >= 0):
-            raise InputError(f"burst_bits = {burst_bits} is not a finite number >= 0")
-        self._rate_bits_per_s = _checked_rate(rate_bits_per_s)
+        not_negative("burst_bits", burst_bits)
+        self._rate_bits_per_s = not_negative("rate_bits_per_s", rate_bits_per_s)
         self._burst_bits = burst_bits
         self._level_bits = burst_bits
         self._now_s = -math.inf  # no time has passed yet: the first call sets the clock
@@ -39,7 +39,7 @@ class TokenBucket:
 
     def set_rate(self, now_s: float, rate_bits_per_s: float) -> None:
         """Change the rate from `now_s` on; what is queued goes on at the new one."""
-        rate = _checked_rate(rate_bits_per_s)
+        rate = not_negative("rate_bits_per_s", rate_bits_per_s)
         self._advance(now_s)
         self._rate_bits_per_s = rate
 
@@ -54,8 +54,7 @@ class TokenBucket:
             Time in s at which its last bit has left if the rate stays as it is; infinite at rate 0.
 
         """
-        if not (math.isfinite(size_bits) and size_bits >= 0):
-            raise InputError(f"size_bits = {size_bits} is not a finite number >= 0")
+        not_negative("size_bits", size_bits)
         self._advance(now_s)
         self._level_bits -= size_bits
         return self.departure_s(now_s)
@@ -76,9 +75,3 @@ class TokenBucket:
             earned_bits = self._rate_bits_per_s * (now_s - self._now_s)
             self._level_bits = min(self._burst_bits, self._level_bits + earned_bits)
         self._now_s = now_s
-
-
-def _checked_rate(rate_bits_per_s: float) -> float:
-    if not (math.isfinite(rate_bits_per_s) and rate_bits_per_s >= 0):
-        raise InputError(f"rate_bits_per_s = {rate_bits_per_s} is not a finite number >= 0")
-    return rate_bits_per_s

@@ -1,14 +1,14 @@
 """What is simulated: a scenario, and what happens at its site over time. Scenario files with a [simulation] table."""
 
-import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from multispin.checks import not_negative, one_of, probability, shown, whole, within
 from multispin.control import Scenario
-from multispin.control.files import RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, parse_document, scenario_from
+from multispin.control.document import read_document
+from multispin.control.files import EDGE_DRAFTER_TABLE, RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, scenario_of
 from multispin.errors import InputError
 from multispin.passes import Limits
 from multispin.protocol import MAX_DRAFT_LENGTH
@@ -20,6 +20,10 @@ MAX_TOKENS = 2**19
 """Longest prompt and longest text of a simulated request."""
 MAX_STRAGGLER_S = 30.0
 """Longest delay of a straggler; a device that is a minute late would be let go."""
+
+MAX_S = 1e9
+"""Longest time between two events of a simulation: some thirty years."""
+_OF = f"{SIMULATION_TABLE}."
 
 Whole = int | tuple[int, int]
 """A number of tokens, or the least and greatest of a uniform draw."""
@@ -78,20 +82,22 @@ class Behaviour:
             *("pause_s", "straggler_delay_s", "coherence_s", "deadline_factor", "deadline_slack_s"),
             *("frame_bits", "round_overhead_s", "prefill_share"),
         ):
-            _number(name, getattr(self, name), 0.0, math.inf)
+            not_negative(name, getattr(self, name), of=_OF)
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
             if (value := getattr(self, name)) is not None:
-                _number(name, value, 1e-9, math.inf)
-        _number("straggler_probability", self.straggler_probability, 0.0, 1.0)
-        _number("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S)
-        if self.fading not in FADINGS:
-            raise InputError(f"simulation.fading is {self.fading!r}; it must be one of {', '.join(FADINGS)}")
+                within(name, value, 1e-9, MAX_S, of=_OF)
+        probability("straggler_probability", self.straggler_probability, of=_OF)
+        within("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S, of=_OF)
+        one_of("fading", self.fading, FADINGS, of=_OF)
         if self.mean_away_s is not None and self.mean_stay_s is None:
-            raise InputError("simulation.mean_away_s is given without mean_stay_s, after which devices would go away")
+            raise InputError(
+                "simulation.mean_away_s is given without mean_stay_s, after which devices would go away",
+                where=("mean_away_s",),
+            )
         for name in ("slots", "texts"):
             if (value := getattr(self, name)) is not None:
-                _whole(name, value, 1)
-        _whole("prefill_tokens_per_round", self.prefill_tokens_per_round, 1)
+                whole(name, value, 1, MAX_TOKENS, of=_OF)
+        whole("prefill_tokens_per_round", self.prefill_tokens_per_round, 1, MAX_TOKENS, of=_OF)
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,11 @@ class DeviceLife:
     def __post_init__(self) -> None:
         for name in ("arrives_s", "leaves_s", "lost_s"):
             if (value := getattr(self, name)) is not None:
-                _number(name, value, 0.0, math.inf, "device")
+                not_negative(name, value, of="device.")
                 if value < self.arrives_s:
-                    raise InputError(f"device.{name} = {value:g} is before device.arrives_s = {self.arrives_s:g}")
+                    raise InputError(
+                        f"device.{name} = {value:g} is before device.arrives_s = {self.arrives_s:g}", where=(name,)
+                    )
 
 
 @dataclass(frozen=True)
@@ -164,13 +172,7 @@ class ScenarioFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            self._text = self.path.read_bytes().decode("utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-        self._document = parse_document(self._text, str(path))
+        self._document = read_document(path)
         self._traces: dict[str, Traces] = {}
         self._links: dict[str, EfficiencyTrace] = {}
 
@@ -178,36 +180,30 @@ class ScenarioFile:
         """The file's setup with some keys changed.
 
         Args:
-            changes: values by key: "cell.K", "verifier.K", "radio.K", "simulation.K", "device.K" (for every device), or
-                "devices" (only so many of the file's devices, from the first on).
+            changes: values by key: "cell.K", "verifier.K", "edge_drafter.K", "radio.K", "simulation.K", "device.K" (for
+                every device), or "devices" (only so many of the file's devices, from the first on).
 
         Raises:
             InputError: one sentence with the file and the key that is wrong.
 
         """
-        document = copy.deepcopy(self._document)
+        document = self._document.copy()
         for key, value in (changes or {}).items():
-            self._change(document, key, value)
-        table = document.get(SIMULATION_TABLE, {})
-        if not isinstance(table, dict):
-            raise InputError(f"{self.path}: simulation must be a table, written [{SIMULATION_TABLE}]")
-        known = [item.name for item in fields(Behaviour)]
-        for key in table:
-            if key not in known:
-                raise InputError(
-                    f"{self.path}: unknown key {key!r} in [{SIMULATION_TABLE}]; known are {', '.join(known)}"
-                )
-        tables = document.get("device", [])
-        try:
-            behaviour = Behaviour(**table)
-            lives = [self._life(each) for each in tables if isinstance(each, dict)]
-        except InputError as error:
-            raise InputError(f"{self.path}: {error}") from error
-        for each, life in zip(tables, lives, strict=False):
-            if life.traces is not None and not {"acceptance_rate", "acceptance_profile"} & set(each):
-                each["acceptance_rate"] = life.traces.rate
-        scenario = scenario_from(document, self._text, str(self.path))
-        return Setup(scenario, behaviour, tuple(lives))
+            self._change(document.tables, key, value)
+        behaviour = Behaviour()
+        if SIMULATION_TABLE in document.tables:
+            behaviour = document.build(Behaviour, (SIMULATION_TABLE,), f"[{SIMULATION_TABLE}]")
+        tables = document.tables.get("device")
+        lives = []
+        for index, table in enumerate(tables if isinstance(tables, list) else []):
+            if isinstance(table, dict):
+                try:
+                    lives.append(self._life(table))
+                except InputError as error:
+                    raise document.refuse(error, ("device", index)) from error
+                if lives[-1].traces is not None and not {"acceptance_rate", "acceptance_profile"} & set(table):
+                    table["acceptance_rate"] = lives[-1].traces.rate
+        return Setup(scenario_of(document), behaviour, tuple(lives))
 
     def _change(self, document: dict[str, Any], key: str, value: Any) -> None:
         table, _, name = key.partition(".")
@@ -219,11 +215,12 @@ class ScenarioFile:
         elif table == "device" and name and isinstance(devices, list):
             for each in devices:
                 each[name] = value
-        elif table in ("cell", "verifier", RADIO_TABLE, SIMULATION_TABLE) and name:
+        elif table in ("cell", "verifier", EDGE_DRAFTER_TABLE, RADIO_TABLE, SIMULATION_TABLE) and name:
             document.setdefault(table, {})[name] = value
         else:
             raise InputError(
-                f"{key!r} names no value: cell.K, verifier.K, radio.K, simulation.K, device.K and devices do"
+                f"{key!r} names no value: cell.K, verifier.K, edge_drafter.K, radio.K, simulation.K, device.K and "
+                "devices do"
             )
 
     def _life(self, table: Mapping[str, Any]) -> DeviceLife:
@@ -249,21 +246,11 @@ class ScenarioFile:
 def _tokens(name: str, value: Any) -> Whole | None:
     if isinstance(value, list | tuple):
         if len(value) != 2:
-            raise InputError(f"simulation.{name} is {value!r}; it must be a whole number or [least, greatest]")
-        low, high = (_whole(name, each, 1) for each in value)
+            raise InputError(
+                f"{_OF}{name} is {shown(value)}; it must be a whole number or [least, greatest]", where=(name,)
+            )
+        low, high = (whole(name, each, 1, MAX_TOKENS, of=_OF) for each in value)
         if low > high:
-            raise InputError(f"simulation.{name} is {value!r}; the first must not be above the second")
+            raise InputError(f"{_OF}{name} is {shown(value)}; the first must not be above the second", where=(name,))
         return low, high
-    return value if value is None and name == "tokens_per_request" else _whole(name, value, 1)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS:
-        raise InputError(f"simulation.{name} is {value!r}; it must be a whole number in [{least}, {MAX_TOKENS}]")
-    return value
-
-
-def _number(name: str, value: Any, least: float, most: float, where: str = "simulation") -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value == math.inf:
-        allowed = f"in [{least:g}, {most:g}]" if most < math.inf else f">= {least:g}"
-        raise InputError(f"{where}.{name} is {value!r}; it must be a finite number {allowed}")
+    return value if value is None and name == "tokens_per_request" else whole(name, value, 1, MAX_TOKENS, of=_OF)

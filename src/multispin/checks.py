@@ -1,0 +1,101 @@
+"""Checks of numbers that come from outside. Each returns the value, or refuses it and says what is allowed.
+
+A refusal reads "device 'a': acceptance_rate is 1.5; it must be in [0, 1]" and carries the field's name as its place.
+"""
+
+import math
+
+from multispin.errors import InputError
+
+LEAST, MOST = 1e-30, 1e30
+"""Quantities outside of this range are refused: products and quotients of a few of them are then finite and not 0."""
+_SHOWN = 60
+"""Characters of a refused value that a message shows."""
+
+
+def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str = "") -> float:
+    """A finite number, whole or not; a truth value is none.
+
+    Args:
+        name: of the field.
+        value: to be checked.
+        of: what the field belongs to, with its punctuation: "cell." or "device 'a': ".
+        allowed: range for the message, such as "> 0"; empty if any number will do.
+        at: which part of the field, such as " at position 3".
+    """
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if math.isfinite(found):
+            return found
+    raise _refused(name, value, " ".join(("a finite number", allowed)).rstrip(), of, at)
+
+
+def positive(name: str, value: object, *, of: str = "") -> float:
+    """A finite number above 0, of at least `LEAST` and at most `MOST`; see `number`."""
+    if type(value) is float and LEAST <= value <= MOST:  # the usual case, in a hurry
+        return value
+    found = number(name, value, of=of, allowed="> 0")
+    if found <= 0:
+        raise _refused(name, value, "> 0", of)
+    return within(name, value, LEAST, MOST, of=of)
+
+
+def not_negative(name: str, value: object, *, of: str = "") -> float:
+    """A finite number of at least 0 and at most `MOST`; see `number`."""
+    if type(value) is float and 0.0 <= value <= MOST:  # the usual case, in a hurry
+        return value
+    found = number(name, value, of=of, allowed=">= 0")
+    if found < 0:
+        raise _refused(name, value, ">= 0", of)
+    return within(name, value, 0.0, MOST, of=of)
+
+
+def within(name: str, value: object, least: float, most: float, *, of: str = "", at: str = "") -> float:
+    """A finite number in [least, most]; see `number`."""
+    found = number(name, value, of=of, allowed=f"in [{least:g}, {most:g}]", at=at)
+    if not least <= found <= most:
+        raise _refused(name, value, f"in [{least:g}, {most:g}]", of, at)
+    return found
+
+
+def probability(name: str, value: object, *, of: str = "", at: str = "") -> float:
+    """A number in [0, 1]; see `number`."""
+    return within(name, value, 0.0, 1.0, of=of, at=at)
+
+
+def between(name: str, value: object, least: float, most: float, *, of: str = "") -> float:
+    """A number in (least, most), its ends excluded; see `number`."""
+    found = number(name, value, of=of, allowed=f"in ({least:g}, {most:g})")
+    if not least < found < most:
+        raise _refused(name, value, f"in ({least:g}, {most:g})", of)
+    return found
+
+
+def whole(name: str, value: object, least: int, most: int, *, of: str = "") -> int:
+    """A whole number in [least, most]; see `number`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise _refused(name, value, f"a whole number in [{least}, {most}]", of)
+    return value
+
+
+def one_of(name: str, value: object, known: tuple[str, ...], *, of: str = "") -> str:
+    """One of some names."""
+    if not isinstance(value, str) or value not in known:
+        raise _refused(name, value, f"one of {', '.join(known)}", of)
+    return value
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut short: a file may hold values of any size."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of very many digits; very deep lists
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _refused(name: str, value: object, allowed: str, of: str, at: str = "") -> InputError:
+    return InputError(f"{of}{name}{at} is {shown(value)}; it must be {allowed}", where=(name,))
