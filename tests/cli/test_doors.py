@@ -57,3 +57,15 @@ def test_the_limits_of_serve_are_those_of_an_edge():
 
     found = {option.name: option.default for option in command.params if option.name in LIMITS}
     assert found == {name: getattr(Limits, name) for name in LIMITS}
+
+
+@pytest.mark.parametrize("name", ["serve", "profile", "distill"])
+def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, capsys):
+    from importlib import import_module
+
+    command = import_module(f"multispin.cli.{name}").command
+    given = ["--out", "d"] if name == "distill" else []
+    for option in ("--on", "--device"):
+        assert command.make_context(name, [option, "cuda:3", *given]).params["place"] == "cuda:3"
+    assert run([name, "--help"]) == 0
+    assert "--device" not in capsys.readouterr().out

@@ -64,7 +64,8 @@ def assert_same(recorded, found, where=""):
 
 
 def options_of(command):
-    return {parameter.opts[0]: option_of(parameter) for parameter in command.params}
+    """Every option by each of its names: what was the first name may become a later one."""
+    return {name: option_of(parameter) for parameter in command.params for name in parameter.opts}
 
 
 def option_of(parameter):

@@ -5,22 +5,18 @@ import math
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.process import machine_name, make_folder, prepare, threads_option
+from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
+from multispin.cli.progress import progress
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
-    from multispin.distillation import StageProgress
     from multispin.models.distilled import DrafterCard
 
-LINE_PERIOD_S = 10.0
 MAX_TEXT_BYTES = 64 * 2**20
 _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 
@@ -53,9 +49,7 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 @click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Go on from this drafter instead of the target's layers.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-@click.option(
-    "--device", default="cpu", show_default=True, help="cpu or cuda:0; the target and the student live there."
-)
+@place_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the drafter's card and nothing else on standard output.")
 def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> None:
@@ -69,7 +63,7 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
     Examples:
       multispin distill --out my-drafter
       multispin distill --layers 7 --steps 4000 --tokens 1000000 --corpus corpus --out laptop
-      multispin distill --target Qwen/Qwen3-8B --device cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
+      multispin distill --target Qwen/Qwen3-8B --on cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
     """
     wanted = _layers(layers)
     for name in ("learning_rate", "variation_share"):
@@ -105,15 +99,15 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
         begin=options["begin"],
         prompts=_lines(options["prompts"]),
         texts=tuple(part for path in options["texts"] for part in _paragraphs(path)),
-        device=options["device"],
+        device=options["place"],
     )
     made = {
         "command": shlex.join(["multispin", *sys.argv[1:]]),
-        "hardware": machine_name(options["device"], threads),
+        "hardware": machine_name(options["place"], threads),
         "torch": str(torch.__version__),
     }
-    with _progress() as report:
-        card = distil(order, made, report)
+    with progress() as show:
+        card = distil(order, made, lambda now: show(now.stage, now.done, now.total, now.text))
     if as_json:
         click.echo(json.dumps(_plain(card), indent=2))
     else:
@@ -154,45 +148,6 @@ def _plain(card: "DrafterCard") -> dict[str, Any]:
     import dataclasses
 
     return dataclasses.asdict(card)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[["StageProgress"], None]]:
-    """A bar with the time left on a terminal, a line now and then elsewhere; both on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    bars = Bars(
-        TextColumn("{task.description:10}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
-        console=console,
-    )  # fmt: skip
-    tasks: dict[str, Any] = {}
-    began: dict[str, tuple[float, int]] = {}
-    said = 0.0
-
-    def report(progress: "StageProgress") -> None:
-        nonlocal said
-        if console.is_terminal:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, text=progress.text)
-            bars.update(tasks[progress.stage], completed=progress.done, text=progress.text)
-            return
-        now = time.monotonic()
-        first_s, first = began.setdefault(progress.stage, (now, progress.done))
-        if now - said < LINE_PERIOD_S and progress.done < progress.total:
-            return
-        said = now
-        rate = (progress.done - first) / (now - first_s) if now > first_s else 0.0
-        left = f", {(progress.total - progress.done) / rate:.0f} s left" if rate > 0 else ""
-        print(f"{progress.stage} {progress.done:,}/{progress.total:,}: {progress.text}{left}", file=sys.stderr)
-
-    if console.is_terminal:
-        with bars:
-            yield report
-    else:
-        yield report
 
 
 def _print_card(card: "DrafterCard", out: Path) -> None:

@@ -31,6 +31,26 @@ attended_option = click.option(
 )
 
 
+class _Renamed(click.Option):
+    """An option whose later names still work in scripts; help and messages show only the first."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return f"'{self.opts[0]}'"
+
+
+place_option = click.option(
+    "--on", "--device", "place", cls=_Renamed, default="cpu", show_default=True,
+    help="Where the target runs: cpu, or a GPU such as cuda:0.",
+)  # fmt: skip
+"""--device was its name while a device was also a phone or a laptop."""
+
 SPIN_COUNT = 100_000
 """Turns for which a waiting thread of a model spins before it sleeps: 1 to 7 ms, by how long the processor pauses.
 

@@ -7,16 +7,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from multispin.cli.engine import check_engine, engine_options, load_engine
-from multispin.cli.process import check_plot, machine_name, prepare, threads_option
+from multispin.cli.process import check_plot, machine_name, place_option, prepare, threads_option
+from multispin.cli.progress import Show, progress, stage
 from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
@@ -30,7 +31,6 @@ UNKNOWN_POSITIONS = 2**20  # of a target that does not say how long a text it kn
 FEWEST_POINTS = 3  # coefficients of the latency model
 LONGEST_RUN = 12
 """Positions of a draft in the acceptance profile."""
-LINE_PERIOD_S = 5.0
 DRAFT_LENGTH = 8
 _PLACES = 4
 _SUREST = 0.9999  # acceptance rate of a device in a scenario: 1 would promise drafts without end
@@ -62,7 +62,7 @@ _RETAINED, _PROBABILITY_BITS = 1024, 16  # laws on the air, as in arXiv 2606.045
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
 @click.option("--modes", is_flag=True,
               help="In the scenario, let each device choose its acceptance rule; above temperature 0.")  # fmt: skip
-@click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
+@place_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(**options: Any) -> None:
@@ -76,7 +76,7 @@ def command(**options: Any) -> None:
       multispin profile --out site.toml --plot site.png
       multispin profile --draft small --temperature 1 --prompts 12 --trace small.json --json
       multispin profile --temperature 1 --modes --bandwidth-hz 1e6 --out site.toml && multispin plan site.toml
-      multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --device cuda:0 --dtype bfloat16 --out gpu.toml
+      multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --on cuda:0 --dtype bfloat16 --out gpu.toml
     """
     grid = [(k, length) for k in _numbers("--batches", options["batches"], 1)
             for length in _numbers("--lengths", options["lengths"], 0)]  # fmt: skip
@@ -107,8 +107,8 @@ def command(**options: Any) -> None:
 
     for spec in drafts:
         check_drafter(spec)
-    with _progress() as report:
-        found = _measure(options, grid, drafts, report)
+    with progress() as show:
+        found = _measure(options, grid, drafts, show)
     found["machine"] = _machine(options, threads)
     # First what took minutes is shown, then it is written to places that may turn out to be full.
     if options["as_json"]:
@@ -137,11 +137,8 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
     return values
 
 
-Report = Callable[[str, int, int], None]
-
-
 def _measure(
-    options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], report: Report
+    options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
     from multispin.models import Verifier, decode_together, known_positions, load_drafter, load_model, load_tokenizer
     from multispin.profiling import drafting_times, fit_latency, follow, measure_latency, trace_document
@@ -154,10 +151,11 @@ def _measure(
         raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
     most, longest = max(k for k, _ in grid), max(length for _, length in grid)
     room = options["context"] + longest + 2
-    engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
+    with stage(show, f"loading {options['target']}"):
+        engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
     try:
         points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
-                                 lambda done, total: report("timing verification", done, total))  # fmt: skip
+                                 partial(show, "timing verification"))  # fmt: skip
     finally:
         if options["engine"] == "vllm":
             engine.shutdown()  # its memory and its workers are not for the rest
@@ -184,7 +182,7 @@ def _measure(
     for at in range(0, len(prompts), target.slots):
         part = list(zip(encoded, laws, strict=True))[at : at + target.slots]
         texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
-        report("the target writes", min(at + target.slots, len(prompts)), len(prompts))
+        show("the target writes", min(at + target.slots, len(prompts)), len(prompts))
     for spec in drafts:
         drafter, _ = load_drafter(spec, options["target"], max_length)
         followings, times = [], []
@@ -192,7 +190,7 @@ def _measure(
             times += drafting_times(drafter, encoded[k], laws[k], DRAFT_LENGTH, 2, time.perf_counter)
             whole = encoded[k] + texts[k]
             followings.append(follow(drafter, target, whole, len(encoded[k]), laws[k], prompt.name, prompt.task))
-            report(f"following with {spec}", k + 1, len(prompts))
+            show(f"following with {spec}", k + 1, len(prompts))
         found["drafters"].append(_drafter(spec, statistics.median(times), followings))
         if options["trace"] is not None:
             path = _trace_path(options["trace"], spec, len(drafts))
@@ -361,37 +359,3 @@ def _shown(rate: Mapping[str, Any] | None) -> str:
         return f"{rate['mean']:.2f}"
     half = max(rate["high"] - rate["mean"], rate["mean"] - rate["low"])  # one of them may be cut at 0 or 1
     return f"{rate['mean']:.2f}±{half:.2f}"
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A bar per stage on a terminal, a line now and then elsewhere; on standard error, with the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bars:
-            tasks: dict[str, Any] = {}
-
-            def show(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total)
-                bars.update(tasks[stage], completed=done)
-
-            yield show
-        return
-    said = 0.0
-    began: dict[str, float] = {}
-
-    def say(stage: str, done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        since = began.setdefault(stage, now)
-        if now - said >= LINE_PERIOD_S or done == total:
-            said = now
-            left = f", {(now - since) / (done - 1) * (total - done):.0f} s left" if 1 < done < total else ""
-            print(f"{stage} {done}/{total}{left}", file=sys.stderr)
-
-    yield say

@@ -1,16 +1,15 @@
 """`multispin reproduce`: the paper's figures from its own model, beside what it reports."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
 from multispin.cli.process import make_folder
+from multispin.cli.progress import progress
 from multispin.errors import InputError
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import REALISATIONS
@@ -85,12 +84,13 @@ def command(
     wanted = _wanted(figures)
     make_folder(out)
     study = Study(seed=seed, realisations=realisations, blocks=blocks)
-    with _progress("planning rounds") as progress:
-        study.run([setting for figure in wanted for setting in settings_of(figure)], processes, progress)
+    settings = [setting for figure in wanted for setting in settings_of(figure)]
+    with progress() as show:
+        study.run(settings, processes, partial(show, "planning rounds"))
     tables = {figure: _table(figure, study) for figure in wanted if figure not in RUNNING}
     for figure in RUNNING:
         if figure in wanted:
-            with _progress(f"simulating {figure}") as progress:
+            with progress() as show:
                 tables[figure] = run_cases(
                     figure,
                     cases_of(figure),
@@ -99,7 +99,7 @@ def command(
                     realisations,
                     rounds,
                     processes,
-                    lambda part: progress(round(1000 * part), 1000),
+                    lambda part, figure=figure: show(f"simulating {figure}", part, 1.0),  # type: ignore[misc]
                 )
     claims = claims_of(study, tables, wanted)
     files = write_bundle(out, list(tables.values()), claims, INTRODUCTION)
@@ -139,8 +139,8 @@ def _print_claims(claims: list[Claim]) -> None:
 
 
 def _print_calibration(processes: int, seed: int) -> None:
-    with _progress("searching the grid") as progress:
-        fits = calibrate(processes, seed, progress=progress)
+    with progress() as show:
+        fits = calibrate(processes, seed, progress=partial(show, "searching the grid"))
     titles = {"all": "all numbers of the paper (the values in use)", "ratios": "without the two absolute goodputs"}
     for name, fit in fits.items():
         click.echo(f"{titles[name]}: root mean square of ln(ours / paper's) = {fit.misfit:.3f}")
@@ -148,11 +148,3 @@ def _print_calibration(processes: int, seed: int) -> None:
             click.echo(f"  {pair}: {assumed}")
         for claim, residual in fit.residuals.items():
             click.echo(f"    {residual:+.3f}  {claim}")
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multispin.cli.engine import engine_options, load_engine
-from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
+from multispin.cli.process import Parent, attended_option, place_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
@@ -48,7 +48,7 @@ LIMITS = (
               help="Devices connected or soon to come back.")  # fmt: skip
 @click.option("--max-waiting", type=click.IntRange(0, 65536), default=64, show_default=True,
               help="Requests that may wait for a slot.")  # fmt: skip
-@click.option("--device", "place", default="cpu", show_default=True, help="Where the target runs, e.g. cuda:0.")
+@place_option
 @click.option("--credential", default="", help="What every device must show.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
 @threads_option
@@ -60,7 +60,7 @@ def command(**options: Any) -> None:
     \b
     Examples:
       multispin serve
-      multispin serve --target Qwen/Qwen3-8B --device cuda:0 --dtype bfloat16 --host 0.0.0.0
+      multispin serve --target Qwen/Qwen3-8B --on cuda:0 --dtype bfloat16 --host 0.0.0.0
       multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
     for name in ("bandwidth_hz", "prefill_share", "deadline_factor", "deadline_slack_s"):

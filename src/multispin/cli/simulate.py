@@ -4,17 +4,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from multispin.cli.process import check_plot
+from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 
@@ -107,12 +106,17 @@ def command(
     numbers = range(seed, seed + seeds)
     todo = runs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
     models = None
-    if live is not None:
-        from multispin.simulation.live import load_live
+    with progress() as show:
+        if live is not None:
+            from multispin.simulation.live import load_live
 
-        models = load_live(target, live)
-    with _progress(f"{len(todo)} runs") as progress:
-        measured = run_on_ray(todo, progress) if on_ray else run_all(todo, jobs, progress, models)
+            with stage(show, f"loading {target}"):
+                models = load_live(target, live)
+
+        def told(done: float) -> None:
+            show(f"{len(todo)} runs", done, 1.0)
+
+        measured = run_on_ray(todo, told) if on_ray else run_all(todo, jobs, told, models)
     results = results_of(measured, grid, chosen, numbers)
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))
@@ -188,11 +192,3 @@ def _seconds(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[float], None]]:
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda done: progress.update(task, completed=done)
