@@ -2,7 +2,8 @@
 
     python benchmarks/bench_rules.py [--plot docs/images/rules.png]
 
-Acceptance is the one measured on held-out prompts when the drafters were made (their cards), at temperature 1.
+Acceptance is the one measured on held-out prompts when the drafters were made (their cards), at temperature 1: that of
+the first token of a draft. bench_block.py says what `rejection` accepts of longer ones; the planner does not know it.
 The cell is that of arXiv 2606.04581: K = 20, its Llama-2-7B verification latency, drafting speeds and p/N₀ as
 calibrated for `multispin reproduce`, Rayleigh blocks; all 20 devices have the same drafter. Bits are those of
 SmolLM2's vocabulary of 49,152 ids with V̂ = 1024, Q_B = 16. `best of all` lets the planner choose rule and draft

@@ -55,8 +55,8 @@ SPIN_COUNT = 100_000
 """Turns for which a waiting thread of a model spins before it sleeps: 1 to 7 ms, by how long the processor pauses.
 
 A forward pass has some hundred parallel regions, microseconds apart. Threads that sleep at once are woken for each
-(docs/verifier.md has figures), which takes longest where the machine is shared; threads that spin on after the last one
-take the cores from the other processes of a small machine.
+(docs/measurements/verifier.md has figures), which takes longest where the machine is shared. Threads that spin on after
+the last one take the cores from the other processes of a small machine.
 """
 
 

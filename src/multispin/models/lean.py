@@ -2,7 +2,8 @@
 
 The same function as transformers' layers with fewer and larger steps: query, key and value in one product, gate and up
 in another, both rotations in one, half the small operations. A decoding step reads its weights in the time of some
-hundred operations, so each one counts: 2 to 12 % of a verification, 10 % of a drafted token (docs/verifier.md).
+hundred operations, so each one counts: 2 to 12 % of a verification, 10 % of a drafted token
+(docs/measurements/verifier.md).
 A layer of any other kind stays transformers' own.
 """
 
