@@ -3,6 +3,17 @@
 Where = tuple[str | int, ...]
 """Path of a value in its document, outermost first: ("device", 3, "acceptance_rate")."""
 
+EXTRAS = {
+    "accelerate": "models",
+    "gguf": "models",
+    "matplotlib": "figures",
+    "safetensors": "models",
+    "tokenizers": "models",
+    "torch": "models",
+    "transformers": "models",
+}
+"""The extra of this package that installs each optional library."""
+
 
 class InputError(ValueError):
     """Something from outside (a flag, a file, a model folder, a frame) was refused.
@@ -21,3 +32,11 @@ class InputError(ValueError):
 
 class MultispinWarning(UserWarning):
     """Something works, but not as well as the user would expect. Tests turn it into an error."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> InputError | None:
+    """What to tell a user whose installation lacks an optional library; None if the missing module is another."""
+    extra = EXTRAS.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return None
+    return InputError(f"this needs {error.name}, which is not installed: run `pip install 'multispin[{extra}]'`")

@@ -109,4 +109,4 @@ def test_what_cannot_be_met_is_said_with_the_best_possible(tmp_path, capsys):
 
 def test_help_shows_examples_on_their_own_lines(capsys):
     assert run(["plan", "--help"]) == 0
-    assert "\n    multispin plan examples/scenarios/paper-llama.toml\n" in capsys.readouterr().out
+    assert "\n    multispin plan paper-llama\n" in capsys.readouterr().out

@@ -103,4 +103,4 @@ def test_ray_gives_the_same_figures_as_this_process():
 
 def test_help_shows_examples_on_their_own_lines(capsys):
     assert run(["simulate", "--help"]) == 0
-    assert "\n    multispin simulate examples/scenarios/paper-llama.toml\n" in capsys.readouterr().out
+    assert "\n    multispin simulate paper-llama\n" in capsys.readouterr().out

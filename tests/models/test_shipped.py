@@ -1,5 +1,6 @@
 """The drafters that come with the package, on the target that they were made from."""
 
+import sys
 import time
 
 import pytest
@@ -8,7 +9,7 @@ from multispin.data import load_prompts
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
 from multispin.models.distilled import fingerprint, read_card
-from multispin.models.drafter import SHIPPED, shipped_folder
+from multispin.models.drafter import SHIPPED, check_drafter, shipped_folder
 from multispin.profiling import follow
 from multispin.speculation import SamplingParams
 
@@ -55,3 +56,9 @@ def test_drafts_are_accepted_about_as_often_as_the_card_says(written, name):
 def test_they_are_for_no_other_target(tiny_folder):
     with pytest.raises(InputError, match="not from this target"):
         load_drafter("small", tiny_folder, 64)
+
+
+def test_a_missing_package_of_drafters_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "multispin_drafters", None)
+    with pytest.raises(InputError, match="pip install multispin-drafters"):
+        check_drafter("small")

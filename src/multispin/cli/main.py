@@ -7,7 +7,7 @@ import sys
 import click
 
 from multispin import __version__
-from multispin.errors import InputError
+from multispin.errors import InputError, missing_extra
 
 COMMANDS = {
     "demo": "Start one edge and several devices here, and let them write together.",
@@ -51,7 +51,7 @@ def cli() -> None:
     \b
     Examples:
       multispin demo
-      multispin plan examples/scenarios/paper-llama.toml
+      multispin plan paper-llama
     """
 
 
@@ -71,6 +71,12 @@ def run(arguments: list[str]) -> int:
         return 2
     except InputError as error:
         print(f"multispin: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"multispin: {missing}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file without permission
         print(f"multispin: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -9,17 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from multispin.control import POLICIES, DevicePlan, InfeasibleError, Plan, Scenario, load_scenario, plan
+from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 
-_HELP = """Choose every device's draft length and share of the uplink for the next round.
+_HELP = f"""Choose every device's draft length and share of the uplink for the next round.
 
-FILE is a scenario in TOML: [cell], [verifier] and one [[device]] each; docs/control.md lists the keys.
+FILE is a scenario in TOML: [cell], [verifier] and one [[device]] each; docs/control.md lists the keys. The name of a
+bundled scenario will do as well: {", ".join(bundled_scenarios())}.
 
 \b
 Examples:
-  multispin plan examples/scenarios/paper-llama.toml
-  multispin plan examples/scenarios/paper-qwen.toml --policy algorithm1 --json
-  multispin plan examples/scenarios/raspberry-classroom.toml --compare
+  multispin plan paper-llama
+  multispin plan paper-qwen --policy algorithm1 --json
+  multispin plan my-site.toml --compare
 """
 _FULL_TABLE = 40
 """Up to this many devices the table has a row for each; beyond, one for each draft length."""
@@ -46,7 +48,7 @@ _FULL_TABLE = 40
 @click.option("--all-devices", is_flag=True, help=f"A row for every device, also beyond {_FULL_TABLE} of them.")
 def command(file: str, policy: str, compare: bool, as_json: bool, relative_gap: float, all_devices: bool) -> None:
     """The command behind `multispin plan`; its help is `_HELP`."""
-    scenario = load_scenario(file)
+    scenario = load_scenario(scenario_path(file))
     if compare:
         rows, skipped = _compare(scenario, relative_gap, quiet=as_json)
         if as_json:

@@ -15,23 +15,26 @@ from rich.table import Table
 from multispin.cli.process import check_plot
 from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
+from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 
 if TYPE_CHECKING:
     from multispin.simulation.study import Result
 
 USUAL_POLICIES = ("heterogeneous", "uniform-bandwidth", "homogeneous", "fixed")
-_HELP = """Let a site run under a virtual clock: the real edge, sessions, controller and estimators.
+_HELP = f"""Let a site run under a virtual clock: the real edge, sessions, controller and estimators.
 
 FILE is a scenario in TOML, as for `multispin plan`, with a [simulation] table if requests, arrivals, fading or
-stragglers are wanted; docs/simulation.md lists the keys. Figures are means over the seeds with 95 % intervals.
+stragglers are wanted; docs/simulation.md lists the keys. The name of a bundled scenario will do as well:
+{", ".join(bundled_scenarios())}.
+Figures are means over the seeds with 95 % intervals.
 
 \b
 Examples:
-  multispin simulate examples/scenarios/paper-llama.toml
-  multispin simulate examples/scenarios/paper-llama.toml --policy heterogeneous --policy fixed --knows --json
-  multispin simulate examples/scenarios/paper-llama.toml --sweep cell.bandwidth_hz=5e6:20e6:7 --plot sweep.png
-  multispin simulate examples/scenarios/paper-llama.toml --sweep devices=5,10,20 --sweep simulation.fading=none,rayleigh
+  multispin simulate paper-llama
+  multispin simulate paper-llama --policy heterogeneous --policy fixed --knows --json
+  multispin simulate paper-llama --sweep cell.bandwidth_hz=5e6:20e6:7 --plot sweep.png
+  multispin simulate paper-llama --sweep devices=5,10,20 --sweep simulation.fading=none,rayleigh
 """
 
 
@@ -104,7 +107,7 @@ def command(
     chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
     grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
-    todo = runs_of(ScenarioFile(file), grid, chosen, numbers, rounds, knows, replan_tolerance)
+    todo = runs_of(ScenarioFile(scenario_path(file)), grid, chosen, numbers, rounds, knows, replan_tolerance)
     models = None
     with progress() as show:
         if live is not None:

@@ -1,4 +1,6 @@
-"""Prompts that come with the package, written for it: twelve in each of the paper's four task families.
+"""Data that comes with the package: prompts, example scenarios, and the recording that one of these uses.
+
+The prompts were written for it: twelve in each of the paper's four task families.
 
 The families stand in for the data sets of Table I of arXiv 2606.04581 (MBPP+, GSM8K, MT-Bench, SQuAD), so that
 devices differ in how well their drafts are accepted. They share no text with them and measure no one's skill.
@@ -8,6 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from itertools import zip_longest
+from pathlib import Path
 
 from multispin.errors import InputError
 
@@ -37,6 +40,18 @@ class Prompt:
             raise InputError(f"task = {self.task!r} of prompt {self.name!r} is none of {', '.join(TASKS)}")
         if not 0 < len(self.text.strip()) <= MAX_CHARACTERS:
             raise InputError(f"text of prompt {self.name!r} is empty or longer than {MAX_CHARACTERS} characters")
+
+
+def scenario_path(name: str) -> Path:
+    """The scenario file that a user names: a path, or the bare name of a bundled one, such as "paper-llama"."""
+    bundled = bundled_scenarios()
+    return Path(name) if Path(name).exists() else bundled.get(name, Path(name))
+
+
+def bundled_scenarios() -> dict[str, Path]:
+    """The scenarios that come with the package, by name."""
+    folder = Path(str(resources.files(__name__))) / "scenarios"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load_prompts() -> tuple[Prompt, ...]:

@@ -1,6 +1,6 @@
-"""Record what a rounded copy of the embedded target gets right: `python examples/traces/record_embedded.py`.
+"""Record what a rounded copy of the embedded target gets right: `python examples/record_embedded.py`.
 
-Writes embedded-q4.json beside itself: for the first prompts of the package the target's own greedy text, and for every
+Writes traces/embedded-q4.json: for the first prompts of the package the target's own greedy text, and for every
 position of it whether the target with its weights rounded to 4 bits, given the target's text so far, proposes the
 same token. docs/simulation.md says what the file is for.
 """
@@ -41,7 +41,8 @@ def main() -> None:
         "temperature": 0.0,
         "traces": traces,
     }
-    Path(__file__).with_name(f"embedded-q{BITS}.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    path = Path(__file__).parent / "traces" / f"embedded-q{BITS}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

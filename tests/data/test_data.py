@@ -1,10 +1,11 @@
-"""The bundled prompts: enough of them, of every family, and within their limits."""
+"""The bundled prompts, enough of every family and within their limits, and the bundled scenarios."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from multispin.data import MAX_CHARACTERS, TASKS, Prompt, load_prompts, parse_prompts
+from multispin.data import MAX_CHARACTERS, TASKS, Prompt, load_prompts, parse_prompts, scenario_path
 from multispin.errors import InputError
 
 
@@ -70,3 +71,13 @@ def _table(name: str, text: str) -> str:
 def test_what_is_wrong_with_a_file_is_named(source, named):
     with pytest.raises(InputError, match=named):
         parse_prompts(source)
+
+
+def test_a_bundled_scenario_is_found_by_its_name_and_a_file_of_the_same_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = scenario_path("recorded")
+    assert path.is_file()
+    assert (path.parent / "../traces/embedded-q4.json").is_file()
+    assert scenario_path("nothing-of-the-kind") == Path("nothing-of-the-kind")
+    Path("recorded").touch()
+    assert scenario_path("recorded") == Path("recorded")

@@ -1,0 +1,146 @@
+"""Both wheels, built and installed in environments that hold what the wheel's metadata asks for and nothing else."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+pytestmark = pytest.mark.wheels
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 10**6
+"""Of the wheel of the code."""
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory):
+    """Paths of the wheel of the code and of the wheel of the drafters."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for source in (ROOT, ROOT / "packages" / "multispin-drafters"):
+        build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+        subprocess.run(build, cwd=source, check=True, capture_output=True)
+    (code,) = folder.glob("multispin-*.whl")
+    (drafters,) = folder.glob("multispin_drafters-*.whl")
+    return code, drafters
+
+
+def requirements(wheel):
+    """The requirements in a wheel's metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_string(archive.read(name).decode())
+    return [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+
+
+def closure(wanted, extras=("",)):
+    """Names of the installed distributions that these requirements need, directly or not."""
+    found, todo = {}, [(requirement, extras) for requirement in wanted]
+    while todo:
+        requirement, chosen = todo.pop()
+        if requirement.marker is not None and not any(requirement.marker.evaluate({"extra": e}) for e in chosen):
+            continue
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        new = {"", *requirement.extras} - found.setdefault(name, set())
+        if new:
+            found[name] |= new
+            needs = importlib.metadata.requires(name) or []
+            todo += [(Requirement(text), tuple(found[name])) for text in needs]
+    return found
+
+
+class Environment:
+    """An environment with some wheels, and links to what they require of the distributions installed here."""
+
+    def __init__(self, folder, code, *others, extras=()):
+        venv.create(folder, with_pip=False, symlinks=True)
+        self.python = folder / "bin" / "python"
+        install = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet", "--no-deps"]
+        subprocess.run([*install, "--no-index", *map(str, (code, *others))], check=True, capture_output=True)
+        (site,) = (folder / "lib").glob("python*/site-packages")
+        for name in closure(requirements(code), ("", *extras)):
+            files = importlib.metadata.files(name)
+            for top in {Path(file).parts[0] for file in files if ".." not in Path(file).parts}:
+                link = site / top
+                if not link.exists() and top != "__pycache__":
+                    link.symlink_to(importlib.metadata.distribution(name).locate_file(top))
+        self.folder = folder
+
+    def run(self, *arguments):
+        """(exit code, output, errors) of `multispin ARGUMENTS`, away from the checkout."""
+        command = [str(self.folder / "bin" / "multispin"), *arguments]
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def can_import(self, module):
+        command = [str(self.python), "-c", f"import {module}"]
+        return subprocess.run(command, cwd=self.folder, env={}, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def core(wheels, tmp_path_factory):
+    return Environment(tmp_path_factory.mktemp("core"), wheels[0])
+
+
+def test_the_wheel_of_the_code_is_small_and_holds_its_data(wheels):
+    code, drafters = wheels
+    assert code.stat().st_size < MOST_BYTES
+    with zipfile.ZipFile(code) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert {"multispin/data/prompts.toml", "multispin/data/scenarios/paper-llama.toml", "multispin/py.typed"} <= names
+    assert not re.search(r"\]\((?!https://|#)", metadata), "a link to a file that a package index does not have"
+    with zipfile.ZipFile(drafters) as archive:
+        kept = {name.split("/")[1] for name in archive.namelist() if name.endswith("/weights.safetensors")}
+    assert kept == {"small", "medium", "large"}
+
+
+def test_the_core_plans_and_simulates_without_torch(core):
+    assert not any(core.can_import(module) for module in ("torch", "transformers", "matplotlib", "multispin_drafters"))
+    code, printed, errors = core.run("plan", "paper-llama")
+    assert (code, errors) == (0, "")
+    assert "tokens/s in rounds of" in printed
+    code, printed, errors = core.run("simulate", "recorded", "--rounds", "5", "--seeds", "1", "--jobs", "1", "--json")
+    assert (code, errors) == (0, "")
+    assert '"goodput_tokens_per_s"' in printed
+
+
+@pytest.mark.parametrize("command", ["demo", "serve", "device", "plan", "profile", "distill", "simulate", "reproduce"])
+def test_the_core_shows_the_help_of_every_command(core, command):
+    code, printed, errors = core.run(command, "--help")
+    assert (code, errors) == (0, "")
+    assert printed.startswith(f"Usage: multispin {command}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("profile",), "models"),
+        (("serve",), "models"),
+        (("demo",), "models"),
+        (("device", "--prompt", "hello"), "models"),
+        (("reproduce", "--figures", "7"), "figures"),
+        (("simulate", "recorded", "--plot", "x.png"), "figures"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(core, arguments, extra):
+    code, _, errors = core.run(*arguments)
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert f"pip install 'multispin[{extra}]'" in errors
+
+
+def test_the_drafters_are_found_once_their_package_is_installed(wheels, tmp_path):
+    environment = Environment(tmp_path, *wheels, extras=("models",))
+    look = (
+        "from multispin.models.drafter import shipped_folder; print((shipped_folder('small') / 'drafter.json').stat())"
+    )
+    subprocess.run([str(environment.python), "-c", look], cwd=tmp_path, env={}, check=True, capture_output=True)
