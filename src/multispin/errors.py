@@ -1,5 +1,7 @@
 """The two kinds of bad news that every room may bring: refused input, and a warning worth a person's time."""
 
+from importlib.util import find_spec
+
 Where = tuple[str | int, ...]
 """Path of a value in its document, outermost first: ("device", 3, "acceptance_rate")."""
 
@@ -32,6 +34,13 @@ class InputError(ValueError):
 
 class MultispinWarning(UserWarning):
     """Something works, but not as well as the user would expect. Tests turn it into an error."""
+
+
+def require(module: str) -> None:
+    """InputError if an optional library is not installed; for before long work that needs it at its end."""
+    if find_spec(module) is None:
+        missing = ModuleNotFoundError(f"No module named {module!r}", name=module)
+        raise missing_extra(missing) or missing
 
 
 def missing_extra(error: ModuleNotFoundError) -> InputError | None:

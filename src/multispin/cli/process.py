@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from multispin.errors import InputError
+from multispin.errors import InputError, require
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
@@ -86,8 +86,11 @@ def make_folder(folder: Path) -> None:
 
 
 def check_plot(path: Path | None) -> None:
-    """InputError if a picture cannot be written under this name."""
-    if path is not None and path.suffix not in PLOT_SUFFIXES:
+    """InputError if a picture cannot be drawn here or written under this name."""
+    if path is None:
+        return
+    require("matplotlib")
+    if path.suffix not in PLOT_SUFFIXES:
         raise InputError(f"--plot {path}: the name must end in {', '.join(PLOT_SUFFIXES)}")
 
 

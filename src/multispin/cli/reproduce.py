@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from multispin.cli.process import make_folder
 from multispin.cli.progress import progress
-from multispin.errors import InputError
+from multispin.errors import InputError, require
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import REALISATIONS
 from multispin.paper.claims import Claim, claims_of, summary_json
@@ -18,7 +18,6 @@ from multispin.paper.experiments import BLOCKS, Study, settings_of, table_of
 from multispin.paper.running import ROUNDS, cases_of, run_cases
 from multispin.paper.table import Table
 from multispin.paper.theory import figure_3, figure_4, figure_5
-from multispin.report.bundle import write_bundle
 from multispin.report.page import number
 
 RUNNING = ("learning", "lateness")
@@ -81,6 +80,9 @@ def command(
     if calibrating:
         _print_calibration(processes, seed)
         return
+    require("matplotlib")
+    from multispin.report.bundle import write_bundle
+
     wanted = _wanted(figures)
     make_folder(out)
     study = Study(seed=seed, realisations=realisations, blocks=blocks)

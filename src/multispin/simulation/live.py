@@ -8,10 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from multispin import models
 from multispin.data import load_prompts
 from multispin.errors import InputError
-from multispin.models import ModelDrafter, Verifier, load_model, load_tokenizer
-from multispin.models.quantised import round_weights
 from multispin.speculation import Drafter, Engine, PromptLookupDrafter
 
 USUAL_TOKENS = 64
@@ -45,13 +44,13 @@ class LiveModels:
 
     def engine(self, slots: int, tokens: int) -> Engine:
         """An embedded verifier for texts of so many tokens."""
-        return Verifier(self.target, slots, self._length(tokens))
+        return models.Verifier(self.target, slots, self._length(tokens))
 
     def drafter_for(self, tokens: int) -> Drafter:
         """A device's drafter."""
         if self.drafter is None:
             return PromptLookupDrafter()
-        return ModelDrafter(self.drafter, self._length(tokens))
+        return models.ModelDrafter(self.drafter, self._length(tokens))
 
     def _length(self, tokens: int) -> int:
         return max(map(len, self.fitting(tokens))) + tokens
@@ -59,13 +58,13 @@ class LiveModels:
 
 def load_live(target: str, draft: str) -> LiveModels:
     """Load a target and what drafts for it: "lookup", "q3" … "q8" (the target, rounded) or a model reference."""
-    tokenizer = load_tokenizer(target)
+    tokenizer = models.load_tokenizer(target)
     prompts = tuple(tuple(tokenizer.encode_chat(prompt.text)) for prompt in load_prompts())
-    model = load_model(target)
+    model = models.load_model(target)
     if draft == "lookup":
         return LiveModels(model, None, prompts)
     if re.fullmatch("q[3-8]", draft):
-        return LiveModels(model, round_weights(load_model(target), int(draft[1])), prompts)
-    if load_tokenizer(draft).fingerprint != tokenizer.fingerprint:
+        return LiveModels(model, models.round_weights(models.load_model(target), int(draft[1])), prompts)
+    if models.load_tokenizer(draft).fingerprint != tokenizer.fingerprint:
         raise InputError(f"--live {draft}: its tokenizer is not that of {target}")
-    return LiveModels(model, load_model(draft), prompts)
+    return LiveModels(model, models.load_model(draft), prompts)
