@@ -127,7 +127,7 @@ LOGITS = torch.zeros(2, 10)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: verify_laws([1], [], LOGITS, 3, PARAMS), "0 laws"),
+        (lambda: verify_laws([1], [], LOGITS, 3, PARAMS), "0 distributions"),
         (lambda: verify_laws([2], [law([1], [255])], LOGITS, 3, PARAMS), "weight 0"),
         (lambda: verify_scalars([1], [], FORM, LOGITS, 3, PARAMS), "0 probabilities"),
         (lambda: verify_scalars([1], [256], FORM, LOGITS, 3, PARAMS), "weight 256"),

@@ -34,7 +34,7 @@ class Stop(NamedTuple):
     Attributes:
         accepted: number of leading drafted tokens that stand if it ends here.
         chance: probability that it ends here, given that it ends nowhere later.
-        weights: [V] float64, the next token is drawn in proportion to them.
+        weights: [V] float64. The next token is drawn in proportion to them.
     """
 
     accepted: int
@@ -43,7 +43,7 @@ class Stop(NamedTuple):
 
 
 def block_stops(drafted: Sequence[int], laws: Sequence[TruncatedLaw], targets: torch.Tensor) -> Iterator[Stop]:
-    """The places where a draft may end, the longest prefix first, the empty one (chance 1) last.
+    """The places where a draft may end: the longest prefix first, the empty one (chance 1) last.
 
     Args:
         drafted: L token ids.

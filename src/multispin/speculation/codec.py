@@ -1,4 +1,4 @@
-"""Token ids on the air, packed at ⌈log2 V⌉ bits each; and the bit strings that all payloads are made of."""
+"""Token ids packed at ⌈log2 V⌉ bits each, and the bit strings that all payloads are made of."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from multispin.errors import InputError
 
 _FEW = 64
-"""Up to so many ids (any draft) one long integer is quicker than arrays; beyond (prompts), its shifts add up."""
+"""Up to this many ids (any draft) one long integer is faster than arrays. For more (prompts) arrays are faster."""
 
 
 def bits_per_id(vocabulary_size: int) -> int:
@@ -32,7 +32,7 @@ def from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def check_padding(bits: NDArray[np.uint8], used: int) -> None:
-    """Refuse a bit string that does not end, padded with zeros to a whole byte, after `used` bits."""
+    """InputError unless the bit string has `used` bits and then zeros up to a whole byte."""
     if len(bits) != -(-used // 8) * 8:
         raise InputError(f"{used} bits need {-(-used // 8)} bytes, not {len(bits) // 8}")
     if bits[used:].any():

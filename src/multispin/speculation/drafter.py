@@ -1,7 +1,7 @@
-"""The seam between a device and whatever drafts for it, and the two drafters that need no model.
+"""The interface of a drafter, and the two drafters that need no model.
 
-A drafter is asked for `length` tokens after a committed text. It may keep a cache of its own; the committed text is
-always handed over whole, so nothing that the edge decides can leave it out of step.
+A drafter is asked for `length` tokens that follow a committed text. It may keep a cache of its own. It always gets the
+whole committed text, so it cannot fall out of step with what the edge has decided.
 """
 
 from collections.abc import Sequence
@@ -12,48 +12,48 @@ from multispin.speculation.sampling import SamplingParams
 
 
 class Drafter(Protocol):
-    """Whoever guesses the next tokens."""
+    """Proposes the next tokens of a text."""
 
     def prepare(self, committed: Sequence[int]) -> None:
-        """Read a text that drafts will soon be asked for (a prompt), so that the first draft is not slower."""
+        """Read a text (a prompt) before its first draft is asked for, so that the first draft is not slower."""
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
-        """Guess up to `length` tokens that follow `committed`; fewer, or none, is a fair answer."""
+        """Propose up to `length` tokens that follow `committed`. Fewer, or none, is a valid answer."""
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
     ) -> tuple[list[int], list[TruncatedLaw]]:
-        """The same for the rejection rules: up to `length` tokens, and the law that each was drawn from.
+        """The same for the rejection rules: up to `length` tokens, and the distribution that each was drawn from.
 
-        How many there are must be settled before the last of them is drawn (docs/losslessness.md).
+        The number of tokens must be decided before the last of them is drawn (docs/losslessness.md).
         """
 
 
 class _Guesser:
-    """A drafter that does not draw: the law of its guess is all on the one token."""
+    """A drafter that does not draw at random: its distribution has all of its weight on one token."""
 
     def prepare(self, committed: Sequence[int]) -> None:
-        """Nothing to read ahead."""
+        """Do nothing: there is no cache to fill."""
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
-        """Guess nothing."""
+        """Propose nothing."""
         return []
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
     ) -> tuple[list[int], list[TruncatedLaw]]:
-        """The guess, which is certain of itself."""
+        """The proposed tokens, each with probability 1."""
         drafted = self.draft(committed, length, params)
         return drafted, [certain_law(token, form) for token in drafted]
 
 
 class PromptLookupDrafter(_Guesser):
-    """Guesses that the text goes on as it did after the last occurrence of its newest few tokens.
+    """Proposes what followed the last occurrence of the text's newest few tokens.
 
-    Costs no model at all; good where answers repeat their question (A. Saxena, "Prompt Lookup Decoding", 2023).
+    It needs no model. It works well where answers repeat their question (A. Saxena, "Prompt Lookup Decoding", 2023).
 
     Args:
-        longest: longest run of newest tokens to look for; shorter ones are tried down to one.
+        longest: number of newest tokens to look for, at most; shorter runs are tried down to one. Default 3.
     """
 
     def __init__(self, longest: int = 3) -> None:
@@ -71,4 +71,4 @@ class PromptLookupDrafter(_Guesser):
 
 
 class NoDrafter(_Guesser):
-    """A device without a small model: it drafts nothing and its text is decoded in everybody's batch."""
+    """Proposes nothing: the edge writes one token of the text in each pass."""

@@ -1,4 +1,4 @@
-"""The seam between the round loop and whatever verifies: the embedded verifier, another engine, a simulated one."""
+"""The interface between the loop and what runs the target: the embedded verifier, vLLM, or a simulated engine."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -16,8 +16,8 @@ class Feed(NamedTuple):
         slot: from `Engine.open`.
         start: absolute position of the first token; at most the number of positions cached for the slot.
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
-        params: the request's sampling law; None for a chunk of a prompt, of which nothing is asked.
-        evidence: what the draft brings beside its ids, under a rejection rule; None for `greedy` and `coupled`.
+        params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
+        evidence: what the draft brings beside its ids under a rejection rule; None under `greedy` and `coupled`.
 
     """
 
@@ -33,18 +33,18 @@ class SlotsTakenError(InputError):
 
 
 class Engine(Protocol):
-    """What the round loop needs of a verifier.
+    """What the loop needs from an engine.
 
-    The cache of a session holds all of its committed tokens but the newest one; each round feeds [newest] + draft.
+    The cache of a session holds all of its committed tokens except the newest one. Each pass feeds [newest] + draft.
     """
 
     @property
     def slots(self) -> int:
-        """Sessions that fit at once."""
+        """Number of sessions that fit at once."""
 
     @property
     def max_length(self) -> int:
-        """Prompt and generated tokens that a session may have."""
+        """Most tokens that a session may have, prompt included."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
     @property
     def rules(self) -> frozenset[Rule]:
-        """The acceptance rules that it can apply; a request under another one is refused at the door."""
+        """Acceptance rules that the engine can apply. A request under another rule is refused when it is opened."""
 
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""
@@ -61,10 +61,15 @@ class Engine(Protocol):
         """Give a slot back."""
 
     def cached(self, slot: int) -> int:
-        """Positions of `slot` that are cached and valid."""
+        """Number of positions of `slot` that are cached and valid."""
 
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
 
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
-        """Run all feeds in one batch: what `speculation.judge` finds per draft, None per chunk of a prompt."""
+        """Run all feeds in one forward pass.
+
+        Returns:
+            For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt.
+
+        """

@@ -1,4 +1,4 @@
-"""What a draft brings beside its ids, and the one door through which every rule judges it."""
+"""What a draft brings beside its ids, and the one function that applies every rule to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ID_RULES = frozenset({Rule.GREEDY, Rule.COUPLED})
 """Rules whose drafts are ids and nothing else."""
 
 Finding = Outcome | Rejection | Offer
-"""What a verification says of a draft: decided, or a refusal that the device's law or the device itself finishes."""
+"""What a verification says about a draft: decided, or a refusal that the device must help to finish."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class Evidence:
 
     Attributes:
         rule: `rejection`, `rejection-up` or `rejection-down`.
-        form: how its laws are written.
-        laws: under `rejection`, the law of each drafted token.
-        weights: under the others, the weight of each drafted token in its law.
+        form: how its distributions are written.
+        laws: under `rejection`, the distribution of each drafted token.
+        weights: under the other two, the weight of each drafted token in its distribution.
 
     """
 
@@ -51,18 +51,18 @@ class Evidence:
 def judge(
     drafted: Sequence[int], evidence: Evidence | None, logits: torch.Tensor, base: int, params: SamplingParams
 ) -> Finding:
-    """Apply the rule that the evidence names to one draft; without evidence it is `greedy` or `coupled`.
+    """Apply the rule that the evidence names to one draft. Without evidence the rule is `greedy` or `coupled`.
 
     Args:
         drafted: L token ids for the absolute positions base … base+L−1.
-        evidence: what came with them.
+        evidence: what came with the ids, or None.
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
-        params: the request's sampling law and seed.
+        params: the request's sampling parameters and seed.
 
     Returns:
-        An Outcome; under `rejection-up` perhaps a Rejection, for `resolve_up`; under `rejection-down` perhaps an
-        Offer, for `resolve_down`.
+        An Outcome. Under `rejection-up` it may be a Rejection, to be finished by `resolve_up`; under `rejection-down`
+        an Offer, to be finished by `resolve_down`.
 
     """
     if evidence is None:
@@ -74,9 +74,9 @@ def judge(
 
 
 def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
-    """The rule of a request: the one that it names, else `greedy` at temperature 0 and `coupled` above.
+    """The rule of a request: the one that it names, or else `greedy` at temperature 0 and `coupled` above.
 
-    InputError if the rule does not fit the temperature.
+    Raises InputError if the rule does not fit the temperature.
     """
     if rule is None:
         return Rule.GREEDY if params.greedy else Rule.COUPLED
@@ -87,22 +87,22 @@ def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
 
 
 def pack_draft(drafted: Sequence[int], laws: Sequence[TruncatedLaw], rule: Rule, form: LawFormat) -> bytes:
-    """What a draft puts on the air under a rule.
+    """The payload of a draft under a rule.
 
     Args:
         drafted: L token ids.
-        laws: L laws, one for each of them; none under `greedy` and `coupled`.
-        rule: of the request.
+        laws: L distributions, one for each token; none under `greedy` and `coupled`.
+        rule: the request's acceptance rule.
         form: V, V̂ and Q_B.
 
     Returns:
-        Packed ids; packed laws, from which the server draws the same ids itself; or packed ids with their weights.
+        Packed ids; or packed distributions, from which the edge draws the same ids itself; or packed ids with weights.
 
     """
     if rule in ID_RULES:
         return pack_ids(drafted, form.vocabulary_size)
     if len(laws) != len(drafted):
-        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} distributions")
     if rule is Rule.REJECTION:
         return pack_laws(laws, form)
     return pack_scalars(drafted, [law.weight(token) for law, token in zip(laws, drafted, strict=True)], form)
@@ -113,8 +113,8 @@ def unpack_draft(
 ) -> tuple[list[int], Evidence | None]:
     """The inverse of `pack_draft` for a known number of tokens: drafted ids, and the evidence that came with them.
 
-    Under `rejection` the ids are drawn here, from the laws and the noise of (seed, base): a device has no choice of
-    ids beyond the laws that it sends.
+    Under `rejection` the ids are drawn here, from the distributions and the noise of (seed, base). So a device cannot
+    choose ids beyond the distributions that it sends.
     """
     if rule in ID_RULES:
         return unpack_ids(packed, count, form.vocabulary_size), None

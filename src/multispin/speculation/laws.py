@@ -1,8 +1,8 @@
-"""Laws that fit on the air: a distribution as integers that both sides hold exactly.
+"""Distributions that fit on the air: whole weights that both sides hold exactly. In names they are called laws.
 
-A device that sends V̂ of V probabilities, rounded, keeps the target's law only if it *samples from* what it sends
-(arXiv 2507.00605, 2512.16273). So the truncated, quantised law is the draft law: whole weights that sum to a fixed
-total, drawn from by integer arithmetic, the same on every machine. Nothing of the drafter is known beyond it.
+A device that sends V̂ of V probabilities, rounded, keeps the target's distribution only if it *samples from* what it
+sends (arXiv 2507.00605, 2512.16273). So the truncated and rounded distribution is the draft's distribution: whole
+weights with a fixed sum, drawn from by integer arithmetic, with the same result on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD_BITS = 52  # of one uniform variate
 
 
 class Stream(IntEnum):
-    """What a variate decides. No two decisions share one: a coin that also picks the residual would bias both."""
+    """What a random number decides. No two decisions share one: a coin that also picks the next token biases it."""
 
     DRAFT = 1
     ACCEPT = 2
@@ -36,10 +36,10 @@ class Stream(IntEnum):
 
 
 def stream_seed(seed: int, stream: Stream, base: int) -> int:
-    """The seed of one decision in the round whose draft begins at `base`.
+    """The seed of one decision about the draft that begins at `base`.
 
-    A retry of that round meets the same noise; the next round, with a larger base, meets fresh noise even at positions
-    for which a draft was already drawn and thrown away.
+    A retry of that draft meets the same noise. The next draft has a larger base and meets fresh noise, even at
+    positions for which a token was already drawn and thrown away.
     """
     return derive_seed(seed, stream, base)
 
@@ -57,12 +57,12 @@ def scaled_word(word: int, total: int) -> int:
 
 @dataclass(frozen=True)
 class LawFormat:
-    """How laws are written on the air (eq. 9 of arXiv 2606.04581).
+    """How distributions are written on the air (eq. 9 of arXiv 2606.04581).
 
     Attributes:
         vocabulary_size: V, number of token ids.
-        retained: V̂, most tokens that a law keeps; 1024 in the paper.
-        probability_bits: Q_B, bits of one probability; 16 in the paper.
+        retained: V̂, most tokens that a sent distribution keeps. Default 1024, as in the paper.
+        probability_bits: Q_B, bits of one probability. Default 16, as in the paper.
     """
 
     vocabulary_size: int
@@ -78,7 +78,7 @@ class LawFormat:
 
     @property
     def total(self) -> int:
-        """2^Q_B − 1, the sum of a law's weights: a law of one token still fits Q_B bits."""
+        """2^Q_B − 1, the sum of the weights. With it the weight of a certain token still fits Q_B bits."""
         return (1 << self.probability_bits) - 1
 
     @property
@@ -88,24 +88,26 @@ class LawFormat:
 
     @property
     def count_bits(self) -> int:
-        """Framing of one law: how many entries follow, 0 … V̂; 11 bits for V̂ = 1024."""
+        """Bits of the number of entries of one distribution, 0 … V̂; 11 bits for V̂ = 1024."""
         return self.retained.bit_length()
 
 
 def _check_entries(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> None:
     if ids.ndim != 1 or ids.shape != weights.shape:
-        raise InputError(f"a law needs as many weights as ids, not {weights.shape} for {ids.shape}")
+        raise InputError(f"a distribution needs as many weights as ids, not {weights.shape} for {ids.shape}")
     if len(ids) > form.retained:
-        raise InputError(f"a law has {len(ids)} tokens, more than the {form.retained} retained")
+        raise InputError(f"a distribution has {len(ids)} tokens, more than the {form.retained} retained")
     if len(ids) and (ids[0] < 0 or ids[-1] >= form.vocabulary_size or (np.diff(ids) <= 0).any()):
-        raise InputError(f"the ids of a law are not ascending and distinct within 0 … {form.vocabulary_size - 1}")
+        raise InputError(
+            f"the ids of a distribution are not ascending and distinct within 0 … {form.vocabulary_size - 1}"
+        )
     if len(weights) and (weights.min() < 1 or weights.max() > form.total):
-        raise InputError(f"a weight of a law is outside 1 … {form.total}")
+        raise InputError(f"a weight of a distribution is outside 1 … {form.total}")
 
 
 @dataclass(frozen=True, eq=False)
 class TruncatedLaw:
-    """A draft law q(x) = weight(x) / total, exactly, on both sides.
+    """A draft distribution q(x) = weight(x) / total, known exactly to both sides.
 
     Attributes:
         ids: [n] int64 token ids, strictly ascending, 1 ≤ n ≤ V̂.
@@ -120,7 +122,7 @@ class TruncatedLaw:
     def __post_init__(self) -> None:
         _check_entries(self.ids, self.weights, self.form)
         if (found := int(self.weights.sum())) != self.form.total:
-            raise InputError(f"the weights of a law sum to {found}, not to {self.form.total}")
+            raise InputError(f"the weights of a distribution sum to {found}, not to {self.form.total}")
 
     def weight(self, token: int) -> int:
         """q(token) · total; 0 outside the support."""
@@ -135,7 +137,7 @@ class TruncatedLaw:
 
 @dataclass(frozen=True, eq=False)
 class FlooredLaw:
-    """The part of a target law p that fits on the air: floor(x) = ⌊p(x) · total⌋ for its V̂ most probable tokens.
+    """The part of a target distribution p that fits on the air: ⌊p(x) · total⌋ for its V̂ most probable tokens.
 
     Attributes:
         ids: [n] int64 token ids, strictly ascending, 0 ≤ n ≤ V̂.
@@ -150,11 +152,11 @@ class FlooredLaw:
     def __post_init__(self) -> None:
         _check_entries(self.ids, self.weights, self.form)
         if self.rest < 0:
-            raise InputError(f"the weights of a floored law sum to more than {self.form.total}")
+            raise InputError(f"the weights of a floored distribution sum to more than {self.form.total}")
 
     @property
     def rest(self) -> int:
-        """What the floor leaves of the total: the weight of p's truncated tail and rounded-off parts."""
+        """Total less the sum of the weights: the weight of p's truncated tail and of what rounding cut off."""
         return self.form.total - int(self.weights.sum())
 
     def weight(self, token: int) -> int:
@@ -168,9 +170,9 @@ def _weight(ids: NDArray[np.int64], weights: NDArray[np.int64], token: int) -> i
 
 
 def target_law(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """[rows, V] float64 probabilities of the sampling law of [rows, V] logits, `shaped` already; temperature > 0."""
+    """The target's distributions, [rows, V] float64, of [rows, V] logits that are `shaped` already; temperature > 0."""
     if params.greedy:
-        raise InputError("temperature = 0 has no law to reject against; its rule is greedy")
+        raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
     return truncated_logits(logits, params).double().softmax(dim=-1)
 
 
@@ -188,18 +190,18 @@ def quantise(probabilities: NDArray[np.float64], total: int) -> NDArray[np.int64
 
 
 def _most_probable(law: torch.Tensor, retained: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ids, ascending, and probabilities of the `retained` most probable tokens of a [V] law."""
+    """Ids (ascending) and probabilities of the `retained` most probable tokens of a [V] distribution."""
     ids = law.topk(min(retained, len(law))).indices.sort().values
     return ids.cpu().numpy(), law[ids].cpu().numpy()
 
 
 def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> TruncatedLaw:
-    """The law that a device drafts from and sends: its V̂ most probable tokens, renormalised, in Q_B bits.
+    """The distribution that a device drafts from and sends: its V̂ most probable tokens, renormalised, in Q_B bits.
 
     Args:
-        logits: [V] of the drafter, `shaped` already.
-        params: the request's sampling law, applied before the truncation; temperature > 0.
-        form: V, V̂ and Q_B. Tokens whose probability rounds to nothing are neither sent nor drafted.
+        logits: [V] logits of the drafter, `shaped` already.
+        params: the request's sampling parameters, applied before the truncation; temperature > 0.
+        form: V, V̂ and Q_B. Tokens whose probability rounds to zero are neither sent nor drafted.
     """
     if len(logits) != form.vocabulary_size:
         raise InputError(f"{len(logits)} logits do not fit a vocabulary of {form.vocabulary_size}")
@@ -209,22 +211,22 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> T
 
 
 def certain_law(token: int, form: LawFormat) -> TruncatedLaw:
-    """The law of a guess that was not drawn: all of the weight on one token."""
+    """The distribution of a token that was not drawn at random: all of the weight on it."""
     return TruncatedLaw(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
 
 
 def floor_law(law: torch.Tensor, form: LawFormat) -> FlooredLaw:
-    """The part of a [V] float64 target law that V̂ entries of Q_B bits can carry from below."""
+    """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down."""
     ids, probabilities = _most_probable(law, form.retained)
     weights = np.floor(probabilities * form.total).astype(np.int64)
     return FlooredLaw(ids[weights > 0], weights[weights > 0], form)
 
 
 def draft_token(law: TruncatedLaw, seed: int, base: int, position: int) -> int:
-    """The token that a device drafts from exactly `law`, by integer inversion of its cumulative weights.
+    """The token that a device draws from exactly `law`, by integer inversion of its cumulative weights.
 
-    The server gets the same token from the same law, so the drafted ids need not be sent beside whole laws, and a
-    draft that was not drawn from the law sent with it can be found out.
+    The edge gets the same token from the same distribution. So drafted ids need not be sent beside whole
+    distributions, and a draft that was not drawn from the distribution sent with it can be detected.
     """
     place = scaled_word(stream_word(seed, Stream.DRAFT, base, position), law.form.total)
     return int(law.ids[np.searchsorted(np.cumsum(law.weights), place, side="right")])

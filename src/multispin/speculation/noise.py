@@ -1,13 +1,13 @@
 """Shared randomness: the same number for (seed, position, token) on every machine, in any order.
 
-What it knows: how to turn three integers into a uniform or Gumbel variate. What it does not know: any state, any
-generator, any model. Device and server call the same functions and so meet the same noise without a word between
-them; a retry, a resume or another draft length cannot shift it.
+It turns three integers into a uniform or Gumbel variate. It has no state, no generator and no model. Device and edge
+call the same functions, so they have the same noise without exchanging it. A retry, a resume or another draft length
+cannot shift it.
 
-The 64-bit seed and the position are mixed into four 32-bit keys with splitmix64 (Steele, Lea, Flood 2014); each
-token id then passes twice through a keyed 32-bit finaliser of the murmur3 family (constants: C. Wellons' "lowbias32"
-search). Integer arithmetic is modulo 2^32 throughout, hence bit-identical in numpy and torch, on CPU and CUDA; the
-logarithms of `gumbel` may differ in the last place of a float64.
+The 64-bit seed and the position are mixed into four 32-bit keys with splitmix64 (Steele, Lea, Flood 2014). Each token
+id then passes twice through a keyed 32-bit finaliser of the murmur3 family (constants: C. Wellons' "lowbias32" search).
+All integer arithmetic is modulo 2^32, so numpy and torch give the same bits on CPU and CUDA. The logarithms of `gumbel`
+may differ in the last place of a float64.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def _keys(seed: int, position: int) -> tuple[int, int, int, int]:
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """An independent seed for a sub-stream: the seed of request 3 of a run is `derive_seed(seed, 3)`."""
+    """An independent seed for a part of something: the seed of request 3 of a run is `derive_seed(seed, 3)`."""
     for step in path:
         seed = _splitmix64(_splitmix64(seed) ^ step)
     return seed >> 1
 
 
 def _mix_numpy(words: NDArray[np.uint32], key: int, shifted: NDArray[np.uint32]) -> None:
-    """The keyed finaliser, in place; `shifted` is room to work in."""
+    """Apply the keyed finaliser in place; `shifted` is a scratch array of the same shape."""
     words ^= np.uint32(key)
     words ^= np.right_shift(words, 16, out=shifted)
     words *= np.uint32(0x7FEB352D)
@@ -106,7 +106,7 @@ def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> 
     """`uniform_numpy` at several positions, on the device of the token ids; the same bits.
 
     Args:
-        seed: of the request.
+        seed: the request's seed.
         positions: R absolute positions.
         tokens: [N] token ids.
 

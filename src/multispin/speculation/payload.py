@@ -1,10 +1,10 @@
-"""What each rule puts on the air: bits as a value for the controller, and the bit strings themselves.
+"""What each rule sends: the number of bits, for the controller, and the bit strings themselves.
 
 Layouts, most significant bit first, padded with zeros to a whole byte once per message:
-laws     per law  [entries n: bits of V̂] then n × [id: ⌈log2 V⌉][weight: Q_B]
-scalars  per drafted token [id: ⌈log2 V⌉][weight: Q_B]
-offer    one floored law, then [rest token: ⌈log2 V⌉]
-Decoding refuses whatever encoding cannot have made.
+laws     for each distribution [number n of entries: bits of V̂], then n × [id: ⌈log2 V⌉][weight: Q_B]
+scalars  for each drafted token [id: ⌈log2 V⌉][weight: Q_B]
+offer    one floored distribution, then [rest token: ⌈log2 V⌉]
+Decoding refuses what encoding cannot have made.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ class Rule(StrEnum):
 def bits_per_token(rule: Rule, form: LawFormat) -> int:
     """Uplink bits of one drafted token, the Q_tok of eq. 9 in arXiv 2606.04581.
 
-    `rejection` is V̂(Q_B + ⌈log2 V⌉), an upper bound: laws with a smaller support are shorter. 31,744 bits for
-    V̂ = 1024, Q_B = 16, V = 32,000; 34,816 for V = 248,320. Framing is not included, see `framing_bits`.
+    Under `rejection` it is V̂(Q_B + ⌈log2 V⌉), an upper bound: distributions with a smaller support are shorter.
+    31,744 bits for V̂ = 1024, Q_B = 16, V = 32,000; 34,816 for V = 248,320. Framing is not included: `framing_bits`.
     """
     if rule is Rule.REJECTION:
         return form.retained * form.entry_bits
@@ -42,7 +42,7 @@ def bits_per_token(rule: Rule, form: LawFormat) -> int:
 
 
 def uplink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
-    """Further uplink bits when a draft is refused: `rejection-up` sends one law, `rejection-down` one token."""
+    """Further uplink bits after a refusal: `rejection-up` sends one distribution, `rejection-down` one token."""
     if rule is Rule.REJECTION_UP:
         return form.retained * form.entry_bits
     if rule is Rule.REJECTION_DOWN:
@@ -51,24 +51,24 @@ def uplink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
 
 
 def downlink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
-    """Further downlink bits when a draft is refused: `rejection-down` sends one law and the rest token."""
+    """Further downlink bits after a refusal: `rejection-down` sends one distribution and the rest token."""
     if rule is Rule.REJECTION_DOWN:
         return form.retained * form.entry_bits + bits_per_id(form.vocabulary_size)
     return 0
 
 
 def framing_bits(rule: Rule, form: LawFormat) -> int:
-    """Bits that our codec adds to each law on the air: its number of entries. Up to 7 more pad each message."""
+    """Bits that our codec adds to each distribution: its number of entries. Up to 7 more pad each message."""
     return form.count_bits if rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 0
 
 
 def pack_laws(laws: Sequence[TruncatedLaw], form: LawFormat) -> bytes:
-    """Draft laws as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits."""
+    """Draft distributions as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits."""
     return _to_bytes([part for law in laws for part in _law_bits(law, form)])
 
 
 def unpack_laws(packed: bytes, count: int, form: LawFormat) -> list[TruncatedLaw]:
-    """The inverse of `pack_laws` for a known number of laws."""
+    """The inverse of `pack_laws` for a known number of distributions."""
     bits = _bits_of(packed, count * (form.count_bits + form.retained * form.entry_bits))
     laws, at = [], 0
     for _ in range(count):
@@ -79,7 +79,7 @@ def unpack_laws(packed: bytes, count: int, form: LawFormat) -> list[TruncatedLaw
 
 
 def pack_scalars(drafted: Sequence[int], weights: Sequence[int], form: LawFormat) -> bytes:
-    """Drafted ids with the weight of each in its own law: L·(⌈log2 V⌉ + Q_B) bits."""
+    """Drafted ids, each with its weight in its own distribution: L·(⌈log2 V⌉ + Q_B) bits."""
     ids, values = np.array(drafted, dtype=np.int64), np.array(weights, dtype=np.int64)
     _check_scalars(ids, values, form)
     return _to_bytes([_entry_bits(ids, values, form)])
@@ -96,14 +96,14 @@ def unpack_scalars(packed: bytes, count: int, form: LawFormat) -> tuple[list[int
 
 
 def pack_offer(floor: FlooredLaw, rest_token: int) -> bytes:
-    """What goes down at a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
+    """What goes down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
     form = floor.form
     _check_id(rest_token, form)
     return _to_bytes([*_law_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])
 
 
 def unpack_offer(packed: bytes, form: LawFormat) -> tuple[FlooredLaw, int]:
-    """The inverse of `pack_offer`: the floored law and the rest token."""
+    """The inverse of `pack_offer`: the floored distribution and the rest token."""
     width = bits_per_id(form.vocabulary_size)
     bits = _bits_of(packed, form.count_bits + form.retained * form.entry_bits + width)
     ids, weights, at = _read_entries(bits, 0, form)
@@ -115,7 +115,7 @@ def unpack_offer(packed: bytes, form: LawFormat) -> tuple[FlooredLaw, int]:
 
 def _law_bits(law: TruncatedLaw | FlooredLaw, form: LawFormat) -> list[NDArray[np.uint8]]:
     if law.form != form:
-        raise InputError(f"a law written as {law.form} does not fit {form}")
+        raise InputError(f"a distribution written as {law.form} does not fit {form}")
     return [to_bits(len(law.ids), form.count_bits), _entry_bits(law.ids, law.weights, form)]
 
 
@@ -132,14 +132,14 @@ def _split_entries(bits: NDArray[np.uint8], form: LawFormat) -> tuple[NDArray[np
 def _read_entries(
     bits: NDArray[np.uint8], at: int, form: LawFormat
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Ids and weights of the law that begins at bit `at`, and where it ends."""
+    """Ids and weights of the distribution that begins at bit `at`, and the bit where it ends."""
     begin = at + form.count_bits
     if begin > len(bits):
-        raise InputError("the bit string ends before a law's number of entries")
+        raise InputError("the bit string ends before a distribution's number of entries")
     entries = int(from_bits(bits[None, at:begin])[0])
     end = begin + entries * form.entry_bits
     if entries > form.retained or end > len(bits):
-        raise InputError(f"a law claims {entries} entries, more than it retains or than follow")
+        raise InputError(f"a distribution claims {entries} entries, more than may be retained or than follow")
     return *_split_entries(bits[begin:end], form), end
 
 
@@ -148,7 +148,7 @@ def _to_bytes(parts: list[NDArray[np.uint8]]) -> bytes:
 
 
 def _bits_of(packed: bytes, most: int) -> NDArray[np.uint8]:
-    """The bits of a message, refused before they are unpacked if there are more than `most` (padded)."""
+    """The bits of a message. InputError, before they are unpacked, if there are more than `most` (padded)."""
     if len(packed) > -(-most // 8):
         raise InputError(f"{len(packed)} bytes are more than the {-(-most // 8)} that such a payload can need")
     return np.unpackbits(np.frombuffer(packed, dtype=np.uint8))

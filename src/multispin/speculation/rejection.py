@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Rejection:
-    """The first refused token of a draft, waiting for the draft law that it was drawn from.
+    """The first refused token of a draft. It waits for the distribution that the token was drawn from.
 
     Attributes:
-        accepted: leading drafted tokens that stand.
-        token: the refused token.
-        weight: what the device said of it, q(token) · total.
-        form: V, V̂ and Q_B of the draft's laws.
-        base: where the draft began; the refused token's position is base + accepted.
-        seed: of the request.
-        law: [V] float64, the target's law p at that position.
+        accepted: number of leading drafted tokens that stand.
+        token: the refused token's id.
+        weight: q(token) · total, as the device sent it.
+        form: V, V̂ and Q_B of the draft's distributions.
+        base: position where the draft began; the refused token's position is base + accepted.
+        seed: the request's seed.
+        law: [V] float64, the target's distribution p at that position.
     """
 
     accepted: int
@@ -66,13 +66,13 @@ class Rejection:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """What the server sends down at a rejection, for the device to find the next token itself.
+    """What the edge sends down after a rejection, so that the device can find the next token itself.
 
     Attributes:
-        accepted: leading drafted tokens that stand.
-        base: where the draft began.
-        floor: the part of the target's law that fits on the air.
-        rest_token: a token drawn from the part that does not.
+        accepted: number of leading drafted tokens that stand.
+        base: position where the draft began.
+        floor: the part of the target's distribution that fits on the air.
+        rest_token: a token drawn from the part that does not fit.
     """
 
     accepted: int
@@ -94,11 +94,11 @@ def verify_laws(
         params: the request's sampling parameters and seed; temperature > 0.
     """
     if len(laws) != len(drafted):
-        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} laws")
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} distributions")
     if not laws:
         return _bonus((), logits, base, params)
     if any(law.form != laws[0].form for law in laws):
-        raise InputError("the laws of one draft are written in different formats")
+        raise InputError("the distributions of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
     _check_draft(drafted, weights, laws[0].form, logits)
     positions = range(base, base + len(drafted) + 1)
@@ -120,18 +120,18 @@ def verify_scalars(
     base: int,
     params: SamplingParams,
 ) -> Outcome | Rejection:
-    """`rejection` with one scalar per drafted token, ⌈log2 V⌉ + Q_B bits; a rejection asks for its law.
+    """`rejection-up`: one scalar per drafted token, ⌈log2 V⌉ + Q_B bits; a rejection asks for its distribution.
 
     Args:
         drafted: L token ids for the absolute positions base … base+L−1.
-        weights: L integers, weight(x) = q(x) · total of each drafted token.
+        weights: L integers, q(x) · total of each drafted token x.
         form: V, V̂ and Q_B.
         logits: [L + 1, V] of the target.
         base: number of tokens committed when the draft began.
-        params: the request's sampling law and seed; temperature > 0.
+        params: the request's sampling parameters and seed; temperature > 0.
 
     Returns:
-        The outcome if every token stands, else the rejection, to be finished by `resolve_up`.
+        The outcome if every token stands, or else the rejection, to be finished by `resolve_up`.
     """
     _check_draft(drafted, weights, form, logits)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
@@ -142,14 +142,14 @@ def verify_scalars(
 
 
 def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
-    """Finish a rejection with the draft law that the device sent up: draw from max(0, p − q), normalised."""
+    """Finish a rejection with the distribution that the device sent up: draw from max(0, p − q), normalised."""
     import torch
 
     if law.form != rejection.form:
-        raise InputError(f"the law is written as {law.form}, the draft as {rejection.form}")
+        raise InputError(f"the distribution is written as {law.form}, the draft as {rejection.form}")
     if law.weight(rejection.token) != rejection.weight:
         raise InputError(
-            f"the law gives token {rejection.token} the weight {law.weight(rejection.token)}, "
+            f"the distribution gives token {rejection.token} the weight {law.weight(rejection.token)}, "
             f"the draft said {rejection.weight}"
         )
     residual = rejection.law.clone()
@@ -172,14 +172,14 @@ def verify_floored(
     base: int,
     params: SamplingParams,
 ) -> Outcome | Offer:
-    """`rejection` with one scalar per drafted token, and the target's law sent down at a rejection.
+    """`rejection-down`: one scalar per drafted token, and the target's distribution sent down after a rejection.
 
     The device cannot draw from the residual of a p that it was not sent whole. So a token is accepted against the
     part of p that can be sent, p⁻ ≤ p: with probability min(1, p⁻(x)/q(x)). What is then missing from p is
-    max(0, p⁻ − q), which the device can compute, plus p − p⁻, from which the server draws one token and sends it
-    along. The result follows p exactly; acceptance is 1 − TV(p, q) less at most 1 − Σp⁻.
+    max(0, p⁻ − q), which the device can compute, plus p − p⁻, from which the edge draws one token and sends it
+    along. The result follows p exactly. Acceptance is 1 − TV(p, q) less at most 1 − Σp⁻.
 
-    Args and shapes as `verify_scalars`. A rejection is finished by `resolve_down`.
+    Arguments and shapes as in `verify_scalars`. A rejection is finished by `resolve_down`.
     """
     import torch
 
@@ -201,32 +201,32 @@ def verify_floored(
 
 
 def resolve_down(offer: Offer, law: TruncatedLaw, seed: int) -> int:
-    """The device's next token at a rejection, from its own draft law and what the server sent.
+    """The device's next token after a rejection, from its own distribution and what the edge sent.
 
-    Weights are whole numbers and the noise is shared, so whoever knows the law gets the same token: the device
-    names it at the head of its next draft, and a server that asks for the law can check it.
+    Weights are whole numbers and the noise is shared, so everyone who knows the distribution gets the same token. The
+    device names it at the start of its next draft. An edge that asks for the distribution can check it.
 
     Args:
         offer: from `verify_floored`.
-        law: the draft law at position base + accepted.
-        seed: of the request.
+        law: the draft's distribution at position base + accepted.
+        seed: the request's seed.
     """
     form, floor = offer.floor.form, offer.floor
     if law.form != form:
-        raise InputError(f"the law is written as {law.form}, the offer as {form}")
+        raise InputError(f"the distribution is written as {law.form}, the offer as {form}")
     excess = floor.weights.copy()
     _, ours, theirs = np.intersect1d(floor.ids, law.ids, assume_unique=True, return_indices=True)
     excess[ours] = np.maximum(excess[ours] - law.weights[theirs], 0)
     bounds = np.cumsum(np.append(excess, floor.rest))
     if bounds[-1] == 0:
-        raise InputError("the offer equals the draft law: nothing can have been refused")
+        raise InputError("the offer equals the draft's distribution: nothing can have been refused")
     word = stream_word(seed, Stream.RESOLVE, offer.base, offer.base + offer.accepted)
     place = int(np.searchsorted(bounds, scaled_word(word, int(bounds[-1])), side="right"))
     return int(floor.ids[place]) if place < len(floor.ids) else offer.rest_token
 
 
 def possible_after(offer: Offer, token: int) -> bool:
-    """Whether `resolve_down` can give `token` under some draft law: the server's check when it has not seen the law."""
+    """Whether `resolve_down` can give `token` under some q: the check of an edge that has not seen q."""
     return offer.floor.weight(token) > 0 or (offer.floor.rest > 0 and token == offer.rest_token)
 
 
@@ -255,10 +255,10 @@ def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: Samp
 
 
 def _law(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
-    """The target's law at position base + index, [V] float64."""
+    """The target's distribution at position base + index, [V] float64."""
     return target_law(shaped(logits[index : index + 1], [base + index], params), params)[0]
 
 
 def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
-    """One token drawn with probability proportional to [V] weights."""
+    """Draw one token with probability proportional to [V] weights."""
     return gumbel_argmax(weights.log(), stream_seed(seed, Stream.EMIT, base), position)

@@ -1,10 +1,10 @@
 """The acceptance rules: which drafted tokens stand, and which token follows them.
 
-`greedy` and `coupled` are one rule seen at temperature 0 and above. The server emits its own token at every drafted
-position, from its own logits and the noise that belongs to (seed, position, token); a draft is accepted while it
-says the same. What comes out is therefore the target's own text for that seed, whatever was drafted: a function of
-(seed, target) alone. A device that draws its draft with the same noise (`sampling.draw` on its own logits) is
-accepted with probability at least (1−TV)/(1+TV) (Daliri, Musco, Suresh, arXiv 2408.07978).
+`greedy` and `coupled` are one rule at temperature 0 and above. The edge emits its own token at every drafted position,
+from its own logits and the noise that belongs to (seed, position, token). A drafted token is accepted while it is the
+same. So the text is the target's own for that seed, whatever was drafted: a function of (seed, target) alone. A device
+that draws its draft with the same noise (`sampling.draw` on its own logits) is accepted with probability at least
+(1−TV)/(1+TV) (Daliri, Musco, Suresh, arXiv 2408.07978).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What a verification decided about one draft: `accepted` leading tokens stand, `next_token` follows."""
+    """What a verification decided: the first `accepted` drafted tokens stand, and `next_token` follows them."""
 
     accepted: int
     next_token: int
 
 
 def accept_matching(drafted: Sequence[int], emitted: Sequence[int]) -> Outcome:
-    """Keep the drafted prefix that equals what the target emitted, and its token after that.
+    """Keep the drafted prefix that equals what the target emitted, and the target's token after it.
 
     Args:
         drafted: L token ids.
@@ -45,7 +45,7 @@ def verify_draft(drafted: Sequence[int], logits: torch.Tensor, base: int, params
         drafted: L token ids for the absolute positions base … base+L−1.
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
-        params: the request's sampling law and seed.
+        params: the request's sampling parameters and seed.
     """
     emitted = draw(logits, list(range(base, base + len(drafted) + 1)), params)
     return accept_matching(drafted, emitted)

@@ -1,9 +1,9 @@
-"""The sampling law: what a request's parameters make of a row of logits, and one draw from it.
+"""The distribution that a request's parameters make of a row of logits, and one draw from it.
 
-The order is fixed: logit bias and withheld ids (`shaped`), temperature, top-k, top-p (`truncated_logits`). The law is
-a function of (logits, position, parameters); a draw is a function of (law, seed, position) by the Gumbel-max
-identity argmax_x(log p(x) + G(x)) ~ p. Truncation happens before the draw, never after it, and device and server
-apply the same functions to their own logits.
+The order is fixed: logit bias and withheld ids (`shaped`), temperature, top-k, top-p (`truncated_logits`). The
+distribution is a function of (logits, position, parameters). A draw is a function of (distribution, seed, position) by
+the Gumbel-max identity argmax_x(log p(x) + G(x)) ~ p. Truncation happens before the draw, never after it. Device and
+edge apply the same functions to their own logits.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class SamplingParams:
         temperature: 0 is greedy decoding; otherwise logits are divided by it.
         top_k: keep the k largest logits; 0 keeps all.
         top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all.
-        seed: the noise of the whole request; irrelevant at temperature 0.
-        logit_bias: (id, what is added to its logit) for a few ids; ±100 all but forces or forbids one.
-        withheld: ids that have probability 0 …
-        withheld_until: … at absolute positions below this one. So a text of a minimal length withholds its stop ids.
+        seed: seed of the request's noise; without effect at temperature 0.
+        logit_bias: pairs (id, number added to its logit) for a few ids; ±100 practically forces or forbids an id.
+        withheld: ids that have probability 0 at positions below `withheld_until`; used for a text's minimal length.
+        withheld_until: first absolute position at which the withheld ids are possible.
     """
 
     temperature: float = 0.0
@@ -70,11 +70,11 @@ class SamplingParams:
         return self.temperature == 0.0
 
     def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> SamplingParams:
-        """The same law without stop ids for the first `min_tokens` tokens after the prompt."""
+        """The same parameters, with the stop ids withheld for the first `min_tokens` tokens after the prompt."""
         return replace(self, withheld=tuple(sorted(stop_ids)), withheld_until=prompt_tokens + min_tokens)
 
     def check_vocabulary(self, size: int) -> None:
-        """Refuse ids outside the vocabulary, and a law with no token left."""
+        """InputError if an id is outside the vocabulary, or if no token is left."""
         named = [*(token for token, _ in self.logit_bias), *self.withheld]
         if any(not 0 <= token < size for token in named):
             raise InputError(f"a biased id or a stop id is outside 0 … {size - 1}")
@@ -88,10 +88,10 @@ def shaped(logits: torch.Tensor, positions: Sequence[int], params: SamplingParam
     Args:
         logits: [rows, V].
         positions: absolute position of the token that each row is for.
-        params: the request's.
+        params: the request's sampling parameters.
 
     Returns:
-        [rows, V]: the logits themselves where nothing is asked, else a float32 copy.
+        [rows, V]: the logits themselves if nothing changes, or else a float32 copy.
     """
     early = (
         [row for row, position in enumerate(positions) if position < params.withheld_until] if params.withheld else []
@@ -121,15 +121,15 @@ def largest(logits: torch.Tensor) -> list[int]:
 
 
 def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Logits of the sampling law, −inf outside its support; in the order temperature, top-k, top-p.
+    """Logits after temperature, top-k and top-p, in this order; −inf outside the support.
 
     Args:
         logits: [rows, V], any float type, `shaped` already.
         params: temperature > 0.
 
     Returns:
-        [rows, V] float32; softmax of a row is the law. Ties at the top-k edge are all kept (a tie is broken by
-        neither side alone), and top-p always keeps the most probable token.
+        [rows, V] float32; the softmax of a row is the distribution. Ties at the top-k edge are all kept, so that both
+        sides keep the same tokens. Top-p always keeps the most probable token.
     """
     import torch
 
@@ -147,7 +147,7 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
 
 def _nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`_nucleus` of each row of [R, V] by one whole sort, which costs an accelerator little."""
+    """`_nucleus` of each row of [R, V] by one full sort, which is cheap on an accelerator."""
     import torch
 
     weights = (rows - rows.amax(-1, keepdim=True)).exp()
@@ -178,12 +178,12 @@ def _nucleus(row: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> list[int]:
-    """The token that the law emits at each position.
+    """Draw one token at each position.
 
     Args:
         logits: [rows, V]; row i holds the logits for the token at absolute position positions[i].
         positions: absolute position (prompt included, from 0) of the token to be emitted, one per row.
-        params: the law and its seed.
+        params: sampling parameters and seed.
 
     Returns:
         One token id per row: a function of (row, position, params) and of nothing else.
