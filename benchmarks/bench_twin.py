@@ -128,7 +128,7 @@ class Machine:
             found.append(
                 follow(
                     *(drafter, self.target, whole, len(prompt), SamplingParams()), device["name"], device["task"]
-                ).accepts
+                ).trace.accepts
             )
         return found
 
@@ -229,6 +229,7 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, extra_s):
     more.
     """
     from multispin.demo.crew import CLASSES
+    from multispin.estimation.traces import Trace, save_traces
     from multispin.simulation.setup import ScenarioFile
 
     speeds = {kind: (seconds, efficiency) for kind, *_, seconds, efficiency in CLASSES}
@@ -240,14 +241,8 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, extra_s):
     ]
     for device, accepts, real_s in zip(devices, traces, drafting_s, strict=True):
         name = device["name"]
-        document = {
-            "format": "multispin-trace-1",
-            "target": "embedded",
-            "drafter": device["drafter"],
-            "temperature": 0.0,
-            "traces": [{"prompt": name, "task": device["task"], "accepts": accepts}],
-        }
-        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+        texts = [Trace(name, device["task"], accepts)]
+        save_traces(folder / f"{name}.json", "embedded", device["drafter"], 0.0, texts)
         seconds, efficiency = speeds[name.rsplit("-", 1)[0]]
         lines.append(
             f'[[device]]\nname = "{name}"\nseconds_per_token = {max(seconds, real_s)}\n'

@@ -5,16 +5,15 @@ position of it whether the target with its weights rounded to 4 bits, given the 
 same token. docs/simulation.md says what the file is for.
 """
 
-import json
 from pathlib import Path
 
 import torch
 
 from multispin.data import load_prompts
+from multispin.estimation.traces import Trace, save_traces
 from multispin.models import load_model, load_tokenizer
 from multispin.models.quantised import round_weights
 from multispin.models.reference import decode_alone
-from multispin.simulation.acceptance import TRACE_FORMAT
 from multispin.speculation import SamplingParams
 
 PROMPTS, TOKENS, BITS = 8, 48, 4
@@ -33,16 +32,8 @@ def main() -> None:
             logits = drafter(input_ids=torch.tensor([ids + text])).logits[0]
         proposed = logits[len(ids) - 1 : -1].argmax(-1).tolist()
         accepts = "".join(str(int(a == b)) for a, b in zip(proposed, text, strict=True))
-        traces.append({"prompt": prompt.text, "task": prompt.task, "accepts": accepts})
-    document = {
-        "format": TRACE_FORMAT,
-        "target": "embedded",
-        "drafter": f"q{BITS}",
-        "temperature": 0.0,
-        "traces": traces,
-    }
-    path = Path(__file__).parent / "traces" / f"embedded-q{BITS}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        traces.append(Trace(prompt.text, prompt.task, accepts))
+    save_traces(Path(__file__).parent / "traces" / f"embedded-q{BITS}.json", "embedded", f"q{BITS}", 0.0, traces)
 
 
 if __name__ == "__main__":

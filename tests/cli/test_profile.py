@@ -7,7 +7,7 @@ import pytest
 from multispin.cli.main import run
 from multispin.control import load_scenario
 from multispin.data import TASKS
-from multispin.simulation.acceptance import load_traces
+from multispin.estimation.traces import load_traces
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_traces_are_read_by_the_simulator(profiled):
     for name in ("q6", "lookup"):
         traces = load_traces(folder / f"t-{name}.json")
         assert (traces.drafter, traces.temperature) == (name, 0.9)
-        assert all(len(accepts) <= 12 for accepts in traces.accepts)
+        assert all(len(text.accepts) <= 12 for text in traces.texts)
     assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
 
 

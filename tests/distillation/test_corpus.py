@@ -101,7 +101,8 @@ def test_given_prompts_and_texts_are_used(tiny_folder, tmp_path, target):
     _, tokenizer = target
     text = tokenizer.encode_chat("A text of somebody's own.")
     pen = writer(tiny_folder, prompts=["only this"])
-    shards = [Shard.load(path) for path, _ in write_corpus(pen, tmp_path, 0, 500, [text])]
+    shards = [Shard.load(path) for path, _ in write_corpus(pen, tmp_path, 0, len(text), [text])]
+    assert len(shards) == 2  # the given text has one token less than is asked for
     assert shards[0].tokens[0, : len(text)].tolist() == text
     assert shards[0].generated == len(text) - 1
     prompt = tokenizer.encode_chat("only this")

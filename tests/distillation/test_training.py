@@ -34,16 +34,29 @@ def trainer(tiny_folder, shards, **options):
     return Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu")
 
 
+@torch.inference_mode()
+def acceptance_rate(pupil, tiny_folder, shard):
+    """Mean of Σ min(p, q) over the answers of a shard and the student's vocabulary."""
+    rows = load_model(tiny_folder).get_output_embeddings().weight[::2]
+    met, count = 0.0, 0
+    for row in range(len(shard.ends)):
+        begin, end = int(shard.begins[row]), int(shard.ends[row])
+        ours = pupil.student.model(input_ids=shard.tokens[row : row + 1, : end - 1]).last_hidden_state[0, begin - 1 :]
+        p, q = (torch.softmax(s.float() @ rows.T, -1) for s in (shard.states[row, begin - 1 : end - 1], ours))
+        met, count = met + float(torch.minimum(p, q).sum()), count + len(p)
+    return met / count
+
+
 def test_a_student_learns_and_only_its_own_weights_move(tiny_folder, shards, tmp_path):
-    pupil = trainer(tiny_folder, shards)
+    pupil = trainer(tiny_folder, shards[:-1])
+    unseen = Shard.load(shards[-1])
     fixed = {n: p.clone() for n, p in pupil.student.named_parameters() if not p.requires_grad}
-    before, _ = pupil.validate()
+    before = acceptance_rate(pupil, tiny_folder, unseen)
     losses = []
     pupil.run(tmp_path / "c.pt", lambda step, loss, step_s: losses.append(loss))
-    after, agreement = pupil.validate()
+    after = acceptance_rate(pupil, tiny_folder, unseen)
     assert len(losses) == 40
     assert after > before + 0.1
-    assert 0 < agreement <= 1
     assert fixed
     assert all(torch.equal(fixed[n], p) for n, p in pupil.student.named_parameters() if n in fixed)
 
@@ -93,11 +106,6 @@ def test_every_sequence_is_met_once_in_an_epoch(shards, monkeypatch):
         for row in range(len(shard.ends))
     ]
     assert sorted(met) == sorted(every)
-
-
-def test_one_shard_is_too_few(tiny_folder, shards):
-    with pytest.raises(InputError, match="at least 2"):
-        trainer(tiny_folder, shards[:1])
 
 
 def test_a_qwen_target_gets_a_drafter_that_drafts_for_it(qwen_folder, tmp_path):

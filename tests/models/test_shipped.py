@@ -47,7 +47,9 @@ def test_drafts_are_accepted_about_as_often_as_the_card_says(written, name):
     """Two texts are few: half of the card's rate is asked for. A drafter of random weights gets next to nothing."""
     target, texts = written
     drafter, _ = load_drafter(name, "embedded", 320)
-    accepts = "".join(follow(drafter, target, text, begin, SamplingParams(), "p", "t").accepts for begin, text in texts)
+    accepts = "".join(
+        follow(drafter, target, text, begin, SamplingParams(), "p", "t").trace.accepts for begin, text in texts
+    )
     assert len(accepts) > TOKENS
     card = read_card(shipped_folder(name)).results["all"]["greedy"]["acceptance_rate"]
     assert accepts.count("1") / len(accepts) > 0.5 * card

@@ -91,7 +91,7 @@ def test_the_target_itself_is_always_right(tiny_folder, written):
     drafter = ModelDrafter(load_model(tiny_folder), 128)
     for params, begin, text in texts:
         found = follow(drafter, target, text, begin, params, "p", "code")
-        assert found.accepts == "1" * 30
+        assert found.trace.accepts == "1" * 30
         if params.greedy:
             assert found.overlaps == ()
         else:
@@ -105,16 +105,16 @@ def test_a_trace_says_what_real_drafting_finds(tiny_folder, written, kind):
     seen = ""
     for params, begin, text in texts:
         found = follow(drafter, target, text, begin, params, "p", "code")
-        seen += found.accepts
-        assert len(found.accepts) == len(text) - begin
+        seen += found.trace.accepts
+        assert len(found.trace.accepts) == len(text) - begin
         for at in range(0, 26, 5):  # a draft from here agrees up to its first mistake
             draft = drafter.draft(text[: begin + at], 4, params)
             right = next((i for i, token in enumerate(draft) if token != text[begin + at + i]), len(draft))
             if kind == "model":
-                expected = (found.accepts[at : at + 4] + "0").index("0")
+                expected = (found.trace.accepts[at : at + 4] + "0").index("0")
                 assert right == min(expected, len(draft))
             else:
-                assert (right > 0) == (found.accepts[at] == "1")
+                assert (right > 0) == (found.trace.accepts[at] == "1")
     assert "1" in seen
     assert "0" in seen
 

@@ -8,8 +8,13 @@ import pytest
 
 from multispin.control.goodput import expected_tokens
 from multispin.errors import InputError
-from multispin.simulation.acceptance import IndependentAcceptance, TraceAcceptance, Traces, load_traces
+from multispin.estimation.traces import Trace, Traces, load_traces, save_traces
+from multispin.simulation.acceptance import IndependentAcceptance, TraceAcceptance
 from multispin.simulation.setup import ScenarioFile
+
+
+def recorded(*accepts):
+    return Traces("t", "d", 0.0, tuple(Trace("p", "code", text) for text in accepts))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
@@ -35,7 +40,7 @@ def test_longer_drafts_extend_the_last_chance():
 
 
 def test_a_recording_is_walked_along_and_goes_on_with_its_next_text():
-    traces = Traces("t", "d", 0.0, ("1101", "0", "111"))
+    traces = recorded("1101", "0", "111")
     walk = TraceAcceptance(traces, np.random.default_rng(0))
     lengths = [walk.next_text() for _ in range(6)]
     assert sorted(lengths[:3]) == [1, 3, 4]
@@ -49,7 +54,9 @@ def test_a_recording_is_walked_along_and_goes_on_with_its_next_text():
 
 
 def test_the_rate_of_a_recording_is_its_share_of_right_tokens():
-    assert Traces("t", "d", 0.0, ("1101", "0", "111")).rate == pytest.approx(6 / 8)
+    assert Traces(
+        "t", "d", 0.0, tuple(Trace("p", "code", accepts) for accepts in ("1101", "0", "111"))
+    ).rate == pytest.approx(6 / 8)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +91,13 @@ def test_a_recording_is_read_as_it_was_written(tmp_path):
         "temperature": 0.7,
         "traces": [{"prompt": "Hi", "task": "chat", "accepts": "110"}, {"prompt": "x", "task": "y", "accepts": "1"}],
     }
-    file.write_text(json.dumps(document))
-    assert load_traces(file) == Traces("large", "small", 0.7, ("110", "1"))
+    save_traces(file, "large", "small", 0.7, (Trace("Hi", "chat", "110"), Trace("x", "y", "1"), Trace("z", "y", "")))
+    assert json.loads(file.read_text()) == document  # a text without a position is left out
+    assert load_traces(file) == Traces("large", "small", 0.7, (Trace("Hi", "chat", "110"), Trace("x", "y", "1")))
 
 
 def test_the_example_is_a_recording():
     example = Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "recorded.toml"
     setup = ScenarioFile(example).setup()
-    assert all(life.traces is not None and len(life.traces.accepts) == 8 for life in setup.lives)
+    assert all(life.traces is not None and len(life.traces.texts) == 8 for life in setup.lives)
     assert 0.4 < setup.scenario.devices[0].acceptance_rate < 0.7

@@ -82,7 +82,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
 
 async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
     from multispin.device import DeviceClient, Emulation
-    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, Request
+    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, RefusedError, Request
     from multispin.protocol.events import Done, Written
     from multispin.speculation import StopStrings
 
@@ -125,6 +125,10 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
                 options["probability_bits"],
             )
         )
+    except RefusedError as error:
+        if error.code == "unauthorised":
+            raise InputError(f"{error} (--credential)") from error
+        raise
     finally:
         client.close()
     counters = client.counters

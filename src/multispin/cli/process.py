@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,16 @@ def prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
     logging.getLogger("multispin").setLevel(logging.INFO)
+
+
+@contextmanager
+def flag(name: str) -> Iterator[None]:
+    """Say with a refusal which option it is about: rooms below the command line know no options."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        raise InputError(f"{name}{' ' if message.startswith(chr(39)) else ': '}{message}") from error
 
 
 def make_folder(folder: Path) -> None:

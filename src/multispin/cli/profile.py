@@ -140,8 +140,9 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
 def _measure(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
+    from multispin.estimation.traces import save_traces
     from multispin.models import Verifier, decode_together, known_positions, load_drafter, load_model, load_tokenizer
-    from multispin.profiling import drafting_times, fit_latency, follow, measure_latency, trace_document
+    from multispin.profiling import drafting_times, fit_latency, follow, measure_latency
     from multispin.speculation import SamplingParams, derive_seed
 
     tokenizer = load_tokenizer(options["target"])
@@ -194,8 +195,7 @@ def _measure(
         found["drafters"].append(_drafter(spec, statistics.median(times), followings))
         if options["trace"] is not None:
             path = _trace_path(options["trace"], spec, len(drafts))
-            document = trace_document(options["target"], spec, options["temperature"], followings)
-            path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            save_traces(path, options["target"], spec, options["temperature"], [f.trace for f in followings])
             print(f"wrote {path}", file=sys.stderr)
     return found
 
@@ -226,13 +226,14 @@ def _drafter(spec: str, seconds_per_token: float, followings: "Sequence[Followin
 
     rows = {}
     for task in ("all", *TASKS):
-        own = [f for f in followings if task in ("all", f.task)]
-        rate = rate_of([[float(c) for c in f.accepts] for f in own])
+        own = [f for f in followings if task in ("all", f.trace.task)]
+        accepts = [f.trace.accepts for f in own]
+        rate = rate_of([[float(c) for c in text] for text in accepts])
         overlap = rate_of([f.overlaps for f in own])
         rows[task] = {
             "acceptance_rate": _rate(rate),
             "rejection_acceptance_rate": _rate(overlap) if overlap.positions else None,
-            "acceptance_profile": [round(value, _PLACES) for value in hazards([f.accepts for f in own], LONGEST_RUN)],
+            "acceptance_profile": [round(value, _PLACES) for value in hazards(accepts, LONGEST_RUN)],
         }
     return {"drafter": spec, "seconds_per_token": seconds_per_token, "tasks": rows}
 

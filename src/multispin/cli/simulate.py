@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.cli.process import check_plot
+from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import bundled_scenarios, scenario_path
@@ -94,6 +94,7 @@ def command(
             raise InputError(f"{path}: there is no folder {path.parent}")
     from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
     from multispin.simulation.study import (
+        NeedsTruthError,
         as_document,
         as_rows,
         parse_sweep,
@@ -105,21 +106,29 @@ def command(
     )
 
     chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
-    grid = points([parse_sweep(sweep) for sweep in sweeps])
+    with flag("--sweep"):
+        grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
-    todo = runs_of(ScenarioFile(scenario_path(file)), grid, chosen, numbers, rounds, knows, replan_tolerance)
+    try:
+        todo = runs_of(ScenarioFile(scenario_path(file)), grid, chosen, numbers, rounds, knows, replan_tolerance)
+    except NeedsTruthError as error:
+        raise InputError(f"{error}; add --knows") from error
     models = None
     with progress() as show:
         if live is not None:
             from multispin.simulation.live import load_live
 
-            with stage(show, f"loading {target}"):
+            with stage(show, f"loading {target}"), flag("--live"):
                 models = load_live(target, live)
 
         def told(done: float) -> None:
             show(f"{len(todo)} runs", done, 1.0)
 
-        measured = run_on_ray(todo, told) if on_ray else run_all(todo, jobs, told, models)
+        if on_ray:
+            with flag("--ray"):
+                measured = run_on_ray(todo, told)
+        else:
+            measured = run_all(todo, jobs, told, models)
     results = results_of(measured, grid, chosen, numbers)
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))

@@ -28,7 +28,6 @@ from multispin.speculation.engine import Feed
 TEMPERATURES = (0.0, 0.7, 1.0, 1.0)
 """Of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""
 SEQUENCES_PER_SHARD = 128
-FEWEST_SHARDS = 2
 _PREFILL = 8  # prompts read in one forward pass
 MAX_PROMPT_TOKENS = 128
 INVENTED_PROMPT_TOKENS = 64
@@ -221,8 +220,6 @@ def write_corpus(
 ) -> Iterator[tuple[Path, int]]:
     """Make shards until they hold `tokens` tokens, given texts first; finished shards are found and kept.
 
-    There are at least `FEWEST_SHARDS`: one to learn from and one for validation.
-
     Args:
         writer: the target.
         folder: of the shards; made if it is not there.
@@ -242,7 +239,7 @@ def write_corpus(
     total = 0
     given = [list(texts[at : at + SEQUENCES_PER_SHARD]) for at in range(0, len(texts), SEQUENCES_PER_SHARD)]
     for number in itertools.count():
-        if total >= tokens and number >= FEWEST_SHARDS:
+        if total >= tokens and number > 0:
             return
         path = folder / f"shard-{number:05d}.safetensors"
         if path.exists():

@@ -28,7 +28,6 @@ Example = tuple[Shard, int, torch.Tensor | None]
 POOL_SHARDS = 48
 """Shards in memory at once; batches are mixed within them."""
 CHECKPOINT_PERIOD_S = 60.0
-_VALIDATION_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,14 @@ class Trainer:
     """One student in training.
 
     Args:
-        student: from `models.distilled.carve`, float32.
-        head: [V, H], the target's.
-        ids: [V'] ids of the student's vocabulary.
-        recipe: how.
-        shards: the corpus; the last one is kept for validation.
-        device: where it is taught.
-        frozen: layers, the first ones, that stay the target's. Their states are computed once.
-        prepared: told how many shards they have read, and of how many.
+        student: model from `models.distilled.carve`, in float32.
+        head: output embeddings of the target, shape [V, H].
+        ids: token ids of the student's vocabulary, shape [V'].
+        recipe: how it is taught.
+        shards: files of the corpus.
+        device: where it is taught: "cpu", or a GPU such as "cuda:0".
+        frozen: number of first layers that stay the target's; their states are computed once. Default 0.
+        prepared: told (shards that the frozen layers have read, all shards); default nobody.
 
     """
 
@@ -152,8 +151,6 @@ class Trainer:
         frozen: int = 0,
         prepared: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        if len(shards) < 2:
-            raise InputError(f"the corpus has {len(shards)} shards; at least 2 are needed, one of them for validation")
         self.student = student.to(device)
         self.recipe = recipe
         self.step = 0
@@ -170,8 +167,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
-        self._batches = Batches(shards[:-1], recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
-        self._validation = shards[-1]
+        self._batches = Batches(shards, recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
 
     def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
         """Teach until the recipe's last step, or go on from a checkpoint.
@@ -189,7 +185,7 @@ class Trainer:
             began = time.monotonic()
             loss = self._learn(self._batches.batch(self.step))
             if not math.isfinite(loss):
-                raise InputError(f"the loss at step {self.step} is not finite: try a lower --learning-rate")
+                raise InputError(f"the loss at step {self.step} is not finite: try a lower learning rate")
             self.step += 1
             now = time.monotonic()
             self.spent_s += now - began
@@ -198,26 +194,6 @@ class Trainer:
                 self._save(checkpoint)
                 saved = now
         self.student.eval()
-
-    def validate(self) -> tuple[float, float]:
-        """Acceptance on the shard kept back: mean Σ min(p, q) over the student's vocabulary, and greedy agreement."""
-        shard = Shard.load(self._validation)
-        trunk = self._trunk(shard) if self._frozen else None
-        noise = torch.Generator().manual_seed(0)
-        met, agreed, count = 0.0, 0.0, 0
-        with torch.no_grad():
-            for begin in range(0, len(shard.ends), self.recipe.batch):
-                rows: list[Example] = [
-                    (shard, row, None if trunk is None else trunk[row])
-                    for row in range(begin, min(begin + self.recipe.batch, len(shard.ends)))
-                ]
-                positions = _VALIDATION_POSITIONS * len(rows)
-                hidden, aim = self._states(rows, positions, noise)
-                p, q = (functional.softmax(self._logits(states), -1) for states in (aim, hidden))
-                met += float(torch.minimum(p, q).sum())
-                agreed += float((p.argmax(-1) == q.argmax(-1)).sum())
-                count += len(p)
-        return met / count, agreed / count
 
     def _learn(self, rows: list[Example]) -> float:
         recipe = self.recipe
@@ -302,7 +278,9 @@ class Trainer:
     def _restore(self, path: Path) -> None:
         kept = torch.load(path, weights_only=True, map_location="cpu")
         if kept["recipe"] != repr(self.recipe):
-            raise InputError(f"{path} belongs to another recipe: {kept['recipe']}; choose another --out or delete it")
+            raise InputError(
+                f"{path} belongs to another recipe: {kept['recipe']}; delete it or make this drafter in another folder"
+            )
         self.step, self.spent_s = kept["step"], kept["spent_s"]
         with torch.no_grad():
             for parameter, value in zip(self._parameters, kept["parameters"], strict=True):

@@ -63,7 +63,7 @@ def check_version(version: str = VERSION) -> None:
     if not OLDEST <= (int(parts[0]), int(parts[1])) <= NEWEST:
         raise InputError(
             f"vLLM {version} is installed, and only {_dotted(OLDEST)} … {_dotted(NEWEST)} is known to work: install "
-            f"one of these (pip install 'vllm=={_dotted(NEWEST)}.*'), or leave out --engine vllm"
+            f"one of these (pip install 'vllm=={_dotted(NEWEST)}.*'), or use the embedded engine"
         )
 
 

@@ -1,6 +1,6 @@
 """What the controller needs to know of this machine and these models, measured: speeds, latencies, acceptance."""
 
-from multispin.profiling.acceptance import Following, Rate, follow, hazards, rate_of, trace_document
+from multispin.profiling.acceptance import Following, Rate, follow, hazards, rate_of
 from multispin.profiling.latency import BatchTiming, LatencyFit, drafting_times, fit_latency, measure_latency
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "hazards",
     "measure_latency",
     "rate_of",
-    "trace_document",
 ]

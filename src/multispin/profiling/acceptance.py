@@ -7,17 +7,14 @@ asked at every position of the target's text, given that text: each answer is on
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 
+from multispin.estimation.traces import Trace
 from multispin.models import ModelDrafter, Verifier
 from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, target_law
-
-TRACE_FORMAT = "multispin-trace-1"
-"""Of files that `multispin simulate` replays."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +22,13 @@ class Following:
     """One text of the target, and what a drafter would have made of it.
 
     Attributes:
-        prompt: name of the prompt.
-        task: its family.
-        accepts: one '1' or '0' per position of the text: whether the drafter's token is the target's.
+        trace: where the drafter's token is the target's.
         overlaps: Σ min(p, q) at the same positions, what `rejection` would accept; empty at temperature 0 and for
             drafters without a law.
 
     """
 
-    prompt: str
-    task: str
-    accepts: str
+    trace: Trace
     overlaps: tuple[float, ...] = ()
 
 
@@ -68,19 +61,19 @@ def follow(
     if not isinstance(drafter, ModelDrafter):
         guesses = [drafter.draft(text[:position], 1, params)[:1] for position in positions]
         accepts = "".join(str(int(guess == [text[p]])) for guess, p in zip(guesses, positions, strict=True))
-        return Following(prompt, task, accepts)
+        return Following(Trace(prompt, task, accepts))
     ours = drafter.logits_along(text, begin, params)
     drawn = draw(ours, positions, params)
     accepts = "".join(str(int(token == text[p])) for token, p in zip(drawn, positions, strict=True))
     if params.greedy:
-        return Following(prompt, task, accepts)
+        return Following(Trace(prompt, task, accepts))
     slot = target.open()
     if begin > 1:
         target.forward([Feed(slot, 0, text[: begin - 1], None)])
     (theirs,) = target.forward([Feed(slot, begin - 1, text[begin - 1 : -1], params)])
     target.close(slot)
     p, q = (target_law(shaped(logits, positions, params), params) for logits in (theirs, ours))
-    return Following(prompt, task, accepts, tuple(float(value) for value in torch.minimum(p, q).sum(-1)))
+    return Following(Trace(prompt, task, accepts), tuple(float(value) for value in torch.minimum(p, q).sum(-1)))
 
 
 def rate_of(samples: Sequence[Sequence[float]]) -> Rate:
@@ -111,14 +104,3 @@ def hazards(accepts: Iterable[str], longest: int) -> list[float]:
                     break
                 right[i] += 1
     return [float(right[i] / tried[i]) for i in range(longest) if tried[i]]
-
-
-def trace_document(target: str, drafter: str, temperature: float, followings: Sequence[Following]) -> dict[str, Any]:
-    """What a trace file holds."""
-    return {
-        "format": TRACE_FORMAT,
-        "target": target,
-        "drafter": drafter,
-        "temperature": temperature,
-        "traces": [{"prompt": f.prompt, "task": f.task, "accepts": f.accepts} for f in followings if f.accepts],
-    }

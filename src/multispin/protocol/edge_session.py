@@ -247,7 +247,7 @@ def check_hello(hello: Hello, fingerprint: str, credential: str) -> None:
     """Refuse a greeting that cannot work: another protocol, another tokenizer, no credential, an odd profile."""
     check_version(hello.version)
     if credential and not hmac.compare_digest(hello.credential.encode(), credential.encode()):
-        raise ProtocolError("unauthorised", "the credential is missing or wrong: start the device with --credential")
+        raise ProtocolError("unauthorised", "the credential is missing or wrong: send the one that this edge asks for")
     if hello.fingerprint != fingerprint:
         raise ProtocolError(
             "tokenizer-mismatch",

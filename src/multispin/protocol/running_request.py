@@ -100,6 +100,6 @@ def admit(
     if request.rule not in rules:
         raise ProtocolError(
             "rule",
-            f"this edge cannot verify by {request.rule}, only by {', '.join(sorted(rules))}: choose with --rule",
+            f"this edge cannot verify by {request.rule}, only by {', '.join(sorted(rules))}: choose one of these",
         )
     return RunningRequest(request, generated, vocabulary_size)

@@ -1,20 +1,16 @@
 """How much of a simulated draft is right: independent chances, or a walk along what a real drafter was seen to do."""
 
-import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from multispin.control import Device
-from multispin.errors import InputError
+from multispin.estimation.traces import Traces
 
-TRACE_FORMAT = "multispin-trace-1"
 _DRAWN_AHEAD = 32  # uniform numbers at a time
 
 
@@ -63,30 +59,6 @@ class IndependentAcceptance:
         return bisect_left(self._falls, self._draws.pop(), 0, length)
 
 
-@dataclass(frozen=True)
-class Traces:
-    """What a real drafter did along texts of a real target.
-
-    Attributes:
-        target: what verified.
-        drafter: what drafted.
-        temperature: of the sampling law.
-        accepts: per text one character per position: "1" if the drafter, with the target's text before it, proposes
-            exactly the target's token there.
-
-    """
-
-    target: str
-    drafter: str
-    temperature: float
-    accepts: tuple[str, ...]
-
-    @property
-    def rate(self) -> float:
-        """Share of positions at which the drafter is right: the α of an independent drafter as good as this one."""
-        return sum(text.count("1") for text in self.accepts) / sum(map(len, self.accepts))
-
-
 class TraceAcceptance:
     """Walks along recorded texts, one per request, beginning with a drawn one.
 
@@ -97,8 +69,8 @@ class TraceAcceptance:
     """
 
     def __init__(self, traces: Traces, generator: np.random.Generator) -> None:
-        self._accepts = traces.accepts
-        self._next = int(generator.integers(len(traces.accepts)))
+        self._accepts = [text.accepts for text in traces.texts]
+        self._next = int(generator.integers(len(traces.texts)))
         self._text = ""
 
     def next_text(self) -> int | None:
@@ -120,31 +92,3 @@ def acceptance_of(device: Device, traces: Traces | None, generator: np.random.Ge
     if device.acceptance_profile is not None:
         return IndependentAcceptance(device.acceptance_profile, generator)
     return IndependentAcceptance([device.acceptance_rate or 0.0], generator)
-
-
-def load_traces(path: Path) -> Traces:
-    """Read a recording of `multispin profile`; InputError names the file and what is wrong with it."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != TRACE_FORMAT:
-        raise InputError(f'{path}: is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')
-    texts = document.get("traces")
-    if not isinstance(texts, list):
-        raise InputError(f'{path}: "traces" must be a list of texts')
-    accepts = []
-    for index, text in enumerate(texts):
-        string = text.get("accepts") if isinstance(text, dict) else None
-        if not isinstance(string, str) or not string or set(string) - {"0", "1"}:
-            raise InputError(f'{path}: "accepts" of trace {index} must be a text of 0 and 1, not empty')
-        accepts.append(string)
-    if not accepts:
-        raise InputError(f'{path}: "traces" is empty; at least one is needed')
-    try:
-        temperature = float(document.get("temperature", 0.0))
-    except (TypeError, ValueError) as error:
-        raise InputError(f'{path}: "temperature" must be a number') from error
-    return Traces(str(document.get("target", "")), str(document.get("drafter", "")), temperature, tuple(accepts))

@@ -10,9 +10,9 @@ from multispin.control import Scenario
 from multispin.control.document import read_document
 from multispin.control.files import EDGE_DRAFTER_TABLE, RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, scenario_of
 from multispin.errors import InputError
+from multispin.estimation.traces import Traces, load_traces
 from multispin.passes import Limits
 from multispin.protocol import MAX_DRAFT_LENGTH
-from multispin.simulation.acceptance import Traces, load_traces
 from multispin.simulation.uplink import EfficiencyTrace, load_efficiency_trace
 
 FADINGS = ("none", "rayleigh")

@@ -29,6 +29,10 @@ Told = Callable[[float], None]
 MAX_POINTS = 10_000
 
 
+class NeedsTruthError(InputError):
+    """A scenario that only a controller that knows the truth can plan for."""
+
+
 @dataclass(frozen=True)
 class SimulatedRun:
     """One run: everything that it depends on."""
@@ -86,7 +90,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     key = key.strip()
     if not equals or not key or not values.strip():
-        raise InputError(f"--sweep {text!r} is not KEY=FROM:TO:COUNT nor KEY=VALUE,VALUE,…")
+        raise InputError(f"{text!r} is not KEY=FROM:TO:COUNT nor KEY=VALUE,VALUE,…")
     if ":" not in values:
         return key, [_value(part.strip()) for part in values.split(",")]
     parts = values.split(":")
@@ -96,7 +100,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
         count = 0
         first = last = math.nan
     if len(parts) != 3 or not (math.isfinite(first) and math.isfinite(last)) or not 1 <= count <= MAX_POINTS:
-        raise InputError(f"--sweep {text!r}: {values!r} is not FROM:TO:COUNT, two numbers and a whole number")
+        raise InputError(f"{text!r}: {values!r} is not FROM:TO:COUNT, two numbers and a whole number")
     return key, [_tidy(value) for value in np.linspace(first, last, count).tolist()]
 
 
@@ -104,9 +108,9 @@ def points(sweeps: Sequence[tuple[str, Sequence[Any]]]) -> list[SweepPoint]:
     """All combinations of the swept keys' values."""
     keys = [key for key, _ in sweeps]
     if len(set(keys)) != len(keys):
-        raise InputError(f"--sweep names {keys[0]!r} twice")
+        raise InputError(f"{keys[0]!r} is swept twice")
     if math.prod(len(values) for _, values in sweeps) > MAX_POINTS:
-        raise InputError(f"--sweep makes more than {MAX_POINTS} points")
+        raise InputError(f"there are more than {MAX_POINTS} points to simulate; ask for fewer values")
     return [tuple(zip(keys, values, strict=True)) for values in product(*(values for _, values in sweeps))]
 
 
@@ -122,9 +126,9 @@ def runs_of(
     """All runs, every point's scenario checked: by point, then policy, then seed."""
     setups = [file.setup(dict(point)) for point in grid]
     if not knows and any(in_turns(setup.scenario) for setup in setups):
-        raise InputError(
-            "multiple_access = 'tdma' needs a controller that knows the truth (--knows): one that learns cannot tell a "
-            "draft that waits for its turn from one on a slow link"
+        raise NeedsTruthError(
+            "multiple_access = 'tdma' needs a controller that knows the truth: one that learns cannot tell a draft "
+            "that waits for its turn from one on a slow link"
         )
     return [
         SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance)
@@ -159,13 +163,13 @@ def run_on_ray(runs: Sequence[SimulatedRun], progress: Told = lambda _: None) ->
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise InputError("--ray needs Ray, which is not installed: pip install 'multispin[ray]'") from None
+        raise InputError("Ray is not installed: pip install 'multispin[ray]'") from None
     began = not ray.is_initialized()
     if began:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"--ray: Ray cannot be reached or started: {str(error).splitlines()[0]}") from error
+            raise InputError(f"Ray cannot be reached or started: {str(error).splitlines()[0]}") from error
     try:
         task = ray.remote(simulate)
         running = [task.remote(run) for run in runs]
