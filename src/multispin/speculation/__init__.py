@@ -46,6 +46,7 @@ from multispin.speculation.rejection import (
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
 from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
 from multispin.speculation.stopping import StopStrings, check_stop_strings
+from multispin.speculation.text import TextStream, text_of
 
 __all__ = [
     "ID_RULES",
@@ -65,6 +66,7 @@ __all__ = [
     "SamplingParams",
     "SlotsTakenError",
     "StopStrings",
+    "TextStream",
     "TruncatedLaw",
     "accept_matching",
     "bits_per_id",
@@ -93,6 +95,7 @@ __all__ = [
     "rule_for",
     "shaped",
     "target_law",
+    "text_of",
     "truncate",
     "truncated_logits",
     "uniform_numpy",

@@ -64,6 +64,7 @@ class StopStrings:
     def _place(self, ids: Sequence[int]) -> int | None:
         """Where the first stop string begins in the text of `ids`; None if there is none."""
         text = self.decode(ids)
-        early = len(self.decode(ids[: self.min_tokens - 1])) if self.min_tokens > 1 else 0
+        # A character that is not complete yet counts as none: a stop string may still be completed by it.
+        early = len(self.decode(ids[: self.min_tokens - 1]).rstrip("\ufffd")) if self.min_tokens > 1 else 0
         places = (text.find(string, max(0, early - len(string) + 1)) for string in self.strings)
         return min((place for place in places if place >= 0), default=None)

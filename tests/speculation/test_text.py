@@ -1,0 +1,141 @@
+import pytest
+from hypothesis import example, given, strategies
+
+from multispin.errors import InputError
+from multispin.speculation import StopStrings
+from multispin.speculation.text import TextStream, text_of
+
+TEXTS = [
+    "plain English, then a stop",
+    "Grüße aus Köln — naïve façade",
+    "你好，世界。これはペンです。안녕하세요",
+    "हिन्दी में नमस्ते और தமிழ்",
+    "مرحبا بالعالم שלום עולם",
+    "🍕 and 🦄, 👩‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 👍🏽 thumb, 🇩🇪",
+    "e\u0301 combining, \u200bzero width, \ufeff mark",
+]
+
+
+def decode(ids):
+    """A byte-level tokenizer: one token a byte; 256 is a special token."""
+    return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+
+def shown(parts, strings=(), min_tokens=0):
+    """What leaves with each part, and at the end."""
+    stream = TextStream(decode, strings, min_tokens)
+    return [stream.push(part) for part in parts], stream.end()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_no_half_character_leaves_and_nothing_is_lost(text, size):
+    ids = list(text.encode())
+    pieces, last = shown([ids[first : first + size] for first in range(0, len(ids), size)])
+    assert "".join(pieces) + last == text
+    assert "\ufffd" not in "".join(pieces)
+    assert last == ""
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_complete_character_leaves_at_once(text):
+    stream = TextStream(decode)
+    for character in text:
+        assert stream.push(list(character.encode())) == character
+
+
+def test_a_character_that_is_never_completed_is_due_at_the_end():
+    ids = list("a🍕".encode())[:-1]
+    assert shown([ids]) == (["a"], "\ufffd")
+
+
+def test_bytes_that_are_no_text_do_not_hold_up_what_follows():
+    stream = TextStream(decode)
+    assert stream.push([0xFF, 0xFE]) == ""
+    assert stream.push([ord("a")]) == "\ufffd\ufffda"
+
+
+def test_bytes_that_are_no_text_are_not_held_for_ever():
+    stream = TextStream(decode)
+    assert len("".join(stream.push([0xFF]) for _ in range(1000))) > 700
+    assert len("".join(stream.push([0xFF]) for _ in range(1000)) + stream.end()) > 900
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("begin", range(0, 12, 3))
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_no_beginning_of_a_stop_string_leaves(text, begin, length):
+    stop = text[begin : begin + length]
+    expected = text[: text.find(stop)]
+    for size in (1, 2, 3, 1000):
+        ids = list(text.encode())
+        pieces, last = shown([ids[first : first + size] for first in range(0, len(ids), size)], [stop])
+        assert "".join(pieces) + last == expected
+
+
+def test_what_only_looked_like_a_stop_string_leaves_when_it_is_decided():
+    stream = TextStream(decode, ["STOP"])
+    assert stream.push(list(b"a ST")) == "a "
+    assert stream.push(list(b"ART ")) == "START "
+    assert stream.push(list(b"STO")) == ""
+    assert stream.end() == "STO"
+
+
+def test_a_stop_string_hides_in_the_beginning_of_another():
+    stream = TextStream(decode, ["aab"])
+    assert "".join(stream.push([ord(each)]) for each in "aaab") + stream.end() == "a"
+
+
+def test_nothing_is_taken_after_a_stop_string():
+    stream = TextStream(decode, ["."])
+    assert stream.push(list(b"one. two.")) == "one"
+    assert (stream.stopped, stream.tokens) == (True, 4)
+    assert stream.push(list(b"more")) + stream.end() == ""
+
+
+def test_a_stop_string_before_min_tokens_does_not_count():
+    assert text_of(list(b"a.b.c"), decode, ["."], min_tokens=3) == "a.b"
+    assert text_of(list(b"a.b.c"), decode, ["."], min_tokens=2) == "a"
+
+
+def test_a_long_text_is_the_same_as_a_short_one():
+    text = "".join(TEXTS) * 60
+    ids = list(text.encode())
+    pieces, last = shown([[token] for token in ids], ["never"])
+    assert "".join(pieces) + last == text
+
+
+def test_a_tokenizer_that_drops_the_first_space_keeps_it_later():
+    def pieces(ids):
+        return "".join(f" w{token}" for token in ids).lstrip()
+
+    stream = TextStream(pieces)
+    ids = list(range(500))
+    assert "".join(stream.push([token]) for token in ids) + stream.end() == pieces(ids)
+
+
+def test_too_many_stop_strings_are_refused():
+    with pytest.raises(InputError):
+        TextStream(decode, ["x"] * 9)
+
+
+PIECES = ["a", "b", "ab", "é", "🍕", "你", " ", "."]
+
+
+@given(
+    strategies.lists(strategies.sampled_from([*PIECES, "aa", "ba."]), max_size=30),
+    strategies.lists(strategies.sampled_from([*PIECES, "aab", "ab.", "é🍕"]), max_size=3, unique=True),
+    strategies.integers(0, 6),
+    strategies.lists(strategies.integers(1, 4), min_size=1, max_size=8),
+)
+@example(["a", "."], ["."], 2, [1])
+@example(["🍕"], ["🍕"], 2, [1])
+def test_the_text_is_the_one_that_the_whole_ids_have(parts, stops, min_tokens, sizes):
+    ids = list("".join(parts).encode())
+    chunks, first = [], 0
+    while first < len(ids):
+        size = sizes[len(chunks) % len(sizes)]
+        chunks.append(ids[first : first + size])
+        first += size
+    pieces, last = shown(chunks, stops, min_tokens)
+    assert "".join(pieces) + last == StopStrings(tuple(stops), decode, min_tokens).text(ids)
