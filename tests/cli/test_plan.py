@@ -59,7 +59,8 @@ def test_comparison_lists_every_policy_with_its_gain():
     assert all(policy in text for policy in POLICIES)
     document = json.loads(output(LLAMA, "--compare", "--json"))
     rows = {row["policy"]: row for row in document["policies"]}
-    assert set(rows) == set(POLICIES)
+    assert set(rows) == {*POLICIES, "plain"}
+    assert [row["policy"] for row in document["skipped"]] == ["edge-drafts"]
     assert rows["fixed"]["gain_over_fixed"] == 0.0
     gain = rows["heterogeneous"]["goodput_tokens_per_s"] / rows["fixed"]["goodput_tokens_per_s"] - 1
     assert rows["heterogeneous"]["gain_over_fixed"] == pytest.approx(gain)
@@ -69,7 +70,7 @@ def test_comparison_lists_every_policy_with_its_gain():
 
 def test_comparison_says_why_a_policy_is_left_out():
     document = json.loads(output(str(EXAMPLES / "thousand-phones.toml"), "--compare", "--json"))
-    assert [row["policy"] for row in document["skipped"]] == ["centralized"]
+    assert [row["policy"] for row in document["skipped"]] == ["centralized", "edge-drafts"]
     assert "draft_seconds_per_token" in document["skipped"][0]["reason"]
 
 

@@ -8,7 +8,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.control import POLICIES, DevicePlan, InfeasibleError, Plan, Scenario, load_scenario, plan
+from multispin.control import (
+    POLICIES,
+    WITHOUT_DEVICES,
+    DevicePlan,
+    InfeasibleError,
+    Plan,
+    Scenario,
+    load_scenario,
+    plan,
+)
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 
@@ -31,10 +40,10 @@ _FULL_TABLE = 40
 @click.argument("file", type=click.Path())
 @click.option(
     "--policy",
-    type=click.Choice(POLICIES),
+    type=click.Choice((*POLICIES, *WITHOUT_DEVICES)),
     default="heterogeneous",
     show_default=True,
-    help="How to choose: heterogeneous is the exact optimum, the others are the paper's and two common heuristics.",
+    help="How to choose: heterogeneous is the exact optimum; plain and edge-drafts are what the edge can do alone.",
 )
 @click.option("--compare", is_flag=True, help="Run every policy and list them side by side.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
@@ -87,7 +96,7 @@ def _compare(scenario: Scenario, relative_gap: float, *, quiet: bool) -> tuple[l
     plans: list[Plan] = []
     skipped: list[tuple[str, str]] = []
     with Console(stderr=True, quiet=quiet).status("planning") as status:
-        for policy in POLICIES:
+        for policy in (*POLICIES, *WITHOUT_DEVICES):
             status.update(f"planning: {policy}")
             try:
                 plans.append(plan(scenario, policy, relative_gap=relative_gap))

@@ -2,23 +2,27 @@
 
 from multispin.control.baselines import next_length
 from multispin.control.files import dump_scenario, load_scenario, parse_scenario
+from multispin.control.plans import DevicePlan, InfeasibleError, Plan
 from multispin.control.policies import (
     POLICIES,
+    POLICY_TABLE,
     REACTIVE,
     RUNTIME_POLICIES,
-    DevicePlan,
-    InfeasibleError,
-    Plan,
+    WITHOUT_DEVICES,
+    Policy,
     plan,
     plan_for_lengths,
+    policy_named,
 )
 from multispin.control.scenario import Cell, Device, EdgeDrafter, Mode, Scenario, Verification
 from multispin.control.who import Choice, Decision, decide
 
 __all__ = [
     "POLICIES",
+    "POLICY_TABLE",
     "REACTIVE",
     "RUNTIME_POLICIES",
+    "WITHOUT_DEVICES",
     "Cell",
     "Choice",
     "Decision",
@@ -28,6 +32,7 @@ __all__ = [
     "InfeasibleError",
     "Mode",
     "Plan",
+    "Policy",
     "Scenario",
     "Verification",
     "decide",
@@ -37,4 +42,5 @@ __all__ = [
     "parse_scenario",
     "plan",
     "plan_for_lengths",
+    "policy_named",
 ]

@@ -1,94 +1,72 @@
-"""The one entry point: a scenario and the name of a policy in, a plan for the next round out."""
+"""The one table of policies, and the one entry point: a scenario and a policy's name in, a plan for the round out."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from multispin.control import baselines
 from multispin.control.algorithm1 import algorithm1
-from multispin.control.bandwidth import start_times
+from multispin.control.edge import EdgePass, edge_drafts, plain
 from multispin.control.exact.objective import LogGoodput, Objective, SumGoodput
 from multispin.control.exact.search import Optimum, maximise
 from multispin.control.goodput import Floats, Ints
 from multispin.control.minimum import best_fraction, least_lengths
+from multispin.control.plans import DevicePlan, InfeasibleError, Plan, assemble, first_modes
 from multispin.control.problem import Problem, as_problem
-from multispin.control.scenario import Device, Scenario
+from multispin.control.scenario import Scenario
 from multispin.control.uniform import homogeneous
 from multispin.errors import InputError
 
-POLICIES: tuple[str, ...] = (
-    "heterogeneous",
-    "algorithm1",
-    "homogeneous",
-    "uniform-bandwidth",
-    "fixed",
-    "p2p",
-    "centralized",
-    "fair",
-    "goodput-argmax",
-)
-
-REACTIVE = "plus-two-minus-one"
-"""Plans from what came of the last round alone (`baselines.next_length`), so there is no plan of it for a scenario."""
-RUNTIME_POLICIES = (*(name for name in POLICIES if name not in ("p2p", "centralized")), REACTIVE)
-"""Policies by which a running edge can serve everybody; the two others are for comparison on paper."""
-
-BAND_SPLITTING = ("algorithm1", "uniform-bandwidth", "goodput-argmax")
-"""Policies that have no meaning where devices send one after the other."""
-
 
 @dataclass(frozen=True)
-class DevicePlan:
-    """What one device is to do.
+class Policy:
+    """A way to choose who drafts how much: a row of the table.
 
     Args:
-        name: the device.
-        draft_length: L_k [tokens]; 0 is plain decoding, with no upload and no band.
-        bandwidth_hz: B_k [Hz]; under TDMA the whole band for everybody who drafts.
-        expected_tokens: E[N_k] of the round [tokens].
-        mode: which of the device's modes; None if it has none.
-        start_s: under TDMA, when it may begin to send, after the beginning of the round [s]; None otherwise.
+        name: what commands call it.
+        lengths: how it chooses draft lengths, in words.
+        choose: makes its plan; None if it plans from what came of the last round alone.
+        equal_bands: whether each device that can draft gets B/K, rather than the best split for the lengths.
+        splits_band: whether it has no meaning where devices send one after the other.
+        runtime: whether a running edge can serve everybody by it; the others are for comparison on paper.
+        devices_draft: whether devices draft; else the edge does, or nobody.
+        fair: whether it maximises Σ w_k log goodput_k rather than Σ w_k goodput_k.
+        chooses_modes: whether it picks a mode for each device; else each is in its first one.
     """
 
     name: str
-    draft_length: int
-    bandwidth_hz: float
-    expected_tokens: float
-    mode: str | None = None
-    start_s: float | None = None
+    lengths: str
+    choose: "Callable[[_Task], Plan] | None"
+    equal_bands: bool = False
+    splits_band: bool = False
+    runtime: bool = True
+    devices_draft: bool = True
+    fair: bool = False
+    chooses_modes: bool = False
+
+    def value(self, rates: Sequence[float], weights: Sequence[float]) -> float:
+        """What it maximises, of the devices' tokens per second and weights."""
+        each = [math.log(rate) if self.fair else rate for rate in rates]
+        return sum(weight * value for weight, value in zip(weights, each, strict=True))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What everybody is to do in the next round.
+class _Task:
+    """What a policy is asked for."""
 
-    Args:
-        policy: which policy made it.
-        status: "optimal": proven to be within the gap that was asked for; "feasible": nothing is proven;
-            "infeasible": some device gets less than the `min_goodput_tokens_per_s` it asks for.
-        goodput_tokens_per_s: Σ_k w_k E[N_k] / round_s.
-        upper_bound_tokens_per_s: no choice of lengths and bands is better; None where the policy proves nothing.
-        round_s: time of the round, φ + T_ver [s].
-        devices: in the order of the scenario.
-        iterations: candidates or search nodes that were examined.
-    """
+    scenario: Scenario
+    problem: Problem
+    policy: Policy
+    relative_gap: float
+    warm_start: Plan | None
 
-    policy: str
-    status: str
-    goodput_tokens_per_s: float
-    upper_bound_tokens_per_s: float | None
-    round_s: float
-    devices: tuple[DevicePlan, ...]
-    iterations: int
-
-
-class InfeasibleError(InputError):
-    """The devices' least goodputs cannot all be met. `best` gives each the largest common fraction of them."""
-
-    def __init__(self, message: str, best: Plan) -> None:
-        super().__init__(message)
-        self.best = best
+    def assemble(self, lengths: Ints, shares: Floats, **more: Any) -> Plan:
+        """The plan of options and shares of the band."""
+        return assemble(self.scenario, self.problem, self.policy.name, lengths, shares, **more)
 
 
 def plan(
@@ -102,7 +80,7 @@ def plan(
 
     Args:
         scenario: what is known.
-        policy: one of `POLICIES`.
+        policy: name of any policy of the table but `REACTIVE`.
         relative_gap: for `heterogeneous` and `fair`, how far the proven bound may be above the answer; up to 32
             devices always get the optimum, to 1e-10.
         warm_start: an earlier plan for (nearly) the same devices; only makes the search quicker.
@@ -111,45 +89,26 @@ def plan(
         InfeasibleError: `heterogeneous` or `fair` cannot meet the devices' least goodputs. Other policies know of
             no such constraint: their plan says "infeasible" in `status` if it breaks one.
         InputError: the policy is unknown or does not fit the multiple access, or `centralized` lacks
-            `verifier.draft_seconds_per_token`, or devices with least goodputs are to choose between modes.
+            `verifier.draft_seconds_per_token`, or `edge-drafts` lacks an edge drafter, or devices with least goodputs
+            are to choose between modes.
     """
-    if policy not in POLICIES:
-        raise InputError(f"policy is {policy!r}; it must be one of {', '.join(POLICIES)}")
+    row = policy_named(policy)
+    if row.choose is None:
+        raise InputError(f"policy {policy!r} plans from what came of the last round; it has no plan for a scenario")
     if not 0 <= relative_gap < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
-    if scenario.cell.multiple_access == "tdma" and policy in BAND_SPLITTING:
+    if scenario.cell.multiple_access == "tdma" and row.splits_band:
         raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
-    if policy not in ("heterogeneous", "fair"):
-        scenario = _first_modes(scenario)
-    problem = as_problem(scenario)
-    if policy == "heterogeneous":
-        return _exact(scenario, problem, policy, SumGoodput(problem), relative_gap, warm_start)
-    if policy == "fair":
-        return _exact(scenario, problem, policy, LogGoodput(problem), relative_gap, warm_start)
-    if policy == "p2p":
-        return _alone(scenario)
-    if policy == "centralized":
-        step_s = scenario.verifier.draft_seconds_per_token
-        if step_s is None:
-            raise InputError("policy 'centralized' needs verifier.draft_seconds_per_token, which is not given")
-        # Nothing goes up, so nothing of it is refused.
-        problem = replace(problem, after_s=None)
-        lengths = baselines.centralized(problem, step_s)
-        time = float(lengths.max()) * step_s + float(problem.verification_s(lengths))
-        return _assemble(scenario, problem, policy, lengths, np.zeros(problem.size), round_s=time)
-    if policy == "algorithm1":
-        lengths, tried = algorithm1(problem)
-        return _assemble(scenario, problem, policy, lengths, problem.shares(lengths), iterations=tried)
-    if policy == "homogeneous":
-        lengths = homogeneous(problem)
-        return _assemble(scenario, problem, policy, lengths, problem.shares(lengths))
-    choose = {
-        "fixed": baselines.fixed,
-        "uniform-bandwidth": baselines.uniform_bandwidth,
-        "goodput-argmax": baselines.goodput_argmax,
-    }[policy]
-    lengths = choose(problem)
-    return _assemble(scenario, problem, policy, lengths, baselines.equal_shares(problem, lengths))
+    if not row.chooses_modes:
+        scenario = first_modes(scenario)
+    return row.choose(_Task(scenario, as_problem(scenario), row, relative_gap, warm_start))
+
+
+def policy_named(name: str) -> Policy:
+    """The row of a policy."""
+    if name not in POLICY_TABLE:
+        raise InputError(f"policy is {name!r}; it must be one of {', '.join(POLICY_TABLE)}")
+    return POLICY_TABLE[name]
 
 
 def plan_for_lengths(
@@ -166,45 +125,52 @@ def plan_for_lengths(
         policy: the name to put on the plan.
         equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA.
     """
-    scenario = _first_modes(scenario)
+    scenario = first_modes(scenario)
     problem = as_problem(scenario)
     if len(draft_lengths) != problem.size:
         raise InputError(f"draft_lengths has {len(draft_lengths)} values; it must have {problem.size}, one per device")
     lengths = np.clip(np.asarray(draft_lengths, dtype=np.int64), problem.shortest, problem.longest)
     shares = baselines.equal_shares(problem, lengths) if equal_bands else problem.shares(lengths)
-    return _assemble(scenario, problem, policy, lengths, shares)
+    return assemble(scenario, problem, policy, lengths, shares)
 
 
-def _exact(
-    scenario: Scenario,
-    problem: Problem,
-    policy: str,
-    objective: Objective,
-    relative_gap: float,
-    warm_start: Plan | None,
-) -> Plan:
+def _best_sum(task: _Task) -> Plan:
+    return _exact(task, SumGoodput(task.problem))
+
+
+def _best_fair(task: _Task) -> Plan:
+    return _exact(task, LogGoodput(task.problem))
+
+
+def _exact(task: _Task, objective: Objective) -> Plan:
+    scenario, problem = task.scenario, task.problem
     if problem.constrained and problem.mode_upload_s is not None:
         raise InputError(
             "min_goodput_tokens_per_s cannot be kept where a device chooses between modes; drop one of both"
         )
     shortest = least_lengths(problem) if problem.constrained else problem.shortest
     if shortest is None:
-        raise _infeasible(scenario, problem, policy)
+        raise _infeasible(task)
     found: Optimum = maximise(
-        problem, objective, shortest, relative_gap=relative_gap, warm_start=_earlier(warm_start, scenario, problem)
+        problem,
+        objective,
+        shortest,
+        relative_gap=task.relative_gap,
+        warm_start=_earlier(task.warm_start, scenario, problem),
     )
-    made = _assemble(scenario, problem, policy, found.lengths, problem.shares(found.lengths))
+    made = task.assemble(found.lengths, problem.shares(found.lengths))
     bound = None
-    if policy == "heterogeneous":
+    if not task.policy.fair:
         # Room for the rounding of the plan's own figures, so that the bound is never below them.
         bound = max(found.bound, made.goodput_tokens_per_s) * (1.0 + 1e-13)
     status = "optimal" if found.proved and made.status != "infeasible" else made.status
     return replace(made, status=status, upper_bound_tokens_per_s=bound, iterations=found.nodes)
 
 
-def _infeasible(scenario: Scenario, problem: Problem, policy: str) -> InfeasibleError:
+def _infeasible(task: _Task) -> InfeasibleError:
+    scenario, problem = task.scenario, task.problem
     fraction, lengths = best_fraction(problem)
-    best = _assemble(scenario, problem, policy, lengths, problem.shares(lengths))
+    best = task.assemble(lengths, problem.shares(lengths))
     need = problem.minimum_goodput
     with np.errstate(divide="ignore"):
         reach = problem.expected(lengths) / best.round_s / np.where(need > 0, need, 0.0)
@@ -232,22 +198,72 @@ def _earlier(warm_start: Plan | None, scenario: Scenario, problem: Problem) -> I
     return np.asarray(np.clip(lengths, problem.shortest, problem.longest) + problem.reach * mode)
 
 
-def _first_modes(scenario: Scenario) -> Scenario:
-    """The scenario for policies that choose no modes: each device has its first one."""
-    if not any(device.modes for device in scenario.devices):
-        return scenario
-    return replace(scenario, devices=tuple(replace(d, modes=d.modes[:1]) for d in scenario.devices))
+def _algorithm1(task: _Task) -> Plan:
+    lengths, tried = algorithm1(task.problem)
+    return task.assemble(lengths, task.problem.shares(lengths), iterations=tried)
 
 
-def _alone(scenario: Scenario) -> Plan:
+def _homogeneous(task: _Task) -> Plan:
+    lengths = homogeneous(task.problem)
+    return task.assemble(lengths, task.problem.shares(lengths))
+
+
+def _under_equal_bands(choose: Callable[[Problem], Ints]) -> Callable[[_Task], Plan]:
+    def make(task: _Task) -> Plan:
+        lengths = choose(task.problem)
+        return task.assemble(lengths, baselines.equal_shares(task.problem, lengths))
+
+    return make
+
+
+def _centralized(task: _Task) -> Plan:
+    """Cen-SPIN: the server drafts one common length for all, as well as the devices would."""
+    step_s = task.scenario.verifier.draft_seconds_per_token
+    if step_s is None:
+        raise InputError("policy 'centralized' needs verifier.draft_seconds_per_token, which is not given")
+    # Nothing goes up, so nothing of it is refused.
+    task = replace(task, problem=replace(task.problem, after_s=None))
+    lengths = baselines.centralized(task.problem, step_s)
+    time = float(lengths.max()) * step_s + float(task.problem.verification_s(lengths))
+    return task.assemble(lengths, np.zeros(task.problem.size), round_s=time)
+
+
+def _plain(task: _Task) -> Plan:
+    return _of_pass(task, plain(task.scenario))
+
+
+def _edge_drafts(task: _Task) -> Plan:
+    return _of_pass(task, edge_drafts(task.scenario))
+
+
+def _of_pass(task: _Task, made: EdgePass) -> Plan:
+    """A pass without devices' drafts as a plan: nothing is uploaded, and nobody needs a band."""
+    return Plan(
+        policy=task.policy.name,
+        status="feasible" if made.meets_minimum else "infeasible",
+        goodput_tokens_per_s=made.goodput_tokens_per_s,
+        upper_bound_tokens_per_s=None,
+        round_s=made.pass_s,
+        devices=tuple(
+            DevicePlan(device.name, length, 0.0, tokens)
+            for device, length, tokens in zip(
+                task.scenario.devices, made.draft_lengths, made.expected_tokens, strict=True
+            )
+        ),
+        iterations=1,
+    )
+
+
+def _alone(task: _Task) -> Plan:
     """P2P-SPIN: one device is served, in a batch of one; the others wait and get nothing in this round."""
+    scenario = task.scenario
     alone = as_problem(replace(scenario, devices=scenario.devices[:1]))
     problem = replace(as_problem(scenario), fixed_s=alone.fixed_s)
     device, length = baselines.single_device(problem)
     single = replace(scenario, devices=(scenario.devices[device],))
     part = as_problem(single)
     lengths = np.array([length], dtype=np.int64)
-    made = _assemble(single, part, "p2p", lengths, (lengths > 0).astype(np.float64))
+    made = assemble(single, part, "p2p", lengths, (lengths > 0).astype(np.float64))
     waiting = {d.name: DevicePlan(d.name, 0, 0.0, 0.0) for d in scenario.devices}
     waiting[made.devices[0].name] = made.devices[0]
     unmet = any((d.min_goodput_tokens_per_s or 0.0) > 0 for k, d in enumerate(scenario.devices) if k != device)
@@ -255,52 +271,51 @@ def _alone(scenario: Scenario) -> Plan:
     return replace(made, status=status, devices=tuple(waiting[d.name] for d in scenario.devices))
 
 
-def _assemble(
-    scenario: Scenario,
-    problem: Problem,
-    policy: str,
-    lengths: Ints,
-    shares: Floats,
-    *,
-    round_s: float | None = None,
-    iterations: int = 1,
-) -> Plan:
-    """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
-    start: list[float] | list[None] = [None] * problem.size
-    if problem.tdma:
-        shares = np.where(shares > 0, 1.0, 0.0)
-        ready = problem.drafted(lengths) * problem.seconds_per_token
-        if round_s is None:
-            round_s = float(problem.round_s(lengths))
-        start = start_times(ready, problem.upload_time(lengths, shares)).tolist()
-    if round_s is None:
-        busy = problem.busy_s(problem.drafted(lengths))
-        draft = float((busy + problem.upload_time(lengths, shares)).max())
-        round_s = draft + float(problem.verification_s(lengths))
-    expected = problem.expected(lengths)
-    bands = shares * scenario.cell.bandwidth_hz
-    devices: Sequence[Device] = scenario.devices
-    modes = [
-        device.modes[option // problem.reach].name if device.modes else None
-        for device, option in zip(devices, lengths.tolist(), strict=True)
-    ]
-    return Plan(
-        policy=policy,
-        status="feasible" if bool(problem.meets_minimum(lengths, np.asarray(round_s))) else "infeasible",
-        goodput_tokens_per_s=float(expected @ problem.weight) / round_s,
-        upper_bound_tokens_per_s=None,
-        round_s=round_s,
-        devices=tuple(
-            DevicePlan(device.name, length, band, tokens, mode, begin if band else None)
-            for device, length, band, tokens, mode, begin in zip(
-                devices,
-                problem.drafted(lengths).tolist(),
-                bands.tolist(),
-                expected.tolist(),
-                modes,
-                start,
-                strict=True,
-            )
-        ),
-        iterations=iterations,
-    )
+_ROWS = (
+    Policy("heterogeneous", "the exact optimum for each device", _best_sum, chooses_modes=True),
+    Policy("algorithm1", "the paper's grid over (φ, λ), rounded", _algorithm1, splits_band=True),
+    Policy("homogeneous", "the best common length", _homogeneous),
+    Policy(
+        "uniform-bandwidth",
+        "the exact optimum for each device under equal bands",
+        _under_equal_bands(baselines.uniform_bandwidth),
+        equal_bands=True,
+        splits_band=True,
+    ),
+    Policy("fixed", "8 for all", _under_equal_bands(baselines.fixed), equal_bands=True),
+    Policy("p2p", "the best for the best single device, alone in the batch", _alone, runtime=False),
+    Policy(
+        "centralized",
+        "the best common length, drafted by the server as well as by the devices",
+        _centralized,
+        runtime=False,
+    ),
+    Policy("fair", "maximise Σ w_k log(goodput_k)", _best_fair, fair=True, chooses_modes=True),
+    Policy(
+        "goodput-argmax",
+        "the common length of greatest expected goodput under equal bands",
+        _under_equal_bands(baselines.goodput_argmax),
+        equal_bands=True,
+        splits_band=True,
+    ),
+    Policy("plus-two-minus-one", "2 more after a draft that was accepted whole, else 1 fewer", None, equal_bands=True),
+    Policy("plain", "0 for all: nobody drafts", _plain, runtime=False, devices_draft=False),
+    Policy(
+        "edge-drafts",
+        "the best for each session, drafted by the edge's own drafter",
+        _edge_drafts,
+        runtime=False,
+        devices_draft=False,
+    ),
+)
+POLICY_TABLE: Mapping[str, Policy] = MappingProxyType({row.name: row for row in _ROWS})
+"""All policies by name."""
+
+POLICIES = tuple(row.name for row in _ROWS if row.devices_draft and row.choose is not None)
+"""The paper's policies and their rivals: all that plan a round of drafts for a scenario."""
+WITHOUT_DEVICES = tuple(row.name for row in _ROWS if not row.devices_draft)
+"""What the edge can do alone."""
+RUNTIME_POLICIES = tuple(row.name for row in _ROWS if row.runtime)
+"""Policies by which a running edge can serve everybody."""
+REACTIVE = "plus-two-minus-one"
+"""Plans from what came of the last round alone (`baselines.next_length`), so there is no plan of it for a scenario."""

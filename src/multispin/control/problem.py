@@ -7,6 +7,7 @@ import numpy as np
 
 from multispin.control.bandwidth import bandwidth_shares, draft_time, makespan, token_latency
 from multispin.control.goodput import Floats, Ints, token_table
+from multispin.control.latency import fed_tokens, verification_s
 from multispin.control.rate import upload_time
 from multispin.control.scenario import Mode, Scenario
 
@@ -143,9 +144,7 @@ class Problem:
             time += self.after_s[lengths, np.arange(self.size)].sum(axis=-1)
         if self.per_token_s == 0.0:
             return time
-        length = self.drafted(lengths)
-        verified = self.size * (length.max(axis=-1) + 1) if self.padded else length.sum(axis=-1) + self.size
-        return np.asarray(time + self.per_token_s * verified)
+        return time + self.per_token_s * fed_tokens(self.drafted(lengths), self.padded)
 
     def draft_time(self, lengths: Ints) -> Floats:
         """φ of lengths [..., K] with the best bandwidth for them (Lemma 3), or in the best order (TDMA) [s]."""
@@ -236,7 +235,7 @@ def as_problem(scenario: Scenario) -> Problem:
         acceptance_rate=np.array(
             [np.nan if way[0].acceptance_rate is None else way[0].acceptance_rate for way in ways], dtype=np.float64
         ),
-        fixed_s=verifier.fixed_s + len(devices) * verifier.per_device_s,
+        fixed_s=verification_s(verifier.fixed_s, verifier.per_device_s, 0.0, len(devices), 0.0),
         per_token_s=verifier.per_token_s,
         padded=verifier.padded,
         snr=None if tdma or np.isnan(snr).all() else snr,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
+from multispin.control.latency import fed_tokens, verification_s
 from multispin.errors import InputError
 
 MAX_PLANNED_LENGTH = 1024
@@ -75,9 +76,8 @@ class Verification:
 
     def verify_s(self, draft_lengths: Sequence[int]) -> float:
         """T_ver of one pass over drafts of these lengths, one for each session in it [s]."""
-        size = len(draft_lengths)
-        tokens = size * (max(draft_lengths, default=0) + 1) if self.padded else sum(draft_lengths) + size
-        return self.fixed_s + size * self.per_device_s + self.per_token_s * tokens
+        tokens = float(fed_tokens(draft_lengths, self.padded))
+        return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, len(draft_lengths), tokens)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ the other sessions, which no device drafts for, in extra passes of their own.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from multispin.control.goodput import Floats, Ints, token_table
-from multispin.control.policies import InfeasibleError, Plan, plan
+from multispin.control.edge import EdgePass, edge_drafts, plain
+from multispin.control.plans import InfeasibleError, Plan
+from multispin.control.policies import Policy, plan, policy_named
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
 
@@ -22,6 +21,8 @@ NOBODY, EDGE, DEVICE = "nobody", "edge", "device"
 MODES = ("plain", "edge", "rounds", "auto")
 """What a site may do: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or whatever
 is best, which may be a mixture."""
+_ROUNDING = 1e-9
+"""Relative shortfall of a least goodput that counts as met."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,46 @@ def decide(
         raise InputError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
     if mode == "edge" and scenario.edge_drafter is None:
         raise InputError("mode 'edge' needs an edge drafter, which the scenario does not have ([edge_drafter])")
-    sessions = _Sessions(scenario, fair=policy == "fair")
+    row = policy_named(policy)
     found: list[Decision] = []
     if mode in ("plain", "auto"):
-        found.append(sessions.decision("plain", policy, sessions.nothing()))
-    if mode in ("edge", "auto") and scenario.edge_drafter is not None:
-        found.append(sessions.decision("edge", policy, sessions.edge_lengths()))
+        found.append(_of_pass(scenario, policy, "plain", plain(scenario)))
+    if mode == "edge" or (mode == "auto" and scenario.edge_drafter is not None):
+        found.append(_of_pass(scenario, policy, "edge", edge_drafts(scenario, fair=row.fair)))
     if mode in ("rounds", "auto"):
         found.append(_of_rounds(scenario, policy, rounds))
-    best = max(found, key=sessions.rank)
+    best = max(found, key=lambda decision: _rank(scenario, row, decision))
     return replace(best, alternatives=tuple((each.kind, each.goodput_tokens_per_s) for each in found))
+
+
+def _rank(scenario: Scenario, row: Policy, decision: Decision) -> tuple[float, float]:
+    """Order of decisions: by how far all least goodputs are met, then by what the policy maximises."""
+    rates = [choice.tokens_per_s for choice in decision.sessions]
+    asked = [
+        rate / device.min_goodput_tokens_per_s
+        for device, rate in zip(scenario.devices, rates, strict=True)
+        if device.min_goodput_tokens_per_s
+    ]
+    met = min(asked, default=1.0)
+    weights = [device.weight for device in scenario.devices]
+    return (1.0 if met >= 1.0 - _ROUNDING else met), row.value(rates, weights)
+
+
+def _of_pass(scenario: Scenario, policy: str, kind: str, made: EdgePass) -> Decision:
+    """A pass of everybody without devices' drafts, as a decision."""
+    return Decision(
+        policy=policy,
+        kind=kind,
+        status="feasible" if made.meets_minimum else "infeasible",
+        goodput_tokens_per_s=made.goodput_tokens_per_s,
+        period_s=made.pass_s,
+        device_phase_s=0.0,
+        extra_passes=0,
+        sessions=tuple(
+            Choice(device.name, EDGE if length else NOBODY, length, 0.0, tokens, tokens / made.pass_s)
+            for device, length, tokens in zip(scenario.devices, made.draft_lengths, made.expected_tokens, strict=True)
+        ),
+    )
 
 
 def _of_rounds(scenario: Scenario, policy: str, rounds: Plan | None) -> Decision:
@@ -144,102 +175,3 @@ def _of_rounds(scenario: Scenario, policy: str, rounds: Plan | None) -> Decision
         extra_passes=0,
         sessions=chosen,
     )
-
-
-class _Sessions:
-    """A scenario in numbers, as far as it matters to who drafts."""
-
-    def __init__(self, scenario: Scenario, *, fair: bool) -> None:
-        self.scenario = scenario
-        self.fair = fair
-        devices, drafter, longest = scenario.devices, scenario.edge_drafter, scenario.cell.max_draft_length
-        self.weight = np.array([device.weight for device in devices])
-        self.least = np.array([device.min_goodput_tokens_per_s or 0.0 for device in devices])
-        self.edge_longest = np.array(
-            [longest if d.edge_max_draft_length is None else d.edge_max_draft_length for d in devices], dtype=np.int64
-        )
-        rates = [0.0 if drafter is None else drafter.acceptance_rate] * len(devices)
-        for k, device in enumerate(devices):
-            if device.edge_acceptance_rate is not None:
-                rates[k] = device.edge_acceptance_rate
-        rows = int(self.edge_longest.max())
-        self.edge_tokens = token_table(np.broadcast_to(np.array(rates, dtype=np.float64), (rows, len(devices))))
-
-    def nothing(self) -> Ints:
-        """No draft for anybody, [K]."""
-        return np.zeros(len(self.weight), dtype=np.int64)
-
-    def pass_s(self, edge_lengths: Ints) -> float:
-        """Duration of a pass of everybody with these drafts of the edge, [K] [s]."""
-        drafter = self.scenario.edge_drafter
-        drafting = 0.0 if drafter is None else drafter.draft_s(edge_lengths.tolist())
-        return drafting + self.scenario.verifier.verify_s(edge_lengths.tolist())
-
-    def edge_lengths(self) -> Ints:
-        """Drafts of the edge, [K], that are best if no device drafts.
-
-        A step of the edge's drafter is worth what it gains for all sessions less its time, and so is each session's
-        part in it. Gains fall from step to step, so at a given price of time those steps and parts are taken that are
-        worth something. The price is the goodput itself (Dinkelbach's iteration), or Σw / time for `fair`.
-        """
-        drafter, verifier = self.scenario.edge_drafter, self.scenario.verifier
-        assert drafter is not None
-        gains = (np.log(self.edge_tokens) if self.fair else self.edge_tokens) * self.weight
-        more = np.diff(gains, axis=0)
-        rows = np.arange(1, len(gains))[:, None]
-        own_s = drafter.per_device_s + (0.0 if verifier.padded else verifier.per_token_s)
-        step_s = drafter.fixed_s + (verifier.per_token_s * len(self.weight) if verifier.padded else 0.0)
-        best, score = self.nothing(), self.score(self.nothing())
-        for lengths in (best, self.edge_longest):
-            for _ in range(50):
-                time = self.pass_s(lengths)
-                price = float(self.weight.sum()) / time if self.fair else self.score(lengths)
-                worth = np.where(rows <= self.edge_longest, np.maximum(more - price * own_s, 0.0), 0.0)
-                steps = int((worth.sum(axis=-1) > price * step_s).sum())
-                before, lengths = lengths, (worth[:steps] > 0).sum(axis=0)
-                value = self.score(lengths)
-                if value > score:
-                    best, score = lengths, value
-                if (before == lengths).all():
-                    break
-        return best
-
-    def score(self, edge_lengths: Ints) -> float:
-        """What is maximised, if no device drafts."""
-        tokens, time = self.edge_expected(edge_lengths), self.pass_s(edge_lengths)
-        return self.value(tokens / time)
-
-    def value(self, rates: Floats) -> float:
-        """What is maximised, of tokens per second [K]."""
-        return float(self.weight @ (np.log(rates) if self.fair else rates))
-
-    def rank(self, decision: Decision) -> tuple[float, float]:
-        """Order of decisions: by how far all least goodputs are met, then by value."""
-        rates = np.array([choice.tokens_per_s for choice in decision.sessions])
-        asked = self.least > 0
-        met = float((rates[asked] / self.least[asked]).min(initial=1.0))
-        return (1.0 if met >= 1.0 - 1e-9 else met), self.value(rates)
-
-    def edge_expected(self, edge_lengths: Ints) -> Floats:
-        """E[N_k] of a pass with these drafts of the edge, [K]."""
-        return np.asarray(self.edge_tokens[edge_lengths, np.arange(len(edge_lengths))])
-
-    def decision(self, kind: str, policy: str, edge_lengths: Ints) -> Decision:
-        """The decision in which no device drafts and the edge drafts so much."""
-        tokens, time = self.edge_expected(edge_lengths), self.pass_s(edge_lengths)
-        rates = tokens / time
-        return Decision(
-            policy=policy,
-            kind=kind,
-            status="feasible" if (rates >= self.least * (1.0 - 1e-9)).all() else "infeasible",
-            goodput_tokens_per_s=float(self.weight @ rates),
-            period_s=time,
-            device_phase_s=0.0,
-            extra_passes=0,
-            sessions=tuple(
-                Choice(device.name, EDGE if length else NOBODY, length, 0.0, expected, rate)
-                for device, length, expected, rate in zip(
-                    self.scenario.devices, edge_lengths.tolist(), tokens.tolist(), rates.tolist(), strict=True
-                )
-            ),
-        )

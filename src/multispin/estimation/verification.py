@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from multispin.checks import MOST, not_negative, positive, within
+from multispin.control.latency import verification_s
 from multispin.errors import InputError
 from multispin.estimation.forgetting import (
     WINDOW_HALF_LIVES,
@@ -81,7 +82,7 @@ class VerificationEstimator:
     def predict(self, devices: int, tokens: int) -> float:
         """Latency in s of a batch of `tokens` fed by `devices` sessions."""
         _check_batch(devices, tokens)
-        return self.fixed_s + self.per_device_s * devices + self.per_token_s * tokens
+        return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, devices, tokens)
 
     @property
     def fixed_s(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.control import Cell, Device, Scenario, Verification
+from multispin.control.latency import verification_s
 from multispin.radio import db_to_ratio, rayleigh_gain, spectral_efficiency
 
 DEVICES = 20
@@ -57,7 +58,7 @@ class Pair:
 
     def verification_s(self, devices: int) -> float:
         """T_ver(K) = T_fix + K T_lin [s] (eq. 7)."""
-        return self.fixed_s + devices * self.per_device_s
+        return verification_s(self.fixed_s, self.per_device_s, 0.0, devices, 0.0)
 
 
 PAIRS: Mapping[str, Pair] = {

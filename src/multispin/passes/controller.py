@@ -20,11 +20,11 @@ from multispin.control import (
     next_length,
     plan,
     plan_for_lengths,
+    policy_named,
 )
 from multispin.errors import InputError
 from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
 
-_EQUAL_BANDS = ("fixed", "uniform-bandwidth", "goodput-argmax", REACTIVE)
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
 _GUESS_EVERY = 8
@@ -300,7 +300,7 @@ class Controller:
     def _with_lengths(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Plan:
         policy = self.settings.policy
         scenario = self._scenario(members, lengths, reserved_hz)
-        return plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy in _EQUAL_BANDS)
+        return plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands)
 
     def _as_basis(self, made: Plan, members: Sequence[Member], reserved_hz: float) -> _Basis:
         """What a plan from scratch leaves behind: lengths that no end of a text has cut short."""
@@ -366,10 +366,9 @@ class Controller:
         return max(1.0 - each.token_bits / each.bits_per_token(1) for each in known)
 
     def _value(self, candidate: Plan) -> float:
-        """What the policy maximises: sum goodput, or the sum of its logarithms for `fair`."""
-        if self.settings.policy != "fair":
-            return candidate.goodput_tokens_per_s
-        return sum(math.log(device.expected_tokens / candidate.round_s) for device in candidate.devices)
+        """What the policy maximises."""
+        rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
+        return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))
 
     def _scenario(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Scenario:
         settings = self.settings

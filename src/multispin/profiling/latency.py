@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from multispin.control.latency import verification_s
 from multispin.errors import InputError
 from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
 
@@ -61,7 +62,7 @@ class LatencyFit:
 
     def predict(self, devices: int, tokens: int) -> float:
         """Seconds for a batch of `tokens` fed by `devices`."""
-        return self.fixed_s + self.per_device_s * devices + self.per_token_s * tokens
+        return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, devices, tokens)
 
 
 def measure_latency(

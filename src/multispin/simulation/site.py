@@ -106,11 +106,9 @@ class SimulatedEngine:
         return outcomes
 
 
-def verification_s(verifier: Verification, batch: Batch) -> float:
-    """T_ver = fixed + per device · K + per token · tokens (eq. 7 of arXiv 2606.04581, and its packed form) [s]."""
-    lengths = [len(job.feed.tokens) for job in batch.jobs]
-    tokens = len(lengths) * max(lengths) if verifier.padded else sum(lengths)
-    return verifier.fixed_s + verifier.per_device_s * len(lengths) + verifier.per_token_s * tokens
+def batch_verification_s(verifier: Verification, batch: Batch) -> float:
+    """T_ver of a batch, prompts in it included [s]."""
+    return verifier.verify_s([len(job.feed.tokens) - 1 for job in batch.jobs])
 
 
 class SiteController(Controller):
@@ -465,7 +463,7 @@ class Site:
     def _verify(self) -> None:
         batch = self.edge.collect()
         outcomes = self.edge.verify(batch)
-        latency_s = verification_s(self.setup.scenario.verifier, batch)
+        latency_s = batch_verification_s(self.setup.scenario.verifier, batch)
         self._verifying = True
 
         def done() -> None:

@@ -1,0 +1,47 @@
+"""How long does a verification take? The one formula for T_ver, whoever uses it."""
+
+from typing import overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from multispin.control.goodput import Floats
+
+
+@overload
+def verification_s(fixed_s: float, per_device_s: float, per_token_s: float, devices: float, tokens: float) -> float: ...
+@overload
+def verification_s(
+    fixed_s: float, per_device_s: float, per_token_s: float, devices: float | Floats, tokens: Floats
+) -> Floats: ...
+def verification_s(
+    fixed_s: float, per_device_s: float, per_token_s: float, devices: float | Floats, tokens: float | Floats
+) -> float | Floats:
+    """T_ver = fixed_s + K·per_device_s + n·per_token_s [s], n the tokens fed for K sessions in one pass.
+
+    Example: 22.7 ms + 20 · 12.7 ms = 277 ms for 20 sessions on the paper's A100, however long their drafts. Neglects
+    what depends on the lengths of the texts.
+
+    Args:
+        fixed_s: T_fix, time of any pass [s].
+        per_device_s: T_lin, further time for each session in it [s].
+        per_token_s: further time for each token fed [s].
+        devices: K, a number or an array.
+        tokens: n, see `fed_tokens`; a number or an array.
+
+    Source: arXiv 2606.04581, eq. 7, which is the case per_token_s = 0.
+    """
+    return fixed_s + per_device_s * devices + per_token_s * tokens
+
+
+def fed_tokens(draft_lengths: ArrayLike, padded: bool) -> Floats:
+    """Tokens fed to verify drafts of these lengths, [..., K] → [...].
+
+    Every session feeds its draft and the token before it: Σ_k (L_k + 1) in a packed batch, K·(max L + 1) in a padded
+    one.
+    """
+    length = np.asarray(draft_lengths, dtype=np.float64)
+    size = length.shape[-1]
+    if padded:
+        return np.asarray(size * (length.max(axis=-1, initial=0.0) + 1.0))
+    return np.asarray(length.sum(axis=-1) + size)
