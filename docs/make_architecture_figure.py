@@ -1,6 +1,6 @@
 """Write docs/images/architecture.svg: the path of a draft, and the rooms of the package, in the same colours.
 
-    python docs/make_architecture_figure.py
+python docs/make_architecture_figure.py
 """
 
 from html import escape
