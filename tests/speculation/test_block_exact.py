@@ -112,7 +112,7 @@ def ours(pair: Pair, draft: Text):
         laws.append(TruncatedLaw(np.flatnonzero(weights), weights[weights > 0], FORM))
     rows = [[float(p) for p in pair.target[draft[:i]]] for i in range(len(draft) + 1)]
     targets = torch.tensor(rows, dtype=torch.float64)
-    return [(stop.accepted, stop.chance, stop.weights.tolist()) for stop in block_stops(draft, laws, targets)]
+    return [(s.accepted, s.chance, s.weights().tolist()) for s in block_stops(draft, laws, targets.__getitem__)]
 
 
 class Stated:
@@ -276,7 +276,7 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
     logits = torch.randn(4, V, generator=torch.Generator().manual_seed(2))
     law = TruncatedLaw(np.arange(V), np.array([9, 4, 2]), FORM)
     drafted = [0, 2, 0]
-    stops = list(block_stops(drafted, [law] * 3, target_law(logits, params)))
+    stops = list(block_stops(drafted, [law] * 3, target_law(logits, params).__getitem__))
     chances = {stop.accepted: stop.chance for stop in stops}
     assert all(0.02 < chances[accepted] < 0.98 for accepted in (1, 2, 3))
     assert chances[0] == 1.0
@@ -291,7 +291,7 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
     for answers in itertools.product([False, True], repeat=3):
         coins = {base + index: chances[index + 1] + (-0.01 if yes else 0.01) for index, yes in enumerate(answers)}
         standing = max((index + 1 for index, yes in enumerate(answers) if yes), default=0)
-        weights = next(stop.weights for stop in stops if stop.accepted == standing).tolist()
+        weights = next(stop.weights() for stop in stops if stop.accepted == standing).tolist()
         expected = Outcome(standing, (weights, base + standing))
         assert verify_laws(drafted, [law] * 3, logits, base, params) == expected
 
@@ -299,5 +299,13 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
 def test_a_prefix_that_rounding_has_left_without_a_residual_is_followed_by_the_target():
     law = TruncatedLaw(np.array([1]), np.array([TOTAL]), FORM)
     certain = torch.tensor([[0.0, 1.0, 0.0]] * 2, dtype=torch.float64)
-    *_, empty = block_stops([1], [law], certain)
-    assert (empty.accepted, empty.chance, empty.weights.tolist()) == (0, 1.0, [0.0, 1.0, 0.0])
+    *_, empty = block_stops([1], [law], certain.__getitem__)
+    assert (empty.accepted, empty.chance, empty.weights().tolist()) == (0, 1.0, [0.0, 1.0, 0.0])
+
+
+def test_what_follows_a_token_that_the_target_never_says_is_not_looked_at():
+    """Neither the target's distributions behind it, which cost most of a verification, nor its prefixes."""
+    law = TruncatedLaw(np.arange(V), np.array([5, 5, 5]), FORM)
+    rows = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], dtype=torch.float64)
+    stops = list(block_stops([0, 1, 2], [law] * 3, rows.__getitem__))
+    assert [stop.accepted for stop in stops] == [1, 0]

@@ -19,7 +19,8 @@ It needs the whole of q at every drafted position. A payload with q(x) alone doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from multispin.speculation.laws import TruncatedLaw
@@ -34,38 +35,55 @@ class Stop(NamedTuple):
     Attributes:
         accepted: number of leading drafted tokens that stand if it ends here.
         chance: probability that it ends here, given that it ends nowhere later.
-        weights: [V] float64. The next token is drawn in proportion to them.
+        weights: computes [V] float64 weights; the next token is drawn in proportion to them.
     """
 
     accepted: int
     chance: float
-    weights: torch.Tensor
+    weights: Callable[[], torch.Tensor]
 
 
-def block_stops(drafted: Sequence[int], laws: Sequence[TruncatedLaw], targets: torch.Tensor) -> Iterator[Stop]:
+def block_stops(
+    drafted: Sequence[int], laws: Sequence[TruncatedLaw], target: Callable[[int], torch.Tensor]
+) -> Iterator[Stop]:
     """The places where a draft may end: the longest prefix first, the empty one (chance 1) last.
+
+    Prefixes that cannot stand, because the target gives one of their tokens the probability 0, are left out.
 
     Args:
         drafted: L token ids.
         laws: L draft distributions; token i was drawn from distribution i.
-        targets: [L + 1, V] float64, the target's distributions at the drafted positions and after the last one.
+        target: target(i) computes the target's distribution, [V] float64, after the first i drafted tokens, i = 0 … L.
     """
+    rows: list[torch.Tensor] = []
+    prefix = [1.0]
+    for law, token in zip(laws, drafted, strict=True):
+        rows.append(target(len(rows)))
+        prefix.append(min(1.0, prefix[-1] * float(rows[-1][token]) * law.form.total / law.weight(token)))
+        if prefix[-1] == 0.0:
+            break
+    else:
+        yield Stop(len(drafted), prefix[-1], partial(target, len(drafted)))
+    for accepted in range(len(rows) - 1, -1, -1):
+        weight, row, law = prefix[accepted], rows[accepted], laws[accepted]
+        ids, q = _on_device(law, row)
+        left = max(0.0, weight - float((weight * row[ids]).minimum(q).sum()))
+        chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
+        yield Stop(accepted, chance, partial(_residual, weight, row, law))
+
+
+def _residual(weight: float, row: torch.Tensor, law: TruncatedLaw) -> torch.Tensor:
+    """max(0, w·p − q), [V]; p itself where rounding has left nothing, which has probability 0."""
+    ids, q = _on_device(law, row)
+    residual = weight * row
+    residual[ids] -= q
+    residual.clamp_(min=0.0)
+    return residual if float(residual.sum()) > 0.0 else row
+
+
+def _on_device(law: TruncatedLaw, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and probabilities of a draft distribution, beside the target's."""
     import torch
 
-    ratios = targets[range(len(drafted)), list(drafted)].tolist()
-    prefix = [1.0]
-    for law, token, probability in zip(laws, drafted, ratios, strict=True):
-        prefix.append(min(1.0, prefix[-1] * probability * law.form.total / law.weight(token)))
-    yield Stop(len(drafted), prefix[-1], targets[-1])
-    for accepted in range(len(drafted) - 1, -1, -1):
-        law, weight = laws[accepted], prefix[accepted]
-        residual = weight * targets[accepted]
-        residual[torch.from_numpy(law.ids).to(residual.device)] -= torch.from_numpy(law.weights / law.form.total).to(
-            residual.device
-        )
-        residual.clamp_(min=0.0)
-        left = float(residual.sum())
-        chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
-        if left <= 0.0:  # only rounding leads here, where w·p ≤ q everywhere and yet no longer prefix stands
-            residual = targets[accepted]
-        yield Stop(accepted, chance, residual)
+    probabilities = torch.from_numpy(law.weights / law.form.total)
+    return torch.from_numpy(law.ids).to(row.device), probabilities.to(row.device)

@@ -101,15 +101,16 @@ def verify_laws(
         raise InputError("the distributions of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
     _check_draft(drafted, weights, laws[0].form, logits)
-    positions = range(base, base + len(drafted) + 1)
-    targets = target_law(shaped(logits, positions, params), params)
+
+    def target(index: int) -> torch.Tensor:
+        return _law(logits, index, base, params)
 
     def stands(stop: Stop) -> bool:
         """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
         return not stop.accepted or _coin(params.seed, base, base + stop.accepted - 1) < stop.chance
 
-    stop = next(filter(stands, block_stops(drafted, laws, targets)))
-    return Outcome(stop.accepted, _emit(stop.weights, base, base + stop.accepted, params.seed))
+    stop = next(filter(stands, block_stops(drafted, laws, target)))
+    return Outcome(stop.accepted, _emit(stop.weights(), base, base + stop.accepted, params.seed))
 
 
 def verify_scalars(
