@@ -14,7 +14,8 @@ import torch
 
 from multispin.data import load_prompts
 from multispin.models import load_drafter, load_model, load_tokenizer
-from multispin.models.drafter import SHIPPED, ModelDrafter
+from multispin.models.drafter import ModelDrafter
+from multispin.models.drafter_name import SHIPPED
 from multispin.speculation import SamplingParams
 
 TURNS, LENGTH = 24, 8

@@ -70,7 +70,8 @@ def main():
 
     from multispin.errors import InputError
     from multispin.models import Verifier, load_model
-    from multispin.models.vllm_engine import VllmEngine, check_installed, parse_options
+    from multispin.models.vllm_engine import VllmEngine
+    from multispin.models.vllm_options import check_installed, parse_options
     from multispin.profiling import BatchTiming, fit_latency
     from multispin.speculation import SamplingParams
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import ModelDrafter, decode_alone, round_weights
+from multispin.models import CachedModel, ModelDrafter, decode_alone, round_weights
 from multispin.models.quantised import FEW_ROWS, RoundedLinear, WholeLinear, whole_weights
 from multispin.speculation import LawFormat, NoDrafter, PromptLookupDrafter, SamplingParams, draft_token
 
@@ -31,8 +31,8 @@ def test_a_drafter_follows_the_committed_text_wherever_it_turns(make_model):
 def test_what_a_draft_accepted_whole_leaves_to_read_costs_no_pass_of_its_own(make_model, monkeypatch):
     drafter, text = ModelDrafter(make_model("llama"), 64), list(range(20))
     passes = []
-    forward = drafter._verifier.forward
-    monkeypatch.setattr(drafter._verifier, "forward", lambda feeds: passes.append(feeds) or forward(feeds))
+    forward = CachedModel.forward
+    monkeypatch.setattr(CachedModel, "forward", lambda self, feeds: passes.append(feeds) or forward(self, feeds))
     text += [*drafter.draft(text, 3, GREEDY), 7]
     assert len(passes) == 4  # the prompt, and three tokens
     text += drafter.draft(text, 3, GREEDY)

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from multispin.models import Verifier, packed, round_weights
-from multispin.models.packed import CALL_COST, Run, grouped
+from multispin.models import Verifier, layout, round_weights
+from multispin.models.layout import CALL_COST, Run, grouped
 from multispin.models.quantised import whole_weights
 from multispin.speculation import Feed, SamplingParams
 
@@ -40,7 +40,7 @@ def test_slots_that_are_not_in_the_batch_are_paid_for():
 def test_however_calls_are_shared_the_logits_are_those_of_each_session_alone(
     make_model, family, call_cost, monkeypatch
 ):
-    monkeypatch.setattr(packed, "CALL_COST", call_cost)
+    monkeypatch.setattr(layout, "CALL_COST", call_cost)
     verifier = Verifier(make_model(family), slots=7, max_length=64)
     slots, rng = [verifier.open() for _ in range(7)], random.Random(3)
     for slot in slots:

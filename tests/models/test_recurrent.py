@@ -120,7 +120,7 @@ def test_a_pass_that_fails_half_way_is_not_built_upon(model, monkeypatch):
         raise RuntimeError("lost")
 
     with monkeypatch.context() as broken:
-        broken.setattr(model.model.layers[2], "forward", lose)
+        broken.setattr(verifier.packed.model.model.layers[2], "forward", lose)
         with pytest.raises(RuntimeError, match="lost"):
             verifier.forward([Feed(slot, 3, [8], GREEDY)])
     with pytest.raises(ValueError, match="feed the text again"):

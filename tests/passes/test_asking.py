@@ -11,6 +11,7 @@ from multispin.speculation import (
     LawFormat,
     Rule,
     SamplingParams,
+    SlotTable,
     bits_per_token,
     certain_law,
     judge,
@@ -20,34 +21,19 @@ from multispin.speculation import (
 V = 40
 
 
-class RefusingEngine:
+class RefusingEngine(SlotTable):
     """A target that can emit anything but what was drafted; checks that its slots are used properly."""
 
     def __init__(self, slots):
-        self.slots, self.max_length, self.vocabulary_size, self.rules = slots, 64, V, frozenset(Rule)
-        self.free, self._cached = list(range(slots)), {}
-
-    def open(self):
-        slot = self.free.pop()
-        self._cached[slot] = 0
-        return slot
-
-    def close(self, slot):
-        del self._cached[slot]
-        self.free.append(slot)
-
-    def cached(self, slot):
-        return self._cached[slot]
-
-    def commit(self, slot, length):
-        assert 0 <= length <= self._cached[slot]
-        self._cached[slot] = length
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules = 64, V, frozenset(Rule)
 
     def verify(self, feeds):
+        assert all(feed.start == self.cached(feed.slot) for feed in feeds)
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
         findings = []
         for feed in feeds:
-            assert feed.start == self._cached[feed.slot]
-            self._cached[feed.slot] = feed.start + len(feed.tokens)
             logits = torch.zeros(len(feed.tokens), V)
             for row, token in enumerate(feed.tokens[1:]):
                 logits[row, token] = -100.0
@@ -214,13 +200,13 @@ def test_who_never_answers_is_let_go_and_who_leaves_gives_its_slot_back():
     site.edge.receive(number, Close(number), 10, site.now)
     site.answer(stays, asks[stays.session_number])
     site.end_batch(batch, findings)
-    assert len(site.engine.free) == 2
+    assert site.engine.free_slots == 2
     site.now += 4.0
     site.draft()
     assert site.edge.expire(site.now) == []
     site.now += 2.0
     assert site.edge.expire(site.now) == [mute.session_number]
-    assert len(site.engine.free) == 3
+    assert site.engine.free_slots == 3
 
 
 def test_a_text_that_ends_with_the_token_of_a_law_gives_its_slot_back_at_once():
@@ -233,7 +219,7 @@ def test_a_text_that_ends_with_the_token_of_a_law_gives_its_slot_back_at_once():
                 site.answer(device, asks[device.session_number])
         site.end_batch(batch, findings)
     assert site.devices[0].finish == "length"
-    assert len(site.engine.free) == 4
+    assert site.engine.free_slots == 4
 
 
 def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
@@ -245,7 +231,7 @@ def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
             site.batch()
     assert device.finish == "length"
     assert len(device.generated) == 3
-    assert len(site.engine.free) == 4
+    assert site.engine.free_slots == 4
 
 
 def test_a_rule_that_the_engine_does_not_know_is_refused_at_the_door():

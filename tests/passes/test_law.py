@@ -31,6 +31,7 @@ from multispin.speculation import (
     Outcome,
     Rule,
     SamplingParams,
+    SlotTable,
     derive_seed,
     draft_token,
     judge,
@@ -57,34 +58,18 @@ LAWS = [truncate(row, PARAMS, FORM) for row in shaped(DRAFTER, [0] * V, PARAMS)]
 LOSS, LATE = 0.15, 0.15
 
 
-class TableEngine:
+class TableEngine(SlotTable):
     """Logits by the newest token; the real rules."""
 
     def __init__(self, slots=DEVICES):
-        self.slots, self.max_length, self.vocabulary_size, self.rules = slots, 64, V, frozenset(Rule)
-        self._free, self._cached = list(range(slots)), {}
-
-    def open(self):
-        slot = self._free.pop()
-        self._cached[slot] = 0
-        return slot
-
-    def close(self, slot):
-        del self._cached[slot]
-        self._free.append(slot)
-
-    def cached(self, slot):
-        return self._cached[slot]
-
-    def commit(self, slot, length):
-        assert 0 <= length <= self._cached[slot]
-        self._cached[slot] = length
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules = 64, V, frozenset(Rule)
 
     def verify(self, feeds):
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
         findings = []
         for feed in feeds:
-            assert 0 <= feed.start <= self._cached[feed.slot]
-            self._cached[feed.slot] = feed.start + len(feed.tokens)
             rows = TARGET[list(feed.tokens)]
             findings.append(
                 None

@@ -16,44 +16,25 @@ from multispin.protocol import (
     Tail,
     Welcome,
 )
-from multispin.speculation import ID_RULES, SamplingParams, SlotsTakenError, accept_matching
+from multispin.speculation import ID_RULES, SamplingParams, SlotTable, accept_matching
 
 V = 100
 
 
-class CountingEngine:
+class CountingEngine(SlotTable):
     """A target whose next token is the newest plus one, modulo V; checks that its slots are used properly."""
 
     def __init__(self, slots=4, max_length=64):
-        self.slots, self.max_length, self.vocabulary_size, self.rules = slots, max_length, V, ID_RULES
-        self._free, self._cached = list(range(slots)), {}
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules = max_length, V, ID_RULES
         self.batches = []
 
-    def open(self):
-        if not self._free:
-            raise SlotsTakenError("all taken")
-        slot = self._free.pop()
-        self._cached[slot] = 0
-        return slot
-
-    def close(self, slot):
-        del self._cached[slot]
-        self._free.append(slot)
-
-    def cached(self, slot):
-        return self._cached[slot]
-
-    def commit(self, slot, length):
-        assert 0 <= length <= self._cached[slot]
-        self._cached[slot] = length
-
     def verify(self, feeds):
-        assert len({feed.slot for feed in feeds}) == len(feeds)
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
         self.batches.append([len(feed.tokens) for feed in feeds])
         outcomes = []
         for feed in feeds:
-            assert 0 <= feed.start <= self._cached[feed.slot]
-            self._cached[feed.slot] = feed.start + len(feed.tokens)
             emitted = [(token + 1) % V for token in feed.tokens]
             outcomes.append(None if feed.params is None else accept_matching(feed.tokens[1:], emitted))
         return outcomes
@@ -126,7 +107,7 @@ def test_prompts_are_read_and_then_everybody_drafts_until_the_end():
             break
     for i, number in enumerate(numbers):
         assert site.devices[number].generated == expected((i + 2,), 12)
-    assert len(site.engine._free) == 4  # every slot came back
+    assert site.engine.free_slots == 4  # every slot came back
 
 
 def start(site, *names, **options):

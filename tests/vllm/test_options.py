@@ -3,7 +3,7 @@ import importlib.util
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import vllm_engine
+from multispin.models import vllm_engine, vllm_options
 
 
 def test_without_vllm_one_is_told_how_to_get_it(monkeypatch):
@@ -14,7 +14,7 @@ def test_without_vllm_one_is_told_how_to_get_it(monkeypatch):
 
 def test_options_are_read_without_vllm():
     pairs = ["tensor_parallel_size=8", "distributed-executor-backend=ray", "enforce_eager=true", 'x={"a": 1}']
-    assert vllm_engine.parse_options(pairs) == {
+    assert vllm_options.parse_options(pairs) == {
         "tensor_parallel_size": 8,
         "distributed_executor_backend": "ray",
         "enforce_eager": True,
@@ -25,4 +25,4 @@ def test_options_are_read_without_vllm():
 @pytest.mark.parametrize("pair", ["tensor_parallel_size", "=8"])
 def test_options_of_another_form_are_refused_without_vllm(pair):
     with pytest.raises(InputError, match="NAME=VALUE"):
-        vllm_engine.parse_options([pair])
+        vllm_options.parse_options([pair])

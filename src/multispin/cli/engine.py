@@ -47,7 +47,7 @@ def engine_arguments(options: Mapping[str, Any]) -> list[str]:
 
 def check_engine(options: Mapping[str, Any]) -> None:
     """InputError if vLLM is meant and cannot be, or options are for an engine that takes none."""
-    from multispin.models.vllm_engine import check_installed, parse_options
+    from multispin.models.vllm_options import check_installed, parse_options
 
     if options["engine"] == "vllm":
         check_installed()
@@ -62,7 +62,8 @@ def load_engine(options: Mapping[str, Any]) -> Any:
     """The engine that the options of `serve` name."""
     check_engine(options)
     if options["engine"] == "vllm":
-        from multispin.models.vllm_engine import VllmEngine, parse_options
+        from multispin.models.vllm_engine import VllmEngine
+        from multispin.models.vllm_options import parse_options
 
         if options["place"] != "cpu":
             raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")

@@ -27,7 +27,8 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
     """Yield the target's own text of each request, in the engine of the demo, one after the other."""
     stop_ids = load_tokenizer(order.target).stop_ids
     if order.engine == "vllm":
-        from multispin.models.vllm_engine import decode_by_vllm, parse_options
+        from multispin.models.vllm_engine import decode_by_vllm
+        from multispin.models.vllm_options import parse_options
 
         chosen = parse_options(order.engine_options)
         yield from decode_by_vllm(order.target, requests, order.max_tokens, stop_ids, order.dtype, chosen)

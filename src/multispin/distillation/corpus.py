@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
+from multispin.models.cached import CachedModel
 from multispin.models.distilled import fingerprint
 from multispin.models.loading import Tokenizer
-from multispin.models.verifier import Verifier
 from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
 
@@ -93,7 +93,7 @@ class Writer:
         self._prompts = prompts
         self._prompt_tokens = prompt_tokens
         self._length = prompt_tokens + answer_tokens
-        self._verifier = Verifier(model, SEQUENCES_PER_SHARD, self._length)
+        self._target = CachedModel(model, SEQUENCES_PER_SHARD, self._length)
         self._tokenizer = tokenizer
         self._answer_tokens = answer_tokens
         self.identity = {
@@ -103,7 +103,7 @@ class Writer:
             "prompts": None if prompts is None else _digest(prompts),
         }
         self._hidden = torch.empty(0)
-        model.base_model.register_forward_hook(self._keep)
+        self._target.body.register_forward_hook(self._keep)
 
     def shard(self, seed: int, number: int) -> Shard:
         """Write shard `number`: half of the prompts drawn from the set, half invented by the target (if it chats).
@@ -135,11 +135,11 @@ class Writer:
     def read(self, texts: Sequence[list[int]]) -> Shard:
         """Read up to `SEQUENCES_PER_SHARD` given texts; all but their first token counts as answer."""
         texts = [text[: self._length] for text in texts]
-        slots = [self._verifier.open() for _ in texts]
+        slots = [self._target.open() for _ in texts]
         states = self._no_states(len(texts))
         self._prefill(slots, texts, list(range(len(texts))), states)
         for slot in slots:
-            self._verifier.close(slot)
+            self._target.close(slot)
         return _shard(texts, [1] * len(texts), states)
 
     def _invent(self, count: int, noise: torch.Generator) -> list[list[int]]:
@@ -156,9 +156,9 @@ class Writer:
         self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int, noise: torch.Generator
     ) -> tuple[list[list[int]], torch.Tensor]:
         """Continue all prompts until a stop id or `limit` tokens; returns texts and final hidden states."""
-        verifier, stops = self._verifier, set(self._tokenizer.stop_ids)
+        stops = set(self._tokenizer.stop_ids)
         texts = [list(prompt) for prompt in prompts]
-        slots = [verifier.open() for _ in texts]
+        slots = [self._target.open() for _ in texts]
         states = self._no_states(len(texts))
         running = list(range(len(texts)))
         room = [min(limit, self._length - len(prompt)) for prompt in prompts]
@@ -172,11 +172,11 @@ class Writer:
                 texts[k].append(token)
             running = [k for k in running if texts[k][-1] not in stops and len(texts[k]) - len(prompts[k]) < room[k]]
         for slot in slots:
-            verifier.close(slot)
+            self._target.close(slot)
         return texts, states
 
     def _no_states(self, count: int) -> torch.Tensor:
-        return torch.zeros(count, self._length, self._verifier.hidden_size, dtype=torch.bfloat16)
+        return torch.zeros(count, self._length, self._target.hidden_size, dtype=torch.bfloat16)
 
     def _prefill(self, slots: list[int], texts: Sequence[list[int]], rows: list[int], states: torch.Tensor) -> None:
         """Feed all but the last token of every text."""
@@ -185,7 +185,7 @@ class Writer:
             self._feed([Feed(slots[k], 0, texts[k][:-1], None) for k in some], some, states)
 
     def _feed(self, feeds: list[Feed], rows: list[int], states: torch.Tensor) -> torch.Tensor:
-        logits = self._verifier.forward(feeds)
+        logits = self._target.forward(feeds)
         at = 0
         for row, feed in zip(rows, feeds, strict=True):
             count = len(feed.tokens)

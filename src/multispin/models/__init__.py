@@ -7,22 +7,38 @@ refusals do not wait for torch and transformers.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from multispin.speculation import Feed
+
 if TYPE_CHECKING:
-    from multispin.models.drafter import ModelDrafter, check_drafter, load_drafter
-    from multispin.models.loading import EMBEDDED, Tokenizer, known_positions, load_model, load_tokenizer, resolve
+    from multispin.models.cached import CachedModel
+    from multispin.models.drafter import DraftSource, ModelDrafter, load_draft_source, load_drafter
+    from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter
+    from multispin.models.edge_drafter import DraftAsk, EdgeDrafter
+    from multispin.models.loading import Tokenizer, known_positions, load_model, load_tokenizer, resolve
+    from multispin.models.packable import PackedModel
     from multispin.models.quantised import round_weights
     from multispin.models.reference import decode_alone, decode_together
+    from multispin.models.references import EMBEDDED
     from multispin.models.verifier import Verifier
 
 __all__ = [
     "EMBEDDED",
+    "CachedModel",
+    "DraftAsk",
+    "DraftSource",
+    "DrafterKind",
+    "DrafterName",
+    "EdgeDrafter",
+    "Feed",
     "ModelDrafter",
+    "PackedModel",
     "Tokenizer",
     "Verifier",
     "check_drafter",
     "decode_alone",
     "decode_together",
     "known_positions",
+    "load_draft_source",
     "load_drafter",
     "load_model",
     "load_tokenizer",
@@ -31,10 +47,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "drafter": ("ModelDrafter", "check_drafter", "load_drafter"),
-    "loading": ("EMBEDDED", "Tokenizer", "known_positions", "load_model", "load_tokenizer", "resolve"),
+    "cached": ("CachedModel",),
+    "drafter": ("DraftSource", "ModelDrafter", "load_draft_source", "load_drafter"),
+    "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
+    "edge_drafter": ("DraftAsk", "EdgeDrafter"),
+    "loading": ("Tokenizer", "known_positions", "load_model", "load_tokenizer", "resolve"),
+    "packable": ("PackedModel",),
     "quantised": ("round_weights",),
     "reference": ("decode_alone", "decode_together"),
+    "references": ("EMBEDDED",),
     "verifier": ("Verifier",),
 }
 """Which module defines each name (PEP 562)."""

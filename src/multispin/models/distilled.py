@@ -20,9 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.drafter_name import CARD_FILE
 from multispin.models.quantised import round_weights
 
-CARD_FILE = "drafter.json"
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "multispin-drafter-1"
 STORAGES = ("int8", "bfloat16")
@@ -187,11 +187,6 @@ def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     """
     student = load_student(folder, model)
     return round_weights(student, 8) if read_card(folder).storage == "int8" else student.to(torch.bfloat16)
-
-
-def is_drafter(folder: Path) -> bool:
-    """Whether a folder holds a distilled drafter."""
-    return (folder / CARD_FILE).is_file()
 
 
 def read_card(folder: Path) -> DrafterCard:

@@ -1,65 +1,62 @@
-"""Drafters that run a language model with PyTorch, and the names under which they are loaded."""
+"""Drafters that run a language model with PyTorch, and loading them by name."""
 
-from collections.abc import Callable, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.distilled import is_drafter, load_for_drafting
-from multispin.models.loading import Tokenizer, load_model, load_tokenizer, resolve
+from multispin.models.distilled import load_for_drafting
+from multispin.models.drafter_name import DrafterKind, DrafterName
+from multispin.models.edge_drafter import DraftAsk, EdgeDrafter
+from multispin.models.loading import Tokenizer, load_model, load_tokenizer
+from multispin.models.packable import PackedModel
 from multispin.models.quantised import round_weights
-from multispin.models.verifier import Verifier
 from multispin.speculation import (
     Drafter,
+    Feed,
     LawFormat,
     NoDrafter,
     PromptLookupDrafter,
     SamplingParams,
     TruncatedLaw,
-    draft_token,
-    draw,
-    shaped,
-    truncate,
 )
-from multispin.speculation.engine import Feed
 
 
 class ModelDrafter:
-    """A small language model with a cache of one slot.
+    """A small language model that drafts for one text.
 
     Under `coupled` it draws with the request's shared noise, so that its token meets the target's whenever their
-    laws are close (see `speculation.rules`); under the rejection rules from exactly the law that it sends.
+    distributions are close (see `speculation.rules`); under the rejection rules from exactly the distribution that it
+    sends.
+
+    Args:
+        model: drafts; a model of transformers' is left as it is.
+        max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
+        vocabulary_size: number of ids that the target can emit; by default what the model's head has.
+
     """
 
-    def __init__(self, model: PreTrainedModel, max_length: int) -> None:
-        self._verifier = Verifier(model, slots=1, max_length=max_length)
-        self._slot = self._verifier.open()
-        self._cached: list[int] = []
+    def __init__(
+        self, model: PreTrainedModel | PackedModel, max_length: int, vocabulary_size: int | None = None
+    ) -> None:
+        self._drafter = EdgeDrafter(model, 1, max_length, vocabulary_size)
+        self._slot = self._drafter.open()
 
     def prepare(self, committed: Sequence[int]) -> None:
         """Feed all but the newest committed token."""
-        start = self._common(committed)
-        if start < len(committed) - 1:
-            self._feed(start, committed[start:-1], None)
+        self._drafter.prepare([(self._slot, committed)])
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw `length` tokens one after the other; fewer where the slot is full."""
-        return self._draw(committed, length, params, lambda logits, position: draw(logits, [position], params)[0])
+        return self._drafter.draft([DraftAsk(self._slot, committed, length, params)])[0]
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
     ) -> tuple[list[int], list[TruncatedLaw]]:
-        """Draw up to `length` tokens, each from its truncated and quantised law."""
-        laws: list[TruncatedLaw] = []
-
-        def pick(logits: torch.Tensor, position: int) -> int:
-            laws.append(truncate(shaped(logits, [position], params)[0], params, form))
-            return draft_token(laws[-1], params.seed, len(committed), position)
-
-        return self._draw(committed, length, params, pick), laws
+        """Draw up to `length` tokens, each from its truncated and quantised distribution."""
+        return self._drafter.draft_laws([DraftAsk(self._slot, committed, length, params)], form)[0]
 
     def logits_along(self, text: Sequence[int], begin: int, params: SamplingParams) -> torch.Tensor:
         """What it would draw from at each position of a known text, all at once.
@@ -74,102 +71,81 @@ class ModelDrafter:
 
         """
         self.prepare(text[:begin])
-        return self._feed(begin - 1, text[begin - 1 : -1], params)
-
-    def _draw(
-        self, committed: Sequence[int], length: int, params: SamplingParams, pick: Callable[[torch.Tensor, int], int]
-    ) -> list[int]:
-        """Feed and pick in turn; `pick` gets [1, V] logits and the position that they are for."""
-        length = min(length, self._verifier.max_length - len(committed))
-        if length <= 0:
-            return []
-        start = self._common(committed)
-        if len(committed) - start > 2:  # a prompt, or what came while it was away: no logits are wanted of it
-            self.prepare(committed)
-            start = len(committed) - 1
-        # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.
-        logits = self._feed(start, committed[start:], params)[-1:]
-        drafted = [pick(logits, len(committed))]
-        for position in range(len(committed) + 1, len(committed) + length):
-            drafted.append(pick(self._feed(position - 1, drafted[-1:], params), position))
-        return drafted
-
-    def _common(self, committed: Sequence[int]) -> int:
-        """Length of the cached prefix that still holds, at most all but the newest committed token."""
-        limit = min(len(self._cached), len(committed) - 1)
-        common = 0
-        while common < limit and self._cached[common] == committed[common]:
-            common += 1
-        return common
-
-    def _feed(self, start: int, tokens: Sequence[int], params: SamplingParams | None) -> torch.Tensor:
-        (logits,) = self._verifier.forward([Feed(self._slot, start, tokens, params)])
-        self._cached[start:] = tokens
-        return logits
+        return self._drafter.feed([Feed(self._slot, begin - 1, text[begin - 1 : -1], params)])[0]
 
 
-SHIPPED = ("small", "medium", "large")
-"""Distilled drafters of the embedded target, by size: the data of the package `multispin-drafters`."""
+@dataclass(frozen=True, eq=False)
+class DraftSource:
+    """What drafters of one name are made from: loaded once, for any number of texts at once.
+
+    Attributes:
+        name: of the drafter.
+        tokenizer: of the target; its ids are what is drafted.
+        model: the model that drafts; None for `lookup` and `none`, which need none.
+
+    """
+
+    name: DrafterName
+    tokenizer: Tokenizer
+    model: PackedModel | None
+
+    def drafter(self, max_length: int) -> Drafter:
+        """A drafter for one text of at most `max_length` tokens; a model's positions may cut its drafts earlier."""
+        if self.model is not None:
+            return ModelDrafter(self.model, max_length, self.tokenizer.size)
+        return PromptLookupDrafter() if self.name.kind is DrafterKind.LOOKUP else NoDrafter()
+
+    def edge_drafter(self, slots: int, max_length: int) -> EdgeDrafter:
+        """A drafter for `slots` texts at once; InputError for a drafter without a model."""
+        if self.model is None:
+            raise InputError(f"the drafter {self.name.text!r} runs no model, so that there is nothing to batch")
+        return EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
 
 
-def shipped_folder(name: str) -> Path:
-    """The folder of a shipped drafter; InputError if the package that holds it is not installed."""
-    try:
-        return Path(str(resources.files("multispin_drafters"))) / name
-    except ModuleNotFoundError:
-        raise InputError(
-            f"the drafter {name!r} is in a package of its own, which is not installed: "
-            "run `pip install multispin-drafters`"
-        ) from None
+def load_draft_source(spec: str, target: str, place: str = "cpu") -> DraftSource:
+    """Load what `spec` names; InputError if it is not there or its ids are not the target's.
 
+    Args:
+        spec: name of the drafter, see `drafter_name`.
+        target: reference of the target.
+        place: device of torch's that it computes on; rounded weights are for "cpu" only.
 
-def check_drafter(spec: str) -> None:
-    """InputError if `spec` names nothing that `load_drafter` could try to load; cheap, for before long work."""
-    kind, _, reference = spec.partition(":")
-    quantised = len(kind) == 2 and kind[0] == "q" and kind[1].isdigit()
-    if spec in SHIPPED:
-        shipped_folder(spec)
-        return
-    if kind in ("lookup", "none", "") or (quantised and not reference):
-        return
-    if quantised or not is_drafter(Path(spec).expanduser()):
-        resolve(reference if quantised else spec)
+    """
+    name = DrafterName.parse(spec)
+    tokenizer = load_tokenizer(target)
+    if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):
+        return DraftSource(name, tokenizer, None)
+    if name.kind is DrafterKind.DISTILLED:
+        assert name.folder is not None
+        model = load_for_drafting(name.folder, load_model(target, "bfloat16"))
+        return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
+    reference = name.reference or target
+    _check_tokenizer(reference, tokenizer, target)
+    if name.kind is DrafterKind.ROUNDED:
+        model = round_weights(load_model(reference), name.bits)
+    else:
+        model = load_model(reference, "bfloat16", place)
+    return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
 
 
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
-    """Make the drafter that `spec` names, and the tokenizer whose ids it speaks: the target's, or InputError.
+    """Make the drafter that `spec` names for one text, and the target's tokenizer.
 
     Args:
-        spec: "lookup" (prompt lookup), "none", "small", "medium" or "large" (distilled from the embedded target), a
-            folder that `multispin distill` wrote, "q8" … "q3" (the target with its weights rounded to so many bits),
-            "q8:REF" (another model, rounded), or a model reference.
-        target: reference of the target, whose tokenizer the model-free drafters use.
+        spec: name of the drafter, see `drafter_name`.
+        target: reference of the target.
         max_length: prompt and generated tokens of the longest text to draft for.
 
     """
-    kind, _, reference = spec.partition(":")
-    if kind in ("lookup", "none") and not reference:
-        return PromptLookupDrafter() if kind == "lookup" else NoDrafter(), load_tokenizer(target)
-    if len(kind) == 2 and kind[0] == "q" and kind[1].isdigit():
-        tokenizer = _shared_tokenizer(reference or target, target)
-        return ModelDrafter(round_weights(load_model(reference or target), int(kind[1])), max_length), tokenizer
-    if not spec:
-        raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
-    folder = shipped_folder(spec) if spec in SHIPPED else Path(spec).expanduser()
-    if is_drafter(folder):
-        return ModelDrafter(load_for_drafting(folder, load_model(target, "bfloat16")), max_length), load_tokenizer(
-            target
-        )
-    tokenizer = _shared_tokenizer(spec, target)
-    return ModelDrafter(load_model(spec, "bfloat16"), max_length), tokenizer
+    source = load_draft_source(spec, target)
+    return source.drafter(max_length), source.tokenizer
 
 
-def _shared_tokenizer(reference: str, target: str) -> Tokenizer:
-    """The drafter's tokenizer; InputError, before any weights are read, if its ids are not the target's."""
-    own, theirs = load_tokenizer(reference), load_tokenizer(target)
+def _check_tokenizer(reference: str, theirs: Tokenizer, target: str) -> None:
+    """InputError, before any weights are read, if a drafter's ids are not the target's."""
+    own = load_tokenizer(reference) if reference != target else theirs
     if own.fingerprint != theirs.fingerprint:
         raise InputError(
             f"the tokenizer of {reference} ({own.fingerprint}) is not the target's ({theirs.fingerprint}): "
             "draft with a model of the target's family"
         )
-    return own

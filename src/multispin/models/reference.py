@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from multispin.speculation import Outcome, SamplingParams, StopStrings, draw
+from multispin.errors import InputError
+from multispin.speculation import Failure, Outcome, SamplingParams, StopStrings, draw
 from multispin.speculation.engine import Engine, Feed
 
 
@@ -22,14 +23,14 @@ def decode_alone(
     stop_ids: Collection[int] = (),
     min_tokens: int = 0,
     stops: StopStrings | None = None,
+    vocabulary_size: int | None = None,
 ) -> list[int]:
     """Generate up to `max_tokens` ids after `prompt`.
 
     Ends with the first stop id, which is included and cannot come within the first `min_tokens`, or with the first
-    id that completes a stop string.
+    id that completes a stop string. Ids from `vocabulary_size` on (padding of the logits) cannot be drawn.
     """
     params = params.with_min_tokens(tuple(stop_ids), len(prompt), min_tokens)
-    model.set_attn_implementation("sdpa")
     cache = DynamicCache(config=model.config)
     feed = list(prompt)
     tokens: list[int] = []
@@ -37,7 +38,7 @@ def decode_alone(
         out = model(
             input_ids=torch.tensor([feed], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        feed = draw(out.logits[0], [len(prompt) + len(tokens)], params)
+        feed = draw(out.logits[0, :, :vocabulary_size], [len(prompt) + len(tokens)], params)
         tokens += feed
         if feed[0] in stop_ids or (stops is not None and stops.end(tokens, len(tokens) - 1)):
             break
@@ -74,6 +75,8 @@ def decode_together(
     while running:
         feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], requests[k][1]) for k in running]
         for k, outcome in zip(running, engine.verify(feeds), strict=True):
+            if isinstance(outcome, Failure):
+                raise InputError(outcome.reason)
             assert isinstance(outcome, Outcome)
             texts[k].append(outcome.next_token)
         running = [

@@ -55,6 +55,14 @@ class SlotCache:
         """Memory taken by all slots, fixed at start."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
 
+    def is_finite(self, slot: int, start: int, end: int) -> bool:
+        """Whether what the last layer with attention holds at these positions are finite numbers."""
+        if not self.keys:
+            return True
+        last = max(self.keys)
+        kept = self.keys[last][slot, :, start:end], self.values[last][slot, :, start:end]
+        return all(bool(part.isfinite().all()) for part in kept)
+
     def clear(self, slot: int, start: int) -> None:
         """Zero the positions of `slot` from `start` on: what is not a number there would reach others' sums."""
         for tensor in (*self.keys.values(), *self.values.values()):

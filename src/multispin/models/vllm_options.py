@@ -1,0 +1,31 @@
+"""Whether vLLM is installed, and its options as the command line writes them; light to import."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from multispin.errors import InputError
+
+
+def check_installed() -> None:
+    """InputError, with what to do, if there is no vLLM here."""
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "vLLM is not installed here: `pip install 'multispin[vllm]'` on a machine with an NVIDIA GPU, or "
+            "`make vllm` for its CPU build"
+        )
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE of the command line, values as JSON where they are JSON and as text elsewhere."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise InputError(f"--engine-option {pair!r} is not of the form NAME=VALUE")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.replace("-", "_")] = value
+    return options

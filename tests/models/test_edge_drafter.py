@@ -1,0 +1,102 @@
+"""Drafting for many texts at once draws what drafting for each of them alone draws."""
+
+import random
+
+import pytest
+
+from multispin.errors import InputError
+from multispin.models import DraftAsk, EdgeDrafter, ModelDrafter, PackedModel
+from multispin.speculation import LawFormat, SamplingParams, SlotsTakenError
+
+LAWS = [
+    SamplingParams(),
+    SamplingParams(0.8, seed=3),
+    SamplingParams(1.0, top_k=20, top_p=0.9, seed=4),
+    SamplingParams(0.9, seed=5, logit_bias=((3, -100.0),), withheld=(7,), withheld_until=30),
+]
+
+
+def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_and_leaves(make_model, family):
+    model, rng = make_model(family), random.Random(8)
+    together = EdgeDrafter(model, 4, 96)
+    alone, texts, slots = {}, {}, {}
+    for turn in range(12):
+        for k in range(4):
+            if k not in texts or (turn == 6 and k == 2):  # one leaves, and another comes into its slot
+                if k in slots:
+                    together.close(slots[k])
+                slots[k], alone[k] = together.open(), ModelDrafter(model, 96)
+                texts[k] = [rng.randrange(97) for _ in range(rng.choice([1, 5, 11]))]
+        asked = [k for k in range(4) if rng.random() < 0.8]
+        rng.shuffle(asked)
+        asks = [DraftAsk(slots[k], texts[k], rng.randrange(6), LAWS[k]) for k in asked]
+        for k, ask, drafted in zip(asked, asks, together.draft(asks), strict=True):
+            assert drafted == alone[k].draft(texts[k], ask.length, LAWS[k])
+            assert len(drafted) == ask.length
+            kept = rng.randrange(len(drafted) + 1)
+            texts[k] = [*texts[k], *drafted[:kept], *([rng.randrange(97)] if len(texts[k]) < 70 else [])]
+
+
+def test_distributions_for_the_rejection_rules_are_those_of_each_text_alone(make_model):
+    model, form = make_model("llama"), LawFormat(97, retained=20, probability_bits=8)
+    together = EdgeDrafter(model, 3, 64)
+    texts = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8]]
+    asks = [DraftAsk(together.open(), text, 4, law) for text, law in zip(texts, LAWS[1:], strict=True)]
+    for ask, (drafted, laws) in zip(asks, together.draft_laws(asks, form), strict=True):
+        ids, own = ModelDrafter(model, 64).draft_laws(ask.committed, 4, ask.params, form)
+        assert drafted == ids
+        assert [law.ids.tolist() for law in laws] == [law.ids.tolist() for law in own]
+
+
+def test_prompts_are_read_a_budget_at_a_time(make_model):
+    drafter, prompt = EdgeDrafter(make_model("llama"), 2, 64), list(range(20))
+    slots = [drafter.open(), drafter.open()]
+    texts = [(slot, prompt) for slot in slots]
+    drafter.prepare(texts, most=25)
+    assert [drafter.unread(slot, prompt) for slot in slots] == [0, 13]
+    drafter.prepare(texts, most=25)
+    assert [drafter.unread(slot, prompt) for slot in slots] == [0, 0]
+
+
+def test_a_text_that_the_drafter_cannot_hold_gets_a_shorter_draft_or_none_and_limits_nobody(make_model):
+    model = make_model("llama", max_position_embeddings=16)
+    drafter = EdgeDrafter(model, 3, 1000)  # asked for more positions than the model knows
+    slots = [drafter.open() for _ in range(3)]
+    params = SamplingParams()
+    asks = [
+        DraftAsk(slots[0], [1] * 13, 8, params),
+        DraftAsk(slots[1], list(range(16)), 8, params),
+        DraftAsk(slots[2], list(range(40)), 8, params),
+    ]
+    drafter.prepare([(ask.slot, ask.committed) for ask in asks])
+    assert [len(draft) for draft in drafter.draft(asks)] == [3, 0, 0]
+
+
+def test_ids_that_only_one_side_has_are_neither_drafted_nor_a_reason_to_fail(make_model):
+    model = make_model("llama")
+    free = ModelDrafter(model, 64).draft([5, 6, 7], 20, SamplingParams())
+    cut = ModelDrafter(model, 64, vocabulary_size=max(free)).draft([5, 6, 7], 20, SamplingParams())
+    assert cut != free
+    assert max(cut) < max(free)
+    wide = ModelDrafter(model, 64, vocabulary_size=120)
+    assert wide.draft([5, 6, 7], 20, SamplingParams()) == free
+    assert wide.draft([5, 119, 7], 4, SamplingParams()) == []
+    ids, laws = wide.draft_laws([5, 6, 7], 3, LAWS[1], LawFormat(120, 8, 8))
+    assert len(ids) == len(laws) == 3
+
+
+def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing(make_model):
+    model = make_model("llama")
+    model.model.embed_tokens.weight.data[42] = float("nan")
+    drafter = ModelDrafter(PackedModel.of(model), 64)
+    assert drafter.draft([5, 42], 4, LAWS[1]) == []
+    assert drafter.draft_laws([5, 42], 4, LAWS[1], LawFormat(97, 8, 8)) == ([], [])
+
+
+def test_slots_run_out(make_model):
+    drafter = EdgeDrafter(make_model("llama"), 1, 16)
+    assert drafter.open() == 0
+    with pytest.raises(SlotsTakenError):
+        drafter.open()
+    with pytest.raises(InputError, match="slots = 0"):
+        EdgeDrafter(make_model("llama"), 0, 16)
