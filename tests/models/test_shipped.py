@@ -9,11 +9,7 @@ from multispin.data import load_prompts
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
 from multispin.models.distilled import fingerprint, read_card
-<<<<<<< HEAD
-from multispin.models.drafter import SHIPPED, check_drafter, shipped_folder
-=======
-from multispin.models.drafter_name import SHIPPED, shipped_folder
->>>>>>> d60e0c8 (models without a circle: CachedModel and Verifier leave the caller's model as it is, one slot table for all engines, one grammar of drafters, a batched drafter)
+from multispin.models.drafter_name import SHIPPED, check_drafter, shipped_folder
 from multispin.profiling import follow
 from multispin.speculation import SamplingParams
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from multispin.errors import InputError
 from multispin.models import Verifier
-from multispin.speculation import Feed, SamplingParams, SlotsTakenError
+from multispin.speculation import Failure, Feed, SamplingParams, SlotsTakenError
 
 GREEDY = SamplingParams()
 
@@ -116,6 +116,51 @@ def test_feeds_that_make_no_sense_are_refused(make_model, feed):
 def test_impossible_sizes_are_refused_with_their_value(make_model, slots, length):
     with pytest.raises(InputError, match=str(length if slots else slots)):
         Verifier(make_model("llama"), slots=slots, max_length=length)
+
+
+def test_the_model_that_is_handed_over_stays_as_it_is_and_its_weights_are_shared(make_model, family):
+    model, tokens = make_model(family), [3, 1, 4, 1, 5]
+    before, kinds = full_logits(model, tokens), [type(module) for module in model.modules()]
+    verifier = Verifier(model, slots=1, max_length=16)
+    verifier.forward([Feed(verifier.open(), 0, tokens, GREEDY)])
+    assert torch.equal(full_logits(model, tokens), before)
+    assert [type(module) for module in model.modules()] == kinds
+    assert verifier.packed.model.get_input_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_text_that_cannot_be_computed_fails_alone_and_leaves_nothing_to_whoever_comes_next(make_model):
+    model = make_model("llama")
+    model.model.embed_tokens.weight.data[42] = torch.nan
+    verifier = Verifier(model, slots=2, max_length=32)
+    good, bad = verifier.open(), verifier.open()
+    (expected,) = verifier.verify([Feed(good, 0, [1, 2, 3], GREEDY)])
+    for tokens, params in (([1, 42, 3], None), ([1, 42], GREEDY), ([1, 42], SamplingParams(0.8, seed=4))):
+        found, failure = verifier.verify([Feed(good, 0, [1, 2, 3], GREEDY), Feed(bad, 0, tokens, params)])
+        assert found == expected
+        assert isinstance(failure, Failure)
+        assert "finite numbers" in failure.reason
+        assert verifier.cached(bad) == 0
+    # Long texts beside a short one share an attention call, in which the short one's slot is read to the longest's end.
+    verifier.verify([Feed(good, 0, [5] * 20, None), Feed(bad, 0, [5, 6, *[42] * 18], None)])
+    verifier.close(bad)
+    assert verifier.open() == bad
+    _, found = verifier.verify([Feed(good, 20, [5], GREEDY), Feed(bad, 0, [1, 2, 3], GREEDY)])
+    assert found == expected
+
+
+def test_padding_of_the_logits_cannot_be_drawn(make_model):
+    model = make_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[90:] *= 100.0  # without the cut, these would win
+    wide, cut = Verifier(model, 1, 16), Verifier(model, 1, 16, vocabulary_size=90)
+    feed = Feed(wide.open(), 0, [1, 2, 3], GREEDY)
+    assert cut.open() == feed.slot
+    assert cut.vocabulary_size == 90
+    (free,), (found,) = wide.forward([feed]), cut.forward([feed])
+    assert free.argmax() >= 90
+    assert torch.equal(found, free[:, :90])
+    with pytest.raises(ValueError, match="outside 0 … 89"):
+        cut.forward([Feed(feed.slot, 0, [90], GREEDY)])
 
 
 def test_memory_is_what_the_shape_says(make_model):

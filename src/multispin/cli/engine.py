@@ -77,8 +77,9 @@ def load_engine(options: Mapping[str, Any]) -> Any:
             options["max_draft_length"],
             parse_options(options["engine_options"]),
         )
-    from multispin.models import Verifier, load_model
+    from multispin.models import PackedModel, Verifier, load_model, load_tokenizer
 
-    model = load_model(options["target"], options["dtype"], options["place"])
-    known = getattr(model.config, "max_position_embeddings", USUAL_MAX_LENGTH)
-    return Verifier(model, options["slots"], options["max_length"] or min(USUAL_MAX_LENGTH, known))
+    size = load_tokenizer(options["target"]).size
+    model = PackedModel.of(load_model(options["target"], options["dtype"], options["place"]), own=True)
+    length = options["max_length"] or min(USUAL_MAX_LENGTH, model.longest_text or USUAL_MAX_LENGTH)
+    return Verifier(model, options["slots"], length, vocabulary_size=min(size, model.width))

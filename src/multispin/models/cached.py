@@ -50,7 +50,7 @@ class CachedModel(SlotTable):
         self.packed = packed
         self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device)
         self._heads = config.num_attention_heads
-        self._width = int(config.vocab_size)
+        self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
 
     @property

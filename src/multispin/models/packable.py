@@ -49,6 +49,11 @@ class PackedModel:
         return self.model.config.get_text_config()
 
     @property
+    def width(self) -> int:
+        """Number of logits per row, padding of the vocabulary included."""
+        return int(self.config.vocab_size)
+
+    @property
     def longest_text(self) -> int | None:
         """Positions that it knows; None if there is no limit."""
         return longest_text(self.config)

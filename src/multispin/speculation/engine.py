@@ -34,7 +34,7 @@ class Feed(NamedTuple):
 class Failure(NamedTuple):
     """What `Engine.verify` answers for a feed that cannot be verified, where the other feeds of the batch can.
 
-    The cache then holds nothing of that feed: the slot's positions from `Feed.start` on are forgotten.
+    The slot then holds nothing: what was cached may hold such numbers too.
 
     Attributes:
         reason: one sentence for the person whose request it is.
@@ -158,7 +158,7 @@ class Engine(Protocol):
         """Run all feeds in one forward pass.
 
         Returns:
-            For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt; a Failure where this
-            feed alone cannot be verified (its logits are not finite numbers).
+            For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt; a Failure where
+            this feed alone cannot be verified (its logits are not finite numbers).
 
         """
