@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from multispin.device import DeviceClient, Emulation
+from multispin.device import DeviceClient, Emulation, Patience
 from multispin.edge import EdgeServer
 from multispin.edge.server import _Connection
 from multispin.errors import InputError
@@ -256,7 +256,7 @@ def test_an_edge_that_is_not_there_is_given_up_after_a_few_attempts(tiny_folder)
         "ws://127.0.0.1:9/v1/session",
         Hello(PROTOCOL_VERSION, "f", "n", "d", False, PROFILE),
         NoDrafter(),
-        max_reconnects=2,
+        patience=Patience(at_first_s=0.3),
     )
     with pytest.raises(InputError, match="cannot reach the edge"):
         run(client.generate(Request(PROMPT, SamplingParams(), 10)))
@@ -443,8 +443,8 @@ class Cheat(DeviceClient):
 
         self.session.receive = receive
 
-    async def _send(self, socket, message):
-        await super()._send(socket, self.lie(self, message))
+    async def _send(self, message):
+        await super()._send(self.lie(self, message))
 
 
 def _with(kind, **values):
@@ -462,7 +462,7 @@ def _law_unasked(_, message):
 def _law_of_another_token(client, message):
     if not isinstance(message, Law):
         return message
-    refused = client.session._sent.ids[message.accepted]
+    refused = client.session.stage.ids[message.accepted]
     form = client.session.form
     return replace(message, law=pack_laws([certain_law((refused + 1) % form.vocabulary_size, form)], form))
 

@@ -26,6 +26,7 @@ from multispin.protocol import (
     device_session,
     edge_session,
 )
+from multispin.protocol.device_stages import Away, Waiting
 from multispin.speculation import (
     LawFormat,
     Outcome,
@@ -40,7 +41,7 @@ from multispin.speculation import (
     truncate,
 )
 
-V, TEXT, TEXTS, MUTANT_TEXTS, DEVICES, FALSE_ALARM = 5, 3, 1500, 500, 100, 1e-4
+V, TEXT, TEXTS, MUTANT_TEXTS, DEVICES, FALSE_ALARM = 5, 3, 1500, 1000, 100, 1e-4
 PROMPT = (1, 3, 0, 2, 0)
 FORM = LawFormat(V, retained=4, probability_bits=3)
 TARGET = torch.tensor(
@@ -153,6 +154,7 @@ class Site:
             session = self.edge.sessions[device.number]
             if self.forgetful and isinstance(session.stage, Refused):
                 session.stage = Granted(session.grant)
+                device.session.stage = Away(Waiting())  # both forget the draft, and the device draws anew
                 device.attempt += 1
             self.connect(device)
 
@@ -192,9 +194,10 @@ class Site:
             self.deliver(self.edge.schedule(self.now)[1].items())
         self.answer_asks(late=True)
         for device in list(self.devices.values()):
-            if device.session.wants_draft and not self.chance(LATE):
+            again = device.session.unsent()
+            if again is not None or (device.session.wants_draft and not self.chance(LATE)):
                 before, after = self.chance(LOSS), self.chance(LOSS)
-                message = device.draft()
+                message = device.draft() if again is None else again
                 if before:  # it never left the device
                     self.lose(device)
                     continue

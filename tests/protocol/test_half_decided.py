@@ -31,6 +31,7 @@ PARAMS = SamplingParams(1.0, seed=3)
 
 def pair(rule, max_tokens=20, stop_ids=(), vocabulary=V, **options):
     edge, device = EdgeSession(7, "secret", HELLO, vocabulary), DeviceSession(HELLO)
+    device.greet()
     device.receive(replace(WELCOME, vocabulary_size=vocabulary))
     device.begin(Request((1, 2, 3), PARAMS, max_tokens, stop_ids=stop_ids, rule=rule, **options))
     edge.open(device.open(), 100)
@@ -189,6 +190,7 @@ def test_a_lost_edge_is_told_the_found_token_as_part_of_the_text():
     drafted(edge, device, 1, [4, REFUSED])
     device.receive(decided(edge))
     device.forget_edge()
+    device.greet()
     device.receive(WELCOME)
     other = EdgeSession(7, "secret", HELLO, V)
     other.open(device.open(), 100)

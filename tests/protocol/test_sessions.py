@@ -8,9 +8,11 @@ from msgspec.structs import replace
 from multispin.errors import InputError
 from multispin.protocol import (
     PROTOCOL_VERSION,
+    Ask,
     DeviceSession,
     EdgeSession,
     Error,
+    Grant,
     Hello,
     Pending,
     Profile,
@@ -23,7 +25,7 @@ from multispin.protocol import (
     Welcome,
     check_hello,
 )
-from multispin.speculation import SamplingParams, accept_matching
+from multispin.speculation import SamplingParams, accept_matching, pack_ids
 
 V = 50
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -40,6 +42,7 @@ def own_text(prompt, length):
 
 def pair(prompt=(1, 2, 3), max_tokens=20, stop_ids=()):
     edge, device = EdgeSession(7, "secret", HELLO, V), DeviceSession(HELLO)
+    device.greet()
     device.receive(WELCOME)
     device.begin(Request(prompt, SamplingParams(), max_tokens, stop_ids=stop_ids))
     edge.open(device.open(), 100)
@@ -142,17 +145,21 @@ def test_what_a_device_may_not_say_is_refused_by_code():
     with pytest.raises(InputError, match="outside"):
         edge.receive(replace(draft, payload=b"\xff\xf0"))  # ids of 6 bits: 63, 63
     with pytest.raises(ProtocolError, match="still generating"):
-        edge.open(device.open(), 100)
+        edge.open(device.request.to_open(7, [], V), 100)
 
 
 def test_requests_that_do_not_fit_are_refused_with_the_limit():
     edge, device = EdgeSession(7, "secret", HELLO, V), DeviceSession(HELLO)
+    device.greet()
     device.receive(WELCOME)
     device.begin(Request((1,) * 90, SamplingParams(), 20))
+    message = device.request.to_open(7, [], V)
+    with pytest.raises(InputError, match="limit of 100"):
+        device.open()
     with pytest.raises(ProtocolError, match="limit of 100"):
-        edge.open(device.open(), 100)
+        edge.open(message, 100)
     with pytest.raises(InputError, match="temperature"):
-        edge.open(replace(device.open(), max_tokens=5, temperature=-1.0), 100)
+        edge.open(replace(message, max_tokens=5, temperature=-1.0), 100)
 
 
 def test_a_greeting_is_checked():
@@ -183,10 +190,12 @@ def test_a_device_does_not_believe_nonsense():
 
 def test_the_edges_seed_is_taken_once_and_kept():
     device = DeviceSession(HELLO)
+    device.greet()
     device.receive(WELCOME)
     device.begin(Request((1,), SamplingParams(1.0, seed=5), 10, seed_of_edge=True))
     assert device.open().seed == 99
     device.forget_edge()
+    device.greet()
     device.receive(replace(WELCOME, seed=1234))
     assert device.open().seed == 99
 
@@ -200,11 +209,14 @@ def test_every_loss_of_connection_or_edge_leads_to_the_same_text():
         while not device.finish:
             number += 1
             if rng.random() < 0.15:  # the connection breaks: resume
-                assert isinstance(device.greet(), Resume)
-                device.receive(edge.tail(device.greet().length))
+                resume = device.greet()
+                assert isinstance(resume, Resume)
+                device.receive(WELCOME)
+                device.receive(edge.tail(resume.length))
             elif rng.random() < 0.1:  # the edge is lost: open again from here, at another one
                 device.forget_edge()
                 assert device.greet() == HELLO
+                device.greet()
                 device.receive(WELCOME)
                 edge = EdgeSession(7, "secret", HELLO, V)
                 edge.open(device.open(), 100)
@@ -230,3 +242,97 @@ def test_every_loss_of_connection_or_edge_leads_to_the_same_text():
                         device.receive(edge.tail(len(device.committed)))
         assert device.committed == truth
         assert device.finish == "length"
+
+
+def resumed(device, *, grant=None):
+    resume = device.greet()
+    assert isinstance(resume, Resume)
+    device.receive(WELCOME)
+    assert not device.wants_draft
+    assert not device.joined
+    device.receive(Tail(7, resume.length, b"", 0, "", grant))
+
+
+def test_a_grant_of_an_old_connection_stands_only_if_the_edge_says_so_again():
+    edge, device = pair()
+    grant = edge.give(1, 2, 1e4)
+    device.receive(grant)
+    resumed(device)
+    assert device.grant is None
+    device.receive(grant)
+    resumed(device, grant=grant)
+    assert device.wants_draft
+    assert device.grant == grant
+
+
+def test_a_draft_that_was_made_while_the_connection_was_away_answers_the_grant_when_it_stands():
+    edge, device = pair()
+    grant = edge.give(1, 2, 1e4)
+    device.receive(grant)
+    device.lose()
+    draft = device.answer([4, 5], 0.1)
+    resumed(device, grant=grant)
+    assert device.unsent() == draft
+    assert device.unsent() is None  # once is enough
+    assert edge.receive(draft) == []
+    resumed(device)  # the edge has it now
+    assert device.unsent() is None
+    device.receive(settle(edge, [4, 5]))
+    assert device.committed == edge.request.committed
+
+
+def test_a_draft_made_away_is_dropped_where_the_edge_has_moved_on():
+    edge, device = pair()
+    device.receive(edge.give(1, 2, 1e4))
+    device.lose()
+    device.answer([4, 5], 0.1)
+    resumed(device)
+    assert device.unsent() is None
+    with pytest.raises(InputError, match="never sent"):
+        device.receive(Verdict(7, 1, 3, 2, 5))
+
+
+WHAT_IS_NOT_DUE = {
+    "a grant before the Welcome": (lambda d: d.greet(), Grant(7, 1, 2, 1e4), "not ours"),
+    "a verdict before the request": (lambda d: (d.greet(), d.receive(WELCOME)), Verdict(7, 1, 3, 0, 5), "due"),
+    "a second Welcome": (lambda d: (d.greet(), d.receive(WELCOME)), WELCOME, "in the middle"),
+    "a Welcome without a vocabulary": (lambda d: d.greet(), replace(WELCOME, vocabulary_size=0), "empty vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", WHAT_IS_NOT_DUE)
+def test_an_edge_that_says_what_is_not_due_is_refused(case):
+    before, message, sentence = WHAT_IS_NOT_DUE[case]
+    device = DeviceSession(HELLO)
+    device.begin(Request((1, 2, 3), SamplingParams(), 20))
+    before(device)
+    with pytest.raises(InputError, match=sentence):
+        device.receive(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (Verdict(7, 1, 3, 0, V), "outside its vocabulary of 50"),
+        (Verdict(8, 1, 3, 0, 5), "of session 8, not ours"),
+        (Verdict(7, 1, 3, 0, 5, "bored"), "reason that is not known here: 'bored'"),
+        (Tail(7, 3, pack_ids([1] * 21, V), 21), "more than the 20 tokens"),
+        (Tail(7, 3, b"\xff\xff\xff", 4), "outside"),
+        (Tail(7, 3, b"", 2**31 - 1), "need 1610612736 bytes"),
+        (Ask(7, 1, 0), "never drafted"),
+    ],
+)
+def test_every_message_of_an_edge_is_checked(message, sentence):
+    _, device = pair()
+    with pytest.raises(InputError, match=sentence):
+        device.receive(message)
+    assert device.generated == []
+
+
+def test_what_was_on_its_way_when_the_text_ended_is_not_heard():
+    edge, device = pair(max_tokens=1)
+    device.receive(play_round(edge, device, 1, []))
+    assert device.finish == "length"
+    device.receive(Grant(7, 2, 3, 1e4))
+    assert device.finish == "length"
+    assert not device.wants_draft

@@ -1,5 +1,21 @@
-"""The device: drafting loop and shaped uplink."""
+"""Who drafts: the device's client, the links that carry its messages, and its patience with an edge that is away."""
 
-from multispin.device.client import Counters, DeviceClient, Emulation
+from multispin.device.client import Counters, DeviceClient, Emulation, Outage
+from multispin.device.link import Link, LinkLostError, MemoryEnd, MemoryLink, ShapedLink, WebSocketLink, memory_pair
+from multispin.device.retry import Patience, Retries
 
-__all__ = ["Counters", "DeviceClient", "Emulation"]
+__all__ = [
+    "Counters",
+    "DeviceClient",
+    "Emulation",
+    "Link",
+    "LinkLostError",
+    "MemoryEnd",
+    "MemoryLink",
+    "Outage",
+    "Patience",
+    "Retries",
+    "ShapedLink",
+    "WebSocketLink",
+    "memory_pair",
+]

@@ -1,44 +1,47 @@
-"""The device: drafts when it is granted, paces its uplink, and comes back after every loss.
+"""The device: drafts when it is granted, sends what it drafted, and comes back after every loss.
 
-The drafting itself runs in a thread of its own; an emulated device waits until its profile's time per token has
-passed, and its drafts leave through a token bucket at granted bandwidth times spectral efficiency.
+The drafter runs in a thread of its own, and goes on while the connection is lost: a draft that is made by then answers
+the grant when the edge still waits for it. An emulated device waits until its profile's time per token has passed.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import aiohttp
-
-from multispin.device.retry import Backoff
+from multispin.device.link import CLOSE_TIMEOUT_S, Link, LinkLostError, ShapedLink, WebSocketLink
+from multispin.device.retry import Patience, Retries
 from multispin.errors import InputError
 from multispin.protocol import (
-    MAX_FRAME_BYTES,
     Ask,
     Close,
     DeviceSession,
     Draft,
+    Grant,
     Hello,
     Law,
     Progress,
     RefusedError,
     Request,
+    SessionGoneError,
     Tail,
     Uplink,
+    Verdict,
+    Welcome,
     decode_downlink,
     encode,
     websocket_frame_bytes,
 )
-from multispin.radio import TokenBucket
+from multispin.protocol.device_stages import Welcomed
 from multispin.speculation import ID_RULES, Drafter, TruncatedLaw
 
-CONNECT_TIMEOUT_S = 10.0
-HEARTBEAT_S = 15.0
-FIRST_ATTEMPTS = 3
-"""Attempts at an edge that has never answered; one that has is given more."""
-_GONE = {"unknown-session", "no-request", "ahead"}
-"""Refusals of a resume after which the device greets anew and opens from where it stands."""
+WELCOME_TIMEOUT_S = 10.0
+"""Longest wait for the answer to a greeting; an edge that takes the connection and says nothing is as good as none."""
+MAX_MESSAGES_TO_SEND = 8
+"""Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
+_LATER = frozenset({"full", "timeout", "too-slow"})
+"""Refusals that another edge, or the same one later, may not repeat."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Emulation:
     """What this device pretends to be.
 
     Attributes:
-        seconds_per_token: drafting never takes less; 0 to draft as fast as it can.
-        spectral_efficiency: bit/s/Hz of the emulated uplink; 0 for none.
+        seconds_per_token: least time to draft a token [s]; default 0, as fast as it can.
+        spectral_efficiency: of the emulated uplink [bit/s/Hz]; default 0, no emulated uplink.
 
     """
 
@@ -61,12 +64,12 @@ class Counters:
 
     Attributes:
         drafted: tokens drafted and verified.
-        accepted: of them accepted.
-        granted: tokens granted, over all rounds.
+        accepted: tokens of them that were accepted.
+        granted: tokens granted, over all rounds that were answered.
         rounds: verdicts received.
         uplink_bytes: bytes sent, WebSocket framing included.
-        draft_bytes: of them in drafts, and in the laws that the edge asked for.
-        reconnects: connections lost and made again.
+        draft_bytes: bytes of them in drafts, and in the distributions that the edge asked for.
+        reconnects: connections that were lost, or could not be made.
 
     """
 
@@ -79,130 +82,243 @@ class Counters:
     reconnects: int = 0
 
 
+@dataclass(frozen=True)
+class Outage:
+    """There is no edge at the moment.
+
+    Attributes:
+        url: address that was tried.
+        why: what is wrong with it.
+        delay_s: time until the next attempt [s].
+        limit_s: time without an edge after which the device gives up [s].
+
+    """
+
+    url: str
+    why: str
+    delay_s: float
+    limit_s: float
+
+
 class DeviceClient:
-    """One device and its connection.
+    """One device: its session, its drafter, and the link between it and an edge.
+
+    Attributes:
+        session: state of the protocol, with the text.
+        counters: what the present request has cost.
 
     Args:
-        url: of the edge's session endpoint.
+        url: address of the edge's session endpoint, or several, which are tried in turn.
         hello: how the device introduces itself.
-        drafter: guesses.
-        emulation: what it pretends to be.
+        drafter: what guesses the next tokens.
+        emulation: what the device pretends to be; default nothing.
         on_progress: told of every advance of the text.
-        max_reconnects: attempts in a row before it gives up on an edge that has answered.
         decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
+        link: carries the messages; default a WebSocket.
+        patience: how long to go on without an edge.
+        on_outage: told of every failed attempt.
 
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         hello: Hello,
         drafter: Drafter,
         emulation: Emulation | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
-        max_reconnects: int = 8,
+        *,
         decode: Callable[[Sequence[int]], str] | None = None,
+        link: Link | None = None,
+        patience: Patience | None = None,
+        on_outage: Callable[[Outage], None] = lambda _: None,
     ) -> None:
         self.session = DeviceSession(hello, decode)
         self.counters = Counters()
-        self._url = url
+        self._urls = (url,) if isinstance(url, str) else tuple(url)
+        if not self._urls:
+            raise InputError("no address of an edge is named")
+        self._url = self._urls[0]
         self._drafter = drafter
         self._emulation = emulation or Emulation()
         self._on_progress = on_progress
-        self._max_reconnects = max_reconnects
-        self._bucket = TokenBucket(0.0)
-        self._failure: Exception | None = None  # of the drafter
+        self._on_outage = on_outage
+        self._patience = patience or Patience()
+        self._link: Link = link or WebSocketLink()
+        if self._emulation.spectral_efficiency > 0:
+            self._link = ShapedLink(self._link, self._emulation.spectral_efficiency)
+        self._outbox: asyncio.Queue[Uplink] = asyncio.Queue(MAX_MESSAGES_TO_SEND)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+        self._drafting: asyncio.Task[None] | None = None
+        self._drafting_for: tuple[Grant, int] | None = None
+        self._failure: asyncio.Future[None] | None = None  # of the drafter
 
     async def generate(self, request: Request) -> list[int]:
         """Have one text generated; returns its ids.
 
         Raises:
             RefusedError: the edge will not serve this request, and says why.
-            InputError: the edge cannot be reached.
+            InputError: no edge can be reached, or what it says makes no sense.
 
         """
         self.counters = Counters()
         self.session.begin(request)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._drafter.prepare, request.prompt)
-        backoff = Backoff(min(FIRST_ATTEMPTS, self._max_reconnects))
-        while True:
-            try:
-                await self._connection(backoff)
-            except aiohttp.InvalidURL:
-                raise InputError(f"{self._url} is not an address: write ws://HOST:PORT") from None
-            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-                delay_s = backoff.next_delay_s()
-                if delay_s is None:
-                    raise InputError(f"cannot reach the edge at {self._url}: {error or type(error).__name__}") from None
-                self.counters.reconnects += 1
-                await asyncio.sleep(delay_s)
-            else:
-                return self.session.generated
+        self._failure = loop.create_future()
+        retries = Retries(self._patience)
+        try:
+            while not self.session.finish:
+                try:
+                    await self._connection(retries)
+                except (LinkLostError, RefusedError) as error:
+                    if not self.session.finish:  # else the connection broke over its last words
+                        await self._wait(retries, error)
+            return self.session.generated
+        finally:
+            self._stop_drafting()
+            await self._say_goodbye()
+            self.session.forget_edge()
 
     def close(self) -> None:
         """Stop the drafting thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _connection(self, backoff: Backoff) -> None:
-        """One connection, from greeting to the end of the text."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as http,
-            http.ws_connect(self._url, compress=0, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S) as socket,
-        ):
-            resuming = self.session.welcome is not None
-            await self._send(socket, self.session.greet())
-            drafting: asyncio.Task[None] | None = None
-            try:
-                async for frame in socket:
-                    if frame.type is not aiohttp.WSMsgType.BINARY:
-                        raise InputError("the edge sent a frame that is not binary: is this a Multi-SPIN edge?")
-                    message = decode_downlink(frame.data)
-                    try:
-                        progress = self.session.receive(message)
-                    except RefusedError as error:
-                        if resuming and error.code in _GONE:
-                            self.session.forget_edge()
-                            raise aiohttp.ClientConnectionError(str(error)) from None
-                        raise
-                    if isinstance(message, Tail):
-                        resuming = False
-                    backoff.reset(self._max_reconnects)
-                    self._count(progress)
-                    if self.session.finish:
-                        await self._send(socket, Close(self.session.session_number))
-                        self.session.forget_edge()
-                        return
-                    if self.session.welcome is message and not resuming:
-                        await self._send(socket, self.session.open())
-                    if isinstance(message, Ask):
-                        drafting = asyncio.create_task(self._work(self._answer_ask(socket, message), socket))
-                    elif self.session.wants_draft:
-                        drafting = asyncio.create_task(self._work(self._answer_grant(socket), socket))
-            finally:
-                if drafting is not None and not drafting.done():
-                    drafting.cancel()
-            if self._failure is not None:
-                raise self._failure
-            raise aiohttp.ClientConnectionError("the edge closed the connection")
+    # One connection -----------------------------------------------------------------------------------------------
 
-    async def _work(self, answer: Coroutine[None, None, None], socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Make and send an answer; a failure closes the connection, so that it is noticed."""
+    async def _connection(self, retries: Retries) -> None:
+        """One connection, from its greeting to the end of the text; an exception says why it ended before."""
+        await self._link.connect(self._url)
+        self._outbox = asyncio.Queue(MAX_MESSAGES_TO_SEND)
+        self._outbox.put_nowait(self.session.greet())
+        tasks = [asyncio.create_task(self._read(retries)), asyncio.create_task(self._write())]
         try:
-            await answer
-        except Exception as error:
-            self._failure = error
-            await socket.close()
+            await self._first_of(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer_grant(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Draft, wait out the emulated speed, pace the uplink, send."""
-        loop = asyncio.get_running_loop()
-        session, emulation = self.session, self._emulation
-        grant = session.grant
+    async def _first_of(self, *tasks: "asyncio.Task[None]", timeout_s: float | None = None) -> None:
+        """Wait until one of the tasks ends, or the drafter fails, or the time is over; raises what it ended with."""
+        assert self._failure is not None
+        done, _ = await asyncio.wait([*tasks, self._failure], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+
+    async def _wait(self, retries: Retries, error: LinkLostError | RefusedError) -> None:
+        """After a lost connection: choose where to try next, and wait; raises the error when it is time to give up."""
+        session, now_s = self.session, asyncio.get_running_loop().time()
+        if isinstance(error, RefusedError) and not (isinstance(error, SessionGoneError) or error.code in _LATER):
+            raise error
+        # An edge that has welcomed the device may keep its session: it is tried once more before the next one.
+        moves_on = session.welcome is None or isinstance(error, RefusedError) or not session.joined
+        session.lose()
+        await self._link.close()
+        delay_s = retries.delay_s(now_s)
+        if delay_s is None:
+            if isinstance(error, RefusedError):
+                raise error
+            raise InputError(f"cannot reach the edge at {', '.join(self._urls)}: {error}") from None
+        if moves_on and len(self._urls) > 1:
+            self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
+            self._stop_drafting()
+            session.forget_edge()
+        elif isinstance(error, RefusedError):
+            self._stop_drafting()
+            session.forget_edge()
+        self.counters.reconnects += 1
+        self._on_outage(Outage(self._url, str(error), delay_s, retries.limit_s))
+        await self._first_of(timeout_s=delay_s)
+
+    async def _say_goodbye(self) -> None:
+        """Tell the edge that the session is over, so that what it holds is free at once; then close."""
+        if self.session.welcome is not None:
+            with contextlib.suppress(LinkLostError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._send(Close(self.session.session_number))
+        await self._link.close()
+
+    async def _read(self, retries: Retries) -> None:
+        """Take in what the edge says, until the text ends."""
+        loop, session = asyncio.get_running_loop(), self.session
+        greeted = True
+        while not session.finish:
+            try:
+                async with asyncio.timeout(WELCOME_TIMEOUT_S if greeted else None):
+                    message = decode_downlink(await self._link.receive())
+            except TimeoutError:
+                raise LinkLostError(f"no answer to a greeting within {WELCOME_TIMEOUT_S:.0f} s") from None
+            progress = session.receive(message)
+            greeted = False
+            self._count(progress, retries)
+            match message:
+                case Welcome():
+                    retries.welcomed(loop.time())
+                    if isinstance(session.stage, Welcomed):
+                        await self._outbox.put(session.open())
+                case Ask():
+                    await self._outbox.put(session.law(message))
+                case Grant() | Verdict() | Tail():
+                    grant = message if isinstance(message, Grant) else message.grant
+                    if grant is not None:
+                        self._link.granted(grant.bandwidth_hz)
+            if (draft := session.unsent()) is not None:
+                await self._outbox.put(draft)
+            if session.wants_draft:
+                self._start_drafting()
+
+    async def _write(self) -> None:
+        """Send what waits, one message after the other."""
+        while True:
+            await self._send(await self._outbox.get())
+
+    async def _send(self, message: Uplink) -> None:
+        frame = encode(message)
+        wire_bytes = websocket_frame_bytes(len(frame), masked=True)
+        self.counters.uplink_bytes += wire_bytes
+        if isinstance(message, Draft | Law):
+            self.counters.draft_bytes += wire_bytes
+        await self._link.send(frame)
+
+    def _count(self, progress: Progress, retries: Retries) -> None:
+        if progress.tokens:
+            retries.progressed()
+            self.counters.rounds += 1
+            self.counters.drafted += progress.drafted
+            self.counters.accepted += progress.accepted
+        if progress.tokens or progress.finish:
+            self._on_progress(progress)
+
+    # Drafting -----------------------------------------------------------------------------------------------------
+
+    def _start_drafting(self) -> None:
+        """Draft for the open grant, unless that is being done already; a draft for an older grant is given up."""
+        grant = self.session.grant
         assert grant is not None
-        began_s = loop.time()
+        what = (grant, len(self.session.committed))
+        if self._drafting is None or self._drafting.done() or self._drafting_for != what:
+            self._stop_drafting()
+            self._drafting_for = what
+            self._drafting = asyncio.create_task(self._draft(grant))
+            self._drafting.add_done_callback(self._note_failure)
+
+    def _stop_drafting(self) -> None:
+        if self._drafting is not None:
+            self._drafting.cancel()
+            self._drafting = None
+
+    def _note_failure(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        failure, error = self._failure, task.exception()
+        if failure is not None and error is not None and not failure.done():
+            failure.set_exception(error)
+
+    async def _draft(self, grant: Grant) -> None:
+        """Draft, wait out the emulated speed, and send; a connection lost meanwhile does not matter."""
+        loop = asyncio.get_running_loop()
+        session, began_s = self.session, asyncio.get_running_loop().time()
         committed, length = list(session.committed), 0 if session.over else grant.length
         ids: list[int] = []
         laws: list[TruncatedLaw] = []
@@ -212,38 +328,10 @@ class DeviceClient:
             ids, laws = await loop.run_in_executor(
                 self._thread, self._drafter.draft_laws, committed, length, session.params, session.form
             )
-        await asyncio.sleep(began_s + len(ids) * emulation.seconds_per_token - loop.time())
+        await asyncio.sleep(began_s + len(ids) * self._emulation.seconds_per_token - loop.time())
+        if session.grant != grant or len(session.committed) != len(committed):
+            return  # nobody waits for it any more
         draft = session.answer(ids, loop.time() - began_s, laws)
-        # A grant of nothing has no band. A token that is owed nevertheless goes up at the rate of the draft before.
-        if emulation.spectral_efficiency > 0 and grant.bandwidth_hz > 0:
-            self._bucket.set_rate(loop.time(), grant.bandwidth_hz * emulation.spectral_efficiency)
         self.counters.granted += grant.length
-        await self._upload(socket, draft)
-
-    async def _answer_ask(self, socket: aiohttp.ClientWebSocketResponse, ask: Ask) -> None:
-        """Send the law of a refused token, over the band of the draft that it belongs to."""
-        await self._upload(socket, self.session.law(ask))
-
-    async def _upload(self, socket: aiohttp.ClientWebSocketResponse, message: Draft | Law) -> None:
-        """Send at the pace of the emulated uplink."""
-        if self._emulation.spectral_efficiency > 0:
-            loop = asyncio.get_running_loop()
-            frame_bits = 8 * websocket_frame_bytes(len(encode(message)), masked=True)
-            await asyncio.sleep(self._bucket.reserve(loop.time(), frame_bits) - loop.time())
-        await self._send(socket, message)
-
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse, message: Uplink) -> None:
-        frame = encode(message)
-        wire_bytes = websocket_frame_bytes(len(frame), masked=True)
-        self.counters.uplink_bytes += wire_bytes
-        if isinstance(message, Draft | Law):
-            self.counters.draft_bytes += wire_bytes
-        await socket.send_bytes(frame)
-
-    def _count(self, progress: Progress) -> None:
-        if progress.tokens:
-            self.counters.rounds += 1
-            self.counters.drafted += progress.drafted
-            self.counters.accepted += progress.accepted
-        if progress.tokens or progress.finish:
-            self._on_progress(progress)
+        if session.joined:
+            await self._outbox.put(draft)

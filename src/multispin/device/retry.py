@@ -1,27 +1,83 @@
-"""How long to wait before the next attempt: doubling delays, up to a limit, a bounded number of times."""
+"""How long to wait before the next attempt, and when to give up."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from multispin.errors import InputError
+
+MAX_PATIENCE_S = 7 * 86_400.0
 
 
-class Backoff:
-    """Delays of 0.1, 0.2, 0.4 … s, at most `longest_s`; at most `attempts` in a row.
+@dataclass(frozen=True)
+class Patience:
+    """How long a device goes on trying to reach an edge.
 
-    Args:
-        attempts: in a row before it gives up.
-        first_s: first delay.
-        longest_s: longest delay.
+    Attributes:
+        at_first_s: while no edge has ever answered [s]; default 10. A wrong address should be noticed soon.
+        once_known_s: after an edge has answered: time without one since the text last grew [s]; default 300. That
+            outlasts a restart of the edge and the loading of a model.
+        first_delay_s: delay after the first failure [s]; it doubles with each that follows.
+        longest_delay_s: longest delay [s].
 
     """
 
-    def __init__(self, attempts: int, first_s: float = 0.1, longest_s: float = 5.0) -> None:
-        self._attempts, self._first_s, self._longest_s = attempts, first_s, longest_s
-        self._failed = 0
+    at_first_s: float = 10.0
+    once_known_s: float = 300.0
+    first_delay_s: float = 0.1
+    longest_delay_s: float = 5.0
 
-    def next_delay_s(self) -> float | None:
-        """The delay after one more failure; None when it is time to give up."""
-        if self._failed >= self._attempts:
+    def __post_init__(self) -> None:
+        for name in ("at_first_s", "once_known_s", "first_delay_s", "longest_delay_s"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= MAX_PATIENCE_S:
+                raise InputError(f"{name} = {value} is outside 0 … {MAX_PATIENCE_S:.0f}")
+
+
+class Retries:
+    """The delays of one request: doubling, with some chance in them so that many devices do not come back at once.
+
+    Only time without an edge counts, and only progress of the text starts the count over. A greeting that is answered
+    does not: a device that is welcomed and dropped each time would go on for ever.
+
+    Attributes:
+        known: whether an edge has ever answered.
+
+    Args:
+        patience: how long to go on.
+        chance: draws a number in 0 … 1; a delay lies between half of its length and its whole.
+
+    """
+
+    def __init__(self, patience: Patience, chance: Callable[[], float] = random.random) -> None:
+        self.known = False
+        self._patience, self._chance = patience, chance
+        self._failures = 0
+        self._away_s = 0.0  # before the present absence, since the text last grew
+        self._away_since_s: float | None = None
+
+    @property
+    def limit_s(self) -> float:
+        """Longest time without an edge, as things stand [s]."""
+        return self._patience.once_known_s if self.known else self._patience.at_first_s
+
+    def delay_s(self, now_s: float) -> float | None:
+        """How long to wait before the next attempt [s]; None when it is time to give up."""
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+        left_s = self.limit_s - self._away_s - (now_s - self._away_since_s)
+        if left_s <= 0.0:
             return None
-        self._failed += 1
-        return min(self._longest_s, self._first_s * 2.0 ** (self._failed - 1))
+        delay_s = self._patience.first_delay_s * 2.0 ** min(self._failures, 30)
+        self._failures += 1
+        return min(left_s, min(self._patience.longest_delay_s, delay_s) * (0.5 + 0.5 * self._chance()))
 
-    def reset(self, attempts: int) -> None:
-        """Forget earlier failures, after a success, and allow `attempts` from now on."""
-        self._failed, self._attempts = 0, attempts
+    def welcomed(self, now_s: float) -> None:
+        """An edge has answered."""
+        self.known = True
+        if self._away_since_s is not None:
+            self._away_s, self._away_since_s = self._away_s + now_s - self._away_since_s, None
+
+    def progressed(self) -> None:
+        """The text has grown: start over."""
+        self._failures, self._away_s = 0, 0.0

@@ -1,6 +1,6 @@
 """What do edge and device say to each other? Messages and the two session state machines, without sockets."""
 
-from multispin.protocol.device_session import DeviceSession, Progress, RefusedError
+from multispin.protocol.device_session import DeviceSession, Progress, RefusedError, SessionGoneError
 from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
 from multispin.protocol.messages import (
     MAX_DRAFT_LENGTH,
@@ -62,6 +62,7 @@ __all__ = [
     "Request",
     "Resume",
     "RunningRequest",
+    "SessionGoneError",
     "Stage",
     "Tail",
     "Uplink",

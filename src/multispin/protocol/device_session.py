@@ -1,7 +1,11 @@
-"""The device's half of a session: which texts it owns, which draft it owes. No sockets, no clocks.
+"""The device's half of a session: the text that it owns and the draft that it owes. No sockets, no clocks.
 
 The device keeps prompt and committed tokens itself. After a lost connection it resumes; after a lost edge it opens
-again from where it stood, anywhere else: nothing but time is lost.
+again from where it stood, anywhere else: nothing but time is lost. `device_stages` shows the stages and what leads
+from one to another.
+
+Everything that the edge says is checked here, as the edge checks everything that a device says: an edge that breaks
+the protocol ends the request with one sentence.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +13,20 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from multispin.errors import InputError
+from multispin.protocol.device_stages import (
+    Away,
+    DeviceStage,
+    Drafted,
+    Ended,
+    Granted,
+    Greeting,
+    Resuming,
+    Waiting,
+    Welcomed,
+    Work,
+)
 from multispin.protocol.messages import (
+    MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
     Ask,
     Downlink,
@@ -23,6 +40,7 @@ from multispin.protocol.messages import (
     Tail,
     Verdict,
     Welcome,
+    encode,
 )
 from multispin.protocol.request import Request
 from multispin.speculation import (
@@ -39,6 +57,9 @@ from multispin.speculation import (
     unpack_offer,
 )
 
+_GONE = frozenset({"unknown-session", "no-request", "ahead"})
+"""Refusals of a Resume after which the device greets anew and opens from where it stands."""
+
 
 class RefusedError(InputError):
     """The edge ended the session; `code` is for programs, the message for people."""
@@ -48,13 +69,8 @@ class RefusedError(InputError):
         self.code = code
 
 
-class _Sent(NamedTuple):
-    """The draft under way: kept until it is decided, as a refusal is finished from its laws."""
-
-    base: int
-    round: int
-    ids: tuple[int, ...]
-    laws: tuple[TruncatedLaw, ...]
+class SessionGoneError(RefusedError):
+    """The edge does not know the session any more. The text is kept: greet again, and open from where it stands."""
 
 
 class Progress(NamedTuple):
@@ -69,6 +85,14 @@ class Progress(NamedTuple):
 class DeviceSession:
     """What a device keeps of its session.
 
+    Attributes:
+        hello: how this device introduces itself.
+        welcome: the edge's answer; None while no edge knows this device.
+        request: the present request; None before the first.
+        committed: prompt and generated ids.
+        params: the sampling parameters in effect.
+        stage: where the session stands.
+
     Args:
         hello: how this device introduces itself.
         decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
@@ -81,13 +105,13 @@ class DeviceSession:
         self.request: Request | None = None
         self.committed: list[int] = []
         self.params = SamplingParams()
-        self.grant: Grant | None = None
-        self.finish = ""
+        self.stage: DeviceStage = Away()
         self._decode = decode
         self._form: LawFormat | None = None  # made when it is asked for
         self._stops: StopStrings | None = None
-        self._sent: _Sent | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
+
+    # What stands --------------------------------------------------------------------------------------------------
 
     @property
     def prompt_tokens(self) -> int:
@@ -111,15 +135,33 @@ class DeviceSession:
 
     @property
     def form(self) -> LawFormat:
-        """How this request's laws are written; the edge's vocabulary bounds what they retain."""
+        """How this request's distributions are written; the edge's vocabulary bounds what they retain."""
         if self._form is None:
             self._form = self._requested().form(self._welcomed().vocabulary_size)
         return self._form
 
     @property
+    def finish(self) -> str:
+        """Why the text ended, "stop" or "length"; empty while it goes on."""
+        work = self._work
+        return work.finish if isinstance(work, Ended) else ""
+
+    @property
+    def grant(self) -> Grant | None:
+        """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
+        work = self._work
+        return work.grant if isinstance(work, Granted) else None
+
+    @property
+    def joined(self) -> bool:
+        """Whether edge and device stand at the same place of an open request, on a connection that holds."""
+        return isinstance(self.stage, Work)
+
+    @property
     def wants_draft(self) -> bool:
         """Whether the open grant must be answered: with a draft, or at least with a token that the edge lacks."""
-        return self.grant is not None and (self.grant.length > 0 or self._head is not None)
+        stage = self.stage
+        return isinstance(stage, Granted) and (stage.grant.length > 0 or self._head is not None)
 
     @property
     def over(self) -> bool:
@@ -131,114 +173,258 @@ class DeviceSession:
             and (self._head in request.stop_ids or len(self.committed) - len(request.prompt) >= request.max_tokens)
         )
 
-    def greet(self) -> Hello | Resume:
-        """The first message on a connection: a resume if there is something to resume."""
-        if self.welcome is not None and self.committed:
-            return Resume(PROTOCOL_VERSION, self.welcome.resume_token, len(self.committed))
-        return self.hello
-
-    def forget_edge(self) -> None:
-        """The edge does not know this session any more: greet anew, keep the text."""
-        self.welcome = self.grant = None
-        self._sent = self._head = None
+    # What the device does -----------------------------------------------------------------------------------------
 
     def begin(self, request: Request) -> None:
         """Set the next request; `open` puts it on the wire."""
+        if isinstance(self.stage, Waiting | Granted | Drafted):
+            raise ValueError("the request before is still open: let it end, or forget the edge")
         if request.stop_strings and self._decode is None:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
-        self.request = request
+        self.request, self._form, self._head = request, None, None
         self.committed, self.params = list(request.prompt), request.effective_params
         self._stops = None
         if request.stop_strings and self._decode is not None:
             self._stops = StopStrings(request.stop_strings, self._decode, request.min_tokens)
-        self.grant, self.finish, self._sent, self._head, self._form = None, "", None, None, None
+        self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
+
+    def greet(self) -> Hello | Resume:
+        """The first message on a new connection: a Resume if a request is open at the edge, else a Hello."""
+        self.lose()
+        work = self._work
+        if self.welcome is not None and work is not None and not isinstance(work, Ended):
+            self.stage = Resuming(work)
+            return Resume(PROTOCOL_VERSION, self.welcome.resume_token, len(self.committed))
+        self.forget_edge()
+        self.stage = Greeting()
+        return self.hello
 
     def open(self) -> Open:
-        """The request as it stands; what was generated already counts as continued."""
+        """The request as it stands; what was generated already counts as continued. InputError if it does not fit."""
         welcome, request = self._welcomed(), self._requested()
+        if not isinstance(self.stage, Welcomed):
+            raise ValueError("a request is opened after the edge's Welcome, and once")
         if request.seed_of_edge:  # from here on it is this request's seed, at whichever edge it goes on
             params = replace(request.params, seed=welcome.seed)
             request = self.request = replace(request, params=params, seed_of_edge=False)
             self.params = request.effective_params
-        return request.to_open(welcome.session, self.generated, welcome.vocabulary_size)
+        needed = len(request.prompt) + request.max_tokens
+        if needed > welcome.max_length:
+            raise InputError(
+                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate make {needed}, over this "
+                f"edge's limit of {welcome.max_length}: shorten the prompt or ask for fewer tokens"
+            )
+        request.check_vocabulary(welcome.vocabulary_size)
+        message = request.to_open(welcome.session, self.generated, welcome.vocabulary_size)
+        size = len(encode(message))
+        if size > MAX_FRAME_BYTES:
+            raise InputError(
+                f"a prompt of {len(self.committed)} tokens makes a message of {size} bytes, over the limit of "
+                f"{MAX_FRAME_BYTES}: shorten it"
+            )
+        self.stage = Waiting()
+        return message
 
     def answer(self, ids: Sequence[int], draft_s: float, laws: Sequence[TruncatedLaw] = ()) -> Draft:
-        """The draft that answers the open grant; it took `draft_s` seconds, and its tokens were drawn from `laws`."""
-        if self.grant is None:
+        """The draft that answers the open grant.
+
+        Without a connection it is kept, and `unsent` hands it out if the edge still waits for it then.
+
+        Args:
+            ids: drafted tokens, at most as many as were granted.
+            draft_s: time that it took [s].
+            laws: the distributions that the tokens were drawn from, under the rejection rules.
+
+        """
+        grant = self.grant
+        if grant is None:
             raise ValueError("no grant is open")
-        grant, self.grant = self.grant, None
-        base = len(self.committed)
-        self._sent = _Sent(base, grant.round, tuple(ids), tuple(laws))
+        if len(ids) > grant.length:
+            raise ValueError(f"{len(ids)} tokens were drafted for a grant of {grant.length}")
         packed = pack_draft(ids, laws, self.rule, self.form)
         draft_us = min(round(draft_s * 1e6), 2**32 - 1)
-        return Draft(self.session_number, grant.round, base, len(ids), packed, draft_us, self._head)
+        message = Draft(self.session_number, grant.round, len(self.committed), len(ids), packed, draft_us, self._head)
+        self._proceed(Drafted(message, tuple(ids), tuple(laws), self.joined))
+        return message
+
+    def unsent(self) -> Draft | None:
+        """The draft that the edge waits for and that this connection has not carried; it counts as sent from now on."""
+        stage = self.stage
+        if not isinstance(stage, Drafted) or stage.sent:
+            return None
+        self.stage = Drafted(stage.message, stage.ids, stage.laws, True)
+        return stage.message
 
     def law(self, ask: Ask) -> Law:
-        """The law that the edge asks for; InputError if no token of that round was drawn from one."""
-        sent = self._sent
-        if sent is None or sent.round != ask.round or ask.accepted >= len(sent.laws):
+        """The distribution that the edge asks for; InputError if no token of that round was drawn from one."""
+        stage = self.stage
+        if not isinstance(stage, Drafted) or stage.message.round != ask.round or ask.accepted >= len(stage.laws):
             raise InputError(
                 f"the edge asked for law {ask.accepted} of round {ask.round}, which was never drafted from"
             )
-        return Law(ask.session, ask.round, ask.accepted, pack_laws([sent.laws[ask.accepted]], self.form))
+        return Law(ask.session, ask.round, ask.accepted, pack_laws([stage.laws[ask.accepted]], self.form))
+
+    def lose(self) -> None:
+        """The connection is lost, at whatever stage; the text and what is under way are kept."""
+        self.stage = Away(self._work)
+
+    def forget_edge(self) -> None:
+        """The session ends here: its edge is lost, or does not know it any more. The text is kept."""
+        self.welcome = self._head = self._form = None
+        self.stage = Away(self._work if isinstance(self._work, Ended) else None)
+
+    # What the edge says -------------------------------------------------------------------------------------------
 
     def receive(self, message: Downlink) -> Progress:
-        """Take in a message; RefusedError if the edge ended the session, InputError if it makes no sense."""
+        """Take in a message.
+
+        Raises:
+            SessionGoneError: the edge does not know the session that was to be resumed.
+            RefusedError: the edge ended the session, and says why.
+            InputError: the message makes no sense here.
+
+        """
+        stage = self.stage
         match message:
+            case Error():
+                if isinstance(stage, Resuming) and message.code in _GONE:
+                    self.forget_edge()
+                    raise SessionGoneError(message.code, message.sentence)
+                raise RefusedError(message.code, message.sentence)
             case Welcome():
-                self.welcome, self._form = message, None
+                self._welcome(message)
                 return Progress()
+            case _ if self.welcome is None or message.session != self.welcome.session:
+                raise InputError(f"the edge sent a {type(message).__name__} of session {message.session}, not ours")
+            case Tail() if isinstance(stage, Resuming) and stage.welcomed:
+                self.stage = stage.kept
+                return self._tail(message)
+            case _ if isinstance(stage, Ended):  # it was on its way when the text ended
+                return Progress(finish=stage.finish)
+            case _ if not isinstance(stage, Work):
+                raise InputError(f"the edge sent a {type(message).__name__} before it was due")
             case Grant():
-                self.grant = message
+                self.stage = self._granted(message)
                 return Progress()
             case Verdict():
                 return self._verdict(message)
             case Tail():
                 return self._tail(message)
-            case Ask():  # `law` answers it
+            case Ask():
+                self.law(message)  # which can be found, or it makes no sense
                 return Progress()
-            case Error():
-                raise RefusedError(message.code, message.sentence)
+
+    def _welcome(self, welcome: Welcome) -> None:
+        stage = self.stage
+        if welcome.vocabulary_size < 1 or welcome.max_length < 1:
+            raise InputError("the edge's Welcome names an empty vocabulary or no room for a text")
+        if isinstance(stage, Greeting):
+            self.stage = Welcomed()
+        elif isinstance(stage, Resuming) and not stage.welcomed:
+            before = self._welcomed()
+            if (welcome.session, welcome.vocabulary_size) != (before.session, before.vocabulary_size):
+                raise InputError("the edge resumed another session than ours")
+            self.stage = Resuming(stage.kept, welcomed=True)
+        else:
+            raise InputError("the edge sent a Welcome in the middle of a session")
+        self.welcome, self._form = welcome, None
+
+    def _granted(self, grant: Grant) -> Work:
+        """The stage after a grant: a draft that answers it already is sent, or sent again."""
+        stage = self.stage
+        if isinstance(stage, Drafted) and self._fits(stage, grant):
+            return Drafted(stage.message, stage.ids, stage.laws, False)
+        return Granted(grant)
+
+    def _fits(self, drafted: Drafted, grant: Grant) -> bool:
+        message = drafted.message
+        return (message.round, message.base, message.head) == (
+            grant.round,
+            len(self.committed),
+            self._head,
+        ) and message.length <= grant.length
 
     def _verdict(self, verdict: Verdict) -> Progress:
         if verdict.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
-        sent = self._sent
-        drafted = list(sent.ids) if sent is not None and sent.base == verdict.base else []
+        stage = self.stage
+        drafted: list[int] = []
+        laws: tuple[TruncatedLaw, ...] = ()
+        if isinstance(stage, Drafted) and stage.message.base == verdict.base:
+            drafted, laws = list(stage.ids), stage.laws
         missing = bool(verdict.offer)  # then a drafted token was refused
         if verdict.base > len(self.committed) or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
-        self._head = self._found(verdict) if verdict.offer else None
+        self._head = self._found(verdict, laws) if verdict.offer else None
         newest = verdict.next_token if self._head is None else self._head
         return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict)
 
-    def _found(self, verdict: Verdict) -> int:
-        """The next token by the edge's offer and the law that the refused token was drawn from."""
-        sent = self._sent
-        if sent is None or verdict.accepted >= len(sent.laws):
+    def _found(self, verdict: Verdict, laws: Sequence[TruncatedLaw]) -> int:
+        """The next token by the edge's offer and the distribution that the refused token was drawn from."""
+        if verdict.accepted >= len(laws):
             raise InputError("the edge made an offer for a draft without laws")
         floor, rest_token = unpack_offer(verdict.offer, self.form)
         offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
-        return resolve_down(offer, sent.laws[verdict.accepted], self.params.seed)
+        return resolve_down(offer, laws[verdict.accepted], self.params.seed)
 
     def _tail(self, tail: Tail) -> Progress:
-        if not self.prompt_tokens <= tail.base <= len(self.committed):
-            raise InputError(f"the edge sent a tail from {tail.base} to a text of {len(self.committed)} tokens")
+        known = len(self.committed)
+        if not self.prompt_tokens <= tail.base <= known:
+            raise InputError(f"the edge sent a tail from {tail.base} to a text of {known} tokens")
         ids = unpack_ids(tail.ids, tail.count, self._welcomed().vocabulary_size)
-        if tail.finish or tail.base + tail.count > len(self.committed):  # the edge knows the token by now
+        if tail.finish or tail.base + tail.count > known:  # the edge knows the token by now
             self._head = None
-        return self._advance(ids[len(self.committed) - tail.base :], 0, tail)
+        return self._advance(ids[known - tail.base :], 0, tail)
 
     def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail) -> Progress:
+        """Commit tokens, and go to the stage that the message leads to."""
+        request, size = self._requested(), self._welcomed().vocabulary_size
         known = len(self.committed) - self.prompt_tokens
+        if known + len(tokens) > request.max_tokens:
+            raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
+        if any(token >= size for token in tokens):
+            raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {size}")
+        if message.finish not in ("", "stop", "length"):
+            raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
         self.committed += tokens
-        self.grant, self.finish = message.grant, message.finish
         end = self._stops.end(self.generated, known) if self._stops is not None else None
         if end is not None:
-            tokens, self.grant, self.finish = tokens[: end - known], None, "stop"
+            tokens = tokens[: end - known]
             del self.committed[self.prompt_tokens + end :]
+        self.stage = self._next("stop" if end is not None else message.finish, message.grant)
         accepted = message.accepted if isinstance(message, Verdict) else 0
         return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, self.finish)
+
+    def _next(self, finish: str, grant: Grant | None) -> Work:
+        stage = self.stage
+        if finish:
+            return Ended(finish)
+        if grant is not None:
+            return self._granted(grant)
+        # Without a new grant the edge still has the draft that it was sent, unless it has decided it.
+        if isinstance(stage, Drafted) and stage.sent and stage.message.base == len(self.committed):
+            return stage
+        return Waiting()
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _work(self) -> Work | None:
+        """What is under way, whatever has become of the connection."""
+        stage = self.stage
+        if isinstance(stage, Away | Resuming):
+            return stage.kept
+        return stage if isinstance(stage, Work) else None
+
+    def _proceed(self, work: Work) -> None:
+        """Go on with what is under way, whatever has become of the connection."""
+        stage = self.stage
+        if isinstance(stage, Away):
+            self.stage = Away(work)
+        elif isinstance(stage, Resuming):
+            self.stage = Resuming(work, stage.welcomed)
+        else:
+            self.stage = work
 
     def _requested(self) -> Request:
         if self.request is None:

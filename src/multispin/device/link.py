@@ -1,0 +1,269 @@
+"""The seam between a device and what carries its messages to an edge, and the links that stand behind it.
+
+A link carries whole frames and knows nothing of what they say. Times come from the event loop, so that a loop with a
+virtual clock needs no other link.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import aiohttp
+
+from multispin.errors import InputError
+from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
+from multispin.radio import TokenBucket
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for a connection, its handshake included."""
+CLOSE_TIMEOUT_S = 2.0
+HEARTBEAT_S = 15.0
+"""A peer that answers no ping within half of this is taken for lost."""
+MAX_FRAMES_UNDER_WAY = 64
+"""Frames that an in-memory link holds in one direction before the sender waits."""
+
+
+class LinkLostError(Exception):
+    """There is no connection, or no longer; the message says why. A new connection may well succeed."""
+
+
+class Link(Protocol):
+    """What carries frames between a device and an edge: one connection at a time, and any number after each other."""
+
+    async def connect(self, url: str) -> None:
+        """Open a new connection to the edge at `url`; one that is open is closed.
+
+        Raises:
+            LinkLostError: the edge cannot be reached now.
+            InputError: it never can, with this address.
+
+        """
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame; returns when the link can take the next. LinkLostError if there is no connection."""
+
+    async def receive(self) -> bytes:
+        """The next frame from the edge. LinkLostError at the end of the connection."""
+
+    async def close(self) -> None:
+        """Close the connection, if one is open."""
+
+    def granted(self, bandwidth_hz: float) -> None:
+        """The edge grants this band for the frames from now on; a link that has its own way of sharing ignores it."""
+
+
+class WebSocketLink:
+    """A WebSocket, by way of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name."""
+
+    def __init__(self) -> None:
+        self._http: aiohttp.ClientSession | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+
+    async def connect(self, url: str) -> None:
+        """Open a WebSocket at a ws:// or wss:// address."""
+        await self.close()
+        # aiohttp looks for a proxy by the scheme of the address, and the variables speak of HTTP.
+        address = "http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url
+        self._http = aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=None))
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                self._socket = await self._http.ws_connect(
+                    address,
+                    compress=0,
+                    max_msg_size=MAX_FRAME_BYTES,
+                    heartbeat=HEARTBEAT_S,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+                )
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise InputError(f"{url} is not an address of an edge: write ws://HOST:PORT") from None
+        except TimeoutError:
+            raise LinkLostError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
+        except aiohttp.WSServerHandshakeError as error:
+            raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise LinkLostError(str(error) or type(error).__name__) from None
+        finally:
+            if self._socket is None:
+                await self.close()
+
+    async def send(self, frame: bytes) -> None:
+        """Send one binary message."""
+        if self._socket is None:
+            raise LinkLostError("there is no connection")
+        try:
+            await self._socket.send_bytes(frame)
+        except (aiohttp.ClientError, OSError) as error:
+            raise LinkLostError(str(error) or type(error).__name__) from None
+
+    async def receive(self) -> bytes:
+        """The next binary message; InputError for text, which no edge sends."""
+        if self._socket is None:
+            raise LinkLostError("there is no connection")
+        frame = await self._socket.receive()
+        if frame.type is aiohttp.WSMsgType.BINARY:
+            data: bytes = frame.data
+            return data
+        if frame.type is aiohttp.WSMsgType.TEXT:
+            raise InputError("the edge sent a frame that is not binary: is this a Multi-SPIN edge?")
+        if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a frame that is none, or a broken connection
+            raise LinkLostError(f"the connection broke: {frame.data or type(frame.data).__name__}")
+        raise LinkLostError(f"the edge closed the connection (code {self._socket.close_code})")
+
+    async def close(self) -> None:
+        """Say goodbye, for at most `CLOSE_TIMEOUT_S`."""
+        socket, http = self._socket, self._http
+        self._socket = self._http = None
+        if socket is not None:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                await socket.close()
+        if http is not None:
+            await http.close()
+
+    def granted(self, bandwidth_hz: float) -> None:
+        """Nothing: the network shares itself out."""
+
+
+class ShapedLink:
+    """Another link, paced as an emulated radio would pace it: granted bandwidth times spectral efficiency.
+
+    Frames before the first grant of a connection (a greeting, a request) are not paced.
+
+    Args:
+        link: link that carries the frames.
+        spectral_efficiency: of the emulated uplink [bit/s/Hz], above 0.
+
+    """
+
+    def __init__(self, link: Link, spectral_efficiency: float) -> None:
+        self._link = link
+        self._spectral_efficiency = spectral_efficiency
+        self._bucket: TokenBucket | None = None
+
+    async def connect(self, url: str) -> None:
+        """Open a connection of the link underneath."""
+        self._bucket = None
+        await self._link.connect(url)
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame when its last bit has left the emulated radio."""
+        if self._bucket is not None:
+            now_s = asyncio.get_running_loop().time()
+            departure_s = self._bucket.reserve(now_s, 8 * websocket_frame_bytes(len(frame), masked=True))
+            await asyncio.sleep(departure_s - now_s)
+        await self._link.send(frame)
+
+    async def receive(self) -> bytes:
+        """The next frame; the downlink is not paced."""
+        return await self._link.receive()
+
+    async def close(self) -> None:
+        """Close the link underneath."""
+        await self._link.close()
+
+    def granted(self, bandwidth_hz: float) -> None:
+        """Pace what follows at this band. A grant of nothing has none: what is owed then goes at the rate before."""
+        if bandwidth_hz > 0:
+            rate_bits_per_s = bandwidth_hz * self._spectral_efficiency
+            if self._bucket is None:
+                self._bucket = TokenBucket(rate_bits_per_s)
+            else:
+                self._bucket.set_rate(asyncio.get_running_loop().time(), rate_bits_per_s)
+
+
+class MemoryEnd:
+    """One end of a connection inside one process; `memory_pair` makes both."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
+        self._broken = asyncio.Event()
+        self.peer = self
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame; waits while too many are under way."""
+        broken = asyncio.ensure_future(self._broken.wait())
+        put = asyncio.ensure_future(self.peer._arrived.put(frame))
+        try:
+            await asyncio.wait([broken, put], return_when=asyncio.FIRST_COMPLETED)
+            if self._broken.is_set():
+                raise LinkLostError("the connection broke")
+        finally:
+            broken.cancel()
+            put.cancel()
+
+    async def receive(self) -> bytes:
+        """The next frame; LinkLostError at the end of the connection."""
+        broken = asyncio.ensure_future(self._broken.wait())
+        arrived = asyncio.ensure_future(self._arrived.get())
+        try:
+            await asyncio.wait([broken, arrived], return_when=asyncio.FIRST_COMPLETED)
+            if self._broken.is_set():
+                raise LinkLostError("the connection broke")
+            frame = arrived.result()
+        finally:
+            broken.cancel()
+            arrived.cancel()
+        if frame is None:
+            self._broken.set()
+            raise LinkLostError("the edge closed the connection")
+        return frame
+
+    async def close(self) -> None:
+        """Close: what was sent before still arrives."""
+        if not self._broken.is_set():
+            self._broken.set()
+            await self.peer._arrived.put(None)
+
+    def cut(self) -> None:
+        """Break the connection: what is under way is lost, in both directions."""
+        self._broken.set()
+        self.peer._broken.set()
+
+
+def memory_pair() -> tuple[MemoryEnd, MemoryEnd]:
+    """Both ends of a new connection inside this process."""
+    here, there = MemoryEnd(), MemoryEnd()
+    here.peer, there.peer = there, here
+    return here, there
+
+
+class MemoryLink:
+    """A link to an edge inside this process: for tests, and for devices that live where the edge does.
+
+    Args:
+        accept: told the address and the edge's end of every new connection; raises LinkLostError to refuse it.
+
+    """
+
+    def __init__(self, accept: Callable[[str, MemoryEnd], None]) -> None:
+        self._accept = accept
+        self._end: MemoryEnd | None = None
+
+    async def connect(self, url: str) -> None:
+        """Open a new connection; the edge is handed its end at once."""
+        await self.close()
+        here, there = memory_pair()
+        self._accept(url, there)
+        self._end = here
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame."""
+        await self._open_end().send(frame)
+
+    async def receive(self) -> bytes:
+        """The next frame."""
+        return await self._open_end().receive()
+
+    async def close(self) -> None:
+        """Close the connection, if one is open."""
+        if self._end is not None:
+            end, self._end = self._end, None
+            await end.close()
+
+    def granted(self, bandwidth_hz: float) -> None:
+        """Nothing: memory has band enough."""
+
+    def _open_end(self) -> MemoryEnd:
+        if self._end is None:
+            raise LinkLostError("there is no connection")
+        return self._end
