@@ -1,9 +1,66 @@
 """Multi-SPIN: many devices draft tokens, one edge server verifies them, a controller shares the uplink.
 
-The rooms of this package, lowest first: `control` (what should every device do?), `radio` (how many bit/s?),
-`speculation` (what may be accepted?), `models` (the language models), `estimation` (what have we learned?),
-`distillation` (how is a drafter made?), `profiling` (how fast and how good is it here?), `protocol` (what is said?),
-`passes` (the loop), `edge` and `device` (who says it), `simulation`, `paper`, `report`, `demo`, `cli`.
+The names of `__all__` are the front door: each is loaded when it is first used, so that `import multispin` is quick.
+`multispin.plan("paper-llama")` plans a round, `multispin.simulate("paper-llama")` lets a site run under a virtual
+clock, and `examples/one_pass.py` drafts, verifies and commits one pass.
+
+The rooms of this package, lowest first: `errors` and `checks` (what is bad input?), `data` (prompts and scenarios),
+`radio` (how many bit/s?), `control` (what should every device do?), `speculation` (what may be accepted?),
+`estimation` (what have we learned?), `models` (the language models), `distillation` (how is a drafter made?),
+`profiling` (how fast and how good is it here?), `protocol` (what is said?), `passes` (the loop), `edge` and `device`
+(who says it), `simulation`, `paper`, `report`, `demo`, `api` (the front door), `cli`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multispin.api import Text, load_scenario, one_pass, open_text, plan, simulate
+    from multispin.control import Plan, Scenario
+    from multispin.errors import InputError
+    from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
+    from multispin.speculation import Drafter, Engine, NoDrafter, PromptLookupDrafter, SamplingParams
+
+__all__ = [
+    "Drafter",
+    "Engine",
+    "InputError",
+    "NoDrafter",
+    "Plan",
+    "PromptLookupDrafter",
+    "SamplingParams",
+    "Scenario",
+    "Text",
+    "Verifier",
+    "__version__",
+    "load_drafter",
+    "load_model",
+    "load_scenario",
+    "load_tokenizer",
+    "one_pass",
+    "open_text",
+    "plan",
+    "simulate",
+]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "api": ("Text", "load_scenario", "one_pass", "open_text", "plan", "simulate"),
+    "control": ("Plan", "Scenario"),
+    "errors": ("InputError",),
+    "models": ("Verifier", "load_drafter", "load_model", "load_tokenizer"),
+    "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "SamplingParams"),
+}
+"""Where each name of the front door is defined (PEP 562)."""
+
+
+def __getattr__(name: str) -> object:
+    """Load the room that defines `name`."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

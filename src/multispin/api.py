@@ -1,0 +1,199 @@
+"""The front door: what `import multispin` offers beside the classes of the rooms.
+
+Every function imports what it needs when it is called, so that planning loads no language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from multispin.errors import InputError
+from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
+
+if TYPE_CHECKING:
+    from multispin.control import Plan, Scenario
+    from multispin.simulation.study import Result
+
+
+def load_scenario(name: str | Path) -> Scenario:
+    """Read a scenario file, or a bundled scenario by its bare name.
+
+    Args:
+        name: path of a TOML file, or a name such as "paper-llama".
+
+    """
+    from multispin.control import load_scenario as load
+    from multispin.data import scenario_path
+
+    return load(scenario_path(str(name)))
+
+
+def plan(scenario: Scenario | str | Path, policy: str = "heterogeneous", relative_gap: float = 1e-6) -> Plan:
+    """Choose every device's draft length and share of the uplink for one round.
+
+    Args:
+        scenario: a scenario, the path of its file, or the name of a bundled one.
+        policy: how to choose; one of `multispin.control.POLICIES`. "heterogeneous" is the exact optimum.
+        relative_gap: how far the proven bound may be above the answer, as a share of it.
+
+    Example:
+        >>> import multispin
+        >>> round(multispin.plan("paper-llama").goodput_tokens_per_s, 1)
+        181.2
+
+    """
+    from multispin.control import Scenario
+    from multispin.control import plan as solve
+
+    chosen = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    return solve(chosen, policy, relative_gap=relative_gap)
+
+
+def simulate(
+    scenario: Scenario | str | Path,
+    policy: str = "heterogeneous",
+    *,
+    rounds: int = 200,
+    seeds: Sequence[int] = (1, 2, 3, 4, 5),
+    knows: bool = False,
+) -> Result:
+    """Run a site under a virtual clock, once per seed, in this process.
+
+    Args:
+        scenario: a scenario, the path of its file, or the name of a bundled one.
+        policy: how the edge plans; one of `multispin.control.RUNTIME_POLICIES`.
+        rounds: verified rounds per run.
+        seeds: one run each.
+        knows: whether the controller knows the truth; otherwise it learns, as a real one does.
+
+    Returns:
+        The measures of all runs; its `estimates()` are means with 95 % intervals.
+
+    """
+    from multispin.control import RUNTIME_POLICIES, Scenario
+    from multispin.data import scenario_path
+    from multispin.simulation.setup import ScenarioFile, Setup
+    from multispin.simulation.study import Result, SimulatedRun
+    from multispin.simulation.study import simulate as run
+
+    if policy not in RUNTIME_POLICIES:
+        raise InputError(f"policy = {policy!r} is none of {', '.join(RUNTIME_POLICIES)}")
+    if not seeds:
+        raise InputError("seeds is empty: a simulation needs at least one")
+    setup = Setup(scenario) if isinstance(scenario, Scenario) else ScenarioFile(scenario_path(str(scenario))).setup()
+    runs = tuple(run(SimulatedRun(setup, policy, seed, rounds, knows)) for seed in seeds)
+    return Result(policy, (), tuple(seeds), runs)
+
+
+@dataclass(eq=False)
+class Text:
+    """A text that is being written in one slot of an engine. `open_text` makes one.
+
+    Attributes:
+        slot: the engine's slot that holds it.
+        tokens: committed ids, the prompt first.
+        prompt_tokens: how many of them are the prompt.
+        drafter: what guesses its next tokens.
+        params: how the target's next token is drawn.
+        max_tokens: longest text after the prompt.
+        stop_ids: ids that end the text; the first of them is its last token.
+        drafted: tokens drafted so far.
+        accepted: how many of them the target accepted.
+
+    """
+
+    slot: int
+    tokens: list[int]
+    prompt_tokens: int
+    drafter: Drafter
+    params: SamplingParams
+    max_tokens: int
+    stop_ids: frozenset[int]
+    drafted: int = field(default=0, init=False)
+    accepted: int = field(default=0, init=False)
+
+    @property
+    def generated(self) -> list[int]:
+        """The ids after the prompt."""
+        return self.tokens[self.prompt_tokens :]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text ends here: at a stop id, or at its greatest length."""
+        return len(self.generated) >= self.max_tokens or bool(self.generated and self.tokens[-1] in self.stop_ids)
+
+
+def open_text(
+    engine: Engine,
+    prompt: Sequence[int],
+    drafter: Drafter,
+    params: SamplingParams | None = None,
+    max_tokens: int = 256,
+    stop_ids: Iterable[int] = (),
+) -> Text:
+    """Take a slot of the engine and read a prompt.
+
+    Args:
+        engine: verification engine that runs the target model.
+        prompt: ids of the prompt, at least one.
+        drafter: what guesses the next tokens.
+        params: how the target's next token is drawn; default: greedy.
+        max_tokens: longest text after the prompt; default 256.
+        stop_ids: ids that end the text; default: none.
+
+    """
+    if not prompt:
+        raise InputError("the prompt is empty: it needs at least one token")
+    if len(prompt) + max_tokens > engine.max_length:
+        raise InputError(
+            f"{len(prompt)} prompt tokens and max_tokens = {max_tokens} exceed the engine's max_length = "
+            f"{engine.max_length}"
+        )
+    text = Text(
+        engine.open(), list(prompt), len(prompt), drafter, params or SamplingParams(), max_tokens, frozenset(stop_ids)
+    )
+    if len(prompt) > 1:
+        engine.verify([Feed(text.slot, 0, text.tokens[:-1], None)])
+    drafter.prepare(text.tokens)
+    return text
+
+
+def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> list[Outcome]:
+    """Draft, verify and commit once: every unfinished text grows by one token or more.
+
+    Each drafter guesses up to `draft_length` tokens; the target reads all drafts in one forward pass; of each draft
+    the tokens up to the first wrong one stand, and one token of the target follows them. What comes out is the
+    target's own text, whatever was drafted: at temperature 0 its argmax, above it a function of the seed.
+
+    Args:
+        engine: verification engine that runs the target model.
+        texts: from `open_text` with this engine; those that are finished are left as they are.
+        draft_length: most tokens to draft for each, 0 for none; default 4.
+
+    Returns:
+        For each unfinished text, how many drafted tokens were accepted and which token followed.
+
+    """
+    running = [text for text in texts if not text.finished]
+    drafts = []
+    for text in running:
+        room = text.max_tokens - len(text.generated) - 1  # the target's own token takes a place too
+        drafts.append(text.drafter.draft(text.tokens, min(draft_length, room), text.params))
+    feeds = [
+        Feed(text.slot, len(text.tokens) - 1, [text.tokens[-1], *draft], text.params)
+        for text, draft in zip(running, drafts, strict=True)
+    ]
+    outcomes = []
+    for text, draft, outcome in zip(running, drafts, engine.verify(feeds) if feeds else [], strict=True):
+        assert isinstance(outcome, Outcome)  # a draft of ids alone is decided at once
+        new = [*draft[: outcome.accepted], outcome.next_token]
+        end = next((place for place, token in enumerate(new, start=1) if token in text.stop_ids), len(new))
+        text.tokens += new[:end]
+        text.drafted += len(draft)
+        text.accepted += outcome.accepted
+        engine.commit(text.slot, len(text.tokens) - 1)
+        outcomes.append(outcome)
+    return outcomes

@@ -1,0 +1,113 @@
+"""What `import multispin` offers: its names, what it loads, and that a pass gives the target's own text."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import multispin
+from multispin.models import ModelDrafter, decode_alone, load_model, load_tokenizer, round_weights
+from multispin.simulation.setup import ScenarioFile
+from multispin.simulation.study import SimulatedRun
+from multispin.simulation.study import simulate as run
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "one_pass.py"
+PROMPTS = (b"the quick brown fox", b"abcabcabcabc", b"x")
+NAMES = [
+    *("Drafter", "Engine", "InputError", "NoDrafter", "Plan", "PromptLookupDrafter", "SamplingParams", "Scenario"),
+    *("Text", "Verifier", "__version__", "load_drafter", "load_model", "load_scenario", "load_tokenizer"),
+    *("one_pass", "open_text", "plan", "simulate"),
+]
+
+
+def test_the_names_are_these():
+    assert multispin.__all__ == NAMES
+    assert dir(multispin) == sorted(NAMES)
+
+
+def test_every_name_is_there_and_explains_itself():
+    for name in set(NAMES) - {"__version__"}:
+        assert getattr(multispin, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = multispin.nonsense
+
+
+def test_importing_it_loads_nothing_else():
+    look = "import sys; before = set(sys.modules); import multispin; print(*(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
+    assert [name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names] == ["multispin"]
+
+
+def test_a_plan_is_that_of_the_scenario_and_its_policy():
+    scenario = multispin.load_scenario("paper-llama")
+    best, fixed = multispin.plan(scenario), multispin.plan("paper-llama", "fixed")
+    assert (best.policy, fixed.policy) == ("heterogeneous", "fixed")
+    assert best.goodput_tokens_per_s > fixed.goodput_tokens_per_s
+    assert multispin.plan("paper-llama") == best
+
+
+def test_a_simulation_is_the_mean_of_its_runs():
+    found = multispin.simulate("evening-cell", "fixed", rounds=5, seeds=(4, 7))
+    setup = ScenarioFile(Path(EXAMPLE).parent / "scenarios" / "evening-cell.toml").setup()
+    runs = [run(SimulatedRun(setup, "fixed", seed, 5, False)) for seed in (4, 7)]
+    mean = sum(each.goodput_tokens_per_s for each in runs) / 2
+    assert found.estimates()["goodput_tokens_per_s"].mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(("policy", "seeds", "reason"), [("p2p", (1,), "policy = 'p2p'"), ("fixed", (), "seeds")])
+def test_a_simulation_refuses_what_cannot_be(policy, seeds, reason):
+    with pytest.raises(multispin.InputError, match=reason):
+        multispin.simulate("paper-llama", policy, seeds=seeds)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("kind", ["model", "lookup", "none"])
+def test_passes_write_what_the_target_writes_alone(tiny_folder, kind, temperature):
+    model, tokenizer = load_model(tiny_folder), load_tokenizer(tiny_folder)
+    rounded = round_weights(load_model(tiny_folder), 5)
+    engine = multispin.Verifier(load_model(tiny_folder), 3, 64)
+    texts = []
+    for number, prompt in enumerate(PROMPTS):
+        params = multispin.SamplingParams(temperature, seed=number)
+        drafter = {
+            "model": lambda: ModelDrafter(rounded, 64),
+            "lookup": multispin.PromptLookupDrafter,
+            "none": multispin.NoDrafter,
+        }[kind]()
+        stops = (*tokenizer.stop_ids, ord("e"))
+        texts.append(multispin.open_text(engine, list(prompt), drafter, params, 20 + number, stops))
+    passes = 0
+    while not all(text.finished for text in texts):
+        multispin.one_pass(engine, texts, draft_length=3)
+        passes += 1
+        assert all(engine.cached(text.slot) == len(text.tokens) - 1 for text in texts)
+    for text in texts:
+        alone = decode_alone(model, text.tokens[: text.prompt_tokens], text.params, text.max_tokens, text.stop_ids)
+        assert text.generated == alone
+        assert text.accepted <= text.drafted
+    longest = max(len(text.generated) for text in texts)
+    assert passes == longest if kind == "none" else passes <= longest
+    if kind == "model":
+        assert sum(text.accepted for text in texts) > 0
+    assert multispin.one_pass(engine, texts) == []
+
+
+def test_a_text_that_does_not_fit_is_refused_before_a_slot_is_taken(tiny_folder):
+    engine = multispin.Verifier(load_model(tiny_folder), 1, 16)
+    for prompt, reason in (([], "prompt is empty"), ([1, 2, 3], "exceed the engine's max_length = 16")):
+        with pytest.raises(multispin.InputError, match=reason):
+            multispin.open_text(engine, prompt, multispin.NoDrafter(), max_tokens=14)
+    assert engine.open() == 0
+
+
+def test_the_example_prints_the_targets_own_texts(tiny_folder, capsys):
+    example = runpy.run_path(str(EXAMPLE))
+    example["main"](["--target", tiny_folder, "--draft", "lookup", "--max-tokens", "12"])
+    printed = capsys.readouterr().out
+    model, tokenizer = load_model(tiny_folder), load_tokenizer(tiny_folder)
+    for prompt in example["PROMPTS"]:
+        alone = decode_alone(model, tokenizer.encode_chat(prompt), multispin.SamplingParams(), 12, tokenizer.stop_ids)
+        assert f"{tokenizer.decode(alone)}\n-- {len(alone)} tokens" in printed
+    assert "passes; without drafts it takes" in printed
