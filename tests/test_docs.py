@@ -1,9 +1,13 @@
-"""Every relative link and image in the README and the documentation leads somewhere."""
+"""The README and the documentation name only what exists: links, pictures, commands, options and make targets."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+
+from multispin.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -41,3 +45,35 @@ def test_the_index_names_every_page():
 def test_every_picture_of_the_documentation_is_shown_somewhere():
     shown = {(page.parent / link).resolve() for page in PAGES for link in targets(page)}
     assert set((ROOT / "docs" / "images").iterdir()) <= shown
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """(page, command line) of every `multispin …` that stands in a block of code."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^(?: {4})?(?:\.venv/bin/)?(multispin +[a-z].*)$", text, re.MULTILINE):
+            found += [(page.name, part.strip()) for part in re.split(r"&&|\|", line)]
+    return [(page, part) for page, part in found if part.startswith("multispin")]
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands())
+def test_every_shown_command_knows_its_options(page, line):
+    name, *words = shlex.split(line, comments=True)[1:]
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, f"no command {name}"
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in {*known, "--help"}
+
+
+def test_every_make_target_that_is_named_exists():
+    targets_of_make = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [*PAGES, *(ROOT / ".github").rglob("*.yml")]
+    named = {
+        target
+        for page in pages
+        for target in re.findall(r"(?:`|^ {4}|run: )make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert {"demo", "test"} <= named <= targets_of_make
