@@ -51,11 +51,13 @@ ROOMS_X, ROOMS_WIDTH = 800, 376
 
 
 def text(x, y, words, size=14, weight="normal", anchor="start", colour=INK):
+    """One line of text."""
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
     return f'<text x="{x}" y="{y}" {style}>{escape(words)}</text>'
 
 
 def box(x, y, width, height, colour):
+    """A rounded box."""
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" fill="{COLOURS[colour]}" stroke="{LINE}"'
         ' stroke-width="1"/>'
@@ -63,6 +65,7 @@ def box(x, y, width, height, colour):
 
 
 def step(x, y, colour, title, words, room):
+    """A step of a draft: its box, title, explanation and room."""
     return [
         box(x, y, BOX, TALL, colour),
         text(x + 12, y + 22, title, 15, "bold"),
@@ -72,6 +75,7 @@ def step(x, y, colour, title, words, room):
 
 
 def arrow(points, label="", at=None):
+    """An arrow along points, with a label at a place."""
     path = " ".join(f"{x},{y}" for x, y in points)
     drawn = [f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="1.6" marker-end="url(#tip)"/>']
     if label:
@@ -80,6 +84,7 @@ def arrow(points, label="", at=None):
 
 
 def path_of_a_draft():
+    """The left half."""
     drawn = [text(DEVICE_X, 34, "The path of a draft", 19, "bold")]
     drawn += [text(DEVICE_X + BOX / 2, 66, "DEVICE", 13, "bold", "middle", LINE)]
     drawn += [text(EDGE_X + BOX / 2, 66, "EDGE", 13, "bold", "middle", LINE)]
@@ -102,6 +107,7 @@ def path_of_a_draft():
 
 
 def rooms():
+    """The right half: the layers of the package, highest first."""
     drawn = [text(ROOMS_X, 34, "The rooms in src/multispin/", 19, "bold")]
     drawn.append(text(ROOMS_X, 58, "A room imports only rooms that stand lower.", 13, colour=LINE))
     height, gap, label = 50, 8, 150
@@ -118,6 +124,7 @@ def rooms():
 
 
 def main():
+    """Write the picture."""
     tip = (
         '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"'
         f' orient="auto"><path d="M0,0 L10,5 L0,10 z" fill="{LINE}"/></marker></defs>'
