@@ -141,11 +141,11 @@ def overhead_s(devices, policy):
 
     from multispin.device import DeviceClient, Emulation
     from multispin.edge import EdgeServer
-    from multispin.passes import Controller, ControllerSettings, Edge
+    from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
     from multispin.protocol.events import Round
     from multispin.simulation.device import FINGERPRINT
-    from multispin.simulation.site import SimulatedEngine
+    from multispin.simulation.engine import SimulatedEngine
     from multispin.speculation import SamplingParams
 
     class Guesser:
@@ -159,8 +159,8 @@ def overhead_s(devices, policy):
 
     async def rounds():
         settings = ControllerSettings(policy, 1e9, 16, frame_bits=8 * FRAME_BYTES)
-        edge = Edge(SimulatedEngine(devices), Controller(settings), FINGERPRINT)
-        server = EdgeServer(edge, lambda event: times.append(event.time_s) if isinstance(event, Round) else None)
+        passes = Passes(SimulatedEngine(devices), Controller(settings), FINGERPRINT)
+        server = EdgeServer(passes, lambda event: times.append(event.time_s) if isinstance(event, Round) else None)
         runner = web.AppRunner(server.application(), access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

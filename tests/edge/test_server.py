@@ -12,7 +12,7 @@ from multispin.edge import EdgeServer
 from multispin.edge.server import _Connection
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer, round_weights
-from multispin.passes import Controller, ControllerSettings, Edge, Limits
+from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -58,10 +58,10 @@ class Site:
         verifier = Verifier(load_model(folder), slots, 256)
         self.fingerprint = load_tokenizer(folder).fingerprint
         settings = ControllerSettings(policy, 1e5, bits_per_id(verifier.vocabulary_size), longest)
-        self.edge = Edge(verifier, Controller(settings), self.fingerprint, Limits(**limits), seed=3)
+        self.passes = Passes(verifier, Controller(settings), self.fingerprint, Limits(**limits), seed=3)
 
     async def __aenter__(self):
-        self.server = EdgeServer(self.edge, self.events.append)
+        self.server = EdgeServer(self.passes, self.events.append)
         self.runner = web.AppRunner(self.server.application())
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
@@ -99,7 +99,7 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
             texts = await asyncio.gather(
                 *(c.generate(Request([*PROMPT, 10 + i], params, 30)) for i, c in enumerate(clients))
             )
-            assert site.edge.sessions == {}
+            assert site.passes.sessions == {}
         model = load_model(tiny_folder)
         assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 30) for i in range(4)]
         return clients
@@ -283,7 +283,7 @@ def test_an_engine_that_fails_is_not_passed_over_in_silence(tiny_folder):
             def out_of_memory(feeds):
                 raise MemoryError("no memory for the batch")
 
-            site.edge.engine.verify = out_of_memory
+            site.passes.engine.verify = out_of_memory
             work = asyncio.create_task(site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5)))
             why = await site.server.failure()
             work.cancel()
@@ -347,8 +347,8 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
             texts = await asyncio.gather(
                 *(c.generate(Request([*PROMPT, 10 + i], HOT, 30, rule=rule)) for i, c in enumerate(clients))
             )
-            assert site.edge.sessions == {}
-            assert site.edge.engine.free_slots == site.edge.engine.slots
+            assert site.passes.sessions == {}
+            assert site.passes.engine.free_slots == site.passes.engine.slots
         return texts, clients
 
     texts, clients = run(scenario())
@@ -423,7 +423,7 @@ def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
                     yield aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, draft, None)
 
                 await site.server._receive(welcome.session, _Connection(buffered()))
-                return site.edge.sessions[welcome.session].stage
+                return site.passes.sessions[welcome.session].stage
 
     assert isinstance(run(scenario()), Granted)
 
@@ -506,7 +506,7 @@ def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tin
                     await bad.generate(Request(PROMPT, HOT, 60, rule=rule, retained=8, probability_bits=8))
                 assert refusal.value.code == code, what
                 bad.close()
-            return await work, len(site.edge.sessions)
+            return await work, len(site.passes.sessions)
 
     text, left = run(scenario())
     assert text == decode_alone(load_model(tiny_folder), PROMPT, HOT, 100)
@@ -516,11 +516,14 @@ def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tin
 def test_a_rule_that_the_engine_cannot_apply_is_refused_with_those_that_it_can(tiny_folder):
     async def scenario():
         async with Site(tiny_folder) as site:
-            type(site.edge.engine).rules, kept = frozenset({Rule.GREEDY, Rule.COUPLED}), type(site.edge.engine).rules
+            type(site.passes.engine).rules, kept = (
+                frozenset({Rule.GREEDY, Rule.COUPLED}),
+                type(site.passes.engine).rules,
+            )
             try:
                 await site.client(NoDrafter()).generate(Request(PROMPT, HOT, 10, rule=Rule.REJECTION))
             finally:
-                type(site.edge.engine).rules = kept
+                type(site.passes.engine).rules = kept
 
     with pytest.raises(RefusedError, match="only by coupled, greedy"):
         run(scenario())
@@ -558,7 +561,7 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
             by_id = await client.generate(Request(PROMPT, biased, 40, 20, stop_ids))
             finish = client.session.finish
             by_string = await client.generate(Request(PROMPT, biased, 40, 20, (), stops.strings))
-            assert site.edge.sessions == {}
+            assert site.passes.sessions == {}
             return by_id, finish, by_string, client.session.finish
 
     assert run(scenario()) == (wanted, "stop" if len(wanted) < 40 else "length", stopped, "stop")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.passes import Controller, ControllerSettings, Edge, Limits, Member
+from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Member, Passes
 from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Request, Verdict
 from multispin.speculation import (
     ID_RULES,
@@ -44,191 +44,159 @@ class RefusingEngine(SlotTable):
         return findings
 
 
-class Site:
+class Site(LocalDriver):
+    """Devices whose every draft is refused; what the edge asks of them is kept until `answer` is called."""
+
     def __init__(self, count, slots=4, rule=Rule.REJECTION_UP, max_tokens=20, **limits):
-        self.now = 0.0
         self.engine = RefusingEngine(slots)
-        settings = ControllerSettings("fixed", 1e5, 6, 4)
-        self.edge = Edge(self.engine, Controller(settings), "abc", Limits(**limits))
-        self.devices = [self.join(f"device-{i}", rule, max_tokens) for i in range(count)]
-        self.edge.schedule(self.now)
-        self.batch()
+        control = Controller(ControllerSettings("fixed", 1e5, 6, 4))
+        super().__init__(Passes(self.engine, control, "abc", Limits(**limits)))
+        self.asks = {}
+        self.numbers = [self.join(f"device-{i}", rule, max_tokens) for i in range(count)]
+        self.run()
 
     def join(self, name, rule, max_tokens):
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0)))
-        number, answers = self.edge.connect(device.greet(), self.now)
-        device.receive(answers[0])
+        number = self.connect(device)
         device.begin(Request((1, 2, 3), SamplingParams(1.0, seed=number), max_tokens, rule=rule))
-        self.hear(self.edge.receive(number, device.open(), 40, self.now), device)
-        return device
+        self.say(number, device.open())
+        return number
 
-    def hear(self, messages, device):
-        for message in messages:
-            device.receive(message)
-
-    def tell(self, messages):
-        asks = {}
-        for number, message in messages:
-            next(device for device in self.devices if device.session_number == number).receive(message)
-            if isinstance(message, Ask):
-                asks[number] = message
-        return asks
+    def hear(self, number, message):
+        super().hear(number, message)
+        if isinstance(message, Ask):
+            self.asks[number] = message
 
     def draft(self):
-        for device in self.devices:
+        for number, device in self.devices.items():
             if device.wants_draft:
                 ids = [5] * (0 if device.over else device.grant.length)
-                message = device.answer(ids, 0.01, [certain_law(5, device.form)] * len(ids))
-                self.hear(self.edge.receive(device.session_number, message, 40, self.now), device)
+                self.say(number, device.answer(ids, 0.01, [certain_law(5, device.form)] * len(ids)))
 
-    def begin_batch(self):
-        """Collect, verify, ask; returns the batch, the findings and the questions by session."""
-        batch = self.edge.collect()
-        findings = self.edge.verify(batch)
-        return batch, findings, self.tell(self.edge.ask(batch, findings, self.now))
-
-    def answer(self, device, ask):
-        self.hear(self.edge.receive(device.session_number, device.law(ask), 40, self.now), device)
-
-    def end_batch(self, batch, findings):
-        report, messages = self.edge.deliver(batch, findings, 0.1, self.now)
-        self.tell(messages)
-        return report
-
-    def batch(self):
-        batch = self.edge.collect()
-        report, messages = self.edge.deliver(batch, self.edge.verify(batch), 0.1, self.now)
-        self.tell(messages)
-        return report
+    def answer(self, *numbers):
+        for number in numbers:
+            self.say(number, self.devices[number].law(self.asks.pop(number)))
 
 
 def test_a_round_waits_for_its_laws_and_then_delivers_and_grants_all():
     site = Site(2)
+    one, two = site.numbers
     site.draft()
-    batch, findings, asks = site.begin_batch()
-    assert len(asks) == 2
-    one, two = site.devices
-    assert site.edge.laws_wait_s(site.now) > 0
-    site.answer(one, asks[one.session_number])
-    assert site.edge.laws_wait_s(site.now) > 0
-    assert len(one.generated) == 1  # its verdict did not wait for the other
-    site.answer(two, asks[two.session_number])
-    assert site.edge.laws_wait_s(site.now) == 0.0
-    report = site.end_batch(batch, findings)
-    assert sorted(report.members) == sorted(device.session_number for device in site.devices)
+    assert site.run().until_s > site.now_s
+    assert site.asks.keys() == {one, two}
+    site.answer(one)
+    assert site.run().until_s > site.now_s
+    assert len(site.devices[one].generated) == 1  # its verdict did not wait for the other
+    assert site.devices[one].grant is None
+    site.answer(two)
+    report = site.one_pass()
+    assert set(report.members) == {one, two}
     assert report.accepted == (0, 0)
     assert report.delivered == (1, 1)
-    assert all(device.grant is not None for device in site.devices)
+    assert all(device.grant is not None for device in site.devices.values())
 
 
 @pytest.mark.parametrize("at_hand", [False, True], ids=["offer open", "draft at hand"])
 def test_a_lost_device_keeps_the_slot_of_a_text_under_rejection_down(at_hand):
     """The device alone knows the token found from an offer: the edge could not read the text anew."""
     site = Site(1, slots=1, rule=Rule.REJECTION_DOWN, slot_grace_s=0.0)
-    (lost,) = site.devices
+    (lost,) = site.numbers
     site.draft()
-    site.batch()
-    assert site.edge.sessions[lost.session_number].offer is not None
+    site.run()
+    assert site.passes.session(lost).offer is not None
     if at_hand:  # it names the token
         site.draft()
-    site.edge.disconnect(lost.session_number, site.now)
-    site.devices.append(site.join("waits", Rule.REJECTION_DOWN, 20))
-    site.now += 5.0
-    assert site.edge.expire(site.now) == []
-    _, answers = site.edge.connect(lost.greet(), site.now)
-    site.hear(answers, lost)
+    device = site.devices[lost]
+    site.lose(lost)
+    site.join("waits", Rule.REJECTION_DOWN, 20)
+    site.now_s += 5.0
+    assert site.passes.expire(site.now_s) == []
+    assert site.connect(device) == lost
     for _ in range(60):
-        if all(device.finish for device in site.devices):
-            break
-        if site.edge.wait_s(site.now) is None:
-            site.tell(site.edge.schedule(site.now)[1].items())
+        site.run()
         site.draft()
-        if site.edge.wait_s(site.now) == 0.0:
-            site.batch()
-    assert [len(device.generated) for device in site.devices] == [20, 20]
+        if all(device.finish for device in site.devices.values()):
+            break
+    assert [len(device.generated) for device in site.devices.values()] == [20, 20]
 
 
 def test_who_does_not_answer_misses_the_round_and_may_answer_later():
     site = Site(2)
+    fast, slow = site.numbers
     site.draft()
-    batch, findings, asks = site.begin_batch()
-    fast, slow = site.devices
-    held_hz = site.edge.sessions[slow.session_number].grant.bandwidth_hz
-    site.answer(fast, asks[fast.session_number])
-    site.now += site.edge.laws_wait_s(site.now)
-    assert site.edge.laws_wait_s(site.now) == 0.0
-    report = site.end_batch(batch, findings)
-    assert report.members == (fast.session_number,)
-    assert [device.name for device in report.plan.devices] == [str(fast.session_number)]
-    assert sum(device.bandwidth_hz for device in report.plan.devices) <= 1e5 - held_hz + 1e-6
+    site.run()
+    held_hz = site.passes.session(slow).grant.bandwidth_hz
+    site.answer(fast)
+    site.now_s = site.run().until_s
+    report = site.one_pass()
+    assert report.members == (fast,)
+    assert [planned.session for planned in report.plan.sessions] == [fast]
+    assert sum(planned.bandwidth_hz for planned in report.plan.sessions) <= 1e5 - held_hz + 1e-6
+    late = site.asks.pop(slow)
     site.draft()
-    batch, findings, more = site.begin_batch()
-    assert set(more) == {fast.session_number}  # the slow one's draft is not verified again
-    site.answer(slow, asks[slow.session_number])  # now it comes
-    assert len(slow.generated) == 1
-    site.answer(fast, more[fast.session_number])
-    report = site.end_batch(batch, findings)
-    assert sorted(report.members) == sorted(device.session_number for device in site.devices)
-    assert slow.grant is not None
+    site.run()
+    assert site.asks.keys() == {fast}  # the slow one's draft is not verified again
+    site.asks[slow] = late
+    site.answer(slow)  # now it comes
+    assert len(site.devices[slow].generated) == 1
+    site.answer(fast)
+    assert set(site.one_pass().members) == {fast, slow}
+    assert site.devices[slow].grant is not None
 
 
 def test_a_law_that_comes_after_a_lost_connection_finishes_the_round():
     site = Site(1)
-    (device,) = site.devices
-    number = device.session_number
+    (number,) = site.numbers
     site.draft()
-    batch, findings, _ = site.begin_batch()
-    site.edge.disconnect(number, site.now)
-    assert site.edge.laws_wait_s(site.now) == 0.0  # nobody is waited for who cannot answer
-    site.end_batch(batch, findings)
-    again, answers = site.edge.connect(device.greet(), site.now)
-    assert again == number
-    site.hear(answers, device)
-    (ask,) = [answer for answer in answers if isinstance(answer, Ask)]
-    site.answer(device, ask)
+    site.run()
+    device = site.devices[number]
+    site.lose(number)
+    site.one_pass()  # nobody is waited for who cannot answer
+    site.asks.clear()
+    assert site.connect(device) == number  # the question comes again
+    site.answer(number)
     assert len(device.generated) == 1
-    assert site.edge.wait_s(site.now) is None  # a plan is due
-    assert number in site.edge.schedule(site.now)[1]
+    site.run()
+    assert device.grant is not None
 
 
 def test_who_never_answers_is_let_go_and_who_leaves_gives_its_slot_back():
     site = Site(3, draft_timeout_s=5.0)
+    mute, leaves, stays = site.numbers
     site.draft()
-    batch, findings, asks = site.begin_batch()
-    mute, leaves, stays = site.devices
-    number = leaves.session_number
-    site.edge.receive(number, Close(number), 10, site.now)
-    site.answer(stays, asks[stays.session_number])
-    site.end_batch(batch, findings)
+    site.run()
+    site.say(leaves, Close(leaves))
+    del site.devices[leaves]
+    site.answer(stays)
+    site.now_s = site.run().until_s
+    site.one_pass()
     assert site.engine.free_slots == 2
-    site.now += 4.0
+    site.now_s = 4.0
     site.draft()
-    assert site.edge.expire(site.now) == []
-    site.now += 2.0
-    assert site.edge.expire(site.now) == [mute.session_number]
+    assert site.passes.expire(site.now_s) == []
+    site.now_s = 6.0
+    assert site.passes.expire(site.now_s) == [mute]
     assert site.engine.free_slots == 3
 
 
 def test_a_text_that_ends_with_the_token_of_a_law_gives_its_slot_back_at_once():
     site = Site(1, max_tokens=2)
+    (number,) = site.numbers
     for _ in range(2):
         site.draft()
-        batch, findings, asks = site.begin_batch()
-        for device in site.devices:
-            if device.session_number in asks:
-                site.answer(device, asks[device.session_number])
-        site.end_batch(batch, findings)
-    assert site.devices[0].finish == "length"
+        site.run()
+        site.answer(*site.asks)
+        site.run()
+    assert site.devices[number].finish == "length"
     assert site.engine.free_slots == 4
 
 
 def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
     site = Site(1, rule=Rule.REJECTION_DOWN, max_tokens=3)
-    (device,) = site.devices
+    (device,) = site.devices.values()
     for _ in range(8):
         site.draft()
-        if not device.finish:
-            site.batch()
+        site.run()
     assert device.finish == "length"
     assert len(device.generated) == 3
     assert site.engine.free_slots == 4
@@ -239,7 +207,7 @@ def test_a_rule_that_the_engine_does_not_know_is_refused_at_the_door():
     site.engine.rules = ID_RULES
     with pytest.raises(InputError, match="only by coupled, greedy: choose one of these"):
         site.join("late", Rule.REJECTION, 5)
-    assert isinstance(site.join("plain", None, 5), DeviceSession)
+    site.join("plain", None, 5)
 
 
 def test_the_controller_is_charged_for_what_a_rule_puts_on_the_air():
@@ -247,28 +215,29 @@ def test_the_controller_is_charged_for_what_a_rule_puts_on_the_air():
     lengths = {}
     for rule in (Rule.COUPLED, Rule.REJECTION_UP, Rule.REJECTION):
         control = Controller(ControllerSettings("heterogeneous", 1e5, 15, 16))
-        control.join(1, 0.01, 5.0)
+        control.beliefs.join(1, 0.01, 5.0)
         if rule is not Rule.COUPLED:
-            control.charge(1, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))
+            control.beliefs.charge(1, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))
         for _ in range(40):
             control.observe_outcome(1, 4, 3)
-            control.observe_verification(1, 5, 0.1)
-        made = control.plan([Member(1, "a", 50)])
-        lengths[rule] = made.devices[0].draft_length, made.goodput_tokens_per_s
+            control.beliefs.observe_verification(1, 5, 0.1)
+        made = control.plan([Member(1, 50)])
+        lengths[rule] = made.sessions[0].draft_length, made.goodput_tokens_per_s
     assert lengths[Rule.COUPLED][0] > lengths[Rule.REJECTION][0]
     assert lengths[Rule.COUPLED][1] > lengths[Rule.REJECTION_UP][1] > lengths[Rule.REJECTION][1]
     # Laws that turn out short are charged as what they took.
-    control.observe_draft(1, 8, 0.08, 8 * 400, 1e5, 8 * 400 / 5e5)
-    control.plan([Member(1, "a", 50)])
-    assert control.plan([Member(1, "a", 50)]).devices[0].draft_length > lengths[Rule.REJECTION][0]
-    assert isinstance(control.upload_s(1, 1e3, 1e3), float)
+    control.beliefs.observe_draft(1, 8, 0.08, 8 * 400, 1e5, 8 * 400 / 5e5)
+    control.plan([Member(1, 50)])
+    assert control.plan([Member(1, 50)]).sessions[0].draft_length > lengths[Rule.REJECTION][0]
+    assert isinstance(control.beliefs.upload_s(1, 1e3, 1e3), float)
 
 
 def test_verdicts_that_follow_a_law_are_verdicts():
     site = Site(1)
+    (number,) = site.numbers
     site.draft()
-    _, _, asks = site.begin_batch()
-    (device,) = site.devices
-    (answer,) = site.edge.receive(device.session_number, device.law(asks[device.session_number]), 40, site.now)
+    site.run()
+    law = site.devices[number].law(site.asks[number])
+    (answer,) = site.passes.receive(number, law, 40, site.now_s)
     assert isinstance(answer, Verdict)
     assert answer.next_token != 5

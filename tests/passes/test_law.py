@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from multispin.passes import Controller, ControllerSettings, Edge, Limits
+from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
@@ -80,136 +80,124 @@ class TableEngine(SlotTable):
         return findings
 
 
-class Device:
-    """A device session, the drafting around it, and what has been said to it."""
+class Device(DeviceSession):
+    """A device session, the drafting around it, and what it has been asked."""
 
     def __init__(self, name):
-        self.session = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "table", True, Profile(0.05, 3.0)))
-        self.number, self.text, self.ask, self.attempt = None, None, None, 0
+        super().__init__(Hello(PROTOCOL_VERSION, "abc", name, "table", True, Profile(0.05, 3.0)))
+        self.text, self.ask, self.attempt = None, None, 0
 
     def draft(self):
-        session, base = self.session, len(self.session.committed)
-        ids, laws, context = [], [], session.committed[-1]
-        for position in range(base, base + (0 if session.over else session.grant.length)):
+        base = len(self.committed)
+        ids, laws, context = [], [], self.committed[-1]
+        for position in range(base, base + (0 if self.over else self.grant.length)):
             laws.append(LAWS[context])
-            context = draft_token(laws[-1], session.params.seed + self.attempt, base, position)
+            context = draft_token(laws[-1], self.params.seed + self.attempt, base, position)
             ids.append(context)
-        return session.answer(ids, 0.1, laws)
+        return self.answer(ids, 0.1, laws)
 
 
-class Site:
+class Site(LocalDriver):
     """An edge and devices that lose their connections, at random but for no reason."""
 
     def __init__(self, rule, forgetful=False):
         controller = Controller(ControllerSettings("fixed", 1e6, 3, 2))
         limits = Limits(max_sessions=10**4, max_waiting=10**4, prefill_tokens_per_round=10**6)
-        self.edge = Edge(TableEngine(), controller, "abc", limits)
+        super().__init__(Passes(TableEngine(), controller, "abc", limits))
         self.rule, self.forgetful = rule, forgetful
-        self.rng, self.now = random.Random(5), 0.0
-        self.devices = {}
+        self.rng = random.Random(5)
         self.texts, self.begun = {}, 0  # by the order in which they were begun
         self.counts = {"refused": 0, "late laws": 0, "resumed": 0, "reopened": 0}
 
     def chance(self, probability):
         return self.rng.random() < probability
 
-    def run(self, texts):
+    def write(self, texts):
         for index in range(DEVICES):
-            device = Device(f"device-{index}")
-            self.connect(device)
-            self.begin(device)
+            self.begin(self.connect(Device(f"device-{index}")))
         while not all(index in self.texts for index in range(texts)):  # not the first to end: they may be special
             self.step()
         return [self.texts[index] for index in range(texts)]
 
-    def begin(self, device):
+    def begin(self, number):
         params = SamplingParams(PARAMS.temperature, 0, PARAMS.top_p, derive_seed(2026, self.begun), PARAMS.logit_bias)
+        device = self.devices[number]
         device.text, self.begun = self.begun, self.begun + 1
-        device.session.begin(
+        device.begin(
             Request(
                 PROMPT, params, TEXT, rule=self.rule, retained=FORM.retained, probability_bits=FORM.probability_bits
             )
         )
-        self.say(device, device.session.open())
+        self.say(number, device.open())
 
-    def connect(self, device):
-        device.number, answers = self.edge.connect(device.session.greet(), self.now)
-        self.devices[device.number] = device
-        for answer in answers:
-            self.hear(device, answer)
-
-    def lose(self, device):
+    def break_off(self, number):
         """The connection breaks; the device resumes, or takes the edge for lost and opens again."""
+        device = self.devices[number]
         device.ask = None
-        self.edge.disconnect(device.number, self.now)
+        self.lose(number)
         if self.chance(0.2):
             self.counts["reopened"] += 1
-            self.edge.leave(device.number)
-            del self.devices[device.number]
-            device.session.forget_edge()
-            self.connect(device)
-            self.say(device, device.session.open())
+            self.passes.leave(number)
+            device.forget_edge()
+            self.say(self.connect(device), device.open())
         else:
             self.counts["resumed"] += 1
-            session = self.edge.sessions[device.number]
+            session = self.passes.session(number)
             if self.forgetful and isinstance(session.stage, Refused):
                 session.stage = Granted(session.grant)
-                device.session.stage = Away(Waiting())  # both forget the draft, and the device draws anew
+                device.stage = Away(Waiting())  # both forget the draft, and the device draws anew
                 device.attempt += 1
             self.connect(device)
 
-    def say(self, device, message):
-        for answer in self.edge.receive(device.number, message, 40, self.now):
-            self.hear(device, answer)
-
-    def hear(self, device, message):
-        device.session.receive(message)
+    def hear(self, number, message):
+        device = self.devices[number]
+        device.receive(message)
         if isinstance(message, Ask):
             device.ask = message
-        if device.session.finish:
-            assert len(device.session.generated) == TEXT
-            self.texts[device.text] = device.session.generated
-            self.begin(device)
+        if device.finish:
+            assert len(device.generated) == TEXT
+            self.texts[device.text] = device.generated
+            self.begin(number)
 
-    def deliver(self, messages):
-        for number, message in messages:
-            device = self.devices[number]
-            if self.chance(LOSS) or (self.forgetful and isinstance(message, Ask)):
-                self.lose(device)
-            else:
-                self.hear(device, message)
+    def deliver(self, number, message):
+        if self.chance(LOSS) or (self.forgetful and isinstance(message, Ask)):
+            self.break_off(number)
+        else:
+            self.hear(number, message)
+
+    def verify(self, step):
+        findings = self.passes.verify(step.batch)
+        self.counts["refused"] += sum(f is not None and not isinstance(f, Outcome) for f in findings)
+        self.passes.verified(step.batch, findings, self.verify_s, self.now_s)
 
     def answer_asks(self, late):
-        for device in list(self.devices.values()):
+        for number, device in list(self.devices.items()):
             if device.ask is not None and not self.chance(LATE):
                 ask, device.ask = device.ask, None
                 self.counts["late laws"] += late
-                law = device.session.law(ask)
+                law = device.law(ask)
                 for _ in range(self.rng.choice([1, 1, 2])):  # and perhaps twice
-                    self.say(device, law)
+                    self.say(number, law)
 
     def step(self):
-        self.now += 100.0
-        if self.edge.wait_s(self.now) is None:
-            self.deliver(self.edge.schedule(self.now)[1].items())
+        """Drafts, a pass without the late ones, and answers to what it asks."""
         self.answer_asks(late=True)
-        for device in list(self.devices.values()):
-            again = device.session.unsent()
-            if again is not None or (device.session.wants_draft and not self.chance(LATE)):
+        for number, device in list(self.devices.items()):
+            again = device.unsent()
+            if again is not None or (device.wants_draft and not self.chance(LATE)):
                 before, after = self.chance(LOSS), self.chance(LOSS)
                 message = device.draft() if again is None else again
                 if before:  # it never left the device
-                    self.lose(device)
+                    self.break_off(number)
                     continue
-                self.say(device, message)
+                self.say(number, message)
                 if after:
-                    self.lose(device)
-        batch = self.edge.collect()
-        findings = self.edge.verify(batch)
-        self.counts["refused"] += sum(f is not None and not isinstance(f, Outcome) for f in findings)
-        self.deliver(self.edge.ask(batch, findings, self.now))
+                    self.break_off(number)
+        self.now_s += 100.0
+        self.run()
         self.answer_asks(late=False)
-        self.deliver(self.edge.deliver(batch, findings, 0.1, self.now)[1])
+        self.now_s += 100.0
+        self.run()
 
 
 def joint_law():
@@ -241,7 +229,7 @@ def follows_the_law(texts):
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_the_text_follows_the_targets_law_whatever_is_lost_or_late(rule):
     site = Site(rule)
-    assert follows_the_law(site.run(TEXTS))
+    assert follows_the_law(site.write(TEXTS))
     assert min(site.counts["resumed"], site.counts["reopened"]) > 100
     if rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
         assert site.counts["refused"] > 500
@@ -250,7 +238,7 @@ def test_the_text_follows_the_targets_law_whatever_is_lost_or_late(rule):
 
 
 def test_a_refused_draft_that_is_forgotten_and_drawn_anew_is_caught():
-    assert not follows_the_law(Site(Rule.REJECTION_UP, forgetful=True).run(MUTANT_TEXTS))
+    assert not follows_the_law(Site(Rule.REJECTION_UP, forgetful=True).write(MUTANT_TEXTS))
 
 
 def test_an_edge_that_draws_from_the_whole_law_where_the_draft_law_is_missing_is_caught(monkeypatch):
@@ -259,7 +247,7 @@ def test_an_edge_that_draws_from_the_whole_law_where_the_draft_law_is_missing_is
         return Outcome(rejection.accepted, int(torch.multinomial(rejection.law, 1, generator=generator)))
 
     monkeypatch.setattr(edge_session, "resolve_up", from_the_whole_law)
-    assert not follows_the_law(Site(Rule.REJECTION_UP).run(MUTANT_TEXTS))
+    assert not follows_the_law(Site(Rule.REJECTION_UP).write(MUTANT_TEXTS))
 
 
 def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
@@ -268,4 +256,4 @@ def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
         return int(floor.ids[floor.weights.argmax()]) if len(floor.ids) else offer.rest_token
 
     monkeypatch.setattr(device_session, "resolve_down", likeliest)
-    assert not follows_the_law(Site(Rule.REJECTION_DOWN).run(MUTANT_TEXTS))
+    assert not follows_the_law(Site(Rule.REJECTION_DOWN).write(MUTANT_TEXTS))

@@ -1,9 +1,9 @@
-"""The round loop under a clock that the test turns, with an engine that only counts."""
+"""The loop of passes under a clock that the test turns, with an engine that only counts."""
 
 import pytest
 
-from multispin.passes import Controller, ControllerSettings, Edge, Limits
-from multispin.passes.batch import LEAST_PREFILL_TOKENS
+from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Sleep
+from multispin.passes.limits import LEAST_PREFILL_TOKENS
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Close,
@@ -40,49 +40,34 @@ class CountingEngine(SlotTable):
         return outcomes
 
 
-class Site:
+class Site(LocalDriver):
     """An edge and its devices, in one test."""
 
     def __init__(self, slots=4, policy="homogeneous", **limits):
-        self.engine, self.now = CountingEngine(slots), 0.0
-        settings = ControllerSettings(policy, 1e5, 7, 8)
+        self.engine = CountingEngine(slots)
+        control = Controller(ControllerSettings(policy, 1e5, 7, 8))
         tokens = iter(f"token-{i}" for i in range(1000))
-        self.edge = Edge(self.engine, Controller(settings), "abc", Limits(**limits), new_token=lambda: next(tokens))
-        self.devices = {}
+        super().__init__(Passes(self.engine, control, "abc", Limits(**limits), new_token=lambda: next(tokens)))
 
     def join(self, name, prompt=(1, 2, 3), max_tokens=12, drafts=True):
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", drafts, Profile(0.05, 3.0)))
-        number, answers = self.edge.connect(device.greet(), self.now)
-        for answer in answers:
-            device.receive(answer)
+        number = self.connect(device)
         device.begin(Request(prompt, SamplingParams(), max_tokens))
         self.say(number, device.open())
-        self.devices[number] = device
         return number
 
-    def say(self, number, message, size=40):
-        for answer in self.edge.receive(number, message, size, self.now):
-            self.devices[number].receive(answer)
+    def draft(self, *numbers, right=True):
+        for number in numbers:
+            device = self.devices[number]
+            start = device.committed[-1] if right else 50
+            ids = [(start + i + 1) % V for i in range(device.grant.length)]
+            self.say(number, device.answer(ids, 0.05 * len(ids)))
 
-    def schedule(self):
-        plan, grants = self.edge.schedule(self.now)
-        for number, grant in grants.items():
-            self.devices[number].receive(grant)
-        return plan, grants
-
-    def draft(self, number, right=True):
+    def away(self, number):
+        """Lose a connection; returns the device, which may come back."""
         device = self.devices[number]
-        start = device.committed[-1] if right else 50
-        ids = [(start + i + 1) % V for i in range(device.grant.length)]
-        self.say(number, device.answer(ids, 0.05 * len(ids)))
-
-    def batch(self, deliver=True):
-        batch = self.edge.collect()
-        report, messages = self.edge.deliver(batch, self.edge.verify(batch), 0.1, self.now)
-        for number, message in messages:
-            if number in self.devices and deliver:
-                self.devices[number].receive(message)
-        return report
+        self.lose(number)
+        return device
 
     def owing(self):
         return [n for n, d in self.devices.items() if d.grant is not None and d.grant.length and not d.finish]
@@ -96,13 +81,10 @@ def test_prompts_are_read_and_then_everybody_drafts_until_the_end():
     site = Site()
     numbers = [site.join(f"d{i}", prompt=(i, i + 1, i + 2)) for i in range(3)]
     for step in range(200):
-        if site.edge.wait_s(site.now) is None:
-            site.schedule()
+        site.run()
         for number in site.owing():
             site.draft(number, right=step % 3 != 0)
-        if site.edge.wait_s(site.now) == 0.0:
-            site.batch()
-        site.now += 0.3
+        site.now_s += 0.3
         if all(device.finish for device in site.devices.values()):
             break
     for i, number in enumerate(numbers):
@@ -113,49 +95,59 @@ def test_prompts_are_read_and_then_everybody_drafts_until_the_end():
 def start(site, *names, **options):
     """Join, read the prompts, and grant the first round."""
     numbers = [site.join(name, **options) for name in names]
-    site.schedule()
-    site.batch()
+    site.run()
     return numbers
 
 
-def test_a_round_waits_for_all_drafts_but_not_beyond_its_deadline():
+def test_a_round_waits_for_all_drafts():
     site = Site()
     fast, slow = start(site, "fast", "slow")
     assert set(site.owing()) == {fast, slow}
-    assert site.edge.wait_s(site.now) > 0  # nothing to verify yet
+    assert site.run().until_s > site.now_s  # nothing to verify yet
     site.draft(fast)
-    wait_s = site.edge.wait_s(site.now)
-    assert wait_s > 0
+    assert site.run().until_s > site.now_s
     site.draft(slow)
-    assert site.edge.wait_s(site.now) == 0.0
+    assert set(site.one_pass().members) == {fast, slow}
+
+
+def test_a_round_does_not_wait_beyond_its_deadline():
+    """Planned drafting and upload time times the factor, and the slack: then the draft at hand is verified alone."""
+    site = Site(deadline_factor=3.0, deadline_slack_s=0.25)
+    fast, slow = start(site, "fast", "slow")
+    plan = site.reports[-1].plan
+    drafting_s = plan.round_s - site.passes.controller.beliefs.verification.predict(2, 2)
+    deadline_s = site.run().until_s
+    assert deadline_s == pytest.approx(3.0 * drafting_s + 0.25)
+    site.draft(fast)
+    site.now_s = deadline_s - 1e-6
+    assert site.run() == Sleep(deadline_s)
+    site.now_s = deadline_s
+    assert site.one_pass().members == (fast,)
+    assert slow in site.owing()
 
 
 def test_a_newcomer_waits_for_the_round_under_way():
     site = Site()
     first, second = start(site, "first", "second")
     site.join("newcomer", prompt=(1,))
-    assert site.edge.wait_s(site.now) > 0  # a round of its own would find no band free
-    site.draft(first)
-    site.draft(second)
-    assert len(site.batch().plan.devices) == 3
+    assert site.run().until_s is not None  # a round of its own would find no band free
+    site.draft(first, second)
+    assert len(site.one_pass().plan.sessions) == 3
 
 
 def test_a_late_device_misses_the_batch_and_joins_the_next_with_its_band_reserved():
     site = Site()
     fast, slow = start(site, "fast", "slow")
-    held_hz = site.devices[slow].grant.bandwidth_hz
     late_grant = site.devices[slow].grant
     site.draft(fast)
-    site.now += site.edge.wait_s(site.now) + 0.01
-    report = site.batch()
+    site.now_s = site.run().until_s
+    report = site.one_pass()
     assert report.members == (fast,)
-    assert [device.name for device in report.plan.devices] == [str(fast)]  # no second grant for the late one
-    assert sum(device.bandwidth_hz for device in report.plan.devices) <= 1e5 - held_hz + 1e-6
+    assert [planned.session for planned in report.plan.sessions] == [fast]  # no second grant for the late one
+    assert sum(planned.bandwidth_hz for planned in report.plan.sessions) <= 1e5 - late_grant.bandwidth_hz + 1e-6
     assert site.devices[slow].grant == late_grant
-    site.draft(slow)  # now it comes
-    site.draft(fast)
-    report = site.batch()
-    assert set(report.members) == {fast, slow}
+    site.draft(slow, fast)  # now it comes
+    assert set(site.one_pass().members) == {fast, slow}
     assert len(site.devices[slow].generated) > 0
 
 
@@ -163,18 +155,18 @@ def test_nobody_waits_a_second_time_for_the_same_late_draft():
     site = Site()
     fast, _ = start(site, "fast", "slow")
     site.draft(fast)
-    site.now += site.edge.wait_s(site.now) + 0.01
-    site.batch()
+    site.now_s = site.run().until_s
+    site.run()
     site.draft(fast)
-    assert site.edge.wait_s(site.now) == 0.0
+    assert site.one_pass().members == (fast,)
 
 
 def test_a_device_without_a_drafter_rides_along_one_token_a_round():
     site = Site()
-    (plain,) = start(site, "plain", drafts=False)
+    plain = site.join("plain", drafts=False)
+    site.one_pass()  # its prompt
     for _ in range(3):
-        assert site.edge.wait_s(site.now) == 0.0
-        report = site.batch()
+        report = site.one_pass()
         assert (report.drafted, report.delivered) == ((0,), (1,))
     assert site.devices[plain].generated == expected((3,), 3)
 
@@ -182,59 +174,54 @@ def test_a_device_without_a_drafter_rides_along_one_token_a_round():
 def test_a_lost_device_is_not_waited_for_and_resumes_where_it_was():
     site = Site()
     stays, goes = start(site, "stays", "goes")
-    site.edge.disconnect(goes, site.now)
+    device = site.away(goes)
     site.draft(stays)
-    assert site.edge.wait_s(site.now) == 0.0
-    site.batch()
-    device = site.devices[goes]
-    number, answers = site.edge.connect(device.greet(), site.now)
-    assert number == goes
-    assert [type(answer) for answer in answers] == [Welcome, Tail]
-    for answer in answers:
-        device.receive(answer)
+    assert site.one_pass().members == (stays,)
+    heard = []
+    device.receive, receive = lambda message: (heard.append(type(message)), receive(message)), device.receive
+    assert site.connect(device) == goes
+    assert heard == [Welcome, Tail]
     assert device.grant is not None  # the draft it owed is still wanted
-    site.draft(goes)
+    site.draft(goes, stays)
+    assert goes in site.one_pass().members
+
+
+def test_a_device_that_comes_back_before_the_round_ends_is_awaited_again():
+    site = Site()
+    stays, goes = start(site, "stays", "goes")
+    device = site.away(goes)
+    site.run()
+    site.connect(device)
     site.draft(stays)
-    assert goes in site.batch().members
+    assert site.run().until_s is not None
+    site.draft(goes)
+    assert set(site.one_pass().members) == {stays, goes}
 
 
 def test_a_device_that_stays_away_is_forgotten_and_its_slot_given_back():
     site = Site(slots=1, resume_grace_s=10.0)
     (gone,) = start(site, "gone")
     waiting = site.join("waiting")
-    site.edge.disconnect(gone, site.now)
-    site.now += 9.0
-    assert site.edge.expire(site.now) == []
-    site.now += 2.0
-    assert site.edge.expire(site.now) == [gone]
+    device = site.away(gone)
+    site.now_s += 9.0
+    assert site.passes.expire(site.now_s) == []
+    site.now_s += 2.0
+    assert site.passes.expire(site.now_s) == [gone]
     with pytest.raises(ProtocolError, match="no session to resume"):
-        site.edge.connect(site.devices[gone].greet(), site.now)
-    site.devices.pop(gone)
-    site.schedule()
-    site.batch()
+        site.connect(device)
+    site.run()
     assert site.devices[waiting].grant is not None
 
 
-def come_back(site, number):
-    device = site.devices[number]
-    found, answers = site.edge.connect(device.greet(), site.now)
-    assert found == number
-    for answer in answers:
-        device.receive(answer)
-
-
 def go_on(site, *numbers):
-    """Rounds until these texts have ended."""
+    """Rounds until these texts have ended; returns the sessions in the order in which their texts began."""
+    begun = []
     for _ in range(60):
-        if site.edge.wait_s(site.now) is None:
-            site.schedule()
-        for number in site.owing():
-            if site.devices[number].wants_draft:
-                site.draft(number)
+        site.run()
+        begun += [n for n, device in site.devices.items() if device.generated and n not in begun]
+        site.draft(*site.owing())
         if all(site.devices[number].finish for number in numbers):
-            return
-        if site.edge.wait_s(site.now) == 0.0:
-            site.batch()
+            return begun
     raise AssertionError("no end")
 
 
@@ -243,21 +230,19 @@ def test_a_lost_device_gives_its_slot_to_who_waits_and_its_text_goes_on_when_it_
     site = Site(slots=1, slot_grace_s=3.0)
     (lost,) = start(site, "lost")
     site.draft(lost)
-    site.batch()
+    site.run()
     waits = site.join("waits", prompt=(7, 8))
     if at_hand:
         site.draft(lost)
-    site.edge.disconnect(lost, site.now)
-    site.now += 2.0
-    assert site.edge.expire(site.now) == []
-    assert site.edge.sessions[lost].grant is not None
-    site.now += 2.0
-    assert site.edge.expire(site.now) == []  # the session stays, without its slot
-    assert site.edge.sessions[lost].grant is None
-    gone, site.devices = site.devices.pop(lost), {waits: site.devices[waits]}
+    gone = site.away(lost)
+    site.now_s += 2.0
+    assert site.passes.expire(site.now_s) == []
+    assert site.passes.session(lost).grant is not None
+    site.now_s += 2.0
+    assert site.passes.expire(site.now_s) == []  # the session stays, without its slot
+    assert site.passes.session(lost).grant is None
     go_on(site, waits)
-    site.devices[lost] = gone
-    come_back(site, lost)
+    assert site.connect(gone) == lost
     go_on(site, lost)
     assert site.devices[waits].generated == expected((7, 8), 12)
     assert gone.generated == expected((1, 2, 3), 12)
@@ -266,19 +251,15 @@ def test_a_lost_device_gives_its_slot_to_who_waits_and_its_text_goes_on_when_it_
 def test_who_comes_back_to_a_full_edge_is_next_and_who_is_lost_while_waiting_is_passed_over():
     site = Site(slots=1, slot_grace_s=0.0)
     (lost,) = start(site, "lost")
-    site.edge.disconnect(lost, site.now)
+    back = site.away(lost)
     first, away, last = site.join("first"), site.join("away"), site.join("last")
-    site.now += 1.0
-    site.edge.expire(site.now)
-    site.edge.disconnect(away, site.now)
-    gone = site.devices.pop(away)
-    come_back(site, lost)
-    go_on(site, first)
-    go_on(site, lost)
-    assert not site.devices[last].generated
-    go_on(site, last)
-    site.devices[away] = gone
-    come_back(site, away)
+    site.now_s += 1.0
+    site.passes.expire(site.now_s)
+    site.run()  # the first of those who wait has the slot now
+    gone = site.away(away)
+    site.connect(back)
+    assert go_on(site, first, lost, last) == [first, lost, last]
+    site.connect(gone)
     go_on(site, away)
     assert all(device.generated == expected((1, 2, 3), 12) for device in site.devices.values())
 
@@ -286,31 +267,29 @@ def test_who_comes_back_to_a_full_edge_is_next_and_who_is_lost_while_waiting_is_
 def test_who_come_back_to_a_full_edge_are_served_in_the_order_of_their_return():
     site = Site(slots=2, slot_grace_s=0.0)
     one, two = start(site, "one", "two")
-    site.edge.disconnect(one, site.now)
-    site.edge.disconnect(two, site.now)
+    backs = [site.away(one), site.away(two)]
     others = [site.join(name) for name in ("third", "fourth", "fifth")]
-    site.now += 1.0
-    site.edge.expire(site.now)
-    come_back(site, one)
-    come_back(site, two)
-    assert list(site.edge._waiting) == [one, two, *others]
-    go_on(site, one, two, *others)
+    site.now_s += 1.0
+    site.passes.expire(site.now_s)
+    site.run()  # both slots go to the third and the fourth
+    for back in backs:
+        site.connect(back)
+    third, fourth, fifth = others
+    assert go_on(site, one, two, *others) == [third, fourth, one, two, fifth]
     assert all(device.generated == expected((1, 2, 3), 12) for device in site.devices.values())
 
 
 def test_a_lost_devices_prompt_is_not_read_on_while_others_wait():
     site = Site(slots=1, slot_grace_s=0.0, prefill_tokens_per_round=4)
     lost = site.join("lost", prompt=tuple(range(30)))
-    site.batch()
-    site.edge.disconnect(lost, site.now)
+    site.one_pass()
+    gone = site.away(lost)
     waits = site.join("waits")
-    assert site.edge.wait_s(site.now) is None  # there is nothing to read for who is there
-    site.now += 1.0
-    site.edge.expire(site.now)
-    gone = site.devices.pop(lost)
+    assert site.run() == Sleep()  # there is nothing to read for who is there
+    site.now_s += 1.0
+    site.passes.expire(site.now_s)
     go_on(site, waits)
-    site.devices[lost] = gone
-    come_back(site, lost)
+    site.connect(gone)
     go_on(site, lost)
     assert gone.generated == expected((29,), 12)
 
@@ -318,38 +297,36 @@ def test_a_lost_devices_prompt_is_not_read_on_while_others_wait():
 def test_a_lost_device_keeps_its_slot_while_nobody_waits():
     site = Site(slots=2, slot_grace_s=0.0)
     (lost,) = start(site, "lost")
-    site.edge.disconnect(lost, site.now)
+    site.lose(lost)
     site.join("other")  # there is a slot for it
-    site.now += 5.0
-    site.edge.expire(site.now)
-    assert site.edge.sessions[lost].grant is not None
+    site.now_s += 5.0
+    site.passes.expire(site.now_s)
+    assert site.passes.session(lost).grant is not None
 
 
 def test_a_connected_device_that_never_drafts_is_let_go():
     site = Site(draft_timeout_s=5.0)
     (mute,) = start(site, "mute")
-    site.now += 6.0
-    assert site.edge.expire(site.now) == [mute]
+    site.now_s += 6.0
+    assert site.passes.expire(site.now_s) == [mute]
 
 
 def test_a_device_may_leave_while_its_draft_is_being_verified():
     site = Site(slots=2)
     leaves, stays = start(site, "leaves", "stays")
-    site.draft(leaves)
-    site.draft(stays)
-    batch = site.edge.collect()
-    outcomes = site.edge.verify(batch)
+    site.draft(leaves, stays)
+    step = site.advance()
+    assert {job.session for job in step.batch.jobs} == {leaves, stays}
     site.say(leaves, Close(leaves))
-    newcomer = site.join("newcomer")  # must not get the slot that the batch still uses
-    assert site.edge.sessions[newcomer].request is not None
-    report, messages = site.edge.deliver(batch, outcomes, 0.1, site.now)
-    assert report.members == (stays,)
-    assert leaves not in {number for number, _ in messages}
     del site.devices[leaves]
-    for number, message in messages:
-        site.devices[number].receive(message)
+    newcomer = site.join("newcomer")  # must not get the slot that the batch still uses
+    assert site.run() == Sleep()  # the batch is under way
+    site.verify(step)
+    step = site.advance()
+    assert step.report.members == (stays,)
+    assert leaves not in {number for number, _ in step.messages}
     site.draft(stays)
-    site.batch()
+    site.run()
     assert site.devices[newcomer].grant is not None
 
 
@@ -357,10 +334,11 @@ def test_a_long_prompt_is_read_in_pieces_beside_the_others_drafts():
     site = Site(prefill_tokens_per_round=8)
     (running,) = start(site, "running")
     site.join("reader", prompt=tuple(range(30)))
+    assert site.owing() == [running]
     pieces = []
     for _ in range(5):
-        site.draft(running) if site.devices[running].grant else None
-        pieces.append(site.batch().prompt_tokens)
+        site.draft(*site.owing())
+        pieces.append(site.one_pass().prompt_tokens)
     assert pieces == [8, 8, 8, 5, 0]
     assert all(batch[0] <= 9 for batch in site.engine.batches)
 
@@ -373,8 +351,9 @@ def test_a_prompt_lengthens_the_others_rounds_by_no_more_than_the_stated_share(s
     seen = []
     while site.devices[running].grant and len(seen) < 4:
         site.draft(running)
-        planned_s, per_token_s = site.edge._planned_round_s, site.edge.controller.verification.per_token_s
-        tokens = site.batch().prompt_tokens
+        planned_s = site.reports[-1].plan.round_s
+        per_token_s = site.passes.controller.beliefs.verification.per_token_s
+        tokens = site.one_pass().prompt_tokens
         if tokens:
             seen.append(tokens)
             assert tokens <= 40
@@ -401,17 +380,15 @@ def test_sessions_are_bounded():
 
 def test_the_first_message_must_be_a_greeting():
     with pytest.raises(ProtocolError, match="Hello"):
-        Site().edge.connect(Close(1), 0.0)
+        Site().passes.connect(Close(1), 0.0)
 
 
 def test_a_continued_text_that_is_complete_ends_at_once():
     site = Site()
     device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", "back", "q5", True, Profile(0.05, 3.0)))
-    number, (welcome,) = site.edge.connect(device.greet(), 0.0)
-    device.receive(welcome)
+    number = site.connect(device)
     device.begin(Request((1, 2, 3), SamplingParams(), 2))
     device.committed += [4, 5]
-    site.devices[number] = device
     site.say(number, device.open())
     assert device.finish == "length"
 
@@ -427,8 +404,6 @@ def test_a_plan_never_grants_more_than_the_band_or_the_room_that_is_left(policy)
             if device.grant is not None:
                 assert isinstance(device.grant, Grant)
                 assert device.grant.length <= 6 - len(device.generated) - 1
-        for number in site.owing():
-            site.draft(number)
-        if site.edge.wait_s(site.now) == 0.0:
-            site.batch()
+        site.draft(*site.owing())
+        site.run()
     assert all(device.finish == "length" for device in site.devices.values())

@@ -113,7 +113,7 @@ def test_a_lost_devices_slot_goes_to_who_waits_for_one():
     story = lives(d0=DeviceLife(lost_s=2.0), d4=DeviceLife(arrives_s=1.0))
     site = a_site("homogeneous", 6, Behaviour(slots=4), lives=story)
     site.run(200)
-    grace_s = site.edge.limits.slot_grace_s
+    grace_s = site.passes.limits.slot_grace_s
     assert 2.0 + grace_s < site.devices[4].record.times_s[0] < 2.0 + grace_s + 3.0
 
 
@@ -134,7 +134,7 @@ def test_who_leaves_comes_back_as_a_new_device():
     site.run(200)
     share = sum(device.present_s(site.queue.now_s) for device in site.devices) / (5 * site.queue.now_s)
     assert 0.3 < share < 0.7
-    assert len(site.edge.sessions) == sum(device.number is not None for device in site.devices)
+    assert len(site.passes.sessions) == sum(device.number is not None for device in site.devices)
     assert all(max(device.record.times_s) > 0.5 * site.queue.now_s for device in site.devices)
 
 
@@ -142,7 +142,7 @@ def test_a_site_that_everybody_has_left_comes_to_its_end():
     site = a_site("homogeneous", 6, lives=(DeviceLife(leaves_s=1.0),) * 5)
     site.run(1000)
     assert site.rounds < 50
-    assert not site.edge.sessions
+    assert not site.passes.sessions
 
 
 def test_arrivals_are_a_poisson_process():

@@ -76,7 +76,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
 
     from multispin.edge import EdgeServer
     from multispin.models import load_tokenizer
-    from multispin.passes import Controller, ControllerSettings, Edge, Limits
+    from multispin.passes import Controller, ControllerSettings, Limits, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.protocol.events import Listening
     from multispin.speculation import bits_per_id
@@ -93,7 +93,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         options["max_draft_length"],
         frame_bits=usual_frame_bits(),
     )
-    edge = Edge(
+    passes = Passes(
         verifier,
         Controller(settings),
         tokenizer.fingerprint,
@@ -101,7 +101,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         credential=options["credential"],
         seed=options["seed"],
     )
-    server = EdgeServer(edge, tell)
+    server = EdgeServer(passes, tell)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:

@@ -16,8 +16,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from multispin.errors import InputError
-from multispin.passes.batch import EXPIRY_PERIOD_S, RoundReport
-from multispin.passes.rounds import Edge
+from multispin.passes import EXPIRY_PERIOD_S, Passes, RoundReport, Send, Sleep, Verify
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,
@@ -97,16 +96,16 @@ class _Connection:
 
 
 class EdgeServer:
-    """Drives an `Edge` with a clock, sockets and a thread.
+    """Drives `Passes` with a clock, sockets and a thread.
 
     Args:
-        edge: sessions and rounds.
+        passes: sessions and passes of this edge.
         on_event: called with everything that happens; must not block.
 
     """
 
-    def __init__(self, edge: Edge, on_event: Callable[[EdgeEvent], None] = lambda _: None) -> None:
-        self._edge = edge
+    def __init__(self, passes: Passes, on_event: Callable[[EdgeEvent], None] = lambda _: None) -> None:
+        self._passes = passes
         self._on_event = on_event
         self._connections: dict[int, _Connection] = {}
         self._open = 0  # connections, greeted or not
@@ -125,7 +124,7 @@ class EdgeServer:
         return app
 
     async def _background(self, _: web.Application) -> Any:
-        tasks = [asyncio.create_task(self._rounds()), asyncio.create_task(self._expire())]
+        tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._expire())]
         for task in tasks:
             task.add_done_callback(self._note_failure)
         yield
@@ -150,57 +149,37 @@ class EdgeServer:
         sockets = [connection.socket for connection in self._connections.values()]
         await asyncio.gather(*(socket.close(code=WSCloseCode.GOING_AWAY) for socket in sockets))
 
-    # The rounds ---------------------------------------------------------------------------------------------------
+    # The passes ---------------------------------------------------------------------------------------------------
 
-    async def _rounds(self) -> None:
-        """Schedule, collect, verify, deliver: for ever."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._gather()
-            batch = self._edge.collect()
-            began_s = loop.time()
-            findings = await loop.run_in_executor(self._engine_thread, self._edge.verify, batch)
-            verify_s = loop.time() - began_s
-            for number, message in self._edge.ask(batch, findings, loop.time()):
-                self._send(number, message)
-            await self._hear_laws()
-            report, messages = self._edge.deliver(batch, findings, verify_s, loop.time())
-            for number, message in messages:
-                self._send(number, message)
-            self._tell_round(report)
-
-    async def _gather(self) -> None:
-        """Wait until a batch is worth running."""
+    async def _run(self) -> None:
+        """Do what the passes ask for: for ever."""
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            wait_s = self._edge.wait_s(loop.time())
-            if wait_s is None:
-                _, grants = self._edge.schedule(loop.time())
-                for number, grant in grants.items():
-                    self._send(number, grant)
-                wait_s = self._edge.wait_s(loop.time())
-            if wait_s == 0.0:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+            match self._passes.advance(loop.time()):
+                case Sleep(until_s):
+                    await self._sleep(until_s)
+                case Verify(batch):
+                    began_s = loop.time()
+                    findings = await loop.run_in_executor(self._engine_thread, self._passes.verify, batch)
+                    self._passes.verified(batch, findings, loop.time() - began_s, loop.time())
+                case Send(messages, report):
+                    for number, message in messages:
+                        self._send(number, message)
+                    if report is not None:
+                        self._tell_round(report)
 
-    async def _hear_laws(self) -> None:
-        """Wait for the laws that were asked for, as long as the round allows."""
-        loop = asyncio.get_running_loop()
-        while True:
-            self._wake.clear()
-            wait_s = self._edge.laws_wait_s(loop.time())
-            if wait_s == 0.0:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+    async def _sleep(self, until_s: float | None) -> None:
+        """Wait for a message, or until this time of the loop's clock [s]."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                await self._wake.wait()
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_PERIOD_S)
-            names = {number: session.hello.name for number, session in self._edge.sessions.items()}
-            for number in self._edge.expire(asyncio.get_running_loop().time()):
+            names = {number: session.hello.name for number, session in self._passes.sessions.items()}
+            for number in self._passes.expire(asyncio.get_running_loop().time()):
                 self._on_event(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
                     connection.end(Error("timeout", "this device owed a draft for too long"))
@@ -209,9 +188,9 @@ class EdgeServer:
     # Connections --------------------------------------------------------------------------------------------------
 
     async def _health(self, _: web.Request) -> web.Response:
-        engine = self._edge.engine
+        engine = self._passes.engine
         return web.json_response(
-            {"status": "ok", "sessions": len(self._edge.sessions), "slots": engine.slots, "round": self._edge.round}
+            {"status": "ok", "sessions": len(self._passes.sessions), "slots": engine.slots, "round": self._passes.round}
         )
 
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
@@ -236,7 +215,7 @@ class EdgeServer:
             frame = await asyncio.wait_for(socket.receive(), HELLO_TIMEOUT_S)
             if frame.type is not WSMsgType.BINARY:
                 raise ProtocolError("hello-first", "the first message must be a binary Hello or Resume")
-            number, answers = self._edge.connect(decode_uplink(frame.data), self._now_s())
+            number, answers = self._passes.connect(decode_uplink(frame.data), self._now_s())
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
@@ -264,10 +243,10 @@ class EdgeServer:
             now_s = self._now_s()
             connection.count(now_s)
             wire_bytes = websocket_frame_bytes(len(frame.data), masked=True)
-            for answer in self._edge.receive(number, decode_uplink(frame.data), wire_bytes, now_s):
+            for answer in self._passes.receive(number, decode_uplink(frame.data), wire_bytes, now_s):
                 connection.put(answer)
             self._wake.set()
-            if number not in self._edge.sessions:  # it said Close
+            if self._passes.session(number) is None:  # it said Close
                 self._connections.pop(number, None)
                 self._on_event(Closed(number))
                 return
@@ -280,22 +259,23 @@ class EdgeServer:
         self._connections[number] = connection
         for answer in answers:
             connection.put(answer)
-        hello = self._edge.sessions[number].hello
+        hello = self._passes.sessions[number].hello
         self._on_event(Connected(number, hello.name, hello.drafter, older is not None))
         self._wake.set()
 
     def _lose(self, number: int) -> None:
         del self._connections[number]
-        session = self._edge.sessions.get(number)
+        session = self._passes.session(number)
         if session is not None:
-            self._edge.disconnect(number, self._now_s())
+            self._passes.disconnect(number, self._now_s())
             self._on_event(Lost(number, session.hello.name))
         self._wake.set()
 
     def _leave(self, number: int, why: str) -> None:
         del self._connections[number]
-        name = self._edge.sessions[number].hello.name if number in self._edge.sessions else ""
-        self._edge.leave(number)
+        session = self._passes.session(number)
+        name = session.hello.name if session else ""
+        self._passes.leave(number)
         self._on_event(Refused(number, name, why))
         self._wake.set()
 
@@ -308,9 +288,9 @@ class EdgeServer:
         return asyncio.get_running_loop().time()
 
     def _tell_round(self, report: RoundReport) -> None:
-        sessions = self._edge.sessions
+        sessions = self._passes.sessions
         plan = report.plan
-        controller = self._edge.controller
+        beliefs = self._passes.controller.beliefs
         rows = zip(report.members, report.drafted, report.accepted, report.delivered, strict=True)
         self._on_event(
             Round(
@@ -326,15 +306,15 @@ class EdgeServer:
                         drafted,
                         accepted,
                         delivered,
-                        controller.acceptance_rate(number),
-                        controller.seconds_per_token(number),
+                        beliefs.acceptance_rate(number),
+                        beliefs.seconds_per_token(number),
                     )
                     for number, drafted, accepted, delivered in rows
                     if number in sessions
                 ),
                 grants=tuple(
-                    RoundGrant(sessions[int(device.name)].hello.name, device.draft_length, device.bandwidth_hz)
-                    for device in (plan.devices if plan else ())
+                    RoundGrant(sessions[number].hello.name, length, bandwidth_hz)
+                    for number, length, bandwidth_hz in (plan.sessions if plan else ())
                 ),
             )
         )

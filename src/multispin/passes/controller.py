@@ -1,10 +1,11 @@
-"""The controller: everybody's estimates in, everybody's draft length and band out, once a round.
+"""The controller: beliefs in, everybody's draft length and band for the next round out.
 
-A thin shell around pure pieces. It keeps one set of estimators per session and one for the verifier, turns them into
-a `Scenario`, and lets `control.plan` decide. What it does not know: sockets, tokens, slots.
+It decides when to plan anew and lets `control.plan` decide what. Does not know sockets, tokens or slots, nor where its
+beliefs come from.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,30 +14,30 @@ from multispin.control import (
     REACTIVE,
     RUNTIME_POLICIES,
     Cell,
-    Device,
     Plan,
     Scenario,
-    Verification,
     next_length,
     plan,
     plan_for_lengths,
     policy_named,
 )
+from multispin.control.latency import verification_s
 from multispin.errors import InputError
-from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
+from multispin.passes.beliefs import Beliefs, LearnedBeliefs, View
 
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
 _GUESS_EVERY = 8
-"""Only every so many plans for the same sessions are tried with the usual lengths too: each guess is a plan more, and a
-round waits for its plan."""
+"""For the same sessions, try the usual lengths only in every 8th plan: each costs a solve, and the round waits."""
 _RELATIVE_GAP = 0.01
 _NEGLIGIBLE = 0.01
-"""Fixed bits of a frame are not worth several guesses below this share of a one-token frame."""
+"""Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
 _LOOKED_AT = 64
-"""Sessions whose estimates are looked at in every round to tell whether to plan anew."""
+"""Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
 """Beyond so many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
+_FIRST_LENGTH = 4
+"""Draft length assumed of a session before its first plan."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class ControllerSettings:
 
     Attributes:
         policy: one of `RUNTIME_POLICIES`.
-        bandwidth_hz: the cell's uplink band, shared by all devices.
+        bandwidth_hz: uplink band that all devices share [Hz].
         bits_per_id: bits of one drafted id on the air.
-        max_draft_length: longest draft that may be granted.
-        replan_tolerance: a plan's draft lengths are kept while the estimates that it was made from have drifted by
-            no more than this (`Controller.plan`); 0 plans anew whenever anything has changed.
-        frame_bits: of a draft on the air beside its tokens, until a device's own have been seen. Where ids are all that
-            is sent this is most of a frame, and whoever is charged less gets too little band for the first one.
+        max_draft_length: longest draft that may be granted [tokens]; default 16.
+        replan_tolerance: a plan's draft lengths are kept while the beliefs that it was made from have drifted by no
+            more than this (`Controller.plan`); 0 plans anew whenever anything has changed; default 0.02.
+        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
+            are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
+        multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
 
     """
 
@@ -61,6 +63,7 @@ class ControllerSettings:
     max_draft_length: int = 16
     replan_tolerance: float = 0.02
     frame_bits: float = 0.0
+    multiple_access: str = "fdma"
 
     def __post_init__(self) -> None:
         if self.policy not in RUNTIME_POLICIES:
@@ -78,30 +81,55 @@ class Member(NamedTuple):
 
     Attributes:
         session: its number.
-        name: for people.
         room: longest draft that still makes sense, from the tokens that remain; 0 for plain decoding.
 
     """
 
     session: int
-    name: str
     room: int
 
 
-View = tuple[float, float, float]
-"""What a session's draft length depends on: α, T^S in s, and the band times time that a token needs, Q/r in Hz·s."""
+class SessionPlan(NamedTuple):
+    """What one session is to do in the next round.
+
+    Attributes:
+        session: its number.
+        draft_length: L_k [tokens]; 0 is plain decoding.
+        bandwidth_hz: B_k [Hz]; 0 without a draft.
+
+    """
+
+    session: int
+    draft_length: int
+    bandwidth_hz: float
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What everybody is to do in the next round.
+
+    Attributes:
+        sessions: in the order of the members that were planned for.
+        round_s: planned time of the round [s].
+        goodput_tokens_per_s: planned goodput [tokens/s].
+
+    """
+
+    sessions: tuple[SessionPlan, ...]
+    round_s: float
+    goodput_tokens_per_s: float
 
 
 @dataclass(frozen=True)
 class _Basis:
-    """A plan, and what it was made from.
+    """A plan from scratch, and what it was made from.
 
     Attributes:
-        plan: made from scratch.
-        views: of its members, by session.
-        lengths: their draft lengths, by session.
-        verify_s: predicted time of its verification.
-        band_hz: that was there to be shared.
+        plan: the plan.
+        views: what was believed of its members, by session.
+        lengths: draft lengths that no end of a text has cut short, by session.
+        verify_s: predicted time of its verification [s].
+        band_hz: band that was there to be shared [Hz].
 
     """
 
@@ -112,133 +140,55 @@ class _Basis:
     band_hz: float
 
 
-class _Estimates:
-    """What has been learned of one session."""
+@dataclass
+class _History:
+    """What the controller keeps of a session beside beliefs.
 
-    def __init__(self, seconds_per_token: float, spectral_efficiency: float, settings: ControllerSettings) -> None:
-        self.acceptance = AcceptanceEstimator()
-        self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
-        self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
-        self.charge(settings.bits_per_id, 0.0)
-        self.overhead_bits = settings.frame_bits  # of a draft's frame beyond its tokens
-        self.last_length = 4
-        self.reactive_length = 4
+    Attributes:
+        planned: draft length of the last plan from scratch; at least 1.
+        reactive: draft length by the +2/−1 rule.
 
-    def charge(self, token_bits: float, refusal_bits: float) -> None:
-        """Take what a drafted token and a refusal cost at most under the request's rule."""
-        self.most_token_bits = self.token_bits = float(token_bits)
-        self.refusal_bits = float(refusal_bits)
+    """
 
-    def fixed_bits(self, length: int) -> float:
-        """Expected uplink bits of a draft of `length` tokens beyond its tokens: its frame, and a refusal's payload."""
-        refused = 1.0 - self.acceptance.rate**length if self.refusal_bits else 0.0
-        return self.overhead_bits + refused * self.refusal_bits
-
-    def bits_per_token(self, length: int) -> float:
-        """All expected uplink bits of a draft of `length` tokens, spread over them."""
-        return self.token_bits + self.fixed_bits(max(1, length)) / max(1, length)
-
-    def device(self, member: Member, settings: ControllerSettings, length: int) -> Device:
-        """The planner's view; a frame's fixed bits are charged as if the draft were `length` tokens long."""
-        limit = min(member.room, settings.max_draft_length)
-        return Device(
-            name=str(member.session),
-            seconds_per_token=self.speed.seconds_per_token,
-            spectral_efficiency=self.link.spectral_efficiency,
-            acceptance_rate=self.acceptance.rate,
-            bits_per_token=self.bits_per_token(length),
-            max_draft_length=limit,
-            min_draft_length=min(1, limit),
-        )
+    planned: int = _FIRST_LENGTH
+    reactive: int = _FIRST_LENGTH
 
 
 class Controller:
-    """Learns from every round and plans the next one."""
+    """Plans every round from what is believed.
 
-    def __init__(self, settings: ControllerSettings) -> None:
+    Args:
+        settings: what the operator decides.
+        beliefs: what is known of sessions and verifier; by default it is learned.
+
+    """
+
+    def __init__(self, settings: ControllerSettings, beliefs: Beliefs | None = None) -> None:
         self.settings = settings
-        self.verification = VerificationEstimator()
-        self._sessions: dict[int, _Estimates] = {}
+        self.beliefs: Beliefs = beliefs or LearnedBeliefs(
+            settings.bits_per_id, settings.max_draft_length, settings.frame_bits
+        )
+        self._histories: defaultdict[int, _History] = defaultdict(_History)
         self._basis: _Basis | None = None
         self._turn = 0  # which sessions are looked at for drift
         self._plans = 0  # made from scratch
-        self._latest: tuple[object, Plan] | None = None  # the last plan and what must stay the same to use it again
-
-    def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
-        """Begin with what a device believes of itself."""
-        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self.settings)
-
-    def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
-        """Begin a request whose rule puts other things on the air than ids.
-
-        Args:
-            session: whose.
-            token_bits: most bits of one drafted token; None for an id.
-            refusal_bits: further bits that a refused draft sends up, charged with the chance of a refusal.
-
-        """
-        self._sessions[session].charge(self.settings.bits_per_id if token_bits is None else token_bits, refusal_bits)
+        self._latest: tuple[object, RoundPlan] | None = (
+            None  # the last plan, and what must stay the same to use it again
+        )
 
     def leave(self, session: int) -> None:
         """Forget a session."""
-        self._sessions.pop(session, None)
-
-    def acceptance_rate(self, session: int) -> float:
-        """The estimate of α for a session."""
-        return self._sessions[session].acceptance.rate
-
-    def seconds_per_token(self, session: int) -> float:
-        """The estimate of T^S for a session: what its device says that drafting takes it [s]."""
-        return self._sessions[session].speed.seconds_per_token
-
-    def observe_draft(
-        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
-    ) -> None:
-        """Learn speed and link from a draft that arrived.
-
-        Args:
-            session: whose.
-            length: tokens drafted.
-            draft_s: time that the device says it spent drafting.
-            frame_bits: size of the frame on the wire.
-            bandwidth_hz: band that had been granted.
-            upload_s: time between the end of drafting and the arrival.
-
-        """
-        estimates = self._sessions[session]
-        if length == 0:
-            return
-        estimates.speed.observe(length, draft_s)
-        # Laws are often shorter than they may be: then what the last draft took is believed.
-        estimates.token_bits = min(estimates.most_token_bits, frame_bits / length)
-        estimates.overhead_bits = max(0.0, frame_bits - length * estimates.most_token_bits)
-        if bandwidth_hz > 0 and upload_s > 0:
-            estimates.link.observe(frame_bits, bandwidth_hz, upload_s)
-
-    def observe_law(self, session: int, frame_bits: int) -> None:
-        """Learn what a refusal costs from a law that came up after one."""
-        self._sessions[session].refusal_bits = float(frame_bits)
-
-    def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
-        """Expected time to send so many bits over a band [s]."""
-        return bits / (self._sessions[session].link.spectral_efficiency * bandwidth_hz)
+        self.beliefs.leave(session)
+        self._histories.pop(session, None)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
-        """Learn acceptance from a verification."""
-        self._sessions[session].acceptance.observe(drafted, accepted)
-        self.react(session, drafted, accepted)
+        """Learn from a verified draft."""
+        self.beliefs.observe_outcome(session, drafted, accepted)
+        if self.settings.policy == REACTIVE:
+            history, longest = self._histories[session], self.settings.max_draft_length
+            history.reactive = next_length(history.reactive, drafted, accepted, longest=longest)
 
-    def react(self, session: int, drafted: int, accepted: int) -> None:
-        """Let the +2/−1 rule take its step."""
-        known = self._sessions[session]
-        longest = self.settings.max_draft_length
-        known.reactive_length = next_length(known.reactive_length, drafted, accepted, longest=longest)
-
-    def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
-        """Learn verification latency from a batch of `tokens` fed by `devices` sessions."""
-        self.verification.observe(devices, tokens, seconds)
-
-    def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> Plan | None:
+    def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> RoundPlan | None:
         """Plan the next round for `members`; None if there are none.
 
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
@@ -249,17 +199,14 @@ class Controller:
 
         Args:
             members: sessions that get a grant.
-            reserved_hz: band still in use by drafts that are late.
-
-        Returns:
-            A plan whose devices are named by session number, in the order of `members`.
+            reserved_hz: band still in use by drafts that are late [Hz].
 
         """
         if not members:
             return None
         if self.settings.policy == REACTIVE:
-            lengths = [min(member.room, self._sessions[member.session].reactive_length) for member in members]
-            return self._with_lengths(members, lengths, reserved_hz)
+            lengths = [min(member.room, self._histories[member.session].reactive) for member in members]
+            return _of_sessions(members, self._with_lengths(members, lengths, reserved_hz))
         # Rooms beyond the longest draft are all alike.
         most = self.settings.max_draft_length
         frame = (reserved_hz, tuple((member.session, min(member.room, most)) for member in members))
@@ -270,8 +217,8 @@ class Controller:
             return self._latest[1]
         else:
             made = self._kept(self._basis, members, reserved_hz)
-        self._latest = frame, made
-        return made
+        self._latest = frame, _of_sessions(members, made)
+        return self._latest[1]
 
     def _from_scratch(self, members: Sequence[Member], reserved_hz: float) -> Plan:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
@@ -280,15 +227,16 @@ class Controller:
         make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost: for
         sessions that were not planned for together before, and now and then.
         """
-        last = [self._sessions[member.session].last_length for member in members]
+        last = [self._histories[member.session].planned for member in members]
         guesses = [last]
         known = self._basis is not None and self._basis.views.keys() == {member.session for member in members}
-        if self._fixed_part(members) > _NEGLIGIBLE and not (known and self._plans % _GUESS_EVERY):
+        fixed = max(self.beliefs.fixed_share(member.session) for member in members)
+        if fixed > _NEGLIGIBLE and not (known and self._plans % _GUESS_EVERY):
             guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
         self._plans += 1
         chosen = max((self._try(members, spread, reserved_hz) for spread in guesses), key=self._value)
         for member, device in zip(members, chosen.devices, strict=True):
-            self._sessions[member.session].last_length = max(1, device.draft_length)
+            self._histories[member.session].planned = max(1, device.draft_length)
         return chosen
 
     def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
@@ -323,7 +271,7 @@ class Controller:
         return self._with_lengths(members, lengths, reserved_hz)
 
     def _drift(self, basis: _Basis, members: Sequence[Member], reserved_hz: float) -> float:
-        """How far the estimates have moved since a plan was made; `plan` has the formula."""
+        """How far beliefs have moved since a plan was made; `plan` has the formula."""
         known = [member.session for member in members if member.session in basis.views]
         changed = len(members) + len(basis.views) - 2 * len(known)
         # A mean over a thousand is known well enough from some of them; others are looked at every time.
@@ -339,31 +287,25 @@ class Controller:
         return mean + shared + abs(self._band_hz(reserved_hz) / basis.band_hz - 1.0)
 
     def _view(self, session: int) -> View:
-        """What is believed of a session."""
-        known = self._sessions[session]
-        bits = known.bits_per_token(known.last_length)
-        return known.acceptance.rate, known.speed.seconds_per_token, bits / known.link.spectral_efficiency
+        return self.beliefs.view(session, self._histories[session].planned)
 
     def _band_hz(self, reserved_hz: float) -> float:
-        """Band to share: late drafts may hold nearly all of it, but what is left is never nothing."""
-        return max(self.settings.bandwidth_hz - reserved_hz, 1e-3 * self.settings.bandwidth_hz)
+        """Band to share [Hz]. Late drafts may hold nearly all of it, but what is left is never nothing.
+
+        Under TDMA a late draft holds no band: it waits for its turn again.
+        """
+        whole_hz = self.settings.bandwidth_hz
+        return whole_hz if self._in_turns else max(whole_hz - reserved_hz, 1e-3 * whole_hz)
+
+    @property
+    def _in_turns(self) -> bool:
+        return self.settings.multiple_access == "tdma"
 
     def _verify_s(self, lengths: dict[int, int]) -> float:
-        """Predicted time to verify drafts of these lengths, by session [s]."""
-        return self.verification.predict(len(lengths), sum(lengths.values()) + len(lengths))
-
-    def _device(self, member: Member, length: int) -> Device:
-        """The planner's view of a session whose draft would be `length` tokens long."""
-        return self._sessions[member.session].device(member, self.settings, length)
-
-    def _verification(self) -> Verification:
-        """The planner's view of the verifier."""
-        return Verification(self.verification.fixed_s, self.verification.per_device_s, self.verification.per_token_s)
-
-    def _fixed_part(self, members: Sequence[Member]) -> float:
-        """The largest share that fixed bits have in a frame of one token."""
-        known = [self._sessions[member.session] for member in members]
-        return max(1.0 - each.token_bits / each.bits_per_token(1) for each in known)
+        """Believed time to verify drafts of these lengths, by session [s]."""
+        verifier = self.beliefs.verifier()
+        tokens = sum(lengths.values()) + len(lengths)
+        return verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, len(lengths), tokens)
 
     def _value(self, candidate: Plan) -> float:
         """What the policy maximises."""
@@ -378,7 +320,23 @@ class Controller:
                 bits_per_token=settings.bits_per_id,
                 max_draft_length=settings.max_draft_length,
                 min_draft_length=0,
+                multiple_access=settings.multiple_access,
             ),
-            verifier=self._verification(),
-            devices=tuple(self._device(member, length) for member, length in zip(members, lengths, strict=True)),
+            verifier=self.beliefs.verifier(),
+            devices=tuple(
+                self.beliefs.device(member.session, member.room, length)
+                for member, length in zip(members, lengths, strict=True)
+            ),
         )
+
+
+def _of_sessions(members: Sequence[Member], made: Plan) -> RoundPlan:
+    """A plan's devices as sessions: they come in the order of the members."""
+    return RoundPlan(
+        tuple(
+            SessionPlan(member.session, device.draft_length, device.bandwidth_hz)
+            for member, device in zip(members, made.devices, strict=True)
+        ),
+        made.round_s,
+        made.goodput_tokens_per_s,
+    )

@@ -124,6 +124,7 @@ class SimulatedDevice:
         self._hello = Hello(PROTOCOL_VERSION, FINGERPRINT, truth.name[:80], "simulated", drafts, profile)
         self.session = DeviceSession(self._hello)
         self._waits_since_s = 0.0
+        self._listened_s = -1.0
         self._begun = True
 
     def greet(self) -> Hello | Resume:
@@ -135,9 +136,12 @@ class SimulatedDevice:
         """Time spent at the site so far [s]."""
         return self.record.present_s + (0.0 if self.number is None else now_s - self.record.arrived_s)
 
-    def listen(self, now_s: float) -> None:
-        """Take the channel's next state."""
-        self.heard = self._channel.heard(self.truth, now_s)
+    def listen(self, now_s: float) -> Device:
+        """The device as its channel lets it be heard in the round that begins now; looked at once per moment."""
+        if now_s != self._listened_s:
+            self._listened_s = now_s
+            self.heard = self._channel.heard(self.truth, now_s)
+        return self.heard
 
     def begin(self, prompt_tokens: int, tokens: int, now_s: float) -> Open:
         """The next request."""

@@ -1,0 +1,212 @@
+"""What the controller believes of sessions and verifier: the seam between what is learned and how it is planned for.
+
+A running edge learns (`LearnedBeliefs`, on the estimators). A simulation may know the truth instead, or a part of it.
+Neither knows policies, plans or rounds.
+"""
+
+from typing import Protocol
+
+from multispin.control import Device, Verification
+from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
+
+View = tuple[float, float, float]
+"""What a session's best draft length depends on: α, T^S [s], and the band times time that a token needs, Q/r [Hz·s]."""
+
+
+class Beliefs(Protocol):
+    """What is believed, and what beliefs are told.
+
+    Attributes:
+        verification: estimator of the time that verifications take, as they were observed.
+
+    """
+
+    verification: VerificationEstimator
+
+    def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
+        """Begin with what a device says of itself: T^S [s], and r [bit/s/Hz]."""
+
+    def leave(self, session: int) -> None:
+        """Forget a session."""
+
+    def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
+        """Begin a request whose rule puts other things on the air than ids.
+
+        Args:
+            session: its number.
+            token_bits: most bits of one drafted token; default an id's.
+            refusal_bits: most further bits that a refused draft sends up.
+
+        """
+
+    def observe_draft(
+        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
+    ) -> None:
+        """Learn from a draft that arrived.
+
+        Args:
+            session: its number.
+            length: tokens drafted.
+            draft_s: time that the device says it spent drafting [s].
+            frame_bits: size of the frame on the wire [bit].
+            bandwidth_hz: band that had been granted [Hz].
+            upload_s: time between the end of drafting and the arrival [s].
+
+        """
+
+    def observe_law(self, session: int, frame_bits: int) -> None:
+        """Learn what a refusal costs from the frame of a distribution that came up after one [bit]."""
+
+    def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn from a verified draft."""
+
+    def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
+        """Learn from a batch of `tokens` fed by `devices` sessions."""
+
+    def acceptance_rate(self, session: int) -> float:
+        """The estimate of α, from outcomes alone."""
+
+    def seconds_per_token(self, session: int) -> float:
+        """The estimate of T^S [s], from drafts alone."""
+
+    def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
+        """Expected time to send so many bits over a band [s]."""
+
+    def view(self, session: int, length: int) -> View:
+        """What the best draft length depends on, for a draft of about `length` tokens."""
+
+    def fixed_share(self, session: int) -> float:
+        """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
+
+    def device(self, session: int, room: int, length: int) -> Device:
+        """The planner's device.
+
+        Args:
+            session: its number, which becomes the device's name.
+            room: longest draft that makes sense [tokens].
+            length: the draft's fixed bits are charged as if it were this long [tokens].
+
+        """
+
+    def verifier(self) -> Verification:
+        """The planner's verifier."""
+
+
+class _Estimates:
+    """What has been learned of one session."""
+
+    __slots__ = ("acceptance", "link", "most_token_bits", "overhead_bits", "refusal_bits", "speed", "token_bits")
+
+    def __init__(self, seconds_per_token: float, spectral_efficiency: float, frame_bits: float) -> None:
+        self.acceptance = AcceptanceEstimator()
+        self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
+        self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
+        self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
+        self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
+
+    def bits_per_token(self, length: int) -> float:
+        """Expected uplink bits of a draft of `length` tokens over its tokens, its frame and a refusal included."""
+        length = max(1, length)
+        refused = 1.0 - self.acceptance.rate**length if self.refusal_bits else 0.0
+        return self.token_bits + (self.overhead_bits + refused * self.refusal_bits) / length
+
+
+class LearnedBeliefs:
+    """Beliefs from what was observed, beginning with what each device says of itself.
+
+    Args:
+        bits_per_id: bits of one drafted id on the air.
+        max_draft_length: longest draft that may be granted [tokens].
+        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0.
+
+    """
+
+    def __init__(self, bits_per_id: float, max_draft_length: int, frame_bits: float = 0.0) -> None:
+        self.verification = VerificationEstimator()
+        self._bits_per_id = bits_per_id
+        self._max_draft_length = max_draft_length
+        self._frame_bits = frame_bits
+        self._sessions: dict[int, _Estimates] = {}
+
+    def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
+        """Begin with what a device says of itself."""
+        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self._frame_bits)
+        self.charge(session)
+
+    def leave(self, session: int) -> None:
+        """Forget a session."""
+        self._sessions.pop(session, None)
+
+    def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
+        """Begin a request whose rule puts other things on the air than ids."""
+        known = self._sessions[session]
+        known.most_token_bits = known.token_bits = float(self._bits_per_id if token_bits is None else token_bits)
+        known.refusal_bits = float(refusal_bits)
+
+    def observe_draft(
+        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
+    ) -> None:
+        """Learn speed, link and frame size from a draft that arrived."""
+        known = self._sessions[session]
+        if length == 0:
+            return
+        known.speed.observe(length, draft_s)
+        # Distributions are often shorter than they may be: then what the last draft took is believed.
+        known.token_bits = min(known.most_token_bits, frame_bits / length)
+        known.overhead_bits = max(0.0, frame_bits - length * known.most_token_bits)
+        if bandwidth_hz > 0 and upload_s > 0:
+            known.link.observe(frame_bits, bandwidth_hz, upload_s)
+
+    def observe_law(self, session: int, frame_bits: int) -> None:
+        """Learn what a refusal costs."""
+        self._sessions[session].refusal_bits = float(frame_bits)
+
+    def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn acceptance."""
+        self._sessions[session].acceptance.observe(drafted, accepted)
+
+    def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
+        """Learn the time of a verification."""
+        self.verification.observe(devices, tokens, seconds)
+
+    def acceptance_rate(self, session: int) -> float:
+        """The estimate of α."""
+        return self._sessions[session].acceptance.rate
+
+    def seconds_per_token(self, session: int) -> float:
+        """The estimate of T^S [s]: what the device says that drafting takes it."""
+        return self._sessions[session].speed.seconds_per_token
+
+    def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
+        """Expected time to send so many bits over a band [s]."""
+        return bits / (self._sessions[session].link.spectral_efficiency * bandwidth_hz)
+
+    def view(self, session: int, length: int) -> View:
+        """What the best draft length depends on."""
+        known = self._sessions[session]
+        token_hz_s = known.bits_per_token(length) / known.link.spectral_efficiency
+        return known.acceptance.rate, known.speed.seconds_per_token, token_hz_s
+
+    def fixed_share(self, session: int) -> float:
+        """Share of a one-token draft's bits that a longer draft does not send again."""
+        known = self._sessions[session]
+        return 1.0 - known.token_bits / known.bits_per_token(1)
+
+    def device(self, session: int, room: int, length: int) -> Device:
+        """The planner's device."""
+        known = self._sessions[session]
+        longest = min(room, self._max_draft_length)
+        return Device(
+            name=str(session),
+            seconds_per_token=known.speed.seconds_per_token,
+            spectral_efficiency=known.link.spectral_efficiency,
+            acceptance_rate=known.acceptance.rate,
+            bits_per_token=known.bits_per_token(length),
+            max_draft_length=longest,
+            min_draft_length=min(1, longest),
+        )
+
+    def verifier(self) -> Verification:
+        """The planner's verifier."""
+        known = self.verification
+        return Verification(known.fixed_s, known.per_device_s, known.per_token_s)

@@ -1,0 +1,38 @@
+"""What bounds an edge: every limit has a name here."""
+
+from dataclasses import dataclass
+
+LEAST_PREFILL_TOKENS = 8
+"""Prompt tokens that ride in any pass, however short it is, so that nobody waits for ever."""
+EXPIRY_PERIOD_S = 1.0
+"""How often a driver looks for sessions that have been lost, or have owed an answer, for too long [s]."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds an edge.
+
+    Attributes:
+        max_sessions: most devices, connected or soon to come back.
+        max_waiting: most requests that may wait for a slot.
+        prefill_tokens_per_round: most prompt tokens in one pass.
+        prefill_share: beside other people's drafts, prompt tokens may lengthen a pass by this share of the round's
+            planned time, as far as the controller knows the verifier; `LEAST_PREFILL_TOKENS` always ride.
+        resume_grace_s: a lost device's session is kept for so long [s].
+        slot_grace_s: a lost device keeps its slot for so long while others wait for one [s]. Its text is read anew if
+            it comes back later.
+        deadline_factor: a round waits this many times its planned drafting and upload time for drafts …
+        deadline_slack_s: … and this much longer [s], before it verifies without the late ones.
+        draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
+
+    """
+
+    max_sessions: int = 256
+    max_waiting: int = 64
+    prefill_tokens_per_round: int = 64
+    prefill_share: float = 0.5
+    resume_grace_s: float = 30.0
+    slot_grace_s: float = 3.0
+    deadline_factor: float = 2.0
+    deadline_slack_s: float = 0.5
+    draft_timeout_s: float = 60.0

@@ -1,0 +1,91 @@
+"""Passes and devices in one process, with a clock that the caller turns: the driver of tests and examples.
+
+It opens no sockets and never waits. Every message arrives at once, and a verification takes as long as it is told to.
+"""
+
+from multispin.passes.loop import Passes
+from multispin.passes.steps import RoundReport, Send, Sleep, Step, Verify
+from multispin.protocol import DeviceSession, Downlink, Uplink
+
+
+class LocalDriver:
+    """Drives passes for device sessions that live beside them.
+
+    Attributes:
+        passes: sessions and passes of the edge.
+        devices: the devices' halves of their sessions, by session number.
+        reports: of the rounds that have ended, the newest last.
+        now_s: the clock [s]; the caller turns it.
+        verify_s: how long a verification is said to take [s].
+
+    Args:
+        passes: sessions and passes of the edge.
+        verify_s: how long a verification is said to take [s]; default 0.1.
+
+    """
+
+    def __init__(self, passes: Passes, verify_s: float = 0.1) -> None:
+        self.passes = passes
+        self.devices: dict[int, DeviceSession] = {}
+        self.reports: list[RoundReport] = []
+        self.now_s = 0.0
+        self.verify_s = verify_s
+
+    def connect(self, device: DeviceSession) -> int:
+        """Connect a device, for the first time or again; returns its session's number."""
+        number, answers = self.passes.connect(device.greet(), self.now_s)
+        self.devices[number] = device
+        for answer in answers:
+            self.hear(number, answer)
+        return number
+
+    def lose(self, number: int) -> None:
+        """Break a device's connection; the caller may keep its session and connect it again."""
+        self.passes.disconnect(number, self.now_s)
+        self.devices.pop(number).lose()
+
+    def say(self, number: int, message: Uplink, frame_bytes: int = 40) -> None:
+        """Let a device say something, and hear what is answered at once."""
+        for answer in self.passes.receive(number, message, frame_bytes, self.now_s):
+            self.hear(number, answer)
+
+    def hear(self, number: int, message: Downlink) -> None:
+        """A message reaches its device, if it is connected."""
+        if number in self.devices:
+            self.devices[number].receive(message)
+
+    def advance(self) -> Step:
+        """One step; messages are delivered, a batch is left to the caller."""
+        step = self.passes.advance(self.now_s)
+        if isinstance(step, Send):
+            if step.report is not None:
+                self.reports.append(step.report)
+            for number, message in step.messages:
+                self.deliver(number, message)
+        return step
+
+    def deliver(self, number: int, message: Downlink) -> None:
+        """Send a message that answers nothing; a test may lose it."""
+        self.hear(number, message)
+
+    def verify(self, step: Verify) -> None:
+        """Verify a batch at once."""
+        self.passes.verified(step.batch, self.passes.verify(step.batch), self.verify_s, self.now_s)
+
+    def run(self) -> Sleep:
+        """Go on until there is nothing to do at this moment."""
+        while not isinstance(step := self.advance(), Sleep):
+            if isinstance(step, Verify):
+                self.verify(step)
+        return step
+
+    def one_pass(self) -> RoundReport:
+        """Go on until a pass has ended; returns what it was. ValueError if there is nothing to do before that."""
+        while True:
+            match self.advance():
+                case Send(_, report) if report is not None:
+                    return report
+                case Verify() as step:
+                    self.verify(step)
+                case Sleep():
+                    raise ValueError("no pass can end before a message comes or time goes on")

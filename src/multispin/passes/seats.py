@@ -1,0 +1,197 @@
+"""Seats: which sessions are at this edge, which of them have one of the engine's slots, and who gets the next one.
+
+Knows slots, connections and times of loss. Does not know drafts' contents, rounds or plans.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from multispin.passes.limits import Limits
+from multispin.protocol import EdgeSession, Granted, ProtocolError, Refused
+from multispin.speculation import Engine, Rule
+
+
+@dataclass(eq=False)
+class Seat:
+    """A session at this edge.
+
+    Attributes:
+        session: what was said, and what is owed.
+        slot: the engine's slot that holds its text; None while it has none.
+        connected: whether its device is there.
+        lost_at_s: when the device was lost last [s].
+        asked_at_s: when the edge last asked the device for something, or the device came back [s].
+        evicted: whether its text had a slot which another request took.
+
+    """
+
+    session: EdgeSession
+    slot: int | None = None
+    connected: bool = True
+    lost_at_s: float = 0.0
+    asked_at_s: float = 0.0
+    evicted: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a slot and a text that goes on."""
+        request = self.session.request
+        return self.slot is not None and request is not None and not request.finish
+
+    @property
+    def owes(self) -> bool:
+        """Whether the edge waits for a draft or a distribution of it."""
+        return self.running and isinstance(self.session.stage, Granted | Refused)
+
+
+class Seats:
+    """All sessions of an edge, by number.
+
+    Args:
+        engine: holds the texts in its slots.
+        limits: bounds of the edge.
+
+    """
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._seats: dict[int, Seat] = {}
+        self._waiting: deque[int] = deque()  # sessions with a request and no slot, the next one first
+        self._in_batch: frozenset[int] = (
+            frozenset()
+        )  # slots in the batch under way: nobody else may have them before its end
+
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(self._seats.values())
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def __getitem__(self, number: int) -> Seat:
+        return self._seats[number]
+
+    def get(self, number: int) -> Seat | None:
+        """The seat of a session; None if it has ended."""
+        return self._seats.get(number)
+
+    def add(self, session: EdgeSession) -> Seat:
+        """Take in a new session; ProtocolError if there is no room for it."""
+        if len(self._seats) >= self._limits.max_sessions:
+            raise ProtocolError("full", f"this edge holds {self._limits.max_sessions} sessions, its limit")
+        seat = self._seats[session.number] = Seat(session)
+        return seat
+
+    def find(self, resume_token: str) -> Seat:
+        """The seat of a device that comes back; ProtocolError if its session is not kept."""
+        wanted = resume_token.encode()
+        for seat in self._seats.values():
+            if secrets.compare_digest(seat.session.resume_token.encode(), wanted):
+                return seat
+        raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
+
+    def come_back(self, seat: Seat, now_s: float) -> None:
+        """A device is connected again; a text that lost its slot waits for one.
+
+        Such a text comes before all that never had a slot, and behind those that came back earlier.
+        """
+        seat.connected, seat.asked_at_s = True, now_s
+        number, request = seat.session.number, seat.session.request
+        if seat.slot is None and request and not request.finish and number not in self._waiting:
+            self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)
+
+    def remove(self, number: int) -> Seat | None:
+        """End a session and take back all that it holds; None if it had ended."""
+        seat = self._seats.pop(number, None)
+        if seat is not None:
+            if number in self._waiting:
+                self._waiting.remove(number)
+            self.release(seat)
+        return seat
+
+    def check_room(self) -> None:
+        """ProtocolError if no further request may wait."""
+        if len(self._waiting) >= self._limits.max_waiting:
+            most = self._limits.max_waiting
+            raise ProtocolError("full", f"{most} requests wait already, the limit: try again later")
+
+    def wait(self, seat: Seat) -> None:
+        """Let a new request wait for a slot."""
+        seat.evicted = False
+        self._waiting.append(seat.session.number)
+
+    def fill(self) -> None:
+        """Give free slots to the requests that have waited longest and whose device is there."""
+        if not self._waiting:
+            return
+        free = self._engine.slots - len(self._held() | self._in_batch)
+        for number in [number for number in self._waiting if self._seats[number].connected][: max(0, free)]:
+            self._waiting.remove(number)
+            self._seats[number].slot, self._seats[number].evicted = self._engine.open(), False
+
+    def release(self, seat: Seat) -> None:
+        """Give a slot back, now or when the batch that uses it is done."""
+        if seat.slot is not None and seat.slot not in self._in_batch:
+            self._engine.close(seat.slot)
+        seat.slot = None
+
+    def evict(self, now_s: float) -> None:
+        """Take the slots of sessions that have been lost for a while, as many as others wait for; longest lost first.
+
+        Nothing that was decided is forgotten: a refused draft whose distribution is still to come keeps its slot, and
+        so does every text under `rejection-down`, of which the device knows a token that the edge may not.
+        """
+        wanted = sum(self._seats[number].connected for number in self._waiting)
+        wanted -= self._engine.slots - len(self._held())
+        if wanted <= 0:
+            return
+        lost = [seat for seat in self._seats.values() if self._may_lose_its_slot(seat, now_s)]
+        for seat in sorted(lost, key=lambda seat: seat.lost_at_s)[:wanted]:
+            seat.session.withdraw()
+            seat.evicted = True
+            self.release(seat)
+
+    def lost_for_good(self, now_s: float) -> list[int]:
+        """Sessions whose device has been lost, or has owed an answer, for too long."""
+        limits = self._limits
+        return [
+            number
+            for number, seat in self._seats.items()
+            if (not seat.connected and now_s - seat.lost_at_s > limits.resume_grace_s)
+            or (seat.connected and seat.owes and now_s - seat.asked_at_s > limits.draft_timeout_s)
+        ]
+
+    def begin_batch(self, slots: Iterable[int]) -> None:
+        """A batch uses these slots from now on."""
+        self._in_batch = frozenset(slots)
+
+    def end_batch(self) -> None:
+        """The batch is done: close the slots whose session has given them back meanwhile."""
+        held = self._held()
+        for slot in sorted(self._in_batch):
+            if slot not in held:
+                self._engine.close(slot)
+        self._in_batch = frozenset()
+
+    def unread(self, seat: Seat) -> int:
+        """Number of committed tokens, all but the newest, that are not in the cache yet."""
+        request = seat.session.request
+        if seat.slot is None or request is None or request.finish:
+            return 0
+        return max(0, len(request.committed) - 1 - self._engine.cached(seat.slot))
+
+    def _held(self) -> set[int]:
+        return {seat.slot for seat in self._seats.values() if seat.slot is not None}
+
+    def _may_lose_its_slot(self, seat: Seat, now_s: float) -> bool:
+        session = seat.session
+        return (
+            not seat.connected
+            and seat.slot is not None
+            and seat.slot not in self._in_batch
+            and not isinstance(session.stage, Refused)
+            and (session.request is None or session.request.rule is not Rule.REJECTION_DOWN)
+            and now_s - seat.lost_at_s > self._limits.slot_grace_s
+        )

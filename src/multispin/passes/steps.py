@@ -1,0 +1,115 @@
+"""What passes between the loop and whoever drives it: the three things that it can ask for, and what a pass was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from multispin.passes.controller import RoundPlan
+from multispin.protocol import Downlink
+from multispin.speculation import Feed
+
+Message = tuple[int, Downlink]
+"""A session's number, and what is to be sent to its device."""
+
+
+class Job(NamedTuple):
+    """One session's part of a batch.
+
+    Attributes:
+        session: its number.
+        feed: the tokens that it brings.
+        drafted: how many of them were drafted.
+        granted: how many could have been drafted.
+
+    """
+
+    session: int
+    feed: Feed
+    drafted: int = 0
+    granted: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything that one forward pass verifies: drafts first, chunks of prompts after them.
+
+    Attributes:
+        round: number of the round that it belongs to.
+        jobs: one per session.
+
+    """
+
+    round: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens fed: Σ (L_k + 1), and the prompt chunks."""
+        return sum(len(job.feed.tokens) for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round was, and what the next one is planned to be.
+
+    Attributes:
+        round: its number.
+        members: sessions whose drafts were decided.
+        drafted: tokens drafted, per member.
+        accepted: drafted tokens that were accepted, per member.
+        delivered: tokens committed, per member.
+        verify_s: time of the forward pass and the acceptance rules [s].
+        prompt_tokens: prompt tokens that rode along.
+        plan: the plan for the next round; None if nobody is left.
+
+    """
+
+    round: int
+    members: tuple[int, ...] = ()
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+    delivered: tuple[int, ...] = ()
+    verify_s: float = 0.0
+    prompt_tokens: int = 0
+    plan: RoundPlan | None = None
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """There is nothing to do before `until_s` or the next message.
+
+    Attributes:
+        until_s: on the driver's clock [s]; None: only a message changes anything.
+
+    """
+
+    until_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Verify:
+    """This batch is to be verified; `Passes.verified` takes what was found.
+
+    Attributes:
+        batch: what to verify.
+
+    """
+
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Send:
+    """These messages are to be sent.
+
+    Attributes:
+        messages: in the order in which they were made.
+        report: of the round that they end; None if they end none.
+
+    """
+
+    messages: Sequence[Message]
+    report: RoundReport | None = None
+
+
+Step = Sleep | Verify | Send

@@ -1,0 +1,76 @@
+"""Beliefs that are true: what a simulated controller plans with if it is told the truth, all of it or all but α."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from multispin.control import Device, Scenario, Verification
+from multispin.passes import LearnedBeliefs
+from multispin.passes.beliefs import View
+from multispin.simulation.device import SimulatedDevice
+
+
+class TrueBeliefs(LearnedBeliefs):
+    """Knows the verifier, every device's speed and link, and perhaps how often its drafts are accepted.
+
+    What it does not know, and what reports show of sessions, it learns like any other controller.
+
+    Args:
+        scenario: the truth.
+        devices: all devices at the site, by session number.
+        now_s: tells the time [s]; a device's link is known as it is now.
+        knows_acceptance: whether acceptance is known; otherwise it is learned.
+
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        devices: Mapping[int, SimulatedDevice],
+        now_s: Callable[[], float],
+        knows_acceptance: bool = True,
+    ) -> None:
+        super().__init__(scenario.cell.bits_per_token, scenario.cell.max_draft_length)
+        self._truth = scenario
+        self._devices = devices
+        self._now_s = now_s
+        self._knows_acceptance = knows_acceptance
+
+    def observe_draft(
+        self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
+    ) -> None:
+        """There is nothing to learn from it."""
+
+    def view(self, session: int, length: int) -> View:
+        """What the best draft length depends on, in truth."""
+        device = self._devices[session]
+        heard = device.listen(self._now_s())
+        rate = heard.acceptance_rate or 0.0
+        return (
+            rate if self._knows_acceptance else self.acceptance_rate(session),
+            heard.seconds_per_token,
+            device.bits_per_token / heard.efficiency_at(self._truth.cell.bandwidth_hz),
+        )
+
+    def fixed_share(self, session: int) -> float:
+        """The scenario's payload has no fixed part."""
+        return 0.0
+
+    def device(self, session: int, room: int, length: int) -> Device:
+        """The scenario's device as its link is now."""
+        device = self._devices[session]
+        shortest, longest = self._truth.limits(device.truth)
+        longest = min(longest, room)
+        heard = device.listen(self._now_s())
+        if not self._knows_acceptance:
+            heard = replace(heard, acceptance_rate=self.acceptance_rate(session), acceptance_profile=None)
+        return replace(
+            heard,
+            name=str(session),
+            bits_per_token=device.bits_per_token,
+            max_draft_length=longest,
+            min_draft_length=min(shortest, longest),
+        )
+
+    def verifier(self) -> Verification:
+        """The scenario's verifier."""
+        return self._truth.verifier
