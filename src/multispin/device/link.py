@@ -71,7 +71,7 @@ class WebSocketLink:
                 self._socket = await self._http.ws_connect(
                     address,
                     compress=0,
-                    max_msg_size=MAX_FRAME_BYTES,
+                    max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses what reaches its limit
                     heartbeat=HEARTBEAT_S,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                 )

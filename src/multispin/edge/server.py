@@ -205,7 +205,7 @@ class EdgeServer:
     async def _converse(self, request: web.Request) -> web.WebSocketResponse:
         """One connection, from its greeting to its end."""
         socket = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
+            compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
         )
         await socket.prepare(request)
         connection = _Connection(socket)

@@ -8,6 +8,7 @@ Everything that the edge says is checked here, as the edge checks everything tha
 the protocol ends the request with one sentence.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -332,6 +333,8 @@ class DeviceSession:
     def _granted(self, grant: Grant) -> Work:
         """The stage after a grant: a draft that answers it already is sent, or sent again."""
         stage = self.stage
+        if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
+            raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
         if isinstance(stage, Drafted) and self._fits(stage, grant):
             return Drafted(stage.message, stage.ids, stage.laws, False)
         return Granted(grant)

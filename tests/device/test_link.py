@@ -1,0 +1,271 @@
+"""What every link must do, tried on each; and what only a real WebSocket can meet."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import socket
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from multispin.device import LinkLostError, MemoryLink, ShapedLink, WebSocketLink, link
+from multispin.errors import InputError
+from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
+
+
+class WebPeer:
+    """The server's end of a WebSocket, with the methods of an in-memory end."""
+
+    def __init__(self, socket):
+        self._socket = socket
+        self.done = asyncio.Event()
+
+    async def send(self, frame):
+        await self._socket.send_bytes(frame)
+
+    async def receive(self):
+        frame = await self._socket.receive()
+        if frame.type is not aiohttp.WSMsgType.BINARY:
+            raise LinkLostError(str(frame.type))
+        return frame.data
+
+    async def close(self):
+        await self._socket.close()
+        self.done.set()
+
+    def cut(self):
+        self._socket._writer.transport.abort()
+        self.done.set()
+
+
+@contextlib.asynccontextmanager
+async def web_server(serve, host="127.0.0.1"):
+    """A WebSocket server that hands its end of every connection to `serve`."""
+
+    async def answer(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        peer = WebPeer(socket)
+        serve(str(request.rel_url), peer)
+        await peer.done.wait()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/edge", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, host, 0).start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"ws://{f'[{host}]' if ':' in host else host}:{port}/edge"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def linked(kind):
+    """A link of one kind, the address to connect to, and the peers that its connections reach."""
+    peers = asyncio.Queue()
+
+    def serve(url, peer):
+        peers.put_nowait(peer)
+
+    if kind == "memory":
+        yield MemoryLink(serve), "memory://edge", peers
+        return
+    async with web_server(serve) as url:
+        carrier = WebSocketLink()
+        found = ShapedLink(carrier, 5.0) if kind == "shaped" else carrier
+        try:
+            yield found, url, peers
+        finally:
+            await found.close()
+            while not peers.empty():
+                peers.get_nowait().done.set()
+
+
+def run(scenario):
+    return asyncio.run(asyncio.wait_for(scenario, 60))
+
+
+async def send_until_lost(tried):
+    for _ in range(1000):  # a network notices only after a while
+        await tried.send(b"x")
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped"])
+def test_every_link_carries_frames_whole_and_in_order_and_says_when_it_ends(kind):
+    async def scenario():
+        async with linked(kind) as (tried, url, peers):
+            for call in (tried.send(b"x"), tried.receive()):
+                with pytest.raises(LinkLostError):  # not connected yet
+                    await call
+            await tried.close()  # harmless
+            await tried.connect(url)
+            peer = await peers.get()
+            frames = [b"", b"\0\xff", b"x" * MAX_FRAME_BYTES]
+            for frame in frames:
+                await tried.send(frame)
+            assert [await peer.receive() for _ in frames] == frames
+            for frame in frames:
+                await peer.send(frame)
+            assert [await tried.receive() for _ in frames] == frames
+            tried.granted(1e9)
+            await tried.send(b"last")
+            await tried.close()
+            assert await peer.receive() == b"last"  # what was sent before a goodbye arrives
+            with pytest.raises(LinkLostError):
+                await peer.receive()
+            await peer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped"])
+@pytest.mark.parametrize("end", ["close", "cut"])
+def test_every_link_can_connect_again_after_its_peer_is_gone(kind, end):
+    async def scenario():
+        async with linked(kind) as (tried, url, peers):
+            for _ in range(3):
+                await tried.connect(url)
+                peer = await peers.get()
+                waits = asyncio.create_task(tried.receive())
+                await asyncio.sleep(0)
+                if end == "cut":
+                    peer.cut()
+                else:
+                    await peer.close()
+                with pytest.raises(LinkLostError, match=r"\w"):
+                    await waits
+                with pytest.raises(LinkLostError):
+                    await send_until_lost(tried)
+
+    run(scenario())
+
+
+def test_a_shaped_link_is_as_fast_as_band_times_efficiency():
+    async def scenario():
+        async with linked("shaped") as (tried, url, peers):
+            await tried.connect(url)
+            peer = await peers.get()
+            loop = asyncio.get_running_loop()
+            bits = 8 * websocket_frame_bytes(1000, masked=True)
+            times_s = []
+            for band_hz in (None, 20_000.0, 40_000.0, 0.0):  # a grant without a band keeps the one before
+                if band_hz is not None:
+                    tried.granted(band_hz)
+                began_s = loop.time()
+                await tried.send(bytes(1000))
+                await peer.receive()
+                times_s.append(loop.time() - began_s)
+            return bits, times_s
+
+    bits, (_, slow_s, fast_s, kept_s) = run(scenario())
+    assert slow_s >= bits / 1e5
+    assert fast_s >= bits / 2e5
+    assert kept_s >= bits / 2e5
+
+
+def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_protocol_error(monkeypatch):
+    """A cable is pulled: no FIN, no pong. What aiohttp makes of that must not end the request."""
+    monkeypatch.setattr(link, "HEARTBEAT_S", 0.2)
+
+    async def scenario():
+        async def accept(reader, writer):  # shakes hands, and never answers a ping
+            head = await reader.readuntil(b"\r\n\r\n")
+            key = next(
+                line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-k")
+            )
+            proof = base64.b64encode(hashlib.sha1(key + aiohttp.http_websocket.WS_KEY).digest())
+            writer.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: " + proof + b"\r\n\r\n"
+            )
+            await asyncio.sleep(30)
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        tried = WebSocketLink()
+        await tried.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/edge")
+        with pytest.raises(LinkLostError, match="broke"):
+            await tried.receive()
+        await tried.close()
+        server.close()
+
+    run(scenario())
+
+
+def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart(monkeypatch):
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT_S", 0.3)
+
+    async def scenario():
+        tried = WebSocketLink()
+        for url in ("ws://", "ftp://127.0.0.1/x", "ws://127.0.0.1:99999"):
+            with pytest.raises(InputError, match="not an address"):
+                await tried.connect(url)
+        with pytest.raises(LinkLostError):
+            await tried.connect("ws://127.0.0.1:9/edge")
+        async with web_server(lambda url, peer: peer.done.set()) as url:
+            with pytest.raises(LinkLostError, match="HTTP status 404"):
+                await tried.connect(url + "/nowhere")
+        with socket.socket() as silent:  # takes connections and never answers, like a stopped process
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            with pytest.raises(LinkLostError, match=r"no answer within"):
+                await tried.connect(f"ws://127.0.0.1:{silent.getsockname()[1]}/edge")
+
+    run(scenario())
+
+
+def test_text_is_refused_because_no_edge_sends_it():
+    async def scenario():
+        async with linked("web socket") as (tried, url, peers):
+            await tried.connect(url)
+            peer = await peers.get()
+            await peer._socket.send_str("hello")
+            with pytest.raises(InputError, match="not binary"):
+                await tried.receive()
+
+    run(scenario())
+
+
+def test_addresses_of_version_six_and_query_strings_reach_the_edge():
+    async def scenario():
+        seen = asyncio.Queue()
+        try:
+            async with web_server(lambda url, peer: (seen.put_nowait(url), peer.done.set()), "::1") as url:
+                tried = WebSocketLink()
+                await tried.connect(f"{url}?room=7")
+                await tried.close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        return await seen.get()
+
+    assert run(scenario()) == "/edge?room=7"
+
+
+def test_a_proxy_of_the_environment_is_used_and_exceptions_from_it_are_kept(monkeypatch):
+    async def scenario():
+        asked = []
+
+        async def proxy(reader, writer):
+            asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode())
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        tried = WebSocketLink()
+        with pytest.raises(LinkLostError, match="502"):
+            await tried.connect("ws://edge.example:8765/v1/session")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(LinkLostError):
+            await tried.connect("ws://127.0.0.1:9/v1/session")
+        server.close()
+        return asked
+
+    assert run(scenario()) == ["GET http://edge.example:8765/v1/session HTTP/1.1"]
