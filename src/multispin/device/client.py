@@ -217,7 +217,7 @@ class DeviceClient:
         await self._link.close()
         delay_s = retries.delay_s(now_s)
         if delay_s is None:
-            if isinstance(error, RefusedError):
+            if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
             raise InputError(f"cannot reach the edge at {', '.join(self._urls)}: {error}") from None
         if moves_on and len(self._urls) > 1:
