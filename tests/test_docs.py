@@ -77,3 +77,14 @@ def test_every_make_target_that_is_named_exists():
         for target in re.findall(r"(?:`|^ {4}|run: )make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert {"demo", "test"} <= named <= targets_of_make
+
+
+def shown_imports() -> list[tuple[str, str]]:
+    """(page, statement) of every import of this package that stands in a block of Python."""
+    blocks = [(p.name, b) for p in PAGES for b in re.findall(r"```python\n(.*?)```", p.read_text("utf-8"), re.DOTALL)]
+    return [(page, line) for page, block in blocks for line in re.findall(r"^from multispin.*$", block, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("page", "line"), shown_imports())
+def test_every_shown_import_works(page, line):
+    exec(line, {})
