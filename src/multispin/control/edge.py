@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multispin.control.goodput import Floats, Ints, token_table
+from multispin.control.goodput import Floats, Ints, Mask, token_table
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
 
@@ -85,14 +85,17 @@ class EdgeTables:
         """E[N_k] of a pass with these drafts, [K]."""
         return np.asarray(self.tokens[lengths, np.arange(len(lengths))])
 
-    def pass_s(self, lengths: Ints) -> float:
-        """Duration of a pass with these drafts of the edge, [K] [s]."""
-        drafter, values = self.scenario.edge_drafter, lengths.tolist()
+    def pass_s(self, lengths: Ints, members: Mask | None = None) -> float:
+        """Duration of a pass of these members, [K], or of everybody, with these drafts of the edge, [K] [s]."""
+        drafter = self.scenario.edge_drafter
+        values = (lengths if members is None else lengths[members]).tolist()
         drafting_s = 0.0 if drafter is None else drafter.draft_s(values)
         return drafting_s + self.scenario.verifier.verify_s(values)
 
-    def best_lengths(self, *, fair: bool) -> Ints:
-        """Drafts of the edge, [K], that are best if no device drafts.
+    def best_lengths(self, *, fair: bool, members: Mask | None = None) -> Ints:
+        """Drafts of the edge, [K], that are best for passes of these members, or of everybody, alone.
+
+        Others get what they would at the same prices.
 
         A step of the drafter is worth what all sessions gain by it less its time at the price of time, and a session
         takes part while its own gain is worth its own time. Gains fall from step to step, so at a given price the best
@@ -103,21 +106,23 @@ class EdgeTables:
         nothing = np.zeros(len(self.weight), dtype=np.int64)
         if drafter is None:
             return nothing
+        members = np.ones(len(nothing), dtype=bool) if members is None else members
+        weight = np.where(members, self.weight, 0.0)
         more = np.diff((np.log(self.tokens) if fair else self.tokens) * self.weight, axis=0)
         rows = np.arange(1, len(self.tokens))[:, None]
         own_s = drafter.per_device_s + (0.0 if verifier.padded else verifier.per_token_s)
-        step_s = drafter.fixed_s + (verifier.per_token_s * len(self.weight) if verifier.padded else 0.0)
+        step_s = drafter.fixed_s + (verifier.per_token_s * int(members.sum()) if verifier.padded else 0.0)
         best, best_score = nothing, -np.inf
         for lengths in (nothing, self.longest) if fair else (nothing,):
             for _ in range(_STEPS):
-                tokens, time = self.expected(lengths), self.pass_s(lengths)
-                goodput = float(self.weight @ tokens) / time
-                score = float(self.weight @ np.log(tokens / time)) if fair else goodput
+                tokens, time = self.expected(lengths), self.pass_s(lengths, members)
+                goodput = float(weight @ tokens) / time
+                score = float(weight @ np.log(tokens / time)) if fair else goodput
                 if score > best_score:
                     best, best_score = lengths, score
-                price = float(self.weight.sum()) / time if fair else goodput
+                price = float(weight.sum()) / time if fair else goodput
                 worth = np.where(rows <= self.longest, np.maximum(more - price * own_s, 0.0), 0.0)
-                steps = int((worth.sum(axis=-1) > price * step_s).sum())
+                steps = int((worth[:, members].sum(axis=-1) > price * step_s).sum())
                 before, lengths = lengths, (worth[:steps] > 0).sum(axis=0)
                 if (before == lengths).all():
                     break

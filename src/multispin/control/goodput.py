@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def expected_tokens(acceptance_rate: ArrayLike, draft_length: ArrayLike) -> Floats:

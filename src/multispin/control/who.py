@@ -7,11 +7,18 @@ included), then one verification takes in everybody. While the devices are at wo
 the other sessions, which no device drafts for, in extra passes of their own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from multispin.control.edge import EdgePass, edge_drafts, plain
-from multispin.control.plans import InfeasibleError, Plan
+from multispin.control.goodput import Ints, Mask
+from multispin.control.latency import verification_s
+from multispin.control.mixture import MixtureSearch
+from multispin.control.plans import InfeasibleError, Plan, first_modes
 from multispin.control.policies import Policy, plan, policy_named
+from multispin.control.problem import as_problem
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
 
@@ -83,6 +90,7 @@ def decide(
     *,
     mode: str = "auto",
     rounds: Plan | None = None,
+    warm_start: Decision | None = None,
 ) -> Decision:
     """Choose for every session who drafts how much. A pure function.
 
@@ -95,6 +103,8 @@ def decide(
         mode: one of `MODES`; "auto" chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
             happened (`plan_for_lengths`); None makes it.
+        warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
+            quicker and may find less.
 
     Raises:
         InputError: the mode is unknown, or "edge" without an edge drafter.
@@ -112,7 +122,96 @@ def decide(
     if mode in ("rounds", "auto"):
         found.append(_of_rounds(scenario, policy, rounds))
     best = max(found, key=lambda decision: _rank(scenario, row, decision))
+    if mode == "auto" and scenario.cell.multiple_access == "fdma" and len(found) > 1:
+        mixed = _of_mixture(scenario, row, found, warm_start)
+        found.append(mixed)
+        least = _rank(scenario, row, best)
+        if _rank(scenario, row, mixed) > (least[0], least[1] + _ROUNDING * abs(least[1])):
+            best = mixed
     return replace(best, alternatives=tuple((each.kind, each.goodput_tokens_per_s) for each in found))
+
+
+def _of_mixture(scenario: Scenario, row: Policy, pure: Sequence[Decision], warm_start: Decision | None) -> Decision:
+    """The best mixture that is found, with the devices' lengths and bands by the policy's own rule."""
+    first = first_modes(scenario)
+    problem = as_problem(first)
+    starts = [_lengths(decision, scenario) for decision in pure]
+    warm = warm_start is not None and {each.name for each in warm_start.sessions} >= {d.name for d in scenario.devices}
+    if warm_start is not None and warm:
+        starts.append(_lengths(warm_start, scenario))
+    search = MixtureSearch(first, problem, fair=row.fair)
+    starts = [(np.where(own <= problem.longest, own, 0), np.minimum(edge, search.edge.longest)) for own, edge in starts]
+    made = search.search(starts, warm=warm)
+    drafting = made.lengths > 0
+    if not row.chooses_modes and drafting.any():
+        # Policies that choose no lengths for each device: who drafts is decided above, and how much is theirs.
+        lengths = np.where(drafting, _by_policy(first, row, drafting, pure[-1]), 0)
+        search = MixtureSearch(first, problem, fair=row.fair, equal_bands=row.equal_bands)
+        search.offer(lengths[None], made.edge_lengths[None])
+        assert search.best is not None
+        made, drafting = search.best, search.best.lengths > 0
+    shares = problem.shares(made.lengths)
+    if row.equal_bands:
+        shares = np.where(drafting, 1.0 / max(int(drafting.sum()), 1), 0.0)
+    rates = made.tokens / made.period_s
+    met = rates >= problem.minimum_goodput * (1.0 - _ROUNDING)
+    others = int((~drafting).sum())
+    alone = "edge" if made.edge_lengths.any() else "plain"
+    together = made.extra_passes > 0 or bool(made.edge_lengths.any())
+    return Decision(
+        policy=row.name,
+        kind=alone if others == len(drafting) else "mixed" if others and together else "rounds",
+        status="feasible" if met.all() else "infeasible",
+        goodput_tokens_per_s=float(problem.weight @ rates),
+        period_s=made.period_s,
+        device_phase_s=made.phase_s,
+        extra_passes=made.extra_passes,
+        sessions=tuple(
+            Choice(
+                device.name,
+                DEVICE if own else EDGE if edge else NOBODY,
+                own or edge,
+                share * scenario.cell.bandwidth_hz,
+                tokens,
+                tokens / made.period_s,
+                device.modes[0].name if own and device.modes else None,
+            )
+            for device, own, edge, share, tokens in zip(
+                first.devices,
+                made.lengths.tolist(),
+                made.edge_lengths.tolist(),
+                shares.tolist(),
+                made.tokens.tolist(),
+                strict=True,
+            )
+        ),
+    )
+
+
+def _lengths(decision: Decision, scenario: Scenario) -> tuple[Ints, Ints]:
+    """Drafts of the devices and of the edge in a decision, [K] each, in the scenario's order."""
+    chosen = {choice.name: choice for choice in decision.sessions}
+    every = [chosen[device.name] for device in scenario.devices]
+    devices = np.array([choice.draft_length if choice.drafter == DEVICE else 0 for choice in every], dtype=np.int64)
+    edge = np.array([choice.draft_length if choice.drafter == EDGE else 0 for choice in every], dtype=np.int64)
+    return devices, edge
+
+
+def _by_policy(scenario: Scenario, row: Policy, drafting: Mask, rounds: Decision) -> Ints:
+    """Lengths that a policy gives to the devices that draft, [K]; what it gives to the others means nothing."""
+    lengths = _lengths(rounds, scenario)[0]
+    if row.choose is None:
+        return lengths
+    others, verifier = int((~drafting).sum()), scenario.verifier
+    joint = verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, others, float(others))
+    part = replace(
+        scenario,
+        verifier=replace(verifier, fixed_s=joint),
+        devices=tuple(device for device, drafts in zip(scenario.devices, drafting, strict=True) if drafts),
+    )
+    made = plan(part, row.name)
+    lengths[drafting] = [device.draft_length for device in made.devices]
+    return lengths
 
 
 def _rank(scenario: Scenario, row: Policy, decision: Decision) -> tuple[float, float]:

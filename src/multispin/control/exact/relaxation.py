@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.control.exact.objective import Objective
-from multispin.control.goodput import Floats, Ints
+from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.problem import Problem
 from multispin.control.rate import least_upload_s, needed_share, tangent_shares
 
-Mask = NDArray[np.bool_]
 _EPS = float(np.finfo(np.float64).eps)
 _PRICE_STEPS = 24
 _PRICE_TOLERANCE = 1e-8
@@ -288,7 +287,7 @@ def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats, concave:
     and one that is wrong by a fraction ε is looser by ε²: so for large tables a rough search does instead of a sort.
     """
     if not concave:
-        return _price_by_worth(np.where(open_, gain, -np.inf), cost, guess)
+        return price_by_worth(np.where(open_, gain, -np.inf), cost, guess)
     both = open_[1:] & open_[:-1]
     more = np.where(both, np.diff(cost, axis=0), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -320,7 +319,7 @@ def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
     return np.where((fitting < width) & (beyond > 0), np.nextafter(np.maximum(beyond, 0.0), np.inf), 0.0)
 
 
-def _price_by_worth(gain: Floats, cost: Floats, guess: Floats) -> tuple[Floats, Ints]:
+def price_by_worth(gain: Floats, cost: Floats, guess: Floats) -> tuple[Floats, Ints]:
     """The same for options in any order: price [N] and choices [N, K]; gains are −inf where an option is excluded."""
 
     def chosen(price: Floats) -> Ints:

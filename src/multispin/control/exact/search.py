@@ -16,9 +16,9 @@ import numpy as np
 
 from multispin.control.baselines import goodput_argmax, uniform_bandwidth
 from multispin.control.exact.objective import Objective
-from multispin.control.exact.relaxation import Intervals, Mask, Relaxation, greedy, relax
+from multispin.control.exact.relaxation import Intervals, Relaxation, greedy, relax
 from multispin.control.exact.tdma import greedy_tdma, relax_tdma
-from multispin.control.goodput import Floats, Ints
+from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.problem import Problem
 from multispin.control.uniform import homogeneous
 

@@ -22,8 +22,8 @@ import numpy as np
 from scipy.optimize import linprog
 
 from multispin.control.exact.objective import Objective
-from multispin.control.exact.relaxation import Intervals, Mask, Options, Relaxation, options_of
-from multispin.control.goodput import Floats, Ints
+from multispin.control.exact.relaxation import Intervals, Options, Relaxation, options_of
+from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.problem import Problem
 
 _EPS = float(np.finfo(np.float64).eps)

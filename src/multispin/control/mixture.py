@@ -1,0 +1,290 @@
+"""Some devices draft, and the edge serves the other sessions meanwhile: a search for the best such mixture.
+
+A period is a device phase of φ seconds (grants, drafts and uploads of the devices that draft, round trips included) and
+one joint pass of everybody. In the phase the edge makes m passes of P seconds for the *others*, whom no device drafts
+for, each with the edge's own drafts if it has any. The edge drafts for the joint pass in the phase, too:
+
+  period = max(φ, m P + S) + T_ver(everybody),   S the drafting of the edge for one pass, P = S + T_ver(the others).
+
+A device that drafts gives E[N_k] tokens a period, one of the others m + 1 times those of a pass. At a price of time the
+sessions separate but for the band, which gets a price of its own, and for the passes in the phase, whose time has the
+price of what they make: each session takes whatever is worth most to it at these prices. The search tries prices and
+phases, scores what follows by the formula above, and then improves it session by session. It proves nothing: tests
+compare it with brute force.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from multispin.control.edge import EdgeTables
+from multispin.control.exact.relaxation import price_by_worth
+from multispin.control.goodput import Floats, Ints
+from multispin.control.latency import fed_tokens, verification_s
+from multispin.control.problem import Problem
+from multispin.control.rate import least_upload_s, needed_share
+from multispin.control.scenario import Scenario
+
+_PHASES = 10
+"""Device phases that are tried for each guess of what the edge makes meanwhile."""
+_ROUNDS = 2
+"""How often the guess is taken from what was found, and the phases are tried again."""
+_SWEEPS = 12
+"""How often all sessions are gone through in search of an improvement, at most."""
+_ENTRIES = 150_000
+"""Most entries [candidates, sessions] that the sweeps may work through together: what bounds a search's time."""
+_CHANGES = (-2, -1, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A choice for everybody, scored.
+
+    Args:
+        lengths: drafts of the devices, [K]; 0 where no device drafts.
+        edge_lengths: drafts of the edge for each pass of the others, [K].
+        tokens: expected tokens of a period, [K].
+        phase_s: φ [s].
+        period_s: duration of a period [s].
+        extra_passes: m.
+        value: what is maximised.
+    """
+
+    lengths: Ints
+    edge_lengths: Ints
+    tokens: Floats
+    phase_s: float
+    period_s: float
+    extra_passes: int
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """Candidates scored, [N] and [N, K]."""
+
+    value: Floats
+    tokens: Floats
+    phase_s: Floats
+    period_s: Floats
+    extra: Floats
+
+
+class MixtureSearch:
+    """One search. The scenario's devices are in their first modes, and send by frequency division.
+
+    Args:
+        scenario: what is known.
+        problem: the same in numbers.
+        fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
+        equal_bands: each device that drafts gets an equal share of the band.
+    """
+
+    def __init__(self, scenario: Scenario, problem: Problem, *, fair: bool, equal_bands: bool = False) -> None:
+        self.problem = problem
+        self.fair = fair
+        self.equal_bands = equal_bands
+        self.edge = EdgeTables(scenario)
+        self.weight = problem.weight
+        self.least = problem.minimum_goodput
+        verifier, drafter = scenario.verifier, scenario.edge_drafter
+        self._fixed_s, self._per_device_s = verifier.fixed_s, verifier.per_device_s
+        self._per_token_s, self._padded = verifier.per_token_s, verifier.padded
+        self._step_s, self._step_device_s = (0.0, 0.0) if drafter is None else (drafter.fixed_s, drafter.per_device_s)
+        self._log_edge = np.log(self.edge.tokens)
+        self._devices = np.arange(problem.size)
+        length = np.arange(problem.reach)[:, None]
+        self._options = (length == 0) | (length >= np.maximum(problem.shortest, 1)) & (length <= problem.longest)
+        self.best: Mixture | None = None
+        self._left = _ENTRIES
+
+    def score(self, lengths: Ints, edge_lengths: Ints) -> _Scored:
+        """Period, tokens and value of drafts of the devices and of the edge, both [N, K], with the best m for each."""
+        problem = self.problem
+        drafting = lengths > 0
+        edge_lengths = np.where(drafting, 0, edge_lengths)
+        others = (~drafting).sum(axis=-1)
+        phase = self.phase_s(lengths)
+        edge_s = self._step_s * edge_lengths.max(axis=-1) + self._step_device_s * edge_lengths.sum(axis=-1)
+        fed = edge_lengths.sum(axis=-1) + others
+        if self._padded:
+            fed = others * (edge_lengths.max(axis=-1) + 1)
+        pass_s = edge_s + verification_s(self._fixed_s, self._per_device_s, self._per_token_s, others, fed)
+        joint_s = problem.fixed_s + self._per_token_s * fed_tokens(lengths + edge_lengths, self._padded)
+        if problem.after_s is not None:
+            joint_s = joint_s + problem.after_s[lengths, self._devices].sum(axis=-1)
+        of_devices = problem.tokens[lengths, self._devices]
+        of_edge = self.edge.tokens[edge_lengths, self._devices]
+        best: _Scored | None = None
+        fitting = np.where(
+            (others > 0) & drafting.any(axis=-1), np.maximum(np.floor((phase - edge_s) / pass_s), 0.0), 0.0
+        )
+        # One pass more than fits makes the devices' drafts wait for its end, and may pay all the same.
+        for extra in (fitting, np.where((others > 0) & drafting.any(axis=-1), fitting + 1.0, fitting)):
+            period = np.maximum(phase, extra * pass_s + edge_s) + joint_s
+            tokens = np.where(drafting, of_devices, (extra + 1.0)[..., None] * of_edge)
+            found = _Scored(self._value(tokens / period[..., None]), tokens, phase, period, extra)
+            best = found if best is None else _better(best, found)
+        assert best is not None
+        return best
+
+    def phase_s(self, lengths: Ints) -> Floats:
+        """φ of drafts of the devices, [N, K] → [N] [s]."""
+        problem = self.problem
+        if not self.equal_bands:
+            return problem.draft_time(lengths)
+        drafting = lengths > 0
+        share = np.where(drafting, 1.0 / np.maximum(drafting.sum(axis=-1, keepdims=True), 1), 0.0)
+        return np.asarray((problem.busy_s(lengths) + problem.upload_time(lengths, share)).max(axis=-1))
+
+    def _value(self, rates: Floats) -> Floats:
+        """What is maximised, of tokens per second [N, K]; far below everything where a least goodput is missed."""
+        value = (np.log(rates) if self.fair else rates) @ self.weight
+        if self.problem.constrained:
+            asked = self.least > 0
+            met = (rates[..., asked] / self.least[asked]).min(axis=-1)
+            value = np.where(met >= 1.0 - 1e-9, value, -1e15 * (1.0 - met))
+        return np.asarray(value)
+
+    def offer(self, lengths: Ints, edge_lengths: Ints) -> Mixture:
+        """The best of these candidates, [N, K], which is kept if it beats what is known."""
+        scored = self.score(lengths, edge_lengths)
+        n = int(np.argmax(scored.value))
+        found = Mixture(
+            lengths=lengths[n],
+            edge_lengths=np.where(lengths[n] > 0, 0, edge_lengths[n]),
+            tokens=scored.tokens[n],
+            phase_s=float(scored.phase_s[n]),
+            period_s=float(scored.period_s[n]),
+            extra_passes=int(scored.extra[n]),
+            value=float(scored.value[n]),
+        )
+        if self.best is None or found.value > self.best.value:
+            self.best = found
+        return found
+
+    def search(self, starts: list[tuple[Ints, Ints]], *, warm: bool = False) -> Mixture:
+        """The best mixture that is found.
+
+        Args:
+            starts: choices to begin with, as drafts of the devices and of the edge, [K] each.
+            warm: whether the last of them is nearly the answer, so that nothing else need be tried.
+        """
+        begun = [self.offer(lengths[None], edge_lengths[None]) for lengths, edge_lengths in starts]
+        assert self.best is not None
+        if warm:
+            self._improve(self.best)
+            return self.best
+        guesses = begun
+        for _ in range(_ROUNDS):
+            for guess in guesses:
+                self._phases(guess)
+            guesses = [self.best]
+        for start in (self.best, *begun):
+            self._improve(start)
+        return self.best
+
+    def _prices(self, guess: Mixture) -> tuple[float, float, Ints]:
+        """Price of a second of the period, duration of a pass of the others, and their drafts [K], near a guess."""
+        assert self.best is not None
+        weight = float(self.weight.sum())
+        rates = self.best.tokens / self.best.period_s
+        price = weight / guess.period_s if self.fair else float(self.weight @ rates)
+        others = guess.lengths == 0
+        if not others.any():
+            others = np.ones_like(others)
+        edge_lengths = self.edge.best_lengths(fair=self.fair, members=others)
+        return price, self.edge.pass_s(np.where(others, edge_lengths, 0), members=others), edge_lengths
+
+    def _phases(self, guess: Mixture) -> None:
+        """Try phases φ: at each, every session takes what is worth most to it at the prices near the guess."""
+        problem, weight = self.problem, self.weight
+        price, pass_s, edge_lengths = self._prices(guess)
+        able = problem.longest > 0
+        if not able.any():
+            return
+        quickest = (problem.busy_s(np.maximum(problem.shortest, 1)) + problem.upload_s)[able].min()
+        longest = float(problem.draft_time(problem.longest))
+        phases = np.geomspace(quickest, max(longest, quickest * 1.01), _PHASES)
+        if guess.phase_s > 0:
+            phases = np.concatenate([phases, guess.phase_s * np.array([0.7, 0.85, 1.0, 1.2, 1.5])])
+        passes = phases / pass_s  # taken as any number of passes here, and as a whole one in the score
+        of_edge = self.edge.tokens[edge_lengths, self._devices]
+        own_s = self._per_device_s + self._per_token_s * (edge_lengths + 1) + self._step_device_s * edge_lengths
+        others = guess.lengths == 0
+        if self.fair:
+            gain = weight * np.log((passes[:, None] + 1.0) * of_edge)
+            pass_price = float(weight[others].sum()) * passes / (passes + 1.0) / pass_s
+        else:
+            gain = weight * (passes[:, None] + 1.0) * of_edge
+            pass_price = float((weight * of_edge)[others].sum()) / pass_s * passes
+        served = gain - pass_price[:, None] * own_s - price * self._per_token_s * edge_lengths
+        length = np.arange(problem.reach)[:, None]
+        worth = (np.log(problem.tokens[: problem.reach]) if self.fair else problem.tokens[: problem.reach]) * weight
+        worth = worth - price * (0.0 if self._padded else self._per_token_s) * length
+        if problem.after_s is not None:
+            worth = worth - price * problem.after_s[: problem.reach]
+        upload = length * problem.upload_s
+        room = phases[:, None] - (problem.busy_s(length) + least_upload_s(upload, problem.snr))[:, None, :]
+        open_ = self._options[:, None, :] & (room > 0) & (length > 0)[:, None, :]
+        with np.errstate(all="ignore"):
+            cost = np.where(open_, needed_share(upload[:, None, :], np.where(room > 0, room, 1.0), problem.snr)[0], 0.0)
+        options = np.where(open_, worth[:, None, :], -np.inf)
+        options[0] = served
+        chosen = price_by_worth(options, cost, np.zeros(len(phases)))[1]
+        drafts = np.stack([edge_lengths, np.zeros_like(edge_lengths)])
+        self.offer(np.tile(chosen, (2, 1)), np.repeat(drafts, len(chosen), axis=0))
+
+    def _improve(self, start: Mixture) -> None:
+        """Change one session's choice, or the edge's drafts for all of the others, while that helps."""
+        problem, size = self.problem, self.problem.size
+        best = start
+        for _ in range(_SWEEPS):
+            usual = self._prices(best)[2]
+            drafting = best.lengths > 0
+            known = best.lengths[drafting]
+            typical = (
+                {1, 2, 4, 8} if len(known) == 0 else {1, int(known.min()), int(np.median(known)), int(known.max())}
+            )
+            device, value = [], []
+            for k in range(size):
+                now = int(best.lengths[k])
+                wanted = {0, *(now + change for change in _CHANGES)} if now else typical
+                for each in wanted - {now}:
+                    if 0 <= each <= problem.longest[k] and self._options[each, k]:
+                        device.append(k)
+                        value.append(each)
+            # A session that no longer drafts gets what the edge drafts for the others, or what it would for them.
+            drafts = [np.where(drafting, 0, best.edge_lengths), np.where(drafting, usual, best.edge_lengths)]
+            rows = len(device)
+            changed = np.repeat(best.lengths[None], rows, axis=0)
+            changed[np.arange(rows), device] = value
+            lengths = np.concatenate([changed, changed, np.repeat(best.lengths[None], 5 + size, axis=0)])
+            alone = np.eye(size, dtype=np.int64)
+            edge_lengths = np.concatenate(
+                [
+                    np.repeat(drafts[0][None], rows, axis=0),
+                    np.repeat(drafts[1][None], rows, axis=0),
+                    np.stack([usual, usual - 1, drafts[0] - 1, drafts[0] + 1, 0 * usual]),
+                    drafts[0] + alone,
+                ]
+            )
+            if self._left < lengths.size:
+                return
+            self._left -= lengths.size
+            found = self.offer(lengths, np.clip(edge_lengths, 0, self.edge.longest))
+            if found.value <= best.value + 1e-12 * abs(best.value):
+                return
+            best = found
+
+
+def _better(one: _Scored, other: _Scored) -> _Scored:
+    """Whichever is better, candidate by candidate."""
+    take = other.value > one.value
+    return _Scored(
+        np.where(take, other.value, one.value),
+        np.where(take[..., None], other.tokens, one.tokens),
+        one.phase_s,
+        np.where(take, other.period_s, one.period_s),
+        np.where(take, other.extra, one.extra),
+    )
