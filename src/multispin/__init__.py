@@ -2,7 +2,8 @@
 
 The names of `__all__` are the front door: each is loaded when it is first used, so that `import multispin` is quick.
 `multispin.plan("paper-llama")` plans a round, `multispin.simulate("paper-llama")` lets a site run under a virtual
-clock, and `examples/one_pass.py` drafts, verifies and commits one pass.
+clock, `multispin.run_edge` serves devices, `multispin.generate` is one, and `examples/one_pass.py` drafts, verifies and
+commits pass by pass.
 
 The rooms of this package, lowest first: `errors` and `checks` (what is bad input?), `data` (prompts and scenarios),
 `radio` (how many bit/s?), `control` (what should every device do?), `speculation` (what may be accepted?),
@@ -15,24 +16,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from multispin.api import Text, load_scenario, one_pass, open_text, plan, simulate
+    from multispin.api import Generated, Text, generate, load_scenario, one_pass, open_text, plan, run_edge, simulate
     from multispin.control import Plan, Scenario
     from multispin.errors import InputError
     from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
-    from multispin.speculation import Drafter, Engine, NoDrafter, PromptLookupDrafter, SamplingParams
+    from multispin.speculation import Drafter, Engine, NoDrafter, PromptLookupDrafter, Rule, SamplingParams
 
 __all__ = [
     "Drafter",
     "Engine",
+    "Generated",
     "InputError",
     "NoDrafter",
     "Plan",
     "PromptLookupDrafter",
+    "Rule",
     "SamplingParams",
     "Scenario",
     "Text",
     "Verifier",
     "__version__",
+    "generate",
     "load_drafter",
     "load_model",
     "load_scenario",
@@ -40,16 +44,17 @@ __all__ = [
     "one_pass",
     "open_text",
     "plan",
+    "run_edge",
     "simulate",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "api": ("Text", "load_scenario", "one_pass", "open_text", "plan", "simulate"),
+    "api": ("Generated", "Text", "generate", "load_scenario", "one_pass", "open_text", "plan", "run_edge", "simulate"),
     "control": ("Plan", "Scenario"),
     "errors": ("InputError",),
     "models": ("Verifier", "load_drafter", "load_model", "load_tokenizer"),
-    "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "SamplingParams"),
+    "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "Rule", "SamplingParams"),
 }
 """Where each name of the front door is defined (PEP 562)."""
 

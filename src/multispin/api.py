@@ -5,16 +5,19 @@ Every function imports what it needs when it is called, so that planning loads n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
-from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
+from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams, StopStrings
 
 if TYPE_CHECKING:
     from multispin.control import Plan, Scenario
+    from multispin.protocol.events import EdgeEvent
     from multispin.simulation.study import Result
 
 
@@ -197,3 +200,138 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
         engine.commit(text.slot, len(text.tokens) - 1)
         outcomes.append(outcome)
     return outcomes
+
+
+@asynccontextmanager
+async def run_edge(
+    target: str = "embedded",
+    *,
+    engine: Engine | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    policy: str = "heterogeneous",
+    bandwidth_hz: float = 20e3,
+    slots: int = 16,
+    max_length: int = 1024,
+    credential: str = "",
+    on_event: Callable[[EdgeEvent], None] = lambda _: None,
+) -> AsyncIterator[str]:
+    """Run an edge server for as long as an `async with` block runs, which is given its address.
+
+    `multispin serve` runs the same server with more options.
+
+    Args:
+        target: reference of the target model: a folder, a .gguf file, a Hub id or "embedded".
+        engine: verification engine that runs the target model; default: a `Verifier` of it on the CPU.
+        host: address to listen on; default: this machine only.
+        port: default 0, any free one.
+        policy: how draft lengths and bands are chosen; one of `multispin.control.RUNTIME_POLICIES`.
+        bandwidth_hz: uplink band that all devices share [Hz]; default 20 kHz.
+        slots: texts that are written at once, of the default engine; default 16.
+        max_length: prompt and generated tokens per text, of the default engine; default 1024.
+        credential: what every device must show; default none.
+        on_event: told of everything that happens.
+
+    Yields:
+        The address for devices, such as "ws://127.0.0.1:40123".
+
+    """
+    from multispin.edge import EdgeServer, listening
+    from multispin.models import Verifier, load_model, load_tokenizer
+    from multispin.passes import Controller, ControllerSettings, Passes
+    from multispin.protocol import usual_frame_bits
+    from multispin.speculation import bits_per_id
+
+    tokenizer = await asyncio.to_thread(load_tokenizer, target)
+    if engine is None:
+        engine = Verifier(await asyncio.to_thread(load_model, target), slots, max_length)
+    bits = bits_per_id(engine.vocabulary_size)
+    settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
+    passes = Passes(engine, Controller(settings), tokenizer.fingerprint, credential=credential)
+    server = EdgeServer(passes, on_event)
+    async with listening(server, host, port) as taken:
+        failure = asyncio.create_task(server.failure())
+        try:
+            yield f"ws://{host}:{taken}"
+        finally:
+            failed = failure.done()
+            failure.cancel()
+        if failed:
+            raise failure.result()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text that an edge and a device wrote together.
+
+    Attributes:
+        text: the text after the prompt.
+        ids: its token ids.
+        drafted: tokens drafted.
+        accepted: how many of them the target accepted.
+        rounds: verdicts received.
+        uplink_bytes: bytes sent, with all framing.
+
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    drafted: int
+    accepted: int
+    rounds: int
+    uplink_bytes: int
+
+
+async def generate(
+    url: str,
+    prompt: str,
+    *,
+    target: str = "embedded",
+    draft: str = "q8",
+    params: SamplingParams | None = None,
+    rule: Rule | None = None,
+    max_tokens: int = 256,
+    min_tokens: int = 0,
+    stops: Sequence[str] = (),
+    name: str = "device",
+    credential: str = "",
+) -> Generated:
+    """Be a device: draft with a small model, let the edge at `url` verify, and return the text.
+
+    `multispin device` does the same with more options.
+
+    Args:
+        url: address of the edge, ws://HOST:PORT.
+        prompt: a user message.
+        target: reference of the edge's target, whose tokenizer is used here; default "embedded".
+        draft: drafter, as `multispin device --draft` names it; default "q8", the target with rounded weights.
+        params: how the target's next token is drawn; default: greedy.
+        rule: acceptance rule; default `greedy` at temperature 0 and `coupled` above.
+        max_tokens: longest text; default 256.
+        min_tokens: no end of the text before so many tokens; default 0.
+        stops: texts that end the text before them; default none.
+        name: how the edge calls this device.
+        credential: what the edge asks for; default none.
+
+    """
+    from multispin.device import DeviceClient
+    from multispin.models import load_drafter, load_tokenizer
+    from multispin.protocol import MAX_DRAFT_LENGTH, PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
+
+    tokenizer = await asyncio.to_thread(load_tokenizer, target)
+    ids = tokenizer.encode_chat(prompt)
+    longest = len(ids) + max_tokens + MAX_DRAFT_LENGTH
+    drafter, _ = await asyncio.to_thread(load_drafter, draft, target, longest)
+    request = Request(
+        tuple(ids), params or SamplingParams(), max_tokens, min_tokens, tokenizer.stop_ids, tuple(stops), rule
+    )
+    profile = Profile(seconds_per_token=0.05, spectral_efficiency=5.0)  # believed until it is measured
+    hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, name, draft[:80], draft != "none", profile, credential)
+    client = DeviceClient(url.rstrip("/") + SESSION_PATH, hello, drafter, decode=tokenizer.decode)
+    try:
+        written = await client.generate(request)
+    finally:
+        client.close()
+    counters = client.counters
+    text = StopStrings(tuple(stops), tokenizer.decode, min_tokens).text(written)
+    return Generated(text, tuple(written), counters.drafted, counters.accepted, counters.rounds, counters.uplink_bytes)

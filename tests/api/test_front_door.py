@@ -1,5 +1,6 @@
 """What `import multispin` offers: its names, what it loads, and that a pass gives the target's own text."""
 
+import asyncio
 import runpy
 import subprocess
 import sys
@@ -16,9 +17,20 @@ from multispin.simulation.study import simulate as run
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "one_pass.py"
 PROMPTS = (b"the quick brown fox", b"abcabcabcabc", b"x")
 NAMES = [
-    *("Drafter", "Engine", "InputError", "NoDrafter", "Plan", "PromptLookupDrafter", "SamplingParams", "Scenario"),
-    *("Text", "Verifier", "__version__", "load_drafter", "load_model", "load_scenario", "load_tokenizer"),
-    *("one_pass", "open_text", "plan", "simulate"),
+    *(
+        "Drafter",
+        "Engine",
+        "Generated",
+        "InputError",
+        "NoDrafter",
+        "Plan",
+        "PromptLookupDrafter",
+        "Rule",
+        "SamplingParams",
+        "Scenario",
+    ),
+    *("Text", "Verifier", "__version__", "generate", "load_drafter", "load_model", "load_scenario", "load_tokenizer"),
+    *("one_pass", "open_text", "plan", "run_edge", "simulate"),
 ]
 
 
@@ -111,3 +123,46 @@ def test_the_example_prints_the_targets_own_texts(tiny_folder, capsys):
         alone = decode_alone(model, tokenizer.encode_chat(prompt), multispin.SamplingParams(), 12, tokenizer.stop_ids)
         assert f"{tokenizer.decode(alone)}\n-- {len(alone)} tokens" in printed
     assert "passes; without drafts it takes" in printed
+
+
+def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder):
+    sampling = multispin.SamplingParams(0.9, seed=5)
+    events = []
+
+    async def write():
+        async with multispin.run_edge(
+            tiny_folder, slots=2, max_length=128, credential="open", on_event=events.append
+        ) as url:
+            same = {"target": tiny_folder, "max_tokens": 16, "credential": "open"}
+            return await asyncio.gather(
+                multispin.generate(url, "abcabcabc", draft="lookup", name="one", **same),
+                multispin.generate(url, "the fox", draft="q6", params=sampling, name="two", **same),
+            )
+
+    found = asyncio.run(write())
+    model, tokenizer = load_model(tiny_folder), load_tokenizer(tiny_folder)
+    for written, prompt, params in zip(
+        found, ("abcabcabc", "the fox"), (multispin.SamplingParams(), sampling), strict=True
+    ):
+        ids = decode_alone(model, tokenizer.encode_chat(prompt), params, 16, tokenizer.stop_ids)
+        assert list(written.ids) == ids
+        assert written.text == tokenizer.decode(ids)
+        assert 0 < written.rounds <= 16
+        assert written.uplink_bytes > 0
+        assert written.accepted <= written.drafted
+    assert found[1].accepted > 0
+    names = {event.name for event in events if type(event).__name__ == "Connected"}
+    assert names == {"one", "two"}
+
+
+def test_a_stop_string_ends_a_generated_text(tiny_folder):
+    model, tokenizer = load_model(tiny_folder), load_tokenizer(tiny_folder)
+    alone = tokenizer.decode(decode_alone(model, tokenizer.encode_chat("ab"), multispin.SamplingParams(), 12))
+
+    async def write():
+        async with multispin.run_edge(tiny_folder, slots=1, max_length=64) as url:
+            return await multispin.generate(
+                url, "ab", target=tiny_folder, draft="none", max_tokens=12, stops=(alone[3:6],)
+            )
+
+    assert asyncio.run(write()).text == alone[: alone.index(alone[3:6])]

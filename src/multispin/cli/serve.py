@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import math
 import os
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from multispin.errors import InputError
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
 
-SHUTDOWN_TIMEOUT_S = 3.0
 LIMITS = (
     *("prefill_tokens_per_round", "prefill_share", "deadline_factor", "deadline_slack_s"),
     *("max_sessions", "max_waiting"),
@@ -72,9 +70,7 @@ def command(**options: Any) -> None:
 
 
 async def _serve(options: Mapping[str, Any]) -> None:
-    from aiohttp import web
-
-    from multispin.edge import EdgeServer
+    from multispin.edge import EdgeServer, listening
     from multispin.models import load_tokenizer
     from multispin.passes import Controller, ControllerSettings, Limits, Passes
     from multispin.protocol import usual_frame_bits
@@ -102,30 +98,12 @@ async def _serve(options: Mapping[str, Any]) -> None:
         seed=options["seed"],
     )
     server = EdgeServer(passes, tell)
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
-    await runner.setup()
-    try:
-        port = await _listen(runner, options["host"], options["port"])
+    async with listening(server, options["host"], options["port"]) as port:
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
         gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             raise failed.result()
-    finally:
-        await runner.cleanup()
-
-
-async def _listen(runner: Any, host: str, port: int) -> int:
-    from aiohttp import web
-
-    site = web.TCPSite(runner, host, port)
-    try:
-        await site.start()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} on {host} is in use: choose another with --port, or --port 0") from None
-        raise InputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    return int(runner.addresses[0][1])
 
 
 def _say(event: "Event") -> None:

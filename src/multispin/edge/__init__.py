@@ -1,5 +1,6 @@
 """The server: the HTTP and WebSocket application around the passes."""
 
+from multispin.edge.listening import listening
 from multispin.edge.server import EdgeServer
 
-__all__ = ["EdgeServer"]
+__all__ = ["EdgeServer", "listening"]

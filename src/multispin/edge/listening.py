@@ -1,0 +1,43 @@
+"""A server on a port, for as long as a block runs."""
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from multispin.edge.server import EdgeServer
+from multispin.errors import InputError
+
+SHUTDOWN_TIMEOUT_S = 3.0
+"""How long connections may take to say goodbye."""
+
+
+@asynccontextmanager
+async def listening(server: EdgeServer, host: str = "127.0.0.1", port: int = 8765) -> AsyncIterator[int]:
+    """Let devices connect to `server` while the block runs; gives the port.
+
+    Args:
+        server: the edge.
+        host: address to listen on; default this machine only.
+        port: 0 takes any free one; default 8765.
+
+    Raises:
+        InputError: the port cannot be had.
+
+    """
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(
+                    f"port {port} on {host} is in use: choose another, or 0 for any that is free"
+                ) from None
+            raise InputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
