@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from multispin.device import DeviceClient, Emulation, Patience
 from multispin.edge import EdgeServer
-from multispin.edge.server import _Connection
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer, round_weights
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
@@ -28,6 +27,7 @@ from multispin.protocol import (
     Profile,
     RefusedError,
     Request,
+    Resume,
     Verdict,
     Welcome,
     decode_downlink,
@@ -362,8 +362,9 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
 
 
 def test_laws_sent_at_once_and_laws_sent_when_asked_for_make_the_same_text(tiny_folder):
+    # Of one drafted token a block decides as a single decision does; longer blocks accept more.
     async def scenario(rule):
-        async with Site(tiny_folder, policy="fixed", longest=4) as site:
+        async with Site(tiny_folder, policy="fixed", longest=1) as site:
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
             return await client.generate(Request(PROMPT, HOT, 40, rule=rule)), client.counters
 
@@ -411,21 +412,49 @@ def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
     """A draft in flight on the old one must not meet the device that has drafted again on the new one."""
 
     async def scenario():
-        async with Site(tiny_folder, policy="fixed") as site, aiohttp.ClientSession() as http:
-            async with http.ws_connect(site.url) as socket:
-                await socket.send_bytes(encode(site.hello()))
-                welcome = decode_downlink((await socket.receive()).data)
-                await socket.send_bytes(encode(Open(welcome.session, bytes([0, 1, 0]), 2, 10, 0.0, 0, 1.0, 0)))
-                grant = decode_downlink((await socket.receive()).data)
-                draft = encode(Draft(welcome.session, grant.round, 2, 0, b"", 0))
-
-                async def buffered():
-                    yield aiohttp.WSMessage(aiohttp.WSMsgType.BINARY, draft, None)
-
-                await site.server._receive(welcome.session, _Connection(buffered()))
-                return site.passes.sessions[welcome.session].stage
+        async with Site(tiny_folder, policy="fixed") as site:
+            old, new = WireOfQueues(), WireOfQueues()
+            talks = [asyncio.create_task(site.server.converse(old))]
+            old.say(site.hello())
+            welcome = await old.hear()
+            old.say(Open(welcome.session, bytes([0, 1, 0]), 2, 10, 0.0, 0, 1.0, 0))
+            grant = await old.hear()
+            talks.append(asyncio.create_task(site.server.converse(new)))
+            new.say(Resume(PROTOCOL_VERSION, welcome.resume_token, 2))
+            await new.hear()
+            old.say(Draft(welcome.session, grant.round, 2, 0, b"", 0))
+            await talks[0]
+            stage = site.passes.sessions[welcome.session].stage
+            new.hang_up()
+            await talks[1]
+            return stage
 
     assert isinstance(run(scenario()), Granted)
+
+
+class WireOfQueues:
+    """A connection whose device is the test."""
+
+    def __init__(self):
+        self.up, self.down = asyncio.Queue(), asyncio.Queue()
+
+    def say(self, message):
+        self.up.put_nowait(encode(message))
+
+    def hang_up(self):
+        self.up.put_nowait(None)
+
+    async def hear(self):
+        return decode_downlink(await self.down.get())
+
+    async def receive(self):
+        return await self.up.get()
+
+    async def send(self, frame):
+        self.down.put_nowait(frame)
+
+    async def close(self, edge_stops=False):
+        pass
 
 
 class Cheat(DeviceClient):

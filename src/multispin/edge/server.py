@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -49,11 +49,44 @@ MAX_MESSAGES_PER_S = 200
 log = logging.getLogger(__name__)
 
 
+class Wire(Protocol):
+    """What carries the frames of one connection: a WebSocket, or a queue inside this process."""
+
+    async def receive(self) -> bytes | None:
+        """The next frame; None at the end of the connection. ProtocolError for what is no binary frame."""
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame; ConnectionError if that is not possible any more."""
+
+    async def close(self, edge_stops: bool = False) -> None:
+        """Close the connection; a device is told if the edge itself stops."""
+
+
+class _WebSocketWire:
+    """A WebSocket as a `Wire`."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+
+    async def receive(self) -> bytes | None:
+        frame = await self._socket.receive()
+        if frame.type is WSMsgType.TEXT:
+            raise ProtocolError("bad-message", "only binary frames are spoken here")
+        data: bytes | None = frame.data if frame.type is WSMsgType.BINARY else None
+        return data
+
+    async def send(self, frame: bytes) -> None:
+        await self._socket.send_bytes(frame)
+
+    async def close(self, edge_stops: bool = False) -> None:
+        await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
+
+
 @dataclass
 class _Connection:
-    """One device's WebSocket, and the messages on their way to it."""
+    """One device's connection, and the messages on their way to it."""
 
-    socket: web.WebSocketResponse
+    wire: Wire
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
     closing: bool = False
     received: int = 0
@@ -83,8 +116,8 @@ class _Connection:
         """Send queued messages until told to close."""
         with contextlib.suppress(ConnectionError):
             while (frame := await self.queue.get()) is not None:
-                await self.socket.send_bytes(frame)
-        await self.socket.close()
+                await self.wire.send(frame)
+        await self.wire.close()
 
     def count(self, now_s: float) -> None:
         """Refuse a device that sends faster than any round could ask."""
@@ -146,8 +179,7 @@ class EdgeServer:
 
     async def _hang_up(self, _: web.Application) -> None:
         """Close every connection; devices keep their texts and go on elsewhere."""
-        sockets = [connection.socket for connection in self._connections.values()]
-        await asyncio.gather(*(socket.close(code=WSCloseCode.GOING_AWAY) for socket in sockets))
+        await asyncio.gather(*(connection.wire.close(edge_stops=True) for connection in self._connections.values()))
 
     # The passes ---------------------------------------------------------------------------------------------------
 
@@ -198,24 +230,28 @@ class EdgeServer:
             raise web.HTTPServiceUnavailable(text=f"this edge holds {MAX_CONNECTIONS} connections, its limit\n")
         self._open += 1
         try:
-            return await self._converse(request)
+            socket = web.WebSocketResponse(
+                compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
+            )
+            await socket.prepare(request)
+            await self.converse(_WebSocketWire(socket))
+            return socket
         finally:
             self._open -= 1
 
-    async def _converse(self, request: web.Request) -> web.WebSocketResponse:
-        """One connection, from its greeting to its end."""
-        socket = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
-        )
-        await socket.prepare(request)
-        connection = _Connection(socket)
+    async def converse(self, wire: Wire) -> None:
+        """Serve one connection, from its greeting to its end.
+
+        Args:
+            wire: connection to a device, just opened.
+        """
+        connection = _Connection(wire)
         writer = asyncio.create_task(connection.write())
         number: int | None = None
         try:
-            frame = await asyncio.wait_for(socket.receive(), HELLO_TIMEOUT_S)
-            if frame.type is not WSMsgType.BINARY:
-                raise ProtocolError("hello-first", "the first message must be a binary Hello or Resume")
-            number, answers = self._passes.connect(decode_uplink(frame.data), self._now_s())
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                frame = await self._first(wire)
+            number, answers = self._passes.connect(decode_uplink(frame), self._now_s())
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
@@ -231,19 +267,25 @@ class EdgeServer:
                 self._lose(number)
             await asyncio.wait([writer], timeout=HELLO_TIMEOUT_S)
             writer.cancel()
-        return socket
+
+    async def _first(self, wire: Wire) -> bytes:
+        """The first frame of a connection."""
+        frame = None
+        with contextlib.suppress(ProtocolError):
+            frame = await wire.receive()
+        if frame is None:
+            raise ProtocolError("hello-first", "the first message must be a binary Hello or Resume")
+        return frame
 
     async def _receive(self, number: int, connection: _Connection) -> None:
         """Hand every message to the edge until the connection ends."""
-        async for frame in connection.socket:
-            if frame.type is not WSMsgType.BINARY:
-                raise ProtocolError("bad-message", "only binary frames are spoken here")
+        while (frame := await connection.wire.receive()) is not None:
             if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
                 return
             now_s = self._now_s()
             connection.count(now_s)
-            wire_bytes = websocket_frame_bytes(len(frame.data), masked=True)
-            for answer in self._passes.receive(number, decode_uplink(frame.data), wire_bytes, now_s):
+            wire_bytes = websocket_frame_bytes(len(frame), masked=True)
+            for answer in self._passes.receive(number, decode_uplink(frame), wire_bytes, now_s):
                 connection.put(answer)
             self._wake.set()
             if self._passes.session(number) is None:  # it said Close
