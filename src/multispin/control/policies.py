@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from multispin.checks import positive
 from multispin.control import baselines
 from multispin.control.algorithm1 import algorithm1
 from multispin.control.edge import EdgePass, edge_drafts, plain
 from multispin.control.exact.objective import LogGoodput, Objective, SumGoodput
-from multispin.control.exact.search import Optimum, maximise
+from multispin.control.exact.search import MAX_EFFORT, Optimum, maximise
 from multispin.control.goodput import Floats, Ints
 from multispin.control.minimum import best_fraction, least_lengths
 from multispin.control.plans import DevicePlan, InfeasibleError, Plan, assemble, first_modes
@@ -63,6 +64,7 @@ class _Task:
     policy: Policy
     relative_gap: float
     warm_start: Plan | None
+    max_effort: float
 
     def assemble(self, lengths: Ints, shares: Floats, **more: Any) -> Plan:
         """The plan of options and shares of the band."""
@@ -75,6 +77,7 @@ def plan(
     *,
     relative_gap: float = 1e-3,
     warm_start: Plan | None = None,
+    max_effort: float = MAX_EFFORT,
 ) -> Plan:
     """Choose every device's draft length and share of the band for the next round. A pure function.
 
@@ -84,6 +87,9 @@ def plan(
         relative_gap: for `heterogeneous` and `fair`, how far the proven bound may be above the answer; up to 32
             devices always get the optimum, to 1e-10.
         warm_start: an earlier plan for (nearly) the same devices; only makes the search quicker.
+        max_effort: how much the search of `heterogeneous` and `fair` may work through [table entries, of 15 to 50 ns
+            each on one core]. Beyond, `status` is "feasible", and the bound and the plan are the best so far. The
+            same scenario always ends at the same point, however busy the machine is.
 
     Raises:
         InfeasibleError: `heterogeneous` or `fair` cannot meet the devices' least goodputs. Other policies know of
@@ -101,7 +107,8 @@ def plan(
         raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
     if not row.chooses_modes:
         scenario = first_modes(scenario)
-    return row.choose(_Task(scenario, as_problem(scenario), row, relative_gap, warm_start))
+    positive("max_effort", max_effort)
+    return row.choose(_Task(scenario, as_problem(scenario), row, relative_gap, warm_start, max_effort))
 
 
 def policy_named(name: str) -> Policy:
@@ -157,6 +164,7 @@ def _exact(task: _Task, objective: Objective) -> Plan:
         shortest,
         relative_gap=task.relative_gap,
         warm_start=_earlier(task.warm_start, scenario, problem),
+        max_effort=task.max_effort,
     )
     made = task.assemble(found.lengths, problem.shares(found.lengths))
     bound = None

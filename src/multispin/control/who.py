@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from multispin.control.edge import EdgePass, edge_drafts, plain
+from multispin.control.exact.search import MAX_EFFORT
 from multispin.control.goodput import Ints, Mask
 from multispin.control.latency import verification_s
 from multispin.control.mixture import MixtureSearch
@@ -91,6 +92,7 @@ def decide(
     mode: str = "auto",
     rounds: Plan | None = None,
     warm_start: Decision | None = None,
+    max_effort: float = MAX_EFFORT,
 ) -> Decision:
     """Choose for every session who drafts how much. A pure function.
 
@@ -105,6 +107,7 @@ def decide(
             happened (`plan_for_lengths`); None makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
             quicker and may find less.
+        max_effort: as in `plan`.
 
     Raises:
         InputError: the mode is unknown, or "edge" without an edge drafter.
@@ -120,7 +123,7 @@ def decide(
     if mode == "edge" or (mode == "auto" and scenario.edge_drafter is not None):
         found.append(_of_pass(scenario, policy, "edge", edge_drafts(scenario, fair=row.fair)))
     if mode in ("rounds", "auto"):
-        found.append(_of_rounds(scenario, policy, rounds))
+        found.append(_of_rounds(scenario, policy, rounds, max_effort))
     best = max(found, key=lambda decision: _rank(scenario, row, decision))
     if mode == "auto" and scenario.cell.multiple_access == "fdma" and len(found) > 1:
         mixed = _of_mixture(scenario, row, found, warm_start)
@@ -244,11 +247,11 @@ def _of_pass(scenario: Scenario, policy: str, kind: str, made: EdgePass) -> Deci
     )
 
 
-def _of_rounds(scenario: Scenario, policy: str, rounds: Plan | None) -> Decision:
+def _of_rounds(scenario: Scenario, policy: str, rounds: Plan | None, max_effort: float) -> Decision:
     """The policy's plan as a decision; where least goodputs cannot be met, the plan that comes nearest."""
     if rounds is None:
         try:
-            rounds = plan(scenario, policy)
+            rounds = plan(scenario, policy, max_effort=max_effort)
         except InfeasibleError as error:
             rounds = error.best
     verifier, lengths = scenario.verifier, [device.draft_length for device in rounds.devices]

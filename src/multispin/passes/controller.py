@@ -30,6 +30,8 @@ _USUAL_LENGTHS = (2, 8)
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs a solve, and the round waits."""
 _RELATIVE_GAP = 0.01
+_MAX_EFFORT = 5e6
+"""What a plan may work through, see `plan`: about a tenth of a second on one core, as a round waits for its plan."""
 _NEGLIGIBLE = 0.01
 """Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
 _LOOKED_AT = 64
@@ -242,7 +244,9 @@ class Controller:
     def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
         warm = self._basis.plan if self._basis is not None and len(members) > _MANY else None
         scenario = self._scenario(members, spread, reserved_hz)
-        planned = plan(scenario, self.settings.policy, relative_gap=_RELATIVE_GAP, warm_start=warm)
+        planned = plan(
+            scenario, self.settings.policy, relative_gap=_RELATIVE_GAP, warm_start=warm, max_effort=_MAX_EFFORT
+        )
         return self._with_lengths(members, [device.draft_length for device in planned.devices], reserved_hz)
 
     def _with_lengths(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Plan:
