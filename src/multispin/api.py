@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
-from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams, StopStrings
+from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams
 
 if TYPE_CHECKING:
     from multispin.control import Plan, Scenario
@@ -333,5 +333,5 @@ async def generate(
     finally:
         client.close()
     counters = client.counters
-    text = StopStrings(tuple(stops), tokenizer.decode, min_tokens).text(written)
+    text = client.session.text
     return Generated(text, tuple(written), counters.drafted, counters.accepted, counters.rounds, counters.uplink_bytes)

@@ -38,10 +38,11 @@ from multispin.speculation import (
     PromptLookupDrafter,
     Rule,
     SamplingParams,
-    StopStrings,
+    TextStream,
     bits_per_id,
     certain_law,
     pack_laws,
+    text_of,
     unpack_offer,
 )
 
@@ -579,17 +580,19 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
     assert plain[0] not in wanted
     free = decode_alone(model, PROMPT, biased, 40)
     early, late = tokenizer.decode(free[3:6]), tokenizer.decode(free[24:27])
-    stops = StopStrings((early, late, "never"), tokenizer.decode, 20)
-    stopped = decode_alone(model, PROMPT, biased, 40, (), 20, stops)
-    assert early in stops.text(stopped)  # too early to count
-    assert late not in stops.text(stopped)
+    strings = (early, late, "never")
+    stopped = decode_alone(model, PROMPT, biased, 40, (), 20, TextStream(tokenizer.decode, strings, 20))
+    text = text_of(stopped, tokenizer.decode, strings, 20)
+    assert early in text  # too early to count
+    assert late not in text
 
     async def scenario():
         async with Site(tiny_folder) as site:
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 5), 256), decode=tokenizer.decode)
             by_id = await client.generate(Request(PROMPT, biased, 40, 20, stop_ids))
             finish = client.session.finish
-            by_string = await client.generate(Request(PROMPT, biased, 40, 20, (), stops.strings))
+            by_string = await client.generate(Request(PROMPT, biased, 40, 20, (), strings))
+            assert client.session.text == text
             assert site.passes.sessions == {}
             return by_id, finish, by_string, client.session.finish
 

@@ -2,8 +2,7 @@ import pytest
 from hypothesis import example, given, strategies
 
 from multispin.errors import InputError
-from multispin.speculation import StopStrings
-from multispin.speculation.text import TextStream, text_of
+from multispin.speculation import TextStream, text_of
 
 TEXTS = [
     "plain English, then a stop",
@@ -114,9 +113,62 @@ def test_a_tokenizer_that_drops_the_first_space_keeps_it_later():
     assert "".join(stream.push([token]) for token in ids) + stream.end() == pieces(ids)
 
 
+def tokenizers_of_every_kind():
+    """Real decoders: bytes, bytes that fall back from a vocabulary with a mark for spaces, and words in pieces."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    level = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    level.decoder = decoders.ByteLevel()
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz.,é"]
+    llama = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>"))
+    llama.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    for each in (level, llama):
+        each.add_special_tokens(["<|special|>"])
+    return {"byte level": level, "byte fallback": llama}
+
+
+@pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+@pytest.mark.parametrize("text", [*TEXTS, "".join(TEXTS) * 8, "你好" * 200, "a" + "🍕" * 100 + " b"])
+def test_streams_of_real_tokenizers_write_what_the_whole_decodes_to(kind, text):
+    tokenizer = tokenizers_of_every_kind()[kind]
+    special = tokenizer.token_to_id("<|special|>")
+    plain = text if kind == "byte level" else "▁" + text.replace(" ", "▁")
+    ids = tokenizer.encode(plain).ids
+    for mixed in (ids, [special, special, *ids, special]):
+        stream = TextStream(tokenizer.decode)
+        pieces = [stream.push([token]) for token in mixed]
+        assert "".join(pieces) + stream.end() == tokenizer.decode(mixed) == text
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+def test_tokens_without_text_do_not_eat_the_space_after_them(kind):
+    tokenizer = tokenizers_of_every_kind()[kind]
+    special = tokenizer.token_to_id("<|special|>")
+    space = " " if kind == "byte level" else "▁"
+    ids = tokenizer.encode(f"{space}abc").ids * 30 + [special] * 70 + tokenizer.encode(f"{space}abc").ids * 30
+    stream = TextStream(tokenizer.decode)
+    assert "".join(stream.push([token]) for token in ids) + stream.end() == tokenizer.decode(ids)
+
+
 def test_too_many_stop_strings_are_refused():
     with pytest.raises(InputError):
         TextStream(decode, ["x"] * 9)
+
+
+def whole(ids, stops, min_tokens):
+    """The text by its definition: of the fewest ids whose text holds a stop string, cut before it."""
+    early = len(decode(ids[: min_tokens - 1]).rstrip("\ufffd")) if min_tokens > 1 else 0
+    for count in range(max(1, min_tokens), len(ids) + 1):
+        text = decode(ids[:count])
+        places = [text.find(stop, max(0, early - len(stop) + 1)) for stop in stops]
+        if found := [place for place in places if place >= 0]:
+            return text[: min(found)]
+    return decode(ids)
 
 
 PIECES = ["a", "b", "ab", "é", "🍕", "你", " ", "."]
@@ -138,4 +190,4 @@ def test_the_text_is_the_one_that_the_whole_ids_have(parts, stops, min_tokens, s
         chunks.append(ids[first : first + size])
         first += size
     pieces, last = shown(chunks, stops, min_tokens)
-    assert "".join(pieces) + last == StopStrings(tuple(stops), decode, min_tokens).text(ids)
+    assert "".join(pieces) + last == whole(ids, stops, min_tokens)

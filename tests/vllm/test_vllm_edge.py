@@ -10,11 +10,15 @@ import pytest
 from multispin.models import decode_alone
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes
 from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile, Request
-from multispin.speculation import SamplingParams, StopStrings, bits_per_id
+from multispin.speculation import SamplingParams, TextStream, bits_per_id
 
 GREEDY, HOT = SamplingParams(), SamplingParams(0.9, seed=12)
 PROMPTS = {name: list(range(10 * i, 10 * i + 5 + 13 * i)) for i, name in enumerate("abcde", start=1)}
 MAX_TOKENS = 14
+
+
+def decode(ids):
+    return "".join(f"{token}," for token in ids)
 
 
 class Site(LocalDriver):
@@ -29,13 +33,13 @@ class Site(LocalDriver):
 
     def join(self, name, params=GREEDY, **ends):
         prompt = PROMPTS[name]
-        stops = ends.get("stops")
+        strings = ends.pop("strings", ())
         hello = Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0))
-        device = DeviceSession(hello, stops.decode if stops else None)
-        ids = {key: value for key, value in ends.items() if key != "stops"}
-        device.begin(Request(prompt, params, MAX_TOKENS, stop_strings=stops.strings if stops else (), **ids))
+        device = DeviceSession(hello, decode)
+        device.begin(Request(prompt, params, MAX_TOKENS, stop_strings=strings, **ends))
         number = self.connect(device)
-        self.alone[number] = decode_alone(self.model, prompt, params, MAX_TOKENS, **ends)
+        stream = TextStream(decode, strings)
+        self.alone[number] = decode_alone(self.model, prompt, params, MAX_TOKENS, **ends, stream=stream)
         self.say(number, device.open())
         return number
 
@@ -143,10 +147,10 @@ def test_texts_end_where_the_target_alone_ends_them(site, model, params):
     late = decode_alone(model, PROMPTS["a"], biased, MAX_TOKENS, stop_ids, 6)
     assert 6 <= len(late) <= MAX_TOKENS
     assert plain[0] not in late
-    stops = StopStrings((f"{free[3]},{free[4]}",), lambda ids: "".join(f"{token}," for token in ids))
+    stops = (f"{free[3]},{free[4]}",)
     (others,) = site.start("b", params=HOT)
     ids = site.join("a", biased, stop_ids=stop_ids, min_tokens=6)
-    strings = site.join("a", biased, stops=stops)
+    strings = site.join("a", biased, strings=stops)
     site.finish(others, ids, strings)
     assert site.alone[ids] == late
     assert len(site.alone[strings]) <= 5

@@ -84,11 +84,9 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
     from multispin.device import DeviceClient, Emulation
     from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, RefusedError, Request
     from multispin.protocol.events import Done, Written
-    from multispin.speculation import StopStrings
 
     seed = options["seed"]
     params, rule = sampling_law(options, seed or 0)
-    stops = StopStrings(options["stops"], tokenizer.decode, options["min_tokens"])
     emulation = Emulation(options["seconds_per_token"], options["spectral_efficiency"])
     profile = Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0)
     name = options["name"] or f"device-{os.getpid()}"
@@ -103,8 +101,8 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
     )
 
     def progress(_: Progress) -> None:
-        ids, counters = client.session.generated, client.counters
-        tell(Written(len(ids), stops.text(ids), counters.drafted, counters.accepted))
+        session, counters = client.session, client.counters
+        tell(Written(len(session.generated), session.text, counters.drafted, counters.accepted))
 
     client = DeviceClient(
         options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress, decode=tokenizer.decode
@@ -135,7 +133,7 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
     tell(
         Done(
             ids=tuple(ids),
-            text=stops.text(ids),
+            text=client.session.text,
             tokens=len(ids),
             finish=client.session.finish,
             rule=rule.value,

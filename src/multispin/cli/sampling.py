@@ -61,11 +61,11 @@ def sampling_options(function: _Function) -> _Function:
 
 def sampling_law(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":
     """The sampling law and the acceptance rule that the options name; InputError if they do not fit each other."""
-    from multispin.speculation import Rule, SamplingParams, StopStrings, rule_for
+    from multispin.speculation import Rule, SamplingParams, check_stop_strings, rule_for
 
     biases = tuple(_bias(text) for text in options["biases"])
     params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed, biases)
-    StopStrings(options["stops"], str)
+    check_stop_strings(options["stops"])
     return params, rule_for(params, Rule(options["rule"]) if options["rule"] else None)
 
 

@@ -15,7 +15,7 @@ from multispin.demo.target import TextRequest, own_goodput, own_texts, requests_
 from multispin.demo.view import live_view, progress_line
 from multispin.errors import InputError
 from multispin.models import check_drafter, load_tokenizer
-from multispin.speculation import ID_RULES, StopStrings
+from multispin.speculation import ID_RULES, TextStream
 
 PROGRESS_PERIOD_S = 2.0
 
@@ -45,7 +45,7 @@ def run(order: DemoOrder) -> DemoResult:
 
 def _compare(order: DemoOrder, state: DemoState, finished: list[str], requests: list[TextRequest]) -> dict[str, bool]:
     """Have the target write each text alone, and say whether the tokens are the same."""
-    stops = StopStrings(order.stops, load_tokenizer(order.target).decode, order.min_tokens)
+    decode = load_tokenizer(order.target).decode
     texts = own_texts(order, requests)
     identical = {}
     for index, name in enumerate(finished, start=1):
@@ -53,7 +53,9 @@ def _compare(order: DemoOrder, state: DemoState, finished: list[str], requests: 
         done = state.devices[name].done
         assert done is not None
         alone = next(texts)
-        identical[name] = list(done.ids) == alone[: stops.end(alone)]
+        stream = TextStream(decode, order.stops, order.min_tokens)
+        stream.push(alone)
+        identical[name] = list(done.ids) == alone[: stream.tokens]
     return identical
 
 

@@ -113,7 +113,7 @@ class DeviceClient:
         drafter: what guesses the next tokens.
         emulation: what the device pretends to be; default nothing.
         on_progress: told of every advance of the text.
-        decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
+        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
         link: carries the messages; default a WebSocket.
         patience: how long to go on without an edge.
         on_outage: told of every failed attempt.

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.speculation import Failure, Outcome, SamplingParams, StopStrings, draw
+from multispin.speculation import Failure, Outcome, SamplingParams, TextStream, draw
 from multispin.speculation.engine import Engine, Feed
 
 
@@ -22,13 +22,14 @@ def decode_alone(
     max_tokens: int,
     stop_ids: Collection[int] = (),
     min_tokens: int = 0,
-    stops: StopStrings | None = None,
+    stream: TextStream | None = None,
     vocabulary_size: int | None = None,
 ) -> list[int]:
     """Generate up to `max_tokens` ids after `prompt`.
 
     Ends with the first stop id, which is included and cannot come within the first `min_tokens`, or with the first
-    id that completes a stop string. Ids from `vocabulary_size` on (padding of the logits) cannot be drawn.
+    id that completes a stop string of `stream`, a new one. Ids from `vocabulary_size` on (padding of the logits)
+    cannot be drawn.
     """
     params = params.with_min_tokens(tuple(stop_ids), len(prompt), min_tokens)
     cache = DynamicCache(config=model.config)
@@ -40,7 +41,9 @@ def decode_alone(
         )
         feed = draw(out.logits[0, :, :vocabulary_size], [len(prompt) + len(tokens)], params)
         tokens += feed
-        if feed[0] in stop_ids or (stops is not None and stops.end(tokens, len(tokens) - 1)):
+        if stream is not None:
+            stream.push(feed)
+        if feed[0] in stop_ids or (stream is not None and stream.stopped):
             break
     return tokens
 

@@ -49,7 +49,7 @@ from multispin.speculation import (
     Offer,
     Rule,
     SamplingParams,
-    StopStrings,
+    TextStream,
     TruncatedLaw,
     pack_draft,
     pack_laws,
@@ -75,12 +75,22 @@ class SessionGoneError(RefusedError):
 
 
 class Progress(NamedTuple):
-    """What a message from the edge changed: new tokens, how many of them had been drafted, and the finish reason."""
+    """What a message from the edge changed.
+
+    Attributes:
+        tokens: new tokens.
+        accepted: how many of them had been drafted.
+        drafted: how many tokens had been drafted in all.
+        finish: "stop" or "length" at the end of the text, else empty.
+        text: text that became final with it; stays empty without a tokenizer.
+
+    """
 
     tokens: tuple[int, ...] = ()
     accepted: int = 0
     drafted: int = 0
     finish: str = ""
+    text: str = ""
 
 
 class DeviceSession:
@@ -91,12 +101,14 @@ class DeviceSession:
         welcome: the edge's answer; None while no edge knows this device.
         request: the present request; None before the first.
         committed: prompt and generated ids.
+        text: the final text so far; empty without a tokenizer. Half a character, or what may be the beginning of a
+            stop string, is not in it before it is decided.
         params: the sampling parameters in effect.
         stage: where the session stands.
 
     Args:
         hello: how this device introduces itself.
-        decode: text of token ids, by the target's tokenizer; needed for requests with stop strings only.
+        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
 
     """
 
@@ -105,11 +117,12 @@ class DeviceSession:
         self.welcome: Welcome | None = None
         self.request: Request | None = None
         self.committed: list[int] = []
+        self.text = ""
         self.params = SamplingParams()
         self.stage: DeviceStage = Away()
         self._decode = decode
         self._form: LawFormat | None = None  # made when it is asked for
-        self._stops: StopStrings | None = None
+        self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
 
     # What stands --------------------------------------------------------------------------------------------------
@@ -184,9 +197,9 @@ class DeviceSession:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
         self.request, self._form, self._head = request, None, None
         self.committed, self.params = list(request.prompt), request.effective_params
-        self._stops = None
-        if request.stop_strings and self._decode is not None:
-            self._stops = StopStrings(request.stop_strings, self._decode, request.min_tokens)
+        self.text, self._stream = "", None
+        if self._decode is not None:
+            self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
         self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
 
     def greet(self) -> Hello | Resume:
@@ -390,13 +403,17 @@ class DeviceSession:
         if message.finish not in ("", "stop", "length"):
             raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
         self.committed += tokens
-        end = self._stops.end(self.generated, known) if self._stops is not None else None
-        if end is not None:
-            tokens = tokens[: end - known]
-            del self.committed[self.prompt_tokens + end :]
-        self.stage = self._next("stop" if end is not None else message.finish, message.grant)
+        finish, text = message.finish, ""
+        if (stream := self._stream) is not None:
+            text = stream.push(tokens)
+            if stream.stopped:
+                finish, tokens = "stop", tokens[: stream.tokens - known]
+                del self.committed[self.prompt_tokens + stream.tokens :]
+            text += stream.end() if finish else ""
+            self.text += text
+        self.stage = self._next(finish, message.grant)
         accepted = message.accepted if isinstance(message, Verdict) else 0
-        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, self.finish)
+        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, finish, text)
 
     def _next(self, finish: str, grant: Grant | None) -> Work:
         stage = self.stage

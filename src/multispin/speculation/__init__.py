@@ -45,7 +45,7 @@ from multispin.speculation.rejection import (
 )
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
 from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
-from multispin.speculation.stopping import StopStrings, check_stop_strings
+from multispin.speculation.stopping import check_stop_strings
 from multispin.speculation.text import TextStream, text_of
 
 __all__ = [
@@ -67,7 +67,6 @@ __all__ = [
     "SamplingParams",
     "SlotTable",
     "SlotsTakenError",
-    "StopStrings",
     "TextStream",
     "TruncatedLaw",
     "accept_matching",

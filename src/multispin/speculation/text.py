@@ -60,7 +60,8 @@ class TextStream:
         if not self.stopped:
             self._text += self._decode(self._window)[len(self._settled) :]
             self._window, self._read, self._settled = [], 0, ""
-            self._look()
+            if self.tokens >= self._min_tokens:
+                self._look()
         return self._leave(len(self._text))
 
     def _take(self, token: int) -> None:
@@ -76,13 +77,20 @@ class TextStream:
         if not held:
             self._read = len(self._window)
             if self._read > _WINDOW_TOKENS:
-                self._window = self._window[-_CONTEXT_TOKENS:]
-                self._read = len(self._window)
-                self._settled = self._decode(self._window)
+                self._move_on(text)
         if self.tokens < self._min_tokens:
             self._early = len(self._text)
         else:
             self._look()
+
+    def _move_on(self, text: str) -> None:
+        """Begin the window at newer tokens, but neither inside a character nor with tokens that are no text."""
+        for count in range(_CONTEXT_TOKENS, 0, -1):
+            context = self._window[-count:]
+            settled = self._decode(context)
+            if settled and settled[0] != _UNDECIDED and text.endswith(settled):
+                self._window, self._read, self._settled = context, count, settled
+                return
 
     def _look(self) -> None:
         """Cut the text before the first stop string that is complete."""
