@@ -6,7 +6,6 @@ prompt is fed in chunks that ask for no logits, in the same forward pass as ever
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from transformers import PreTrainedModel
 
 from multispin.errors import InputError
 from multispin.models.packable import PackedModel
-from multispin.models.packed import PackedBatch
 from multispin.models.recurrent import HISTORY
 from multispin.models.slots import SlotCache
 from multispin.speculation import Feed, SlotTable
@@ -49,7 +47,6 @@ class CachedModel(SlotTable):
             raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
         self.packed = packed
         self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device)
-        self._heads = config.num_attention_heads
         self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
 
@@ -99,34 +96,11 @@ class CachedModel(SlotTable):
 
     def _run(self, feeds: Sequence[Feed]) -> torch.Tensor:
         """Logits of all feeds that ask for some, one below the other: [rows, V]."""
-        model, device = self.packed.model, self.packed.device
         if not feeds:
-            return torch.empty(0, self.vocabulary_size, device=device)
+            return torch.empty(0, self.vocabulary_size, device=self.packed.device)
         self._check(feeds)
-        packed = PackedBatch(self._cache, [(f.slot, f.start, len(f.tokens)) for f in feeds], self._heads)
-        tokens = torch.tensor([[t for f in feeds for t in f.tokens]], device=device)
-        inputs: dict[str, Any] = {
-            "input_ids": tokens,
-            "position_ids": packed.positions[None],
-            "use_cache": False,
-            "packed": packed,
-            "recurrent": packed.recurrent,
-        }
-        wanted = [
-            column
-            for run, f in zip(packed.runs, feeds, strict=True)
-            if f.params is not None
-            for column in range(run.column, run.column + run.count)
-        ]
-        if wanted:
-            # 0 keeps all rows, without a copy of them.
-            rows = 0 if len(wanted) == tokens.shape[1] else torch.tensor(wanted, device=device)
-            logits: torch.Tensor = self._fit(model(**inputs, logits_to_keep=rows).logits[0])
-        else:
-            model.base_model(**inputs)
-            logits = torch.empty(0, self.vocabulary_size, device=device)
-        if packed.recurrent is not None:
-            packed.recurrent.end()
+        runs = [(feed.slot, feed.start, feed.tokens, feed.params is not None) for feed in feeds]
+        logits = self._fit(self.packed.forward(self._cache, runs))
         self.take(feeds)
         return logits
 

@@ -22,10 +22,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.families import check_family, longest_text
 from multispin.models.quantised import whole_weights
 from multispin.models.references import EMBEDDED, EMBEDDED_SHA256, cache_folder, locate, sha256_of
 
 CANNOT_LOAD = "cannot load the model"
+
+RECOMPUTED = ("rotary_emb.inv_freq",)
+"""Ends of names of tensors that old files hold and that the configuration says as well."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     if dtype not in (*DTYPES, INT8):
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join((*DTYPES, INT8))}")
     source = resolve(reference)
+    check_family(_read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
     try:
         model = model.to(device).eval()
@@ -84,8 +89,7 @@ def known_positions(reference: str) -> int | None:
     """Longest text [tokens] that the model of `reference` knows, from its configuration alone; None if it says none."""
     source = resolve(reference)
     config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if found is None else int(found)
+    return longest_text(config.get_text_config())
 
 
 def load_tokenizer(reference: str) -> Tokenizer:
@@ -154,6 +158,13 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"cannot load the model {reference}: its files lack the weights {missing[0]}{more}")
+    unread = sorted(name for name in found["unexpected_keys"] if not name.endswith(RECOMPUTED))
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise InputError(
+            f"cannot load the model {reference}: its files hold the weights {unread[0]}{more}, which this "
+            f"{model.config.model_type} model does not use: it would compute something else than it was made to"
+        )
     loaded: PreTrainedModel = model
     return loaded
 

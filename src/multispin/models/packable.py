@@ -1,16 +1,25 @@
 """A language model whose layers take packed rows, made from one of transformers' without touching that one."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from multispin.errors import InputError
+from multispin.models.families import check_family, longest_text
 from multispin.models.lean import lean
-from multispin.models.packed import PACKED_ATTENTION
+from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
+from multispin.models.quantised import RoundedLinear
 from multispin.models.recurrent import make_packable
+from multispin.models.self_test import TOLERANCE, own_logits, relative_error, test_texts
+from multispin.models.slots import SlotCache
+
+PackedRun = tuple[int, int, Sequence[int], bool]
+"""Tokens of one slot in a packed row: (slot, position of the first, ids, whether their logits are wanted)."""
 
 
 class PackedModel:
@@ -26,22 +35,88 @@ class PackedModel:
 
     @classmethod
     def of(cls, model: PreTrainedModel, reorder: bool = True, own: bool = False) -> "PackedModel":
-        """Make one that computes what `model` computes.
+        """Make one that computes what `model` computes; InputError if that cannot be promised.
+
+        Its family and all features that its configuration turns on must be known (see `families`), and a short text in
+        a packed row must give what the model's own attention gives (see `self_test`).
 
         Args:
-            model: a decoder of a family that is known here. It stays as it is; weights are shared where they can be.
+            model: a decoder of a known family. It stays as it is; weights are shared where they can be.
             reorder: on a CPU, keep the linear weights in the order that is fastest to read (see `prepacked`), and run
                 leaner layers (see `lean`).
             own: the caller gives `model` away. Its layers are then replaced in place, so that no weight is in
                 memory twice; it cannot be used otherwise after that.
 
         """
+        check_family(model.config)
+        # Rounded weights multiply few rows in other numbers than many: they draft, and are never a text's own model.
+        exact = not any(isinstance(module, RoundedLinear) for module in model.modules())
+        expected = own_logits(model) if exact else []
         packed = (model if own else shared_copy(model)).eval()
         if reorder:
             packed = prepack(lean(packed))
         packed.set_attn_implementation(PACKED_ATTENTION)
         make_packable(packed)
-        return cls(packed)
+        made = cls(packed)
+        if exact:
+            made.self_test(expected)
+        return made
+
+    @torch.inference_mode()
+    def forward(self, cache: SlotCache, runs: Sequence[PackedRun]) -> torch.Tensor:
+        """Run tokens of several slots in one forward pass; their keys and values are then in the cache.
+
+        Args:
+            cache: made for this model.
+            runs: at most one per slot, at least one; no position is skipped.
+
+        Returns:
+            [rows, width] logits of the runs that want them, one below the other.
+
+        """
+        tokens = torch.tensor([[token for _, _, ids, _ in runs for token in ids]], device=self.device)
+        layout = [(slot, start, len(ids)) for slot, start, ids, _ in runs]
+        packed = PackedBatch(cache, layout, self.config.num_attention_heads)
+        inputs: dict[str, Any] = {
+            "input_ids": tokens,
+            "position_ids": packed.positions[None],
+            "use_cache": False,
+            "packed": packed,
+            "recurrent": packed.recurrent,
+        }
+        wanted = [
+            column
+            for run, (_, _, _, wants) in zip(packed.runs, runs, strict=True)
+            if wants
+            for column in range(run.column, run.column + run.count)
+        ]
+        if wanted:
+            # 0 keeps all rows, without a copy of them.
+            rows = 0 if len(wanted) == tokens.shape[1] else torch.tensor(wanted, device=self.device)
+            logits: torch.Tensor = self.model(**inputs, logits_to_keep=rows).logits[0]
+        else:
+            self.model.base_model(**inputs)
+            logits = torch.empty(0, self.width, device=self.device)
+        if packed.recurrent is not None:
+            packed.recurrent.end()
+        return logits
+
+    def self_test(self, expected: Sequence[torch.Tensor]) -> None:
+        """InputError unless ragged packed passes, one of them taken back, give `own_logits` of the same model."""
+        texts = test_texts(self.config)
+        cache = SlotCache(self.config, len(texts), max(map(len, texts)), self.dtype, self.device)
+        halves = [(len(text) + 1) // 2 for text in texts]
+        begun = [[*text[:half], *reversed(text[half:])] for text, half in zip(texts, halves, strict=True)]
+        self.forward(cache, [(slot, 0, ids, False) for slot, ids in enumerate(begun)])
+        rest = [(slot, half, text[half:], True) for slot, (text, half) in enumerate(zip(texts, halves, strict=True))]
+        found = self.forward(cache, [run for run in rest if run[2]])
+        right = torch.cat([rows[half:] for rows, half in zip(expected, halves, strict=True)])
+        error, allowed = relative_error(found, right), TOLERANCE[self.dtype]
+        if not error <= allowed:
+            raise InputError(
+                f"this {self.config.model_type} model fails its self-test: in a batch its logits are off by "
+                f"{error:.3g} of their spread from its own attention's (allowed: {allowed}); choose another model"
+            )
 
     @property
     def config(self) -> Any:
@@ -68,12 +143,6 @@ class PackedModel:
         """Of hidden states and logits."""
         dtype: torch.dtype = self.model.dtype
         return dtype
-
-
-def longest_text(config: Any) -> int | None:
-    """Positions [tokens] that a language model's configuration names; None if it names none."""
-    found = getattr(config, "max_position_embeddings", None)
-    return None if found is None else int(found)
 
 
 def shared_copy(model: PreTrainedModel) -> PreTrainedModel:

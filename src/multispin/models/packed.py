@@ -68,7 +68,14 @@ class PackedBatch:
         cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
 
     def attend(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None, window: int | None
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attention of all runs to their own slots.
 
@@ -78,6 +85,8 @@ class PackedBatch:
             values: likewise.
             scale: factor on query · key; None for 1/√head_dim.
             window: positions that a token may look back on, itself included; None for all.
+            softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
+            sinks: [heads], the score of nothing at all, which takes part in the softmax; None for none.
 
         Returns:
             [Σ n_i, heads, head_dim].
@@ -91,13 +100,14 @@ class PackedBatch:
             slots = group.last - group.first
             # Heads that share a key head become further query rows: no key is repeated in memory.
             rows = query.index_select(1, columns).view(kv_heads, shared, slots, group.rows, size)
-            seen = scaled_dot_product_attention(
-                rows.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * group.rows, size),
-                keys[group.first : group.last, :, : group.end],
-                values[group.first : group.last, :, : group.end],
-                attn_mask=self._mask(index, shared, window, query.dtype),
-                scale=scale,
-            )
+            rows = rows.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * group.rows, size)
+            mask = self._mask(index, shared, window, query.dtype)
+            seen_keys, seen_values = (part[group.first : group.last, :, : group.end] for part in (keys, values))
+            if softcap is None and sinks is None:
+                seen = scaled_dot_product_attention(rows, seen_keys, seen_values, attn_mask=mask, scale=scale)
+            else:
+                per_row = None if sinks is None else sinks.view(1, kv_heads, shared, 1).expand(-1, -1, -1, group.rows)
+                seen = _attend(rows, seen_keys, seen_values, mask, scale, softcap, per_row)
             seen = seen.reshape(slots, heads, group.rows, -1).transpose(1, 2)
             parts.append(seen.reshape(slots * group.rows, heads, -1))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, self._places)
@@ -122,6 +132,46 @@ class PackedBatch:
         return self._masks[index, window]
 
 
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention with capped scores (Gemma 2) or sinks (gpt-oss), which PyTorch's own call does not offer.
+
+    Args:
+        query: [slots, kv_heads, rows, head_dim].
+        keys: [slots, kv_heads, end, head_dim].
+        values: likewise.
+        mask: additive, [slots, 1, rows, end]; None where every key may be seen.
+        scale: factor on query · key; None for 1/√head_dim.
+        softcap: c of c·tanh(s/c), or None.
+        sinks: [1, kv_heads, heads per kv_head, rows per head], the score of the sink, or None.
+
+    Returns:
+        [slots, kv_heads, rows, head_dim].
+
+    """
+    scores = (query @ keys.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    if mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        sink = sinks.reshape(1, query.shape[1], query.shape[2], 1).expand(len(query), -1, -1, -1)
+        scores = torch.cat((scores, sink.to(scores.dtype)), -1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return weights[..., : keys.shape[2]] @ values
+
+
+PLAIN_ARGUMENTS = frozenset({"dropout", "position_ids", "recurrent", "output_router_logits", "use_cache"})
+"""Arguments of transformers' that ask for nothing: whatever else a family hands to its attention is refused by name."""
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -132,7 +182,8 @@ def packed_attention(
     packed: PackedBatch | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    s_aux: torch.Tensor | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed row, called by transformers in every layer.
 
@@ -145,18 +196,22 @@ def packed_attention(
         scaling: factor on query · key.
         packed: layout of the row, handed through the model's forward.
         sliding_window: keys that a token may look back on, itself included; None for all.
-        softcap: refused.
+        softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
+        s_aux: [heads], sinks of gpt-oss, or None.
+        others: what asks for nothing (`PLAIN_ARGUMENTS`).
 
     Returns:
         [1, Σ n_i, heads, head_dim], and no weights.
 
     """
-    if packed is None or softcap is not None or attention_mask is not None:
-        raise InputError("this model needs an attention (soft-capped or masked) that the slot cache does not offer")
+    if packed is None or attention_mask is not None:
+        raise InputError("this model's layers were made for packed rows: load it anew for anything else")
+    if asked := [name for name, value in others.items() if value is not None and name not in PLAIN_ARGUMENTS]:
+        raise InputError(f"this model's attention asks for {', '.join(asked)}, which is not known here")
     keys, values = packed.cache.keys[module.layer_idx], packed.cache.values[module.layer_idx]  # type: ignore[index]
     packed.write(keys, key[0])
     packed.write(values, value[0])
-    return packed.attend(query[0], keys, values, scaling, sliding_window).unsqueeze(0), None
+    return packed.attend(query[0], keys, values, scaling, sliding_window, softcap, s_aux).unsqueeze(0), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -1,0 +1,145 @@
+"""Which models are computed exactly here: the families and the features that tests cover. All others are refused.
+
+A packed pass leaves everything but attention to transformers' own modules. What matters is therefore what attention
+does beside plain products and masks, what depends on the other tokens of a batch, and what keeps a state. Each family
+below stands in tests/models/test_families.py with every feature that its configuration can turn on. A field of a
+configuration that is not known here may change the function, so it is refused by name unless it is off.
+"""
+
+from typing import Any
+
+from multispin.errors import InputError
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+COMMON = _names(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "head_dim max_position_embeddings hidden_act rms_norm_eps rope_parameters tie_word_embeddings "
+    "attention_bias mlp_bias"
+)
+"""Fields that every family has in common, where its configuration declares them."""
+
+_WINDOW = "sliding_window layer_types"
+_EXPERTS = "num_experts num_local_experts num_experts_per_tok moe_intermediate_size norm_topk_prob"
+FAMILIES = {
+    family: _names(fields)
+    for family, fields in {
+        "cohere": "layer_norm_eps logit_scale use_qk_norm",
+        "cohere2": f"layer_norm_eps logit_scale {_WINDOW}",
+        "gemma": "hidden_activation",
+        "gemma2": f"hidden_activation query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping {_WINDOW}",
+        "gemma3_text": "hidden_activation query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping "
+        f"_sliding_window_pattern {_WINDOW}",
+        "glm": "",
+        "glm4": "",
+        "gpt_oss": f"{_EXPERTS} {_WINDOW} swiglu_alpha swiglu_limit",
+        "granite": "attention_multiplier embedding_multiplier logits_scaling residual_multiplier",
+        "granitemoe": f"attention_multiplier embedding_multiplier logits_scaling residual_multiplier {_EXPERTS}",
+        "llama": "",
+        "mistral": _WINDOW,
+        "mixtral": f"{_EXPERTS} {_WINDOW}",
+        "olmo": "clip_qkv",
+        "olmo2": "",
+        "olmo3": _WINDOW,
+        "phi": "layer_norm_eps qk_layernorm",
+        "phi3": f"{_WINDOW} original_max_position_embeddings",
+        "qwen2": f"{_WINDOW} use_sliding_window max_window_layers",
+        "qwen2_moe": f"{_EXPERTS} {_WINDOW} use_sliding_window max_window_layers shared_expert_intermediate_size "
+        "decoder_sparse_step mlp_only_layers qkv_bias",
+        "qwen3": f"{_WINDOW} use_sliding_window max_window_layers",
+        "qwen3_moe": f"{_EXPERTS} {_WINDOW} use_sliding_window max_window_layers decoder_sparse_step mlp_only_layers",
+        "qwen3_5_text": "layer_types linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads "
+        "linear_num_value_heads linear_value_head_dim",
+        "smollm3": f"no_rope_layers no_rope_layer_interval use_sliding_window {_WINDOW}",
+        "starcoder2": f"norm_epsilon use_bias {_WINDOW}",
+    }.items()
+}
+"""Per family (`model_type`), the fields beside `COMMON` that its tests cover."""
+
+INERT = _names(
+    "_attn_implementation _model_name_or_path _name_or_path architectures attention_dropout auto_map bos_token_id "
+    "cache_implementation chunk_size_feed_forward dtype embd_pdrop embedding_dropout eos_token_id "
+    "hidden_dropout id2label initializer_range is_llama_config label2id model_type output_attentions "
+    "output_hidden_states output_router_logits pad_token_id pretraining_tp problem_type residual_dropout "
+    "resid_pdrop return_dict router_aux_loss_coef router_jitter_noise torch_dtype transformers.js_config "
+    "transformers_version unsloth_fixed unsloth_version use_cache"
+)
+"""Fields that say nothing about what a trained model computes: training, files, ids that only texts need."""
+
+REPEATED = _names(
+    "experts_per_token hidden_act initial_context_length max_window_layers num_experts num_local_experts "
+    "partial_rotary_factor"
+)
+"""Fields that published files hold beside the one that is read, which says the same in other words."""
+
+OFF: dict[str, Any] = {"full_attn_mod": 1, "interpolate_factor": 1}
+"""Values that turn a field off, beside None, False and nothing at all."""
+
+ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn", "dynamic", "longrope"})
+"""Rotary positions; the last two change with the longest text of a batch beyond `longest_text`."""
+ROPE_FIELDS = _names(
+    "rope_type type rope_theta factor attention_factor partial_rotary_factor low_freq_factor high_freq_factor "
+    "beta_fast beta_slow mscale mscale_all_dim truncate original_max_position_embeddings short_factor "
+    "long_factor"
+)
+_MULTIMODAL_ROPE = frozenset({"mrope_section", "mrope_interleaved"})  # for text, all three positions are the same
+
+
+def check_family(config: Any) -> None:
+    """InputError unless every feature that a model's configuration turns on is computed exactly here."""
+    text = config.get_text_config()
+    family = text.model_type
+    if family not in FAMILIES:
+        raise InputError(
+            f"models of the family {family!r} are not known to be computed exactly in a batch: choose one of "
+            + ", ".join(sorted(FAMILIES))
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            "the model's weights are quantised (quantization_config): load it in bfloat16 or from a GGUF file"
+        )
+    usual = type(text)().to_dict()
+    known = COMMON | FAMILIES[family]
+    for name, value in text.to_dict().items():
+        declared = name in usual or name == "head_dim"  # read by every family that does not declare it
+        if name in INERT or (declared and name in known) or (not declared and name in REPEATED):
+            continue
+        if value in (None, False, [], {}, "") or (name in OFF and value == OFF[name]):
+            continue
+        if declared and value == usual[name]:
+            continue
+        raise InputError(
+            f"the configuration of this {family} model sets {name} = {str(value)[:60]}, which is not known here and "
+            "may change what it computes: remove the field if it does not, or choose another model"
+        )
+    for rope in _rotary(text):
+        _check_rotary(rope, family)
+
+
+def longest_text(config: Any) -> int | None:
+    """Positions [tokens] up to which a language model's function is one and the same; None if it names no limit."""
+    limits = [getattr(config, "max_position_embeddings", None)]
+    limits += [
+        rope.get("original_max_position_embeddings") for rope in _rotary(config) if rope.get("rope_type") == "longrope"
+    ]
+    return min((int(limit) for limit in limits if limit is not None), default=None)
+
+
+def _rotary(config: Any) -> list[dict[str, Any]]:
+    """The settings of rotary positions: one for all layers, or one per kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in found.values() if isinstance(part, dict)]
+    return parts or ([found] if found else [])
+
+
+def _check_rotary(rope: dict[str, Any], family: str) -> None:
+    kind = rope.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        raise InputError(f"rotary positions of the type {kind!r} are not known here: choose another model")
+    known = ROPE_FIELDS | (_MULTIMODAL_ROPE if family == "qwen3_5_text" else frozenset())
+    for name, value in rope.items():
+        if name not in known and value is not None:
+            raise InputError(f"the rotary positions set {name} = {str(value)[:60]}, which is not known here")
