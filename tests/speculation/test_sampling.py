@@ -7,6 +7,7 @@ from scipy import stats
 
 from multispin.errors import InputError
 from multispin.speculation import SamplingParams, draw, largest, shaped, truncated_logits
+from multispin.speculation.sampling import MIN_TEMPERATURE
 
 LOGITS = torch.tensor([2.0, 1.5, 0.0, -1.0, 1.5, -3.0, 0.5, 0.7])
 
@@ -76,6 +77,8 @@ def test_a_draw_depends_on_its_own_row_and_position_alone(seed, rows, pick):
     "values",
     [
         {"temperature": -0.1},
+        {"temperature": 1e-40},
+        {"temperature": 9.9e-7},
         {"temperature": float("nan")},
         {"top_k": -1},
         {"top_p": 0.0},
@@ -129,3 +132,11 @@ def test_the_largest_logit_is_torchs_argmax_and_the_first_of_equals(seed, dtype)
     logits = torch.randint(-3, 3, (6, 40), generator=torch.Generator().manual_seed(seed)).to(dtype)
     first = [int((row == row.max()).nonzero()[0]) for row in logits]
     assert largest(logits) == first == draw(logits, list(range(6)), SamplingParams())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e12, 1e30])
+@pytest.mark.parametrize("shape", [{}, {"top_k": 5}, {"top_p": 0.9}, {"top_k": 40, "top_p": 1e-9}])
+def test_the_smallest_temperature_draws_the_largest_logit_whatever_its_size(scale, shape):
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(1)) * scale
+    params = SamplingParams(MIN_TEMPERATURE, seed=3, **shape)
+    assert draw(logits, [5, 6, 7, 8], params) == largest(logits)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from multispin.errors import InputError
 from multispin.models.cached import CachedModel
 from multispin.speculation import Failure, Feed, Finding, Rule, judge
 
@@ -33,7 +34,7 @@ class Verifier(CachedModel):
             elif feed.params is None:
                 findings.append(None)
             else:
-                findings.append(judge(feed.tokens[1:], feed.evidence, flat[row:last], feed.start + 1, feed.params))
+                findings.append(_judged(feed, flat[row:last]))
             row = last
         return findings
 
@@ -61,3 +62,12 @@ class Verifier(CachedModel):
             f"the model's logits are not finite numbers for this text: its weights are damaged, or {self.packed.dtype} "
             "is too narrow for it (try float32)"
         )
+
+
+def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:
+    """What the request's rule finds; a Failure where its own values make that impossible."""
+    assert feed.params is not None
+    try:
+        return judge(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params)
+    except InputError as error:
+        return Failure(str(error))

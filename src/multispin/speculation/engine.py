@@ -34,7 +34,7 @@ class Feed(NamedTuple):
 class Failure(NamedTuple):
     """What `Engine.verify` answers for a feed that cannot be verified, where the other feeds of the batch can.
 
-    The slot then holds nothing: what was cached may hold such numbers too.
+    The request cannot go on: whatever its slot holds is not to be used again.
 
     Attributes:
         reason: one sentence for the person whose request it is.

@@ -20,6 +20,8 @@ from multispin.speculation.noise import check_seed
 if TYPE_CHECKING:
     import torch
 
+MIN_TEMPERATURE = 1e-6
+"""Smallest temperature above 0: logits divided by it are still finite numbers, whatever the rule."""
 MAX_TEMPERATURE = 10.0
 MAX_BIASES = 64
 MAX_BIAS = 100.0
@@ -31,7 +33,7 @@ class SamplingParams:
     """How the next token is drawn from the target's logits.
 
     Attributes:
-        temperature: 0 is greedy decoding; otherwise logits are divided by it.
+        temperature: 0 is greedy decoding; otherwise 1e-6 … 10, by which logits are divided.
         top_k: keep the k largest logits; 0 keeps all.
         top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all.
         seed: seed of the request's noise; without effect at temperature 0.
@@ -49,8 +51,10 @@ class SamplingParams:
     withheld_until: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature <= MAX_TEMPERATURE:
-            raise InputError(f"temperature = {self.temperature} is outside 0 … {MAX_TEMPERATURE}")
+        if self.temperature != 0.0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise InputError(
+                f"temperature = {self.temperature} is outside {MIN_TEMPERATURE} … {MAX_TEMPERATURE} and not 0 (greedy)"
+            )
         if self.top_k < 0:
             raise InputError(f"top_k = {self.top_k} is negative (0 keeps every token)")
         if not 0.0 < self.top_p <= 1.0:
