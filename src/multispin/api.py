@@ -249,7 +249,7 @@ async def run_edge(
     settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
     passes = Passes(engine, Controller(settings), tokenizer.fingerprint, credential=credential)
     server = EdgeServer(passes, on_event)
-    async with listening(server, host, port) as taken:
+    async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())
         try:
             yield f"ws://{host}:{taken}"

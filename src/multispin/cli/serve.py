@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,9 @@ LIMITS = (
               help="Requests that may wait for a slot.")  # fmt: skip
 @place_option
 @click.option("--credential", default="", help="What every device must show.")
+@click.option("--api/--no-api", default=True, show_default=True,
+              help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
+@click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
@@ -71,6 +75,7 @@ def command(**options: Any) -> None:
 
 async def _serve(options: Mapping[str, Any]) -> None:
     from multispin.edge import EdgeServer, listening
+    from multispin.gateway import Gateway, guard, local_sessions
     from multispin.models import load_tokenizer
     from multispin.passes import Controller, ControllerSettings, Limits, Passes
     from multispin.protocol import usual_frame_bits
@@ -98,7 +103,16 @@ async def _serve(options: Mapping[str, Any]) -> None:
         seed=options["seed"],
     )
     server = EdgeServer(passes, tell)
-    async with listening(server, options["host"], options["port"]) as port:
+    application = server.application()
+    if options["api"]:
+        texts = options["slots"] + options["max_waiting"]
+        source = local_sessions(
+            *(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length, options["credential"])
+        )
+        Gateway(source, tokenizer, options["model_name"] or options["target"], int(time.time())).add_routes(
+            application, guard(options["credential"])
+        )
+    async with listening(application, options["host"], options["port"]) as port:
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
         gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)

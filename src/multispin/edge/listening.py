@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from multispin.edge.server import EdgeServer
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
@@ -14,11 +13,11 @@ SHUTDOWN_TIMEOUT_S = 3.0
 
 
 @asynccontextmanager
-async def listening(server: EdgeServer, host: str = "127.0.0.1", port: int = 8765) -> AsyncIterator[int]:
-    """Let devices connect to `server` while the block runs; gives the port.
+async def listening(application: web.Application, host: str = "127.0.0.1", port: int = 8765) -> AsyncIterator[int]:
+    """Let devices and clients connect while the block runs; gives the port.
 
     Args:
-        server: the edge.
+        application: the web application of an edge (`EdgeServer.application`).
         host: address to listen on; default this machine only.
         port: 0 takes any free one; default 8765.
 
@@ -26,7 +25,7 @@ async def listening(server: EdgeServer, host: str = "127.0.0.1", port: int = 876
         InputError: the port cannot be had.
 
     """
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

@@ -6,12 +6,13 @@ that it loads like any folder, mapped into memory and shared by all processes th
 
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,41 @@ class Tokenizer:
     stop_ids: tuple[int, ...]
     size: int
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a plain text, with the special tokens that the tokenizer puts around one."""
+        return list(self.backend(text).input_ids)
+
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a chat in the model's template, up to where the answer begins.
+
+        Args:
+            messages: each with a `role` and its `content`.
+            variables: further values for the template, such as `enable_thinking`; default none.
+
+        Raises:
+            InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
+        """
+        if not self.backend.chat_template:
+            raise InputError("this model has no chat template: send it a plain prompt instead of messages")
+        variables = dict(variables or {})
+        reserved = inspect.signature(self.backend.apply_chat_template).parameters.keys() & variables.keys()
+        if reserved:
+            raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
+        try:
+            rendered = self.backend.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **variables
+            )
+        except Exception as error:  # a template is a program of its author's
+            raise InputError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
+        return list(self.backend(rendered, add_special_tokens=False).input_ids)
+
     def encode_chat(self, text: str) -> list[int]:
         """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
-        if self.backend.chat_template:
-            message = [{"role": "user", "content": text}]
-            rendered = self.backend.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            return list(self.backend(rendered, add_special_tokens=False).input_ids)
-        return list(self.backend(text).input_ids)
+        if not self.backend.chat_template:
+            return self.encode(text)
+        return self.encode_messages([{"role": "user", "content": text}])
 
     def chat_frame(self) -> tuple[list[int], list[int]] | None:
         """Ids that stand before and after a user message in the chat template; None without a template."""

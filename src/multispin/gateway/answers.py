@@ -1,0 +1,178 @@
+"""What clients get: the JSON documents of the OpenAI-compatible API, whole or as a stream of server-sent events.
+
+The figures of drafting stand under `metrics.speculative_decoding`, with vLLM's names.
+"""
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multispin.gateway.source import Piece
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+
+ERROR_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+}
+"""The `type` of an error by its HTTP status."""
+
+
+@dataclass
+class Drafting:
+    """How drafting went for one request.
+
+    Attributes:
+        passes: number of passes by how many drafted tokens they accepted.
+        drafted: tokens drafted.
+        accepted: of them accepted.
+        longest: longest draft.
+
+    """
+
+    passes: Counter[int] = field(default_factory=Counter)
+    drafted: int = 0
+    accepted: int = 0
+    longest: int = 0
+
+    def add(self, piece: Piece) -> None:
+        """Count a pass; one without a draft counts for nothing."""
+        if piece.drafted:
+            self.passes[piece.accepted] += 1
+            self.drafted += piece.drafted
+            self.accepted += piece.accepted
+            self.longest = max(self.longest, piece.drafted)
+
+    def document(self) -> dict[str, Any]:
+        """The figures under vLLM's names; rates are 0 where nothing was drafted."""
+        steps = self.passes.total()
+        return {
+            "mean_acceptance_length": 1.0 + self.accepted / steps if steps else 0.0,
+            "draft_acceptance_rate": self.accepted / self.drafted if self.drafted else 0.0,
+            "acceptance_histogram": [self.passes[count] for count in range(self.longest + 1)] if steps else [],
+            "num_spec_steps": steps,
+            "num_accepted_draft_tokens": self.accepted,
+            "num_draft_tokens": self.drafted,
+            "num_spec_tokens": self.longest,
+        }
+
+
+@dataclass
+class Answer:
+    """The documents of one request.
+
+    Attributes:
+        model: name that the client is told.
+        chat: whether it is a chat, not a completion.
+        prompt_tokens: tokens of all prompts.
+        id: of the answer.
+        created: seconds since 1970.
+        completion_tokens: generated so far, over all choices.
+        drafting: figures over all choices.
+
+    """
+
+    model: str
+    chat: bool
+    prompt_tokens: int
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+    completion_tokens: int = 0
+    drafting: Drafting = field(default_factory=Drafting)
+
+    def __post_init__(self) -> None:
+        self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
+
+    def count(self, piece: Piece) -> None:
+        """Count what a pass brought."""
+        self.completion_tokens += len(piece.tokens)
+        self.drafting.add(piece)
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens of prompts and texts so far."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+    def whole(self, texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """The answer in one document.
+
+        Args:
+            texts: text and finish reason of each choice.
+        """
+        if self.chat:
+            choices = [
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": text, "refusal": None, "tool_calls": None},
+                    "logprobs": None,
+                    "finish_reason": finish,
+                }
+                for index, (text, finish) in enumerate(texts)
+            ]
+        else:
+            choices = [
+                {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+                for index, (text, finish) in enumerate(texts)
+            ]
+        return {
+            **self._head("chat.completion" if self.chat else "text_completion", choices),
+            "usage": self.usage(),
+            "metrics": {"speculative_decoding": self.drafting.document()},
+        }
+
+    def opening(self, index: int) -> bytes:
+        """The first event of a choice: a chat names the role of who speaks; a completion needs none."""
+        return self._delta(index, {"role": "assistant", "content": ""}, None) if self.chat else b""
+
+    def piece(self, index: int, text: str, finish: str | None = None) -> bytes:
+        """An event with new text, or with the reason for the end."""
+        if self.chat:
+            return self._delta(index, {"content": text} if text or finish is None else {}, finish)
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+        return event(self._head("text_completion", [choice]))
+
+    def closing(self) -> bytes:
+        """The event with the usage, after the last choice, for clients that asked for it."""
+        head = self._head("chat.completion.chunk" if self.chat else "text_completion", [])
+        metrics = {"speculative_decoding": self.drafting.document()}
+        return event({**head, "usage": self.usage(), "metrics": metrics})
+
+    def _delta(self, index: int, delta: Mapping[str, Any], finish: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return event(self._head("chat.completion.chunk", [choice]))
+
+    def _head(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+def event(document: Mapping[str, Any]) -> bytes:
+    """A document as a server-sent event."""
+    return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
+
+
+def error_document(status: int, sentence: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's shape.
+
+    Args:
+        status: HTTP status.
+        sentence: what is wrong and what to do, for people.
+        param: the field of the body that is at fault.
+        code: for programs; the status if there is none.
+    """
+    kind = ERROR_TYPES.get(status, "server_error")
+    return {"error": {"message": sentence, "type": kind, "param": param, "code": code or status}}

@@ -1,0 +1,311 @@
+"""What clients ask: the bodies of the OpenAI-compatible requests, checked field by field.
+
+A field is one of three kinds. A supported field has its place in a structure below. A field that would change the text
+but is not built (`REFUSED`) is refused by name, unless it has the value that changes nothing. Any other field is
+ignored, as the large servers do, so that a client's bookkeeping fields do no harm.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from multispin.errors import InputError
+from multispin.protocol.messages import MAX_STOP_IDS
+from multispin.speculation import SamplingParams
+from multispin.speculation.sampling import MAX_BIASES
+
+MAX_BODY_BYTES = 2 * 2**20
+"""Largest request body."""
+MAX_CHOICES = 16
+"""Most texts that one request may ask for (`n`)."""
+MAX_MESSAGES = 1024
+"""Most messages of one chat."""
+MAX_STOP_STRINGS = 16
+MAX_SEED = 2**63 - 1
+DEFAULT_COMPLETION_TOKENS = 16
+"""Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
+
+REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "prompt_logprobs": (None,),
+    "presence_penalty": (None, 0, 0.0),
+    "frequency_penalty": (None, 0, 0.0),
+    "repetition_penalty": (None, 1, 1.0),
+    "length_penalty": (None, 1, 1.0),
+    "min_p": (None, 0, 0.0),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "use_beam_search": (None, False),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "allowed_token_ids": (None, []),
+    "bad_words": (None, []),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "prompt_embeds": (None,),
+    "echo_prompt": (None, False),
+    "continue_final_message": (None, False),
+}
+"""Fields that change what is generated and are not built here, with the values that change nothing."""
+
+
+class BadRequestError(InputError):
+    """A request that cannot be served as asked.
+
+    Args:
+        sentence: why, for people.
+        param: the field that is at fault, or None.
+
+    """
+
+    def __init__(self, sentence: str, param: str | None = None) -> None:
+        super().__init__(sentence)
+        self.param = param
+
+
+class TextPart(Struct, frozen=True):
+    """One part of a message's content; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Struct, frozen=True):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+
+    def plain(self) -> dict[str, str]:
+        """The message as chat templates take it; BadRequestError if it holds anything but text."""
+        if self.tool_calls:
+            raise BadRequestError("tool calls in messages are not supported by this server", "messages")
+        content = self.content
+        if isinstance(content, list):
+            for part in content:
+                if part.type not in ("text", "input_text", "output_text") or part.text is None:
+                    raise BadRequestError(
+                        f"a message part of type {part.type!r} is not supported: this server takes text only",
+                        "messages",
+                    )
+            content = "".join(part.text or "" for part in content)
+        if content is None:
+            raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
+        return {"role": self.role, "content": content}
+
+
+class StreamOptions(Struct, frozen=True):
+    """What a streamed answer brings beside its text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """The fields that chats and completions share.
+
+    Attributes:
+        model: name of the model; must be the one that is served.
+        temperature: default 1; 0 is greedy decoding.
+        top_p, top_k: truncation of the distribution; top_k 0 or −1 keeps all tokens.
+        seed: makes the text reproducible; drawn at random if it is left out.
+        max_tokens: most tokens to generate.
+        min_tokens: no stop ends the text before so many tokens.
+        stop: one or several texts that end the text before them.
+        stop_token_ids: further token ids that end the text.
+        ignore_eos: whether the model's own end tokens do not end the text.
+        logit_bias: what is added to the logit of a token id.
+        n: number of texts.
+        stream: whether the text is sent while it is written.
+
+    """
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def choices(self) -> int:
+        """Number of texts; BadRequestError if it is out of range."""
+        count = 1 if self.n is None else self.n
+        if not 1 <= count <= MAX_CHOICES:
+            raise BadRequestError(f"n = {count} is outside 1 … {MAX_CHOICES}", "n")
+        return count
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The stop strings, none of them empty."""
+        found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(found) > MAX_STOP_STRINGS:
+            raise BadRequestError(f"stop names {len(found)} texts, over the limit of {MAX_STOP_STRINGS}", "stop")
+        if any(not each for each in found):
+            raise BadRequestError("a stop string is empty", "stop")
+        return found
+
+    def stop_ids(self, of_model: Sequence[int]) -> tuple[int, ...]:
+        """Ids that end the text: the model's own, unless they are to be ignored, and those of the request."""
+        ids = tuple(dict.fromkeys((*(() if self.ignore_eos else of_model), *(self.stop_token_ids or ()))))
+        if len(ids) > MAX_STOP_IDS:
+            raise BadRequestError(f"{len(ids)} stop ids are over the limit of {MAX_STOP_IDS}", "stop_token_ids")
+        return ids
+
+    def params(self, seed: int) -> SamplingParams:
+        """The sampling parameters; BadRequestError names what is out of range.
+
+        Args:
+            seed: drawn at random for a request that names none.
+        """
+        return _naming(
+            lambda: SamplingParams(
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_k=0 if self.top_k in (None, -1) else self.top_k,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                seed=self.seed if self.seed is not None else seed,
+                logit_bias=self._biases(),
+            )
+        )
+
+    def _biases(self) -> tuple[tuple[int, float], ...]:
+        given = self.logit_bias or {}
+        if len(given) > MAX_BIASES:
+            raise BadRequestError(f"logit_bias names {len(given)} ids, over the limit of {MAX_BIASES}", "logit_bias")
+        try:
+            return tuple((int(token), float(bias)) for token, bias in given.items())
+        except ValueError:
+            raise BadRequestError("a key of logit_bias is not a token id", "logit_bias") from None
+
+
+class ChatBody(Sampling, frozen=True, kw_only=True):
+    """The body of `/v1/chat/completions`."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens to generate; None if the client leaves it to the server."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages as chat templates take them."""
+        if not 1 <= len(self.messages) <= MAX_MESSAGES:
+            raise BadRequestError(f"{len(self.messages)} messages are outside 1 … {MAX_MESSAGES}", "messages")
+        return [message.plain() for message in self.messages]
+
+
+class CompletionBody(Sampling, frozen=True, kw_only=True):
+    """The body of `/v1/completions`."""
+
+    prompt: str | list[str | int | list[int]]
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt as text or as token ids; one list of numbers is one prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [each for each in self.prompt if isinstance(each, int)]
+        if ids and len(ids) == len(self.prompt):
+            return [ids]
+        found = [each for each in self.prompt if not isinstance(each, int)]
+        if ids or not 1 <= len(found) <= MAX_CHOICES:
+            raise BadRequestError(
+                f"prompt must be a text, token ids, or 1 … {MAX_CHOICES} of either, not both mixed", "prompt"
+            )
+        return found
+
+
+class TokenizeBody(Struct, frozen=True):
+    """The body of `/tokenize`: a text, or a chat."""
+
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    model: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: Literal[False] | None = None
+
+
+class DetokenizeBody(Struct, frozen=True):
+    """The body of `/detokenize`."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+Body = TypeVar("Body", bound=Struct)
+
+
+def read_body(raw: bytes, kind: type[Body]) -> Body:
+    """Decode and check a request body.
+
+    Args:
+        raw: at most `MAX_BODY_BYTES` of JSON.
+        kind: the structure that it must fit.
+
+    Raises:
+        BadRequestError: it is no JSON, a field has the wrong type, or a field that is not built has a value that
+            would change the text.
+    """
+    try:
+        given = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"the body is not valid JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise BadRequestError("the body is not a JSON object")
+    for name, harmless in REFUSED.items():
+        value = given.get(name, UNSET)
+        if not isinstance(value, UnsetType) and value not in harmless:
+            raise BadRequestError(f"{name} = {_short(value)} is not supported by this server: leave it out", name)
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(str(error), _field_of(str(error))) from None
+
+
+def _field_of(sentence: str) -> str | None:
+    """The field of the body that a sentence of msgspec speaks of; None if it speaks of none."""
+    found = re.search(r"at `\$\.(\w+)", sentence) or re.search(r"required field `(\w+)`", sentence)
+    return found[1] if found else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _naming(make: Any) -> SamplingParams:
+    """Call `make`; an InputError of the sampling parameters becomes a BadRequestError that names the field."""
+    try:
+        made: SamplingParams = make()
+    except BadRequestError:
+        raise
+    except InputError as error:
+        raise BadRequestError(str(error), str(error).split(" ", 1)[0]) from None
+    return made

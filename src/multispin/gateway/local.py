@@ -1,0 +1,76 @@
+"""Sessions that never leave the edge: for clients that speak HTTP and have no drafter.
+
+They pass the same door as devices do, over queues instead of sockets; so limits, fairness, resuming and the passes
+treat them as they treat everybody.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from multispin.device import DeviceClient, Patience
+from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
+from multispin.edge import EdgeServer
+from multispin.gateway.clients import SessionPool
+from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
+from multispin.speculation import NoDrafter
+
+NAME = "http"
+"""How the edge and its operator call a session of an HTTP client."""
+_PROFILE = Profile(seconds_per_token=1.0, spectral_efficiency=1.0)  # nobody drafts and nothing goes over the air
+
+
+class _EndWire:
+    """The edge's end of a connection inside this process, as the edge's `Wire`."""
+
+    def __init__(self, end: MemoryEnd) -> None:
+        self._end = end
+
+    async def receive(self) -> bytes | None:
+        try:
+            return await self._end.receive()
+        except LinkLostError:
+            return None
+
+    async def send(self, frame: bytes) -> None:
+        try:
+            await self._end.send(frame)
+        except LinkLostError as error:
+            raise ConnectionResetError(str(error)) from None
+
+    async def close(self, edge_stops: bool = False) -> None:
+        await self._end.close()
+
+
+def local_sessions(
+    server: EdgeServer,
+    fingerprint: str,
+    decode: Callable[[Sequence[int]], str],
+    size: int,
+    max_length: int,
+    credential: str = "",
+) -> SessionPool:
+    """A `TextSource` over sessions inside the edge's own process.
+
+    Args:
+        server: the edge.
+        fingerprint: fingerprint of the target's tokenizer.
+        decode: text of token ids.
+        size: texts that are written at once; further requests wait for their turn.
+        max_length: most tokens of a text, prompt included.
+        credential: what the edge asks of its devices.
+    """
+    talks: set[asyncio.Task[None]] = set()
+
+    def accept(_: str, end: MemoryEnd) -> None:
+        talk = asyncio.create_task(server.converse(_EndWire(end)))
+        talks.add(talk)
+        talk.add_done_callback(talks.discard)
+
+    def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
+        hello = Hello(PROTOCOL_VERSION, fingerprint, NAME, "none", False, _PROFILE, credential)
+        return DeviceClient(
+            "memory:", hello, NoDrafter(), on_progress=on_progress, decode=decode, link=MemoryLink(accept),
+            patience=Patience(0.0, 0.0),
+        )  # fmt: skip
+
+    return SessionPool(make, size, max_length)

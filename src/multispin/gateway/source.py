@@ -1,0 +1,55 @@
+"""Where a gateway's texts come from: the seam between the OpenAI-compatible API and the sessions behind it."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from multispin.protocol import Request
+
+
+class Piece(NamedTuple):
+    """What one pass added to a text.
+
+    Attributes:
+        tokens: new token ids, final.
+        drafted: tokens that had been drafted for the pass.
+        accepted: drafted tokens that were accepted.
+        finish: why the text ended, "stop" or "length"; empty while it goes on.
+
+    """
+
+    tokens: tuple[int, ...]
+    drafted: int = 0
+    accepted: int = 0
+    finish: str = ""
+
+
+class TextSource(Protocol):
+    """Writes texts: on the edge through its own passes, on a device through its sessions with an edge."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text, prompt included."""
+
+    def write(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Write one text, piece by piece; closing the iterator gives the session back."""
+
+
+class Words(Protocol):
+    """Text to token ids and back, for one model."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end a text of this model."""
+
+    @property
+    def size(self) -> int:
+        """Number of token ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain text."""
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> list[int]:
+        """Token ids of a chat in the model's template; InputError if the template cannot write it."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""

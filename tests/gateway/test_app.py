@@ -1,0 +1,213 @@
+"""The API over real HTTP, in front of a real edge with a tiny model."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from multispin.edge import EdgeServer, listening
+from multispin.gateway import Gateway, guard, local_sessions
+from multispin.models import Verifier, decode_alone, load_model, load_tokenizer
+from multispin.passes import Controller, ControllerSettings, Limits, Passes
+from multispin.speculation import SamplingParams, derive_seed
+
+MAX_LENGTH = 256
+KEY = "a key"
+
+
+@asynccontextmanager
+async def api(folder, credential="", slots=4, **limits):
+    tokenizer = load_tokenizer(folder)
+    passes = Passes(
+        Verifier(load_model(folder), slots, MAX_LENGTH),
+        Controller(ControllerSettings("heterogeneous", 20e3, 9)),
+        tokenizer.fingerprint,
+        Limits(**limits),
+        credential=credential,
+    )
+    server = EdgeServer(passes)
+    app = server.application()
+    source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH, credential)
+    Gateway(source, tokenizer, "tiny", 7).add_routes(app, guard(credential))
+    async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        http.passes = passes
+        yield http
+
+
+async def post(http, path, document, **options):
+    async with http.post(path, json=document, **options) as answer:
+        return answer.status, await answer.json()
+
+
+async def events(http, path, document):
+    """The documents of a stream; the last event must be [DONE]."""
+    async with http.post(path, json=document) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "text/event-stream"
+        lines = (await answer.text()).split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def alone(folder, prompt, count, params=None):
+    ids = load_tokenizer(folder).encode(prompt)
+    params = params or SamplingParams()
+    return load_tokenizer(folder).decode(decode_alone(load_model(folder), ids, params, count))
+
+
+def test_a_completion_is_the_targets_own_text(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder) as http:
+            body = {"model": "tiny", "prompt": "abc", "max_tokens": 20, "temperature": 0}
+            return await post(http, "/v1/completions", body)
+
+    status, answer = asyncio.run(scenario())
+    assert status == 200
+    assert answer["object"] == "text_completion"
+    (choice,) = answer["choices"]
+    assert choice["text"] == alone(tiny_folder, "abc", 20)
+    assert choice["finish_reason"] == "length"
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 20, "total_tokens": 23}
+    assert answer["metrics"]["speculative_decoding"]["num_draft_tokens"] == 0
+
+
+def test_a_stream_brings_the_same_text_in_pieces(tiny_folder):
+    body = {"prompt": "abc", "max_tokens": 20, "temperature": 0, "stream": True}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            plain = await events(http, "/v1/completions", body)
+            return plain, await events(http, "/v1/completions", {**body, "stream_options": {"include_usage": True}})
+
+    plain, with_usage = asyncio.run(scenario())
+    text = "".join(each["choices"][0]["text"] for each in plain)
+    assert text == alone(tiny_folder, "abc", 20)
+    assert [each["choices"][0]["finish_reason"] for each in plain][-2:] == [None, "length"]
+    assert len({each["id"] for each in plain}) == 1
+    assert with_usage[-1]["choices"] == []
+    assert with_usage[-1]["usage"]["completion_tokens"] == 20
+    assert all("usage" not in each for each in plain)
+
+
+def test_every_choice_has_a_seed_of_its_own_and_all_are_reproducible(tiny_folder):
+    body = {"prompt": "abc", "max_tokens": 12, "temperature": 0.9, "seed": 5, "n": 3}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            return (await post(http, "/v1/completions", body))[1], await events(
+                http, "/v1/completions", {**body, "stream": True}
+            )
+
+    whole, pieces = asyncio.run(scenario())
+    texts = [each["text"] for each in whole["choices"]]
+    expected = [
+        alone(tiny_folder, "abc", 12, SamplingParams(0.9, seed=derive_seed(5, choice) if choice else 5))
+        for choice in range(3)
+    ]
+    assert texts == expected
+    streamed = ["", "", ""]
+    for each in pieces:
+        streamed[each["choices"][0]["index"]] += each["choices"][0]["text"]
+    assert streamed == expected
+    assert whole["usage"]["completion_tokens"] == 36
+
+
+def test_a_stop_string_ends_the_text_before_it(tiny_folder):
+    text = alone(tiny_folder, "abc", 30)
+    stop = text[10:12]
+    body = {"prompt": "abc", "max_tokens": 30, "temperature": 0, "stop": stop}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            whole = (await post(http, "/v1/completions", body))[1]["choices"][0]
+            return whole, await events(http, "/v1/completions", {**body, "stream": True})
+
+    whole, pieces = asyncio.run(scenario())
+    assert whole["text"] == text[: text.find(stop)]
+    assert whole["finish_reason"] == "stop"
+    assert "".join(each["choices"][0]["text"] for each in pieces) == whole["text"]
+
+
+def test_what_cannot_be_served_is_an_error_document(tiny_folder):
+    cases = [
+        (400, "prompt", {}),
+        (400, "temperature", {"prompt": "a", "temperature": 99}),
+        (400, "logprobs", {"prompt": "a", "logprobs": 5}),
+        (400, "prompt", {"prompt": "a", "max_tokens": 1000}),
+        (400, "max_tokens", {"prompt": "a", "max_tokens": 0}),
+        (400, "prompt", {"prompt": ""}),
+        (400, "prompt", {"prompt": [10**9]}),
+        (404, "model", {"prompt": "a", "model": "another"}),
+    ]
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            found = [await post(http, "/v1/completions", body) for _, _, body in cases]
+            async with http.post("/v1/completions", data=b"{") as broken, http.post(
+                "/v1/completions", data=b" " * (3 * 2**20)
+            ) as long:
+                return [*found, (broken.status, await broken.json()), (long.status, await long.json())]
+
+    found = asyncio.run(scenario())
+    for (status, param, _), (seen, document) in zip(cases, found, strict=False):
+        assert (seen, document["error"]["param"]) == (status, param), document
+        assert document["error"]["message"]
+    assert [status for status, _ in found[-2:]] == [400, 413]
+
+
+def test_a_credential_is_asked_for_and_other_origins_are_refused(tiny_folder):
+    body = {"prompt": "a", "max_tokens": 1}
+
+    async def scenario():
+        async with api(tiny_folder, credential=KEY) as http:
+            headers = [
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": f"Bearer {KEY}"},
+                {"Authorization": f"Bearer {KEY}", "Origin": "https://example.org"},
+            ]
+            return [(await post(http, "/v1/completions", body, headers=each))[0] for each in headers]
+
+    assert asyncio.run(scenario()) == [401, 401, 200, 403]
+
+
+def test_one_request_too_many_is_told_to_come_back(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder, slots=1, max_waiting=1) as http:
+            body = {"prompt": "a", "max_tokens": 200, "temperature": 0}
+            return [status for status, _ in await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(6)))]
+
+    statuses = asyncio.run(scenario())
+    assert set(statuses) == {200, 429}
+
+
+def test_a_client_that_goes_away_gives_its_slot_back(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder, slots=1) as http:
+            body = {"prompt": "a", "max_tokens": 250, "temperature": 0, "stream": True, "ignore_eos": True}
+            async with http.post("/v1/completions", json=body) as answer:
+                await answer.content.readany()
+                answer.close()
+            status, _ = await post(http, "/v1/completions", {"prompt": "b", "max_tokens": 2})
+            return status, len(http.passes.sessions)
+
+    status, _ = asyncio.run(scenario())
+    assert status == 200
+
+
+def test_models_and_tokens_are_told(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder) as http, http.get("/v1/models") as all_models, http.get("/v1/models/tiny") as one:
+            async with http.get("/v1/models/other") as other:
+                tokens = await post(http, "/tokenize", {"prompt": "abc"})
+                text = await post(http, "/detokenize", {"tokens": tokens[1]["tokens"]})
+                return await all_models.json(), await one.json(), other.status, tokens, text
+
+    listed, one, other, tokens, text = asyncio.run(scenario())
+    assert listed["data"] == [one]
+    assert one["id"] == "tiny"
+    assert one["max_model_len"] == MAX_LENGTH
+    assert other == 404
+    assert tokens[1]["count"] == 3
+    assert text == (200, {"prompt": "abc"})

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from multispin.gateway.bodies import REFUSED, BadRequestError, ChatBody, CompletionBody, read_body
+
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+def chat(**fields):
+    return read_body(json.dumps({**HELLO, **fields}).encode(), ChatBody)
+
+
+def test_a_chat_needs_only_messages():
+    body = chat()
+    assert body.conversation() == [{"role": "user", "content": "Hello"}]
+    assert (body.choices, body.stop_strings, body.most_tokens) == (1, (), None)
+    assert body.params(7).temperature == 1.0
+    assert body.params(7).seed == 7
+
+
+def test_fields_reach_the_sampling_parameters():
+    params = chat(temperature=0.5, top_p=0.9, top_k=40, seed=3, logit_bias={"5": -100}).params(7)
+    assert (params.temperature, params.top_p, params.top_k, params.seed) == (0.5, 0.9, 40, 3)
+    assert params.logit_bias == ((5, -100.0),)
+
+
+def test_the_newer_name_of_the_limit_wins():
+    assert chat(max_tokens=5).most_tokens == 5
+    assert chat(max_tokens=5, max_completion_tokens=9).most_tokens == 9
+
+
+def test_content_may_come_in_parts_of_text():
+    body = chat(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])
+    assert body.conversation()[0]["content"] == "ab"
+    with pytest.raises(BadRequestError, match="image_url"):
+        chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]).conversation()
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_is_not_built_is_refused_by_name_but_its_harmless_values_are_not(name):
+    for harmless in REFUSED[name]:
+        chat(**{name: harmless})
+    with pytest.raises(BadRequestError, match=name) as refusal:
+        chat(**{name: {"something": "else"}})
+    assert refusal.value.param == name
+
+
+def test_unknown_fields_are_ignored():
+    chat(user="somebody", metadata={"a": 1}, parallel_tool_calls=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 11}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"seed": -1}, "seed"),
+        ({"n": 0}, "n"),
+        ({"n": 1000}, "n"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop_token_ids": list(range(40))}, "stop_token_ids"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(65)}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_field(fields, param):
+    with pytest.raises(BadRequestError) as refusal:
+        body = chat(**fields)
+        body.params(0), body.choices, body.stop_strings, body.stop_ids([]), body.conversation()
+    assert refusal.value.param == param
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"null", b"\xff", b'{"temperature": NaN}', b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_what_is_no_json_object_is_refused(raw):
+    with pytest.raises(BadRequestError):
+        read_body(raw, ChatBody)
+
+
+def test_prompts_may_be_texts_or_ids():
+    def prompts(prompt):
+        return read_body(json.dumps({"prompt": prompt}).encode(), CompletionBody).prompts()
+
+    assert prompts("a") == ["a"]
+    assert prompts(["a", "b"]) == ["a", "b"]
+    assert prompts([1, 2]) == [[1, 2]]
+    assert prompts([[1, 2], [3]]) == [[1, 2], [3]]
+    with pytest.raises(BadRequestError):
+        prompts([])
+    with pytest.raises(BadRequestError):
+        prompts(["a"] * 17)
+    with pytest.raises(BadRequestError):
+        prompts([1, "a"])
+
+
+def test_stop_ids_are_the_models_and_the_requests():
+    assert chat(stop_token_ids=[7]).stop_ids([2]) == (2, 7)
+    assert chat(stop_token_ids=[7], ignore_eos=True).stop_ids([2]) == (7,)
