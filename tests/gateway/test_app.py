@@ -144,9 +144,10 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
     async def scenario():
         async with api(tiny_folder) as http:
             found = [await post(http, "/v1/completions", body) for _, _, body in cases]
-            async with http.post("/v1/completions", data=b"{") as broken, http.post(
-                "/v1/completions", data=b" " * (3 * 2**20)
-            ) as long:
+            async with (
+                http.post("/v1/completions", data=b"{") as broken,
+                http.post("/v1/completions", data=b" " * (3 * 2**20)) as long,
+            ):
                 return [*found, (broken.status, await broken.json()), (long.status, await long.json())]
 
     found = asyncio.run(scenario())
@@ -176,7 +177,9 @@ def test_one_request_too_many_is_told_to_come_back(tiny_folder):
     async def scenario():
         async with api(tiny_folder, slots=1, max_waiting=1) as http:
             body = {"prompt": "a", "max_tokens": 200, "temperature": 0}
-            return [status for status, _ in await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(6)))]
+            return [
+                status for status, _ in await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(6)))
+            ]
 
     statuses = asyncio.run(scenario())
     assert set(statuses) == {200, 429}

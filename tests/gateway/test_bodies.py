@@ -74,9 +74,12 @@ def test_unknown_fields_are_ignored():
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_field(fields, param):
-    with pytest.raises(BadRequestError) as refusal:
+    def read():
         body = chat(**fields)
-        body.params(0), body.choices, body.stop_strings, body.stop_ids([]), body.conversation()
+        return body.params(0), body.choices, body.stop_strings, body.stop_ids([]), body.conversation()
+
+    with pytest.raises(BadRequestError) as refusal:
+        read()
     assert refusal.value.param == param
 
 
