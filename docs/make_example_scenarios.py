@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
-from multispin.radio import db_to_ratio, dbm_to_w, path_loss_gain
+from multispin.radio import db_to_ratio, path_loss_gain
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
 PAPER = "arXiv 2606.04581"
@@ -70,7 +70,7 @@ def follow_up() -> Scenario:
     for k in range(20):
         task = str(random.choice(list(TASKS["qwen2.5"])))
         gain = path_loss_gain(random.uniform(100, 500), 3.5, db_to_ratio(-30)) * random.exponential()
-        snr_hz = dbm_to_w(random.uniform(10, 15)) * gain / dbm_to_w(-169)
+        snr_hz = gain * db_to_ratio(random.uniform(10, 15) + 169)
         devices.append(
             Device(
                 name=f"phone-{k + 1:02d}-{task.lower()}",

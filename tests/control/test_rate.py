@@ -27,9 +27,13 @@ from multispin.control.problem import as_problem
 from multispin.control.rate import least_upload_s, needed_share, tangent_shares, upload_time
 from multispin.control.uniform import candidates, homogeneous
 from multispin.errors import InputError
-from multispin.radio import rate_with_noise_density
 
 ONE = np.ones(1)
+
+
+def rate_with_noise_density(band_hz: float, snr_hz: float) -> float:
+    """The formula of arXiv 2608.29618, written out."""
+    return band_hz * math.log2(1 + snr_hz / band_hz)
 
 
 def with_density(scenario, random, share=0.7):
@@ -109,7 +113,7 @@ def test_the_inverse_rate_is_the_root_and_its_slope_the_derivative(snr, room, up
 def test_the_inverse_is_that_of_the_radio_and_the_linear_law_its_limit():
     device = Device("a", 0.01, acceptance_rate=0.8, snr_hz=3e6)
     for band in (1e3, 1e5, 1e7):
-        assert device.rate_bits_per_s(band) == pytest.approx(float(rate_with_noise_density(band, 3e6, 1.0, 1.0)))
+        assert device.rate_bits_per_s(band) == pytest.approx(rate_with_noise_density(band, 3e6))
     upload, sigma = np.array([0.02, 0.02]), np.array([0.3, np.nan])
     share = needed_share(upload, 0.05 - least_upload_s(upload, sigma), sigma)[0]
     rate = 0.3 * 10e6 * share[0] / 0.3 * math.log2(1 + 0.3 / share[0])
@@ -196,7 +200,7 @@ def test_a_plan_keeps_its_round_time_by_the_radios_own_formula(draw):
         ends = [0.0]
         for planned, device in zip(made.devices, scenario.devices, strict=True):
             if planned.draft_length:
-                rate = float(rate_with_noise_density(planned.bandwidth_hz, device.snr_hz, 1.0, 1.0))
+                rate = rate_with_noise_density(planned.bandwidth_hz, device.snr_hz)
                 bits = device.bits_per_token or scenario.cell.bits_per_token
                 ends.append(planned.draft_length * (device.seconds_per_token + bits / rate))
         single = dataclasses.replace(scenario, devices=scenario.devices[:1])

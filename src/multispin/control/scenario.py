@@ -1,12 +1,12 @@
 """What the controller knows about one round: the cell, the verifier and the devices, validated and in SI units."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.errors import InputError
+from multispin.radio import shannon_efficiency
 
 MAX_PLANNED_LENGTH = 1024
 """Longest draft that a scenario may allow: tables grow with it, and no language model profits from more."""
@@ -198,7 +198,7 @@ class Device:
         if self.spectral_efficiency is not None:
             return self.spectral_efficiency
         assert self.snr_hz is not None  # exactly one of them is given
-        return math.log1p(self.snr_hz / bandwidth_hz) / math.log(2)
+        return shannon_efficiency(self.snr_hz / bandwidth_hz)
 
     def rate_bits_per_s(self, bandwidth_hz: float) -> float:
         """Uplink rate R_k over a band [bit/s]."""

@@ -13,11 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 from multispin.errors import InputError
 
 
+def shannon_efficiency(snr: float) -> float:
+    """Spectral efficiency of a link, log2(1 + SNR) [bit/s/Hz]: 15 gives 4.
+
+    Args:
+        snr: signal-to-noise ratio in the band that is used, at least 0. With a noise density it depends on the band.
+    """
+    return math.log1p(snr) / math.log(2)
+
+
 def spectral_efficiency(power_w: ArrayLike, gain: ArrayLike, noise_w: ArrayLike) -> NDArray[np.float64]:
     """Spectral efficiency of an uplink, r = log2(1 + p·H / N_0) (eq. 8 of arXiv 2606.04581).
 
-    N_0 is a noise *power* here, as in the paper, so that r does not depend on the band; with a noise density see
-    `rate_with_noise_density`. 23 dB of p·H/N_0 are 7.65 bit/s/Hz.
+    N_0 is a noise *power* here, as in the paper, so that r does not depend on the band. 23 dB of p·H/N_0 are 7.65
+    bit/s/Hz.
 
     Args:
         power_w: transmit power p in W.
@@ -30,45 +39,6 @@ def spectral_efficiency(power_w: ArrayLike, gain: ArrayLike, noise_w: ArrayLike)
     """
     snr = _at_least_zero("power_w", power_w) * _at_least_zero("gain", gain) / _positive("noise_w", noise_w)
     return _array(np.log1p(snr) / math.log(2))
-
-
-def rate_bits_per_s(bandwidth_hz: ArrayLike, spectral_efficiency: ArrayLike) -> NDArray[np.float64]:
-    """Uplink rate R = B·r (eq. 8 of arXiv 2606.04581): 500 kHz at 7.2 bit/s/Hz carry 3.6 Mbit/s.
-
-    Args:
-        bandwidth_hz: granted band B in Hz.
-        spectral_efficiency: r in bit/s/Hz.
-
-    Returns:
-        R in bit/s.
-
-    """
-    band = _at_least_zero("bandwidth_hz", bandwidth_hz)
-    return _array(band * _at_least_zero("spectral_efficiency", spectral_efficiency))
-
-
-def rate_with_noise_density(
-    bandwidth_hz: ArrayLike, power_w: ArrayLike, gain: ArrayLike, noise_w_per_hz: ArrayLike
-) -> NDArray[np.float64]:
-    """Uplink rate R = B·log2(1 + p·H / (N_0·B)), N_0 a noise *density* (arXiv 2608.29618).
-
-    The power is spread over the band, so R saturates at p·H / (N_0·ln 2) however wide the band; 0 for no band.
-
-    Args:
-        bandwidth_hz: granted band B in Hz.
-        power_w: transmit power p in W.
-        gain: power gain H of the channel.
-        noise_w_per_hz: noise density N_0 in W/Hz, positive.
-
-    Returns:
-        R in bit/s.
-
-    """
-    band = _at_least_zero("bandwidth_hz", bandwidth_hz)
-    signal = _at_least_zero("power_w", power_w) * _at_least_zero("gain", gain)
-    snr_hz = signal / _positive("noise_w_per_hz", noise_w_per_hz)
-    used = np.where(band > 0, band, 1.0)
-    return _array(band * np.log1p(snr_hz / used) / math.log(2))
 
 
 def rayleigh_gain(
@@ -117,21 +87,6 @@ def path_loss_gain(distance_m: ArrayLike, exponent: ArrayLike, gain_at_1m: Array
 def db_to_ratio(db: ArrayLike) -> NDArray[np.float64]:
     """Power ratio 10^(dB/10): 3 dB are a factor of 1.995."""
     return _array(10.0 ** (_finite("db", db) / 10))
-
-
-def ratio_to_db(ratio: ArrayLike) -> NDArray[np.float64]:
-    """Decibels of a positive power ratio, 10·log10(ratio)."""
-    return _array(10 * np.log10(_positive("ratio", ratio)))
-
-
-def dbm_to_w(dbm: ArrayLike) -> NDArray[np.float64]:
-    """Power in W of dBm, 10^(dBm/10)/1000: 23 dBm are 0.2 W."""
-    return _array(10.0 ** (_finite("dbm", dbm) / 10 - 3))
-
-
-def w_to_dbm(power_w: ArrayLike) -> NDArray[np.float64]:
-    """Power in dBm of a positive power in W, 10·log10(1000·P)."""
-    return _array(10 * np.log10(_positive("power_w", power_w)) + 30)
 
 
 def _array(values: ArrayLike) -> NDArray[np.float64]:

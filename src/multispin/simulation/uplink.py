@@ -14,6 +14,7 @@ import numpy as np
 
 from multispin.control import Device, Scenario
 from multispin.errors import InputError
+from multispin.radio import shannon_efficiency
 
 
 class Channel(Protocol):
@@ -115,7 +116,7 @@ def _with_gain(device: Device, gain: float) -> Device:
         return replace(device, snr_hz=gain * device.snr_hz)
     assert device.spectral_efficiency is not None  # one of them is given
     snr = math.expm1(device.spectral_efficiency * math.log(2))
-    return replace(device, spectral_efficiency=math.log1p(gain * snr) / math.log(2))
+    return replace(device, spectral_efficiency=shannon_efficiency(gain * snr))
 
 
 def in_turns(scenario: Scenario) -> bool:
