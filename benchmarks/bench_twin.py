@@ -1,6 +1,6 @@
 """The twin: what the simulator says of the demo before it runs, beside what the demo then does.
 
-    python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed]
+    python benchmarks/bench_twin.py [--policies heterogeneous,homogeneous,fixed] [--repeats 3]
 
 1. Runs `multispin demo --json` under each policy; before and after each it profiles the machine in the rhythm of
    rounds: every drafter in a process of its own, all drafting at once, then the target, then the drafters again.
@@ -8,7 +8,8 @@
 3. Times rounds in which models and links take no time: real edge, real sockets, planning, four clients.
 4. Lets the simulator play the same four devices: speed and link as in the demo, frames with their fixed bits, one text
    each, a controller that learns from nothing, rounds longer by what 3. found.
-5. Prints both side by side, in Markdown, and by cause how much longer real rounds took than the simulator believes.
+5. Prints both side by side, in Markdown, with the spread of repeated runs, and by cause how much longer real rounds
+   took than the simulator believes. Both clocks begin with the first grants and end with the last verdict.
 
 The simulator plays each policy twice: with what was profiled, and with the speeds of the very run, which a profile
 taken a minute before or after need not be.
@@ -254,27 +255,61 @@ def setup(folder, devices, fit, traces, drafting_s, prompt_tokens, extra_s):
 
 
 def predicted(what, policy):
-    """Goodput between the first grants and the last verdicts, accepted fraction, rounds and mean round [s]."""
+    """What the simulator says, by the demo's own clock: it begins with the first grants, at the edge, and ends with the
+    last verdict. Goodput [tokens/s], accepted fraction, rounds and mean round [s]."""
     from multispin.simulation.site import Site
 
     site = Site(what, policy, 1)
+    while not any(device.record.drafted for device in site.devices) and site.queue.step():
+        pass
+    first_s, before = site.queue.now_s, site.rounds
     site.run(10_000)
     records = [device.record for device in site.devices]
-    first_s = min(record.times_s[0] - record.gaps_s[0] for record in records)
-    began_s = min(record.times_s[0] for record in records)
-    last_s = max(record.times_s[-1] for record in records)
+    tokens, last_s = sum(record.tokens for record in records), max(record.times_s[-1] for record in records)
     return {
-        "goodput": sum(record.tokens for record in records) / (last_s - first_s),
+        "goodput": tokens / (last_s - first_s),
         "fraction": sum(r.accepted for r in records) / max(1, sum(r.accepted + r.rejected for r in records)),
-        "rounds": site.rounds,
-        "round_s": (last_s - began_s) / max(1, site.rounds - 1),
+        "rounds": site.rounds - before,
+        "round_s": (last_s - first_s) / (site.rounds - before),
     }
+
+
+def measured(run):
+    """The same of a run of the demo."""
+    tokens, accepted, drafted = (sum(d[key] for d in run["devices"]) for key in ("tokens", "accepted", "drafted"))
+    goodput = run["goodput_tokens_per_s"]
+    return {
+        "goodput": goodput,
+        "fraction": accepted / max(1, drafted),
+        "rounds": run["rounds"],
+        "round_s": tokens / goodput / run["rounds"],
+    }
+
+
+def spread(values, form):
+    """Mean of repeated values, with the least and the greatest."""
+    low, mean, high = min(values), statistics.mean(values), max(values)
+    return format(mean, form) if len(values) == 1 else f"{mean:{form}} ({low:{form}} … {high:{form}})"
+
+
+def row(policy, label, found, real):
+    """A line of the table: repeated runs, each with its error against the demo's run beside it."""
+    errors = [twin["goodput"] / run["goodput"] - 1 for twin, run in zip(found, real, strict=True)]
+    columns = (
+        spread([each["goodput"] for each in found], ".1f"),
+        "" if found is real else spread(errors, "+.1%"),
+        spread([each["fraction"] for each in found], ".2f"),
+        spread([each["rounds"] for each in found], ".0f"),
+        spread([1e3 * each["round_s"] for each in found], ".0f"),
+    )
+    print(f"| {policy} | {label} | {' | '.join(columns)} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policies", default="heterogeneous,homogeneous,fixed")
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of the demo under each policy")
     options = parser.parse_args()
     policies = options.policies.split(",")
     # A first demo, of a few tokens, tells who the devices are, and converts the target if that was never done.
@@ -282,50 +317,47 @@ def main():
     here = Machine(devices, os.cpu_count() or 1)
     from multispin.profiling import fit_latency  # not earlier: it loads torch, before which threads are set
 
-    runs, fits, speeds = {}, {}, {}
-    for policy in policies:
-        # The speed of a shared machine drifts by half within minutes: it is measured before and after each demo.
-        points, before = here.profile()
-        runs[policy] = demo(policy, options.tokens)
-        more, after = here.profile()
-        fits[policy] = fit_latency(points + more)
-        speeds[policy] = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    runs = {policy: [] for policy in policies}
+    for _ in range(options.repeats):
+        for policy in policies:  # in turn, so that what drifts hits all of them
+            # The speed of a shared machine drifts by half within minutes: it is measured before and after each demo.
+            points, before = here.profile()
+            run = demo(policy, options.tokens)
+            more, after = here.profile()
+            runs[policy].append(
+                (run, fit_latency(points + more), [(a + b) / 2 for a, b in zip(before, after, strict=True)])
+            )
     here.leave()
     traces, prompt_tokens = here.traces(devices, options.tokens), [len(prompt) for prompt in here.prompts]
     extra_s = {policy: overhead_s(len(devices), policy) for policy in policies}
     print("a round without models and links [ms]:", {p: round(1e3 * s, 1) for p, s in extra_s.items()}, "\n")
-    causes = {}
-    print("| policy | | goodput [tokens/s] | error | accepted of drafted | rounds | mean round [ms] |")
+
+    def twin(policy, model, drafting_s):
+        with tempfile.TemporaryDirectory() as folder:
+            what = setup(Path(folder), devices, model, traces, drafting_s, prompt_tokens, extra_s[policy])
+            return predicted(what, policy)
+
+    print(f"{options.repeats} runs under each policy: mean (least … greatest)\n")
+    print("| policy | | goodput [tokens/s] | error | accepted of drafted¹ | rounds | mean round [ms] |")
     print("|---|---|---|---|---|---|---|")
     for policy in policies:
-        run, fit = runs[policy], fits[policy]
-        tokens, accepted, drafted = (sum(d[key] for d in run["devices"]) for key in ("tokens", "accepted", "drafted"))
-        goodput = run["goodput_tokens_per_s"]
-        round_s = tokens / goodput / run["rounds"]
-        print(
-            f"| {policy} | measured | {goodput:.1f} | | {accepted / max(1, drafted):.2f} | {run['rounds']} | "
-            f"{1e3 * round_s:.0f} |"
+        real = [measured(run) for run, _, _ in runs[policy]]
+        row(policy, "measured", real, real)
+        row(
+            "", "simulated, speeds of the profile", [twin(policy, fit, speeds) for _, fit, speeds in runs[policy]], real
         )
-        seen, reported = as_in(run)
-        found = [reported[device["name"]] for device in devices]
-        for label, model, drafting_s in (("profile", fit, speeds[policy]), ("run", seen, found)):
-            with tempfile.TemporaryDirectory() as folder:
-                what = setup(Path(folder), devices, model, traces, drafting_s, prompt_tokens, extra_s[policy])
-                twin = predicted(what, policy)
-            print(
-                f"| | simulated, speeds of the {label} | {twin['goodput']:.1f} | "
-                f"{twin['goodput'] / goodput - 1:+.1%} | {twin['fraction']:.2f} | {twin['rounds']} | "
-                f"{1e3 * twin['round_s']:.0f} |",
-                flush=True,
-            )
-        causes[policy] = apart(run, fit)
-        for label, drafting_s in (("profile", speeds[policy]), ("run", found)):
-            print(f"drafting [ms/token], {policy}, {label}: ", end="", file=sys.stderr)
-            print([round(1e3 * seconds) for seconds in drafting_s], file=sys.stderr)
+        own = []
+        for run, _, _ in runs[policy]:
+            seen, reported = as_in(run)
+            own.append(twin(policy, seen, [reported[device["name"]] for device in devices]))
+        row("", "simulated, speeds of the run", own, real)
+    print("\n¹ no evidence: the simulator replays which of the very text's tokens each drafter gets right")
     print("\nmilliseconds per round that the simulator does not know of:\n")
-    print(f"| policy | {' | '.join(next(iter(causes.values())))} |\n|{'---|' * 5}")
+    causes = {policy: [apart(run, fit) for run, fit, _ in found] for policy, found in runs.items()}
+    print(f"| policy | {' | '.join(causes[policies[0]][0])} |\n|{'---|' * 5}")
     for policy, found in causes.items():
-        print(f"| {policy} | {' | '.join(f'{1e3 * seconds:+.0f}' for seconds in found.values())} |")
+        columns = (spread([1e3 * each[cause] for each in found], "+.0f") for cause in found[0])
+        print(f"| {policy} | {' | '.join(columns)} |")
 
 
 if __name__ == "__main__":

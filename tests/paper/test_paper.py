@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from multispin.estimation.intervals import estimate
+from multispin.control.goodput import expected_tokens
+from multispin.estimation.intervals import estimate, ratio_of_means, ratio_values
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
 from multispin.paper.claims import Verdict, claims_of, summary_json
 from multispin.paper.experiments import Study, settings_of, table_of
-from multispin.paper.reported import REPORTED
+from multispin.paper.reported import CALIBRATION_SPREAD, OUTLIER, REPORTED
 from multispin.paper.theory import figure_3, figure_4, figure_5, local_maxima
-from multispin.paper.trials import Setting, Trial, run_trial, run_trials
+from multispin.paper.trials import Setting, Trial, edge_alone, run_trial, run_trials
 
-SMALL = {"realisations": 2, "blocks": 1}
+SMALL = {"seeds": (1, 2), "realisations": 1, "blocks": 1}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_nothing_beats_the_exact_optimum_in_any_realisation(study):
     for figure in "678":
         for setting in settings_of(figure):
             best = study.goodput(setting, "heterogeneous")
-            for scheme in ("algorithm1", "uniform-bandwidth", "homogeneous", "fixed"):
+            for scheme in ("algorithm1", "uniform-bandwidth", "homogeneous", "fixed", "plain"):
                 # `run_trial` plans to a relative gap of 1e-4.
                 assert (study.goodput(setting, scheme) <= best * (1 + 1e-4)).all(), (setting, scheme)
             assert (study.goodput(setting, "fixed") < 0.95 * best).all()
@@ -105,14 +106,56 @@ def test_interval_covers_the_mean_as_often_as_it_says():
     assert math.isnan(estimate([1.0]).low)
 
 
+def test_a_ratio_of_means_does_not_depend_on_what_was_averaged_within_a_realisation():
+    generator = np.random.default_rng(3)
+    bottom = generator.uniform(0.2, 2.0, (40, 12))
+    top = 3.0 + generator.normal(0.0, 0.1, bottom.shape)
+    whole = ratio_of_means(top.mean(axis=1), bottom.mean(axis=1))
+    single = ratio_of_means(top.ravel(), bottom.ravel())
+    assert whole.mean == pytest.approx(single.mean) == pytest.approx(top.mean() / bottom.mean())
+    assert (top / bottom).mean() > 1.2 * whole.mean
+    assert whole.low < whole.mean < whole.high
+
+
+def test_the_interval_of_a_ratio_covers_the_ratio_of_the_true_means_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    trials, hits = 2000, 0
+    for _ in range(trials):
+        common = generator.normal(0.0, 0.3, 40)
+        got = ratio_of_means(generator.normal(3.0, 0.4, 40) + common, generator.normal(1.5, 0.2, 40) + common)
+        hits += got.low <= 2.0 <= got.high
+    # Binomial(2000, 0.95): six standard deviations are 0.029.
+    assert abs(hits / trials - 0.95) < 0.03
+    assert ratio_values([1.0, 3.0], [1.0, 1.0]).mean() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("pair", "expected"), [("llama", 72.2), ("qwen", 42.5)])
+def test_plain_decoding_gives_every_device_one_token_per_verification(study, pair, expected):
+    plain = study.goodput(Setting(pair), "plain")
+    assert plain == pytest.approx(20 / PAIRS[pair].verification_s(20))
+    assert plain == pytest.approx(expected, abs=0.1)
+    assert study.jain(Setting(pair), "plain") == pytest.approx(1.0)
+
+
+def test_edge_drafts_are_as_good_as_the_formula_says():
+    drawn = realise(1, 0, 1)
+    seen = scenario(PAIRS["llama"], CALIBRATED["llama"], drawn, 0)
+    alphas = np.array([device.acceptance_rate for device in seen.devices])
+    step_s, t_ver = CALIBRATED["llama"].draft_s, PAIRS["llama"].verification_s(20)
+    # Every session may take part in every step at no further cost, so all drafts are of one length.
+    by_length = [(expected_tokens(alphas, L)).sum() / (L * step_s + t_ver) for L in range(26)]
+    assert edge_alone(seen, "edge-drafts").sum() == pytest.approx(max(by_length))
+
+
 def test_tables_have_the_promised_columns(study):
     columns = {figure: table_of(figure, study).columns for figure in "678"}
     for found in columns.values():
         assert found[:7] == ("pair", "scheme", "devices", "bandwidth_hz", "goodput_tokens_per_s", "low", "high")
-        assert found[7:] == ("over_fixed", "over_fixed_low", "over_fixed_high")
+        assert found[7:10] == ("over_fixed", "over_fixed_low", "over_fixed_high")
+        assert found[10:] == ("over_plain", "over_plain_low", "over_plain_high")
     header = table_of("7", study).csv().splitlines()
     assert header[0].split(",") == list(columns["7"])
-    assert len(header) == 1 + 2 * 7 * 7
+    assert len(header) == 1 + 2 * 7 * 9
     bands = set(table_of("7", study).numbers("bandwidth_hz"))
     assert {min(bands), max(bands)} == {5e6, 20e6}
     sizes = set(table_of("8", study).numbers("devices"))
@@ -153,36 +196,76 @@ def test_a_missed_number_is_called_missed():
     assert " above it" in hete.why
 
 
-def test_calibrated_values_are_what_the_search_finds_among_their_neighbours():
-    """The draws of `multispin reproduce --calibrate`, which printed 0.097 over its whole grid."""
+def test_calibrated_values_fit_as_well_as_the_search_printed():
+    """The draws of `multispin reproduce --calibrate`, which printed 0.067 over its whole grid."""
     llama, qwen = CALIBRATED["llama"], CALIBRATED["qwen"]
-    server = {value for centre in (llama, qwen) for value in (centre.server_draft_s, centre.server_draft_s + 0.001)}
-    fit = calibrate(
+    found = calibrate(
         snr_db=(llama.snr_db,),
-        draft_s=(llama.draft_s, llama.draft_s + 0.002, qwen.draft_s - 0.002, qwen.draft_s),
-        server_draft_s=tuple(sorted(server)),
-    )["all"]
-    for pair, centre in CALIBRATED.items():
-        assert fit.chosen[pair].draft_s == pytest.approx(centre.draft_s)
-        assert fit.chosen[pair].server_draft_s == pytest.approx(centre.server_draft_s)
-    assert fit.misfit == pytest.approx(0.097, abs=0.0005)
+        draft_s=(qwen.draft_s, llama.draft_s),
+        server_draft_s=(0.007, qwen.server_draft_s, 0.013, llama.server_draft_s),
+    )
+    assert found.used.chosen == CALIBRATED
+    assert found.used.misfit == pytest.approx(0.067, abs=0.0005)
+    assert found.used.left_out == (OUTLIER,)
+    # Nothing else is that far off, which is why it is called the outlier.
+    off = {claim: abs(residual) for claim, residual in found.used.residuals.items()}
+    assert max(off, key=off.__getitem__) == OUTLIER
+    assert off.pop(OUTLIER) > 2.5 * max(off.values())
+    # With it, the search asks for slower devices of that pair.
+    assert found.all_numbers.chosen["qwen"].draft_s > qwen.draft_s
 
 
-def test_the_search_finds_assumptions_that_made_the_numbers_and_prefers_them():
-    """On a grid of two, the stored values must win against ones that are far off."""
-    llama = CALIBRATED["llama"]
-    fits = calibrate(
+@pytest.fixture(scope="module")
+def searched():
+    llama, qwen = CALIBRATED["llama"], CALIBRATED["qwen"]
+    return calibrate(
         1,
+        (1, 2),
         snr_db=(llama.snr_db, 36.0),
-        draft_s=(0.001, llama.draft_s, CALIBRATED["qwen"].draft_s),
-        server_draft_s=(llama.server_draft_s, CALIBRATED["qwen"].server_draft_s, 0.2),
+        draft_s=(0.001, qwen.draft_s, llama.draft_s),
+        server_draft_s=(llama.server_draft_s, qwen.server_draft_s, 0.2),
         realisations=1,
     )
-    chosen = fits["all"].chosen
-    assert {value.snr_db for value in chosen.values()} == {llama.snr_db}
+
+
+def test_the_search_finds_assumptions_that_made_the_numbers_and_prefers_them(searched):
+    """On a small grid, the stored values must win against ones that are far off."""
+    chosen = searched.used.chosen
+    assert {value.snr_db for value in chosen.values()} == {CALIBRATED["llama"].snr_db}
     assert all(value.draft_s > 0.001 and value.server_draft_s < 0.2 for value in chosen.values())
-    assert fits["all"].misfit < 0.2
-    assert len(fits["all"].residuals) == len(REPORTED) == len(fits["ratios"].residuals) + 2
+    assert searched.used.misfit < 0.2
+    assert searched.used.residuals.keys() == {number.claim for number in REPORTED}
+
+
+def test_every_number_in_use_is_left_out_once_and_fits_the_rest_no_worse(searched):
+    counted = [number.claim for number in REPORTED if number.counts and number.claim != OUTLIER]
+    left_out = [set(fit.left_out) - {OUTLIER} for fit in searched.leave_one_out]
+    assert left_out == [{claim} for claim in counted]
+    for fit in searched.leave_one_out:
+        squares = [fit.residuals[claim] ** 2 for claim in counted if claim not in fit.left_out]
+        before = [searched.used.residuals[claim] ** 2 for claim in counted if claim not in fit.left_out]
+        assert fit.misfit == pytest.approx(math.sqrt(sum(squares) / len(squares)))
+        assert sum(squares) <= sum(before) + 1e-12
+
+
+def test_points_that_fit_badly_leave_nothing_open(searched):
+    """36 dB and 1 ms are far off: what is left open is the choice between the two drafting times at 23 dB."""
+    assert set(searched.spread) == {number.claim for number in REPORTED if number.counts}
+    assert all(0.0 < spread < 0.2 for spread in searched.spread.values())
+    assert searched.order["llama"][0] <= searched.order["llama"][1]
+
+
+def test_intervals_include_what_the_calibration_leaves_open(study):
+    claims = {claim.claim: claim for claim in claims_of(study, {}, ["6"])}
+    made = replace(study, assumed={pair: replace(value, server_draft_s=0.1) for pair, value in CALIBRATED.items()})
+    made.run([Setting(pair) for pair in PAIRS])
+    at_fixed_values = {claim.claim: claim for claim in claims_of(made, {}, ["6"])}
+    name = "Hete ÷ P2P-SPIN, Llama"
+    wide, narrow = claims[name], at_fixed_values[name]
+    assert wide.ours == pytest.approx(narrow.ours)
+    assert (wide.high - wide.ours) ** 2 - (narrow.high - narrow.ours) ** 2 == pytest.approx(
+        (1.96 * CALIBRATION_SPREAD[name] * wide.ours) ** 2
+    )
 
 
 @pytest.mark.parametrize(("values", "tops"), [([1, 3, 2], 1), ([1, 2, 3], 1), ([3, 1, 2], 2), ([1, 3, 2, 3, 1], 2)])

@@ -24,10 +24,12 @@ def test_acceptance_is_learned_for_next_to_nothing_and_an_unknown_channel_is_dea
 
 
 def test_a_deadline_pays_where_drafts_are_late_and_is_free_where_none_is():
-    table = running.run_cases("lateness", FEW, CALIBRATED, 1, 2, rounds=25)
+    table = running.run_cases("lateness", FEW, CALIBRATED, [(1, 0), (1, 1)], rounds=25)
     found = {(row[1], row[2]): row[3] for row in table.rows}
     assert found["tight", 0.0] == pytest.approx(found["patient", 0.0], rel=0.02)
     assert found["tight", 0.2] > 1.3 * found["patient", 0.2]
+    # Where nobody drafts, nobody is late.
+    assert found["plain", 0.0] == found["plain", 0.2] == pytest.approx(20 / PAIRS["llama"].verification_s(20))
     assert len(lateness(table).axes) >= 2
 
 
@@ -42,5 +44,5 @@ def test_the_simulated_cell_has_the_drawn_means():
 
 
 def test_runs_depend_on_their_seed_alone():
-    first, second = (running.run_cases("lateness", FEW, CALIBRATED, 5, 1, rounds=6) for _ in range(2))
+    first, second = (running.run_cases("lateness", FEW, CALIBRATED, [(5, 0)], rounds=6) for _ in range(2))
     assert first.csv() == second.csv()

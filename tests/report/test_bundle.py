@@ -14,7 +14,7 @@ from multispin.report.page import Picture, number, page
 
 ARGUMENTS = [
     *("--figures", "3,5,6,payload,fairness,learning", "--realisations", "2", "--blocks", "1", "--processes", "1"),
-    *("--rounds", "10"),
+    *("--rounds", "10", "--seeds", "1"),
 ]
 
 
@@ -70,7 +70,7 @@ def test_the_same_arguments_write_the_same_bytes_and_json_is_the_summary(written
 
 
 def test_one_realisation_has_no_interval_and_still_valid_json(tmp_path, capsys):
-    arguments = ["--figures", "6", "--realisations", "1", "--blocks", "1", "--processes", "1", "--out", str(tmp_path)]
+    arguments = ["--figures", "6", "--realisations", "1", "--seeds", "1", "--blocks", "1", "--out", str(tmp_path)]
     assert run(["reproduce", *arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
     assert rows[0]["low"] is None

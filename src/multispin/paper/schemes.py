@@ -12,7 +12,12 @@ PAPER_SCHEMES: Mapping[str, str] = {
     "p2p": "P2P-SPIN",
 }
 """The paper's schemes: the planner's policy, and its title."""
+EDGE_ALONE: Mapping[str, str] = {"plain": "Plain decoding", "edge-drafts": "Edge drafts"}
+"""What the edge makes without the devices, which the paper does not compare with: nobody drafts, and every session gets
+one token per pass; or a drafter on the edge drafts for the whole batch. Keys stand for modes of `control.decide`."""
+COMPARED: Mapping[str, str] = {**PAPER_SCHEMES, **EDGE_ALONE}
+"""The schemes of figures 6 to 8."""
 OTHER_SCHEMES: Mapping[str, str] = {"fair": "Fair (Σ log)", "goodput-argmax": "Goodput argmax"}
-"""Policies that the paper does not have."""
-TITLES: Mapping[str, str] = {**PAPER_SCHEMES, **OTHER_SCHEMES}
+"""Further policies that the paper does not have."""
+TITLES: Mapping[str, str] = {**COMPARED, **OTHER_SCHEMES}
 """All of them."""

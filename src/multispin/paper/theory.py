@@ -11,7 +11,9 @@ from multispin.control import Scenario, plan, plan_for_lengths
 from multispin.control.goodput import expected_tokens
 from multispin.control.uniform import stationary_length
 from multispin.paper.cell import LONGEST_DRAFT, PAIRS, Assumptions, Pair, realise, scenario
+from multispin.paper.schemes import EDGE_ALONE
 from multispin.paper.table import Table, Value
+from multispin.paper.trials import edge_alone
 
 TASK = "GSM8K"
 """All devices work on this in Fig. 3 and 4, so that α is common, as Theorem 1 asks."""
@@ -32,6 +34,7 @@ def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = ROUNDS
     for pair in PAIRS.values():
         seen = _alike(pair, assumed[pair.key], seed)
         best = plan(seen, "homogeneous").devices[0].draft_length
+        alone = [float(edge_alone(seen, scheme).sum()) for scheme in EDGE_ALONE]
         generator = np.random.default_rng((seed, pair.index_bits))
         for length in LENGTHS:
             made = plan_for_lengths(seen, [length] * len(seen.devices))
@@ -41,13 +44,16 @@ def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = ROUNDS
             half = 1.96 * float(counted.std(ddof=1)) / math.sqrt(rounds)
             mean = float(counted.mean())
             theory = made.goodput_tokens_per_s
-            rows.append((pair.key, length, theory, mean, mean - half, mean + half, length == best))
+            rows.append((pair.key, length, theory, mean, mean - half, mean + half, length == best, *alone))
     return Table(
         "fig-3",
         "Sum goodput over a common draft length is unimodal, and counted tokens follow the formula",
         f"K = 20, 10 MHz, all devices on {TASK}, Lemma 1 bands, one fading block; {rounds} simulated rounds per point "
         f"with i.i.d. acceptance. Assumed: {_drafting(assumed)}",
-        ("pair", "draft_length", "theory_tokens_per_s", "counted_tokens_per_s", "low", "high", "optimum"),
+        (
+            *("pair", "draft_length", "theory_tokens_per_s", "counted_tokens_per_s", "low", "high", "optimum"),
+            *("plain_tokens_per_s", "edge_drafts_tokens_per_s"),
+        ),
         tuple(rows),
     )
 
@@ -112,7 +118,8 @@ def local_maxima(values: list[float]) -> int:
 
 def _alike(pair: Pair, assumed: Assumptions, seed: int) -> Scenario:
     seen = scenario(pair, assumed, realise(seed, 0, 1), 0)
-    devices = tuple(replace(device, acceptance_rate=pair.acceptance[TASK]) for device in seen.devices)
+    alpha = pair.acceptance[TASK]
+    devices = tuple(replace(device, acceptance_rate=alpha, edge_acceptance_rate=alpha) for device in seen.devices)
     return replace(seen, devices=devices)
 
 

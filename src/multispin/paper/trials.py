@@ -5,15 +5,16 @@ is the mean over its fading blocks. Every scheme sees the same realisations.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.control import Scenario, plan
+from multispin.control import Scenario, decide, plan
 from multispin.paper.cell import BANDWIDTH_HZ, DEVICES, PAIRS, Assumptions, realise, scenario
-from multispin.paper.schemes import PAPER_SCHEMES
+from multispin.paper.schemes import COMPARED, EDGE_ALONE
 
 _RELATIVE_GAP = 1e-4
 """How far the exact planner's proven bound may lie above its plan."""
@@ -35,7 +36,7 @@ class Setting:
     pair: str
     devices: int = DEVICES
     bandwidth_hz: float = BANDWIDTH_HZ
-    schemes: tuple[str, ...] = tuple(PAPER_SCHEMES)
+    schemes: tuple[str, ...] = tuple(COMPARED)
     bits_per_token: float | None = None
     coupled: bool = False
 
@@ -108,25 +109,37 @@ def run_trials(
         progress: called with (trials done, all trials).
     """
     unique = list(dict.fromkeys(trials))
-    if processes == 1:
-        found = {}
-        for trial in unique:
-            found[trial] = run_trial(trial)
+    found: dict[Trial, TrialResult] = {}
+    with ExitStack() as stack:
+        results: Iterable[TrialResult] = map(run_trial, unique)
+        if processes > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(processes))
+            results = pool.map(run_trial, unique, chunksize=min(32, max(1, len(unique) // (8 * processes))))
+        for trial, result in zip(unique, results, strict=True):
+            found[trial] = result
             progress(len(found), len(unique))
-        return found
-    with ProcessPoolExecutor(processes) as pool:
-        running = {pool.submit(run_trial, trial): trial for trial in unique}
-        for done, _future in enumerate(as_completed(running), start=1):
-            progress(done, len(unique))
-    return {trial: future.result() for future, trial in running.items()}
+    return found
 
 
 def _device_rates(seen: Scenario, scheme: str) -> NDArray[np.float64]:
     """Tokens per second of each device in one round, [K]."""
     if scheme == "p2p":
         return _served_alone(seen)
+    if scheme in EDGE_ALONE:
+        return edge_alone(seen, scheme)
     made = plan(seen, scheme, relative_gap=_RELATIVE_GAP)
     return np.array([device.expected_tokens for device in made.devices]) / made.round_s
+
+
+def edge_alone(seen: Scenario, scheme: str) -> NDArray[np.float64]:
+    """Tokens per second of each session when no device drafts, [K].
+
+    Args:
+        seen: scenario with an edge drafter.
+        scheme: one of `EDGE_ALONE`.
+    """
+    decided = decide(seen, mode="plain" if scheme == "plain" else "edge")
+    return np.array([session.tokens_per_s for session in decided.sessions])
 
 
 def _served_alone(seen: Scenario) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def write_profile(path: Path, found: Mapping[str, Any]) -> None:
         f"{found['temperature']:g}, all task families."
     )
     with matplotlib.rc_context(RC):
-        figure, axes = canvas("Verification latency and acceptance, measured here", note, 1, 2, 4.6, legend=True)
+        figure, axes = canvas("Verification latency and acceptance, measured here", note, 1, 2, 4.6, legend=1)
         latency, acceptance = axes[0]
         for k, devices in enumerate(sorted({point["devices"] for point in points})):
             own = sorted((p for p in points if p["devices"] == devices), key=lambda p: p["draft_length"])

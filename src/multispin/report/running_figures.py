@@ -4,11 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
-from multispin.paper.running import LEARNERS, WAITS
+from multispin.paper.running import WAITS
+from multispin.paper.schemes import EDGE_ALONE, TITLES
 from multispin.paper.table import Table
-from multispin.report.style import canvas, curve, legend_above
+from multispin.report.style import COLOURS, LINES, canvas, curve, legend_above
 
-_SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555")
+_SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555", "#000000", "#882255")
 _WAIT_STYLE = {"tight": ("#0072B2", "o-"), "usual": ("#E69F00", "s-"), "patient": ("#555555", "^-")}
 
 
@@ -17,7 +18,7 @@ def learning(table: Table) -> Figure:
     figure, axes = canvas(table.title, table.note, 1, 2, 4.6)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
-        names = [name for name in LEARNERS.values() if name in part.column("scheme")]
+        names = [str(name) for name in part.column("scheme")]
         at = np.arange(len(names))[::-1]
         mean, low, high = part.arrays("goodput_tokens_per_s", "low", "high")
         error = np.nan_to_num(np.stack([mean - low, high - mean]))
@@ -37,14 +38,13 @@ def learning(table: Table) -> Figure:
 
 def lateness(table: Table) -> Figure:
     """Goodput over the share of late drafts, one curve per deadline."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=1)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         for wait in dict.fromkeys(str(value) for value in table.column("wait")):
-            factor, slack_s = WAITS[wait]
             part = table.where(pair=pair.key, wait=wait)
             x, *spread = part.arrays("late_share", "goodput_tokens_per_s", "low", "high")
-            colour, style = _WAIT_STYLE[wait]
-            label = "wait for everybody" if wait == "patient" else f"deadline {factor:g} × planned + {slack_s:g} s"
+            colour, style = (COLOURS[wait], LINES[wait]) if wait in EDGE_ALONE else _WAIT_STYLE[wait]
+            label = TITLES[wait] if wait in EDGE_ALONE else _deadline(wait)
             curve(panel, 100 * x, spread, style, color=colour, markersize=5, label=label)
         panel.set_title(pair.title, fontsize=11)
         panel.set_xlabel("share of drafts that are late [%]")
@@ -52,3 +52,8 @@ def lateness(table: Table) -> Figure:
         panel.set_ylim(bottom=0)
     legend_above(figure, *axes[0])
     return figure
+
+
+def _deadline(wait: str) -> str:
+    factor, slack_s = WAITS[wait]
+    return "wait for everybody" if wait == "patient" else f"deadline {factor:g} × planned + {slack_s:g} s"

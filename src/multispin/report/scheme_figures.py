@@ -7,12 +7,20 @@ from matplotlib.figure import Figure
 from multispin.paper.cell import PAIRS
 from multispin.paper.experiments import PAYLOADS
 from multispin.paper.reported import PAPER_GOODPUT, REPORTED
-from multispin.paper.schemes import PAPER_SCHEMES, TITLES
+from multispin.paper.schemes import COMPARED, EDGE_ALONE, TITLES
 from multispin.paper.table import Table
-from multispin.report.style import COLOURS, MARKERS, canvas, curve, legend_above
+from multispin.report.style import COLOURS, LINES, MARKERS, canvas, curve, legend_above
 
 _PAYLOAD_COLOUR = {"distribution": "#0072B2", "scalar": "#009E73", "ids": "#D55E00"}
-_TICKS = {"heterogeneous": "Hete,\nexact", "algorithm1": "Hete,\nAlg. 1", "fixed": "Fixed\nBW&L"}
+_TICKS = {
+    "heterogeneous": "Hete,\nexact",
+    "algorithm1": "Hete,\nAlg. 1",
+    "fixed": "Fixed\nBW&L",
+    "centralized": "Cen-\nSPIN",
+    "p2p": "P2P-\nSPIN",
+    "plain": "Plain",
+    "edge-drafts": "Edge\ndrafts",
+}
 """Narrow names, for the places under bars."""
 
 
@@ -52,10 +60,10 @@ def figure_8(table: Table) -> Figure:
 
 
 def _sweep(table: Table, number: int, swept: str, unit: float, label: str) -> Figure:
-    figure, axes = canvas(f"Fig. {number}  {table.title}", table.note, 2, 2, 7.6, legend=True)
+    figure, axes = canvas(f"Fig. {number}  {table.title}", table.note, 2, 2, 7.6, legend=2)
     for upper, lower, pair in zip(*axes, PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
-        for scheme in PAPER_SCHEMES:
+        for scheme in COMPARED:
             _scheme_curve(upper, part.where(scheme=scheme), swept, unit, ("goodput_tokens_per_s", "low", "high"), 1.0)
         upper.set_title(pair.title, fontsize=11)
         upper.set_ylabel("sum goodput [tokens/s]")
@@ -69,7 +77,7 @@ def _sweep(table: Table, number: int, swept: str, unit: float, label: str) -> Fi
         for panel in (upper, lower):
             panel.set_ylim(bottom=0)
             panel.set_xlabel(label)
-    legend_above(figure, *axes[0], *axes[1])
+    legend_above(figure, *axes[0], *axes[1], columns=5)
     return figure
 
 
@@ -82,14 +90,14 @@ def _scheme_curve(
     # Algorithm 1 lies on the exact optimum: a dashed line on top of it leaves both visible.
     on_top = scheme == "algorithm1"
     curve(
-        panel, x / unit, [scale * values for values in spread], "--" if on_top else "-", shaded=not on_top,
-        color=COLOURS[scheme], marker=MARKERS[scheme], markersize=5, label=TITLES[scheme], zorder=4 if on_top else 3,
+        panel, x / unit, [scale * values for values in spread], LINES.get(scheme, "-"), shaded=not on_top,
+        color=COLOURS[scheme], marker=MARKERS.get(scheme), markersize=5, label=TITLES[scheme], zorder=3 + on_top,
     )  # fmt: skip
 
 
 def payload(table: Table) -> Figure:
     """Goodput over the band for what is sent per drafted token."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=2)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         for mode, name in PAYLOADS.items():
             for scheme, style in (("heterogeneous", "o-"), ("uniform-bandwidth", "s:")):
@@ -98,6 +106,9 @@ def payload(table: Table) -> Figure:
                 label = name if style == "o-" else None
                 curve(panel, x / 1e6, spread, style, color=_PAYLOAD_COLOUR[mode], markersize=4, label=label)
         panel.plot([], [], "s:", color="#555555", markersize=4, label="the same with equal bands (Uni-BW)")
+        for scheme in EDGE_ALONE:
+            part = table.where(pair=pair.key, payload="distribution", scheme=scheme)
+            _scheme_curve(panel, part, "bandwidth_hz", 1e6, ("goodput_tokens_per_s", "low", "high"), 1.0)
         panel.set_xscale("log")
         panel.set_xticks([0.1, 0.3, 1, 3, 10, 20], ["0.1", "0.3", "1", "3", "10", "20"])
         panel.minorticks_off()
@@ -105,13 +116,13 @@ def payload(table: Table) -> Figure:
         panel.set_xlabel("shared band B [MHz]")
         panel.set_ylabel("sum goodput [tokens/s]")
         panel.set_ylim(bottom=0)
-    legend_above(figure, *axes[0])
+    legend_above(figure, *axes[0], columns=3)
     return figure
 
 
 def fairness(table: Table) -> Figure:
     """Goodput against Jain's index."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=True)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=2)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
         for scheme in (str(value) for value in part.column("scheme")):
@@ -124,5 +135,5 @@ def fairness(table: Table) -> Figure:
         panel.set_ylabel("sum goodput [tokens/s]")
         panel.set_ylim(bottom=0)
         panel.margins(x=0.1)
-    legend_above(figure, *axes[0])
+    legend_above(figure, *axes[0], columns=5)
     return figure

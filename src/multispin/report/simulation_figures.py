@@ -68,7 +68,7 @@ def _bars(results: Sequence[Result], note: str) -> Figure:
 def _curves(results: Sequence[Result], note: str) -> Figure:
     key = results[0].point[0][0]
     label, unit = _axis(key)
-    drawn, axes = canvas(f"Over {label}", note, 1, 3, 4.0, legend=True)
+    drawn, axes = canvas(f"Over {label}", note, 1, 3, 4.0, legend=1)
     panels = (
         ("goodput_tokens_per_s", "goodput [tokens/s]"),
         ("time_per_token_s_p95", "time per token, 95th percentile [s]"),

@@ -18,6 +18,8 @@ COLOURS: Mapping[str, str] = {
     "p2p": "#D55E00",
     "fair": "#A07000",
     "goodput-argmax": "#8C6BB1",
+    "plain": "#000000",
+    "edge-drafts": "#882255",
 }
 """Colour of each scheme (after Okabe and Ito)."""
 MARKERS: Mapping[str, str] = {
@@ -29,6 +31,8 @@ MARKERS: Mapping[str, str] = {
     "centralized": "v",
     "p2p": "P",
 }
+LINES: Mapping[str, str] = {"algorithm1": "--", "plain": ":", "edge-drafts": "-."}
+"""Line of each scheme that has no solid one."""
 RC: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -46,14 +50,26 @@ _TITLE = 0.4
 """Height of the title [inch]."""
 _LEGEND = 0.3
 """Height of a legend of one line [inch]."""
+_LEGEND_LINE = 0.2
+"""Height of each further line [inch]."""
 
 
 def canvas(
-    title: str, note: str, rows: int, columns: int, height: float, *, legend: bool = False
+    title: str, note: str, rows: int, columns: int, height: float, *, legend: int = 0
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows × columns axes, its title above and its note below; `legend` leaves room for `legend_above`."""
+    """A figure of rows × columns axes with its title above and its note below.
+
+    Args:
+        title: heading of the figure.
+        note: settings and assumptions.
+        rows: rows of axes.
+        columns: columns of axes.
+        height: height of all axes together [inch].
+        legend: lines to keep free for `legend_above`; 0 for none.
+
+    """
     lines = textwrap.wrap(note, _NOTE_WIDTH)
-    below, above = 0.2 + 0.17 * len(lines), _TITLE + (_LEGEND if legend else 0.0)
+    below, above = 0.2 + 0.17 * len(lines), _TITLE + (_LEGEND + _LEGEND_LINE * (legend - 1) if legend else 0.0)
     total = height + below + above
     figure = Figure(figsize=(11.0, total), dpi=110, layout="constrained")
     engine = figure.get_layout_engine()

@@ -4,15 +4,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
+from multispin.paper.schemes import TITLES
 from multispin.paper.table import Table
-from multispin.report.style import canvas, legend_above
+from multispin.report.style import COLOURS, LINES, canvas, legend_above
 
 _PAIR_COLOUR = {"llama": "#0072B2", "qwen": "#D55E00"}
 
 
 def figure_3(table: Table) -> Figure:
     """τ(L): formula, counted tokens, and the optimum."""
-    figure, axes = canvas(f"Fig. 3  {table.title}", table.note, 1, 2, 4.4)
+    figure, axes = canvas(f"Fig. 3  {table.title}", table.note, 1, 2, 4.4, legend=1)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         part = table.where(pair=pair.key)
         length = part.numbers("draft_length")
@@ -20,18 +21,21 @@ def figure_3(table: Table) -> Figure:
         mean, low = np.array(part.numbers("counted_tokens_per_s")), np.array(part.numbers("low"))
         panel.errorbar(length, mean, yerr=mean - low, fmt="k.", capsize=2, label="counted in simulated rounds")
         best = part.where(optimum=True).numbers("draft_length")[0]
-        panel.axvline(best, color="#888888", linestyle=":", label=f"Theorem 1: L* = {best:.0f}")
+        panel.axvline(best, color="#888888", linestyle=":")
+        panel.annotate(f" L* = {best:.0f}", (best, 0), (0, 4), textcoords="offset points", fontsize=9)
+        for scheme, column in (("plain", "plain_tokens_per_s"), ("edge-drafts", "edge_drafts_tokens_per_s")):
+            panel.plot(length, part.numbers(column), LINES[scheme], color=COLOURS[scheme], label=TITLES[scheme])
         panel.set_title(pair.title, fontsize=11)
         panel.set_xlabel("common draft length L [tokens]")
         panel.set_ylabel("sum goodput τ [tokens/s]")
-        panel.set_ylim(0, 1.1 * float(mean.max()))
-        panel.legend(loc="lower right", fontsize=9)
+        panel.set_ylim(bottom=0)
+    legend_above(figure, *axes[0])
     return figure
 
 
 def figure_4(table: Table) -> Figure:
     """L* over T_ver, ϑ and α."""
-    figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4, legend=True)
+    figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4, legend=1)
     labels = {
         "verification_s": ("verification latency T_ver [ms]", 1e3),
         "token_latency_s": ("latency per token ϑ [ms]", 1e3),
