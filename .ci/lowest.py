@@ -4,9 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("models", "figures", "ray")
-
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-for requirement in project["dependencies"] + [r for e in EXTRAS for r in project["optional-dependencies"][e]]:
-    name, lowest = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,.*)?", requirement).groups()
-    print(f"{name}=={lowest}")
+extras = project["optional-dependencies"]
+for requirement in [
+    *project["dependencies"],
+    *(each for name in ("device", "models", "figures", "ray") for each in extras[name]),
+]:
+    if (found := re.fullmatch(r"([\w-]+)>=([\d.]+)(,.*)?", requirement)) is not None:
+        print(f"{found[1]}=={found[2]}")

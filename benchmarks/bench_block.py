@@ -15,7 +15,7 @@ import torch
 
 from multispin.data import load_prompts
 from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
-from multispin.models.drafter import SHIPPED
+from multispin.models.drafter_name import SHIPPED
 from multispin.speculation import Feed, LawFormat, SamplingParams, derive_seed, shaped, target_law, verify_laws
 
 IDS, LENGTHS = 8, (1, 2, 4, 8)

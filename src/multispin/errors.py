@@ -8,9 +8,10 @@ Where = tuple[str | int, ...]
 EXTRAS = {
     "accelerate": "models",
     "gguf": "models",
+    "jinja2": "device",
     "matplotlib": "figures",
     "safetensors": "models",
-    "tokenizers": "models",
+    "tokenizers": "device",
     "torch": "models",
     "transformers": "models",
 }

@@ -8,7 +8,7 @@ from multispin.data import load_prompts
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
-from multispin.models.loading import load_model, load_tokenizer
+from multispin.models import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
 from multispin.errors import InputError
 from multispin.models.distilled import carve, load_student
-from multispin.models.drafter import load_drafter
-from multispin.models.loading import load_model, load_tokenizer
+from multispin.models.draft_source import load_drafter
+from multispin.models.loading import load_model
+from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import SamplingParams
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import decode_alone
+from multispin.models import ModelDrafter, decode_alone, load_drafter
 from multispin.models.distilled import (
     DrafterCard,
     ReducedHead,
@@ -15,7 +15,6 @@ from multispin.models.distilled import (
     load_student,
     save_drafter,
 )
-from multispin.models.drafter import ModelDrafter, load_drafter
 from multispin.models.loading import load_model
 from multispin.models.quantised import RoundedLinear
 from multispin.speculation import SamplingParams

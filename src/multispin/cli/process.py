@@ -61,19 +61,26 @@ the last one take the cores from the other processes of a small machine.
 """
 
 
-def prepare(threads: int) -> None:
+def prepare(threads: int, models: bool = True) -> None:
     """Set the threads of the model and show log messages on standard error; call before torch is imported.
 
     Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless the environment says OMP_WAIT_POLICY.
+
+    Args:
+        threads: threads of the model.
+        models: whether this process runs a model; one that does not need not have torch.
+
     """
+    logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
+    logging.getLogger("multispin").setLevel(logging.INFO)
+    if not models:
+        return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     import torch
 
     torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
-    logging.getLogger("multispin").setLevel(logging.INFO)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
 from multispin.models.cached import CachedModel
 from multispin.models.distilled import fingerprint
-from multispin.models.loading import Tokenizer
+from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
 

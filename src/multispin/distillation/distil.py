@@ -28,7 +28,8 @@ from multispin.models.distilled import (
     read_card,
     save_drafter,
 )
-from multispin.models.loading import load_model, load_tokenizer
+from multispin.models.loading import load_model
+from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import LawFormat
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -126,7 +127,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     head = model.get_output_embeddings().weight.detach()
     writing = load_model(order.target, "bfloat16", order.device)
     writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
-    texts = [tokenizer.backend(text, add_special_tokens=False).input_ids for text in order.texts]
+    texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
     paths = []
     for path, total in write_corpus(
         writer, order.corpus or order.out / CORPUS_FOLDER, order.recipe.seed, order.tokens, texts

@@ -13,7 +13,7 @@ import torch
 
 from multispin.data import TASKS, Prompt
 from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard, Writer
-from multispin.models.loading import Tokenizer
+from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import LawFormat, SamplingParams, draw
 from multispin.speculation.laws import floor_law, target_law, truncate
 

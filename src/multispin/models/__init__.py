@@ -11,14 +11,16 @@ from multispin.speculation import Feed
 
 if TYPE_CHECKING:
     from multispin.models.cached import CachedModel
-    from multispin.models.drafter import DraftSource, ModelDrafter, load_draft_source, load_drafter
+    from multispin.models.draft_source import DraftSource, load_draft_source, load_drafter
+    from multispin.models.drafter import ModelDrafter
     from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter
     from multispin.models.edge_drafter import DraftAsk, EdgeDrafter
-    from multispin.models.loading import Tokenizer, known_positions, load_model, load_tokenizer, resolve
+    from multispin.models.loading import known_positions, load_model, resolve
     from multispin.models.packable import PackedModel
     from multispin.models.quantised import round_weights
     from multispin.models.reference import decode_alone, decode_together
     from multispin.models.references import EMBEDDED
+    from multispin.models.tokenizer import Tokenizer, load_tokenizer
     from multispin.models.verifier import Verifier
 
 __all__ = [
@@ -48,14 +50,16 @@ __all__ = [
 
 _MODULES = {
     "cached": ("CachedModel",),
-    "drafter": ("DraftSource", "ModelDrafter", "load_draft_source", "load_drafter"),
+    "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
+    "drafter": ("ModelDrafter",),
     "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
     "edge_drafter": ("DraftAsk", "EdgeDrafter"),
-    "loading": ("Tokenizer", "known_positions", "load_model", "load_tokenizer", "resolve"),
+    "loading": ("known_positions", "load_model", "resolve"),
     "packable": ("PackedModel",),
     "quantised": ("round_weights",),
     "reference": ("decode_alone", "decode_together"),
     "references": ("EMBEDDED",),
+    "tokenizer": ("Tokenizer", "load_tokenizer"),
     "verifier": ("Verifier",),
 }
 """Which module defines each name (PEP 562)."""

@@ -1,19 +1,15 @@
-"""Loading: a reference (the embedded model, a folder, a GGUF file, a Hub id) becomes a model and its tokenizer.
+"""Loading: a reference (the embedded model, a folder, a GGUF file, a Hub id) becomes a model.
 
 A GGUF file is dequantised once, to float32, and kept as safetensors in the user's cache under its SHA-256; after
 that it loads like any folder, mapped into memory and shared by all processes that use it.
 """
 
 import contextlib
-import hashlib
-import inspect
 import io
-import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.quantised import whole_weights
-from multispin.models.references import EMBEDDED, EMBEDDED_SHA256, cache_folder, locate, sha256_of
+from multispin.models.references import converted_folder, locate
+from multispin.models.tokenizer import Tokenizer
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -37,67 +34,6 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
 """Beside them: weights and sums of linear layers in whole numbers, the rest float32 (see `quantised`)."""
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """Text to ids and back, and a fingerprint by which both ends know that they mean the same ids."""
-
-    backend: Any
-    fingerprint: str
-    stop_ids: tuple[int, ...]
-    size: int
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a plain text, with the special tokens that the tokenizer puts around one."""
-        return list(self.backend(text).input_ids)
-
-    def encode_messages(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
-    ) -> list[int]:
-        """Ids of a chat in the model's template, up to where the answer begins.
-
-        Args:
-            messages: each with a `role` and its `content`.
-            variables: further values for the template, such as `enable_thinking`; default none.
-
-        Raises:
-            InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
-        """
-        if not self.backend.chat_template:
-            raise InputError("this model has no chat template: send it a plain prompt instead of messages")
-        variables = dict(variables or {})
-        reserved = inspect.signature(self.backend.apply_chat_template).parameters.keys() & variables.keys()
-        if reserved:
-            raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
-        try:
-            rendered = self.backend.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, **variables
-            )
-        except Exception as error:  # a template is a program of its author's
-            raise InputError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
-        return list(self.backend(rendered, add_special_tokens=False).input_ids)
-
-    def encode_chat(self, text: str) -> list[int]:
-        """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
-        if not self.backend.chat_template:
-            return self.encode(text)
-        return self.encode_messages([{"role": "user", "content": text}])
-
-    def chat_frame(self) -> tuple[list[int], list[int]] | None:
-        """Ids that stand before and after a user message in the chat template; None without a template."""
-        if not self.backend.chat_template:
-            return None
-        mark = "\ue000"  # a private character, in no template
-        message = [{"role": "user", "content": mark}]
-        rendered = self.backend.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        before, _, after = rendered.partition(mark)
-        encode = [list(self.backend(part, add_special_tokens=False).input_ids) for part in (before, after)]
-        return encode[0], encode[1]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens left out."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
 
 def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
@@ -121,34 +57,32 @@ def known_positions(reference: str) -> int | None:
     return longest_text(config.get_text_config())
 
 
-def load_tokenizer(reference: str) -> Tokenizer:
-    """The tokenizer of `reference` and its fingerprint: SHA-256 over all (id, token) pairs, 16 hex digits."""
+def rebuilt_tokenizer(reference: str) -> Tokenizer:
+    """The tokenizer of a model whose files are older than `tokenizer.json`, as transformers reads them."""
     source = resolve(reference)
     config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    backend = _read(
+    found = _read(
         reference,
         lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False),
         "there is no tokenizer, or a damaged one, with the model",
     )
-    vocabulary = sorted((index, token) for token, index in backend.get_vocab().items())
-    digest = hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()
-    stops: list[int] = []
-    for value in (backend.eos_token_id, getattr(config, "eos_token_id", None)):
-        stops += value if isinstance(value, list) else [value] if value is not None else []
-    return Tokenizer(backend, digest[:16], tuple(dict.fromkeys(stops)), len(backend))
+    named = getattr(config, "eos_token_id", None)
+    stops = [found.eos_token_id, *(named if isinstance(named, list) else [named])]
+    special = {name: str(text) for name, text in found.special_tokens_map.items() if isinstance(text, str)}
+    ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
+    return Tokenizer(found.backend_tokenizer, ids, found.chat_template or "", special)
 
 
 def resolve(reference: str) -> str:
     """Turn a reference into a folder or Hub id that transformers loads; a GGUF file is converted once."""
     found = locate(reference)
     if isinstance(found, Path) and found.is_file():
-        return str(_converted(found, EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(found)))
+        return str(_converted(found, converted_folder(reference, found)))
     return str(found)
 
 
-def _converted(path: Path, sha256: str) -> Path:
+def _converted(path: Path, folder: Path) -> Path:
     """Folder with the dequantised copy of a GGUF file; made now if it is not there, never half-made."""
-    folder = cache_folder() / "models" / f"{path.stem}-{sha256[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,12 @@ def embedded_path() -> Path:
     )
 
 
+def converted_folder(reference: str, file: Path) -> Path:
+    """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there."""
+    sha256 = EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(file)
+    return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

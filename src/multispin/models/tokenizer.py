@@ -1,0 +1,243 @@
+"""The target's tokenizer: text to ids and back, without torch and without transformers.
+
+A device that drafts nothing, or by prompt lookup, needs this of its target and nothing else: `tokenizer.json`,
+`tokenizer_config.json` and the end-of-text ids of `config.json`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from multispin.errors import InputError
+from multispin.models.references import converted_folder, locate
+
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
+"""Variables of a chat template that have a meaning of their own."""
+_MARK = "\ue000"  # a private character, in no template
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back, and a fingerprint by which both ends know that they mean the same ids.
+
+    Attributes:
+        backend: the tokenizer of the library `tokenizers`.
+        stop_ids: ids that end a text.
+        template: chat template in Jinja; "" for a model that has none.
+        special_tokens: texts that the template may name, such as "eos_token".
+
+    """
+
+    backend: tokenizers.Tokenizer
+    stop_ids: tuple[int, ...] = ()
+    template: str = ""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of token ids."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all (id, token) pairs, 16 hex digits."""
+        vocabulary = sorted((index, token) for token, index in self.backend.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()[:16]
+
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Ids of a plain text.
+
+        Args:
+            text: the text; special tokens that it names are taken as such.
+            special_tokens: whether to put the tokens around it that the tokenizer puts around a text; default yes.
+
+        """
+        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a chat in the model's template, up to where the answer begins.
+
+        Args:
+            messages: each with a `role` and its `content`.
+            variables: further values for the template, such as `enable_thinking`; default none.
+
+        Raises:
+            InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
+
+        """
+        if not self.template:
+            raise InputError("this model has no chat template: send it a plain prompt instead of messages")
+        given = dict(variables or {})
+        if reserved := given.keys() & (RESERVED | self.special_tokens.keys()):
+            raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
+        return self.encode(self._render(messages, given), special_tokens=False)
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
+        return self.encode_messages(_message(text)) if self.template else self.encode(text)
+
+    def chat_frame(self) -> tuple[list[int], list[int]] | None:
+        """Ids that stand before and after a user message in the chat template; None without a template."""
+        if not self.template:
+            return None
+        before, _, after = self._render(_message(_MARK), {}).partition(_MARK)
+        return self.encode(before, special_tokens=False), self.encode(after, special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
+    def _render(self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> str:
+        fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": True}
+        return self._template(**{**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
+
+    @cached_property
+    def _template(self) -> Callable[..., str]:
+        return _compiled(self.template)
+
+
+def _message(text: str) -> list[dict[str, str]]:
+    """A chat of one user message."""
+    return [{"role": "user", "content": text}]
+
+
+def load_tokenizer(reference: str) -> Tokenizer:
+    """The tokenizer of a model; InputError says why it cannot be had.
+
+    Args:
+        reference: a model folder, a GGUF file, a Hub id or "embedded".
+
+    """
+    found = locate(reference)
+    if isinstance(found, Path) and found.is_file():
+        folder = converted_folder(reference, found)
+        if not folder.is_dir():
+            from multispin.models.loading import resolve  # converts the file, with torch and transformers
+
+            folder = Path(resolve(reference))
+        return _load(reference, lambda name: folder / name)
+    if isinstance(found, Path):
+        return _load(reference, lambda name: found / name)
+    return _load(reference, lambda name: _from_hub(found, name))
+
+
+def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
+    """Read the files of a model; `place` says where each of them is, whether or not it is there."""
+    path = place(TOKENIZER_FILE)
+    if not path.is_file():
+        from multispin.models.loading import rebuilt_tokenizer  # transformers knows older files too
+
+        return rebuilt_tokenizer(reference)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
+    settings = _json(reference, place("tokenizer_config.json"))
+    special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
+    model = _json(reference, place("config.json"))
+    stops = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
+    named = model.get("eos_token_id", model.get("text_config", {}).get("eos_token_id"))
+    stops += named if isinstance(named, list) else [named]
+    ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
+    template = place(TEMPLATE_FILE)
+    text = template.read_text(encoding="utf-8") if template.is_file() else _named(settings.get("chat_template"))
+    return Tokenizer(backend, ids, text, special)
+
+
+def _json(reference: str, path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"the {path.name} of {reference} is damaged: {_first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"the {path.name} of {reference} is damaged: it holds no JSON object")
+    return found
+
+
+def _text(token: str | Mapping[str, Any]) -> str:
+    """A special token, which older files write as an object."""
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _named(template: str | Sequence[Mapping[str, str]] | None) -> str:
+    """The chat template, of several the one called "default"."""
+    if template is None or isinstance(template, str):
+        return template or ""
+    return next((each["template"] for each in template if each["name"] == "default"), "")
+
+
+def _from_hub(reference: str, name: str) -> Path:
+    """A file of a model on the hub, from the cache if it is there; a path where nothing is if the model has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(reference, name))
+    except LocalEntryNotFoundError as error:
+        if name == TOKENIZER_FILE:
+            raise InputError(f"cannot load the tokenizer of {reference}: {_first_line(error)}") from error
+        return Path(reference) / name
+    except EntryNotFoundError:
+        return Path(reference) / name
+    except Exception as error:
+        raise InputError(f"cannot load the tokenizer of {reference}: {_first_line(error)}") from error
+
+
+def _compiled(template: str) -> Callable[..., str]:
+    """A chat template as a function of its variables, with the additions that templates on the hub rely on."""
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what an assistant says, for training; here it changes nothing."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        compiled = environment.from_string(template)
+    except jinja2.TemplateError as error:
+        raise InputError(f"the model's chat template is damaged: {_first_line(error)}") from error
+
+    def render(**variables: object) -> str:
+        try:
+            return compiled.render(**variables)
+        except Exception as error:  # a template is a program of its author's
+            raise InputError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
+
+    return render
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".: ")[:300]
