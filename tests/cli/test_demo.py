@@ -119,14 +119,6 @@ def test_a_demo_with_stop_strings_a_minimal_length_and_biases_still_equals_the_t
     assert all(10 <= device["tokens"] <= 30 for device in result["devices"])
 
 
-def test_the_rules_on_the_command_line_are_those_that_exist():
-    from multispin.cli import sampling
-    from multispin.speculation import ID_RULES, Rule
-
-    assert tuple(sampling.RULES) == tuple(Rule)
-    assert set(sampling.ID_RULES) == ID_RULES
-
-
 def start_demo(*arguments):
     return subprocess.Popen(
         command("demo", "--json", *arguments),

@@ -12,6 +12,7 @@ from multispin.cli.process import prepare
 from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
+from multispin.outside import one_line
 
 MAX_DEVICES = 64
 ROOM_FOR_PROMPT = 512
@@ -74,7 +75,7 @@ def command(**options: Any) -> int:
     if options["as_json"]:
         click.echo(json.dumps(result.document()))
         for sentence in lost_devices(result):
-            click.echo(sentence, err=True)
+            click.echo(one_line(sentence), err=True)
     else:
         from rich.console import Console
 

@@ -1,53 +1,107 @@
 """`multispin device`: one device that drafts."""
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
 from multispin.cli.sampling import sampling_law, sampling_options
+from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
 from multispin.errors import InputError
+from multispin.models.drafter_name import DrafterName
+from multispin.outside import one_line, printable, read, whole
+from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
+from multispin.protocol.events import Away, Done, Event, Ready, Written
+from multispin.protocol.messages import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
-if TYPE_CHECKING:
-    from multispin.protocol.events import Event
+DEFAULT_URL = "ws://127.0.0.1:8765"
 
 
 @click.command("device")
-@click.argument("url", default="ws://127.0.0.1:8765")
+@click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--draft", default="q8", show_default=True, help="Model reference, q3 … q8, lookup, or none.")
 @click.option("--target", default="embedded", show_default=True, help="Target whose tokenizer and weights q8 … use.")
 @click.option("--name", default="", help="How the edge and its operator call this device.")
 @click.option("--prompt", help="Text to answer; read from standard input if it is left out.")
+@click.option("--system", help="System message that stands before the prompt.")
+@click.option(
+    "--template-variable",
+    "variables",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Value for the chat template, as JSON or as text; repeatable.",
+)
+@click.option("--thinking/--no-thinking", default=None, help="Set enable_thinking, which some chat templates know.")
+@click.option("--raw", is_flag=True, help="Take the prompt as it is, without a chat template.")
 @sampling_options
 @click.option("--seconds-per-token", type=click.FloatRange(0.0), default=0.0, help="Emulate a device this slow.")
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
 @click.option("--credential", default="", help="What the edge asks for.")
+@click.option(
+    "--retry-for",
+    "retry_for_s",
+    type=click.FloatRange(0.0, 604_800.0),
+    show_default="10 at first, 300 once an edge has answered",
+    help="Go on for so many seconds without an edge.",
+)
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
 @attended_option
 def command(**options: Any) -> None:
     """Draft with a small model, let the edge at URL verify, and print the text that comes out.
 
+    Several URLs are tried in turn. The default is the edge on this machine, ws://127.0.0.1:8765.
+
     \b
     Examples:
       multispin device --prompt "Why is the sky blue?"
       multispin device ws://192.0.2.7:8765 --draft Qwen/Qwen3-0.6B --target Qwen/Qwen3-8B --prompt "Hello"
+      multispin device ws://192.0.2.7:8765 ws://192.0.2.8:8765 --draft lookup --prompt "Hello" --retry-for 3600
     """
-    if not options["url"].startswith(("ws://", "wss://")):
-        raise InputError(f"{options['url']} is not an address of an edge: write ws://HOST:PORT")
-    runs_model = options["draft"] not in ("lookup", "none")
-    prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2), runs_model)
+    options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
+    options["variables"] = _variables(options)
+    for option in ("prompt", "system", "name", "credential"):
+        whole(options[option] or "", f"--{option}")
+    for text in options["stops"]:
+        whole(text, "--stop")
+    for option, most in (("name", MAX_NAME_CHARACTERS), ("credential", MAX_CREDENTIAL_CHARACTERS)):
+        if len(options[option]) > most:
+            raise InputError(f"--{option} has {len(options[option])} characters, over the limit of {most}")
     if options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
-        options["prompt"] = sys.stdin.read()
+        options["prompt"] = read(sys.stdin.buffer, "standard input")
+    name = DrafterName.parse(options["draft"])
+    name.check()
+    prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2), name.needs_model)
     asyncio.run(_device(options))
+
+
+def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The template variables that the options name; InputError if they do not go with --raw, or are no pairs."""
+    variables: dict[str, Any] = {}
+    for text in options["variables"]:
+        key, equals, value = whole(text, "--template-variable").partition("=")
+        if not equals or not key.isidentifier():
+            raise InputError(
+                f"--template-variable {text!r} is not of the form KEY=VALUE, such as enable_thinking=false"
+            )
+        try:
+            variables[key] = json.loads(value)
+        except (ValueError, RecursionError):  # not JSON: a text
+            variables[key] = value
+    if options["thinking"] is not None:
+        variables["enable_thinking"] = options["thinking"]
+    if options["raw"] and (variables or options["system"] is not None):
+        raise InputError("--raw leaves the chat template out: --system, --thinking and --template-variable need it")
+    return variables
 
 
 async def _device(options: Mapping[str, Any]) -> None:
@@ -55,8 +109,6 @@ async def _device(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
     ready = await asyncio.to_thread(_load, options)
-    from multispin.protocol.events import Ready
-
     tell = writer(options["as_json"], _Teller())
     tell(Ready())
     await parent.go()
@@ -71,21 +123,32 @@ async def _device(options: Mapping[str, Any]) -> None:
 
 def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
-    from multispin.models import load_drafter, load_tokenizer
-    from multispin.protocol import MAX_DRAFT_LENGTH
+    from multispin.models import load_draft_source
 
-    prompt = load_tokenizer(options["target"]).encode_chat(options["prompt"])
-    max_length = len(prompt) + options["max_tokens"] + MAX_DRAFT_LENGTH
-    drafter, tokenizer = load_drafter(options["draft"], options["target"], max_length)
+    source = load_draft_source(options["draft"], options["target"])
+    prompt = _prompt_ids(source.tokenizer, options)
+    if not prompt:
+        raise InputError("the prompt is empty")
+    drafter = source.drafter(len(prompt) + options["max_tokens"])
     drafter.prepare(prompt)
-    return drafter, tokenizer, prompt
+    return drafter, source.tokenizer, prompt
+
+
+def _prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
+    """The prompt as the target is to read it."""
+    text, system, variables = options["prompt"], options["system"], options["variables"]
+    ids: list[int]
+    if options["raw"] or (system is None and not variables and not tokenizer.template):
+        ids = tokenizer.encode(text)
+    else:
+        messages = [{"role": "user", "content": text}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        ids = tokenizer.encode_messages(messages, variables)
+    return ids
 
 
 async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
-    from multispin.device import DeviceClient, Emulation
-    from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Progress, RefusedError, Request
-    from multispin.protocol.events import Done, Written
-
     seed = options["seed"]
     params, rule = sampling_law(options, seed or 0)
     emulation = Emulation(options["seconds_per_token"], options["spectral_efficiency"])
@@ -105,8 +168,19 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
         session, counters = client.session, client.counters
         tell(Written(len(session.generated), session.text, counters.drafted, counters.accepted))
 
+    def outage(found: Outage) -> None:
+        tell(Away(found.url, found.why, found.delay_s, found.limit_s))
+
+    retry_for_s = options["retry_for_s"]
     client = DeviceClient(
-        options["url"].rstrip("/") + SESSION_PATH, hello, drafter, emulation, progress, decode=tokenizer.decode
+        options["urls"],
+        hello,
+        drafter,
+        emulation,
+        progress,
+        decode=tokenizer.decode,
+        patience=Patience() if retry_for_s is None else Patience(retry_for_s, retry_for_s),
+        on_outage=outage,
     )
     began_s = time.monotonic()
     try:
@@ -150,19 +224,28 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
 
 
 class _Teller:
-    """Shows the text to a person as it grows, and what it took at the end."""
+    """Shows the text to a person as it grows, and what it took at the end.
+
+    A terminal is shown no character that it would obey; a file or another program gets the text as it is.
+    """
 
     def __init__(self) -> None:
-        self._shown = ""
+        self._shown = 0
+        self._away = False
 
-    def __call__(self, event: "Event") -> None:
-        from multispin.protocol.events import Done, Written
-
-        if isinstance(event, Written) and event.text.startswith(self._shown):
-            click.echo(event.text[len(self._shown) :], nl=False)
-            self._shown = event.text
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Away) and not self._away:
+            self._away = True
+            why = f"no edge at {one_line(event.url)} ({one_line(event.why)})"
+            click.echo(f"multispin: {why}; trying for {event.limit_s:.0f} s", err=True)
+        if isinstance(event, Written | Done):
+            self._away = False
+            new, self._shown = event.text[self._shown :], len(event.text)
+            # Not click's echo, which takes colours out of what goes to a file.
+            print(printable(new) if sys.stdout.isatty() else new, end="", flush=True)
         if isinstance(event, Done):
-            click.echo()
+            self._shown = 0
+            print(flush=True)
             click.echo(
                 f"{event.tokens} tokens in {event.seconds:.1f} s, {event.accepted} of {event.drafted} "
                 f"drafted tokens accepted, {event.uplink_bytes} bytes sent",

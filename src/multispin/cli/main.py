@@ -8,6 +8,7 @@ import click
 
 from multispin import __version__
 from multispin.errors import InputError, missing_extra
+from multispin.outside import never_fails, one_line
 
 COMMANDS = {
     "demo": "Start one edge and several devices here, and let them write together.",
@@ -70,7 +71,7 @@ def run(arguments: list[str]) -> int:
         print(f"multispin: {error.format_message()}", file=sys.stderr)
         return 2
     except InputError as error:
-        print(f"multispin: {error}", file=sys.stderr)
+        print(f"multispin: {one_line(str(error))}", file=sys.stderr)  # it may quote what others said
         return 2
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
@@ -93,6 +94,7 @@ def main() -> None:
     torch and transformers make some hundred thousand objects that live as long as the process. Looking for cycles among
     them took a fifth of the start and a second of the end, and the end of one device slowed down its neighbours.
     """
+    never_fails(sys.stdout, sys.stderr)
     gc.set_threshold(*RARELY)
     code = run(sys.argv[1:])
     gc.freeze()

@@ -1,18 +1,14 @@
 """The options by which every command names a sampling law, what ends a text, and an acceptance rule."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from multispin.errors import InputError
-
-if TYPE_CHECKING:
-    from multispin.speculation import Rule, SamplingParams
-
-RULES = ("greedy", "coupled", "rejection", "rejection-up", "rejection-down")
-"""The values of `speculation.Rule`, spelt out so that --help need not load torch."""
-ID_RULES = RULES[:2]
+from multispin.protocol.messages import MAX_RETAINED
+from multispin.speculation import Rule, SamplingParams, check_stop_strings, rule_for
+from multispin.speculation.laws import MAX_PROBABILITY_BITS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -22,21 +18,21 @@ def sampling_options(function: _Function) -> _Function:
     for option in (
         click.option(
             "--probability-bits",
-            type=click.IntRange(2, 32),
+            type=click.IntRange(2, MAX_PROBABILITY_BITS),
             default=16,
             show_default=True,
             help="Bits of a probability, under the rejection rules.",
         ),
         click.option(
             "--retained",
-            type=click.IntRange(1, 4096),
+            type=click.IntRange(1, MAX_RETAINED),
             default=1024,
             show_default=True,
             help="Most tokens of a law on the air, under the rejection rules.",
         ),
         click.option(
             "--rule",
-            type=click.Choice(RULES),
+            type=click.Choice([rule.value for rule in Rule]),
             show_default="greedy at temperature 0, else coupled",
             help="Acceptance rule; docs/losslessness.md says what each costs.",
         ),
@@ -59,10 +55,8 @@ def sampling_options(function: _Function) -> _Function:
     return function
 
 
-def sampling_law(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":
+def sampling_law(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
     """The sampling law and the acceptance rule that the options name; InputError if they do not fit each other."""
-    from multispin.speculation import Rule, SamplingParams, check_stop_strings, rule_for
-
     biases = tuple(_bias(text) for text in options["biases"])
     params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed, biases)
     check_stop_strings(options["stops"])

@@ -14,6 +14,7 @@ from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.process import Parent, attended_option, place_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
+from multispin.outside import one_line
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
@@ -131,13 +132,15 @@ def _say(event: "Event") -> None:
                 f"({event.cache_bytes / 2**20:.0f} MiB of cache, fixed)"
             )
         case events.Connected():
-            click.echo(f"+ {event.name} ({event.drafter}){' again' if event.again else ''}")
+            click.echo(f"+ {one_line(event.name)} ({one_line(event.drafter)}){' again' if event.again else ''}")
         case events.Lost():
-            click.echo(f"- {event.name} lost its connection")
+            click.echo(f"- {one_line(event.name)} lost its connection")
         case events.Expired():
-            click.echo(f"- {event.name} did not come back")
+            click.echo(f"- {one_line(event.name)} did not come back")
         case events.Refused():
-            click.echo(f"- {event.name}: {event.why}")
+            click.echo(f"- {one_line(event.name)}: {one_line(event.why)}")
         case events.Round():
-            shares = ", ".join(f"{device.name} {device.accepted}/{device.drafted}" for device in event.devices)
+            shares = ", ".join(
+                f"{one_line(device.name)} {device.accepted}/{device.drafted}" for device in event.devices
+            )
             click.echo(f"round {event.round}: verified in {event.verify_s * 1e3:.0f} ms  {shares}")

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from multispin.demo.result import DemoResult
 from multispin.demo.state import DemoState
+from multispin.outside import one_line, printable
 
 SHOWN_CHARACTERS = 240
 
@@ -23,9 +24,9 @@ def live_view(state: DemoState) -> RenderableType:
         running_s = device.done.seconds if device.done else elapsed_s
         over = bool(device.done or device.lost)
         table.add_row(
-            name + (" (lost)" if device.lost else " (done)" if device.done else ""),
-            device.spec.drafter,
-            device.spec.task,
+            _plain(name + (" (lost)" if device.lost else " (done)" if device.done else "")),
+            _plain(device.spec.drafter),
+            _plain(device.spec.task),
             "–" if device.acceptance_rate is None else f"{device.acceptance_rate:.2f}",
             "–" if over else str(device.length),
             "–" if over else f"{device.bandwidth_hz:.0f}",
@@ -33,13 +34,18 @@ def live_view(state: DemoState) -> RenderableType:
             f"{device.accepted}/{device.drafted}",
         )
         tail = device.text[-SHOWN_CHARACTERS:].replace("\n", " ")
-        texts.append(Panel(Text(tail or "…"), title=name, title_align="left"))
+        texts.append(Panel(_plain(tail or "…"), title=_plain(name), title_align="left"))
     return Group(table, *texts)
+
+
+def _plain(text: str) -> Text:
+    """What others said, as one line without effect: neither markup nor control characters are obeyed."""
+    return Text(one_line(text))
 
 
 def _table(title: str, *numbers: str) -> Table:
     """Devices in rows, narrow enough for 80 columns with the bundled prompts."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=_plain(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("device", "drafter", "task"):
         table.add_column(heading)
     for heading in numbers:
@@ -58,15 +64,16 @@ def progress_line(state: DemoState) -> str:
 def print_summary(console: Console, result: DemoResult) -> None:
     """Print the texts, a table of the devices, and measured against predicted goodput."""
     for device in result.devices:
-        console.print(Panel(Text(device.text.strip() or "(nothing)"), title=device.name, title_align="left"))
+        text = Text(printable(device.text.strip()) or "(nothing)")
+        console.print(Panel(text, title=_plain(device.name), title_align="left"))
     table = _table(f"{result.policy} on {result.target}", "tokens", "accepted", "α", "L", "bytes", "text")
     table.caption = "accepted of drafted, mean L, bytes sent, text against the target alone"
     for device in result.devices:
         rate = device.acceptance_rate
         table.add_row(
-            device.name,
-            device.drafter,
-            device.task,
+            _plain(device.name),
+            _plain(device.drafter),
+            _plain(device.task),
             str(device.tokens),
             f"{device.accepted}/{device.drafted}",
             "–" if rate is None else f"{rate:.2f}",
@@ -88,9 +95,9 @@ def print_summary(console: Console, result: DemoResult) -> None:
             "(the devices' speeds and links are emulated, its own are not)"
         )
     if result.not_compared:
-        console.print(f"not compared with the target alone: {result.not_compared}")
+        console.print(_plain(f"not compared with the target alone: {result.not_compared}"))
     for sentence in lost_devices(result):
-        console.print(sentence, style="bold red")
+        console.print(_plain(sentence), style="bold red")
 
 
 def lost_devices(result: DemoResult) -> list[str]:

@@ -1,5 +1,6 @@
 """Who drafts: the device's client, the links that carry its messages, and its patience with an edge that is away."""
 
+from multispin.device.address import session_url
 from multispin.device.client import Counters, DeviceClient, Emulation, Outage
 from multispin.device.link import Link, LinkLostError, MemoryEnd, MemoryLink, ShapedLink, WebSocketLink, memory_pair
 from multispin.device.retry import Patience, Retries
@@ -18,4 +19,5 @@ __all__ = [
     "ShapedLink",
     "WebSocketLink",
     "memory_pair",
+    "session_url",
 ]

@@ -6,6 +6,8 @@ virtual clock needs no other link.
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -81,6 +83,8 @@ class WebSocketLink:
             raise LinkLostError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
         except aiohttp.WSServerHandshakeError as error:
             raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise LinkLostError(_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise LinkLostError(str(error) or type(error).__name__) from None
         finally:
@@ -122,6 +126,13 @@ class WebSocketLink:
 
     def granted(self, bandwidth_hz: float) -> None:
         """Nothing: the network shares itself out."""
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, without the library's words around it."""
+    if isinstance(error, socket.gaierror) or not error.errno or error.errno < 0:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 class ShapedLink:

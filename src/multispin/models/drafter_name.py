@@ -53,6 +53,11 @@ class DrafterName:
     bits: int = 0
     folder: Path | None = None
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it runs a language model."""
+        return self.kind not in (DrafterKind.LOOKUP, DrafterKind.NONE)
+
     @classmethod
     def parse(cls, text: str) -> "DrafterName":
         """Parse a name; InputError if it cannot be one. Whether a model is there is for `check`."""

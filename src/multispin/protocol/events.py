@@ -125,6 +125,23 @@ class Ready(_Line, frozen=True, tag="ready"):
     """A device has loaded its drafter and read its prompt."""
 
 
+class Away(_Line, frozen=True, tag="away"):
+    """A device has no edge at the moment.
+
+    Attributes:
+        url: address that was tried.
+        why: what is wrong with it, in words.
+        delay_s: time until the next attempt [s].
+        limit_s: time without an edge after which the device gives up [s].
+
+    """
+
+    url: str
+    why: str
+    delay_s: float
+    limit_s: float
+
+
 class Written(_Line, frozen=True, tag="progress"):
     """A device's text has grown: the text so far, and the sums of drafted and accepted tokens."""
 
@@ -168,7 +185,7 @@ class Done(_Line, frozen=True, tag="done"):
 
 
 EdgeEvent = Listening | Connected | Lost | Expired | Closed | Refused | Round
-DeviceEvent = Ready | Written | Done
+DeviceEvent = Ready | Away | Written | Done
 Event = EdgeEvent | DeviceEvent
 
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)

@@ -27,6 +27,7 @@ MAX_RETAINED = 4096
 ENVELOPE_BYTES = 64
 """Room for a draft's other fields beside its payload, in whole."""
 MAX_NAME_CHARACTERS = 80
+MAX_CREDENTIAL_CHARACTERS = 256
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
@@ -56,7 +57,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     drafter: Name
     drafts: bool
     profile: Profile
-    credential: Annotated[str, Meta(max_length=256)] = ""
+    credential: Annotated[str, Meta(max_length=MAX_CREDENTIAL_CHARACTERS)] = ""
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=2):

@@ -1,0 +1,33 @@
+"""Addresses of edges, as people write them."""
+
+from yarl import URL
+
+from multispin.errors import InputError
+from multispin.protocol import SESSION_PATH
+
+
+def session_url(address: str) -> str:
+    """The address of an edge's session endpoint.
+
+    The path of the address is kept, so that an edge may stand behind one, and so is its query. InputError says what
+    is wrong with an address that cannot be one.
+
+    Example: "ws://[::1]:8765/" becomes "ws://[::1]:8765/v1/session".
+
+    Args:
+        address: what a person wrote, "ws://HOST:PORT" or "wss://HOST/PATH?QUERY".
+
+    """
+    try:
+        url = URL(address.strip())
+        port = url.port
+    except ValueError:
+        raise InputError(f"{address} is not an address of an edge: write ws://HOST:PORT") from None
+    if url.scheme not in ("ws", "wss") or not url.host or not port:
+        raise InputError(f"{address} is not an address of an edge: write ws://HOST:PORT")
+    if url.fragment:
+        raise InputError(f"{address} names a part of a page (#{url.fragment}), which an edge has not: leave it out")
+    path = url.path.rstrip("/")
+    if not path.endswith(SESSION_PATH):
+        path += SESSION_PATH
+    return str(url.with_path(path, keep_query=True))

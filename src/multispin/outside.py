@@ -1,0 +1,81 @@
+"""Text from outside: read in one place, and made harmless in one place before a person's terminal shows it.
+
+Names, reasons and generated texts come from other machines. Shown as they are, they could move the cursor, change the
+window's title or forge a line of a log; and a byte that is no UTF-8, or a character that a terminal cannot encode, must
+not end a program that only wanted to tell somebody.
+"""
+
+import codecs
+import re
+from typing import BinaryIO, TextIO
+
+from multispin.errors import InputError
+
+MAX_TEXT_BYTES = 16 * 2**20
+"""Most bytes that are read from a file or from standard input; more than any prompt can use."""
+
+_UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+"""Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
+_UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}\t\n]")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def decode(data: bytes, source: str) -> str:
+    """Text of bytes: UTF-8, or what their byte order mark says.
+
+    Args:
+        data: what was read.
+        source: where it comes from, as the subject of a sentence: "standard input".
+
+    Raises:
+        InputError: they are no such text; the message names the first wrong byte and the remedy.
+
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start}; convert it, for "
+            "example with `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+def read(stream: BinaryIO, source: str, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """All text of a stream (see `decode`); InputError if it is longer than `most_bytes`."""
+    data = stream.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise InputError(f"{source} is longer than {most_bytes} bytes, the limit")
+    return decode(data, source)
+
+
+def whole(text: str, source: str) -> str:
+    """The text itself; InputError if it holds bytes that were no text when the command line was read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{source} is not UTF-8 text: your terminal or script uses another encoding") from None
+    return text
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would obey; its lines stay lines."""
+    return _UNSAFE_IN_TEXT.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that a terminal would obey, line feeds included: for names and log lines."""
+    return _UNSAFE_IN_LINE.sub(_escaped, text)
+
+
+def never_fails(*streams: TextIO) -> None:
+    """Let streams escape the characters that their encoding lacks, instead of ending the program."""
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode("ascii")

@@ -1,0 +1,157 @@
+"""`multispin device` before and around its work: what it refuses, what it reads, what it shows."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multispin.cli import device
+from multispin.cli.main import run
+from multispin.protocol.events import Away, Done, Written
+
+NOWHERE = ("ws://127.0.0.1:9", "--draft", "none", "--retry-for", "0.2")
+
+
+class Stdin:
+    def __init__(self, data):
+        self.buffer = io.BytesIO(data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["http://edge:1"], "http://edge:1 is not an address of an edge: write ws://HOST:PORT"),
+        (["ws://a:1", "edge"], "edge is not an address"),
+        (["--raw", "--system", "Be brief."], "--raw leaves the chat template out"),
+        (["--raw", "--thinking"], "--raw leaves the chat template out"),
+        (["--template-variable", "x"], "'x' is not of the form KEY=VALUE"),
+        (["--template-variable", "a b=1"], "is not of the form KEY=VALUE"),
+        (["--prompt", "Gr\udcfc"], "--prompt is not UTF-8 text"),
+        (["--stop", "\udcfc"], "--stop is not UTF-8 text"),
+        (["--name", "n" * 81], "--name has 81 characters, over the limit of 80"),
+        (["--credential", "c" * 257], "--credential has 257 characters, over the limit of 256"),
+        (["--draft", "nonsense"], "there is no model 'nonsense'"),
+        (["--draft", "q9"], "asks for 9 bits"),
+    ],
+)
+def test_it_refuses_before_anything_is_loaded(arguments, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(device, "_load", lambda *_: pytest.fail("it began to load"))
+    assert run(["device", "--prompt", "Hello", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+@pytest.mark.parametrize("data", ["Grüße".encode(), b"\xef\xbb\xbf" + "Grüße".encode(), "Grüße".encode("utf-16")])
+def test_a_prompt_is_read_from_standard_input_whatever_its_byte_order_mark(data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "stdin", Stdin(data))
+    monkeypatch.setattr(device, "_load", lambda options: seen.append(options["prompt"]) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        run(["device", *NOWHERE])
+    assert seen == ["Grüße"]
+
+
+def test_a_prompt_in_another_encoding_is_refused_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Stdin("Grüße".encode("latin-1")))
+    assert run(["device", *NOWHERE]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "standard input is not UTF-8 text: byte 0xfc at position 2" in line
+
+
+class Chats:
+    """A tokenizer that notes what it is asked for."""
+
+    template = "a template"
+
+    def encode(self, text):
+        return text
+
+    def encode_messages(self, messages, variables=None):
+        return [(message["role"], message["content"]) for message in messages], variables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        ([], ([("user", "Hello")], {})),
+        (["--system", "Be brief."], ([("system", "Be brief."), ("user", "Hello")], {})),
+        (["--no-thinking"], ([("user", "Hello")], {"enable_thinking": False})),
+        (
+            ["--template-variable", "depth=3", "--template-variable", "tone=dry", "--thinking"],
+            ([("user", "Hello")], {"depth": 3, "tone": "dry", "enable_thinking": True}),
+        ),
+        (["--raw"], "Hello"),
+    ],
+)
+def test_a_prompt_is_put_as_the_options_say(arguments, ids, monkeypatch):
+    seen = []
+    monkeypatch.setattr(device, "_load", lambda options: seen.append(dict(options)) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        run(["device", "--prompt", "Hello", "--draft", "none", *arguments])
+    assert device._prompt_ids(Chats(), seen[0]) == ids
+
+
+def test_a_model_without_a_template_reads_the_plain_prompt_and_refuses_messages(monkeypatch):
+    tokenizer = Chats()
+    tokenizer.template = ""
+    options = {"prompt": "Hello", "system": None, "variables": {}, "raw": False}
+    assert device._prompt_ids(tokenizer, options) == "Hello"
+    assert device._prompt_ids(tokenizer, {**options, "system": "x"})[0][0] == ("system", "x")
+
+
+def done(text):
+    return Done((), text, 3, "stop", "greedy", 1.0, 0, 0, 0, 0, 0, 0)
+
+
+class Screen(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "a \\x1b[2J b 🍕\n"), (False, "a \x1b[2J b 🍕\n")])
+def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text(terminal, shown, monkeypatch):
+    screen = Screen(terminal)
+    monkeypatch.setattr(sys, "stdout", screen)
+    tell = device._Teller()
+    for text in ("a", "a \x1b[2J b"):
+        tell(Written(1, text, 0, 0))
+    tell(done("a \x1b[2J b 🍕"))
+    assert screen.getvalue() == shown
+
+
+def test_an_outage_is_told_once_and_its_reason_cannot_forge_lines(capsys):
+    tell = device._Teller()
+    for _ in range(3):
+        tell(Away("ws://edge", "gone\nmultispin: \x1b[31mall is well", 1.0, 300.0))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == r"multispin: no edge at ws://edge (gone\nmultispin: \x1b[31mall is well); trying for 300 s"
+
+
+def measured(code):
+    """Resident memory [MB] and what is loaded after running `code` in a fresh process."""
+    source = Path(device.__file__).resolve().parents[2]
+    code += "; import sys; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], *sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": source},
+    ).stdout.split()
+    return int(out[0]) / 1024, set(out[1:])
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not say how much memory is used")
+@pytest.mark.parametrize(
+    "code",
+    ["import multispin.device", "import multispin.protocol", "import multispin.cli.device, multispin.cli.process"],
+)
+def test_a_device_is_light_to_import(code):
+    resident_mb, loaded = measured(code)
+    assert resident_mb <= 130
+    assert not loaded & {"torch", "transformers", "scipy", "matplotlib"}

@@ -1,0 +1,30 @@
+import pytest
+
+from multispin.device import session_url
+from multispin.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("ws://127.0.0.1:8765", "ws://127.0.0.1:8765/v1/session"),
+        ("ws://edge.example:8765/", "ws://edge.example:8765/v1/session"),
+        (" wss://edge.example ", "wss://edge.example/v1/session"),
+        ("ws://[::1]:8765", "ws://[::1]:8765/v1/session"),
+        ("ws://[fe80::1%25eth0]:8765", "ws://[fe80::1%25eth0]:8765/v1/session"),
+        ("wss://edge.example/rooms/7", "wss://edge.example/rooms/7/v1/session"),
+        ("ws://edge.example/v1/session", "ws://edge.example/v1/session"),
+        ("ws://edge.example:8765?token=a%26b&x=1", "ws://edge.example:8765/v1/session?token=a%26b&x=1"),
+    ],
+)
+def test_an_address_leads_to_the_session_endpoint(address, url):
+    assert session_url(address) == url
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "edge", "127.0.0.1:8765", "http://edge", "ws://", "ws://:8765", "ws://edge:99999", "ws://[::1", "ws://e#x"],
+)
+def test_what_is_no_address_is_refused_in_one_sentence(address):
+    with pytest.raises(InputError, match=r"is not an address|part of a page"):
+        session_url(address)

@@ -1,0 +1,69 @@
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispin.errors import InputError
+from multispin.outside import decode, never_fails, one_line, printable, read, whole
+
+TEXTS = ["plain", "Grüße", "你好，世界", "👩‍👩‍👧‍👦 🏳️‍🌈", "مرحبا שלום \u200f.", "हिन्दी", "a\tb\nc"]
+HOSTILE = {
+    "\x1b[2J\x1b]0;title\x07": r"\x1b[2J\x1b]0;title\x07",
+    "a\rb": r"a\rb",
+    "\x9b31m": r"\x9b31m",
+    "x\u202etxt.exe": r"x\u202etxt.exe",
+    "\ud800 half": r"\ud800 half",
+    "\x00": r"\x00",
+    "\x7f": r"\x7f",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_no_terminal_obeys_is_shown_as_it_is(text):
+    assert printable(text) == text
+    assert one_line(text.replace("\n", " ").replace("\t", " ")) == text.replace("\n", " ").replace("\t", " ")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_terminal_would_obey_is_escaped(text):
+    assert printable(text) == one_line(text) == HOSTILE[text]
+
+
+def test_a_name_cannot_forge_a_line():
+    assert one_line("phone\n- other lost its connection\u2028x") == r"phone\n- other lost its connection\u2028x"
+
+
+@given(st.text(st.characters()))
+def test_whatever_is_shown_holds_no_control_character(text):
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in one_line(text))
+    assert one_line(text).splitlines() in ([], [one_line(text)])
+    one_line(text).encode()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_read_with_and_without_a_byte_order_mark(text, encoding):
+    assert decode(text.encode(encoding), "the prompt") == text
+
+
+def test_other_encodings_are_refused_with_the_place_and_the_remedy():
+    with pytest.raises(InputError, match=r"standard input is not UTF-8 text: byte 0xfc at position 2; .*iconv"):
+        decode("Grüße".encode("latin-1"), "standard input")
+    with pytest.raises(InputError, match="--prompt is not UTF-8"):
+        whole("Gr\udcfc", "--prompt")
+    assert whole("Grüße", "--prompt") == "Grüße"
+
+
+def test_reading_is_bounded():
+    assert read(io.BytesIO(b"12345"), "it", 5) == "12345"
+    with pytest.raises(InputError, match="it is longer than 5 bytes"):
+        read(io.BytesIO(b"123456"), "it", 5)
+
+
+def test_a_terminal_that_cannot_encode_shows_escapes():
+    buffer = io.BytesIO()
+    terminal = io.TextIOWrapper(buffer, "ascii")
+    never_fails(terminal, io.StringIO())
+    print("Grüße 🍕", file=terminal, flush=True)
+    assert buffer.getvalue() == rb"Gr\xfc\xdfe \U0001f355" + b"\n"
