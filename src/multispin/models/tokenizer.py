@@ -1,11 +1,14 @@
-"""The target's tokenizer: text to ids and back, without torch and without transformers.
+"""The target's tokenizer: text to ids and back, and what two tokenizers must share, without torch and transformers.
 
 A device that drafts nothing, or by prompt lookup, needs this of its target and nothing else: `tokenizer.json`,
-`tokenizer_config.json` and the end-of-text ids of `config.json`.
+`tokenizer_config.json` and the end-of-text ids of `config.json` and `generation_config.json`.
 """
 
 import hashlib
 import json
+import logging
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,10 +21,17 @@ import tokenizers
 from multispin.errors import InputError
 from multispin.models.references import converted_folder, locate
 
+log = logging.getLogger(__name__)
+
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 """Variables of a chat template that have a meaning of their own."""
+MAX_TEMPLATE_STEPS = 1_000_000
+"""Lines of a chat template that may run for one text: seconds of work, where usual ones take a few hundred."""
+_FINGERPRINT_DIGITS = 16
+_NAMED = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # what special tokens look like where a file does not say so
+_PADDING = re.compile(r"\[PAD(\d+)\]")
 _MARK = "\ue000"  # a private character, in no template
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -43,16 +53,41 @@ class Tokenizer:
     template: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """Number of token ids."""
-        return self.backend.get_vocab_size(with_added_tokens=True)
+        """Number of ids: one more than the largest that has a token. Padding (`[PAD151666]`) is no token."""
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return 1 + max(index for token, index in vocabulary.items() if not _is_padding(token, index))
+
+    @cached_property
+    def tokens(self) -> Mapping[int, bytes]:
+        """The bytes of every token that is text, by id, and the name of the one that ends texts.
+
+        Other special tokens leave no text, so they may have other names, or be missing, on the other side.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        end = self.special_tokens.get("eos_token")
+        return {
+            index: _bytes_of(token)
+            for token, index in self.backend.get_vocab(with_added_tokens=True).items()
+            if token == end or not (index in special or _NAMED.fullmatch(token))
+        }
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all (id, token) pairs, 16 hex digits."""
-        vocabulary = sorted((index, token) for token, index in self.backend.get_vocab(with_added_tokens=True).items())
-        return hashlib.sha256(json.dumps(vocabulary, ensure_ascii=True).encode()).hexdigest()[:16]
+        """Short hash of `tokens`, by which both ends know that they mean the same ids; 16 hex digits."""
+        digest = hashlib.sha256()
+        for index, token in sorted(self.tokens.items()):
+            digest.update(b"%d %d " % (index, len(token)) + token)
+        return digest.hexdigest()[:_FINGERPRINT_DIGITS]
+
+    def difference(self, other: "Tokenizer") -> str | None:
+        """The first id that both have and that means another text there, in words; None if there is none."""
+        for index, token in sorted(self.tokens.items()):
+            if other.tokens.get(index, token) != token:
+                return f"id {index} is {_shown(token)} here and {_shown(other.tokens[index])} there"
+        return None if self.tokens.keys() & other.tokens.keys() else "they have no id in common"
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a plain text.
@@ -137,23 +172,37 @@ def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
     """Read the files of a model; `place` says where each of them is, whether or not it is there."""
     path = place(TOKENIZER_FILE)
     if not path.is_file():
-        from multispin.models.loading import rebuilt_tokenizer  # transformers knows older files too
+        from multispin.models.loading import older_tokenizer  # transformers knows older files too
 
-        return rebuilt_tokenizer(reference)
+        backend, text, special = older_tokenizer(reference)
+        return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
         raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
     settings = _json(reference, place("tokenizer_config.json"))
     special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
-    model = _json(reference, place("config.json"))
-    stops = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
-    named = model.get("eos_token_id", model.get("text_config", {}).get("eos_token_id"))
-    stops += named if isinstance(named, list) else [named]
-    ids = tuple(dict.fromkeys(stop for stop in stops if stop is not None))
     template = place(TEMPLATE_FILE)
     text = template.read_text(encoding="utf-8") if template.is_file() else _named(settings.get("chat_template"))
-    return Tokenizer(backend, ids, text, special)
+    return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
+
+
+def _end_ids(
+    reference: str, place: Callable[[str], Path], backend: tokenizers.Tokenizer, special: Mapping[str, str]
+) -> tuple[int, ...]:
+    """Ids that end a text: the tokenizer's own, the model's, and those that only its generation settings name."""
+    model, generation = (_json(reference, place(name)) for name in ("config.json", "generation_config.json"))
+    stops = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
+    text = model.get("text_config")
+    for settings in (model, text if isinstance(text, dict) else {}, generation):
+        named = settings.get("eos_token_id")
+        stops += named if isinstance(named, list) else [named]
+    ids = dict.fromkeys(stop for stop in stops if stop is not None)
+    if any(isinstance(stop, bool) or not isinstance(stop, int) or stop < 0 for stop in ids):
+        raise InputError(f"the eos_token_id of {reference} is not a token id or a list of them")
+    if not ids:
+        log.warning("%s names no token that ends a text: texts end at their limit or at a stop string", reference)
+    return tuple(ids)
 
 
 def _json(reference: str, path: Path) -> dict[str, Any]:
@@ -231,7 +280,9 @@ def _compiled(template: str) -> Callable[..., str]:
 
     def render(**variables: object) -> str:
         try:
-            return compiled.render(**variables)
+            return _bounded(lambda: compiled.render(**variables))
+        except (InputError, MemoryError):
+            raise
         except Exception as error:  # a template is a program of its author's
             raise InputError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
 
@@ -241,3 +292,49 @@ def _compiled(template: str) -> Callable[..., str]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".: ")[:300]
+
+
+def _bounded(call: Callable[[], str]) -> str:
+    """What `call` returns; InputError when it runs more lines of Python than a template ever needs."""
+    steps, before = 0, sys.gettrace()
+
+    def count(*_: object) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > MAX_TEMPLATE_STEPS:
+            raise InputError(f"the model's chat template does not end within {MAX_TEMPLATE_STEPS} steps")
+        return count
+
+    sys.settrace(count)
+    try:
+        return call()
+    finally:
+        sys.settrace(before)
+
+
+def _is_padding(token: str, index: int) -> bool:
+    """Whether a token only fills up the vocabulary, as converters of GGUF files name those."""
+    found = _PADDING.fullmatch(token)
+    return found is not None and int(found[1]) == index
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters by which byte-level tokenizers write bytes: printable ones as they are, others from U+0100 on."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {chr(byte): byte for byte in plain}
+    others = [byte for byte in range(256) if byte not in plain]
+    return {**alphabet, **{chr(256 + place): byte for place, byte in enumerate(others)}}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _bytes_of(token: str) -> bytes:
+    """The bytes that a token of the vocabulary stands for; its name where it is not written in the byte alphabet."""
+    if all(character in _ALPHABET for character in token):
+        return bytes(_ALPHABET[character] for character in token)
+    return token.encode("utf-8", "surrogatepass")
+
+
+def _shown(token: bytes) -> str:
+    return repr(token.decode(errors="backslashreplace"))[:60]

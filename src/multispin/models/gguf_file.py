@@ -1,0 +1,172 @@
+"""What a GGUF file says beside its weights, and whether all of it is understood.
+
+transformers reads the weights and a few keys; it passes over all others without a word, scaled rotary positions
+among them. So every key and every tensor is looked at here. What is not known is refused by name.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multispin.errors import InputError
+
+ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
+"""The architectures whose GGUF files tests hold against their own folders."""
+
+_INSTEAD = "use the model's folder"
+_ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
+"""Keys that say nothing about what the model computes (the tokenizer's are read by transformers)."""
+_SIZES = frozenset(
+    {
+        "context_length",
+        "block_count",
+        "embedding_length",
+        "feed_forward_length",
+        "vocab_size",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.layer_norm_rms_epsilon",
+        "attention.key_length",
+        "attention.value_length",
+        "rope.freq_base",
+        "rope.dimension_count",
+    }
+)
+_SCALING = re.compile(r"rope\.scaling\.(type|factor|original_context_length|finetuned|yarn_beta_fast|yarn_beta_slow)")
+_OFF: Mapping[str, object] = {"expert_count": 0, "expert_used_count": 0, "rope.scaling.attn_factor": 1.0}
+_TENSORS = re.compile(
+    r"(token_embd|output_norm|output)\.weight|rope_freqs\.weight|blk\.\d+\.((attn_(q|k|v|output)|ffn_(gate|up|down))"
+    r"\.(weight|bias)|(attn_norm|ffn_norm|attn_q_norm|attn_k_norm)\.weight)"
+)
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_CONTROL = 3  # a token type of GGUF: special, leaves no text
+_LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0  # of all published models
+_LLAMA3_CONTEXTS = tuple(2**power for power in range(4, 21))
+
+
+@dataclass(frozen=True)
+class GgufFacts:
+    """What a GGUF file says and transformers does not read.
+
+    Attributes:
+        rope: settings of scaled rotary positions as transformers writes them; None for plain ones.
+        end_ids: ids that end a text, ascending.
+        special: tokens that leave no text.
+
+    """
+
+    rope: Mapping[str, Any] | None
+    end_ids: tuple[int, ...]
+    special: tuple[str, ...]
+
+
+def read_facts(path: Path) -> GgufFacts:
+    """Read a GGUF file's keys and tensors' names; InputError names the first one that is not known."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(str(path))
+        keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+    except (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{path} cannot be read: this GGUF file is damaged or truncated ({words})") from error
+    architecture = str(keys.get("general.architecture"))
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"{path} is of the architecture {architecture!r}, not {', '.join(sorted(ARCHITECTURES))}: {_INSTEAD}"
+        )
+    for name, value in keys.items():
+        own = name.removeprefix(architecture + ".")
+        known = _ABOUT.fullmatch(name) or own in _SIZES or _SCALING.fullmatch(own)
+        if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
+            raise InputError(
+                f"{path} sets {name} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
+            )
+    for name in tensors:
+        if not _TENSORS.fullmatch(name):
+            raise InputError(f"{path} holds the tensor {name}, which no layer known here uses: {_INSTEAD}")
+    own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
+    _check_heads(path, own_keys)
+    factors = np.array(tensors["rope_freqs.weight"].data) if "rope_freqs.weight" in tensors else None
+    names = keys.get("tokenizer.ggml.tokens", ())
+    types = keys.get("tokenizer.ggml.token_type", ())
+    ends = {int(keys[key]) for key in (f"tokenizer.ggml.{name}" for name in _END_KEYS) if key in keys}
+    return GgufFacts(
+        _rope(path, own_keys, factors),
+        tuple(sorted(ends)),
+        tuple(str(token) for token, kind in zip(names, types, strict=False) if kind == _CONTROL),
+    )
+
+
+def _check_heads(path: Path, keys: Mapping[str, Any]) -> None:
+    """InputError for sizes of heads that transformers does not read and that are not the usual ones."""
+    rotated = int(keys.get("rope.dimension_count", 0))
+    for name in ("attention.key_length", "attention.value_length"):
+        usual = rotated or int(keys["embedding_length"]) // int(keys["attention.head_count"])
+        if name in keys and int(keys[name]) != usual:
+            raise InputError(f"{path} sets {name} = {keys[name]}, and only {usual} is known here: {_INSTEAD}")
+
+
+def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | None") -> Mapping[str, Any] | None:
+    """Settings of scaled rotary positions."""
+    kind, base = str(keys.get("rope.scaling.type", "none")), float(keys.get("rope.freq_base", 10000.0))
+    if kind not in ("none", "linear", "yarn"):
+        raise InputError(f"{path} scales rotary positions by {kind!r}, which is not known here: {_INSTEAD}")
+    if factors is not None:
+        if kind != "none":
+            raise InputError(f"{path} scales rotary positions twice (rope_freqs.weight and {kind}): {_INSTEAD}")
+        return _llama3(path, base, [float(value) for value in factors.reshape(-1)])
+    if kind == "none":
+        return None
+    rope = {"rope_type": kind, "rope_theta": base, "factor": float(keys["rope.scaling.factor"])}
+    if kind == "yarn":
+        original = keys.get("rope.scaling.original_context_length")
+        if original is None:
+            raise InputError(f"{path} lacks rope.scaling.original_context_length, which yarn needs")
+        rope["original_max_position_embeddings"] = int(original)
+        for name in ("beta_fast", "beta_slow"):
+            if f"rope.scaling.yarn_{name}" in keys:
+                rope[name] = float(keys[f"rope.scaling.yarn_{name}"])
+    return rope
+
+
+def _llama3(path: Path, base: float, factors: Sequence[float]) -> Mapping[str, Any] | None:
+    """The settings of Llama 3's scaling whose factors on wavelengths these are: the file keeps no others."""
+    if all(factor == 1.0 for factor in factors):
+        return None
+    largest = max(factors)
+    for original in _LLAMA3_CONTEXTS:
+        found = llama3_factors(base, len(factors), largest, original)
+        if all(abs(a / b - 1.0) < 1e-5 for a, b in zip(factors, found, strict=True)):
+            return {
+                "rope_type": "llama3",
+                "rope_theta": base,
+                "factor": float(np.float32(largest)) if largest != round(largest) else float(round(largest)),
+                "low_freq_factor": _LLAMA3_LOW,
+                "high_freq_factor": _LLAMA3_HIGH,
+                "original_max_position_embeddings": original,
+            }
+    raise InputError(
+        f"{path} scales rotary positions by factors (rope_freqs.weight) that are not Llama 3's: {_INSTEAD}"
+    )
+
+
+def llama3_factors(base: float, count: int, factor: float, original: int) -> list[float]:
+    """By how much Llama 3's scaling lengthens each of `count` wavelengths: 1 for short ones, `factor` for long ones."""
+    found = []
+    for index in range(count):
+        turns = original / (2.0 * math.pi * base ** (index / count))  # within the original context
+        if turns > _LLAMA3_HIGH:
+            found.append(1.0)
+        elif turns < _LLAMA3_LOW:
+            found.append(factor)
+        else:
+            smooth = (turns - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)
+            found.append(1.0 / ((1.0 - smooth) / factor + smooth))
+    return found

@@ -1,0 +1,107 @@
+"""A GGUF file is the model of its folder, key by key; what is not understood is refused by name."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+
+from multispin.errors import InputError
+from multispin.models import decode_alone, load_draft_source, load_model, load_tokenizer
+from multispin.models.gguf_file import llama3_factors
+from multispin.speculation import SamplingParams
+
+THETA = 10000.0
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": THETA,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "rope_theta": THETA, "factor": 4.0, "original_max_position_embeddings": 64}
+YARN_KEYS = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}
+LINEAR = {"rope_type": "linear", "rope_theta": THETA, "factor": 4.0}
+LINEAR_KEYS = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+PROMPT = "The path of a thin band, the other of that. " * 4
+
+
+def text(reference):
+    tokenizer = load_tokenizer(reference)
+    prompt = tokenizer.encode_chat(PROMPT)
+    return prompt, decode_alone(load_model(reference), prompt, SamplingParams(), 30, tokenizer.stop_ids)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "rope", "options"),
+    [
+        ("llama", LlamaConfig, None, {}),
+        ("llama", LlamaConfig, LLAMA3, {"rope_freqs": llama3_factors(THETA, 8, 8.0, 64)}),
+        ("llama", LlamaConfig, None, {"rope_freqs": [1.0] * 8}),
+        ("llama", LlamaConfig, LINEAR, {"keys": LINEAR_KEYS}),
+        ("qwen2", Qwen2Config, YARN, {"keys": YARN_KEYS}),
+        ("qwen2", Qwen2Config, None, {"padding": 9}),
+        ("qwen3", Qwen3Config, YARN, {"keys": YARN_KEYS}),
+    ],
+)
+def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind, rope, options):
+    changes = {"head_dim": 128} if kind is Qwen3Config else {"hidden_size": 64}
+    if rope is not None:
+        changes["rope_parameters"] = rope
+    folder = make_folder("m", kind, padding=options.get("padding", 0), **changes)
+    file = gguf_of(folder, architecture, **options)
+    assert text(file) == text(folder)
+    if rope is not None:
+        plain = load_model(folder)
+        plain.config.rope_parameters = {"rope_type": "default", "rope_theta": THETA}
+        again = type(plain)(plain.config).eval()
+        again.load_state_dict(plain.state_dict())
+        prompt, own = text(folder)
+        assert decode_alone(again, prompt, SamplingParams(), 30) != own  # the scaling matters to this text
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"keys": {"attention.sliding_window": 6}}, "llama.attention.sliding_window = 6"),
+        ({"keys": {"attn_logit_softcapping": 30.0}}, "llama.attn_logit_softcapping"),
+        ({"keys": {"expert_count": 4}}, "llama.expert_count = 4"),
+        ({"keys": {"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}}, "'longrope'"),
+        ({"keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}}, "original_context_length"),
+        ({"keys": {**YARN_KEYS, "rope.scaling.yarn_attn_factor": 2.0}}, "rope.scaling.yarn_attn_factor"),
+        ({"keys": {"attention.key_length": 24}}, "attention.key_length = 24"),
+        ({"rope_freqs": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "rope_freqs.weight"),
+        ({"rope_freqs": [1.0] * 7 + [8.0], "keys": LINEAR_KEYS}, "twice"),
+        ({"tensors": {"blk.0.attn_sinks.weight": [0.0] * 4}}, "blk.0.attn_sinks.weight"),
+        ({"tensors": {"blk.0.attn_q_norm.bias": [0.0] * 16}}, "blk.0.attn_q_norm.bias"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name_and_nothing_is_kept(make_folder, gguf_of, tmp_path, options, part):
+    file = gguf_of(make_folder("m", hidden_size=64), "llama", **options)
+    with pytest.raises(InputError, match=part):
+        load_model(file)
+    assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+def test_another_architecture_is_refused_by_name(make_folder, gguf_of):
+    with pytest.raises(InputError, match="'gemma2'"):
+        load_model(gguf_of(make_folder("m"), "gemma2"))
+
+
+def test_end_ids_of_a_file_are_its_stop_ids(make_folder, gguf_of, caplog):
+    folder = make_folder("m", special=("<|eot|>",))
+    assert load_tokenizer(folder).stop_ids == (258,)
+    file = gguf_of(folder, "llama", end_ids={"eos_token_id": 258, "eot_token_id": 259})
+    assert load_tokenizer(file).stop_ids == (258, 259)
+    assert not caplog.records
+
+
+def test_a_file_and_its_folder_accept_each_other(make_folder, gguf_of):
+    folder = make_folder("m", Qwen2Config, padding=9, special=("<|im_start|>", "<|im_end|>"))
+    file = gguf_of(folder, "qwen2", padding=9)
+    own, theirs = load_tokenizer(folder), load_tokenizer(file)
+    assert own.size == 261 <= theirs.size < load_model(file).config.vocab_size  # padding is no token
+    assert own.fingerprint == theirs.fingerprint
+    assert load_draft_source(file, folder).drafter(64).draft([5, 6, 7], 4, SamplingParams()) != []
+    ids = [1, 2, 259, 3, 260, 258]
+    assert own.decode(ids) == theirs.decode(ids)
+    assert torch.equal(load_model(file).lm_head.weight, load_model(folder).lm_head.weight)
