@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "Run the edge server.",
     "device": "Run one device.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
+    "advise": "Say whether devices should draft at a site.",
     "profile": "Measure what the controller needs, here.",
     "distill": "Make a small drafter for a target.",
     "simulate": "Run a site under a virtual clock, policies side by side.",

@@ -1,0 +1,254 @@
+"""`multispin advise`: will it help here? Every way to serve a site side by side, and where devices begin to pay."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from multispin.cli.progress import progress
+from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
+from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences, with_users
+from multispin.data import scenario_path
+from multispin.data.presets import device_preset, device_presets, engine_preset, engine_presets
+from multispin.errors import InputError
+
+_HELP = f"""Say whether devices should draft here, before anyone buys anything.
+
+SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Presets stand in for what you
+have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
+Without a SITE both are needed. The figures are those of the planner's model: no jitter, no stragglers, everything
+known.
+
+\b
+Engines: {", ".join(engine_presets())}
+Devices: {", ".join(device_presets())}
+
+\b
+Examples:
+  multispin advise paper-llama
+  multispin advise site.toml --json
+  multispin advise --engine desktop-32b --device phone-pixel-10-pro --users 8
+  multispin advise --engine h100-7b-graphs --device laptop-m3 --users 30 --delay-s 0.01 --figure advice.svg
+  multispin advise --presets
+"""
+_USERS = 8
+"""Users of a site that is made of presets alone."""
+_CELL = Cell(bandwidth_hz=2e6, bits_per_token=16, max_draft_length=25, min_draft_length=0)
+"""Uplink of a site that is made of presets alone: token ids over 2 MHz."""
+_SPECTRAL_EFFICIENCY = 3.0
+
+
+@click.command(help=_HELP, short_help="Say whether devices should draft at a site.")
+@click.argument("site", required=False)
+@click.option("--engine", metavar="PRESET", help="Engine of the edge, with its drafter.")
+@click.option("--device", metavar="PRESET", help="Drafting speed and acceptance rate of all devices.")
+@click.option(
+    "--users",
+    type=click.IntRange(1, 1000),
+    help=f"Number of devices, like those of the site.  [default: the site's, or {_USERS}]",
+)
+@click.option("--seconds-per-token", type=float, help="Drafting time of all devices [s].")
+@click.option("--acceptance-rate", type=float, help="Share of the devices' drafted tokens that is accepted, per token.")
+@click.option("--delay-s", type=float, help="One-way delay between edge and devices [s].")
+@click.option(
+    "--edge-drafter-s", type=float, help="Time of one step of the edge's own drafter for all users [s]; 0 for none."
+)
+@click.option(
+    "--edge-acceptance-rate",
+    type=float,
+    help="Share of the edge's drafted tokens that is accepted.  [default: the devices' mean]",
+)
+@click.option(
+    "--policy",
+    "policies",
+    type=click.Choice(RUNTIME_POLICIES),
+    multiple=True,
+    help="Rounds to compare; repeat it.  [default: all]",
+)
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: PNG, SVG or PDF.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
+@click.option("--presets", is_flag=True, help="List the presets with their sources, and stop.")
+def command(
+    site: str | None, policies: tuple[str, ...], figure: Path | None, as_json: bool, presets: bool, **given: Any
+) -> None:
+    """The command behind `multispin advise`; its help is `_HELP`."""
+    if presets:
+        _print_presets()
+        return
+    scenario, title = _scenario(site, **given)
+    with progress() as show:
+        advice = advise(scenario, policies or RUNTIME_POLICIES, lambda stage, done: show(f"advice: {stage}", done, 1.0))
+        drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0)) if figure is not None else None
+    if figure is not None and drawn is not None:
+        _draw(advice, drawn, title, figure)
+    if as_json:
+        click.echo(json.dumps(_document(advice, title), indent=2))
+    else:
+        _print(advice, scenario, title)
+        if figure is not None:
+            click.echo(f"Picture: {figure}")
+
+
+def _scenario(
+    site: str | None,
+    engine: str | None,
+    device: str | None,
+    users: int | None,
+    seconds_per_token: float | None,
+    acceptance_rate: float | None,
+    delay_s: float | None,
+    edge_drafter_s: float | None,
+    edge_acceptance_rate: float | None,
+) -> tuple[Scenario, str]:
+    """The site that is asked about, and what to call it."""
+    if site is None and (engine is None or (device is None and (seconds_per_token is None or acceptance_rate is None))):
+        raise InputError(
+            "advise needs a SITE, or --engine with --device (or with --seconds-per-token and --acceptance-rate); "
+            "`multispin advise --presets` lists what there is"
+        )
+    titles = []
+    if site is not None:
+        scenario = load_scenario(scenario_path(site))
+        titles.append(site)
+    else:
+        devices = tuple(Device(f"user-{k + 1}", 1.0, _SPECTRAL_EFFICIENCY, 0.5) for k in range(users or _USERS))
+        scenario = Scenario(_CELL, Verification(1.0, 0.0), devices)
+    if device is not None:
+        preset = device_preset(device)
+        titles.append(preset.title)
+        seconds_per_token = preset.seconds_per_token if seconds_per_token is None else seconds_per_token
+        acceptance_rate = preset.acceptance_rate if acceptance_rate is None else acceptance_rate
+    changes: dict[str, Any] = {}
+    if seconds_per_token is not None:
+        changes["seconds_per_token"] = seconds_per_token
+    if acceptance_rate is not None:
+        changes |= {"acceptance_rate": acceptance_rate, "acceptance_profile": None, "modes": ()}
+    if delay_s is not None:
+        changes["delay_s"] = delay_s
+    if changes:
+        scenario = replace(scenario, devices=tuple(replace(each, **changes) for each in scenario.devices))
+    if users is not None:
+        scenario = with_users(scenario, users)
+    alpha = _mean_acceptance(scenario) if edge_acceptance_rate is None else edge_acceptance_rate
+    if engine is not None:
+        chosen = engine_preset(engine)
+        titles.insert(0, chosen.title)
+        drafter = None
+        if chosen.drafter_fixed_s is not None:
+            drafter = EdgeDrafter(chosen.drafter_fixed_s, chosen.drafter_per_device_s, alpha)
+        verifier = Verification(chosen.fixed_s, chosen.per_device_s, chosen.per_token_s)
+        scenario = replace(scenario, verifier=verifier, edge_drafter=drafter)
+    elif edge_acceptance_rate is not None and scenario.edge_drafter is not None:
+        scenario = replace(scenario, edge_drafter=replace(scenario.edge_drafter, acceptance_rate=alpha))
+    if edge_drafter_s is not None:
+        own = scenario.edge_drafter
+        drafter = None
+        if edge_drafter_s != 0.0:
+            drafter = (
+                EdgeDrafter(edge_drafter_s, own.per_device_s, own.acceptance_rate)
+                if own
+                else EdgeDrafter(edge_drafter_s, 0.0, alpha)
+            )
+        scenario = replace(scenario, edge_drafter=drafter)
+    return scenario, ", ".join(titles)
+
+
+def _mean_acceptance(scenario: Scenario) -> float:
+    """Mean α of the devices' first drafted tokens."""
+    first = [device.ways[0] for device in scenario.devices]
+    rates = [w.acceptance_profile[0] if w.acceptance_profile else w.acceptance_rate or 0.0 for w in first]
+    return sum(rates) / len(rates)
+
+
+def _document(advice: Advice, title: str) -> dict[str, Any]:
+    """The JSON of an advice, whose keys scripts rely on."""
+    best = advice.option("auto")
+    assert best is not None
+    return {
+        "site": title,
+        "users": len(best.decision.sessions),
+        "devices_pay": advice.devices_pay,
+        "options": [
+            {
+                "mode": option.mode,
+                "policy": option.policy,
+                "goodput_tokens_per_s": option.goodput_tokens_per_s,
+                "per_user_tokens_per_s": option.per_user_tokens_per_s,
+                "slowest_user_tokens_per_s": option.slowest_tokens_per_s,
+                "gain_over_plain": option.gain_over_plain,
+                "gain_over_edge": option.gain_over_edge,
+            }
+            for option in advice.options
+        ],
+        "mix": {
+            "kind": best.decision.kind,
+            "period_s": best.decision.period_s,
+            "extra_passes": best.decision.extra_passes,
+            "sessions": [asdict(choice) for choice in best.decision.sessions],
+        },
+        "break_even": [asdict(found) for found in advice.break_evens],
+        "skipped": [{"policy": policy, "reason": reason} for policy, reason in advice.skipped],
+        "sentences": sentences(advice),
+    }
+
+
+def _print(advice: Advice, scenario: Scenario, title: str) -> None:
+    console = Console(highlight=False)
+    console.print(f"[bold]Will it help?[/bold] {len(scenario.devices)} users, ", end="", soft_wrap=True)
+    console.print(title, markup=False, soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("who drafts", no_wrap=True)
+    for name in ("tokens/s", "per user", "slowest", "over plain", "over edge"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for option in sorted(advice.options, key=lambda each: each.goodput_tokens_per_s):
+        table.add_row(
+            _name(option),
+            f"{option.goodput_tokens_per_s:.4g}",
+            f"{option.per_user_tokens_per_s:.3g}",
+            f"{option.slowest_tokens_per_s:.3g}",
+            "" if option.mode == "plain" else f"{100 * option.gain_over_plain:+.0f} %",
+            "" if option.gain_over_edge is None or option.mode == "edge" else f"{100 * option.gain_over_edge:+.0f} %",
+        )
+    console.print(table)
+    for said in sentences(advice):
+        console.print(said, markup=False, soft_wrap=True)
+    for policy, reason in advice.skipped:
+        console.print(f"[dim]{policy}: {reason}[/dim]", soft_wrap=True)
+
+
+def _name(option: Option) -> str:
+    if option.mode == "rounds":
+        return f"devices ({option.policy})"
+    return {"plain": "nobody", "edge": "the edge", "auto": "[bold]best mixture[/bold]"}[option.mode]
+
+
+def _print_presets() -> None:
+    console = Console(highlight=False)
+    for name, engine in engine_presets().items():
+        console.print(f"[bold]{name}[/bold]: {engine.title}", soft_wrap=True)
+        console.print(
+            f"  {1e3 * engine.fixed_s:.4g} ms + {1e3 * engine.per_device_s:.4g} ms per session + "
+            f"{1e3 * engine.per_token_s:.3g} ms per token: {engine.source}",
+            soft_wrap=True,
+        )
+        if engine.drafter_fixed_s is not None:
+            console.print(
+                f"  its drafter {1e3 * engine.drafter_fixed_s:.3g} ms per step: {engine.drafter_source}", soft_wrap=True
+            )
+    for name, device in device_presets().items():
+        console.print(f"[bold]{name}[/bold]: {device.title}", soft_wrap=True)
+        console.print(
+            f"  {1e3 * device.seconds_per_token:.3g} ms per token, {100 * device.acceptance_rate:.0f} % accepted: "
+            f"{device.source}",
+            soft_wrap=True,
+        )
+
+
+def _draw(advice: Advice, drawn: tuple[Curve, Curve], title: str, path: Path) -> None:
+    from multispin.report.advice_figure import draw
+
+    draw(advice, drawn, title, path)

@@ -1,0 +1,90 @@
+"""`multispin advise`: the answer in words, in a table, in JSON and as a picture."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from multispin.cli.advise import command
+from multispin.cli.main import run
+from multispin.data.presets import device_presets, engine_presets
+
+PRESETS = ("--engine", "desktop-32b", "--device", "laptop-m3", "--users", "4", "--policy", "heterogeneous")
+
+
+def output(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_json_has_the_keys_that_scripts_rely_on():
+    document = json.loads(output(*PRESETS, "--json"))
+    assert list(document) == ["site", "users", "devices_pay", "options", "mix", "break_even", "skipped", "sentences"]
+    assert list(document["options"][0]) == [
+        *("mode", "policy", "goodput_tokens_per_s", "per_user_tokens_per_s", "slowest_user_tokens_per_s"),
+        *("gain_over_plain", "gain_over_edge"),
+    ]
+    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "auto"]
+    assert list(document["break_even"][0]) == ["quantity", "pays", "value", "here"]
+    assert list(document["mix"]["sessions"][0])[:4] == ["name", "drafter", "draft_length", "bandwidth_hz"]
+    assert document["users"] == 4
+
+
+def test_the_table_and_the_words_say_the_same():
+    text = output("paper-llama", "--edge-drafter-s", "0.004", "--policy", "fixed")
+    assert "best mixture" in text
+    assert "devices (fixed)" in text
+    assert "the edge" in text
+    assert "Devices pay" in text
+
+
+def test_options_change_the_site():
+    document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--delay-s", "0.05"))
+    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "auto"]
+    assert next(b for b in document["break_even"] if b["quantity"] == "round_trip_s")["here"] == pytest.approx(0.1)
+    slow = json.loads(output(*PRESETS, "--json", "--seconds-per-token", "5", "--acceptance-rate", "0.1"))
+    assert not slow["devices_pay"]
+    given = {b["quantity"]: b["here"] for b in slow["break_even"]}
+    assert given["seconds_per_token"] == 5.0
+    assert given["acceptance_rate"] == pytest.approx(0.1)
+
+
+def test_a_picture_is_written(tmp_path):
+    path = tmp_path / "advice.svg"
+    text = output(*PRESETS, "--figure", str(path))
+    assert str(path) in text
+    drawn = path.read_text(encoding="utf-8")
+    assert "best mixture" in drawn
+    assert "users" in drawn
+
+
+def test_presets_are_listed_with_their_sources_and_all_can_be_asked_about():
+    text = output("--presets")
+    for name, preset in {**engine_presets(), **device_presets()}.items():
+        assert name in text
+        assert preset.source.split()[0] in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "advise needs a SITE, or --engine with --device"),
+        (["--engine", "desktop-32b"], "advise needs a SITE"),
+        (
+            ["--engine", "abacus", "--device", "laptop-m3"],
+            "engine 'abacus' is no preset; it must be one of a100-llama2-7b",
+        ),
+        (["paper-llama", "--device", "abacus"], "device 'abacus' is no preset"),
+        (["paper-llama", "--delay-s", "-1"], "delay_s is -1.0; it must be >= 0"),
+        (["paper-llama", "--acceptance-rate", "2"], r"acceptance_rate is 2.0; it must be in [0, 1]"),
+        (["paper-llama", "--edge-drafter-s", "nan"], "edge_drafter.fixed_s is nan"),
+        (["nowhere.toml"], "nowhere.toml: cannot be read"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys):
+    assert run(["advise", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1

@@ -1,0 +1,109 @@
+"""Advice: figures that are those of the decisions, and break-evens at which the answer really turns."""
+
+from dataclasses import replace
+
+import pytest
+
+from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
+from multispin.control.advice import MATTERS, Advice, advise, curves, pays, sentences, slowed, with_users
+
+LAPTOPS = Scenario(
+    Cell(2e6, 16, 25, 0),
+    Verification(0.125, 0.001, 0.0005),
+    tuple(Device(f"laptop-{k}", 0.009 + 0.001 * k, 3.0, 0.72 + 0.02 * k, delay_s=0.005) for k in range(6)),
+    EdgeDrafter(0.005, 0.0002, 0.65),
+)
+
+
+@pytest.fixture(scope="module")
+def laptops() -> Advice:
+    return advise(LAPTOPS)
+
+
+def _border(advice: Advice, quantity: str):
+    return next(found for found in advice.break_evens if found.quantity == quantity)
+
+
+def test_options_are_what_the_decisions_say(laptops):
+    assert laptops.devices_pay
+    for option in laptops.options:
+        policy = option.policy if option.mode == "rounds" else "heterogeneous"
+        made = decide(LAPTOPS, policy, mode=option.mode)
+        assert option.goodput_tokens_per_s == pytest.approx(made.goodput_tokens_per_s)
+        assert option.per_user_tokens_per_s == pytest.approx(made.goodput_tokens_per_s / 6)
+        assert option.slowest_tokens_per_s == min(choice.tokens_per_s for choice in made.sessions)
+    modes = [option.mode for option in laptops.options]
+    assert modes[:2] == ["plain", "edge"]
+    assert modes[-1] == "auto"
+    plain, best = laptops.option("plain"), laptops.option("auto")
+    assert best.gain_over_plain == pytest.approx(best.goodput_tokens_per_s / plain.goodput_tokens_per_s - 1)
+    assert [policy for policy, _ in laptops.skipped] == ["plus-two-minus-one"]
+
+
+def test_devices_pay_on_one_side_of_every_border_and_not_on_the_other(laptops):
+    speed = _border(laptops, "seconds_per_token")
+    assert speed.pays == "below"
+    assert pays(slowed(LAPTOPS, 0.98 * speed.value / speed.here))
+    assert not pays(slowed(LAPTOPS, 1.02 * speed.value / speed.here))
+
+    trip = _border(laptops, "round_trip_s")
+    assert trip.here == pytest.approx(0.01)
+    for factor, good in ((0.95, True), (1.05, False)):
+        devices = tuple(replace(d, delay_s=0.5 * factor * trip.value) for d in LAPTOPS.devices)
+        assert pays(replace(LAPTOPS, devices=devices)) == good
+
+    users = _border(laptops, "users")
+    count = int(users.value)
+    assert users.pays == "above"
+    assert pays(with_users(LAPTOPS, count))
+    assert not pays(with_users(LAPTOPS, count - 1))
+
+    alpha = _border(laptops, "acceptance_rate")
+    assert alpha.pays == "above"
+    assert 0.3 < alpha.value < alpha.here
+
+
+def test_paying_means_a_gain_that_matters():
+    alone = decide(LAPTOPS, mode="edge").goodput_tokens_per_s
+    slow = slowed(LAPTOPS, _border(advise(LAPTOPS, ()), "seconds_per_token").value / 0.0115)
+    assert decide(slow).goodput_tokens_per_s == pytest.approx(alone * (1 + MATTERS), rel=2e-3)
+
+
+def test_a_quick_edge_needs_no_devices_and_one_without_a_drafter_is_compared_with_plain_decoding():
+    quick = replace(LAPTOPS, verifier=Verification(0.005, 0.0))
+    found = advise(quick, ("heterogeneous",))
+    assert not found.devices_pay
+    words = sentences(found)
+    assert words[0].startswith("Devices do not pay here")
+    assert any("draft a token in less than" in said or "30 times faster" in said for said in words)
+    bare = advise(replace(LAPTOPS, edge_drafter=None), ("heterogeneous",))
+    assert bare.option("edge") is None
+    assert bare.option("plain").gain_over_edge is None
+    assert sentences(bare)[0].startswith("Devices pay here")
+
+
+def test_words_name_the_borders(laptops):
+    words = " ".join(sentences(laptops))
+    speed = _border(laptops, "seconds_per_token")
+    assert f"draft a token in less than {1e3 * speed.value:.3g} ms (now 11.5 ms on average)" in words
+    assert f"with {_border(laptops, 'users').value:.0f} users or more (now 6)" in words
+
+
+def test_more_users_are_like_the_first_and_fewer_are_some_of_them():
+    many = with_users(LAPTOPS, 8)
+    assert len({device.name for device in many.devices}) == 8
+    assert many.devices[6].seconds_per_token == LAPTOPS.devices[0].seconds_per_token
+    assert with_users(LAPTOPS, 2).devices == LAPTOPS.devices[:2]
+
+
+def test_curves_meet_the_site_where_it_is():
+    speed, users = curves(LAPTOPS)
+    at = speed.values.index(pytest.approx(speed.here))
+    best = decide(LAPTOPS).goodput_tokens_per_s
+    assert speed.goodputs["auto"][at] == pytest.approx(best)
+    assert users.goodputs["auto"][users.values.index(6.0)] == pytest.approx(best)
+    assert set(speed.goodputs) == {"plain", "edge", "rounds", "auto"}
+    for curve in (speed, users):
+        for mode, series in curve.goodputs.items():
+            assert len(series) == len(curve.values)
+            assert all(a >= b * (1 - 1e-9) for a, b in zip(curve.goodputs["auto"], series, strict=True)), mode
