@@ -242,6 +242,16 @@ def test_a_flood_of_messages_is_cut_off(tiny_folder):
     assert heard[-1].code in ("too-fast", "too-slow")
 
 
+def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, monkeypatch):
+    monkeypatch.setattr("multispin.edge.server.MAX_MESSAGES_PER_S", 5)  # of which Hello and Open are two
+
+    async def scenario():
+        async with Site(tiny_folder, policy="fixed", longest=1) as site:
+            return await site.client(Forbidden()).generate(Request(PROMPT, SamplingParams(), 60))
+
+    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+
+
 def test_a_refused_device_is_told_why_and_does_not_try_again(tiny_folder):
     async def scenario():
         async with Site(tiny_folder) as site:

@@ -9,11 +9,14 @@ from multispin.errors import InputError
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
+    Close,
     DeviceSession,
+    Draft,
     EdgeSession,
     Error,
     Grant,
     Hello,
+    Law,
     Pending,
     Profile,
     ProtocolError,
@@ -327,6 +330,19 @@ def test_every_message_of_an_edge_is_checked(message, sentence):
     with pytest.raises(InputError, match=sentence):
         device.receive(message)
     assert device.generated == []
+
+
+def test_only_an_answer_to_what_was_asked_is_awaited_and_only_once():
+    edge, device = pair()
+    assert not edge.awaits(Draft(7, 1, 3, 0, b"", 0))
+    grant = edge.give(1, 2, 1e4)
+    device.receive(grant)
+    draft = device.answer([5, 6], 0.1)
+    for other in (replace(draft, round=2), replace(draft, base=2), Law(7, 1, 0, b""), Close(7)):
+        assert not edge.awaits(other)
+    assert edge.awaits(draft)
+    edge.receive(draft)
+    assert not edge.awaits(draft)  # it has come
 
 
 def test_what_was_on_its_way_when_the_text_ended_is_not_heard():

@@ -120,12 +120,12 @@ class _Connection:
         await self.wire.close()
 
     def count(self, now_s: float) -> None:
-        """Refuse a device that sends faster than any round could ask."""
+        """Refuse a device that sends too many messages which nobody asked for."""
         if int(now_s) != self.second:
             self.second, self.received = int(now_s), 0
         self.received += 1
         if self.received > MAX_MESSAGES_PER_S:
-            raise ProtocolError("too-fast", f"over {MAX_MESSAGES_PER_S} messages in a second")
+            raise ProtocolError("too-fast", f"over {MAX_MESSAGES_PER_S} messages in a second that answer nothing")
 
 
 class EdgeServer:
@@ -283,9 +283,12 @@ class EdgeServer:
             if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
                 return
             now_s = self._now_s()
-            connection.count(now_s)
+            message = decode_uplink(frame)
+            session = self._passes.session(number)
+            if session is None or not session.awaits(message):  # what the edge asked for is no noise, however fast
+                connection.count(now_s)
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
-            for answer in self._passes.receive(number, decode_uplink(frame), wire_bytes, now_s):
+            for answer in self._passes.receive(number, message, wire_bytes, now_s):
                 connection.put(answer)
             self._wake.set()
             if self._passes.session(number) is None:  # it said Close

@@ -25,6 +25,7 @@ from multispin.protocol.messages import (
     Law,
     Open,
     Tail,
+    Uplink,
     Verdict,
 )
 from multispin.protocol.running_request import ProtocolError, RunningRequest, admit
@@ -111,6 +112,17 @@ class EdgeSession:
     def withdraw(self) -> None:
         """Take back the grant: a draft that comes for it all the same is answered by what is committed."""
         self.stage = Idle(self.offer)
+
+    def awaits(self, message: Uplink) -> bool:
+        """Whether a message answers what this session was granted or asked for; each such answer is awaited once."""
+        request, stage = self.request, self.stage
+        match stage, message:
+            case Granted(), Draft() if request is not None:
+                place = len(request.committed) + (stage.offer is not None)
+                return (message.round, message.base) == (stage.grant.round, place)
+            case Refused(), Law():
+                return message.round == stage.grant.round
+        return False
 
     def receive(self, message: Draft) -> list[Verdict | Tail | Ask]:
         """Take in a draft: nothing if it will be verified, else the answer that it gets at once."""
