@@ -89,6 +89,57 @@ def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     assert no_process_left(done.stderr)
 
 
+SITE = """
+[cell]
+bandwidth_hz = 1e6
+bits_per_token = 9
+min_draft_length = 0
+[verifier]
+fixed_s = 0.06
+per_device_s = 0.005
+per_token_s = 0.001
+[[device]]
+name = "near"
+seconds_per_token = 0.01
+spectral_efficiency = 4.0
+acceptance_rate = 0.9
+delay_s = 0.001
+[[device]]
+name = "far"
+seconds_per_token = 0.02
+spectral_efficiency = 2.0
+acceptance_rate = 0.5
+delay_s = 0.02
+"""
+
+
+def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tmp_path, capsys):
+    (tmp_path / "site.toml").write_text(SITE)
+    code, stdout, stderr = run_here(
+        capsys,
+        *("demo", "--json", "--site", tmp_path / "site.toml", "--target", tiny_folder, "--draft", tiny_folder),
+        *("--max-tokens", 16, "--mode", "plain", "--mode", "rounds", "--policy", "fixed", "--prompt", "one two one"),
+    )
+    assert code == 0, stderr
+    result = json.loads(stdout)
+    check_result(result, 2)
+    assert [device["name"] for device in result["devices"]] == ["near", "far"]
+    assert (result["mode"], result["policy"], result["site"]) == ("rounds", "fixed", str(tmp_path / "site.toml"))
+    assert result["slower"] >= 1
+    plain, rounds = result["comparison"]
+    assert (plain["mode"], plain["policy"], rounds["mode"], rounds["policy"]) == ("plain", None, "rounds", "fixed")
+    for play in (plain, rounds):
+        assert play["identical"] is True
+        assert play["goodput_tokens_per_s"] == pytest.approx(sum(user["tokens_per_s"] for user in play["users"]))
+        # No pass is quicker than the site's; each gives a user of plain decoding one token.
+        assert play["per_user_tokens_per_s"] <= (1 if play is plain else 17) / 0.06
+    assert sum(user["drafted"] for user in plain["users"]) == 0
+    assert sum(user["accepted"] for user in rounds["users"]) > 0
+    assert stderr.count("edge is process") == 2
+    assert stderr.count("near is process") == 1
+    assert no_process_left(stderr)
+
+
 def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with(tiny_folder, capsys):
     code, stdout, stderr = run_here(
         capsys,
@@ -204,6 +255,10 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
         (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
         (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
         (["demo", "--bandwidth-hz", "nan"], "--bandwidth-hz is not a number"),
+        (["demo", "--site", "nowhere"], "--site: there is no site 'nowhere'"),
+        (["demo", "--site", "h100-7b", "--devices", "3"], "--devices is for a demo without a site"),
+        (["demo", "--mode", "magic"], "--mode"),
+        (["demo", "--slower", "0.5"], "--slower"),
         (["demo", "--target", "TINY", "--draft", "no-such-drafter"], "there is no model"),
         (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
         (["serve", "--target", "TINY", "--device", "warp"], "warp"),

@@ -10,9 +10,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from multispin.device import LinkLostError, MemoryLink, ShapedLink, WebSocketLink, link
+from multispin.device import DelayedLink, LinkLostError, MemoryLink, ShapedLink, WebSocketLink, link
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
+
+DELAY_S = 0.02
 
 
 class WebPeer:
@@ -72,8 +74,11 @@ async def linked(kind):
     def serve(url, peer):
         peers.put_nowait(peer)
 
-    if kind == "memory":
-        yield MemoryLink(serve), "memory://edge", peers
+    if kind in ("memory", "delayed"):
+        carrier = MemoryLink(serve)
+        found = DelayedLink(carrier, DELAY_S) if kind == "delayed" else carrier
+        yield found, "memory://edge", peers
+        await found.close()
         return
     async with web_server(serve) as url:
         carrier = WebSocketLink()
@@ -96,7 +101,7 @@ async def send_until_lost(tried):
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped"])
+@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped", "delayed"])
 def test_every_link_carries_frames_whole_and_in_order_and_says_when_it_ends(kind):
     async def scenario():
         async with linked(kind) as (tried, url, peers):
@@ -124,7 +129,7 @@ def test_every_link_carries_frames_whole_and_in_order_and_says_when_it_ends(kind
     run(scenario())
 
 
-@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped"])
+@pytest.mark.parametrize("kind", ["memory", "web socket", "shaped", "delayed"])
 @pytest.mark.parametrize("end", ["close", "cut"])
 def test_every_link_can_connect_again_after_its_peer_is_gone(kind, end):
     async def scenario():
@@ -167,6 +172,32 @@ def test_a_shaped_link_is_as_fast_as_band_times_efficiency():
     assert slow_s >= bits / 1e5
     assert fast_s >= bits / 2e5
     assert kept_s >= bits / 2e5
+
+
+def test_a_delayed_link_is_late_in_both_directions_and_takes_many_frames_at_once():
+    async def scenario():
+        async with linked("delayed") as (tried, url, peers):
+            await tried.connect(url)
+            peer, loop = await peers.get(), asyncio.get_running_loop()
+            began_s = loop.time()
+            for number in range(30):
+                await tried.send(bytes([number]))
+            assert loop.time() - began_s < DELAY_S  # nobody waits for a frame to arrive
+            first = asyncio.create_task(peer.receive())
+            await asyncio.sleep(0)
+            assert not first.done()
+            assert await first == b"\0"
+            up_s = loop.time() - began_s
+            assert [await peer.receive() for _ in range(29)] == [bytes([number]) for number in range(1, 30)]
+            began_s = loop.time()
+            for number in range(30):
+                await peer.send(bytes([number]))
+            assert await tried.receive() == b"\0"
+            return up_s, loop.time() - began_s
+
+    up_s, down_s = run(scenario())
+    assert up_s >= DELAY_S
+    assert down_s >= DELAY_S
 
 
 def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_protocol_error(monkeypatch):

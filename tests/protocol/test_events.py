@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from multispin.protocol.events import (
+    Begin,
     Closed,
     Connected,
     Done,
@@ -17,9 +18,13 @@ from multispin.protocol.events import (
     Round,
     RoundDevice,
     RoundGrant,
+    Tried,
+    Try,
     Written,
     as_line,
+    as_order,
     from_line,
+    from_order,
 )
 
 ROUND = Round(
@@ -37,6 +42,7 @@ LINES = [
     (Closed(1), {"event": "closed", "session": 1}),
     (Refused(1, "a", "why"), {"event": "refused", "session": 1, "name": "a", "why": "why"}),
     (Ready(), {"event": "ready"}),
+    (Tried(0.02), {"event": "tried", "seconds_per_token": 0.02}),
     (Written(2, "xy", 4, 3), {"event": "progress", "tokens": 2, "text": "xy", "drafted": 4, "accepted": 3}),
     (ROUND, {
         "event": "round", "round": 3, "time_s": 1.5, "verify_s": 0.02, "prompt_tokens": 0, "planned_round_s": 0.4,
@@ -67,3 +73,13 @@ def test_a_line_has_the_keys_that_scripts_read_and_comes_back_as_it_was(event, f
 def test_a_line_that_is_no_event_is_refused(line):
     with pytest.raises((msgspec.ValidationError, msgspec.DecodeError)):
         from_line(line)
+
+
+def test_an_order_comes_back_as_it_was_and_an_empty_line_says_begin():
+    for order in (Begin("ws://x", drafts=False, slower=3.0), Try(8)):
+        line = as_order(order).decode()
+        assert line.endswith("\n")
+        assert from_order(line.strip()) == order
+    assert from_order("") == Begin()
+    with pytest.raises(msgspec.ValidationError):
+        from_order('{"order": "begin", "speed": 3}')

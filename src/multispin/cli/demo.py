@@ -6,72 +6,87 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from multispin.cli.engine import USUAL_MAX_LENGTH, check_engine, engine_arguments, engine_options
-from multispin.cli.process import prepare
+from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
+from multispin.data import bundled_sites
 from multispin.errors import InputError
 from multispin.outside import one_line
 
 MAX_DEVICES = 64
 ROOM_FOR_PROMPT = 512
+MODES = ("plain", "rounds")
+OWN_SITE = ("devices", "bandwidth_hz")
+"""Options of a demo that plays no site."""
+SITE_TOKENS = 48
+"""Longest text where a site is played and --max-tokens is not given."""
+COMPARED = ("heterogeneous", "fixed")
+"""Policies that are compared on a site, unless --policy names one."""
+_HELP = f"""Start one edge server and several devices here, and let them write together.
+
+A site is played: an edge with a large model, devices that draft for it, and the links between them. The same prompts
+are written in several ways, and a table says what each brings. Models, texts and sockets are real; the speeds of engine
+and devices, and the links, are emulated. Afterwards the target writes every text once more, alone, and the tokens are
+compared. Under the rejection rules there is no text to compare with.
+
+With --devices or --bandwidth-hz no site is played: the engine is as fast as it is here, and the devices are a laptop, a
+tablet, a phone and a watch, in turn.
+
+\b
+Sites: {", ".join(bundled_sites())}
+
+\b
+Examples:
+  multispin demo
+  multispin demo --site h100-7b
+  multispin demo --site my-site.toml --mode plain --mode rounds
+  multispin demo --devices 6 --temperature 0.8 --seed 7
+  multispin demo --devices 2 --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
+"""
 
 
-@click.command("demo")
-@click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True, help="How many devices.")
+@click.command("demo", help=_HELP)
+@click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-27b]")
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
+              help="Who drafts: nobody (plain), or the devices (rounds); repeat it to compare.")  # fmt: skip
+@click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
+              help="Play the site so many times slower.")  # fmt: skip
+@click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
+              help="Without a site: how many devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
               help="How the edge plans rounds.")  # fmt: skip
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
-              help="Uplink band that all devices share.")  # fmt: skip
+              help="Without a site: uplink band that all devices share.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
 @click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
 @sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
-def command(**options: Any) -> int:
-    """Start one edge server and several devices here, and let them write together.
-
-    Afterwards the target writes every text once more, alone, and the tokens are compared. Under the rejection rules
-    there is no text to compare with.
-
-    \b
-    Examples:
-      multispin demo
-      multispin demo --devices 6 --temperature 0.8 --seed 7
-      multispin demo --dtype int8
-      multispin demo --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
-    """
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> int:
+    """The command behind `multispin demo`; its help is `_HELP`."""
     if not math.isfinite(options["bandwidth_hz"]):
         raise InputError("--bandwidth-hz is not a number")
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    own = [name for name in OWN_SITE if given(name)]
+    if own and (options["site"] is not None or options["slower"] is not None):
+        raise InputError(f"--{own[0].replace('_', '-')} is for a demo without a site: leave out --site and --slower")
     prepare(os.cpu_count() or 1)  # before torch is imported
-    from multispin.demo.crew import assemble
-    from multispin.demo.order import DemoOrder
     from multispin.demo.program import run
     from multispin.demo.view import lost_devices, print_summary
 
-    seed = options["seed"] or 0
-    params, rule = sampling_law(options, seed)
     check_engine(options)
-    embedded = options["target"] == "embedded"
-    result = run(
-        DemoOrder(
-            crew=assemble(options["devices"], embedded, options["drafts"], options["prompts"], seed),
-            policy=options["policy"],
-            target=options["target"],
-            engine=options["engine"],
-            dtype=options["dtype"],
-            engine_options=options["engine_options"],
-            sampling=params,
-            rule=rule,
-            max_tokens=options["max_tokens"],
-            min_tokens=options["min_tokens"],
-            stops=options["stops"],
-            serve=_serve_arguments(options),
-            device=("--target", options["target"], *sampling_arguments(options)),
-        )
-    )
+    if not own and not given("max_tokens"):
+        options["max_tokens"] = SITE_TOKENS
+    order = _order(options, own=bool(own), policies=(options["policy"],) if given("policy") or own else COMPARED)
+    site, result = run(order)
     if options["as_json"]:
         click.echo(json.dumps(result.document()))
         for sentence in lost_devices(result):
@@ -79,16 +94,51 @@ def command(**options: Any) -> int:
     else:
         from rich.console import Console
 
-        print_summary(Console(), result)
-    return 1 if any(device.identical_to_target is False for device in result.devices) else 0
+        print_summary(Console(), order, site, result)
+    return 0 if result.all_identical else 1
+
+
+def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any:
+    from multispin.demo.crew import assemble
+    from multispin.demo.order import DemoOrder, Play
+    from multispin.demo.site import SITE, read_site, site_crew
+
+    seed = options["seed"] or 0
+    params, rule = sampling_law(options, seed)
+    embedded = options["target"] == "embedded"
+    serve, site = _serve_arguments(options), None
+    if own:
+        crew = assemble(options["devices"], embedded, options["drafts"], options["prompts"], seed)
+        serve += ("--bandwidth-hz", str(options["bandwidth_hz"]))
+    else:
+        name = options["site"] or SITE
+        with flag("--site"):
+            site = (name, read_site(name))
+            crew = site_crew(site[1], embedded, options["drafts"], options["prompts"], seed)
+    modes = tuple(dict.fromkeys(options["modes"])) or (("rounds",) if own else MODES)
+    return DemoOrder(
+        crew=crew,
+        plays=tuple(
+            Play(mode, policy) for mode in modes for policy in (policies if mode == "rounds" else policies[:1])
+        ),
+        site=site,
+        slower=options["slower"],
+        target=options["target"],
+        engine=options["engine"],
+        dtype=options["dtype"],
+        engine_options=options["engine_options"],
+        sampling=params,
+        rule=rule,
+        max_tokens=options["max_tokens"],
+        min_tokens=options["min_tokens"],
+        stops=options["stops"],
+        serve=(*serve, "--slots", str(len(crew))),
+        device=("--target", options["target"], *sampling_arguments(options)),
+    )
 
 
 def _serve_arguments(options: dict[str, Any]) -> tuple[str, ...]:
-    arguments = [
-        *("--target", options["target"], "--policy", options["policy"]),
-        *("--bandwidth-hz", str(options["bandwidth_hz"]), "--slots", str(options["devices"])),
-        *engine_arguments(options),
-    ]
+    arguments = ["--target", options["target"], *engine_arguments(options)]
     if options["max_tokens"] > USUAL_MAX_LENGTH - ROOM_FOR_PROMPT:
         arguments += ["--max-length", str(options["max_tokens"] + ROOM_FOR_PROMPT)]
     return tuple(arguments)

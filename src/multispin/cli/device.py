@@ -17,10 +17,11 @@ from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.outside import one_line, printable, read, whole
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
-from multispin.protocol.events import Away, Done, Event, Ready, Written
+from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
 from multispin.protocol.messages import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
+MAX_DELAY_S = 60.0
 
 
 @click.command("device")
@@ -42,6 +43,8 @@ DEFAULT_URL = "ws://127.0.0.1:8765"
 @sampling_options
 @click.option("--seconds-per-token", type=click.FloatRange(0.0), default=0.0, help="Emulate a device this slow.")
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
+@click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
+              help="Emulate a network that delays every message by so much, one way.")  # fmt: skip
 @click.option("--credential", default="", help="What the edge asks for.")
 @click.option(
     "--retry-for",
@@ -105,20 +108,34 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _device(options: Mapping[str, Any]) -> None:
-    """Generate one text, unless the parent vanishes first."""
+    """Generate one text, or one for every order of the parent, until it vanishes."""
     parent = Parent(options["attended"])
     await parent.connect()
     ready = await asyncio.to_thread(_load, options)
     tell = writer(options["as_json"], _Teller())
     tell(Ready())
-    await parent.go()
-    work = asyncio.create_task(_generate(options, *ready, tell))
-    gone = asyncio.create_task(parent.gone())
-    await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
-    if work.done():
-        work.result()
-    work.cancel()
+    async for line in parent.orders():
+        order = from_order(line)
+        if isinstance(order, Try):
+            tell(Tried(await asyncio.to_thread(_time_drafting, *ready[::2], order.tokens)))
+            continue
+        work = asyncio.create_task(_generate(options, order, *ready, tell))
+        gone = asyncio.create_task(parent.gone())
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if work.done():
+            work.result()
+        work.cancel()
+
+
+def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
+    """Seconds per drafted token, after one draft that is not timed."""
+    from multispin.speculation import SamplingParams
+
+    for _ in range(2):
+        began_s = time.monotonic()
+        drafted = drafter.draft(prompt, tokens, SamplingParams())
+    return (time.monotonic() - began_s) / max(1, len(drafted))
 
 
 def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
@@ -148,10 +165,16 @@ def _prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
     return ids
 
 
-async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, prompt: list[int], tell: Any) -> None:
+async def _generate(
+    options: Mapping[str, Any], begin: Begin, drafter: Any, tokenizer: Any, prompt: list[int], tell: Any
+) -> None:
     seed = options["seed"]
     params, rule = sampling_law(options, seed or 0)
-    emulation = Emulation(options["seconds_per_token"], options["spectral_efficiency"])
+    emulation = Emulation(
+        options["seconds_per_token"] * begin.slower,
+        options["spectral_efficiency"],
+        options["delay_s"] * begin.slower,
+    )
     profile = Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0)
     name = options["name"] or f"device-{os.getpid()}"
     hello = Hello(
@@ -159,7 +182,7 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
         tokenizer.fingerprint,
         name,
         options["draft"][:80],
-        options["draft"] != "none",
+        begin.drafts and options["draft"] != "none",
         profile,
         options["credential"],
     )
@@ -173,7 +196,7 @@ async def _generate(options: Mapping[str, Any], drafter: Any, tokenizer: Any, pr
 
     retry_for_s = options["retry_for_s"]
     client = DeviceClient(
-        options["urls"],
+        session_url(begin.url) if begin.url else options["urls"],
         hello,
         drafter,
         emulation,

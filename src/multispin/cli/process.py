@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,28 +129,48 @@ def machine_name(device: str, threads: int) -> str:
 
 
 class Parent:
-    """Standard input as a leash: a line says begin, its end says that the parent is gone."""
+    """Standard input as a leash of a process that another one started: lines are orders, the end means that it is gone.
+
+    Args:
+        attended: whether there is such a parent; a process that a person started reads nothing.
+
+    """
 
     def __init__(self, attended: bool) -> None:
         self._attended = attended
-        self._reader = asyncio.StreamReader()
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+        self._gone = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Begin to read; does nothing for a process that a person started."""
+        """Begin to read."""
         if self._attended:
-            protocol = asyncio.StreamReaderProtocol(self._reader)
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
             await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+            self._reading = asyncio.create_task(self._read(reader))
 
-    async def go(self) -> None:
-        """Wait for the line that says begin."""
-        if self._attended:
-            await self._reader.readline()
+    async def orders(self) -> AsyncIterator[str]:
+        """The parent's lines, until it is gone; one empty line for a process that a person started."""
+        if not self._attended:
+            yield ""
+        while self._attended:
+            line, gone = asyncio.ensure_future(self._lines.get()), asyncio.ensure_future(self._gone.wait())
+            await asyncio.wait([line, gone], return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            if not line.done():
+                line.cancel()
+                return
+            yield line.result()
 
     async def gone(self) -> None:
         """Wait until standard input ends; for ever for a process that a person started."""
-        if not self._attended:
-            await asyncio.Event().wait()
-        await self._reader.read()
+        await self._gone.wait()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self._lines.put_nowait(line.decode().strip())
+        self._gone.set()
 
 
 def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":

@@ -18,7 +18,9 @@ from multispin.outside import one_line
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
+    from multispin.speculation import Engine
 
+MAX_EMULATED_S = 600.0
 LIMITS = (
     *("prefill_tokens_per_round", "prefill_share", "deadline_factor", "deadline_slack_s"),
     *("max_sessions", "max_waiting"),
@@ -49,6 +51,9 @@ LIMITS = (
 @click.option("--max-waiting", type=click.IntRange(0, 65536), default=64, show_default=True,
               help="Requests that may wait for a slot.")  # fmt: skip
 @place_option
+@click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
+              metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "
+              "PER_DEVICE for each device + PER_TOKEN for each token, in seconds.")  # fmt: skip
 @click.option("--credential", default="", help="What every device must show.")
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
@@ -96,7 +101,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         frame_bits=usual_frame_bits(),
     )
     passes = Passes(
-        verifier,
+        _paced(verifier, options["emulated_verification_s"]),
         Controller(settings),
         tokenizer.fingerprint,
         Limits(**{name: options[name] for name in LIMITS}),
@@ -119,6 +124,16 @@ async def _serve(options: Mapping[str, Any]) -> None:
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             raise failed.result()
+
+
+def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Engine":
+    """The engine, or the engine at the speed of an emulated one."""
+    if seconds is None:
+        return engine
+    from multispin.control import Verification
+    from multispin.edge.paced import PacedEngine
+
+    return PacedEngine(engine, Verification(*seconds))
 
 
 def _say(event: "Event") -> None:

@@ -49,9 +49,18 @@ def scenario_path(name: str) -> Path:
 
 
 def bundled_scenarios() -> dict[str, Path]:
-    """The scenarios that come with the package, by name."""
-    folder = Path(str(resources.files(__name__))) / "scenarios"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    """The scenarios and sites that come with the package, by name."""
+    return _files("scenarios") | bundled_sites()
+
+
+def bundled_sites() -> dict[str, Path]:
+    """The sites that come with the package, by name: scenarios of real hardware that `multispin demo` can play."""
+    return _files("sites")
+
+
+def _files(folder: str) -> dict[str, Path]:
+    place = Path(str(resources.files(__name__))) / folder
+    return {path.stem: path for path in sorted(place.glob("*.toml"))}
 
 
 def load_prompts() -> tuple[Prompt, ...]:

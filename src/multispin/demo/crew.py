@@ -27,6 +27,7 @@ class DeviceSpec:
         task: task family of its prompt, or "yours".
         prompt: the user message that it asks about.
         seed: seed of its sampling noise.
+        delay_s: emulated delay of every message, one way [s].
 
     """
 
@@ -37,6 +38,7 @@ class DeviceSpec:
     task: str
     prompt: str
     seed: int
+    delay_s: float = 0.0
 
 
 def assemble(
@@ -54,21 +56,21 @@ def assemble(
     """
     from multispin.speculation import derive_seed
 
-    asked = [("yours", text) for text in prompts] or _bundled(count, seed)
     crew = []
-    for k in range(count):
+    for k, (task, prompt) in enumerate(asked(count, prompts, seed)):
         kind, distilled, rounded, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
         drafter = drafters[k % len(drafters)] if drafters else distilled if embedded else rounded
-        task, prompt = asked[k % len(asked)]
         noise = derive_seed(seed, k)
         crew.append(DeviceSpec(f"{kind}-{k + 1}", drafter, seconds_per_token, efficiency, task, prompt, noise))
     return tuple(crew)
 
 
-def _bundled(count: int, seed: int) -> list[tuple[str, str]]:
-    """Task and text of as many bundled prompts, the task families in turn."""
+def asked(count: int, prompts: Sequence[str], seed: int, tasks: Sequence[str] = TASKS) -> list[tuple[str, str]]:
+    """Task and text of `count` prompts: `prompts` in turn, or bundled ones of one task family after another."""
+    if prompts:
+        return [("yours", prompts[k % len(prompts)]) for k in range(count)]
     bundled = load_prompts()
-    families = [(task, [prompt.text for prompt in bundled if prompt.task == task]) for task in TASKS]
+    families = [(task, [prompt.text for prompt in bundled if prompt.task == task]) for task in tasks]
     chosen = []
     for k in range(count):
         task, family = families[k % len(families)]

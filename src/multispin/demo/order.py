@@ -2,8 +2,28 @@
 
 from dataclasses import dataclass, replace
 
+from multispin.control import Scenario
 from multispin.demo.crew import DeviceSpec
 from multispin.speculation import Rule, SamplingParams
+
+
+@dataclass(frozen=True)
+class Play:
+    """One way in which the same prompts are played.
+
+    Attributes:
+        mode: who drafts: "plain" (nobody), or "rounds" (the devices).
+        policy: how the edge plans rounds.
+
+    """
+
+    mode: str
+    policy: str
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return f"rounds, {self.policy}" if self.mode == "rounds" else self.mode
 
 
 @dataclass(frozen=True)
@@ -11,8 +31,11 @@ class DemoOrder:
     """A demo, as its options name it.
 
     Attributes:
-        crew: the devices.
-        policy: how the edge plans rounds.
+        crew: the devices, not slowed down.
+        plays: the ways in which the same prompts are played, at least one.
+        site: name and scenario of the site whose engine, devices and links are emulated; None if only devices and
+            their links are.
+        slower: the site is played so many times slower; None for as much as this machine needs.
         target: reference of the target model.
         engine: name of the verification engine.
         dtype: numbers that the target computes in.
@@ -22,13 +45,15 @@ class DemoOrder:
         max_tokens: longest text [tokens].
         min_tokens: shortest text [tokens].
         stops: stop strings.
-        serve: arguments of `multispin serve`, the port excepted.
+        serve: arguments of `multispin serve`, the port and those of a play excepted.
         device: arguments of `multispin device` that all devices share.
 
     """
 
     crew: tuple[DeviceSpec, ...]
-    policy: str
+    plays: tuple[Play, ...]
+    site: tuple[str, Scenario] | None
+    slower: float | None
     target: str
     engine: str
     dtype: str
@@ -40,6 +65,11 @@ class DemoOrder:
     stops: tuple[str, ...]
     serve: tuple[str, ...]
     device: tuple[str, ...]
+
+    @property
+    def main(self) -> int:
+        """Index of the play that is told of device by device: the first that drafts, or the only one."""
+        return next((index for index, play in enumerate(self.plays) if play.mode != "plain"), 0)
 
     def params(self, seed: int) -> SamplingParams:
         """The sampling parameters of a device with this seed."""

@@ -9,16 +9,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from multispin.demo.crew import DeviceSpec
+from multispin.demo.order import Play
 from multispin.demo.state import DemoState, DeviceState
 from multispin.errors import InputError
-from multispin.protocol.events import Event, Listening, Ready, from_line
+from multispin.protocol.events import Begin, Event, Listening, Order, Ready, Tried, Try, as_order, from_line
 
-Expected = TypeVar("Expected", Listening, Ready)
+Expected = TypeVar("Expected", Listening, Ready, Tried)
+Result = TypeVar("Result")
 
+CORES = os.cpu_count() or 1
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
 MAX_LINE_BYTES = 4 * 2**20
@@ -74,10 +77,11 @@ class _Child:
         said = [line for line in self._errors if line.strip()]
         return said[-1].removeprefix("multispin: ") if said else f"a process ended with code {code}"
 
-    def go(self) -> None:
-        """Tell it to begin."""
+    def tell(self, order: Order) -> None:
+        """Give it an order; a process that has ended hears nothing."""
         assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
+        if self._process.returncode is None:
+            self._process.stdin.write(as_order(order))
 
     async def stop(self) -> None:
         """End it: by the end of its input, by a signal, by force."""
@@ -99,48 +103,82 @@ class _Child:
             self._errors = [*self._errors[-20:], line.decode(errors="replace").rstrip()]
 
 
-async def run_demo(
-    state: DemoState, serve: Sequence[str], device: Sequence[str], started: Callable[[str, int], None]
-) -> None:
-    """Run one edge and all devices of `state` to the end; InputError if the edge or a start fails.
+class Crew:
+    """The processes of a demo: the same devices for all plays, and one edge for each play.
 
     Args:
-        state: holds the devices; filled while the run goes on.
-        serve: further arguments of `multispin serve`.
-        device: further arguments of `multispin device`, the same for all.
+        specs: the devices.
+        device: arguments of `multispin device` that all of them share.
         started: told the name and process id of every process.
 
     """
-    children: list[_Child] = []
-    try:
-        edge = await _Child.start(["serve", "--port", "0", *serve], os.cpu_count() or 1)
-        children.append(edge)
-        started("edge", edge.pid)
-        listening = await asyncio.wait_for(edge.expect(Listening), START_TIMEOUT_S)
-        url = f"ws://127.0.0.1:{listening.port}"
-        crew: list[tuple[DeviceState, _Child]] = []
-        for known in state.devices.values():
-            child = await _Child.start(["device", url, *_arguments(known.spec), *device], 1)
-            children.append(child)
-            crew.append((known, child))
-            started(known.spec.name, child.pid)
-        await asyncio.wait_for(asyncio.gather(*(child.expect(Ready) for _, child in crew)), START_TIMEOUT_S)
+
+    def __init__(self, specs: Sequence[DeviceSpec], device: Sequence[str], started: Callable[[str, int], None]) -> None:
+        self._specs = specs
+        self._device = device
+        self._started = started
+        self._devices: dict[str, _Child] = {}
+        self._edges: list[_Child] = []
+
+    async def start(self) -> None:
+        """Start the devices, and wait until they have loaded their drafters and read their prompts."""
+        for spec in self._specs:
+            self._devices[spec.name] = child = await _Child.start(["device", *_arguments(spec), *self._device], 1)
+            self._started(spec.name, child.pid)
+        await _in_time(asyncio.gather(*(child.expect(Ready) for child in self._devices.values())))
+
+    async def time_drafting(self, tokens: int) -> dict[str, float]:
+        """Have all devices draft at once; their real time per drafted token by name [s]."""
+        for child in self._devices.values():
+            child.tell(Try(tokens))
+        found = await _in_time(asyncio.gather(*(child.expect(Tried) for child in self._devices.values())))
+        return {name: tried.seconds_per_token for name, tried in zip(self._devices, found, strict=True)}
+
+    async def play(self, serve: Sequence[str], play: Play, slower: float, state: DemoState) -> None:
+        """One play, from the start of its edge to the end of the last text.
+
+        Args:
+            serve: arguments of `multispin serve`, the port and those of the play excepted.
+            play: what is played.
+            slower: the devices are so many times slower than their specifications.
+            state: filled while the play goes on.
+
+        Raises:
+            InputError: the edge fails.
+
+        """
+        edge = await _Child.start(["serve", "--port", "0", "--policy", play.policy, *serve], CORES)
+        self._edges.append(edge)
+        self._started("edge", edge.pid)
+        listening = await _in_time(edge.expect(Listening))
+        begin = Begin(f"ws://127.0.0.1:{listening.port}", play.mode != "plain", slower)
         state.began_s = time.monotonic()
-        for _, child in crew:
-            child.go()
+        for child in self._devices.values():
+            child.tell(begin)
         watching = asyncio.create_task(_watch_edge(state, edge))
-        following = asyncio.create_task(_follow_all(state, crew))
-        await asyncio.wait([watching, following], return_when=asyncio.FIRST_COMPLETED)
-        if not following.done():
+        following = asyncio.create_task(_follow_all(state, self._devices))
+        try:
+            await asyncio.wait([watching, following], return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                raise InputError(f"the edge stopped: {await edge.why()}")
+            following.result()
+            state.ended_s = time.monotonic()
+        finally:
+            watching.cancel()
             following.cancel()
-            raise InputError(f"the edge stopped: {await edge.why()}")
-        following.result()
-        state.ended_s = time.monotonic()
-        watching.cancel()
+        await edge.stop()
+
+    async def stop(self) -> None:
+        """End every process."""
+        await asyncio.gather(*(child.stop() for child in (*self._devices.values(), *self._edges)))
+
+
+async def _in_time(waiting: Awaitable[Result]) -> Result:
+    """Wait for what processes say at their start; InputError after `START_TIMEOUT_S`."""
+    try:
+        return await asyncio.wait_for(waiting, START_TIMEOUT_S)
     except TimeoutError:
         raise InputError(f"the processes were not ready within {START_TIMEOUT_S:.0f} s") from None
-    finally:
-        await asyncio.gather(*(child.stop() for child in children))
 
 
 async def _watch_edge(state: DemoState, edge: _Child) -> None:
@@ -148,8 +186,8 @@ async def _watch_edge(state: DemoState, edge: _Child) -> None:
         state.edge_event(event)
 
 
-async def _follow_all(state: DemoState, crew: Sequence[tuple[DeviceState, _Child]]) -> None:
-    await asyncio.gather(*(_follow(state, known, child) for known, child in crew))
+async def _follow_all(state: DemoState, crew: Mapping[str, _Child]) -> None:
+    await asyncio.gather(*(_follow(state, state.devices[name], child) for name, child in crew.items()))
 
 
 async def _follow(state: DemoState, known: DeviceState, child: _Child) -> None:
@@ -163,5 +201,5 @@ def _arguments(spec: DeviceSpec) -> list[str]:
     return [
         *("--name", spec.name, "--draft", spec.drafter, f"--prompt={spec.prompt}", "--seed", str(spec.seed)),
         *("--seconds-per-token", str(spec.seconds_per_token)),
-        *("--spectral-efficiency", str(spec.spectral_efficiency)),
+        *("--spectral-efficiency", str(spec.spectral_efficiency), "--delay-s", str(spec.delay_s)),
     ]

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.live import Live
 
 from multispin.demo.order import DemoOrder
-from multispin.demo.processes import run_demo
-from multispin.demo.result import DemoResult, result_of
+from multispin.demo.processes import Crew
+from multispin.demo.result import DemoResult, Identical, result_of
+from multispin.demo.site import TRIED_TOKENS, DemoSite, slow_enough
 from multispin.demo.state import DemoState, DeviceState
-from multispin.demo.target import TextRequest, own_goodput, own_texts, requests_of
+from multispin.demo.target import own_goodput, own_texts, requests_of
 from multispin.demo.view import live_view, progress_line
 from multispin.errors import InputError
 from multispin.models import check_drafter, load_tokenizer
@@ -20,8 +21,11 @@ from multispin.speculation import ID_RULES, TextStream
 PROGRESS_PERIOD_S = 2.0
 
 
-def run(order: DemoOrder) -> DemoResult:
+def run(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
     """Play a demo; progress goes to standard error.
+
+    Returns:
+        The site as it was played, None if none was, and what came of it.
 
     Raises:
         InputError: the order cannot be met, or every device was lost.
@@ -30,53 +34,78 @@ def run(order: DemoOrder) -> DemoResult:
     for spec in order.crew:
         check_drafter(spec.drafter)
     load_tokenizer(order.target)  # refuses a model that does not exist, and converts a GGUF file once
-    state = DemoState({spec.name: DeviceState(spec) for spec in order.crew})
-    asyncio.run(_watched(order, state))
-    finished = [name for name, device in state.devices.items() if device.done]
-    if not finished:
-        raise InputError("every device was lost: " + "; ".join(device.lost for device in state.devices.values()))
-    requests = requests_of(order, finished)
-    result = result_of(order, state)
-    if order.rule in ID_RULES:
-        result = result.compared(_compare(order, state, finished, requests))
-    _say("timing the target alone, all texts in one batch")
-    return result.timed(own_goodput(order, requests))
+    site, states = asyncio.run(_watched(order))
+    for state in states:
+        if not any(device.done for device in state.devices.values()):
+            raise InputError("every device was lost: " + "; ".join(device.lost for device in state.devices.values()))
+    compared: list[Identical] = _compare(order, states) if order.rule in ID_RULES else [{} for _ in states]
+    alone_tokens_per_s = None
+    if order.site is None:
+        _say("timing the target alone, all texts in one batch")
+        finished = [name for name, device in states[order.main].devices.items() if device.done]
+        alone_tokens_per_s = own_goodput(order, requests_of(order, finished))
+    return site, result_of(order, site, states, compared, alone_tokens_per_s)
 
 
-def _compare(order: DemoOrder, state: DemoState, finished: list[str], requests: list[TextRequest]) -> dict[str, bool]:
-    """Have the target write each text alone, and say whether the tokens are the same."""
+def _compare(order: DemoOrder, states: list[DemoState]) -> list[Identical]:
+    """Have the target write each text alone, and say for each play whether the tokens are the same."""
     decode = load_tokenizer(order.target).decode
-    texts = own_texts(order, requests)
-    identical = {}
-    for index, name in enumerate(finished, start=1):
-        _say(f"comparing {index}/{len(finished)}: {name}")
-        done = state.devices[name].done
-        assert done is not None
+    names = [spec.name for spec in order.crew if any(state.devices[spec.name].done for state in states)]
+    texts = own_texts(order, requests_of(order, names))
+    compared: list[Identical] = [{} for _ in states]
+    for index, name in enumerate(names, start=1):
+        _say(f"comparing {index}/{len(names)}: {name}")
         alone = next(texts)
         stream = TextStream(decode, order.stops, order.min_tokens)
         stream.push(alone)
-        identical[name] = list(done.ids) == alone[: stream.tokens]
-    return identical
+        alone = alone[: stream.tokens]
+        for state, identical in zip(states, compared, strict=True):
+            if (done := state.devices[name].done) is not None:
+                identical[name] = list(done.ids) == alone
+    return compared
 
 
-async def _watched(order: DemoOrder, state: DemoState) -> None:
-    """Run the processes with something to look at: a live table on a terminal, lines elsewhere."""
+async def _watched(order: DemoOrder) -> tuple[DemoSite | None, list[DemoState]]:
+    """Play with something to look at: a live table on a terminal, lines elsewhere."""
     console = Console(stderr=True)
-    live = Live(get_renderable=lambda: live_view(state), console=console, transient=True, auto_refresh=True)
-    running = asyncio.create_task(
-        run_demo(state, order.serve, order.device, lambda name, pid: _say(f"{name} is process {pid}"))
-    )
+    states: list[DemoState] = [_state(order, "starting", 1.0)]
+    live = Live(get_renderable=lambda: live_view(states[-1]), console=console, transient=True, auto_refresh=True)
+    running = asyncio.create_task(_play(order, states))
     try:
         with live if console.is_terminal else contextlib.nullcontext():
             while not running.done():
                 await asyncio.wait([running], timeout=PROGRESS_PERIOD_S)
                 if not console.is_terminal and not running.done():
-                    _say(progress_line(state))
-        running.result()
+                    _say(progress_line(states[-1]))
+        return running.result(), states[1:]
     finally:
         if not running.done():
             running.cancel()
             await asyncio.wait([running])
+
+
+async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
+    """Play all plays, each with a state at the end of `states`; the site as it was played."""
+    crew = Crew(order.crew, order.device, lambda name, pid: _say(f"{name} is process {pid}"))
+    try:
+        await crew.start()
+        site, slower, serve = None, 1.0, order.serve
+        if order.site is not None:
+            name, scenario = order.site
+            slower = order.slower or slow_enough(scenario, order.crew, await crew.time_drafting(TRIED_TOKENS))
+            site = DemoSite(name, scenario, slower)
+            serve = (*order.serve, *site.serve)
+            _say(f"the site {name} is played {slower:g} times slower")
+        for play in order.plays:
+            states.append(_state(order, play.label, slower))
+            await crew.play(serve, play, slower, states[-1])
+        return site
+    finally:
+        await crew.stop()
+
+
+def _state(order: DemoOrder, label: str, slower: float) -> DemoState:
+    return DemoState({spec.name: DeviceState(spec) for spec in order.crew}, label, slower)
 
 
 def _say(line: str) -> None:

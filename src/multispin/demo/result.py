@@ -1,16 +1,23 @@
-"""What came of a demo: for `--json`, and for the table at its end."""
+"""What came of a demo: for `--json`, and for the tables at its end."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from multispin.demo.order import DemoOrder
+from multispin.demo.order import DemoOrder, Play
+from multispin.demo.site import DemoSite
 from multispin.demo.state import DemoState, DeviceState
 from multispin.speculation import ID_RULES
+
+LATE = 1.1
+"""A pass, or a drafted token, that takes more than so many times what the site says is late."""
+
+Identical = dict[str, bool]
+"""For each device whose text was compared, whether it is the target's own."""
 
 
 @dataclass(frozen=True)
 class DeviceResult:
-    """One device's part; the fields are keys of `multispin demo --json`.
+    """One device's part in one play; the fields are keys of `multispin demo --json`.
 
     Attributes:
         name: the device's name.
@@ -43,25 +50,80 @@ class DeviceResult:
     uplink_bytes: int
     uplink_bytes_per_drafted_token: float | None
     lost: str | None
-    identical_to_target: bool | None = None
+    identical_to_target: bool | None
+
+
+@dataclass(frozen=True)
+class UserResult:
+    """What one user saw in one play.
+
+    Attributes:
+        name: the user's device.
+        tokens_per_s: tokens per second of the site, from when the prompt was read to the last token.
+        tokens: tokens of the text.
+        drafted: drafted tokens that were verified.
+        accepted: drafted tokens that were accepted.
+        uplink_bytes: bytes sent, framing included.
+        identical: whether the text is the target's own, token by token; None if they were not compared.
+
+    """
+
+    name: str
+    tokens_per_s: float
+    tokens: int
+    drafted: int
+    accepted: int
+    uplink_bytes: int
+    identical: bool | None
+
+
+@dataclass(frozen=True)
+class PlayResult:
+    """What one play gave; the fields are keys of an entry of `comparison` in `multispin demo --json`.
+
+    Attributes:
+        mode: who drafted.
+        policy: how the edge planned; None if it planned no rounds.
+        goodput_tokens_per_s: sum of the users' tokens per second of the site.
+        per_user_tokens_per_s: mean of them.
+        identical: whether every text is the target's own; None if they were not compared.
+        late_passes: share of passes that took the real engine longer than the site's.
+        slowest_drafting: largest ratio of a device's real time per drafted token to the site's; None if unknown.
+        users: each user's part; a device that was lost is left out.
+
+    """
+
+    mode: str
+    policy: str | None
+    goodput_tokens_per_s: float
+    per_user_tokens_per_s: float
+    identical: bool | None
+    late_passes: float
+    slowest_drafting: float | None
+    users: tuple[UserResult, ...]
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The whole demo; the fields are keys of `multispin demo --json`.
+    """The whole demo; the fields are keys of `multispin demo --json`. Those of `devices` and above are of one play.
 
     Attributes:
         policy: how the edge planned.
         target: reference of the target.
         rule: acceptance rule.
         not_compared: why the texts are not compared with the target's own; None if they are.
-        goodput_tokens_per_s: tokens committed per second between the first grants and the last verdicts.
+        goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
         predicted_goodput_tokens_per_s: what the plans promised for the same rounds.
         rounds: rounds verified.
-        wall_s: time from the start signal to the end of the last text [s].
+        wall_s: time from the order to begin to the end of the last text, as it was played [s].
         devices: each device's part.
-        round_log: what the edge told of each round.
-        target_alone_tokens_per_s: speed of the target alone, all texts in one batch; None if it was not timed.
+        round_log: what the edge told of each round; times are as they were played.
+        target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch; None if it was
+            not timed.
+        mode: who drafted.
+        site: name of the site that was played; None if only devices and links were emulated.
+        slower: the site was played so many times slower.
+        comparison: all plays, in their order.
 
     """
 
@@ -75,40 +137,114 @@ class DemoResult:
     wall_s: float
     devices: tuple[DeviceResult, ...]
     round_log: tuple[dict[str, Any], ...] = field(repr=False)
-    target_alone_tokens_per_s: float | None = None
+    target_alone_tokens_per_s: float | None
+    mode: str
+    site: str | None
+    slower: float
+    comparison: tuple[PlayResult, ...]
 
     def document(self) -> dict[str, Any]:
         """What `multispin demo --json` prints."""
         return asdict(self)
 
-    def timed(self, alone_tokens_per_s: float | None) -> "DemoResult":
-        """The same with the speed of the target alone."""
-        return replace(self, target_alone_tokens_per_s=alone_tokens_per_s)
-
-    def compared(self, identical: dict[str, bool]) -> "DemoResult":
-        """The same with what the comparison of each named device's text gave."""
-        rows = tuple(replace(row, identical_to_target=identical.get(row.name)) for row in self.devices)
-        return replace(self, devices=rows)
+    @property
+    def all_identical(self) -> bool:
+        """Whether no text was found to differ from the target's own."""
+        return all(play.identical is not False for play in self.comparison)
 
 
-def result_of(order: DemoOrder, state: DemoState) -> DemoResult:
-    """What came of a run, before any comparison."""
+def result_of(
+    order: DemoOrder,
+    site: DemoSite | None,
+    states: list[DemoState],
+    compared: list[Identical],
+    alone_tokens_per_s: float | None,
+) -> DemoResult:
+    """What came of a run.
+
+    Args:
+        order: what was asked for.
+        site: the site as it was played; None if none was.
+        states: what is known of each play.
+        compared: for each play, which texts are the target's own.
+        alone_tokens_per_s: speed of the target alone; None if it was not timed.
+
+    """
+    slower = 1.0 if site is None else site.slower
+    play, state, identical = order.plays[order.main], states[order.main], compared[order.main]
     why = f"under {order.rule} a text follows the target's distribution; which text it is depends on the drafts"
     return DemoResult(
-        policy=order.policy,
+        policy=play.policy,
         target=order.target,
         rule=str(order.rule),
         not_compared=None if order.rule in ID_RULES else why,
-        goodput_tokens_per_s=state.goodput_tokens_per_s,
-        predicted_goodput_tokens_per_s=state.predicted_goodput_tokens_per_s,
+        goodput_tokens_per_s=state.goodput_tokens_per_s * slower,
+        predicted_goodput_tokens_per_s=state.predicted_goodput_tokens_per_s * slower,
         rounds=state.rounds,
         wall_s=state.ended_s - state.began_s,
-        devices=tuple(_device_result(device) for device in state.devices.values()),
+        devices=tuple(_device_result(device, identical) for device in state.devices.values()),
         round_log=tuple(state.log),
+        target_alone_tokens_per_s=alone_tokens_per_s,
+        mode=play.mode,
+        site=None if site is None else site.name,
+        slower=slower,
+        comparison=tuple(
+            _play_result(site, each, known, same)
+            for each, known, same in zip(order.plays, states, compared, strict=True)
+        ),
     )
 
 
-def _device_result(device: DeviceState) -> DeviceResult:
+def _play_result(site: DemoSite | None, play: Play, state: DemoState, identical: Identical) -> PlayResult:
+    slower = 1.0 if site is None else site.slower
+    users = tuple(
+        UserResult(
+            device.spec.name,
+            device.tokens_per_s * slower,
+            device.tokens,
+            device.drafted,
+            device.accepted,
+            device.done.uplink_bytes,
+            identical.get(device.spec.name),
+        )
+        for device in state.devices.values()
+        if device.done is not None
+    )
+    total = sum(user.tokens_per_s for user in users)
+    return PlayResult(
+        mode=play.mode,
+        policy=play.policy if play.mode == "rounds" else None,
+        goodput_tokens_per_s=total,
+        per_user_tokens_per_s=total / len(users) if users else 0.0,
+        identical=all(identical.values()) if identical else None,
+        late_passes=_late_passes(site, state),
+        slowest_drafting=_slowest_drafting(state, slower),
+        users=users,
+    )
+
+
+def _late_passes(site: DemoSite | None, state: DemoState) -> float:
+    """Share of passes in which the real engine took longer than the emulated one would have."""
+    if site is None or not state.log:
+        return 0.0
+    late = 0
+    for entry in state.log:
+        lengths = list(entry["drafted"].values())
+        due_s = site.verification.verify_s(lengths) + site.verification.per_token_s * entry["prompt_tokens"]
+        late += entry["verify_s"] > LATE * due_s
+    return late / len(state.log)
+
+
+def _slowest_drafting(state: DemoState, slower: float) -> float | None:
+    ratios = [
+        device.slowest_draft_s / (slower * device.spec.seconds_per_token)
+        for device in state.devices.values()
+        if device.slowest_draft_s and device.spec.seconds_per_token
+    ]
+    return max(ratios, default=None)
+
+
+def _device_result(device: DeviceState, identical: Identical) -> DeviceResult:
     done, drafted = device.done, device.drafted
     return DeviceResult(
         name=device.spec.name,
@@ -124,4 +260,5 @@ def _device_result(device: DeviceState) -> DeviceResult:
         uplink_bytes=done.uplink_bytes if done else 0,
         uplink_bytes_per_drafted_token=done.draft_bytes / drafted if done and drafted else None,
         lost=device.lost or None,
+        identical_to_target=identical.get(device.spec.name),
     )

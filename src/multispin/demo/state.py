@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multispin.demo.crew import DeviceSpec
-from multispin.protocol.events import Done, Event, Round, Written
+from multispin.protocol.events import Done, Event, Round, RoundDevice, Written
 
 
 @dataclass
@@ -22,6 +22,10 @@ class DeviceState:
         bandwidth_hz: band granted for this round [Hz].
         done: what it told at the end of its text; None before.
         lost: why its process ended early, in a sentence; empty if it did not.
+        started_s: the edge's clock when it could begin to write, its prompt read [s]; None before.
+        last_s: the edge's clock at its newest tokens [s].
+        timed_tokens: tokens committed between the two.
+        slowest_draft_s: the edge's longest estimate of its time per drafted token [s].
 
     """
 
@@ -35,14 +39,27 @@ class DeviceState:
     bandwidth_hz: float = 0.0
     done: Done | None = None
     lost: str = ""
+    started_s: float | None = None
+    last_s: float = 0.0
+    timed_tokens: int = 0
+    slowest_draft_s: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens per second from when its prompt was read to its last token; 0 while nothing is known."""
+        if self.started_s is None or self.last_s <= self.started_s:
+            return 0.0
+        return self.timed_tokens / (self.last_s - self.started_s)
 
 
 @dataclass
 class DemoState:
-    """What is known of the whole run.
+    """What is known of one play.
 
     Attributes:
         devices: the devices by name.
+        label: what people call this way of playing.
+        slower: the site is played so many times slower.
         rounds: rounds verified so far.
         began_s: monotonic time of the start signal [s]; 0 before.
         ended_s: monotonic time of the end of the last text [s].
@@ -56,6 +73,8 @@ class DemoState:
     """
 
     devices: dict[str, DeviceState] = field(default_factory=dict)
+    label: str = ""
+    slower: float = 1.0
     rounds: int = 0
     began_s: float = 0.0
     ended_s: float = 0.0
@@ -72,7 +91,7 @@ class DemoState:
         if not isinstance(event, Round):
             return
         for row in event.devices:
-            self.devices[row.name].acceptance_rate = row.acceptance_rate
+            self._device_row(self.devices[row.name], row, event.time_s)
         self.log.append(
             {
                 "time_s": event.time_s,
@@ -98,6 +117,18 @@ class DemoState:
             for grant in event.grants:
                 device = self.devices[grant.name]
                 device.length, device.bandwidth_hz = grant.length, grant.bandwidth_hz
+                if device.started_s is None:
+                    device.started_s = event.time_s
+
+    def _device_row(self, device: DeviceState, row: RoundDevice, now_s: float) -> None:
+        device.acceptance_rate = row.acceptance_rate
+        if row.drafted:
+            device.slowest_draft_s = max(device.slowest_draft_s, row.seconds_per_token)
+        if device.started_s is None:
+            device.started_s = now_s
+        else:
+            device.timed_tokens += row.tokens
+        device.last_s = now_s
 
     def device_event(self, device: DeviceState, event: Event) -> None:
         """Take in an event of a device."""

@@ -8,17 +8,23 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multispin.demo.result import DemoResult
+from multispin.control import decide
+from multispin.demo.order import DemoOrder
+from multispin.demo.result import LATE, DemoResult, PlayResult
+from multispin.demo.site import DemoSite
 from multispin.demo.state import DemoState
 from multispin.outside import one_line, printable
 
 SHOWN_CHARACTERS = 240
+MAX_LATE_SHARE = 0.1
+"""Share of late passes from which on a person is told."""
 
 
 def live_view(state: DemoState) -> RenderableType:
     """The table of devices and the tail of every text."""
     elapsed_s = max(1e-9, time.monotonic() - state.began_s) if state.began_s else 0.0
-    table = _table(f"round {state.rounds}, {elapsed_s:.0f} s", "α", "L", "band [Hz]", "tokens/s", "accepted")
+    title = f"{state.label}: round {state.rounds}, {elapsed_s:.0f} s"
+    table = _table(title, "α", "L", "band [Hz]", "tokens/s", "accepted")
     texts = []
     for name, device in state.devices.items():
         running_s = device.done.seconds if device.done else elapsed_s
@@ -30,7 +36,7 @@ def live_view(state: DemoState) -> RenderableType:
             "–" if device.acceptance_rate is None else f"{device.acceptance_rate:.2f}",
             "–" if over else str(device.length),
             "–" if over else f"{device.bandwidth_hz:.0f}",
-            f"{device.tokens / running_s:.1f}" if running_s else "–",
+            f"{state.slower * device.tokens / running_s:.1f}" if running_s else "–",
             f"{device.accepted}/{device.drafted}",
         )
         tail = device.text[-SHOWN_CHARACTERS:].replace("\n", " ")
@@ -57,16 +63,39 @@ def progress_line(state: DemoState) -> str:
     """One line for a log: how far the run is."""
     tokens = sum(device.tokens for device in state.devices.values())
     if not state.began_s:
-        return "starting: the models are being loaded"
-    return f"{time.monotonic() - state.began_s:.0f} s, round {state.rounds}, {tokens} tokens"
+        return f"{state.label}: starting, the models are being loaded"
+    return f"{state.label}: {time.monotonic() - state.began_s:.0f} s, round {state.rounds}, {tokens} tokens"
 
 
-def print_summary(console: Console, result: DemoResult) -> None:
-    """Print the texts, a table of the devices, and measured against predicted goodput."""
+def print_summary(console: Console, order: DemoOrder, site: DemoSite | None, result: DemoResult) -> None:
+    """Print the texts, a table of the devices, and what came of it."""
     for device in result.devices:
         text = Text(printable(device.text.strip()) or "(nothing)")
         console.print(Panel(text, title=_plain(device.name), title_align="left"))
-    table = _table(f"{result.policy} on {result.target}", "tokens", "accepted", "α", "L", "bytes", "text")
+    console.print(_devices_table(order, result))
+    if site is not None:
+        console.print(comparison_table(site, result))
+        for sentence in _site_sentences(site, result):
+            console.print(sentence)
+    else:
+        for sentence in _own_sentences(result):
+            console.print(sentence)
+    if result.not_compared:
+        console.print(_plain(f"not compared with the target alone: {result.not_compared}"))
+    for sentence in lost_devices(result):
+        console.print(_plain(sentence), style="bold red")
+
+
+def lost_devices(result: DemoResult) -> list[str]:
+    """A sentence for every device that was lost."""
+    return [f"{device.name} was lost: {device.lost}" for device in result.devices if device.lost]
+
+
+def _devices_table(order: DemoOrder, result: DemoResult) -> Table:
+    """The devices of the play that is told of device by device."""
+    table = _table(
+        f"{order.plays[order.main].label} on {result.target}", "tokens", "accepted", "α", "L", "bytes", "text"
+    )
     table.caption = "accepted of drafted, mean L, bytes sent, text against the target alone"
     for device in result.devices:
         rate = device.acceptance_rate
@@ -79,27 +108,90 @@ def print_summary(console: Console, result: DemoResult) -> None:
             "–" if rate is None else f"{rate:.2f}",
             f"{device.mean_draft_length:.1f}",
             str(device.uplink_bytes),
-            {True: "identical", False: "DIFFERENT", None: "unchecked"}[device.identical_to_target],
+            _same(device.identical_to_target),
         )
-    console.print(table)
+    return table
+
+
+def comparison_table(site: DemoSite, result: DemoResult) -> Table:
+    """One row for each play."""
+    table = Table(title=_plain(f"{site.name}: who drafts"), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("who drafts", no_wrap=True)
+    for heading in ("tokens/s", "× plain", "× edge", "slowest", "accepted", "bytes", "texts"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.caption = (
+        "tokens/s of the site; times plain and the edge's own drafts; the user who gains least, times plain; "
+        "accepted of drafted; bytes sent; texts against the target alone"
+    )
+    plain = next((play for play in result.comparison if play.mode == "plain"), None)
+    edge = next((play for play in result.comparison if play.mode == "edge"), None)
+    for play in result.comparison:
+        table.add_row(
+            "nobody" if play.mode == "plain" else play.mode if play.policy is None else play.policy,
+            f"{play.goodput_tokens_per_s:.1f}",
+            _ratio(play.goodput_tokens_per_s, plain),
+            _ratio(play.goodput_tokens_per_s, edge),
+            "–" if (least := slowest_gain(play, plain)) is None else f"{least:.2f}",
+            f"{sum(user.accepted for user in play.users)}/{sum(user.drafted for user in play.users)}",
+            str(sum(user.uplink_bytes for user in play.users)),
+            _same(play.identical),
+        )
+    return table
+
+
+def slowest_gain(play: PlayResult, plain: PlayResult | None) -> float | None:
+    """The least ratio of a user's tokens per second to the same user's in plain decoding; None if there is none."""
+    before = {user.name: user.tokens_per_s for user in plain.users} if plain else {}
+    return min((u.tokens_per_s / before[u.name] for u in play.users if before.get(u.name)), default=None)
+
+
+def _ratio(goodput: float, other: PlayResult | None) -> str:
+    return f"{goodput / other.goodput_tokens_per_s:.2f}" if other and other.goodput_tokens_per_s else "–"
+
+
+def _same(identical: bool | None) -> str:
+    return {True: "identical", False: "DIFFERENT", None: "unchecked"}[identical]
+
+
+def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
+    """What is real and what is emulated, and what the site's own numbers promise."""
+    verifier = site.scenario.verifier
+    sentences = [
+        f"Times are those of the site; it was played {site.slower:g} times slower. Real: models, texts, sockets and "
+        "decisions. Emulated, by waiting: "
+        f"the engine ({1e3 * verifier.fixed_s:g} ms per pass + {1e3 * verifier.per_device_s:g} per device + "
+        f"{1e3 * verifier.per_token_s:g} per token), the devices' drafting times, the band and the delay of the links.",
+    ]
+    late = max(play.late_passes for play in result.comparison)
+    slow = max((play.slowest_drafting or 0.0 for play in result.comparison), default=0.0)
+    if late > MAX_LATE_SHARE or slow > LATE:
+        sentences.append(
+            f"This machine did not keep pace: {late:.0%} of passes were late, and drafting took up to {slow:.2f} times "
+            "as long as at the site. Play it slower with --slower."
+        )
+    decision = decide(site.scenario)
+    promised = ", ".join(f"{kind} {goodput:.0f}" for kind, goodput in decision.alternatives)
+    advice = {
+        "plain": "nobody should draft",
+        "edge": "the edge should draft, and no device",
+        "rounds": "the devices should draft",
+        "mixed": "some devices should draft, and the edge for the others",
+    }[decision.kind]
+    sentences.append(f"By the site's own acceptance rates {advice} (tokens/s in the model: {promised}).")
+    return sentences
+
+
+def _own_sentences(result: DemoResult) -> list[str]:
+    """Measured against predicted goodput, and against the target alone."""
     measured, predicted = result.goodput_tokens_per_s, result.predicted_goodput_tokens_per_s
     ratio = f", a factor of {measured / predicted:.2f}" if predicted else ""
-    console.print(
+    sentences = [
         f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
         f"{result.rounds} rounds in {result.wall_s:.1f} s"
-    )
-    alone = result.target_alone_tokens_per_s
-    if alone is not None:
-        console.print(
+    ]
+    if (alone := result.target_alone_tokens_per_s) is not None:
+        sentences.append(
             f"the target alone, writing these texts in one batch on all cores of this machine: {alone:.1f} tokens/s "
             "(the devices' speeds and links are emulated, its own are not)"
         )
-    if result.not_compared:
-        console.print(_plain(f"not compared with the target alone: {result.not_compared}"))
-    for sentence in lost_devices(result):
-        console.print(_plain(sentence), style="bold red")
-
-
-def lost_devices(result: DemoResult) -> list[str]:
-    """A sentence for every device that was lost."""
-    return [f"{device.name} was lost: {device.lost}" for device in result.devices if device.lost]
+    return sentences

@@ -2,11 +2,21 @@
 
 from multispin.device.address import session_url
 from multispin.device.client import Counters, DeviceClient, Emulation, Outage
-from multispin.device.link import Link, LinkLostError, MemoryEnd, MemoryLink, ShapedLink, WebSocketLink, memory_pair
+from multispin.device.link import (
+    DelayedLink,
+    Link,
+    LinkLostError,
+    MemoryEnd,
+    MemoryLink,
+    ShapedLink,
+    WebSocketLink,
+    memory_pair,
+)
 from multispin.device.retry import Patience, Retries
 
 __all__ = [
     "Counters",
+    "DelayedLink",
     "DeviceClient",
     "Emulation",
     "Link",

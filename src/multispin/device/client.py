@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from multispin.device.link import CLOSE_TIMEOUT_S, Link, LinkLostError, ShapedLink, WebSocketLink
+from multispin.device.link import CLOSE_TIMEOUT_S, DelayedLink, Link, LinkLostError, ShapedLink, WebSocketLink
 from multispin.device.retry import Patience, Retries
 from multispin.errors import InputError
 from multispin.protocol import (
@@ -51,11 +51,13 @@ class Emulation:
     Attributes:
         seconds_per_token: least time to draft a token [s]; default 0, as fast as it can.
         spectral_efficiency: of the emulated uplink [bit/s/Hz]; default 0, no emulated uplink.
+        delay_s: further time of every message, one way [s]; default 0.
 
     """
 
     seconds_per_token: float = 0.0
     spectral_efficiency: float = 0.0
+    delay_s: float = 0.0
 
 
 @dataclass
@@ -145,6 +147,8 @@ class DeviceClient:
         self._on_outage = on_outage
         self._patience = patience or Patience()
         self._link: Link = link or WebSocketLink()
+        if self._emulation.delay_s > 0:
+            self._link = DelayedLink(self._link, self._emulation.delay_s)
         if self._emulation.spectral_efficiency > 0:
             self._link = ShapedLink(self._link, self._emulation.spectral_efficiency)
         self._outbox: asyncio.Queue[Uplink] = asyncio.Queue(MAX_MESSAGES_TO_SEND)

@@ -182,6 +182,86 @@ class ShapedLink:
                 self._bucket.set_rate(asyncio.get_running_loop().time(), rate_bits_per_s)
 
 
+class DelayedLink:
+    """Another link whose frames take some time more in each direction, however many are under way.
+
+    Args:
+        link: link that carries the frames.
+        delay_s: further time of a frame, one way [s], above 0.
+
+    """
+
+    def __init__(self, link: Link, delay_s: float) -> None:
+        self._link = link
+        self._delay_s = delay_s
+        self._sent: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
+        self._arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
+        self._carriers: list[asyncio.Task[None]] = []
+
+    async def connect(self, url: str) -> None:
+        """Open a connection of the link underneath."""
+        await self.close()
+        await self._link.connect(url)
+        self._sent = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
+        self._arrived = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
+        self._carriers = [asyncio.create_task(self._carry_up()), asyncio.create_task(self._carry_down())]
+
+    async def send(self, frame: bytes) -> None:
+        """Put a frame under way; waits only while too many are."""
+        self._check()
+        await self._sent.put((asyncio.get_running_loop().time() + self._delay_s, frame))
+
+    async def receive(self) -> bytes:
+        """The next frame, when its time has come; LinkLostError once the connection underneath is lost."""
+        self._check()
+        ready = asyncio.ensure_future(self._arrived.get())
+        try:
+            await asyncio.wait([ready, *self._carriers], return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                self._check()
+            ready_s, frame = ready.result()
+        finally:
+            ready.cancel()
+        await asyncio.sleep(ready_s - asyncio.get_running_loop().time())
+        return frame
+
+    async def close(self) -> None:
+        """Send what is under way, then close the link underneath."""
+        carriers, self._carriers = self._carriers, []
+        if carriers and not carriers[0].done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._sent.join()
+        for carrier in carriers:
+            carrier.cancel()
+        await asyncio.gather(*carriers, return_exceptions=True)
+        await self._link.close()
+
+    def granted(self, bandwidth_hz: float) -> None:
+        """For the link underneath."""
+        self._link.granted(bandwidth_hz)
+
+    def _check(self) -> None:
+        """Raise what a carrier ended with."""
+        if not self._carriers:
+            raise LinkLostError("there is no connection")
+        for carrier in self._carriers:
+            if carrier.done():
+                carrier.result()
+
+    async def _carry_up(self) -> None:
+        while True:
+            due_s, frame = await self._sent.get()
+            await asyncio.sleep(due_s - asyncio.get_running_loop().time())
+            await self._link.send(frame)
+            self._sent.task_done()
+
+    async def _carry_down(self) -> None:
+        while True:
+            frame = await self._link.receive()
+            await self._arrived.put((asyncio.get_running_loop().time() + self._delay_s, frame))
+
+
 class MemoryEnd:
     """One end of a connection inside one process; `memory_pair` makes both."""
 

@@ -142,6 +142,12 @@ class Away(_Line, frozen=True, tag="away"):
     limit_s: float
 
 
+class Tried(_Line, frozen=True, tag="tried"):
+    """A device has drafted as it was asked to: its time per drafted token here and now [s]."""
+
+    seconds_per_token: float
+
+
 class Written(_Line, frozen=True, tag="progress"):
     """A device's text has grown: the text so far, and the sums of drafted and accepted tokens."""
 
@@ -184,10 +190,41 @@ class Done(_Line, frozen=True, tag="done"):
     reconnects: int
 
 
+# The other way --------------------------------------------------------------------------------------------------------
+
+
+class _Order(msgspec.Struct, frozen=True, tag_field="order", forbid_unknown_fields=True):
+    """What a parent writes to the standard input of a device, as one JSON line."""
+
+
+class Begin(_Order, frozen=True, tag="begin"):
+    """Have the text written (once more).
+
+    Attributes:
+        url: address of the edge; default the one that the device was started with.
+        drafts: whether the device may draft; default yes.
+        slower: the emulated speed and delay of the device are so many times slower; default 1.
+
+    """
+
+    url: str = ""
+    drafts: bool = True
+    slower: float = 1.0
+
+
+class Try(_Order, frozen=True, tag="try"):
+    """Draft so many tokens after the prompt, and tell how long each took."""
+
+    tokens: int
+
+
+Order = Begin | Try
+
 EdgeEvent = Listening | Connected | Lost | Expired | Closed | Refused | Round
-DeviceEvent = Ready | Away | Written | Done
+DeviceEvent = Ready | Away | Tried | Written | Done
 Event = EdgeEvent | DeviceEvent
 
+_orders: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Order)
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)
 
 
@@ -201,3 +238,16 @@ def from_line(line: bytes | str) -> Event:
     """The event of a line; raises msgspec.ValidationError or msgspec.DecodeError if it is none."""
     event: Event = _decoder.decode(line)
     return event
+
+
+def as_order(order: Order) -> bytes:
+    """The order as one line of JSON, with its end."""
+    return msgspec.json.encode(order) + b"\n"
+
+
+def from_order(line: str) -> Order:
+    """The order of a line; an empty line says begin."""
+    if not line:
+        return Begin()
+    order: Order = _orders.decode(line)
+    return order

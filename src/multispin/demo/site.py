@@ -1,0 +1,141 @@
+"""What a demo plays: a site with its edge, its devices and its links, and how much slower than there."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multispin.control import Scenario, Verification, load_scenario
+from multispin.data import bundled_sites
+from multispin.demo.crew import DeviceSpec, asked
+from multispin.errors import InputError
+from multispin.speculation import derive_seed
+
+SITE = "a100-27b"
+"""The site that `multispin demo` plays unless it is told otherwise: one where devices pay."""
+MAX_SLOWER = 1000.0
+
+SKILLS = ((0.65, "large"), (0.55, "medium"), (0.0, "small"))
+"""Drafters for the embedded target, each for devices whose acceptance rate in the site file is at least so high."""
+OTHER_TARGET = "q8"
+"""Drafter for any other target."""
+DRAFT_S = {"large": 0.022, "medium": 0.018, "small": 0.007}
+"""Processor time per drafted token of the drafters that come with the package, on one core of a server [s]."""
+VERIFY_S = (0.05, 0.006)
+"""Time of a pass of the embedded target on two such cores: fixed, and per token [s]."""
+USUAL_DRAFT = 4
+MARGIN = 1.1
+TRIED_TOKENS = 8
+"""Tokens that each device drafts to find out how fast it is."""
+LONG_ANSWERS = ("code", "arithmetic", "dialogue")
+"""Task families whose answers are long enough to measure tokens per second."""
+
+
+@dataclass(frozen=True)
+class DemoSite:
+    """A site that a demo plays.
+
+    Attributes:
+        name: name of the site, or its file.
+        scenario: what is emulated: engine, band, devices and links.
+        slower: the site is played so many times slower, 1 … `MAX_SLOWER`.
+
+    """
+
+    name: str
+    scenario: Scenario
+    slower: float
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.slower <= MAX_SLOWER:
+            raise InputError(f"slower = {self.slower}; a site is played 1 to {MAX_SLOWER:g} times slower")
+        if self.scenario.verifier.padded:
+            raise InputError(f"{self.name}: verifier.padded is not emulated; leave it out")
+
+    @property
+    def verification(self) -> Verification:
+        """Time of a pass as it is played."""
+        real, slower = self.scenario.verifier, self.slower
+        return Verification(real.fixed_s * slower, real.per_device_s * slower, real.per_token_s * slower)
+
+    @property
+    def serve(self) -> tuple[str, ...]:
+        """Arguments of `multispin serve` for the edge as it is played."""
+        cell, engine = self.scenario.cell, self.verification
+        return (
+            *("--bandwidth-hz", str(cell.bandwidth_hz / self.slower)),
+            *("--max-draft-length", str(cell.max_draft_length)),
+            *("--emulated-verification-s", str(engine.fixed_s), str(engine.per_device_s), str(engine.per_token_s)),
+        )
+
+
+def read_site(name: str) -> Scenario:
+    """The scenario of a site: one that comes with the package by its name, or a file."""
+    sites = bundled_sites()
+    path = sites.get(name, Path(name))
+    if not path.exists():
+        raise InputError(f"there is no site {name!r}: name one of {', '.join(sites)}, or a scenario file")
+    return load_scenario(path)
+
+
+def site_crew(
+    scenario: Scenario, embedded: bool, drafters: Sequence[str], prompts: Sequence[str], seed: int
+) -> tuple[DeviceSpec, ...]:
+    """A site's devices with real drafters and prompts.
+
+    Args:
+        scenario: the site.
+        embedded: whether the target is the embedded one, which has drafters of its own.
+        drafters: drafters to use in turn; empty to choose by the devices' acceptance rates.
+        prompts: prompts to use in turn; empty for the bundled ones.
+        seed: chooses among the bundled prompts, and seeds the devices' noise.
+
+    """
+    crew = []
+    for k, (device, (task, prompt)) in enumerate(
+        zip(scenario.devices, asked(len(scenario.devices), prompts, seed, LONG_ANSWERS), strict=True)
+    ):
+        if device.spectral_efficiency is None:
+            raise InputError(f"device {device.name!r} needs a spectral_efficiency to be played")
+        drafter = drafters[k % len(drafters)] if drafters else _drafter(device.acceptance_rate, embedded)
+        crew.append(
+            DeviceSpec(
+                name=device.name,
+                drafter=drafter,
+                seconds_per_token=device.seconds_per_token,
+                spectral_efficiency=device.spectral_efficiency,
+                task=task,
+                prompt=prompt,
+                seed=derive_seed(seed, k),
+                delay_s=device.delay_s,
+            )
+        )
+    return tuple(crew)
+
+
+def slow_enough(scenario: Scenario, crew: Sequence[DeviceSpec], drafting_s: Mapping[str, float]) -> float:
+    """How many times slower a site must be played for the real models to keep pace on this machine, in halves.
+
+    Args:
+        scenario: the site.
+        crew: its devices with their drafters.
+        drafting_s: real time per drafted token while all devices draft, by device [s].
+
+    """
+    drafting = max(drafting_s[spec.name] / spec.seconds_per_token for spec in crew)
+    # The engine shares the machine: it is as much slower than on two free cores as the drafters are.
+    cores = min(2, os.cpu_count() or 1)
+    known = [spec for spec in crew if spec.drafter in DRAFT_S]
+    usual_s = sum(DRAFT_S[spec.drafter] for spec in known) / cores
+    burden = max([1.0, *(drafting_s[spec.name] / max(usual_s, DRAFT_S[spec.drafter]) for spec in known)])
+    lengths = [USUAL_DRAFT] * len(crew)
+    engine_s = burden * (VERIFY_S[0] + VERIFY_S[1] * (sum(lengths) + len(lengths))) * 2 / cores
+    slower = MARGIN * max(drafting, engine_s / scenario.verifier.verify_s(lengths))
+    return min(MAX_SLOWER, max(1.0, math.ceil(2 * slower) / 2))
+
+
+def _drafter(acceptance_rate: float | None, embedded: bool) -> str:
+    if not embedded:
+        return OTHER_TARGET
+    return next(name for least, name in SKILLS if (acceptance_rate or 0.0) >= least)

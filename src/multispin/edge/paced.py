@@ -1,0 +1,79 @@
+"""An engine that is slowed down to the speed of another one, as devices and links are in a demo."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from multispin.control import Verification
+from multispin.speculation import Engine, Failure, Feed, Finding, Rule
+
+
+class PacedEngine:
+    """Another engine whose verification takes at least as long as that of an emulated one.
+
+    What it computes is the other engine's; only the time is emulated. A pass that takes the real engine longer is not
+    shortened.
+
+    Args:
+        engine: engine that computes.
+        verification: T_ver of the emulated engine.
+        clock: tells the time [s].
+        sleep: waits for so many seconds.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        verification: Verification,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._engine = engine
+        self._verification = verification
+        self._clock = clock
+        self._sleep = sleep
+
+    @property
+    def slots(self) -> int:
+        """Sessions that fit at once."""
+        return self._engine.slots
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and generated tokens that a session may have."""
+        return self._engine.max_length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return self._engine.vocabulary_size
+
+    @property
+    def rules(self) -> frozenset[Rule]:
+        """The acceptance rules that it can apply."""
+        return self._engine.rules
+
+    def open(self) -> int:
+        """Take a slot."""
+        return self._engine.open()
+
+    def close(self, slot: int) -> None:
+        """Give a slot back."""
+        self._engine.close(slot)
+
+    def cached(self, slot: int) -> int:
+        """Positions of `slot` that are cached and valid."""
+        return self._engine.cached(slot)
+
+    def commit(self, slot: int, length: int) -> None:
+        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        self._engine.commit(slot, length)
+
+    def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
+        """Verify, and wait until the emulated engine would be ready."""
+        began_s = self._clock()
+        found = self._engine.verify(feeds)
+        due_s = began_s + self._verification.verify_s([len(feed.tokens) - 1 for feed in feeds])
+        if (left_s := due_s - self._clock()) > 0:
+            self._sleep(left_s)
+        return found

@@ -1,0 +1,79 @@
+"""Sites: how they are read, who takes part, and how much slower they are played."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from multispin.control import decide
+from multispin.data import bundled_sites
+from multispin.demo.site import DRAFT_S, SITE, DemoSite, read_site, site_crew, slow_enough
+from multispin.errors import InputError
+
+
+@pytest.fixture
+def scenario():
+    return read_site(SITE)
+
+
+def test_every_bundled_site_can_be_played():
+    for name in bundled_sites():
+        scenario = read_site(name)
+        assert DemoSite(name, scenario, 3.0).verification.fixed_s == pytest.approx(3 * scenario.verifier.fixed_s)
+        assert scenario.edge_drafter is not None
+        assert all(spec.drafter in DRAFT_S for spec in site_crew(scenario, True, (), (), 0))
+
+
+def test_by_their_own_numbers_devices_pay_at_the_usual_site_and_do_not_at_the_h100(scenario):
+    usual, h100 = decide(scenario), decide(read_site("h100-7b"))
+    assert "device" in {session.drafter for session in usual.sessions}
+    by_kind = dict(usual.alternatives)
+    assert by_kind["rounds"] > by_kind["edge"] > by_kind["plain"]
+    assert {session.drafter for session in h100.sessions} == {"edge"}
+
+
+def test_the_crew_has_the_devices_of_the_site_with_drafters_by_their_skill(scenario):
+    weak = replace(scenario.devices[1], acceptance_rate=0.6)
+    scenario = replace(scenario, devices=(scenario.devices[0], weak, replace(weak, acceptance_rate=0.3, name="c")))
+    crew = site_crew(scenario, True, (), (), 0)
+    assert [spec.drafter for spec in crew] == ["large", "medium", "small"]
+    assert [spec.name for spec in crew] == ["laptop-1", "laptop-2", "c"]
+    assert [spec.delay_s for spec in crew] == [0.003] * 3
+    assert [spec.seconds_per_token for spec in crew] == [d.seconds_per_token for d in scenario.devices]
+    assert {spec.drafter for spec in site_crew(scenario, False, (), (), 0)} == {"q8"}
+    named = site_crew(scenario, True, ("q4", "lookup"), ("Hello",), 0)
+    assert [(spec.drafter, spec.prompt) for spec in named] == [("q4", "Hello"), ("lookup", "Hello"), ("q4", "Hello")]
+
+
+def test_a_site_is_played_as_slowly_as_its_slowest_device_or_its_engine_needs(scenario, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    crew = site_crew(scenario, True, (), (), 0)
+    quick = {spec.name: spec.seconds_per_token / 100 for spec in crew}
+    least = slow_enough(scenario, crew, quick)
+    assert least >= 1.0
+    slow = quick | {crew[2].name: 7.0 * crew[2].seconds_per_token}
+    assert slow_enough(scenario, crew, slow) == 8.0  # 7 and a tenth more, in halves
+    quicker = replace(scenario, verifier=replace(scenario.verifier, fixed_s=1e-3, per_device_s=0.0))
+    assert slow_enough(quicker, crew, quick) > least
+    busy = {spec.name: 3 * sum(DRAFT_S[s.drafter] for s in crew) for spec in crew}  # other work on the machine
+    assert slow_enough(quicker, crew, busy) > slow_enough(quicker, crew, quick)
+
+
+def test_the_edge_is_told_the_slowed_down_site(scenario):
+    site = DemoSite("x", scenario, 2.0)
+    options = dict(zip(site.serve[::2][:2], site.serve[1::2][:2], strict=True))
+    assert options == {"--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2), "--max-draft-length": "16"}
+    assert site.serve[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
+
+
+def test_what_cannot_be_played_is_refused(scenario):
+    with pytest.raises(InputError, match="no site 'nowhere': name one of a100-27b"):
+        read_site("nowhere")
+    padded = replace(scenario, verifier=replace(scenario.verifier, padded=True))
+    with pytest.raises(InputError, match="padded"):
+        DemoSite("x", padded, 1.0)
+    with pytest.raises(InputError, match="1 to 1000 times"):
+        DemoSite("x", scenario, 0.5)
+    bare = replace(scenario, devices=(replace(scenario.devices[0], spectral_efficiency=None, snr_hz=1e6),))
+    with pytest.raises(InputError, match="needs a spectral_efficiency"):
+        site_crew(bare, True, (), (), 0)

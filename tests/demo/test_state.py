@@ -1,0 +1,98 @@
+"""From events to what a demo reports: rates in the time of the site, and whether the machine kept pace."""
+
+from dataclasses import replace
+
+import pytest
+
+from multispin.demo.crew import DeviceSpec
+from multispin.demo.order import DemoOrder, Play
+from multispin.demo.result import result_of
+from multispin.demo.site import SITE, DemoSite, read_site
+from multispin.demo.state import DemoState, DeviceState
+from multispin.demo.view import slowest_gain
+from multispin.protocol.events import Done, Round, RoundDevice, RoundGrant
+from multispin.speculation import Rule, SamplingParams
+
+CREW = tuple(DeviceSpec(name, "large", 0.01, 4.0, "code", "Hi", 0) for name in ("a", "b"))
+
+
+def batch(time_s, rows, verify_s=0.1, granted=True):
+    """A round in which each named device drafted, had accepted and was given so many tokens."""
+    devices = tuple(RoundDevice(name, *counts, 0.7, 0.012) for name, counts in rows.items())
+    grants = tuple(RoundGrant(spec.name, 4, 1e4) for spec in CREW) if granted else ()
+    return Round(1, time_s, verify_s, 0, 1.0 if granted else None, 8.0 if granted else None, devices, grants)
+
+
+def played(*events):
+    state = DemoState({spec.name: DeviceState(spec) for spec in CREW}, "test", 2.0)
+    for event in events:
+        state.edge_event(event)
+    for device in state.devices.values():
+        total = device.timed_tokens
+        text = Done((1,) * total, "x", total, "stop", "greedy", 9.0, 6, 3, 2, 50, 40, 0)
+        state.device_event(device, text)
+    state.ended_s = 9.0
+    return state
+
+
+def order(*plays):
+    return DemoOrder(
+        CREW, plays, (SITE, read_site(SITE)), 2.0, "t", "embedded", "float32", (), SamplingParams(), Rule.GREEDY,
+        48, 0, (), (), (),
+    )  # fmt: skip
+
+
+def test_a_users_rate_is_over_the_time_from_its_first_grant_to_its_last_token():
+    state = played(
+        batch(10.0, {}),
+        batch(12.0, {"a": (4, 3, 4), "b": (4, 0, 1)}),
+        batch(14.0, {"a": (4, 1, 2), "b": (4, 1, 2)}),
+        batch(20.0, {"b": (4, 2, 3)}),
+    )
+    assert state.devices["a"].tokens_per_s == pytest.approx(6 / 4)
+    assert state.devices["b"].tokens_per_s == pytest.approx(6 / 10)
+
+
+def test_without_grants_a_users_time_begins_with_its_first_tokens_which_do_not_count():
+    state = played(*(batch(time_s, {"a": (0, 0, 1)}, granted=False) for time_s in (1.0, 2.0, 4.0)))
+    assert state.devices["a"].tokens_per_s == pytest.approx(2 / 3)
+    assert state.devices["b"].tokens_per_s == 0.0
+
+
+def test_the_comparison_is_in_the_time_of_the_site():
+    site = DemoSite(SITE, read_site(SITE), 2.0)
+    plain = played(*(batch(float(t), {"a": (0, 0, 1), "b": (0, 0, 1)}, granted=t == 0) for t in range(5)))
+    rounds = played(batch(0.0, {}), batch(2.0, {"a": (4, 3, 4), "b": (4, 1, 2)}))
+    asked = order(Play("plain", "heterogeneous"), Play("rounds", "heterogeneous"))
+    same = {"a": True, "b": True}
+    result = result_of(asked, site, [plain, rounds], [same, same | {"b": False}], None)
+    first, second = result.comparison
+    assert (first.mode, first.policy, second.mode, second.policy) == ("plain", None, "rounds", "heterogeneous")
+    assert first.goodput_tokens_per_s == pytest.approx(2 * 2 * 1.0)  # two users, played twice as slowly
+    assert second.per_user_tokens_per_s == pytest.approx(second.goodput_tokens_per_s / 2)
+    assert second.goodput_tokens_per_s == pytest.approx(2 * (4 + 2) / 2)
+    assert slowest_gain(second, first) == pytest.approx(1.0)
+    assert slowest_gain(first, None) is None
+    assert (first.identical, second.identical, result.all_identical) == (True, False, False)
+    assert result.mode == "rounds"  # devices are told of the play that drafts
+    assert [device.identical_to_target for device in result.devices] == [True, False]
+    assert result.document()["comparison"][1]["users"][0]["tokens_per_s"] == pytest.approx(4.0)
+
+
+def test_late_passes_and_slow_drafting_are_told():
+    site = DemoSite(SITE, read_site(SITE), 2.0)
+    due_s = site.verification.verify_s([4, 4])
+    rows = {"a": (4, 3, 4), "b": (4, 1, 2)}
+    state = played(batch(0.0, {}), batch(2.0, rows, due_s), batch(4.0, rows, 1.5 * due_s), batch(5.0, rows, due_s))
+    (play,) = result_of(order(Play("rounds", "fixed")), site, [state], [{}], None).comparison
+    assert play.late_passes == pytest.approx(1 / 4)
+    assert play.slowest_drafting == pytest.approx(0.012 / (2 * 0.01))
+    assert play.identical is None
+
+
+def test_a_lost_device_has_no_part_in_the_sums():
+    state = played(batch(0.0, {}), batch(2.0, {"a": (4, 3, 4), "b": (4, 1, 2)}))
+    state.devices["b"] = replace(state.devices["b"], done=None, lost="it was killed")
+    result = result_of(order(Play("rounds", "fixed")), None, [state], [{"a": True}], None)
+    assert [user.name for user in result.comparison[0].users] == ["a"]
+    assert [device.lost for device in result.devices] == [None, "it was killed"]
