@@ -5,8 +5,8 @@ import random
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import DraftAsk, EdgeDrafter, ModelDrafter, PackedModel
-from multispin.speculation import LawFormat, SamplingParams, SlotsTakenError
+from multispin.models import EdgeDrafter, ModelDrafter, PackedModel
+from multispin.speculation import DraftAsk, LawFormat, SamplingParams, SlotsTakenError
 
 LAWS = [
     SamplingParams(),

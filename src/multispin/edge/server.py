@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from multispin.errors import InputError
-from multispin.passes import EXPIRY_PERIOD_S, Passes, RoundReport, Send, Sleep, Verify
+from multispin.passes import EXPIRY_PERIOD_S, DraftHere, Passes, RoundReport, Send, Sleep, Verify
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,
@@ -191,6 +191,10 @@ class EdgeServer:
             match self._passes.advance(loop.time()):
                 case Sleep(until_s):
                     await self._sleep(until_s)
+                case DraftHere() as step:
+                    began_s = loop.time()
+                    drafts = await loop.run_in_executor(self._engine_thread, self._passes.draft, step)
+                    self._passes.drafted(step, drafts, loop.time() - began_s, loop.time())
                 case Verify(batch):
                     began_s = loop.time()
                     findings = await loop.run_in_executor(self._engine_thread, self._passes.verify, batch)
@@ -358,8 +362,8 @@ class EdgeServer:
                     if number in sessions
                 ),
                 grants=tuple(
-                    RoundGrant(sessions[number].hello.name, length, bandwidth_hz)
-                    for number, length, bandwidth_hz in (plan.sessions if plan else ())
+                    RoundGrant(sessions[each.session].hello.name, each.draft_length, each.bandwidth_hz)
+                    for each in (plan.sessions if plan else ())
                 ),
             )
         )

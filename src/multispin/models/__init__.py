@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from multispin.models.draft_source import DraftSource, load_draft_source, load_drafter
     from multispin.models.drafter import ModelDrafter
     from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter
-    from multispin.models.edge_drafter import DraftAsk, EdgeDrafter
+    from multispin.models.edge_drafter import EdgeDrafter
     from multispin.models.loading import known_positions, load_model, resolve
     from multispin.models.packable import PackedModel
     from multispin.models.quantised import round_weights
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "CachedModel",
-    "DraftAsk",
     "DraftSource",
     "DrafterKind",
     "DrafterName",
@@ -53,7 +52,7 @@ _MODULES = {
     "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
     "drafter": ("ModelDrafter",),
     "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
-    "edge_drafter": ("DraftAsk", "EdgeDrafter"),
+    "edge_drafter": ("EdgeDrafter",),
     "loading": ("known_positions", "load_model", "resolve"),
     "packable": ("PackedModel",),
     "quantised": ("round_weights",),

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from multispin.models.edge_drafter import DraftAsk, EdgeDrafter
+from multispin.models.edge_drafter import EdgeDrafter
 from multispin.models.packable import PackedModel
 from multispin.speculation import (
+    DraftAsk,
     Feed,
     LawFormat,
     SamplingParams,

@@ -5,7 +5,6 @@ noise, exactly as `ModelDrafter` draws for one text alone.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -14,33 +13,15 @@ from multispin.errors import InputError
 from multispin.models.cached import CachedModel
 from multispin.models.packable import PackedModel
 from multispin.speculation import (
+    DraftAsk,
     Feed,
     LawFormat,
-    SamplingParams,
     TruncatedLaw,
     draft_token,
     draw,
     shaped,
     truncate,
 )
-
-
-class DraftAsk(NamedTuple):
-    """One text that a draft is wanted for.
-
-    Attributes:
-        slot: from `EdgeDrafter.open`.
-        committed: ids of the whole text, prompt included; at least one.
-        length: number of tokens to draft.
-        params: the request's sampling parameters and seed.
-
-    """
-
-    slot: int
-    committed: Sequence[int]
-    length: int
-    params: SamplingParams
-
 
 Pick = Callable[[DraftAsk, torch.Tensor, int], int]
 """Chooses a token: (ask, [1, V] logits, absolute position of the token)."""

@@ -1,11 +1,12 @@
 """The loop without sockets and clocks: seats, planning, batches and settling."""
 
 from multispin.passes.beliefs import Beliefs, LearnedBeliefs
-from multispin.passes.controller import Controller, ControllerSettings, Member, RoundPlan, SessionPlan
+from multispin.passes.controller import Controller, ControllerSettings
 from multispin.passes.limits import EXPIRY_PERIOD_S, Limits
 from multispin.passes.local import LocalDriver
 from multispin.passes.loop import Passes
-from multispin.passes.steps import Batch, Job, RoundReport, Send, Sleep, Step, Verify
+from multispin.passes.plans import Member, RoundPlan, SessionPlan
+from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
 
 __all__ = [
     "EXPIRY_PERIOD_S",
@@ -13,6 +14,8 @@ __all__ = [
     "Beliefs",
     "Controller",
     "ControllerSettings",
+    "DraftHere",
+    "EdgeDraft",
     "Job",
     "LearnedBeliefs",
     "Limits",

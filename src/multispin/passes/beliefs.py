@@ -4,13 +4,23 @@ A running edge learns (`LearnedBeliefs`, on the estimators). A simulation may kn
 Neither knows policies, plans or rounds.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from multispin.control import Device, Verification
-from multispin.estimation import AcceptanceEstimator, DraftSpeedEstimator, LinkEstimator, VerificationEstimator
+from multispin.control import Device, EdgeDrafter, Verification
+from multispin.estimation import (
+    AcceptanceEstimator,
+    DraftSpeedEstimator,
+    LinkEstimator,
+    RoundTripEstimator,
+    VerificationEstimator,
+)
 
 View = tuple[float, float, float]
 """What a session's best draft length depends on: α, T^S [s], and the band times time that a token needs, Q/r [Hz·s]."""
+
+_EDGE_STEP_PRIOR_S = (0.004, 0.0004)
+"""Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
 
 
 class Beliefs(Protocol):
@@ -63,6 +73,12 @@ class Beliefs(Protocol):
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn from a batch of `tokens` fed by `devices` sessions."""
 
+    def observe_edge_draft(self, lengths: Sequence[int], seconds: float) -> None:
+        """Learn from drafts of these lengths that the edge's own drafter made together."""
+
+    def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn from a verified draft of the edge's own drafter."""
+
     def acceptance_rate(self, session: int) -> float:
         """The estimate of α, from outcomes alone."""
 
@@ -78,29 +94,45 @@ class Beliefs(Protocol):
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
 
-    def device(self, session: int, room: int, length: int) -> Device:
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device.
 
         Args:
             session: its number, which becomes the device's name.
-            room: longest draft that makes sense [tokens].
+            room: longest draft of the device that makes sense [tokens].
             length: the draft's fixed bits are charged as if it were this long [tokens].
+            edge_room: longest draft of the edge's own drafter that makes sense [tokens]; default 0.
 
         """
 
     def verifier(self) -> Verification:
         """The planner's verifier."""
 
+    def edge_drafter(self) -> EdgeDrafter:
+        """The planner's view of the edge's own drafter; means nothing where there is none."""
+
 
 class _Estimates:
     """What has been learned of one session."""
 
-    __slots__ = ("acceptance", "link", "most_token_bits", "overhead_bits", "refusal_bits", "speed", "token_bits")
+    __slots__ = (
+        "acceptance",
+        "edge_acceptance",
+        "link",
+        "most_token_bits",
+        "overhead_bits",
+        "refusal_bits",
+        "round_trip",
+        "speed",
+        "token_bits",
+    )
 
     def __init__(self, seconds_per_token: float, spectral_efficiency: float, frame_bits: float) -> None:
         self.acceptance = AcceptanceEstimator()
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
+        self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
+        self.edge_acceptance: AcceptanceEstimator | None = None  # None: no draft of the edge was verified yet
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
         self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
 
@@ -118,11 +150,18 @@ class LearnedBeliefs:
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted [tokens].
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0.
+        delays: whether a link's delay is told from its rate; by default all time on the way counts as transmission.
 
     """
 
-    def __init__(self, bits_per_id: float, max_draft_length: int, frame_bits: float = 0.0) -> None:
+    def __init__(
+        self, bits_per_id: float, max_draft_length: int, frame_bits: float = 0.0, delays: bool = False
+    ) -> None:
         self.verification = VerificationEstimator()
+        # Drafting steps take the place of devices and drafted tokens that of tokens: nothing else costs time.
+        self._edge_time = VerificationEstimator(0.0, *_EDGE_STEP_PRIOR_S)
+        self._edge_acceptance = AcceptanceEstimator()  # of all sessions together
+        self._delays = delays
         self._bits_per_id = bits_per_id
         self._max_draft_length = max_draft_length
         self._frame_bits = frame_bits
@@ -155,7 +194,7 @@ class LearnedBeliefs:
         known.token_bits = min(known.most_token_bits, frame_bits / length)
         known.overhead_bits = max(0.0, frame_bits - length * known.most_token_bits)
         if bandwidth_hz > 0 and upload_s > 0:
-            known.link.observe(frame_bits, bandwidth_hz, upload_s)
+            (known.round_trip if self._delays else known.link).observe(frame_bits, bandwidth_hz, upload_s)
 
     def observe_law(self, session: int, frame_bits: int) -> None:
         """Learn what a refusal costs."""
@@ -169,6 +208,19 @@ class LearnedBeliefs:
         """Learn the time of a verification."""
         self.verification.observe(devices, tokens, seconds)
 
+    def observe_edge_draft(self, lengths: Sequence[int], seconds: float) -> None:
+        """Learn the time of a drafting step."""
+        if any(lengths):
+            self._edge_time.observe(max(lengths), sum(lengths), seconds)
+
+    def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
+        """Learn how often the edge's own drafts are accepted, for this session and for all."""
+        self._edge_acceptance.observe(drafted, accepted)
+        known = self._sessions[session]
+        if known.edge_acceptance is None:
+            known.edge_acceptance = AcceptanceEstimator(self._edge_acceptance.rate)
+        known.edge_acceptance.observe(drafted, accepted)
+
     def acceptance_rate(self, session: int) -> float:
         """The estimate of α."""
         return self._sessions[session].acceptance.rate
@@ -179,12 +231,12 @@ class LearnedBeliefs:
 
     def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
         """Expected time to send so many bits over a band [s]."""
-        return bits / (self._sessions[session].link.spectral_efficiency * bandwidth_hz)
+        return bits / (self._efficiency(self._sessions[session]) * bandwidth_hz)
 
     def view(self, session: int, length: int) -> View:
         """What the best draft length depends on."""
         known = self._sessions[session]
-        token_hz_s = known.bits_per_token(length) / known.link.spectral_efficiency
+        token_hz_s = known.bits_per_token(length) / self._efficiency(known)
         return known.acceptance.rate, known.speed.seconds_per_token, token_hz_s
 
     def fixed_share(self, session: int) -> float:
@@ -192,21 +244,33 @@ class LearnedBeliefs:
         known = self._sessions[session]
         return 1.0 - known.token_bits / known.bits_per_token(1)
 
-    def device(self, session: int, room: int, length: int) -> Device:
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device."""
         known = self._sessions[session]
         longest = min(room, self._max_draft_length)
+        edge = known.edge_acceptance
         return Device(
             name=str(session),
             seconds_per_token=known.speed.seconds_per_token,
-            spectral_efficiency=known.link.spectral_efficiency,
+            spectral_efficiency=self._efficiency(known),
             acceptance_rate=known.acceptance.rate,
             bits_per_token=known.bits_per_token(length),
             max_draft_length=longest,
             min_draft_length=min(1, longest),
+            delay_s=0.5 * known.round_trip.delay_s if self._delays else 0.0,
+            edge_acceptance_rate=None if edge is None else edge.rate,
+            edge_max_draft_length=min(edge_room, self._max_draft_length),
         )
 
     def verifier(self) -> Verification:
         """The planner's verifier."""
         known = self.verification
         return Verification(known.fixed_s, known.per_device_s, known.per_token_s)
+
+    def edge_drafter(self) -> EdgeDrafter:
+        """The planner's view of the edge's own drafter."""
+        return EdgeDrafter(self._edge_time.per_device_s, self._edge_time.per_token_s, self._edge_acceptance.rate)
+
+    def _efficiency(self, known: _Estimates) -> float:
+        """R [bit/s/Hz]."""
+        return (known.round_trip if self._delays else known.link).spectral_efficiency

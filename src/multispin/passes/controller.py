@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 from multispin.control import (
     REACTIVE,
@@ -22,8 +22,11 @@ from multispin.control import (
     policy_named,
 )
 from multispin.control.latency import verification_s
+from multispin.control.who import MODES
 from multispin.errors import InputError
 from multispin.passes.beliefs import Beliefs, LearnedBeliefs, View
+from multispin.passes.chooser import Chooser
+from multispin.passes.plans import Member, RoundPlan, SessionPlan
 
 _USUAL_LENGTHS = (2, 8)
 """Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
@@ -56,6 +59,9 @@ class ControllerSettings:
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
             are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
         multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
+        mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
+            drafter does; "auto", for each session whatever pays.
+        edge_drafts: whether the edge has a drafter of its own; default no.
 
     """
 
@@ -66,8 +72,16 @@ class ControllerSettings:
     replan_tolerance: float = 0.02
     frame_bits: float = 0.0
     multiple_access: str = "fdma"
+    mode: str = "rounds"
+    edge_drafts: bool = False
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode = {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.mode == "edge" and not self.edge_drafts:
+            raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
+        if self.mode == "auto" and self.multiple_access == "tdma":
+            raise InputError("mode = 'auto' is for devices with a band each, not for those that send in turns (tdma)")
         if self.policy not in RUNTIME_POLICIES:
             raise InputError(f"policy = {self.policy!r} is not one of {', '.join(RUNTIME_POLICIES)}")
         if not 0.0 < self.bandwidth_hz < math.inf:
@@ -76,50 +90,6 @@ class ControllerSettings:
             raise InputError(f"replan_tolerance = {self.replan_tolerance} is not a finite number >= 0")
         if not 0.0 <= self.frame_bits < math.inf:
             raise InputError(f"frame_bits = {self.frame_bits} is not a finite number >= 0")
-
-
-class Member(NamedTuple):
-    """A session that may draft in the next round.
-
-    Attributes:
-        session: its number.
-        room: longest draft that still makes sense, from the tokens that remain; 0 for plain decoding.
-
-    """
-
-    session: int
-    room: int
-
-
-class SessionPlan(NamedTuple):
-    """What one session is to do in the next round.
-
-    Attributes:
-        session: its number.
-        draft_length: L_k [tokens]; 0 is plain decoding.
-        bandwidth_hz: B_k [Hz]; 0 without a draft.
-
-    """
-
-    session: int
-    draft_length: int
-    bandwidth_hz: float
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """What everybody is to do in the next round.
-
-    Attributes:
-        sessions: in the order of the members that were planned for.
-        round_s: planned time of the round [s].
-        goodput_tokens_per_s: planned goodput [tokens/s].
-
-    """
-
-    sessions: tuple[SessionPlan, ...]
-    round_s: float
-    goodput_tokens_per_s: float
 
 
 @dataclass(frozen=True)
@@ -168,7 +138,10 @@ class Controller:
     def __init__(self, settings: ControllerSettings, beliefs: Beliefs | None = None) -> None:
         self.settings = settings
         self.beliefs: Beliefs = beliefs or LearnedBeliefs(
-            settings.bits_per_id, settings.max_draft_length, settings.frame_bits
+            settings.bits_per_id, settings.max_draft_length, settings.frame_bits, delays=settings.mode != "rounds"
+        )
+        self.chooser = Chooser(
+            settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
         )
         self._histories: defaultdict[int, _History] = defaultdict(_History)
         self._basis: _Basis | None = None
@@ -181,6 +154,7 @@ class Controller:
     def leave(self, session: int) -> None:
         """Forget a session."""
         self.beliefs.leave(session)
+        self.chooser.probes.leave(session)
         self._histories.pop(session, None)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
@@ -190,8 +164,10 @@ class Controller:
             history, longest = self._histories[session], self.settings.max_draft_length
             history.reactive = next_length(history.reactive, drafted, accepted, longest=longest)
 
-    def plan(self, members: Sequence[Member], reserved_hz: float = 0.0) -> RoundPlan | None:
-        """Plan the next round for `members`; None if there are none.
+    def plan(self, members: Sequence[Member], reserved_hz: float = 0.0, now_s: float = 0.0) -> RoundPlan | None:
+        """Plan for `members`; None if there are none.
+
+        Modes beside "rounds" choose for each session who drafts (`passes.chooser`). Devices' rounds are planned here:
 
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
@@ -202,10 +178,13 @@ class Controller:
         Args:
             members: sessions that get a grant.
             reserved_hz: band still in use by drafts that are late [Hz].
+            now_s: the time [s].
 
         """
         if not members:
             return None
+        if self.settings.mode != "rounds":
+            return self.chooser.plan(members, now_s, partial(self._made_of, reserved_hz=reserved_hz))
         if self.settings.policy == REACTIVE:
             lengths = [min(member.room, self._histories[member.session].reactive) for member in members]
             return _of_sessions(members, self._with_lengths(members, lengths, reserved_hz))
@@ -221,6 +200,18 @@ class Controller:
             made = self._kept(self._basis, members, reserved_hz)
         self._latest = frame, _of_sessions(members, made)
         return self._latest[1]
+
+    def _made_of(
+        self, members: Sequence[Member], lengths: Sequence[int] | None, reserved_hz: float
+    ) -> tuple[Scenario, Plan]:
+        """The scenario of these members, and the policy's plan for their devices, of given lengths if there are any."""
+        if lengths is None and self.settings.policy == REACTIVE:
+            lengths = [min(member.room, self._histories[member.session].reactive) for member in members]
+        if lengths is None:
+            made = self._from_scratch(members, reserved_hz)
+            self._basis = self._as_basis(made, members, reserved_hz)
+            return self._scenario(members, [device.draft_length for device in made.devices], reserved_hz), made
+        return self._scenario(members, lengths, reserved_hz), self._with_lengths(members, lengths, reserved_hz)
 
     def _from_scratch(self, members: Sequence[Member], reserved_hz: float) -> Plan:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
@@ -328,9 +319,10 @@ class Controller:
             ),
             verifier=self.beliefs.verifier(),
             devices=tuple(
-                self.beliefs.device(member.session, member.room, length)
+                self.beliefs.device(member.session, member.room, length, member.edge_room)
                 for member, length in zip(members, lengths, strict=True)
             ),
+            edge_drafter=self.beliefs.edge_drafter() if settings.edge_drafts else None,
         )
 
 

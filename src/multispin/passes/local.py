@@ -4,7 +4,7 @@ It opens no sockets and never waits. Every message arrives at once, and a verifi
 """
 
 from multispin.passes.loop import Passes
-from multispin.passes.steps import RoundReport, Send, Sleep, Step, Verify
+from multispin.passes.steps import DraftHere, RoundReport, Send, Sleep, Step, Verify
 from multispin.protocol import DeviceSession, Downlink, Uplink
 
 
@@ -17,19 +17,22 @@ class LocalDriver:
         reports: of the rounds that have ended, the newest last.
         now_s: the clock [s]; the caller turns it.
         verify_s: how long a verification is said to take [s].
+        draft_s: how long drafts of the edge's own drafter are said to take [s].
 
     Args:
         passes: sessions and passes of the edge.
         verify_s: how long a verification is said to take [s]; default 0.1.
+        draft_s: how long drafts of the edge's own drafter are said to take [s]; default 0.01.
 
     """
 
-    def __init__(self, passes: Passes, verify_s: float = 0.1) -> None:
+    def __init__(self, passes: Passes, verify_s: float = 0.1, draft_s: float = 0.01) -> None:
         self.passes = passes
         self.devices: dict[int, DeviceSession] = {}
         self.reports: list[RoundReport] = []
         self.now_s = 0.0
         self.verify_s = verify_s
+        self.draft_s = draft_s
 
     def connect(self, device: DeviceSession) -> int:
         """Connect a device, for the first time or again; returns its session's number."""
@@ -72,11 +75,14 @@ class LocalDriver:
         """Verify a batch at once."""
         self.passes.verified(step.batch, self.passes.verify(step.batch), self.verify_s, self.now_s)
 
+    def draft_here(self, step: DraftHere) -> None:
+        """Let the edge's own drafter draft at once."""
+        self.passes.drafted(step, self.passes.draft(step), self.draft_s, self.now_s)
+
     def run(self) -> Sleep:
         """Go on until there is nothing to do at this moment."""
         while not isinstance(step := self.advance(), Sleep):
-            if isinstance(step, Verify):
-                self.verify(step)
+            self._work(step)
         return step
 
     def one_pass(self) -> RoundReport:
@@ -85,7 +91,14 @@ class LocalDriver:
             match self.advance():
                 case Send(_, report) if report is not None:
                     return report
-                case Verify() as step:
-                    self.verify(step)
                 case Sleep():
                     raise ValueError("no pass can end before a message comes or time goes on")
+                case step:
+                    self._work(step)
+
+    def _work(self, step: Step) -> None:
+        match step:
+            case DraftHere():
+                self.draft_here(step)
+            case Verify():
+                self.verify(step)

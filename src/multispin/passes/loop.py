@@ -10,16 +10,30 @@ until then. Under `rejection-up` a pass may have to ask devices for the distribu
 delivers; a device that answers late misses this delivery and gets its verdict when the answer comes.
 """
 
+import heapq
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from multispin.errors import InputError
-from multispin.passes.controller import Controller, Member, RoundPlan
+from multispin.passes.controller import Controller
 from multispin.passes.limits import LEAST_PREFILL_TOKENS, Limits
-from multispin.passes.seats import Seat, Seats
-from multispin.passes.steps import Batch, Job, Message, RoundReport, Send, Sleep, Step, Verify
+from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, RoundPlan, SessionPlan
+from multispin.passes.seats import Seat, Seats, Trial
+from multispin.passes.steps import (
+    Batch,
+    DraftHere,
+    EdgeAsk,
+    EdgeDraft,
+    Job,
+    Message,
+    RoundReport,
+    Send,
+    Sleep,
+    Step,
+    Verify,
+)
 from multispin.protocol import (
     Ask,
     Close,
@@ -43,6 +57,8 @@ from multispin.protocol import (
 )
 from multispin.speculation import (
     ID_RULES,
+    BatchDrafter,
+    DraftAsk,
     Engine,
     Failure,
     Feed,
@@ -52,6 +68,9 @@ from multispin.speculation import (
     framing_bits,
     uplink_bits_per_rejection,
 )
+
+PATIENCE = 0.5
+"""Drafts that are late by this share of a pass are late enough for a pass without them."""
 
 
 @dataclass
@@ -64,6 +83,9 @@ class _Round:
         deadline_s: when it goes on without the drafts that have not come [s].
         members: sessions whose drafts may still be awaited. `_is_awaited` tells which are; those found at the end that
             are not drop off, so that a look costs next to nothing however many there are.
+        expected_s: when the drafts of its devices are expected to have come [s].
+        riders: what is done for the sessions that no device drafts for, by number.
+        passes: how many more passes of theirs are planned before that.
 
     """
 
@@ -71,13 +93,35 @@ class _Round:
     planned_s: float = 0.0
     deadline_s: float = 0.0
     members: list[int] = field(default_factory=list)
+    expected_s: float = 0.0
+    riders: dict[int, SessionPlan] = field(default_factory=dict)
+    passes: int = 0
+
+
+@dataclass(frozen=True)
+class _Drafting:
+    """The edge's own drafter is at work.
+
+    Attributes:
+        reads: whether it has a prompt to read first, so that its time says nothing of drafting.
+
+    """
+
+    reads: bool
 
 
 @dataclass(frozen=True)
 class _Verifying:
-    """A batch is being verified."""
+    """A batch is being verified.
+
+    Attributes:
+        batch: what is verified.
+        waits: whether drafts of the round are still awaited, so that this is a pass of the other sessions.
+
+    """
 
     batch: Batch
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +134,7 @@ class _Settling:
         verify_s: how long that took [s].
         asked: sessions that owe a distribution; those found at the end that do not drop off.
         until_s: when the others' verdicts wait no longer [s].
+        waits: whether drafts of the round are still awaited.
 
     """
 
@@ -98,6 +143,7 @@ class _Settling:
     verify_s: float
     asked: list[int]
     until_s: float
+    waits: bool = False
 
 
 class _Row(NamedTuple):
@@ -120,6 +166,7 @@ class Passes:
         credential: secret that a device must show; default none.
         seed: default noise seed handed to devices; default 0.
         new_token: makes resume tokens; by default random ones.
+        edge_drafter: the edge's own drafter; default none.
 
     """
 
@@ -132,6 +179,7 @@ class Passes:
         credential: str = "",
         seed: int = 0,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(16),
+        edge_drafter: BatchDrafter | None = None,
     ) -> None:
         self.engine = engine
         self.controller = controller
@@ -143,7 +191,12 @@ class Passes:
         self._seats = Seats(engine, self.limits)
         self._last_number = 0
         self._round = _Round()
-        self._phase: _Verifying | _Settling | None = None  # None: drafts are gathered
+        self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
+        self._edge_drafter = edge_drafter
+        # The drafter's slot for each of the engine's: it knows by its texts when another session has come into one.
+        self._drafter_slots = [edge_drafter.open() for _ in range(engine.slots)] if edge_drafter is not None else []
+        self._rides = controller.settings.mode != "rounds"  # whether sessions without drafts have passes of their own
+        self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
         self._outbox: list[Message] = []
         self._rows: list[_Row] = []  # decided since the last report
 
@@ -151,11 +204,13 @@ class Passes:
 
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, verify a batch, or send messages; then ask again."""
+        if self._rides and self._phase is None:
+            self._let_go_of_the_late(now_s)
         if self._outbox:
             messages, self._outbox = self._outbox, []
             return Send(messages)
         if self.waits(now_s):
-            return Sleep(self._until_s())
+            return self._ride(now_s) if self._rides and self._phase is None else Sleep(self._until_s())
         if isinstance(self._phase, _Settling):
             return self._deliver(self._phase, now_s)
         if not self._anything_ready():
@@ -163,7 +218,9 @@ class Passes:
             if grants:
                 return Send(list(grants.items()))
             if not self._anything_ready():
-                return Sleep()
+                return Sleep(self._due[0][0] if self._due else None)
+        if (drafts := self._to_draft()) is not None:
+            return drafts
         batch = self._collect()
         self._phase = _Verifying(batch)
         return Verify(batch)
@@ -173,7 +230,7 @@ class Passes:
         if self._outbox:
             return False
         match self._phase:
-            case _Verifying():
+            case _Drafting() | _Verifying():
                 return True
             case _Settling() as settling:
                 return now_s < settling.until_s and _any_left(settling.asked, self._is_asked)
@@ -187,6 +244,33 @@ class Passes:
                 raise InputError(found.reason)
             findings.append(found)
         return findings
+
+    def draft(self, step: DraftHere) -> list[EdgeDraft]:
+        """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
+        drafter, found = self._edge_drafter, dict[int, EdgeDraft]()
+        assert drafter is not None
+        plain = [each for each in step.asks if each.form is None]
+        for each, ids in zip(plain, drafter.draft([each.ask for each in plain]) if plain else [], strict=True):
+            found[each.session] = ids, []
+        for form in {each.form for each in step.asks if each.form is not None}:
+            group = [each for each in step.asks if each.form == form]
+            for each, drafted in zip(group, drafter.draft_laws([each.ask for each in group], form), strict=True):
+                found[each.session] = drafted
+        return [found[each.session] for each in step.asks]
+
+    def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
+        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        reads = isinstance(self._phase, _Drafting) and self._phase.reads
+        self._phase = None
+        self._seats.end_batch()
+        for each, (ids, laws) in zip(step.asks, drafts, strict=True):
+            seat = self._seats.get(each.session)
+            if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
+                seat.to_draft = 0
+                seat.session.draft_here(ids, laws)
+        if not reads:
+            self.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
+        self.controller.chooser.edge_drafted(now_s)
 
     def verified(self, batch: Batch, findings: Sequence[Finding | None], verify_s: float, now_s: float) -> None:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
@@ -211,7 +295,8 @@ class Passes:
                     asked.append(job.session)
                     upload_s = max(upload_s, self._law_s(seat, band_hz))
         until_s = now_s + self.limits.deadline_factor * upload_s + self.limits.deadline_slack_s
-        self._phase = _Settling(batch, findings, verify_s, asked, until_s)
+        waits = isinstance(self._phase, _Verifying) and self._phase.waits
+        self._phase = _Settling(batch, findings, verify_s, asked, until_s, waits)
 
     @property
     def round(self) -> int:
@@ -280,7 +365,7 @@ class Passes:
         """Note that a device's connection is lost; its session is kept for a while."""
         seat = self._seats.get(number)
         if seat is not None:
-            seat.connected, seat.lost_at_s = False, now_s
+            seat.connected, seat.lost_at_s, seat.trial = False, now_s, None
 
     def leave(self, number: int) -> None:
         """End a session and take back all that it holds."""
@@ -311,12 +396,14 @@ class Passes:
     def _open(self, seat: Seat, message: Open) -> list[Downlink]:
         self._seats.check_room()
         request = seat.session.open(message, self.engine.max_length, self.engine.rules)
+        seat.trial = None
         beliefs, number = self.controller.beliefs, seat.session.number
         if request.rule in ID_RULES:
             beliefs.charge(number)
         else:
             bits = bits_per_token(request.rule, request.form)
             beliefs.charge(number, bits, uplink_bits_per_rejection(request.rule, request.form))
+        self.controller.chooser.probes.renew(number)
         if request.finish:  # continued from another edge, and complete already
             return [seat.session.tail(len(request.committed))]
         self._seats.wait(seat)
@@ -324,20 +411,30 @@ class Passes:
 
     def _draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         session = seat.session
-        stage = session.stage
+        stage, trial = session.stage, seat.trial
+        if trial is not None and trial.ids is None and message.round == trial.grant.round:
+            return self._tried(seat, trial, message, frame_bytes, now_s)
         answers = session.receive(message)
         if session.request is not None and session.request.finish:  # its last token has been named
             self._seats.release(seat)
         if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
             return [*answers]
-        grant = stage.grant
-        if grant.length > 0:
-            draft_s = message.draft_us * 1e-6
-            upload_s = now_s - seat.asked_at_s - draft_s
-            self.controller.beliefs.observe_draft(
-                session.number, message.length, draft_s, 8 * frame_bytes, grant.bandwidth_hz, upload_s
-            )
+        self.controller.chooser.probes.end(session.number, now_s)
+        if stage.grant.length > 0:
+            self._observe_draft(seat, stage.grant, message, frame_bytes, now_s)
         return []
+
+    def _observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, now_s: float) -> None:
+        """Learn from the time and the size of a draft."""
+        draft_s = message.draft_us * 1e-6
+        self.controller.beliefs.observe_draft(
+            seat.session.number,
+            message.length,
+            draft_s,
+            8 * frame_bytes,
+            grant.bandwidth_hz,
+            now_s - seat.asked_at_s - draft_s,
+        )
 
     def _law(self, seat: Seat, message: Law, frame_bytes: int) -> list[Downlink]:
         """Decide a refused draft by the distribution that it was drawn from; the next plan has a grant for it."""
@@ -353,31 +450,168 @@ class Passes:
     def _schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:
         """Plan the next round and grant it to every running session that owes nothing."""
         self._seats.fill()
-        members = [
-            Member(seat.session.number, seat.session.room if seat.session.hello.drafts else 0)
-            for seat in self._seats
-            if seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
-        ]
-        late_hz = sum(seat.session.grant.bandwidth_hz for seat in self._seats if seat.session.grant)
-        plan = self.controller.plan(members, late_hz)
+        members = [self._member(seat) for seat in self._seats if self._is_idle(seat)]
+        late_hz = sum(seat.band_hz for seat in self._seats)
+        plan = self.controller.plan(members, late_hz, now_s)
         if plan is None:
             return None, {}
-        verify_s = self.controller.beliefs.verification.predict(len(members), len(members))
-        air_s = max(0.0, plan.round_s - verify_s)
-        deadline_s = now_s + self.limits.deadline_factor * air_s + self.limits.deadline_slack_s
-        # Nobody waits for a device that was late already.
-        self._round = _Round(self._round.number + 1, plan.round_s, deadline_s, [member.session for member in members])
+        phase_s, limits = plan.phase_s, self.limits
+        if phase_s is None:
+            verify_s = self.controller.beliefs.verification.predict(len(members), len(members))
+            phase_s = max(0.0, plan.round_s - verify_s)
+        # Nobody waits for a device that was late already, nor for a probe.
+        self._round = _Round(
+            self._round.number + 1,
+            plan.round_s,
+            now_s + limits.deadline_factor * phase_s + limits.deadline_slack_s,
+            [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
+            now_s + phase_s,
+            {each.session: each for each in plan.sessions if each.drafter != DEVICE},
+            plan.extra_passes,
+        )
         grants = {}
-        for session, length, bandwidth_hz in plan.sessions:
-            seat = self._seats[session]
-            grants[session] = seat.session.give(self._round.number, length, bandwidth_hz)
-            seat.asked_at_s = now_s
+        for each in plan.sessions:
+            grant = self._give(each, now_s)
+            if grant is not None:
+                grants[each.session] = grant
         return plan, grants
 
-    def _collect(self) -> Batch:
-        """Take every draft at hand, and as many prompt tokens as may ride along."""
+    def _is_idle(self, seat: Seat) -> bool:
+        """Whether a plan has something to decide for a session: it is there, and nothing of it is under way."""
+        return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
+
+    def _member(self, seat: Seat) -> Member:
+        room = seat.session.room
+        edge_room = room if self._edge_drafter is not None and seat.session.offer is None else 0
+        request = seat.session.request
+        comparable = request is not None and request.rule in ID_RULES
+        able = seat.session.hello.drafts and seat.trial is None
+        return Member(seat.session.number, room if able else 0, edge_room, comparable)
+
+    def _give(self, planned: SessionPlan, now_s: float) -> Grant | None:
+        """Do what is planned for a session: its grant, or None if its device need not know."""
+        seat = self._seats[planned.session]
+        seat.drafter, seat.asked_at_s = planned.drafter, now_s
+        of_device = planned.drafter == DEVICE
+        length = planned.draft_length if of_device else 0
+        grant = seat.session.give(self._round.number, length, planned.bandwidth_hz)
+        if not self._rides:
+            return grant
+        late_s = self._round.deadline_s
+        if planned.probe is not None:
+            late_s = now_s + self.limits.deadline_factor * planned.probe.expected_s + self.limits.deadline_slack_s
+        if isinstance(seat.session.stage, Pending):
+            seat.to_draft = 0 if of_device else planned.draft_length
+            if planned.probe is None or of_device:
+                return None  # the device has nothing to do
+            grant = Grant(planned.session, self._round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
+            request = seat.session.request
+            seat.trial = Trial(grant, len(request.committed) if request is not None else 0)
+        heapq.heappush(self._due, (late_s, planned.session, grant.round))
+        return grant
+
+    # Sessions that no device drafts for ---------------------------------------------------------------------------
+
+    def _ride(self, now_s: float) -> Step:
+        """While drafts are awaited: a pass of the sessions that no device drafts for, if it is time for one.
+
+        It is while such passes are planned, while one more is over before the drafts are expected, and when the drafts
+        are late: nobody waits for them but who drafts.
+        """
+        for seat in self._seats:
+            if self._is_idle(seat):
+                self._give(self._as_rider(seat), now_s)
+        if (drafts := self._to_draft()) is not None:
+            return drafts
+        riders = [seat for seat in self._seats if self._rides_now(seat)]
+        if riders or any(self._prompt_due(seat) for seat in self._seats):
+            pass_s = self.controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
+            patience_s = self._round.expected_s + PATIENCE * pass_s
+            if self._round.passes > 0 or now_s + pass_s <= self._round.expected_s or now_s >= patience_s:
+                self._round.passes -= 1
+                batch = self._collect(riders)
+                self._phase = _Verifying(batch, waits=True)
+                return Verify(batch)
+            return Sleep(min(patience_s, self._round.deadline_s))
+        return Sleep(self._round.deadline_s if not self._due else min(self._round.deadline_s, self._due[0][0]))
+
+    def _rides_now(self, seat: Seat) -> bool:
+        """Whether a session takes part in a pass that awaited drafts do not."""
+        stage = seat.session.stage
+        if not isinstance(stage, Pending):
+            return False
+        return seat.drafter != DEVICE or stage.grant.round != self._round.number
+
+    def _as_rider(self, seat: Seat) -> SessionPlan:
+        """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
+        number = seat.session.number
+        planned = self._round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
+        return planned._replace(draft_length=min(planned.draft_length, seat.session.room))
+
+    def _to_draft(self) -> DraftHere | None:
+        """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
+        if self._edge_drafter is None:
+            return None
+        asks = []
+        for seat in self._seats:
+            session, request, slot = seat.session, seat.session.request, seat.slot
+            if seat.to_draft and request is not None and slot is not None and isinstance(session.stage, Pending):
+                ask = DraftAsk(self._drafter_slots[slot], tuple(request.committed), seat.to_draft, request.params)
+                form = None if request.rule in ID_RULES else request.form
+                asks.append(EdgeAsk(session.number, ask, form))
+        if not asks:
+            return None
+        drafter = self._edge_drafter
+        # After a draft that was accepted whole two tokens are new; what is more is a prompt, or was missed.
+        reads = any(drafter.unread(each.ask.slot, each.ask.committed) > 1 for each in asks)
+        self._phase = _Drafting(reads)
+        self._seats.begin_batch(self._seats[each.session].slot or 0 for each in asks)
+        return DraftHere(tuple(asks))
+
+    def _let_go_of_the_late(self, now_s: float) -> None:
+        """Take back grants whose drafts have not come in time: their sessions go on without, and are only probed."""
+        while self._due and self._due[0][0] <= now_s:
+            _, number, round_number = heapq.heappop(self._due)
+            seat = self._seats.get(number)
+            if seat is None or not seat.connected:
+                continue
+            stage, trial = seat.session.stage, seat.trial
+            if trial is not None and trial.ids is None and trial.grant.round == round_number:
+                self._outbox.append((number, seat.session.tail(trial.base)))
+                seat.trial = None
+            elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
+                seat.session.withdraw()
+            else:
+                continue
+            self.controller.chooser.probes.miss(number, now_s, now_s - seat.asked_at_s)
+
+    def _tried(self, seat: Seat, trial: Trial, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take a draft that was asked for beside the text, and tell the device what was committed meanwhile."""
+        session = seat.session
+        trial.ids = session.glance(message, trial.grant)
+        self._observe_draft(seat, trial.grant, message, frame_bytes, now_s)
+        self.controller.chooser.probes.end(session.number, now_s)
+        self._compare(seat)
+        return [*session.catch_up(message.base)]
+
+    def _compare(self, seat: Seat) -> None:
+        """Learn from a draft that was made beside the text, as soon as the text shows what of it was right."""
+        trial, request = seat.trial, seat.session.request
+        if trial is None or trial.ids is None or request is None:
+            return
+        written = request.committed[trial.base : trial.base + len(trial.ids)]
+        right = 0
+        while right < len(written) and written[right] == trial.ids[right]:
+            right += 1
+        if right < len(written) or right == len(trial.ids):
+            self.controller.observe_outcome(seat.session.number, trial.grant.length, right)
+            seat.trial = None
+
+    def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
+        """Take every draft at hand, or those of some sessions, and as many prompt tokens as may ride along."""
         self._seats.fill()
-        pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
+        if pending is None:
+            pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
         jobs = [_job(seat) for seat in sorted(pending, key=lambda seat: seat.session.number)]
         budget = self._prompt_budget() if jobs else self.limits.prefill_tokens_per_round
         for seat in self._seats:
@@ -407,8 +641,11 @@ class Passes:
         if seat.slot != job.feed.slot:
             return None
         self.engine.commit(job.feed.slot, job.feed.start + 1 + finding.accepted)
-        # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
-        self.controller.observe_outcome(job.session, job.granted, finding.accepted)
+        if job.drafter == EDGE:
+            self.controller.beliefs.observe_edge_outcome(job.session, job.drafted, finding.accepted)
+        else:
+            # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
+            self.controller.observe_outcome(job.session, job.granted, finding.accepted)
         answer = seat.session.settle(finding)
         if isinstance(answer, Verdict):
             self._decided(seat, answer, job.drafted)
@@ -435,13 +672,28 @@ class Passes:
             verdict = self._settle(seat, job, finding)
             if isinstance(verdict, Verdict):
                 verdicts[job.session] = verdict
+                self._compare(seat)
         self._phase = None
         self._seats.end_batch()
-        plan, grants = self._schedule(now_s)
+        # In a pass of their own, the sessions that no device drafts for go on as planned.
+        held = {number for number in verdicts if self._seats[number].held}
+        plan, grants = (None, {}) if settling.waits else self._schedule(now_s)
+        drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
         messages: list[Message] = []
         for number, verdict in verdicts.items():
-            grant = grants.pop(number, None)
-            messages.append((number, self._seats[number].session.attach(verdict, grant) if grant else verdict))
+            seat = self._seats[number]
+            session, trial = seat.session, seat.trial
+            if trial is not None and verdict.finish:  # nothing is to be learned from it any more
+                messages.append((number, session.tail(trial.base if trial.ids is None else verdict.base)))
+                seat.trial = None
+            elif number in held:  # its device is told nothing before its draft has come
+                continue
+            elif number in drafted_here:  # the device does not know what was accepted
+                messages.append((number, session.tail(verdict.base)))
+            elif number in grants and not seat.held:
+                messages.append((number, session.attach(verdict, grants.pop(number))))
+            else:
+                messages.append((number, verdict))
         messages += grants.items()
         return Send(messages, self._report(settling, plan))
 
@@ -463,7 +715,7 @@ class Passes:
     def _until_s(self) -> float | None:
         """When waiting ends without a message [s]."""
         match self._phase:
-            case _Verifying():
+            case _Drafting() | _Verifying():
                 return None
             case _Settling() as settling:
                 return settling.until_s
@@ -509,7 +761,8 @@ def _job(seat: Seat) -> Job:
     assert isinstance(stage, Pending)
     newest = len(request.committed) - 1
     feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence)
-    return Job(seat.session.number, feed, len(stage.draft), stage.grant.length)
+    drafter = EDGE if seat.drafter == EDGE and not stage.grant.length else DEVICE
+    return Job(seat.session.number, feed, len(stage.draft), stage.grant.length, drafter)
 
 
 def _any_left(numbers: list[int], test: Callable[[int], bool]) -> bool:

@@ -5,12 +5,31 @@ Knows slots, connections and times of loss. Does not know drafts' contents, roun
 
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from multispin.passes.limits import Limits
-from multispin.protocol import EdgeSession, Granted, ProtocolError, Refused
+from multispin.passes.plans import DEVICE
+from multispin.protocol import EdgeSession, Grant, Granted, ProtocolError, Refused
 from multispin.speculation import Engine, Rule
+
+
+@dataclass(eq=False)
+class Trial:
+    """A draft that is asked of a device beside its text, which goes on meanwhile.
+
+    The device is told nothing until its draft has come, so that it does not give the draft up.
+
+    Attributes:
+        grant: what the device may draft.
+        base: number of tokens committed when it was asked.
+        ids: the draft; None until it has come. It is kept until the text shows what of it was right.
+
+    """
+
+    grant: Grant
+    base: int
+    ids: Sequence[int] | None = None
 
 
 @dataclass(eq=False)
@@ -24,6 +43,9 @@ class Seat:
         lost_at_s: when the device was lost last [s].
         asked_at_s: when the edge last asked the device for something, or the device came back [s].
         evicted: whether its text had a slot which another request took.
+        drafter: who drafts for it until the next plan.
+        to_draft: tokens that the edge's own drafter is still to draft for the pass to come.
+        trial: a draft that is asked of the device beside; None if none is.
 
     """
 
@@ -33,6 +55,20 @@ class Seat:
     lost_at_s: float = 0.0
     asked_at_s: float = 0.0
     evicted: bool = False
+    drafter: str = DEVICE
+    to_draft: int = 0
+    trial: Trial | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the device is told nothing for now."""
+        return self.trial is not None and self.trial.ids is None
+
+    @property
+    def band_hz(self) -> float:
+        """Band that drafts of its device hold [Hz]."""
+        grant = self.trial.grant if self.trial is not None and self.trial.ids is None else self.session.grant
+        return grant.bandwidth_hz if grant is not None else 0.0
 
     @property
     def running(self) -> bool:

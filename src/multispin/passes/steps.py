@@ -1,12 +1,12 @@
-"""What passes between the loop and whoever drives it: the three things that it can ask for, and what a pass was."""
+"""What passes between the loop and whoever drives it: the four things that it can ask for, and what a pass was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from multispin.passes.controller import RoundPlan
+from multispin.passes.plans import DEVICE, RoundPlan
 from multispin.protocol import Downlink
-from multispin.speculation import Feed
+from multispin.speculation import DraftAsk, Feed, LawFormat, TruncatedLaw
 
 Message = tuple[int, Downlink]
 """A session's number, and what is to be sent to its device."""
@@ -20,6 +20,7 @@ class Job(NamedTuple):
         feed: the tokens that it brings.
         drafted: how many of them were drafted.
         granted: how many could have been drafted.
+        drafter: who drafted them: `DEVICE` or `EDGE`.
 
     """
 
@@ -27,6 +28,7 @@ class Job(NamedTuple):
     feed: Feed
     drafted: int = 0
     granted: int = 0
+    drafter: str = DEVICE
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,37 @@ class Sleep:
     until_s: float | None = None
 
 
+class EdgeAsk(NamedTuple):
+    """One session that the edge's own drafter is to draft for.
+
+    Attributes:
+        session: its number.
+        ask: slot, text, length and sampling parameters.
+        form: how distributions are written, under the rejection rules; None where ids are enough.
+
+    """
+
+    session: int
+    ask: DraftAsk
+    form: LawFormat | None
+
+
+EdgeDraft = tuple[list[int], list[TruncatedLaw]]
+"""Drafted ids, and the distributions that they were drawn from if these were wanted."""
+
+
+@dataclass(frozen=True)
+class DraftHere:
+    """The edge's own drafter is to draft for these sessions; `Passes.drafted` takes what it did.
+
+    Attributes:
+        asks: one per session.
+
+    """
+
+    asks: tuple[EdgeAsk, ...]
+
+
 @dataclass(frozen=True)
 class Verify:
     """This batch is to be verified; `Passes.verified` takes what was found.
@@ -112,4 +145,4 @@ class Send:
     report: RoundReport | None = None
 
 
-Step = Sleep | Verify | Send
+Step = Sleep | DraftHere | Verify | Send

@@ -31,11 +31,13 @@ from multispin.protocol.messages import (
 from multispin.protocol.running_request import ProtocolError, RunningRequest, admit
 from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 from multispin.speculation import (
+    Evidence,
     Finding,
     Offer,
     Outcome,
     Rejection,
     Rule,
+    TruncatedLaw,
     pack_ids,
     pack_offer,
     possible_after,
@@ -124,6 +126,22 @@ class EdgeSession:
                 return message.round == stage.grant.round
         return False
 
+    def draft_here(self, ids: Sequence[int], laws: Sequence[TruncatedLaw] = ()) -> None:
+        """Take a draft of the edge's own drafter in place of the pending empty one.
+
+        Args:
+            ids: drafted tokens.
+            laws: the distribution that each was drawn from, under the rejection rules. They are all here, so that the
+                draft is decided at once whichever of these rules the request names: the text follows the same
+                distribution under each.
+
+        """
+        request, stage = self.request, self.stage
+        if request is None or not isinstance(stage, Pending) or len(stage.draft):
+            raise ValueError(f"session {self.number} has no empty draft to fill")
+        evidence = Evidence(Rule.REJECTION, request.form, laws=tuple(laws)) if laws else None
+        self.stage = Pending(stage.grant, list(ids), evidence) if ids else stage
+
     def receive(self, message: Draft) -> list[Verdict | Tail | Ask]:
         """Take in a draft: nothing if it will be verified, else the answer that it gets at once."""
         self.check_number(message.session)
@@ -150,6 +168,13 @@ class EdgeSession:
                 return [self.tail(len(request.committed))]
         self.stage = self._pending(stage.grant, message.payload, message.length)
         return []
+
+    def glance(self, message: Draft, grant: Grant) -> Sequence[int]:
+        """The ids of a draft that was asked for beside the text; it changes nothing here."""
+        self.check_number(message.session)
+        if message.length > grant.length:
+            raise ProtocolError("too-many", f"a draft of {message.length} tokens came for a grant of {grant.length}")
+        return self._pending(grant, message.payload, message.length).draft
 
     def settle(self, finding: Finding) -> Verdict | Ask:
         """Commit what was found of the pending draft: its verdict, without a grant yet, or what is to be asked."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from multispin.control import Device, Scenario, Verification
+from multispin.control import Device, EdgeDrafter, Scenario, Verification
 from multispin.passes import LearnedBeliefs
 from multispin.passes.beliefs import View
 from multispin.simulation.device import SimulatedDevice
@@ -19,6 +19,7 @@ class TrueBeliefs(LearnedBeliefs):
         devices: all devices at the site, by session number.
         now_s: tells the time [s]; a device's link is known as it is now.
         knows_acceptance: whether acceptance is known; otherwise it is learned.
+        frame_bits: bits of a draft beside its tokens; default 0, the paper's payload.
 
     """
 
@@ -28,8 +29,10 @@ class TrueBeliefs(LearnedBeliefs):
         devices: Mapping[int, SimulatedDevice],
         now_s: Callable[[], float],
         knows_acceptance: bool = True,
+        frame_bits: float = 0.0,
     ) -> None:
         super().__init__(scenario.cell.bits_per_token, scenario.cell.max_draft_length)
+        self._frame_bits_known = frame_bits
         self._truth = scenario
         self._devices = devices
         self._now_s = now_s
@@ -48,14 +51,14 @@ class TrueBeliefs(LearnedBeliefs):
         return (
             rate if self._knows_acceptance else self.acceptance_rate(session),
             heard.seconds_per_token,
-            device.bits_per_token / heard.efficiency_at(self._truth.cell.bandwidth_hz),
+            self._bits_per_token(device, length) / heard.efficiency_at(self._truth.cell.bandwidth_hz),
         )
 
     def fixed_share(self, session: int) -> float:
-        """The scenario's payload has no fixed part."""
-        return 0.0
+        """Share of a one-token draft's bits that a longer draft does not send again."""
+        return self._frame_bits_known / (self._frame_bits_known + self._devices[session].bits_per_token)
 
-    def device(self, session: int, room: int, length: int) -> Device:
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The scenario's device as its link is now."""
         device = self._devices[session]
         shortest, longest = self._truth.limits(device.truth)
@@ -66,11 +69,19 @@ class TrueBeliefs(LearnedBeliefs):
         return replace(
             heard,
             name=str(session),
-            bits_per_token=device.bits_per_token,
+            bits_per_token=self._bits_per_token(device, length),
             max_draft_length=longest,
             min_draft_length=min(shortest, longest),
+            edge_max_draft_length=edge_room,
         )
+
+    def _bits_per_token(self, device: SimulatedDevice, length: int) -> float:
+        return device.bits_per_token + self._frame_bits_known / max(1, length)
 
     def verifier(self) -> Verification:
         """The scenario's verifier."""
         return self._truth.verifier
+
+    def edge_drafter(self) -> EdgeDrafter:
+        """The scenario's edge drafter."""
+        return self._truth.edge_drafter or super().edge_drafter()

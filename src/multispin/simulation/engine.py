@@ -2,11 +2,23 @@
 
 from collections.abc import Sequence
 
-from multispin.control import Verification
-from multispin.passes import Batch
+import numpy as np
+
+from multispin.control import Device, Scenario, Verification
+from multispin.passes import Batch, EdgeDraft
 from multispin.simulation.device import RIGHT, WRONG
 from multispin.simulation.setup import MAX_TOKENS
-from multispin.speculation import ID_RULES, Failure, Feed, Finding, Outcome, SlotTable
+from multispin.speculation import (
+    ID_RULES,
+    DraftAsk,
+    Failure,
+    Feed,
+    Finding,
+    LawFormat,
+    Outcome,
+    SlotTable,
+    TruncatedLaw,
+)
 
 _MAX_LENGTH = 2 * MAX_TOKENS
 
@@ -39,3 +51,51 @@ class SimulatedEngine(SlotTable):
 def batch_verification_s(verifier: Verification, batch: Batch) -> float:
     """T_ver of a batch, prompts in it included [s]."""
     return verifier.verify_s([len(job.feed.tokens) - 1 for job in batch.jobs])
+
+
+class SimulatedEdgeDrafter:
+    """The edge's own drafter without a model: each token that it drafts is RIGHT with the probability α of its text.
+
+    Args:
+        scenario: the truth; it has an edge drafter.
+        seed: of its luck.
+
+    """
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        assert scenario.edge_drafter is not None
+        self._truth = scenario.edge_drafter
+        self._generator = np.random.default_rng([seed, 2**31, 2])
+        self._slots = 0
+
+    def open(self) -> int:
+        """Take a slot."""
+        self._slots += 1
+        return self._slots - 1
+
+    def unread(self, slot: int, committed: Sequence[int]) -> int:
+        """Reading takes no time."""
+        return 0
+
+    def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
+        """Draft without knowing for whom."""
+        return [self._ids(self._truth.acceptance_rate, ask.length) for ask in asks]
+
+    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+        """There are no distributions."""
+        raise NotImplementedError
+
+    def draft_for(self, device: Device, length: int) -> EdgeDraft:
+        """A draft for a device's text."""
+        rate = device.edge_acceptance_rate
+        return self._ids(self._truth.acceptance_rate if rate is None else rate, length), []
+
+    def draft_s(self, lengths: Sequence[int]) -> float:
+        """Time that drafts of these lengths take together [s]."""
+        return self._truth.draft_s(lengths)
+
+    def _ids(self, rate: float, length: int) -> list[int]:
+        right = 0
+        while right < length and self._generator.random() < rate:
+            right += 1
+        return [RIGHT] * right + [WRONG] * (length - right)

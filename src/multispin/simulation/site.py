@@ -17,6 +17,8 @@ from multispin.passes import (
     Batch,
     Controller,
     ControllerSettings,
+    DraftHere,
+    EdgeDraft,
     Limits,
     Passes,
     Send,
@@ -28,7 +30,7 @@ from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import TrueBeliefs
 from multispin.simulation.clock import EventQueue
 from multispin.simulation.device import FINGERPRINT, LiveDevice, SimulatedDevice
-from multispin.simulation.engine import SimulatedEngine, batch_verification_s
+from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
 from multispin.simulation.uplink import (
@@ -54,6 +56,7 @@ class Site:
         replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
         live: real models that write the texts, in place of acceptance rates.
         knows_acceptance: whether the truth that it knows includes acceptance.
+        mode: who drafts (`ControllerSettings`); by default the devices do, as the policy says.
 
     """
 
@@ -66,6 +69,7 @@ class Site:
         replan_tolerance: float = ControllerSettings.replan_tolerance,
         live: LiveModels | None = None,
         knows_acceptance: bool = True,
+        mode: str = "rounds",
     ) -> None:
         self.queue = EventQueue()
         self.setup = setup
@@ -83,9 +87,18 @@ class Site:
             replan_tolerance,
             behaviour.frame_bits,
             cell.multiple_access,
+            mode,
+            scenario.edge_drafter is not None and live is None,
         )
+        drafter = None
+        if settings.edge_drafts and mode != "rounds":
+            drafter = SimulatedEdgeDrafter(scenario, seed)
+        self._edge_drafter = drafter
         self._present: dict[int, SimulatedDevice] = {}
-        beliefs = TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance) if knows else None
+        beliefs = None
+        if knows:
+            known_bits = 0.0 if mode == "rounds" else behaviour.frame_bits  # the paper's rounds have no frames
+            beliefs = TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, known_bits)
         self.controller = Controller(settings, beliefs)
         limits = Limits(
             max_sessions=count,
@@ -95,10 +108,13 @@ class Site:
             deadline_factor=behaviour.deadline_factor,
             deadline_slack_s=behaviour.deadline_slack_s,
         )
-        self.passes = Passes(self.engine, self.controller, FINGERPRINT, limits, new_token=self._token)
+        self.passes = Passes(
+            self.engine, self.controller, FINGERPRINT, limits, new_token=self._token, edge_drafter=drafter
+        )
         self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
+        self.edge_drafting_s = 0.0
         self.air: Air = TimeDivision() if in_turns(scenario) else FrequencyDivision()
         self._until_s = -1.0  # the last time at which a look is due already
         self._looks = False  # whether a look is due at this very moment
@@ -224,15 +240,24 @@ class Site:
         self.passes.receive(device.number, device.begin(prompt, tokens, self.queue.now_s), 0, self.queue.now_s)
         self._wake()
 
-    def _hear(self, number: int, message: Downlink) -> None:
-        """A message reaches a device; the downlink takes no time (eq. 9)."""
+    def _tell(self, number: int, message: Downlink) -> None:
+        """Send a message to a device. The downlink takes its one-way delay and nothing else (eq. 9)."""
         device = self._present[number]
-        if device.number != number:  # lost
+        text = device.record.requests
+        if device.truth.delay_s > 0.0:
+            heard_s = self.queue.now_s + device.truth.delay_s
+            self.queue.at(heard_s, partial(self._hear, number, device, message, text))
+        else:
+            self._hear(number, device, message, text)
+
+    def _hear(self, number: int, device: SimulatedDevice, message: Downlink, text: int) -> None:
+        if device.number != number or device.record.requests != text:  # lost or gone, or its text has ended
             return
         device.hear(message, self.queue.now_s)
         if (grant := device.session.grant) is not None:
             device.listen(self.queue.now_s)  # a round begins
         if device.session.finish:
+            device.record.drop()  # a draft that came too late for its text
             device.record.requests += 1
             if device.record.requests == self.setup.behaviour.texts:
                 self._leave(device, back=False)
@@ -260,17 +285,21 @@ class Site:
         bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
         begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
         if math.isfinite(leaves_s):
-            self.queue.at(leaves_s, partial(self._arrived, number, device, grant, message, bits, begins_s))
+            text = device.record.requests
+            arrived = partial(self._arrived, number, device, grant, message, bits, leaves_s - begins_s, text)
+            self.queue.at(leaves_s + device.truth.delay_s, arrived)
 
     def _arrived(
-        self, number: int, device: SimulatedDevice, grant: Grant, message: Draft, bits: float, since_s: float
+        self, number: int, device: SimulatedDevice, grant: Grant, message: Draft, bits: float, air_s: float, text: int
     ) -> None:
         if device.number != number:
             return
+        device.record.air_hz_s += grant.bandwidth_hz * air_s
+        if device.record.requests != text:  # its text has ended without it
+            return
         now_s = self.queue.now_s
-        device.record.air_hz_s += grant.bandwidth_hz * (now_s - since_s)
         for answer in self.passes.receive(number, message, math.ceil(bits / 8), now_s):
-            self._hear(number, answer)
+            self._tell(number, answer)
         if not self.passes.waits(now_s):
             self._wake()
 
@@ -301,7 +330,10 @@ class Site:
                 case Send(messages, report):
                     self.rounds += report is not None and bool(report.members)
                     for number, message in messages:
-                        self._hear(number, message)
+                        self._tell(number, message)
+                case DraftHere() as step:
+                    self._draft_here(step)
+                    return
                 case Verify(batch):
                     findings = self.passes.verify(batch)
                     verify_s = batch_verification_s(self.setup.scenario.verifier, batch)
@@ -313,6 +345,19 @@ class Site:
                         self._until_s = until_s
                         self.queue.at(until_s, self._look)
                     return
+
+    def _draft_here(self, step: DraftHere) -> None:
+        assert self._edge_drafter is not None
+        drafts = [
+            self._edge_drafter.draft_for(self._present[each.session].truth, each.ask.length) for each in step.asks
+        ]
+        draft_s = self._edge_drafter.draft_s([each.ask.length for each in step.asks])
+        self.edge_drafting_s += draft_s
+        self.queue.at(self.queue.now_s + draft_s, partial(self._drafted, step, drafts, draft_s))
+
+    def _drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float) -> None:
+        self.passes.drafted(step, drafts, draft_s, self.queue.now_s)
+        self._look()
 
     def _verified(self, batch: Batch, findings: Sequence[Finding | None], verify_s: float) -> None:
         self.verifying_s += verify_s

@@ -6,7 +6,7 @@ never loads it. Rooms above that handle ids, messages and plans stay as light.
 """
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
-from multispin.speculation.drafter import Drafter, NoDrafter, PromptLookupDrafter
+from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
 from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
 from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
@@ -50,6 +50,8 @@ from multispin.speculation.text import TextStream, text_of
 
 __all__ = [
     "ID_RULES",
+    "BatchDrafter",
+    "DraftAsk",
     "Drafter",
     "Engine",
     "Evidence",

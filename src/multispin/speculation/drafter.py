@@ -5,7 +5,7 @@ whole committed text, so it cannot fall out of step with what the edge has decid
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from multispin.speculation.laws import LawFormat, TruncatedLaw, certain_law
 from multispin.speculation.sampling import SamplingParams
@@ -27,6 +27,39 @@ class Drafter(Protocol):
 
         The number of tokens must be decided before the last of them is drawn (docs/losslessness.md).
         """
+
+
+class DraftAsk(NamedTuple):
+    """One text that a draft is wanted for.
+
+    Attributes:
+        slot: from `BatchDrafter.open`.
+        committed: ids of the whole text, prompt included; at least one.
+        length: number of tokens to draft.
+        params: the request's sampling parameters and seed.
+
+    """
+
+    slot: int
+    committed: Sequence[int]
+    length: int
+    params: SamplingParams
+
+
+class BatchDrafter(Protocol):
+    """Proposes the next tokens of many texts at once, each in a slot of its own: the edge's own drafter."""
+
+    def open(self) -> int:
+        """Take a slot; raises SlotsTakenError when none is free."""
+
+    def unread(self, slot: int, committed: Sequence[int]) -> int:
+        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+
+    def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
+        """Propose tokens for each text; fewer than asked for, or none, is a valid answer."""
+
+    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+        """The same for the rejection rules, with the distribution that each token was drawn from."""
 
 
 class _Guesser:

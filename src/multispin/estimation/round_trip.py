@@ -1,0 +1,90 @@
+"""How long does a frame take, and how much of that is delay? Rate and round trip of a link, learned together."""
+
+import math
+from collections import deque
+
+from multispin.checks import MOST, not_negative, positive
+
+SHORTEST_S = 1e-9
+WINDOW = 24  # frames that are remembered
+LEAST_PRIOR = 0.01  # share of the prior that stays, to settle what frames of one size leave open
+HUBER = 0.3  # relative residual beyond which a frame loses influence
+STEPS = 3  # of reweighting
+
+
+class RoundTripEstimator:
+    """Fits t = delay_s + x / r, where x = bits / band is what a frame asks of the link, with both parts ≥ 0.
+
+    t is the time from a grant to its draft's arrival, without drafting: both delays and the transmission (eq. 9 of
+    arXiv 2606.04581). Weighted least squares of relative residuals over a window, frames weighted by age, and by
+    Huber's rule so that a stall counts little. The device's own word for r is a prior, forgotten like a frame but for a
+    rest: frames of one size cannot tell delay from rate, and then the claimed rate is believed and the rest is delay.
+
+    Args:
+        prior_spectral_efficiency: r before anything is observed [bit/s/Hz], worth two frames.
+        half_life_frames: after as many frames an observation counts half; default 8.
+
+    """
+
+    def __init__(self, prior_spectral_efficiency: float, half_life_frames: float = 8.0) -> None:
+        self._prior = 1.0 / positive("prior_spectral_efficiency", prior_spectral_efficiency)
+        self._half_life = positive("half_life_frames", half_life_frames)
+        self._frames: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._observed = 0
+        self._fit: tuple[float, float] | None = (0.0, self._prior)  # delay [s], 1/r; None: to be found
+
+    def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
+        """Learn from a frame of `bits` over `bandwidth_hz` that arrived `seconds` after its grant, drafting left out.
+
+        A frame without bits or band shows the delay alone.
+        """
+        not_negative("bits", bits)
+        not_negative("bandwidth_hz", bandwidth_hz)
+        not_negative("seconds", seconds)
+        asked = bits / bandwidth_hz if bandwidth_hz > 0 else 0.0
+        self._frames.append((min(asked, MOST), max(seconds, SHORTEST_S)))
+        self._observed += 1
+        self._fit = None
+
+    @property
+    def delay_s(self) -> float:
+        """Both delays together: from the edge's grant to the device, and from the device's draft to the edge [s]."""
+        return self._found()[0]
+
+    @property
+    def spectral_efficiency(self) -> float:
+        """R [bit/s/Hz]."""
+        return 1.0 / self._found()[1]
+
+    def _found(self) -> tuple[float, float]:
+        """Delay [s] and 1/r; found when asked for, which is less often than frames come."""
+        if self._fit is None:
+            self._fit = self._solve()
+        return self._fit
+
+    def _solve(self) -> tuple[float, float]:
+        count = len(self._frames)
+        ages = [0.5 ** ((count - 1 - index) / self._half_life) for index in range(count)]
+        ridge = max(2.0 * 0.5 ** (self._observed / self._half_life), LEAST_PRIOR)
+        delay, slope = 0.0, self._prior
+        for step in range(STEPS):
+            a = b = c = u = v = 0.0
+            for age, (asked, seconds) in zip(ages, self._frames, strict=True):
+                residual = abs(seconds - delay - slope * asked) / seconds
+                trust = 1.0 if step == 0 or residual <= HUBER else HUBER / residual
+                weight = age * trust / (seconds * seconds)
+                a += weight
+                b += weight * asked
+                c += weight * asked * asked
+                u += weight * seconds
+                v += weight * asked * seconds
+            c += ridge / self._prior**2
+            v += ridge / self._prior
+            determinant = a * c - b * b
+            delay = (u * c - v * b) / determinant if determinant > 1e-12 * a * c else 0.0
+            if delay > 0.0:
+                slope = (v - b * delay) / c
+            if delay <= 0.0 or not math.isfinite(delay):
+                delay, slope = 0.0, v / c
+            slope = max(slope, 1e-3 * self._prior)
+        return delay, slope

@@ -1,0 +1,230 @@
+"""Who drafts for each session until the next plan: the thin shell around `control.decide`.
+
+It decides anew when beliefs have drifted and not too often, keeps the choices meanwhile, and adds probes of what is not
+used. Does not know slots, tokens or messages.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from multispin.control import Plan, Scenario
+from multispin.control.who import Decision, decide
+from multispin.passes.beliefs import Beliefs, View
+from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
+from multispin.passes.probing import PROBE_LENGTH, Probes
+
+LEAST_PERIOD_S = 0.25
+"""Decisions are at least this far apart [s] …"""
+PERIOD_PER_SESSION_S = 0.02
+"""… and this much further for each session: a decision takes a millisecond or so of the loop's time for each."""
+LEAST_TOLERANCE = 0.05
+"""A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
+PROBES_AT_ONCE = 8
+"""One of so many sessions may be probed at a time, and at least one."""
+PROBE_BAND = 0.1
+"""Share of the band that probes have together while other devices draft."""
+_LOOKED_AT = 64
+"""Sessions whose beliefs are looked at to tell whether to decide anew."""
+_EDGE = -1
+"""Key of the edge's own drafter among the probes."""
+
+Made = Callable[[Sequence[Member], Sequence[int] | None], tuple[Scenario, Plan]]
+"""The scenario of some members and the policy's plan for their devices, of given draft lengths or of its own."""
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """A decision, and what it was made from.
+
+    Attributes:
+        decision: what was decided.
+        choices: drafter and draft length, by session.
+        usual: drafter and draft length of most sessions.
+        views: what was believed of the sessions, and of the edge's drafter.
+        verify_s: believed time of a verification of everybody [s].
+        at_s: when it was made [s].
+
+    """
+
+    decision: Decision
+    choices: dict[int, tuple[str, int]]
+    usual: tuple[str, int]
+    views: dict[int, View]
+    verify_s: float
+    at_s: float
+
+
+class Chooser:
+    """Chooses who drafts, by what is believed.
+
+    Args:
+        mode: "plain", "edge" or "auto".
+        policy: whose objective is maximised, and which plans the devices' drafts.
+        bandwidth_hz: uplink band that all devices share [Hz].
+        tolerance: drift within which a decision is kept.
+        beliefs: what is known of sessions, verifier and the edge's drafter.
+
+    """
+
+    def __init__(self, mode: str, policy: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
+        self.probes = Probes()
+        self._bandwidth_hz = bandwidth_hz
+        self._turn = 0  # which sessions the edge's drafter is tried for
+        self._mode = mode
+        self._policy = policy
+        self._tolerance = max(tolerance, LEAST_TOLERANCE)
+        self._beliefs = beliefs
+        self._basis: _Basis | None = None
+        self._latest: tuple[object, RoundPlan] | None = None
+
+    def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
+        """What to do for each member until the next plan."""
+        if self._mode == "plain":
+            return _plain(members)
+        trusted = [m._replace(room=0) if self._mode == "edge" or self._distrusts(m) else m for m in members]
+        basis = self._basis
+        if basis is None or self._stale(basis, trusted, now_s):
+            basis = self._basis = self._decide(trusted, now_s, made)
+            self._latest = None
+        chosen = [_chosen(basis, member) for member in trusted]
+        frame = tuple(chosen), tuple(member.session for member in members)
+        if self._latest is None or self._latest[0] != frame:
+            self._latest = frame, self._carried_out(basis, trusted, chosen, made)
+        plan = self._latest[1]
+        return self._with_probes(plan, trusted if self._mode == "edge" else members, now_s)
+
+    def _distrusts(self, member: Member) -> bool:
+        return self.probes.distrusted(member.session)
+
+    def _decide(self, members: Sequence[Member], now_s: float, made: Made) -> _Basis:
+        scenario, rounds = made(members, None if any(member.room for member in members) else [0] * len(members))
+        warm = self._basis.decision if self._basis is not None else None
+        decision = decide(scenario, self._policy, mode=self._mode, rounds=rounds, warm_start=warm)
+        choices = {
+            member.session: (choice.drafter, choice.draft_length)
+            for member, choice in zip(members, decision.sessions, strict=True)
+        }
+        usual = Counter(drafter for drafter, _ in choices.values()).most_common(1)[0][0]
+        lengths = sorted(length for drafter, length in choices.values() if drafter == usual)
+        return _Basis(
+            decision, choices, (usual, lengths[len(lengths) // 2]), self._views(members), self._verify_s(members), now_s
+        )
+
+    def _carried_out(
+        self, basis: _Basis, members: Sequence[Member], chosen: Sequence[tuple[str, int]], made: Made
+    ) -> RoundPlan:
+        """The plan that follows from everybody's drafter and draft length."""
+        lengths = [length if drafter == DEVICE else 0 for drafter, length in chosen]
+        bands, phase_s, round_s = [0.0] * len(members), 0.0, basis.decision.period_s
+        if any(lengths):
+            drafting = [m if length else m._replace(room=0) for m, length in zip(members, lengths, strict=True)]
+            scenario, plan = made(drafting, lengths)
+            bands = [device.bandwidth_hz for device in plan.devices]
+            phase_s = max(0.0, plan.round_s - scenario.verifier.verify_s([d.draft_length for d in plan.devices]))
+            round_s = max(plan.round_s, basis.decision.period_s)
+        return RoundPlan(
+            tuple(
+                SessionPlan(member.session, length, band, drafter)
+                for member, (drafter, length), band in zip(members, chosen, bands, strict=True)
+            ),
+            round_s,
+            basis.decision.goodput_tokens_per_s,
+            phase_s,
+            basis.decision.extra_passes,
+        )
+
+    # Probes -------------------------------------------------------------------------------------------------------
+
+    def _with_probes(self, plan: RoundPlan, members: Sequence[Member], now_s: float) -> RoundPlan:
+        """The plan, with short drafts of devices that do not draft, and of the edge if it does not, where due."""
+        sessions = list(plan.sessions)
+        able = [
+            index
+            for index, (member, session) in enumerate(zip(members, sessions, strict=True))
+            if member.room and session.drafter != DEVICE and self.probes.due(member.session, now_s)
+        ]
+        able = able[: max(1, len(members) // PROBES_AT_ONCE)]
+        if able:
+            others = any(session.bandwidth_hz for session in sessions)
+            band_hz = (PROBE_BAND if others else 1.0) * self._bandwidth_hz / len(able)
+            if others:
+                sessions = [s._replace(bandwidth_hz=s.bandwidth_hz * (1.0 - PROBE_BAND)) for s in sessions]
+            for index in able:
+                member = members[index]
+                probe = self._probe(member, band_hz)
+                self.probes.begin(member.session, now_s)
+                # Where the text does not show what would have been accepted, the session waits for its probe.
+                sessions[index] = (
+                    sessions[index]._replace(probe=probe)
+                    if member.comparable
+                    else SessionPlan(member.session, probe.draft_length, band_hz, DEVICE, probe)
+                )
+        edge = [i for i, m in enumerate(members) if m.edge_room and sessions[i].drafter == NOBODY]
+        if edge and not any(s.drafter == EDGE for s in sessions) and self.probes.due(_EDGE, now_s):
+            self.probes.begin(_EDGE, now_s)
+            self._turn += 1
+            edge = edge[self._turn % len(edge) :] + edge[: self._turn % len(edge)]
+            for index in edge[: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]:
+                length = min(PROBE_LENGTH, members[index].edge_room)
+                sessions[index] = SessionPlan(members[index].session, length, 0.0, EDGE)
+        return replace(plan, sessions=tuple(sessions))
+
+    def _probe(self, member: Member, band_hz: float) -> Probe:
+        length = min(PROBE_LENGTH, member.room)
+        device = self._beliefs.device(member.session, length, length)
+        air_s = length * (device.bits_per_token or 0.0) / device.rate_bits_per_s(band_hz)
+        return Probe(length, band_hz, 2.0 * device.delay_s + length * device.seconds_per_token + air_s)
+
+    def edge_drafted(self, now_s: float) -> None:
+        """The edge's drafter has drafted."""
+        self.probes.end(_EDGE, now_s)
+
+    # Drift --------------------------------------------------------------------------------------------------------
+
+    def _stale(self, basis: _Basis, members: Sequence[Member], now_s: float) -> bool:
+        period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members)
+        return now_s >= basis.at_s + period_s and self._drift(basis, members) > self._tolerance
+
+    def _drift(self, basis: _Basis, members: Sequence[Member]) -> float:
+        """Mean over sessions of |Δα| + |ΔT|/T + |ΔA|/A, one for each that came or went, and relative changes of times.
+
+        Only sessions that could draft are looked at.
+        """
+        now = self._views(members)
+        known = [session for session in now if session in basis.views]
+        changed = len(now) + len(basis.views) - 2 * len(known)
+        moved = 0.0
+        for session in known:
+            (rate, token_s, token_hz_s), then = now[session], basis.views[session]
+            moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+        mean = (moved + changed) / max(1, len(known) + changed)
+        return mean + abs(self._verify_s(members) / basis.verify_s - 1.0)
+
+    def _views(self, members: Sequence[Member]) -> dict[int, View]:
+        step = -(-len(members) // _LOOKED_AT)
+        found = {
+            member.session: self._beliefs.view(member.session, PROBE_LENGTH)
+            for member in members[::step]
+            if member.room
+        }
+        if self._mode == "edge" or any(member.edge_room for member in members):
+            drafter = self._beliefs.edge_drafter()
+            found[_EDGE] = drafter.acceptance_rate, drafter.step_s(len(members)), 1.0
+        return found
+
+    def _verify_s(self, members: Sequence[Member]) -> float:
+        return self._beliefs.verifier().verify_s([0] * len(members))
+
+
+def _chosen(basis: _Basis, member: Member) -> tuple[str, int]:
+    """Drafter and draft length of a session; a newcomer gets what is usual, and nobody more than there is room for."""
+    drafter, length = basis.choices.get(member.session, basis.usual)
+    if drafter == DEVICE and not member.room:
+        drafter, length = basis.usual if basis.usual[0] == EDGE else (NOBODY, 0)
+    length = min(length, member.room if drafter == DEVICE else member.edge_room)
+    return (drafter, length) if length else (NOBODY, 0)
+
+
+def _plain(members: Sequence[Member]) -> RoundPlan:
+    return RoundPlan(tuple(SessionPlan(member.session, 0, 0.0, NOBODY) for member in members), 0.0, 0.0, 0.0)

@@ -1,0 +1,81 @@
+"""What is planned for, and what a plan says: sessions by number, whatever the mode."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from multispin.control.who import DEVICE, EDGE, NOBODY
+
+__all__ = ["DEVICE", "EDGE", "NOBODY", "Member", "Probe", "RoundPlan", "SessionPlan"]
+
+
+class Member(NamedTuple):
+    """A session that takes part in the next pass.
+
+    Attributes:
+        session: its number.
+        room: longest draft of its device that still makes sense, from the tokens that remain; 0 if it cannot draft.
+        edge_room: longest draft of the edge's own drafter that still makes sense; default 0.
+        comparable: whether its text shows how many tokens of a draft would have been accepted; so it is under `greedy`
+            and `coupled`, where the target's tokens do not depend on drafts. Default yes.
+
+    """
+
+    session: int
+    room: int
+    edge_room: int = 0
+    comparable: bool = True
+
+
+class Probe(NamedTuple):
+    """A short draft that is asked of a device to learn how good it is.
+
+    Attributes:
+        draft_length: tokens.
+        bandwidth_hz: band to send them over [Hz].
+        expected_s: expected time until it arrives [s].
+
+    """
+
+    draft_length: int
+    bandwidth_hz: float
+    expected_s: float
+
+
+class SessionPlan(NamedTuple):
+    """What is to be done for one session.
+
+    Attributes:
+        session: its number.
+        draft_length: L_k [tokens]; 0 is plain decoding.
+        bandwidth_hz: B_k [Hz]; 0 unless its device drafts.
+        drafter: `DEVICE`, `EDGE` or `NOBODY`.
+        probe: a draft that the device makes beside; nobody waits for it. Default none.
+
+    """
+
+    session: int
+    draft_length: int
+    bandwidth_hz: float
+    drafter: str = DEVICE
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What everybody is to do until the next plan.
+
+    Attributes:
+        sessions: in the order of the members that were planned for.
+        round_s: planned time from one plan to the next [s].
+        goodput_tokens_per_s: planned goodput [tokens/s].
+        phase_s: planned time from the grants to the arrival of the last draft [s]; None: what the verification of
+            everybody's token leaves of `round_s`.
+        extra_passes: passes of the sessions that no device drafts for, while the others' drafts are awaited.
+
+    """
+
+    sessions: tuple[SessionPlan, ...]
+    round_s: float
+    goodput_tokens_per_s: float
+    phase_s: float | None = None
+    extra_passes: int = 0

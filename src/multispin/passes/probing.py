@@ -1,0 +1,95 @@
+"""When to try again what is not done: probes of drafters that nobody uses, at a bounded cost.
+
+What is not drafted is not observed. So a device that does not draft is asked for a short draft now and then. Nobody
+waits for it. Under `greedy` and `coupled` not even its own session does: its text goes on, and shows by itself how many
+of the drafted tokens would have been accepted; its device hears of it when the draft has come. Under the rejection
+rules the session waits for its probe.
+
+A probe that took t seconds is followed by at least `gap`·t seconds without one. The gap grows from `FIRST_GAP` up to
+1 / `SHARE`: in the long run probes take at most the share `SHARE` of a session's time, and a device that has become
+useful is tried again within t / `SHARE` seconds.
+"""
+
+from dataclasses import dataclass
+
+SHARE = 0.02
+"""Most of a session's time that probes take in the long run."""
+FIRST_GAP = 5.0
+"""Time without a probe after the first one, in durations of that probe."""
+GROWTH = 2.0
+"""Each gap is so many times the one before."""
+PROBE_LENGTH = 4
+"""Tokens of a probe: enough to tell a device that is always refused from one that is usually accepted."""
+SHORTEST_S = 1e-3
+"""A probe counts as at least this long [s]."""
+
+
+@dataclass
+class _Trial:
+    """What is known of one drafter's probes.
+
+    Attributes:
+        next_s: not before this time [s].
+        gap: time until the next one, in durations of the last.
+        since_s: when the one under way began [s]; None: none is.
+        distrusted: whether its last draft never came, so that only probes are asked of it.
+
+    """
+
+    next_s: float = 0.0
+    gap: float = FIRST_GAP
+    since_s: float | None = None
+    distrusted: bool = False
+
+
+class Probes:
+    """The probes of all sessions, by number."""
+
+    def __init__(self) -> None:
+        self._trials: dict[int, _Trial] = {}
+
+    def due(self, key: int, now_s: float) -> bool:
+        """Whether a probe may begin."""
+        trial = self._trials.get(key)
+        return trial is None or (trial.since_s is None and now_s >= trial.next_s)
+
+    def distrusted(self, key: int) -> bool:
+        """Whether the last draft never came: nobody should wait for another one."""
+        trial = self._trials.get(key)
+        return trial is not None and trial.distrusted
+
+    def begin(self, key: int, now_s: float) -> None:
+        """A probe begins."""
+        self._trials.setdefault(key, _Trial()).since_s = now_s
+
+    def end(self, key: int, now_s: float) -> None:
+        """A draft came, in answer to a probe or not."""
+        trial = self._trials.get(key)
+        if trial is not None:
+            trial.distrusted = False
+            self._wait(trial, now_s)
+
+    def miss(self, key: int, now_s: float, waited_s: float) -> None:
+        """A draft did not come in `waited_s`: from now on only probes are asked for, and seldom."""
+        trial = self._trials.setdefault(key, _Trial())
+        trial.distrusted, trial.gap = True, 1.0 / SHARE
+        if trial.since_s is None:
+            trial.since_s = now_s - waited_s
+        self._wait(trial, now_s)
+
+    def renew(self, key: int) -> None:
+        """Something has changed, such as the text: the next probes come sooner again."""
+        trial = self._trials.get(key)
+        if trial is not None:
+            trial.gap = FIRST_GAP
+
+    def leave(self, key: int) -> None:
+        """Forget a session."""
+        self._trials.pop(key, None)
+
+    @staticmethod
+    def _wait(trial: _Trial, now_s: float) -> None:
+        if trial.since_s is not None:
+            took_s = max(now_s - trial.since_s, SHORTEST_S)
+            trial.next_s, trial.since_s = now_s + trial.gap * took_s, None
+            trial.gap = min(GROWTH * trial.gap, 1.0 / SHARE)

@@ -1,0 +1,236 @@
+"""Who drafts: nobody, the edge, devices or whatever pays. Texts are the target's whoever does."""
+
+import itertools
+import random
+
+import pytest
+
+from multispin.errors import InputError
+from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, LocalDriver, Passes, Sleep
+from multispin.passes.probing import PROBE_LENGTH, SHARE, Probes
+from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Grant, Hello, Profile, Request, Tail
+from multispin.speculation import ID_RULES, SamplingParams, SlotTable, accept_matching
+
+V = 100
+
+
+class CountingEngine(SlotTable):
+    """A target whose next token is the newest plus one, modulo V."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules = 400, V, ID_RULES
+        self.batches = []
+
+    def verify(self, feeds):
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
+        self.batches.append([len(feed.tokens) for feed in feeds])
+        return [
+            None
+            if feed.params is None
+            else accept_matching(feed.tokens[1:], [(token + 1) % V for token in feed.tokens])
+            for feed in feeds
+        ]
+
+
+class RandomDrafter:
+    """An edge drafter that is right about each token with some probability."""
+
+    def __init__(self, right, seed=1):
+        self.right, self.rng, self.slots, self.asked = right, random.Random(seed), 0, 0
+
+    def open(self):
+        self.slots += 1
+        return self.slots - 1
+
+    def unread(self, slot, committed):
+        return 0
+
+    def draft(self, asks):
+        self.asked += len(asks)
+        drafts = []
+        for ask in asks:
+            ids, newest = [], ask.committed[-1]
+            for _ in range(self.rng.randint(0, ask.length)):  # fewer than asked for is a valid answer
+                newest = (newest + 1 if self.rng.random() < self.right else newest + 2) % V
+                ids.append(newest)
+            drafts.append(ids)
+        return drafts
+
+
+class Site(LocalDriver):
+    """An edge and devices that are right with probability `right`, or never answer."""
+
+    def __init__(self, mode, edge=None, verify_s=0.1, policy="heterogeneous", slots=8, **limits):
+        self.engine = CountingEngine(slots)
+        settings = ControllerSettings(policy, 1e6, 7, 8, mode=mode, edge_drafts=edge is not None)
+        self.edge = None if edge is None else RandomDrafter(edge)
+        super().__init__(
+            Passes(self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge), verify_s
+        )
+        self.rng, self.heard, self.silent, self.ended_s = random.Random(3), {}, set(), {}
+
+    def join(self, name, max_tokens=60, seconds_per_token=0.01):
+        device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(seconds_per_token, 5.0)))
+        number = self.connect(device)
+        device.begin(Request((1, 2, 3), SamplingParams(), max_tokens))
+        self.say(number, device.open())
+        return number
+
+    def hear(self, number, message):
+        self.heard.setdefault(number, []).append(message)
+        super().hear(number, message)
+        if number in self.devices and self.devices[number].finish and self.passes.session(number):
+            self.ended_s[number] = self.now_s
+            self.say(number, Close(number))
+
+    def draft(self, number, right=1.0):
+        device = self.devices[number]
+        ids, newest = [], device.committed[-1]
+        for _ in range(device.grant.length):
+            newest = (newest + 1 if self.rng.random() < right else newest + 2) % V
+            ids.append(newest)
+        self.say(number, device.answer(ids, 0.01 * len(ids)))
+
+    def owing(self):
+        return [
+            n for n, d in self.devices.items() if d.grant and d.grant.length and not d.finish and n not in self.silent
+        ]
+
+    def go_on(self, right=1.0, passes=400, pass_s=0.1):
+        """Let time go on: a pass at a time, drafts of devices between two of them."""
+        for _ in range(passes):
+            step = self.advance()
+            while not isinstance(step, Sleep):
+                self.now_s += pass_s if not isinstance(step, DraftHere) and hasattr(step, "batch") else 0.0
+                self._work(step)
+                for number in self.owing():
+                    self.draft(number, right)
+                step = self.advance()
+            self.now_s = max(self.now_s, step.until_s or 0.0) if not self.owing() else self.now_s + 0.02
+            for number in self.owing():
+                self.draft(number, right)
+            if all(device.finish for device in self.devices.values()):
+                return
+
+
+def expected(count):
+    return [(4 + i) % V for i in range(count)]
+
+
+@pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(
+    ("mode", "edge"), [("plain", None), ("edge", 0.6), ("auto", None), ("auto", 0.8), ("rounds", None)]
+)
+def test_texts_are_the_targets_whoever_drafts(mode, edge, right):
+    site = Site(mode, edge)
+    numbers = [site.join(f"d{k}", max_tokens=40 + k) for k in range(5)]
+    site.go_on(right)
+    for k, number in enumerate(numbers):
+        assert site.devices[number].generated == expected(40 + k)
+    if mode == "edge":
+        assert site.edge.asked > 0
+
+
+def test_plain_decoding_asks_nothing_of_devices_and_waits_for_nobody():
+    site = Site("plain")
+    number = site.join("d", max_tokens=30)
+    assert site.run() == Sleep()  # the whole text, at one moment
+    assert site.devices[number].generated == expected(30)
+    assert not any(isinstance(message, Grant) for message in site.heard[number])
+
+
+def test_a_device_that_never_answers_costs_the_others_one_deadline_and_its_text_goes_on():
+    took_s = []
+    for frozen in (False, True):
+        site = Site("auto", verify_s=1.0, deadline_slack_s=0.25)
+        others = [site.join(f"d{k}", 120) for k in range(3)]
+        if frozen:
+            site.silent.add(site.join("frozen", 120))
+        site.go_on(pass_s=1.0)
+        took_s.append(max(site.ended_s[number] for number in others))
+        assert all(device.generated == expected(120) for device in site.devices.values())
+    assert took_s[1] <= 1.1 * took_s[0] + 1.0
+
+
+def learned_uselessness(site, *numbers):
+    """Make devices look useless: nothing that they draft is ever accepted, and they are slow."""
+    beliefs = site.passes.controller.beliefs
+    for number in numbers:
+        for _ in range(60):
+            beliefs.observe_outcome(number, 4, 0)
+
+
+def test_a_probe_costs_no_token_and_shows_that_a_device_has_become_useful():
+    site = Site("auto", verify_s=0.05)
+    number = site.join("d", max_tokens=300)
+    learned_uselessness(site, number)
+    beliefs, device = site.passes.controller.beliefs, site.devices[number]
+    assert beliefs.acceptance_rate(number) < 0.05
+    step = site.advance()
+    while device.grant is None:
+        if not isinstance(step, Sleep):
+            site._work(step)
+        step = site.advance()
+    assert 0 < device.grant.length <= PROBE_LENGTH
+    length, known = device.grant.length, len(device.committed)
+    for _ in range(5):  # the text goes on, and the device is told nothing that would make it give up
+        site.one_pass()
+    assert len(device.committed) == known
+    assert len(site.passes.session(number).request.committed) >= known + 5
+    site.draft(number)
+    assert isinstance(site.heard[number][-1], Tail)
+    assert device.committed == site.passes.session(number).request.committed
+    assert beliefs.acceptance_rate(number) > 0.05  # all of its tokens were right
+    assert length == PROBE_LENGTH
+    site.go_on()
+    assert device.generated == expected(300)
+    assert max(len(batch) and max(batch) for batch in site.engine.batches) > 1  # by now its drafts are verified
+
+
+def test_a_probe_that_is_not_answered_is_given_up_and_the_device_hears_of_its_text():
+    site = Site("auto", verify_s=0.05)
+    number = site.join("d", max_tokens=200)
+    learned_uselessness(site, number)
+    site.silent.add(number)
+    site.go_on(pass_s=0.05)
+    assert site.devices[number].generated == expected(200)
+    assert sum(isinstance(message, Tail) for message in site.heard[number]) >= 1
+
+
+def test_probes_take_no_more_than_their_share_and_find_a_change_in_time():
+    probes, now_s, spent_s, begun = Probes(), 0.0, 0.0, []
+    took_s = 0.3
+    while now_s < 2000.0:
+        if probes.due(1, now_s):
+            probes.begin(1, now_s)
+            begun.append(now_s)
+            now_s += took_s
+            spent_s += took_s
+            probes.end(1, now_s)
+        now_s += 0.01
+    assert spent_s / now_s <= SHARE * 1.05
+    gaps = [later - earlier for earlier, later in itertools.pairwise(begun)]
+    assert max(gaps) <= took_s / SHARE + took_s + 0.05
+
+
+def test_a_device_that_missed_a_deadline_is_not_trusted_before_a_probe_has_come():
+    probes = Probes()
+    probes.miss(1, 10.0, 2.0)
+    assert probes.distrusted(1)
+    assert not probes.due(1, 10.0 + 2.0)
+    assert probes.due(1, 10.0 + 2.0 / SHARE)
+    probes.begin(1, 200.0)
+    probes.end(1, 200.5)
+    assert not probes.distrusted(1)
+
+
+def test_modes_that_cannot_be_are_refused():
+    for settings, what in (
+        ({"mode": "both"}, "mode"),
+        ({"mode": "edge"}, "drafter"),
+        ({"mode": "auto", "multiple_access": "tdma"}, "tdma"),
+    ):
+        with pytest.raises(InputError, match=what):
+            ControllerSettings("heterogeneous", 1e5, 7, 8, **settings)
