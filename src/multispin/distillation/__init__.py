@@ -1,4 +1,4 @@
-"""Drafters made from a target: text that it writes, a student of a few of its layers, training, acceptance."""
+"""Makes a drafter from a target: the target writes a corpus, and a few of its layers learn to predict it."""
 
 from multispin.distillation.distil import Order, StageProgress, distil, spread_layers
 from multispin.distillation.training import Recipe

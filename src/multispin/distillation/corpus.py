@@ -1,8 +1,9 @@
-"""The text a drafter learns from: what the target itself writes, with the target's final hidden states beside it.
+"""The text that a drafter learns from: what the target itself writes, with the target's final hidden states.
 
-A corpus is a folder of shards. Each shard depends on (target, seed, its number) alone, so an interrupted run goes on
-where it stopped, and a longer corpus begins with the shards of a shorter one. The hidden states cost nothing extra
-(they are what the next token was drawn from) and stand for the target's whole law: its head turns them into logits.
+A corpus is a folder of shards. Each shard depends only on the target, the seed and its own number. So an interrupted
+run continues where it stopped, and a longer corpus begins with the shards of a shorter one. The hidden states cost
+nothing extra, because the target computes them to draw the next token. They hold its whole distribution: the output
+embeddings turn them into logits.
 """
 
 import hashlib
@@ -26,13 +27,13 @@ from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
 
 TEMPERATURES = (0.0, 0.7, 1.0, 1.0)
-"""Of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""
+"""Temperatures of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""
 SEQUENCES_PER_SHARD = 128
 _PREFILL = 8  # prompts read in one forward pass
 MAX_PROMPT_TOKENS = 128
 INVENTED_PROMPT_TOKENS = 64
 CORPUS_FILE = "corpus.json"
-"""Beside the shards: what they depend on."""
+"""File beside the shards that says what they depend on."""
 _ASK = SamplingParams()
 
 
@@ -41,10 +42,10 @@ class Shard:
     """Some sequences of the target.
 
     Attributes:
-        tokens: [N, T] int64, padded with zeros.
-        states: [N, T, H] bfloat16, the target's final hidden state at each token but the last.
-        begins: [N], where each answer begins.
-        ends: [N], tokens in each sequence.
+        tokens: token ids, shape [N, T], int64, padded with zeros.
+        states: the target's final hidden state at each token but the last, shape [N, T, H], bfloat16.
+        begins: position at which each answer begins, shape [N].
+        ends: number of tokens of each sequence, shape [N].
 
     """
 
@@ -74,11 +75,11 @@ class Writer:
     """Lets the target write, many sequences in one batch.
 
     Args:
-        model: the target, float32 or bfloat16.
-        tokenizer: its tokenizer, with a chat template or none.
-        answer_tokens: longest answer.
-        prompts: user messages to answer; the bundled templates' if None.
-        prompt_tokens: longer prompts are cut.
+        model: the target, in float32 or bfloat16.
+        tokenizer: tokenizer of the target, with or without a chat template.
+        answer_tokens: longest answer [tokens].
+        prompts: user messages to answer; None for those of the bundled templates.
+        prompt_tokens: longest prompt [tokens]; longer ones are cut.
 
     """
 
@@ -207,11 +208,11 @@ def _shard(texts: Sequence[list[int]], begins: Sequence[int], states: torch.Tens
 
 
 def _sample(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Generator) -> list[int]:
-    """One token per row of [N, V], at its own temperature, by inversion of the cumulated law."""
+    """One token per row of [N, V], at its own temperature, by inversion of the cumulative distribution."""
     rows = logits.float().cpu()
     greedy = rows.argmax(-1)
-    law = torch.softmax(rows / temperatures.clamp(min=1e-3)[:, None], -1).cumsum(-1)
-    drawn = torch.searchsorted(law, law[:, -1:] * torch.rand(len(rows), 1, generator=noise))[:, 0]
+    cumulative = torch.softmax(rows / temperatures.clamp(min=1e-3)[:, None], -1).cumsum(-1)
+    drawn = torch.searchsorted(cumulative, cumulative[:, -1:] * torch.rand(len(rows), 1, generator=noise))[:, 0]
     return [int(t) for t in torch.where(temperatures > 0, drawn.clamp(max=rows.shape[-1] - 1), greedy)]
 
 
@@ -221,11 +222,11 @@ def write_corpus(
     """Make shards until they hold `tokens` tokens, given texts first; finished shards are found and kept.
 
     Args:
-        writer: the target.
-        folder: of the shards; made if it is not there.
-        seed: of all shards.
-        tokens: of answers and given texts together.
-        texts: given texts as ids, beside what the target writes.
+        writer: lets the target write.
+        folder: folder of the shards; it is made if it does not exist.
+        seed: seed of all shards.
+        tokens: tokens of answers and given texts together.
+        texts: given texts as token ids, beside what the target writes; default none.
 
     Yields:
         The file of each shard, and the number of tokens so far.

@@ -1,6 +1,6 @@
-"""From a target to a drafter in a folder: corpus, vocabulary, student, training, evaluation.
+"""Makes a drafter from a target: corpus, vocabulary, student, training and evaluation.
 
-Every stage leaves files behind and finds them again, so a run that was killed goes on where it stopped.
+Every stage leaves files that the next run finds, so a run that was stopped continues where it was.
 """
 
 import dataclasses
@@ -39,24 +39,24 @@ HELD_OUT_PROMPT_TOKENS = 320
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made.
+    """The drafter to make.
 
     Attributes:
         target: reference of the target.
-        layers: indices of its layers to begin with, ascending, or how many.
-        frozen: so many of them, the first ones, stay the target's own and are not stored.
+        layers: indices of the target's layers to begin with, ascending, or their number.
         out: folder of the drafter.
-        corpus: folder of the corpus, which several students may share; `out`/corpus if None.
-        tokens: tokens of the corpus.
-        answer_tokens: longest answer in it.
-        vocabulary: ids that the head may draft, the most frequent of the corpus; 0 for all.
         recipe: how the student is taught.
-        storage: "int8" or "bfloat16".
-        begin: folder of a drafter to go on from, instead of the target's layers.
-        prompts: user messages to have answered; the bundled templates' if None.
-        texts: plain texts to learn from beside.
-        evaluation_tokens: longest answer to a held-out prompt.
-        device: "cpu" or a CUDA device.
+        frozen: number of those layers, the first ones, that stay the target's own and are not stored; default 0.
+        corpus: folder of the corpus, which several students may share; None for the folder corpus in `out`.
+        tokens: tokens of the corpus; default 500,000.
+        answer_tokens: longest answer in the corpus [tokens]; default 160.
+        vocabulary: number of token ids that can be drafted, the most frequent of the corpus; 0 for all.
+        storage: "int8" (default) or "bfloat16".
+        begin: folder of a drafter to continue from; None to begin with the target's layers.
+        prompts: user messages to have answered; None for those of the bundled templates.
+        texts: plain texts to learn from besides; default none.
+        evaluation_tokens: longest answer to a held-out prompt [tokens]; default 96.
+        device: where to compute: "cpu" (default), or a GPU such as "cuda:0".
 
     """
 
@@ -103,15 +103,15 @@ def spread_layers(count: int, total: int) -> tuple[int, ...]:
 
 
 def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress], None]) -> DrafterCard:
-    """Make a drafter, or go on making it.
+    """Make a drafter, or continue to make it.
 
     Args:
-        order: what.
-        made: what the card is to say of its making beside what this function knows (command, hardware).
-        report: called often.
+        order: the drafter to make.
+        made: further facts about its making for the card, such as the command and the hardware.
+        report: told how far each stage is, often.
 
     Returns:
-        The card, which lies in `order.out` with the weights.
+        The card, which is stored in `order.out` with the weights.
 
     """
     tokenizer = load_tokenizer(order.target)

@@ -1,7 +1,7 @@
-"""How well a student's drafts are accepted, on prompts that it was not taught with.
+"""How often a student's drafts are accepted, on prompts that it was not taught with.
 
-The target answers the bundled prompts; at every position of its own text both laws are compared. Rates are per token,
-given that all before it was accepted: the α of the controller.
+The target answers the bundled prompts, and the distributions of both are compared at every position of its text. Rates
+are per token, given that all tokens before it were accepted: the controller's α.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from multispin.speculation import LawFormat, SamplingParams, draw
 from multispin.speculation.laws import floor_law, target_law, truncate
 
 RULES = ("greedy", "coupled", "rejection", "rejection-down")
-"""Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft law."""
+"""Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft distribution."""
 EVERY = 3
-"""Of the positions of sampled text every so many are compared."""
+"""Every so many positions of sampled text are compared."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class RuleAcceptance:
     """Acceptance rates under each rule.
 
     Attributes:
-        task: a task family, or "all".
-        rates: per rule, mean over positions.
-        errors: per rule, standard error over prompts.
-        positions: per rule, how many were compared.
+        task: task family, or "all".
+        rates: mean over positions, by rule.
+        errors: standard error over prompts, by rule.
+        positions: number of positions that were compared, by rule.
 
     """
 
@@ -53,18 +53,18 @@ def held_out_texts(
 def compare_distributions(
     student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: LawFormat
 ) -> list[RuleAcceptance]:
-    """Compare the laws of student and target.
+    """Compare the distributions of student and target.
 
     Args:
         student: the drafter.
-        head: [V, H] of the target.
-        prompts: in the order of the shards' sequences.
+        head: output embeddings of the target, shape [V, H].
+        prompts: prompts in the order of the shards' sequences.
         greedy: the target's answers at temperature 0.
-        sampled: … and at temperature 1.
-        form: of the laws that `rejection` uploads.
+        sampled: the target's answers at temperature 1.
+        form: format of the distributions that `rejection` uploads.
 
     Returns:
-        For all prompts, then per task family.
+        The rates over all prompts, then those of each task family.
 
     """
     found: dict[str, list[list[float]]] = {rule: [[] for _ in prompts] for rule in RULES}
@@ -100,7 +100,7 @@ def _logits(student: Any, head: torch.Tensor, shard: Shard, row: int) -> tuple[t
 
 
 def _summary(task: str, found: dict[str, list[list[float]]]) -> RuleAcceptance:
-    """Means over positions; errors as if each prompt were one observation, weighted by its length."""
+    """Means over positions; errors take each prompt as one observation, weighted by its length."""
     rates, errors, positions = {}, {}, {}
     for rule, texts in found.items():
         sizes = np.array([len(text) for text in texts])

@@ -1,4 +1,4 @@
-"""Training prompts: templates with words and numbers filled in, in the task families of the bundled prompts."""
+"""Training prompts: templates of each task family, with words and numbers filled in."""
 
 import re
 import tomllib
@@ -17,8 +17,8 @@ def training_prompts(count: int, generator: np.random.Generator) -> list[str]:
     """Draw prompts, the task families taking turns.
 
     Args:
-        count: how many.
-        generator: decides templates, words and numbers.
+        count: number of prompts.
+        generator: chooses templates, words and numbers.
 
     Returns:
         User messages, without chat template. Repetitions are possible, and rare: the templates make some millions.

@@ -1,8 +1,9 @@
-"""Teaching a student the target's next-token law, on what the target wrote.
+"""Teaches a student the target's next-token distribution, on what the target wrote.
 
-Loss at some positions of each batch: KL(p ‖ q) over the student's vocabulary plus a pull towards the target's final
-hidden state; towards the end the total variation TV(p, q), since 1 − TV is the acceptance rate itself (Leviathan et
-al., arXiv 2211.17192). Everything that is drawn depends on (seed, step), so a resumed run equals an uninterrupted one.
+The loss is taken at some positions of each batch: KL(p ‖ q) over the student's vocabulary, and the distance to the
+target's final hidden state. In the last part of the training it is the total variation TV(p, q) instead, because 1 − TV
+is the acceptance rate itself (Leviathan et al., arXiv 2211.17192). All randomness depends on the seed and the step
+only, so a resumed run equals an uninterrupted one.
 """
 
 import copy
@@ -36,13 +37,13 @@ class Recipe:
 
     Attributes:
         steps: optimiser steps.
-        batch: sequences per step.
-        positions: positions per step at which laws are compared.
-        learning_rate: highest, of AdamW; it rises over `warmup` of the steps and falls as a cosine.
-        warmup: share of the steps.
-        hidden_weight: weight of the pull towards the target's hidden states.
-        variation_share: last share of the steps, taught by the total variation in place of KL.
-        seed: of the order of things.
+        batch: sequences per step; default 12.
+        positions: positions per step at which distributions are compared; default 512.
+        learning_rate: highest learning rate of AdamW, after a linear rise and before a cosine fall; default 1.5e-3.
+        warmup: share of the steps in which the learning rate rises; default 0.05.
+        hidden_weight: weight of the distance to the target's hidden states; default 0.5.
+        variation_share: share of the steps, the last ones, whose loss is the total variation; default 0.3.
+        seed: seed of the order of sequences and positions; default 0.
 
     """
 
@@ -68,9 +69,9 @@ class Batches:
     Args:
         shards: files of the corpus.
         size: sequences per batch.
-        seed: of the order.
-        prepare: what is computed once for each shard in memory, [N, T, …].
-        report: told (shards prepared, of so many), as that takes minutes.
+        seed: seed of the order.
+        prepare: computed once for each shard in memory, shape [N, T, …]; default nothing.
+        report: told (shards prepared, all shards), because that takes minutes; default nobody.
 
     """
 

@@ -1,4 +1,4 @@
-"""What the controller needs to know of this machine and these models, measured: speeds, latencies, acceptance."""
+"""Measures what the controller needs to know of a machine and its models: drafting speed, latency and acceptance."""
 
 from multispin.profiling.acceptance import Following, Rate, follow, hazards, rate_of
 from multispin.profiling.latency import BatchTiming, LatencyFit, drafting_times, fit_latency, measure_latency

@@ -1,8 +1,9 @@
 """How often a drafter's tokens are accepted: along the target's own text, position by position.
 
-A drafted token is looked at only if all before it were accepted, and those are then the target's. So the drafter is
-asked at every position of the target's text, given that text: each answer is one trial of the acceptance rate α
-(eq. 4 of arXiv 2606.04581), and runs of right answers give the chance that the i-th token of a draft is accepted.
+A drafted token is verified only if all tokens before it were accepted, which means that they are the target's own. So
+it is enough to ask the drafter at every position of the target's text, given the text before it. Each answer is one
+trial of the acceptance rate α (eq. 4 of arXiv 2606.04581), and runs of right answers give the probability that the i-th
+token of a draft is accepted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,12 +20,12 @@ from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, t
 
 @dataclass(frozen=True)
 class Following:
-    """One text of the target, and what a drafter would have made of it.
+    """A drafter along one text of the target.
 
     Attributes:
-        trace: where the drafter's token is the target's.
-        overlaps: Σ min(p, q) at the same positions, what `rejection` would accept; empty at temperature 0 and for
-            drafters without a law.
+        trace: at which positions the drafter's token is the target's.
+        overlaps: Σ min(p, q) at the same positions, the acceptance rate of `rejection`; empty at temperature 0 and for
+            drafters without a distribution.
 
     """
 
@@ -34,7 +35,7 @@ class Following:
 
 @dataclass(frozen=True)
 class Rate:
-    """A mean over positions with its 95 % interval; texts, not positions, are taken for independent."""
+    """A mean over positions with its 95 % interval, which takes texts as independent, not positions."""
 
     mean: float
     low: float
@@ -54,13 +55,13 @@ def follow(
     """Ask a drafter for every token of the target's text.
 
     Args:
-        drafter: with room for the text.
-        target: with a free slot and room for the text; only used for laws.
-        text: prompt and what the target wrote.
-        begin: where the target's part begins.
-        params: by which it was written.
-        prompt: name, for the record.
-        task: family, for the record.
+        drafter: the drafter, with room for the text.
+        target: the target, with a free slot and room for the text; used for its distributions only.
+        text: token ids of the prompt and of what the target wrote.
+        begin: position at which the target's part begins.
+        params: sampling parameters by which it was written.
+        prompt: name of the prompt, for the record.
+        task: task family of the prompt, for the record.
 
     """
     positions = list(range(begin, len(text)))

@@ -1,7 +1,7 @@
 """How long verification and drafting take here, and the latency model that the planner uses.
 
-Every point of the grid is measured many times, in turns with all others, and stands for its median: what else the
-machine does hits all points alike, and a stall moves none.
+Every batch is timed many times, in turn with all others, and the median counts. So other work on the machine affects
+all batches alike, and a single stall affects none.
 """
 
 import statistics
@@ -23,8 +23,8 @@ class BatchTiming:
     """One kind of batch.
 
     Attributes:
-        devices: K, sessions in it.
-        draft_length: L, drafted tokens of each; L + 1 are fed.
+        devices: number of sessions in the batch, K.
+        draft_length: drafted tokens of each session, L; L + 1 tokens are fed.
         seconds: median time of `verify`.
 
     """
@@ -44,12 +44,12 @@ class LatencyFit:
     """T_ver = fixed_s + per_device_s·K + per_token_s·Σ(L_k + 1): eq. 7 of arXiv 2606.04581 with a cost per token.
 
     Attributes:
-        fixed_s: of a batch.
-        per_device_s: of a device in it.
-        per_token_s: of a token fed.
+        fixed_s: time of a batch, whatever is in it [s].
+        per_device_s: time for each device in it [s].
+        per_token_s: time for each token fed [s].
         relative_rms: root mean square of the relative errors.
-        worst: the point that is met worst …
-        worst_relative: … and its relative error, positive where the model is too slow.
+        worst: batch with the largest relative error.
+        worst_relative: that error, positive where the model is too slow.
 
     """
 
@@ -76,17 +76,17 @@ def measure_latency(
 ) -> list[BatchTiming]:
     """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens and one more.
 
-    As in rounds, every timed draft goes on from the token that the engine itself came to: an engine that holds texts,
-    as vLLM does, would first have to read any other. That token is had, not timed, before each timing.
+    As in rounds, every timed draft begins after a token that the engine chose itself. An engine that keeps texts, as
+    vLLM does, would have to read any other token first. An untimed call asks for that token before each timed one.
 
     Args:
-        engine: with enough free slots for the largest batch.
-        grid: kinds of batches.
-        context: tokens read before that; contents do not matter to the time.
-        repeats: times that each is measured, after one time that is not.
+        engine: verification engine with enough free slots for the largest batch.
+        grid: batches to time, as pairs of (devices, draft length).
+        context: tokens in the cache of each session; which ones does not matter to the time.
+        repeats: timed calls of each batch; one more call warms up and is not timed.
         clock: tells the time [s].
         report: told (turns done, all turns).
-        before: done before each timing: what else happens in a round.
+        before: called before each timed call, for what else happens in a round; default nothing.
 
     """
     most = max(devices for devices, _ in grid)
@@ -128,7 +128,7 @@ def measure_latency(
 
 
 def fit_latency(points: Sequence[BatchTiming]) -> LatencyFit:
-    """Non-negative least squares of the relative errors."""
+    """Fit the latency model by non-negative least squares of the relative errors."""
     if len(points) < 3:
         raise InputError(f"{len(points)} kinds of batches are too few to fit three coefficients: measure at least 3")
     seconds = np.array([point.seconds for point in points])
@@ -144,10 +144,10 @@ def fit_latency(points: Sequence[BatchTiming]) -> LatencyFit:
 def drafting_times(
     drafter: Drafter, prompt: Sequence[int], params: SamplingParams, length: int, repeats: int, clock: Clock
 ) -> list[float]:
-    """Seconds per drafted token of a device that drafts for itself alone, once per repeat, after one that is not kept.
+    """Time a drafter that has the machine to itself; returns one time per drafted token for each repeat [s].
 
-    Only tokens that came are counted: a drafter that finds nothing to copy is asked in vain and costs next to nothing;
-    then the time of asking stands for one token.
+    A call before the first repeat warms up and is not kept. Only tokens that were drafted count. A drafter that finds
+    nothing to copy costs next to nothing; then the time of the call counts as that of one token.
     """
     found = []
     for turn in range(repeats + 1):

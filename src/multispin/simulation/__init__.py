@@ -1,1 +1,1 @@
-"""The same round loop, controller and sessions under a virtual clock, and the paper's experiments."""
+"""Runs the same passes, sessions and controller under a virtual clock, with simulated devices, links and luck."""

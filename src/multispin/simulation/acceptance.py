@@ -1,4 +1,4 @@
-"""How much of a simulated draft is right: independent chances, or a walk along what a real drafter was seen to do."""
+"""How much of a simulated draft is accepted: by independent probabilities, or as a real drafter was recorded."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class IndependentAcceptance:
     lie above a uniform number.
 
     Args:
-        chances: p_1, p_2, …; the last holds for all later positions.
-        generator: source of randomness, of which nobody else draws.
+        chances: p_1, p_2, …, the probability at each position of a draft; the last holds for all later positions.
+        generator: source of randomness of its own, because it draws ahead.
 
     """
 
@@ -60,11 +60,11 @@ class IndependentAcceptance:
 
 
 class TraceAcceptance:
-    """Walks along recorded texts, one per request, beginning with a drawn one.
+    """Replays recorded texts, one per request, from a random one on.
 
     Args:
         traces: the recording.
-        generator: draws where to begin, so that devices with the same recording do not go in step.
+        generator: chooses the first text, so that devices with the same recording do not go in step.
 
     """
 

@@ -1,7 +1,7 @@
 """The real models under the virtual clock: they write the texts, and the scenario says how long that takes.
 
-Drafter, verifier, acceptance rule and texts are those of `multispin serve` and `multispin device`; so acceptance is
-what these models show, prompt by prompt, and neither a rate nor a recording. One process holds all of them.
+Drafter, verifier, acceptance rule and texts are those of `multispin serve` and `multispin device`. So how much is
+accepted follows from these models and prompts, not from a rate or a recording. One process holds all of them.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ USUAL_TOKENS = 64
 
 @dataclass(frozen=True, eq=False)
 class LiveModels:
-    """Loaded once, used by all runs of a process.
+    """Models that all runs of a process share.
 
     Attributes:
         target: the model that verifies.
-        source: of the drafters; its model, if any, is shared by all devices, each with a cache of its own.
-        prompts: as ids; the devices take them in turn.
+        source: makes the drafters; all devices share its model, if it has one, each with a cache of its own.
+        prompts: prompts as token ids; the devices take them in turn.
 
     """
 

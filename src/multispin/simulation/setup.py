@@ -34,25 +34,25 @@ class Behaviour:
     """What happens at a site beside drafting: the [simulation] table of a scenario file.
 
     Attributes:
-        tokens_per_request: length of a text [tokens], or [least, greatest]; None: one endless text per device.
-        prompt_tokens: length of a prompt, or [least, greatest]; all but its newest token ride in earlier batches.
-        pause_s: mean of the exponential pause between the end of a request and the device's next one.
-        arrivals_per_s: devices come one after another, at this rate, instead of all at once.
-        mean_stay_s: mean of the exponential time after which a device leaves; None: it stays.
-        mean_away_s: mean of the exponential time after which it comes back as a new one; None: it does not.
-        straggler_probability: share of drafts that are delayed …
-        straggler_delay_s: … by so much.
-        fading: "rayleigh": drawn anew in every round around the scenario's signal-to-noise ratio; or "none".
-        coherence_s: how long the fading remembers itself (`RayleighChannel`).
-        slots: texts that the server holds at once; None: one for everybody.
-        prefill_tokens_per_round: prompt tokens that ride in one batch …
-        prefill_share: … beside drafts at most as many as lengthen the round by this share of its planned time.
-        deadline_factor: a round waits this many times its planned drafting and upload time …
-        deadline_slack_s: … and this much longer, before it verifies without the late.
-        texts: after so many a device leaves for good; None: it goes on.
-        frame_bits: of a draft on the air beside its tokens.
-        round_overhead_s: time of a round that is neither drafting, upload nor verification, such as planning and
-            the downlink.
+        tokens_per_request: length of a text [tokens], or [least, greatest]; None (default) for one endless text per
+            device.
+        prompt_tokens: length of a prompt [tokens], or [least, greatest]; default 1.
+        pause_s: mean pause between the end of a request and the device's next one, exponential [s]; default 0.
+        arrivals_per_s: rate at which devices come, one after another [1/s]; None (default): all come at once.
+        mean_stay_s: mean time after which a device leaves, exponential [s]; None (default): it stays.
+        mean_away_s: mean time after which it comes back as a new device, exponential [s]; None (default): it does not.
+        straggler_probability: share of drafts that are late; default 0.
+        straggler_delay_s: time by which they are late [s]; default 0.
+        fading: "none" (default), or "rayleigh": drawn in every round around the scenario's signal-to-noise ratio.
+        coherence_s: coherence time of the fading [s]; default 0, independent rounds (`RayleighChannel`).
+        slots: texts that the server holds at once; None (default): one for every device.
+        prefill_tokens_per_round: most prompt tokens in one batch.
+        prefill_share: prompt tokens beside drafts may lengthen a round by this share of its planned time.
+        deadline_factor: a round waits for drafts this many times its planned drafting and upload time …
+        deadline_slack_s: … and this much longer [s]; then it verifies without the late drafts.
+        texts: number of texts after which a device leaves for good; None (default): it stays.
+        frame_bits: overhead of a draft on the air, beside its tokens [bit]; default 0.
+        round_overhead_s: time of a round that is not drafting, upload or verification, such as planning [s]; default 0.
 
     """
 
@@ -105,11 +105,11 @@ class DeviceLife:
     """What happens to one device over time: keys of its [[device]] table.
 
     Attributes:
-        arrives_s: when it comes.
-        leaves_s: when it says goodbye; None: never.
-        lost_s: when it vanishes without a word, for good; None: never.
-        traces: what its drafter was recorded to do, instead of its acceptance rate.
-        link: what its link was recorded to carry, instead of its spectral efficiency.
+        arrives_s: time at which it comes [s]; default 0.
+        leaves_s: time at which it says goodbye [s]; None (default): never.
+        lost_s: time at which it vanishes without a word, for good [s]; None (default): never.
+        traces: recording of its drafter, in place of its acceptance rate; default none.
+        link: recording of its link, in place of its spectral efficiency; default none.
 
     """
 
