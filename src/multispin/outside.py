@@ -6,8 +6,10 @@ not end a program that only wanted to tell somebody.
 """
 
 import codecs
+import json
 import re
-from typing import BinaryIO, TextIO
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
 
 from multispin.errors import InputError
 
@@ -48,6 +50,27 @@ def read(stream: BinaryIO, source: str, most_bytes: int = MAX_TEXT_BYTES) -> str
     if len(data) > most_bytes:
         raise InputError(f"{source} is longer than {most_bytes} bytes, the limit")
     return decode(data, source)
+
+
+def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """All text of a file (see `decode`); InputError names the file if it cannot be read, is too long or no text."""
+    try:
+        with path.open("rb") as file:
+            return read(file, str(path), most_bytes)
+    except (OSError, ValueError) as error:  # a name may hold a null character
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def json_value(text: str, source: str) -> Any:
+    """What a JSON text holds; InputError for one that is damaged, nested too deeply or holds an endless number."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError(f"{source} is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{source} is not JSON: {str(error).splitlines()[0]}") from None
 
 
 def whole(text: str, source: str) -> str:

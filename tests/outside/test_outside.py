@@ -1,11 +1,12 @@
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from multispin.errors import InputError
-from multispin.outside import decode, never_fails, one_line, printable, read, whole
+from multispin.outside import decode, json_value, never_fails, one_line, printable, read, read_file, whole
 
 TEXTS = ["plain", "Grüße", "你好，世界", "👩‍👩‍👧‍👦 🏳️‍🌈", "مرحبا שלום \u200f.", "हिन्दी", "a\tb\nc"]
 HOSTILE = {
@@ -67,3 +68,24 @@ def test_a_terminal_that_cannot_encode_shows_escapes():
     never_fails(terminal, io.StringIO())
     print("Grüße 🍕", file=terminal, flush=True)
     assert buffer.getvalue() == rb"Gr\xfc\xdfe \U0001f355" + b"\n"
+
+
+def test_a_file_is_read_within_its_limit_and_its_problems_name_it(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe")
+    assert read_file(path) == "Grüße"
+    with pytest.raises(InputError, match=f"{path} is longer than 3 bytes"):
+        read_file(path, 3)
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be read: Is a directory"):
+        read_file(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_file(tmp_path / "a\0b")
+    with pytest.raises(InputError, match="/dev/zero is longer than 1000 bytes"):
+        read_file(Path("/dev/zero"), 1000)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 100_000, '{"a": 1,}'])
+def test_json_that_is_none_is_refused_in_one_sentence(text):
+    with pytest.raises(InputError, match=r"^the file is (not JSON|nested too deeply)") as refusal:
+        json_value(text, "the file")
+    assert "\n" not in str(refusal.value)

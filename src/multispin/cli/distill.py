@@ -13,6 +13,7 @@ import click
 from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.errors import InputError
+from multispin.outside import read_file
 
 if TYPE_CHECKING:
     from multispin.models.distilled import DrafterCard
@@ -125,23 +126,14 @@ def _layers(text: str) -> int | tuple[int, ...]:
 def _lines(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
-    lines = tuple(line.strip() for line in _read(path).splitlines() if line.strip())
+    lines = tuple(line.strip() for line in read_file(path, MAX_TEXT_BYTES).splitlines() if line.strip())
     if not lines:
         raise InputError(f"{path} holds no prompts: write one per line")
     return lines
 
 
 def _paragraphs(path: Path) -> list[str]:
-    return [part for part in _read(path).split("\n\n") if part.strip()]
-
-
-def _read(path: Path) -> str:
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise InputError(f"{path} is larger than {MAX_TEXT_BYTES // 2**20} MiB, the limit: split it")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
+    return [part for part in read_file(path, MAX_TEXT_BYTES).split("\n\n") if part.strip()]
 
 
 def _plain(card: "DrafterCard") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multispin.errors import InputError
+from multispin.outside import json_value, read_file
 
 TRACE_FORMAT = "multispin-trace-1"
 
@@ -71,12 +72,7 @@ def save_traces(path: Path, target: str, drafter: str, temperature: float, texts
 
 def load_traces(path: Path) -> Traces:
     """Read a trace file; InputError names the file and what is wrong with it."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
+    document = json_value(read_file(path), str(path))
     if not isinstance(document, dict) or document.get("format") != TRACE_FORMAT:
         raise InputError(f'{path}: is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')
     found = document.get("traces")

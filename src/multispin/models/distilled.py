@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from multispin.errors import InputError
 from multispin.models.drafter_name import CARD_FILE
 from multispin.models.quantised import round_weights
+from multispin.outside import read_file
 
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "multispin-drafter-1"
@@ -192,8 +193,8 @@ def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 def read_card(folder: Path) -> DrafterCard:
     """The card of a drafter's folder; InputError if there is none that this version reads."""
     try:
-        card = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=DrafterCard)
-    except (OSError, msgspec.DecodeError) as error:
+        card = msgspec.json.decode(read_file(folder / CARD_FILE), type=DrafterCard)
+    except (InputError, msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
     if card.format != FORMAT or card.storage not in STORAGES:
         raise InputError(f"{folder} holds a drafter of format {card.format!r} in {card.storage!r}, not {FORMAT!r}")

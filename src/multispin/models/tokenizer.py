@@ -20,6 +20,7 @@ import tokenizers
 
 from multispin.errors import InputError
 from multispin.models.references import converted_folder, locate
+from multispin.outside import json_value, read_file
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
     settings = _json(reference, place("tokenizer_config.json"))
     special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
     template = place(TEMPLATE_FILE)
-    text = template.read_text(encoding="utf-8") if template.is_file() else _named(settings.get("chat_template"))
+    text = read_file(template) if template.is_file() else _named(settings.get("chat_template"))
     return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
 
 
@@ -209,10 +210,7 @@ def _json(reference: str, path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"the {path.name} of {reference} is damaged: {_first_line(error)}") from error
+    found = json_value(read_file(path), f"the {path.name} of {reference}")
     if not isinstance(found, dict):
         raise InputError(f"the {path.name} of {reference} is damaged: it holds no JSON object")
     return found
