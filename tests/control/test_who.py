@@ -288,3 +288,29 @@ def test_many_sessions_and_odd_ends_stay_finite():
     assert math.isfinite(alone.goodput_tokens_per_s)
     nobody = decide(_site((Device("a", 1.0, 1.0, 0.5, max_draft_length=0),), fixed_s=0.02, per_device_s=0.0))
     assert nobody.kind == "plain"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cooperation_pays_exactly_where_the_break_even_rule_says(seed):
+    random = np.random.default_rng(seed)
+    size, alpha = int(random.integers(1, 12)), float(random.uniform(0.1, 0.95))
+    per_token, trip = float(random.choice([0.0, 5e-4])), float(random.choice([0.0, 0.01]))
+    devices = tuple(
+        Device(str(k), float(10 ** random.uniform(-2.5, -1)), 3.0, alpha, delay_s=trip / 2) for k in range(size)
+    )
+    scenario = Scenario(
+        Cell(2e6, 1000, 16, 0),
+        Verification(float(10 ** random.uniform(-2, -1)), float(10 ** random.uniform(-4, -2.3)), per_token),
+        devices,
+    )
+    plain_s = 1.0 / plan(scenario, "plain").goodput_tokens_per_s * size
+    for length in (1, 2, 5):
+        made = plan_for_lengths(scenario, [length] * size)
+        phase = made.round_s - plain_s - per_token * length * size  # drafting, upload and round trip
+        accepted = _tokens(alpha, length) - 1
+        rule = accepted * plain_s > phase + per_token * length * size
+        assert rule == (made.goodput_tokens_per_s > size / plain_s)
+    if trip == 0.0:  # then some common length pays if and only if one token does: α (C + c K) > ϑ + c K
+        theta = plan_for_lengths(scenario, [1] * size).round_s - plain_s - per_token * size
+        best = max(plan_for_lengths(scenario, [n] * size).goodput_tokens_per_s for n in range(1, 17))
+        assert (alpha * plain_s > theta + per_token * size) == (best > size / plain_s)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from multispin.control import (
     POLICIES,
+    POLICY_TABLE,
     WITHOUT_DEVICES,
     DevicePlan,
     InfeasibleError,
@@ -218,6 +219,9 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
             f"{min(served)}" if min(served) == max(served) else f"{min(served)}–{max(served)}",
         )
     console.print(table)
+    for policy in ("edge-drafts", "centralized"):
+        if any(made.policy == policy for made in plans):
+            console.print(f"[dim]{policy}: {POLICY_TABLE[policy].lengths}[/dim]", soft_wrap=True)
     for policy, reason in skipped:
         console.print(f"[dim]{policy}: {reason}[/dim]", soft_wrap=True)
 

@@ -271,13 +271,17 @@ def _in_words(found: BreakEven) -> str:
     border, always, never = _WORDS[found.quantity]
     show: Callable[[float], str] = _milliseconds
     if found.quantity == "acceptance_rate":
-        show = "{:.0%}".format
+        show = _percent
     elif found.quantity == "users":
         show = "{:.0f}".format
         border += " more" if found.pays == "above" else " fewer"
     here = show(found.here) + ("" if found.quantity == "users" else " on average")
     said = never if found.pays == "never" else always if found.value is None else border.format(show(found.value))
     return f"{said} (now {here})."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _milliseconds(seconds: float) -> str:
