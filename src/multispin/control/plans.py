@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from multispin.control.bandwidth import start_times
 from multispin.control.goodput import Floats, Ints
 from multispin.control.problem import Problem
 from multispin.control.scenario import Device, Scenario
@@ -83,17 +82,16 @@ def assemble(
     iterations: int = 1,
 ) -> Plan:
     """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
-    start: list[float] | list[None] = [None] * problem.size
-    if problem.tdma:
+    if not problem.access.splits_band:
         shares = np.where(shares > 0, 1.0, 0.0)
-        ready = problem.drafted(lengths) * problem.seconds_per_token
-        if round_s is None:
-            round_s = float(problem.round_s(lengths))
-        start = start_times(ready, problem.upload_time(lengths, shares)).tolist()
-    if round_s is None:
-        busy = problem.busy_s(problem.drafted(lengths))
-        draft = float((busy + problem.upload_time(lengths, shares)).max())
-        round_s = draft + float(problem.verification_s(lengths))
+    busy = problem.busy_s(problem.drafted(lengths))
+    upload = problem.upload_time(lengths, shares)
+    if round_s is None and problem.access.splits_band:
+        # What these shares of the band give, which need not be the best ones.
+        round_s = float((busy + upload).max()) + float(problem.verification_s(lengths))
+    elif round_s is None:
+        round_s = float(problem.round_s(lengths))
+    start = problem.access.starts(busy, upload)
     expected = problem.expected(lengths)
     bands = shares * scenario.cell.bandwidth_hz
     devices: Sequence[Device] = scenario.devices

@@ -10,6 +10,7 @@ import numpy as np
 
 from multispin.checks import positive
 from multispin.control import baselines
+from multispin.control.access import ACCESS
 from multispin.control.algorithm1 import algorithm1
 from multispin.control.edge import EdgePass, edge_drafts, plain
 from multispin.control.exact.objective import LogGoodput, Objective, SumGoodput
@@ -103,7 +104,7 @@ def plan(
         raise InputError(f"policy {policy!r} plans from what came of the last round; it has no plan for a scenario")
     if not 0 <= relative_gap < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
-    if scenario.cell.multiple_access == "tdma" and row.splits_band:
+    if row.splits_band and not ACCESS[scenario.cell.multiple_access].splits_band:
         raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
     if not row.chooses_modes:
         scenario = first_modes(scenario)

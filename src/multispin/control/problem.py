@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from multispin.control.bandwidth import bandwidth_shares, draft_time, makespan, token_latency
+from multispin.control.access import ACCESS, Access
 from multispin.control.goodput import Floats, Ints, token_table
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.control.rate import upload_time
@@ -31,7 +31,7 @@ class Problem:
         snr: σ_k = snr_hz / B, NaN where the rate is linear in the band, shape [K]; None if it is for all.
         after_s: expected time that an option takes after the verification, for what follows a refusal [s], [R, K];
             None if none does.
-        tdma: whether devices send one after the other over the whole band.
+        access: how devices share the uplink.
         round_trip_s: time that a draft waits for its grant and its way up, 2 · delay_s, shape [K]; None if it is 0 for
             all.
         mode_upload_s: a_k in each mode, NaN where a device has no such mode, [M, K]; None if all have but one.
@@ -54,7 +54,7 @@ class Problem:
     padded: bool
     snr: Floats | None = None
     after_s: Floats | None = None
-    tdma: bool = False
+    access: Access = ACCESS["fdma"]
     mode_upload_s: Floats | None = None
     round_trip_s: Floats | None = None
 
@@ -151,15 +151,11 @@ class Problem:
         return self._draft_time(self.drafted(lengths), self.token_upload_s(lengths))
 
     def _draft_time(self, drafted: Ints, token_upload_s: Floats) -> Floats:
-        if self.tdma:
-            return makespan(drafted * self.seconds_per_token, drafted * token_upload_s)
-        return draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr, self.round_trip_s)
+        return self.access.draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr, self.round_trip_s)
 
     def shares(self, lengths: Ints) -> Floats:
         """The best bandwidth for lengths [..., K], in shares; under TDMA the whole band for everybody who sends."""
-        if self.tdma:
-            return np.where(self.drafted(lengths) > 0, 1.0, 0.0)
-        return bandwidth_shares(
+        return self.access.shares(
             self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr, self.round_trip_s
         )
 
@@ -172,10 +168,8 @@ class Problem:
 
         Without the round trip, which a draft pays once.
         """
-        if share is None and self.tdma:
-            return np.full(self.size, makespan(self.seconds_per_token, self.upload_s))
         if share is None:
-            return np.full(self.size, token_latency(self.seconds_per_token, self.upload_s, self.snr))
+            return np.full(self.size, self.access.token_latency(self.seconds_per_token, self.upload_s, self.snr))
         return self.seconds_per_token + upload_time(self.upload_s, np.full(self.size, share), self.snr)
 
     def quickest_s(self, shortest: Ints) -> float:
@@ -207,7 +201,7 @@ def as_problem(scenario: Scenario) -> Problem:
     bits_per_s = np.array([d.rate_bits_per_s(cell.bandwidth_hz) for d in devices], dtype=np.float64)
     round_trip_s = 2.0 * np.array([d.delay_s for d in devices], dtype=np.float64)
     snr = np.array([np.nan if d.snr_hz is None else d.snr_hz / cell.bandwidth_hz for d in devices], dtype=np.float64)
-    tdma = cell.multiple_access == "tdma"
+    access = ACCESS[cell.multiple_access]
     ways = [device.ways for device in devices]
     tables, upload, after = [], [], []
     for mode in range(max(map(len, ways))):
@@ -238,8 +232,8 @@ def as_problem(scenario: Scenario) -> Problem:
         fixed_s=verification_s(verifier.fixed_s, verifier.per_device_s, 0.0, len(devices), 0.0),
         per_token_s=verifier.per_token_s,
         padded=verifier.padded,
-        snr=None if tdma or np.isnan(snr).all() else snr,
-        tdma=tdma,
+        snr=snr if access.splits_band and not np.isnan(snr).all() else None,
+        access=access,
         after_s=np.concatenate(after) if any(table.any() for table in after) else None,
         mode_upload_s=np.stack(upload) if len(upload) > 1 else None,
         round_trip_s=round_trip_s if round_trip_s.any() else None,

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
+from multispin.control.access import ACCESS
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.errors import InputError
 from multispin.radio import shannon_efficiency
 
 MAX_PLANNED_LENGTH = 1024
 """Longest draft that a scenario may allow: tables grow with it, and no language model profits from more."""
-
-MULTIPLE_ACCESS = ("fdma", "tdma")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Cell:
         whole("max_draft_length", self.max_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
         whole("min_draft_length", self.min_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
         _ordered("cell: ", self.min_draft_length, self.max_draft_length)
-        one_of("multiple_access", self.multiple_access, MULTIPLE_ACCESS, of="cell.")
+        one_of("multiple_access", self.multiple_access, tuple(ACCESS), of="cell.")
 
 
 @dataclass(frozen=True)
@@ -283,7 +282,7 @@ class Scenario:
                 self.limits(device)
             except InputError as error:
                 raise InputError(str(error), where=("device", index, *error.where)) from error
-            if device.delay_s and self.cell.multiple_access == "tdma":
+            if device.delay_s and not ACCESS[self.cell.multiple_access].splits_band:
                 raise InputError(
                     f"device {shown(device.name)}: delay_s is not supported with multiple_access = 'tdma'",
                     where=("device", index, "delay_s"),

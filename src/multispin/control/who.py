@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from multispin.control.access import ACCESS
 from multispin.control.edge import EdgePass, edge_drafts, plain
 from multispin.control.exact.search import MAX_EFFORT
 from multispin.control.goodput import Ints, Mask
@@ -125,7 +126,7 @@ def decide(
     if mode in ("rounds", "auto"):
         found.append(_of_rounds(scenario, policy, rounds, max_effort))
     best = max(found, key=lambda decision: _rank(scenario, row, decision))
-    if mode == "auto" and scenario.cell.multiple_access == "fdma" and len(found) > 1:
+    if mode == "auto" and ACCESS[scenario.cell.multiple_access].splits_band and len(found) > 1:
         mixed = _of_mixture(scenario, row, found, warm_start)
         found.append(mixed)
         least = _rank(scenario, row, best)

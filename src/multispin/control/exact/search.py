@@ -16,8 +16,8 @@ import numpy as np
 
 from multispin.control.baselines import goodput_argmax, uniform_bandwidth
 from multispin.control.exact.objective import Objective
-from multispin.control.exact.relaxation import Intervals, Relaxation, greedy, relax
-from multispin.control.exact.tdma import greedy_tdma, relax_tdma
+from multispin.control.exact.pricing import PRICING
+from multispin.control.exact.relaxation import Intervals, Relaxation
 from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.problem import Problem
 from multispin.control.uniform import homogeneous
@@ -35,8 +35,6 @@ _INVERSION = 10.0
 """How much longer an entry takes where a rate is to be inverted."""
 _ENVELOPE = 20.0
 """How much longer an entry takes where the best option at a price is looked for among all."""
-_PROGRAM = 2e6
-"""How long a linear program takes under TDMA, in entries."""
 _BATCH = 200_000
 """Table entries [R, N, K] that one vectorised step may hold, so that memory stays linear in K."""
 _COMBINATIONS = 1024
@@ -72,6 +70,7 @@ class Search:
 
     def __init__(self, problem: Problem, objective: Objective, shortest: Ints, relative_gap: float) -> None:
         self.problem = problem
+        self.pricing = PRICING[problem.access.name]
         self.objective = objective
         self.shortest = shortest
         self.relative_gap = relative_gap
@@ -144,10 +143,9 @@ class Search:
         entries = self.problem.tokens.size * (1.0 if self.problem.snr is None else _INVERSION)
         entries *= 1.0 if self.problem.concave else _ENVELOPE
         self.effort += _CALL + len(intervals) * entries
-        if self.problem.tdma and allowed is None:
-            self.effort += len(intervals) * _PROGRAM
-        bounded = relax_tdma if self.problem.tdma else relax
-        return bounded(self.problem, self.objective, level, intervals, self.shortest, allowed), level
+        if allowed is None:
+            self.effort += len(intervals) * self.pricing.effort
+        return self.pricing.relax(self.problem, self.objective, level, intervals, self.shortest, allowed), level
 
 
 def maximise(
@@ -177,13 +175,13 @@ def maximise(
     else:
         search.offer(problem.everybody(_FIRST_GUESSES))
         _climb(search)
-    if problem.tdma:
+    if search.pricing.improves:
         _improve(search)
     proved = _prove(search, _around_best(search), max_effort)
     if not proved:
         # Magnitudes so far apart that the search ran out of effort: at least be no worse than the simple policies.
         search.offer(homogeneous(problem)[None])
-        if problem.mode_upload_s is None and not problem.tdma:
+        if problem.mode_upload_s is None and problem.access.splits_band:
             search.offer(np.stack([uniform_bandwidth(problem), goodput_argmax(problem)]))
     return Optimum(search.best, search.score, max(search.closed, search.score), search.nodes, proved)
 
@@ -199,7 +197,7 @@ def _caps(problem: Problem, shortest: Ints) -> Ints:
 def _climb(search: Search) -> None:
     """Find good lengths: marginal-gain selection on a grid of φ, refined around the best."""
     problem, caps = search.problem, search.caps
-    for reach, count in ((math.inf, 6), (1.1, 4)) if problem.tdma else ((math.inf, 14), (1.2, 8)):
+    for reach, count in search.pricing.climbs:
         low, high = search.range()
         if search.draft > 0.0:
             low, high = max(low, search.draft / reach), min(high, search.draft * reach)
@@ -208,8 +206,7 @@ def _climb(search: Search) -> None:
         grid = np.geomspace(low, high, count)
         points = _with_caps(grid, grid, caps if len(caps) == 1 else caps[:: max(1, len(caps) // 6)])
         for batch in _batches(points, problem):
-            chosen = greedy_tdma if problem.tdma else greedy
-            search.offer(chosen(problem, search.objective, search.level, batch, search.shortest)[0])
+            search.offer(search.pricing.greedy(problem, search.objective, search.level, batch, search.shortest)[0])
 
 
 def _improve(search: Search) -> None:
