@@ -20,6 +20,8 @@ _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud8
 """Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
 _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}\t\n]")
+_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
+"""What rich takes for markup, with the backslashes before it."""
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -90,6 +92,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The text with everything escaped that a terminal would obey, line feeds included: for names and log lines."""
     return _UNSAFE_IN_LINE.sub(_escaped, text)
+
+
+def in_markup(text: str) -> str:
+    """`one_line` for a text in which rich looks for markup: what looks like a tag is shown as it is."""
+    escaped = _TAG.sub(lambda tag: 2 * tag[1] + "\\" + tag[2], one_line(text))
+    return escaped + "\\" if (len(escaped) - len(escaped.rstrip("\\"))) % 2 else escaped
 
 
 def never_fails(*streams: TextIO) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from multispin.errors import InputError
-from multispin.outside import decode, json_value, never_fails, one_line, printable, read, read_file, whole
+from multispin.outside import decode, in_markup, json_value, never_fails, one_line, printable, read, read_file, whole
 
 TEXTS = ["plain", "Grüße", "你好，世界", "👩‍👩‍👧‍👦 🏳️‍🌈", "مرحبا שלום \u200f.", "हिन्दी", "a\tb\nc"]
 HOSTILE = {
@@ -29,6 +30,16 @@ def test_what_no_terminal_obeys_is_shown_as_it_is(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_a_terminal_would_obey_is_escaped(text):
     assert printable(text) == one_line(text) == HOSTILE[text]
+
+
+@given(st.text(st.sampled_from("[]/\\aé#@= \n"), max_size=12))
+def test_markup_in_a_name_is_shown_and_not_obeyed(text):
+    shown = Text.from_markup(in_markup(text))
+    assert shown.spans == []
+    assert shown.plain.replace("\\", "") == one_line(text).replace("\\", "")  # rich drops backslashes before brackets
+    bold = Text.from_markup(f"[bold]{in_markup(text)}[/bold] and more")
+    assert [span.style for span in bold.spans] in (["bold"], [])
+    assert bold.plain.endswith(" and more")
 
 
 def test_a_name_cannot_forge_a_line():

@@ -15,6 +15,7 @@ from multispin.control.advice import Advice, Curve, Option, advise, curves, sent
 from multispin.data import scenario_path
 from multispin.data.presets import device_preset, device_presets, engine_preset, engine_presets
 from multispin.errors import InputError
+from multispin.outside import in_markup
 
 _HELP = f"""Say whether devices should draft here, before anyone buys anything.
 
@@ -217,7 +218,7 @@ def _print(advice: Advice, scenario: Scenario, title: str) -> None:
     for said in sentences(advice):
         console.print(said, markup=False, soft_wrap=True)
     for policy, reason in advice.skipped:
-        console.print(f"[dim]{policy}: {reason}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{policy}: {in_markup(reason)}[/dim]", soft_wrap=True)
 
 
 def _name(option: Option) -> str:

@@ -13,7 +13,7 @@ import click
 from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.errors import InputError
-from multispin.outside import read_file
+from multispin.outside import in_markup, read_file
 
 if TYPE_CHECKING:
     from multispin.models.distilled import DrafterCard
@@ -156,6 +156,6 @@ def _print_card(card: "DrafterCard", out: Path) -> None:
     Console().print(table)
     Console(highlight=False).print(
         "greedy at temperature 0, the others at 1; rejection-up accepts what rejection does. "
-        f"Try it: multispin demo --target {card.target} --draft {out}",
+        f"Try it: multispin demo --target {in_markup(card.target)} --draft {in_markup(str(out))}",
         soft_wrap=True,
     )

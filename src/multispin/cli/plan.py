@@ -21,6 +21,7 @@ from multispin.control import (
 )
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
+from multispin.outside import in_markup
 
 _HELP = f"""Choose every device's draft length and share of the uplink for the next round.
 
@@ -136,7 +137,8 @@ def _comparison_json(plans: Sequence[Plan], skipped: Sequence[tuple[str, str]]) 
 def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
     console = Console(highlight=False)
     console.print(
-        f"[bold]{made.policy}[/bold] for {len(made.devices)} devices on {_hertz(scenario.cell.bandwidth_hz)}, {file}",
+        f"[bold]{made.policy}[/bold] for {len(made.devices)} devices on {_hertz(scenario.cell.bandwidth_hz)}, "
+        f"{in_markup(file)}",
         soft_wrap=True,
     )
     console.print(_device_table(made) if every else _length_table(scenario, made))
@@ -164,7 +166,7 @@ def _device_table(made: Plan) -> Table:
     widest = max((device.bandwidth_hz for device in made.devices), default=0.0)
     for device in made.devices:
         table.add_row(
-            device.name,
+            in_markup(device.name),
             str(device.draft_length) if device.draft_length else "–",
             _hertz(device.bandwidth_hz) if device.bandwidth_hz else "–",
             (device.mode or "–")
@@ -203,7 +205,9 @@ def _length_table(scenario: Scenario, made: Plan) -> Table:
 def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skipped: Sequence[tuple[str, str]]) -> None:
     console = Console(highlight=False)
     band = _hertz(scenario.cell.bandwidth_hz)
-    console.print(f"[bold]All policies[/bold] for {len(scenario.devices)} devices on {band}, {file}", soft_wrap=True)
+    console.print(
+        f"[bold]All policies[/bold] for {len(scenario.devices)} devices on {band}, {in_markup(file)}", soft_wrap=True
+    )
     table = _table("policy", "tokens/s", "over fixed", "", "round", "drafts")
     most = max(made.goodput_tokens_per_s for made in plans)
     for made in plans:
@@ -223,7 +227,7 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
         if any(made.policy == policy for made in plans):
             console.print(f"[dim]{policy}: {POLICY_TABLE[policy].lengths}[/dim]", soft_wrap=True)
     for policy, reason in skipped:
-        console.print(f"[dim]{policy}: {reason}[/dim]", soft_wrap=True)
+        console.print(f"[dim]{policy}: {in_markup(reason)}[/dim]", soft_wrap=True)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from multispin.errors import InputError, require
+from multispin.outside import one_line
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
@@ -61,6 +62,13 @@ the last one take the cores from the other processes of a small machine.
 """
 
 
+class _LogLine(logging.Formatter):
+    """A message is one line, whatever names and reasons of others it quotes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(super().formatMessage(record))
+
+
 def prepare(threads: int, models: bool = True) -> None:
     """Set the threads of the model and show log messages on standard error; call before torch is imported.
 
@@ -71,7 +79,9 @@ def prepare(threads: int, models: bool = True) -> None:
         models: whether this process runs a model; one that does not need not have torch.
 
     """
-    logging.basicConfig(level=logging.WARNING, format="multispin: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogLine("multispin: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("multispin").setLevel(logging.INFO)
     if not models:
         return

@@ -21,6 +21,7 @@ from multispin.cli.progress import Show, progress, stage
 from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
+from multispin.outside import in_markup
 
 if TYPE_CHECKING:
     from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
@@ -333,9 +334,10 @@ def _print(found: Mapping[str, Any]) -> None:
     worst = fit["worst"]
     console.print(found["machine"])
     console.print(
-        f"verification by {found['engine']}: {1e3 * fit['fixed_s']:.2f} ms + {1e3 * fit['per_device_s']:.2f} ms per "
-        f"device + {1e3 * fit['per_token_s']:.3f} ms per token; relative error {fit['relative_rms_error']:.1%} rms, "
-        f"{fit['worst_relative_error']:+.1%} at worst (K = {worst['devices']}, L = {worst['draft_length']})"
+        f"verification by {in_markup(found['engine'])}: {1e3 * fit['fixed_s']:.2f} ms + "
+        f"{1e3 * fit['per_device_s']:.2f} ms per device + {1e3 * fit['per_token_s']:.3f} ms per token; relative error "
+        f"{fit['relative_rms_error']:.1%} rms, {fit['worst_relative_error']:+.1%} at worst "
+        f"(K = {worst['devices']}, L = {worst['draft_length']})"
     )
     if not found["drafters"]:
         return
@@ -349,7 +351,9 @@ def _print(found: Mapping[str, Any]) -> None:
     for drafter in found["drafters"]:
         cells = [_shown(drafter["tasks"][task]["acceptance_rate"]) for task in ("all", *TASKS)]
         overlap = drafter["tasks"]["all"]["rejection_acceptance_rate"]
-        table.add_row(drafter["drafter"], f"{1e3 * drafter['seconds_per_token']:.1f}", *cells, _shown(overlap))
+        table.add_row(
+            in_markup(drafter["drafter"]), f"{1e3 * drafter['seconds_per_token']:.1f}", *cells, _shown(overlap)
+        )
     console.print(table)
 
 

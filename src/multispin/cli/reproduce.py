@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from multispin.cli.process import make_folder
 from multispin.cli.progress import progress
 from multispin.errors import InputError, require
+from multispin.outside import in_markup
 from multispin.paper.calibration import Calibration, Fit, calibrate
 from multispin.paper.cell import REALISATIONS, SEEDS
 from multispin.paper.claims import Claim, claims_of, summary_json
@@ -122,7 +123,7 @@ def command(
         click.echo(summary_json(claims), nl=False)
     else:
         _print_claims(claims)
-    Console(stderr=True, highlight=False).print(f"{len(files)} files; open {files[0]}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"{len(files)} files; open {in_markup(str(files[0]))}", soft_wrap=True)
 
 
 def _wanted(figures: str) -> list[str]:

@@ -17,6 +17,7 @@ from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
+from multispin.outside import in_markup
 
 if TYPE_CHECKING:
     from multispin.simulation.study import Result
@@ -155,7 +156,8 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
     seeds = len(results[0].seeds)
     how = "knows the truth" if knows else "learns"
     console.print(
-        f"[bold]{file}[/bold]: {rounds} rounds, {seeds} seed{'s' * (seeds > 1)}, the controller {how}", soft_wrap=True
+        f"[bold]{in_markup(file)}[/bold]: {rounds} rounds, {seeds} seed{'s' * (seeds > 1)}, the controller {how}",
+        soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy", no_wrap=True)
