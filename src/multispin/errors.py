@@ -8,6 +8,7 @@ Where = tuple[str | int, ...]
 EXTRAS = {
     "accelerate": "models",
     "gguf": "models",
+    "ik_llama_cpp": "llama",
     "jinja2": "device",
     "matplotlib": "figures",
     "safetensors": "models",

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
+from multispin.models.references import EMBEDDED, locate
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, NoDrafter, PromptLookupDrafter
 
 if TYPE_CHECKING:
     from multispin.models.edge_drafter import EdgeDrafter
+    from multispin.models.llama_cpp import LlamaCppModel
     from multispin.models.packable import PackedModel
+
+
+@dataclass(frozen=True)
+class GgufDrafting:
+    """How llama.cpp runs a drafter.
+
+    Attributes:
+        path: GGUF file.
+        threads: processor threads; default 1.
+        gpu_layers: layers that a graphics processor computes, where the library has a backend for one; default 0.
+
+    """
+
+    path: Path
+    threads: int = 1
+    gpu_layers: int = 0
+
+    def model(self, max_length: int) -> LlamaCppModel:
+        """The file, loaded for a text of at most `max_length` tokens; its memory is shared with other loads."""
+        from multispin.models.llama_cpp import LlamaCppModel
+
+        return LlamaCppModel(self.path, max_length, self.threads, self.gpu_layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +49,21 @@ class DraftSource:
         name: of the drafter.
         tokenizer: of the target; its ids are what is drafted.
         model: the model that drafts; None for `lookup` and `none`, which need none.
+        gguf: a model that llama.cpp drafts with, in place of `model`.
 
     """
 
     name: DrafterName
     tokenizer: Tokenizer
     model: PackedModel | None
+    gguf: GgufDrafting | None = None
 
     def drafter(self, max_length: int) -> Drafter:
         """A drafter for one text of at most `max_length` tokens; a model's positions may cut its drafts earlier."""
+        if self.gguf is not None:
+            from multispin.models.llama_cpp import LlamaCppDrafter
+
+            return LlamaCppDrafter(self.gguf.model(max_length))
         if self.model is not None:
             from multispin.models.drafter import ModelDrafter
 
@@ -41,22 +73,30 @@ class DraftSource:
     def edge_drafter(self, slots: int, max_length: int) -> EdgeDrafter:
         """A drafter for `slots` texts at once; InputError for a drafter without a model."""
         if self.model is None:
-            raise InputError(f"the drafter {self.name.text!r} runs no model, so that there is nothing to batch")
+            raise InputError(f"the drafter {self.name.text!r} runs no model of torch's, so that nothing can be batched")
         from multispin.models.edge_drafter import EdgeDrafter
 
         return EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
 
 
-def load_draft_source(spec: str, target: str, place: str = "cpu") -> DraftSource:
+def load_draft_source(
+    spec: str, target: str | None, place: str = "cpu", threads: int = 1, gpu_layers: int = 0
+) -> DraftSource:
     """Load what `spec` names; InputError if it is not there or its ids are not the target's.
 
     Args:
-        spec: name of the drafter, see `drafter_name`.
-        target: reference of the target.
+        spec: name of the drafter, see `drafter_name`. llama.cpp runs a GGUF file where it is installed, else torch.
+        target: reference of the target, whose tokenizer counts; None for the tokenizer of a GGUF drafter's own file,
+            and for the embedded target with other drafters.
         place: device of torch's that it computes on; rounded weights are for "cpu" only.
+        threads: processor threads of llama.cpp.
+        gpu_layers: layers that llama.cpp computes on a graphics processor.
 
     """
     name = DrafterName.parse(spec)
+    if (path := _gguf_file(name)) is not None and find_spec("ik_llama_cpp") is not None:
+        return _gguf_source(name, GgufDrafting(path, threads, gpu_layers), target)
+    target = target or EMBEDDED
     tokenizer = load_tokenizer(target)
     if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):
         return DraftSource(name, tokenizer, None)
@@ -80,6 +120,22 @@ def load_draft_source(spec: str, target: str, place: str = "cpu") -> DraftSource
     return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
 
 
+def _gguf_file(name: DrafterName) -> Path | None:
+    """The GGUF file that a drafter's name means; None if it means something else."""
+    found = locate(name.reference) if name.kind is DrafterKind.MODEL else None
+    return found if isinstance(found, Path) and found.suffix == ".gguf" else None
+
+
+def _gguf_source(name: DrafterName, gguf: GgufDrafting, target: str | None) -> DraftSource:
+    from multispin.models.llama_cpp import MIN_CONTEXT_TOKENS, tokenizer_of
+
+    own = tokenizer_of(gguf.model(MIN_CONTEXT_TOKENS))
+    if target is not None and target != name.reference:
+        theirs = load_tokenizer(target)
+        _compare(own, name.reference, theirs)
+    return DraftSource(name, own, None, gguf)
+
+
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
     """Make the drafter that `spec` names for one text, and the target's tokenizer.
 
@@ -95,9 +151,12 @@ def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Toke
 
 def _check_tokenizer(reference: str, theirs: Tokenizer, target: str) -> None:
     """InputError, before any weights are read, if a drafter's ids are not the target's."""
-    if reference == target:
-        return
-    difference = load_tokenizer(reference).difference(theirs)
+    if reference != target:
+        _compare(load_tokenizer(reference), reference, theirs)
+
+
+def _compare(own: Tokenizer, reference: str, theirs: Tokenizer) -> None:
+    difference = own.difference(theirs)
     if difference is not None:
         raise InputError(
             f"the tokenizer of {reference} is not the target's ({difference}): draft with a model of its family"

@@ -42,14 +42,14 @@ class Tokenizer:
     """Text to ids and back, and a fingerprint by which both ends know that they mean the same ids.
 
     Attributes:
-        backend: the tokenizer of the library `tokenizers`.
+        backend: the tokenizer of the library `tokenizers`, or one with the same methods (`models.llama_cpp`).
         stop_ids: ids that end a text.
         template: chat template in Jinja; "" for a model that has none.
         special_tokens: texts that the template may name, such as "eos_token".
 
     """
 
-    backend: tokenizers.Tokenizer
+    backend: Any
     stop_ids: tuple[int, ...] = ()
     template: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,144 @@
+"""The drafter over llama.cpp, on the embedded GGUF file."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from multispin.errors import InputError
+from multispin.models.draft_source import load_draft_source
+from multispin.models.llama_cpp import LlamaCppDrafter, LlamaCppModel, tokenizer_of
+from multispin.models.references import embedded_path
+from multispin.speculation import LawFormat, SamplingParams
+from multispin.speculation.row_sampling import draw_row
+
+pytestmark = pytest.mark.embedded
+
+HOT = SamplingParams(0.8, top_k=50, top_p=0.95, seed=3)
+
+
+@pytest.fixture(scope="module")
+def path():
+    return embedded_path()
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return LlamaCppModel(path, 256)
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+    return tokenizer_of(model).encode_chat("Why is the sky blue?")
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(0.9, seed=4), HOT])
+def test_a_draft_goes_on_after_any_of_its_own_beginnings(model, prompt, params):
+    whole = LlamaCppDrafter(model).draft(prompt, 12, params)
+    assert len(whole) == 12
+    for known in (0, 1, 5, 11):
+        drafter = LlamaCppDrafter(model)
+        drafter.draft(prompt, 4, params)
+        drafter.draft([*prompt, 7, 8, 9], 3, params)  # something else in between, to be rolled back
+        assert drafter.draft([*prompt, *whole[:known]], 12 - known, params) == whole[known:]
+
+
+def test_a_drafted_token_is_drawn_with_the_shared_noise(model, prompt):
+    (token,) = LlamaCppDrafter(model).draft(prompt, 1, HOT)
+    row = model.decode(0, prompt)
+    assert token == draw_row(row, len(prompt), HOT)
+
+
+def test_its_argmax_is_nearly_always_that_of_the_target(path, prompt):
+    """The target is the same file, unpacked to float32 by transformers: 0.979 of 192 positions were measured equal."""
+    import torch
+
+    from multispin.models import load_model
+
+    target = load_model("embedded")
+    drafter = LlamaCppDrafter(LlamaCppModel(path, 256))
+    text = [*prompt, *drafter.draft(prompt, 60, SamplingParams())]
+    with torch.inference_mode():
+        greedy = target(torch.tensor([text])).logits[0].argmax(-1)[len(prompt) - 1 : -1].tolist()
+    same = np.mean([one == other for one, other in zip(greedy, text[len(prompt) :], strict=True)])
+    assert same >= 0.85
+
+
+def test_distributions_are_those_that_the_tokens_are_drawn_from(model, prompt):
+    form = LawFormat(model.vocabulary_size)
+    ids, laws = LlamaCppDrafter(model).draft_laws(prompt, 5, SamplingParams(0.9, seed=4), form)
+    assert len(ids) == len(laws) == 5
+    for token, law in zip(ids, laws, strict=True):
+        assert law.weight(token) > 0
+    assert LlamaCppDrafter(model).draft_laws(prompt, 5, SamplingParams(0.9, seed=4), form)[0] == ids
+
+
+def test_drafts_stop_where_the_drafters_context_ends(path, prompt):
+    drafter = LlamaCppDrafter(LlamaCppModel(path, len(prompt) + 3))
+    drafter.prepare([*prompt, *prompt])
+    assert len(drafter.draft(prompt, 16, SamplingParams())) == 4
+    assert drafter.draft([*prompt, *prompt], 16, SamplingParams()) == []
+
+
+TEXTS = [
+    "Why is the sky blue?",
+    "你好 🍕 1234 a.b\n\n  x",
+    "def f(x):\n\treturn x**2",
+    "naïve café 12,345.67",
+    "  a  b ",
+]
+
+
+def test_its_tokenizer_is_that_of_the_unpacked_file(model):
+    from multispin.models import load_tokenizer
+
+    ours, theirs = tokenizer_of(model), load_tokenizer("embedded")
+    assert (ours.fingerprint, ours.size, ours.stop_ids) == (theirs.fingerprint, theirs.size, theirs.stop_ids)
+    for text in TEXTS:
+        ids = ours.encode_chat(text)
+        assert ids == theirs.encode_chat(text)
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ids) == theirs.decode(ids)
+
+
+def test_what_it_cannot_read_is_refused(path, tmp_path):
+    with pytest.raises(InputError, match="there is no GGUF file"):
+        LlamaCppModel(tmp_path / "missing.gguf", 64)
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(InputError, match="cannot read"):
+        LlamaCppModel(damaged, 64)
+    with pytest.raises(InputError, match="threads"):
+        LlamaCppModel(path, 64, threads=0)
+
+
+def test_another_version_of_the_library_is_refused(monkeypatch, path):
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    with pytest.raises(InputError, match=r"ik-llama-cpp-python 0\.0\.1 is installed"):
+        LlamaCppModel(path, 64)
+
+
+def test_a_token_of_another_vocabulary_is_refused(model):
+    with pytest.raises(InputError, match="outside"):
+        LlamaCppDrafter(model).draft([1, model.vocabulary_size], 1, SamplingParams())
+
+
+def test_a_gguf_drafter_comes_with_its_own_tokenizer(path, tiny_folder, prompt):
+    source = load_draft_source(str(path), None)
+    assert source.tokenizer.encode_chat("Why is the sky blue?") == prompt
+    assert len(source.drafter(64).draft(prompt, 4, SamplingParams())) == 4
+    with pytest.raises(InputError, match="the tokenizer of"):
+        load_draft_source(str(path), tiny_folder)
+
+
+def test_neither_torch_nor_transformers_is_loaded(path):
+    code = (
+        "import sys; from multispin.models.draft_source import load_draft_source as load\n"
+        f"source = load({str(path)!r}, None)\n"
+        "from multispin.speculation import SamplingParams\n"
+        "assert source.drafter(64).draft([1, 2, 3], 2, SamplingParams(0.5))\n"
+        "print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
