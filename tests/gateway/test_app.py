@@ -5,12 +5,16 @@ import json
 from contextlib import asynccontextmanager
 
 import aiohttp
+from aiohttp import web
 
+from multispin.device import DeviceClient, Patience
 from multispin.edge import EdgeServer, listening
-from multispin.gateway import Gateway, guard, local_sessions
-from multispin.models import Verifier, decode_alone, load_model, load_tokenizer
+from multispin.gateway import Gateway, SessionPool, guard, local_sessions
+from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer
+from multispin.models.packable import PackedModel
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
-from multispin.speculation import SamplingParams, derive_seed
+from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
+from multispin.speculation import NoDrafter, SamplingParams, derive_seed
 
 MAX_LENGTH = 256
 KEY = "a key"
@@ -214,3 +218,54 @@ def test_models_and_tokens_are_told(tiny_folder):
     assert other == 404
     assert tokens[1]["count"] == 3
     assert text == (200, {"prompt": "abc"})
+
+
+def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder):
+    """Texts of clients on the device are sessions with the edge; the device's drafts help and change nothing."""
+
+    async def scenario():
+        tokenizer = load_tokenizer(tiny_folder)
+        async with api(tiny_folder) as far:
+            url = str(far._base_url).replace("http://", "ws://").rstrip("/") + SESSION_PATH
+            hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
+
+            def make(on_progress):
+                drafter = ModelDrafter(PackedModel.of(load_model(tiny_folder)), MAX_LENGTH, tokenizer.size)
+                return DeviceClient(url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
+
+            pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
+            Gateway(pool, tokenizer, "tiny").add_routes(app, guard(""))
+            async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+                body = {"prompt": "abc", "max_tokens": 20, "temperature": 0}
+                found = await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(3)))
+            pool.close()
+            return found
+
+    for status, answer in asyncio.run(scenario()):
+        assert status == 200
+        assert answer["choices"][0]["text"] == alone(tiny_folder, "abc", 20)
+        figures = answer["metrics"]["speculative_decoding"]
+        assert figures["num_accepted_draft_tokens"] == figures["num_draft_tokens"] > 0
+        assert sum(figures["acceptance_histogram"]) == figures["num_spec_steps"]
+
+
+def test_an_edge_that_is_away_is_no_fault_of_the_client(tiny_folder):
+    async def scenario():
+        tokenizer = load_tokenizer(tiny_folder)
+        hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "none", False, Profile(0.001, 5.0))
+
+        def make(on_progress):
+            return DeviceClient(
+                *("ws://127.0.0.1:9/v1/session", hello, NoDrafter()),
+                on_progress=on_progress,
+                patience=Patience(0.0, 0.0),
+            )
+
+        app = web.Application()
+        Gateway(SessionPool(make, 1, MAX_LENGTH), tokenizer, "tiny").add_routes(app, guard(""))
+        async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            return await post(http, "/v1/completions", {"prompt": "abc", "max_tokens": 2})
+
+    status, answer = asyncio.run(scenario())
+    assert status == 503
+    assert "cannot reach the edge" in answer["error"]["message"]

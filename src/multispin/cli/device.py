@@ -1,11 +1,13 @@
 """`multispin device`: one device that drafts."""
 
 import asyncio
+import contextlib
+import ipaddress
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -15,6 +17,7 @@ from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
+from multispin.models.references import EMBEDDED
 from multispin.outside import one_line, printable, read, whole
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
 from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
@@ -26,8 +29,18 @@ MAX_DELAY_S = 60.0
 
 @click.command("device")
 @click.argument("urls", nargs=-1, metavar="[URL]...")
-@click.option("--draft", default="q8", show_default=True, help="Model reference, q3 … q8, lookup, or none.")
-@click.option("--target", default="embedded", show_default=True, help="Target whose tokenizer and weights q8 … use.")
+@click.option("--draft", default="q8", show_default=True,
+              help="Model reference, .gguf file (for llama.cpp), q3 … q8, lookup, or none.")  # fmt: skip
+@click.option("--target", show_default="embedded; for a .gguf drafter in llama.cpp, its own file",
+              help="Target whose tokenizer and weights q8 … use.")  # fmt: skip
+@click.option("--gpu-layers", type=click.IntRange(0, 1000), default=0, show_default=True,
+              help="Layers of a .gguf drafter that a graphics processor computes.")  # fmt: skip
+@click.option("--serve", "serve_at", metavar="HOST:PORT",
+              help="Serve OpenAI clients of this machine; this device drafts for them.")  # fmt: skip
+@click.option("--sessions", type=click.IntRange(1, 64), default=2, show_default=True,
+              help="With --serve: texts written at once.")  # fmt: skip
+@click.option("--max-length", type=click.IntRange(2, 2**17), default=1024, show_default=True,
+              help="With --serve: most tokens of a text, prompt included.")  # fmt: skip
 @click.option("--name", default="", help="How the edge and its operator call this device.")
 @click.option("--prompt", help="Text to answer; read from standard input if it is left out.")
 @click.option("--system", help="System message that stands before the prompt.")
@@ -66,6 +79,7 @@ def command(**options: Any) -> None:
       multispin device --prompt "Why is the sky blue?"
       multispin device ws://192.0.2.7:8765 --draft Qwen/Qwen3-0.6B --target Qwen/Qwen3-8B --prompt "Hello"
       multispin device ws://192.0.2.7:8765 ws://192.0.2.8:8765 --draft lookup --prompt "Hello" --retry-for 3600
+      multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
@@ -77,14 +91,66 @@ def command(**options: Any) -> None:
     for option, most in (("name", MAX_NAME_CHARACTERS), ("credential", MAX_CREDENTIAL_CHARACTERS)):
         if len(options[option]) > most:
             raise InputError(f"--{option} has {len(options[option])} characters, over the limit of {most}")
-    if options["prompt"] is None:
+    if options["serve_at"] is not None:
+        options["serve_at"] = _loopback(options["serve_at"])
+        if options["prompt"] is not None:
+            raise InputError("--serve answers its clients' prompts: leave --prompt out")
+    elif options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
         options["prompt"] = read(sys.stdin.buffer, "standard input")
     name = DrafterName.parse(options["draft"])
     name.check()
-    prepare(options["threads"] or max(1, (os.cpu_count() or 2) // 2), name.needs_model)
-    asyncio.run(_device(options))
+    options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
+    prepare(options["threads"], name.needs_model and name.gguf_file is None)
+    if options["serve_at"] is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(options))
+    else:
+        asyncio.run(_device(options))
+
+
+def _loopback(text: str) -> tuple[str, int]:
+    """Host and port of `--serve`; InputError unless only this machine's programs can reach it."""
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"--serve {text!r} is not HOST:PORT, such as 127.0.0.1:8766")
+    try:
+        local = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise InputError(f"--serve {text!r}: serve this machine only, at a loopback address such as 127.0.0.1")
+    return host, int(port)
+
+
+async def _serve(options: Mapping[str, Any]) -> None:
+    """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
+    from aiohttp import web
+
+    from multispin.edge import listening
+    from multispin.gateway import Gateway, SessionPool, guard
+
+    source = await asyncio.to_thread(_load_source, options)
+    hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
+
+    def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
+        drafter, decode = source.drafter(options["max_length"]), source.tokenizer.decode
+        return DeviceClient(
+            *(options["urls"], hello, drafter, emulation, on_progress), decode=decode, patience=patience
+        )
+
+    pool = SessionPool(make, options["sessions"], options["max_length"])
+    application = web.Application()
+    name = options["target"] or (source.gguf.path.stem if source.gguf is not None else EMBEDDED)
+    Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(""))
+    host, port = options["serve_at"]
+    async with listening(application, host, port) as taken:
+        click.echo(
+            f"{name} at http://{f'[{host}]' if ':' in host else host}:{taken}/v1, verified by {options['urls'][0]}"
+        )
+        await asyncio.Event().wait()
 
 
 def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,15 +206,43 @@ def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
 
 def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
-    from multispin.models import load_draft_source
-
-    source = load_draft_source(options["draft"], options["target"])
+    source = _load_source(options)
     prompt = _prompt_ids(source.tokenizer, options)
     if not prompt:
         raise InputError("the prompt is empty")
     drafter = source.drafter(len(prompt) + options["max_tokens"])
     drafter.prepare(prompt)
     return drafter, source.tokenizer, prompt
+
+
+def _load_source(options: Mapping[str, Any]) -> Any:
+    from multispin.models import load_draft_source
+
+    return load_draft_source(
+        options["draft"], options["target"], threads=options["threads"], gpu_layers=options["gpu_layers"]
+    )
+
+
+def _emulation(options: Mapping[str, Any], slower: float = 1.0) -> Emulation:
+    return Emulation(options["seconds_per_token"] * slower, options["spectral_efficiency"], options["delay_s"] * slower)
+
+
+def _patience(options: Mapping[str, Any]) -> Patience:
+    retry_for_s = options["retry_for_s"]
+    return Patience() if retry_for_s is None else Patience(retry_for_s, retry_for_s)
+
+
+def _hello(options: Mapping[str, Any], tokenizer: Any, drafts: bool = True, slower: float = 1.0) -> Hello:
+    emulation = _emulation(options, slower)
+    return Hello(
+        PROTOCOL_VERSION,
+        tokenizer.fingerprint,
+        options["name"] or f"device-{os.getpid()}",
+        options["draft"][:80],
+        drafts and options["draft"] != "none",
+        Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0),
+        options["credential"],
+    )
 
 
 def _prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
@@ -170,22 +264,7 @@ async def _generate(
 ) -> None:
     seed = options["seed"]
     params, rule = sampling_law(options, seed or 0)
-    emulation = Emulation(
-        options["seconds_per_token"] * begin.slower,
-        options["spectral_efficiency"],
-        options["delay_s"] * begin.slower,
-    )
-    profile = Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0)
-    name = options["name"] or f"device-{os.getpid()}"
-    hello = Hello(
-        PROTOCOL_VERSION,
-        tokenizer.fingerprint,
-        name,
-        options["draft"][:80],
-        begin.drafts and options["draft"] != "none",
-        profile,
-        options["credential"],
-    )
+    hello = _hello(options, tokenizer, begin.drafts, begin.slower)
 
     def progress(_: Progress) -> None:
         session, counters = client.session, client.counters
@@ -194,15 +273,14 @@ async def _generate(
     def outage(found: Outage) -> None:
         tell(Away(found.url, found.why, found.delay_s, found.limit_s))
 
-    retry_for_s = options["retry_for_s"]
     client = DeviceClient(
         session_url(begin.url) if begin.url else options["urls"],
         hello,
         drafter,
-        emulation,
+        _emulation(options, begin.slower),
         progress,
         decode=tokenizer.decode,
-        patience=Patience() if retry_for_s is None else Patience(retry_for_s, retry_for_s),
+        patience=_patience(options),
         on_outage=outage,
     )
     began_s = time.monotonic()

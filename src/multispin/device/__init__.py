@@ -1,7 +1,7 @@
 """Who drafts: the device's client, the links that carry its messages, and its patience with an edge that is away."""
 
 from multispin.device.address import session_url
-from multispin.device.client import Counters, DeviceClient, Emulation, Outage
+from multispin.device.client import Counters, DeviceClient, EdgeAwayError, Emulation, Outage
 from multispin.device.link import (
     DelayedLink,
     Link,
@@ -18,6 +18,7 @@ __all__ = [
     "Counters",
     "DelayedLink",
     "DeviceClient",
+    "EdgeAwayError",
     "Emulation",
     "Link",
     "LinkLostError",

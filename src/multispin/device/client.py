@@ -44,6 +44,10 @@ _LATER = frozenset({"full", "timeout", "too-slow"})
 """Refusals that another edge, or the same one later, may not repeat."""
 
 
+class EdgeAwayError(InputError):
+    """No edge could be reached for as long as the device's patience lasts."""
+
+
 @dataclass(frozen=True)
 class Emulation:
     """What this device pretends to be.
@@ -223,7 +227,7 @@ class DeviceClient:
         if delay_s is None:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
-            raise InputError(f"cannot reach the edge at {', '.join(self._urls)}: {error}") from None
+            raise EdgeAwayError(f"cannot reach the edge at {', '.join(self._urls)}: {error}") from None
         if moves_on and len(self._urls) > 1:
             self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
             self._stop_drafting()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from multispin.device import EdgeAwayError
 from multispin.errors import InputError
 from multispin.gateway.access import Handler
 from multispin.gateway.answers import DONE, Answer, error_document, event
@@ -312,6 +313,8 @@ def _document_of(error: Exception) -> tuple[int, dict[str, Any]]:
         case RefusedError():
             status = STATUS_OF_CODE.get(error.code, 400)
             return status, error_document(status, str(error), code=error.code)
+        case EdgeAwayError():
+            return 503, error_document(503, str(error))
         case InputError():
             return 400, error_document(400, str(error))
         case _:

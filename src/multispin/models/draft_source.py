@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
-from multispin.models.references import EMBEDDED, locate
+from multispin.models.references import EMBEDDED
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, NoDrafter, PromptLookupDrafter
 
@@ -94,7 +93,7 @@ def load_draft_source(
 
     """
     name = DrafterName.parse(spec)
-    if (path := _gguf_file(name)) is not None and find_spec("ik_llama_cpp") is not None:
+    if (path := name.gguf_file) is not None:
         return _gguf_source(name, GgufDrafting(path, threads, gpu_layers), target)
     target = target or EMBEDDED
     tokenizer = load_tokenizer(target)
@@ -118,12 +117,6 @@ def load_draft_source(
     else:
         model = load_model(reference, "bfloat16", place)
     return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
-
-
-def _gguf_file(name: DrafterName) -> Path | None:
-    """The GGUF file that a drafter's name means; None if it means something else."""
-    found = locate(name.reference) if name.kind is DrafterKind.MODEL else None
-    return found if isinstance(found, Path) and found.suffix == ".gguf" else None
 
 
 def _gguf_source(name: DrafterName, gguf: GgufDrafting, target: str | None) -> DraftSource:

@@ -196,7 +196,7 @@ class LlamaCppModel:
         return None if count < 0 else buffer.value.decode(errors="replace")
 
     def self_test(self) -> None:
-        """Read a few tokens at once, one by one, and once more after a rollback: the logits must agree, else InputError.
+        """Read a few tokens at once, one by one, and again after a rollback; InputError if the logits do not agree.
 
         A library that computes something else for a batch than for single steps would draft nonsense without a word.
         """

@@ -57,7 +57,7 @@ class Tokenizer:
     @cached_property
     def size(self) -> int:
         """Number of ids: one more than the largest that has a token. Padding (`[PAD151666]`) is no token."""
-        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        vocabulary: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
         return 1 + max(index for token, index in vocabulary.items() if not _is_padding(token, index))
 
     @cached_property
