@@ -79,7 +79,7 @@ def test_presets_are_listed_with_their_sources_and_all_can_be_asked_about():
         (["paper-llama", "--delay-s", "-1"], "delay_s is -1.0; it must be >= 0"),
         (["paper-llama", "--acceptance-rate", "2"], r"acceptance_rate is 2.0; it must be in [0, 1]"),
         (["paper-llama", "--edge-drafter-s", "nan"], "edge_drafter.fixed_s is nan"),
-        (["nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys):

@@ -76,6 +76,8 @@ def test_a_byte_order_mark_is_skipped_and_other_encodings_are_named(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
     assert load_scenario(path) == parse_scenario(GOOD)
     path.write_bytes(GOOD.encode("utf-16"))
+    assert load_scenario(path) == parse_scenario(GOOD)
+    path.write_bytes(GOOD.replace('"a"', '"ä"').encode("latin-1"))
     with pytest.raises(InputError, match="is not UTF-8 text"):
         load_scenario(path)
 

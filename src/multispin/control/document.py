@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from multispin.checks import shown
 from multispin.errors import InputError, Where
+from multispin.outside import read_file
 
 MAX_FILE_BYTES = 16 * 2**20
 """Largest file that is read: some hundred thousand devices."""
@@ -125,18 +126,7 @@ def read_document(path: str | Path) -> Document:
     Raises:
         InputError: the file cannot be read, is too long, or is no TOML; one sentence with the file and the line.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # a name may hold a null character
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: is longer than {MAX_FILE_BYTES} bytes; this is no scenario file")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    return Document(text, str(path))
+    return Document(read_file(Path(path), MAX_FILE_BYTES), str(path))
 
 
 def _lines(text: str) -> dict[Where, int]:

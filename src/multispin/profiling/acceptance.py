@@ -6,13 +6,14 @@ trial of the acceptance rate α (eq. 4 of arXiv 2606.04581), and runs of right a
 token of a draft is accepted.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 
+from multispin.estimation.intervals import ratio_of_means
 from multispin.estimation.traces import Trace
 from multispin.models import CachedModel, ModelDrafter
 from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, target_law
@@ -89,12 +90,10 @@ def rate_of(samples: Sequence[Sequence[float]]) -> Rate:
     sums = np.array([float(sum(text)) for text in samples])
     if not sizes.sum():
         return Rate(float("nan"), float("nan"), float("nan"), 0)
-    mean = float(sums.sum() / sizes.sum())
-    if len(samples) < 2:
-        return Rate(mean, float("nan"), float("nan"), int(sizes.sum()))
-    spread = np.sqrt(((sums - mean * sizes) ** 2).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum()
-    half = float(stats.t.ppf(0.975, len(samples) - 1) * spread)
-    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), int(sizes.sum()))
+    found = ratio_of_means(sums, sizes)
+    # A single text has no interval: NaN stays NaN.
+    low, high = (end if math.isnan(end) else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    return Rate(found.mean, low, high, int(sizes.sum()))
 
 
 def hazards(accepts: Iterable[str], longest: int) -> list[float]:
