@@ -51,14 +51,6 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
     assert filled(sentence) in said[0]
 
 
-def test_the_limits_of_serve_are_those_of_an_edge():
-    from multispin.cli.serve import LIMITS, command
-    from multispin.passes import Limits
-
-    found = {option.name: option.default for option in command.params if option.name in LIMITS}
-    assert found == {name: getattr(Limits, name) for name in LIMITS}
-
-
 @pytest.mark.parametrize("name", ["serve", "profile", "distill"])
 def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, capsys):
     from importlib import import_module

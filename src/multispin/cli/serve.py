@@ -5,8 +5,9 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,17 +16,21 @@ from multispin.cli.process import Parent, attended_option, place_option, prepare
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 from multispin.outside import one_line
+from multispin.passes import Limits
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
     from multispin.speculation import Engine
 
 MAX_EMULATED_S = 600.0
-LIMITS = (
-    *("prefill_tokens_per_round", "prefill_share", "deadline_factor", "deadline_slack_s"),
-    *("max_sessions", "max_waiting"),
-)
-"""Options that are fields of `edge.Limits`, with its defaults: importing it would import torch, before `prepare`."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> Callable[[_Function], _Function]:
+    """An option that is a field of `Limits`, with its default."""
+    option = "--" + name.replace("_", "-")
+    return click.option(option, type=values, default=getattr(Limits, name), show_default=True, help=text)
 
 
 @click.command("serve")
@@ -38,18 +43,14 @@ LIMITS = (
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
-@click.option("--prefill-tokens-per-round", type=click.IntRange(1, 65536), default=64, show_default=True,
-              help="Most prompt tokens that ride in one round.")  # fmt: skip
-@click.option("--prefill-share", type=click.FloatRange(0.0, 100.0), default=0.5, show_default=True,
-              help="Prompts lengthen other people's rounds by at most this share.")  # fmt: skip
-@click.option("--deadline-factor", type=click.FloatRange(1.0, 1000.0), default=2.0, show_default=True,
-              help="A round waits this many times its planned time for drafts, …")  # fmt: skip
-@click.option("--deadline-slack-s", type=click.FloatRange(0.0, 3600.0), default=0.5, show_default=True,
-              help="… and this much longer.")  # fmt: skip
-@click.option("--max-sessions", type=click.IntRange(1, 65536), default=256, show_default=True,
-              help="Devices connected or soon to come back.")  # fmt: skip
-@click.option("--max-waiting", type=click.IntRange(0, 65536), default=64, show_default=True,
-              help="Requests that may wait for a slot.")  # fmt: skip
+@_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that ride in one round.")
+@_limit("prefill_share", click.FloatRange(0.0, 100.0), "Prompts lengthen other people's rounds by at most this share.")
+@_limit(
+    "deadline_factor", click.FloatRange(1.0, 1000.0), "A round waits this many times its planned time for drafts, …"
+)
+@_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
+@_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")
+@_limit("max_waiting", click.IntRange(0, 65536), "Requests that may wait for a slot.")
 @place_option
 @click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
               metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "
@@ -83,7 +84,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     from multispin.edge import EdgeServer, listening
     from multispin.gateway import Gateway, guard, local_sessions
     from multispin.models import load_tokenizer
-    from multispin.passes import Controller, ControllerSettings, Limits, Passes
+    from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.protocol.events import Listening
     from multispin.speculation import bits_per_id
@@ -104,7 +105,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         _paced(verifier, options["emulated_verification_s"]),
         Controller(settings),
         tokenizer.fingerprint,
-        Limits(**{name: options[name] for name in LIMITS}),
+        Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
         credential=options["credential"],
         seed=options["seed"],
     )
