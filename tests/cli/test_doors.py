@@ -1,10 +1,13 @@
-"""What long commands refuse before the long part, in one sentence and with exit code 2."""
+"""What commands refuse before they begin, in one sentence and with exit code 2; and their help.
+
+Everything runs in this process: importing torch anew for each sentence would take minutes.
+"""
 
 from pathlib import Path
 
 import pytest
 
-from multispin.cli.main import run
+from multispin.cli.main import COMMANDS, run
 
 CELL = str(Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "paper-llama.toml")
 BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
@@ -61,3 +64,70 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
         assert command.make_context(name, [option, "cuda:3", *given]).params["place"] == "cuda:3"
     assert run([name, "--help"]) == 0
     assert "--device" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["demo", "--target", "/nowhere/model"], "there is no model"),
+        (["demo", "--target", "nowhere.gguf"], "there is no GGUF file"),
+        (["demo", "--devices", "0"], "--devices"),
+        (["demo", "--temperature", "-1"], "temperature = -1"),
+        (["demo", "--top-p", "0"], "top_p = 0"),
+        (["demo", "--policy", "magic"], "--policy"),
+        (["demo", "--rule", "rejection"], "needs a temperature above 0"),
+        (["demo", "--rule", "greedy", "--temperature", "0.7"], "needs temperature 0"),
+        (["demo", "--stop", ""], "stop string"),
+        (["demo", "--logit-bias", "the=3"], "ID=BIAS"),
+        (["demo", "--logit-bias", "3=101"], "outside −100 … 100"),
+        (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
+        (["demo", "--bandwidth-hz", "-5"], "--bandwidth-hz"),
+        (["demo", "--bandwidth-hz", "nan"], "--bandwidth-hz is not a number"),
+        (["demo", "--site", "nowhere"], "--site: there is no site 'nowhere'"),
+        (["demo", "--site", "h100-7b", "--devices", "3"], "--devices is for a demo without a site"),
+        (["demo", "--mode", "magic"], "--mode"),
+        (["demo", "--slower", "0.5"], "--slower"),
+        (["demo", "--target", "TINY", "--draft", "no-such-drafter"], "there is no model"),
+        (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
+        (["serve", "--target", "TINY", "--device", "warp"], "warp"),
+        (
+            ["device", "ws://127.0.0.1:9", "--target", "TINY", "--draft", "lookup", "--prompt", "x"],
+            "cannot reach the edge",
+        ),
+        (["device", "nonsense", "--target", "TINY", "--draft", "lookup", "--prompt", "x"], "nonsense"),
+        (["nonsense"], "No such command"),
+    ],
+    ids=lambda value: "-".join(value[:3]).replace("/", "_") if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(tiny_folder, arguments, sentence, capsys):
+    assert run([tiny_folder if argument == "TINY" else argument for argument in arguments]) == 2
+    check_refusal(*capsys.readouterr(), sentence)
+
+
+@pytest.mark.embedded
+def test_a_drafter_that_knows_fewer_ids_is_refused_before_it_reads_anything(tiny_folder, capsys):
+    arguments = ["device", "ws://127.0.0.1:9", "--target", "embedded", "--draft", tiny_folder, "--prompt", "hello"]
+    assert run(arguments) == 2
+    check_refusal(*capsys.readouterr(), "draft with a model of the target's family")
+
+
+def check_refusal(stdout, stderr, sentence):
+    assert "Traceback" not in stderr
+    said = [line for line in stderr.splitlines() if line.startswith("multispin")]
+    assert len(said) == 1
+    assert sentence in said[0]
+    assert stdout == ""
+
+
+def test_the_rules_on_the_command_line_are_those_that_exist():
+    from multispin.cli import sampling
+    from multispin.speculation import ID_RULES, Rule
+
+    assert tuple(sampling.RULES) == tuple(Rule)
+    assert set(sampling.ID_RULES) == ID_RULES
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
+    assert run([name, "--help"]) == 0
+    assert f"multispin {name}" in capsys.readouterr().out.split("Examples:")[1]

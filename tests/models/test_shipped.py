@@ -15,14 +15,16 @@ from multispin.speculation import SamplingParams
 
 pytestmark = pytest.mark.embedded
 MOST_BYTES = 25 * 10**6
-TOKENS = 32
+TOKENS, LONGEST = 48, 400
+NEAR = 0.1
+"""How far the rate over four texts may be from the card's, a mean over 48: they differed by 0.06 at most."""
 
 
 @pytest.fixture(scope="module")
 def written():
-    """Two texts of the embedded target, greedy: (prompt length, ids)."""
-    target, tokenizer = Verifier(load_model("embedded"), 2, 320), load_tokenizer("embedded")
-    prompts = [tokenizer.encode_chat(prompt.text) for prompt in load_prompts()[:2]]
+    """A text of the embedded target for each family of prompts, greedy: (prompt length, ids)."""
+    target, tokenizer = Verifier(load_model("embedded"), 4, LONGEST), load_tokenizer("embedded")
+    prompts = [tokenizer.encode_chat(prompt.text) for prompt in load_prompts()[:4]]
     requests = [(prompt, SamplingParams()) for prompt in prompts]
     texts, _ = decode_together(target, requests, TOKENS, tokenizer.stop_ids, time.monotonic)
     return target, [(len(prompt), prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
@@ -43,16 +45,15 @@ def test_cards_name_this_target_and_files_are_small():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_drafts_are_accepted_about_as_often_as_the_card_says(written, name):
-    """Two texts are few: half of the card's rate is asked for. A drafter of random weights gets next to nothing."""
+def test_drafts_are_accepted_as_often_as_the_card_says(written, name):
     target, texts = written
-    drafter, _ = load_drafter(name, "embedded", 320)
+    drafter, _ = load_drafter(name, "embedded", LONGEST)
     accepts = "".join(
         follow(drafter, target, text, begin, SamplingParams(), "p", "t").trace.accepts for begin, text in texts
     )
-    assert len(accepts) > TOKENS
+    assert len(accepts) > 3 * TOKENS
     card = read_card(shipped_folder(name)).results["all"]["greedy"]["acceptance_rate"]
-    assert accepts.count("1") / len(accepts) > 0.5 * card
+    assert accepts.count("1") / len(accepts) == pytest.approx(card, abs=NEAR)
 
 
 def test_they_are_for_no_other_target(tiny_folder):

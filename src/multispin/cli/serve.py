@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from multispin.cli.engine import engine_options, load_engine
-from multispin.cli.process import Parent, attended_option, place_option, prepare, threads_option, writer
+from multispin.cli.process import Parent, attended_option, flag, place_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
 from multispin.outside import one_line
@@ -119,7 +119,9 @@ async def _serve(options: Mapping[str, Any]) -> None:
         Gateway(source, tokenizer, options["model_name"] or options["target"], int(time.time())).add_routes(
             application, guard(options["credential"])
         )
-    async with listening(application, options["host"], options["port"]) as port:
+    async with contextlib.AsyncExitStack() as stack:
+        with flag("--port"):
+            port = await stack.enter_async_context(listening(application, options["host"], options["port"]))
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
         gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
