@@ -104,7 +104,7 @@ def test_the_traces_are_read_by_the_simulator(profiled):
         (["--engine-option", "a=1"], "--engine"),
         (["--modes", "--temperature", "1"], "--out"),
         (["--modes", "--out", "site.toml"], "--temperature"),
-        (["--modes", "--out", "site.toml", "--temperature", "1", "--draft", "lookup"], "law to send"),
+        (["--modes", "--out", "site.toml", "--temperature", "1", "--draft", "lookup"], "distribution to send"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, capsys):

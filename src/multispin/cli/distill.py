@@ -42,7 +42,7 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
               help="Token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per step.")
 @click.option("--positions", type=click.IntRange(1, 10**6), default=512, show_default=True,
-              help="Positions per step at which laws are compared.")  # fmt: skip
+              help="Positions per step at which distributions are compared.")  # fmt: skip
 @click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True)
 @click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
               help="Last share of the steps, taught by total variation instead of KL.")  # fmt: skip
@@ -56,8 +56,8 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> None:
     """Make a small drafter for a target: a few of its layers, taught what the target itself writes.
 
-    Takes layers out of the target, lets it answer prompts, teaches the student its next-token law, and measures
-    acceptance on held-out prompts. A run that was stopped goes on from where it was when it is started again.
+    Takes layers out of the target, lets it answer prompts, teaches the student its next-token distribution, and
+    measures acceptance on held-out prompts. A run that was stopped goes on from where it was when it is started again.
     docs/distill.md says how long it takes and what to expect.
 
     \b

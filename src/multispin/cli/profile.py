@@ -35,7 +35,7 @@ LONGEST_RUN = 12
 DRAFT_LENGTH = 8
 _PLACES = 4
 _SUREST = 0.9999  # acceptance rate of a device in a scenario: 1 would promise drafts without end
-_RETAINED, _PROBABILITY_BITS = 1024, 16  # laws on the air, as in arXiv 2606.04581
+_RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv 2606.04581
 
 
 @click.command("profile", short_help="Measure what the controller needs, here.")
@@ -92,7 +92,7 @@ def command(**options: Any) -> None:
     if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
         raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
     if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
-        raise InputError("--modes: none of these drafters has a law to send; name a model with --draft")
+        raise InputError("--modes: none of these drafters has a distribution to send; name a model with --draft")
     if len(grid) < FEWEST_POINTS:
         raise InputError(
             f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
@@ -298,8 +298,8 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     ]
     if options["modes"]:
         head.append(
-            "Modes: the rejection rules accept min(1, p/q) of the whole laws; their bits are those of laws cut to "
-            f"{_law_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
+            "Modes: the rejection rules accept min(1, p/q) of whole distributions; their bits are for those cut "
+            f"to {_law_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
         )
     return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
 
@@ -311,7 +311,7 @@ def _law_format(vocabulary: int) -> "LawFormat":
 
 
 def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
-    """The rules of a device that has a law of its own, each with its acceptance and its bits.
+    """The rules of a device that has a distribution of its own, each with its acceptance and its bits.
 
     `rejection-down` is left out: what it costs goes down, and the planner knows no downlink.
     """

@@ -28,7 +28,7 @@ def sampling_options(function: _Function) -> _Function:
             type=click.IntRange(1, MAX_RETAINED),
             default=1024,
             show_default=True,
-            help="Most tokens of a law on the air, under the rejection rules.",
+            help="Most tokens of a sent distribution, under the rejection rules.",
         ),
         click.option(
             "--rule",
@@ -56,7 +56,7 @@ def sampling_options(function: _Function) -> _Function:
 
 
 def sampling_law(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
-    """The sampling law and the acceptance rule that the options name; InputError if they do not fit each other."""
+    """The sampling parameters and the acceptance rule that the options name; InputError if they do not fit."""
     biases = tuple(_bias(text) for text in options["biases"])
     params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed, biases)
     check_stop_strings(options["stops"])

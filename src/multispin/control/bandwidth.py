@@ -142,7 +142,7 @@ def _ready_and_headroom(
 
 
 def _bracketed(upload: Floats, slack: Floats, guess: Floats, snr: Floats) -> Floats:
-    """The same root x of Σ_k c_k(x) = 1 for any law of the rate, from a guess, [...].
+    """The same root x of Σ_k c_k(x) = 1 for any formula of the rate, from a guess, [...].
 
     1/f is not concave with a noise density, so Newton's method for 1/f = 1 may pass the root. f itself is convex and
     decreasing: Newton's method for f = 1 from the left never does, and takes over where the other leaves the bracket.

@@ -1,11 +1,11 @@
-"""How much of the band does a device need? Both laws of the uplink rate, in shares of the band and in seconds.
+"""How much of the band does a device need? Both formulas of the uplink rate, in shares of the band and in seconds.
 
 Linear, R = r·b (arXiv 2606.04581, eq. 8): noise power does not depend on the band. With a noise density (arXiv
 2608.29618), R = b log2(1 + s/b), s = p g/N₀ in Hz: power is spread over the band, and R stays below s / ln 2 however
 wide it is. Both are concave and increasing in b, so the share needed is convex in the rate, and so in the draft length
 and in the time left for the upload.
 
-Times are counted in `upload_s`, what an upload takes over the whole band B, and the second law in σ = s/B, NaN for
+Times are counted in `upload_s`, what an upload takes over the whole band B, and the second formula in σ = s/B, NaN for
 devices of the first; None where all devices are of the first, which is quicker. An upload of u seconds needs more
 than u·κ however wide the band, κ = ln(1 + σ)/σ (0 in the linear law): what it has beyond is called its room.
 """

@@ -124,8 +124,8 @@ class Mode:
         acceptance_rate: α, as in `Device`.
         acceptance_profile: as in `Device`.
         bits_per_token: payload per drafted token [bit]; None takes the cell's.
-        bits_per_rejection: further uplink bits once a draft is refused, such as a whole law [bit].
-        seconds_per_rejection: further time once a draft is refused, such as that of a law sent down [s].
+        bits_per_rejection: further uplink bits once a draft is refused, such as a whole distribution [bit].
+        seconds_per_rejection: further time once a draft is refused, such as that of a distribution sent down [s].
     """
 
     name: str

@@ -173,7 +173,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         },
     )
     save_drafter(student, card, order.out)
-    report(StageProgress("evaluation", 0, 1, "comparing laws on held-out prompts"))
+    report(StageProgress("evaluation", 0, 1, "comparing distributions on held-out prompts"))
     stored = load_for_drafting(order.out, model)  # what is measured is what will draft
     form = LawFormat(len(head), min(1024, len(head)), 16)
     results = compare_distributions(stored, head, prompts, greedy, sampled, form)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from multispin.checks import between, positive
 
-MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal law: 1 / Φ⁻¹(3/4)
-MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, normal law
+MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution: 1 / Φ⁻¹(3/4)
+MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, normal distribution
 WINDOW_HALF_LIVES = 8  # older observations weigh less than 1/256 each and are dropped
 
 

@@ -1,7 +1,7 @@
 """Plain decoding by the target alone: the text that every device's text is compared with, and the speed.
 
-`decode_alone` shares nothing with the verifier but the sampling law: transformers' own attention, mask and cache, one
-token at a time, one request at a time.
+`decode_alone` shares nothing with the verifier but how a token is drawn: transformers' own attention, mask and cache,
+one token at a time, one request at a time.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -59,7 +59,7 @@ def decode_together(
 
     Args:
         engine: with a free slot per request.
-        requests: prompt and sampling law of each.
+        requests: prompt and sampling parameters of each.
         max_tokens: longest text.
         stop_ids: end a text.
         clock: tells the time [s].

@@ -256,12 +256,12 @@ def decode_by_vllm(
 ) -> list[list[int]]:
     """What `decode_alone` is to the embedded verifier: plain decoding by vLLM, one request at a time.
 
-    It shares nothing with `VllmEngine` but vLLM's model and the sampling law: no drafts, vLLM's own scheduler and
+    It shares nothing with `VllmEngine` but vLLM's model and how a token is drawn: no drafts, vLLM's own scheduler and
     sampler, and its documented way for requests to draw their tokens themselves.
 
     Args:
         reference: Hub id, folder, GGUF file or 'embedded'.
-        requests: prompt and sampling law of each.
+        requests: prompt and sampling parameters of each.
         max_tokens: where a text ends that has not met a stop id; a stop id is included.
         stop_ids: where it ends.
         dtype: of weights and cache.
@@ -283,7 +283,7 @@ def _told(state: _Slot, feed: Feed) -> list[int]:
 
 
 def _is_argmax(params: SamplingParams) -> bool:
-    """Whether the law is the plain argmax of the logits, which vLLM takes by itself."""
+    """Whether the draw is the plain argmax of the logits, which vLLM takes by itself."""
     return params.greedy and not params.logit_bias and not params.withheld
 
 

@@ -166,7 +166,7 @@ class _RuledSampler:
 
 
 class DrawnProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
-    """vLLM's own way to have a say in plain decoding: requests that name a law emit their own draw from it."""
+    """vLLM's own way to have a say in plain decoding: requests that name sampling parameters emit their own draw."""
 
     def is_argmax_invariant(self) -> bool:
         """No: the largest logit is what it decides."""
@@ -203,7 +203,7 @@ def decode(
         dtype: of weights and cache.
         max_length: tokens that a request may have.
         options: further arguments of vLLM's engine by name.
-        requests: prompt and law of each, none for vLLM's own greedy decoding.
+        requests: prompt and sampling parameters of each; None for vLLM's own greedy decoding.
         max_tokens: of each text; one that meets a stop id ends with it.
         stop_ids: where a text ends.
 

@@ -274,7 +274,7 @@ class DeviceSession:
         stage = self.stage
         if not isinstance(stage, Drafted) or stage.message.round != ask.round or ask.accepted >= len(stage.laws):
             raise InputError(
-                f"the edge asked for law {ask.accepted} of round {ask.round}, which was never drafted from"
+                f"the edge asked for distribution {ask.accepted} of round {ask.round}, which was never drafted from"
             )
         return Law(ask.session, ask.round, ask.accepted, pack_laws([stage.laws[ask.accepted]], self.form))
 
@@ -378,7 +378,7 @@ class DeviceSession:
     def _found(self, verdict: Verdict, laws: Sequence[TruncatedLaw]) -> int:
         """The next token by the edge's offer and the distribution that the refused token was drawn from."""
         if verdict.accepted >= len(laws):
-            raise InputError("the edge made an offer for a draft without laws")
+            raise InputError("the edge made an offer for a draft without distributions")
         floor, rest_token = unpack_offer(verdict.offer, self.form)
         offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
         return resolve_down(offer, laws[verdict.accepted], self.params.seed)

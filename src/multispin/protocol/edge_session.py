@@ -4,10 +4,10 @@ The edge is the truth for committed tokens. A draft that answers a round already
 more; a draft whose base is stale gets the tokens that it is missing; whatever else does not fit ends this session
 and no other.
 
-Under the rejection rules a round may end in two steps. `rejection-up`: the first refused token's law is asked for,
-and the verdict follows it. `rejection-down`: the verdict carries an offer, the device finds the next token, and that
-token is committed when the device names it at the head of its next draft. In both, what a draft met once is kept
-until it is decided: no draft is verified twice.
+Under the rejection rules a round may end in two steps. `rejection-up`: the edge asks for the first refused token's
+distribution, and the verdict follows it. `rejection-down`: the verdict carries an offer, the device finds the next
+token, and that token is committed when the device names it at the start of its next draft. In both, what a draft met
+once is kept until it is decided: no draft is verified twice.
 """
 
 import hmac
@@ -198,12 +198,12 @@ class EdgeSession:
         if request is None or not isinstance(stage, Refused):
             if verdict is not None and message.round == verdict.round:
                 return verdict
-            raise ProtocolError("unexpected", f"a law for round {message.round} came, but none was asked for")
+            raise ProtocolError("unexpected", f"a distribution for round {message.round} came, but none was asked for")
         grant, rejection = stage.grant, stage.rejection
         if (message.round, message.accepted) != (grant.round, rejection.accepted):
             raise ProtocolError(
                 "unexpected",
-                f"a law for token {message.accepted} of round {message.round} came; asked was for "
+                f"a distribution for token {message.accepted} of round {message.round} came; asked was for "
                 f"{rejection.accepted} of {grant.round}",
             )
         (law,) = unpack_laws(message.law, 1, request.form)

@@ -23,7 +23,7 @@ MAX_DRAFT_LENGTH = 63
 """Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
 MAX_STOP_IDS = 16
 MAX_RETAINED = 4096
-"""Most tokens that a law on the wire may keep, V̂; one such law takes at most 26 KiB."""
+"""Most tokens that a distribution on the wire may keep, V̂; one such distribution takes at most 26 KiB."""
 ENVELOPE_BYTES = 64
 """Room for a draft's other fields beside its payload, in whole."""
 MAX_NAME_CHARACTERS = 80
@@ -80,7 +80,7 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
         continued: how many of the last of them are text generated earlier (by an edge that was lost); they count
             towards `max_tokens`.
         rule: the acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
-        retained: V̂, most tokens of a law under the rejection rules.
+        retained: V̂, most tokens of a sent distribution under the rejection rules.
         probability_bits: Q_B, bits of a probability under the rejection rules.
         min_tokens: stop ids have probability 0 before so many tokens are generated.
         logit_bias: (id, what is added to its logit).
@@ -184,7 +184,7 @@ class Error(Struct, frozen=True, array_like=True, tag=10):
 
 
 class Ask(Struct, frozen=True, array_like=True, tag=11):
-    """Edge → device, under `rejection-up`: the token after `accepted` was refused; send the law it was drawn from."""
+    """Edge → device, under `rejection-up`: the token after `accepted` was refused; send what it was drawn from."""
 
     session: Count
     round: Count
