@@ -27,14 +27,14 @@ def test_json_has_the_keys_that_scripts_rely_on():
     assert list(document)[:3] == ["scenario", "rounds", "seeds"]
     assert (document["scenario"], document["rounds"], document["seeds"]) == (LLAMA, 8, 2)
     (result,) = document["results"]
-    assert (result["policy"], result["sweep"]) == ("fixed", {"devices": 3})
+    assert (result["policy"], result["mode"], result["sweep"]) == ("fixed", "rounds", {"devices": 3})
     assert set(result) >= {
         "goodput_tokens_per_s", "jain_index", "time_to_first_token_s_p50", "time_per_token_s_p50",
         "time_per_token_s_p95", "time_per_token_s_p99", "server_utilisation", "device_utilisation",
         "uplink_utilisation", "wasted_draft_fraction",
     }  # fmt: skip
     for name, value in result.items():
-        if name not in ("policy", "sweep"):
+        if name not in ("policy", "mode", "sweep"):
             assert list(value) == ["mean", "low", "high"]
     assert result["rounds"] == {"mean": 8.0, "low": 8.0, "high": 8.0}
 
@@ -64,6 +64,18 @@ def test_one_row_per_run_and_a_picture_of_each_kind(tmp_path):
         assert float(read[0]["goodput_tokens_per_s"]) > 0
         assert picture.read_bytes().startswith(b"\x89PNG")
         picture.unlink()
+
+
+def test_modes_stand_side_by_side():
+    modes = [word for mode in ("plain", "edge", "rounds", "auto") for word in ("--mode", mode)]
+    site = ("a100-27b", "--rounds", "60", "--seeds", "1", "--jobs", "1", *modes)
+    results = json.loads(output(*site, "--json"))["results"]
+    assert [(result["mode"], result["policy"]) for result in results] == [
+        (mode, "heterogeneous") for mode in ("plain", "edge", "rounds", "auto")
+    ]
+    plain, edge, rounds, auto = (result["goodput_tokens_per_s"]["mean"] for result in results)
+    assert min(edge, rounds, auto) > plain  # a pass takes 154 ms there, a drafted token 12 ms
+    assert "auto, heterogeneous" in output(*site)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
         ({"device.arrives_s": -1}, "device.arrives_s is -1"),
         ({"device.leaves_s": 0.2}, "device.leaves_s = 0.2 is before device.arrives_s = 1.5"),
         ({"device.acceptance_trace": 7}, "acceptance_trace is 7"),
-        ({"device.acceptance_trace": "no.json"}, "no.json: cannot be read"),
+        ({"device.acceptance_trace": "no.json"}, "no.json cannot be read"),
         ({"device.max_draft_length": 64}, "over 63"),
         ({"devices": 3}, r"devices = 3 is not a whole number in 1 … 2"),
         ({"colour": 3}, "'colour' names no value"),
@@ -132,7 +132,7 @@ def test_sweeps_are_ranges_or_lists():
     "text", ["", "a", "a=", "=1", "a=1:2", "a=1:2:0", "a=1:2:x", "a=x:2:3", "a=nan:1:2", "a=1:2:3:4"]
 )
 def test_a_sweep_that_makes_no_sense_is_refused(text):
-    with pytest.raises(InputError, match="--sweep"):
+    with pytest.raises(InputError, match=r"is not (KEY=FROM|FROM):TO:COUNT"):
         parse_sweep(text)
 
 
@@ -159,6 +159,20 @@ def test_processes_change_nothing(file):
     document = as_document("x", 15, results, False)
     value = document["results"][0]["goodput_tokens_per_s"]
     assert value["low"] < value["mean"] < value["high"]
+
+
+def test_modes_stand_beside_policies_which_matter_only_where_devices_may_draft(file):
+    scenario_file = ScenarioFile(file)
+    modes, policies = ("plain", "rounds", "auto"), ("homogeneous", "fixed")
+    runs = runs_of(scenario_file, [()], policies, (1, 2), 15, False, modes=modes)
+    asked = [(run.mode, run.policy) for run in runs[::2]]
+    assert asked == [("plain", "homogeneous"), *((mode, policy) for mode in modes[1:] for policy in policies)]
+    measured = [object()] * len(runs)
+    results = results_of(measured, [()], policies, (1, 2), modes)
+    assert [(result.mode, result.policy) for result in results] == asked
+    assert [result.label for result in results] == ["plain", *policies, "auto, homogeneous", "auto, fixed"]
+    with pytest.raises(InputError, match="mode 'edge' needs a drafter of the edge's own"):
+        runs_of(scenario_file, [()], policies, (1,), 15, False, modes=("edge",))
 
 
 def test_measures_add_up(file):

@@ -12,6 +12,7 @@ from multispin.cli.engine import USUAL_MAX_LENGTH, check_engine, engine_argument
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
+from multispin.control.who import ways
 from multispin.data import bundled_sites
 from multispin.errors import InputError
 from multispin.outside import one_line
@@ -118,9 +119,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     modes = tuple(dict.fromkeys(options["modes"])) or (("rounds",) if own else MODES)
     return DemoOrder(
         crew=crew,
-        plays=tuple(
-            Play(mode, policy) for mode in modes for policy in (policies if mode == "rounds" else policies[:1])
-        ),
+        plays=tuple(Play(mode, policy) for mode, policy in ways(modes, policies)),
         site=site,
         slower=options["slower"],
         target=options["target"],

@@ -15,6 +15,7 @@ from rich.table import Table
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
+from multispin.control.who import MODES
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -34,6 +35,7 @@ Figures are means over the seeds with 95 % intervals.
 Examples:
   multispin simulate paper-llama
   multispin simulate paper-llama --policy heterogeneous --policy fixed --knows --json
+  multispin simulate a100-27b --mode plain --mode edge --mode rounds --mode auto
   multispin simulate paper-llama --sweep cell.bandwidth_hz=5e6:20e6:7 --plot sweep.png
   multispin simulate paper-llama --sweep devices=5,10,20 --sweep simulation.fading=none,rayleigh
 """
@@ -43,6 +45,9 @@ Examples:
 @click.argument("file", type=click.Path())
 @click.option("--policy", "policies", type=click.Choice(RUNTIME_POLICIES), multiple=True,
               help=f"How the edge plans; repeat it to compare.  [default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
+              help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices as the policy plans "
+              "(rounds), or for each session whatever pays (auto); repeatable.  [default: rounds]")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000_000), default=200, show_default=True,
               help="Verified rounds per run.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True,
@@ -69,6 +74,7 @@ Examples:
 def command(
     file: str,
     policies: tuple[str, ...],
+    modes: tuple[str, ...],
     rounds: int,
     seeds: int,
     seed: int,
@@ -106,12 +112,14 @@ def command(
         runs_of,
     )
 
-    chosen = tuple(dict.fromkeys(policies)) or USUAL_POLICIES
+    modes = tuple(dict.fromkeys(modes)) or ("rounds",)
+    chosen = tuple(dict.fromkeys(policies)) or (USUAL_POLICIES if modes == ("rounds",) else USUAL_POLICIES[:1])
     with flag("--sweep"):
         grid = points([parse_sweep(sweep) for sweep in sweeps])
     numbers = range(seed, seed + seeds)
     try:
-        todo = runs_of(ScenarioFile(scenario_path(file)), grid, chosen, numbers, rounds, knows, replan_tolerance)
+        scenario = ScenarioFile(scenario_path(file))
+        todo = runs_of(scenario, grid, chosen, numbers, rounds, knows, replan_tolerance, modes)
     except NeedsTruthError as error:
         raise InputError(f"{error}; add --knows") from error
     models = None
@@ -130,7 +138,7 @@ def command(
                 measured = run_on_ray(todo, told)
         else:
             measured = run_all(todo, jobs, told, models)
-    results = results_of(measured, grid, chosen, numbers)
+    results = results_of(measured, grid, chosen, numbers, modes)
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))
     if plot_file is not None:
@@ -160,7 +168,7 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
         soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy" if all(result.mode == "rounds" for result in results) else "mode", no_wrap=True)
     keys = [key for key, _ in results[0].point]
     shares = ("server", "devices", "uplink", "wasted")
     for name in (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares):
@@ -170,7 +178,7 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
         goodput = found["goodput_tokens_per_s"]
         half = goodput.high - goodput.mean
         table.add_row(
-            result.policy,
+            result.label,
             *(f"{value:.5g}" if isinstance(value, float) else str(value) for _, value in result.point),
             _number(goodput.mean),
             f"± {half:.2g}" if math.isfinite(half) else "",

@@ -34,6 +34,11 @@ _ROUNDING = 1e-9
 """Relative shortfall of a least goodput that counts as met."""
 
 
+def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]:
+    """All pairs of a mode and a policy that differ: where no device drafts, the policy does not matter."""
+    return [(mode, policy) for mode in modes for policy in (policies if mode in ("rounds", "auto") else policies[:1])]
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is decided for one session.

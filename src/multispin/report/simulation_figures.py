@@ -39,7 +39,7 @@ def _bars(results: Sequence[Result], note: str) -> Figure:
     drawn, axes = canvas("Policies side by side", note, 1, 3, 4.2)
     goodput, speed, shares = axes[0]
     at = np.arange(len(results))
-    names = [result.policy for result in results]
+    names = [result.label for result in results]
     found = [result.estimates() for result in results]
     _bar(goodput, at, [each["goodput_tokens_per_s"] for each in found], 0.7, [_colour(name) for name in names])
     goodput.set_ylabel("goodput [tokens/s]")
@@ -78,8 +78,8 @@ def _curves(results: Sequence[Result], note: str) -> Figure:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     x = np.array(values) / unit if numeric else np.arange(len(values))
     for panel, (measure, title) in zip(axes[0], panels, strict=True):
-        for policy in dict.fromkeys(result.policy for result in results):
-            found = [result.estimates()[measure] for result in results if result.policy == policy]
+        for policy in dict.fromkeys(result.label for result in results):
+            found = [result.estimates()[measure] for result in results if result.label == policy]
             mean, low, high = (np.array([getattr(each, part) for each in found]) for part in ("mean", "low", "high"))
             colour = _colour(policy)
             panel.plot(x, mean, color=colour, marker=MARKERS.get(policy, "."), markersize=5, label=policy)
@@ -95,12 +95,12 @@ def _curves(results: Sequence[Result], note: str) -> Figure:
 
 
 def _maps(results: Sequence[Result], note: str) -> Figure:
-    policies = list(dict.fromkeys(result.policy for result in results))
+    policies = list(dict.fromkeys(result.label for result in results))
     (first, _), (second, _) = results[0].point
     rows = list(dict.fromkeys(result.point[1][1] for result in results))
     columns = list(dict.fromkeys(result.point[0][1] for result in results))
     goodput = {
-        (result.policy, result.point[0][1], result.point[1][1]): result.estimates()["goodput_tokens_per_s"].mean
+        (result.label, result.point[0][1], result.point[1][1]): result.estimates()["goodput_tokens_per_s"].mean
         for result in results
     }
     grids = [np.array([[goodput[policy, x, y] for x in columns] for y in rows]) for policy in policies]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from multispin.control.who import ways
 from multispin.errors import InputError
 from multispin.estimation.intervals import Estimate, estimate
 from multispin.passes import ControllerSettings
@@ -35,7 +36,19 @@ class NeedsTruthError(InputError):
 
 @dataclass(frozen=True)
 class SimulatedRun:
-    """One run: everything that it depends on."""
+    """One run: all that its result depends on.
+
+    Attributes:
+        setup: the scenario, and what happens at its site.
+        policy: how the edge plans rounds.
+        seed: seed of everything random.
+        rounds: verified rounds after which the run ends.
+        knows: whether the controller knows the truth; else it learns, as the real one does.
+        replan_tolerance: how far estimates may drift before the controller plans anew.
+        knows_acceptance: whether the truth that it knows includes acceptance rates; default yes.
+        mode: who drafts, one of `control.who.MODES`; default "rounds".
+
+    """
 
     setup: Setup
     policy: str
@@ -44,16 +57,23 @@ class SimulatedRun:
     knows: bool
     replan_tolerance: float = ControllerSettings.replan_tolerance
     knows_acceptance: bool = True
+    mode: str = "rounds"
 
 
 @dataclass(frozen=True)
 class Result:
-    """All seeds of one policy at one point."""
+    """All seeds of one mode and policy at one point."""
 
     policy: str
     point: SweepPoint
     seeds: tuple[int, ...]
     runs: tuple[Measures, ...]
+    mode: str = "rounds"
+
+    @property
+    def label(self) -> str:
+        """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode."""
+        return {"rounds": self.policy, "auto": f"auto, {self.policy}"}.get(self.mode, self.mode)
 
     def estimates(self) -> dict[str, Estimate]:
         """Mean and 95 % interval of every measure over the seeds in which it could be taken."""
@@ -67,7 +87,7 @@ class Result:
 
 def simulate(run: SimulatedRun, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
     """Simulate one run: a pure function of it, and of the models where real ones write the texts."""
-    site = Site(run.setup, run.policy, run.seed, run.knows, run.replan_tolerance, live, run.knows_acceptance)
+    site = Site(run.setup, run.policy, run.seed, run.knows, run.replan_tolerance, live, run.knows_acceptance, run.mode)
     with quiet_collector():
         site.run(run.rounds, lambda done: progress(done / run.rounds))
     return measure(site)
@@ -75,7 +95,7 @@ def simulate(run: SimulatedRun, progress: Told = lambda _: None, live: LiveModel
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """A run makes next to no cycles: nobody looks for any meanwhile, in all of its devices and all of torch."""
+    """Disable the garbage collector during a run: it makes almost no cycles, and scanning torch's objects is slow."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -122,17 +142,20 @@ def runs_of(
     rounds: int,
     knows: bool,
     replan_tolerance: float = ControllerSettings.replan_tolerance,
+    modes: Sequence[str] = ("rounds",),
 ) -> list[SimulatedRun]:
-    """All runs, every point's scenario checked: by point, then policy, then seed."""
+    """All runs, every point's scenario checked: by point, then mode and policy, then seed."""
     setups = [file.setup(dict(point)) for point in grid]
+    if "edge" in modes and any(setup.scenario.edge_drafter is None for setup in setups):
+        raise InputError(f"{file.path}: mode 'edge' needs a drafter of the edge's own, the table [edge_drafter]")
     if not knows and any(in_turns(setup.scenario) for setup in setups):
         raise NeedsTruthError(
             "multiple_access = 'tdma' needs a controller that knows the truth: one that learns cannot tell a draft "
             "that waits for its turn from one on a slow link"
         )
     return [
-        SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance)
-        for setup, policy, seed in product(setups, policies, seeds)
+        SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance, mode=mode)
+        for setup, (mode, policy), seed in product(setups, ways(modes, policies), seeds)
     ]
 
 
@@ -184,13 +207,17 @@ def run_on_ray(runs: Sequence[SimulatedRun], progress: Told = lambda _: None) ->
 
 
 def results_of(
-    measured: Sequence[Measures], grid: Sequence[SweepPoint], policies: Sequence[str], seeds: Sequence[int]
+    measured: Sequence[Measures],
+    grid: Sequence[SweepPoint],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    modes: Sequence[str] = ("rounds",),
 ) -> list[Result]:
-    """The measures of `runs_of`'s runs by point and policy."""
+    """The measures of `runs_of`'s runs by point, mode and policy."""
     runs = iter(measured)
     return [
-        Result(policy, point, tuple(seeds), tuple(next(runs) for _ in seeds))
-        for point, policy in product(grid, policies)
+        Result(policy, point, tuple(seeds), tuple(next(runs) for _ in seeds), mode)
+        for point, (mode, policy) in product(grid, ways(modes, policies))
     ]
 
 
@@ -204,6 +231,7 @@ def as_document(scenario: str, rounds: int, results: Sequence[Result], knows: bo
         "results": [
             {
                 "policy": result.policy,
+                "mode": result.mode,
                 "sweep": dict(result.point),
                 **{name: _plain(asdict(value)) for name, value in result.estimates().items()},
             }
@@ -215,7 +243,7 @@ def as_document(scenario: str, rounds: int, results: Sequence[Result], knows: bo
 def as_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     """One row per run, for CSV."""
     return [
-        {"policy": result.policy, **dict(result.point), "seed": seed, **asdict(run)}
+        {"policy": result.policy, "mode": result.mode, **dict(result.point), "seed": seed, **asdict(run)}
         for result in results
         for seed, run in zip(result.seeds, result.runs, strict=True)
     ]
