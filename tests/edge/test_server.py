@@ -10,7 +10,15 @@ from msgspec.structs import replace
 from multispin.device import DeviceClient, Emulation, Patience
 from multispin.edge import EdgeServer
 from multispin.errors import InputError
-from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer, round_weights
+from multispin.models import (
+    EdgeDrafter,
+    ModelDrafter,
+    Verifier,
+    decode_alone,
+    load_model,
+    load_tokenizer,
+    round_weights,
+)
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import (
     MAX_FRAME_BYTES,
@@ -33,6 +41,7 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
+from multispin.protocol.events import Round
 from multispin.speculation import (
     NoDrafter,
     PromptLookupDrafter,
@@ -54,12 +63,18 @@ HOT = SamplingParams(1.2, top_p=0.95, seed=12)
 class Site:
     """A server on a free port, for the length of an `async with`."""
 
-    def __init__(self, folder, slots=4, port=0, policy="heterogeneous", longest=8, **limits):
+    def __init__(self, folder, slots=4, port=0, policy="heterogeneous", longest=8, mode="rounds", edge=None, **limits):
         self.folder, self.port, self.events = folder, port, []
         verifier = Verifier(load_model(folder), slots, 256)
         self.fingerprint = load_tokenizer(folder).fingerprint
-        settings = ControllerSettings(policy, 1e5, bits_per_id(verifier.vocabulary_size), longest)
-        self.passes = Passes(verifier, Controller(settings), self.fingerprint, Limits(**limits), seed=3)
+        settings = ControllerSettings(
+            *(policy, 1e5, bits_per_id(verifier.vocabulary_size), longest), mode=mode, edge_drafts=edge is not None
+        )
+        self.passes = Passes(
+            *(verifier, Controller(settings), self.fingerprint, Limits(**limits)),
+            seed=3,
+            edge_drafter=None if edge is None else EdgeDrafter(edge, slots, 256),
+        )
 
     async def __aenter__(self):
         self.server = EdgeServer(self.passes, self.events.append)
@@ -108,6 +123,50 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
     clients = run(scenario())
     assert clients[1].counters.accepted > 0.9 * clients[1].counters.drafted > 0  # it drafts with the target itself
     assert clients[3].counters.drafted == 0
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
+@pytest.mark.parametrize(("mode", "bits"), [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("auto", None)])
+def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits, params):
+    """Devices that draft well, badly, at random lengths and not at all; the edge drafts well, badly or not."""
+
+    async def scenario():
+        drafters = [
+            ModelDrafter(round_weights(load_model(tiny_folder), 6), 256),
+            ModelDrafter(round_weights(load_model(tiny_folder), 3), 256),
+            PromptLookupDrafter(),
+            NoDrafter(),
+        ]
+        edge = None if bits is None else round_weights(load_model(tiny_folder), bits)
+        async with Site(tiny_folder, mode=mode, edge=edge) as site:
+            clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
+            texts = await asyncio.gather(
+                *(c.generate(Request([*PROMPT, 10 + i], params, 120)) for i, c in enumerate(clients))
+            )
+            assert site.passes.sessions == {}
+        return texts, [event for event in site.events if isinstance(event, Round)]
+
+    texts, rounds = run(scenario())
+    model = load_model(tiny_folder)
+    assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 120) for i in range(4)]
+    accepted = sum(device.accepted for each in rounds for device in each.devices)
+    assert (accepted > 0) == (mode != "plain")
+
+
+@pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_the_edge_drafts_under_the_rejection_rules_too(tiny_folder, rule):
+    async def scenario():
+        edge = round_weights(load_model(tiny_folder), 6)
+        async with Site(tiny_folder, mode="edge", edge=edge) as site:
+            clients = [site.client(NoDrafter(), f"device-{i}") for i in range(3)]
+            texts = await asyncio.gather(
+                *(c.generate(Request([*PROMPT, i], HOT, 40, rule=rule)) for i, c in enumerate(clients))
+            )
+        return texts, [event for event in site.events if isinstance(event, Round)]
+
+    texts, rounds = run(scenario())
+    assert [len(text) for text in texts] == [40] * 3
+    assert sum(device.accepted for each in rounds for device in each.devices) > 10
 
 
 def test_more_requests_than_slots_are_all_served(tiny_folder):

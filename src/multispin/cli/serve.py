@@ -14,13 +14,14 @@ import click
 from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.process import Parent, attended_option, flag, place_option, prepare, threads_option, writer
 from multispin.control import RUNTIME_POLICIES
+from multispin.control.who import MODES
 from multispin.errors import InputError
 from multispin.outside import one_line
 from multispin.passes import Limits
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
-    from multispin.speculation import Engine
+    from multispin.speculation import BatchDrafter, Engine
 
 MAX_EMULATED_S = 600.0
 
@@ -38,7 +39,13 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @engine_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
-@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True)
+@click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
+              help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; auto, for each "
+              "text whatever pays.")  # fmt: skip
+@click.option("--edge-draft", metavar="DRAFTER", help="Drafter of the edge's own, for many texts at once: small, "
+              "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
+@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
+              help="How draft lengths and bands of devices are chosen.")  # fmt: skip
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
@@ -70,14 +77,31 @@ def command(**options: Any) -> None:
     Examples:
       multispin serve
       multispin serve --target Qwen/Qwen3-8B --on cuda:0 --dtype bfloat16 --host 0.0.0.0
+      multispin serve --edge-draft large
       multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
     for name in ("bandwidth_hz", "prefill_share", "deadline_factor", "deadline_slack_s"):
         if not math.isfinite(options[name]):
             raise InputError(f"--{name.replace('_', '-')} is not a number")
+    _check_mode(options)
     prepare(options["threads"] or os.cpu_count() or 1)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(options))
+
+
+def _check_mode(options: Mapping[str, Any]) -> None:
+    """InputError if a mode has no drafter, or a drafter has no engine to go with."""
+    if options["mode"] == "edge" and options["edge_draft"] is None:
+        raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
+    if options["edge_draft"] is not None and options["engine"] == "vllm":
+        raise InputError(
+            "--edge-draft is for --engine embedded: vLLM drafts only inside its own step, for every text and with a "
+            "fixed length, so that it cannot be joined with drafts of devices"
+        )
+    if options["edge_draft"] is not None and options["mode"] in ("plain", "rounds"):
+        raise InputError(
+            f"--mode {options['mode']} never drafts at the edge: leave --edge-draft out, or use --mode auto"
+        )
 
 
 async def _serve(options: Mapping[str, Any]) -> None:
@@ -100,6 +124,8 @@ async def _serve(options: Mapping[str, Any]) -> None:
         bits_per_id(verifier.vocabulary_size),
         options["max_draft_length"],
         frame_bits=usual_frame_bits(),
+        mode=options["mode"],
+        edge_drafts=options["edge_draft"] is not None,
     )
     passes = Passes(
         _paced(verifier, options["emulated_verification_s"]),
@@ -108,6 +134,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
         credential=options["credential"],
         seed=options["seed"],
+        edge_drafter=_edge_drafter(options, verifier),
     )
     server = EdgeServer(passes, tell)
     application = server.application()
@@ -127,6 +154,16 @@ async def _serve(options: Mapping[str, Any]) -> None:
         await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
             raise failed.result()
+
+
+def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":
+    """The edge's own drafter, if there is one."""
+    if options["edge_draft"] is None:
+        return None
+    from multispin.models import load_draft_source
+
+    source = load_draft_source(options["edge_draft"], options["target"], options["place"])
+    return source.edge_drafter(engine.slots, engine.max_length)
 
 
 def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Engine":

@@ -147,7 +147,7 @@ class Crew:
             InputError: the edge fails.
 
         """
-        edge = await _Child.start(["serve", "--port", "0", "--policy", play.policy, *serve], CORES)
+        edge = await _Child.start(["serve", "--port", "0", "--mode", play.mode, "--policy", play.policy, *serve], CORES)
         self._edges.append(edge)
         self._started("edge", edge.pid)
         listening = await _in_time(edge.expect(Listening))

@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from multispin.errors import InputError
 from multispin.passes import EXPIRY_PERIOD_S, DraftHere, Passes, RoundReport, Send, Sleep, Verify
+from multispin.passes.plans import DEVICE
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,
@@ -364,6 +365,7 @@ class EdgeServer:
                 grants=tuple(
                     RoundGrant(sessions[each.session].hello.name, each.draft_length, each.bandwidth_hz)
                     for each in (plan.sessions if plan else ())
+                    if each.drafter == DEVICE
                 ),
             )
         )

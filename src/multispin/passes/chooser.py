@@ -39,8 +39,8 @@ class _Basis:
 
     Attributes:
         decision: what was decided.
-        choices: drafter and draft length, by session.
         usual: drafter and draft length of most sessions.
+        drafting: number of devices that draft, at least 1.
         views: what was believed of the sessions, and of the edge's drafter.
         verify_s: believed time of a verification of everybody [s].
         at_s: when it was made [s].
@@ -48,8 +48,8 @@ class _Basis:
     """
 
     decision: Decision
-    choices: dict[int, tuple[str, int]]
     usual: tuple[str, int]
+    drafting: int
     views: dict[int, View]
     verify_s: float
     at_s: float
@@ -75,19 +75,22 @@ class Chooser:
         self._policy = policy
         self._tolerance = max(tolerance, LEAST_TOLERANCE)
         self._beliefs = beliefs
+        self._choices: dict[int, tuple[str, int]] = {}  # of all sessions, those between two texts included
         self._basis: _Basis | None = None
         self._latest: tuple[object, RoundPlan] | None = None
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
         """What to do for each member until the next plan."""
         if self._mode == "plain":
-            return _plain(members)
+            pass_s = self._verify_s(members)
+            sessions = tuple(SessionPlan(member.session, 0, 0.0, NOBODY) for member in members)
+            return RoundPlan(sessions, pass_s, len(members) / pass_s, 0.0)
         trusted = [m._replace(room=0) if self._mode == "edge" or self._distrusts(m) else m for m in members]
         basis = self._basis
         if basis is None or self._stale(basis, trusted, now_s):
             basis = self._basis = self._decide(trusted, now_s, made)
             self._latest = None
-        chosen = [_chosen(basis, member) for member in trusted]
+        chosen = [self._chosen(basis, member) for member in trusted]
         frame = tuple(chosen), tuple(member.session for member in members)
         if self._latest is None or self._latest[0] != frame:
             self._latest = frame, self._carried_out(basis, trusted, chosen, made)
@@ -105,11 +108,36 @@ class Chooser:
             member.session: (choice.drafter, choice.draft_length)
             for member, choice in zip(members, decision.sessions, strict=True)
         }
+        self._choices |= choices
         usual = Counter(drafter for drafter, _ in choices.values()).most_common(1)[0][0]
         lengths = sorted(length for drafter, length in choices.values() if drafter == usual)
+        drafting = sum(drafter == DEVICE for drafter, _ in choices.values())
         return _Basis(
-            decision, choices, (usual, lengths[len(lengths) // 2]), self._views(members), self._verify_s(members), now_s
+            decision,
+            (usual, lengths[len(lengths) // 2]),
+            max(1, drafting),
+            self._views(members),
+            self._verify_s(members),
+            now_s,
         )
+
+    def _chosen(self, basis: _Basis, member: Member) -> tuple[str, int]:
+        """Drafter and draft length of a session; a newcomer gets what is usual, and nobody more than there is room for.
+
+        A newcomer's draft is no longer than its device makes in the time that the others' drafts take.
+        """
+        drafter, length = self._choices.get(member.session) or (basis.usual[0], -1)
+        if drafter == DEVICE and not member.room:
+            drafter, length = basis.usual if basis.usual[0] == EDGE else (NOBODY, 0)
+        if length < 0:
+            length = basis.usual[1]
+            if drafter == DEVICE:
+                device = self._beliefs.device(member.session, member.room, length)
+                air_s = (device.bits_per_token or 0.0) / device.rate_bits_per_s(self._bandwidth_hz / basis.drafting)
+                left_s = basis.decision.device_phase_s - 2.0 * device.delay_s
+                length = min(length, max(0, int(left_s / (device.seconds_per_token + air_s))))
+        length = min(length, member.room if drafter == DEVICE else member.edge_room)
+        return (drafter, length) if length else (NOBODY, 0)
 
     def _carried_out(
         self, basis: _Basis, members: Sequence[Member], chosen: Sequence[tuple[str, int]], made: Made
@@ -133,6 +161,11 @@ class Chooser:
             phase_s,
             basis.decision.extra_passes,
         )
+
+    def leave(self, session: int) -> None:
+        """Forget a session."""
+        self.probes.leave(session)
+        self._choices.pop(session, None)
 
     # Probes -------------------------------------------------------------------------------------------------------
 
@@ -215,16 +248,3 @@ class Chooser:
 
     def _verify_s(self, members: Sequence[Member]) -> float:
         return self._beliefs.verifier().verify_s([0] * len(members))
-
-
-def _chosen(basis: _Basis, member: Member) -> tuple[str, int]:
-    """Drafter and draft length of a session; a newcomer gets what is usual, and nobody more than there is room for."""
-    drafter, length = basis.choices.get(member.session, basis.usual)
-    if drafter == DEVICE and not member.room:
-        drafter, length = basis.usual if basis.usual[0] == EDGE else (NOBODY, 0)
-    length = min(length, member.room if drafter == DEVICE else member.edge_room)
-    return (drafter, length) if length else (NOBODY, 0)
-
-
-def _plain(members: Sequence[Member]) -> RoundPlan:
-    return RoundPlan(tuple(SessionPlan(member.session, 0, 0.0, NOBODY) for member in members), 0.0, 0.0, 0.0)

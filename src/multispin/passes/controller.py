@@ -154,7 +154,7 @@ class Controller:
     def leave(self, session: int) -> None:
         """Forget a session."""
         self.beliefs.leave(session)
-        self.chooser.probes.leave(session)
+        self.chooser.leave(session)
         self._histories.pop(session, None)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:

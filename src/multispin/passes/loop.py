@@ -219,8 +219,8 @@ class Passes:
                 return Send(list(grants.items()))
             if not self._anything_ready():
                 return Sleep(self._due[0][0] if self._due else None)
-        if (drafts := self._to_draft()) is not None:
-            return drafts
+        if self._rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+            return step
         batch = self._collect()
         self._phase = _Verifying(batch)
         return Verify(batch)
@@ -421,11 +421,11 @@ class Passes:
             return [*answers]
         self.controller.chooser.probes.end(session.number, now_s)
         if stage.grant.length > 0:
-            self._observe_draft(seat, stage.grant, message, frame_bytes, now_s)
+            self._observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)
         return []
 
-    def _observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, now_s: float) -> None:
-        """Learn from the time and the size of a draft."""
+    def _observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, took_s: float) -> None:
+        """Learn from a draft that came `took_s` after its grant."""
         draft_s = message.draft_us * 1e-6
         self.controller.beliefs.observe_draft(
             seat.session.number,
@@ -433,7 +433,7 @@ class Passes:
             draft_s,
             8 * frame_bytes,
             grant.bandwidth_hz,
-            now_s - seat.asked_at_s - draft_s,
+            took_s - draft_s,
         )
 
     def _law(self, seat: Seat, message: Law, frame_bytes: int) -> list[Downlink]:
@@ -506,7 +506,7 @@ class Passes:
                 return None  # the device has nothing to do
             grant = Grant(planned.session, self._round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
             request = seat.session.request
-            seat.trial = Trial(grant, len(request.committed) if request is not None else 0)
+            seat.trial = Trial(grant, len(request.committed) if request is not None else 0, now_s)
         heapq.heappush(self._due, (late_s, planned.session, grant.round))
         return grant
 
@@ -518,11 +518,8 @@ class Passes:
         It is while such passes are planned, while one more is over before the drafts are expected, and when the drafts
         are late: nobody waits for them but who drafts.
         """
-        for seat in self._seats:
-            if self._is_idle(seat):
-                self._give(self._as_rider(seat), now_s)
-        if (drafts := self._to_draft()) is not None:
-            return drafts
+        if (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+            return step
         riders = [seat for seat in self._seats if self._rides_now(seat)]
         if riders or any(self._prompt_due(seat) for seat in self._seats):
             pass_s = self.controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
@@ -535,6 +532,15 @@ class Passes:
             return Sleep(min(patience_s, self._round.deadline_s))
         return Sleep(self._round.deadline_s if not self._due else min(self._round.deadline_s, self._due[0][0]))
 
+    def _seat_riders(self, now_s: float) -> Send | None:
+        """Let sessions with nothing under way take part in the pass to come; what devices must be told, if anything."""
+        grants = [
+            (seat.session.number, grant)
+            for seat in self._seats
+            if self._is_idle(seat) and (grant := self._give(self._as_rider(seat), now_s)) is not None
+        ]
+        return Send(grants) if grants else None
+
     def _rides_now(self, seat: Seat) -> bool:
         """Whether a session takes part in a pass that awaited drafts do not."""
         stage = seat.session.stage
@@ -546,7 +552,7 @@ class Passes:
         """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
         number = seat.session.number
         planned = self._round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
-        return planned._replace(draft_length=min(planned.draft_length, seat.session.room))
+        return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
 
     def _to_draft(self) -> DraftHere | None:
         """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
@@ -578,18 +584,19 @@ class Passes:
             stage, trial = seat.session.stage, seat.trial
             if trial is not None and trial.ids is None and trial.grant.round == round_number:
                 self._outbox.append((number, seat.session.tail(trial.base)))
-                seat.trial = None
+                seat.trial, asked_s = None, trial.asked_s
             elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
                 seat.session.withdraw()
+                asked_s = seat.asked_at_s
             else:
                 continue
-            self.controller.chooser.probes.miss(number, now_s, now_s - seat.asked_at_s)
+            self.controller.chooser.probes.miss(number, now_s, now_s - asked_s)
 
     def _tried(self, seat: Seat, trial: Trial, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         """Take a draft that was asked for beside the text, and tell the device what was committed meanwhile."""
         session = seat.session
         trial.ids = session.glance(message, trial.grant)
-        self._observe_draft(seat, trial.grant, message, frame_bytes, now_s)
+        self._observe_draft(seat, trial.grant, message, frame_bytes, now_s - trial.asked_s)
         self.controller.chooser.probes.end(session.number, now_s)
         self._compare(seat)
         return [*session.catch_up(message.base)]

@@ -23,12 +23,14 @@ class Trial:
     Attributes:
         grant: what the device may draft.
         base: number of tokens committed when it was asked.
+        asked_s: when it was asked [s].
         ids: the draft; None until it has come. It is kept until the text shows what of it was right.
 
     """
 
     grant: Grant
     base: int
+    asked_s: float
     ids: Sequence[int] | None = None
 
 

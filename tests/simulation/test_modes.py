@@ -1,0 +1,102 @@
+"""Whatever pays: sites at which each choice is best, learned and not known."""
+
+from dataclasses import replace
+
+import pytest
+
+from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.site import Site
+
+BEHAVIOUR = Behaviour(tokens_per_request=(40, 120), prompt_tokens=(4, 60), frame_bits=176)
+
+
+def devices(count, seconds_per_token, rate, delay_s=0.003):
+    return tuple(
+        Device(f"d{k}", seconds_per_token * (0.8 + 0.05 * k), 3.0 + 0.2 * k, rate - 0.02 * k, delay_s=delay_s)
+        for k in range(count)
+    )
+
+
+CELL = Cell(bandwidth_hz=1e6, bits_per_token=16, max_draft_length=12, min_draft_length=0)
+SITES = {
+    "a quick engine, slow devices far away": Scenario(
+        CELL, Verification(0.010, 0.0, 0.00002), devices(5, 0.03, 0.7, delay_s=0.05)
+    ),
+    "a good drafter at the edge": Scenario(
+        CELL, Verification(0.025, 0.0, 0.0001), devices(5, 0.02, 0.6), EdgeDrafter(0.002, 0.0001, 0.8)
+    ),
+    "each session costs much": Scenario(CELL, Verification(0.023, 0.0127), devices(5, 0.006, 0.8)),
+    "and the edge has a poor drafter": Scenario(
+        CELL, Verification(0.1, 0.01), devices(5, 0.01, 0.85), EdgeDrafter(0.01, 0.001, 0.2)
+    ),
+}
+
+
+def goodput(scenario, mode, knows=False, seed=1, passes=120, behaviour=BEHAVIOUR, skip=0):
+    site = Site(Setup(scenario, behaviour), "heterogeneous", seed, knows, mode=mode)
+    site.run(60)
+    began_s, before = site.queue.now_s, [device.record.tokens for device in site.devices]
+    site.run(60 + passes)
+    rates = [
+        (device.record.tokens - tokens) / (site.queue.now_s - began_s)
+        for device, tokens in zip(site.devices, before, strict=True)
+    ]
+    return sum(rates[skip:]), site
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_auto_is_never_slower_than_the_edge_alone_and_as_good_as_rounds_where_they_pay(name):
+    scenario = SITES[name]
+    modes = ["plain", "rounds"] + ["edge"] * (scenario.edge_drafter is not None)
+    alone = {mode: goodput(scenario, mode)[0] for mode in modes}
+    chosen, site = goodput(scenario, "auto")
+    assert chosen >= 0.97 * max(alone[mode] for mode in modes if mode != "rounds"), alone
+    assert chosen >= 0.93 * alone["rounds"], alone
+    assert all(device.session.finish == "" for device in site.devices if device.number is not None)
+
+
+def test_a_delay_is_paid_twice_a_round_and_not_at_all_by_who_does_not_draft():
+    device = Device("only", 0.01, 2.0, acceptance_rate=0.5, max_draft_length=4, min_draft_length=4, delay_s=0.2)
+    near = replace(device, delay_s=0.0)
+    behaviour = Behaviour(tokens_per_request=400)
+    cell = Cell(1e4, 10, max_draft_length=4)
+    round_s, pass_s = [], []
+    for each in (near, device):
+        scenario = Scenario(cell, Verification(0.05, 0.0), (each,))
+        for times, mode in ((round_s, "rounds"), (pass_s, "plain")):
+            site = Site(Setup(scenario, behaviour), "fixed", 1, knows=True, mode=mode)
+            site.run(40)
+            times.append(site.queue.now_s / site.rounds)
+    assert round_s[1] - round_s[0] == pytest.approx(0.4, rel=0.05)
+    assert pass_s[1] == pytest.approx(pass_s[0], rel=0.02)
+
+
+@pytest.mark.parametrize("trouble", ["slow", "never right"])
+def test_one_bad_device_costs_the_others_at_most_a_twentieth(trouble):
+    scenario = SITES["each session costs much"]
+    bad = replace(
+        scenario.devices[0],
+        **({"seconds_per_token": 1.0} if trouble == "slow" else {"acceptance_rate": 0.0}),
+    )
+    endless = Behaviour(frame_bits=176)
+    rates = [
+        goodput(replace(scenario, devices=(first, *scenario.devices[1:])), "auto", behaviour=endless, skip=1)[0]
+        for first in (scenario.devices[0], bad)
+    ]
+    assert rates[1] >= 0.95 * rates[0]
+
+
+def test_what_is_sent_to_devices_while_some_draft_and_others_ride_always_fits_their_texts():
+    """Device sessions refuse what does not fit; here grants, probes, tails and verdicts cross on links with delays."""
+    for seed in range(2):
+        scenario = SITES["each session costs much"]
+        far = tuple(replace(d, delay_s=0.01 * k, acceptance_rate=0.9 - 0.1 * k) for k, d in enumerate(scenario.devices))
+        mixed = replace(scenario, devices=far, edge_drafter=EdgeDrafter(0.004, 0.0005, 0.5))
+        behaviour = replace(
+            BEHAVIOUR, straggler_probability=0.1, straggler_delay_s=1.0, mean_stay_s=5.0, mean_away_s=0.5
+        )
+        _, site = goodput(mixed, "auto", seed=seed, behaviour=behaviour)
+        for device in site.devices:
+            record = device.record
+            assert record.drafted == record.accepted + record.rejected + record.dropped + record.under_way
