@@ -27,11 +27,22 @@ class PackedModel:
 
     Attributes:
         model: the model; its forward pass takes `packed` and `recurrent` beside transformers' arguments.
+        config: configuration of the language model, without those of other modalities.
+        width: number of logits per row, padding of the vocabulary included.
+        longest_text: positions that it knows; None if there is no limit.
+        device: where it computes.
+        dtype: of hidden states and logits.
 
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        # Attributes, not properties: to ask transformers for them takes as long as a layer.
+        self.config: Any = model.config.get_text_config()
+        self.width = int(self.config.vocab_size)
+        self.longest_text = longest_text(self.config)
+        self.device = torch.device(model.device)
+        self.dtype: torch.dtype = model.dtype
 
     @classmethod
     def of(cls, model: PreTrainedModel, reorder: bool = True, own: bool = False) -> "PackedModel":
@@ -117,32 +128,6 @@ class PackedModel:
                 f"this {self.config.model_type} model fails its self-test: in a batch its logits are off by "
                 f"{error:.3g} of their spread from its own attention's (allowed: {allowed}); choose another model"
             )
-
-    @property
-    def config(self) -> Any:
-        """Configuration of the language model, without those of other modalities."""
-        return self.model.config.get_text_config()
-
-    @property
-    def width(self) -> int:
-        """Number of logits per row, padding of the vocabulary included."""
-        return int(self.config.vocab_size)
-
-    @property
-    def longest_text(self) -> int | None:
-        """Positions that it knows; None if there is no limit."""
-        return longest_text(self.config)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return torch.device(self.model.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of hidden states and logits."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
 
 
 def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
