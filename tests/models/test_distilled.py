@@ -143,6 +143,62 @@ def test_a_damaged_folder_is_one_sentence(make_model, tmp_path, harm):
     assert "\n" not in str(caught.value)
 
 
+FIRST = "model.layers.0.self_attn.q_proj.weight"
+ODD = {
+    "a number for a matrix": {FIRST: torch.tensor(3, dtype=torch.int8)},
+    "a row for a matrix": {FIRST: torch.ones(32, dtype=torch.int8)},
+    "a transposed matrix": {"model.layers.0.mlp.down_proj.weight": torch.ones(48, 32, dtype=torch.int8)},
+    "a number for a norm": {"model.norm.weight": torch.tensor(1.0)},
+    "one scale for all rows": {FIRST + ".row_scale": torch.ones(1)},
+    "no scale": {FIRST + ".row_scale": None},
+    "a scale where none belongs": {"model.norm.weight.row_scale": torch.ones(32)},
+    "numbers of another kind": {"model.norm.weight": torch.ones(32, dtype=torch.int64)},
+    "complex numbers": {"model.norm.weight": torch.ones(32, dtype=torch.complex64)},
+    "not numbers": {"model.norm.weight": torch.full((32,), torch.nan)},
+    "a scale without end": {FIRST + ".row_scale": torch.full((32,), torch.inf)},
+    "a weight too many": {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)},
+    "ids out of order": {"vocabulary": torch.tensor([3, 1, 2], dtype=torch.int32)},
+    "an id twice": {"vocabulary": torch.tensor([1, 1, 2], dtype=torch.int32)},
+    "ids beyond the vocabulary": {"vocabulary": torch.tensor([1, 97], dtype=torch.int32)},
+    "negative ids": {"vocabulary": torch.tensor([-1, 5], dtype=torch.int32)},
+    "ids that are no whole numbers": {"vocabulary": torch.tensor([1.5, 2.5])},
+    "no ids at all": {"vocabulary": torch.zeros(0, dtype=torch.int32)},
+    "a table of ids": {"vocabulary": torch.ones(2, 2, dtype=torch.int32)},
+    "one id, not in a list": {"vocabulary": torch.tensor(4, dtype=torch.int32)},
+}
+
+
+@pytest.mark.parametrize("what", sorted(ODD))
+def test_odd_tensors_are_refused_and_never_made_to_fit(make_model, tmp_path, what):
+    from safetensors.torch import load_file, save_file
+
+    model, file = make_model("llama"), tmp_path / "weights.safetensors"
+    save_drafter(carve(model, (0,), IDS), card_of(model, (0,), "int8"), tmp_path)
+    load_student(tmp_path, make_model("llama"))
+    tensors = {**load_file(file), **ODD[what]}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, file)
+    with pytest.raises(InputError) as caught:
+        load_student(tmp_path, make_model("llama"))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_files_that_are_too_large_or_no_files_are_refused_before_they_are_read(make_model, tmp_path):
+    model = make_model("llama")
+    save_drafter(carve(model, (0,), IDS), card_of(model, (0,)), tmp_path)
+    weights, card = tmp_path / "weights.safetensors", tmp_path / "drafter.json"
+    weights.unlink()
+    weights.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is not a file"):
+        load_student(tmp_path, make_model("llama"))
+    card.write_text(card.read_text() + " " * 2**20)
+    with pytest.raises(InputError, match="over the limit of 1048576"):
+        load_student(tmp_path, make_model("llama"))
+    card.write_text("[" * 500_000)
+    with pytest.raises(InputError, match="no drafter that can be read"):
+        load_student(tmp_path, make_model("llama"))
+
+
 @pytest.mark.parametrize("layers", [(), (2, 0), (0, 3), (-1,), (1, 1)])
 def test_odd_layers_are_refused(make_model, layers):
     with pytest.raises(InputError, match="layers"):

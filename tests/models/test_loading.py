@@ -94,6 +94,14 @@ def test_a_config_that_makes_no_sense_is_refused(folder, text):
     refused(lambda: load_model(str(folder)), str(folder))
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_settings_file_of_absurd_size_is_refused_before_it_is_read(folder, name):
+    with (folder / name).open("ab") as file:
+        file.truncate(2**28)  # sparse
+    refused(lambda: load_tokenizer(str(folder)), name, "over the limit")
+    refused(lambda: load_model(str(folder)), name, "over the limit")
+
+
 def test_a_folder_without_weights_is_refused(folder):
     for file in folder.glob("model*"):
         file.unlink()

