@@ -191,8 +191,8 @@ def test_files_that_are_too_large_or_no_files_are_refused_before_they_are_read(m
     weights.symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is not a file"):
         load_student(tmp_path, make_model("llama"))
-    card.write_text(card.read_text() + " " * 2**20)
-    with pytest.raises(InputError, match="over the limit of 1048576"):
+    card.write_text(card.read_text() + " " * 2**24)
+    with pytest.raises(InputError, match="the limit"):
         load_student(tmp_path, make_model("llama"))
     card.write_text("[" * 500_000)
     with pytest.raises(InputError, match="no drafter that can be read"):

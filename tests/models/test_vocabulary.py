@@ -112,3 +112,30 @@ def test_a_conversation_and_the_templates_own_variables_reach_the_template(make_
     assert tokenizer.decode(tokenizer.encode_messages(messages, {"thinking": True})).endswith("think")
     with pytest.raises(InputError, match="no chat template"):
         load_tokenizer(make_folder("plain")).encode_messages(messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"vocab_size": 1' + "0" * 9000 + "}"),
+        ("config.json", '{"eos_token_id": "<|end|>"}'),
+        ("config.json", '{"eos_token_id": [true]}'),
+        ("config.json", '{"text_config": 3, "eos_token_id": -1}'),
+        ("generation_config.json", "[]"),
+        ("tokenizer_config.json", '{"eos_token": 3}'),
+        ("tokenizer_config.json", '{"eos_token": {"content": []}}'),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "other"}, 3]}'),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", "\ufeff{"),
+        ("tokenizer.json", "[" * 100_000),
+        ("tokenizer.json", "{}"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(make_folder, name, content):
+    folder = make_folder("m")
+    (Path(folder) / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

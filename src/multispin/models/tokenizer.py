@@ -182,9 +182,13 @@ def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
     except Exception as error:  # the library raises nothing more special
         raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
     settings = _json(reference, place("tokenizer_config.json"))
-    special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
+    try:
+        special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
+        named = _named(settings.get("chat_template"))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the tokenizer_config.json of {reference} is damaged: {_first_line(error)}") from error
     template = place(TEMPLATE_FILE)
-    text = read_file(template) if template.is_file() else _named(settings.get("chat_template"))
+    text = read_file(template) if template.is_file() else named
     return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
 
 
@@ -218,7 +222,10 @@ def _json(reference: str, path: Path) -> dict[str, Any]:
 
 def _text(token: str | Mapping[str, Any]) -> str:
     """A special token, which older files write as an object."""
-    return token if isinstance(token, str) else str(token["content"])
+    found = token if isinstance(token, str) else token["content"]
+    if not isinstance(found, str):
+        raise TypeError(f"a special token is written as {found!r}"[:100])
+    return found
 
 
 def _named(template: str | Sequence[Mapping[str, str]] | None) -> str:
