@@ -75,7 +75,7 @@ def assemble(
     scenario: Scenario,
     problem: Problem,
     policy: str,
-    lengths: Ints,
+    options: Ints,
     shares: Floats,
     *,
     round_s: float | None = None,
@@ -84,24 +84,24 @@ def assemble(
     """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
     if not problem.access.splits_band:
         shares = np.where(shares > 0, 1.0, 0.0)
-    busy = problem.busy_s(problem.drafted(lengths))
-    upload = problem.upload_time(lengths, shares)
+    busy = problem.busy_s(problem.drafted(options))
+    upload = problem.upload_time(options, shares)
     if round_s is None and problem.access.splits_band:
         # What these shares of the band give, which need not be the best ones.
-        round_s = float((busy + upload).max()) + float(problem.verification_s(lengths))
+        round_s = float((busy + upload).max()) + float(problem.verification_s(options))
     elif round_s is None:
-        round_s = float(problem.round_s(lengths))
+        round_s = float(problem.round_s(options))
     start = problem.access.starts(busy, upload)
-    expected = problem.expected(lengths)
+    expected = problem.expected(options)
     bands = shares * scenario.cell.bandwidth_hz
     devices: Sequence[Device] = scenario.devices
     modes = [
         device.modes[option // problem.reach].name if device.modes else None
-        for device, option in zip(devices, lengths.tolist(), strict=True)
+        for device, option in zip(devices, options.tolist(), strict=True)
     ]
     return Plan(
         policy=policy,
-        status="feasible" if bool(problem.meets_minimum(lengths, np.asarray(round_s))) else "infeasible",
+        status="feasible" if bool(problem.meets_minimum(options, np.asarray(round_s))) else "infeasible",
         goodput_tokens_per_s=float(expected @ problem.weight) / round_s,
         upper_bound_tokens_per_s=None,
         round_s=round_s,
@@ -109,7 +109,7 @@ def assemble(
             DevicePlan(device.name, length, band, tokens, mode, begin if band else None)
             for device, length, band, tokens, mode, begin in zip(
                 devices,
-                problem.drafted(lengths).tolist(),
+                problem.drafted(options).tolist(),
                 bands.tolist(),
                 expected.tolist(),
                 modes,

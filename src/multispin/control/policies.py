@@ -167,7 +167,7 @@ def _exact(task: _Task, objective: Objective) -> Plan:
         warm_start=_earlier(task.warm_start, scenario, problem),
         max_effort=task.max_effort,
     )
-    made = task.assemble(found.lengths, problem.shares(found.lengths))
+    made = task.assemble(found.options, problem.shares(found.options))
     bound = None
     if not task.policy.fair:
         # Room for the rounding of the plan's own figures, so that the bound is never below them.

@@ -1,4 +1,4 @@
-"""A scenario as arrays: the one place where dataclasses become numpy, and where a choice of lengths is scored."""
+"""A scenario as arrays: the one place where dataclasses become numpy, and where a choice of options is scored."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +38,7 @@ class Problem:
 
     Rows of tables are *options*. With a single mode for each device an option is a draft length, R = L_max + 1. With
     M modes R = M (L_max + 1), the lengths of the first mode first: option o is length o mod (L_max + 1) in mode
-    o div (L_max + 1). What is called lengths in the solver are options.
+    o div (L_max + 1).
     """
 
     seconds_per_token: Floats
@@ -133,35 +133,35 @@ class Problem:
         modes = np.where(np.isnan(self.mode_upload_s), 0, np.arange(len(self.mode_upload_s))[:, None])
         return np.concatenate([plain + self.reach * mode for mode in modes])
 
-    def expected(self, lengths: Ints) -> Floats:
-        """E[N_k] of lengths [..., K]."""
-        return np.asarray(self.tokens[lengths, np.arange(self.size)])
+    def expected(self, options: Ints) -> Floats:
+        """E[N_k] of options [..., K]."""
+        return np.asarray(self.tokens[options, np.arange(self.size)])
 
-    def verification_s(self, lengths: Ints) -> Floats:
-        """T_ver of lengths [..., K], and what refusals take after it [s]."""
-        time = np.full(lengths.shape[:-1], self.fixed_s)
+    def verification_s(self, options: Ints) -> Floats:
+        """T_ver of options [..., K], and what refusals take after it [s]."""
+        time = np.full(options.shape[:-1], self.fixed_s)
         if self.after_s is not None:
-            time += self.after_s[lengths, np.arange(self.size)].sum(axis=-1)
+            time += self.after_s[options, np.arange(self.size)].sum(axis=-1)
         if self.per_token_s == 0.0:
             return time
-        return time + self.per_token_s * fed_tokens(self.drafted(lengths), self.padded)
+        return time + self.per_token_s * fed_tokens(self.drafted(options), self.padded)
 
-    def draft_time(self, lengths: Ints) -> Floats:
-        """φ of lengths [..., K] with the best bandwidth for them (Lemma 3), or in the best order (TDMA) [s]."""
-        return self._draft_time(self.drafted(lengths), self.token_upload_s(lengths))
+    def draft_time(self, options: Ints) -> Floats:
+        """φ of options [..., K] with the best bandwidth for them (Lemma 3), or in the best order (TDMA) [s]."""
+        return self._draft_time(self.drafted(options), self.token_upload_s(options))
 
     def _draft_time(self, drafted: Ints, token_upload_s: Floats) -> Floats:
         return self.access.draft_time(drafted, self.seconds_per_token, token_upload_s, self.snr, self.round_trip_s)
 
-    def shares(self, lengths: Ints) -> Floats:
-        """The best bandwidth for lengths [..., K], in shares; under TDMA the whole band for everybody who sends."""
+    def shares(self, options: Ints) -> Floats:
+        """The best bandwidth for options [..., K], in shares; under TDMA the whole band for everybody who sends."""
         return self.access.shares(
-            self.drafted(lengths), self.seconds_per_token, self.token_upload_s(lengths), self.snr, self.round_trip_s
+            self.drafted(options), self.seconds_per_token, self.token_upload_s(options), self.snr, self.round_trip_s
         )
 
-    def upload_time(self, lengths: Ints, shares: Floats) -> Floats:
-        """Upload times of lengths [..., K] over these shares of the band [s]."""
-        return upload_time(self.drafted(lengths) * self.token_upload_s(lengths), shares, self.snr)
+    def upload_time(self, options: Ints, shares: Floats) -> Floats:
+        """Upload times of options [..., K] over these shares of the band [s]."""
+        return upload_time(self.drafted(options) * self.token_upload_s(options), shares, self.snr)
 
     def token_latency(self, share: float | None = None) -> Floats:
         """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s].
@@ -177,19 +177,19 @@ class Problem:
         packed = self.size * (shortest.max() + 1) if self.padded else shortest.sum() + self.size
         return self.fixed_s + self.per_token_s * float(packed) + self.after_range[0]
 
-    def round_s(self, lengths: Ints) -> Floats:
-        """φ + T_ver of lengths [..., K] with the best bandwidth for them [s]."""
-        return self.draft_time(lengths) + self.verification_s(lengths)
+    def round_s(self, options: Ints) -> Floats:
+        """φ + T_ver of options [..., K] with the best bandwidth for them [s]."""
+        return self.draft_time(options) + self.verification_s(options)
 
-    def goodput(self, lengths: Ints) -> Floats:
-        """Weighted sum goodput of lengths [..., K] with the best bandwidth for them [tokens/s]."""
-        result: Floats = (self.expected(lengths) @ self.weight) / self.round_s(lengths)
+    def goodput(self, options: Ints) -> Floats:
+        """Weighted sum goodput of options [..., K] with the best bandwidth for them [tokens/s]."""
+        result: Floats = (self.expected(options) @ self.weight) / self.round_s(options)
         return result
 
-    def meets_minimum(self, lengths: Ints, round_s: Floats) -> np.ndarray:
-        """Whether lengths [..., K] in rounds of this duration give every device what it asks for."""
+    def meets_minimum(self, options: Ints, round_s: Floats) -> np.ndarray:
+        """Whether options [..., K] in rounds of this duration give every device what it asks for."""
         need = self.minimum_goodput * np.asarray(round_s)[..., None] * (1.0 - 1e-12)
-        return np.asarray((self.expected(lengths) >= need).all(axis=-1))
+        return np.asarray((self.expected(options) >= need).all(axis=-1))
 
 
 def as_problem(scenario: Scenario) -> Problem:

@@ -10,7 +10,7 @@ from multispin.control.problem import Problem
 
 
 class Objective(Protocol):
-    """A score of (lengths, round time t) that grows with Σ_k gain_k(L_k) and falls with t.
+    """A score of (options, round time t) that grows with Σ_k gain_k(L_k) and falls with t.
 
     `line` linearises the price of time: for t in [shortest, longest] and any choice whose score exceeds `level`,
     Σ gain > intercept + slope·t. `bound` turns a bound H on Σ gain − intercept − slope·t into one on the score.
@@ -20,8 +20,8 @@ class Objective(Protocol):
     curved: bool
     """Whether the price of time is not linear."""
 
-    def score(self, lengths: Ints, round_s: Floats) -> Floats:
-        """Score of lengths [..., K] in rounds of that duration [...]; −inf where a least goodput is missed."""
+    def score(self, options: Ints, round_s: Floats) -> Floats:
+        """Score of options [..., K] in rounds of that duration [...]; −inf where a least goodput is missed."""
         ...
 
     def goal(self, best: float, relative_gap: float) -> float:
@@ -50,11 +50,11 @@ class SumGoodput:
         self._most = _most(problem, self.gains)
         self.curved = False
 
-    def score(self, lengths: Ints, round_s: Floats) -> Floats:
-        """Score of lengths [..., K]; −inf where a least goodput is missed."""
+    def score(self, options: Ints, round_s: Floats) -> Floats:
+        """Score of options [..., K]; −inf where a least goodput is missed."""
         problem = self._problem
-        score: Floats = (problem.expected(lengths) @ problem.weight) / round_s
-        return np.where(problem.meets_minimum(lengths, round_s), score, -np.inf) if problem.constrained else score
+        score: Floats = (problem.expected(options) @ problem.weight) / round_s
+        return np.where(problem.meets_minimum(options, round_s), score, -np.inf) if problem.constrained else score
 
     def goal(self, best: float, relative_gap: float) -> float:
         """The best score plus the gap."""
@@ -87,11 +87,11 @@ class LogGoodput:
         self._most = _most(problem, self.gains)
         self.curved = True
 
-    def score(self, lengths: Ints, round_s: Floats) -> Floats:
-        """Score of lengths [..., K]; −inf where a least goodput is missed."""
+    def score(self, options: Ints, round_s: Floats) -> Floats:
+        """Score of options [..., K]; −inf where a least goodput is missed."""
         problem = self._problem
-        score: Floats = self.gains[lengths, np.arange(problem.size)].sum(axis=-1) - self._total * np.log(round_s)
-        return np.where(problem.meets_minimum(lengths, round_s), score, -np.inf) if problem.constrained else score
+        score: Floats = self.gains[options, np.arange(problem.size)].sum(axis=-1) - self._total * np.log(round_s)
+        return np.where(problem.meets_minimum(options, round_s), score, -np.inf) if problem.constrained else score
 
     def goal(self, best: float, relative_gap: float) -> float:
         """The best score plus the gap."""

@@ -91,7 +91,7 @@ class Relaxation:
         price: μ that was used, [N], or [N, 2, T] under TDMA.
         middle_excess: the priced problem in the middle of the interval: about what no refinement of φ can take
             away, [N].
-        lengths: choice that the price makes at the middle, [N, K].
+        options: choice that the price makes at the middle, [N, K].
         feasible: whether any choice is left at all, [N].
     """
 
@@ -104,7 +104,7 @@ class Relaxation:
     latest: Floats
     price: Floats
     middle_excess: Floats
-    lengths: Ints
+    options: Ints
     feasible: Mask
 
     def excess(self) -> Floats:
@@ -174,7 +174,7 @@ def relax(
     o = options_of(problem, objective, level, intervals, shortest, allowed)
     cost_start, cost_end = tangent_shares(o.upload, o.at_start, o.at_end, o.open_, problem.snr)
     middle_cost = 0.5 * (cost_start + cost_end)
-    price, lengths = _band_price(o.gain, middle_cost, o.open_, intervals.price, problem.concave)
+    price, options = _band_price(o.gain, middle_cost, o.open_, intervals.price, problem.concave)
     gain = np.where(o.open_, o.gain, -np.inf)
     pay = price[:, None]
     rest = price - o.intercept - o.slope * o.fixed
@@ -193,7 +193,7 @@ def relax(
         latest=o.latest,
         price=price,
         middle_excess=middle,
-        lengths=lengths,
+        options=options,
         feasible=np.asarray(o.open_.any(axis=0).all(axis=-1)),
     )
 
@@ -208,8 +208,8 @@ def greedy(
     o = options_of(problem, objective, level, points, shortest, None)
     with np.errstate(all="ignore"):
         cost = np.where(o.open_ & (o.upload > 0), needed_share(o.upload, o.at_end, problem.snr)[0], 0.0)
-    price, lengths = _band_price(o.gain, cost, o.open_, points.price, problem.concave)
-    return lengths, price
+    price, options = _band_price(o.gain, cost, o.open_, points.price, problem.concave)
+    return options, price
 
 
 def options_of(

@@ -53,12 +53,12 @@ _GROWTH = 1.7
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """What a search found: lengths [K], their score, a proven bound on any score, and the nodes that it took.
+    """What a search found: options [K], their score, a proven bound on any score, and the nodes that it took.
 
     `proved` tells whether the bound is within the gap that was asked for.
     """
 
-    lengths: Ints
+    options: Ints
     score: float
     bound: float
     nodes: int
@@ -96,24 +96,24 @@ class Search:
         """Score that every interval must be shown not to exceed."""
         return self.objective.goal(self.score, self.relative_gap)
 
-    def offer(self, lengths: Ints) -> None:
-        """Keep the best of lengths [N, K], if it beats what is known."""
+    def offer(self, options: Ints) -> None:
+        """Keep the best of options [N, K], if it beats what is known."""
         problem = self.problem
         if problem.mode_upload_s is None:
-            lengths = np.clip(lengths, self.shortest, problem.longest)
+            options = np.clip(options, self.shortest, problem.longest)
         else:
             # Where nothing at all is open, as at too short a φ, relaxations name an option that may not be one.
-            lengths = np.where(problem.within[lengths, np.arange(problem.size)], lengths, self.shortest)
-        self.effort += _CALL + 10.0 * lengths.size
-        draft = problem.draft_time(lengths)
-        scores = self.objective.score(lengths, draft + problem.verification_s(lengths))
+            options = np.where(problem.within[options, np.arange(problem.size)], options, self.shortest)
+        self.effort += _CALL + 10.0 * options.size
+        draft = problem.draft_time(options)
+        scores = self.objective.score(options, draft + problem.verification_s(options))
         index = int(np.argmax(scores))
         if scores[index] > self.score:
-            self.score, self.best, self.draft = float(scores[index]), lengths[index], float(draft[index])
+            self.score, self.best, self.draft = float(scores[index]), options[index], float(draft[index])
 
-    def consider(self, lengths: Ints) -> None:
-        """Have lengths [N, K] offered with others of their kind, by `catch_up` at the latest: one call for many."""
-        self._waiting.append(lengths)
+    def consider(self, options: Ints) -> None:
+        """Have options [N, K] offered with others of their kind, by `catch_up` at the latest: one call for many."""
+        self._waiting.append(options)
         if sum(each.size for each in self._waiting) > _BATCH:
             self.catch_up()
 
@@ -157,14 +157,14 @@ def maximise(
     warm_start: Ints | None = None,
     max_effort: float = MAX_EFFORT,
 ) -> Optimum:
-    """Lengths that maximise `objective` under the best split of the band, and a bound that no lengths exceed.
+    """Options that maximise `objective` under the best split of the band, and a bound that no options exceed.
 
     Args:
         problem: the scenario in numbers.
         objective: what to maximise.
         shortest: least lengths of any feasible choice, themselves feasible, [K].
         relative_gap: stop once the bound is within this fraction of the score (`EXACT_GAP` up to `EXACT_SIZE`).
-        warm_start: lengths [K] to begin with, for instance those of the round before.
+        warm_start: options [K] to begin with, for instance those of the round before.
         max_effort: table entries to work through before giving up; the bound stays valid, `proved` turns false.
     """
     count = problem.size * (len(problem.tokens) // problem.reach)
@@ -195,7 +195,7 @@ def _caps(problem: Problem, shortest: Ints) -> Ints:
 
 
 def _climb(search: Search) -> None:
-    """Find good lengths: marginal-gain selection on a grid of φ, refined around the best."""
+    """Find good options: marginal-gain selection on a grid of φ, refined around the best."""
     problem, caps = search.problem, search.caps
     for reach, count in search.pricing.climbs:
         low, high = search.range()
@@ -280,7 +280,7 @@ def _prove(search: Search, intervals: Intervals, max_effort: float) -> bool:
         batch = stack.pop()
         relaxed, level = search.relax(batch)
         excess = relaxed.excess()
-        search.offer(relaxed.lengths)
+        search.offer(relaxed.options)
         bounds = objective.bound(level, excess, relaxed.earliest, relaxed.latest)
         # The level may have risen with the offer just made, so ask again.
         todo = bounds > search.level
@@ -318,7 +318,7 @@ def _settle(search: Search, interval: Intervals, relaxed: Relaxation, index: int
         if bound <= search.level or search.effort > max_effort:
             search.close(bound)
             continue
-        search.offer(relaxed.lengths)
+        search.offer(relaxed.options)
         stack.extend(_strike(search, node, relaxed, 0))
 
 
@@ -331,39 +331,39 @@ def _strike(search: Search, node: Intervals, relaxed: Relaxation, index: int) ->
     left = mask[:, 0]
     if not left.any(axis=0).all():
         return []
-    lengths = _combinations(left, loss_start[:, 0], loss_end[:, 0], float(top_start[0]), float(top_end[0]))
-    if lengths is not None:
-        search.consider(lengths)
+    options = _combinations(left, loss_start[:, 0], loss_end[:, 0], float(top_start[0]), float(top_end[0]))
+    if options is not None:
+        search.consider(options)
         return []
     allowed = np.zeros((problem.tokens.shape[0], problem.size), dtype=bool)
     allowed[: len(left)] = left
     if relaxed.wide(node, relaxed.excess()[index : index + 1], index).all():
         halves = node.halves(search.windowed)
         return [(halves[i : i + 1], allowed) for i in range(2)]
-    return [(node, part) for part in _split_device(allowed, relaxed.lengths[index])]
+    return [(node, part) for part in _split_device(allowed, relaxed.options[index])]
 
 
 def _combinations(left: Mask, loss_start: Floats, loss_end: Floats, top_start: float, top_end: float) -> Ints | None:
-    """All lengths [N, K] whose losses leave a positive excess at one end of the interval, or None if they are many.
+    """All options [N, K] whose losses leave a positive excess at one end of the interval, or None if they are many.
 
     The devices are added one by one, and what has lost too much already is not carried on.
     """
     counts = left.sum(axis=0)
-    lengths: Ints = left.argmax(axis=0)[None]
+    options: Ints = left.argmax(axis=0)[None]
     single = np.flatnonzero(counts == 1)
-    spent_start = np.array([loss_start[lengths[0, single], single].sum()])
-    spent_end = np.array([loss_end[lengths[0, single], single].sum()])
+    spent_start = np.array([loss_start[options[0, single], single].sum()])
+    spent_end = np.array([loss_end[options[0, single], single].sum()])
     for k in np.flatnonzero(counts > 1):
-        options = np.flatnonzero(left[:, k])
-        next_start = (spent_start[:, None] + loss_start[options, k]).ravel()
-        next_end = (spent_end[:, None] + loss_end[options, k]).ravel()
+        own = np.flatnonzero(left[:, k])
+        next_start = (spent_start[:, None] + loss_start[own, k]).ravel()
+        next_end = (spent_end[:, None] + loss_end[own, k]).ravel()
         keep = np.flatnonzero((next_start < top_start) | (next_end < top_end))
         if len(keep) > _COMBINATIONS or len(keep) * len(counts) > 20 * _BATCH:
             return None
-        lengths = np.asarray(lengths[keep // len(options)])
-        lengths[:, k] = options[keep % len(options)]
+        options = np.asarray(options[keep // len(own)])
+        options[:, k] = own[keep % len(own)]
         spent_start, spent_end = next_start[keep], next_end[keep]
-    return lengths
+    return options
 
 
 def _split_device(left: Mask, chosen: Ints) -> tuple[Mask, Mask]:

@@ -77,7 +77,7 @@ def relax_tdma(
         latest=o.latest,
         price=price,
         middle_excess=np.where(end - start > _NARROW * end, -np.inf, np.inf),
-        lengths=worth.argmax(axis=0),
+        options=worth.argmax(axis=0),
         feasible=np.asarray(open_.any(axis=0).all(axis=-1)),
     )
 
