@@ -148,7 +148,9 @@ class MixtureSearch:
 
     def offer(self, lengths: Ints, edge_lengths: Ints) -> Mixture:
         """The best of these candidates, [N, K], which is kept if it beats what is known."""
-        scored = self.score(lengths, edge_lengths)
+        return self._keep(self.score(lengths, edge_lengths), lengths, edge_lengths)
+
+    def _keep(self, scored: _Scored, lengths: Ints, edge_lengths: Ints) -> Mixture:
         n = int(np.argmax(scored.value))
         found = Mixture(
             lengths=lengths[n],
@@ -272,10 +274,26 @@ class MixtureSearch:
             if self._left < lengths.size:
                 return
             self._left -= lengths.size
-            found = self.offer(lengths, np.clip(edge_lengths, 0, self.edge.longest))
+            edge_lengths = np.clip(edge_lengths, 0, self.edge.longest)
+            scored = self.score(lengths, edge_lengths)
+            found = self._keep(scored, lengths, edge_lengths)
+            # All the changes together that help alone: often better still, and many steps in one.
+            helps = np.flatnonzero(scored.value[: 2 * rows] > best.value)
+            if len(helps) > 1:
+                lengths, edge_lengths = self._together(best, lengths[helps], edge_lengths[helps], scored.value[helps])
+                found = max(found, self.offer(lengths, edge_lengths), key=lambda mixture: mixture.value)
             if found.value <= best.value + 1e-12 * abs(best.value):
                 return
             best = found
+
+    @staticmethod
+    def _together(best: Mixture, lengths: Ints, edge_lengths: Ints, values: Floats) -> tuple[Ints, Ints]:
+        """A choice with all the changes to it that candidates [N, K] make; the better ones win, [1, K]."""
+        all_lengths, all_edge = best.lengths.copy(), best.edge_lengths.copy()
+        for n in np.argsort(values):
+            changed = lengths[n] != best.lengths
+            all_lengths[changed], all_edge[changed] = lengths[n, changed], edge_lengths[n, changed]
+        return all_lengths[None], all_edge[None]
 
 
 def _better(one: _Scored, other: _Scored) -> _Scored:
