@@ -58,6 +58,7 @@ from multispin.speculation import (
     unpack_offer,
 )
 
+_WORK = (Waiting, Granted, Drafted, Ended)
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 """Refusals of a Resume after which the device greets anew and opens from where it stands."""
 
@@ -169,7 +170,7 @@ class DeviceSession:
     @property
     def joined(self) -> bool:
         """Whether edge and device stand at the same place of an open request, on a connection that holds."""
-        return isinstance(self.stage, Work)
+        return isinstance(self.stage, _WORK)
 
     @property
     def wants_draft(self) -> bool:
@@ -299,6 +300,8 @@ class DeviceSession:
 
         """
         stage = self.stage
+        if isinstance(message, Verdict) and isinstance(stage, Drafted) and message.session == self.session_number:
+            return self._verdict(message)  # as nearly always
         match message:
             case Error():
                 if isinstance(stage, Resuming) and message.code in _GONE:
@@ -315,7 +318,7 @@ class DeviceSession:
                 return self._tail(message)
             case _ if isinstance(stage, Ended):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
-            case _ if not isinstance(stage, Work):
+            case _ if not isinstance(stage, _WORK):
                 raise InputError(f"the edge sent a {type(message).__name__} before it was due")
             case Grant():
                 self.stage = self._granted(message)
@@ -398,7 +401,7 @@ class DeviceSession:
         known = len(self.committed) - self.prompt_tokens
         if known + len(tokens) > request.max_tokens:
             raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
-        if any(token >= size for token in tokens):
+        if tokens and max(tokens) >= size:
             raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {size}")
         if message.finish not in ("", "stop", "length"):
             raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
@@ -432,9 +435,9 @@ class DeviceSession:
     def _work(self) -> Work | None:
         """What is under way, whatever has become of the connection."""
         stage = self.stage
-        if isinstance(stage, Away | Resuming):
+        if isinstance(stage, (Away, Resuming)):
             return stage.kept
-        return stage if isinstance(stage, Work) else None
+        return stage if isinstance(stage, _WORK) else None
 
     def _proceed(self, work: Work) -> None:
         """Go on with what is under way, whatever has become of the connection."""

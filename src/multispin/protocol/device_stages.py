@@ -8,19 +8,17 @@ A new connection inherits nothing by itself: what `Away` or `Resuming` keeps is 
 a resumed session says that the edge still waits for it.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from multispin.protocol.messages import Draft, Grant
 from multispin.speculation import TruncatedLaw
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """The request is open at the edge, and nothing is granted."""
 
 
-@dataclass(frozen=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """A draft is granted and not made yet.
 
     Attributes:
@@ -31,8 +29,7 @@ class Granted:
     grant: Grant
 
 
-@dataclass(frozen=True, eq=False)
-class Drafted:
+class Drafted(Struct, frozen=True, eq=False):
     """A draft is made; it is kept until it is decided, as a refusal is finished from its distributions.
 
     Attributes:
@@ -49,8 +46,7 @@ class Drafted:
     sent: bool
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """The text is complete.
 
     Attributes:
@@ -65,8 +61,7 @@ Work = Waiting | Granted | Drafted | Ended
 """What becomes of an open request's next tokens."""
 
 
-@dataclass(frozen=True)
-class Away:
+class Away(Struct, frozen=True):
     """There is no connection.
 
     Attributes:
@@ -77,18 +72,15 @@ class Away:
     kept: Work | None = None
 
 
-@dataclass(frozen=True)
-class Greeting:
+class Greeting(Struct, frozen=True):
     """A Hello is sent, its Welcome has not come."""
 
 
-@dataclass(frozen=True)
-class Welcomed:
+class Welcomed(Struct, frozen=True):
     """The edge knows the device; no request is open there."""
 
 
-@dataclass(frozen=True)
-class Resuming:
+class Resuming(Struct, frozen=True):
     """A Resume is sent; a Welcome and then a Tail must come.
 
     Attributes:
