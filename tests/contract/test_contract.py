@@ -64,8 +64,11 @@ def assert_same(recorded, found, where=""):
 
 
 def options_of(command):
-    """Every option by each of its names: what was the first name may become a later one."""
-    return {name: option_of(parameter) for parameter in command.params for name in parameter.opts}
+    """Every option by each of its names, any of which may come first; arguments, which have none, by their place."""
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
+    named = {name: option_of(option) for option in options for name in option.opts}
+    return named | {f"argument {place}": option_of(each) for place, each in enumerate(arguments, start=1)}
 
 
 def option_of(parameter):
@@ -79,6 +82,8 @@ def option_of(parameter):
         "nargs": parameter.nargs,
         "flag": bool(getattr(parameter, "is_flag", False)),
     }
+    if isinstance(shown := getattr(parameter, "show_default", None), str):
+        described["shown_default"] = shown
     if isinstance(kind, click.Choice):
         described["choices"] = list(kind.choices)
     for bound in ("min", "max", "min_open", "max_open"):
@@ -101,10 +106,16 @@ def assert_options_kept(recorded, found):
         for name, described in options.items():
             assert name in found[command], f"{command}: the option {described['names']} is gone"
             now = found[command][name]
-            where = f"{command} {described['names'][0]}"
-            assert set(described["names"]) <= set(now["names"]), where
+            where = f"{command} {name}"
+            fixed = described.keys() - {"names", "choices", "shown_default"}
+            if now["default"] is None and str(described["default"]) in now.get("shown_default", ""):
+                fixed -= {"default"}  # decided later, and in some new case otherwise
+            if name.startswith("argument"):
+                if now["nargs"] == -1:  # any number of them instead of one
+                    fixed -= {"nargs", "default"}
+            else:
+                assert set(described["names"]) <= set(now["names"]), where
             assert set(described.get("choices", ())) <= set(now.get("choices", ())), where
-            fixed = described.keys() - {"names", "choices"}
             assert {key: now.get(key) for key in fixed} == {key: described[key] for key in fixed}, where
 
 
