@@ -32,7 +32,7 @@ def test_a_place_is_free_again_when_its_connection_has_ended():
         number = full.enter(lambda: pytest.fail("there was a free place"))
         if greets:
             full.greeted(number)
-        full.gone(number, greets)
+        full.gone(number)
 
 
 def test_a_wrong_credential_waits_and_is_logged_now_and_then(monkeypatch, caplog):

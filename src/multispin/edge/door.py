@@ -39,7 +39,7 @@ class Door:
     def __init__(self, most: int = MAX_CONNECTIONS, allowed_hosts: Collection[str] = ()) -> None:
         self._most = most
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
-        self._greeted = 0
+        self._greeted: set[int] = set()
         self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
         self._next = 0
         self._guesses, self._logged_at_s = 0, -LOG_PERIOD_S
@@ -53,7 +53,7 @@ class Door:
         Returns:
             A number for `greeted` and `gone`. FullError if nobody can be asked to leave.
         """
-        if self._greeted + len(self._strangers) >= self._most:
+        if len(self._greeted) + len(self._strangers) >= self._most:
             if not self._strangers:
                 raise FullError(f"this edge holds {self._most} connections, its limit")
             _, longest = self._strangers.popitem(last=False)
@@ -64,17 +64,14 @@ class Door:
 
     def greeted(self, number: int) -> None:
         """The connection's device is known now: it keeps its place."""
-        if self._strangers.pop(number, None) is not None:
-            self._greeted += 1
-            return
-        raise FullError("this connection had to make room before it greeted")
+        if self._strangers.pop(number, None) is None:
+            raise FullError("this connection had to make room before it greeted")
+        self._greeted.add(number)
 
-    def gone(self, number: int, had_greeted: bool) -> None:
+    def gone(self, number: int) -> None:
         """The connection has ended."""
-        if had_greeted:
-            self._greeted -= 1
-        else:
-            self._strangers.pop(number, None)
+        self._greeted.discard(number)
+        self._strangers.pop(number, None)
 
     async def guessed(self, now_s: float) -> None:
         """A wrong credential came: log it now and then, and let the guesser wait."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from multispin.edge.door import Door, FullError
 from multispin.errors import InputError
 from multispin.passes import EXPIRY_PERIOD_S, DraftHere, Passes, RoundReport, Send, Sleep, Verify
 from multispin.passes.plans import DEVICE
@@ -43,7 +44,6 @@ from multispin.protocol.events import (
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
-MAX_CONNECTIONS = 1024
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 
@@ -135,14 +135,17 @@ class EdgeServer:
     Args:
         passes: sessions and passes of this edge.
         on_event: called with everything that happens; must not block.
+        door: bounds connections; default one of its own.
 
     """
 
-    def __init__(self, passes: Passes, on_event: Callable[[EdgeEvent], None] = lambda _: None) -> None:
+    def __init__(
+        self, passes: Passes, on_event: Callable[[EdgeEvent], None] = lambda _: None, door: Door | None = None
+    ) -> None:
         self._passes = passes
         self._on_event = on_event
         self._connections: dict[int, _Connection] = {}
-        self._open = 0  # connections, greeted or not
+        self._door = door or Door()
         self._wake = asyncio.Event()
         self._failed = asyncio.Event()
         self._why: BaseException | None = None
@@ -219,7 +222,7 @@ class EdgeServer:
             for number in self._passes.expire(asyncio.get_running_loop().time()):
                 self._on_event(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
-                    connection.end(Error("timeout", "this device owed a draft for too long"))
+                    connection.end(Error("timeout", "this device was silent for too long"))
             self._wake.set()
 
     # Connections --------------------------------------------------------------------------------------------------
@@ -231,18 +234,14 @@ class EdgeServer:
         )
 
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
-        if self._open >= MAX_CONNECTIONS:
-            raise web.HTTPServiceUnavailable(text=f"this edge holds {MAX_CONNECTIONS} connections, its limit\n")
-        self._open += 1
-        try:
-            socket = web.WebSocketResponse(
-                compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
-            )
-            await socket.prepare(request)
-            await self.converse(_WebSocketWire(socket))
-            return socket
-        finally:
-            self._open -= 1
+        if why := self._door.refuses(request):
+            raise web.HTTPForbidden(text=f"{why}\n")
+        socket = web.WebSocketResponse(
+            compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
+        )
+        await socket.prepare(request)
+        await self.converse(_WebSocketWire(socket))
+        return socket
 
     async def converse(self, wire: Wire) -> None:
         """Serve one connection, from its greeting to its end.
@@ -252,21 +251,33 @@ class EdgeServer:
         """
         connection = _Connection(wire)
         writer = asyncio.create_task(connection.write())
-        number: int | None = None
+        number, place = None, None
         try:
+            place = self._door.enter(
+                lambda: connection.end(Error("full", "somebody else took this place: greet sooner"))
+            )
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                frame = await self._first(wire)
-            number, answers = self._passes.connect(decode_uplink(frame), self._now_s())
+                message = decode_uplink(await self._first(wire))
+            number, answers = self._passes.connect(message, self._now_s())
+            self._door.greeted(place)
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
             connection.end(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
+        except FullError as error:
+            connection.end(Error("full", str(error)))
+            if number is not None:
+                self._passes.leave(number)
         except InputError as error:
             code = error.code if isinstance(error, ProtocolError) else "bad-message"
+            if code == "unauthorised":
+                await self._door.guessed(self._now_s())
             connection.end(Error(code, str(error)))
             if number is not None and self._connections.get(number) is connection:
                 self._leave(number, str(error))
         finally:
+            if place is not None:
+                self._door.gone(place)
             connection.end()
             if number is not None and self._connections.get(number) is connection:
                 self._lose(number)

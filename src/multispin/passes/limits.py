@@ -24,6 +24,7 @@ class Limits:
         deadline_factor: a round waits this many times its planned drafting and upload time for drafts …
         deadline_slack_s: … and this much longer [s], before it verifies without the late ones.
         draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
+        idle_timeout_s: a device that asks for nothing for so long is let go [s].
 
     """
 
@@ -36,3 +37,4 @@ class Limits:
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5
     draft_timeout_s: float = 60.0
+    idle_timeout_s: float = 600.0

@@ -327,7 +327,9 @@ class Passes:
                 check_hello(message, self._fingerprint, self._credential)
                 number = self._last_number + 1
                 session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
-                self._seats.add(session)
+                idle = self._seats.add(session, now_s)
+                if idle is not None:
+                    self.leave(idle)
                 self._last_number = number
                 profile = message.profile
                 self.controller.beliefs.join(number, profile.seconds_per_token, profile.spectral_efficiency)
@@ -347,6 +349,7 @@ class Passes:
         seat = self._seats.get(number)
         if seat is None:
             raise ProtocolError("unknown-session", "this session has ended: greet anew and open the request again")
+        seat.heard_at_s = now_s
         match message:
             case Open():
                 return self._open(seat, message)
@@ -621,9 +624,10 @@ class Passes:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
         jobs = [_job(seat) for seat in sorted(pending, key=lambda seat: seat.session.number)]
         budget = self._prompt_budget() if jobs else self.limits.prefill_tokens_per_round
-        for seat in self._seats:
+        # Whose text has had its slot longest comes first: who opens one prompt after the other waits like all others.
+        for seat in sorted((seat for seat in self._seats if self._prompt_due(seat)), key=lambda seat: seat.turn):
             left = self._prompt_due(seat)
-            if left and budget and seat.slot is not None and seat.session.request is not None:
+            if budget and seat.slot is not None and seat.session.request is not None:
                 start, count = self.engine.cached(seat.slot), min(left, budget)
                 chunk = tuple(seat.session.request.committed[start : start + count])
                 jobs.append(Job(seat.session.number, Feed(seat.slot, start, chunk, None)))

@@ -34,6 +34,10 @@ class Trial:
     ids: Sequence[int] | None = None
 
 
+MAKES_ROOM_AFTER_S = 1.0
+"""A session that asks for nothing for so long may have to make room for a newcomer [s]."""
+
+
 @dataclass(eq=False)
 class Seat:
     """A session at this edge.
@@ -45,6 +49,8 @@ class Seat:
         lost_at_s: when the device was lost last [s].
         asked_at_s: when the edge last asked the device for something, or the device came back [s].
         evicted: whether its text had a slot which another request took.
+        heard_at_s: when the device said something last [s].
+        turn: the order in which texts got their slots; prompts are read in it.
         drafter: who drafts for it until the next plan.
         to_draft: tokens that the edge's own drafter is still to draft for the pass to come.
         trial: a draft that is asked of the device beside; None if none is.
@@ -57,6 +63,8 @@ class Seat:
     lost_at_s: float = 0.0
     asked_at_s: float = 0.0
     evicted: bool = False
+    heard_at_s: float = 0.0
+    turn: int = 0
     drafter: str = DEVICE
     to_draft: int = 0
     trial: Trial | None = None
@@ -79,6 +87,11 @@ class Seat:
         return self.slot is not None and request is not None and not request.finish
 
     @property
+    def idle(self) -> bool:
+        """Whether it has no text to be written."""
+        return self.session.request is None or bool(self.session.request.finish)
+
+    @property
     def owes(self) -> bool:
         """Whether the edge waits for a draft or a distribution of it."""
         return self.running and isinstance(self.session.stage, Granted | Refused)
@@ -98,9 +111,9 @@ class Seats:
         self._limits = limits
         self._seats: dict[int, Seat] = {}
         self._waiting: deque[int] = deque()  # sessions with a request and no slot, the next one first
-        self._in_batch: frozenset[int] = (
-            frozenset()
-        )  # slots in the batch under way: nobody else may have them before its end
+        self._turns = 0
+        # Slots in the batch under way: nobody else may have them before its end.
+        self._in_batch: frozenset[int] = frozenset()
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(self._seats.values())
@@ -115,12 +128,20 @@ class Seats:
         """The seat of a session; None if it has ended."""
         return self._seats.get(number)
 
-    def add(self, session: EdgeSession) -> Seat:
-        """Take in a new session; ProtocolError if there is no room for it."""
+    def add(self, session: EdgeSession, now_s: float) -> int | None:
+        """Take in a new session; where all are taken, the one that has asked for nothing longest makes room.
+
+        Returns:
+            The number of the session that has to go, or None. ProtocolError if nobody can make room.
+        """
+        idle = None
         if len(self._seats) >= self._limits.max_sessions:
-            raise ProtocolError("full", f"this edge holds {self._limits.max_sessions} sessions, its limit")
-        seat = self._seats[session.number] = Seat(session)
-        return seat
+            quiet = [seat for seat in self._seats.values() if seat.idle and now_s - seat.heard_at_s > MAKES_ROOM_AFTER_S]
+            if not quiet:
+                raise ProtocolError("full", f"this edge holds {self._limits.max_sessions} sessions, its limit")
+            idle = min(quiet, key=lambda seat: seat.heard_at_s).session.number
+        self._seats[session.number] = Seat(session, heard_at_s=now_s)
+        return idle
 
     def find(self, resume_token: str) -> Seat:
         """The seat of a device that comes back; ProtocolError if its session is not kept."""
@@ -135,7 +156,9 @@ class Seats:
 
         Such a text comes before all that never had a slot, and behind those that came back earlier.
         """
-        seat.connected, seat.asked_at_s = True, now_s
+        seat.connected = True
+        if not seat.owes:  # who owes an answer gains no time by coming back
+            seat.asked_at_s = now_s
         number, request = seat.session.number, seat.session.request
         if seat.slot is None and request and not request.finish and number not in self._waiting:
             self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)
@@ -167,7 +190,9 @@ class Seats:
         free = self._engine.slots - len(self._held() | self._in_batch)
         for number in [number for number in self._waiting if self._seats[number].connected][: max(0, free)]:
             self._waiting.remove(number)
-            self._seats[number].slot, self._seats[number].evicted = self._engine.open(), False
+            seat = self._seats[number]
+            self._turns += 1
+            seat.slot, seat.evicted, seat.turn = self._engine.open(), False, self._turns
 
     def release(self, seat: Seat) -> None:
         """Give a slot back, now or when the batch that uses it is done."""
@@ -192,13 +217,14 @@ class Seats:
             self.release(seat)
 
     def lost_for_good(self, now_s: float) -> list[int]:
-        """Sessions whose device has been lost, or has owed an answer, for too long."""
+        """Sessions whose device has been lost, has owed an answer, or has asked for nothing, for too long."""
         limits = self._limits
         return [
             number
             for number, seat in self._seats.items()
             if (not seat.connected and now_s - seat.lost_at_s > limits.resume_grace_s)
             or (seat.connected and seat.owes and now_s - seat.asked_at_s > limits.draft_timeout_s)
+            or (seat.idle and now_s - seat.heard_at_s > limits.idle_timeout_s)
         ]
 
     def begin_batch(self, slots: Iterable[int]) -> None:

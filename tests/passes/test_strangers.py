@@ -1,0 +1,101 @@
+"""What sessions may hold that others need: places, slots, and the room for prompts in a pass."""
+
+import pytest
+
+from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Verify
+from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile, ProtocolError, Request
+from multispin.speculation import ID_RULES, Outcome, SamplingParams, SlotTable
+
+V = 100
+
+
+class Counter(SlotTable):
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules = 512, V, ID_RULES
+
+    def verify(self, feeds):
+        self.take(feeds)
+        return [None if feed.params is None else Outcome(0, 1) for feed in feeds]
+
+
+class Site(LocalDriver):
+    def __init__(self, slots=2, **limits):
+        tokens = iter(f"token-{index}" for index in range(1000))
+        controller = Controller(ControllerSettings("fixed", 1e5, 7, 8))
+        super().__init__(Passes(Counter(slots), controller, "abc", Limits(**limits), new_token=lambda: next(tokens)))
+
+    def greet(self, name="device", drafts=False):
+        return self.connect(DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "none", drafts, Profile(0.05, 3.0))))
+
+    def open(self, number, prompt=(1, 2, 3), tokens=4):
+        device = self.devices[number]
+        device.begin(Request(prompt, SamplingParams(), tokens))
+        self.say(number, device.open())
+
+
+def test_sessions_that_ask_for_nothing_make_room_for_newcomers():
+    site = Site(max_sessions=3)
+    idle = [site.greet(), site.greet()]
+    busy = site.greet()
+    site.open(busy)
+    with pytest.raises(ProtocolError, match="3 sessions"):
+        site.greet()  # all have just come
+    site.now_s = 5.0
+    newcomer = site.greet()
+    assert set(site.passes.sessions) == {idle[1], busy, newcomer}
+    with pytest.raises(ProtocolError, match="ended"):
+        site.say(idle[0], Close(idle[0]))
+    site.greet()
+    with pytest.raises(ProtocolError, match="3 sessions"):
+        site.greet()  # those that are left are at work, or have just come
+    assert busy in site.passes.sessions
+
+
+def test_a_session_that_asks_for_nothing_is_let_go_in_the_end():
+    site = Site(idle_timeout_s=60.0)
+    idle, busy = site.greet(), site.greet()
+    site.open(busy)
+    site.now_s = 59.0
+    assert site.passes.expire(site.now_s) == []
+    site.now_s = 61.0
+    assert site.passes.expire(site.now_s) == [idle]
+
+
+def test_coming_back_gains_no_time_for_an_owed_draft():
+    site = Site(draft_timeout_s=60.0, resume_grace_s=30.0)
+    number = site.greet("mute", drafts=True)
+    site.open(number, tokens=40)
+    while site.passes.session(number).grant is None:
+        site.run()
+        site.now_s += 1.0
+    device = site.devices[number]
+    for _ in range(3):
+        site.now_s += 25.0
+        assert number in site.passes.sessions
+        site.lose(number)
+        site.connect(device)
+        gone = site.passes.expire(site.now_s)
+    assert gone == [number]
+
+
+def test_who_opens_one_long_prompt_after_the_other_does_not_starve_a_newcomer():
+    site = Site(slots=3, prefill_tokens_per_round=16)
+    greedy = [site.greet(), site.greet()]
+    newcomer = site.greet()
+    for number in greedy:
+        site.open(number, tuple(range(90)), tokens=1)
+    opened = False
+    for turn in range(60):
+        step = site.advance()
+        if isinstance(step, Verify):
+            site.verify(step)
+        if turn == 4:
+            site.open(newcomer, tuple(range(50)), tokens=1)
+            opened = True
+        for number in greedy:
+            if site.devices[number].finish:
+                site.open(number, tuple(range(90)), tokens=1)
+        if opened and site.devices[newcomer].finish:
+            return
+    pytest.fail("the newcomer's prompt was never read")
