@@ -136,7 +136,8 @@ class Seats:
         """
         idle = None
         if len(self._seats) >= self._limits.max_sessions:
-            quiet = [seat for seat in self._seats.values() if seat.idle and now_s - seat.heard_at_s > MAKES_ROOM_AFTER_S]
+            latest_s = now_s - MAKES_ROOM_AFTER_S
+            quiet = [seat for seat in self._seats.values() if seat.idle and seat.heard_at_s < latest_s]
             if not quiet:
                 raise ProtocolError("full", f"this edge holds {self._limits.max_sessions} sessions, its limit")
             idle = min(quiet, key=lambda seat: seat.heard_at_s).session.number
