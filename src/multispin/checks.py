@@ -17,8 +17,8 @@ def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str
     """A finite number, whole or not; a truth value is none.
 
     Args:
-        name: of the field.
-        value: to be checked.
+        name: name of the field.
+        value: value to check.
         of: what the field belongs to, with its punctuation: "cell." or "device 'a': ".
         allowed: range for the message, such as "> 0"; empty if any number will do.
         at: which part of the field, such as " at position 3".

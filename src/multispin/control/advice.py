@@ -167,7 +167,7 @@ class Curve:
 
     Args:
         quantity: "seconds_per_token" or "users".
-        values: of the quantity.
+        values: values of the quantity, in seconds or users.
         goodputs: tokens/s of all users together by mode, one for each value.
         here: what the site has.
     """

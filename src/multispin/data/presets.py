@@ -18,11 +18,11 @@ class EnginePreset:
         title: model and hardware.
         source: where the verification times come from.
         drafter_source: where the drafter's times come from.
-        fixed_s: of a verification [s].
-        per_device_s: further time of it for each session [s].
-        per_token_s: further time of it for each token [s].
-        drafter_fixed_s: of one step of the edge's own drafter [s]; None: it has none.
-        drafter_per_device_s: further time of a step for each session [s].
+        fixed_s: time of a verification, whatever is in it [s].
+        per_device_s: additional time for each session in it [s].
+        per_token_s: additional time for each token in it [s].
+        drafter_fixed_s: time of one step of the edge's own drafter [s]; None if there is none.
+        drafter_per_device_s: additional time of a step for each session [s].
 
     """
 

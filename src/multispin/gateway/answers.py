@@ -77,7 +77,7 @@ class Answer:
         model: name that the client is told.
         chat: whether it is a chat, not a completion.
         prompt_tokens: tokens of all prompts.
-        id: of the answer.
+        id: identifier of the answer.
         created: seconds since 1970.
         completion_tokens: generated so far, over all choices.
         drafting: figures over all choices.

@@ -46,7 +46,7 @@ class DrafterCard:
         storage: "int8" or "bfloat16".
         made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
         results: acceptance measured on held-out prompts.
-        format: of the folder.
+        format: version of the folder's layout.
 
     """
 

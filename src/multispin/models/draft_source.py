@@ -45,8 +45,8 @@ class DraftSource:
     """What drafters of one name are made from: loaded once, for any number of texts at once.
 
     Attributes:
-        name: of the drafter.
-        tokenizer: of the target; its ids are what is drafted.
+        name: the drafter's name, parsed.
+        tokenizer: the target's tokenizer, whose ids are drafted.
         model: the model that drafts; None for `lookup` and `none`, which need none.
         gguf: a model that llama.cpp drafts with, in place of `model`.
 

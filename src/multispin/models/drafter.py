@@ -24,7 +24,7 @@ class ModelDrafter:
     sends.
 
     Args:
-        model: drafts; a model of transformers' is left as it is.
+        model: the language model that drafts; a model of transformers' is not changed.
         max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
         vocabulary_size: number of ids that the target can emit; by default what the model's head has.
 

@@ -34,8 +34,8 @@ class EdgeDrafter:
     draft: the drafter never limits what the target may write.
 
     Args:
-        model: drafts; a model of transformers' is left as it is.
-        slots: texts at once.
+        model: the language model that drafts; a model of transformers' is not changed.
+        slots: number of texts that it drafts for at once.
         max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
         vocabulary_size: number of ids that the target can emit; by default what the model's head has.
 

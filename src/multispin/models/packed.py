@@ -25,9 +25,9 @@ class PackedBatch:
     """Where each token of a packed row belongs; made once per forward pass, shared by all layers.
 
     Args:
-        cache: of all slots.
+        cache: keys and values of all slots.
         runs: per session (slot, absolute position of its first token, number of tokens), in the order of the row.
-        heads: query heads.
+        heads: number of query heads.
     """
 
     def __init__(self, cache: SlotCache, runs: Sequence[tuple[int, int, int]], heads: int) -> None:
@@ -82,7 +82,7 @@ class PackedBatch:
         Args:
             query: [heads, Σ n_i, head_dim].
             keys: of one layer, the new ones included.
-            values: likewise.
+            values: [slots, kv_heads, end, head_dim].
             scale: factor on query · key; None for 1/√head_dim.
             window: positions that a token may look back on, itself included; None for all.
             softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
@@ -146,7 +146,7 @@ def _attend(
     Args:
         query: [slots, kv_heads, rows, head_dim].
         keys: [slots, kv_heads, end, head_dim].
-        values: likewise.
+        values: [slots, kv_heads, end, head_dim].
         mask: additive, [slots, 1, rows, end]; None where every key may be seen.
         scale: factor on query · key; None for 1/√head_dim.
         softcap: c of c·tanh(s/c), or None.
@@ -191,7 +191,7 @@ def packed_attention(
         module: the attention module; its `layer_idx` names the cache layer.
         query: [1, heads, Σ n_i, head_dim], positions already encoded.
         key: [1, kv_heads, Σ n_i, head_dim].
-        value: likewise.
+        value: [1, kv_heads, Σ n_i, head_dim].
         attention_mask: None (transformers makes no mask for an attention that it does not know).
         scaling: factor on query · key.
         packed: layout of the row, handed through the model's forward.

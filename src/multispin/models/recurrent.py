@@ -32,10 +32,10 @@ class RecurrentLayer:
     """States and recent inputs of one layer, all slots, allocated once.
 
     Args:
-        config: of the model, with the linear_… sizes.
+        config: the model's configuration, with the linear_… sizes.
         slots: number of sessions.
-        dtype: of the inputs; states are float32.
-        device: where they live.
+        dtype: number type of the inputs; states are float32.
+        device: device that holds them.
     """
 
     def __init__(self, config: PretrainedConfig, slots: int, dtype: torch.dtype, device: torch.device) -> None:

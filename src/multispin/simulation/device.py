@@ -36,16 +36,16 @@ class DeviceRecord:
     """What a device did. Every drafted token is accepted, rejected or dropped once, or under way.
 
     Attributes:
-        name: of the device.
-        drafted: tokens drafted.
-        accepted: of them accepted.
-        rejected: of them verified and not accepted, or beyond the end of the request.
-        dropped: of them never answered, because the device had gone.
-        under_way: of them not answered yet.
-        tokens: tokens of text, the calibrated and bonus ones included.
-        times_s: when text came, one per verdict.
-        counts: how many tokens came then.
-        gaps_s: how long that took: since the verdict before, or since the request was opened.
+        name: the device's name.
+        drafted: number of drafted tokens.
+        accepted: number of them that were accepted.
+        rejected: number of them that were verified and not accepted, or lay beyond the end of the request.
+        dropped: number of them that were never answered, because the device had gone.
+        under_way: number of them that are not answered yet.
+        tokens: tokens of text, recovered and bonus tokens included.
+        times_s: times at which text came, one per verdict [s].
+        counts: number of tokens that came at each of these times.
+        gaps_s: time since the verdict before, or since the request was opened, for each of them [s].
         first: which of the verdicts were the first of a request.
         requests: requests that were finished.
         drafting_s: time spent drafting.

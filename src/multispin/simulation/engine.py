@@ -58,7 +58,7 @@ class SimulatedEdgeDrafter:
 
     Args:
         scenario: the truth; it has an edge drafter.
-        seed: of its luck.
+        seed: seed of the random numbers that decide which tokens are right.
 
     """
 

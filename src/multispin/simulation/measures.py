@@ -31,10 +31,10 @@ class Measures:
         uplink_utilisation: share of band times time over which drafts travel.
         wasted_draft_fraction: of the drafted tokens that were answered or dropped, those that were not accepted.
         dropped_draft_fraction: of the same, those that were never answered.
-        drafted_tokens: all.
-        text_tokens: all.
-        requests_finished: all.
-        rounds: verified.
+        drafted_tokens: tokens drafted by all devices.
+        text_tokens: tokens of text of all devices.
+        requests_finished: requests that ended, of all devices.
+        rounds: number of verified rounds.
         simulated_s: length of the run.
 
     """

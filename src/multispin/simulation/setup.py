@@ -131,12 +131,12 @@ class DeviceLife:
 
 @dataclass(frozen=True)
 class Setup:
-    """A scenario and its life.
+    """A scenario and what happens in it over time.
 
     Attributes:
         scenario: the truth about cell, verifier and devices.
-        behaviour: of the site.
-        lives: of the devices, in the scenario's order; empty: nothing happens to any.
+        behaviour: what happens to all devices: requests, arrivals, fading, delays.
+        lives: what happens to each device, in the scenario's order; empty if nothing does.
 
     """
 

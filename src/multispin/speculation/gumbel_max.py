@@ -35,7 +35,7 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
 
     Args:
         logits: [V], float32 or float64, unnormalised; −inf outside the support, which must not be empty.
-        seed: of the noise.
+        seed: seed of the noise.
         position: absolute position of the token.
     """
     if logits.device.type != "cpu":
