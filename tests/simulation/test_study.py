@@ -107,7 +107,7 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
         ({"device.acceptance_trace": 7}, "acceptance_trace is 7"),
         ({"device.acceptance_trace": "no.json"}, "no.json cannot be read"),
         ({"device.max_draft_length": 64}, "over 63"),
-        ({"devices": 3}, r"devices = 3 is not a whole number in 1 … 2"),
+        ({"devices": 3}, r"devices is 3; it must be a whole number in \[1, 2\]"),
         ({"colour": 3}, "'colour' names no value"),
     ],
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from multispin.checks import not_negative, one_of, positive
 from multispin.control import (
     REACTIVE,
     RUNTIME_POLICIES,
@@ -76,20 +77,15 @@ class ControllerSettings:
     edge_drafts: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"mode = {self.mode!r} is not one of {', '.join(MODES)}")
+        one_of("mode", self.mode, MODES)
         if self.mode == "edge" and not self.edge_drafts:
             raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
         if self.mode == "auto" and self.multiple_access == "tdma":
             raise InputError("mode = 'auto' is for devices with a band each, not for those that send in turns (tdma)")
-        if self.policy not in RUNTIME_POLICIES:
-            raise InputError(f"policy = {self.policy!r} is not one of {', '.join(RUNTIME_POLICIES)}")
-        if not 0.0 < self.bandwidth_hz < math.inf:
-            raise InputError(f"bandwidth_hz = {self.bandwidth_hz} is not a positive number")
-        if not 0.0 <= self.replan_tolerance < math.inf:
-            raise InputError(f"replan_tolerance = {self.replan_tolerance} is not a finite number >= 0")
-        if not 0.0 <= self.frame_bits < math.inf:
-            raise InputError(f"frame_bits = {self.frame_bits} is not a finite number >= 0")
+        one_of("policy", self.policy, RUNTIME_POLICIES)
+        positive("bandwidth_hz", self.bandwidth_hz)
+        not_negative("replan_tolerance", self.replan_tolerance)
+        not_negative("frame_bits", self.frame_bits)
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,7 @@ class ScenarioFile:
         table, _, name = key.partition(".")
         devices = document.get("device")
         if key == "devices" and isinstance(devices, list):
-            if not isinstance(value, int) or not 1 <= value <= len(devices):
-                raise InputError(f"{self.path}: devices = {value!r} is not a whole number in 1 … {len(devices)}")
+            whole("devices", value, 1, len(devices), of=f"{self.path}: ")
             del devices[value:]
         elif table == "device" and name and isinstance(devices, list):
             for each in devices:
