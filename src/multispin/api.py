@@ -237,14 +237,14 @@ async def run_edge(
 
     """
     from multispin.edge import EdgeServer, listening
-    from multispin.models import Verifier, load_model, load_tokenizer
+    from multispin.models import load_tokenizer, load_verifier
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.speculation import bits_per_id
 
     tokenizer = await asyncio.to_thread(load_tokenizer, target)
     if engine is None:
-        engine = Verifier(await asyncio.to_thread(load_model, target), slots, max_length)
+        engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
     bits = bits_per_id(engine.vocabulary_size)
     settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
     passes = Passes(engine, Controller(settings), tokenizer.fingerprint, credential=credential)

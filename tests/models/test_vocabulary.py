@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import Verifier, decode_alone, load_draft_source, load_model, load_tokenizer
+from multispin.models import decode_alone, load_draft_source, load_model, load_tokenizer, load_verifier
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -19,7 +19,8 @@ def test_padding_of_the_logits_is_no_vocabulary(make_folder):
         drafter = load_draft_source(draft, target).drafter(64)
         drafted = drafter.draft([5, 6, 7], 30, SamplingParams(1.0, seed=3))
         assert max(drafted) < 259
-    verifier = Verifier(load_model(many), 1, 64, vocabulary_size=259)
+    verifier = load_verifier(many, 1)
+    assert (verifier.vocabulary_size, verifier.max_length) == (259, 256)
     slot = verifier.open()
     verifier.verify([Feed(slot, 0, [5, 6], None)])
     (found,) = verifier.verify([Feed(slot, 2, [7], SamplingParams(5.0, seed=1))])

@@ -8,13 +8,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from multispin.cli.engine import USUAL_MAX_LENGTH, check_engine, engine_arguments, engine_options
+from multispin.cli.engine import check_engine, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import ways
 from multispin.data import bundled_sites
 from multispin.errors import InputError
+from multispin.models.references import USUAL_MAX_LENGTH
 from multispin.outside import one_line
 
 MAX_DEVICES = 64

@@ -10,7 +10,6 @@ from multispin.errors import InputError
 
 ENGINES = ("embedded", "vllm")
 NUMBERS = ("float32", "bfloat16", "float16", "int8")
-USUAL_MAX_LENGTH = 1024
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -77,9 +76,6 @@ def load_engine(options: Mapping[str, Any]) -> Any:
             options["max_draft_length"],
             parse_options(options["engine_options"]),
         )
-    from multispin.models import PackedModel, Verifier, load_model, load_tokenizer
+    from multispin.models import load_verifier
 
-    size = load_tokenizer(options["target"]).size
-    model = PackedModel.of(load_model(options["target"], options["dtype"], options["place"]), own=True)
-    length = options["max_length"] or min(USUAL_MAX_LENGTH, model.longest_text or USUAL_MAX_LENGTH)
-    return Verifier(model, options["slots"], length, vocabulary_size=min(size, model.width))
+    return load_verifier(options["target"], options["slots"], options["max_length"], options["dtype"], options["place"])

@@ -142,7 +142,7 @@ def _measure(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
     from multispin.estimation.traces import save_traces
-    from multispin.models import Verifier, decode_together, known_positions, load_drafter, load_model, load_tokenizer
+    from multispin.models import decode_together, known_positions, load_drafter, load_tokenizer, load_verifier
     from multispin.profiling import drafting_times, fit_latency, follow, measure_latency
     from multispin.speculation import SamplingParams, derive_seed
 
@@ -175,10 +175,9 @@ def _measure(
         return found
 
     prompts = [p for task in TASKS for p in [q for q in load_prompts() if q.task == task][: options["per_task"]]]
-    model = load_model(options["target"], "float32", options["place"])
     encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
     max_length = max(map(len, encoded)) + after
-    target = Verifier(model, 4, max_length)
+    target = load_verifier(options["target"], 4, max_length, place=options["place"])
     laws = [SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))]
     texts: list[list[int]] = []
     for at in range(0, len(prompts), target.slots):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from multispin.demo.order import DemoOrder
-from multispin.models import Verifier, decode_alone, decode_together, load_model, load_tokenizer
+from multispin.models import decode_alone, decode_together, load_model, load_tokenizer, load_verifier
 from multispin.speculation import SamplingParams
 
 TextRequest = tuple[list[int], SamplingParams]
@@ -25,7 +25,8 @@ def requests_of(order: DemoOrder, names: Sequence[str]) -> list[TextRequest]:
 
 def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[list[int]]:
     """Yield the target's own text of each request, in the engine of the demo, one after the other."""
-    stop_ids = load_tokenizer(order.target).stop_ids
+    tokenizer = load_tokenizer(order.target)
+    stop_ids = tokenizer.stop_ids
     if order.engine == "vllm":
         from multispin.models.vllm_engine import decode_by_vllm
         from multispin.models.vllm_options import parse_options
@@ -35,7 +36,9 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
         return
     model = load_model(order.target, order.dtype)
     for prompt, params in requests:
-        yield decode_alone(model, prompt, params, order.max_tokens, stop_ids, order.min_tokens)
+        yield decode_alone(
+            model, prompt, params, order.max_tokens, stop_ids, order.min_tokens, vocabulary_size=tokenizer.size
+        )
 
 
 def own_goodput(order: DemoOrder, requests: Sequence[TextRequest]) -> float | None:
@@ -47,6 +50,6 @@ def own_goodput(order: DemoOrder, requests: Sequence[TextRequest]) -> float | No
         return None
     stop_ids = load_tokenizer(order.target).stop_ids
     longest = max(len(prompt) for prompt, _ in requests) + order.max_tokens
-    engine = Verifier(load_model(order.target, order.dtype), len(requests), longest)
+    engine = load_verifier(order.target, len(requests), longest, order.dtype)
     texts, spent_s = decode_together(engine, requests, order.max_tokens, stop_ids, time.perf_counter)
     return sum(map(len, texts)) / spent_s

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from multispin.models.reference import decode_alone, decode_together
     from multispin.models.references import EMBEDDED
     from multispin.models.tokenizer import Tokenizer, load_tokenizer
-    from multispin.models.verifier import Verifier
+    from multispin.models.verifier import Verifier, load_verifier
 
 __all__ = [
     "EMBEDDED",
@@ -43,6 +43,7 @@ __all__ = [
     "load_drafter",
     "load_model",
     "load_tokenizer",
+    "load_verifier",
     "resolve",
     "round_weights",
 ]
@@ -59,7 +60,7 @@ _MODULES = {
     "reference": ("decode_alone", "decode_together"),
     "references": ("EMBEDDED",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
-    "verifier": ("Verifier",),
+    "verifier": ("Verifier", "load_verifier"),
 }
 """Which module defines each name (PEP 562)."""
 

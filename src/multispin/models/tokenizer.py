@@ -207,7 +207,8 @@ def _end_ids(
         raise InputError(f"the eos_token_id of {reference} is not a token id or a list of them")
     if not ids:
         log.warning("%s names no token that ends a text: texts end at their limit or at a stop string", reference)
-    return tuple(ids)
+    known = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    return tuple(stop for stop in ids if stop <= known)  # no text ends with an id that it cannot have
 
 
 def _json(reference: str, path: Path) -> dict[str, Any]:

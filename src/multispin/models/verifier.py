@@ -6,6 +6,10 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models.cached import CachedModel
+from multispin.models.loading import load_model
+from multispin.models.packable import PackedModel
+from multispin.models.references import USUAL_MAX_LENGTH
+from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import Failure, Feed, Finding, Rule, judge
 
 
@@ -62,6 +66,25 @@ class Verifier(CachedModel):
             f"the model's logits are not finite numbers for this text: its weights are damaged, or {self.packed.dtype} "
             "is too narrow for it (try float32)"
         )
+
+
+def load_verifier(
+    reference: str, slots: int, max_length: int | None = None, dtype: str = "float32", place: str = "cpu"
+) -> Verifier:
+    """The verifier of a target, over the ids that its tokenizer has.
+
+    Args:
+        reference: of the target.
+        slots: sessions that fit at once.
+        max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
+        dtype: numbers that it computes in.
+        place: device of torch's.
+
+    """
+    size = load_tokenizer(reference).size
+    model = PackedModel.of(load_model(reference, dtype, place), own=True)
+    length = min(USUAL_MAX_LENGTH, model.longest_text or USUAL_MAX_LENGTH) if max_length is None else max_length
+    return Verifier(model, slots, length, vocabulary_size=min(size, model.width))
 
 
 def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:

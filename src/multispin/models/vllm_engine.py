@@ -26,11 +26,11 @@ from transformers import AutoConfig
 
 from multispin.errors import InputError
 from multispin.models.loading import DTYPES, resolve
+from multispin.models.references import USUAL_MAX_LENGTH
 from multispin.models.vllm_options import check_installed
 from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, SamplingParams, judge
 from multispin.speculation.engine import Failure, Feed, SlotTable
 
-USUAL_MAX_LENGTH = 1024
 MAX_PROMPT_TOKENS_PER_STEP = 2048
 """Of a step's tokens; what is over is read in the next step, for which all wait."""
 CPU_BLOCK_TOKENS = 32
