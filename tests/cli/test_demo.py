@@ -98,6 +98,10 @@ min_draft_length = 0
 fixed_s = 0.06
 per_device_s = 0.005
 per_token_s = 0.001
+[edge_drafter]
+fixed_s = 0.002
+per_device_s = 0.001
+acceptance_rate = 0.5
 [[device]]
 name = "near"
 seconds_per_token = 0.01
@@ -118,7 +122,8 @@ def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tm
     code, stdout, stderr = run_here(
         capsys,
         *("demo", "--json", "--site", tmp_path / "site.toml", "--target", tiny_folder, "--draft", tiny_folder),
-        *("--max-tokens", 16, "--mode", "plain", "--mode", "rounds", "--policy", "fixed", "--prompt", "one two one"),
+        *("--max-tokens", 16, "--mode", "plain", "--mode", "edge", "--mode", "rounds", "--edge-draft", "q4"),
+        *("--policy", "fixed", "--prompt", "one two one"),
     )
     assert code == 0, stderr
     result = json.loads(stdout)
@@ -126,16 +131,20 @@ def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tm
     assert [device["name"] for device in result["devices"]] == ["near", "far"]
     assert (result["mode"], result["policy"], result["site"]) == ("rounds", "fixed", str(tmp_path / "site.toml"))
     assert result["slower"] >= 1
-    plain, rounds = result["comparison"]
-    assert (plain["mode"], plain["policy"], rounds["mode"], rounds["policy"]) == ("plain", None, "rounds", "fixed")
-    for play in (plain, rounds):
+    plain, edge, rounds = result["comparison"]
+    assert [(play["mode"], play["policy"]) for play in result["comparison"]] == [
+        ("plain", None),
+        ("edge", None),
+        ("rounds", "fixed"),
+    ]
+    for play in (plain, edge, rounds):
         assert play["identical"] is True
         assert play["goodput_tokens_per_s"] == pytest.approx(sum(user["tokens_per_s"] for user in play["users"]))
         # No pass is quicker than the site's; each gives a user of plain decoding one token.
         assert play["per_user_tokens_per_s"] <= (1 if play is plain else 17) / 0.06
-    assert sum(user["drafted"] for user in plain["users"]) == 0
+    assert sum(user["drafted"] for play in (plain, edge) for user in play["users"]) == 0
     assert sum(user["accepted"] for user in rounds["users"]) > 0
-    assert stderr.count("edge is process") == 2
+    assert stderr.count("edge is process") == 3
     assert stderr.count("near is process") == 1
     assert no_process_left(stderr)
 

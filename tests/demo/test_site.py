@@ -61,9 +61,11 @@ def test_a_site_is_played_as_slowly_as_its_slowest_device_or_its_engine_needs(sc
 
 def test_the_edge_is_told_the_slowed_down_site(scenario):
     site = DemoSite("x", scenario, 2.0)
-    options = dict(zip(site.serve[::2][:2], site.serve[1::2][:2], strict=True))
+    told = site.serve(edge_drafts=False)
+    options = dict(zip(told[::2][:2], told[1::2][:2], strict=True))
     assert options == {"--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2), "--max-draft-length": "16"}
-    assert site.serve[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
+    assert told[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
+    assert site.serve(edge_drafts=True) == ("--emulated-edge-draft-s", str(2 * 0.008), "0.0", *told)
 
 
 def test_what_cannot_be_played_is_refused(scenario):

@@ -74,7 +74,7 @@ def test_the_comparison_is_in_the_time_of_the_site():
     assert slowest_gain(second, first) == pytest.approx(1.0)
     assert slowest_gain(first, None) is None
     assert (first.identical, second.identical, result.all_identical) == (True, False, False)
-    assert result.mode == "rounds"  # devices are told of the play that drafts
+    assert result.mode == "rounds"  # devices are told of the play in which they draft
     assert [device.identical_to_target for device in result.devices] == [True, False]
     assert result.document()["comparison"][1]["users"][0]["tokens_per_s"] == pytest.approx(4.0)
 
@@ -96,3 +96,12 @@ def test_a_lost_device_has_no_part_in_the_sums():
     result = result_of(order(Play("rounds", "fixed")), None, [state], [{"a": True}], None)
     assert [user.name for user in result.comparison[0].users] == ["a"]
     assert [device.lost for device in result.devices] == [None, "it was killed"]
+
+
+def test_each_play_has_its_own_arguments_and_name():
+    edge, rounds = Play("edge", "fixed", "small"), Play("rounds", "fixed")
+    assert edge.serve == ("--mode", "edge", "--policy", "fixed", "--edge-draft", "small")
+    assert rounds.serve == ("--mode", "rounds", "--policy", "fixed")
+    assert [play.label for play in (edge, rounds, Play("auto", "fair"))] == ["edge", "rounds, fixed", "auto, fair"]
+    assert order(Play("plain", "fixed"), edge, rounds).main == 2
+    assert order(edge).main == 0

@@ -2,10 +2,10 @@
 
 import pytest
 
-from multispin.control import Verification
-from multispin.edge.paced import PacedEngine
-from multispin.models import Verifier, load_model
-from multispin.speculation import Feed, SamplingParams
+from multispin.control import EdgeDrafter, Verification
+from multispin.edge.paced import PacedBatchDrafter, PacedEngine
+from multispin.models import Verifier, load_draft_source, load_model
+from multispin.speculation import DraftAsk, Feed, LawFormat, SamplingParams
 
 
 class Clock:
@@ -50,3 +50,20 @@ def test_a_pass_that_takes_longer_by_itself_is_not_waited_for(engines, monkeypat
     monkeypatch.setattr(type(real), "verify", lambda *_: clock.sleep(9.0) or [])
     paced.verify([Feed(slot, 0, [1], SamplingParams())])
     assert clock.slept_s == [9.0]
+
+
+def test_drafts_of_the_edge_take_a_step_for_each_token_of_the_longest_and_a_part_for_every_token(tiny_folder):
+    clock = Clock()
+    source = load_draft_source("q8", tiny_folder)
+    plain, real = (source.edge_drafter(2, 32) for _ in range(2))
+    paced = PacedBatchDrafter(real, EdgeDrafter(2.0, 0.5, 0.0), clock.time, clock.sleep)
+    for drafter in (plain, paced):
+        assert {drafter.open(), drafter.open()} == {0, 1}
+    asks = [DraftAsk(0, (1, 2, 3), 3, SamplingParams()), DraftAsk(1, (4, 5), 1, SamplingParams())]
+    assert paced.unread(0, (1, 2, 3)) == plain.unread(0, (1, 2, 3)) > 0
+    assert paced.draft(asks) == plain.draft(asks)
+    assert clock.slept_s == [pytest.approx(3 * 2.0 + 4 * 0.5)]
+    hot = [ask._replace(params=SamplingParams(0.9)) for ask in asks]
+    form = LawFormat(257, 64, 12)
+    assert [ids for ids, _ in paced.draft_laws(hot, form)] == [ids for ids, _ in plain.draft_laws(hot, form)]
+    assert clock.slept_s[1:] == [pytest.approx(3 * 2.0 + 4 * 0.5)]

@@ -76,7 +76,7 @@ def test_a_line_that_is_no_event_is_refused(line):
 
 
 def test_an_order_comes_back_as_it_was_and_an_empty_line_says_begin():
-    for order in (Begin("ws://x", drafts=False, slower=3.0), Try(8)):
+    for order in (Begin("ws://x", slower=3.0), Try(8)):
         line = as_order(order).decode()
         assert line.endswith("\n")
         assert from_order(line.strip()) == order

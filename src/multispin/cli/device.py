@@ -232,14 +232,14 @@ def _patience(options: Mapping[str, Any]) -> Patience:
     return Patience() if retry_for_s is None else Patience(retry_for_s, retry_for_s)
 
 
-def _hello(options: Mapping[str, Any], tokenizer: Any, drafts: bool = True, slower: float = 1.0) -> Hello:
+def _hello(options: Mapping[str, Any], tokenizer: Any, slower: float = 1.0) -> Hello:
     emulation = _emulation(options, slower)
     return Hello(
         PROTOCOL_VERSION,
         tokenizer.fingerprint,
         options["name"] or f"device-{os.getpid()}",
         options["draft"][:80],
-        drafts and options["draft"] != "none",
+        options["draft"] != "none",
         Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0),
         options["credential"],
     )
@@ -264,7 +264,7 @@ async def _generate(
 ) -> None:
     seed = options["seed"]
     params, rule = sampling_law(options, seed or 0)
-    hello = _hello(options, tokenizer, begin.drafts, begin.slower)
+    hello = _hello(options, tokenizer, begin.slower)
 
     def progress(_: Progress) -> None:
         session, counters = client.session, client.counters

@@ -62,6 +62,9 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
               metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "
               "PER_DEVICE for each device + PER_TOKEN for each token, in seconds.")  # fmt: skip
+@click.option("--emulated-edge-draft-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=2, default=None,
+              metavar="FIXED PER_DEVICE", help="Emulate a slower edge drafter: a drafting step takes at least FIXED + "
+              "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
 @click.option("--credential", default="", help="What every device must show.")
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
@@ -163,7 +166,14 @@ def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter
     from multispin.models import load_draft_source
 
     source = load_draft_source(options["edge_draft"], options["target"], options["place"])
-    return source.edge_drafter(engine.slots, engine.max_length)
+    drafter = source.edge_drafter(engine.slots, engine.max_length)
+    if (seconds := options["emulated_edge_draft_s"]) is None:
+        return drafter
+    from multispin.control import EdgeDrafter
+    from multispin.edge.paced import PacedBatchDrafter
+
+    fixed_s, per_device_s = seconds
+    return PacedBatchDrafter(drafter, EdgeDrafter(fixed_s, per_device_s, acceptance_rate=0.0))
 
 
 def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Engine":

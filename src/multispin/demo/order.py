@@ -12,18 +12,26 @@ class Play:
     """One way in which the same prompts are played.
 
     Attributes:
-        mode: who drafts: "plain" (nobody), or "rounds" (the devices).
+        mode: who drafts, one of `control.who.MODES`.
         policy: how the edge plans rounds.
+        edge_drafter: the edge's own drafter; None if it has none, or none in this mode.
 
     """
 
     mode: str
     policy: str
+    edge_drafter: str | None = None
+
+    @property
+    def serve(self) -> tuple[str, ...]:
+        """Arguments of `multispin serve` for this play."""
+        own = () if self.edge_drafter is None else ("--edge-draft", self.edge_drafter)
+        return ("--mode", self.mode, "--policy", self.policy, *own)
 
     @property
     def label(self) -> str:
         """What people call it."""
-        return f"rounds, {self.policy}" if self.mode == "rounds" else self.mode
+        return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "auto") else self.mode
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ class DemoOrder:
 
     @property
     def main(self) -> int:
-        """Index of the play that is told of device by device: the first that drafts, or the only one."""
-        return next((index for index, play in enumerate(self.plays) if play.mode != "plain"), 0)
+        """Index of the play that is told of device by device: the first in which devices may draft, or the first."""
+        return next((index for index, play in enumerate(self.plays) if play.mode in ("rounds", "auto")), 0)
 
     def params(self, seed: int) -> SamplingParams:
         """The sampling parameters of a device with this seed."""

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from multispin.demo.crew import DeviceSpec
-from multispin.demo.order import Play
 from multispin.demo.state import DemoState, DeviceState
 from multispin.errors import InputError
 from multispin.protocol.events import Begin, Event, Listening, Order, Ready, Tried, Try, as_order, from_line
@@ -134,12 +133,11 @@ class Crew:
         found = await _in_time(asyncio.gather(*(child.expect(Tried) for child in self._devices.values())))
         return {name: tried.seconds_per_token for name, tried in zip(self._devices, found, strict=True)}
 
-    async def play(self, serve: Sequence[str], play: Play, slower: float, state: DemoState) -> None:
+    async def play(self, serve: Sequence[str], slower: float, state: DemoState) -> None:
         """One play, from the start of its edge to the end of the last text.
 
         Args:
-            serve: arguments of `multispin serve`, the port and those of the play excepted.
-            play: what is played.
+            serve: arguments of `multispin serve`, the port excepted.
             slower: the devices are so many times slower than their specifications.
             state: filled while the play goes on.
 
@@ -147,11 +145,11 @@ class Crew:
             InputError: the edge fails.
 
         """
-        edge = await _Child.start(["serve", "--port", "0", "--mode", play.mode, "--policy", play.policy, *serve], CORES)
+        edge = await _Child.start(["serve", "--port", "0", *serve], CORES)
         self._edges.append(edge)
         self._started("edge", edge.pid)
         listening = await _in_time(edge.expect(Listening))
-        begin = Begin(f"ws://127.0.0.1:{listening.port}", play.mode != "plain", slower)
+        begin = Begin(f"ws://127.0.0.1:{listening.port}", slower)
         state.began_s = time.monotonic()
         for child in self._devices.values():
             child.tell(begin)

@@ -89,16 +89,16 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
     crew = Crew(order.crew, order.device, lambda name, pid: _say(f"{name} is process {pid}"))
     try:
         await crew.start()
-        site, slower, serve = None, 1.0, order.serve
+        site, slower = None, 1.0
         if order.site is not None:
             name, scenario = order.site
             slower = order.slower or slow_enough(scenario, order.crew, await crew.time_drafting(TRIED_TOKENS))
             site = DemoSite(name, scenario, slower)
-            serve = (*order.serve, *site.serve)
             _say(f"the site {name} is played {slower:g} times slower")
         for play in order.plays:
             states.append(_state(order, play.label, slower))
-            await crew.play(serve, play, slower, states[-1])
+            emulated = () if site is None else site.serve(play.edge_drafter is not None)
+            await crew.play((*order.serve, *play.serve, *emulated), slower, states[-1])
         return site
     finally:
         await crew.stop()

@@ -59,11 +59,20 @@ class DemoSite:
         real, slower = self.scenario.verifier, self.slower
         return Verification(real.fixed_s * slower, real.per_device_s * slower, real.per_token_s * slower)
 
-    @property
-    def serve(self) -> tuple[str, ...]:
-        """Arguments of `multispin serve` for the edge as it is played."""
-        cell, engine = self.scenario.cell, self.verification
+    def serve(self, edge_drafts: bool) -> tuple[str, ...]:
+        """Arguments of `multispin serve` for the edge as it is played.
+
+        Args:
+            edge_drafts: whether the edge has a drafter of its own.
+
+        """
+        cell, engine, drafter = self.scenario.cell, self.verification, self.scenario.edge_drafter
+        own: tuple[str, ...] = ()
+        if edge_drafts and drafter is not None:
+            times_s = (drafter.fixed_s * self.slower, drafter.per_device_s * self.slower)
+            own = ("--emulated-edge-draft-s", *map(str, times_s))
         return (
+            *own,
             *("--bandwidth-hz", str(cell.bandwidth_hz / self.slower)),
             *("--max-draft-length", str(cell.max_draft_length)),
             *("--emulated-verification-s", str(engine.fixed_s), str(engine.per_device_s), str(engine.per_token_s)),

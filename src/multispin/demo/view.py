@@ -16,6 +16,8 @@ from multispin.demo.state import DemoState
 from multispin.outside import one_line, printable
 
 SHOWN_CHARACTERS = 240
+_WHO = {"plain": "nobody", "edge": "the edge", "auto": "whoever pays"}
+"""Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
 """Share of late passes from which on a person is told."""
 
@@ -127,7 +129,7 @@ def comparison_table(site: DemoSite, result: DemoResult) -> Table:
     edge = next((play for play in result.comparison if play.mode == "edge"), None)
     for play in result.comparison:
         table.add_row(
-            "nobody" if play.mode == "plain" else play.mode if play.policy is None else play.policy,
+            _WHO.get(play.mode, play.policy or play.mode),
             f"{play.goodput_tokens_per_s:.1f}",
             _ratio(play.goodput_tokens_per_s, plain),
             _ratio(play.goodput_tokens_per_s, edge),

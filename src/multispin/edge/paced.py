@@ -1,10 +1,20 @@
-"""An engine that is slowed down to the speed of another one, as devices and links are in a demo."""
+"""An engine and a drafter that are slowed down to the speed of others, as devices and links are in a demo."""
 
 import time
 from collections.abc import Callable, Sequence
 
-from multispin.control import Verification
-from multispin.speculation import Engine, Failure, Feed, Finding, Rule
+from multispin.control import EdgeDrafter, Verification
+from multispin.speculation import (
+    BatchDrafter,
+    DraftAsk,
+    Engine,
+    Failure,
+    Feed,
+    Finding,
+    LawFormat,
+    Rule,
+    TruncatedLaw,
+)
 
 
 class PacedEngine:
@@ -77,3 +87,54 @@ class PacedEngine:
         if (left_s := due_s - self._clock()) > 0:
             self._sleep(left_s)
         return found
+
+
+class PacedBatchDrafter:
+    """Another drafter of the edge's whose drafts take at least as long as those of an emulated one.
+
+    Args:
+        drafter: drafter that computes.
+        times: time of a drafting step of the emulated drafter.
+        clock: tells the time [s].
+        sleep: waits for so many seconds.
+
+    """
+
+    def __init__(
+        self,
+        drafter: BatchDrafter,
+        times: EdgeDrafter,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._drafter = drafter
+        self._times = times
+        self._clock = clock
+        self._sleep = sleep
+
+    def open(self) -> int:
+        """Take a slot."""
+        return self._drafter.open()
+
+    def unread(self, slot: int, committed: Sequence[int]) -> int:
+        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+        return self._drafter.unread(slot, committed)
+
+    def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
+        """Draft, and wait until the emulated drafter would be ready."""
+        began_s = self._clock()
+        found = self._drafter.draft(asks)
+        self._wait(began_s, asks)
+        return found
+
+    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+        """The same for the rejection rules."""
+        began_s = self._clock()
+        found = self._drafter.draft_laws(asks, form)
+        self._wait(began_s, asks)
+        return found
+
+    def _wait(self, began_s: float, asks: Sequence[DraftAsk]) -> None:
+        due_s = began_s + self._times.draft_s([ask.length for ask in asks])
+        if (left_s := due_s - self._clock()) > 0:
+            self._sleep(left_s)

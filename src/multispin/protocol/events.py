@@ -202,13 +202,11 @@ class Begin(_Order, frozen=True, tag="begin"):
 
     Attributes:
         url: address of the edge; default the one that the device was started with.
-        drafts: whether the device may draft; default yes.
         slower: the emulated speed and delay of the device are so many times slower; default 1.
 
     """
 
     url: str = ""
-    drafts: bool = True
     slower: float = 1.0
 
 
