@@ -65,6 +65,14 @@ def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def user_path(text: str) -> Path:
+    """A path in which ~ stands for the home folder; InputError if there is none, as in some containers."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no home folder here; set HOME, or write the whole path") from None
+
+
 def json_value(text: str, source: str) -> Any:
     """What a JSON text holds; InputError for one that is damaged, nested too deeply or holds an endless number."""
     try:

@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from multispin.errors import InputError
-from multispin.outside import decode, in_markup, json_value, never_fails, one_line, printable, read, read_file, whole
+from multispin.outside import (
+    decode,
+    in_markup,
+    json_value,
+    never_fails,
+    one_line,
+    printable,
+    read,
+    read_file,
+    user_path,
+    whole,
+)
 
 TEXTS = ["plain", "Grüße", "你好，世界", "👩‍👩‍👧‍👦 🏳️‍🌈", "مرحبا שלום \u200f.", "हिन्दी", "a\tb\nc"]
 HOSTILE = {
@@ -100,3 +111,16 @@ def test_json_that_is_none_is_refused_in_one_sentence(text):
     with pytest.raises(InputError, match=r"^the file is (not JSON|nested too deeply)") as refusal:
         json_value(text, "the file")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_machine_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
+    from multispin.models.references import cache_folder, locate
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
+    for call in (cache_folder, lambda: locate("~/model"), lambda: user_path("~/x")):
+        with pytest.raises(InputError, match="there is no home folder here; set HOME"):
+            call()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "multispin"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from multispin.errors import InputError
 from multispin.models.references import locate
+from multispin.outside import user_path
 
 SHIPPED = ("small", "medium", "large")
 """Distilled drafters of the embedded target, by size: the data of the package `multispin-drafters`."""
@@ -83,7 +84,7 @@ class DrafterName:
             return cls(text, DrafterKind.ROUNDED, reference or "", bits)
         if not text:
             raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
-        folder = Path(text).expanduser()
+        folder = user_path(text)
         if is_drafter(folder):
             return cls(text, DrafterKind.DISTILLED, folder=folder)
         return cls(text, DrafterKind.MODEL, text)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from multispin.errors import InputError
+from multispin.outside import user_path
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -44,7 +45,7 @@ def locate(reference: str) -> Path | str:
     """
     if reference == EMBEDDED:
         return embedded_path()
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file {reference}")
@@ -104,4 +105,5 @@ def sha256_of(path: Path) -> str:
 
 def cache_folder() -> Path:
     """Where converted models are kept: $XDG_CACHE_HOME/multispin, by default ~/.cache/multispin."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multispin"
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else user_path("~") / ".cache") / "multispin"
