@@ -19,18 +19,23 @@ COLOURS = {
     "planning": "#c9e6e6",
     "ground": "#f4f4f4",
 }
-LAYERS = [  # the rooms, highest first: what each layer is called, its colour, its rooms
-    ("programs", "programs", ["cli", "demo", "report"]),
-    ("experiments", "studies", ["paper", "simulation"]),
-    ("sockets", "network", ["edge", "device", "gateway"]),
+LAYERS = [  # the rooms, highest first, as import-linter holds them: what a layer is called, its colour, its rooms
+    ("commands", "programs", ["cli"]),
+    ("front door", "programs", ["api"]),
+    ("figures, demo", "programs", ["report", "demo"]),
+    ("the paper's figures", "studies", ["paper"]),
+    ("virtual time", "studies", ["simulation"]),
+    ("measure and train", "models", ["profiling", "distillation"]),
+    ("OpenAI's API", "network", ["gateway"]),
+    ("sockets", "network", ["edge", "device"]),
     ("the loop", "passes", ["passes"]),
     ("messages, sessions", "protocol", ["protocol"]),
-    ("measure and train", "models", ["profiling", "distillation"]),
     ("language models", "models", ["models"]),
+    ("learn", "planning", ["estimation"]),
     ("rules, codecs, seams", "speculation", ["speculation"]),
-    ("learn and plan", "planning", ["estimation", "control"]),
+    ("plan", "planning", ["control"]),
     ("the uplink", "planning", ["radio"]),
-    ("used by all", "ground", ["data", "checks", "errors"]),
+    ("used by all", "ground", ["data", "checks", "outside", "errors"]),
 ]
 EDGE = [  # the steps at the edge: height of the box, colour, number and title, where it is
     (84, "passes", "1  grant", "how many tokens, how much band", "passes"),
@@ -110,16 +115,16 @@ def rooms():
     """The right half: the layers of the package, highest first."""
     drawn = [text(ROOMS_X, 34, "The rooms in src/multispin/", 19, "bold")]
     drawn.append(text(ROOMS_X, 58, "A room imports only rooms that stand lower.", 13, colour=LINE))
-    height, gap, label = 50, 8, 150
+    height, gap, label = 35, 7, 150
     for index, (name, colour, members) in enumerate(LAYERS):
         y = 74 + index * (height + gap)
-        drawn.append(text(ROOMS_X, y + 30, name, 13, colour=LINE))
+        drawn.append(text(ROOMS_X, y + 22, name, 13, colour=LINE))
         width = (ROOMS_WIDTH - label - 8 * (len(members) - 1)) / len(members)
         for place, member in enumerate(members):
             x = ROOMS_X + label + place * (width + 8)
             drawn.append(box(round(x, 1), y, round(width, 1), height, colour))
-            size = 12 if len(members) > 2 else 14
-            drawn.append(text(round(x + width / 2, 1), y + 30, member, size, "bold", "middle"))
+            size = 11 if len(members) > 2 else 14
+            drawn.append(text(round(x + width / 2, 1), y + 22, member, size, "bold", "middle"))
     return drawn
 
 
