@@ -2,7 +2,9 @@
 
 import gc
 import importlib
+import signal
 import sys
+from typing import NoReturn
 
 import click
 
@@ -89,6 +91,11 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _terminated(_number: int, _frame: object) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does: whatever it has begun is cleaned up first."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Entry point of the `multispin` command.
 
@@ -96,6 +103,7 @@ def main() -> None:
     them took a fifth of the start and a second of the end, and the end of one device slowed down its neighbours.
     """
     never_fails(sys.stdout, sys.stderr)
+    signal.signal(signal.SIGTERM, _terminated)
     gc.set_threshold(*RARELY)
     code = run(sys.argv[1:])
     gc.freeze()

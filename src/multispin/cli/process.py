@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -181,6 +182,15 @@ class Parent:
         while line := await reader.readline():
             self._lines.put_nowait(line.decode().strip())
         self._gone.set()
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set, in the background of a script too, where a shell has SIGINT ignored."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C is an exception there
+            loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":

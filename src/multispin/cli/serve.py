@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import time
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from multispin.cli.engine import engine_options, load_engine
-from multispin.cli.process import Parent, attended_option, flag, place_option, prepare, threads_option, writer
+from multispin.cli.process import (
+    Parent,
+    attended_option,
+    flag,
+    place_option,
+    prepare,
+    stop_signal,
+    threads_option,
+    writer,
+)
 from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import MODES
 from multispin.errors import InputError
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from multispin.speculation import BatchDrafter, Engine
 
 MAX_EMULATED_S = 600.0
+log = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -117,7 +128,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     from multispin.speculation import bits_per_id
 
     tell = writer(options["as_json"], _say)
-    parent = Parent(options["attended"])
+    parent, stop = Parent(options["attended"]), stop_signal()
     await parent.connect()
     tokenizer = load_tokenizer(options["target"])
     verifier = load_engine(options)
@@ -153,10 +164,13 @@ async def _serve(options: Mapping[str, Any]) -> None:
         with flag("--port"):
             port = await stack.enter_async_context(listening(application, options["host"], options["port"]))
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
-        gone, failed = asyncio.create_task(parent.gone()), asyncio.create_task(server.failure())
-        await asyncio.wait([gone, failed], return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            raise failed.result()
+        failure, gone = asyncio.create_task(server.failure()), asyncio.create_task(parent.gone())
+        await asyncio.wait([failure, gone, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            raise failure.result()
+        if stop.is_set():
+            log.info("stopping: the pass under way ends, and devices keep their texts")
+            await server.finish()
 
 
 def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":

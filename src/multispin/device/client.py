@@ -40,7 +40,7 @@ WELCOME_TIMEOUT_S = 10.0
 """Longest wait for the answer to a greeting; an edge that takes the connection and says nothing is as good as none."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
-_LATER = frozenset({"full", "timeout", "too-slow"})
+_LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
 """Refusals that another edge, or the same one later, may not repeat."""
 
 

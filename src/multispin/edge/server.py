@@ -44,6 +44,8 @@ from multispin.protocol.events import (
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
+FINISH_TIMEOUT_S = 10.0
+"""An edge that is told to stop waits so long for the pass under way."""
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 
@@ -83,7 +85,7 @@ class _WebSocketWire:
         await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Connection:
     """One device's connection, and the messages on their way to it."""
 
@@ -146,9 +148,12 @@ class EdgeServer:
         self._on_event = on_event
         self._connections: dict[int, _Connection] = {}
         self._door = door or Door()
+        self._open: set[_Connection] = set()  # greeted or not
         self._wake = asyncio.Event()
         self._failed = asyncio.Event()
         self._why: BaseException | None = None
+        self._stopping = False
+        self._loop: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def application(self) -> web.Application:
@@ -161,7 +166,8 @@ class EdgeServer:
         return app
 
     async def _background(self, _: web.Application) -> Any:
-        tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._expire())]
+        self._loop = asyncio.create_task(self._run())
+        tasks = [self._loop, asyncio.create_task(self._expire())]
         for task in tasks:
             task.add_done_callback(self._note_failure)
         yield
@@ -169,6 +175,13 @@ class EdgeServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._engine_thread.shutdown(wait=True, cancel_futures=True)
+
+    async def finish(self) -> None:
+        """Take no new connection, and return when the pass under way has ended; after `FINISH_TIMEOUT_S` anyhow."""
+        self._stopping = True
+        self._wake.set()
+        if self._loop is not None:
+            await asyncio.wait([self._loop], timeout=FINISH_TIMEOUT_S)
 
     async def failure(self) -> BaseException:
         """Wait until the round loop fails, if it ever does (an engine out of memory, say), and return why."""
@@ -183,17 +196,19 @@ class EdgeServer:
 
     async def _hang_up(self, _: web.Application) -> None:
         """Close every connection; devices keep their texts and go on elsewhere."""
-        await asyncio.gather(*(connection.wire.close(edge_stops=True) for connection in self._connections.values()))
+        await asyncio.gather(*(connection.wire.close(edge_stops=True) for connection in self._open))
 
     # The passes ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Do what the passes ask for: for ever."""
+        """Do what the passes ask for, until this edge is told to stop and no pass is under way."""
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             match self._passes.advance(loop.time()):
                 case Sleep(until_s):
+                    if self._stopping:
+                        return
                     await self._sleep(until_s)
                 case DraftHere() as step:
                     began_s = loop.time()
@@ -208,6 +223,8 @@ class EdgeServer:
                         self._send(number, message)
                     if report is not None:
                         self._tell_round(report)
+                        if self._stopping:
+                            return
 
     async def _sleep(self, until_s: float | None) -> None:
         """Wait for a message, or until this time of the loop's clock [s]."""
@@ -250,6 +267,7 @@ class EdgeServer:
             wire: connection to a device, just opened.
         """
         connection = _Connection(wire)
+        self._open.add(connection)
         writer = asyncio.create_task(connection.write())
         number, place = None, None
         try:
@@ -258,6 +276,8 @@ class EdgeServer:
             )
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 message = decode_uplink(await self._first(wire))
+            if self._stopping:
+                raise ProtocolError("shutdown", "this edge is stopping: try another one, or this one again in a minute")
             number, answers = self._passes.connect(message, self._now_s())
             self._door.greeted(place)
             self._take_over(number, connection, answers)
@@ -276,6 +296,7 @@ class EdgeServer:
             if number is not None and self._connections.get(number) is connection:
                 self._leave(number, str(error))
         finally:
+            self._open.discard(connection)
             if place is not None:
                 self._door.gone(place)
             connection.end()
