@@ -52,7 +52,7 @@ def test_options_change_the_site():
 
 def test_a_picture_is_written(tmp_path):
     path = tmp_path / "advice.svg"
-    text = output(*PRESETS, "--figure", str(path))
+    text = output(*PRESETS, "--plot", str(path))
     assert str(path) in text
     drawn = path.read_text(encoding="utf-8")
     assert "best mixture" in drawn
@@ -79,6 +79,7 @@ def test_presets_are_listed_with_their_sources_and_all_can_be_asked_about():
         (["paper-llama", "--delay-s", "-1"], "delay_s is -1.0; it must be >= 0"),
         (["paper-llama", "--acceptance-rate", "2"], r"acceptance_rate is 2.0; it must be in [0, 1]"),
         (["paper-llama", "--edge-drafter-s", "nan"], "edge_drafter.fixed_s is nan"),
+        (["paper-llama", "--plot", "advice.xyz"], "--plot advice.xyz: the name must end in"),
         (["nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )

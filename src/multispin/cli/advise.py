@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from multispin.cli.process import check_plot
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences, with_users
@@ -33,7 +34,7 @@ Examples:
   multispin advise paper-llama
   multispin advise site.toml --json
   multispin advise --engine desktop-32b --device phone-pixel-10-pro --users 8
-  multispin advise --engine h100-7b-graphs --device laptop-m3 --users 30 --delay-s 0.01 --figure advice.svg
+  multispin advise --engine h100-7b-graphs --device laptop-m3 --users 30 --delay-s 0.01 --plot advice.svg
   multispin advise --presets
 """
 _USERS = 8
@@ -70,28 +71,29 @@ _SPECTRAL_EFFICIENCY = 3.0
     multiple=True,
     help="Rounds to compare; repeat it.  [default: all]",
 )
-@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: PNG, SVG or PDF.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option("--presets", is_flag=True, help="List the presets with their sources, and stop.")
 def command(
-    site: str | None, policies: tuple[str, ...], figure: Path | None, as_json: bool, presets: bool, **given: Any
+    site: str | None, policies: tuple[str, ...], plot: Path | None, as_json: bool, presets: bool, **given: Any
 ) -> None:
     """The command behind `multispin advise`; its help is `_HELP`."""
     if presets:
         _print_presets()
         return
+    check_plot(plot)
     scenario, title = _scenario(site, **given)
     with progress() as show:
         advice = advise(scenario, policies or RUNTIME_POLICIES, lambda stage, done: show(f"advice: {stage}", done, 1.0))
-        drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0)) if figure is not None else None
-    if figure is not None and drawn is not None:
-        _draw(advice, drawn, title, figure)
+        drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0)) if plot is not None else None
+    if plot is not None and drawn is not None:
+        _draw(advice, drawn, title, plot)
     if as_json:
         click.echo(json.dumps(_document(advice, title), indent=2))
     else:
         _print(advice, scenario, title)
-        if figure is not None:
-            click.echo(f"Picture: {figure}")
+        if plot is not None:
+            click.echo(f"Picture: {plot}")
 
 
 def _scenario(
