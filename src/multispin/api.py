@@ -314,24 +314,26 @@ async def generate(
         credential: what the edge asks for; default none.
 
     """
-    from multispin.device import DeviceClient
+    from multispin.device import DeviceClient, session_url
     from multispin.models import load_drafter, load_tokenizer
-    from multispin.protocol import MAX_DRAFT_LENGTH, PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
+    from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Request
 
+    edge = session_url(url)
     tokenizer = await asyncio.to_thread(load_tokenizer, target)
     ids = tokenizer.encode_chat(prompt)
-    longest = len(ids) + max_tokens + MAX_DRAFT_LENGTH
-    drafter, _ = await asyncio.to_thread(load_drafter, draft, target, longest)
+    drafter, _ = await asyncio.to_thread(load_drafter, draft, target, len(ids) + max_tokens)
     request = Request(
         tuple(ids), params or SamplingParams(), max_tokens, min_tokens, tokenizer.stop_ids, tuple(stops), rule
     )
     profile = Profile(seconds_per_token=0.05, spectral_efficiency=5.0)  # believed until it is measured
     hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, name, draft[:80], draft != "none", profile, credential)
-    client = DeviceClient(url.rstrip("/") + SESSION_PATH, hello, drafter, decode=tokenizer.decode)
+    client = DeviceClient(edge, hello, drafter, decode=tokenizer.decode)
     try:
         written = await client.generate(request)
     finally:
         client.close()
     counters = client.counters
-    text = client.session.text
-    return Generated(text, tuple(written), counters.drafted, counters.accepted, counters.rounds, counters.uplink_bytes)
+    return Generated(
+        *(client.session.text, tuple(written), counters.drafted, counters.accepted, counters.rounds),
+        counters.uplink_bytes,
+    )
