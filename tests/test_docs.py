@@ -88,3 +88,10 @@ def shown_imports() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), shown_imports())
 def test_every_shown_import_works(page, line):
     exec(line, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_is_named_exists(page):
+    """`tests/…`, `benchmarks/…`, `examples/…`, and files of a room such as `models/packed.py`."""
+    for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|toml|json|txt))`", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or (ROOT / "src" / "multispin" / name).exists(), name
