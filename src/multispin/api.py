@@ -236,7 +236,7 @@ async def run_edge(
         The address for devices, such as "ws://127.0.0.1:40123".
 
     """
-    from multispin.edge import EdgeServer, listening
+    from multispin.edge import EdgeServer, listening, place_of
     from multispin.models import load_tokenizer, load_verifier
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
@@ -252,7 +252,7 @@ async def run_edge(
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())
         try:
-            yield f"ws://{host}:{taken}"
+            yield f"ws://{place_of(host, taken)}"
         finally:
             failed = failure.done()
             failure.cancel()

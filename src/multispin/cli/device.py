@@ -129,7 +129,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
     from aiohttp import web
 
-    from multispin.edge import listening
+    from multispin.edge import listening, place_of
     from multispin.gateway import Gateway, SessionPool, guard
 
     source = await asyncio.to_thread(_load_source, options)
@@ -147,9 +147,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(""))
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
-        click.echo(
-            f"{name} at http://{f'[{host}]' if ':' in host else host}:{taken}/v1, verified by {options['urls'][0]}"
-        )
+        click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
         await asyncio.Event().wait()
 
 

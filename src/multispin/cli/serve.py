@@ -202,12 +202,13 @@ def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Eng
 
 def _say(event: "Event") -> None:
     """Tell a person what happens."""
+    from multispin.edge import place_of
     from multispin.protocol import events
 
     match event:
         case events.Listening():
             click.echo(
-                f"{event.target} listens on ws://{event.host}:{event.port}, {event.slots} slots "
+                f"{event.target} listens on ws://{place_of(event.host, event.port)}, {event.slots} slots "
                 f"({event.cache_bytes / 2**20:.0f} MiB of cache, fixed)"
             )
         case events.Connected():

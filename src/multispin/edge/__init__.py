@@ -1,6 +1,6 @@
 """The server: the HTTP and WebSocket application around the passes."""
 
-from multispin.edge.listening import listening
+from multispin.edge.listening import listening, place_of
 from multispin.edge.server import EdgeServer
 
-__all__ = ["EdgeServer", "listening"]
+__all__ = ["EdgeServer", "listening", "place_of"]

@@ -12,6 +12,11 @@ SHUTDOWN_TIMEOUT_S = 3.0
 """How long connections may take to say goodbye."""
 
 
+def place_of(host: str, port: int) -> str:
+    """HOST:PORT as it stands in an address: a host of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @asynccontextmanager
 async def listening(application: web.Application, host: str = "127.0.0.1", port: int = 8765) -> AsyncIterator[int]:
     """Let devices and clients connect while the block runs; gives the port.
@@ -36,7 +41,7 @@ async def listening(application: web.Application, host: str = "127.0.0.1", port:
                 raise InputError(
                     f"port {port} on {host} is in use: choose another, or 0 for any that is free"
                 ) from None
-            raise InputError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise InputError(f"cannot listen on {place_of(host, port)}: {error.strerror or error}") from None
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
