@@ -6,6 +6,7 @@ the grant when the edge still waits for it. An emulated device waits until its p
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -332,6 +333,8 @@ class DeviceClient:
         laws: list[TruncatedLaw] = []
         if length and session.rule in ID_RULES:
             ids = await loop.run_in_executor(self._thread, self._drafter.draft, committed, length, session.params)
+            size = session.form.vocabulary_size  # a drafter may know special tokens that the edge's target lacks
+            ids = list(itertools.takewhile(lambda token: token < size, ids))
         elif length:
             ids, laws = await loop.run_in_executor(
                 self._thread, self._drafter.draft_laws, committed, length, session.params, session.form

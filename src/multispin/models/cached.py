@@ -100,15 +100,9 @@ class CachedModel(SlotTable):
             return torch.empty(0, self.vocabulary_size, device=self.packed.device)
         self._check(feeds)
         runs = [(feed.slot, feed.start, feed.tokens, feed.params is not None) for feed in feeds]
-        logits = self._fit(self.packed.forward(self._cache, runs))
+        logits = with_width(self.packed.forward(self._cache, runs), self.vocabulary_size)
         self.take(feeds)
         return logits
-
-    def _fit(self, logits: torch.Tensor) -> torch.Tensor:
-        """[rows, V] of the model's own [rows, width]: padding rows cannot be drawn, nor ids that the model lacks."""
-        if self.vocabulary_size <= self._width:
-            return logits[:, : self.vocabulary_size]
-        return nn.functional.pad(logits, (0, self.vocabulary_size - self._width), value=-torch.inf)
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         self.check(feeds, self.max_length, self.known_ids)
@@ -120,3 +114,10 @@ class CachedModel(SlotTable):
                     f"a draft of {len(feed.tokens) - 1} is longer than {HISTORY - 1}, what this model can undo"
                 )
             self._cache.recurrent.check(feed.slot, feed.start)
+
+
+def with_width(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """[rows, size] of [rows, width] logits: ids from `size` on cannot be drawn, nor ids that a model lacks."""
+    if size <= logits.shape[-1]:
+        return logits[:, :size]
+    return nn.functional.pad(logits, (0, size - logits.shape[-1]), value=-torch.inf)

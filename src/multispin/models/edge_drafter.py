@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.cached import CachedModel
+from multispin.models.cached import CachedModel, with_width
 from multispin.models.packable import PackedModel
 from multispin.speculation import (
     DraftAsk,
@@ -99,7 +99,8 @@ class EdgeDrafter:
         laws: dict[int, list[TruncatedLaw]] = {ask.slot: [] for ask in asks}
 
         def pick(ask: DraftAsk, logits: torch.Tensor, position: int) -> int:
-            law = truncate(shaped(logits, [position], ask.params)[0], ask.params, form)
+            fitted = with_width(logits, form.vocabulary_size)
+            law = truncate(shaped(fitted, [position], ask.params)[0], ask.params, form)
             laws[ask.slot].append(law)
             return draft_token(law, ask.params.seed, len(ask.committed), position)
 
