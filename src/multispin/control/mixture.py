@@ -33,6 +33,8 @@ _SWEEPS = 12
 """How often all sessions are gone through in search of an improvement, at most."""
 _ENTRIES = 150_000
 """Most entries [candidates, sessions] that the sweeps may work through together: what bounds a search's time."""
+_AT_ONCE = 30_000
+"""Entries of one sweep, about; of many sessions it tries some at a time."""
 _CHANGES = (-2, -1, 1, 2)
 
 
@@ -241,7 +243,11 @@ class MixtureSearch:
         """Change one session's choice, or the edge's drafts for all of the others, while that helps."""
         problem, size = self.problem, self.problem.size
         best = start
-        for _ in range(_SWEEPS):
+        # Of many sessions, some are tried at a time.
+        parts = max(1, -(-(9 * size * size) // _AT_ONCE))
+        in_vain = 0
+        for sweep in range(_SWEEPS * parts):
+            tried = np.arange(sweep % parts, size, parts)
             usual = self._prices(best)[2]
             drafting = best.lengths > 0
             known = best.lengths[drafting]
@@ -249,7 +255,7 @@ class MixtureSearch:
                 {1, 2, 4, 8} if len(known) == 0 else {1, int(known.min()), int(np.median(known)), int(known.max())}
             )
             device, value = [], []
-            for k in range(size):
+            for k in tried.tolist():
                 now = int(best.lengths[k])
                 wanted = {0, *(now + change for change in _CHANGES)} if now else typical
                 for each in wanted - {now}:
@@ -261,8 +267,9 @@ class MixtureSearch:
             rows = len(device)
             changed = np.repeat(best.lengths[None], rows, axis=0)
             changed[np.arange(rows), device] = value
-            lengths = np.concatenate([changed, changed, np.repeat(best.lengths[None], 5 + size, axis=0)])
-            alone = np.eye(size, dtype=np.int64)
+            lengths = np.concatenate([changed, changed, np.repeat(best.lengths[None], 5 + len(tried), axis=0)])
+            alone = np.zeros((len(tried), size), dtype=np.int64)
+            alone[np.arange(len(tried)), tried] = 1
             edge_lengths = np.concatenate(
                 [
                     np.repeat(drafts[0][None], rows, axis=0),
@@ -282,9 +289,12 @@ class MixtureSearch:
             if len(helps) > 1:
                 lengths, edge_lengths = self._together(best, lengths[helps], edge_lengths[helps], scored.value[helps])
                 found = max(found, self.offer(lengths, edge_lengths), key=lambda mixture: mixture.value)
-            if found.value <= best.value + 1e-12 * abs(best.value):
-                return
-            best = found
+            if found.value > best.value + 1e-12 * abs(best.value):
+                best, in_vain = found, 0
+            else:
+                in_vain += 1
+                if in_vain == parts:
+                    return
 
     @staticmethod
     def _together(best: Mixture, lengths: Ints, edge_lengths: Ints, values: Floats) -> tuple[Ints, Ints]:
