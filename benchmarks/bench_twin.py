@@ -37,7 +37,8 @@ DRAFTED = 2
 
 def demo(policy, tokens):
     """One run of the demo, as it prints itself."""
-    command = [sys.executable, "-m", "multispin", "demo", "--json", "--policy", policy, "--max-tokens", str(tokens)]
+    command = [sys.executable, "-m", "multispin", "demo", "--json", "--devices", "4", "--policy", policy]
+    command += ["--max-tokens", str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)

@@ -33,7 +33,8 @@ _HELP = f"""Start one edge server and several devices here, and let them write t
 A site is played: an edge with a large model, devices that draft for it, and the links between them. The same prompts
 are written in several ways, and a table says what each brings. Models, texts and sockets are real; the speeds of engine
 and devices, and the links, are emulated. Afterwards the target writes every text once more, alone, and the tokens are
-compared. Under the rejection rules there is no text to compare with.
+compared. Under the rejection rules there is no text to compare with. Texts have up to {SITE_TOKENS} tokens unless
+--max-tokens is given, and the policies {" and ".join(COMPARED)} are compared unless --policy is.
 
 With --devices or --bandwidth-hz no site is played: the engine is as fast as it is here, and the devices are a laptop, a
 tablet, a phone and a watch, in turn.
