@@ -8,7 +8,9 @@ from multispin.report.running_figures import lateness
 from multispin.simulation.study import simulate
 
 FEW = [
-    running.Case("llama", "heterogeneous", "all", share, wait) for wait in ("tight", "patient") for share in (0.0, 0.2)
+    running.Case("llama", "heterogeneous", "all", share, wait)
+    for wait in ("chosen", "tight", "patient")
+    for share in (0.0, 0.2)
 ]
 
 
@@ -27,7 +29,9 @@ def test_a_deadline_pays_where_drafts_are_late_and_is_free_where_none_is():
     table = running.run_cases("lateness", FEW, CALIBRATED, [(1, 0), (1, 1)], rounds=25)
     found = {(row[1], row[2]): row[3] for row in table.rows}
     assert found["tight", 0.0] == pytest.approx(found["patient", 0.0], rel=0.02)
+    assert found["chosen", 0.0] == pytest.approx(found["patient", 0.0], rel=0.02)
     assert found["tight", 0.2] > 1.3 * found["patient", 0.2]
+    assert found["chosen", 0.2] > 1.3 * found["patient", 0.2]
     # Where nobody drafts, nobody is late.
     assert found["plain", 0.0] == found["plain", 0.2] == pytest.approx(20 / PAIRS["llama"].verification_s(20))
     assert len(lateness(table).axes) >= 2

@@ -216,3 +216,22 @@ def test_frames_overheads_and_a_last_text():
     assert (record.requests, record.tokens) == (1, 7)
     assert site.devices[0].gone
     assert record.times_s[-1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_controller_that_learns_keeps_to_the_scenarios_draft_lengths_too(knows):
+    """A slow device whose drafts are all wrong drafts nothing where it need not, and no device more than it may."""
+    useless = replace(SCENARIO.devices[0], acceptance_rate=0.0, seconds_per_token=0.3)
+    short = replace(SCENARIO.devices[1], max_draft_length=2)
+    scenario = replace(SCENARIO, devices=(useless, short, *SCENARIO.devices[2:]))
+    drafted = {}
+    for least in (0, 1):
+        cell = replace(scenario.cell, min_draft_length=least)
+        site = a_site("heterogeneous", 1, knows=knows, scenario=replace(scenario, cell=cell))
+        site.run(60)
+        drafted[least] = [device.record.drafted / (site.rounds + 1) for device in site.devices]
+    assert drafted[0][0] < 0.3
+    assert drafted[1][0] > 0.9
+    assert drafted[0][1] <= 2.0
+    assert drafted[1][1] <= 2.0
+    assert min(drafted[0][2:]) > 0.9

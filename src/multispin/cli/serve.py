@@ -64,7 +64,9 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that ride in one round.")
 @_limit("prefill_share", click.FloatRange(0.0, 100.0), "Prompts lengthen other people's rounds by at most this share.")
 @_limit(
-    "deadline_factor", click.FloatRange(1.0, 1000.0), "A round waits this many times its planned time for drafts, …"
+    "deadline_factor",
+    click.FloatRange(1.0, 1000.0),
+    "A round waits for drafts at most this many times their planned time, …",
 )
 @_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
 @_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")

@@ -21,8 +21,10 @@ class Limits:
         resume_grace_s: a lost device's session is kept for so long [s].
         slot_grace_s: a lost device keeps its slot for so long while others wait for one [s]. Its text is read anew if
             it comes back later.
-        deadline_factor: a round waits this many times its planned drafting and upload time for drafts …
+        deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer [s], before it verifies without the late ones.
+        choose_deadline: whether a round waits only as long as waiting has raised the goodput (`Patience`), or always as
+            long as the two values above allow.
         draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
         idle_timeout_s: a device that asks for nothing for so long is let go [s].
 
@@ -36,5 +38,6 @@ class Limits:
     slot_grace_s: float = 3.0
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5
+    choose_deadline: bool = True
     draft_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from multispin.errors import InputError
 from multispin.passes.controller import Controller
 from multispin.passes.limits import LEAST_PREFILL_TOKENS, Limits
+from multispin.passes.patience import Patience
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, RoundPlan, SessionPlan
 from multispin.passes.seats import Seat, Seats, Trial
 from multispin.passes.steps import (
@@ -189,6 +190,7 @@ class Passes:
         self._seed = seed
         self._new_token = new_token
         self._seats = Seats(engine, self.limits)
+        self._patience = Patience(self.limits)
         self._last_number = 0
         self._round = _Round()
         self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
@@ -425,6 +427,7 @@ class Passes:
         self.controller.chooser.probes.end(session.number, now_s)
         if stage.grant.length > 0:
             self._observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)
+            self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
         return []
 
     def _observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, took_s: float) -> None:
@@ -458,15 +461,18 @@ class Passes:
         plan = self.controller.plan(members, late_hz, now_s)
         if plan is None:
             return None, {}
-        phase_s, limits = plan.phase_s, self.limits
+        phase_s = plan.phase_s
         if phase_s is None:
-            verify_s = self.controller.beliefs.verification.predict(len(members), len(members))
-            phase_s = max(0.0, plan.round_s - verify_s)
+            phase_s = max(0.0, plan.round_s - self.controller.beliefs.verification.predict(len(members), len(members)))
+        wait_s = self._patience.most_s(phase_s)
+        if not self._rides:  # else a draft that is late is taken back, which costs its device more than a round
+            verify_s = self.controller.beliefs.verifier().verify_s(plan.lengths)
+            wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
         # Nobody waits for a device that was late already, nor for a probe.
         self._round = _Round(
             self._round.number + 1,
             plan.round_s,
-            now_s + limits.deadline_factor * phase_s + limits.deadline_slack_s,
+            now_s + wait_s,
             [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
             now_s + phase_s,
             {each.session: each for each in plan.sessions if each.drafter != DEVICE},
@@ -497,6 +503,7 @@ class Passes:
         seat.drafter, seat.asked_at_s = planned.drafter, now_s
         of_device = planned.drafter == DEVICE
         length = planned.draft_length if of_device else 0
+        seat.planned_s = self._round.expected_s - now_s if length else 0.0
         grant = seat.session.give(self._round.number, length, planned.bandwidth_hz)
         if not self._rides:
             return grant

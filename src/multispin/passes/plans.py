@@ -79,3 +79,8 @@ class RoundPlan:
     goodput_tokens_per_s: float
     phase_s: float | None = None
     extra_passes: int = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """Draft length of each session [tokens]."""
+        return [each.draft_length for each in self.sessions]

@@ -48,6 +48,7 @@ class Seat:
         connected: whether its device is there.
         lost_at_s: when the device was lost last [s].
         asked_at_s: when the edge last asked the device for something, or the device came back [s].
+        planned_s: planned time from its grant to its draft's arrival [s]; 0 where that says nothing.
         evicted: whether its text had a slot which another request took.
         heard_at_s: when the device said something last [s].
         turn: the order in which texts got their slots; prompts are read in it.
@@ -62,6 +63,7 @@ class Seat:
     connected: bool = True
     lost_at_s: float = 0.0
     asked_at_s: float = 0.0
+    planned_s: float = 0.0
     evicted: bool = False
     heard_at_s: float = 0.0
     turn: int = 0
@@ -160,6 +162,7 @@ class Seats:
         seat.connected = True
         if not seat.owes:  # who owes an answer gains no time by coming back
             seat.asked_at_s = now_s
+        seat.planned_s = 0.0  # a draft that a broken connection held up says nothing of others
         number, request = seat.session.number, seat.session.request
         if seat.slot is None and request and not request.finish and number not in self._waiting:
             self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)

@@ -10,7 +10,12 @@ from multispin.paper.table import Table
 from multispin.report.style import COLOURS, LINES, canvas, curve, legend_above
 
 _SHADES = ("#0072B2", "#56B4E9", "#9AD0F5", "#009E73", "#8C6BB1", "#D55E00", "#555555", "#000000", "#882255")
-_WAIT_STYLE = {"tight": ("#0072B2", "o-"), "usual": ("#E69F00", "s-"), "patient": ("#555555", "^-")}
+_WAIT_STYLE = {
+    "chosen": ("#D55E00", "D-"),
+    "tight": ("#0072B2", "o-"),
+    "usual": ("#E69F00", "s-"),
+    "patient": ("#555555", "^-"),
+}
 
 
 def learning(table: Table) -> Figure:
@@ -38,7 +43,7 @@ def learning(table: Table) -> Figure:
 
 def lateness(table: Table) -> Figure:
     """Goodput over the share of late drafts, one curve per deadline."""
-    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=1)
+    figure, axes = canvas(table.title, table.note, 1, 2, 4.6, legend=2)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
         for wait in dict.fromkeys(str(value) for value in table.column("wait")):
             part = table.where(pair=pair.key, wait=wait)
@@ -50,10 +55,11 @@ def lateness(table: Table) -> Figure:
         panel.set_xlabel("share of drafts that are late [%]")
         panel.set_ylabel("sum goodput [tokens/s]")
         panel.set_ylim(bottom=0)
-    legend_above(figure, *axes[0])
+    legend_above(figure, *axes[0], columns=3)
     return figure
 
 
 def _deadline(wait: str) -> str:
     factor, slack_s = WAITS[wait]
-    return "wait for everybody" if wait == "patient" else f"deadline {factor:g} × planned + {slack_s:g} s"
+    names = {"chosen": "deadline chosen (the edge's way)", "patient": "wait for everybody"}
+    return names.get(wait, f"deadline {factor:g} × planned + {slack_s:g} s")

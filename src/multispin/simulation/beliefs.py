@@ -1,5 +1,9 @@
-"""Beliefs that are true: what a simulated controller plans with if it is told the truth, all of it or all but α."""
+"""What a simulated controller plans with: what it has learned, or the truth, all of it or all but α.
 
+Either way the scenario's limits of draft lengths are its own: they are settings, not something to learn.
+"""
+
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -7,6 +11,33 @@ from multispin.control import Device, EdgeDrafter, Scenario, Verification
 from multispin.passes import LearnedBeliefs
 from multispin.passes.beliefs import View
 from multispin.simulation.device import SimulatedDevice
+
+
+class BoundedBeliefs(LearnedBeliefs):
+    """Learns, and keeps to the scenario's shortest and longest drafts of each device.
+
+    Args:
+        scenario: says what the limits are.
+        devices: all devices at the site, by session number.
+        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
+        delays: as in `LearnedBeliefs`.
+
+    """
+
+    def __init__(
+        self, scenario: Scenario, devices: Mapping[int, SimulatedDevice], frame_bits: float, delays: bool
+    ) -> None:
+        cell = scenario.cell
+        super().__init__(math.ceil(cell.bits_per_token), cell.max_draft_length, frame_bits, delays=delays)
+        self._scenario = scenario
+        self._devices = devices
+
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
+        """The planner's device, within the scenario's limits."""
+        shortest, longest = self._scenario.limits(self._devices[session].truth)
+        longest = min(longest, room)
+        learned = super().device(session, room, length, edge_room)
+        return replace(learned, max_draft_length=longest, min_draft_length=min(shortest, longest))
 
 
 class TrueBeliefs(LearnedBeliefs):

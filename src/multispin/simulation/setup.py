@@ -48,8 +48,10 @@ class Behaviour:
         slots: texts that the server holds at once; None (default): one for every device.
         prefill_tokens_per_round: most prompt tokens in one batch.
         prefill_share: prompt tokens beside drafts may lengthen a round by this share of its planned time.
-        deadline_factor: a round waits for drafts this many times its planned drafting and upload time …
+        deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time …
         deadline_slack_s: … and this much longer [s]; then it verifies without the late drafts.
+        choose_deadline: whether it waits only as long as waiting has raised the goodput, in mode "rounds" (default), or
+            always as long as the two values above allow.
         texts: number of texts after which a device leaves for good; None (default): it stays.
         frame_bits: overhead of a draft on the air, beside its tokens [bit]; default 0.
         round_overhead_s: time of a round that is not drafting, upload or verification, such as planning [s]; default 0.
@@ -71,6 +73,7 @@ class Behaviour:
     prefill_share: float = Limits.prefill_share
     deadline_factor: float = Limits.deadline_factor
     deadline_slack_s: float = Limits.deadline_slack_s
+    choose_deadline: bool = Limits.choose_deadline
     texts: int | None = None
     frame_bits: float = 0.0
     round_overhead_s: float = 0.0
@@ -86,6 +89,11 @@ class Behaviour:
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
             if (value := getattr(self, name)) is not None:
                 within(name, value, 1e-9, MAX_S, of=_OF)
+        if not isinstance(self.choose_deadline, bool):
+            raise InputError(
+                f"simulation.choose_deadline is {self.choose_deadline!r}; it must be true or false",
+                where=("choose_deadline",),
+            )
         probability("straggler_probability", self.straggler_probability, of=_OF)
         within("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S, of=_OF)
         one_of("fading", self.fading, FADINGS, of=_OF)

@@ -15,6 +15,7 @@ import numpy as np
 from multispin.passes import (
     EXPIRY_PERIOD_S,
     Batch,
+    Beliefs,
     Controller,
     ControllerSettings,
     DraftHere,
@@ -27,7 +28,7 @@ from multispin.passes import (
 )
 from multispin.protocol import Close, Downlink, Draft, Grant
 from multispin.simulation.acceptance import acceptance_of
-from multispin.simulation.beliefs import TrueBeliefs
+from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
 from multispin.simulation.clock import EventQueue
 from multispin.simulation.device import FINGERPRINT, LiveDevice, SimulatedDevice
 from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
@@ -95,7 +96,7 @@ class Site:
             drafter = SimulatedEdgeDrafter(scenario, seed)
         self._edge_drafter = drafter
         self._present: dict[int, SimulatedDevice] = {}
-        beliefs = None
+        beliefs: Beliefs = BoundedBeliefs(scenario, self._present, behaviour.frame_bits, mode != "rounds")
         if knows:
             known_bits = 0.0 if mode == "rounds" else behaviour.frame_bits  # the paper's rounds have no frames
             beliefs = TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, known_bits)
@@ -107,6 +108,7 @@ class Site:
             prefill_share=behaviour.prefill_share,
             deadline_factor=behaviour.deadline_factor,
             deadline_slack_s=behaviour.deadline_slack_s,
+            choose_deadline=behaviour.choose_deadline,
         )
         self.passes = Passes(
             self.engine, self.controller, FINGERPRINT, limits, new_token=self._token, edge_drafter=drafter
