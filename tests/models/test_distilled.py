@@ -250,3 +250,8 @@ def test_drafting_token_by_token_is_the_students_own_greedy_text(make_model, kin
     drafter = ModelDrafter(again, 64)
     assert drafter.draft(text, 12, SamplingParams()) == expected[4:]
     assert drafter.draft(expected[:9], 7, SamplingParams()) == expected[9:]  # from the middle, cached differently
+
+
+def test_a_reduced_heads_ids_lie_beside_its_rows():
+    head = ReducedHead(torch.zeros(4, 8, device="meta"), torch.arange(4), 10)
+    assert head.ids.device == head.rows.weight.device

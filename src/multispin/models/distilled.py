@@ -77,7 +77,7 @@ class ReducedHead(nn.Module):
         super().__init__()
         self.rows = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device=weight.device)
         self.rows.weight = nn.Parameter(weight, requires_grad=False)
-        self.register_buffer("ids", ids)
+        self.register_buffer("ids", ids.to(weight.device))
         self.vocabulary_size = vocabulary_size
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
