@@ -3,8 +3,17 @@
 import pytest
 
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Verify
-from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Hello, Profile, ProtocolError, Request
-from multispin.speculation import ID_RULES, Outcome, SamplingParams, SlotTable
+from multispin.protocol import (
+    PROTOCOL_VERSION,
+    Close,
+    DeviceSession,
+    Hello,
+    Profile,
+    ProtocolError,
+    RefusedError,
+    Request,
+)
+from multispin.speculation import ID_RULES, Failure, Outcome, SamplingParams, SlotTable
 
 V = 100
 
@@ -20,10 +29,12 @@ class Counter(SlotTable):
 
 
 class Site(LocalDriver):
-    def __init__(self, slots=2, **limits):
+    def __init__(self, slots=2, engine=None, **limits):
         tokens = iter(f"token-{index}" for index in range(1000))
         controller = Controller(ControllerSettings("fixed", 1e5, 7, 8))
-        super().__init__(Passes(Counter(slots), controller, "abc", Limits(**limits), new_token=lambda: next(tokens)))
+        super().__init__(
+            Passes(engine or Counter(slots), controller, "abc", Limits(**limits), new_token=lambda: next(tokens))
+        )
 
     def greet(self, name="device", drafts=False):
         return self.connect(DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "none", drafts, Profile(0.05, 3.0))))
@@ -32,6 +43,48 @@ class Site(LocalDriver):
         device = self.devices[number]
         device.begin(Request(prompt, SamplingParams(), tokens))
         self.say(number, device.open())
+
+
+class Choosy(Counter):
+    """An engine that cannot judge what one of its slots asks."""
+
+    bad_slot = None
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.opened = []
+
+    def open(self):
+        self.opened.append(super().open())
+        return self.opened[-1]
+
+    def verify(self, feeds):
+        self.take(feeds)
+        found = [None if feed.params is None else Outcome(0, 1) for feed in feeds]
+        return [
+            Failure("no number") if feed.slot == self.bad_slot else each
+            for feed, each in zip(feeds, found, strict=True)
+        ]
+
+
+def test_a_request_that_cannot_be_judged_ends_itself_and_nobody_else():
+    engine = Choosy(3)
+    site = Site(engine=engine)
+    numbers = [site.greet() for _ in range(3)]
+    for number in numbers:
+        site.open(number, tokens=30)
+    for _ in range(3):
+        site.one_pass()
+    engine.bad_slot = engine.opened[1]
+    with pytest.raises(RefusedError, match="no number"):
+        site.run()
+    assert set(site.passes.sessions) == {numbers[0], numbers[2]}
+    engine.bad_slot = None
+    for number in (numbers[0], numbers[2]):
+        while not site.devices[number].finish:
+            site.run()
+            site.now_s += 1.0
+    assert site.greet() not in numbers
 
 
 def test_sessions_that_ask_for_nothing_make_room_for_newcomers():

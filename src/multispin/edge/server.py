@@ -8,7 +8,7 @@ does not read cannot hold up the others.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from multispin.edge.door import Door, FullError
 from multispin.errors import InputError
-from multispin.passes import EXPIRY_PERIOD_S, DraftHere, Passes, RoundReport, Send, Sleep, Verify
+from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, RoundReport, Send, Sleep, Verify
 from multispin.passes.plans import DEVICE
 from multispin.protocol import (
     MAX_FRAME_BYTES,
@@ -40,10 +40,13 @@ from multispin.protocol.events import (
     RoundDevice,
     RoundGrant,
 )
+from multispin.speculation import Failure, Finding
 
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
+MAX_ENGINE_FAULTS = 3
+"""So many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
 FINISH_TIMEOUT_S = 10.0
 """An edge that is told to stop waits so long for the pass under way."""
 MAX_QUEUED_MESSAGES = 64
@@ -153,6 +156,7 @@ class EdgeServer:
         self._failed = asyncio.Event()
         self._why: BaseException | None = None
         self._stopping = False
+        self._faults = 0  # of the engine, one after the other
         self._loop: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -216,7 +220,7 @@ class EdgeServer:
                     self._passes.drafted(step, drafts, loop.time() - began_s, loop.time())
                 case Verify(batch):
                     began_s = loop.time()
-                    findings = await loop.run_in_executor(self._engine_thread, self._passes.verify, batch)
+                    findings = await self._verify(batch)
                     self._passes.verified(batch, findings, loop.time() - began_s, loop.time())
                 case Send(messages, report):
                     for number, message in messages:
@@ -361,9 +365,29 @@ class EdgeServer:
         self._on_event(Refused(number, name, why))
         self._wake.set()
 
+    async def _verify(self, batch: Batch) -> Sequence[Finding | Failure | None]:
+        """Verify in the engine's thread; a fault of the engine ends the sessions of its pass, unless it repeats."""
+        loop = asyncio.get_running_loop()
+        try:
+            findings = await loop.run_in_executor(self._engine_thread, self._passes.verify, batch)
+        except Exception:
+            self._faults += 1
+            if self._faults >= MAX_ENGINE_FAULTS:
+                raise
+            log.exception("the engine failed at a pass of %d sessions", len(batch.jobs))
+            return [Failure("the engine failed at this pass: open the request again")] * len(batch.jobs)
+        self._faults = 0
+        return findings
+
     def _send(self, number: int, message: Downlink) -> None:
         connection = self._connections.get(number)
-        if connection is not None:
+        if connection is None:
+            return
+        if isinstance(message, Error):  # the session has ended
+            del self._connections[number]
+            connection.end(message)
+            self._on_event(Refused(number, "", message.sentence))
+        else:
             connection.put(message)
 
     def _now_s(self) -> float:

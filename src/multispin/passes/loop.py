@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from multispin.errors import InputError
 from multispin.passes.controller import Controller
 from multispin.passes.limits import LEAST_PREFILL_TOKENS, Limits
 from multispin.passes.patience import Patience
@@ -41,6 +40,7 @@ from multispin.protocol import (
     Downlink,
     Draft,
     EdgeSession,
+    Error,
     Grant,
     Granted,
     Hello,
@@ -140,7 +140,7 @@ class _Settling:
     """
 
     batch: Batch
-    findings: Sequence[Finding | None]
+    findings: Sequence[Finding | Failure | None]
     verify_s: float
     asked: list[int]
     until_s: float
@@ -238,14 +238,9 @@ class Passes:
                 return now_s < settling.until_s and _any_left(settling.asked, self._is_asked)
         return now_s < self._round.deadline_s and _any_left(self._round.members, self._is_awaited)
 
-    def verify(self, batch: Batch) -> list[Finding | None]:
+    def verify(self, batch: Batch) -> list[Finding | Failure | None]:
         """Run a batch. The only slow step; safe to run in another thread while messages come in."""
-        findings: list[Finding | None] = []
-        for found in self.engine.verify([job.feed for job in batch.jobs]):
-            if isinstance(found, Failure):
-                raise InputError(found.reason)
-            findings.append(found)
-        return findings
+        return self.engine.verify([job.feed for job in batch.jobs])
 
     def draft(self, step: DraftHere) -> list[EdgeDraft]:
         """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
@@ -274,8 +269,12 @@ class Passes:
             self.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self.controller.chooser.edge_drafted(now_s)
 
-    def verified(self, batch: Batch, findings: Sequence[Finding | None], verify_s: float, now_s: float) -> None:
+    def verified(
+        self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
+    ) -> None:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
+
+        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
 
         Refusals that need the device's distribution are settled at once, so that it can be asked for; the others'
         band is idle meanwhile, and the answer goes up over the band of the draft that it belongs to.
@@ -284,6 +283,9 @@ class Passes:
         asked, upload_s = [], 0.0
         for job, finding in zip(batch.jobs, findings, strict=True):
             seat = self._seats.get(job.session)
+            if isinstance(finding, Failure) and seat is not None and seat.slot == job.feed.slot:
+                self._outbox.append((job.session, Error("failed", finding.reason)))
+                self.leave(job.session)
             if not isinstance(finding, Rejection) or seat is None:
                 continue
             band_hz = seat.session.grant.bandwidth_hz if seat.session.grant else 0.0
@@ -685,7 +687,7 @@ class Passes:
         verdicts: dict[int, Verdict] = {}
         for job, finding in zip(batch.jobs, settling.findings, strict=True):
             seat = self._seats.get(job.session)
-            if finding is None or isinstance(finding, Rejection) or seat is None:
+            if finding is None or isinstance(finding, Rejection | Failure) or seat is None:
                 continue
             verdict = self._settle(seat, job, finding)
             if isinstance(verdict, Verdict):

@@ -43,7 +43,7 @@ from multispin.simulation.uplink import (
     TimeDivision,
     in_turns,
 )
-from multispin.speculation import Engine, Finding
+from multispin.speculation import Engine, Failure, Finding
 
 
 class Site:
@@ -361,7 +361,7 @@ class Site:
         self.passes.drafted(step, drafts, draft_s, self.queue.now_s)
         self._look()
 
-    def _verified(self, batch: Batch, findings: Sequence[Finding | None], verify_s: float) -> None:
+    def _verified(self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float) -> None:
         self.verifying_s += verify_s
         self.passes.verified(batch, findings, verify_s, self.queue.now_s)
         self._look()
