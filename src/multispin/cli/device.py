@@ -58,7 +58,7 @@ MAX_DELAY_S = 60.0
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
 @click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
               help="Emulate a network that delays every message by so much, one way.")  # fmt: skip
-@click.option("--credential", default="", help="What the edge asks for.")
+@click.option("--credential", default="", help="The edge's secret, if it has one.")
 @click.option(
     "--retry-for",
     "retry_for_s",

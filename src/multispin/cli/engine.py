@@ -30,7 +30,9 @@ def engine_options(function: _Function) -> _Function:
             multiple=True,
             help="NAME=VALUE for vLLM's engine, e.g. tensor_parallel_size=8; repeatable.",
         ),
-        click.option("--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="Verifies."),
+        click.option(
+            "--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="What runs the target."
+        ),
     ):
         function = option(function)
     return function

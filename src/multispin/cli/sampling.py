@@ -43,7 +43,7 @@ def sampling_options(function: _Function) -> _Function:
             metavar="ID=BIAS",
             help="Added to the logit of a token id, −100 … 100; repeatable.",
         ),
-        click.option("--stop", "stops", multiple=True, help="Text that ends the text before it; repeatable."),
+        click.option("--stop", "stops", multiple=True, help="Text that ends the output before it; repeatable."),
         click.option("--min-tokens", type=click.IntRange(0, 2**20), default=0, help="No end before so many tokens."),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Noise of the run; the text depends on it."),
         click.option("--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest."),

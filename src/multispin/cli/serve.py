@@ -78,7 +78,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--emulated-edge-draft-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=2, default=None,
               metavar="FIXED PER_DEVICE", help="Emulate a slower edge drafter: a drafting step takes at least FIXED + "
               "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
-@click.option("--credential", default="", help="What every device must show.")
+@click.option("--credential", default="", help="Secret that every device and client must send.")
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")

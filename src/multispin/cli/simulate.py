@@ -64,7 +64,7 @@ Examples:
               help="Processes.")  # fmt: skip
 @click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "
               "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
-@click.option("--target", default="embedded", show_default=True, help="With --live: what verifies.")
+@click.option("--target", default="embedded", show_default=True, help="With --live: the model that verifies.")
 @click.option("--ray", "on_ray", is_flag=True,
               help="Run on the Ray cluster of RAY_ADDRESS, or on one started here (multispin[ray]).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
