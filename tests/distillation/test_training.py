@@ -159,7 +159,6 @@ def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path):
     weights = [(tmp_path / out / "weights.safetensors").read_bytes() for out in ("killed", "whole")]
     assert weights[0] == weights[1]
     assert json.loads(again.stdout)["results"] == card["results"]
-    assert "60/60" in again.stderr
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["drafter.json", "weights.safetensors"]
 
 
