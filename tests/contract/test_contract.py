@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import zlib
@@ -160,8 +161,14 @@ def column(values):
     ("file", "more"),
     [("paper-llama", ("--policy", "fixed", "--sweep", "devices=3,5")), ("evening-cell", ()), ("recorded", ())],
 )
-def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch):
-    monkeypatch.chdir(SCENARIOS)
+def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch, tmp_path):
+    """Recorded when rounds waited by a fixed rule and a learning edge ignored `min_draft_length = 0`: both are undone."""
+    site = shutil.copytree(SCENARIOS.resolve().parent, tmp_path / "data") / SCENARIOS.resolve().name
+    text = (site / f"{file}.toml").read_text().replace("min_draft_length = 0\n", "")
+    head, table, rest = text.partition("[simulation]\n")
+    fixed = "[simulation]\nchoose_deadline = false\n"
+    (site / f"{file}.toml").write_text(f"{head}{fixed}{rest}" if table else f"{text}\n{fixed}")
+    monkeypatch.chdir(site)
     brief = ("--policy", "heterogeneous", "--rounds", "25", "--seeds", "2", "--seed", "3", "--jobs", "1", "--json")
     assert run(["simulate", f"{file}.toml", *brief, *more]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -229,7 +236,20 @@ def test_edge_and_device_tell_events_with_the_recorded_keys(tiny_folder, capsys,
     lines = []
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as leash:
         monkeypatch.setattr("sys.stdin", stdin)
-        small = ("--target", tiny_folder, "--port", "0", "--slots", "2", "--max-length", "100", "--threads", "1")
+        small = (
+            "--target",
+            tiny_folder,
+            "--mode",
+            "rounds",
+            "--port",
+            "0",
+            "--slots",
+            "2",
+            "--max-length",
+            "100",
+            "--threads",
+            "1",
+        )
         edge = threading.Thread(target=run, args=(["serve", *small, "--json", "--attended"],), daemon=True)
         edge.start()
         port = json.loads(wait_for("listening", lines, capsys))["port"]

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from multispin.device import DeviceClient, Emulation, Patience
 from multispin.edge import EdgeServer
+from multispin.edge.server import MAX_ENGINE_FAULTS
 from multispin.errors import InputError
 from multispin.models import (
     EdgeDrafter,
@@ -150,7 +151,8 @@ def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits, param
     model = load_model(tiny_folder)
     assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 120) for i in range(4)]
     accepted = sum(device.accepted for each in rounds for device in each.devices)
-    assert (accepted > 0) == (mode != "plain")
+    if mode != "auto":  # that may find that nothing pays here
+        assert (accepted > 0) == (mode != "plain")
 
 
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
@@ -355,12 +357,35 @@ def test_an_engine_that_fails_is_not_passed_over_in_silence(tiny_folder):
                 raise MemoryError("no memory for the batch")
 
             site.passes.engine.verify = out_of_memory
+            told = []
+            for _ in range(MAX_ENGINE_FAULTS - 1):
+                with pytest.raises(RefusedError) as refusal:
+                    await site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5))
+                told.append(refusal.value.code)
             work = asyncio.create_task(site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5)))
             why = await site.server.failure()
             work.cancel()
-            return why
+            return told, why
 
-    assert isinstance(run(scenario()), MemoryError)
+    told, why = run(scenario())
+    assert told == ["failed"] * (MAX_ENGINE_FAULTS - 1)
+    assert isinstance(why, MemoryError)
+
+
+def test_a_single_fault_of_the_engine_ends_its_pass_and_not_the_edge(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            verify, faults = site.passes.engine.verify, [MemoryError("no memory for the batch")]
+            site.passes.engine.verify = lambda feeds: verify(feeds) if not faults else fail(faults.pop())
+            request = Request(PROMPT, SamplingParams(), 5)
+            with pytest.raises(RefusedError, match="open the request again"):
+                await site.client(NoDrafter()).generate(request)
+            return await site.client(NoDrafter()).generate(request)
+
+    def fail(error):
+        raise error
+
+    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 5)
 
 
 def test_health_says_what_is_going_on(tiny_folder):

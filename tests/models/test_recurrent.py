@@ -138,5 +138,5 @@ def test_states_are_part_of_the_memory_that_is_told(model):
 
 def test_recurrent_layers_of_another_kind_are_refused(sizes):
     config = Qwen3NextConfig(**sizes, head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8)
-    with pytest.raises(InputError, match="linear_attention"):
+    with pytest.raises(InputError, match="qwen3_next"):
         Verifier(AutoModelForCausalLM.from_config(config), slots=1, max_length=50)

@@ -188,7 +188,8 @@ def stop_signal() -> asyncio.Event:
     """An event that SIGTERM and SIGINT set, in the background of a script too, where a shell has SIGINT ignored."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C is an exception there
+        # Windows knows no such handlers, and only a main thread may set them.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, stop.set)
     return stop
 

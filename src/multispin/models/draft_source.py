@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
+from multispin.models.llama_cpp import LlamaCppError
 from multispin.models.references import EMBEDDED
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, NoDrafter, PromptLookupDrafter
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from multispin.models.edge_drafter import EdgeDrafter
     from multispin.models.llama_cpp import LlamaCppModel
     from multispin.models.packable import PackedModel
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class DraftSource:
     def edge_drafter(self, slots: int, max_length: int) -> EdgeDrafter:
         """A drafter for `slots` texts at once; InputError for a drafter without a model."""
         if self.model is None:
-            raise InputError(f"the drafter {self.name.text!r} runs no model of torch's, so that nothing can be batched")
+            raise InputError(f"the drafter {self.name.text!r} has no model of torch's: there is nothing to batch")
         from multispin.models.edge_drafter import EdgeDrafter
 
         return EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
@@ -94,7 +100,12 @@ def load_draft_source(
     """
     name = DrafterName.parse(spec)
     if (path := name.gguf_file) is not None:
-        return _gguf_source(name, GgufDrafting(path, threads, gpu_layers), target)
+        try:
+            return _gguf_source(name, GgufDrafting(path, threads, gpu_layers), target)
+        except LlamaCppError as error:
+            if find_spec("torch") is None:
+                raise
+            log.warning("%s; torch drafts instead", error)
     target = target or EMBEDDED
     tokenizer = load_tokenizer(target)
     if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):

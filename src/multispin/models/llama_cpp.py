@@ -36,6 +36,10 @@ _SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding
 """Special tokens as chat templates call them, with the word of the file's metadata."""
 
 
+class LlamaCppError(InputError):
+    """llama.cpp cannot draft with this file, on this processor, or with this version of its library."""
+
+
 def load_library() -> Any:
     """The ctypes declarations of llama.cpp's library; InputError if it is not installed or has another version."""
     try:
@@ -47,7 +51,7 @@ def load_library() -> Any:
             "pip install 'multispin[llama]'"
         ) from None
     if found != LIBRARY_VERSION:
-        raise InputError(
+        raise LlamaCppError(
             f"ik-llama-cpp-python {found} is installed, but this program was tested with {LIBRARY_VERSION}: "
             f"pip install ik-llama-cpp-python=={LIBRARY_VERSION}"
         )
@@ -98,10 +102,10 @@ class LlamaCppModel:
         options.n_gpu_layers = gpu_layers
         self._model = self._library.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
-            raise InputError(f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks")
+            raise LlamaCppError(f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks")
         native = self._library._lib
         if native.llama_model_is_recurrent(self._model):
-            raise InputError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
+            raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
         self.max_length = min(
             max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, int(native.llama_n_ctx_train(self._model))
         )
@@ -112,7 +116,7 @@ class LlamaCppModel:
         wanted.n_threads = wanted.n_threads_batch = threads
         self._context = self._library.llama_init_from_model(self._model, wanted)
         if not self._context:
-            raise InputError(f"llama.cpp cannot hold {self.max_length} tokens of {path}: too little memory")
+            raise LlamaCppError(f"llama.cpp cannot hold {self.max_length} tokens of {path}: too little memory")
         self._batch = self._library.llama_batch_init(_PROMPT_TOKENS_AT_ONCE, 0, 1)
         for place in range(_PROMPT_TOKENS_AT_ONCE):
             self._batch.n_seq_id[place] = 1
@@ -209,7 +213,7 @@ class LlamaCppModel:
         again = self.decode(count - 1, tokens[-1:]).copy() if np.isfinite(one_by_one).all() else one_by_one
         difference = float(np.abs(at_once - again).max())
         if not difference <= allowed:
-            raise InputError(
+            raise LlamaCppError(
                 f"llama.cpp failed its self-test on this file and processor: the same tokens, read at once and one by "
                 f"one, have logits that differ by {difference:.3g}; use another file or draft with torch"
             )
