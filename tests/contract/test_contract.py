@@ -162,7 +162,7 @@ def column(values):
     [("paper-llama", ("--policy", "fixed", "--sweep", "devices=3,5")), ("evening-cell", ()), ("recorded", ())],
 )
 def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch, tmp_path):
-    """Recorded when rounds waited by a fixed rule and a learning edge ignored `min_draft_length = 0`: both are undone."""
+    """Recorded when rounds waited by a fixed rule and `min_draft_length = 0` was ignored: both are undone here."""
     site = shutil.copytree(SCENARIOS.resolve().parent, tmp_path / "data") / SCENARIOS.resolve().name
     text = (site / f"{file}.toml").read_text().replace("min_draft_length = 0\n", "")
     head, table, rest = text.partition("[simulation]\n")

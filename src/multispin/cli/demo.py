@@ -24,7 +24,7 @@ EDGE_DRAFTER = "small"
 ROOM_FOR_PROMPT = 512
 OWN_SITE = ("devices", "bandwidth_hz")
 """Options of a demo that plays no site."""
-SITE_TOKENS = 48
+SITE_TOKENS = 32
 """Longest text where a site is played and --max-tokens is not given."""
 COMPARED = ("heterogeneous", "fixed")
 """Policies that are compared on a site, unless --policy names one."""
