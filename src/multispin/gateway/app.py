@@ -41,7 +41,7 @@ MAX_QUEUED_EVENTS = 64
 WATCH_PERIOD_S = 1.0
 """How often a request that is not streamed looks whether its client is still there."""
 
-STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "engine": 500, "shutdown": 503, "away": 503}
+STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed": 500, "shutdown": 503, "away": 503}
 """HTTP status for a refusal of the edge by its code; 400 for all others."""
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from multispin.errors import InputError
 from multispin.protocol.messages import MAX_STOP_IDS
 from multispin.speculation import SamplingParams
 from multispin.speculation.sampling import MAX_BIASES
+from multispin.speculation.stopping import MAX_STOP_STRINGS
 
 MAX_BODY_BYTES = 2 * 2**20
 """Largest request body."""
@@ -23,7 +24,6 @@ MAX_CHOICES = 16
 """Most texts that one request may ask for (`n`)."""
 MAX_MESSAGES = 1024
 """Most messages of one chat."""
-MAX_STOP_STRINGS = 16
 MAX_SEED = 2**63 - 1
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
