@@ -22,6 +22,7 @@ from multispin.speculation import (
     shaped,
     truncate,
 )
+from multispin.speculation.drafter import kept_prefix
 
 Pick = Callable[[DraftAsk, torch.Tensor, int], int]
 """Chooses a token: (ask, [1, V] logits, absolute position of the token)."""
@@ -68,7 +69,7 @@ class EdgeDrafter:
 
     def unread(self, slot: int, committed: Sequence[int]) -> int:
         """Tokens of a text, all but its newest, that a draft for it would have to read first."""
-        return max(0, len(committed) - 1 - self._common(slot, committed))
+        return max(0, len(committed) - 1 - kept_prefix(self._texts[slot], committed))
 
     def prepare(self, texts: Sequence[tuple[int, Sequence[int]]], most: int | None = None) -> None:
         """Read texts that drafts will soon be asked for, so that the first draft is not slower.
@@ -80,7 +81,7 @@ class EdgeDrafter:
         """
         feeds = []
         for slot, committed in texts:
-            start = self._common(slot, committed)
+            start = kept_prefix(self._texts[slot], committed)
             count = len(committed) - 1 - start
             if most is not None:
                 count = min(count, most)
@@ -126,7 +127,7 @@ class EdgeDrafter:
         self.prepare([(asks[k].slot, asks[k].committed) for k in long])
         feeds = []
         for k in running:
-            ask, start = asks[k], self._common(asks[k].slot, asks[k].committed)
+            ask, start = asks[k], kept_prefix(self._texts[asks[k].slot], asks[k].committed)
             # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.
             feeds.append(Feed(ask.slot, start, ask.committed[start:], ask.params))
         while running:
@@ -147,14 +148,3 @@ class EdgeDrafter:
 
     def _holds(self, committed: Sequence[int]) -> bool:
         return len(committed) <= self.model.max_length and max(committed) < self.model.known_ids
-
-    def _common(self, slot: int, committed: Sequence[int]) -> int:
-        """Length of the cached prefix that still holds, at most all but the newest committed token."""
-        cached = self._texts[slot]
-        limit = min(len(cached), len(committed) - 1)
-        if cached[:limit] == list(committed[:limit]):
-            return limit
-        common = 0
-        while cached[common] == committed[common]:
-            common += 1
-        return common

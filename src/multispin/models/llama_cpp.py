@@ -17,6 +17,7 @@ import numpy as np
 from multispin.errors import InputError
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import LawFormat, SamplingParams, TruncatedLaw, draft_token
+from multispin.speculation.drafter import kept_prefix
 from multispin.speculation.row_sampling import Row, draw_row, truncate_row
 
 LIBRARY_VERSION = "0.1.5"
@@ -288,7 +289,7 @@ class LlamaCppDrafter:
     def prepare(self, committed: Sequence[int]) -> None:
         """Read all but the newest committed token, so that the first draft is not slower than the others."""
         committed = committed[: self._model.max_length]
-        start = self._common(committed)
+        start = kept_prefix(self._cached, committed)
         if start < len(committed) - 1:
             self._feed(start, committed[start:-1])
 
@@ -312,19 +313,11 @@ class LlamaCppDrafter:
         length = min(length, self._model.max_length - len(committed) + 1)
         if length <= 0:
             return []
-        start = self._common(committed)
+        start = kept_prefix(self._cached, committed)
         drafted = [pick(self._feed(start, committed[start:]), len(committed))]
         for position in range(len(committed) + 1, len(committed) + length):
             drafted.append(pick(self._feed(position - 1, drafted[-1:]), position))
         return drafted
-
-    def _common(self, committed: Sequence[int]) -> int:
-        """Length of the cached prefix that still holds, at most all but the newest committed token."""
-        limit = min(len(self._cached), len(committed) - 1)
-        common = 0
-        while common < limit and self._cached[common] == committed[common]:
-            common += 1
-        return common
 
     def _feed(self, start: int, tokens: Sequence[int]) -> Row:
         row = self._model.decode(start, tokens)

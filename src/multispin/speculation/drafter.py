@@ -62,6 +62,26 @@ class BatchDrafter(Protocol):
         """The same for the rejection rules, with the distribution that each token was drawn from."""
 
 
+def kept_prefix(cached: Sequence[int], committed: Sequence[int]) -> int:
+    """How much of a drafter's cache still holds: the tokens that it shares with the committed text.
+
+    Args:
+        cached: token ids that the cache holds.
+        committed: token ids of the committed text, at least one.
+
+    Returns:
+        Length of the common beginning, at most all but the newest committed token, which is still to be read.
+
+    """
+    limit = min(len(cached), len(committed) - 1)
+    if list(cached[:limit]) == list(committed[:limit]):  # the usual case, much quicker than a loop
+        return limit
+    common = 0
+    while cached[common] == committed[common]:
+        common += 1
+    return common
+
+
 class _Guesser:
     """A drafter that does not draw at random: its distribution has all of its weight on one token."""
 
