@@ -93,7 +93,7 @@ def choose(
     ready: Sequence[Ready],
     verifier: Verification,
     price_tokens_per_s: float,
-    edge_drafter: EdgeDrafter | None = None,
+    edge_drafter: EdgeDrafter | None = None,  # noqa: ARG001 - not used yet
 ) -> Go | Wait:
     """Decide who rides in the pass that begins now, or to wait. A pure function.
 
