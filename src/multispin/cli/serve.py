@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from multispin.cli.config import config_options, printed
 from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.process import (
     Parent,
@@ -46,6 +47,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 
 
 @click.command("serve")
+@config_options
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -71,6 +73,14 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
 @_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")
 @_limit("max_waiting", click.IntRange(0, 65536), "Requests that may wait for a slot.")
+@_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "A lost device's session is kept for so many seconds.")
+@_limit(
+    "slot_grace_s",
+    click.FloatRange(0.0, 3600.0),
+    "A lost device keeps its slot for so many seconds while others wait for one.",
+)
+@_limit("draft_timeout_s", click.FloatRange(1.0, 3600.0), "A device that owes an answer for so long is let go.")
+@_limit("idle_timeout_s", click.FloatRange(1.0, 604800.0), "A device that asks for nothing for so long is let go.")
 @place_option
 @click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
               metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "
@@ -94,12 +104,15 @@ def command(**options: Any) -> None:
       multispin serve
       multispin serve --target Qwen/Qwen3-8B --on cuda:0 --dtype bfloat16 --host 0.0.0.0
       multispin serve --edge-draft large
+      multispin serve --config edge.toml --port 9000
       multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
-    for name in ("bandwidth_hz", "prefill_share", "deadline_factor", "deadline_slack_s"):
-        if not math.isfinite(options[name]):
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name.replace('_', '-')} is not a number")
     _check_mode(options)
+    if printed(options):
+        return
     prepare(options["threads"] or os.cpu_count() or 1)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(options))
