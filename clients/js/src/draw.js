@@ -1,0 +1,110 @@
+/**
+ * One draw from a row of a drafter's logits: bias and withheld ids, then temperature, top-k, top-p, then Gumbel-max with
+ * the shared noise. A device's draw decides only how often its drafts are accepted, never which text comes out.
+ *
+ * The Gumbel-max draw is the token with the least E_i·e^(m − l_i), where E_i = −ln u_i and m = max l. As E_i ≥ 1 − u_i,
+ * (1 − u_i)·e^(m − l_i) is a lower bound that needs no logarithm. Only tokens whose bound is below the best exact value
+ * so far are computed exactly: a handful of 49,152.
+ */
+import { InputError } from "./errors.js";
+import { gumbel, highWord, keys } from "./noise.js";
+
+const SLACK = 1 + 1e-4; // covers the rounding of single-precision logits
+const FARTHEST = 41; // u ≤ 1 − 2^−53, so a token so many nats below the largest cannot win
+
+/**
+ * @typedef {object} Params how the next token is drawn
+ * @property {number} temperature 0 is greedy decoding, else 1e-6 … 10
+ * @property {number} topK keep the k largest logits; 0 keeps all
+ * @property {number} topP keep the most probable tokens whose probability reaches topP; 1 keeps all
+ * @property {number|bigint} seed of the noise; without effect at temperature 0
+ * @property {[number, number][]} [logitBias] (id, what is added to its logit)
+ * @property {number[]} [withheld] ids that are impossible at positions below `withheldUntil`
+ * @property {number} [withheldUntil]
+ */
+
+/**
+ * @param {Float32Array} row [V] logits of the drafter; left as it is
+ * @param {number} position absolute position of the token, prompt included, from 0
+ * @param {Params} params
+ * @returns {number} a token id: the argmax at temperature 0, else the Gumbel-max draw with the noise of (seed, position)
+ */
+export function drawRow(row, position, params) {
+  const shaped = shapedRow(row, position, params);
+  if (params.temperature === 0) return argmax(shaped);
+  return gumbelArgmax(truncatedRow(shaped, params), params.seed, position);
+}
+
+/** @returns {number} index of the first largest logit */
+export function argmax(row) {
+  let best = 0;
+  for (let token = 1; token < row.length; token++) if (row[token] > row[best]) best = token;
+  return best;
+}
+
+/**
+ * @param {Float32Array} row logits, −Infinity outside the support
+ * @param {number|bigint} seed
+ * @param {number} position
+ * @returns {number} argmax of logit + Gumbel variate; the first of equals
+ */
+export function gumbelArgmax(row, seed, position) {
+  const four = keys(seed, position);
+  const top = row[argmax(row)];
+  if (!Number.isFinite(top)) throw new InputError("a row of logits has no token to draw: all are −inf or not numbers");
+  let best = -1;
+  let score = -Infinity;
+  let limit = Infinity;
+  for (let token = 0; token < row.length; token++) {
+    const gap = top - row[token];
+    if (!(gap < FARTHEST)) continue;
+    const bound = ((0xffffffff - highWord(four, token)) / 2 ** 32) * Math.exp(gap);
+    if (bound > limit) continue;
+    const own = row[token] + gumbel(four, token);
+    if (own > score) {
+      [best, score] = [token, own];
+      limit = SLACK * Math.exp(top - own);
+    }
+  }
+  return best;
+}
+
+function shapedRow(row, position, params) {
+  const biases = params.logitBias ?? [];
+  const withheld = position < (params.withheldUntil ?? 0) ? (params.withheld ?? []) : [];
+  if (!biases.length && !withheld.length) return row;
+  const changed = Float32Array.from(row);
+  for (const [token, bias] of biases) changed[token] += bias;
+  for (const token of withheld) changed[token] = -Infinity;
+  return changed;
+}
+
+/** Logits after temperature, top-k and top-p, −Infinity outside the support; ties at the top-k edge are all kept. */
+function truncatedRow(row, params) {
+  const temperature = Math.fround(params.temperature);
+  const scaled = Float32Array.from(row, (logit) => logit / temperature);
+  if (params.topK > 0 && params.topK < scaled.length) {
+    const edge = Float32Array.from(scaled).sort()[scaled.length - params.topK];
+    for (let token = 0; token < scaled.length; token++) if (scaled[token] < edge) scaled[token] = -Infinity;
+  }
+  return params.topP < 1 ? nucleus(scaled, params.topP) : scaled;
+}
+
+function nucleus(scaled, topP) {
+  const top = scaled[argmax(scaled)];
+  const weights = Float64Array.from(scaled, (logit) => Math.exp(logit - top));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  // All tokens below this weight together hold less than half of 1 − topP, so the nucleus lies above it.
+  const floor = (0.5 * (1 - topP) * total) / scaled.length;
+  const heavy = [];
+  for (let token = 0; token < scaled.length; token++) if (weights[token] > floor) heavy.push(token);
+  heavy.sort((a, b) => weights[b] - weights[a] || a - b);
+  const kept = new Float32Array(scaled.length).fill(-Infinity);
+  let before = 0;
+  for (const token of heavy) {
+    if (before >= topP * total) break;
+    kept[token] = scaled[token];
+    before += weights[token];
+  }
+  return kept;
+}

@@ -1,0 +1,127 @@
+/**
+ * What edge and device say to each other. Each message is a MessagePack array: its number, then its fields in order.
+ *
+ * A message is a plain object here: `{ type: "Grant", session: 1, round: 3, length: 4, bandwidth_hz: 2e4 }`. `FIELDS` is
+ * the whole protocol as a table; docs/protocol.md says what the fields mean.
+ */
+import { InputError } from "./errors.js";
+import { Float, pack, unpack } from "./msgpack.js";
+
+export const PROTOCOL_VERSION = 2;
+export const SESSION_PATH = "/v1/session";
+export const MAX_FRAME_BYTES = 256 * 1024;
+export const MAX_DRAFT_LENGTH = 63;
+export const MAX_STOP_IDS = 16;
+
+const MAX_BIASES = 64;
+const RULES = ["greedy", "coupled", "rejection", "rejection-up", "rejection-down"];
+
+/** A kind of field: how its value is checked, and how it is written. */
+const kind = (name, holds, write = (value) => value) => ({ name, holds, write });
+const integer = (least, most) => (value) =>
+  (Number.isInteger(value) || typeof value === "bigint") && value >= least && value <= most;
+const text = (most) => (value) => typeof value === "string" && [...value].length <= most;
+const number = (least, most) => (value) => (typeof value === "number" || typeof value === "bigint") && value >= least && value <= most;
+const float = (least, most) => kind(`a number in ${least} … ${most}`, number(least, most), (value) => new Float(Number(value)));
+const list = (most, holds) => (value) => Array.isArray(value) && value.length <= most && value.every(holds);
+
+const count = kind("a whole number", integer(0, 2 ** 31 - 1));
+const tokens = kind("a number of tokens", integer(1, 2 ** 20));
+const draftLength = kind(`a length of 0 … ${MAX_DRAFT_LENGTH}`, integer(0, MAX_DRAFT_LENGTH));
+const microseconds = kind("microseconds", integer(0, 2 ** 32 - 1));
+const seed = kind("a seed", integer(0n, 2n ** 64n - 1n));
+const name = kind("a text of at most 80 characters", text(80));
+const sentence = kind("a text of at most 1000 characters", text(1000));
+const credential = kind("a text of at most 256 characters", text(256));
+const bool = kind("true or false", (value) => typeof value === "boolean");
+const bytes = kind("bytes", (value) => value instanceof Uint8Array);
+const anyNumber = kind("a number", (value) => typeof value === "number", (value) => new Float(value));
+const rule = kind("an acceptance rule or nil", (value) => value === null || RULES.includes(value));
+const token = kind("a token id or nil", (value) => value === null || integer(0, 2 ** 31 - 1)(value));
+const stopIds = kind("stop ids", list(MAX_STOP_IDS, integer(0, 2 ** 31 - 1)));
+const profile = kind(
+  "[seconds per token, bit/s/Hz]",
+  (value) => Array.isArray(value) && value.length === 2 && number(1e-9, 3600)(value[0]) && number(1e-9, 1000)(value[1]),
+  (value) => value.map((each) => new Float(each)),
+);
+const biases = kind(
+  "pairs of a token id and a bias",
+  list(MAX_BIASES, (pair) => Array.isArray(pair) && pair.length === 2 && integer(0, 2 ** 31 - 1)(pair[0]) && Number.isFinite(pair[1])),
+  (value) => value.map(([id, bias]) => [id, new Float(bias)]),
+);
+const grantOrNil = kind(
+  "a Grant or nil",
+  (value) => value === null || value.type === "Grant",
+  (value) => (value === null ? null : toArray(value)),
+);
+
+/** number: [type, from, {field: kind}, {field: value where it is missing at the end}] */
+const TABLE = {
+  1: ["Hello", "device", { version: count, fingerprint: name, name, drafter: name, drafts: bool, profile, credential }, { credential: "" }],
+  2: ["Welcome", "edge", { session: count, resume_token: name, seed, vocabulary_size: count, max_length: count, resume_grace_s: float(0, 3600) }, {}],
+  3: ["Open", "device", {
+    session: count, prompt: bytes, prompt_tokens: tokens, max_tokens: tokens, temperature: anyNumber, top_k: count, top_p: anyNumber,
+    seed, stop_ids: stopIds, continued: count, rule, retained: kind("1 … 4096", integer(1, 4096)),
+    probability_bits: kind("2 … 32", integer(2, 32)), min_tokens: count, logit_bias: biases,
+  }, { stop_ids: [], continued: 0, rule: null, retained: 1024, probability_bits: 16, min_tokens: 0, logit_bias: [] }],
+  4: ["Grant", "edge", { session: count, round: count, length: draftLength, bandwidth_hz: float(0, Infinity) }, {}],
+  5: ["Draft", "device", { session: count, round: count, base: count, length: draftLength, payload: bytes, draft_us: microseconds, head: token }, { head: null }],
+  6: ["Verdict", "edge", {
+    session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes,
+  }, { finish: "", grant: null, offer: new Uint8Array() }],
+  7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil }, { finish: "", grant: null }],
+  8: ["Resume", "device", { version: count, resume_token: name, length: count }, {}],
+  9: ["Close", "device", { session: count }, {}],
+  10: ["Error", "edge", { code: name, sentence }, {}],
+  11: ["Ask", "edge", { session: count, round: count, accepted: count }, {}],
+  12: ["Law", "device", { session: count, round: count, accepted: count, law: bytes }, {}],
+};
+const NUMBER_OF = Object.fromEntries(Object.entries(TABLE).map(([tag, [type]]) => [type, Number(tag)]));
+
+/**
+ * @param {object} message with `type` and its fields; those with a default may be left out
+ * @returns {Uint8Array} one binary frame
+ */
+export function encode(message) {
+  return pack(toArray(message));
+}
+
+/**
+ * @param {Uint8Array} frame
+ * @returns {object} the message; InputError says what is wrong with the frame
+ */
+export function decode(frame) {
+  if (frame.length > MAX_FRAME_BYTES) throw new InputError(`a frame of ${frame.length} bytes is over the limit of ${MAX_FRAME_BYTES}`);
+  return fromArray(unpack(frame));
+}
+
+/** @returns {boolean} whether the edge sends messages of this type */
+export function isDownlink(message) {
+  return TABLE[NUMBER_OF[message.type]][1] === "edge";
+}
+
+function toArray(message) {
+  const tag = NUMBER_OF[message.type];
+  if (tag === undefined) throw new TypeError(`no message is called ${message.type}`);
+  const [type, , fields, defaults] = TABLE[tag];
+  const values = Object.entries(fields).map(([field, { name, holds, write }]) => {
+    const value = message[field] === undefined ? defaults[field] : message[field];
+    if (value === undefined || !holds(value)) throw new InputError(`${field} of ${type} is not ${name}: ${value}`);
+    return write(value);
+  });
+  return [tag, ...values];
+}
+
+function fromArray(array) {
+  if (!Array.isArray(array) || !Object.hasOwn(TABLE, array[0])) throw new InputError("a frame that is not a message of this protocol");
+  const [type, , fields, defaults] = TABLE[array[0]];
+  const message = { type };
+  Object.entries(fields).forEach(([field, { name, holds }], place) => {
+    let value = array[place + 1];
+    if (value === undefined) value = defaults[field];
+    if (field === "grant" && Array.isArray(value)) value = fromArray(value);
+    if (value === undefined || !holds(value)) throw new InputError(`${field} of a ${type} is not ${name}`);
+    message[field] = value;
+  });
+  return message;
+}

@@ -1,0 +1,147 @@
+/** What the vectors do not say: text, saving, sizes, and the client over a WebSocket that the test plays. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { DeviceClient, DeviceSession, decode, encode, gumbel, gumbelArgmax, InputError, keys, pack, packIds, PROTOCOL_VERSION, TextStream, TokenTable, unpack } from "../src/index.js";
+
+const letters = new TokenTable([..."abcde<>"].map((letter) => new TextEncoder().encode(letter)).concat([[0xe2], [0x98], [0x8e]].map((b) => Uint8Array.from(b))));
+const HELLO = { type: "Hello", version: PROTOCOL_VERSION, fingerprint: "f", name: "n", drafter: "d", drafts: true, profile: [0.1, 3] };
+const WELCOME = { type: "Welcome", session: 7, resume_token: "r", seed: 2n ** 62n, vocabulary_size: 10, max_length: 100, resume_grace_s: 30 };
+
+test("a character that is split over tokens is held until it is whole", () => {
+  const stream = new TextStream(letters);
+  assert.deepEqual([stream.push([0, 7]), stream.push([8]), stream.push([9, 1]), stream.end()], ["a", "", "☎b", ""]);
+  assert.equal(new TextStream(letters).push([7, 0]), "\ufffda");
+});
+
+test("the beginning of a stop string is held, and the string is cut", () => {
+  const stream = new TextStream(letters, ["<ab>"]);
+  assert.deepEqual([stream.push([2, 5, 0]), stream.push([2]), stream.push([5, 0, 1, 6, 3])], ["c", "<ac", ""]);
+  assert.deepEqual([stream.stopped, stream.tokens, stream.end()], [true, 8, ""]);
+});
+
+test("a stop string before the least number of tokens does not count", () => {
+  const stream = new TextStream(letters, ["ab"], 3);
+  assert.equal(stream.push([0, 1, 2, 0, 1, 2]), "abc");
+  assert.equal(stream.tokens, 5);
+});
+
+test("a token table is read from its file", () => {
+  const table = TokenTable.unpack(Uint8Array.from([1, 97, 255, 2, 98, 99]));
+  assert.deepEqual([0, 1, 2, 3].map((id) => [...table.piece(id)]), [[97], [], [98, 99], []]);
+});
+
+test("the pruned draw is the plain one", () => {
+  const row = Float32Array.from({ length: 5000 }, (_, id) => 4 * Math.sin(id * id));
+  for (let position = 0; position < 200; position++) {
+    const four = keys(5, position);
+    let best = 0;
+    row.forEach((logit, id) => (logit + gumbel(four, id) > row[best] + gumbel(four, best) ? (best = id) : best));
+    assert.equal(gumbelArgmax(row, 5, position), best);
+  }
+});
+
+test("a row without a token to draw is refused", () => {
+  assert.throws(() => gumbelArgmax(new Float32Array(4).fill(-Infinity), 1, 0), /no token to draw/);
+});
+
+test("integers of every size are written in their shortest form and read back", () => {
+  for (const n of [0, 127, 128, 255, 256, 65535, 65536, 2 ** 32 - 1, 2 ** 32, 2n ** 63n, -1, -32, -33, -129, -40000, -(2 ** 40)]) {
+    assert.equal(unpack(pack(n)), typeof n === "bigint" ? n : n);
+  }
+  assert.throws(() => pack(1.5), TypeError);
+});
+
+test("any bytes are a message or are refused, never anything else", () => {
+  let state = 1;
+  const random = (most) => (state = (state * 48271) % 2147483647) % most;
+  for (let round = 0; round < 20000; round++) {
+    const frame = Uint8Array.from({ length: random(40) }, () => random(256));
+    if (frame.length) frame[0] = 0x90 | random(12);
+    if (frame.length > 1) frame[1] = random(14);
+    try {
+      decode(frame);
+    } catch (error) {
+      assert.ok(error instanceof InputError, String(error));
+    }
+  }
+});
+
+test("a saved session goes on where it stood, with its seed", () => {
+  const session = new DeviceSession(HELLO, letters);
+  session.begin({ prompt: [1, 2], maxTokens: 9, seed: null, temperature: 0.5 });
+  session.greet();
+  session.receive(WELCOME);
+  session.open();
+  session.receive({ type: "Tail", session: 7, base: 2, ids: packIds([3, 4], 10), count: 2, finish: "", grant: null });
+  const again = new DeviceSession(HELLO, letters);
+  again.restore(JSON.parse(JSON.stringify(session.save())));
+  assert.deepEqual([again.committed, again.text, again.params.seed], [[1, 2, 3, 4], "de", 2n ** 62n]);
+  assert.deepEqual(again.greet(), { type: "Resume", version: HELLO.version, resume_token: "r", length: 4 });
+  assert.throws(() => again.receive({ type: "Error", code: "unknown-session", sentence: "gone" }), /gone/);
+  assert.equal(again.greet(), HELLO);
+  again.receive(WELCOME);
+  assert.equal(again.open().continued, 2);
+});
+
+/** Plays the edge: a WebSocket whose other end is a function of each message. */
+function playedSocket(answers) {
+  return class {
+    static OPEN = 1;
+    static opened = 0;
+    constructor() {
+      this.readyState = 1;
+      this.constructor.opened += 1;
+      queueMicrotask(() => this.onopen?.());
+    }
+    send(frame) {
+      for (const answer of answers(decode(frame), this.constructor.opened) ?? []) {
+        queueMicrotask(() => (answer === "cut" ? this.onclose?.() : this.onmessage?.({ data: encode(answer).buffer })));
+      }
+    }
+    close() {
+      this.readyState = 3;
+    }
+  };
+}
+
+test("a client drafts, survives a cut and writes its text", async () => {
+  const said = [];
+  const grant = (round) => ({ type: "Grant", session: 7, round, length: 2, bandwidth_hz: 1e4 });
+  const edge = (message, connection) => {
+    said.push(message.type);
+    if (message.type === "Hello") return [WELCOME];
+    if (message.type === "Open") return [grant(1)];
+    if (message.type === "Resume") return [WELCOME, { type: "Tail", session: 7, base: 2, ids: packIds([], 10), count: 0, finish: "", grant: grant(1) }];
+    if (message.type === "Draft" && connection === 1) return ["cut"];
+    if (message.type === "Draft") return [{ type: "Verdict", session: 7, round: 1, base: 2, accepted: 2, next_token: 0, finish: "length" }];
+    return [];
+  };
+  globalThis.WebSocket = playedSocket(edge);
+  const outages = [];
+  const client = new DeviceClient({
+    url: "ws://edge",
+    hello: HELLO,
+    table: letters,
+    drafter: { prepare: async () => {}, draft: async () => [3, 4] },
+    onOutage: (why) => outages.push(why),
+    patience: { firstDelayMs: 1 },
+  });
+  assert.deepEqual(await client.generate({ prompt: [1, 2], maxTokens: 3 }), [3, 4, 0]);
+  assert.equal(client.session.text, "dea");
+  assert.deepEqual(said, ["Hello", "Open", "Draft", "Resume", "Draft", "Close"]);
+  assert.equal(outages.length, 1);
+});
+
+test("a client gives up an edge that never answers, and says so", async () => {
+  globalThis.WebSocket = playedSocket(() => ["cut"]);
+  const patience = { firstDelayMs: 1, atFirstMs: 20 };
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge/);
+});
+
+test("a refusal is final", async () => {
+  globalThis.WebSocket = playedSocket(() => [{ type: "Error", code: "unauthorised", sentence: "the credential is wrong" }]);
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} } });
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), { code: "unauthorised" });
+});

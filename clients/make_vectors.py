@@ -1,0 +1,366 @@
+"""Test vectors for devices in other languages: `python clients/make_vectors.py` writes clients/vectors/*.json.
+
+The vectors come from this package's own code. `tests/vectors` checks that they still do, and runs the JavaScript client
+against them. docs/protocol.md says how to read them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from multispin.errors import InputError
+from multispin.protocol import (
+    PROTOCOL_VERSION,
+    Ask,
+    Close,
+    DeviceSession,
+    Draft,
+    EdgeSession,
+    Error,
+    Grant,
+    Hello,
+    Law,
+    Open,
+    Profile,
+    Request,
+    Resume,
+    Tail,
+    Verdict,
+    Welcome,
+    decode_downlink,
+    encode,
+)
+from multispin.speculation import Rule, SamplingParams, accept_matching, draw, pack_ids
+from multispin.speculation.noise import MAX_SEED, _keys, high_words, uniform_numpy
+
+FOLDER = Path(__file__).parent / "vectors"
+V = 50
+HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
+WELCOME = Welcome(7, "resume-me", 99, V, 100, 30.0)
+
+
+def vectors() -> dict[str, Any]:
+    """Every file of vectors by its name, as JSON values."""
+    return {
+        "ids.json": ids(),
+        "messages.json": messages(),
+        "noise.json": noise(),
+        "draws.json": draws(),
+        "sessions.json": sessions(),
+    }
+
+
+def ids() -> list[dict[str, Any]]:
+    """Packed token ids."""
+    cases = [(2, [1, 0, 1]), (50, []), (50, [0, 49, 7]), (32_000, [31_999]), (49_152, list(range(40_000, 40_007)))]
+    return [{"vocabulary_size": size, "ids": each, "packed": pack_ids(each, size).hex()} for size, each in cases]
+
+
+def messages() -> dict[str, Any]:
+    """One frame of each kind with its fields, and frames that must be refused."""
+    grant = Grant(3, 70_000, 8, 12_500.5)
+    kinds = [
+        HELLO,
+        Hello(PROTOCOL_VERSION, "0123456789abcdef", "Ada's phone ☎", "small", False, Profile(0.25, 1.0), "s" * 40),
+        WELCOME,
+        replace(WELCOME, seed=2**62 + 1, resume_grace_s=0.5),
+        Open(3, pack_ids([1, 2, 3], V), 3, 64, 0.0, 0, 1.0, 0),
+        Open(3, b"\xff" * 300, 400, 64, 0.7, 40, 0.9, MAX_SEED, (0, 2), 5, Rule.COUPLED, 512, 8, 4, ((7, -100.0),)),
+        grant,
+        Grant(3, 1, 0, 0.0),
+        Draft(3, 9, 100, 4, pack_ids([1, 2, 3, 4], V), 123_456),
+        Draft(3, 9, 100, 0, b"", 0, 17),
+        Verdict(3, 9, 100, 4, 41),
+        Verdict(3, 9, 100, 2, 41, "", grant),
+        Verdict(3, 9, 100, 0, 2, "stop"),
+        Verdict(3, 9, 100, 1, 0, "", None, b"\x01\x02"),
+        Tail(3, 90, pack_ids([5, 6], V), 2, "", grant),
+        Tail(3, 90, b"", 0, "length"),
+        Resume(PROTOCOL_VERSION, "resume-me", 117),
+        Close(3),
+        Error("too-slow", "64 messages wait for this device to read them"),
+        Ask(3, 9, 2),
+        Law(3, 9, 2, b"\x00\xff"),
+    ]
+    whole = encode(grant)
+    bad = [b"", b"\xc1", b"\x93\x04\x01\x02", whole[:-1], whole + b"\x00", b"\x91\x63", b"\x81\x01\x02", b"\xa5Grant"]
+    bad += [
+        encode(replace(grant, length=64)),
+        encode(replace(grant, session=-1)),
+        b"\x92\x0a\xa2\xff\xfe",
+        b"\xdd\xff\xff\xff\xff",
+    ]
+    for frame in bad:
+        try:
+            decode_downlink(frame)
+        except InputError:
+            continue
+        raise AssertionError(f"{frame.hex()} is a message")
+    return {
+        "good": [{"frame": encode(each).hex(), "message": plain(each)} for each in kinds],
+        "refused": [frame.hex() for frame in bad],
+    }
+
+
+def noise() -> list[dict[str, Any]]:
+    """Keys, upper words and uniform variates of some (seed, position)."""
+    tokens = np.array([0, 1, 2, 255, 31_999, 49_151, 151_935, 2**31 - 1])
+    cases = [(0, 0), (1, 0), (0, 1), (12, 345), (2**53 + 1, 7), (MAX_SEED, 2**20)]
+    return [
+        {
+            "seed": str(seed),
+            "position": position,
+            "keys": list(_keys(seed, position)),
+            "tokens": tokens.tolist(),
+            "high": high_words(seed, position, tokens).tolist(),
+            "uniform": uniform_numpy(seed, position, tokens).tolist(),
+        }
+        for seed, position in cases
+    ]
+
+
+def draws() -> dict[str, Any]:
+    """Tokens that the edge draws from rows of logits; logits are eighths, so that they are exact."""
+    rows = np.round(np.random.default_rng(5).normal(0, 3, (6, 400)) * 8) / 8
+    rows[0, 7] = rows[0, 300] = rows[0].max()  # equals: the first counts
+    rows[1, 50:] = -20.0
+    settings = [
+        SamplingParams(),
+        SamplingParams(1.0, seed=3),
+        SamplingParams(0.7, seed=2**60 + 1),
+        SamplingParams(1.3, top_k=5, seed=4),
+        SamplingParams(1.0, top_p=0.6, seed=5),
+        SamplingParams(0.9, 40, 0.95, 6, ((3, 100.0), (4, -100.0))),
+        SamplingParams(1.0, seed=7, withheld=(1, 2, 390), withheld_until=12),
+        SamplingParams(logit_bias=((9, 50.0),), withheld=(9,), withheld_until=11),
+    ]
+    positions = [10, 11, 12, 4_000, 9, 2**20]
+    cases = [
+        {
+            "params": {
+                "temperature": each.temperature,
+                "topK": each.top_k,
+                "topP": each.top_p,
+                "seed": str(each.seed),
+                "logitBias": [list(pair) for pair in each.logit_bias],
+                "withheld": list(each.withheld),
+                "withheldUntil": each.withheld_until,
+            },
+            "tokens": draw(torch.tensor(rows, dtype=torch.float32), positions, each),
+        }
+        for each in settings
+    ]
+    return {"rows": rows.tolist(), "positions": positions, "cases": cases}
+
+
+class Script:
+    """A conversation of the two real halves, written down as it happens.
+
+    Each step says what the device does, the frame that it sends for it, or the frame that comes from the edge; and how
+    the device stands afterwards.
+    """
+
+    def __init__(self, name: str, request: Request) -> None:
+        self.name, self.request, self.steps = name, request, list[dict[str, Any]]()
+        self.device = DeviceSession(HELLO)
+        self.edge = EdgeSession(7, WELCOME.resume_token, HELLO, V)
+
+    def do(self, what: str, **how: Any) -> Any:
+        """The device does something; its frame is recorded."""
+        message = getattr(self.device, what)(**how)
+        arguments = [v for v in how.values() if not isinstance(v, Request)]
+        self._note({"do": what, "arguments": arguments, "frame": None if message is None else encode(message).hex()})
+        return message
+
+    def hear(self, message: Any) -> None:
+        """The edge says something."""
+        error = ""
+        try:
+            self.device.receive(message)
+        except InputError as problem:
+            error = type(problem).__name__
+        self._note({"edge": encode(message).hex(), "error": error})
+
+    def join(self) -> None:
+        """From nothing to an open request."""
+        self.do("greet")
+        self.hear(WELCOME)
+        self.do("begin", request=self.request)
+        self.edge.open(self.do("open"), 100)
+
+    def settle(self, drafted: list[int], truth: list[int]) -> Verdict:
+        """The edge's verdict on a draft, by a target that writes `truth`."""
+        base = len(self.edge.request.committed)  # type: ignore[union-attr]
+        return self.edge.settle(accept_matching(drafted, truth[base : base + len(drafted) + 1]))
+
+    def _note(self, step: dict[str, Any]) -> None:
+        device = self.device
+        self.steps.append(
+            step
+            | {
+                "stage": type(device.stage).__name__,
+                "committed": list(device.committed),
+                "finish": device.finish,
+                "wants_draft": device.wants_draft,
+            }
+        )
+
+    def written(self) -> dict[str, Any]:
+        """The script as JSON values."""
+        request = self.request
+        return {
+            "name": self.name,
+            "request": {
+                "prompt": list(request.prompt),
+                "maxTokens": request.max_tokens,
+                "stopIds": list(request.stop_ids),
+                "temperature": request.params.temperature,
+                "seed": None if request.seed_of_edge else str(request.params.seed),
+            },
+            "steps": self.steps,
+        }
+
+
+def sessions() -> dict[str, Any]:
+    """Conversations that a device's session must take part in, as the one of this package does."""
+    truth = [1, 2, 3]
+    while len(truth) < 40:
+        truth.append((3 * truth[-1] + truth[-2] + 1) % V)
+    plain_request = Request((1, 2, 3), SamplingParams(), 12)
+    scripts = [whole_text(plain_request, truth), lost_and_found(plain_request, truth), refusals(plain_request)]
+    hot = Request((1, 2, 3), SamplingParams(0.8), 6, stop_ids=(truth[5],), seed_of_edge=True)
+    scripts += [whole_text(hot, truth), gone(plain_request, truth)]
+    return {"hello": plain(HELLO), "scripts": [each.written() for each in scripts]}
+
+
+def whole_text(request: Request, truth: list[int]) -> Script:
+    """Drafts of several lengths, accepted in part, until the text ends."""
+    script = Script(f"a whole text, {request.acceptance_rule.value}", request)
+    script.join()
+    for number, (length, wrong) in enumerate([(3, 2), (0, 0), (4, 4), (2, 0), (5, 5)], 1):
+        if script.device.finish:
+            break
+        script.hear(script.edge.give(number, length, 1e4))
+        base = len(script.device.committed)
+        drafted = [*truth[base : base + wrong], *[0] * (length - wrong)]
+        if length:
+            script.edge.receive(script.do("answer", ids=drafted, draft_s=0.05))
+        script.hear(script.settle(drafted, truth))
+    assert script.device.finish
+    return script
+
+
+def lost_and_found(request: Request, truth: list[int]) -> Script:
+    """The connection breaks before and after a draft is sent; answers come twice."""
+    script = Script("a lost connection", request)
+    script.join()
+    script.hear(script.edge.give(1, 3, 1e4))
+    script.do("lose")
+    draft = script.do("answer", ids=truth[3:6], draft_s=0.05)
+    resume = script.do("greet")
+    script.hear(WELCOME)
+    for message in script.edge.catch_up(resume.length):
+        script.hear(message)
+    script.do("unsent")
+    script.edge.receive(draft)
+    verdict = script.settle(truth[3:6], truth)
+    script.hear(verdict)
+    script.hear(verdict)
+    script.hear(script.edge.give(2, 2, 1e4))
+    draft = script.do("answer", ids=truth[7:9], draft_s=0.05)
+    script.edge.receive(draft)
+    script.settle(truth[7:9], truth)  # its verdict is lost
+    script.do("lose")
+    resume = script.do("greet")
+    script.hear(WELCOME)
+    for message in script.edge.catch_up(resume.length):
+        script.hear(message)
+    return script
+
+
+def refusals(request: Request) -> Script:
+    """What a device does not take from an edge; each ends the request."""
+    script = Script("what an edge must not say", request)
+    script.hear(Grant(7, 1, 3, 1e4))
+    script.do("greet")
+    script.hear(Grant(7, 1, 3, 1e4))
+    script.hear(WELCOME)
+    script.hear(WELCOME)
+    script.do("begin", request=request)
+    script.do("open")
+    for message in (
+        Grant(8, 1, 3, 1e4),
+        Grant(7, 1, 3, float("inf")),
+        Verdict(7, 1, 3, 1, 5),
+        Verdict(7, 1, 9, 0, 5),
+        Verdict(7, 1, 3, 0, V),
+        Verdict(7, 1, 3, 0, 5, "because"),
+        Tail(7, 2, b"", 0),
+        Tail(7, 3, pack_ids([1] * 13, V), 13),
+        Tail(7, 3, b"\xff", 1),
+        Error("too-slow", "you do not read"),
+    ):
+        script.hear(message)
+    return script
+
+
+def gone(request: Request, truth: list[int]) -> Script:
+    """The edge has forgotten the session: the device greets anew and opens from where it stands."""
+    script = Script("a session that is gone", request)
+    script.join()
+    script.hear(script.edge.give(1, 1, 1e4))
+    script.edge.receive(script.do("answer", ids=truth[3:4], draft_s=0.05))
+    script.hear(script.settle(truth[3:4], truth))
+    script.do("lose")
+    script.do("greet")
+    script.hear(Error("unknown-session", "this edge does not know the session"))
+    script.do("greet")
+    script.hear(replace(WELCOME, session=8))
+    script.do("open")
+    return script
+
+
+def plain(message: Any) -> Any:
+    """A message as a JSON object: bytes in hexadecimal digits, integers beyond 2^53 as text."""
+    found = msgspec.structs.asdict(message)
+    return {"type": type(message).__name__, **{name: _value(value) for name, value in found.items()}}
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case bytes():
+            return {"hex": value.hex()}
+        case int() if value > 2**53:
+            return {"integer": str(value)}
+        case Profile():
+            return [value.seconds_per_token, value.spectral_efficiency]
+        case Grant():
+            return plain(value)
+        case Rule():
+            return value.value
+        case tuple():
+            return [_value(each) for each in value]
+        case _:
+            return value
+
+
+def as_text(found: Any) -> str:
+    """JSON as it stands in a file: one case a line."""
+    if isinstance(found, Mapping):
+        inner = ",\n".join(f"{json.dumps(key)}: {as_text(value).strip()}" for key, value in found.items())
+        return "{\n" + inner + "\n}\n"
+    if isinstance(found, list):
+        return "[\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in found) + "\n]\n"
+    return json.dumps(found, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, found in vectors().items():
+        (FOLDER / name).write_text(as_text(found), encoding="utf-8")
