@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,9 +155,8 @@ def open_text(
             f"{len(prompt)} prompt tokens and max_tokens = {max_tokens} exceed the engine's max_length = "
             f"{engine.max_length}"
         )
-    text = Text(
-        engine.open(), list(prompt), len(prompt), drafter, params or SamplingParams(), max_tokens, frozenset(stop_ids)
-    )
+    params = replace(params or SamplingParams(), prompt_tokens=len(prompt))
+    text = Text(engine.open(), list(prompt), len(prompt), drafter, params, max_tokens, frozenset(stop_ids))
     if len(prompt) > 1:
         engine.verify([Feed(text.slot, 0, text.tokens[:-1], None)])
     drafter.prepare(text.tokens)
@@ -186,7 +185,7 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
         room = text.max_tokens - len(text.generated) - 1  # the target's own token takes a place too
         drafts.append(text.drafter.draft(text.tokens, min(draft_length, room), text.params))
     feeds = [
-        Feed(text.slot, len(text.tokens) - 1, [text.tokens[-1], *draft], text.params)
+        Feed(text.slot, len(text.tokens) - 1, [text.tokens[-1], *draft], text.params, None, text.tokens)
         for text, draft in zip(running, drafts, strict=True)
     ]
     outcomes = []

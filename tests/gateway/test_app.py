@@ -117,6 +117,19 @@ def test_every_choice_has_a_seed_of_its_own_and_all_are_reproducible(tiny_folder
     assert whole["usage"]["completion_tokens"] == 36
 
 
+def test_penalties_change_the_text_as_plain_decoding_does(tiny_folder):
+    penalties = {"presence_penalty": 1.5, "frequency_penalty": 1.0, "repetition_penalty": 1.3}
+    body = {"prompt": "abc", "max_tokens": 30, "temperature": 0, **penalties}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            return (await post(http, "/v1/completions", body))[1]["choices"][0]["text"]
+
+    text = asyncio.run(scenario())
+    assert text == alone(tiny_folder, "abc", 30, SamplingParams(**penalties))
+    assert text != alone(tiny_folder, "abc", 30)
+
+
 def test_a_stop_string_ends_the_text_before_it(tiny_folder):
     text = alone(tiny_folder, "abc", 30)
     stop = text[10:12]

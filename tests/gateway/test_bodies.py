@@ -25,6 +25,13 @@ def test_fields_reach_the_sampling_parameters():
     assert params.logit_bias == ((5, -100.0),)
 
 
+def test_penalties_and_min_p_reach_the_sampling_parameters():
+    params = chat(min_p=0.1, presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.2).params(7)
+    assert (params.min_p, params.presence_penalty, params.frequency_penalty) == (0.1, 0.5, -1.0)
+    assert params.repetition_penalty == 1.2
+    assert not chat(presence_penalty=0, repetition_penalty=1).params(7).remembers
+
+
 def test_the_newer_name_of_the_limit_wins():
     assert chat(max_tokens=5).most_tokens == 5
     assert chat(max_tokens=5, max_completion_tokens=9).most_tokens == 9
@@ -57,6 +64,10 @@ def test_unknown_fields_are_ignored():
         ({"temperature": 11}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"presence_penalty": -3}, "presence_penalty"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"seed": -1}, "seed"),
         ({"n": 0}, "n"),
         ({"n": 1000}, "n"),

@@ -1,6 +1,7 @@
 """Greedy and coupled output equals plain target decoding, whatever is drafted and whoever comes and goes."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ LAWS = {
     "greedy": SamplingParams(),
     "coupled": SamplingParams(0.9, seed=77),
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
+    "greedy-penalties": SamplingParams(presence_penalty=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
+    "coupled-penalties": SamplingParams(1.0, min_p=0.02, frequency_penalty=1.5, repetition_penalty=0.8, seed=79),
 }
 
 
@@ -32,8 +35,9 @@ class Text:
     """One session of the naive driver below."""
 
     def __init__(self, verifier, prompt, params, drafter):
-        self.verifier, self.params, self.drafter = verifier, params, drafter
+        self.verifier, self.drafter = verifier, drafter
         self.prompt, self.committed = prompt, list(prompt)
+        self.params = replace(params, prompt_tokens=len(prompt))
         self.slot = verifier.open()
 
     def feed(self, rng, limit):
@@ -43,7 +47,8 @@ class Text:
             return Feed(self.slot, start, self.committed[start : start + min(left, rng.randint(1, 8))], None), []
         room = limit - (len(self.committed) - len(self.prompt)) - 1
         drafted = self.drafter.draft(self.committed, min(rng.randint(0, 7), room), self.params)
-        return Feed(self.slot, len(self.committed) - 1, [self.committed[-1], *drafted], self.params), drafted
+        newest = len(self.committed) - 1
+        return Feed(self.slot, newest, [self.committed[-1], *drafted], self.params, None, [*self.committed]), drafted
 
     def settle(self, drafted, outcome):
         if outcome is not None:

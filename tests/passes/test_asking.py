@@ -55,10 +55,10 @@ class Site(LocalDriver):
         self.numbers = [self.join(f"device-{i}", rule, max_tokens) for i in range(count)]
         self.run()
 
-    def join(self, name, rule, max_tokens):
+    def join(self, name, rule, max_tokens, **penalties):
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(0.05, 3.0)))
         number = self.connect(device)
-        device.begin(Request((1, 2, 3), SamplingParams(1.0, seed=number), max_tokens, rule=rule))
+        device.begin(Request((1, 2, 3), SamplingParams(1.0, seed=number, **penalties), max_tokens, rule=rule))
         self.say(number, device.open())
         return number
 
@@ -208,6 +208,16 @@ def test_a_rule_that_the_engine_does_not_know_is_refused_at_the_door():
     with pytest.raises(InputError, match="only by coupled, greedy: choose one of these"):
         site.join("late", Rule.REJECTION, 5)
     site.join("plain", None, 5)
+
+
+def test_a_penalty_that_the_engine_cannot_apply_is_refused_at_the_door():
+    site = Site(0)
+    site.engine.lacks = frozenset({"presence_penalty", "repetition_penalty"})
+    penalties = {"presence_penalty": 1.0, "frequency_penalty": 1.0}
+    with pytest.raises(InputError, match="cannot apply presence_penalty: leave it out"):
+        site.join("penalised", None, 5, **penalties)
+    site.engine.lacks = frozenset()
+    site.join("penalised", None, 5, **penalties)
 
 
 def test_the_controller_is_charged_for_what_a_rule_puts_on_the_air():

@@ -46,6 +46,20 @@ def sampling_options(function: _Function) -> _Function:
         click.option("--stop", "stops", multiple=True, help="Text that ends the output before it; repeatable."),
         click.option("--min-tokens", type=click.IntRange(0, 2**20), default=0, help="No end before so many tokens."),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Noise of the run; the text depends on it."),
+        click.option(
+            "--repetition-penalty",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Divides logits of tokens that stand in prompt or text.",
+        ),
+        click.option(
+            "--frequency-penalty", type=float, default=0.0, help="Subtracted per time that a token was generated."
+        ),
+        click.option(
+            "--presence-penalty", type=float, default=0.0, help="Subtracted once a token was generated; −2 … 2."
+        ),
+        click.option("--min-p", type=float, default=0.0, help="Keep tokens of at least this share of the likeliest."),
         click.option("--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest."),
         click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this much probability."),
         click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
@@ -58,7 +72,17 @@ def sampling_options(function: _Function) -> _Function:
 def sampling_law(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
     """The sampling parameters and the acceptance rule that the options name; InputError if they do not fit."""
     biases = tuple(_bias(text) for text in options["biases"])
-    params = SamplingParams(options["temperature"], options["top_k"], options["top_p"], seed, biases)
+    params = SamplingParams(
+        options["temperature"],
+        options["top_k"],
+        options["top_p"],
+        seed,
+        biases,
+        min_p=options["min_p"],
+        presence_penalty=options["presence_penalty"],
+        frequency_penalty=options["frequency_penalty"],
+        repetition_penalty=options["repetition_penalty"],
+    )
     check_stop_strings(options["stops"])
     return params, rule_for(params, Rule(options["rule"]) if options["rule"] else None)
 
@@ -69,6 +93,9 @@ def sampling_arguments(options: Mapping[str, Any]) -> list[str]:
         *("--max-tokens", str(options["max_tokens"]), "--min-tokens", str(options["min_tokens"])),
         *("--temperature", str(options["temperature"])),
         *("--top-p", str(options["top_p"]), "--top-k", str(options["top_k"])),
+        *("--min-p", str(options["min_p"]), f"--presence-penalty={options['presence_penalty']}"),
+        f"--frequency-penalty={options['frequency_penalty']}",
+        *("--repetition-penalty", str(options["repetition_penalty"])),
         *("--retained", str(options["retained"]), "--probability-bits", str(options["probability_bits"])),
         *(f"--stop={text}" for text in options["stops"]),
         *(f"--logit-bias={text}" for text in options["biases"]),

@@ -63,6 +63,11 @@ class PacedEngine:
         """The acceptance rules that it can apply."""
         return self._engine.rules
 
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Sampling parameters that it cannot apply."""
+        return self._engine.lacks
+
     def open(self) -> int:
         """Take a slot."""
         return self._engine.open()

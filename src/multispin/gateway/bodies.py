@@ -32,11 +32,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (None, False),
     "top_logprobs": (None, 0),
     "prompt_logprobs": (None,),
-    "presence_penalty": (None, 0, 0.0),
-    "frequency_penalty": (None, 0, 0.0),
-    "repetition_penalty": (None, 1, 1.0),
     "length_penalty": (None, 1, 1.0),
-    "min_p": (None, 0, 0.0),
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
@@ -124,6 +120,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
         model: name of the model; must be the one that is served.
         temperature: default 1; 0 is greedy decoding.
         top_p, top_k: truncation of the distribution; top_k 0 or −1 keeps all tokens.
+        min_p: keeps tokens of at least this share of the likeliest token's probability.
+        presence_penalty, frequency_penalty: lower the logits of generated tokens, once and per time.
+        repetition_penalty: divides the logits of tokens of prompt and text.
         seed: makes the text reproducible; drawn at random if it is left out.
         max_tokens: most tokens to generate.
         min_tokens: no stop ends the text before so many tokens.
@@ -140,6 +139,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -189,6 +192,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
                 top_p=1.0 if self.top_p is None else self.top_p,
                 seed=self.seed if self.seed is not None else seed,
                 logit_bias=self._biases(),
+                min_p=self.min_p or 0.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             )
         )
 

@@ -18,14 +18,15 @@ from multispin.speculation import (
     LawFormat,
     TruncatedLaw,
     draft_token,
-    draw,
+    draw_after,
     shaped,
+    shaped_after,
     truncate,
 )
 from multispin.speculation.drafter import kept_prefix
 
-Pick = Callable[[DraftAsk, torch.Tensor, int], int]
-"""Chooses a token: (ask, [1, V] logits, absolute position of the token)."""
+Pick = Callable[[DraftAsk, torch.Tensor, list[int]], int]
+"""Chooses a token: (ask, [1, V] logits, what has been drafted so far)."""
 
 
 class EdgeDrafter:
@@ -93,15 +94,18 @@ class EdgeDrafter:
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
         """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
-        return self._draw(asks, lambda ask, logits, position: draw(logits, [position], ask.params)[0])
+        return self._draw(asks, lambda ask, logits, drafted: draw_after(logits, ask.committed, drafted, ask.params))
 
     def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
         """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
         laws: dict[int, list[TruncatedLaw]] = {ask.slot: [] for ask in asks}
 
-        def pick(ask: DraftAsk, logits: torch.Tensor, position: int) -> int:
-            fitted = with_width(logits, form.vocabulary_size)
-            law = truncate(shaped(fitted, [position], ask.params)[0], ask.params, form)
+        def pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
+            fitted, params = with_width(logits, form.vocabulary_size), ask.params
+            position = len(ask.committed) + len(drafted)
+            if params.remembers:
+                fitted, params = shaped_after(fitted, [*ask.committed, *drafted], (), params)
+            law = truncate(shaped(fitted, [position], params)[0], params, form)
             laws[ask.slot].append(law)
             return draft_token(law, ask.params.seed, len(ask.committed), position)
 
@@ -137,7 +141,7 @@ class EdgeDrafter:
                 ask, drafted = asks[k], drafts[k]
                 position = len(ask.committed) + len(drafted)
                 try:
-                    drafted.append(pick(ask, logits[-1:], position))
+                    drafted.append(pick(ask, logits[-1:], drafted))
                 except InputError:  # logits that are not numbers: whatever stands so far is the draft
                     continue
                 if len(drafted) < lengths[k] and drafted[-1] < self.model.known_ids:

@@ -295,7 +295,7 @@ class LlamaCppDrafter:
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw up to `length` tokens one after the other; fewer where the drafter's context ends."""
-        return self._draw(committed, length, lambda row, position: draw_row(row, position, params))
+        return self._draw(committed, length, lambda row, text: draw_row(row, text, params))
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
@@ -303,21 +303,22 @@ class LlamaCppDrafter:
         """Draw up to `length` tokens, each from the truncated distribution that is sent for it."""
         laws: list[TruncatedLaw] = []
 
-        def pick(row: Row, position: int) -> int:
-            laws.append(truncate_row(row, position, params, form))
-            return draft_token(laws[-1], params.seed, len(committed), position)
+        def pick(row: Row, text: Sequence[int]) -> int:
+            laws.append(truncate_row(row, text, params, form))
+            return draft_token(laws[-1], params.seed, len(committed), len(text))
 
         return self._draw(committed, length, pick), laws
 
-    def _draw(self, committed: Sequence[int], length: int, pick: Callable[[Row, int], int]) -> list[int]:
+    def _draw(self, committed: Sequence[int], length: int, pick: Callable[[Row, Sequence[int]], int]) -> list[int]:
         length = min(length, self._model.max_length - len(committed) + 1)
         if length <= 0:
             return []
         start = kept_prefix(self._cached, committed)
-        drafted = [pick(self._feed(start, committed[start:]), len(committed))]
-        for position in range(len(committed) + 1, len(committed) + length):
-            drafted.append(pick(self._feed(position - 1, drafted[-1:]), position))
-        return drafted
+        text = [*committed]
+        text.append(pick(self._feed(start, committed[start:]), text))
+        while len(text) < len(committed) + length:
+            text.append(pick(self._feed(len(text) - 1, text[-1:]), text))
+        return text[len(committed) :]
 
     def _feed(self, start: int, tokens: Sequence[int]) -> Row:
         row = self._model.decode(start, tokens)

@@ -5,12 +5,13 @@ one token at a time, one request at a time.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.speculation import Failure, Outcome, SamplingParams, TextStream, draw
+from multispin.speculation import Failure, Outcome, SamplingParams, TextStream, draw_after
 from multispin.speculation.engine import Engine, Feed
 
 
@@ -39,7 +40,7 @@ def decode_alone(
         out = model(
             input_ids=torch.tensor([feed], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        feed = draw(out.logits[0, :, :vocabulary_size], [len(prompt) + len(tokens)], params)
+        feed = [draw_after(out.logits[0, :, :vocabulary_size], prompt, tokens, params)]
         tokens += feed
         if stream is not None:
             stream.push(feed)
@@ -69,6 +70,7 @@ def decode_together(
 
     """
     texts = [list(prompt) for prompt, _ in requests]
+    laws = [replace(params, prompt_tokens=len(prompt)) for prompt, params in requests]
     slots = [engine.open() for _ in requests]
     for slot, text in zip(slots, texts, strict=True):
         if len(text) > 1:
@@ -76,7 +78,7 @@ def decode_together(
     running = list(range(len(requests)))
     began = clock()
     while running:
-        feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], requests[k][1]) for k in running]
+        feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], laws[k], None, texts[k]) for k in running]
         for k, outcome in zip(running, engine.verify(feeds), strict=True):
             if isinstance(outcome, Failure):
                 raise InputError(outcome.reason)

@@ -28,7 +28,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from multispin.errors import InputError
 from multispin.speculation import SamplingParams as Law
-from multispin.speculation import draw
+from multispin.speculation import draw_after
 
 VERSION: str = vllm.__version__
 OLDEST, NEWEST = (0, 32), (0, 32)
@@ -179,7 +179,7 @@ class DrawnProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
             return None
 
         def emit(prompt: Sequence[int], output: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-            (token,) = draw(logits[None], [len(prompt) + len(output)], law)
+            token = draw_after(logits[None], prompt, output, law)
             logits.fill_(-torch.inf)
             logits[token] = 0.0
             return logits

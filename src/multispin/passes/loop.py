@@ -402,7 +402,7 @@ class Passes:
 
     def _open(self, seat: Seat, message: Open) -> list[Downlink]:
         self._seats.check_room()
-        request = seat.session.open(message, self.engine.max_length, self.engine.rules)
+        request = seat.session.open(message, self.engine.max_length, self.engine.rules, self.engine.lacks)
         seat.trial = None
         beliefs, number = self.controller.beliefs, seat.session.number
         if request.rule in ID_RULES:
@@ -780,7 +780,8 @@ def _job(seat: Seat) -> Job:
     assert request is not None
     assert isinstance(stage, Pending)
     newest = len(request.committed) - 1
-    feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence)
+    text = tuple(request.committed) if request.params.remembers else ()
+    feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence, text)
     drafter = EDGE if seat.drafter == EDGE and not stage.grant.length else DEVICE
     return Job(seat.session.number, feed, len(stage.draft), stage.grant.length, drafter)
 

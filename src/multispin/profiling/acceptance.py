@@ -16,7 +16,7 @@ import torch
 from multispin.estimation.intervals import ratio_of_means
 from multispin.estimation.traces import Trace
 from multispin.models import CachedModel, ModelDrafter
-from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped, target_law
+from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped_after, target_law
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def follow(
         accepts = "".join(str(int(guess == [text[p]])) for guess, p in zip(guesses, positions, strict=True))
         return Following(Trace(prompt, task, accepts))
     ours = drafter.logits_along(text, begin, params)
-    drawn = draw(ours, positions, params)
+    shaped_ours, rest = shaped_after(ours, text[:begin], text[begin:-1], params)
+    drawn = draw(shaped_ours, positions, rest)
     accepts = "".join(str(int(token == text[p])) for token, p in zip(drawn, positions, strict=True))
     if params.greedy:
         return Following(Trace(prompt, task, accepts))
@@ -80,7 +81,8 @@ def follow(
         target.forward([Feed(slot, 0, text[: begin - 1], None)])
     (theirs,) = target.forward([Feed(slot, begin - 1, text[begin - 1 : -1], params)])
     target.close(slot)
-    p, q = (target_law(shaped(logits, positions, params), params) for logits in (theirs, ours))
+    shaped_theirs, _ = shaped_after(theirs, text[:begin], text[begin:-1], params)
+    p, q = (target_law(logits, rest) for logits in (shaped_theirs, shaped_ours))
     return Following(Trace(prompt, task, accepts), tuple(float(value) for value in torch.minimum(p, q).sum(-1)))
 
 

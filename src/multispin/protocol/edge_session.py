@@ -74,12 +74,18 @@ class EdgeSession:
         self._vocabulary_size = vocabulary_size
         self._last_verdict: Verdict | None = None  # answers a draft or a distribution that comes once more
 
-    def open(self, message: Open, max_length: int, rules: Collection[Rule] = frozenset(Rule)) -> RunningRequest:
+    def open(
+        self,
+        message: Open,
+        max_length: int,
+        rules: Collection[Rule] = frozenset(Rule),
+        lacks: Collection[str] = frozenset(),
+    ) -> RunningRequest:
         """Begin a request; the one before must have ended."""
         self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
-        self.request = admit(message, self._vocabulary_size, max_length, rules)
+        self.request = admit(message, self._vocabulary_size, max_length, rules, lacks)
         self.stage, self._last_verdict = Idle(), None
         return self.request
 

@@ -84,6 +84,7 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
         probability_bits: Q_B, bits of a probability under the rejection rules.
         min_tokens: stop ids have probability 0 before so many tokens are generated.
         logit_bias: (id, what is added to its logit).
+        min_p, presence_penalty, frequency_penalty, repetition_penalty: as in `SamplingParams`.
 
     """
 
@@ -102,6 +103,10 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     probability_bits: Annotated[int, Meta(ge=2, le=MAX_PROBABILITY_BITS)] = 16
     min_tokens: Count = 0
     logit_bias: Annotated[tuple[tuple[Token, float], ...], Meta(max_length=MAX_BIASES)] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 class Grant(Struct, frozen=True, array_like=True, tag=4):

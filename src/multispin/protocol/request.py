@@ -110,6 +110,10 @@ class Request:
             self.probability_bits,
             self.min_tokens,
             params.logit_bias,
+            params.min_p,
+            params.presence_penalty,
+            params.frequency_penalty,
+            params.repetition_penalty,
         )
 
     @staticmethod
@@ -119,7 +123,17 @@ class Request:
         prompt_tokens = message.prompt_tokens - message.continued
         if prompt_tokens < 1 or message.continued > message.max_tokens:
             raise InputError(f"continued = {message.continued} leaves no prompt or no room")
-        params = SamplingParams(message.temperature, message.top_k, message.top_p, message.seed, message.logit_bias)
+        params = SamplingParams(
+            message.temperature,
+            message.top_k,
+            message.top_p,
+            message.seed,
+            message.logit_bias,
+            min_p=message.min_p,
+            presence_penalty=message.presence_penalty,
+            frequency_penalty=message.frequency_penalty,
+            repetition_penalty=message.repetition_penalty,
+        )
         request = Request(
             tuple(committed[:prompt_tokens]),
             params,

@@ -76,7 +76,11 @@ class RunningRequest:
 
 
 def admit(
-    message: Open, vocabulary_size: int, max_length: int, rules: Collection[Rule] = frozenset(Rule)
+    message: Open,
+    vocabulary_size: int,
+    max_length: int,
+    rules: Collection[Rule] = frozenset(Rule),
+    lacks: Collection[str] = frozenset(),
 ) -> RunningRequest:
     """Check a request at the door; ProtocolError or InputError says what it asks too much.
 
@@ -85,6 +89,7 @@ def admit(
         vocabulary_size: number of the target's token ids.
         max_length: most prompt and generated tokens of a text at this edge.
         rules: acceptance rules that the engine can apply; default all.
+        lacks: `SamplingParams.features` that the engine cannot apply; default none.
 
     """
     prompt_tokens = message.prompt_tokens - message.continued
@@ -101,5 +106,9 @@ def admit(
         raise ProtocolError(
             "rule",
             f"this edge cannot verify by {request.rule}, only by {', '.join(sorted(rules))}: choose one of these",
+        )
+    if unable := request.params.features & frozenset(lacks):
+        raise ProtocolError(
+            "unsupported", f"this edge's engine cannot apply {' and '.join(sorted(unable))}: leave it out"
         )
     return RunningRequest(request, generated, vocabulary_size)

@@ -33,6 +33,7 @@ from multispin.speculation.payload import (
     unpack_scalars,
     uplink_bits_per_rejection,
 )
+from multispin.speculation.penalties import draw_after, penalised, shaped_after
 from multispin.speculation.rejection import (
     Offer,
     Rejection,
@@ -80,6 +81,7 @@ __all__ = [
     "downlink_bits_per_rejection",
     "draft_token",
     "draw",
+    "draw_after",
     "framing_bits",
     "gumbel_argmax",
     "gumbel_argmax_rows",
@@ -92,11 +94,13 @@ __all__ = [
     "pack_laws",
     "pack_offer",
     "pack_scalars",
+    "penalised",
     "possible_after",
     "resolve_down",
     "resolve_up",
     "rule_for",
     "shaped",
+    "shaped_after",
     "target_law",
     "text_of",
     "truncate",

@@ -21,6 +21,7 @@ class Feed(NamedTuple):
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
         evidence: what the draft brings beside its ids under a rejection rule; None under `greedy` and `coupled`.
+        text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty.
 
     """
 
@@ -29,6 +30,7 @@ class Feed(NamedTuple):
     tokens: Sequence[int]
     params: SamplingParams | None
     evidence: Evidence | None = None
+    text: Sequence[int] = ()
 
 
 class Failure(NamedTuple):
@@ -56,8 +58,11 @@ class SlotTable:
 
     Attributes:
         slots: the same number.
+        lacks: `SamplingParams.features` that the engine cannot apply; none, unless a class says otherwise.
 
     """
+
+    lacks: frozenset[str] = frozenset()
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
@@ -141,6 +146,10 @@ class Engine(Protocol):
     @property
     def rules(self) -> frozenset[Rule]:
         """Acceptance rules that the engine can apply. A request under another rule is refused when it is opened."""
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """`SamplingParams.features` that it cannot apply. A request with one of them is refused when it is opened."""
 
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""

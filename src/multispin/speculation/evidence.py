@@ -10,6 +10,7 @@ from multispin.errors import InputError
 from multispin.speculation.codec import pack_ids, unpack_ids
 from multispin.speculation.laws import LawFormat, TruncatedLaw, draft_token
 from multispin.speculation.payload import Rule, pack_laws, pack_scalars, unpack_laws, unpack_scalars
+from multispin.speculation.penalties import shaped_after
 from multispin.speculation.rejection import Offer, Rejection, verify_floored, verify_laws, verify_scalars
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
@@ -49,7 +50,12 @@ class Evidence:
 
 
 def judge(
-    drafted: Sequence[int], evidence: Evidence | None, logits: torch.Tensor, base: int, params: SamplingParams
+    drafted: Sequence[int],
+    evidence: Evidence | None,
+    logits: torch.Tensor,
+    base: int,
+    params: SamplingParams,
+    text: Sequence[int] = (),
 ) -> Finding:
     """Apply the rule that the evidence names to one draft. Without evidence the rule is `greedy` or `coupled`.
 
@@ -59,12 +65,17 @@ def judge(
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
         params: the request's sampling parameters and seed.
+        text: the `base` committed ids; only needed where the parameters have penalties (`SamplingParams.remembers`).
 
     Returns:
         An Outcome. Under `rejection-up` it may be a Rejection, to be finished by `resolve_up`; under `rejection-down`
         an Offer, to be finished by `resolve_down`.
 
     """
+    if params.remembers:
+        if len(text) != base:
+            raise InputError(f"penalties need the {base} tokens before a draft, but {len(text)} are at hand")
+        logits, params = shaped_after(logits, text, drafted, params)
     if evidence is None:
         return verify_draft(drafted, logits, base, params)
     if evidence.rule is Rule.REJECTION:

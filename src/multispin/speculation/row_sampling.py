@@ -1,9 +1,13 @@
 """Sampling from one row of numpy logits: what a drafter that runs without PyTorch draws with.
 
-The functions mirror `speculation.sampling` (bias and withheld ids, then temperature, top-k, top-p, then the draw with
-the shared noise) for a single row on a CPU. A drafter's draw decides only how often its drafts are accepted, never
-which text comes out, so these functions need not agree with the target's to the last bit.
+The functions mirror `speculation.sampling` and `speculation.penalties` (bias and withheld ids, penalties, temperature,
+min-p, top-k, top-p, then the draw with the shared noise) for a single row on a CPU. A drafter's draw decides only how
+often its drafts are accepted, never which text comes out, so these functions need not agree with the target's to the
+last bit.
 """
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 from multispin.errors import InputError
 from multispin.speculation.gumbel_max import gumbel_argmax_row
 from multispin.speculation.laws import LawFormat, TruncatedLaw, quantise
+from multispin.speculation.penalties import seen_before
 from multispin.speculation.sampling import SamplingParams
 
 Row = NDArray[np.float32]
@@ -40,17 +45,20 @@ def shaped_row(row: Row, position: int, params: SamplingParams) -> Row:
 
 
 def truncated_row(row: Row, params: SamplingParams) -> Row:
-    """Logits of the sampling distribution, −inf outside its support; in the order temperature, top-k, top-p.
+    """Logits of the sampling distribution, −inf outside its support; in the order temperature, min-p,
+    top-k, top-p.
 
     Args:
         row: [V] logits, shaped already.
         params: sampling parameters with temperature > 0.
 
     Returns:
-        [V] float32; its softmax is the distribution. Ties at the top-k edge are all kept, and top-p always keeps the
-        most probable token.
+        [V] float32; its softmax is the distribution. Ties at the top-k edge are all kept, and min-p and top-p always
+        keep the most probable token.
     """
     scaled: Row = row / np.float32(params.temperature)
+    if params.min_p > 0.0:
+        scaled = np.where(scaled < scaled.max() + np.float32(math.log(params.min_p)), np.float32(-np.inf), scaled)
     if 0 < params.top_k < len(scaled):
         edge = np.partition(scaled, -params.top_k)[-params.top_k]
         scaled = np.where(scaled < edge, np.float32(-np.inf), scaled)
@@ -68,29 +76,51 @@ def truncated_row(row: Row, params: SamplingParams) -> Row:
     return scaled
 
 
-def draw_row(row: Row, position: int, params: SamplingParams) -> int:
-    """The token that the request's distribution emits at one position, from a drafter's logits.
+def shaped_row_after(row: Row, text: Sequence[int], params: SamplingParams) -> Row:
+    """Logits with the request's bias, withheld ids and penalties, for the token that follows a text.
 
     Args:
         row: [V] logits of the drafter.
-        position: absolute position of the token, prompt included, from 0.
+        text: ids of the text before the token, prompt and drafted tokens included.
+        params: sampling parameters of the request.
+
+    Returns:
+        [V]: the row itself where the request asks for nothing, else a changed copy.
+    """
+    row = shaped_row(row, len(text), params)
+    if not params.remembers:
+        return row
+    (ids, (times,), (anywhere,)) = seen_before(text, (), params.prompt_tokens, len(row))
+    z, factor = row[ids], np.float32(params.repetition_penalty)
+    z = np.where(anywhere, np.where(z > 0, z / factor, z * factor), z)
+    changed = row.copy()
+    changed[ids] = z - np.float32(params.frequency_penalty) * times - np.float32(params.presence_penalty) * (times > 0)
+    return changed
+
+
+def draw_row(row: Row, text: Sequence[int], params: SamplingParams) -> int:
+    """The token that the request's distribution emits after a text, from a drafter's logits.
+
+    Args:
+        row: [V] logits of the drafter.
+        text: ids of the text before the token, prompt and drafted tokens included.
         params: sampling parameters of the request, and its seed.
 
     Returns:
         A token id: the argmax at temperature 0, else the Gumbel-max draw with the noise of (seed, position).
     """
-    row = shaped_row(row, position, params)
+    row = shaped_row_after(row, text, params)
     if params.greedy:
         return int(row.argmax())
-    return gumbel_argmax_row(truncated_row(row, params), params.seed, position)
+    return gumbel_argmax_row(truncated_row(row, params), params.seed, len(text))
 
 
-def truncate_row(row: Row, position: int, params: SamplingParams, form: LawFormat) -> TruncatedLaw:
+def truncate_row(row: Row, text: Sequence[int], params: SamplingParams, form: LawFormat) -> TruncatedLaw:
     """The distribution that a device drafts from and sends under the rejection rules, as whole weights.
 
     Args:
         row: [V] logits of the drafter.
-        position: absolute position of the token.
+        text: ids of the text before the token, prompt and drafted tokens included.
         params: sampling parameters of the request; temperature > 0.
         form: V, V̂ and Q_B.
 
@@ -101,7 +131,7 @@ def truncate_row(row: Row, position: int, params: SamplingParams, form: LawForma
         raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
     if len(row) != form.vocabulary_size:
         raise InputError(f"{len(row)} logits do not fit a vocabulary of {form.vocabulary_size}")
-    scaled = truncated_row(shaped_row(row, position, params), params).astype(np.float64)
+    scaled = truncated_row(shaped_row_after(row, text, params), params).astype(np.float64)
     retained = min(form.retained, len(scaled))
     ids = np.sort(np.argpartition(scaled, -retained)[-retained:]).astype(np.int64)
     probabilities = np.exp(scaled[ids] - scaled.max())

@@ -1,9 +1,9 @@
 """The distribution that a request's parameters make of a row of logits, and one draw from it.
 
-The order is fixed: logit bias and withheld ids (`shaped`), temperature, top-k, top-p (`truncated_logits`). The
-distribution is a function of (logits, position, parameters). A draw is a function of (distribution, seed, position) by
-the Gumbel-max identity argmax_x(log p(x) + G(x)) ~ p. Truncation happens before the draw, never after it. Device and
-edge apply the same functions to their own logits.
+The order is vLLM's: logit bias and withheld ids (`shaped`), penalties (`penalties.penalised`), temperature, min-p,
+top-k, top-p (`truncated_logits`). The distribution is a function of (logits, text before the position, parameters). A
+draw is a function of (distribution, seed, position) by the Gumbel-max identity argmax_x(log p(x) + G(x)) ~ p.
+Truncation happens before the draw, never after it. Device and edge apply the same functions to their own logits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
@@ -25,6 +26,8 @@ MIN_TEMPERATURE = 1e-6
 MAX_TEMPERATURE = 10.0
 MAX_BIASES = 64
 MAX_BIAS = 100.0
+MAX_PENALTY = 2.0
+MAX_REPETITION_PENALTY = 10.0
 _CUTOFFS = (1e-2, 1e-3, 1e-4, 1e-5)  # weights relative to the most probable token
 
 
@@ -40,6 +43,12 @@ class SamplingParams:
         logit_bias: pairs (id, number added to its logit) for a few ids; ±100 practically forces or forbids an id.
         withheld: ids that have probability 0 at positions below `withheld_until`; used for a text's minimal length.
         withheld_until: first absolute position at which the withheld ids are possible.
+        min_p: keep tokens with at least this share of the most probable token's probability; 0 keeps all.
+        presence_penalty: subtracted from the logit of each token that was generated before; −2 … 2.
+        frequency_penalty: subtracted as often as the token was generated before; −2 … 2.
+        repetition_penalty: logits of tokens of the prompt or the generated text are divided by it where they are above
+            0, and multiplied where they are below; above 0, at most 10; 1 changes nothing.
+        prompt_tokens: length of the prompt; tokens after it count as generated.
     """
 
     temperature: float = 0.0
@@ -49,6 +58,11 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     withheld: tuple[int, ...] = ()
     withheld_until: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    prompt_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.temperature != 0.0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
@@ -59,6 +73,16 @@ class SamplingParams:
             raise InputError(f"top_k = {self.top_k} is negative (0 keeps every token)")
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p = {self.top_p} is outside (0, 1]")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise InputError(f"min_p = {self.min_p} is outside 0 … 1")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -MAX_PENALTY <= (value := getattr(self, name)) <= MAX_PENALTY:
+                raise InputError(f"{name} = {value} is outside −{MAX_PENALTY:g} … {MAX_PENALTY:g}")
+        if not 1.0 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            raise InputError(
+                f"repetition_penalty = {self.repetition_penalty} is outside {1.0 / MAX_REPETITION_PENALTY:g} … "
+                f"{MAX_REPETITION_PENALTY:g}"
+            )
         if len(self.logit_bias) > MAX_BIASES:
             raise InputError(f"logit_bias names {len(self.logit_bias)} ids, over the limit of {MAX_BIASES}")
         if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
@@ -73,9 +97,36 @@ class SamplingParams:
         """Whether every draw is the plain argmax."""
         return self.temperature == 0.0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the distribution depends on which tokens stand before the position (penalties)."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What of these parameters not every engine can apply, by the names of the fields."""
+        changed = {
+            "presence_penalty": self.presence_penalty != 0.0,
+            "frequency_penalty": self.frequency_penalty != 0.0,
+            "repetition_penalty": self.repetition_penalty != 1.0,
+        }
+        return frozenset(name for name, used in changed.items() if used)
+
+    @cached_property
+    def of_shaped(self) -> SamplingParams:
+        """What is still to be done with logits that bias, withheld ids and penalties have changed already."""
+        return replace(
+            self, logit_bias=(), withheld=(), presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0
+        )
+
     def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> SamplingParams:
-        """The same parameters, with the stop ids withheld for the first `min_tokens` tokens after the prompt."""
-        return replace(self, withheld=tuple(sorted(stop_ids)), withheld_until=prompt_tokens + min_tokens)
+        """The parameters for a text with a prompt of this length, its stop ids withheld for the first `min_tokens`."""
+        return replace(
+            self,
+            withheld=tuple(sorted(stop_ids)),
+            withheld_until=prompt_tokens + min_tokens,
+            prompt_tokens=prompt_tokens,
+        )
 
     def check_vocabulary(self, size: int) -> None:
         """InputError if an id is outside the vocabulary, or if no token is left."""
@@ -125,7 +176,7 @@ def largest(logits: torch.Tensor) -> list[int]:
 
 
 def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Logits after temperature, top-k and top-p, in this order; −inf outside the support.
+    """Logits after temperature, min-p, top-k and top-p, in this order; −inf outside the support.
 
     Args:
         logits: [rows, V], any float type, `shaped` already.
@@ -133,11 +184,13 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
     Returns:
         [rows, V] float32; the softmax of a row is the distribution. Ties at the top-k edge are all kept, so that both
-        sides keep the same tokens. Top-p always keeps the most probable token.
+        sides keep the same tokens. Min-p and top-p always keep the most probable token.
     """
     import torch
 
     scaled = logits.float() / params.temperature
+    if params.min_p > 0.0:
+        scaled = scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + math.log(params.min_p), -math.inf)
     vocabulary = scaled.shape[-1]
     if 0 < params.top_k < vocabulary:
         edge = scaled.topk(params.top_k, dim=-1).values[..., -1:]
