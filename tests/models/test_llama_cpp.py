@@ -47,7 +47,7 @@ def test_a_draft_goes_on_after_any_of_its_own_beginnings(model, prompt, params):
 def test_a_drafted_token_is_drawn_with_the_shared_noise(model, prompt):
     (token,) = LlamaCppDrafter(model).draft(prompt, 1, HOT)
     row = model.decode(0, prompt)
-    assert token == draw_row(row, len(prompt), HOT)
+    assert token == draw_row(row, prompt, HOT)
 
 
 def test_its_argmax_is_nearly_always_that_of_the_target(path, prompt):

@@ -128,7 +128,7 @@ def test_wrong_counts_are_noticed(monkeypatch, mutant):
 
 def test_the_rejection_rule_keeps_the_penalised_distribution_after_a_drafted_prefix():
     """Two drafted tokens, each from a distribution of its own: the second token's frequencies are the target's."""
-    params = SamplingParams(1.0, frequency_penalty=1.5, presence_penalty=0.5, prompt_tokens=2)
+    params = SamplingParams(1.0, frequency_penalty=-2.0, presence_penalty=-2.0, prompt_tokens=2)
     prompt, form, count = [1, 2], LawFormat(V, V), 6000
     pairs = Counter()
     for seed in range(count):
