@@ -15,16 +15,19 @@ from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from multispin.edge.account import Account
+from multispin.edge.audience import Audience
 from multispin.edge.door import Door, FullError
 from multispin.errors import InputError
-from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, RoundReport, Send, Sleep, Verify
-from multispin.passes.plans import DEVICE
+from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, Send, Sleep, Verify
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,
     Downlink,
     Error,
+    Open,
     ProtocolError,
+    Uplink,
     decode_uplink,
     encode,
     websocket_frame_bytes,
@@ -36,9 +39,6 @@ from multispin.protocol.events import (
     Expired,
     Lost,
     Refused,
-    Round,
-    RoundDevice,
-    RoundGrant,
 )
 from multispin.speculation import Failure, Finding
 
@@ -137,9 +137,12 @@ class _Connection:
 class EdgeServer:
     """Drives `Passes` with a clock, sockets and a thread.
 
+    Attributes:
+        audience: who is told of everything that happens.
+
     Args:
         passes: sessions and passes of this edge.
-        on_event: called with everything that happens; must not block.
+        on_event: called with everything that happens; must not block. `audience` tells further listeners.
         door: bounds connections; default one of its own.
 
     """
@@ -148,7 +151,8 @@ class EdgeServer:
         self, passes: Passes, on_event: Callable[[EdgeEvent], None] = lambda _: None, door: Door | None = None
     ) -> None:
         self._passes = passes
-        self._on_event = on_event
+        self.audience = Audience(on_event)
+        self._account = Account(passes)
         self._connections: dict[int, _Connection] = {}
         self._door = door or Door()
         self._open: set[_Connection] = set()  # greeted or not
@@ -219,6 +223,7 @@ class EdgeServer:
                     drafts = await loop.run_in_executor(self._engine_thread, self._passes.draft, step)
                     self._passes.drafted(step, drafts, loop.time() - began_s, loop.time())
                 case Verify(batch):
+                    self._account.batch(batch)
                     began_s = loop.time()
                     findings = await self._verify(batch)
                     self._passes.verified(batch, findings, loop.time() - began_s, loop.time())
@@ -226,7 +231,9 @@ class EdgeServer:
                     for number, message in messages:
                         self._send(number, message)
                     if report is not None:
-                        self._tell_round(report)
+                        self.audience.tell(self._account.round(report, loop.time()))
+                        for number in report.members:
+                            self._tell(self._account.finished(number, loop.time()))
                         if self._stopping:
                             return
 
@@ -241,7 +248,8 @@ class EdgeServer:
             await asyncio.sleep(EXPIRY_PERIOD_S)
             names = {number: session.hello.name for number, session in self._passes.sessions.items()}
             for number in self._passes.expire(asyncio.get_running_loop().time()):
-                self._on_event(Expired(number, names[number]))
+                self._tell(self._account.gone(number, "abort", self._now_s()))
+                self.audience.tell(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
                     connection.end(Error("timeout", "this device was silent for too long"))
             self._wake.set()
@@ -331,11 +339,24 @@ class EdgeServer:
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
             for answer in self._passes.receive(number, message, wire_bytes, now_s):
                 connection.put(answer)
+            self._tell(self._note(number, message, now_s))
             self._wake.set()
             if self._passes.session(number) is None:  # it said Close
                 self._connections.pop(number, None)
-                self._on_event(Closed(number))
+                self._tell(self._account.gone(number, "abort", now_s))
+                self.audience.tell(Closed(number))
                 return
+
+    def _note(self, number: int, message: Uplink, now_s: float) -> EdgeEvent | None:
+        """What a message that was taken means for the session's text."""
+        if isinstance(message, Open):
+            return self._account.opened(number, "", now_s)
+        return self._account.finished(number, now_s)
+
+    def _tell(self, event: EdgeEvent | None) -> None:
+        """Tell an event, if there is one."""
+        if event is not None:
+            self.audience.tell(event)
 
     def _take_over(self, number: int, connection: _Connection, answers: list[Downlink]) -> None:
         """Make this connection the session's own; an older one, half open perhaps, is closed."""
@@ -346,7 +367,7 @@ class EdgeServer:
         for answer in answers:
             connection.put(answer)
         hello = self._passes.sessions[number].hello
-        self._on_event(Connected(number, hello.name, hello.drafter, older is not None))
+        self.audience.tell(Connected(number, hello.name, hello.drafter, older is not None))
         self._wake.set()
 
     def _lose(self, number: int) -> None:
@@ -354,7 +375,7 @@ class EdgeServer:
         session = self._passes.session(number)
         if session is not None:
             self._passes.disconnect(number, self._now_s())
-            self._on_event(Lost(number, session.hello.name))
+            self.audience.tell(Lost(number, session.hello.name))
         self._wake.set()
 
     def _leave(self, number: int, why: str) -> None:
@@ -362,7 +383,8 @@ class EdgeServer:
         session = self._passes.session(number)
         name = session.hello.name if session else ""
         self._passes.leave(number)
-        self._on_event(Refused(number, name, why))
+        self._tell(self._account.gone(number, "abort", self._now_s()))
+        self.audience.tell(Refused(number, name, why))
         self._wake.set()
 
     async def _verify(self, batch: Batch) -> Sequence[Finding | Failure | None]:
@@ -380,48 +402,17 @@ class EdgeServer:
         return findings
 
     def _send(self, number: int, message: Downlink) -> None:
+        if isinstance(message, Error):  # the session has ended
+            self._tell(self._account.gone(number, "error", self._now_s()))
         connection = self._connections.get(number)
         if connection is None:
             return
-        if isinstance(message, Error):  # the session has ended
+        if isinstance(message, Error):
             del self._connections[number]
             connection.end(message)
-            self._on_event(Refused(number, "", message.sentence))
+            self.audience.tell(Refused(number, "", message.sentence))
         else:
             connection.put(message)
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
-
-    def _tell_round(self, report: RoundReport) -> None:
-        sessions = self._passes.sessions
-        plan = report.plan
-        beliefs = self._passes.controller.beliefs
-        rows = zip(report.members, report.drafted, report.accepted, report.delivered, strict=True)
-        self._on_event(
-            Round(
-                round=report.round,
-                time_s=self._now_s(),
-                verify_s=report.verify_s,
-                prompt_tokens=report.prompt_tokens,
-                planned_round_s=plan.round_s if plan else None,
-                planned_goodput_tokens_per_s=plan.goodput_tokens_per_s if plan else None,
-                devices=tuple(
-                    RoundDevice(
-                        sessions[number].hello.name,
-                        drafted,
-                        accepted,
-                        delivered,
-                        beliefs.acceptance_rate(number),
-                        beliefs.seconds_per_token(number),
-                    )
-                    for number, drafted, accepted, delivered in rows
-                    if number in sessions
-                ),
-                grants=tuple(
-                    RoundGrant(sessions[each.session].hello.name, each.draft_length, each.bandwidth_hz)
-                    for each in (plan.sessions if plan else ())
-                    if each.drafter == DEVICE
-                ),
-            )
-        )

@@ -159,6 +159,12 @@ class _Row(NamedTuple):
 class Passes:
     """Sessions, slots and passes of one edge.
 
+    Attributes:
+        engine: verification engine that runs the target model.
+        controller: plans every round.
+        limits: bounds of this edge.
+        late_tokens: drafted tokens that came when nobody waited for them any more.
+
     Args:
         engine: verification engine that runs the target model.
         controller: plans every round.
@@ -185,6 +191,7 @@ class Passes:
         self.engine = engine
         self.controller = controller
         self.limits = limits or Limits()
+        self.late_tokens = 0
         self._fingerprint = fingerprint
         self._credential = credential
         self._seed = seed
@@ -312,6 +319,11 @@ class Passes:
         """All sessions by number, lost ones included."""
         return {seat.session.number: seat.session for seat in self._seats}
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self._seats.waiting
+
     def session(self, number: int) -> EdgeSession | None:
         """One session; None if it has ended."""
         seat = self._seats.get(number)
@@ -425,6 +437,7 @@ class Passes:
         if session.request is not None and session.request.finish:  # its last token has been named
             self._seats.release(seat)
         if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
+            self.late_tokens += message.length
             return [*answers]
         self.controller.chooser.probes.end(session.number, now_s)
         if stage.grant.length > 0:

@@ -126,6 +126,11 @@ class Seats:
     def __getitem__(self, number: int) -> Seat:
         return self._seats[number]
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._waiting)
+
     def get(self, number: int) -> Seat | None:
         """The seat of a session; None if it has ended."""
         return self._seats.get(number)

@@ -64,6 +64,58 @@ class Refused(_Line, frozen=True, tag="refused"):
     why: str
 
 
+class Opened(_Line, frozen=True, tag="opened"):
+    """A session has opened a request, which now waits for a slot.
+
+    Attributes:
+        session: the session's number.
+        name: the device's name.
+        request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
+        prompt_tokens: tokens of the prompt.
+        max_tokens: most tokens to be generated.
+        time_s: the edge's clock [s].
+
+    """
+
+    session: int
+    name: str
+    request: str
+    prompt_tokens: int
+    max_tokens: int
+    time_s: float
+
+
+class Ended(_Line, frozen=True, tag="ended"):
+    """A text has ended.
+
+    Attributes:
+        session: the session's number.
+        name: the device's name.
+        request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
+        finish: why: "stop" or "length"; "abort" if its session ended before it, "error" if it could not be computed.
+        prompt_tokens: tokens of the prompt.
+        tokens: generated tokens.
+        drafted: drafted tokens that were verified for it.
+        accepted: of them accepted.
+        first_token_s: time from the request to the first token [s]; None if there was none.
+        seconds: time from the request to the end [s].
+        time_s: the edge's clock [s].
+
+    """
+
+    session: int
+    name: str
+    request: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    drafted: int
+    accepted: int
+    first_token_s: float | None
+    seconds: float
+    time_s: float
+
+
 class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a round brought one device.
 
@@ -74,6 +126,8 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tokens: tokens that were committed.
         acceptance_rate: the controller's estimate after the round, α in [0, 1].
         seconds_per_token: the controller's estimate of the time per drafted token [s].
+        session: number of its session.
+        drafter: who drafted: "device", "edge" or "nobody".
 
     """
 
@@ -83,6 +137,8 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     acceptance_rate: float
     seconds_per_token: float
+    session: int = 0
+    drafter: str = ""
 
 
 class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +147,7 @@ class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     length: int
     bandwidth_hz: float
+    session: int = 0
 
 
 class Round(_Line, frozen=True, tag="round"):
@@ -105,6 +162,7 @@ class Round(_Line, frozen=True, tag="round"):
         planned_goodput_tokens_per_s: what that plan promises; None if nothing was planned.
         devices: the devices whose drafts were verified.
         grants: the next round's grants.
+        late_tokens: drafted tokens that came since the last round when nobody waited for them any more.
 
     """
 
@@ -116,6 +174,7 @@ class Round(_Line, frozen=True, tag="round"):
     planned_goodput_tokens_per_s: float | None
     devices: tuple[RoundDevice, ...]
     grants: tuple[RoundGrant, ...]
+    late_tokens: int = 0
 
 
 # The device -----------------------------------------------------------------------------------------------------------
@@ -218,7 +277,7 @@ class Try(_Order, frozen=True, tag="try"):
 
 Order = Begin | Try
 
-EdgeEvent = Listening | Connected | Lost | Expired | Closed | Refused | Round
+EdgeEvent = Listening | Connected | Lost | Expired | Closed | Refused | Opened | Ended | Round
 DeviceEvent = Ready | Away | Tried | Written | Done
 Event = EdgeEvent | DeviceEvent
 

@@ -1,0 +1,127 @@
+"""The account of an edge's texts and passes: which events they are to those who watch."""
+
+from dataclasses import dataclass
+
+from multispin.passes import Batch, Passes, RoundReport
+from multispin.passes.plans import DEVICE, NOBODY
+from multispin.protocol.events import Ended, Opened, Round, RoundDevice, RoundGrant
+
+
+@dataclass
+class _Text:
+    """A text under way.
+
+    Attributes:
+        name: name of its device.
+        request: name of the HTTP request that it belongs to; empty for a device's own.
+        prompt_tokens: tokens of its prompt.
+        opened_s: when its request came [s].
+        first_s: when its first token was committed [s]; None before.
+        tokens: tokens committed.
+        drafted: tokens drafted for it and verified.
+        accepted: of them accepted.
+
+    """
+
+    name: str
+    request: str
+    prompt_tokens: int
+    opened_s: float
+    first_s: float | None = None
+    tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Account:
+    """Follows every text from its request to its end.
+
+    Args:
+        passes: the passes of the edge.
+
+    """
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self._texts: dict[int, _Text] = {}
+        self._drafters: dict[int, str] = {}  # who drafted for a session in the batch that it was in last
+        self._late_tokens = 0  # told so far
+
+    @property
+    def open_texts(self) -> int:
+        """Texts that wait or are being written."""
+        return len(self._texts)
+
+    def opened(self, number: int, request: str, now_s: float) -> Opened | None:
+        """A session has opened a request; None if it was complete at once."""
+        session = self._passes.session(number)
+        if session is None or session.request is None or session.request.finish:
+            return None
+        name, running = session.hello.name, session.request
+        self._texts[number] = _Text(name, request, running.prompt_tokens, now_s)
+        return Opened(number, name, request, running.prompt_tokens, running.remaining, now_s)
+
+    def batch(self, batch: Batch) -> None:
+        """A batch is about to be verified."""
+        for job in batch.jobs:
+            if job.feed.params is not None:
+                self._drafters[job.session] = job.drafter if job.drafted else NOBODY
+
+    def finished(self, number: int, now_s: float) -> Ended | None:
+        """The end of a session's text, if it has come."""
+        session = self._passes.session(number)
+        if number not in self._texts or session is None or session.request is None or not session.request.finish:
+            return None
+        return self.gone(number, session.request.finish, now_s)
+
+    def gone(self, number: int, finish: str, now_s: float) -> Ended | None:
+        """A text has ended, or its session has ended before it; None if it had no text under way."""
+        self._drafters.pop(number, None)
+        text = self._texts.pop(number, None)
+        if text is None:
+            return None
+        first_token_s = None if text.first_s is None else text.first_s - text.opened_s
+        return Ended(
+            *(number, text.name, text.request, finish, text.prompt_tokens, text.tokens, text.drafted, text.accepted),
+            *(first_token_s, now_s - text.opened_s, now_s),
+        )
+
+    def round(self, report: RoundReport, now_s: float) -> Round:
+        """What a pass was, and what the next ones are planned to be."""
+        rows = list(zip(report.members, report.drafted, report.accepted, report.delivered, strict=True))
+        for number, drafted, accepted, delivered in rows:
+            if (text := self._texts.get(number)) is not None:
+                text.first_s = now_s if text.first_s is None else text.first_s
+                text.tokens, text.drafted = text.tokens + delivered, text.drafted + drafted
+                text.accepted += accepted
+        sessions, plan = self._passes.sessions, report.plan
+        beliefs = self._passes.controller.beliefs
+        late, self._late_tokens = self._passes.late_tokens - self._late_tokens, self._passes.late_tokens
+        return Round(
+            round=report.round,
+            time_s=now_s,
+            verify_s=report.verify_s,
+            prompt_tokens=report.prompt_tokens,
+            planned_round_s=plan.round_s if plan else None,
+            planned_goodput_tokens_per_s=plan.goodput_tokens_per_s if plan else None,
+            devices=tuple(
+                RoundDevice(
+                    sessions[number].hello.name,
+                    drafted,
+                    accepted,
+                    delivered,
+                    beliefs.acceptance_rate(number),
+                    beliefs.seconds_per_token(number),
+                    number,
+                    self._drafters.get(number, NOBODY),
+                )
+                for number, drafted, accepted, delivered in rows
+                if number in sessions
+            ),
+            grants=tuple(
+                RoundGrant(sessions[each.session].hello.name, each.draft_length, each.bandwidth_hz, each.session)
+                for each in (plan.sessions if plan else ())
+                if each.drafter == DEVICE
+            ),
+            late_tokens=late,
+        )
