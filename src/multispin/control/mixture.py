@@ -19,7 +19,7 @@ import numpy as np
 
 from multispin.control.edge import EdgeTables
 from multispin.control.exact.relaxation import price_by_worth
-from multispin.control.goodput import Floats, Ints
+from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.control.problem import Problem
 from multispin.control.rate import least_upload_s, needed_share
@@ -27,6 +27,12 @@ from multispin.control.scenario import Scenario
 
 _PHASES = 10
 """Device phases that are tried for each guess of what the edge makes meanwhile."""
+_FEW = 12
+"""Up to so many sessions every start is improved; of more, only the best, as the others end up no better or little."""
+_GUESSES = 2
+"""Starts whose prices are the first guesses, the best ones."""
+_PRICE_STEPS = 8
+"""Steps of the search for the band's price: the choices are improved one by one afterwards, so a rough price does."""
 _ROUNDS = 2
 """How often the guess is taken from what was found, and the phases are tried again."""
 _SWEEPS = 12
@@ -63,10 +69,9 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """Candidates scored, [N] and [N, K]."""
+    """Candidates scored, [N]."""
 
     value: Floats
-    tokens: Floats
     phase_s: Floats
     period_s: Floats
     extra: Floats
@@ -93,7 +98,10 @@ class MixtureSearch:
         self._fixed_s, self._per_device_s = verifier.fixed_s, verifier.per_device_s
         self._per_token_s, self._padded = verifier.per_token_s, verifier.padded
         self._step_s, self._step_device_s = (0.0, 0.0) if drafter is None else (drafter.fixed_s, drafter.per_device_s)
-        self._log_edge = np.log(self.edge.tokens)
+        # By length: what a draft of a device is worth, and what a pass with a draft of the edge is worth.
+        own, of_edge = (np.log(t) if fair else t for t in (problem.tokens, self.edge.tokens))
+        self._own_worth, self._edge_worth = own * self.weight, of_edge * self.weight
+        self._own_worth[0] = 0.0
         self._devices = np.arange(problem.size)
         length = np.arange(problem.reach)[:, None]
         self._options = (length == 0) | (length >= np.maximum(problem.shortest, 1)) & (length <= problem.longest)
@@ -101,7 +109,7 @@ class MixtureSearch:
         self._left = _ENTRIES
 
     def score(self, lengths: Ints, edge_lengths: Ints) -> _Scored:
-        """Period, tokens and value of drafts of the devices and of the edge, both [N, K], with the best m for each."""
+        """Period and value of drafts of the devices and of the edge, both [N, K], with the best m for each."""
         problem = self.problem
         drafting = lengths > 0
         edge_lengths = np.where(drafting, 0, edge_lengths)
@@ -115,20 +123,38 @@ class MixtureSearch:
         joint_s = problem.fixed_s + self._per_token_s * fed_tokens(lengths + edge_lengths, self._padded)
         if problem.after_s is not None:
             joint_s = joint_s + problem.after_s[lengths, self._devices].sum(axis=-1)
-        of_devices = problem.tokens[lengths, self._devices]
-        of_edge = self.edge.tokens[edge_lengths, self._devices]
-        best: _Scored | None = None
-        fitting = np.where(
-            (others > 0) & drafting.any(axis=-1), np.maximum(np.floor((phase - edge_s) / pass_s), 0.0), 0.0
-        )
+        mixed = (others > 0) & drafting.any(axis=-1)
+        fitting = np.where(mixed, np.maximum(np.floor((phase - edge_s) / pass_s), 0.0), 0.0)
         # One pass more than fits makes the devices' drafts wait for its end, and may pay all the same.
-        for extra in (fitting, np.where((others > 0) & drafting.any(axis=-1), fitting + 1.0, fitting)):
-            period = np.maximum(phase, extra * pass_s + edge_s) + joint_s
-            tokens = np.where(drafting, of_devices, (extra + 1.0)[..., None] * of_edge)
-            found = _Scored(self._value(tokens / period[..., None]), tokens, phase, period, extra)
-            best = found if best is None else _better(best, found)
-        assert best is not None
-        return best
+        extra = np.stack([fitting, np.where(mixed, fitting + 1.0, fitting)])
+        period = np.maximum(phase, extra * pass_s + edge_s) + joint_s
+        value = self._value(lengths, edge_lengths, extra, period)
+        more = value[1] > value[0]
+        value, period, extra = (np.where(more, each[1], each[0]) for each in (value, period, extra))
+        return _Scored(value, phase, period, extra)
+
+    def _tokens(self, lengths: Ints, edge_lengths: Ints, extra: Floats) -> Floats:
+        """Expected tokens of a period with `extra` passes, [N, K]."""
+        of_edge = (extra + 1.0)[..., None] * self.edge.tokens[edge_lengths, self._devices]
+        return np.asarray(np.where(lengths > 0, self.problem.tokens[lengths, self._devices], of_edge))
+
+    def _value(self, lengths: Ints, edge_lengths: Ints, extra: Floats, period_s: Floats) -> Floats:
+        """What is maximised, [..., N] like extra passes and period; far below everything if a least goodput is missed.
+
+        Without least goodputs, sums over the sessions of drafts [N, K] are made once for all numbers of passes.
+        """
+        if self.problem.constrained:
+            rates = self._tokens(lengths, edge_lengths, extra) / period_s[..., None]
+            value = (np.log(rates) if self.fair else rates) @ self.weight
+            asked = self.least > 0
+            met = (rates[..., asked] / self.least[asked]).min(axis=-1)
+            return np.where(met >= 1.0 - 1e-9, value, -1e15 * (1.0 - met))
+        own = self._own_worth[lengths, self._devices].sum(axis=-1)
+        others = np.where(lengths > 0, 0.0, self._edge_worth[edge_lengths, self._devices]).sum(axis=-1)
+        if not self.fair:
+            return np.asarray((own + (extra + 1.0) * others) / period_s)
+        weight = np.where(lengths > 0, 0.0, self.weight).sum(axis=-1)
+        return np.asarray(own + others + weight * np.log(extra + 1.0) - self.weight.sum() * np.log(period_s))
 
     def phase_s(self, lengths: Ints) -> Floats:
         """φ of drafts of the devices, [N, K] → [N] [s]."""
@@ -139,15 +165,6 @@ class MixtureSearch:
         share = np.where(drafting, 1.0 / np.maximum(drafting.sum(axis=-1, keepdims=True), 1), 0.0)
         return np.asarray((problem.busy_s(lengths) + problem.upload_time(lengths, share)).max(axis=-1))
 
-    def _value(self, rates: Floats) -> Floats:
-        """What is maximised, of tokens per second [N, K]; far below everything where a least goodput is missed."""
-        value = (np.log(rates) if self.fair else rates) @ self.weight
-        if self.problem.constrained:
-            asked = self.least > 0
-            met = (rates[..., asked] / self.least[asked]).min(axis=-1)
-            value = np.where(met >= 1.0 - 1e-9, value, -1e15 * (1.0 - met))
-        return np.asarray(value)
-
     def offer(self, lengths: Ints, edge_lengths: Ints) -> Mixture:
         """The best of these candidates, [N, K], which is kept if it beats what is known."""
         return self._keep(self.score(lengths, edge_lengths), lengths, edge_lengths)
@@ -157,7 +174,7 @@ class MixtureSearch:
         found = Mixture(
             lengths=lengths[n],
             edge_lengths=np.where(lengths[n] > 0, 0, edge_lengths[n]),
-            tokens=scored.tokens[n],
+            tokens=self._tokens(lengths[n], edge_lengths[n], scored.extra[n]),
             phase_s=float(scored.phase_s[n]),
             period_s=float(scored.period_s[n]),
             extra_passes=int(scored.extra[n]),
@@ -176,15 +193,13 @@ class MixtureSearch:
         """
         begun = [self.offer(lengths[None], edge_lengths[None]) for lengths, edge_lengths in starts]
         assert self.best is not None
-        if warm:
-            self._improve(self.best)
-            return self.best
-        guesses = begun
-        for _ in range(_ROUNDS):
-            for guess in guesses:
-                self._phases(guess)
-            guesses = [self.best]
-        for start in (self.best, *begun):
+        if not warm:
+            guesses = sorted(begun, key=lambda mixture: -mixture.value)[:_GUESSES]
+            for _ in range(_ROUNDS):
+                for guess in guesses:
+                    self._phases(guess)
+                guesses = [self.best]
+        for start in (self.best, *begun) if not warm and self.problem.size <= _FEW else (self.best,):
             self._improve(start)
         return self.best
 
@@ -195,10 +210,14 @@ class MixtureSearch:
         rates = self.best.tokens / self.best.period_s
         price = weight / guess.period_s if self.fair else float(self.weight @ rates)
         others = guess.lengths == 0
+        edge_lengths = self._usual(others)
         if not others.any():
-            others = np.ones_like(others)
-        edge_lengths = self.edge.best_lengths(fair=self.fair, members=others)
+            others = ~others
         return price, self.edge.pass_s(np.where(others, edge_lengths, 0), members=others), edge_lengths
+
+    def _usual(self, others: Mask) -> Ints:
+        """Drafts of the edge that are best for passes of the others, or of everybody if there are none, [K]."""
+        return self.edge.best_lengths(fair=self.fair, members=others if others.any() else ~others)
 
     def _phases(self, guess: Mixture) -> None:
         """Try phases φ: at each, every session takes what is worth most to it at the prices near the guess."""
@@ -235,7 +254,7 @@ class MixtureSearch:
             cost = np.where(open_, needed_share(upload[:, None, :], np.where(room > 0, room, 1.0), problem.snr)[0], 0.0)
         options = np.where(open_, worth[:, None, :], -np.inf)
         options[0] = served
-        chosen = price_by_worth(options, cost, np.zeros(len(phases)))[1]
+        chosen = price_by_worth(options, cost, np.zeros(len(phases)), steps=_PRICE_STEPS)[1]
         drafts = np.stack([edge_lengths, np.zeros_like(edge_lengths)])
         self.offer(np.tile(chosen, (2, 1)), np.repeat(drafts, len(chosen), axis=0))
 
@@ -248,8 +267,8 @@ class MixtureSearch:
         in_vain = 0
         for sweep in range(_SWEEPS * parts):
             tried = np.arange(sweep % parts, size, parts)
-            usual = self._prices(best)[2]
             drafting = best.lengths > 0
+            usual = self._usual(~drafting)
             known = best.lengths[drafting]
             typical = (
                 {1, 2, 4, 8} if len(known) == 0 else {1, int(known.min()), int(np.median(known)), int(known.max())}
@@ -263,20 +282,18 @@ class MixtureSearch:
                         device.append(k)
                         value.append(each)
             # A session that no longer drafts gets what the edge drafts for the others, or what it would for them.
-            drafts = [np.where(drafting, 0, best.edge_lengths), np.where(drafting, usual, best.edge_lengths)]
+            drafts = [np.where(drafting, 0, best.edge_lengths)]
+            if (usual[drafting] > 0).any():
+                drafts.append(np.where(drafting, usual, best.edge_lengths))
             rows = len(device)
             changed = np.repeat(best.lengths[None], rows, axis=0)
             changed[np.arange(rows), device] = value
-            lengths = np.concatenate([changed, changed, np.repeat(best.lengths[None], 5 + len(tried), axis=0)])
             alone = np.zeros((len(tried), size), dtype=np.int64)
             alone[np.arange(len(tried)), tried] = 1
+            of_edge = np.stack([usual, usual - 1, drafts[0] - 1, drafts[0] + 1, 0 * usual])
+            lengths = np.concatenate([changed] * len(drafts) + [np.repeat(best.lengths[None], 5 + len(tried), axis=0)])
             edge_lengths = np.concatenate(
-                [
-                    np.repeat(drafts[0][None], rows, axis=0),
-                    np.repeat(drafts[1][None], rows, axis=0),
-                    np.stack([usual, usual - 1, drafts[0] - 1, drafts[0] + 1, 0 * usual]),
-                    drafts[0] + alone,
-                ]
+                [np.repeat(each[None], rows, axis=0) for each in drafts] + [of_edge, drafts[0] + alone]
             )
             if self._left < lengths.size:
                 return
@@ -285,7 +302,7 @@ class MixtureSearch:
             scored = self.score(lengths, edge_lengths)
             found = self._keep(scored, lengths, edge_lengths)
             # All the changes together that help alone: often better still, and many steps in one.
-            helps = np.flatnonzero(scored.value[: 2 * rows] > best.value)
+            helps = np.flatnonzero(scored.value[: len(drafts) * rows] > best.value)
             if len(helps) > 1:
                 lengths, edge_lengths = self._together(best, lengths[helps], edge_lengths[helps], scored.value[helps])
                 found = max(found, self.offer(lengths, edge_lengths), key=lambda mixture: mixture.value)
@@ -304,15 +321,3 @@ class MixtureSearch:
             changed = lengths[n] != best.lengths
             all_lengths[changed], all_edge[changed] = lengths[n, changed], edge_lengths[n, changed]
         return all_lengths[None], all_edge[None]
-
-
-def _better(one: _Scored, other: _Scored) -> _Scored:
-    """Whichever is better, candidate by candidate."""
-    take = other.value > one.value
-    return _Scored(
-        np.where(take, other.value, one.value),
-        np.where(take[..., None], other.tokens, one.tokens),
-        one.phase_s,
-        np.where(take, other.period_s, one.period_s),
-        np.where(take, other.extra, one.extra),
-    )

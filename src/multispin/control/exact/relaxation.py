@@ -319,8 +319,11 @@ def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
     return np.where((fitting < width) & (beyond > 0), np.nextafter(np.maximum(beyond, 0.0), np.inf), 0.0)
 
 
-def price_by_worth(gain: Floats, cost: Floats, guess: Floats) -> tuple[Floats, Ints]:
-    """The same for options in any order: price [N] and choices [N, K]; gains are −inf where an option is excluded."""
+def price_by_worth(gain: Floats, cost: Floats, guess: Floats, *, steps: int = _PRICE_STEPS) -> tuple[Floats, Ints]:
+    """The same for options in any order: price [N] and choices [N, K]; gains are −inf where an option is excluded.
+
+    Fewer `steps` find a rougher price, sooner.
+    """
 
     def chosen(price: Floats) -> Ints:
         return np.asarray((gain - price[:, None] * cost).argmax(axis=0))
@@ -329,15 +332,15 @@ def price_by_worth(gain: Floats, cost: Floats, guess: Floats) -> tuple[Floats, I
         return np.asarray(np.take_along_axis(cost, chosen(price)[None], axis=0)[0].sum(axis=-1))
 
     most = np.where(np.isfinite(gain), np.abs(gain), 0.0).max(axis=0).sum(axis=-1)
-    price = _search_price(asked, np.where(guess > 0, guess, np.maximum(most, 1e-300)))
+    price = _search_price(asked, np.where(guess > 0, guess, np.maximum(most, 1e-300)), steps)
     return price, chosen(price)
 
 
-def _search_price(demand: Callable[[Floats], Floats], price: Floats) -> Floats:
+def _search_price(demand: Callable[[Floats], Floats], price: Floats, steps: int = _PRICE_STEPS) -> Floats:
     """Price at which demand falls below the whole band: secants between the logarithms of price and demand."""
     low, high = np.zeros_like(price), np.full_like(price, np.inf)
     low_ask, high_ask = np.full_like(price, np.nan), np.full_like(price, np.nan)
-    for step in range(_PRICE_STEPS):
+    for step in range(steps):
         asked = demand(price)
         over = asked > 1.0
         low, low_ask = np.where(over, price, low), np.where(over, asked, low_ask)
