@@ -1,6 +1,7 @@
 """The real server and the real device client over real sockets, in one process, with a tiny model."""
 
 import asyncio
+import threading
 
 import aiohttp
 import pytest
@@ -696,3 +697,19 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
             return by_id, finish, by_string, client.session.finish
 
     assert run(scenario()) == (wanted, "stop" if len(wanted) < 40 else "length", stopped, "stop")
+
+
+@pytest.mark.parametrize("mode", ["rounds", "auto"])
+def test_texts_are_written_while_a_plan_is_made(tiny_folder, mode, monkeypatch):
+    """A plan that never ends before the texts do."""
+    ended = threading.Event()
+    monkeypatch.setattr("multispin.passes.planning.plan", lambda *_, **__: ended.wait())
+
+    async def scenario():
+        async with Site(tiny_folder, mode=mode) as site:
+            clients = [site.client(ModelDrafter(load_model(tiny_folder), 256), f"device-{i}") for i in range(2)]
+            texts = await asyncio.gather(*(client.generate(Request(PROMPT, HOT, 20)) for client in clients))
+            ended.set()
+        return texts
+
+    assert run(scenario()) == [decode_alone(load_model(tiny_folder), PROMPT, HOT, 20)] * 2

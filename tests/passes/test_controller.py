@@ -1,7 +1,10 @@
+from concurrent.futures import Future
+
 import pytest
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Member
+from multispin.passes.plans import DEVICE
 
 
 def controller(policy="heterogeneous", bandwidth_hz=1e4):
@@ -139,3 +142,92 @@ def test_plus_two_minus_one_reacts_to_the_last_round_alone_and_splits_the_band_e
             control.observe_outcome(number, device.draft_length, device.draft_length if number == 1 else 0)
     assert lengths == [(4, 4), (6, 3), (8, 2), (10, 1)]
     assert control.plan([Member(1, 3), Member(2, 0)]).sessions[0].draft_length == 3
+
+
+class ByHand:
+    """An executor whose work is done when the test says so."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def submit(self, work):
+        self.waiting.append((work, Future()))
+        return self.waiting[-1][1]
+
+    def do(self):
+        work, future = self.waiting.pop()
+        assert not self.waiting  # one plan at a time
+        try:
+            future.set_result(work())
+        except ArithmeticError as error:
+            future.set_exception(error)
+
+
+def of_lengths(plan):
+    return [each.draft_length for each in plan.sessions]
+
+
+def test_a_plan_that_takes_long_is_not_waited_for():
+    thread, control, at_once = ByHand(), controller(), controller()
+    control.plan_in(thread)
+    for each in (control, at_once):
+        for session, rate in ((1, 1.0), (2, 0.0)):
+            learn(each, session, rate, 0.01, 6.0)
+    members = [Member(1, 50), Member(2, 50)]
+    first = control.plan(members)
+    assert of_lengths(first) == [4, 4]
+    assert sum(each.bandwidth_hz for each in first.sessions) == pytest.approx(1e4)
+    assert control.plan(members) is first  # nobody waits, and no second plan is begun
+    thread.do()
+    wanted = at_once.plan(members)
+    assert control.plan(members) == wanted
+    for each in (control, at_once):
+        for _ in range(30):
+            each.observe_outcome(1, 4, 0)
+    assert of_lengths(control.plan(members)) == of_lengths(wanted)  # the last plan serves on
+    thread.do()
+    assert control.plan(members) == at_once.plan(members)
+
+
+def test_beliefs_and_sessions_may_change_while_a_plan_is_made():
+    thread, control = ByHand(), controller()
+    control.plan_in(thread)
+    for session in (1, 2):
+        learn(control, session, 0.75, 0.01, 6.0)
+    control.plan([Member(1, 50), Member(2, 50)])
+    learn(control, 3, 0.75, 0.01, 6.0)
+    control.leave(1)
+    thread.do()
+    plan = control.plan([Member(2, 50), Member(3, 50)])
+    lengths = of_lengths(plan)
+    assert lengths[0] == lengths[1] > 0
+    assert 1 not in control._histories
+
+
+@pytest.mark.parametrize("mode", ["rounds", "auto"])
+def test_a_fault_of_the_planner_costs_a_plan_and_no_more(mode, monkeypatch, caplog):
+    thread = ByHand()
+    control = Controller(ControllerSettings("heterogeneous", 1e4, 16, 16, mode=mode))
+    control.plan_in(thread)
+    learn(control, 1, 0.75, 0.01, 6.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("multispin.passes.planning.plan", lambda *_, **__: 1 / 0)
+        before = of_lengths(control.plan([Member(1, 50)]))
+        thread.do()
+        assert of_lengths(control.plan([Member(1, 50)])) == before
+    assert "the last plan goes on" in caplog.text
+    control.plan([Member(1, 50)])
+    thread.do()
+    assert of_lengths(control.plan([Member(1, 50)], now_s=9.0))[0] > 0
+
+
+def test_nobody_drafts_before_it_is_decided_who_does():
+    thread = ByHand()
+    control = Controller(ControllerSettings("heterogeneous", 1e6, 16, 16, mode="auto"))
+    control.plan_in(thread)
+    learn(control, 1, 1.0, 0.001, 6.0)
+    control.beliefs.observe_verification(1, 5, 1.0)
+    assert of_lengths(control.plan([Member(1, 50)])) == [0]
+    thread.do()
+    assert of_lengths(control.plan([Member(1, 50)]))[0] > 1
+    assert control.plan([Member(1, 50)]).sessions[0].drafter == DEVICE

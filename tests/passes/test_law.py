@@ -199,6 +199,8 @@ class Site(LocalDriver):
             self.begin(number)
 
     def deliver(self, number, message):
+        if number not in self.devices:  # gone, between two messages
+            return
         if self.chance(LOSS) or (self.forgetful and isinstance(message, Ask)):
             self.break_off(number)
         else:

@@ -1,8 +1,8 @@
 """The edge as a server: real clock, real sockets, one thread for the engine.
 
 Each device holds one WebSocket (binary frames, compression off) at `/v1/session`; `/health` answers for load
-balancers. One task runs the rounds; each connection has a bounded queue and a writer of its own, so a device that
-does not read cannot hold up the others.
+balancers. One task runs the rounds; plans that take long are made in a thread, and the last one serves meanwhile. Each
+connection has a bounded queue and a writer of its own, so a device that does not read cannot hold up the others.
 """
 
 import asyncio
@@ -135,7 +135,7 @@ class _Connection:
 
 
 class EdgeServer:
-    """Drives `Passes` with a clock, sockets and a thread.
+    """Drives `Passes` with a clock, sockets, a thread for the engine and one for plans.
 
     Attributes:
         audience: who is told of everything that happens.
@@ -163,6 +163,8 @@ class EdgeServer:
         self._faults = 0  # of the engine, one after the other
         self._loop: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._planning_thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
+        passes.controller.plan_in(self._planning_thread)
 
     def application(self) -> web.Application:
         """The web application, with the round loop as its background task."""
@@ -182,7 +184,8 @@ class EdgeServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._engine_thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._engine_thread, self._planning_thread):
+            thread.shutdown(wait=True, cancel_futures=True)
 
     async def finish(self) -> None:
         """Take no new connection, and return when the pass under way has ended; after `FINISH_TIMEOUT_S` anyhow."""

@@ -1,11 +1,12 @@
 """The loop without sockets and clocks: seats, planning, batches and settling."""
 
 from multispin.passes.beliefs import Beliefs, LearnedBeliefs
-from multispin.passes.controller import Controller, ControllerSettings
+from multispin.passes.controller import Controller
 from multispin.passes.limits import EXPIRY_PERIOD_S, Limits
 from multispin.passes.local import LocalDriver
 from multispin.passes.loop import Passes
 from multispin.passes.plans import Member, RoundPlan, SessionPlan
+from multispin.passes.settings import ControllerSettings
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
 
 __all__ = [

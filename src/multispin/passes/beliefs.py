@@ -5,7 +5,8 @@ Neither knows policies, plans or rounds.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from multispin.control import Device, EdgeDrafter, Verification
 from multispin.estimation import (
@@ -23,7 +24,34 @@ _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
 """Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
 
 
-class Beliefs(Protocol):
+class Believed(Protocol):
+    """What is believed, as far as a plan needs it."""
+
+    def view(self, session: int, length: int) -> View:
+        """What the best draft length depends on, for a draft of about `length` tokens."""
+
+    def fixed_share(self, session: int) -> float:
+        """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
+
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
+        """The planner's device.
+
+        Args:
+            session: its number, which becomes the device's name.
+            room: longest draft of the device that makes sense [tokens].
+            length: the draft's fixed bits are charged as if it were this long [tokens].
+            edge_room: longest draft of the edge's own drafter that makes sense [tokens]; default 0.
+
+        """
+
+    def verifier(self) -> Verification:
+        """The planner's verifier."""
+
+    def edge_drafter(self) -> EdgeDrafter:
+        """The planner's view of the edge's own drafter; means nothing where there is none."""
+
+
+class Beliefs(Believed, Protocol):
     """What is believed, and what beliefs are told.
 
     Attributes:
@@ -88,28 +116,8 @@ class Beliefs(Protocol):
     def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
         """Expected time to send so many bits over a band [s]."""
 
-    def view(self, session: int, length: int) -> View:
-        """What the best draft length depends on, for a draft of about `length` tokens."""
-
-    def fixed_share(self, session: int) -> float:
-        """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
-
-    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
-        """The planner's device.
-
-        Args:
-            session: its number, which becomes the device's name.
-            room: longest draft of the device that makes sense [tokens].
-            length: the draft's fixed bits are charged as if it were this long [tokens].
-            edge_room: longest draft of the edge's own drafter that makes sense [tokens]; default 0.
-
-        """
-
-    def verifier(self) -> Verification:
-        """The planner's verifier."""
-
-    def edge_drafter(self) -> EdgeDrafter:
-        """The planner's view of the edge's own drafter; means nothing where there is none."""
+    def snapshot(self, sessions: Sequence[int]) -> Believed:
+        """What is believed of these sessions now. It does not change, so that another thread may plan from it."""
 
 
 class _Estimates:
@@ -136,11 +144,86 @@ class _Estimates:
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
         self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
 
+
+class _Belief(NamedTuple):
+    """What is believed of one session.
+
+    Attributes:
+        acceptance_rate: α.
+        seconds_per_token: T^S [s].
+        spectral_efficiency: r [bit/s/Hz].
+        delay_s: one way [s].
+        token_bits: of one drafted token [bit].
+        overhead_bits: of a draft's frame beyond its tokens [bit].
+        refusal_bits: that a refused draft sends up [bit].
+        edge_acceptance_rate: α of the edge's own drafter; None: as for all sessions.
+
+    """
+
+    acceptance_rate: float
+    seconds_per_token: float
+    spectral_efficiency: float
+    delay_s: float
+    token_bits: float
+    overhead_bits: float
+    refusal_bits: float
+    edge_acceptance_rate: float | None
+
     def bits_per_token(self, length: int) -> float:
         """Expected uplink bits of a draft of `length` tokens over its tokens, its frame and a refusal included."""
         length = max(1, length)
-        refused = 1.0 - self.acceptance.rate**length if self.refusal_bits else 0.0
+        refused = 1.0 - self.acceptance_rate**length if self.refusal_bits else 0.0
         return self.token_bits + (self.overhead_bits + refused * self.refusal_bits) / length
+
+    def view(self, length: int) -> View:
+        """What the best draft length depends on."""
+        token_hz_s = self.bits_per_token(length) / self.spectral_efficiency
+        return self.acceptance_rate, self.seconds_per_token, token_hz_s
+
+    def fixed_share(self) -> float:
+        """Share of a one-token draft's bits that a longer draft does not send again."""
+        return 1.0 - self.token_bits / self.bits_per_token(1)
+
+    def device(self, session: int, longest: int, length: int, edge_longest: int) -> Device:
+        """The planner's device, for drafts of at most so many tokens."""
+        return Device(
+            name=str(session),
+            seconds_per_token=self.seconds_per_token,
+            spectral_efficiency=self.spectral_efficiency,
+            acceptance_rate=self.acceptance_rate,
+            bits_per_token=self.bits_per_token(length),
+            max_draft_length=longest,
+            min_draft_length=min(1, longest),
+            delay_s=self.delay_s,
+            edge_acceptance_rate=self.edge_acceptance_rate,
+            edge_max_draft_length=edge_longest,
+        )
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What was believed at one moment, as `Believed`."""
+
+    sessions: dict[int, _Belief]
+    max_draft_length: int
+    of_verifier: Verification
+    of_edge_drafter: EdgeDrafter
+
+    def view(self, session: int, length: int) -> View:
+        return self.sessions[session].view(length)
+
+    def fixed_share(self, session: int) -> float:
+        return self.sessions[session].fixed_share()
+
+    def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
+        most = self.max_draft_length
+        return self.sessions[session].device(session, min(room, most), length, min(edge_room, most))
+
+    def verifier(self) -> Verification:
+        return self.of_verifier
+
+    def edge_drafter(self) -> EdgeDrafter:
+        return self.of_edge_drafter
 
 
 class LearnedBeliefs:
@@ -235,32 +318,21 @@ class LearnedBeliefs:
 
     def view(self, session: int, length: int) -> View:
         """What the best draft length depends on."""
-        known = self._sessions[session]
-        token_hz_s = known.bits_per_token(length) / self._efficiency(known)
-        return known.acceptance.rate, known.speed.seconds_per_token, token_hz_s
+        return self._belief(session).view(length)
 
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again."""
-        known = self._sessions[session]
-        return 1.0 - known.token_bits / known.bits_per_token(1)
+        return self._belief(session).fixed_share()
 
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device."""
-        known = self._sessions[session]
-        longest = min(room, self._max_draft_length)
-        edge = known.edge_acceptance
-        return Device(
-            name=str(session),
-            seconds_per_token=known.speed.seconds_per_token,
-            spectral_efficiency=self._efficiency(known),
-            acceptance_rate=known.acceptance.rate,
-            bits_per_token=known.bits_per_token(length),
-            max_draft_length=longest,
-            min_draft_length=min(1, longest),
-            delay_s=0.5 * known.round_trip.delay_s if self._delays else 0.0,
-            edge_acceptance_rate=None if edge is None else edge.rate,
-            edge_max_draft_length=min(edge_room, self._max_draft_length),
-        )
+        most = self._max_draft_length
+        return self._belief(session).device(session, min(room, most), length, min(edge_room, most))
+
+    def snapshot(self, sessions: Sequence[int]) -> Believed:
+        """What is believed of these sessions now."""
+        known = {session: self._belief(session) for session in sessions}
+        return _Snapshot(known, self._max_draft_length, self.verifier(), self.edge_drafter())
 
     def verifier(self) -> Verification:
         """The planner's verifier."""
@@ -270,6 +342,19 @@ class LearnedBeliefs:
     def edge_drafter(self) -> EdgeDrafter:
         """The planner's view of the edge's own drafter."""
         return EdgeDrafter(self._edge_time.per_device_s, self._edge_time.per_token_s, self._edge_acceptance.rate)
+
+    def _belief(self, session: int) -> _Belief:
+        known = self._sessions[session]
+        return _Belief(
+            known.acceptance.rate,
+            known.speed.seconds_per_token,
+            self._efficiency(known),
+            0.5 * known.round_trip.delay_s if self._delays else 0.0,
+            known.token_bits,
+            known.overhead_bits,
+            known.refusal_bits,
+            None if known.edge_acceptance is None else known.edge_acceptance.rate,
+        )
 
     def _efficiency(self, known: _Estimates) -> float:
         """R [bit/s/Hz]."""

@@ -5,11 +5,11 @@ used. Does not know slots, tokens or messages.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from multispin.control import Plan, Scenario
-from multispin.control.who import Decision, decide
+from multispin.control.who import Choice, Decision
 from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
 from multispin.passes.probing import PROBE_LENGTH, Probes
@@ -29,8 +29,8 @@ _LOOKED_AT = 64
 _EDGE = -1
 """Key of the edge's own drafter among the probes."""
 
-Made = Callable[[Sequence[Member], Sequence[int] | None], tuple[Scenario, Plan]]
-"""The scenario of some members and the policy's plan for their devices, of given draft lengths or of its own."""
+Made = Callable[[Sequence[Member], Sequence[int]], tuple[Scenario, Plan]]
+"""The scenario of some members, and the plan that follows from their devices' draft lengths."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,12 @@ class Chooser:
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
         """What to do for each member until the next plan."""
-        if self._mode == "plain":
+        basis = self._basis
+        if basis is None:  # nobody need draft, or nobody knows yet
             pass_s = self._verify_s(members)
             sessions = tuple(SessionPlan(member.session, 0, 0.0, NOBODY) for member in members)
             return RoundPlan(sessions, pass_s, len(members) / pass_s, 0.0)
-        trusted = [m._replace(room=0) if self._mode == "edge" or self._distrusts(m) else m for m in members]
-        basis = self._basis
-        if basis is None or self._stale(basis, trusted, now_s):
-            basis = self._basis = self._decide(trusted, now_s, made)
-            self._latest = None
+        trusted = self.trusted(members)
         chosen = [self._chosen(basis, member) for member in trusted]
         frame = tuple(chosen), tuple(member.session for member in members)
         if self._latest is None or self._latest[0] != frame:
@@ -97,28 +94,40 @@ class Chooser:
         plan = self._latest[1]
         return self._with_probes(plan, trusted if self._mode == "edge" else members, now_s)
 
-    def _distrusts(self, member: Member) -> bool:
-        return self.probes.distrusted(member.session)
+    def trusted(self, members: Sequence[Member]) -> list[Member]:
+        """The members; devices that may not draft, or whose last draft never came, have no room."""
+        return [m._replace(room=0) if self._mode == "edge" or self.probes.distrusted(m.session) else m for m in members]
 
-    def _decide(self, members: Sequence[Member], now_s: float, made: Made) -> _Basis:
-        scenario, rounds = made(members, None if any(member.room for member in members) else [0] * len(members))
-        warm = self._basis.decision if self._basis is not None else None
-        decision = decide(scenario, self._policy, mode=self._mode, rounds=rounds, warm_start=warm)
-        choices = {
-            member.session: (choice.drafter, choice.draft_length)
-            for member, choice in zip(members, decision.sessions, strict=True)
-        }
+    @property
+    def decision(self) -> Decision | None:
+        """The decision that serves now; None before the first."""
+        return None if self._basis is None else self._basis.decision
+
+    def adopt(self, chosen: Mapping[Member, Choice], decision: Decision, at_s: float) -> None:
+        """Have a decision serve from now on.
+
+        Args:
+            chosen: the choice for each of its members that is still here.
+            decision: what was decided.
+            at_s: when that was begun [s].
+
+        """
+        if not chosen:
+            return
+        members = list(chosen)
+        choices = {member.session: (choice.drafter, choice.draft_length) for member, choice in chosen.items()}
         self._choices |= choices
         usual = Counter(drafter for drafter, _ in choices.values()).most_common(1)[0][0]
         lengths = sorted(length for drafter, length in choices.values() if drafter == usual)
         drafting = sum(drafter == DEVICE for drafter, _ in choices.values())
-        return _Basis(
+        self._latest = None
+        self._basis = _Basis(
             decision,
             (usual, lengths[len(lengths) // 2]),
             max(1, drafting),
             self._views(members),
             self._verify_s(members),
-            now_s,
+            at_s,
         )
 
     def _chosen(self, basis: _Basis, member: Member) -> tuple[str, int]:
@@ -215,7 +224,11 @@ class Chooser:
 
     # Drift --------------------------------------------------------------------------------------------------------
 
-    def _stale(self, basis: _Basis, members: Sequence[Member], now_s: float) -> bool:
+    def stale(self, members: Sequence[Member], now_s: float) -> bool:
+        """Whether a new decision is due."""
+        basis = self._basis
+        if basis is None or self._mode == "plain":
+            return self._mode != "plain"
         period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members)
         return now_s >= basis.at_s + period_s and self._drift(basis, members) > self._tolerance
 

@@ -1,43 +1,26 @@
 """The controller: beliefs in, everybody's draft length and band for the next round out.
 
-It decides when to plan anew and lets `control.plan` decide what. Does not know sockets, tokens or slots, nor where its
-beliefs come from.
+It decides when to plan anew, and what serves until the new plan is there; `passes.planning` makes plans. Does not know
+sockets, tokens or slots, nor where its beliefs come from.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
-from multispin.checks import not_negative, one_of, positive
-from multispin.control import (
-    REACTIVE,
-    RUNTIME_POLICIES,
-    Cell,
-    Plan,
-    Scenario,
-    next_length,
-    plan,
-    plan_for_lengths,
-    policy_named,
-)
-from multispin.control.latency import verification_s
-from multispin.control.who import MODES
-from multispin.errors import InputError
-from multispin.passes.beliefs import Beliefs, LearnedBeliefs, View
+from multispin.control import REACTIVE, Decision, Plan, Scenario, decide, next_length
+from multispin.passes.background import Background
+from multispin.passes.beliefs import Beliefs, Believed, LearnedBeliefs, View
 from multispin.passes.chooser import Chooser
+from multispin.passes.planning import Planning
 from multispin.passes.plans import Member, RoundPlan, SessionPlan
+from multispin.passes.settings import ControllerSettings
 
-_USUAL_LENGTHS = (2, 8)
-"""Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
 _GUESS_EVERY = 8
-"""For the same sessions, try the usual lengths only in every 8th plan: each costs a solve, and the round waits."""
-_RELATIVE_GAP = 0.01
-_MAX_EFFORT = 5e6
-"""What a plan may work through, see `plan`: about a tenth of a second on one core, as a round waits for its plan."""
-_NEGLIGIBLE = 0.01
-"""Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
+"""For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
@@ -47,45 +30,27 @@ _FIRST_LENGTH = 4
 
 
 @dataclass(frozen=True)
-class ControllerSettings:
-    """What the operator decides.
+class _Found:
+    """What was planned, from scratch.
 
     Attributes:
-        policy: one of `RUNTIME_POLICIES`.
-        bandwidth_hz: uplink band that all devices share [Hz].
-        bits_per_id: bits of one drafted id on the air.
-        max_draft_length: longest draft that may be granted [tokens]; default 16.
-        replan_tolerance: a plan's draft lengths are kept while the beliefs that it was made from have drifted by no
-            more than this (`Controller.plan`); 0 plans anew whenever anything has changed; default 0.02.
-        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
-            are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
-        multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
-        mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
-            drafter does; "auto", for each session whatever pays.
-        edge_drafts: whether the edge has a drafter of its own; default no.
+        members: who was planned for.
+        reserved_hz: band that was not there [Hz].
+        beliefs: what was believed of them then.
+        plan: for all of their devices.
+        given: whether its draft lengths were given, so that it is no basis for others.
+        decision: who drafts; None in mode "rounds".
+        at_s: when it was begun [s].
 
     """
 
-    policy: str
-    bandwidth_hz: float
-    bits_per_id: int
-    max_draft_length: int = 16
-    replan_tolerance: float = 0.02
-    frame_bits: float = 0.0
-    multiple_access: str = "fdma"
-    mode: str = "rounds"
-    edge_drafts: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("mode", self.mode, MODES)
-        if self.mode == "edge" and not self.edge_drafts:
-            raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
-        if self.mode == "auto" and self.multiple_access == "tdma":
-            raise InputError("mode = 'auto' is for devices with a band each, not for those that send in turns (tdma)")
-        one_of("policy", self.policy, RUNTIME_POLICIES)
-        positive("bandwidth_hz", self.bandwidth_hz)
-        not_negative("replan_tolerance", self.replan_tolerance)
-        not_negative("frame_bits", self.frame_bits)
+    members: Sequence[Member]
+    reserved_hz: float
+    beliefs: Believed
+    plan: Plan
+    given: bool
+    decision: Decision | None
+    at_s: float
 
 
 @dataclass(frozen=True)
@@ -136,6 +101,7 @@ class Controller:
         self.beliefs: Beliefs = beliefs or LearnedBeliefs(
             settings.bits_per_id, settings.max_draft_length, settings.frame_bits, delays=settings.mode != "rounds"
         )
+        self._background: Background[_Found] = Background()
         self.chooser = Chooser(
             settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
         )
@@ -146,6 +112,10 @@ class Controller:
         self._latest: tuple[object, RoundPlan] | None = (
             None  # the last plan, and what must stay the same to use it again
         )
+
+    def plan_in(self, executor: Executor) -> None:
+        """Have long plans made there from now on, one at a time; the last one serves until the next is made."""
+        self._background.use(executor)
 
     def leave(self, session: int) -> None:
         """Forget a session."""
@@ -169,7 +139,8 @@ class Controller:
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
         counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
-        anybody came, went or must draft less.
+        anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
+        one is there; before the first, everybody drafts a few tokens.
 
         Args:
             members: sessions that get a grant.
@@ -180,89 +151,121 @@ class Controller:
         if not members:
             return None
         if self.settings.mode != "rounds":
-            return self.chooser.plan(members, now_s, partial(self._made_of, reserved_hz=reserved_hz))
+            return self._chosen(members, reserved_hz, now_s)
         if self.settings.policy == REACTIVE:
-            lengths = [min(member.room, self._histories[member.session].reactive) for member in members]
-            return _of_sessions(members, self._with_lengths(members, lengths, reserved_hz))
-        # Rooms beyond the longest draft are all alike.
-        most = self.settings.max_draft_length
-        frame = (reserved_hz, tuple((member.session, min(member.room, most)) for member in members))
-        if self._basis is None or self._drift(self._basis, members, reserved_hz) > self.settings.replan_tolerance:
-            made = self._from_scratch(members, reserved_hz)
-            self._basis = self._as_basis(made, members, reserved_hz)
+            return _of_sessions(members, self._made_of(members, self._reactive(members), reserved_hz)[1])
+        frame = self._frame(members, reserved_hz)
+        if self._background.idle and self._drift(members, reserved_hz) > self.settings.replan_tolerance:
+            self._begin(members, reserved_hz, now_s)
+        found = self._take()
+        if found is not None and self._frame(found.members, found.reserved_hz) == frame:
+            made = found.plan
         elif self._latest is not None and self._latest[0] == frame:
             return self._latest[1]
         else:
-            made = self._kept(self._basis, members, reserved_hz)
+            made = self._made_of(members, self._kept(members), reserved_hz)[1]
         self._latest = frame, _of_sessions(members, made)
         return self._latest[1]
 
-    def _made_of(
-        self, members: Sequence[Member], lengths: Sequence[int] | None, reserved_hz: float
-    ) -> tuple[Scenario, Plan]:
-        """The scenario of these members, and the policy's plan for their devices, of given lengths if there are any."""
-        if lengths is None and self.settings.policy == REACTIVE:
-            lengths = [min(member.room, self._histories[member.session].reactive) for member in members]
-        if lengths is None:
-            made = self._from_scratch(members, reserved_hz)
-            self._basis = self._as_basis(made, members, reserved_hz)
-            return self._scenario(members, [device.draft_length for device in made.devices], reserved_hz), made
-        return self._scenario(members, lengths, reserved_hz), self._with_lengths(members, lengths, reserved_hz)
+    def _frame(self, members: Sequence[Member], reserved_hz: float) -> object:
+        """What must stay the same for a plan to be used again. Rooms beyond the longest draft are all alike."""
+        most = self.settings.max_draft_length
+        return reserved_hz, tuple((member.session, min(member.room, most)) for member in members)
 
-    def _from_scratch(self, members: Sequence[Member], reserved_hz: float) -> Plan:
-        """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
+    def _reactive(self, members: Sequence[Member]) -> list[int]:
+        return [min(member.room, self._histories[member.session].reactive) for member in members]
 
-        The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
-        make every draft look too dear to grow. So several guesses are tried, and judged by what they really cost: for
-        sessions that were not planned for together before, and now and then.
+    def _chosen(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> RoundPlan:
+        """The plan of a mode in which not every device need draft."""
+        trusted = self.chooser.trusted(members)
+        if self._background.idle and self.chooser.stale(trusted, now_s):
+            self._begin(trusted, reserved_hz, now_s)
+        if (found := self._take()) is not None and found.decision is not None:
+            choices = zip(found.members, found.decision.sessions, strict=True)
+            here = {member: choice for member, choice in choices if member.session in self._histories}
+            self.chooser.adopt(here, found.decision, found.at_s)
+        return self.chooser.plan(members, now_s, partial(self._made_of, reserved_hz=reserved_hz))
+
+    def _made_of(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> tuple[Scenario, Plan]:
+        """The scenario of these members, and the plan that follows from their devices' draft lengths."""
+        return Planning(self.settings, self.beliefs, reserved_hz).with_lengths(members, lengths)
+
+    # Plans from scratch -------------------------------------------------------------------------------------------
+
+    def _begin(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> None:
+        """Begin to plan from scratch, from what is believed now.
+
+        The usual lengths are tried for sessions that were not planned for together before, and now and then.
         """
-        last = [self._histories[member.session].planned for member in members]
-        guesses = [last]
-        known = self._basis is not None and self._basis.views.keys() == {member.session for member in members}
-        fixed = max(self.beliefs.fixed_share(member.session) for member in members)
-        if fixed > _NEGLIGIBLE and not (known and self._plans % _GUESS_EVERY):
-            guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
-        self._plans += 1
-        chosen = max((self._try(members, spread, reserved_hz) for spread in guesses), key=self._value)
-        for member, device in zip(members, chosen.devices, strict=True):
-            self._histories[member.session].planned = max(1, device.draft_length)
-        return chosen
-
-    def _try(self, members: Sequence[Member], spread: Sequence[int], reserved_hz: float) -> Plan:
+        sessions = [member.session for member in members]
+        last = [self._histories[session].planned for session in sessions]
+        known = self._basis is not None and self._basis.views.keys() == set(sessions)
+        usual = not (known and self._plans % _GUESS_EVERY)
         warm = self._basis.plan if self._basis is not None and len(members) > _MANY else None
-        scenario = self._scenario(members, spread, reserved_hz)
-        planned = plan(
-            scenario, self.settings.policy, relative_gap=_RELATIVE_GAP, warm_start=warm, max_effort=_MAX_EFFORT
-        )
-        return self._with_lengths(members, [device.draft_length for device in planned.devices], reserved_hz)
+        given = None  # lengths that are not to be planned
+        if self.settings.mode != "rounds" and not any(member.room for member in members):
+            given = [0] * len(members)
+        elif self.settings.policy == REACTIVE:
+            given = self._reactive(members)
+        else:
+            self._plans += 1
+        planning = Planning(self.settings, self.beliefs.snapshot(sessions), reserved_hz)
+        before = self.chooser.decision
 
-    def _with_lengths(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Plan:
-        policy = self.settings.policy
-        scenario = self._scenario(members, lengths, reserved_hz)
-        return plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands)
+        def work() -> _Found:
+            if given is None:
+                made = planning.from_scratch(members, last, warm, usual=usual)
+            else:
+                made = planning.with_lengths(members, given)[1]
+            decision = None
+            if self.settings.mode != "rounds":
+                scenario = planning.scenario(members, [device.draft_length for device in made.devices])
+                policy, mode = self.settings.policy, self.settings.mode
+                decision = decide(scenario, policy, mode=mode, rounds=made, warm_start=before)
+            return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 
-    def _as_basis(self, made: Plan, members: Sequence[Member], reserved_hz: float) -> _Basis:
+        self._background.begin(work)
+
+    def _take(self) -> _Found | None:
+        """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
+        found = self._background.take()
+        if found is None or found.given:
+            return found
+        for member, device in zip(found.members, found.plan.devices, strict=True):
+            if member.session in self._histories:  # who has left meanwhile stays forgotten
+                self._histories[member.session].planned = max(1, device.draft_length)
+        self._basis = self._as_basis(found)
+        return found
+
+    def _as_basis(self, found: _Found) -> _Basis:
         """What a plan from scratch leaves behind: lengths that no end of a text has cut short."""
-        planned = [device.draft_length for device in made.devices]
-        cut = [member.room < self.settings.max_draft_length for member in members]
+        planned = [device.draft_length for device in found.plan.devices]
+        cut = [member.room < self.settings.max_draft_length for member in found.members]
         whole = [length for length, short in zip(planned, cut, strict=True) if not short]
         usual = round(sum(whole) / len(whole)) if whole else max(planned)
         before = self._basis.lengths if self._basis is not None else {}
         lengths = {
             member.session: max(length, before.get(member.session, usual)) if short else length
-            for member, length, short in zip(members, planned, cut, strict=True)
+            for member, length, short in zip(found.members, planned, cut, strict=True)
         }
-        views = {member.session: self._view(member.session) for member in members}
-        return _Basis(made, views, lengths, self._verify_s(lengths), self._band_hz(reserved_hz))
+        views = {
+            member.session: found.beliefs.view(member.session, max(1, length))
+            for member, length in zip(found.members, planned, strict=True)
+        }
+        planning = Planning(self.settings, found.beliefs, found.reserved_hz)
+        return _Basis(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
 
-    def _kept(self, basis: _Basis, members: Sequence[Member], reserved_hz: float) -> Plan:
+    def _kept(self, members: Sequence[Member]) -> list[int]:
         """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual."""
-        usual = round(sum(basis.lengths.values()) / len(basis.lengths))
-        lengths = [min(member.room, basis.lengths.get(member.session, usual)) for member in members]
-        return self._with_lengths(members, lengths, reserved_hz)
+        known = {} if self._basis is None else self._basis.lengths
+        usual = round(sum(known.values()) / len(known)) if known else _FIRST_LENGTH
+        return [min(member.room, known.get(member.session, usual)) for member in members]
 
-    def _drift(self, basis: _Basis, members: Sequence[Member], reserved_hz: float) -> float:
+    def _drift(self, members: Sequence[Member], reserved_hz: float) -> float:
         """How far beliefs have moved since a plan was made; `plan` has the formula."""
+        basis = self._basis
+        if basis is None:
+            return math.inf
         known = [member.session for member in members if member.session in basis.views]
         changed = len(members) + len(basis.views) - 2 * len(known)
         # A mean over a thousand is known well enough from some of them; others are looked at every time.
@@ -274,52 +277,12 @@ class Controller:
             (rate, token_s, token_hz_s), then = self._view(session), basis.views[session]
             moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
         mean = (moved / len(looked_at) * len(known) + changed) / len(members) if known else math.inf
-        shared = abs(self._verify_s(basis.lengths) / basis.verify_s - 1.0)
-        return mean + shared + abs(self._band_hz(reserved_hz) / basis.band_hz - 1.0)
+        planning = Planning(self.settings, self.beliefs, reserved_hz)
+        shared = abs(planning.verify_s(basis.lengths) / basis.verify_s - 1.0)
+        return mean + shared + abs(planning.band_hz / basis.band_hz - 1.0)
 
     def _view(self, session: int) -> View:
         return self.beliefs.view(session, self._histories[session].planned)
-
-    def _band_hz(self, reserved_hz: float) -> float:
-        """Band to share [Hz]. Late drafts may hold nearly all of it, but what is left is never nothing.
-
-        Under TDMA a late draft holds no band: it waits for its turn again.
-        """
-        whole_hz = self.settings.bandwidth_hz
-        return whole_hz if self._in_turns else max(whole_hz - reserved_hz, 1e-3 * whole_hz)
-
-    @property
-    def _in_turns(self) -> bool:
-        return self.settings.multiple_access == "tdma"
-
-    def _verify_s(self, lengths: dict[int, int]) -> float:
-        """Believed time to verify drafts of these lengths, by session [s]."""
-        verifier = self.beliefs.verifier()
-        tokens = sum(lengths.values()) + len(lengths)
-        return verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, len(lengths), tokens)
-
-    def _value(self, candidate: Plan) -> float:
-        """What the policy maximises."""
-        rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
-        return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))
-
-    def _scenario(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> Scenario:
-        settings = self.settings
-        return Scenario(
-            cell=Cell(
-                bandwidth_hz=self._band_hz(reserved_hz),
-                bits_per_token=settings.bits_per_id,
-                max_draft_length=settings.max_draft_length,
-                min_draft_length=0,
-                multiple_access=settings.multiple_access,
-            ),
-            verifier=self.beliefs.verifier(),
-            devices=tuple(
-                self.beliefs.device(member.session, member.room, length, member.edge_room)
-                for member, length in zip(members, lengths, strict=True)
-            ),
-            edge_drafter=self.beliefs.edge_drafter() if settings.edge_drafts else None,
-        )
 
 
 def _of_sessions(members: Sequence[Member], made: Plan) -> RoundPlan:

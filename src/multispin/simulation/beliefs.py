@@ -4,12 +4,12 @@ Either way the scenario's limits of draft lengths are its own: they are settings
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from multispin.control import Device, EdgeDrafter, Scenario, Verification
 from multispin.passes import LearnedBeliefs
-from multispin.passes.beliefs import View
+from multispin.passes.beliefs import Believed, View
 from multispin.simulation.device import SimulatedDevice
 
 
@@ -38,6 +38,10 @@ class BoundedBeliefs(LearnedBeliefs):
         longest = min(longest, room)
         learned = super().device(session, room, length, edge_room)
         return replace(learned, max_draft_length=longest, min_draft_length=min(shortest, longest))
+
+    def snapshot(self, sessions: Sequence[int]) -> Believed:
+        """These beliefs themselves: a simulated plan takes no time, and no other thread makes it."""
+        return self
 
 
 class TrueBeliefs(LearnedBeliefs):
@@ -84,6 +88,10 @@ class TrueBeliefs(LearnedBeliefs):
             heard.seconds_per_token,
             self._bits_per_token(device, length) / heard.efficiency_at(self._truth.cell.bandwidth_hz),
         )
+
+    def snapshot(self, sessions: Sequence[int]) -> Believed:
+        """These beliefs themselves: a simulated plan takes no time, and no other thread makes it."""
+        return self
 
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again."""

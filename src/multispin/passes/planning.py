@@ -1,0 +1,108 @@
+"""One plan, from what is believed at one moment. Pure: it may be made in another thread.
+
+Does not know when a plan is due, nor what becomes of it (`passes.controller`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multispin.control import Cell, Plan, Scenario, plan, plan_for_lengths, policy_named
+from multispin.control.latency import verification_s
+from multispin.passes.beliefs import Believed
+from multispin.passes.plans import Member
+from multispin.passes.settings import ControllerSettings
+
+_USUAL_LENGTHS = (2, 8)
+"""Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
+_RELATIVE_GAP = 0.01
+_MAX_EFFORT = 5e6
+"""What a plan may work through, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
+_NEGLIGIBLE = 0.01
+"""Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Makes plans by what is believed.
+
+    Args:
+        settings: what the operator decides.
+        beliefs: what is believed of sessions and verifier.
+        reserved_hz: band still in use by drafts that are late [Hz].
+
+    """
+
+    settings: ControllerSettings
+    beliefs: Believed
+    reserved_hz: float
+
+    def from_scratch(self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool) -> Plan:
+        """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
+
+        The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
+        make every draft look too dear to grow. So several guesses may be tried, and are judged by what they cost.
+
+        Args:
+            members: sessions to plan for.
+            last: draft length of each in the last plan [tokens], the first guess.
+            warm: an earlier plan to begin with; None for none.
+            usual: whether the usual lengths are tried as well, where fixed bits matter.
+
+        """
+        guesses: list[Sequence[int]] = [last]
+        if usual and max(self.beliefs.fixed_share(member.session) for member in members) > _NEGLIGIBLE:
+            guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
+        return max((self._try(members, spread, warm) for spread in guesses), key=self._value)
+
+    def _try(self, members: Sequence[Member], spread: Sequence[int], warm: Plan | None) -> Plan:
+        scenario = self.scenario(members, spread)
+        policy = self.settings.policy
+        planned = plan(scenario, policy, relative_gap=_RELATIVE_GAP, warm_start=warm, max_effort=_MAX_EFFORT)
+        return self.with_lengths(members, [device.draft_length for device in planned.devices])[1]
+
+    def with_lengths(self, members: Sequence[Member], lengths: Sequence[int]) -> tuple[Scenario, Plan]:
+        """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split."""
+        policy = self.settings.policy
+        scenario = self.scenario(members, lengths)
+        return scenario, plan_for_lengths(
+            scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands
+        )
+
+    def scenario(self, members: Sequence[Member], lengths: Sequence[int]) -> Scenario:
+        """What is believed, with each frame's fixed bits spread over a draft of the given length."""
+        settings = self.settings
+        return Scenario(
+            cell=Cell(
+                bandwidth_hz=self.band_hz,
+                bits_per_token=settings.bits_per_id,
+                max_draft_length=settings.max_draft_length,
+                min_draft_length=0,
+                multiple_access=settings.multiple_access,
+            ),
+            verifier=self.beliefs.verifier(),
+            devices=tuple(
+                self.beliefs.device(member.session, member.room, length, member.edge_room)
+                for member, length in zip(members, lengths, strict=True)
+            ),
+            edge_drafter=self.beliefs.edge_drafter() if settings.edge_drafts else None,
+        )
+
+    @property
+    def band_hz(self) -> float:
+        """Band to share [Hz]. Late drafts may hold nearly all of it, but what is left is never nothing.
+
+        Under TDMA a late draft holds no band: it waits for its turn again.
+        """
+        whole_hz = self.settings.bandwidth_hz
+        return whole_hz if self.settings.in_turns else max(whole_hz - self.reserved_hz, 1e-3 * whole_hz)
+
+    def verify_s(self, lengths: dict[int, int]) -> float:
+        """Believed time to verify drafts of these lengths, by session [s]."""
+        verifier = self.beliefs.verifier()
+        tokens = sum(lengths.values()) + len(lengths)
+        return verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, len(lengths), tokens)
+
+    def _value(self, candidate: Plan) -> float:
+        """What the policy maximises."""
+        rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
+        return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))

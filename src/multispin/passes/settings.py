@@ -1,0 +1,55 @@
+"""What the operator of an edge decides about plans."""
+
+from dataclasses import dataclass
+
+from multispin.checks import not_negative, one_of, positive
+from multispin.control import RUNTIME_POLICIES
+from multispin.control.who import MODES
+from multispin.errors import InputError
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What the operator decides.
+
+    Attributes:
+        policy: one of `RUNTIME_POLICIES`.
+        bandwidth_hz: uplink band that all devices share [Hz].
+        bits_per_id: bits of one drafted id on the air.
+        max_draft_length: longest draft that may be granted [tokens]; default 16.
+        replan_tolerance: a plan's draft lengths are kept while the beliefs that it was made from have drifted by no
+            more than this (`Controller.plan`); 0 plans anew whenever anything has changed; default 0.02.
+        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
+            are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
+        multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
+        mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
+            drafter does; "auto", for each session whatever pays.
+        edge_drafts: whether the edge has a drafter of its own; default no.
+
+    """
+
+    policy: str
+    bandwidth_hz: float
+    bits_per_id: int
+    max_draft_length: int = 16
+    replan_tolerance: float = 0.02
+    frame_bits: float = 0.0
+    multiple_access: str = "fdma"
+    mode: str = "rounds"
+    edge_drafts: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, MODES)
+        if self.mode == "edge" and not self.edge_drafts:
+            raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
+        if self.mode == "auto" and self.multiple_access == "tdma":
+            raise InputError("mode = 'auto' is for devices with a band each, not for those that send in turns (tdma)")
+        one_of("policy", self.policy, RUNTIME_POLICIES)
+        positive("bandwidth_hz", self.bandwidth_hz)
+        not_negative("replan_tolerance", self.replan_tolerance)
+        not_negative("frame_bits", self.frame_bits)
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether devices send one after the other, each over the whole band."""
+        return self.multiple_access == "tdma"
