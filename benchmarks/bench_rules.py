@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from multispin.control import Mode, plan
-from multispin.models.distilled import read_card
+from multispin.models.drafter_card import read_card
 from multispin.models.drafter_name import SHIPPED, shipped_folder
 from multispin.paper.cell import CALIBRATED, PAIRS, realise, scenario
 from multispin.speculation import LawFormat, Rule, bits_per_token, uplink_bits_per_rejection

@@ -6,7 +6,6 @@ import torch
 from multispin.errors import InputError
 from multispin.models import ModelDrafter, decode_alone, load_drafter
 from multispin.models.distilled import (
-    DrafterCard,
     ReducedHead,
     carve,
     fingerprint,
@@ -15,6 +14,7 @@ from multispin.models.distilled import (
     load_student,
     save_drafter,
 )
+from multispin.models.drafter_card import DrafterCard
 from multispin.models.loading import load_model
 from multispin.models.quantised import RoundedLinear
 from multispin.speculation import SamplingParams

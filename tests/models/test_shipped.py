@@ -8,7 +8,8 @@ import pytest
 from multispin.data import load_prompts
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
-from multispin.models.distilled import fingerprint, read_card
+from multispin.models.distilled import fingerprint
+from multispin.models.drafter_card import read_card
 from multispin.models.drafter_name import SHIPPED, check_drafter, shipped_folder
 from multispin.profiling import follow
 from multispin.speculation import SamplingParams

@@ -16,8 +16,9 @@ from multispin.errors import InputError
 from multispin.outside import in_markup, read_file
 
 if TYPE_CHECKING:
-    from multispin.models.distilled import DrafterCard
+    from multispin.models.drafter_card import DrafterCard
 
+GGUF_FILE = "drafter.gguf"
 MAX_TEXT_BYTES = 64 * 2**20
 _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 
@@ -47,13 +48,15 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 @click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
               help="Last share of the steps, taught by total variation instead of KL.")  # fmt: skip
 @click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True)
+@click.option("--gguf", is_flag=True,
+              help="Write OUT/drafter.gguf too, for llama.cpp and browsers; --target must be a GGUF file.")  # fmt: skip
 @click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Go on from this drafter instead of the target's layers.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @place_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the drafter's card and nothing else on standard output.")
-def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> None:
+def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **options: Any) -> None:
     """Make a small drafter for a target: a few of its layers, taught what the target itself writes.
 
     Takes layers out of the target, lets it answer prompts, teaches the student its next-token distribution, and
@@ -73,6 +76,10 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
     for folder in (options["out"], options["corpus"]):
         if folder is not None:
             make_folder(folder)
+    if gguf:
+        from multispin.models.gguf_drafter import GgufOrder, gguf_of, write_gguf
+
+        gguf_of(options["target"])  # refused now, not after hours
     threads = threads or os.cpu_count() or 1
     prepare(threads)
     import torch
@@ -109,6 +116,9 @@ def command(layers: str, threads: int | None, as_json: bool, **options: Any) -> 
     }
     with progress() as show:
         card = distil(order, made, lambda now: show(now.stage, now.done, now.total, now.text))
+        if gguf:
+            file = GgufOrder(str(order.out), order.out / GGUF_FILE, order.target)
+            write_gguf(file, lambda done, total: show("gguf", done, total))
     if as_json:
         click.echo(json.dumps(_plain(card), indent=2))
     else:

@@ -20,6 +20,7 @@ COMMANDS = {
     "advise": "Say whether devices should draft at a site.",
     "profile": "Measure what the controller needs, here.",
     "distill": "Make a small drafter for a target.",
+    "convert": "Write a drafter as a GGUF file, for llama.cpp and browsers.",
     "simulate": "Run a site under a virtual clock, policies side by side.",
     "reproduce": "Compute the paper's figures beside what it reports.",
 }

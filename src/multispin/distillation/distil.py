@@ -18,16 +18,14 @@ from multispin.distillation.evaluation import RuleAcceptance, compare_distributi
 from multispin.distillation.training import Recipe, Trainer
 from multispin.errors import InputError
 from multispin.models.distilled import (
-    STORAGES,
-    DrafterCard,
     carve,
     check_layers,
     fingerprint,
     load_for_drafting,
     load_student,
-    read_card,
     save_drafter,
 )
+from multispin.models.drafter_card import STORAGES, DrafterCard, read_card
 from multispin.models.loading import load_model
 from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import LawFormat

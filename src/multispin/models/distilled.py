@@ -7,8 +7,6 @@ of the vocabulary: a token outside it is never drafted, which costs acceptance a
 """
 
 import copy
-import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +18,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.drafter_card import (
+    HASHED_ROWS,
+    SCALE,
+    VOCABULARY,
+    WEIGHTS_FILE,
+    DrafterCard,
+    fingerprint_of,
+    read_card,
+)
 from multispin.models.drafter_name import CARD_FILE
 from multispin.models.quantised import round_weights
-from multispin.outside import read_file
 
-WEIGHTS_FILE = "weights.safetensors"
-FORMAT = "multispin-drafter-1"
-STORAGES = ("int8", "bfloat16")
 STORED = (torch.int8, torch.bfloat16, torch.float32)
-_VOCABULARY = "vocabulary"
-_SCALE = ".row_scale"
-_HASHED_ROWS = 256
-
-
-@dataclass(frozen=True)
-class DrafterCard:
-    """What a distilled drafter was made of, and what it reached.
-
-    Attributes:
-        target: reference of the target that it was made from.
-        fingerprint: of the target's embeddings, see `fingerprint`.
-        layers: indices of the target's layers that it began as.
-        frozen: how many of them, the first ones, are still the target's own, and read from it.
-        vocabulary: token ids that its head can draft.
-        storage: "int8" or "bfloat16".
-        made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
-        results: acceptance measured on held-out prompts.
-        format: version of the folder's layout.
-
-    """
-
-    target: str
-    fingerprint: str
-    layers: tuple[int, ...]
-    vocabulary: int
-    storage: str
-    frozen: int = 0
-    made: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    format: str = FORMAT
 
 
 class ReducedHead(nn.Module):
@@ -91,8 +63,8 @@ class ReducedHead(nn.Module):
 def fingerprint(model: PreTrainedModel) -> str:
     """Short hash of the first and last rows of the target's embeddings, by which a drafter knows its target."""
     table = model.get_input_embeddings().weight.detach()
-    rows = torch.cat([table[:_HASHED_ROWS], table[-_HASHED_ROWS:]]).to(torch.bfloat16).cpu().contiguous()
-    return hashlib.sha256(rows.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+    rows = torch.cat([table[:HASHED_ROWS], table[-HASHED_ROWS:]]).to(torch.bfloat16).cpu().contiguous()
+    return fingerprint_of(rows.view(torch.int16).numpy().tobytes())
 
 
 def check_layers(model: PreTrainedModel, layers: tuple[int, ...], frozen: int) -> None:
@@ -173,11 +145,11 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
         elif card.storage == "int8":
             scale = value.abs().amax(1).clamp(min=1e-12) / 127.0
             tensors[name] = (value / scale[:, None]).round().to(torch.int8)
-            tensors[name + _SCALE] = scale
+            tensors[name + SCALE] = scale
         else:
             tensors[name] = value.to(torch.bfloat16)
     if isinstance(student.lm_head, ReducedHead):
-        tensors[_VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
+        tensors[VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
     save_file(tensors, folder / WEIGHTS_FILE)
     (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
 
@@ -189,17 +161,6 @@ def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     """
     student = load_student(folder, model)
     return round_weights(student, 8) if read_card(folder).storage == "int8" else student.to(torch.bfloat16)
-
-
-def read_card(folder: Path) -> DrafterCard:
-    """The card of a drafter's folder; InputError if there is none that this version reads."""
-    try:
-        card = msgspec.json.decode(read_file(folder / CARD_FILE), type=DrafterCard)
-    except (InputError, msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
-    if card.format != FORMAT or card.storage not in STORAGES:
-        raise InputError(f"{folder} holds a drafter of format {card.format!r} in {card.storage!r}, not {FORMAT!r}")
-    return card
 
 
 def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
@@ -237,7 +198,7 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 
 def _vocabulary(folder: Path, stored: dict[str, torch.Tensor], size: int) -> torch.Tensor | None:
     """Take the ids of the head out of `stored`: [V'], ascending, 0 … size − 1; None if it has all."""
-    ids = stored.pop(_VOCABULARY, None)
+    ids = stored.pop(VOCABULARY, None)
     if ids is None:
         return None
     if ids.ndim != 1 or not len(ids) or ids.is_floating_point() or ids.dtype == torch.bool:
@@ -250,7 +211,7 @@ def _vocabulary(folder: Path, stored: dict[str, torch.Tensor], size: int) -> tor
 
 def _weights(folder: Path, stored: dict[str, torch.Tensor], name: str, shape: torch.Size) -> torch.Tensor:
     """Take one parameter out of `stored`, in float32 and of exactly this shape."""
-    value, scale = stored.pop(name), stored.pop(name + _SCALE, None)
+    value, scale = stored.pop(name), stored.pop(name + SCALE, None)
     if value.shape != shape or (scale is not None and scale.shape != shape[:1]):
         raise InputError(
             f"the weights {name} in {folder} are {list(value.shape)}, not {list(shape)} with a scale per row"

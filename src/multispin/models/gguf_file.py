@@ -9,15 +9,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from multispin.errors import InputError
 
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 """The architectures whose GGUF files tests hold against their own folders."""
 
+_DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError)
 _INSTEAD = "use the model's folder"
 _ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
 """Keys that say nothing about what the model computes (the tokenizer's are read by transformers)."""
@@ -65,17 +69,35 @@ class GgufFacts:
     special: tuple[str, ...]
 
 
-def read_facts(path: Path) -> GgufFacts:
-    """Read a GGUF file's keys and tensors' names; InputError names the first one that is not known."""
+def open_gguf(path: Path) -> "GGUFReader":
+    """A GGUF file's keys and tensors; InputError if it is damaged."""
     from gguf import GGUFReader
 
     try:
-        reader = GGUFReader(str(path))
+        return GGUFReader(str(path))
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    words = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return InputError(f"{path} cannot be read: this GGUF file is damaged or truncated ({words})")
+
+
+def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
+    """Read a GGUF file's keys and tensors' names; InputError names the first one that is not known.
+
+    Args:
+        path: the file.
+        reader: the file, if it is open already.
+
+    """
+    reader = reader or open_gguf(path)
+    try:
         keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-    except (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError) as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{path} cannot be read: this GGUF file is damaged or truncated ({words})") from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
     architecture = str(keys.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise InputError(

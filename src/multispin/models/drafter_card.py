@@ -1,0 +1,71 @@
+"""The card of a distilled drafter, and the names in its files: read without torch."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from multispin.errors import InputError
+from multispin.models.drafter_name import CARD_FILE
+from multispin.outside import read_file
+
+WEIGHTS_FILE = "weights.safetensors"
+FORMAT = "multispin-drafter-1"
+STORAGES = ("int8", "bfloat16")
+VOCABULARY = "vocabulary"
+"""Name of the tensor of the ids that the head can draft."""
+SCALE = ".row_scale"
+"""End of the name of the tensor with a scale for each row of an int8 matrix."""
+HASHED_ROWS = 256
+"""First and last rows of the target's embeddings that its fingerprint is made of."""
+
+
+@dataclass(frozen=True)
+class DrafterCard:
+    """What a distilled drafter was made of, and what it reached.
+
+    Attributes:
+        target: reference of the target that it was made from.
+        fingerprint: of the target's embeddings, see `fingerprint`.
+        layers: indices of the target's layers that it began as.
+        frozen: how many of them, the first ones, are still the target's own, and read from it.
+        vocabulary: token ids that its head can draft.
+        storage: "int8" or "bfloat16".
+        made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
+        results: acceptance measured on held-out prompts.
+        format: version of the folder's layout.
+
+    """
+
+    target: str
+    fingerprint: str
+    layers: tuple[int, ...]
+    vocabulary: int
+    storage: str
+    frozen: int = 0
+    made: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+def read_card(folder: Path) -> DrafterCard:
+    """The card of a drafter's folder; InputError if there is none that this version reads."""
+    try:
+        card = msgspec.json.decode(read_file(folder / CARD_FILE), type=DrafterCard)
+    except (InputError, msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
+    if card.format != FORMAT or card.storage not in STORAGES:
+        raise InputError(f"{folder} holds a drafter of format {card.format!r} in {card.storage!r}, not {FORMAT!r}")
+    return card
+
+
+def fingerprint_of(rows: bytes) -> str:
+    """Short hash of a target's embeddings, by which a drafter knows its target.
+
+    Args:
+        rows: the first and last `HASHED_ROWS` rows in bfloat16, row by row.
+
+    """
+    return hashlib.sha256(rows).hexdigest()[:16]
