@@ -8,7 +8,9 @@ from multispin.protocol import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
     Ask,
+    Chunk,
     Close,
+    Commit,
     Draft,
     Error,
     Grant,
@@ -20,6 +22,7 @@ from multispin.protocol import (
     Tail,
     Verdict,
     Welcome,
+    Window,
     decode_downlink,
     decode_uplink,
     encode,
@@ -37,6 +40,7 @@ UPLINK = [
     Law(1, 2, 3, b"\x00\x05"),
     Resume(PROTOCOL_VERSION, "token", 12),
     Close(1),
+    Chunk(3, 40, 2, b"\x00\x05\x00\x07", 1000),
 ]
 DOWNLINK = [
     Welcome(1, "token", 0, 49152, 1024, 30.0),
@@ -46,6 +50,9 @@ DOWNLINK = [
     Ask(1, 2, 3),
     Tail(1, 3, b"\x00\x05", 1, "stop"),
     Error("full", "no room"),
+    Window(1, 8, 4, 1e4),
+    Commit(40, 3, 2, 1, (17,)),
+    Commit(40, 3, 0, 0, (17, 18), "length"),
 ]
 
 
@@ -121,3 +128,14 @@ def test_the_longest_draft_of_every_rule_fits_a_frame(rule):
 )
 def test_frame_sizes_follow_the_standard(payload, masked, size):
     assert websocket_frame_bytes(payload, masked) == size
+
+
+@pytest.mark.parametrize("vocabulary_size", [32_000, 49_152, 248_320])
+def test_a_streamed_token_costs_at_most_12_bytes_up_and_a_commit_no_more_than_a_verdict(vocabulary_size):
+    largest = vocabulary_size - 1
+    chunk = Chunk(60_000, 60_000, 4, pack_ids([largest] * 4, vocabulary_size), 2**32 - 1)
+    assert websocket_frame_bytes(len(encode(chunk)), masked=True) <= 4 * 12
+    commit = encode(Commit(60_000, 60_000, 16, 16, (largest,)))
+    verdict = encode(Verdict(60_000, 60_000, 60_000, 16, largest))
+    assert len(commit) <= len(verdict)
+    assert websocket_frame_bytes(len(commit), masked=False) <= 24

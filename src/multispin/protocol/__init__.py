@@ -2,6 +2,7 @@
 
 from multispin.protocol.device_session import DeviceSession, Progress, RefusedError, SessionGoneError
 from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
+from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
 from multispin.protocol.messages import (
     MAX_DRAFT_LENGTH,
     MAX_FRAME_BYTES,
@@ -9,7 +10,9 @@ from multispin.protocol.messages import (
     PROTOCOL_VERSION,
     SESSION_PATH,
     Ask,
+    Chunk,
     Close,
+    Commit,
     Downlink,
     Draft,
     Error,
@@ -23,6 +26,7 @@ from multispin.protocol.messages import (
     Uplink,
     Verdict,
     Welcome,
+    Window,
     decode_downlink,
     decode_uplink,
     encode,
@@ -40,8 +44,11 @@ __all__ = [
     "MAX_RETAINED",
     "PROTOCOL_VERSION",
     "SESSION_PATH",
+    "Arrival",
     "Ask",
+    "Chunk",
     "Close",
+    "Commit",
     "DeviceSession",
     "Downlink",
     "Draft",
@@ -64,10 +71,14 @@ __all__ = [
     "RunningRequest",
     "SessionGoneError",
     "Stage",
+    "StreamCounts",
+    "Streaming",
     "Tail",
+    "Trials",
     "Uplink",
     "Verdict",
     "Welcome",
+    "Window",
     "check_hello",
     "check_version",
     "decode_downlink",

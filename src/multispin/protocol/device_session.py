@@ -26,10 +26,13 @@ from multispin.protocol.device_stages import (
     Welcomed,
     Work,
 )
+from multispin.protocol.device_stream import Streaming
 from multispin.protocol.messages import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
     Ask,
+    Chunk,
+    Commit,
     Downlink,
     Draft,
     Error,
@@ -41,10 +44,12 @@ from multispin.protocol.messages import (
     Tail,
     Verdict,
     Welcome,
+    Window,
     encode,
 )
 from multispin.protocol.request import Request
 from multispin.speculation import (
+    ID_RULES,
     LawFormat,
     Offer,
     Rule,
@@ -58,7 +63,7 @@ from multispin.speculation import (
     unpack_offer,
 )
 
-_WORK = (Waiting, Granted, Drafted, Ended)
+_WORK = (Waiting, Granted, Drafted, Streaming, Ended)
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 """Refusals of a Resume after which the device greets anew and opens from where it stands."""
 
@@ -84,6 +89,7 @@ class Progress(NamedTuple):
         drafted: how many tokens had been drafted in all.
         finish: "stop" or "length" at the end of the text, else empty.
         text: text that became final with it; stays empty without a tokenizer.
+        wasted: drafted tokens that nobody will verify any more.
 
     """
 
@@ -92,6 +98,7 @@ class Progress(NamedTuple):
     drafted: int = 0
     finish: str = ""
     text: str = ""
+    wasted: int = 0
 
 
 class DeviceSession:
@@ -106,6 +113,7 @@ class DeviceSession:
             stop string, is not in it before it is decided.
         params: the sampling parameters in effect.
         stage: where the session stands.
+        wasted: drafted tokens of the present request's stream that were never verified.
 
     Args:
         hello: how this device introduces itself.
@@ -125,6 +133,8 @@ class DeviceSession:
         self._form: LawFormat | None = None  # made when it is asked for
         self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
+        self.wasted = 0
+        self._epoch = 0  # of the newest chain of drafted tokens
 
     # What stands --------------------------------------------------------------------------------------------------
 
@@ -192,13 +202,13 @@ class DeviceSession:
 
     def begin(self, request: Request) -> None:
         """Set the next request; `open` puts it on the wire."""
-        if isinstance(self.stage, Waiting | Granted | Drafted):
+        if isinstance(self.stage, Waiting | Granted | Drafted | Streaming):
             raise ValueError("the request before is still open: let it end, or forget the edge")
         if request.stop_strings and self._decode is None:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
         self.request, self._form, self._head = request, None, None
         self.committed, self.params = list(request.prompt), request.effective_params
-        self.text, self._stream = "", None
+        self.text, self._stream, self.wasted = "", None, 0
         if self._decode is not None:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
         self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
@@ -280,13 +290,105 @@ class DeviceSession:
         return Law(ask.session, ask.round, ask.accepted, pack_laws([stage.laws[ask.accepted]], self.form))
 
     def lose(self) -> None:
-        """The connection is lost, at whatever stage; the text and what is under way are kept."""
-        self.stage = Away(self._work)
+        """The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream."""
+        work = self._work
+        if isinstance(work, Streaming):
+            self.wasted += len(work.ids)
+            work = Waiting()
+        self.stage = Away(work)
 
     def forget_edge(self) -> None:
         """The session ends here: its edge is lost, or does not know it any more. The text is kept."""
+        self.lose()
         self.welcome = self._head = self._form = None
         self.stage = Away(self._work if isinstance(self._work, Ended) else None)
+
+    # Streams ------------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Number of the newest chain of drafted tokens; each has a greater one than those before."""
+        return self._epoch
+
+    @property
+    def room_ahead(self) -> int:
+        """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
+        stage, request = self.stage, self.request
+        if not isinstance(stage, Streaming) or request is None:
+            return 0
+        return stage.room(request.max_tokens - (len(self.committed) - self.prompt_tokens), request.stop_ids)
+
+    @property
+    def ahead(self) -> list[int]:
+        """The committed text and the drafted tokens that follow it: what the next token is drafted after."""
+        stage = self.stage
+        return [*self.committed, *stage.ids] if isinstance(stage, Streaming) else list(self.committed)
+
+    def drafted(self, epoch: int, start: int, ids: Sequence[int], draft_s: float) -> None:
+        """Take in tokens that were drafted ahead.
+
+        Args:
+            epoch: of the chain that they continue, as it was when they were begun.
+            start: position of the first of them: the length of `ahead` then.
+            ids: the tokens; none where the drafter has nothing to say. An id outside the vocabulary ends them.
+            draft_s: time that they took [s].
+
+        """
+        stage = self.stage
+        if not isinstance(stage, Streaming) or stage.epoch != epoch:
+            self.wasted += len(ids)
+            return
+        size = self._welcomed().vocabulary_size
+        end = next((index for index, token in enumerate(ids) if not 0 <= token < size), len(ids))
+        self.wasted += len(ids) - end + stage.take(start, ids[:end], draft_s, self.committed)
+        # If the text has grown beyond these tokens meanwhile, there is something new to draft after.
+        stage.stuck = (not ids or end < len(ids)) and start + end >= len(self.committed)
+
+    def chunk(self) -> Chunk | None:
+        """The next frame of the stream, if one is full or no more can be drafted; it counts as sent from now on."""
+        stage = self.stage
+        if not isinstance(stage, Streaming):
+            return None
+        return stage.chunk(len(self.committed), self.room_ahead > 0, self._welcomed().vocabulary_size)
+
+    def _streamed(self, window: Window) -> None:
+        """Begin to stream, or go on by another window."""
+        stage = self.stage
+        if not math.isfinite(window.bandwidth_hz):
+            raise InputError(f"the edge granted a band of {window.bandwidth_hz} Hz")
+        if isinstance(stage, Streaming):
+            stage.window = window
+        elif isinstance(stage, Waiting) and self.rule in ID_RULES:
+            self._begin_chain(window)
+        else:
+            raise InputError("the edge sent a Window for a text that cannot stream now")
+
+    def _begin_chain(self, window: Window) -> None:
+        self._epoch += 1
+        self.stage = Streaming(window, self._epoch)
+
+    def _commit(self, commit: Commit) -> Progress:
+        """Take in what a stream's pass has committed, and drop what was drafted if it says something else."""
+        if commit.base < len(self.committed):  # a repeated answer: already known
+            return Progress(finish=self.finish)
+        stage, before = self.stage, self.wasted
+        own, sent = (stage.ids, stage.sent) if isinstance(stage, Streaming) and stage.epoch == commit.epoch else ([], 0)
+        if commit.base > len(self.committed) or not commit.accepted <= commit.verified <= sent:
+            raise InputError(
+                f"the edge accepted {commit.accepted} of {commit.verified} tokens at {commit.base} that were never sent"
+            )
+        tokens = [*own[: commit.accepted], *commit.ids]
+        progress = self._advance(list(tokens), commit.verified, commit)
+        if isinstance(stage, Streaming):
+            drafted = len(stage.ids)
+            followed = stage.follow(tokens) if self.stage is stage else None
+            if followed is None:  # the text has ended, or says something else
+                self.wasted += drafted - commit.verified
+                if self.stage is stage:
+                    self._begin_chain(stage.window)
+            else:
+                self.wasted += max(0, followed - commit.verified)
+        return progress._replace(wasted=self.wasted - before)
 
     # What the edge says -------------------------------------------------------------------------------------------
 
@@ -300,6 +402,8 @@ class DeviceSession:
 
         """
         stage = self.stage
+        if isinstance(message, Commit) and isinstance(stage, Streaming):
+            return self._commit(message)
         if isinstance(message, Verdict) and isinstance(stage, Drafted) and message.session == self.session_number:
             return self._verdict(message)  # as nearly always
         match message:
@@ -311,6 +415,12 @@ class DeviceSession:
             case Welcome():
                 self._welcome(message)
                 return Progress()
+            case Commit() if isinstance(stage, Streaming | Waiting):
+                return self._commit(message)
+            case Commit() if isinstance(stage, Ended):  # it was on its way when the text ended
+                return Progress(finish=stage.finish)
+            case Commit():
+                raise InputError("the edge sent a Commit before it was due")
             case _ if self.welcome is None or message.session != self.welcome.session:
                 raise InputError(f"the edge sent a {type(message).__name__} of session {message.session}, not ours")
             case Tail() if isinstance(stage, Resuming) and stage.welcomed:
@@ -327,6 +437,9 @@ class DeviceSession:
                 return self._verdict(message)
             case Tail():
                 return self._tail(message)
+            case Window():
+                self._streamed(message)
+                return Progress()
             case Ask():
                 self.law(message)  # which can be found, or it makes no sense
                 return Progress()
@@ -349,6 +462,8 @@ class DeviceSession:
     def _granted(self, grant: Grant) -> Work:
         """The stage after a grant: a draft that answers it already is sent, or sent again."""
         stage = self.stage
+        if isinstance(stage, Streaming):
+            raise InputError("the edge sent a Grant for a text that streams")
         if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
             raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
         if isinstance(stage, Drafted) and self._fits(stage, grant):
@@ -367,6 +482,8 @@ class DeviceSession:
         if verdict.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
         stage = self.stage
+        if isinstance(stage, Streaming):
+            raise InputError("the edge sent a Verdict for a text that streams")
         drafted: list[int] = []
         laws: tuple[TruncatedLaw, ...] = ()
         if isinstance(stage, Drafted) and stage.message.base == verdict.base:
@@ -388,6 +505,8 @@ class DeviceSession:
 
     def _tail(self, tail: Tail) -> Progress:
         known = len(self.committed)
+        if isinstance(self.stage, Streaming):
+            raise InputError("the edge sent a Tail for a text that streams")
         if not self.prompt_tokens <= tail.base <= known:
             raise InputError(f"the edge sent a tail from {tail.base} to a text of {known} tokens")
         ids = unpack_ids(tail.ids, tail.count, self._welcomed().vocabulary_size)
@@ -395,7 +514,7 @@ class DeviceSession:
             self._head = None
         return self._advance(ids[known - tail.base :], 0, tail)
 
-    def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail) -> Progress:
+    def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail | Commit) -> Progress:
         """Commit tokens, and go to the stage that the message leads to."""
         request, size = self._requested(), self._welcomed().vocabulary_size
         known = len(self.committed) - self.prompt_tokens
@@ -414,8 +533,8 @@ class DeviceSession:
                 del self.committed[self.prompt_tokens + stream.tokens :]
             text += stream.end() if finish else ""
             self.text += text
-        self.stage = self._next(finish, message.grant)
-        accepted = message.accepted if isinstance(message, Verdict) else 0
+        self.stage = self._next(finish, None if isinstance(message, Commit) else message.grant)
+        accepted = 0 if isinstance(message, Tail) else message.accepted
         return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, finish, text)
 
     def _next(self, finish: str, grant: Grant | None) -> Work:
@@ -424,6 +543,8 @@ class DeviceSession:
             return Ended(finish)
         if grant is not None:
             return self._granted(grant)
+        if isinstance(stage, Streaming):
+            return stage
         # Without a new grant the edge still has the draft that it was sent, unless it has decided it.
         if isinstance(stage, Drafted) and stage.sent and stage.message.base == len(self.committed):
             return stage

@@ -4,12 +4,15 @@
       ▲    └─────► Resuming ──Welcome, Tail──────────────────► one of the three, as the edge says
       └── any stage whose connection is lost; what was under way is kept inside
 
+Where the edge sends a Window in place of grants, Waiting becomes Streaming, until the text or the connection ends.
+
 A new connection inherits nothing by itself: what `Away` or `Resuming` keeps is taken up only when the Tail of
 a resumed session says that the edge still waits for it.
 """
 
 from msgspec import Struct
 
+from multispin.protocol.device_stream import Streaming
 from multispin.protocol.messages import Draft, Grant
 from multispin.speculation import TruncatedLaw
 
@@ -57,7 +60,7 @@ class Ended(Struct, frozen=True):
     finish: str
 
 
-Work = Waiting | Granted | Drafted | Ended
+Work = Waiting | Granted | Drafted | Streaming | Ended
 """What becomes of an open request's next tokens."""
 
 

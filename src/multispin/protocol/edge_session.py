@@ -8,6 +8,8 @@ Under the rejection rules a round may end in two steps. `rejection-up`: the edge
 distribution, and the verdict follows it. `rejection-down`: the verdict carries an offer, the device finds the next
 token, and that token is committed when the device names it at the start of its next draft. In both, what a draft met
 once is kept until it is decided: no draft is verified twice.
+
+Where devices draft on by themselves, the session is `Streaming` while its text is written (`edge_stream`).
 """
 
 import hmac
@@ -16,9 +18,12 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
+from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
 from multispin.protocol.messages import (
     PROTOCOL_VERSION,
     Ask,
+    Chunk,
+    Commit,
     Draft,
     Grant,
     Hello,
@@ -27,6 +32,7 @@ from multispin.protocol.messages import (
     Tail,
     Uplink,
     Verdict,
+    Window,
 )
 from multispin.protocol.running_request import ProtocolError, RunningRequest, admit
 from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
@@ -43,6 +49,7 @@ from multispin.speculation import (
     possible_after,
     resolve_up,
     unpack_draft,
+    unpack_ids,
     unpack_laws,
 )
 
@@ -55,7 +62,8 @@ class EdgeSession:
         resume_token: secret that a reconnecting device shows.
         hello: the device's greeting, already accepted by `check_hello`.
         request: the text that is being generated; None before the first one.
-        stage: where the next draft is: not granted, granted, pending or refused.
+        stage: where the next draft is: not granted, granted, pending or refused; or that the device streams.
+        counts: what became of the tokens of its streams, in all texts.
 
     Args:
         number: the session's number on the wire.
@@ -73,6 +81,9 @@ class EdgeSession:
         self.stage: Stage = Idle()
         self._vocabulary_size = vocabulary_size
         self._last_verdict: Verdict | None = None  # answers a draft or a distribution that comes once more
+        self.counts = StreamCounts()
+        self._epoch = 0  # of the newest chain that any stream of this session had
+        self._late = 0  # tokens of a text that has ended which may still be on their way
 
     def open(
         self,
@@ -102,7 +113,7 @@ class EdgeSession:
     def grant(self) -> Grant | None:
         """The grant whose verdict is still to come."""
         stage = self.stage
-        return None if isinstance(stage, Idle) else stage.grant
+        return None if isinstance(stage, Idle | Streaming) else stage.grant
 
     @property
     def offer(self) -> Offer | None:
@@ -119,7 +130,10 @@ class EdgeSession:
 
     def withdraw(self) -> None:
         """Take back the grant: a draft that comes for it all the same is answered by what is committed."""
-        self.stage = Idle(self.offer)
+        if isinstance(self.stage, Streaming):
+            self._end_stream(self.stage)
+        else:
+            self.stage = Idle(self.offer)
 
     def awaits(self, message: Uplink) -> bool:
         """Whether a message answers what this session was granted or asked for; each such answer is awaited once."""
@@ -130,7 +144,62 @@ class EdgeSession:
                 return (message.round, message.base) == (stage.grant.round, place)
             case Refused(), Law():
                 return message.round == stage.grant.round
+            case Streaming(), Chunk() if request is not None:
+                return stage.expects(message, len(request.committed))
+            case _, Chunk():
+                return message.length <= self._late
         return False
+
+    # Streams --------------------------------------------------------------------------------------------------------
+
+    def stream(self, length: int, chunk: int, bandwidth_hz: float) -> Window:
+        """Let the device draft on by itself, or change how far: what it is told.
+
+        Args:
+            length: most tokens ahead of the committed text, 0 … `MAX_DRAFT_LENGTH`.
+            chunk: tokens in one frame, 1 … `MAX_DRAFT_LENGTH`.
+            bandwidth_hz: band for them [Hz].
+
+        """
+        window = Window(self.number, length, chunk, bandwidth_hz)
+        if not isinstance(self.stage, Streaming):
+            if not isinstance(self.stage, Idle) or self.offer is not None:
+                raise ValueError(f"session {self.number} has a draft under way, it cannot stream now")
+            self.stage = Streaming(window, self._epoch, self.counts)
+        self.stage.change(window)
+        return window
+
+    def receive_chunk(self, message: Chunk) -> Arrival:
+        """Take in tokens of a stream; InputError if they make no sense, or no honest device can have sent them."""
+        request, stage = self.request, self.stage
+        if request is None:
+            raise ProtocolError("no-request", "a chunk came before any request was opened")
+        ids = unpack_ids(message.ids, message.length, self._vocabulary_size)
+        if isinstance(stage, Streaming):
+            return stage.receive(message, ids, request.committed)
+        if not request.finish:
+            raise ProtocolError("unexpected", "a chunk came, but this text does not stream")
+        self._late = max(0, self._late - len(ids))  # it was on its way when the text ended
+        self.counts.received += len(ids)
+        self.counts.wasted += len(ids)
+        return Arrival()
+
+    def settle_stream(self, outcome: Outcome) -> tuple[Commit, Trials]:
+        """Commit what was found of the tokens in the pass: what the device is told, and what that shows of it."""
+        request, stage = self.request, self.stage
+        if request is None or not isinstance(stage, Streaming):
+            raise ValueError(f"session {self.number} does not stream")
+        commit, trials = stage.settle(outcome, request)
+        if request.finish:
+            self._end_stream(stage)
+        return commit, trials
+
+    def _end_stream(self, stage: Streaming) -> None:
+        """The text has ended, or has lost its slot; the next stream begins with a greater epoch."""
+        stage.kill()
+        self._epoch, self._late, self.stage = stage.epoch, stage.longest, Idle()
+
+    # Drafts in grants -----------------------------------------------------------------------------------------------
 
     def draft_here(self, ids: Sequence[int], laws: Sequence[TruncatedLaw] = ()) -> None:
         """Take a draft of the edge's own drafter in place of the pending empty one.
@@ -148,7 +217,7 @@ class EdgeSession:
         evidence = Evidence(Rule.REJECTION, request.form, laws=tuple(laws)) if laws else None
         self.stage = Pending(stage.grant, list(ids), evidence) if ids else stage
 
-    def receive(self, message: Draft) -> list[Verdict | Tail | Ask]:
+    def receive(self, message: Draft) -> list[Verdict | Tail | Ask | Window]:
         """Take in a draft: nothing if it will be verified, else the answer that it gets at once."""
         self.check_number(message.session)
         request, stage, offer = self.request, self.stage, self.offer
@@ -159,6 +228,8 @@ class EdgeSession:
             raise ProtocolError("ahead", f"a draft starts at {message.base}, but {length} tokens are committed")
         if self._last_verdict is not None and message.round == self._last_verdict.round:
             return [self._last_verdict]
+        if isinstance(stage, Streaming):
+            raise ProtocolError("unexpected", "a draft came, but this text streams: send chunks")
         if message.base < length or isinstance(stage, Idle) or message.round != stage.grant.round:
             return self.catch_up(message.base)
         if not isinstance(stage, Granted):
@@ -221,8 +292,11 @@ class EdgeSession:
         self._last_verdict = replace(verdict, grant=grant)
         return self._last_verdict
 
-    def catch_up(self, base: int) -> list[Verdict | Tail | Ask]:
+    def catch_up(self, base: int) -> list[Verdict | Tail | Ask | Window]:
         """What a device needs that knows `base` tokens: what is committed, and what waits for its answer."""
+        if isinstance(self.stage, Streaming):  # a new connection inherits nothing: it begins another chain
+            self.stage.kill()
+            return [self.tail(base), self.stage.window]
         verdict = self._last_verdict
         if self.offer is None or verdict is None or self.request is None:
             return [self.tail(base), *self._asks()]
@@ -278,7 +352,7 @@ class EdgeSession:
         self.stage, self._last_verdict = Idle(offer), verdict
         return verdict
 
-    def _asks(self) -> list[Verdict | Tail | Ask]:
+    def _asks(self) -> list[Verdict | Tail | Ask | Window]:
         """The question that waits for an answer, if there is one."""
         stage = self.stage
         if not isinstance(stage, Refused):

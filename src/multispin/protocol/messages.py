@@ -14,7 +14,7 @@ from multispin.speculation import LawFormat, Rule, bits_per_token, framing_bits
 from multispin.speculation.laws import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import MAX_BIASES
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 SESSION_PATH = "/v1/session"
 """Where a device's WebSocket is found on the edge."""
 MAX_FRAME_BYTES = 256 * 1024
@@ -205,8 +205,66 @@ class Law(Struct, frozen=True, array_like=True, tag=12):
     law: bytes
 
 
-Uplink = Hello | Open | Draft | Resume | Close | Law
-Downlink = Welcome | Grant | Verdict | Tail | Error | Ask
+class Window(Struct, frozen=True, array_like=True, tag=13):
+    """Edge → device: draft on by yourself from now on, without a grant for each draft.
+
+    Attributes:
+        length: most drafted tokens ahead of the committed text; 0: draft nothing for now.
+        chunk: tokens that go up in one frame; fewer go where the window is full.
+        bandwidth_hz: share of the band for them [Hz].
+
+    """
+
+    session: Count
+    length: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
+    chunk: Annotated[int, Meta(ge=1, le=MAX_DRAFT_LENGTH)]
+    bandwidth_hz: Annotated[float, Meta(ge=0.0)]
+
+
+class Chunk(Struct, frozen=True, array_like=True, tag=14):
+    """Device → edge: some tokens of a stream. There is one session per connection, so that it is not named.
+
+    The tokens are a chain: each follows the one before. A tree would name each token's parent in a further field.
+
+    Attributes:
+        epoch: number of the chain that they belong to; a device that starts over begins a greater one.
+        start: position of the first of them in the text.
+        length: number of tokens.
+        ids: packed ids.
+        draft_us: time spent drafting them, microseconds.
+
+    """
+
+    epoch: Count
+    start: Count
+    length: Annotated[int, Meta(ge=1, le=MAX_DRAFT_LENGTH)]
+    ids: bytes
+    draft_us: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class Commit(Struct, frozen=True, array_like=True, tag=15):
+    """Edge → device: what is committed from `base` on, in a stream.
+
+    Attributes:
+        base: number of tokens committed before.
+        epoch: the chain that `verified` and `accepted` speak of.
+        verified: how many of its tokens from `base` on were verified.
+        accepted: how many of those stand. They are not sent back: the device has them.
+        ids: the tokens after them: the recovered or bonus token, and before it what the edge drafted itself.
+        finish: empty while the text goes on, else "stop" or "length".
+
+    """
+
+    base: Count
+    epoch: Count
+    verified: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
+    accepted: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
+    ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)]
+    finish: Name = ""
+
+
+Uplink = Hello | Open | Draft | Resume | Close | Law | Chunk
+Downlink = Welcome | Grant | Verdict | Tail | Error | Ask | Window | Commit
 Message = Uplink | Downlink
 
 

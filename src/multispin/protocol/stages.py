@@ -1,12 +1,14 @@
 """Where a session's next draft is, as the edge sees it: one value, which says everything that belongs to that stage.
 
 A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → Refused → Idle. A grant of no
-tokens skips Granted, unless the device still has to name a token. Does not know messages' order, slots or rounds.
+tokens skips Granted, unless the device still has to name a token. A session whose device drafts on by itself is
+Streaming instead (`edge_stream`), until its text ends. Does not know messages' order, slots or rounds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from multispin.protocol.edge_stream import Streaming
 from multispin.protocol.messages import Grant
 from multispin.speculation import Evidence, Offer, Rejection
 
@@ -69,4 +71,4 @@ class Refused:
     rejection: Rejection
 
 
-Stage = Idle | Granted | Pending | Refused
+Stage = Idle | Granted | Pending | Refused | Streaming
