@@ -25,6 +25,7 @@ from multispin.speculation import (
     resolve_up,
     truncate,
 )
+from multispin.speculation.conformance import check_engine
 
 SLOTS, LENGTH, DRAFT = 3, 96, 8  # of the engines in conftest.py
 GREEDY = SamplingParams()
@@ -36,6 +37,10 @@ LAWS = {
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
     "biased": SamplingParams(logit_bias=((65, 4.0), (66, -100.0)), withheld=(67, 68), withheld_until=40),
 }
+
+
+def test_both_engines_keep_what_the_interface_promises(engine):
+    check_engine(engine)
 
 
 class Text:
