@@ -1,0 +1,63 @@
+"""What goes into a pass: drafts, and as many tokens of prompts as may ride along."""
+
+from collections.abc import Sequence
+
+from multispin.passes.limits import LEAST_PREFILL_TOKENS
+from multispin.passes.plans import DEVICE, EDGE
+from multispin.passes.seats import Seat
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import Batch, Job
+from multispin.protocol import Pending
+from multispin.speculation import Feed
+
+
+def collect(state: EdgeState, number: int, pending: Sequence[Seat], planned_s: float) -> Batch:
+    """Take the drafts of some sessions, and as many prompt tokens as may ride along.
+
+    Args:
+        state: the sessions.
+        number: of the round or pass.
+        pending: sessions whose drafts are verified.
+        planned_s: time of a round, of which prompts may take their share [s].
+
+    """
+    jobs = [_job(seat) for seat in sorted(pending, key=lambda seat: seat.session.number)]
+    budget = _prompt_budget(state, planned_s) if jobs else state.limits.prefill_tokens_per_round
+    # Whose text has had its slot longest comes first: who opens one prompt after the other waits like all others.
+    for seat in sorted((seat for seat in state.seats if prompt_due(state, seat)), key=lambda seat: seat.turn):
+        left = prompt_due(state, seat)
+        if budget and seat.slot is not None and seat.session.request is not None:
+            start, count = state.engine.cached(seat.slot), min(left, budget)
+            chunk = tuple(seat.session.request.committed[start : start + count])
+            jobs.append(Job(seat.session.number, Feed(seat.slot, start, chunk, None)))
+            budget -= count
+    state.seats.begin_batch(job.feed.slot for job in jobs)
+    return Batch(number, tuple(jobs))
+
+
+def prompt_due(state: EdgeState, seat: Seat) -> int:
+    """Tokens to be read now. A lost device's text is read on when it is back, if it still has its slot then."""
+    return state.seats.unread(seat) if seat.connected else 0
+
+
+def _prompt_budget(state: EdgeState, planned_s: float) -> int:
+    """Prompt tokens that may ride beside drafts."""
+    most = state.limits.prefill_tokens_per_round
+    per_token_s = float(state.controller.beliefs.verification.per_token_s)
+    allowed_s = state.limits.prefill_share * planned_s
+    if per_token_s * most <= allowed_s:
+        return most
+    return min(most, max(LEAST_PREFILL_TOKENS, int(allowed_s / per_token_s)))
+
+
+def _job(seat: Seat) -> Job:
+    """A session's pending draft, as a part of a batch."""
+    request, stage = seat.session.request, seat.session.stage
+    assert seat.slot is not None
+    assert request is not None
+    assert isinstance(stage, Pending)
+    newest = len(request.committed) - 1
+    text = tuple(request.committed) if request.params.remembers else ()
+    feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence, text)
+    drafter = EDGE if seat.drafter == EDGE and not stage.grant.length else DEVICE
+    return Job(seat.session.number, feed, len(stage.draft), stage.grant.length, drafter)

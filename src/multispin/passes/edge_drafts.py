@@ -1,0 +1,65 @@
+"""Drafts of the edge's own drafter: what it is asked for before a pass, and what is done with what it drafted."""
+
+from collections.abc import Sequence
+
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import DraftHere, EdgeAsk, EdgeDraft
+from multispin.protocol import Pending
+from multispin.speculation import ID_RULES, BatchDrafter, DraftAsk
+
+
+class EdgeDrafts:
+    """The edge's own drafter at work for the sessions.
+
+    Args:
+        state: the sessions.
+        drafter: the drafter.
+
+    """
+
+    def __init__(self, state: EdgeState, drafter: BatchDrafter) -> None:
+        self._state = state
+        self._drafter = drafter
+        # The drafter's slot for each of the engine's: it knows by its texts when another session has come into one.
+        self._slots = [drafter.open() for _ in range(state.engine.slots)]
+        self._reads = False  # whether it has a prompt to read first, so that its time says nothing of drafting
+
+    def wanted(self) -> DraftHere | None:
+        """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
+        asks = []
+        for seat in self._state.seats:
+            session, request, slot = seat.session, seat.session.request, seat.slot
+            if seat.to_draft and request is not None and slot is not None and isinstance(session.stage, Pending):
+                ask = DraftAsk(self._slots[slot], tuple(request.committed), seat.to_draft, request.params)
+                form = None if request.rule in ID_RULES else request.form
+                asks.append(EdgeAsk(session.number, ask, form))
+        if not asks:
+            return None
+        # After a draft that was accepted whole two tokens are new; what is more is a prompt, or was missed.
+        self._reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > 1 for each in asks)
+        self._state.seats.begin_batch(self._state.seats[each.session].slot or 0 for each in asks)
+        return DraftHere(tuple(asks))
+
+    def draft(self, step: DraftHere) -> list[EdgeDraft]:
+        """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
+        drafter, found = self._drafter, dict[int, EdgeDraft]()
+        plain = [each for each in step.asks if each.form is None]
+        for each, ids in zip(plain, drafter.draft([each.ask for each in plain]) if plain else [], strict=True):
+            found[each.session] = ids, []
+        for form in {each.form for each in step.asks if each.form is not None}:
+            group = [each for each in step.asks if each.form == form]
+            for each, drafted in zip(group, drafter.draft_laws([each.ask for each in group], form), strict=True):
+                found[each.session] = drafted
+        return [found[each.session] for each in step.asks]
+
+    def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
+        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        self._state.seats.end_batch()
+        for each, (ids, laws) in zip(step.asks, drafts, strict=True):
+            seat = self._state.seats.get(each.session)
+            if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
+                seat.to_draft = 0
+                seat.session.draft_here(ids, laws)
+        if not self._reads:
+            self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
+        self._state.controller.chooser.edge_drafted(now_s)

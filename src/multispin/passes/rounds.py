@@ -1,0 +1,466 @@
+"""Rounds: plan, grant, wait for all drafts, verify, deliver; and passes of the other sessions meanwhile.
+
+A device that is late misses the batch, not its session: its draft joins the next pass, and its band stays reserved
+until then. Under `rejection-up` a pass may have to ask devices for the distributions of refused tokens before it
+delivers; a device that answers late misses this delivery and gets its verdict when the answer comes.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from multispin.passes.batches import collect, prompt_due
+from multispin.passes.edge_drafts import EdgeDrafts
+from multispin.passes.patience import Patience
+from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, RoundPlan, SessionPlan
+from multispin.passes.seats import Seat, Trial
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Message, Send, Sleep, Step, Verify
+from multispin.passes.trials import compare, tried
+from multispin.protocol import (
+    Ask,
+    Chunk,
+    Downlink,
+    Draft,
+    Error,
+    Grant,
+    Granted,
+    Law,
+    Pending,
+    ProtocolError,
+    Refused,
+    Verdict,
+)
+from multispin.speculation import ID_RULES, Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
+
+PATIENCE = 0.5
+"""Drafts that are late by this share of a pass are late enough for a pass without them."""
+
+
+@dataclass
+class _Round:
+    """The round under way.
+
+    Attributes:
+        number: of the round.
+        planned_s: its planned time [s].
+        deadline_s: when it goes on without the drafts that have not come [s].
+        members: sessions whose drafts may still be awaited. `_is_awaited` tells which are; those found at the end that
+            are not drop off, so that a look costs next to nothing however many there are.
+        expected_s: when the drafts of its devices are expected to have come [s].
+        riders: what is done for the sessions that no device drafts for, by number.
+        passes: how many more passes of theirs are planned before that.
+
+    """
+
+    number: int = 0
+    planned_s: float = 0.0
+    deadline_s: float = 0.0
+    members: list[int] = field(default_factory=list)
+    expected_s: float = 0.0
+    riders: dict[int, SessionPlan] = field(default_factory=dict)
+    passes: int = 0
+
+
+@dataclass(frozen=True)
+class _Drafting:
+    """The edge's own drafter is at work."""
+
+
+@dataclass(frozen=True)
+class _Verifying:
+    """A batch is being verified.
+
+    Attributes:
+        batch: what is verified.
+        waits: whether drafts of the round are still awaited, so that this is a pass of the other sessions.
+
+    """
+
+    batch: Batch
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class _Settling:
+    """A batch has been verified; its verdicts wait for the distributions that were asked for.
+
+    Attributes:
+        batch: what was verified.
+        findings: what was found, per job.
+        verify_s: how long that took [s].
+        asked: sessions that owe a distribution; those found at the end that do not drop off.
+        until_s: when the others' verdicts wait no longer [s].
+        waits: whether drafts of the round are still awaited.
+
+    """
+
+    batch: Batch
+    findings: Sequence[Finding | Failure | None]
+    verify_s: float
+    asked: list[int]
+    until_s: float
+    waits: bool = False
+
+
+class Rounds:
+    """The scheduler of rounds.
+
+    Args:
+        state: the sessions.
+        edge_drafts: the edge's own drafter at work; None if it has none.
+
+    """
+
+    def __init__(self, state: EdgeState, edge_drafts: EdgeDrafts | None) -> None:
+        self._state = state
+        self._seats = state.seats
+        self._controller = state.controller
+        self._edge_drafts = edge_drafts
+        self._patience = Patience(state.limits)
+        self._round = _Round()
+        self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
+        self._rides = state.controller.settings.mode != "rounds"  # sessions without drafts have passes of their own
+        self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
+
+    @property
+    def number(self) -> int:
+        """Number of the round under way."""
+        return self._round.number
+
+    def advance(self, now_s: float) -> Step:
+        """What to do next: sleep, verify a batch, or send messages; then ask again."""
+        if self._rides and self._phase is None:
+            self._let_go_of_the_late(now_s)
+        if self._state.outbox:
+            messages, self._state.outbox = self._state.outbox, []
+            return Send(messages)
+        if self.waits(now_s):
+            return self._ride(now_s) if self._rides and self._phase is None else Sleep(self._until_s())
+        if isinstance(self._phase, _Settling):
+            return self._deliver(self._phase, now_s)
+        if not self._anything_ready():
+            _, grants = self._schedule(now_s)
+            if grants:
+                return Send(list(grants.items()))
+            if not self._anything_ready():
+                return Sleep(self._due[0][0] if self._due else None)
+        if self._rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+            return step
+        batch = self._collect()
+        self._phase = _Verifying(batch)
+        return Verify(batch)
+
+    def waits(self, now_s: float) -> bool:
+        """Whether `advance` can only say Sleep. Cheap: a driver with many messages may ask this after each."""
+        if self._state.outbox:
+            return False
+        match self._phase:
+            case _Drafting() | _Verifying():
+                return True
+            case _Settling() as settling:
+                return now_s < settling.until_s and _any_left(settling.asked, self._is_asked)
+        return now_s < self._round.deadline_s and _any_left(self._round.members, self._is_awaited)
+
+    def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
+        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        assert self._edge_drafts is not None
+        self._phase = None
+        self._edge_drafts.drafted(step, drafts, draft_s, now_s)
+
+    def verified(
+        self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
+    ) -> None:
+        """Take what a batch's verification found, one finding per job; it took `verify_s`.
+
+        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
+
+        Refusals that need the device's distribution are settled at once, so that it can be asked for; the others'
+        band is idle meanwhile, and the answer goes up over the band of the draft that it belongs to.
+        """
+        self._controller.beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        asked, upload_s = [], 0.0
+        for job, finding in zip(batch.jobs, findings, strict=True):
+            seat = self._seats.get(job.session)
+            if isinstance(finding, Failure) and seat is not None and seat.slot == job.feed.slot:
+                self._state.tell(job.session, Error("failed", finding.reason))
+                self._state.leave(job.session)
+            if not isinstance(finding, Rejection) or seat is None:
+                continue
+            band_hz = seat.session.grant.bandwidth_hz if seat.session.grant else 0.0
+            answer = self._state.settle(seat, job, finding)
+            if answer is None:
+                continue
+            self._state.tell(job.session, answer)
+            if isinstance(answer, Ask):
+                seat.asked_at_s = now_s
+                if seat.connected:
+                    asked.append(job.session)
+                    upload_s = max(upload_s, self._law_s(seat, band_hz))
+        until_s = now_s + self._state.limits.deadline_factor * upload_s + self._state.limits.deadline_slack_s
+        waits = isinstance(self._phase, _Verifying) and self._phase.waits
+        self._phase = _Settling(batch, findings, verify_s, asked, until_s, waits)
+
+    def came_back(self, seat: Seat) -> None:
+        """A device is connected again: its draft may be awaited again."""
+        if seat.session.number not in self._round.members:
+            self._round.members.append(seat.session.number)
+
+    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+        match message:
+            case Draft():
+                return self._draft(seat, message, frame_bytes, now_s)
+            case Law():
+                return self._state.receive_law(seat, message, frame_bytes)
+        raise ProtocolError("unexpected", "a chunk came, but no text streams at this edge")
+
+    def _draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+        session = seat.session
+        stage, trial = session.stage, seat.trial
+        if trial is not None and trial.ids is None and message.round == trial.grant.round:
+            return tried(self._state, seat, trial, message, frame_bytes, now_s)
+        answers = session.receive(message)
+        if session.request is not None and session.request.finish:  # its last token has been named
+            self._seats.release(seat)
+        if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
+            self._state.late_tokens += message.length
+            return [*answers]
+        self._controller.chooser.probes.end(session.number, now_s)
+        if stage.grant.length > 0:
+            self._state.observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)
+            self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
+        return []
+
+    # A pass -------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:
+        """Plan the next round and grant it to every running session that owes nothing."""
+        self._seats.fill()
+        members = [self._member(seat) for seat in self._seats if self._is_idle(seat)]
+        late_hz = sum(seat.band_hz for seat in self._seats)
+        plan = self._controller.plan(members, late_hz, now_s)
+        if plan is None:
+            return None, {}
+        phase_s = plan.phase_s
+        if phase_s is None:
+            phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
+        wait_s = self._patience.most_s(phase_s)
+        if not self._rides:  # else a draft that is late is taken back, which costs its device more than a round
+            verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
+            wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
+        # Nobody waits for a device that was late already, nor for a probe.
+        self._round = _Round(
+            self._round.number + 1,
+            plan.round_s,
+            now_s + wait_s,
+            [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
+            now_s + phase_s,
+            {each.session: each for each in plan.sessions if each.drafter != DEVICE},
+            plan.extra_passes,
+        )
+        grants = {}
+        for each in plan.sessions:
+            grant = self._give(each, now_s)
+            if grant is not None:
+                grants[each.session] = grant
+        return plan, grants
+
+    def _is_idle(self, seat: Seat) -> bool:
+        """Whether a plan has something to decide for a session: it is there, and nothing of it is under way."""
+        return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
+
+    def _member(self, seat: Seat) -> Member:
+        room = seat.session.room
+        edge_room = room if self._edge_drafts is not None and seat.session.offer is None else 0
+        request = seat.session.request
+        comparable = request is not None and request.rule in ID_RULES
+        able = seat.session.hello.drafts and seat.trial is None
+        return Member(seat.session.number, room if able else 0, edge_room, comparable)
+
+    def _give(self, planned: SessionPlan, now_s: float) -> Grant | None:
+        """Do what is planned for a session: its grant, or None if its device need not know."""
+        seat = self._seats[planned.session]
+        seat.drafter, seat.asked_at_s = planned.drafter, now_s
+        of_device = planned.drafter == DEVICE
+        length = planned.draft_length if of_device else 0
+        seat.planned_s = self._round.expected_s - now_s if length else 0.0
+        grant = seat.session.give(self._round.number, length, planned.bandwidth_hz)
+        if not self._rides:
+            return grant
+        late_s = self._round.deadline_s
+        if planned.probe is not None:
+            late_s = (
+                now_s
+                + self._state.limits.deadline_factor * planned.probe.expected_s
+                + self._state.limits.deadline_slack_s
+            )
+        if isinstance(seat.session.stage, Pending):
+            seat.to_draft = 0 if of_device else planned.draft_length
+            if planned.probe is None or of_device:
+                return None  # the device has nothing to do
+            grant = Grant(planned.session, self._round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
+            request = seat.session.request
+            seat.trial = Trial(grant, len(request.committed) if request is not None else 0, now_s)
+        heapq.heappush(self._due, (late_s, planned.session, grant.round))
+        return grant
+
+    # Sessions that no device drafts for ---------------------------------------------------------------------------
+
+    def _ride(self, now_s: float) -> Step:
+        """While drafts are awaited: a pass of the sessions that no device drafts for, if it is time for one.
+
+        It is while such passes are planned, while one more is over before the drafts are expected, and when the drafts
+        are late: nobody waits for them but who drafts.
+        """
+        if (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+            return step
+        riders = [seat for seat in self._seats if self._rides_now(seat)]
+        if riders or any(prompt_due(self._state, seat) for seat in self._seats):
+            pass_s = self._controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
+            patience_s = self._round.expected_s + PATIENCE * pass_s
+            if self._round.passes > 0 or now_s + pass_s <= self._round.expected_s or now_s >= patience_s:
+                self._round.passes -= 1
+                batch = self._collect(riders)
+                self._phase = _Verifying(batch, waits=True)
+                return Verify(batch)
+            return Sleep(min(patience_s, self._round.deadline_s))
+        return Sleep(self._round.deadline_s if not self._due else min(self._round.deadline_s, self._due[0][0]))
+
+    def _seat_riders(self, now_s: float) -> Send | None:
+        """Let sessions with nothing under way take part in the pass to come; what devices must be told, if anything."""
+        grants = [
+            (seat.session.number, grant)
+            for seat in self._seats
+            if self._is_idle(seat) and (grant := self._give(self._as_rider(seat), now_s)) is not None
+        ]
+        return Send(grants) if grants else None
+
+    def _rides_now(self, seat: Seat) -> bool:
+        """Whether a session takes part in a pass that awaited drafts do not."""
+        stage = seat.session.stage
+        if not isinstance(stage, Pending):
+            return False
+        return seat.drafter != DEVICE or stage.grant.round != self._round.number
+
+    def _as_rider(self, seat: Seat) -> SessionPlan:
+        """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
+        number = seat.session.number
+        planned = self._round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
+        return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
+
+    def _to_draft(self) -> DraftHere | None:
+        """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
+        step = self._edge_drafts.wanted() if self._edge_drafts is not None else None
+        if step is not None:
+            self._phase = _Drafting()
+        return step
+
+    def _let_go_of_the_late(self, now_s: float) -> None:
+        """Take back grants whose drafts have not come in time: their sessions go on without, and are only probed."""
+        while self._due and self._due[0][0] <= now_s:
+            _, number, round_number = heapq.heappop(self._due)
+            seat = self._seats.get(number)
+            if seat is None or not seat.connected:
+                continue
+            stage, trial = seat.session.stage, seat.trial
+            if trial is not None and trial.ids is None and trial.grant.round == round_number:
+                self._state.tell(number, seat.session.tail(trial.base))
+                seat.trial, asked_s = None, trial.asked_s
+            elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
+                seat.session.withdraw()
+                asked_s = seat.asked_at_s
+            else:
+                continue
+            self._controller.chooser.probes.miss(number, now_s, now_s - asked_s)
+
+    def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
+        """Take every draft at hand, or those of some sessions, and as many prompt tokens as may ride along."""
+        self._seats.fill()
+        if pending is None:
+            pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
+        return collect(self._state, self._round.number, pending, self._round.planned_s)
+
+    def _deliver(self, settling: _Settling, now_s: float) -> Send:
+        """Settle the rest of a batch, plan the next round, and say everybody's verdict and grant.
+
+        A distribution that has not come by now is not waited for any longer: its draft is decided when it comes.
+        """
+        batch = settling.batch
+        verdicts: dict[int, Verdict] = {}
+        for job, finding in zip(batch.jobs, settling.findings, strict=True):
+            seat = self._seats.get(job.session)
+            if finding is None or isinstance(finding, Rejection | Failure) or seat is None:
+                continue
+            verdict = self._state.settle(seat, job, finding)
+            if isinstance(verdict, Verdict):
+                verdicts[job.session] = verdict
+                compare(self._state, seat)
+        self._phase = None
+        self._seats.end_batch()
+        # In a pass of their own, the sessions that no device drafts for go on as planned.
+        held = {number for number in verdicts if self._seats[number].held}
+        plan, grants = (None, {}) if settling.waits else self._schedule(now_s)
+        drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
+        messages: list[Message] = []
+        for number, verdict in verdicts.items():
+            seat = self._seats[number]
+            session, trial = seat.session, seat.trial
+            if trial is not None and verdict.finish:  # nothing is to be learned from it any more
+                messages.append((number, session.tail(trial.base if trial.ids is None else verdict.base)))
+                seat.trial = None
+            elif number in held:  # its device is told nothing before its draft has come
+                continue
+            elif number in drafted_here:  # the device does not know what was accepted
+                messages.append((number, session.tail(verdict.base)))
+            elif number in grants and not seat.held:
+                messages.append((number, session.attach(verdict, grants.pop(number))))
+            else:
+                messages.append((number, verdict))
+        messages += grants.items()
+        return Send(messages, self._state.report(batch, settling.verify_s, plan))
+
+    # What is waited for -------------------------------------------------------------------------------------------
+
+    def _until_s(self) -> float | None:
+        """When waiting ends without a message [s]."""
+        match self._phase:
+            case _Drafting() | _Verifying():
+                return None
+            case _Settling() as settling:
+                return settling.until_s
+        return self._round.deadline_s
+
+    def _anything_ready(self) -> bool:
+        """Whether a batch would have anything in it."""
+        if any(isinstance(seat.session.stage, Pending) for seat in self._seats):
+            return True
+        return any(prompt_due(self._state, seat) for seat in self._seats)
+
+    def _is_awaited(self, number: int) -> bool:
+        """Whether the round under way waits for a session's draft. It does not wait for those who were late before."""
+        seat = self._seats.get(number)
+        if seat is None or not (seat.connected and seat.running):
+            return False
+        stage = seat.session.stage
+        return isinstance(stage, Granted) and stage.grant.round == self._round.number
+
+    def _is_asked(self, number: int) -> bool:
+        """Whether a session owes the distribution that a pass waits for."""
+        seat = self._seats.get(number)
+        return seat is not None and seat.connected and isinstance(seat.session.stage, Refused)
+
+    def _law_s(self, seat: Seat, band_hz: float) -> float:
+        """Planned time to send one distribution up [s]; 0 where no link has been granted."""
+        request = seat.session.request
+        if request is None or band_hz <= 0.0:
+            return 0.0
+        bits = uplink_bits_per_rejection(request.rule, request.form) + framing_bits(request.rule, request.form)
+        return self._controller.beliefs.upload_s(seat.session.number, bits, band_hz)
+
+
+def _any_left(numbers: list[int], test: Callable[[int], bool]) -> bool:
+    """Whether any session passes the test; those at the end that do not are dropped for good."""
+    while numbers and not test(numbers[-1]):
+        numbers.pop()
+    return bool(numbers)

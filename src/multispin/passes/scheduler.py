@@ -1,0 +1,37 @@
+"""The seam between the loop and who decides which sessions ride in which pass."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from multispin.passes.seats import Seat
+from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Step
+from multispin.protocol import Chunk, Downlink, Draft, Law
+from multispin.speculation import Failure, Finding
+
+
+class Scheduler(Protocol):
+    """Decides what happens next, over the sessions of an `EdgeState`; `passes.loop` says how it is driven."""
+
+    @property
+    def number(self) -> int:
+        """Number of the round or pass under way."""
+
+    def advance(self, now_s: float) -> Step:
+        """What to do next: sleep, draft here, verify a batch, or send messages."""
+
+    def waits(self, now_s: float) -> bool:
+        """Whether `advance` can only say Sleep."""
+
+    def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
+        """Take what the edge's own drafter drafted in `draft_s` [s], one draft per ask."""
+
+    def verified(
+        self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
+    ) -> None:
+        """Take what a verification of `verify_s` [s] found, one finding per job."""
+
+    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+
+    def came_back(self, seat: Seat) -> None:
+        """A device is connected again."""

@@ -1,0 +1,116 @@
+"""What the parts of the loop share: sessions, messages that wait, and how drafts in grants are decided."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from multispin.passes.controller import Controller
+from multispin.passes.limits import Limits
+from multispin.passes.plans import EDGE, RoundPlan
+from multispin.passes.seats import Seat, Seats
+from multispin.passes.steps import Batch, Job, Message, RoundReport
+from multispin.protocol import Ask, Downlink, Draft, Grant, Law, Refused, Verdict
+from multispin.speculation import Engine, Finding
+
+
+class Row(NamedTuple):
+    """A decided draft, for the report."""
+
+    session: int
+    drafted: int
+    accepted: int
+    delivered: int
+
+
+@dataclass(eq=False)
+class EdgeState:
+    """The sessions of an edge, and what is done for each of them whatever the scheduler.
+
+    Attributes:
+        engine: verification engine that runs the target model.
+        controller: plans, and holds what is believed.
+        limits: bounds of this edge.
+        seats: sessions and slots.
+        outbox: messages that are to be sent next.
+        rows: drafts decided since the last report.
+        late_tokens: drafted tokens that came when nobody waited for them any more.
+
+    """
+
+    engine: Engine
+    controller: Controller
+    limits: Limits
+    seats: Seats
+    outbox: list[Message] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    late_tokens: int = 0
+
+    def tell(self, number: int, message: Downlink) -> None:
+        """Have a message sent next."""
+        self.outbox.append((number, message))
+
+    def leave(self, number: int) -> None:
+        """End a session and take back all that it holds."""
+        if self.seats.remove(number) is not None:
+            self.controller.leave(number)
+
+    # Drafts in grants ---------------------------------------------------------------------------------------------
+
+    def observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, took_s: float) -> None:
+        """Learn from a draft that came `took_s` after its grant."""
+        draft_s = message.draft_us * 1e-6
+        self.controller.beliefs.observe_draft(
+            seat.session.number,
+            message.length,
+            draft_s,
+            8 * frame_bytes,
+            grant.bandwidth_hz,
+            took_s - draft_s,
+        )
+
+    def receive_law(self, seat: Seat, message: Law, frame_bytes: int) -> list[Downlink]:
+        """Decide a refused draft by the distribution that it was drawn from; the next plan has a grant for it."""
+        stage = seat.session.stage
+        verdict = seat.session.receive_law(message)
+        if isinstance(stage, Refused):
+            self.controller.beliefs.observe_law(seat.session.number, 8 * frame_bytes)
+            self.decided(seat, verdict, len(stage.draft))
+        return [verdict]
+
+    def settle(self, seat: Seat, job: Job, finding: Finding) -> Verdict | Ask | None:
+        """Commit what was found of a session's draft and learn from it; None if the draft is no longer the session's.
+
+        Whatever is still to be asked, the cache keeps the same: a refused token's place is that of the newest token.
+        """
+        if seat.slot != job.feed.slot:
+            return None
+        self.engine.commit(job.feed.slot, job.feed.start + 1 + finding.accepted)
+        if job.drafter == EDGE:
+            self.controller.beliefs.observe_edge_outcome(job.session, job.drafted, finding.accepted)
+        else:
+            # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
+            self.controller.observe_outcome(job.session, job.granted, finding.accepted)
+        answer = seat.session.settle(finding)
+        if isinstance(answer, Verdict):
+            self.decided(seat, answer, job.drafted)
+        return answer
+
+    def decided(self, seat: Seat, verdict: Verdict, drafted: int) -> None:
+        """Note a verdict for the report; a text that has ended gives its slot back."""
+        delivered = verdict.accepted + 1  # the token to be found from an offer counts here, not when it is named
+        self.rows.append(Row(seat.session.number, drafted, verdict.accepted, delivered))
+        if verdict.finish:
+            self.seats.release(seat)
+
+    def report(self, batch: Batch, verify_s: float, plan: RoundPlan | None) -> RoundReport:
+        """What a pass was; the drafts that were decided since the last one are its own."""
+        rows, self.rows = self.rows, []
+        return RoundReport(
+            batch.round,
+            tuple(row.session for row in rows),
+            tuple(row.drafted for row in rows),
+            tuple(row.accepted for row in rows),
+            tuple(row.delivered for row in rows),
+            verify_s,
+            sum(len(job.feed.tokens) for job in batch.jobs if job.feed.params is None),
+            plan,
+        )

@@ -1,0 +1,29 @@
+"""Drafts that devices make beside their texts, which go on meanwhile: what is learned from them."""
+
+from multispin.passes.seats import Seat, Trial
+from multispin.passes.state import EdgeState
+from multispin.protocol import Downlink, Draft
+
+
+def tried(state: EdgeState, seat: Seat, trial: Trial, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+    """Take a draft that was asked for beside the text, and tell the device what was committed meanwhile."""
+    session = seat.session
+    trial.ids = session.glance(message, trial.grant)
+    state.observe_draft(seat, trial.grant, message, frame_bytes, now_s - trial.asked_s)
+    state.controller.chooser.probes.end(session.number, now_s)
+    compare(state, seat)
+    return [*session.catch_up(message.base)]
+
+
+def compare(state: EdgeState, seat: Seat) -> None:
+    """Learn from a draft that was made beside the text, as soon as the text shows what of it was right."""
+    trial, request = seat.trial, seat.session.request
+    if trial is None or trial.ids is None or request is None:
+        return
+    written = request.committed[trial.base : trial.base + len(trial.ids)]
+    right = 0
+    while right < len(written) and written[right] == trial.ids[right]:
+        right += 1
+    if right < len(written) or right == len(trial.ids):
+        state.controller.observe_outcome(seat.session.number, trial.grant.length, right)
+        seat.trial = None
