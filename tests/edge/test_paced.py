@@ -54,7 +54,7 @@ def test_a_pass_that_takes_longer_by_itself_is_not_waited_for(engines, monkeypat
 
 def test_drafts_of_the_edge_take_a_step_for_each_token_of_the_longest_and_a_part_for_every_token(tiny_folder):
     clock = Clock()
-    source = load_draft_source("q8", tiny_folder)
+    source = load_draft_source("q8", tiny_folder, batched=True)
     plain, real = (source.edge_drafter(2, 32) for _ in range(2))
     paced = PacedBatchDrafter(real, EdgeDrafter(2.0, 0.5, 0.0), clock.time, clock.sleep)
     for drafter in (plain, paced):

@@ -36,11 +36,11 @@ def test_the_drafter_of_torch(make_model, family):
 
 @pytest.mark.embedded
 def test_the_drafter_of_llama_cpp():
-    from multispin.models.llama_cpp import LlamaCppDrafter, LlamaCppModel
+    from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel
     from multispin.models.references import embedded_path
 
-    model = LlamaCppModel(embedded_path(), 64)
-    check_drafter(lambda: LlamaCppDrafter(model), TEXTS, model.vocabulary_size, seeds=40)
+    model = LlamaCppModel(embedded_path())
+    check_drafter(lambda: LlamaCppDrafter(LlamaCppContext(model, 64)), TEXTS, model.vocabulary_size, seeds=40)
 
 
 def test_the_engine_of_torch(make_model, family):

@@ -8,7 +8,7 @@ import pytest
 
 from multispin.errors import InputError
 from multispin.models.draft_source import load_draft_source
-from multispin.models.llama_cpp import LlamaCppDrafter, LlamaCppModel, tokenizer_of
+from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel, tokenizer_of
 from multispin.models.references import embedded_path
 from multispin.speculation import LawFormat, SamplingParams
 from multispin.speculation.row_sampling import draw_row
@@ -25,12 +25,12 @@ def path():
 
 @pytest.fixture(scope="module")
 def model(path):
-    return LlamaCppModel(path, 256)
+    return LlamaCppContext(LlamaCppModel(path), 256)
 
 
 @pytest.fixture(scope="module")
 def prompt(model):
-    return tokenizer_of(model).encode_chat("Why is the sky blue?")
+    return tokenizer_of(model.model).encode_chat("Why is the sky blue?")
 
 
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(0.9, seed=4), HOT])
@@ -57,7 +57,7 @@ def test_its_argmax_is_nearly_always_that_of_the_target(path, prompt):
     from multispin.models import load_model
 
     target = load_model("embedded")
-    drafter = LlamaCppDrafter(LlamaCppModel(path, 256))
+    drafter = LlamaCppDrafter(LlamaCppContext(LlamaCppModel(path), 256))
     text = [*prompt, *drafter.draft(prompt, 60, SamplingParams())]
     with torch.inference_mode():
         greedy = target(torch.tensor([text])).logits[0].argmax(-1)[len(prompt) - 1 : -1].tolist()
@@ -75,7 +75,7 @@ def test_distributions_are_those_that_the_tokens_are_drawn_from(model, prompt):
 
 
 def test_drafts_stop_where_the_drafters_context_ends(path, prompt):
-    drafter = LlamaCppDrafter(LlamaCppModel(path, len(prompt) + 3))
+    drafter = LlamaCppDrafter(LlamaCppContext(LlamaCppModel(path), len(prompt) + 3))
     drafter.prepare([*prompt, *prompt])
     assert len(drafter.draft(prompt, 16, SamplingParams())) == 4
     assert drafter.draft([*prompt, *prompt], 16, SamplingParams()) == []
@@ -93,7 +93,7 @@ TEXTS = [
 def test_its_tokenizer_is_that_of_the_unpacked_file(model):
     from multispin.models import load_tokenizer
 
-    ours, theirs = tokenizer_of(model), load_tokenizer("embedded")
+    ours, theirs = tokenizer_of(model.model), load_tokenizer("embedded")
     assert (ours.fingerprint, ours.size, ours.stop_ids) == (theirs.fingerprint, theirs.size, theirs.stop_ids)
     for text in TEXTS:
         ids = ours.encode_chat(text)
@@ -104,19 +104,19 @@ def test_its_tokenizer_is_that_of_the_unpacked_file(model):
 
 def test_what_it_cannot_read_is_refused(path, tmp_path):
     with pytest.raises(InputError, match="there is no GGUF file"):
-        LlamaCppModel(tmp_path / "missing.gguf", 64)
+        LlamaCppModel(tmp_path / "missing.gguf")
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(InputError, match="cannot read"):
-        LlamaCppModel(damaged, 64)
+        LlamaCppModel(damaged)
     with pytest.raises(InputError, match="threads"):
-        LlamaCppModel(path, 64, threads=0)
+        LlamaCppContext(LlamaCppModel(path), 64, threads=0)
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch, path):
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
     with pytest.raises(InputError, match=r"ik-llama-cpp-python 0\.0\.1 is installed"):
-        LlamaCppModel(path, 64)
+        LlamaCppModel(path)
 
 
 def test_a_token_of_another_vocabulary_is_refused(model):

@@ -17,6 +17,7 @@ from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
+from multispin.models.gguf_drafter import is_for_llama_cpp
 from multispin.models.references import EMBEDDED
 from multispin.outside import one_line, printable, read, whole
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
@@ -102,7 +103,7 @@ def command(**options: Any) -> None:
     name = DrafterName.parse(options["draft"])
     name.check()
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
-    prepare(options["threads"], name.needs_model and name.gguf_file is None)
+    prepare(options["threads"], name.needs_model and not is_for_llama_cpp(name, options["target"]))
     if options["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(options))
@@ -143,7 +144,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
-    name = options["target"] or (source.gguf.path.stem if source.gguf is not None else EMBEDDED)
+    name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
     Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(""))
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:

@@ -194,7 +194,7 @@ def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter
         return None
     from multispin.models import load_draft_source
 
-    source = load_draft_source(options["edge_draft"], options["target"], options["place"])
+    source = load_draft_source(options["edge_draft"], options["target"], options["place"], batched=True)
     drafter = source.edge_drafter(engine.slots, engine.max_length)
     if (seconds := options["emulated_edge_draft_s"]) is None:
         return drafter

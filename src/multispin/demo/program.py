@@ -10,12 +10,13 @@ from rich.live import Live
 from multispin.demo.order import DemoOrder
 from multispin.demo.processes import Crew
 from multispin.demo.result import DemoResult, Identical, result_of
-from multispin.demo.site import TRIED_TOKENS, DemoSite, slow_enough
+from multispin.demo.site import DRAFT_S, LLAMA_CPP_DRAFT_S, TRIED_TOKENS, DemoSite, slow_enough
 from multispin.demo.state import DemoState, DeviceState
 from multispin.demo.target import own_goodput, own_texts, requests_of
 from multispin.demo.view import live_view, progress_line
 from multispin.errors import InputError
-from multispin.models import check_drafter, load_tokenizer
+from multispin.models import DrafterName, load_tokenizer
+from multispin.models.gguf_drafter import file_for_llama_cpp, is_for_llama_cpp
 from multispin.speculation import ID_RULES, TextStream
 
 PROGRESS_PERIOD_S = 2.0
@@ -31,9 +32,13 @@ def run(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
         InputError: the order cannot be met, or every device was lost.
 
     """
-    for spec in order.crew:
-        check_drafter(spec.drafter)
+    names = {spec.drafter: DrafterName.parse(spec.drafter) for spec in order.crew}
+    for name in names.values():
+        name.check()
     load_tokenizer(order.target)  # refuses a model that does not exist, and converts a GGUF file once
+    for name in names.values():
+        if is_for_llama_cpp(name, order.target):
+            file_for_llama_cpp(name, order.target)  # here, and not in each of the devices that draft with it
     site, states = asyncio.run(_watched(order))
     for state in states:
         if not any(device.done for device in state.devices.values()):
@@ -92,7 +97,9 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
         site, slower = None, 1.0
         if order.site is not None:
             name, scenario = order.site
-            slower = order.slower or slow_enough(scenario, order.crew, await crew.time_drafting(TRIED_TOKENS))
+            slower = order.slower or slow_enough(
+                scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order)
+            )
             site = DemoSite(name, scenario, slower)
             _say(f"the site {name} is played {slower:g} times slower")
         for play in order.plays:
@@ -102,6 +109,14 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
         return site
     finally:
         await crew.stop()
+
+
+def _usual_draft_s(order: DemoOrder) -> dict[str, float]:
+    """Processor time per token of the drafters that come with the package, in the library that runs them here."""
+    return {
+        name: (LLAMA_CPP_DRAFT_S if is_for_llama_cpp(DrafterName.parse(name), order.target) else DRAFT_S)[name]
+        for name in {spec.drafter for spec in order.crew} & DRAFT_S.keys()
+    }
 
 
 def _state(order: DemoOrder, label: str, slower: float) -> DemoState:

@@ -22,6 +22,8 @@ OTHER_TARGET = "q8"
 """Drafter for any other target."""
 DRAFT_S = {"large": 0.022, "medium": 0.018, "small": 0.007}
 """Processor time per drafted token of the drafters that come with the package, on one core of a server [s]."""
+LLAMA_CPP_DRAFT_S = {"large": 0.011, "medium": 0.0095, "small": 0.0047}
+"""The same where llama.cpp drafts."""
 VERIFY_S = (0.05, 0.006)
 """Time of a pass of the embedded target on two such cores: fixed, and per token [s]."""
 USUAL_DRAFT = 4
@@ -123,21 +125,27 @@ def site_crew(
     return tuple(crew)
 
 
-def slow_enough(scenario: Scenario, crew: Sequence[DeviceSpec], drafting_s: Mapping[str, float]) -> float:
+def slow_enough(
+    scenario: Scenario,
+    crew: Sequence[DeviceSpec],
+    drafting_s: Mapping[str, float],
+    usual_draft_s: Mapping[str, float] = DRAFT_S,
+) -> float:
     """How many times slower a site must be played for the real models to keep pace on this machine, in halves.
 
     Args:
         scenario: the site.
         crew: its devices with their drafters.
         drafting_s: real time per drafted token while all devices draft, by device [s].
+        usual_draft_s: processor time per drafted token on a free core, by drafter [s]; default torch's.
 
     """
     drafting = max(drafting_s[spec.name] / spec.seconds_per_token for spec in crew)
     # The engine shares the machine: it is as much slower than on two free cores as the drafters are.
     cores = min(2, os.cpu_count() or 1)
-    known = [spec for spec in crew if spec.drafter in DRAFT_S]
-    usual_s = sum(DRAFT_S[spec.drafter] for spec in known) / cores
-    burden = max([1.0, *(drafting_s[spec.name] / max(usual_s, DRAFT_S[spec.drafter]) for spec in known)])
+    known = [spec for spec in crew if spec.drafter in usual_draft_s]
+    usual_s = sum(usual_draft_s[spec.drafter] for spec in known) / cores
+    burden = max([1.0, *(drafting_s[spec.name] / max(usual_s, usual_draft_s[spec.drafter]) for spec in known)])
     lengths = [USUAL_DRAFT] * len(crew)
     engine_s = burden * (VERIFY_S[0] + VERIFY_S[1] * (sum(lengths) + len(lengths))) * 2 / cores
     slower = MARGIN * max(drafting, engine_s / scenario.verifier.verify_s(lengths))

@@ -10,40 +10,39 @@ from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
+from multispin.models.gguf_drafter import LIBRARY, file_for_llama_cpp, is_for_llama_cpp
 from multispin.models.llama_cpp import LlamaCppError
-from multispin.models.references import EMBEDDED
+from multispin.models.references import EMBEDDED, converted_folder, locate
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, NoDrafter, PromptLookupDrafter
 
 if TYPE_CHECKING:
     from multispin.models.edge_drafter import EdgeDrafter
-    from multispin.models.llama_cpp import LlamaCppModel
+    from multispin.models.llama_cpp import LlamaCppDrafter, LlamaCppModel
     from multispin.models.packable import PackedModel
 
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GgufDrafting:
-    """How llama.cpp runs a drafter.
+    """A GGUF file that llama.cpp drafts with.
 
     Attributes:
-        path: GGUF file.
+        model: the file, loaded; shared by all texts.
         threads: processor threads; default 1.
-        gpu_layers: layers that a graphics processor computes, where the library has a backend for one; default 0.
 
     """
 
-    path: Path
+    model: LlamaCppModel
     threads: int = 1
-    gpu_layers: int = 0
 
-    def model(self, max_length: int) -> LlamaCppModel:
-        """The file, loaded for a text of at most `max_length` tokens; its memory is shared with other loads."""
-        from multispin.models.llama_cpp import LlamaCppModel
+    def drafter(self, max_length: int) -> LlamaCppDrafter:
+        """A drafter for one text of at most `max_length` tokens."""
+        from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter
 
-        return LlamaCppModel(self.path, max_length, self.threads, self.gpu_layers)
+        return LlamaCppDrafter(LlamaCppContext(self.model, max_length, self.threads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +65,7 @@ class DraftSource:
     def drafter(self, max_length: int) -> Drafter:
         """A drafter for one text of at most `max_length` tokens; a model's positions may cut its drafts earlier."""
         if self.gguf is not None:
-            from multispin.models.llama_cpp import LlamaCppDrafter
-
-            return LlamaCppDrafter(self.gguf.model(max_length))
+            return self.gguf.drafter(max_length)
         if self.model is not None:
             from multispin.models.drafter import ModelDrafter
 
@@ -85,29 +82,36 @@ class DraftSource:
 
 
 def load_draft_source(
-    spec: str, target: str | None, place: str = "cpu", threads: int = 1, gpu_layers: int = 0
+    spec: str,
+    target: str | None,
+    place: str = "cpu",
+    threads: int = 1,
+    gpu_layers: int = 0,
+    batched: bool = False,
 ) -> DraftSource:
     """Load what `spec` names; InputError if it is not there or its ids are not the target's.
 
     Args:
-        spec: name of the drafter, see `drafter_name`. llama.cpp runs a GGUF file where it is installed, else torch.
+        spec: name of the drafter, see `drafter_name`. Where llama.cpp is installed it runs GGUF files, and distilled
+            drafters and q8 of a target that is one; torch runs all others.
         target: reference of the target, whose tokenizer counts; None for the tokenizer of a GGUF drafter's own file,
             and for the embedded target with other drafters.
-        place: device of torch's that it computes on; rounded weights are for "cpu" only.
+        place: device of torch's that it computes on; rounded weights and llama.cpp are for "cpu" only.
         threads: processor threads of llama.cpp.
         gpu_layers: layers that llama.cpp computes on a graphics processor.
+        batched: whether it is to draft for many texts at once, for which torch is needed; default no.
 
     """
     name = DrafterName.parse(spec)
-    if (path := name.gguf_file) is not None:
+    if place == "cpu" and not batched and is_for_llama_cpp(name, target):
         try:
-            return _gguf_source(name, GgufDrafting(path, threads, gpu_layers), target)
+            return _gguf_source(name, target, threads, gpu_layers)
         except LlamaCppError as error:
             if find_spec("torch") is None:
                 raise
             log.warning("%s; torch drafts instead", error)
     target = target or EMBEDDED
-    tokenizer = load_tokenizer(target)
+    tokenizer = _tokenizer_of(target)
     if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):
         return DraftSource(name, tokenizer, None)
     from multispin.models.loading import load_model
@@ -130,14 +134,27 @@ def load_draft_source(
     return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
 
 
-def _gguf_source(name: DrafterName, gguf: GgufDrafting, target: str | None) -> DraftSource:
-    from multispin.models.llama_cpp import MIN_CONTEXT_TOKENS, tokenizer_of
+def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers: int) -> DraftSource:
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
 
-    own = tokenizer_of(gguf.model(MIN_CONTEXT_TOKENS))
-    if target is not None and target != name.reference:
-        theirs = load_tokenizer(target)
-        _compare(own, name.reference, theirs)
-    return DraftSource(name, own, None, gguf)
+    model = LlamaCppModel(file_for_llama_cpp(name, target), gpu_layers)
+    own = tokenizer_of(model)
+    if name.reference and target not in (None, name.reference):  # else the file was made from the target's own
+        assert target is not None
+        _compare(own, name.reference, _tokenizer_of(target))
+    return DraftSource(name, own, None, GgufDrafting(model, threads))
+
+
+def _tokenizer_of(target: str) -> Tokenizer:
+    """The target's tokenizer; from a GGUF file by llama.cpp, where torch is not installed to unpack it."""
+    found = locate(target)
+    unpacked = not isinstance(found, Path) or found.is_dir() or converted_folder(target, found).is_dir()
+    if unpacked or find_spec("torch") is not None or find_spec(LIBRARY) is None:
+        return load_tokenizer(target)
+    assert isinstance(found, Path)
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
+
+    return tokenizer_of(LlamaCppModel(found, only_vocabulary=True))
 
 
 def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from multispin.errors import InputError
@@ -59,14 +58,6 @@ class DrafterName:
     def needs_model(self) -> bool:
         """Whether it runs a language model."""
         return self.kind not in (DrafterKind.LOOKUP, DrafterKind.NONE)
-
-    @property
-    def gguf_file(self) -> Path | None:
-        """The GGUF file that llama.cpp is to run; None for another drafter, or where llama.cpp is not installed."""
-        if self.kind is not DrafterKind.MODEL or find_spec("ik_llama_cpp") is None:
-            return None
-        found = locate(self.reference)
-        return found if isinstance(found, Path) and found.suffix == ".gguf" else None
 
     @classmethod
     def parse(cls, text: str) -> "DrafterName":

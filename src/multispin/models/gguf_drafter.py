@@ -5,10 +5,13 @@ head, so that anything that runs the target's file runs the drafter's. The head 
 speaks a part of the vocabulary; llama.cpp has no such head. With the whole one, every id can be drafted.
 """
 
+import hashlib
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +19,9 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.models.drafter_card import HASHED_ROWS, SCALE, VOCABULARY, WEIGHTS_FILE, fingerprint_of, read_card
-from multispin.models.drafter_name import DrafterKind, DrafterName
+from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import open_gguf, read_facts
-from multispin.models.references import locate
+from multispin.models.references import EMBEDDED, cache_folder, locate, sha256_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor
@@ -26,6 +29,14 @@ if TYPE_CHECKING:
 STORAGES = {"q8_0": 7, "q5_1": 9, "q5_0": 8, "q4_1": 3, "q4_0": 2, "bf16": 32, "f16": 1}
 """How matrices can be stored, each with the number that a GGUF file says it by (`general.file_type`)."""
 
+LIBRARY = "ik_llama_cpp"
+"""The Python package that brings llama.cpp's library."""
+COPIED_BITS = 8
+"""The drafter q8 is the target with its weights in so many bits, which is GGUF's Q8_0."""
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # of what is written: copies of an older one are made anew
 _BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)\.(weight|bias)")
 _NAMES = {
@@ -68,7 +79,7 @@ class GgufOrder:
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
             raise InputError(f"storage = {self.storage!r} is none of {', '.join(STORAGES)}")
-        if self.out.suffix != ".gguf":
+        if self.out.name and self.out.suffix != ".gguf":
             raise InputError(f"{self.out}: the name of a GGUF file must end in .gguf")
 
 
@@ -103,6 +114,55 @@ def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = Non
     if order.out.exists() and order.out.samefile(source):
         raise InputError(f"{order.out} is the file that is read: choose another name")
     return _write(order, reader, tensors, keys, report or (lambda _done, _total: None))
+
+
+def is_for_llama_cpp(name: DrafterName, target: str | None) -> bool:
+    """Whether llama.cpp is to run a drafter: it is installed, and the drafter is or can become a GGUF file.
+
+    Cheap: nothing is written, and no weights are read.
+
+    Args:
+        name: the drafter.
+        target: reference of the target; None for the one that the drafter names, or the embedded one.
+
+    """
+    if find_spec(LIBRARY) is None:
+        return False
+    if name.kind is DrafterKind.MODEL:
+        return _is_gguf(name.reference)
+    if find_spec("gguf") is None:
+        return False
+    if name.kind is DrafterKind.DISTILLED and name.folder is not None and find_spec("safetensors") is not None:
+        return _is_gguf(target or read_card(name.folder).target)
+    return name.bits == COPIED_BITS and _is_gguf(name.reference or target or EMBEDDED)
+
+
+def file_for_llama_cpp(name: DrafterName, target: str | None) -> Path:
+    """The GGUF file of a drafter that `is_for_llama_cpp`.
+
+    A distilled drafter, or a target in 8 bits, is written as Q8_0 once and kept in the cache.
+    """
+    if name.kind is DrafterKind.MODEL:
+        return gguf_of(name.reference)
+    if name.kind is DrafterKind.DISTILLED:
+        assert name.folder is not None
+        target = target or read_card(name.folder).target
+        order = GgufOrder(str(name.folder), Path(), target)
+        sources = [name.folder / CARD_FILE, name.folder / WEIGHTS_FILE, gguf_of(target)]
+    else:
+        order = GgufOrder(name.reference or target or EMBEDDED, Path())
+        sources = [gguf_of(order.drafter)]
+    mark = hashlib.sha256("".join(sha256_of(path) for path in sources if path.is_file()).encode()).hexdigest()
+    kept = cache_folder() / "drafters" / f"{Path(name.text).stem[:40]}-{mark[:16]}-{_VERSION}.gguf"
+    if not kept.is_file():
+        log.info("writing the drafter %s as a GGUF file, once; it is kept in %s", name.text, kept.parent)
+        write_gguf(replace(order, out=kept))
+    return kept
+
+
+def _is_gguf(reference: str) -> bool:
+    found = locate(reference)
+    return isinstance(found, Path) and found.suffix == ".gguf"
 
 
 def gguf_of(reference: str) -> Path:

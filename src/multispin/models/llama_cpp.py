@@ -82,61 +82,114 @@ def _declare(library: Any) -> None:
 
 
 class LlamaCppModel:
-    """A GGUF file in llama.cpp, with the cache of one text.
+    """A GGUF file in llama.cpp: weights and vocabulary, shared by any number of texts.
 
     Args:
         path: the GGUF file.
-        max_length: positions of the cache [tokens]; at most what the model was trained for is used.
-        threads: processor threads for drafting.
         gpu_layers: layers that a graphics processor computes, where the library has a backend for one; 0 for none.
+        only_vocabulary: read no weights; for a tokenizer. Default no.
 
     """
 
-    def __init__(self, path: Path, max_length: int, threads: int = 1, gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, gpu_layers: int = 0, only_vocabulary: bool = False) -> None:
+        self._handle = None
         if not path.is_file():
             raise InputError(f"there is no GGUF file {path}")
+        self.path = path
+        self.library = load_library()
+        options = self.library.llama_model_default_params()
+        options.n_gpu_layers, options.vocab_only = gpu_layers, only_vocabulary
+        self._handle = self.library.llama_model_load_from_file(str(path).encode(), options)
+        if not self._handle:
+            raise LlamaCppError(f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks")
+        if self._native.llama_model_is_recurrent(self._handle):
+            raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
+        self.known_positions = int(self._native.llama_n_ctx_train(self._handle))
+        vocabulary = self.library.llama_model_get_vocab(self._handle)
+        self.vocabulary_size = int(self.library.llama_vocab_n_tokens(vocabulary))
+
+    @property
+    def handle(self) -> Any:
+        """The library's pointer to the model."""
+        return self._handle
+
+    @property
+    def _native(self) -> Any:
+        return self.library._lib
+
+    def __del__(self) -> None:
+        if self._handle:
+            self.library.llama_free_model(self._handle)
+            self._handle = None
+
+    def tokenize(self, text: str, special_tokens: bool = False) -> list[int]:
+        """Ids of a text, special tokens recognised; `special_tokens` adds those that the file puts around a text."""
+        raw = text.encode()
+        buffer = (ctypes.c_int32 * (len(raw) + 8))()
+        count = self.library.llama_tokenize(self._handle, raw, len(raw), buffer, len(buffer), special_tokens, True)
+        if count < 0:
+            raise InputError(f"the drafter's tokenizer cannot split a text of {len(raw)} bytes")
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that one token stands for; for a special token its name."""
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        count = self.library.llama_token_to_piece(self._handle, token, buffer, _PIECE_BYTES, 0, True)
+        return buffer.raw[: max(0, count)]
+
+    def token_text(self, token: int) -> str:
+        """A token as the file's vocabulary writes it."""
+        text: bytes = self._native.llama_token_get_text(self._handle, token)
+        return text.decode(errors="replace")
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token is special and stands for no text."""
+        return bool(self._native.llama_token_is_control(self._handle, token))
+
+    def metadata(self, key: str) -> str | None:
+        """A text from the file's metadata, such as `tokenizer.chat_template`; None if the file has none."""
+        buffer = ctypes.create_string_buffer(MAX_METADATA_BYTES)
+        read = self._native.llama_model_meta_val_str
+        count = read(self._handle, key.encode(), buffer, MAX_METADATA_BYTES)
+        return None if count < 0 else buffer.value.decode(errors="replace")
+
+
+class LlamaCppContext:
+    """The cache of one text, with the model that fills it.
+
+    Args:
+        model: the GGUF file.
+        max_length: positions of the cache [tokens]; at most what the model was trained for is used.
+        threads: processor threads for drafting.
+
+    """
+
+    def __init__(self, model: LlamaCppModel, max_length: int, threads: int = 1) -> None:
+        self._context = None
         if threads < 1:
             raise InputError(f"threads = {threads} is below 1")
-        self._library = load_library()
-        self._model, self._context = None, None
-        options = self._library.llama_model_default_params()
-        options.n_gpu_layers = gpu_layers
-        self._model = self._library.llama_model_load_from_file(str(path).encode(), options)
-        if not self._model:
-            raise LlamaCppError(f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks")
-        native = self._library._lib
-        if native.llama_model_is_recurrent(self._model):
-            raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
-        self.max_length = min(
-            max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, int(native.llama_n_ctx_train(self._model))
-        )
-        self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._library.llama_model_get_vocab(self._model)))
+        self.model = model  # is freed after this
+        self._library = model.library
+        self.vocabulary_size = model.vocabulary_size
+        self.max_length = min(max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, model.known_positions)
         wanted = self._library.llama_context_default_params()
         wanted.n_ctx = self.max_length
-        wanted.n_batch = _PROMPT_TOKENS_AT_ONCE
+        wanted.n_batch = wanted.n_ubatch = _PROMPT_TOKENS_AT_ONCE
         wanted.n_threads = wanted.n_threads_batch = threads
-        self._context = self._library.llama_init_from_model(self._model, wanted)
+        self._context = self._library.llama_init_from_model(model.handle, wanted)
         if not self._context:
-            raise LlamaCppError(f"llama.cpp cannot hold {self.max_length} tokens of {path}: too little memory")
+            raise LlamaCppError(f"llama.cpp cannot hold {self.max_length} tokens of {model.path}: too little memory")
         self._batch = self._library.llama_batch_init(_PROMPT_TOKENS_AT_ONCE, 0, 1)
         for place in range(_PROMPT_TOKENS_AT_ONCE):
             self._batch.n_seq_id[place] = 1
             self._batch.seq_id[place][0] = 0
         self.self_test()
 
-    def close(self) -> None:
-        """Give the memory back; a second call does nothing."""
+    def __del__(self) -> None:
         if self._context:
             self._library.llama_batch_free(self._batch)
             self._library.llama_free(self._context)
             self._context = None
-        if self._model:
-            self._library.llama_free_model(self._model)
-            self._model = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_model", None):
-            self.close()
 
     def decode(self, start: int, tokens: Sequence[int]) -> Row:
         """Read tokens at a place; what was cached from there on is forgotten.
@@ -168,37 +221,6 @@ class LlamaCppModel:
                 raise RuntimeError(f"llama.cpp cannot decode {len(part)} tokens (its code is {failed})")
         logits = self._library.llama_get_logits_ith(self._context, last)
         return np.ctypeslib.as_array(logits, (self.vocabulary_size,))
-
-    def tokenize(self, text: str, special_tokens: bool = False) -> list[int]:
-        """Ids of a text, special tokens recognised; `special_tokens` adds those that the file puts around a text."""
-        raw = text.encode()
-        buffer = (ctypes.c_int32 * (len(raw) + 8))()
-        count = self._library.llama_tokenize(self._model, raw, len(raw), buffer, len(buffer), special_tokens, True)
-        if count < 0:
-            raise InputError(f"the drafter's tokenizer cannot split a text of {len(raw)} bytes")
-        return list(buffer[:count])
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that one token stands for; for a special token its name."""
-        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        count = self._library.llama_token_to_piece(self._model, token, buffer, _PIECE_BYTES, 0, True)
-        return buffer.raw[: max(0, count)]
-
-    def token_text(self, token: int) -> str:
-        """A token as the file's vocabulary writes it."""
-        text: bytes = self._library._lib.llama_token_get_text(self._model, token)
-        return text.decode(errors="replace")
-
-    def is_control(self, token: int) -> bool:
-        """Whether a token is special and stands for no text."""
-        return bool(self._library._lib.llama_token_is_control(self._model, token))
-
-    def metadata(self, key: str) -> str | None:
-        """A text from the file's metadata, such as `tokenizer.chat_template`; None if the file has none."""
-        buffer = ctypes.create_string_buffer(MAX_METADATA_BYTES)
-        read = self._library._lib.llama_model_meta_val_str
-        count = read(self._model, key.encode(), buffer, MAX_METADATA_BYTES)
-        return None if count < 0 else buffer.value.decode(errors="replace")
 
     def self_test(self) -> None:
         """Read a few tokens at once, one by one, and again after a rollback; InputError if the logits do not agree.
@@ -278,17 +300,17 @@ class LlamaCppDrafter:
     """A `Drafter` over llama.cpp.
 
     Args:
-        model: the GGUF file, loaded.
+        context: cache of the text, and the model.
 
     """
 
-    def __init__(self, model: LlamaCppModel) -> None:
-        self._model = model
+    def __init__(self, context: LlamaCppContext) -> None:
+        self._context = context
         self._cached: list[int] = []
 
     def prepare(self, committed: Sequence[int]) -> None:
         """Read all but the newest committed token, so that the first draft is not slower than the others."""
-        committed = committed[: self._model.max_length]
+        committed = committed[: self._context.max_length]
         start = kept_prefix(self._cached, committed)
         if start < len(committed) - 1:
             self._feed(start, committed[start:-1])
@@ -310,7 +332,7 @@ class LlamaCppDrafter:
         return self._draw(committed, length, pick), laws
 
     def _draw(self, committed: Sequence[int], length: int, pick: Callable[[Row, Sequence[int]], int]) -> list[int]:
-        length = min(length, self._model.max_length - len(committed) + 1)
+        length = min(length, self._context.max_length - len(committed) + 1)
         if length <= 0:
             return []
         start = kept_prefix(self._cached, committed)
@@ -321,6 +343,6 @@ class LlamaCppDrafter:
         return text[len(committed) :]
 
     def _feed(self, start: int, tokens: Sequence[int]) -> Row:
-        row = self._model.decode(start, tokens)
+        row = self._context.decode(start, tokens)
         self._cached[start:] = tokens
         return row

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from multispin.errors import InputError
 from multispin.models.references import converted_folder, locate
 from multispin.outside import json_value, read_file
+
+if TYPE_CHECKING:
+    import tokenizers
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,8 @@ def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
 
         backend, text, special = older_tokenizer(reference)
         return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
+    import tokenizers
+
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
@@ -193,7 +196,7 @@ def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
 
 
 def _end_ids(
-    reference: str, place: Callable[[str], Path], backend: tokenizers.Tokenizer, special: Mapping[str, str]
+    reference: str, place: Callable[[str], Path], backend: "tokenizers.Tokenizer", special: Mapping[str, str]
 ) -> tuple[int, ...]:
     """Ids that end a text: the tokenizer's own, the model's, and those that only its generation settings name."""
     model, generation = (_json(reference, place(name)) for name in ("config.json", "generation_config.json"))
