@@ -1,13 +1,41 @@
 """Who rides in a pass of streams, or how long to wait."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from multispin.control import Verification
-from multispin.control.streams import Go, Price, Ready, Ride, Wait, choose, learned
+from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from multispin.control.streams import (
+    Go,
+    Price,
+    Ready,
+    Ride,
+    Wait,
+    choose,
+    fair_weights,
+    learned,
+    worth,
+)
 
 PAPER = Verification(0.02268, 0.01272)
+FEW = [Ready(k, 8 if k < 6 else 0, 0.9) for k in range(2, 21)]
+"""Nineteen sessions, of which four have a draft that is worth a ride at 250 tokens/s."""
+
+
+def expected(alpha: float, length: int) -> float:
+    return sum(alpha**j for j in range(length + 1))
+
+
+def value(each: Ready, device: int, edge: int, verifier: Verification, price: float, drafter: EdgeDrafter) -> float:
+    """What a ride brings less what its engine time costs, but for the steps of the edge's drafter [tokens]."""
+    tokens = expected(each.acceptance_rate, device)
+    tokens += each.acceptance_rate**device * (expected(each.edge_acceptance_rate, edge) - 1.0)
+    own_s = verifier.per_device_s + verifier.per_token_s * (device + edge + 1) + drafter.per_device_s * edge
+    return each.weight * tokens - price * own_s
 
 
 def test_nobody_is_ready() -> None:
@@ -15,17 +43,142 @@ def test_nobody_is_ready() -> None:
 
 
 def test_a_session_that_brings_less_than_it_costs_waits_for_more() -> None:
-    long, short = Ready(1, 8, 0.85), Ready(2, 0, 0.85, next_s=0.01, next_tokens=4)
-    made = choose([long, short], PAPER, 250.0)  # a place costs 3.2 tokens
+    long, short = Ready(1, 8, 0.85), Ready(2, 0, 0.85, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16)
+    made = choose([long, short] * 4, PAPER, 250.0)  # a place costs 3.2 tokens
     assert isinstance(made, Go)
-    assert made.rides == (Ride(1, 8),)
-    assert made.pass_s == pytest.approx(0.0354)
+    assert made.rides == (Ride(1, 8),) * 4
+    assert made.pass_s == pytest.approx(0.02268 + 4 * 0.01272)
+    assert made.expected_tokens == pytest.approx(4 * expected(0.85, 8))
 
 
 def test_a_session_that_has_waited_longest_rides_whatever_it_brings() -> None:
-    made = choose([Ready(1, 0, 0.1, must_ride=True, next_s=0.01, next_tokens=4)], PAPER, 250.0)
+    others = [Ready(k, 8, 0.9) for k in range(2, 10)]
+    starved = Ready(1, 0, 0.1, must_ride=True, next_s=0.01, next_tokens=4)
+    made = choose([starved, *others], PAPER, 250.0)
     assert isinstance(made, Go)
-    assert made.rides == (Ride(1, 0),)
+    assert Ride(1, 0) in made.rides
+
+
+def test_nobody_falls_below_plain_decoding() -> None:
+    """Twenty sessions in 277 ms each have 3.6 tokens/s when nobody drafts; one token every 0.4 s would be less."""
+    made = choose([Ready(1, 0, 0.1, waited_s=0.05), *FEW], PAPER, 250.0)
+    assert isinstance(made, Go)
+    assert Ride(1, 0) not in made.rides
+    made = choose([Ready(1, 0, 0.1, waited_s=0.2), *FEW], PAPER, 250.0)
+    assert isinstance(made, Go)
+    assert Ride(1, 0) in made.rides
+
+
+def test_a_least_goodput_is_kept_like_plain_decoding() -> None:
+    waiting = Ready(1, 0, 0.1, waited_s=0.1)
+    made = choose([waiting, *FEW], PAPER, 250.0)
+    assert isinstance(made, Go)
+    assert Ride(1, 0) not in made.rides
+    made = choose([waiting._replace(least_tokens_per_s=8.0), *FEW], PAPER, 250.0)
+    assert isinstance(made, Go)
+    assert Ride(1, 0) in made.rides
+
+
+def test_if_nobody_is_worth_a_pass_the_next_arrival_is_awaited() -> None:
+    idle = [Ready(k, 0, 0.8, next_s=0.03 + 0.01 * k, next_tokens=4, tokens_per_s=100.0, room=16) for k in range(20)]
+    assert choose(idle, PAPER, 250.0) == Wait(pytest.approx(0.03))
+
+
+def test_where_a_ride_costs_nothing_everybody_rides() -> None:
+    engine = Verification(0.024, 0.0)
+    ready = [Ready(k, k, 0.7, next_s=0.001, next_tokens=4, tokens_per_s=200.0, room=16) for k in range(10)]
+    made = choose(ready, engine, 400.0)
+    assert isinstance(made, Go)
+    assert made.rides == tuple(Ride(k, k) for k in range(10))
+
+
+def test_a_token_is_verified_while_it_is_worth_its_time() -> None:
+    made = choose([Ready(1, 20, 0.5)], Verification(0.01, 0.0, 0.001), 100.0)  # a token costs 0.1: 0.5^3 > 0.1 > 0.5^4
+    assert isinstance(made, Go)
+    assert made.rides == (Ride(1, 3),)
+
+
+def test_the_edge_drafts_instead_of_a_device_that_is_seldom_right() -> None:
+    ready = [Ready(k, 4, 0.1, edge_room=4, edge_acceptance_rate=0.9, room=8) for k in range(10)]
+    made = choose(ready, Verification(0.02, 0.0), 400.0, EdgeDrafter(0.001, 0.0, 0.9))
+    assert isinstance(made, Go)
+    assert made.rides == tuple(Ride(k, 0, 4) for k in range(10))
+
+
+def test_the_edge_goes_on_where_a_device_has_stopped() -> None:
+    ready = [Ready(k, 2, 0.9, edge_room=4, edge_acceptance_rate=0.8, room=8) for k in range(10)]
+    made = choose(ready, Verification(0.02, 0.0), 400.0, EdgeDrafter(0.001, 0.0, 0.8))
+    assert isinstance(made, Go)
+    assert {ride.device_tokens for ride in made.rides} == {2}
+    assert all(ride.edge_tokens > 0 for ride in made.rides)
+
+
+def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
+    """A ride with drafts of the edge alone would pay, but it ends what the device is drafting."""
+    engine, drafter = Verification(0.02, 0.01), EdgeDrafter(0.001, 0.0, 0.7)
+    others = [Ready(k, 8, 0.9) for k in range(2, 10)]
+    plain = Ready(1, 0, 0.9, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16, edge_room=4)
+    plain = plain._replace(edge_acceptance_rate=0.7)
+    made = choose([plain, *others], engine, 150.0, drafter)
+    assert isinstance(made, Go)
+    assert any(ride.session == 1 for ride in made.rides)
+    made = choose([plain._replace(token_worth=0.2, restart_worth=5.0), *others], engine, 150.0, drafter)
+    assert isinstance(made, Go)
+    assert not any(ride.session == 1 for ride in made.rides)
+
+
+SESSIONS = st.lists(
+    st.tuples(st.integers(0, 3), st.floats(0.05, 0.95), st.floats(0.2, 3.0), st.integers(0, 2), st.floats(0.05, 0.95)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    SESSIONS,
+    st.sampled_from([0.0, 0.002, 0.01]),
+    st.sampled_from([0.0, 0.0005]),
+    st.floats(0.0005, 0.01),
+    st.floats(10, 500),
+)
+def test_no_choice_is_worth_much_more(
+    rows: list[tuple[int, float, float, int, float]], ride_s: float, token_s: float, step_s: float, price: float
+) -> None:
+    """Against all subsets and all lengths: what a pass brings less the price of its time; who is due rides anyway."""
+    ready = [
+        Ready(k, pending, alpha, weight, room=8, edge_room=edge_room, edge_acceptance_rate=edge_alpha)
+        for k, (pending, alpha, weight, edge_room, edge_alpha) in enumerate(rows)
+    ]
+    engine, drafter = Verification(0.02, ride_s, token_s), EdgeDrafter(step_s, 0.0002, 0.5)
+    made = choose(ready, engine, price, drafter)
+    rides = {ride.session: ride for ride in made.rides} if isinstance(made, Go) else {}
+    found = sum(value(ready[k], r.device_tokens, r.edge_tokens, engine, price, drafter) for k, r in rides.items())
+    found -= price * drafter.fixed_s * max((ride.edge_tokens for ride in rides.values()), default=0)
+    best = -math.inf
+    for steps in range(max(each.edge_room for each in ready) + 1):
+        total = -price * drafter.fixed_s * steps
+        for each in ready:
+            options = itertools.product(range(each.pending + 1), range(min(steps, each.edge_room) + 1))
+            most = max(value(each, n, m, engine, price, drafter) for n, m in options)
+            total += most if each.session in rides else max(0.0, most)
+        best = max(best, total)
+    assert found <= best + 1e-9
+    assert found >= best - 0.1 * abs(best) - 0.15
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 1.0), st.floats(0.0, 2.0)), min_size=1, max_size=12))
+def test_rides_are_within_what_is_pending(rows: list[tuple[int, float, float]]) -> None:
+    ready = [Ready(k, pending, alpha, waited_s=waited, room=16) for k, (pending, alpha, waited) in enumerate(rows)]
+    made = choose(ready, PAPER, 100.0)
+    if isinstance(made, Wait):
+        assert made.for_s > 0
+        return
+    assert len({ride.session for ride in made.rides}) == len(made.rides) > 0
+    for ride in made.rides:
+        assert 0 <= ride.device_tokens <= min(16, ready[ride.session].pending)
+        assert ride.edge_tokens == 0
+    assert made.pass_s == pytest.approx(PAPER.verify_s([ride.device_tokens for ride in made.rides]))
 
 
 def test_the_price_is_tokens_per_second_of_late() -> None:
@@ -36,3 +189,23 @@ def test_the_price_is_tokens_per_second_of_late() -> None:
     for _ in range(100):  # ten seconds, of which five are remembered
         price = learned(price, 40.0, 0.1)
     assert 350.0 < price.tokens_per_s < 400.0
+
+
+def site(edge: EdgeDrafter | None = None) -> Scenario:
+    devices = tuple(Device(f"d{k}", 0.006, 3.0, 0.6 + 0.02 * k) for k in range(12))
+    return Scenario(Cell(1e6, 60, 25, 0), PAPER, devices, edge)
+
+
+def test_the_price_never_falls_below_what_the_edge_alone_makes() -> None:
+    made = worth(site())
+    assert made.alone_tokens_per_s == pytest.approx(12 / PAPER.verify_s([0] * 12))
+    assert made.price(0.0) >= made.alone_tokens_per_s
+    assert made.price(0.0) <= made.price(made.most_tokens_per_s) == made.price(1e9)
+    drafted = worth(site(EdgeDrafter(0.001, 0.0, 0.9)))
+    assert drafted.alone_tokens_per_s > made.alone_tokens_per_s
+    assert sum(each.bandwidth_hz for each in drafted.sessions.values()) == pytest.approx(1e6)
+
+
+def test_fair_weights_favour_who_has_little() -> None:
+    weights = fair_weights([1.0, 1.0, 2.0], [10.0, 20.0, 40.0])
+    np.testing.assert_allclose(np.array(weights) * [10.0, 20.0, 40.0], 70.0 / 4.0 * np.array([1.0, 1.0, 2.0]))
