@@ -235,7 +235,7 @@ async def run_edge(
         The address for devices, such as "ws://127.0.0.1:40123".
 
     """
-    from multispin.edge import EdgeServer, listening, place_of
+    from multispin.edge import Access, EdgeServer, listening, place_of
     from multispin.models import load_tokenizer, load_verifier
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
@@ -246,8 +246,8 @@ async def run_edge(
         engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
     bits = bits_per_id(engine.vocabulary_size)
     settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
-    passes = Passes(engine, Controller(settings), tokenizer.fingerprint, credential=credential)
-    server = EdgeServer(passes, on_event)
+    passes = Passes(engine, Controller(settings), tokenizer.fingerprint)
+    server = EdgeServer(passes, on_event, Access(credential))
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())
         try:

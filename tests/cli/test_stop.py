@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from multispin.protocol import decode_downlink
+
 pytestmark = pytest.mark.processes
 
 
@@ -35,11 +37,13 @@ def test_serve_stops_in_order(tiny_folder, number):
         async def scenario():
             async with aiohttp.ClientSession() as http, http.ws_connect(f"ws://127.0.0.1:{port}/v1/session") as socket:
                 server.send_signal(number)
-                return await socket.receive(timeout=20)
+                return [await socket.receive(timeout=20) for _ in range(2)]
 
-        goodbye = asyncio.run(scenario())
+        last, goodbye = asyncio.run(scenario())
         assert server.wait(timeout=20) == 0
-        assert goodbye.type is aiohttp.WSMsgType.CLOSE
+        last = decode_downlink(last.data)
+        assert (last.code, last.retry_after_s) == ("shutdown", 10.0)
+        assert (goodbye.type, goodbye.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.GOING_AWAY)
         assert "Traceback" not in server.stderr.read()
     finally:
         server.kill()

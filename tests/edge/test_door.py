@@ -5,6 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from multispin.edge import door
 from multispin.edge.door import Door, FullError
+from multispin.protocol import ProtocolError
 
 
 def test_a_newcomer_takes_the_place_of_who_has_said_nothing_longest():
@@ -35,24 +36,92 @@ def test_a_place_is_free_again_when_its_connection_has_ended():
         full.gone(number)
 
 
-def test_a_wrong_credential_waits_and_is_logged_now_and_then(monkeypatch, caplog):
-    waited = []
+@pytest.fixture
+def waited(monkeypatch):
+    """How long was slept, instead of sleeping."""
+    waits = []
 
     async def sleep(delay_s):
-        waited.append(delay_s)
+        waits.append(delay_s)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    return waits
 
+
+def test_a_wrong_credential_waits_and_is_logged_now_and_then(waited, caplog):
     async def scenario():
         one = Door()
         for guess in range(1000):
-            await one.guessed(0.01 * guess)
-        await one.guessed(100.0)
+            await one.guessed(f"192.0.2.{guess % 250}", 0.01 * guess)
+        await one.guessed("192.0.2.1", 100.0)
+        return one
 
-    asyncio.run(scenario())
+    assert asyncio.run(scenario()).guesses == 1001
     assert waited == [door.GUESS_DELAY_S] * 1001
     assert len(caplog.records) == 2
     assert "1000 in the last" in caplog.text
+
+
+def test_guesses_of_one_address_are_looked_at_one_a_second(waited):
+    async def scenario():
+        one = Door()
+        await one.wait_turn("192.0.2.1", 0.0)
+        await one.guessed("192.0.2.1", 0.0)
+        for _ in range(10):
+            await one.wait_turn("192.0.2.1", 0.0)
+        with pytest.raises(ProtocolError, match="too many wrong credentials") as refused:
+            await one.wait_turn("192.0.2.1", 0.0)
+        await one.wait_turn("192.0.2.2", 0.0)  # somebody else
+        await one.wait_turn("192.0.2.1", 20.0)  # later
+        return refused.value
+
+    refused = asyncio.run(scenario())
+    assert (refused.code, refused.retry_after_s) == ("too-fast", 11.0)
+    assert waited[1:] == [float(turn) for turn in range(1, 11)]
+
+
+def test_remembered_guessers_are_bounded(waited, monkeypatch):
+    monkeypatch.setattr(door, "MAX_GUESSERS", 3)
+
+    async def scenario():
+        one = Door()
+        for guess in range(10):
+            await one.guessed(f"192.0.2.{guess}", 0.0)
+        return one
+
+    assert len(asyncio.run(scenario())._free_s) == 3
+
+
+def test_one_address_holds_so_many_connections_and_no_more():
+    one = Door(most_per_address=2)
+    numbers = [one.enter(lambda: None, "192.0.2.1") for _ in range(2)]
+    with pytest.raises(FullError, match="limit for one address"):
+        one.enter(lambda: None, "192.0.2.1")
+    one.enter(lambda: None, "192.0.2.2")
+    one.enter(lambda: None)
+    one.gone(numbers[0])
+    one.enter(lambda: None, "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("192.0.2.7", "", "192.0.2.7"),
+        ("192.0.2.7", "198.51.100.1", "192.0.2.7"),  # anybody can send this header
+        ("127.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("127.0.0.1", "203.0.113.5, 198.51.100.1", "198.51.100.1"),  # the first is what the client says itself
+        ("127.0.0.1", "203.0.113.5, 10.1.2.3", "203.0.113.5"),
+        ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("::ffff:192.0.2.7", "", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "", "fe80::/64"),
+    ],
+)
+def test_an_address_is_the_peers_or_what_a_trusted_proxy_says(peer, forwarded, address):
+    one = Door(proxies=[door.read_network("127.0.0.1"), door.read_network("10.0.0.0/8")])
+    request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": forwarded} if forwarded else {})
+    assert one.address_of(request.clone(remote=peer)) == address
 
 
 @pytest.mark.parametrize(

@@ -536,6 +536,8 @@ def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
 class WireOfQueues:
     """A connection whose device is the test."""
 
+    address = ""
+
     def __init__(self):
         self.up, self.down = asyncio.Queue(), asyncio.Queue()
 

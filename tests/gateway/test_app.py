@@ -8,7 +8,7 @@ import aiohttp
 from aiohttp import web
 
 from multispin.device import DeviceClient, Patience
-from multispin.edge import EdgeServer, listening
+from multispin.edge import Access, EdgeServer, TokenFile, listening
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
 from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer
 from multispin.models.packable import PackedModel
@@ -21,19 +21,18 @@ KEY = "a key"
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, **limits):
+async def api(folder, credential="", slots=4, tokens=None, **limits):
     tokenizer = load_tokenizer(folder)
     passes = Passes(
         Verifier(load_model(folder), slots, MAX_LENGTH),
         Controller(ControllerSettings("heterogeneous", 20e3, 9)),
         tokenizer.fingerprint,
         Limits(**limits),
-        credential=credential,
     )
-    server = EdgeServer(passes)
+    server = EdgeServer(passes, access=Access(credential, tokens))
     app = server.application()
-    source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH, credential)
-    Gateway(source, tokenizer, "tiny", 7).add_routes(app, guard(credential))
+    source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
+    Gateway(source, tokenizer, "tiny", 7).add_routes(app, guard(server.access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         http.passes = passes
         yield http
@@ -247,7 +246,7 @@ def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder):
                 return DeviceClient(url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
 
             pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
-            Gateway(pool, tokenizer, "tiny").add_routes(app, guard(""))
+            Gateway(pool, tokenizer, "tiny").add_routes(app, guard(Access()))
             async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 body = {"prompt": "abc", "max_tokens": 20, "temperature": 0}
                 found = await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(3)))
@@ -275,10 +274,39 @@ def test_an_edge_that_is_away_is_no_fault_of_the_client(tiny_folder):
             )
 
         app = web.Application()
-        Gateway(SessionPool(make, 1, MAX_LENGTH), tokenizer, "tiny").add_routes(app, guard(""))
+        Gateway(SessionPool(make, 1, MAX_LENGTH), tokenizer, "tiny").add_routes(app, guard(Access()))
         async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
             return await post(http, "/v1/completions", {"prompt": "abc", "max_tokens": 2})
 
     status, answer = asyncio.run(scenario())
     assert status == 503
     assert "cannot reach the edge" in answer["error"]["message"]
+
+
+def test_a_token_counts_for_the_texts_of_its_http_requests(tiny_folder, tmp_path):
+    """Its quota and its limit of a prompt hold for HTTP clients, with OpenAI's statuses."""
+    file = TokenFile(tmp_path / "tokens.json")
+    short, small = file.add("short", max_prompt_tokens=4), file.add("small", tokens_per_minute=5)
+    body = {"prompt": "hello", "max_tokens": 4}
+
+    async def scenario():
+        async with api(tiny_folder, tokens=file) as http:
+            found = []
+            for secret in (short, small, small):
+                headers = {"Authorization": f"Bearer {secret}", "X-Request-Id": "mine-1"}
+                async with http.post("/v1/completions", json=body, headers=headers) as answer:
+                    found.append((answer.status, answer.headers, await answer.json()))
+            async with http.post("/v1/completions", json=body, headers={"X-Request-Id": "<script>"}) as answer:
+                found.append((answer.status, answer.headers, await answer.json()))
+            return found
+
+    long, first, second, stranger = asyncio.run(scenario())
+    assert long[0] == 400
+    assert "over the limit of 4" in long[2]["error"]["message"]
+    assert first[0] == 200
+    assert first[1]["X-Request-Id"] == "mine-1"
+    assert second[0] == 429
+    assert int(second[1]["Retry-After"]) > 30
+    assert second[2]["error"]["type"] == "rate_limit_error"
+    assert (stranger[0], stranger[1]["WWW-Authenticate"]) == (401, "Bearer")
+    assert stranger[2]["error"]["type"] == "authentication_error"

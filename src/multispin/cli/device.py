@@ -19,13 +19,14 @@ from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.models.gguf_drafter import is_for_llama_cpp
 from multispin.models.references import EMBEDDED
-from multispin.outside import one_line, printable, read, whole
+from multispin.outside import one_line, printable, read, read_file, user_path, whole
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
 from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
 from multispin.protocol.messages import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
 MAX_DELAY_S = 60.0
+MAX_CREDENTIAL_BYTES = 4096
 
 
 @click.command("device")
@@ -59,7 +60,9 @@ MAX_DELAY_S = 60.0
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
 @click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
               help="Emulate a network that delays every message by so much, one way.")  # fmt: skip
-@click.option("--credential", default="", help="The edge's secret, if it has one.")
+@click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
+              help="Token or secret of the edge, if it asks for one.")  # fmt: skip
+@click.option("--credential-file", metavar="FILE", help="File that holds it: other users see a command line.")
 @click.option(
     "--retry-for",
     "retry_for_s",
@@ -85,6 +88,8 @@ def command(**options: Any) -> None:
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
     options["variables"] = _variables(options)
+    if options["credential_file"] is not None:
+        options["credential"] = read_file(user_path(options["credential_file"]), MAX_CREDENTIAL_BYTES).strip()
     for option in ("prompt", "system", "name", "credential"):
         whole(options[option] or "", f"--{option}")
     for text in options["stops"]:
@@ -130,7 +135,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
     from aiohttp import web
 
-    from multispin.edge import listening, place_of
+    from multispin.edge import Access, listening, place_of
     from multispin.gateway import Gateway, SessionPool, guard
 
     source = await asyncio.to_thread(_load_source, options)
@@ -145,7 +150,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
     name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
-    Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(""))
+    Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(Access()))
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
@@ -300,7 +305,7 @@ async def _generate(
         )
     except RefusedError as error:
         if error.code == "unauthorised":
-            raise InputError(f"{error} (--credential)") from error
+            raise InputError(f"{error} (--credential-file)") from error
         raise
     finally:
         client.close()

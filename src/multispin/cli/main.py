@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Start one edge and several devices here, and let them write together.",
     "serve": "Run the edge server.",
     "device": "Run one device.",
+    "token": "Make, list and revoke the tokens that an edge asks for.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
     "advise": "Say whether devices should draft at a site.",
     "profile": "Measure what the controller needs, here.",

@@ -27,10 +27,11 @@ from multispin.cli.process import (
 from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import MODES
 from multispin.errors import InputError
-from multispin.outside import one_line
+from multispin.outside import one_line, user_path
 from multispin.passes import Limits
 
 if TYPE_CHECKING:
+    from multispin.edge import Access
     from multispin.protocol.events import Event
     from multispin.speculation import BatchDrafter, Engine
 
@@ -88,7 +89,15 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--emulated-edge-draft-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=2, default=None,
               metavar="FIXED PER_DEVICE", help="Emulate a slower edge drafter: a drafting step takes at least FIXED + "
               "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
-@click.option("--credential", default="", help="Secret that every device and client must send.")
+@click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
+              help="Secret that devices and clients may send instead of a token.")  # fmt: skip
+@click.option("--tokens", metavar="FILE", help="File of tokens (multispin token add); whoever has none is refused.")
+@click.option("--trusted-proxy", "proxies", multiple=True, metavar="NETWORK",
+              help="Proxy whose X-Forwarded-For is believed, such as 127.0.0.1; repeatable.")  # fmt: skip
+@click.option("--max-connections-per-address", type=click.IntRange(1, 65536), default=256, show_default=True,
+              help="Connections at once from one address.")  # fmt: skip
+@click.option("--come-back-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
+              help="When this edge stops, devices are told to come back after so many seconds.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
@@ -145,6 +154,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     tell = writer(options["as_json"], _say)
     parent, stop = Parent(options["attended"]), stop_signal()
     await parent.connect()
+    access = _access(options)
     tokenizer = load_tokenizer(options["target"])
     verifier = load_engine(options)
     settings = ControllerSettings(
@@ -161,19 +171,16 @@ async def _serve(options: Mapping[str, Any]) -> None:
         Controller(settings),
         tokenizer.fingerprint,
         Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
-        credential=options["credential"],
         seed=options["seed"],
         edge_drafter=_edge_drafter(options, verifier),
     )
-    server = EdgeServer(passes, tell)
+    server = EdgeServer(passes, tell, access, options["come_back_s"])
     application = server.application()
     if options["api"]:
         texts = options["slots"] + options["max_waiting"]
-        source = local_sessions(
-            *(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length, options["credential"])
-        )
+        source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
         Gateway(source, tokenizer, options["model_name"] or options["target"], int(time.time())).add_routes(
-            application, guard(options["credential"])
+            application, guard(access)
         )
     async with contextlib.AsyncExitStack() as stack:
         with flag("--port"):
@@ -186,6 +193,18 @@ async def _serve(options: Mapping[str, Any]) -> None:
         if stop.is_set():
             log.info("stopping: the pass under way ends, and devices keep their texts")
             await server.finish()
+
+
+def _access(options: Mapping[str, Any]) -> "Access":
+    """Who may use the edge, and how many connections it takes."""
+    from multispin.edge import Access, TokenFile
+    from multispin.edge.door import Door, read_network
+
+    with flag("--trusted-proxy"):
+        proxies = [read_network(text) for text in options["proxies"]]
+    door = Door(most_per_address=options["max_connections_per_address"], proxies=proxies)
+    tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
+    return Access(options["credential"], tokens, door)
 
 
 def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":

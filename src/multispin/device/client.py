@@ -224,7 +224,8 @@ class DeviceClient:
         moves_on = session.welcome is None or isinstance(error, RefusedError) or not session.joined
         session.lose()
         await self._link.close()
-        delay_s = retries.delay_s(now_s)
+        asked_s = error.retry_after_s if isinstance(error, RefusedError) and len(self._urls) == 1 else 0.0
+        delay_s = retries.delay_s(now_s, asked_s)
         if delay_s is None:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error

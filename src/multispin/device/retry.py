@@ -61,8 +61,13 @@ class Retries:
         """Longest time without an edge, as things stand [s]."""
         return self._patience.once_known_s if self.known else self._patience.at_first_s
 
-    def delay_s(self, now_s: float) -> float | None:
-        """How long to wait before the next attempt [s]; None when it is time to give up."""
+    def delay_s(self, now_s: float, least_s: float = 0.0) -> float | None:
+        """How long to wait before the next attempt [s]; None when it is time to give up.
+
+        Args:
+            now_s: time [s].
+            least_s: what the edge asked for [s]; a quarter of it more at most, so that not all come back at once.
+        """
         if self._away_since_s is None:
             self._away_since_s = now_s
         left_s = self.limit_s - self._away_s - (now_s - self._away_since_s)
@@ -70,7 +75,11 @@ class Retries:
             return None
         delay_s = self._patience.first_delay_s * 2.0 ** min(self._failures, 30)
         self._failures += 1
-        return min(left_s, min(self._patience.longest_delay_s, delay_s) * (0.5 + 0.5 * self._chance()))
+        chance = self._chance()
+        delay_s = max(
+            min(self._patience.longest_delay_s, delay_s) * (0.5 + 0.5 * chance), least_s * (1 + 0.25 * chance)
+        )
+        return min(left_s, delay_s)
 
     def welcomed(self, now_s: float) -> None:
         """An edge has answered."""

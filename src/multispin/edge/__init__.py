@@ -1,7 +1,20 @@
 """The server: the HTTP and WebSocket application around the passes."""
 
+from multispin.edge.access import CALLER, Access, Caller, bearer
 from multispin.edge.audience import Audience, Subscription
 from multispin.edge.listening import listening, place_of
 from multispin.edge.server import EdgeServer
+from multispin.edge.tokens import TokenFile
 
-__all__ = ["Audience", "EdgeServer", "Subscription", "listening", "place_of"]
+__all__ = [
+    "CALLER",
+    "Access",
+    "Audience",
+    "Caller",
+    "EdgeServer",
+    "Subscription",
+    "TokenFile",
+    "bearer",
+    "listening",
+    "place_of",
+]

@@ -7,20 +7,31 @@ and how quickly a credential can be guessed. Nothing here knows sessions.
 import asyncio
 import ipaddress
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from multispin.errors import InputError
+from multispin.protocol import ProtocolError
+
 MAX_CONNECTIONS = 1024
 """Device connections at once. Beyond, a newcomer takes the place of the connection that has said nothing longest."""
+MAX_PER_ADDRESS = 256
+"""Device connections at once from one address."""
 GUESS_DELAY_S = 1.0
-"""A wrong credential is answered after so long."""
+"""A wrong credential is answered after so long, and the next one from its address is not looked at before."""
+MAX_GUESS_WAIT_S = 10.0
+"""Who would have to wait longer for that is refused at once."""
+MAX_GUESSERS = 10_000
+"""Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
 LOG_PERIOD_S = 10.0
 """Wrong credentials are logged at most so often, with their number."""
 
 log = logging.getLogger(__name__)
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class FullError(Exception):
@@ -30,29 +41,49 @@ class FullError(Exception):
 class Door:
     """Counts connections and wrong credentials.
 
+    Attributes:
+        guesses: wrong credentials that have come.
+
     Args:
         most: device connections at once; default `MAX_CONNECTIONS`.
         allowed_hosts: names under which web pages may reach this edge, beside addresses and "localhost".
+        most_per_address: device connections at once from one address; default `MAX_PER_ADDRESS`.
+        proxies: networks whose `X-Forwarded-For` is believed; default none.
 
     """
 
-    def __init__(self, most: int = MAX_CONNECTIONS, allowed_hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        most: int = MAX_CONNECTIONS,
+        allowed_hosts: Collection[str] = (),
+        most_per_address: int = MAX_PER_ADDRESS,
+        proxies: Collection[Network] = (),
+    ) -> None:
         self._most = most
+        self._most_per_address = most_per_address
+        self._proxies = tuple(proxies)
+        self._addresses: Counter[str] = Counter()  # of open connections
+        self._address_of: dict[int, str] = {}
+        self._free_s: OrderedDict[str, float] = OrderedDict()  # when the next guess from an address is looked at
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._greeted: set[int] = set()
         self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
         self._next = 0
+        self.guesses = 0  # wrong credentials ever
         self._guesses, self._logged_at_s = 0, -LOG_PERIOD_S
 
-    def enter(self, leave: Callable[[], None]) -> int:
+    def enter(self, leave: Callable[[], None], address: str = "") -> int:
         """Let a new connection in that has not greeted yet.
 
         Args:
             leave: ends the connection; called if a newcomer needs its place.
+            address: where it comes from; empty for one inside this process, which is not counted.
 
         Returns:
             A number for `greeted` and `gone`. FullError if nobody can be asked to leave.
         """
+        if address and self._addresses[address] >= self._most_per_address:
+            raise FullError(f"{self._most_per_address} connections come from {address}, the limit for one address")
         if len(self._greeted) + len(self._strangers) >= self._most:
             if not self._strangers:
                 raise FullError(f"this edge holds {self._most} connections, its limit")
@@ -60,6 +91,9 @@ class Door:
             longest()
         self._next += 1
         self._strangers[self._next] = leave
+        if address:
+            self._addresses[address] += 1
+            self._address_of[self._next] = address
         return self._next
 
     def greeted(self, number: int) -> None:
@@ -72,14 +106,56 @@ class Door:
         """The connection has ended."""
         self._greeted.discard(number)
         self._strangers.pop(number, None)
+        if (address := self._address_of.pop(number, None)) is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
-    async def guessed(self, now_s: float) -> None:
+    async def wait_turn(self, address: str, now_s: float) -> None:
+        """Wait until a guess from this address is looked at: at once, unless one was wrong just now.
+
+        Raises:
+            ProtocolError: so many wait that it would take over `MAX_GUESS_WAIT_S`.
+
+        """
+        wait_s = self._free_s.get(address, now_s) - now_s
+        if wait_s > MAX_GUESS_WAIT_S:
+            raise ProtocolError(
+                "too-fast",
+                f"too many wrong credentials came from this address: try again in {wait_s:.0f} s",
+                retry_after_s=wait_s,
+            )
+        if wait_s > 0.0:
+            self._free_s[address] += GUESS_DELAY_S
+            await asyncio.sleep(wait_s)
+
+    async def guessed(self, address: str, now_s: float) -> None:
         """A wrong credential came: log it now and then, and let the guesser wait."""
+        self._free_s[address] = max(now_s, self._free_s.pop(address, now_s)) + GUESS_DELAY_S
+        while len(self._free_s) > MAX_GUESSERS:
+            self._free_s.popitem(last=False)
+        self.guesses += 1
         self._guesses += 1
         if now_s - self._logged_at_s >= LOG_PERIOD_S:
             log.warning("wrong credentials: %d in the last %.0f s", self._guesses, LOG_PERIOD_S)
             self._guesses, self._logged_at_s = 0, now_s
         await asyncio.sleep(GUESS_DELAY_S)
+
+    def address_of(self, request: web.Request) -> str:
+        """Where a request comes from: its peer, or what a trusted proxy says.
+
+        Of an IPv6 address only the network of 64 bits counts, since one machine has all of its addresses.
+        """
+        address = _read_address(request.remote or "")
+        forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+        while address is not None and any(address in network for network in self._proxies) and forwarded:
+            further = _read_address(forwarded.pop())
+            if further is None:
+                break
+            address = further
+        if isinstance(address, ipaddress.IPv6Address):
+            return f"{ipaddress.ip_network((address, 64), strict=False).network_address}/64"
+        return str(address or "unknown")
 
     def refuses(self, request: web.Request) -> str:
         """Why a web page may not use this edge; empty if it may, or if no web page asks.
@@ -99,9 +175,21 @@ class Door:
         return ""
 
 
-def _is_address(name: str) -> bool:
+def read_network(text: str) -> Network:
+    """A network or an address, as "10.0.0.0/8" or "::1"; InputError if it is none."""
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_network(text)
     except ValueError:
-        return False
-    return True
+        raise InputError(f"{text!r} is no address and no network, such as 127.0.0.1 or 10.0.0.0/8") from None
+
+
+def _read_address(text: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_address(name: str) -> bool:
+    return _read_address(name) is not None

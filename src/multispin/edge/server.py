@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from multispin.edge.access import Access, Caller, Holder, bearer
 from multispin.edge.account import Account
 from multispin.edge.audience import Audience
-from multispin.edge.door import Door, FullError
+from multispin.edge.door import FullError
 from multispin.errors import InputError
 from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, Send, Sleep, Verify
 from multispin.protocol import (
@@ -25,8 +26,10 @@ from multispin.protocol import (
     SESSION_PATH,
     Downlink,
     Error,
+    Hello,
     Open,
     ProtocolError,
+    Resume,
     Uplink,
     decode_uplink,
     encode,
@@ -45,6 +48,7 @@ from multispin.speculation import Failure, Finding
 HELLO_TIMEOUT_S = 10.0
 HEARTBEAT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
+COME_BACK_S = 10.0
 MAX_ENGINE_FAULTS = 3
 """So many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
 FINISH_TIMEOUT_S = 10.0
@@ -57,6 +61,10 @@ log = logging.getLogger(__name__)
 
 class Wire(Protocol):
     """What carries the frames of one connection: a WebSocket, or a queue inside this process."""
+
+    @property
+    def address(self) -> str:
+        """Where its other end is; empty inside this process."""
 
     async def receive(self) -> bytes | None:
         """The next frame; None at the end of the connection. ProtocolError for what is no binary frame."""
@@ -71,8 +79,8 @@ class Wire(Protocol):
 class _WebSocketWire:
     """A WebSocket as a `Wire`."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(self, socket: web.WebSocketResponse, address: str) -> None:
+        self._socket, self.address = socket, address
 
     async def receive(self) -> bytes | None:
         frame = await self._socket.receive()
@@ -94,9 +102,13 @@ class _Connection:
 
     wire: Wire
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
+    writer: "asyncio.Task[None] | None" = None
     closing: bool = False
+    edge_stops: bool = False
     received: int = 0
     second: int = 0
+    holder: Holder = field(default_factory=Holder)
+    request: str = ""
 
     def put(self, message: Downlink) -> None:
         """Queue a message; a full queue means a device that does not read, and ends the connection."""
@@ -123,7 +135,7 @@ class _Connection:
         with contextlib.suppress(ConnectionError):
             while (frame := await self.queue.get()) is not None:
                 await self.wire.send(frame)
-        await self.wire.close()
+        await self.wire.close(self.edge_stops)
 
     def count(self, now_s: float) -> None:
         """Refuse a device that sends too many messages which nobody asked for."""
@@ -139,22 +151,31 @@ class EdgeServer:
 
     Attributes:
         audience: who is told of everything that happens.
+        access: who may use this edge.
 
     Args:
         passes: sessions and passes of this edge.
         on_event: called with everything that happens; must not block. `audience` tells further listeners.
-        door: bounds connections; default one of its own.
+        access: knows who may use this edge, and bounds connections; default: everybody may.
+        come_back_s: devices are told to come back so long after this edge stops [s]; default 10.
 
     """
 
     def __init__(
-        self, passes: Passes, on_event: Callable[[EdgeEvent], None] = lambda _: None, door: Door | None = None
+        self,
+        passes: Passes,
+        on_event: Callable[[EdgeEvent], None] = lambda _: None,
+        access: Access | None = None,
+        come_back_s: float = COME_BACK_S,
     ) -> None:
         self._passes = passes
         self.audience = Audience(on_event)
         self._account = Account(passes)
         self._connections: dict[int, _Connection] = {}
-        self._door = door or Door()
+        self._holders: dict[int, Holder] = {}  # of sessions, connected or not
+        self.access = access or Access()
+        self._door = self.access.door
+        self._come_back_s = come_back_s
         self._open: set[_Connection] = set()  # greeted or not
         self._wake = asyncio.Event()
         self._failed = asyncio.Event()
@@ -207,7 +228,21 @@ class EdgeServer:
 
     async def _hang_up(self, _: web.Application) -> None:
         """Close every connection; devices keep their texts and go on elsewhere."""
+        last = self._goodbye()
+        for connection in self._open:
+            connection.edge_stops = True
+            connection.end(Error(last.code, str(last), last.retry_after_s))
+        writers = [connection.writer for connection in self._open if connection.writer is not None]
+        if writers:
+            await asyncio.wait(writers, timeout=CLOSE_TIMEOUT_S)
         await asyncio.gather(*(connection.wire.close(edge_stops=True) for connection in self._open))
+
+    def _goodbye(self) -> ProtocolError:
+        return ProtocolError(
+            "shutdown",
+            f"this edge is stopping: try another one, or this one again in {self._come_back_s:.0f} s",
+            retry_after_s=self._come_back_s,
+        )
 
     # The passes ---------------------------------------------------------------------------------------------------
 
@@ -235,8 +270,10 @@ class EdgeServer:
                         self._send(number, message)
                     if report is not None:
                         self.audience.tell(self._account.round(report, loop.time()))
-                        for number in report.members:
+                        for number, tokens in zip(report.members, report.delivered, strict=True):
                             self._tell(self._account.finished(number, loop.time()))
+                            if (connection := self._connections.get(number)) is not None:
+                                connection.holder.spend(tokens, loop.time())
                         if self._stopping:
                             return
 
@@ -255,7 +292,22 @@ class EdgeServer:
                 self.audience.tell(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
                     connection.end(Error("timeout", "this device was silent for too long"))
+            await self._let_go_of_the_revoked()
             self._wake.set()
+
+    async def _let_go_of_the_revoked(self) -> None:
+        """Read the tokens again if they have changed, and end the sessions of those that are gone."""
+        await asyncio.to_thread(self.access.reload)
+        for number, holder in list(self._holders.items()):
+            if self._passes.session(number) is None:
+                del self._holders[number]
+            elif not self.access.is_known(holder):
+                connection = self._connections.get(number)
+                if connection is not None:
+                    connection.end(Error("unauthorised", "the token of this session was revoked"))
+                    self._leave(number, "its token was revoked")
+                else:
+                    self._passes.leave(number)
 
     # Connections --------------------------------------------------------------------------------------------------
 
@@ -268,32 +320,47 @@ class EdgeServer:
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
         if why := self._door.refuses(request):
             raise web.HTTPForbidden(text=f"{why}\n")
+        address, caller = self._door.address_of(request), None
+        if self.access.asks and (secret := bearer(request)):
+            try:
+                caller = Caller(await self.access.admit(secret, address, self._now_s()), address)
+            except ProtocolError as error:
+                headers = {"WWW-Authenticate": "Bearer"}
+                raise web.HTTPUnauthorized(text=f"{error}\n", headers=headers) from None
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
         )
         await socket.prepare(request)
-        await self.converse(_WebSocketWire(socket))
+        await self.converse(_WebSocketWire(socket, address), caller)
         return socket
 
-    async def converse(self, wire: Wire) -> None:
+    async def converse(self, wire: Wire, caller: Caller | None = None) -> None:
         """Serve one connection, from its greeting to its end.
 
         Args:
             wire: connection to a device, just opened.
+            caller: who stands behind it, if that is known already; else its first message must show a credential.
         """
         connection = _Connection(wire)
         self._open.add(connection)
-        writer = asyncio.create_task(connection.write())
+        connection.writer = writer = asyncio.create_task(connection.write())
         number, place = None, None
         try:
             place = self._door.enter(
-                lambda: connection.end(Error("full", "somebody else took this place: greet sooner"))
+                lambda: connection.end(Error("full", "somebody else took this place: greet sooner")), wire.address
             )
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 message = decode_uplink(await self._first(wire))
             if self._stopping:
-                raise ProtocolError("shutdown", "this edge is stopping: try another one, or this one again in a minute")
+                raise self._goodbye()
+            if caller is None:
+                secret = message.credential if isinstance(message, Hello | Resume) else ""
+                caller = Caller(await self.access.admit(secret, wire.address, self._now_s()), wire.address)
+            connection.holder, connection.request = caller.holder, caller.request
+            self._make_room(message, caller.holder)
             number, answers = self._passes.connect(message, self._now_s())
+            self._holders[number] = caller.holder
+            caller.holder.sessions.add(number)
             self._door.greeted(place)
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
@@ -304,10 +371,10 @@ class EdgeServer:
             if number is not None:
                 self._passes.leave(number)
         except InputError as error:
-            code = error.code if isinstance(error, ProtocolError) else "bad-message"
-            if code == "unauthorised":
-                await self._door.guessed(self._now_s())
-            connection.end(Error(code, str(error)))
+            code, after_s = (
+                (error.code, error.retry_after_s) if isinstance(error, ProtocolError) else ("bad-message", 0.0)
+            )
+            connection.end(Error(code, str(error), after_s))
             if number is not None and self._connections.get(number) is connection:
                 self._leave(number, str(error))
         finally:
@@ -319,6 +386,23 @@ class EdgeServer:
                 self._lose(number)
             await asyncio.wait([writer], timeout=HELLO_TIMEOUT_S)
             writer.cancel()
+
+    def _make_room(self, message: Uplink, holder: Holder) -> None:
+        """Refuse a session that is another holder's, or one too many of its own; one that has lost its device goes."""
+        if isinstance(message, Resume):
+            if self._holders.get(self._passes.find(message.resume_token)) is not holder:
+                raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
+            return
+        most = holder.token.max_sessions if holder.token is not None else 0
+        if not most:
+            return
+        holder.sessions = {number for number in holder.sessions if self._passes.session(number) is not None}
+        lost = [number for number in holder.sessions if number not in self._connections]
+        if len(holder.sessions) >= most and lost:
+            self._tell(self._account.gone(min(lost), "abort", self._now_s()))
+            self._passes.leave(min(lost))
+        elif len(holder.sessions) >= most:
+            raise ProtocolError("full", f"this token has {most} sessions, its limit", retry_after_s=1.0)
 
     async def _first(self, wire: Wire) -> bytes:
         """The first frame of a connection."""
@@ -339,10 +423,12 @@ class EdgeServer:
             session = self._passes.session(number)
             if session is None or not session.awaits(message):  # what the edge asked for is no noise, however fast
                 connection.count(now_s)
+            if isinstance(message, Open):
+                connection.holder.check_text(message.prompt_tokens, now_s)
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
             for answer in self._passes.receive(number, message, wire_bytes, now_s):
                 connection.put(answer)
-            self._tell(self._note(number, message, now_s))
+            self._tell(self._note(number, message, connection, now_s))
             self._wake.set()
             if self._passes.session(number) is None:  # it said Close
                 self._connections.pop(number, None)
@@ -350,10 +436,11 @@ class EdgeServer:
                 self.audience.tell(Closed(number))
                 return
 
-    def _note(self, number: int, message: Uplink, now_s: float) -> EdgeEvent | None:
+    def _note(self, number: int, message: Uplink, connection: _Connection, now_s: float) -> EdgeEvent | None:
         """What a message that was taken means for the session's text."""
         if isinstance(message, Open):
-            return self._account.opened(number, "", now_s)
+            connection.holder.spend(message.prompt_tokens, now_s)
+            return self._account.opened(number, connection.request, now_s)
         return self._account.finished(number, now_s)
 
     def _tell(self, event: EdgeEvent | None) -> None:

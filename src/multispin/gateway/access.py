@@ -1,24 +1,32 @@
-"""Who may use the API: a bearer token where the edge asks for one, and no web page of another origin."""
+"""Who may use the API: who shows a token where the edge asks for one, and no web page of another origin."""
 
-import hmac
+import asyncio
+import math
+import re
+import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from multispin.edge import CALLER, Access, Caller, bearer
 from multispin.gateway.answers import error_document
+from multispin.protocol import ProtocolError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID = "X-Request-Id"
+"""Header with the name of a request: the client's own if it is a harmless one, and always in the answer."""
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def guard(credential: str) -> Callable[[Handler], Handler]:
-    """Wraps handlers so that they serve only those who may use them.
+def guard(access: Access) -> Callable[[Handler], Handler]:
+    """Wraps handlers so that they serve only those who may use them, and know who that is (`CALLER`).
 
     A browser sends the origin of the page that asks. A page that the edge did not serve itself is refused, since any
     page that a user opens could otherwise write texts on an edge on the user's own machine.
 
     Args:
-        credential: what clients send as `Authorization: Bearer …`; empty lets everybody in.
+        access: knows what clients send as `Authorization: Bearer …`.
     """
 
     def wrap(handler: Handler) -> Handler:
@@ -26,11 +34,17 @@ def guard(credential: str) -> Callable[[Handler], Handler]:
             origin = request.headers.get("Origin")
             if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
                 return _refusal(403, f"a page of the origin {origin[:200]} may not use this server")
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            if credential and not (
-                scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), credential.encode())
-            ):
-                return _refusal(401, "the API key is missing or wrong: send this edge's credential as a bearer token")
+            address = access.door.address_of(request)
+            try:
+                holder = await access.admit(bearer(request), address, asyncio.get_running_loop().time())
+            except ProtocolError as error:
+                if error.code == "unauthorised":
+                    sentence = "the API key is missing or wrong: send this edge's credential as a bearer token"
+                    return _refusal(401, sentence, {"WWW-Authenticate": "Bearer"})
+                return _refusal(429, str(error), {"Retry-After": str(math.ceil(error.retry_after_s))})
+            asked = request.headers.get(REQUEST_ID, "")
+            name = asked if _NAME.fullmatch(asked) else f"req-{secrets.token_hex(8)}"
+            CALLER.set(Caller(holder, address, name))
             return await handler(request)
 
         return guarded
@@ -38,5 +52,12 @@ def guard(credential: str) -> Callable[[Handler], Handler]:
     return wrap
 
 
-def _refusal(status: int, sentence: str) -> web.Response:
-    return web.json_response(error_document(status, sentence), status=status)
+async def name_answer(_: web.Request, response: web.StreamResponse) -> None:
+    """Put the name of the request into its answer."""
+    caller = CALLER.get()
+    if caller is not None:
+        response.headers[REQUEST_ID] = caller.request
+
+
+def _refusal(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response(error_document(status, sentence), status=status, headers=headers)

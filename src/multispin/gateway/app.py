@@ -6,6 +6,7 @@ as HTTP statuses with OpenAI's error document; once a stream has begun, as an ev
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from multispin.device import EdgeAwayError
 from multispin.errors import InputError
-from multispin.gateway.access import Handler
+from multispin.gateway.access import Handler, name_answer
 from multispin.gateway.answers import DONE, Answer, error_document, event
 from multispin.gateway.bodies import (
     DEFAULT_COMPLETION_TOKENS,
@@ -71,6 +72,7 @@ class Gateway:
             app: the application.
             guard: wraps each handler, for example with a check of credentials.
         """
+        app.on_response_prepare.append(name_answer)
         for method, path, handler in (
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
@@ -333,7 +335,8 @@ def _answering_errors(handler: Handler) -> Handler:
             status, document = _document_of(error)
             if status == 500:
                 log.exception("a request failed")
-            headers = {"Retry-After": "1"} if status in (429, 503) else {}
+            after_s = max(1.0, getattr(error, "retry_after_s", 0.0))
+            headers = {"Retry-After": str(math.ceil(after_s))} if status in (429, 503) else {}
             return web.json_response(document, status=status, headers=headers)
 
     return answering

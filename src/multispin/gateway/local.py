@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
-from multispin.edge import EdgeServer
+from multispin.edge import CALLER, EdgeServer
 from multispin.gateway.clients import SessionPool
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
 from multispin.speculation import NoDrafter
@@ -21,6 +21,8 @@ _PROFILE = Profile(seconds_per_token=1.0, spectral_efficiency=1.0)  # nobody dra
 
 class _EndWire:
     """The edge's end of a connection inside this process, as the edge's `Wire`."""
+
+    address = ""
 
     def __init__(self, end: MemoryEnd) -> None:
         self._end = end
@@ -47,9 +49,10 @@ def local_sessions(
     decode: Callable[[Sequence[int]], str],
     size: int,
     max_length: int,
-    credential: str = "",
 ) -> SessionPool:
     """A `TextSource` over sessions inside the edge's own process.
+
+    A session is that of the caller whose request asks for the text (`guard`).
 
     Args:
         server: the edge.
@@ -57,17 +60,16 @@ def local_sessions(
         decode: text of token ids.
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
-        credential: what the edge asks of its devices.
     """
     talks: set[asyncio.Task[None]] = set()
 
     def accept(_: str, end: MemoryEnd) -> None:
-        talk = asyncio.create_task(server.converse(_EndWire(end)))
+        talk = asyncio.create_task(server.converse(_EndWire(end), CALLER.get()))
         talks.add(talk)
         talk.add_done_callback(talks.discard)
 
     def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
-        hello = Hello(PROTOCOL_VERSION, fingerprint, NAME, "none", False, _PROFILE, credential)
+        hello = Hello(PROTOCOL_VERSION, fingerprint, NAME, "none", False, _PROFILE)
         return DeviceClient(
             "memory:", hello, NoDrafter(), on_progress=on_progress, decode=decode, link=MemoryLink(accept),
             patience=Patience(0.0, 0.0),

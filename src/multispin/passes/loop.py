@@ -59,7 +59,6 @@ class Passes:
         controller: plans every round.
         fingerprint: of the target's tokenizer; a device with another one is refused.
         limits: bounds of this edge; default `Limits()`.
-        credential: secret that a device must show; default none.
         seed: default noise seed handed to devices; default 0.
         new_token: makes resume tokens; by default random ones.
         edge_drafter: the edge's own drafter; default none.
@@ -72,7 +71,6 @@ class Passes:
         controller: Controller,
         fingerprint: str,
         limits: Limits | None = None,
-        credential: str = "",
         seed: int = 0,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         edge_drafter: BatchDrafter | None = None,
@@ -81,7 +79,6 @@ class Passes:
         self.controller = controller
         self.limits = limits or Limits()
         self._fingerprint = fingerprint
-        self._credential = credential
         self._seed = seed
         self._new_token = new_token
         self._seats = Seats(engine, self.limits)
@@ -158,7 +155,7 @@ class Passes:
         """
         match message:
             case Hello():
-                check_hello(message, self._fingerprint, self._credential)
+                check_hello(message, self._fingerprint)
                 number = self._last_number + 1
                 session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
                 idle = self._seats.add(session, now_s)
@@ -176,6 +173,10 @@ class Passes:
                 self._scheduler.came_back(seat)
                 return seat.session.number, [self._welcome(seat.session), *missing]
         raise ProtocolError("hello-first", "the first message must be a Hello or a Resume")
+
+    def find(self, resume_token: str) -> int:
+        """The number of the session that a token resumes; ProtocolError if it is not kept."""
+        return self._seats.find(resume_token).session.number
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
         """Take a further message of a session; ProtocolError or InputError ends that session."""

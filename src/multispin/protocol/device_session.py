@@ -69,11 +69,15 @@ _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 
 
 class RefusedError(InputError):
-    """The edge ended the session; `code` is for programs, the message for people."""
+    """The edge ended the session; `code` is for programs, the message for people.
 
-    def __init__(self, code: str, sentence: str) -> None:
+    `retry_after_s` is when the edge wants to be asked again [s]; 0: it does not say.
+    """
+
+    def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
         super().__init__(sentence)
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class SessionGoneError(RefusedError):
@@ -219,7 +223,7 @@ class DeviceSession:
         work = self._work
         if self.welcome is not None and work is not None and not isinstance(work, Ended):
             self.stage = Resuming(work)
-            return Resume(PROTOCOL_VERSION, self.welcome.resume_token, len(self.committed))
+            return Resume(*(PROTOCOL_VERSION, self.welcome.resume_token, len(self.committed), self.hello.credential))
         self.forget_edge()
         self.stage = Greeting()
         return self.hello
@@ -410,8 +414,8 @@ class DeviceSession:
             case Error():
                 if isinstance(stage, Resuming) and message.code in _GONE:
                     self.forget_edge()
-                    raise SessionGoneError(message.code, message.sentence)
-                raise RefusedError(message.code, message.sentence)
+                    raise SessionGoneError(message.code, message.sentence, message.retry_after_s)
+                raise RefusedError(message.code, message.sentence, message.retry_after_s)
             case Welcome():
                 self._welcome(message)
                 return Progress()

@@ -12,7 +12,6 @@ once is kept until it is decided: no draft is verified twice.
 Where devices draft on by themselves, the session is `Streaming` while its text is written (`edge_stream`).
 """
 
-import hmac
 import math
 from collections.abc import Collection, Sequence
 
@@ -360,11 +359,9 @@ class EdgeSession:
         return [Ask(self.number, stage.grant.round, stage.rejection.accepted)]
 
 
-def check_hello(hello: Hello, fingerprint: str, credential: str) -> None:
-    """Refuse a greeting that cannot work: another protocol, another tokenizer, no credential, an odd profile."""
+def check_hello(hello: Hello, fingerprint: str) -> None:
+    """Refuse a greeting that cannot work: another protocol, another tokenizer, an odd profile."""
     check_version(hello.version)
-    if credential and not hmac.compare_digest(hello.credential.encode(), credential.encode()):
-        raise ProtocolError("unauthorised", "the credential is missing or wrong: send the one that this edge asks for")
     if hello.fingerprint != fingerprint:
         raise ProtocolError(
             "tokenizer-mismatch",

@@ -168,11 +168,15 @@ class Tail(Struct, frozen=True, array_like=True, tag=7):
 
 
 class Resume(Struct, frozen=True, array_like=True, tag=8):
-    """Device → edge, first on a new connection: go on with a session, of which `length` tokens are known here."""
+    """Device → edge, first on a new connection: go on with a session, of which `length` tokens are known here.
+
+    The credential must be the one with which the session was opened.
+    """
 
     version: Count
     resume_token: Name
     length: Count
+    credential: Annotated[str, Meta(max_length=MAX_CREDENTIAL_CHARACTERS)] = ""
 
 
 class Close(Struct, frozen=True, array_like=True, tag=9):
@@ -182,10 +186,14 @@ class Close(Struct, frozen=True, array_like=True, tag=9):
 
 
 class Error(Struct, frozen=True, array_like=True, tag=10):
-    """Edge → device: why the session ends, as a code for programs and a sentence for people."""
+    """Edge → device: why the session ends, as a code for programs and a sentence for people.
+
+    `retry_after_s` says when it makes sense to come back; 0: nothing is known of that.
+    """
 
     code: Name
     sentence: Annotated[str, Meta(max_length=1000)]
+    retry_after_s: Seconds = 0.0
 
 
 class Ask(Struct, frozen=True, array_like=True, tag=11):

@@ -9,11 +9,15 @@ from multispin.speculation import Rule
 
 
 class ProtocolError(InputError):
-    """A device broke the protocol or a limit; `code` is for programs, the message for people."""
+    """A device broke the protocol or a limit; `code` is for programs, the message for people.
 
-    def __init__(self, code: str, sentence: str) -> None:
+    `retry_after_s` says when it may work [s]; 0: nothing is known of that.
+    """
+
+    def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
         super().__init__(sentence)
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class RunningRequest:

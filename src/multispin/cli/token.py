@@ -1,0 +1,121 @@
+"""`multispin token`: who may use an edge."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from multispin.errors import InputError
+from multispin.outside import one_line, user_path, whole
+
+if TYPE_CHECKING:
+    from multispin.edge import TokenFile
+
+MAX_LIMIT = 10**9
+
+tokens_option = click.option(
+    "--tokens", "file", default="tokens.json", show_default=True, metavar="FILE", help="File of tokens."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _limit(name: str, text: str) -> Callable[[_Function], _Function]:
+    return click.option(name, type=click.IntRange(0, MAX_LIMIT), default=0, show_default=True, help=text)
+
+
+@click.group("token")
+def command() -> None:
+    """Make, list and revoke the tokens that `multispin serve --tokens FILE` asks for.
+
+    The file keeps hashes only. A running edge reads it again within a second or two after a change.
+
+    \b
+    Examples:
+      multispin token add anna-laptop
+      multispin token add web-shop --max-sessions 8 --tokens-per-minute 6000 --max-prompt-tokens 2000
+      multispin token list
+      multispin token revoke anna-laptop
+    """
+
+
+@command.command("add")
+@click.argument("name")
+@tokens_option
+@_limit("--max-sessions", "Sessions at once; 0 is no limit.")
+@_limit("--tokens-per-minute", "Prompt and generated tokens per minute; 0 is no limit.")
+@_limit("--max-prompt-tokens", "Tokens of a prompt; 0 is no limit.")
+@json_option
+def add(name: str, file: str, max_sessions: int, tokens_per_minute: int, max_prompt_tokens: int, as_json: bool) -> None:
+    """Make a token for NAME and print it once: it is kept nowhere.
+
+    \b
+    Example:
+      multispin token add anna-laptop > anna.token
+    """
+    if not 1 <= len(whole(name, "NAME")) <= 80:
+        raise InputError(f"NAME has {len(name)} characters; it must have 1 to 80")
+    secret = _file(file).add(name, max_sessions, tokens_per_minute, max_prompt_tokens)
+    if as_json:
+        print(json.dumps({"name": name, "token": secret, "tokens": file}))
+        return
+    print(secret)
+    click.echo(
+        f"The token of {one_line(name)} is above, and nowhere else. A device takes it from a file "
+        "(--credential-file) or from MULTISPIN_CREDENTIAL; an OpenAI client as its API key.",
+        err=True,
+    )
+
+
+@command.command("list")
+@tokens_option
+@json_option
+def show(file: str, as_json: bool) -> None:
+    """List all tokens: id, name, limits and age, but not the tokens themselves.
+
+    \b
+    Example:
+      multispin token list --tokens tokens.json
+    """
+    tokens = _file(file).read()
+    if as_json:
+        rows = [msgspec.structs.asdict(each) for each in tokens]
+        for row in rows:
+            del row["sha256"]
+        print(json.dumps({"tokens": rows}))
+        return
+    click.echo(f"{'id':8}  {'sessions':>8}  {'tokens/min':>10}  {'prompt':>8}  {'made':25}  name")
+    for each in tokens:
+        limits = [str(limit or "-") for limit in (each.max_sessions, each.tokens_per_minute, each.max_prompt_tokens)]
+        click.echo(
+            f"{each.id:8}  {limits[0]:>8}  {limits[1]:>10}  {limits[2]:>8}  {one_line(each.created):25}  "
+            f"{one_line(each.name)}"
+        )
+
+
+@command.command("revoke")
+@click.argument("id_or_name")
+@tokens_option
+@json_option
+def revoke(id_or_name: str, file: str, as_json: bool) -> None:
+    """Revoke the token with this id or name. A running edge ends its sessions within a second or two.
+
+    \b
+    Example:
+      multispin token revoke anna-laptop
+    """
+    token = _file(file).revoke(id_or_name)
+    if as_json:
+        print(json.dumps({"id": token.id, "name": token.name}))
+    else:
+        click.echo(f"revoked {token.id} ({one_line(token.name)})")
+
+
+def _file(name: str) -> "TokenFile":
+    from multispin.edge import TokenFile
+
+    return TokenFile(user_path(name))

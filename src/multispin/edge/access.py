@@ -1,0 +1,185 @@
+"""Access: who may use an edge, and how much of it one token may take.
+
+Nobody is known by name: whoever shows a token has what the token has. An edge that asks for nothing has one holder
+without limits for everybody.
+"""
+
+import hmac
+import logging
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from aiohttp import web
+
+from multispin.edge.door import Door
+from multispin.edge.tokens import Token, TokenFile, digest
+from multispin.errors import InputError
+from multispin.protocol import ProtocolError
+
+log = logging.getLogger(__name__)
+
+MINUTE_S = 60.0
+
+
+@dataclass(eq=False)
+class Holder:
+    """Whoever shows one token.
+
+    Attributes:
+        name: whose token it is; empty for the shared credential and for an edge that asks for none.
+        token: what the file says of it; None: no limits.
+        sessions: numbers of its sessions; those that have ended are dropped at the next look.
+        left: tokens left of its minute; below 0 after a long prompt.
+        counted_s: when `left` was right [s].
+
+    """
+
+    name: str = ""
+    token: Token | None = None
+    sessions: set[int] = field(default_factory=set)
+    left: float = 0.0
+    counted_s: float | None = None
+
+    def refill(self, now_s: float) -> None:
+        """Give back what time has brought: a minute's tokens in a minute, and never more than that."""
+        if self.token is None or not self.token.tokens_per_minute:
+            return
+        rate = self.token.tokens_per_minute
+        if self.counted_s is None:
+            self.left = float(rate)
+        else:
+            self.left = min(rate, self.left + (now_s - self.counted_s) * rate / MINUTE_S)
+        self.counted_s = now_s
+
+    def check_text(self, prompt_tokens: int, now_s: float) -> None:
+        """Refuse a request that is over a limit of the token, its quota of the minute included."""
+        if self.token is None:
+            return
+        most = self.token.max_prompt_tokens
+        if most and prompt_tokens > most:
+            raise ProtocolError(
+                "too-long", f"the prompt has {prompt_tokens} tokens, over the limit of {most} that this token has"
+            )
+        self.refill(now_s)
+        rate = self.token.tokens_per_minute
+        if rate and self.left <= 0.0:
+            after_s = (1.0 - self.left) * MINUTE_S / rate
+            raise ProtocolError(
+                "full",
+                f"this token has used its {rate} tokens of the minute: try again in {after_s:.0f} s",
+                retry_after_s=min(after_s, 3600.0),
+            )
+
+    def spend(self, tokens: int, now_s: float) -> None:
+        """Count tokens of a prompt or of a text."""
+        if self.token is not None and self.token.tokens_per_minute:
+            self.refill(now_s)
+            self.left -= tokens
+
+
+class Caller(NamedTuple):
+    """Who stands behind an HTTP request or a connection.
+
+    Attributes:
+        holder: whose token was shown.
+        address: where from.
+        request: identifier of the HTTP request; empty for a device's connection.
+
+    """
+
+    holder: Holder
+    address: str = ""
+    request: str = ""
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("multispin_caller", default=None)
+"""The caller of the HTTP request that is being served in this context, so that its session inside the edge is its."""
+
+
+def bearer(request: web.Request) -> str:
+    """The bearer token of a request; empty if it shows none."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+class Access:
+    """Knows credentials and tokens.
+
+    Args:
+        credential: secret that everybody may show; empty: none.
+        tokens: file of tokens; default none. It is read here, and InputError says what is wrong with it.
+        door: slows down who guesses.
+
+    """
+
+    def __init__(self, credential: str = "", tokens: TokenFile | None = None, door: Door | None = None) -> None:
+        self.door = door or Door()
+        self._credential = credential
+        self._file = tokens
+        self._everybody = Holder()
+        self._holders: dict[str, Holder] = {}  # by the hash of the token
+        self._complained = ""
+        if tokens is not None:
+            self._apply(tokens.read_if_changed() or [])
+
+    @property
+    def asks(self) -> bool:
+        """Whether anybody has to show anything."""
+        return bool(self._credential) or self._file is not None
+
+    async def admit(self, secret: str, address: str, now_s: float) -> Holder:
+        """Whose secret this is.
+
+        A token of the file is let in at once. Whatever else comes from an address that has just guessed wrong has to
+        wait its turn.
+
+        Args:
+            secret: what was shown; empty if nothing was.
+            address: where from.
+            now_s: time [s].
+
+        Raises:
+            ProtocolError: it is nobody's, or too many guesses come from this address.
+
+        """
+        if not self.asks:
+            return self._everybody
+        if (holder := self._holders.get(digest(secret))) is not None:
+            return holder
+        if secret and self._credential:
+            await self.door.wait_turn(address, now_s)
+            if hmac.compare_digest(secret.encode("utf-8", "surrogatepass"), self._credential.encode()):
+                return self._everybody
+        if secret:
+            await self.door.guessed(address, now_s)
+        raise ProtocolError("unauthorised", "the credential is missing or wrong: send the one that this edge asks for")
+
+    def reload(self) -> None:
+        """Read the file of tokens again if it has changed; one that cannot be read leaves everything as it was."""
+        if self._file is None:
+            return
+        try:
+            tokens = self._file.read_if_changed()
+        except InputError as error:
+            if str(error) != self._complained:
+                log.error("%s; the tokens read before still hold", error)
+            self._complained = str(error)
+            return
+        self._complained = ""
+        if tokens is not None:
+            self._apply(tokens)
+            log.info("%d tokens were read from %s", len(tokens), self._file.path)
+
+    def is_known(self, holder: Holder) -> bool:
+        """Whether a holder's token has not been revoked."""
+        return holder.token is None or self._holders.get(holder.token.sha256) is holder
+
+    def _apply(self, tokens: list[Token]) -> None:
+        before, self._holders = self._holders, {}
+        for each in tokens:
+            holder = before.get(each.sha256) or Holder()
+            if holder.token is not None and holder.token.tokens_per_minute != each.tokens_per_minute:
+                holder.counted_s = None
+            holder.name, holder.token = each.name, each
+            self._holders[each.sha256] = holder

@@ -1,0 +1,199 @@
+"""Bearer tokens in a file: who may use an edge, and how much.
+
+A token is 256 random bits, and the file keeps its SHA-256. A slow hash such as scrypt protects secrets that people
+choose, since those can be guessed; 256 random bits cannot, however quick the hash. And a stranger who sends wrong
+tokens costs the edge a microsecond each, not the tenth of a second that a slow hash takes.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from multispin.errors import InputError
+
+MAX_TOKENS = 10_000
+MAX_FILE_BYTES = 8 * 2**20
+PREFIX = "msp_"
+"""How every token begins, so that people and scanners of code know what it is."""
+
+Limit = Annotated[int, Meta(ge=0, le=10**9)]
+
+
+class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the file says of one token.
+
+    Attributes:
+        id: short name for `multispin token revoke`; no secret.
+        name: whose it is, as the operator wrote it.
+        sha256: SHA-256 of the token, hexadecimal.
+        created: when it was made, ISO 8601.
+        max_sessions: sessions at once; 0 is no limit.
+        tokens_per_minute: prompt and generated tokens per minute; 0 is no limit.
+        max_prompt_tokens: tokens of a prompt; 0 is no limit.
+
+    """
+
+    id: Annotated[str, Meta(min_length=1, max_length=32, pattern="^[0-9A-Za-z_-]+$")]
+    name: Annotated[str, Meta(max_length=80)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    created: Annotated[str, Meta(max_length=40)]
+    max_sessions: Limit = 0
+    tokens_per_minute: Limit = 0
+    max_prompt_tokens: Limit = 0
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tokens: Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+
+
+def digest(secret: str) -> str:
+    """What the file keeps of a token."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class TokenFile:
+    """A file of tokens that only its owner may read.
+
+    Args:
+        path: the file.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, ...] | None = None
+
+    def read(self) -> list[Token]:
+        """All tokens; InputError says what is wrong with the file."""
+        return self._read()[0]
+
+    def read_if_changed(self) -> list[Token] | None:
+        """All tokens if the file has changed since this was asked last, else None; InputError as `read`."""
+        with self._errors():
+            now = _mark(self.path.stat())
+        if now == self._seen:
+            return None
+        self._seen = now
+        tokens, self._seen = self._read()
+        return tokens
+
+    def add(self, name: str, max_sessions: int = 0, tokens_per_minute: int = 0, max_prompt_tokens: int = 0) -> str:
+        """Make a token and add it to the file, which is made if it is not there.
+
+        Returns:
+            The token. It is kept nowhere.
+        """
+        secret = PREFIX + secrets.token_urlsafe(32)
+        new = Token(
+            *(secrets.token_hex(4), name, digest(secret), datetime.now(UTC).isoformat(timespec="seconds")),
+            *(max_sessions, tokens_per_minute, max_prompt_tokens),
+        )
+
+        def change(tokens: list[Token]) -> list[Token]:
+            if len(tokens) >= MAX_TOKENS:
+                raise InputError(f"{self.path} has {MAX_TOKENS} tokens, the limit: revoke some")
+            return [*tokens, new]
+
+        self._change(change)
+        return secret
+
+    def revoke(self, wanted: str) -> Token:
+        """Remove the token with this id or, if only one has it, this name; InputError if there is none."""
+        removed: list[Token] = []
+
+        def change(tokens: list[Token]) -> list[Token]:
+            found = [each for each in tokens if each.id == wanted] or [each for each in tokens if each.name == wanted]
+            if len(found) != 1:
+                many = f"{len(found)} tokens have the name" if found else "no token has the id or name"
+                raise InputError(f"{many} {wanted!r}: see `multispin token list` for the ids")
+            removed.extend(found)
+            return [each for each in tokens if each is not found[0]]
+
+        self._change(change)
+        return removed[0]
+
+    def _change(self, change: Callable[[list[Token]], list[Token]]) -> None:
+        """Replace the file as a whole, so that no reader ever sees half of it."""
+        with self._errors(), self._locked():
+            tokens = change(self.read() if self.path.exists() else [])
+            text = msgspec.json.format(msgspec.json.encode(_File(tokens)), indent=1)
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(text + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).replace(self.path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two commands that change the file at once do it one after the other."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _read(self) -> tuple[list[Token], tuple[int, ...]]:
+        with self._errors():
+            # A pipe would make opening it wait for ever.
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+            with os.fdopen(handle, "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise InputError(f"{self.path} is no ordinary file")
+                if os.name == "posix" and found.st_mode & 0o077:
+                    raise InputError(f"{self.path} can be read by others: run `chmod 600 {self.path}`")
+                text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise InputError(f"{self.path} is longer than {MAX_FILE_BYTES} bytes, the limit")
+        try:
+            tokens = msgspec.json.decode(text, type=_File).tokens
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"{self.path} is no file of tokens: {error}") from None
+        _check(tokens, self.path)
+        return tokens, _mark(found)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            what = "cannot be used" if not isinstance(error, FileNotFoundError) else "is not there"
+            hint = ": make it with `multispin token add NAME`" if isinstance(error, FileNotFoundError) else ""
+            reason = "" if hint else f": {error.strerror or error}"
+            raise InputError(f"the file of tokens {self.path} {what}{hint}{reason}") from None
+
+
+def _check(tokens: Sequence[Token], path: Path) -> None:
+    for what in ("id", "sha256"):
+        values = [getattr(each, what) for each in tokens]
+        if len(set(values)) < len(values):
+            raise InputError(f"{path} has the same {what} twice")
+
+
+def _mark(found: os.stat_result) -> tuple[int, ...]:
+    """What of a file's state changes when it is written anew."""
+    with contextlib.suppress(AttributeError):
+        return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
+    return found.st_mtime_ns, found.st_size

@@ -1,0 +1,252 @@
+"""Who may use a real edge, over real sockets."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from multispin.device import EdgeAwayError, Patience
+from multispin.edge import Access, TokenFile, access, door
+from multispin.edge.access import Holder
+from multispin.edge.tokens import Token
+from multispin.protocol import (
+    Error,
+    Open,
+    ProtocolError,
+    RefusedError,
+    Request,
+    Resume,
+    Welcome,
+    decode_downlink,
+    encode,
+)
+from multispin.protocol.events import Ended
+from multispin.speculation import NoDrafter, SamplingParams, pack_ids
+
+REQUEST = Request((5, 6, 7), SamplingParams(), 8)
+
+
+@pytest.fixture(autouse=True)
+def quick_guesses(monkeypatch):
+    monkeypatch.setattr(door, "GUESS_DELAY_S", 0.01)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return TokenFile(tmp_path / "tokens.json")
+
+
+def guarded(stub_site, file, credential="", **options):
+    return stub_site(server={"access": Access(credential, file)}, **options)
+
+
+async def text_of(site, credential, **options):
+    client = site.client(NoDrafter(), credential=credential, patience=Patience(0.0, 0.0), **options)
+    try:
+        return await client.generate(REQUEST)
+    finally:
+        client.close()
+
+
+async def greet(site, http, credential):
+    socket = await http.ws_connect(site.url)
+    await socket.send_bytes(encode(site.hello(credential=credential)))
+    return socket, decode_downlink((await socket.receive()).data)
+
+
+async def said(socket):
+    return decode_downlink((await socket.receive(timeout=20)).data)
+
+
+def opening(session, tokens=3, most=8):
+    return encode(Open(session, pack_ids([5] * tokens, 100), tokens, most, 0.0, 0, 1.0, 0))
+
+
+def test_tokens_and_the_shared_credential_are_let_in_and_nothing_else(stub_site, run, file):
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file, "sesame") as site:
+            for credential in (secret, "sesame"):
+                assert await text_of(site, credential) == [1] * 8
+            for credential in ("", "guess", secret[:-1], secret + "a", "é", "\x00"):
+                with pytest.raises(RefusedError) as refused:
+                    await text_of(site, credential)
+                assert refused.value.code == "unauthorised"
+            assert not site.passes.sessions
+            return len(site.of(Ended)), site.server.access.door.guesses
+
+    assert run(scenario()) == (2, 5)
+
+
+def test_a_token_in_the_header_needs_none_in_the_greeting(stub_site, run, file):
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            async with http.ws_connect(site.url, headers={"Authorization": f"Bearer {secret}"}) as socket:
+                await socket.send_bytes(encode(site.hello()))
+                assert isinstance(await said(socket), Welcome)
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await http.ws_connect(site.url, headers={"Authorization": "Bearer wrong"})
+            return refused.value.status
+
+    assert run(scenario()) == 401
+
+
+def test_a_session_is_resumed_only_with_the_token_that_opened_it(stub_site, run, file):
+    anna, ben = file.add("anna"), file.add("ben")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            socket, welcome = await greet(site, http, anna)
+            await socket.send_bytes(opening(welcome.session))
+            answers = []
+            for credential in (ben, "", anna):
+                async with http.ws_connect(site.url) as other:
+                    await other.send_bytes(encode(Resume(2, welcome.resume_token, 3, credential)))
+                    answers.append(await said(other))
+            return answers
+
+    answers = run(scenario())
+    assert [getattr(answer, "code", "") for answer in answers[:2]] == ["unknown-session", "unauthorised"]
+    assert isinstance(answers[2], Welcome)
+
+
+def test_a_token_has_so_many_sessions_and_a_lost_one_makes_room(stub_site, run, file):
+    secret = file.add("anna", max_sessions=2)
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            one, _ = await greet(site, http, secret)
+            two, _ = await greet(site, http, secret)
+            _, refused = await greet(site, http, secret)
+            assert (refused.code, refused.retry_after_s) == ("full", 1.0)
+            await one.close()
+            while len(site.server._connections) == 2:
+                await asyncio.sleep(0.01)
+            _, welcome = await greet(site, http, secret)
+            assert isinstance(welcome, Welcome)
+            assert not two.closed
+            return sorted(site.passes.sessions)
+
+    assert run(scenario()) == [2, 3]
+
+
+def test_a_prompt_over_the_tokens_limit_is_refused(stub_site, run, file):
+    secret = file.add("anna", max_prompt_tokens=3)
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            assert await text_of(site, secret) == [1] * 8
+            socket, welcome = await greet(site, http, secret)
+            await socket.send_bytes(opening(welcome.session, tokens=4))
+            return await said(socket)
+
+    assert run(scenario()).code == "too-long"
+
+
+def test_a_token_that_has_used_its_minute_waits(stub_site, run, file):
+    secret = file.add("anna", tokens_per_minute=6)
+
+    async def scenario():
+        async with guarded(stub_site, file) as site:
+            assert await text_of(site, secret) == [1] * 8  # it had some left when it began
+            with pytest.raises(RefusedError) as refused:
+                await text_of(site, secret)
+            return refused.value
+
+    refused = run(scenario())
+    assert refused.code == "full"
+    assert 50.0 < refused.retry_after_s < 70.0
+
+
+def test_a_minute_gives_back_what_it_took():
+    holder = Holder(token=Token("a", "a", "0" * 64, "", tokens_per_minute=60))
+    holder.check_text(10, 0.0)
+    holder.spend(100, 0.0)
+    with pytest.raises(ProtocolError, match="41 s"):
+        holder.check_text(10, 0.0)
+    with pytest.raises(ProtocolError):
+        holder.check_text(10, 39.0)
+    holder.check_text(10, 41.0)
+    holder.check_text(10, 1e6)
+    assert holder.left == 60.0
+
+
+def test_tokens_come_and_go_while_the_edge_runs(stub_site, run, file):
+    anna = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            socket, _ = await greet(site, http, anna)
+            ben = file.add("ben")
+            file.revoke("anna")
+            refused = await said(socket)
+            assert (refused.code, "revoked" in refused.sentence) == ("unauthorised", True)
+            assert await text_of(site, ben) == [1] * 8
+            with pytest.raises(RefusedError):
+                await text_of(site, anna)
+            return site.passes.sessions
+
+    assert run(scenario()) == {}
+
+
+def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file, caplog):
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site:
+            file.path.write_text("{")
+            for _ in range(3):
+                site.server.access.reload()
+            assert await text_of(site, secret) == [1] * 8
+            file.path.unlink()
+            site.server.access.reload()
+            return await text_of(site, secret)
+
+    assert run(scenario()) == [1] * 8
+    assert caplog.text.count("the tokens read before still hold") == 2
+
+
+def test_many_guesses_from_one_address_do_not_shut_a_token_out(stub_site, run, file, monkeypatch):
+    monkeypatch.setattr(door, "GUESS_DELAY_S", 1000.0)
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file, "sesame") as site, aiohttp.ClientSession() as http:
+            guess = asyncio.create_task(greet(site, http, "swordfish"))
+            while not site.server.access.door.guesses:
+                await asyncio.sleep(0.01)
+            _, refused = await greet(site, http, "sesame")  # right, but it could be the next guess
+            text = await text_of(site, secret)
+            guess.cancel()
+            return refused, text
+
+    refused, text = run(scenario())
+    assert isinstance(refused, Error)
+    assert (refused.code, text) == ("too-fast", [1] * 8)
+
+
+def test_a_device_waits_as_long_as_the_edge_asks_and_then_gives_up(stub_site, run, file):
+    secret = file.add("anna", tokens_per_minute=1)
+
+    async def scenario():
+        async with guarded(stub_site, file) as site:
+            waits = []
+            await text_of(site, secret)
+            client = site.client(
+                credential=secret, patience=Patience(0.3, 0.3), on_outage=lambda outage: waits.append(outage.delay_s)
+            )
+            with pytest.raises((RefusedError, EdgeAwayError)):
+                await client.generate(REQUEST)
+            client.close()
+            return waits
+
+    [wait] = run(scenario())
+    assert 0.2 < wait <= 0.3
+
+
+def test_an_edge_that_asks_for_nothing_lets_everybody_in():
+    everybody = asyncio.run(access.Access().admit("anything", "192.0.2.1", 0.0))
+    assert everybody.token is None
