@@ -10,6 +10,7 @@ from multispin.edge import Access, TokenFile, access, door
 from multispin.edge.access import Holder
 from multispin.edge.tokens import Token
 from multispin.protocol import (
+    PROTOCOL_VERSION,
     Error,
     Open,
     ProtocolError,
@@ -104,7 +105,7 @@ def test_a_session_is_resumed_only_with_the_token_that_opened_it(stub_site, run,
             answers = []
             for credential in (ben, "", anna):
                 async with http.ws_connect(site.url) as other:
-                    await other.send_bytes(encode(Resume(2, welcome.resume_token, 3, credential)))
+                    await other.send_bytes(encode(Resume(PROTOCOL_VERSION, welcome.resume_token, 3, credential)))
                     answers.append(await said(other))
             return answers
 
