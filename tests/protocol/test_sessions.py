@@ -176,7 +176,7 @@ def test_a_greeting_is_checked():
             check_hello(hello, "abc")
         assert refusal.value.code == code
     with pytest.raises(ProtocolError, match=r"version 2 is not this edge's 3: install the same multispin on both"):
-        check_hello(replace(HELLO, version=2), "abc", "")
+        check_hello(replace(HELLO, version=2), "abc")
     with pytest.raises(ProtocolError, match=r"xyz.*abc"):
         check_hello(replace(HELLO, fingerprint="xyz"), "abc")
 
