@@ -139,8 +139,10 @@ class Wire:
     def take(self, count):
         self.streaming().take(min(count, self.edge.room))
 
-    def take_of_edge(self, ids):
-        self.streaming().take_of_edge(ids[: self.edge.room])
+    def take_of_edge(self, count, ids):
+        stage, room = self.streaming(), self.edge.room
+        count = min(count, room, len(stage.pending))
+        stage.take(count, ids[: room - count])
 
     def may_settle(self):
         return self.streaming() is not None and self.streaming().riding is not None
@@ -203,8 +205,8 @@ class Wire:
         if stage is not None:
             assert stage.pending == (self.chain[len(text) :] if self.chain[: len(text)] == text else [])
             under_way = len(stage.pending)
-            if stage.riding is not None and stage.riding.of_device and not stage.riding.known:
-                under_way += len(stage.riding.ids)
+            if stage.riding is not None and not stage.riding.known:
+                under_way += stage.riding.own
         assert counts.accepted + counts.rejected + counts.wasted + under_way == counts.received
         ahead = self.device.stage
         own = len(ahead.ids) if isinstance(ahead, Ahead) else 0
@@ -234,7 +236,7 @@ class Wire:
             case "end":
                 self.end(rng.random() < accuracy)
             case "take" if rng.random() < 0.1:
-                self.take_of_edge([rng.randrange(V) for _ in range(3)])
+                self.take_of_edge(rng.randint(0, 3), [rng.randrange(V) for _ in range(3)])
             case "take":
                 self.take(rng.randint(0, 6))
             case name:
@@ -307,9 +309,9 @@ class Conversation(RuleBasedStateMachine):
         self.wire.take(count)
 
     @precondition(lambda self: self.wire.may_take())
-    @rule(ids=st.lists(st.integers(0, V - 1), max_size=3))
-    def edge_drafts_itself(self, ids):
-        self.wire.take_of_edge(ids)
+    @rule(count=st.integers(0, 3), ids=st.lists(st.integers(0, V - 1), max_size=3))
+    def edge_drafts_itself(self, count, ids):
+        self.wire.take_of_edge(count, ids)
 
     @precondition(lambda self: self.wire.may_settle())
     @rule()

@@ -8,20 +8,20 @@ from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import Batch, Job
 from multispin.protocol import Pending
-from multispin.speculation import Feed
+from multispin.speculation import Evidence, Feed
 
 
-def collect(state: EdgeState, number: int, pending: Sequence[Seat], planned_s: float) -> Batch:
-    """Take the drafts of some sessions, and as many prompt tokens as may ride along.
+def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float) -> Batch:
+    """Put drafts into a batch, and as many prompt tokens as may ride along.
 
     Args:
         state: the sessions.
         number: of the round or pass.
-        pending: sessions whose drafts are verified.
+        drafts: the sessions' drafts, see `pending_job` and `job_of`.
         planned_s: time of a round, of which prompts may take their share [s].
 
     """
-    jobs = [_job(seat) for seat in sorted(pending, key=lambda seat: seat.session.number)]
+    jobs = sorted(drafts, key=lambda job: job.session)
     budget = _prompt_budget(state, planned_s) if jobs else state.limits.prefill_tokens_per_round
     # Whose text has had its slot longest comes first: who opens one prompt after the other waits like all others.
     for seat in sorted((seat for seat in state.seats if prompt_due(state, seat)), key=lambda seat: seat.turn):
@@ -50,14 +50,22 @@ def _prompt_budget(state: EdgeState, planned_s: float) -> int:
     return min(most, max(LEAST_PREFILL_TOKENS, int(allowed_s / per_token_s)))
 
 
-def _job(seat: Seat) -> Job:
+def pending_job(seat: Seat) -> Job:
     """A session's pending draft, as a part of a batch."""
-    request, stage = seat.session.request, seat.session.stage
+    stage = seat.session.stage
+    assert isinstance(stage, Pending)
+    drafter = EDGE if seat.drafter == EDGE and not stage.grant.length else DEVICE
+    return job_of(seat, stage.draft, stage.evidence, stage.grant.length, drafter)
+
+
+def job_of(
+    seat: Seat, draft: Sequence[int], evidence: Evidence | None = None, granted: int = 0, drafter: str = DEVICE
+) -> Job:
+    """A draft for a session, as a part of a batch."""
+    request = seat.session.request
     assert seat.slot is not None
     assert request is not None
-    assert isinstance(stage, Pending)
     newest = len(request.committed) - 1
     text = tuple(request.committed) if request.params.remembers else ()
-    feed = Feed(seat.slot, newest, (request.committed[-1], *stage.draft), request.params, stage.evidence, text)
-    drafter = EDGE if seat.drafter == EDGE and not stage.grant.length else DEVICE
-    return Job(seat.session.number, feed, len(stage.draft), stage.grant.length, drafter)
+    feed = Feed(seat.slot, newest, (request.committed[-1], *draft), request.params, evidence, text)
+    return Job(seat.session.number, feed, len(draft), granted, drafter)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import DraftHere, EdgeAsk, EdgeDraft
 from multispin.protocol import Pending
@@ -25,14 +26,29 @@ class EdgeDrafts:
         self._reads = False  # whether it has a prompt to read first, so that its time says nothing of drafting
 
     def wanted(self) -> DraftHere | None:
-        """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
+        """What the drafter is to draft for sessions with empty drafts; None if there is nothing."""
+        return self.step(
+            [
+                (seat, seat.session.request.committed, seat.to_draft)
+                for seat in self._state.seats
+                if seat.to_draft and seat.session.request is not None and isinstance(seat.session.stage, Pending)
+            ]
+        )
+
+    def step(self, wanted: Sequence[tuple[Seat, Sequence[int], int]]) -> DraftHere | None:
+        """What the drafter is to draft; None if there is nothing.
+
+        Args:
+            wanted: sessions, the text after which to draft for each, and how many tokens.
+
+        """
         asks = []
-        for seat in self._state.seats:
-            session, request, slot = seat.session, seat.session.request, seat.slot
-            if seat.to_draft and request is not None and slot is not None and isinstance(session.stage, Pending):
-                ask = DraftAsk(self._slots[slot], tuple(request.committed), seat.to_draft, request.params)
+        for seat, text, length in wanted:
+            request, slot = seat.session.request, seat.slot
+            if length and request is not None and slot is not None:
                 form = None if request.rule in ID_RULES else request.form
-                asks.append(EdgeAsk(session.number, ask, form))
+                ask = DraftAsk(self._slots[slot], tuple(text), length, request.params)
+                asks.append(EdgeAsk(seat.session.number, ask, form))
         if not asks:
             return None
         # After a draft that was accepted whole two tokens are new; what is more is a prompt, or was missed.

@@ -25,6 +25,8 @@ class Limits:
         deadline_slack_s: … and this much longer [s], before it verifies without the late ones.
         choose_deadline: whether a round waits only as long as waiting has raised the goodput (`Patience`), or always as
             long as the two values above allow.
+        longest_wait_s: in streams a session that was in no pass for so long rides in the next one, whatever it brings
+            [s].
         draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
         idle_timeout_s: a device that asks for nothing for so long is let go [s].
 
@@ -39,5 +41,6 @@ class Limits:
     deadline_factor: float = 2.0
     deadline_slack_s: float = 0.5
     choose_deadline: bool = True
+    longest_wait_s: float = 2.0
     draft_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0

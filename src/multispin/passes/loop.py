@@ -5,7 +5,8 @@ The contract: call `advance` after every message and whenever the time of its la
 says; hand what a `Verify` brought to `verified`. A server does so with sockets (`edge.server`), a simulation with a
 virtual clock (`simulation.site`), a test with `passes.local`.
 
-Who rides in which pass is a scheduler's: `Rounds` waits for all drafts of a round, as the paper does.
+Who rides in which pass is a scheduler's: `Rounds` waits for all drafts of a round, as the paper does; in `Streams`
+devices draft on meanwhile, and whoever is worth it rides.
 """
 
 import secrets
@@ -19,6 +20,7 @@ from multispin.passes.scheduler import Scheduler
 from multispin.passes.seats import Seat, Seats
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Step
+from multispin.passes.streams import Streams
 from multispin.protocol import (
     Chunk,
     Close,
@@ -85,7 +87,8 @@ class Passes:
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
-        self._scheduler: Scheduler = Rounds(self._state, self._edge_drafts)
+        streams = controller.settings.mode == "streams"
+        self._scheduler: Scheduler = (Streams if streams else Rounds)(self._state, self._edge_drafts)
 
     # What a driver needs ------------------------------------------------------------------------------------------
 

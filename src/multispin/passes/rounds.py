@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from multispin.passes.batches import collect, prompt_due
+from multispin.passes.batches import collect, pending_job, prompt_due
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.patience import Patience
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, RoundPlan, SessionPlan
@@ -220,15 +220,11 @@ class Rounds:
         stage, trial = session.stage, seat.trial
         if trial is not None and trial.ids is None and message.round == trial.grant.round:
             return tried(self._state, seat, trial, message, frame_bytes, now_s)
-        answers = session.receive(message)
-        if session.request is not None and session.request.finish:  # its last token has been named
-            self._seats.release(seat)
-        if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
-            self._state.late_tokens += message.length
-            return [*answers]
+        answers = self._state.receive_draft(seat, message, frame_bytes, now_s)
+        if answers is not None:
+            return answers
         self._controller.chooser.probes.end(session.number, now_s)
-        if stage.grant.length > 0:
-            self._state.observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)
+        if isinstance(stage, Granted) and stage.grant.length > 0:
             self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
         return []
 
@@ -379,7 +375,7 @@ class Rounds:
         self._seats.fill()
         if pending is None:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
-        return collect(self._state, self._round.number, pending, self._round.planned_s)
+        return collect(self._state, self._round.number, [pending_job(seat) for seat in pending], self._round.planned_s)
 
     def _deliver(self, settling: _Settling, now_s: float) -> Send:
         """Settle the rest of a batch, plan the next round, and say everybody's verdict and grant.

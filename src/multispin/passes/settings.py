@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 from multispin.checks import not_negative, one_of, positive
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.who import MODES
+from multispin.control.who import MODES as PLANNED_MODES
 from multispin.errors import InputError
+
+MODES = (*PLANNED_MODES[:-1], "streams", PLANNED_MODES[-1])
+"""What an edge may do: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; they
+draft on while they are verified; or whatever is best of the first three."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class ControllerSettings:
             are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
         multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
         mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
-            drafter does; "auto", for each session whatever pays.
+            drafter does; "streams", devices draft on while they are verified; "auto", for each session whatever pays.
         edge_drafts: whether the edge has a drafter of its own; default no.
 
     """
@@ -42,8 +46,10 @@ class ControllerSettings:
         one_of("mode", self.mode, MODES)
         if self.mode == "edge" and not self.edge_drafts:
             raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
-        if self.mode == "auto" and self.multiple_access == "tdma":
-            raise InputError("mode = 'auto' is for devices with a band each, not for those that send in turns (tdma)")
+        if self.mode in ("auto", "streams") and self.multiple_access == "tdma":
+            raise InputError(
+                f"mode = '{self.mode}' is for devices with a band each, not for those that send in turns (tdma)"
+            )
         one_of("policy", self.policy, RUNTIME_POLICIES)
         positive("bandwidth_hz", self.bandwidth_hz)
         not_negative("replan_tolerance", self.replan_tolerance)

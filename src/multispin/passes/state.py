@@ -8,7 +8,7 @@ from multispin.passes.limits import Limits
 from multispin.passes.plans import EDGE, RoundPlan
 from multispin.passes.seats import Seat, Seats
 from multispin.passes.steps import Batch, Job, Message, RoundReport
-from multispin.protocol import Ask, Downlink, Draft, Grant, Law, Refused, Verdict
+from multispin.protocol import Ask, Downlink, Draft, Grant, Granted, Law, Refused, Verdict
 from multispin.speculation import Engine, Finding
 
 
@@ -54,6 +54,19 @@ class EdgeState:
             self.controller.leave(number)
 
     # Drafts in grants ---------------------------------------------------------------------------------------------
+
+    def receive_draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink] | None:
+        """Take in a draft: None if it is the one that was awaited, else what is answered at once."""
+        session, stage = seat.session, seat.session.stage
+        answers = session.receive(message)
+        if session.request is not None and session.request.finish:  # its last token has been named
+            self.seats.release(seat)
+        if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
+            self.late_tokens += message.length
+            return [*answers]
+        if stage.grant.length > 0:
+            self.observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)
+        return None
 
     def observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, took_s: float) -> None:
         """Learn from a draft that came `took_s` after its grant."""

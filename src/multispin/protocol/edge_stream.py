@@ -70,13 +70,13 @@ class Riding:
 
     Attributes:
         ids: drafted tokens, without the committed one before them.
-        of_device: whether they are the device's; else the edge's own drafter made them.
-        known: whether the device still holds them, so that it need only be told how many stand.
+        own: how many of them, from the first, are the device's; the edge's own drafter made the others.
+        known: whether the device still holds its own, so that it need only be told how many stand.
 
     """
 
     ids: tuple[int, ...]
-    of_device: bool
+    own: int
     known: bool
 
 
@@ -146,15 +146,14 @@ class Streaming:
             self.kill()
         return Arrival(len(ids) - len(written) if self.alive else 0, begins, trials)
 
-    def take(self, count: int) -> tuple[int, ...]:
-        """The first `count` pending tokens, or all: they are in the pass to come."""
-        ids = tuple(self.pending[:count])
-        self.riding = Riding(ids, of_device=True, known=self.alive)
-        return ids
+    def take(self, count: int, added: Sequence[int] = ()) -> tuple[int, ...]:
+        """What is in the pass to come: the first `count` pending tokens, or all; and what the edge drafted after them.
 
-    def take_of_edge(self, ids: Sequence[int]) -> None:
-        """Tokens of the edge's own drafter are in the pass to come instead."""
-        self.riding = Riding(tuple(ids), of_device=False, known=False)
+        The edge's tokens must follow just as many of the device's.
+        """
+        own = self.pending[:count]
+        self.riding = Riding((*own, *added), len(own), known=self.alive)
+        return self.riding.ids
 
     def settle(self, outcome: Outcome, request: RunningRequest) -> tuple[Commit, Trials]:
         """Commit what was found of the tokens in the pass; what the device is told, and what the text shows of it."""
@@ -164,11 +163,11 @@ class Streaming:
         base = len(request.committed)
         stand = min(outcome.accepted, request.commit([*riding.ids[: outcome.accepted], outcome.next_token]))
         written = request.committed[base:]
-        if riding.of_device:
-            self.counts.accepted += stand
-            self.counts.rejected += len(riding.ids) - stand
+        own_stand = min(stand, riding.own)
+        self.counts.accepted += own_stand
+        self.counts.rejected += riding.own - own_stand
         trials = _compare(self.pending, written)
-        counted = len(riding.ids) if riding.known else 0  # of the pending ones, as accepted or rejected
+        counted = riding.own if riding.known else 0  # of the pending ones, as accepted or rejected
         self.riding = None
         if request.finish or trials.equal < trials.compared:
             self.counts.wasted -= counted
@@ -176,7 +175,7 @@ class Streaming:
         else:
             self.counts.wasted += max(0, trials.compared - counted)
             del self.pending[: trials.compared]
-        verified, accepted = (len(riding.ids), stand) if riding.known else (0, 0)
+        verified, accepted = (riding.own, own_stand) if riding.known else (0, 0)
         commit = Commit(base, self.epoch, verified, accepted, tuple(written[accepted:]), request.finish)
         return commit, trials
 
@@ -184,7 +183,7 @@ class Streaming:
         """The chain ends here, and what is pending of it is dropped; what is in the pass is still decided."""
         riding = self.riding
         if riding is not None and riding.known:
-            self.counts.wasted -= len(riding.ids)
+            self.counts.wasted -= riding.own
             riding.known = False
         self.counts.wasted += len(self.pending)
         self.pending.clear()

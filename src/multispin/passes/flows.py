@@ -1,0 +1,158 @@
+"""Flows: what is known of each stream beside its session, when more of it is expected, and how far it may run ahead.
+
+Knows times, positions and beliefs. Does not know what is decided of them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from multispin.control import Device
+from multispin.control.goodput import expected_tokens
+from multispin.control.streams import Ready
+from multispin.passes.beliefs import Beliefs, View
+from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, EdgeSession, Streaming
+
+LEAST_WORTH = 0.1
+"""A token so far ahead that it is right with less than this probability is not drafted …"""
+LEAST_AHEAD = 2
+"""… but so many tokens are in any case: what is not drafted is not observed."""
+CHUNKS = (1, 2, 4, 8, 16)
+"""Tokens of a frame."""
+MOST_AIR = 0.5
+"""Frames are made longer until they are on the air for no more than this share of the time that drafting takes."""
+PER_PASS = 4
+"""As many frames are wanted while a pass lasts."""
+MATTERS = 0.25
+"""A window that differs by a smaller share from the one granted is not sent."""
+OVERDUE = 2.0
+"""What has not come after so many times its expected interval is not expected any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """What is known of a stream.
+
+    Attributes:
+        since_s: when it was last in a pass, or could first be in one [s].
+        told_s: when its device was told something that makes it start over [s].
+        told_at: length of the committed text then [tokens].
+        arrived_s: when its last chunk came [s].
+        device: what is believed of its device, looked at now and then.
+        rides: passes since then.
+        share_hz: band that it was counted with [Hz].
+
+    """
+
+    since_s: float
+    told_s: float
+    told_at: int
+    arrived_s: float
+    device: Device
+    rides: int = 0
+    share_hz: float = 0.0
+
+    def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
+        """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
+
+        It can be told of the first chunk of a chain that begins where the device was told to start over.
+        """
+        self.arrived_s = now_s
+        if not arrival.begins or message.start != self.told_at:
+            return 0.0
+        return max(0.0, now_s - self.told_s - message.draft_us * 1e-6)
+
+    def starts_over(self, committed: int, now_s: float) -> None:
+        """The device is told something that makes it start over at this place."""
+        self.told_s, self.told_at = now_s, committed
+
+    def ready(self, session: EdgeSession, stage: Streaming, beliefs: Beliefs, now_s: float,
+              longest_wait_s: float, edge_room: int) -> Ready:  # fmt: skip
+        """What the decision needs to know of it."""
+        window, pending = stage.window, len(stage.pending)
+        waited_s = now_s - self.since_s
+        rate, token_s, token_hz_s = beliefs.view(session.number, window.chunk)
+        next_s, per_s = math.inf, 0.0
+        if window.length and window.bandwidth_hz > 0.0:
+            air_s = token_hz_s / window.bandwidth_hz
+            per_s = 1.0 / max(token_s, air_s)
+            gap_s = window.chunk / per_s
+            if stage.alive:
+                due_s = self.arrived_s + gap_s if pending < window.length else math.inf
+            else:
+                due_s = self.told_s + 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)
+            late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
+            next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
+        return Ready(
+            session.number,
+            pending,
+            rate,
+            waited_s=waited_s,
+            must_ride=waited_s >= longest_wait_s,
+            next_s=next_s,
+            next_tokens=window.chunk if next_s < math.inf else 0,
+            tokens_per_s=per_s,
+            room=session.room,
+            edge_room=edge_room,
+            edge_acceptance_rate=self.device.edge_acceptance_rate or 0.0,
+        )
+
+
+def window_of(
+    view: Callable[[int], View], delay_s: float, bandwidth_hz: float, pass_s: float, most: int
+) -> tuple[int, int]:
+    """How far a device may draft ahead, and how many tokens it sends in a frame.
+
+    Far enough that it never pauses: it hears of a token a round trip and up to two passes after it has drafted it. But
+    not where the token is right with a probability below `LEAST_WORTH`.
+
+    Args:
+        view: α, T^S [s] and Q/r [Hz s] of a token in frames of so many tokens.
+        delay_s: one-way delay of its link [s].
+        bandwidth_hz: its band [Hz].
+        pass_s: usual time of a pass [s].
+        most: most tokens ahead.
+
+    Returns: tokens ahead and tokens in a frame; 0 ahead where it cannot draft.
+    """
+    most = min(most, MAX_DRAFT_LENGTH)
+    if most < 1 or bandwidth_hz <= 0.0:
+        return 0, 1
+    rate, token_s, token_hz_s = view(1)
+    chunk = next((c for c in CHUNKS if c * PER_PASS * token_s >= pass_s), CHUNKS[-1])
+    while chunk < CHUNKS[-1] and view(chunk)[2] / bandwidth_hz > MOST_AIR * token_s:
+        chunk *= 2
+    token_hz_s = view(chunk)[2]
+    covers = (2.0 * delay_s + 2.0 * pass_s) / max(token_s, token_hz_s / bandwidth_hz) + chunk
+    worth = math.log(LEAST_WORTH) / math.log(rate) if 0.0 < rate < 1.0 else (math.inf if rate >= 1.0 else 0.0)
+    length = max(min(most, LEAST_AHEAD), min(most, math.ceil(min(covers, worth, MAX_DRAFT_LENGTH))))
+    return length, min(chunk, length)
+
+
+def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
+    """Whether a window (tokens ahead, tokens in a frame, band [Hz]) differs enough from the last one to be sent."""
+    if new[2] < old[2] or (old[0] == 0) != (new[0] == 0):  # a band that another one gets must be given up
+        return True
+    ahead = abs(new[0] - old[0]) > max(1.0, MATTERS * old[0])
+    frame = new[1] >= 2 * old[1] or 2 * new[1] <= old[1]
+    return ahead or frame or new[2] > (1.0 + MATTERS) * old[2]
+
+
+def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int) -> int:
+    """Draft length that gives one session the most tokens per second where it drafts in grants.
+
+    It maximises E[N(L)] / (cycle + L · (time per token, transmission included)).
+
+    Args:
+        device: what is believed of it.
+        bandwidth_hz: its band [Hz].
+        cycle_s: time of a grant beside drafting and transmission: the round trip and a pass [s].
+        most: longest draft that makes sense [tokens].
+
+    """
+    if most < 1 or bandwidth_hz <= 0.0:
+        return 0
+    token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / device.rate_bits_per_s(bandwidth_hz)
+    rate = device.acceptance_rate or 0.0
+    lengths = range(most + 1)
+    return max(lengths, key=lambda length: expected_tokens(rate, length) / (cycle_s + length * token_s))

@@ -1,0 +1,89 @@
+"""Drafts in grants among streams: for texts under a rejection rule.
+
+These need a distribution for each token and a fresh start after each verdict, so their devices do not stream. They ride
+in whatever pass finds them ready.
+"""
+
+import heapq
+
+from multispin.passes.flows import grant_length
+from multispin.passes.plans import DEVICE, EDGE, NOBODY
+from multispin.passes.seats import Seat
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import Job
+from multispin.protocol import Ask, Downlink, Draft, Granted, Idle, Pending, Tail, Verdict
+from multispin.speculation import Finding
+
+
+class Grants:
+    """The sessions that draft in grants.
+
+    Args:
+        state: the sessions.
+
+    """
+
+    def __init__(self, state: EdgeState) -> None:
+        self._state = state
+        self._number = 0  # of the newest grant
+        self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, grant)
+        self._late: set[int] = set()  # sessions whose last draft was late
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next draft is late [s]; None if none is awaited."""
+        return self._due[0][0] if self._due else None
+
+    def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:
+        """Let an idle session take part in the next passes: its device drafts, or it rides for its one token.
+
+        A device whose last draft was late sits out one pass.
+        """
+        session, limits = seat.session, self._state.limits
+        beliefs, most = self._state.controller.beliefs, self._state.controller.settings.max_draft_length
+        room, length, cycle_s = min(session.room, most), 0, pass_s
+        device = beliefs.device(session.number, room, max(1, most // 2))
+        if session.hello.drafts and session.number not in self._late:
+            cycle_s += 2.0 * device.delay_s
+            length = grant_length(device, bandwidth_hz, cycle_s, room)
+        self._late.discard(session.number)
+        self._number += 1
+        seat.drafter, seat.asked_at_s = (DEVICE if length else NOBODY), now_s
+        grant = session.give(self._number, length, bandwidth_hz if length else 0.0)
+        if isinstance(session.stage, Pending):
+            return
+        self._state.tell(session.number, grant)
+        token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / max(
+            1e-9, device.rate_bits_per_s(bandwidth_hz)
+        )
+        expected_s = 2.0 * device.delay_s + length * token_s
+        late_s = now_s + limits.deadline_factor * expected_s + limits.deadline_slack_s
+        heapq.heappush(self._due, (late_s, session.number, grant.round))
+
+    def let_go_of_the_late(self, now_s: float) -> None:
+        """Take back grants whose drafts have not come in time: their sessions go on without."""
+        while self._due and self._due[0][0] <= now_s:
+            _, number, grant = heapq.heappop(self._due)
+            seat = self._state.seats.get(number)
+            stage = seat.session.stage if seat is not None and seat.connected else None
+            if seat is not None and isinstance(stage, Granted) and stage.grant.round == grant and stage.offer is None:
+                seat.session.withdraw()
+                self._late.add(number)
+
+    def receive(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take in a draft; returns what is answered at once."""
+        return self._state.receive_draft(seat, message, frame_bytes, now_s) or []
+
+    def settle(self, seat: Seat, job: Job, finding: Finding, now_s: float) -> Verdict | Ask | Tail | None:
+        """Decide a draft: what the device is told."""
+        answer = self._state.settle(seat, job, finding)
+        if isinstance(answer, Ask):
+            seat.asked_at_s = now_s
+        elif answer is not None and job.drafter == EDGE and job.drafted:  # the device does not know what was accepted
+            return seat.session.tail(answer.base)
+        return answer
+
+
+def is_idle(seat: Seat) -> bool:
+    """Whether a session could be granted a draft: nothing of it is under way."""
+    return isinstance(seat.session.stage, Idle)

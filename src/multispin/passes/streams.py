@@ -1,0 +1,366 @@
+"""Streams: devices draft on while they are verified, and whoever is worth it rides in the pass that begins now.
+
+Whenever the engine is free, `control.streams.choose` decides by the price of time who rides with how many of the tokens
+that have come, for whom the edge's own drafter goes on, or to wait for the next arrival. What was found is committed
+and told at once. Each text that streams has a window, which is told when the text begins and again when it has changed
+in a way that matters. Texts under a rejection rule draft in grants beside (`grants`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from multispin.control import Device, EdgeDrafter
+from multispin.control.streams import Go, Price, Ready, Ride, Wait, choose, learned
+from multispin.passes.batches import collect, job_of, pending_job, prompt_due
+from multispin.passes.edge_drafts import EdgeDrafts
+from multispin.passes.flows import Flow, matters, window_of
+from multispin.passes.grants import Grants, is_idle
+from multispin.passes.plans import DEVICE, EDGE
+from multispin.passes.seats import Seat
+from multispin.passes.state import EdgeState, Row
+from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
+from multispin.protocol import Chunk, Downlink, Draft, Error, Law, Pending, Streaming
+from multispin.speculation import ID_RULES, Failure, Finding, Outcome
+
+LOOK_EVERY = 8
+"""Windows are looked at again after so many passes of their session."""
+SHARES = tuple(sorted({round(1.2**k) for k in range(60)}))
+"""The band is shared out for one of these numbers of devices, so that windows change seldom as devices come and go."""
+SHORTEST_SLEEP_S = 2e-4
+"""A wait for what is expected is at least so long [s]."""
+
+
+class _Ride(NamedTuple):
+    """One session's part of the pass to come.
+
+    Attributes:
+        seat: the session's.
+        ride: what was decided.
+        epoch: of the chain that its device's tokens are of.
+
+    """
+
+    seat: Seat
+    ride: Ride
+    epoch: int
+
+
+class Streams:
+    """The scheduler of streams.
+
+    Args:
+        state: the sessions.
+        edge_drafts: the edge's own drafter at work; None if it has none.
+
+    """
+
+    def __init__(self, state: EdgeState, edge_drafts: EdgeDrafts | None) -> None:
+        self._state = state
+        self._seats = state.seats
+        self._beliefs = state.controller.beliefs
+        self._settings = state.controller.settings
+        self._edge_drafts = edge_drafts
+        self._grants = Grants(state)
+        self._flows: dict[int, Flow] = {}
+        self._number = 0
+        self._busy = False  # whether a batch is verified, or the edge's drafter is at work
+        self._rides: list[_Ride] = []  # of the pass to come
+        self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
+        self._price = Price()
+        self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
+        self._pass_s = state.controller.beliefs.verifier().verify_s([0])
+        self._share_hz = state.controller.settings.bandwidth_hz
+        self._report: RoundReport | None = None
+
+    @property
+    def number(self) -> int:
+        """Number of the last pass that began."""
+        return self._number
+
+    # What a driver needs ------------------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> Step:
+        """What to do next: sleep, draft here, verify a batch, or send messages."""
+        if not self._busy:
+            self._grants.let_go_of_the_late(now_s)
+            self._seats.fill()
+            self._seat(now_s)
+        if self._state.outbox or self._report is not None:
+            messages, self._state.outbox = self._state.outbox, []
+            report, self._report = self._report, None
+            return Send(messages, report)
+        if self._busy:
+            return Sleep()
+        if self._added is not None:
+            added, self._added = self._added, None
+            if (batch := self._batch(added)) is not None:
+                return self._verify(batch)
+        ready = self._ready(now_s)
+        if ready and self._since_s is None:
+            self._since_s = now_s
+        decision = choose(ready, self._beliefs.verifier(), self._price.tokens_per_s, self._edge_drafter())
+        rides = decision.rides if isinstance(decision, Go) else ()
+        self._rides = [self._as_ride(ride) for ride in rides]
+        if (step := self._to_draft()) is not None:
+            return step
+        if (batch := self._batch({})) is not None:
+            return self._verify(batch)
+        return self._sleep(decision.for_s if isinstance(decision, Wait) else math.inf, now_s)
+
+    def waits(self, now_s: float) -> bool:
+        """Whether `advance` can only say Sleep."""
+        return self._busy and not self._state.outbox and self._report is None
+
+    def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
+        """Take what the edge's own drafter drafted, and begin the pass that it was for."""
+        assert self._edge_drafts is not None
+        self._edge_drafts.drafted(step, drafts, draft_s, now_s)
+        added: dict[int, Sequence[int]] = {each.session: ids for each, (ids, _) in zip(step.asks, drafts, strict=True)}
+        self._busy, self._added = False, added
+
+    def verified(
+        self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
+    ) -> None:
+        """Commit what was found, learn from it, and have it told."""
+        self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        self._pass_s += 0.2 * (verify_s - self._pass_s)
+        self._busy = False
+        for job, finding in zip(batch.jobs, findings, strict=True):
+            seat = self._seats.get(job.session)
+            if seat is None or finding is None or seat.slot != job.feed.slot:
+                continue
+            if isinstance(finding, Failure):
+                self._state.tell(job.session, Error("failed", finding.reason))
+                self._state.leave(job.session)
+            elif isinstance(seat.session.stage, Streaming):
+                assert isinstance(finding, Outcome)
+                self._settle(seat, seat.session.stage, job, finding, now_s)
+            elif isinstance(seat.session.stage, Pending):
+                answer = self._grants.settle(seat, job, finding, now_s)
+                if answer is not None:
+                    self._state.tell(job.session, answer)
+        self._seats.end_batch()
+        self._learn_price(now_s)
+        self._report = self._state.report(batch, verify_s, None)
+
+    # Messages -----------------------------------------------------------------------------------------------------
+
+    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+        match message:
+            case Draft():
+                return self._grants.receive(seat, message, frame_bytes, now_s)
+            case Law():
+                return self._state.receive_law(seat, message, frame_bytes)
+        session, number = seat.session, seat.session.number
+        arrival = session.receive_chunk(message)
+        flow, stage = self._flows.get(number), session.stage
+        if flow is None or not isinstance(stage, Streaming):
+            self._state.late_tokens += message.length
+            return []
+        way_s = flow.arrived(session, message, arrival, now_s)
+        draft_s, band_hz = message.draft_us * 1e-6, stage.window.bandwidth_hz
+        self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
+        if arrival.trials.compared:
+            self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
+        self._state.late_tokens += message.length - arrival.kept
+        return []
+
+    def came_back(self, seat: Seat) -> None:
+        """A device is connected again: it has been told its window again, and begins another chain."""
+        self._flows.pop(seat.session.number, None)
+
+    # Before a pass ------------------------------------------------------------------------------------------------
+
+    def _seat(self, now_s: float) -> None:
+        """Tell whoever can take part for the first time, or again, how far it may draft."""
+        drafting = 0
+        idle = []
+        for seat in self._seats:
+            if not (seat.running and seat.connected):
+                continue
+            drafting += seat.session.hello.drafts
+            if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
+                idle.append(seat)
+        counted = next((share for share in SHARES if share >= drafting), drafting)
+        share_hz = self._settings.bandwidth_hz / max(1, counted)
+        if share_hz != self._share_hz:
+            self._share_hz = share_hz
+            for number, flow in list(self._flows.items()):
+                if (known := self._seats.get(number)) is None:
+                    del self._flows[number]
+                else:
+                    self._tune(known, flow)
+        for seat in idle:
+            request, session = seat.session.request, seat.session
+            assert request is not None
+            if request.rule not in ID_RULES:
+                if not self._seats.unread(seat):
+                    self._grants.grant(seat, self._share_hz, self._pass_s, now_s)
+            else:  # its device may draft while its prompt is read
+                flow = self._flows[session.number] = self._flow(seat, now_s)
+                self._tune(seat, flow)
+
+    def _flow(self, seat: Seat, now_s: float) -> Flow:
+        session = seat.session
+        committed = len(session.request.committed) if session.request is not None else 0
+        return Flow(now_s, now_s, committed, now_s, self._device(seat))
+
+    def _device(self, seat: Seat) -> Device:
+        edge_room = seat.session.room if self._edge_drafts is not None else 0
+        return self._beliefs.device(seat.session.number, seat.session.room, 1, edge_room)
+
+    def _tune(self, seat: Seat, flow: Flow) -> None:
+        """Look at a device anew, and tell it its window if that has changed in a way that matters."""
+        session, number = seat.session, seat.session.number
+        stage, request = session.stage, session.request
+        if request is None or request.rule not in ID_RULES or request.finish:
+            return
+        flow.device, flow.rides = self._device(seat), 0
+        length, chunk = 0, 1
+        if session.hello.drafts:
+            length, chunk = window_of(
+                lambda tokens: self._beliefs.view(number, tokens),
+                flow.device.delay_s,
+                self._share_hz,
+                self._pass_s,
+                self._settings.max_draft_length,
+            )
+        if not isinstance(stage, Streaming):
+            window = session.stream(length, chunk, self._share_hz)
+            if length:
+                self._state.tell(number, window)
+            return
+        old = stage.window
+        if matters((old.length, old.chunk, old.bandwidth_hz), (length, chunk, self._share_hz)):
+            self._state.tell(number, session.stream(length, chunk, self._share_hz))
+
+    def _ready(self, now_s: float) -> list[Ready]:
+        """Everybody who could ride in a pass that begins now."""
+        found, longest_s = [], self._state.limits.longest_wait_s
+        for seat in self._seats:
+            session, stage, request = seat.session, seat.session.stage, seat.session.request
+            if request is None or not (seat.running and seat.connected):
+                continue
+            if isinstance(stage, Streaming):
+                flow = self._flows.get(session.number)
+                if flow is None or self._seats.unread(seat):
+                    continue
+                edge_room = session.room if self._edge_drafts is not None else 0
+                found.append(flow.ready(session, stage, self._beliefs, now_s, longest_s, edge_room))
+            elif isinstance(stage, Pending):
+                length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
+                edge_room = session.room if self._edge_drafts is not None and not length else 0
+                found.append(
+                    Ready(
+                        session.number, length, rate, must_ride=True, room=max(length, edge_room), edge_room=edge_room
+                    )
+                )
+        return found
+
+    def _edge_drafter(self) -> EdgeDrafter | None:
+        return self._beliefs.edge_drafter() if self._edge_drafts is not None else None
+
+    def _as_ride(self, ride: Ride) -> _Ride:
+        seat = self._seats[ride.session]
+        stage = seat.session.stage
+        return _Ride(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0)
+
+    def _to_draft(self) -> DraftHere | None:
+        """What the edge's own drafter is to draft for the pass to come; None if there is nothing."""
+        if self._edge_drafts is None or not any(ride.edge_tokens for _, ride, _ in self._rides):
+            return None
+        texts: list[tuple[Seat, Sequence[int], int]] = []
+        for seat, ride, _ in self._rides:
+            request, stage = seat.session.request, seat.session.stage
+            if request is None or not ride.edge_tokens:
+                continue
+            text: Sequence[int] = request.committed
+            if isinstance(stage, Streaming):
+                text = [*text, *stage.pending[: ride.device_tokens]]
+            else:
+                seat.drafter, seat.to_draft = EDGE, ride.edge_tokens
+            texts.append((seat, text, ride.edge_tokens))
+        step = self._edge_drafts.step(texts)
+        self._busy = step is not None
+        return step
+
+    def _batch(self, added: Mapping[int, Sequence[int]]) -> Batch | None:
+        """Everybody's part of the pass to come, and prompts; None if there is nothing.
+
+        Who has gone while the edge's drafter was at work has no part, and what that has drafted after a chain which
+        has ended is not used.
+        """
+        jobs = [job for each in self._rides if (job := self._job(each, added)) is not None]
+        self._rides = []
+        if not jobs and not any(prompt_due(self._state, seat) for seat in self._seats):
+            return None
+        return collect(self._state, self._number + 1, jobs, self._pass_s)
+
+    def _job(self, each: _Ride, added: Mapping[int, Sequence[int]]) -> Job | None:
+        seat, ride, epoch = each
+        session, stage = seat.session, seat.session.stage
+        if self._seats.get(session.number) is not seat or not seat.running:
+            return None
+        if isinstance(stage, Pending):
+            return pending_job(seat)
+        if not isinstance(stage, Streaming):
+            return None
+        more, own = added.get(session.number, ()), min(ride.device_tokens, session.room)
+        if own and (stage.epoch != epoch or own > len(stage.pending)):
+            more = ()
+        ids = stage.take(own, more[: session.room - own])
+        own = min(own, len(ids))
+        return job_of(seat, ids, None, own, EDGE if len(ids) > own == 0 else DEVICE)
+
+    def _verify(self, batch: Batch) -> Verify:
+        self._busy, self._number = True, batch.round
+        return Verify(batch)
+
+    def _sleep(self, for_s: float, now_s: float) -> Sleep:
+        """Wait for so long, or until a draft that was granted is late."""
+        until_s = now_s + max(for_s, SHORTEST_SLEEP_S)
+        due_s = self._grants.due_s
+        if due_s is not None:
+            until_s = min(until_s, due_s)
+        return Sleep(until_s if until_s < math.inf else None)
+
+    # After a pass -------------------------------------------------------------------------------------------------
+
+    def _settle(self, seat: Seat, stage: Streaming, job: Job, outcome: Outcome, now_s: float) -> None:
+        """Commit what was found of a stream, have it told, and learn from it."""
+        session, number, request = seat.session, job.session, seat.session.request
+        riding, was_alive = stage.riding, stage.alive
+        if riding is None or request is None:
+            return
+        self._state.engine.commit(job.feed.slot, job.feed.start + 1 + outcome.accepted)
+        commit, trials = session.settle_stream(outcome)
+        self._state.tell(number, commit)
+        delivered = commit.accepted + len(commit.ids)
+        self._state.rows.append(Row(number, job.drafted, min(outcome.accepted, delivered), delivered))
+        if trials.compared:
+            self._state.controller.observe_outcome(number, trials.compared, trials.equal)
+        if len(riding.ids) > riding.own and outcome.accepted >= riding.own:
+            of_edge = len(riding.ids) - riding.own
+            self._beliefs.observe_edge_outcome(number, of_edge, outcome.accepted - riding.own)
+        if request.finish:
+            self._seats.release(seat)
+            self._flows.pop(number, None)
+            return
+        flow = self._flows.get(number)
+        if flow is None:
+            return
+        flow.since_s = now_s
+        flow.rides += 1
+        if was_alive and not stage.alive:
+            flow.starts_over(len(request.committed), now_s)
+        if flow.rides >= LOOK_EVERY:
+            self._tune(seat, flow)
+
+    def _learn_price(self, now_s: float) -> None:
+        """Learn what the engine makes of its time; time in which nobody wants it does not count."""
+        if self._since_s is not None:
+            tokens = float(sum(row.delivered for row in self._state.rows))
+            self._price = learned(self._price, tokens, max(0.0, now_s - self._since_s))
+        self._since_s = now_s if any(seat.running and seat.connected for seat in self._seats) else None

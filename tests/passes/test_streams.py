@@ -1,0 +1,504 @@
+"""The scheduler of streams under a virtual clock: texts are the target's, and nobody waits for who is not worth it."""
+
+import math
+import random
+from functools import partial
+
+import pytest
+import torch
+
+from multispin.control import Device
+from multispin.control.streams import Go, Ride, Wait, choose
+from multispin.errors import InputError
+from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, Passes, Send, Sleep, Verify
+from multispin.passes.flows import grant_length, matters, window_of
+from multispin.protocol import (
+    MAX_DRAFT_LENGTH,
+    PROTOCOL_VERSION,
+    Ask,
+    Close,
+    Commit,
+    DeviceSession,
+    Error,
+    Grant,
+    Hello,
+    Profile,
+    Request,
+    Streaming,
+    Window,
+)
+from multispin.simulation.clock import EventQueue
+from multispin.speculation import (
+    ID_RULES,
+    Failure,
+    Rule,
+    SamplingParams,
+    SlotTable,
+    accept_matching,
+    certain_law,
+    judge,
+)
+
+V = 100
+
+
+def follows(token):
+    return (token + 1) % V
+
+
+class CountingEngine(SlotTable):
+    """A target whose next token is the newest plus one, modulo V."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules, self.lacks = 400, V, ID_RULES, frozenset()
+        self.batches = []
+
+    def verify(self, feeds):
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
+        self.batches.append([len(feed.tokens) for feed in feeds])
+        return [
+            None if feed.params is None else accept_matching(feed.tokens[1:], [follows(token) for token in feed.tokens])
+            for feed in feeds
+        ]
+
+
+class EdgeDrafter:
+    """The edge's own drafter: right about each token with some probability."""
+
+    def __init__(self, right, seed=1):
+        self.right, self.rng, self.slots, self.asked = right, random.Random(seed), 0, 0
+
+    def open(self):
+        self.slots += 1
+        return self.slots - 1
+
+    def unread(self, slot, committed):
+        return 0
+
+    def draft(self, asks):
+        self.asked += len(asks)
+        return [chain(self.rng, ask.committed[-1], self.rng.randint(0, ask.length), self.right) for ask in asks]
+
+
+def chain(rng, newest, length, right):
+    ids = []
+    for _ in range(length):
+        newest = follows(newest) if rng.random() < right else (newest + 2) % V
+        ids.append(newest)
+    return ids
+
+
+class Phone:
+    """A device that streams: its session, its speed, its link and its luck."""
+
+    def __init__(self, name, right, token_s, delay_s, drafts):
+        self.right, self.token_s, self.delay_s = right, token_s, delay_s
+        self.session = DeviceSession(
+            Hello(PROTOCOL_VERSION, "abc", name, "q5", drafts, Profile(max(token_s, 1e-9), 5.0))
+        )
+        self.drafting, self.heard, self.made, self.silent, self.connection = False, [], 0, False, 0
+        self.accepted = self.rejected = 0
+        self.ended_s = None
+
+
+class Site:
+    """What a server does with a real clock."""
+
+    def __init__(self, edge=None, pass_s=lambda jobs: 0.02, slots=8, mode="streams", engine=None, **limits):
+        self.queue, self.engine, self.pass_s = EventQueue(), engine or CountingEngine(slots), pass_s
+        settings = ControllerSettings("heterogeneous", 1e6, 7, 16, mode=mode, edge_drafts=edge is not None)
+        self.edge = None if edge is None else EdgeDrafter(edge)
+        self.passes = Passes(self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge)
+        self.rng, self.phones, self.sleeping_s, self.reports = random.Random(3), {}, -1.0, []
+
+    def join(self, name, tokens=60, right=0.8, token_s=0.005, delay_s=0.002, drafts=True, prompt=(1, 2, 3), **request):
+        request.setdefault("params", SamplingParams())
+        phone = Phone(name, right, token_s, delay_s, drafts)
+        number = self.connect(phone)
+        phone.session.begin(Request(prompt, max_tokens=tokens, **request))
+        self.up(number, phone, phone.session.open())
+        return number
+
+    def connect(self, phone):
+        phone.connection, phone.connected = phone.connection + 1, True
+        number, answers = self.passes.connect(phone.session.greet(), self.queue.now_s)
+        self.phones[number] = phone
+        for answer in answers:
+            self.hear(number, phone, phone.connection, answer)
+        self.wake()
+        return number
+
+    def lose(self, number):
+        phone = self.phones[number]
+        phone.connection, phone.connected = phone.connection + 1, False
+        phone.session.lose()
+        self.passes.disconnect(number, self.queue.now_s)
+        self.wake()
+
+    def up(self, number, phone, message, frame_bytes=30):
+        def arrive(connection=phone.connection):
+            if connection == phone.connection and self.passes.session(number) is not None:
+                for answer in self.passes.receive(number, message, frame_bytes, self.queue.now_s):
+                    self.down(number, answer)
+                self.wake()
+
+        self.queue.at(self.queue.now_s + phone.delay_s, arrive)
+
+    def down(self, number, message):
+        phone = self.phones[number]
+        connection = phone.connection
+        if not phone.connected:
+            return
+        self.queue.at(self.queue.now_s + phone.delay_s, lambda: self.hear(number, phone, connection, message))
+
+    def hear(self, number, phone, connection, message):
+        session = phone.session
+        if connection != phone.connection or session.finish:
+            return
+        phone.heard.append(message)
+        if isinstance(message, Error):
+            phone.connected = False
+            return
+        progress = session.receive(message)
+        phone.accepted += progress.accepted
+        phone.rejected += progress.drafted - progress.accepted
+        if isinstance(message, Ask):
+            self.up(number, phone, session.law(message))
+        if session.finish:
+            phone.ended_s = self.queue.now_s
+            self.up(number, phone, Close(number))
+        elif session.grant is not None and not phone.silent and session.wants_draft:
+            grant = session.grant
+            self.queue.at(self.queue.now_s + grant.length * phone.token_s, lambda: self.answer(number, phone, grant))
+        else:
+            self.draft(number, phone)
+
+    def answer(self, number, phone, grant):
+        session = phone.session
+        if session.grant == grant:
+            ids = [] if session.over else chain(self.rng, session.committed[-1], grant.length, phone.right)
+            laws = [] if session.rule in ID_RULES else [certain_law(token, session.form) for token in ids]
+            self.up(number, phone, session.answer(ids, len(ids) * phone.token_s, laws))
+
+    def draft(self, number, phone):
+        session = phone.session
+        if phone.drafting or phone.silent or session.room_ahead <= 0:
+            return
+        phone.drafting = True
+        epoch, text = session.epoch, session.ahead
+        token = chain(self.rng, text[-1], 1, phone.right)
+
+        def done():
+            phone.drafting = False
+            phone.made += 1
+            session.drafted(epoch, len(text), token, phone.token_s)
+            while (frame := session.chunk()) is not None:
+                self.up(number, phone, frame)
+            self.draft(number, phone)
+
+        self.queue.at(self.queue.now_s + phone.token_s, done)
+
+    def wake(self):
+        self.queue.at(self.queue.now_s, self.look)
+
+    def look(self):
+        while True:
+            match self.passes.advance(self.queue.now_s):
+                case Send(messages, report):
+                    if report is not None:
+                        self.reports.append(report)
+                    for number, message in messages:
+                        self.down(number, message)
+                case DraftHere() as step:
+                    drafts = self.passes.draft(step)
+                    self.queue.at(self.queue.now_s + 0.002, partial(self.drafted, step, drafts))
+                    return
+                case Verify(batch):
+                    findings, took_s = self.passes.verify(batch), self.pass_s(batch.jobs)
+                    self.queue.at(self.queue.now_s + took_s, partial(self.verified, batch, findings, took_s))
+                    return
+                case Sleep(until_s):
+                    if until_s is not None and until_s != self.sleeping_s:
+                        self.sleeping_s = until_s
+                        self.queue.at(until_s, self.look)
+                    return
+
+    def drafted(self, step, drafts):
+        self.passes.drafted(step, drafts, 0.002, self.queue.now_s)
+        self.look()
+
+    def verified(self, batch, findings, took_s):
+        self.passes.verified(batch, findings, took_s, self.queue.now_s)
+        self.look()
+
+    def run(self, until_s=60.0):
+        while self.queue.now_s < until_s and not all(phone.session.finish for phone in self.phones.values()):
+            if not self.queue.step():
+                break
+        return self
+
+
+def expected(count, first=4):
+    return [(first + i) % V for i in range(count)]
+
+
+RNG = random.Random(5)
+
+
+def whatever(ready, *_):
+    """A decision that makes no sense: anybody, with anything of the device and the edge, or to wait."""
+    some = [each for each in ready if RNG.random() < 0.7]
+    rides = [Ride(each.session, RNG.randint(0, each.pending), RNG.randint(0, 4)) for each in some]
+    return Go(tuple(rides), 0.0, 0.0) if rides else Wait(0.004 if ready else math.inf)
+
+
+@pytest.mark.parametrize("edge", [None, 0.7])
+@pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("decision", [choose, whatever])
+def test_texts_are_the_targets_whoever_drafts_and_every_token_is_counted_once(right, edge, decision, monkeypatch):
+    monkeypatch.setattr("multispin.passes.streams.choose", decision)
+    site = Site(edge, lambda jobs: 0.05)
+    numbers = [site.join(f"d{k}", 40 + k, right, 0.003 * (k + 1), 0.001 + 0.02 * k, drafts=k != 4) for k in range(6)]
+    sessions = [site.passes.session(number) for number in numbers]
+    site.run()
+    for k, (number, session) in enumerate(zip(numbers, sessions, strict=True)):
+        phone = site.phones[number]
+        assert phone.session.generated == expected(40 + k)
+        counts = session.counts
+        assert counts.accepted + counts.rejected + counts.wasted == counts.received
+        assert (counts.accepted, counts.rejected) == (phone.accepted, phone.rejected)
+        assert phone.accepted + phone.rejected + phone.session.wasted + phone.drafting == phone.made
+    drafting = [session.counts for session in sessions[:4]]
+    assert sum(counts.accepted for counts in drafting) > (20 if right else -1)
+    if edge and decision is whatever:
+        assert site.edge.asked > 0
+
+
+def test_devices_draft_on_while_they_are_verified_so_a_text_takes_fewer_passes_than_plain_decoding():
+    site = Site(pass_s=lambda jobs: 0.05)
+    number = site.join("d", 100, right=0.9, token_s=0.005)
+    site.run()
+    assert site.phones[number].session.generated == expected(100)
+    assert len(site.engine.batches) < 40
+
+
+def test_a_window_is_told_once_while_nothing_changes():
+    site = Site()
+    numbers = [site.join(f"d{k}", 100) for k in range(3)]
+    site.run()
+    for number in numbers:
+        windows = [message for message in site.phones[number].heard if isinstance(message, Window)]
+        assert 1 <= len(windows) <= 6
+        assert all(1 <= window.chunk <= window.length <= 16 for window in windows)
+        assert not any(isinstance(message, Grant) for message in site.phones[number].heard)
+
+
+def test_shares_of_the_band_never_add_up_to_more_than_there_is():
+    site = Site()
+    for k in range(5):
+        site.join(f"d{k}", 200)
+        site.queue.step()
+    while site.queue.now_s < 0.5:
+        site.queue.step()
+        granted = [s.stage.window.bandwidth_hz for s in site.passes.sessions.values() if isinstance(s.stage, Streaming)]
+        assert sum(granted) <= 1e6 * (1 + 1e-9)
+
+
+def test_a_device_that_cannot_draft_is_told_no_window_and_gets_a_token_a_pass():
+    site = Site()
+    number = site.join("d", 30, drafts=False)
+    site.run()
+    heard = site.phones[number].heard
+    assert site.phones[number].session.generated == expected(30)
+    assert sum(isinstance(message, Commit) for message in heard) == 30
+    assert not any(isinstance(message, Window) for message in heard)
+
+
+def test_a_silent_device_holds_up_nobody_and_gets_its_text():
+    took_s = []
+    for silent in (False, True):
+        site = Site()
+        others = [site.join(f"d{k}", 120) for k in range(3)]
+        quiet = site.join("quiet", 60, right=0.0)
+        site.phones[quiet].silent = silent
+        site.run()
+        took_s.append(max(site.phones[number].ended_s for number in others))
+        assert all(phone.session.generated == expected(len(phone.session.generated)) for phone in site.phones.values())
+        assert site.phones[quiet].session.finish == "length"
+    assert took_s[1] <= 1.1 * took_s[0]
+
+
+def test_a_device_behind_a_long_round_trip_neither_slows_others_nor_ends_below_plain():
+    def ended(mode, delays):
+        site = Site(mode=mode, pass_s=lambda jobs: 0.02 + 0.002 * sum(len(job.feed.tokens) for job in jobs))
+        numbers = [site.join(f"d{k}", 100, delay_s=delay_s, drafts=mode != "plain") for k, delay_s in enumerate(delays)]
+        site.run()
+        assert all(site.phones[number].session.generated == expected(100) for number in numbers)
+        return [site.phones[number].ended_s for number in numbers]
+
+    near = ended("streams", [0.002] * 4)
+    far = ended("streams", [0.002] * 3 + [0.1])
+    plain = ended("plain", [0.002] * 3 + [0.1])
+    assert max(far[:3]) <= 1.15 * max(near)
+    assert far[3] <= 1.05 * plain[3]
+
+
+def test_who_comes_back_goes_on_with_a_new_chain():
+    for seed in range(12):
+        site = Site(edge=0.5 if seed % 3 == 0 else None)
+        site.rng.seed(seed)
+        numbers = [site.join(f"d{k}", 60, delay_s=0.004) for k in range(3)]
+        rng = random.Random(seed)
+        for _ in range(400):
+            if all(phone.session.finish for phone in site.phones.values()) or not site.queue.step():
+                break
+            number = rng.choice(numbers)
+            phone = site.phones[number]
+            if (
+                rng.random() < 0.05
+                and phone.connected
+                and site.passes.session(number).request
+                and not phone.session.finish
+            ):
+                site.lose(number)
+                for _ in range(rng.randint(0, 20)):
+                    site.queue.step()
+                site.connect(phone)
+        site.run()
+        assert all(site.phones[number].session.generated == expected(60) for number in numbers)
+
+
+def test_a_text_that_lost_its_slot_is_read_again_and_streams_on():
+    site = Site(slots=1, slot_grace_s=0.05)
+    first = site.join("first", 200)
+    while site.queue.now_s < 0.3:
+        site.queue.step()
+    site.lose(first)
+    second = site.join("second", 20)
+    site.queue.at(site.queue.now_s + 0.2, lambda: (site.passes.expire(site.queue.now_s), site.wake()))
+    while not site.phones[second].session.finish:
+        assert site.queue.step()
+    assert site.phones[second].session.generated == expected(20)
+    site.connect(site.phones[first])
+    site.run()
+    assert site.phones[first].session.generated == expected(200)
+
+
+def test_prompts_are_read_in_chunks_beside_streams():
+    site = Site(prefill_tokens_per_round=16)
+    short = site.join("short", 60)
+    long = site.join("long", 30, prompt=tuple(range(90)))
+    site.run()
+    assert site.phones[short].session.generated == expected(60)
+    assert site.phones[long].session.generated == expected(30, first=90)
+    assert max(report.prompt_tokens for report in site.reports) <= 16
+
+
+class RandomTarget(SlotTable):
+    """A target with random distributions, which can apply every rule."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.max_length, self.vocabulary_size, self.rules, self.lacks = 400, V, frozenset(Rule), frozenset()
+        self.logits = 2.0 * torch.randn(V, V, generator=torch.Generator().manual_seed(2))
+
+    def verify(self, feeds):
+        self.check(feeds, self.max_length, V)
+        self.take(feeds)
+        return [
+            None
+            if feed.params is None
+            else judge(feed.tokens[1:], feed.evidence, self.logits[list(feed.tokens)], feed.start + 1, feed.params)
+            for feed in feeds
+        ]
+
+
+@pytest.mark.parametrize("by", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
+def test_texts_under_a_rejection_rule_draft_in_grants_beside_the_streams(by):
+    site = Site(engine=RandomTarget(8))
+    params = SamplingParams(1.0, seed=4)
+    streams = [site.join(f"d{k}", 40, params=params) for k in range(2)]
+    granted = [site.join(f"r{k}", 40, rule=by, params=params, retained=20) for k in range(2)]
+    silent = site.join("silent", 20, rule=by, params=params)
+    site.phones[silent].silent = True
+    site.run()
+    for number in granted:
+        phone = site.phones[number]
+        assert phone.session.finish == "length"
+        assert len(phone.session.generated) == 40
+        assert max(m.length for m in phone.heard if isinstance(m, Grant)) > 0
+        assert not any(isinstance(message, Window | Commit) for message in phone.heard)
+    texts = [site.phones[number].session.generated for number in streams]
+    assert texts[0] == texts[1]  # the same prompt and seed
+    assert len(texts[0]) == 40
+    if by is not Rule.REJECTION_DOWN:  # there a silent device may owe a token that nobody else can find
+        assert site.phones[silent].session.finish == "length"
+
+
+def test_a_lost_device_takes_no_part_and_a_failed_one_ends_alone():
+    site = Site()
+    numbers = [site.join(f"d{k}", 60) for k in range(3)]
+    while site.queue.now_s < 0.2:
+        site.queue.step()
+    site.lose(numbers[0])
+    was = site.engine.verify
+    bad = site.passes.session(numbers[1])
+
+    def verify(feeds):
+        found = was(feeds)
+        slot = next((seat.slot for seat in site.passes._seats if seat.session is bad), None)
+        return [Failure("broken") if feed.slot == slot else each for feed, each in zip(feeds, found, strict=True)]
+
+    site.engine.verify = verify
+    while not site.phones[numbers[2]].session.finish:
+        assert site.queue.step()
+    assert site.phones[numbers[2]].session.generated == expected(60)
+    assert site.passes.session(numbers[1]) is None
+    assert not site.passes.session(numbers[0]).request.finish
+
+
+def test_waits_for_what_is_expected_only_where_that_pays():
+    site = Site(pass_s=lambda jobs: 0.02 + 0.02 * len(jobs))
+    numbers = [site.join(f"d{k}", 80, right=0.9, token_s=0.004) for k in range(6)]
+    site.run()
+    assert all(site.phones[number].session.generated == expected(80) for number in numbers)
+    assert any(len(batch) < 6 for batch in site.engine.batches[10:-10])  # a ride is dear: not everybody is in each pass
+
+
+def test_windows_cover_the_round_trip_and_end_where_tokens_are_seldom_right():
+    def view(rate, token_s, hz_s=1e-4):
+        return lambda _: (rate, token_s, hz_s)
+
+    assert window_of(view(0.9, 0.01), 0.0, 1e6, 0.05, 16)[0] == 12
+    assert window_of(view(0.9, 0.01), 0.1, 1e6, 0.05, 63)[0] == 22  # 0.9²² is below a tenth
+    assert window_of(view(0.3, 0.01), 0.1, 1e6, 0.05, 63)[0] == 2
+    assert window_of(view(0.9, 0.01), 0.0, 0.0, 0.05, 16) == (0, 1)
+    slow_link = window_of(lambda chunk: (0.9, 0.001, 1e4 / chunk), 0.0, 1e6, 0.002, 16)
+    assert slow_link[1] > window_of(view(0.9, 0.001), 0.0, 1e6, 0.002, 16)[1]
+    assert window_of(view(1.0, 0.0001), 1.0, 1e6, 1.0, 500)[0] == MAX_DRAFT_LENGTH
+
+
+def test_a_window_is_told_again_only_if_it_matters():
+    assert not matters((10, 4, 100.0), (11, 4, 110.0))
+    assert matters((10, 4, 100.0), (10, 4, 99.0))  # another device needs that band
+    assert matters((10, 4, 100.0), (10, 4, 130.0))
+    assert matters((10, 4, 100.0), (14, 4, 100.0))
+    assert matters((10, 4, 100.0), (10, 2, 100.0))
+    assert matters((2, 1, 100.0), (0, 1, 100.0))
+
+
+def test_granted_drafts_are_as_long_as_gives_the_most_tokens_per_second():
+    def length(rate, cycle_s):
+        device = Device("d", 0.01, spectral_efficiency=5.0, acceptance_rate=rate, bits_per_token=7.0)
+        return grant_length(device, 1e6, cycle_s, 16)
+
+    assert length(0.9, 0.5) == 16
+    assert 1 <= length(0.5, 0.03) <= 3
+    assert length(0.01, 0.01) == 0
+
+
+def test_streams_need_a_band_for_each_device():
+    with pytest.raises(InputError, match="tdma"):
+        ControllerSettings("heterogeneous", 1e5, 7, 8, mode="streams", multiple_access="tdma")
