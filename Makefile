@@ -16,8 +16,9 @@ VLLM_READY := $(VLLM_VENV)/.ready
 CLIENTS_VENV := .venv-clients
 CLIENTS_BIN := $(CLIENTS_VENV)/bin
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
+WLLAMA_READY := $(VENV)/.ready-wllama
 
-.PHONY: help setup demo reproduce quick test coverage test-lowest check format bench vllm clients clean
+.PHONY: help setup demo reproduce quick test coverage test-lowest check format bench vllm clients web clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -85,6 +86,15 @@ clients: setup $(CLIENTS_READY) ## Set up ordinary OpenAI clients (.venv-clients
 $(CLIENTS_READY): requirements-clients.txt
 	$(PYTHON) -m venv $(CLIENTS_VENV)
 	$(CLIENTS_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt
+	@touch $@
+
+web: setup $(WLLAMA_READY) ## Set up the page that drafts (needs npm), test it in Chromium, and serve it
+	$(BIN)/python -m pytest tests/web tests/vectors
+	$(BIN)/multispin serve --web --host 0.0.0.0
+
+$(WLLAMA_READY): packages/multispin-wllama/vendor.py packages/multispin-wllama/pyproject.toml
+	$(BIN)/python packages/multispin-wllama/vendor.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e packages/multispin-wllama
 	@touch $@
 
 clean:           ## Remove the environments and caches

@@ -18,7 +18,9 @@ from multispin.errors import InputError
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
+    Chunk,
     Close,
+    Commit,
     DeviceSession,
     Draft,
     EdgeSession,
@@ -30,14 +32,17 @@ from multispin.protocol import (
     Profile,
     Request,
     Resume,
+    Streaming,
     Tail,
     Verdict,
     Welcome,
+    Window,
     decode_downlink,
     encode,
 )
-from multispin.speculation import Rule, SamplingParams, accept_matching, draw, pack_ids
+from multispin.speculation import Rule, SamplingParams, accept_matching, pack_ids
 from multispin.speculation.noise import MAX_SEED, _keys, high_words, uniform_numpy
+from multispin.speculation.penalties import draw_after
 
 FOLDER = Path(__file__).parent / "vectors"
 V = 50
@@ -71,7 +76,10 @@ def messages() -> dict[str, Any]:
         WELCOME,
         replace(WELCOME, seed=2**62 + 1, resume_grace_s=0.5),
         Open(3, pack_ids([1, 2, 3], V), 3, 64, 0.0, 0, 1.0, 0),
-        Open(3, b"\xff" * 300, 400, 64, 0.7, 40, 0.9, MAX_SEED, (0, 2), 5, Rule.COUPLED, 512, 8, 4, ((7, -100.0),)),
+        Open(
+            *(3, b"\xff" * 300, 400, 64, 0.7, 40, 0.9, MAX_SEED, (0, 2), 5, Rule.COUPLED, 512, 8, 4, ((7, -100.0),)),
+            *(0.05, -1.5, 0.25, 1.1),
+        ),
         grant,
         Grant(3, 1, 0, 0.0),
         Draft(3, 9, 100, 4, pack_ids([1, 2, 3, 4], V), 123_456),
@@ -82,11 +90,16 @@ def messages() -> dict[str, Any]:
         Verdict(3, 9, 100, 1, 0, "", None, b"\x01\x02"),
         Tail(3, 90, pack_ids([5, 6], V), 2, "", grant),
         Tail(3, 90, b"", 0, "length"),
-        Resume(PROTOCOL_VERSION, "resume-me", 117),
+        Resume(PROTOCOL_VERSION, "resume-me", 117, "secret"),
         Close(3),
         Error("too-slow", "64 messages wait for this device to read them"),
+        Error("shutdown", "this edge is stopping", 12.5),
         Ask(3, 9, 2),
         Law(3, 9, 2, b"\x00\xff"),
+        Window(3, 12, 4, 12_500.5),
+        Chunk(17, 117, 3, pack_ids([7, 8, 9], V), 90_000),
+        Commit(117, 17, 3, 2, (41, 5)),
+        Commit(117, 17, 0, 0, (2,), "stop"),
     ]
     whole = encode(grant)
     bad = [b"", b"\xc1", b"\x93\x04\x01\x02", whole[:-1], whole + b"\x00", b"\x91\x63", b"\x81\x01\x02", b"\xa5Grant"]
@@ -126,7 +139,10 @@ def noise() -> list[dict[str, Any]]:
 
 
 def draws() -> dict[str, Any]:
-    """Tokens that the edge draws from rows of logits; logits are eighths, so that they are exact."""
+    """Tokens that the edge draws from rows of logits, each after a text of its own.
+
+    Logits are eighths, so that they are exact. Id i of every text is `step`·i modulo the number of logits.
+    """
     rows = np.round(np.random.default_rng(5).normal(0, 3, (6, 400)) * 8) / 8
     rows[0, 7] = rows[0, 300] = rows[0].max()  # equals: the first counts
     rows[1, 50:] = -20.0
@@ -140,7 +156,15 @@ def draws() -> dict[str, Any]:
         SamplingParams(1.0, seed=7, withheld=(1, 2, 390), withheld_until=12),
         SamplingParams(logit_bias=((9, 50.0),), withheld=(9,), withheld_until=11),
     ]
-    positions = [10, 11, 12, 4_000, 9, 2**20]
+    settings += [
+        SamplingParams(1.0, seed=8, min_p=0.2),
+        SamplingParams(0.8, seed=9, presence_penalty=0.5, frequency_penalty=0.25, prompt_tokens=9),
+        SamplingParams(1.1, seed=10, repetition_penalty=1.5, prompt_tokens=5),
+        SamplingParams(repetition_penalty=2.0, presence_penalty=-1.0, prompt_tokens=10),
+    ]
+    positions, step = [10, 11, 12, 4_000, 9, 70_000], 7
+    texts = [[step * index % rows.shape[1] for index in range(position)] for position in positions]
+    logits = torch.tensor(rows, dtype=torch.float32)
     cases = [
         {
             "params": {
@@ -149,14 +173,19 @@ def draws() -> dict[str, Any]:
                 "topP": each.top_p,
                 "seed": str(each.seed),
                 "logitBias": [list(pair) for pair in each.logit_bias],
+                "minP": each.min_p,
+                "presencePenalty": each.presence_penalty,
+                "frequencyPenalty": each.frequency_penalty,
+                "repetitionPenalty": each.repetition_penalty,
+                "promptTokens": each.prompt_tokens,
                 "withheld": list(each.withheld),
                 "withheldUntil": each.withheld_until,
             },
-            "tokens": draw(torch.tensor(rows, dtype=torch.float32), positions, each),
+            "tokens": [draw_after(row[None], text, (), each) for row, text in zip(logits, texts, strict=True)],
         }
         for each in settings
     ]
-    return {"rows": rows.tolist(), "positions": positions, "cases": cases}
+    return {"rows": rows.tolist(), "positions": positions, "step": step, "cases": cases}
 
 
 class Script:
@@ -199,6 +228,26 @@ class Script:
         base = len(self.edge.request.committed)  # type: ignore[union-attr]
         return self.edge.settle(accept_matching(drafted, truth[base : base + len(drafted) + 1]))
 
+    def ahead(self, ids: list[int], sends: bool = True) -> None:
+        """The device has drafted these tokens ahead; all of its frames go to the edge."""
+        device = self.device
+        epoch, start = device.epoch, len(device.ahead)
+        device.drafted(epoch, start, ids, 0.05)
+        self._note({"do": "drafted", "arguments": [epoch, start, ids, 0.05], "frame": None})
+        while (chunk := device.chunk()) is not None:
+            self._note({"do": "chunk", "arguments": [], "frame": encode(chunk).hex()})
+            if sends:
+                self.edge.receive_chunk(chunk)
+
+    def passes(self, truth: list[int], most: int) -> None:
+        """A pass takes at most so many of the tokens that came, and its Commit is heard."""
+        stage, request = self.edge.stage, self.edge.request
+        assert isinstance(stage, Streaming) and request is not None
+        riding = list(stage.take(min(most, self.edge.room)))
+        base = len(request.committed)
+        outcome = accept_matching(riding, truth[base : base + len(riding) + 1])
+        self.hear(self.edge.settle_stream(outcome)[0])
+
     def _note(self, step: dict[str, Any]) -> None:
         device = self.device
         self.steps.append(
@@ -208,6 +257,9 @@ class Script:
                 "committed": list(device.committed),
                 "finish": device.finish,
                 "wants_draft": device.wants_draft,
+                "room_ahead": device.room_ahead,
+                "epoch": device.epoch,
+                "wasted": device.wasted,
             }
         )
 
@@ -235,7 +287,8 @@ def sessions() -> dict[str, Any]:
     plain_request = Request((1, 2, 3), SamplingParams(), 12)
     scripts = [whole_text(plain_request, truth), lost_and_found(plain_request, truth), refusals(plain_request)]
     hot = Request((1, 2, 3), SamplingParams(0.8), 6, stop_ids=(truth[5],), seed_of_edge=True)
-    scripts += [whole_text(hot, truth), gone(plain_request, truth)]
+    scripts += [whole_text(hot, truth), gone(plain_request, truth), stream(truth), stream_lost(truth)]
+    scripts.append(stream_refusals(plain_request))
     return {"hello": plain(HELLO), "scripts": [each.written() for each in scripts]}
 
 
@@ -323,6 +376,73 @@ def gone(request: Request, truth: list[int]) -> Script:
     script.do("greet")
     script.hear(replace(WELCOME, session=8))
     script.do("open")
+    return script
+
+
+def stream(truth: list[int]) -> Script:
+    """A stream whose chain goes on, is overtaken, and dies, until the text ends."""
+    script = Script("a stream", Request((1, 2, 3), SamplingParams(), 16))
+    script.join()
+    script.hear(script.edge.stream(6, 2, 1e4))
+    script.ahead(truth[3:5])
+    script.ahead(truth[5:6])
+    script.passes(truth, 1)  # a pass of the first chunk alone; its bonus token is drafted already
+    script.ahead(truth[6:7])
+    script.ahead([])  # the drafter has nothing to say
+    script.passes(truth, 4)
+    script.ahead([truth[len(script.device.committed)], 0, 0])  # the second of these is wrong
+    script.passes(truth, 3)
+    script.hear(script.edge.stream(0, 2, 1e4))  # a window of nothing
+    script.passes(truth, 0)
+    script.hear(script.edge.stream(63, 4, 1e4))
+    while not script.device.finish:
+        begin = len(script.device.ahead)
+        if script.device.room_ahead:
+            script.ahead(truth[begin : begin + 1])
+        else:
+            script.passes(truth, 63)
+    return script
+
+
+def stream_lost(truth: list[int]) -> Script:
+    """The connection of a stream breaks: what was ahead is dropped, and another chain begins after the Window."""
+    script = Script("a stream that is cut", Request((1, 2, 3), SamplingParams(0.7, seed=5), 9))
+    script.join()
+    script.hear(script.edge.stream(4, 2, 1e4))
+    script.ahead(truth[3:5])
+    script.do("lose")
+    script.ahead(truth[5:6])  # ends when nobody waits for it
+    resume = script.do("greet")
+    script.hear(WELCOME)
+    for message in script.edge.catch_up(resume.length):
+        script.hear(message)
+    script.ahead([truth[3], 0])
+    script.passes(truth, 2)
+    script.hear(Commit(3, 1, 0, 0, (9,)))  # comes twice
+    return script
+
+
+def stream_refusals(request: Request) -> Script:
+    """What a device does not take from an edge in a stream."""
+    script = Script("what an edge must not say in a stream", request)
+    script.hear(Commit(3, 0, 0, 0, (5,)))
+    script.join()
+    script.hear(Window(8, 4, 2, 1e4))
+    script.hear(Window(7, 4, 2, float("inf")))
+    script.hear(Window(7, 4, 2, 1e4))
+    script.ahead([5, 6], sends=False)
+    for message in (
+        Grant(7, 1, 3, 1e4),
+        Verdict(7, 1, 3, 0, 5),
+        Tail(7, 3, b"", 0),
+        Commit(4, 1, 0, 0, (5,)),
+        Commit(3, 1, 3, 3, (5,)),
+        Commit(3, 1, 1, 2, (5,)),
+        Commit(3, 1, 0, 0, (V,)),
+        Commit(3, 1, 0, 0, (5,) * 13),
+        Commit(3, 1, 0, 0, (5,), "because"),
+    ):
+        script.hear(message)
     return script
 
 

@@ -12,6 +12,7 @@ EXTRAS = {
     "jinja2": "device",
     "matplotlib": "figures",
     "safetensors": "models",
+    "segno": "web",
     "tokenizers": "device",
     "torch": "models",
     "transformers": "models",

@@ -102,6 +102,8 @@ def test_the_wheel_of_the_code_is_small_and_holds_its_data(wheels):
         names = set(archive.namelist())
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert {"multispin/data/prompts.toml", "multispin/data/scenarios/paper-llama.toml", "multispin/py.typed"} <= names
+    pages = {"device.html", "dashboard.html", "client/index.js", "vendor/uPlot.iife.min.js", "vendor/uPlot-LICENSE.txt"}
+    assert {f"multispin/web/static/{name}" for name in pages} <= names
     assert not re.search(r"\]\((?!https://|#)", metadata), "a link to a file that a package index does not have"
     with zipfile.ZipFile(drafters) as archive:
         kept = {name.split("/")[1] for name in archive.namelist() if name.endswith("/weights.safetensors")}

@@ -13,7 +13,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
 
 /**
  * @typedef {object} Drafter proposes the next tokens of a text
- * @property {(committed: number[]) => Promise<void>} prepare reads a prompt before its first draft
+ * @property {(committed: number[]) => Promise<void>} prepare reads a prompt, so that the first draft is not slower than
+ *   the others; `draft` may be called before it ends
  * @property {(committed: number[], length: number, params: object, signal: AbortSignal) => Promise<number[]>} draft
  *   up to `length` tokens that follow `committed`; fewer, or none, is a valid answer. It may stop early when the signal
  *   says that nobody waits for the draft any more.
@@ -68,7 +69,8 @@ export class DeviceClient {
     if (request) this.session.begin(request);
     this.stopped = false;
     [this.failures, this.awaySince] = [0, null];
-    await this.drafter.prepare(this.session.committed);
+    // The text need not wait for the drafter to have read the prompt: until then the edge writes alone.
+    Promise.resolve(this.drafter.prepare([...this.session.committed])).catch((error) => this.lost?.(error));
     try {
       while (!this.session.finish && !this.stopped) {
         try {
@@ -134,7 +136,16 @@ export class DeviceClient {
     if (progress.tokens.length || progress.finish) this.onProgress(progress);
     const unsent = session.unsent();
     if (unsent) this.send(unsent);
-    if (session.wantsDraft) this.startDrafting();
+    this.goOn();
+  }
+
+  /** Draft what may be drafted now, and send what is drafted. */
+  goOn() {
+    const { session } = this;
+    for (let chunk = session.chunk(); chunk; chunk = session.chunk()) this.send(chunk);
+    if (session.wantsDraft) this.startDrafting({ round: session.grant.round, base: session.committed.length });
+    else if (session.roomAhead > 0) this.startDrafting({ epoch: session.epoch });
+    else if (session.stage.name === "Streaming" && this.drafting && this.drafting.epoch !== session.epoch) this.abandon();
   }
 
   send(message) {
@@ -161,22 +172,32 @@ export class DeviceClient {
     this.awaySince ??= Date.now();
     if (Date.now() - this.awaySince > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
     const whole = Math.min(patience.longestDelayMs, patience.firstDelayMs * 2 ** Math.min(this.failures++, 30));
-    const delay = whole * (0.5 + 0.5 * Math.random()); // so that many devices do not come back at once
+    const chance = Math.random(); // so that many devices do not come back at once
+    const delay = Math.max(whole * (0.5 + 0.5 * chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
     this.onOutage(error.message, delay);
     await new Promise((resolve) => setTimeout(resolve, delay));
   }
 
   // Drafting --------------------------------------------------------------------------------------------------------
 
-  /** Draft for the open grant, unless that is being done already; a draft for an older grant is given up. */
-  startDrafting() {
-    const { grant, committed } = this.session;
+  /**
+   * Draft for the open grant or on in the stream, unless that is being done already; an older draft is given up.
+   *
+   * @param {{round: number, base: number}|{epoch: number}} what
+   */
+  startDrafting(what) {
     const under = this.drafting;
-    if (under && under.round === grant.round && under.base === committed.length) return;
+    if (under && !under.abort.signal.aborted && under.round === what.round && under.base === what.base && under.epoch === what.epoch) return;
     this.abandon();
-    const next = { round: grant.round, base: committed.length, abort: new AbortController() };
+    const next = { ...what, abort: new AbortController() };
+    const work = () => (what.epoch === undefined ? this.draftFor(next) : this.draftOn(next));
     const before = under?.done ?? Promise.resolve();
-    next.done = before.then(() => this.draft(next, grant)).catch((error) => this.lost(error));
+    next.done = before
+      .then(() => (next.abort.signal.aborted ? undefined : work()))
+      .catch((error) => this.lost(error))
+      .finally(() => {
+        if (this.drafting === next) this.drafting = null;
+      });
     this.drafting = next;
   }
 
@@ -184,16 +205,31 @@ export class DeviceClient {
     this.drafting?.abort.abort();
   }
 
-  async draft(mine, grant) {
+  /** Draft for a grant, and answer it. */
+  async draftFor(mine) {
     const { session } = this;
-    if (mine.abort.signal.aborted) return;
     const began = performance.now();
-    const drafted = await this.drafter.draft([...session.committed], grant.length, session.params, mine.abort.signal);
-    if (this.drafting === mine) this.drafting = null;
-    if (mine.abort.signal.aborted || session.grant?.round !== grant.round || session.committed.length !== mine.base) return;
+    const { signal } = mine.abort;
+    const drafted = await this.drafter.draft([...session.committed], session.grant.length, session.params, signal);
+    if (signal.aborted || session.grant?.round !== mine.round || session.committed.length !== mine.base) return;
     const size = session.welcome.vocabulary_size; // a drafter may know special tokens that the edge's target lacks
     const beyond = drafted.findIndex((id) => id >= size);
     const draft = session.answer(beyond < 0 ? drafted : drafted.slice(0, beyond), (performance.now() - began) / 1e3);
     if (session.joined) this.send(draft);
+  }
+
+  /** Draft on in a stream, a frame at a time, while its chain lives and its window has room. */
+  async draftOn(mine) {
+    const { session } = this;
+    const { signal } = mine.abort;
+    while (!signal.aborted && session.epoch === mine.epoch && session.roomAhead > 0) {
+      const ahead = session.ahead;
+      const count = Math.min(session.roomAhead, session.stage.window.chunk);
+      const began = performance.now();
+      const ids = await this.drafter.draft(ahead, count, session.params, signal);
+      if (signal.aborted && !ids.length) return;
+      session.drafted(mine.epoch, ahead.length, ids, (performance.now() - began) / 1e3);
+      for (let chunk = session.chunk(); chunk; chunk = session.chunk()) this.send(chunk);
+    }
   }
 }

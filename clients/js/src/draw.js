@@ -1,6 +1,6 @@
 /**
- * One draw from a row of a drafter's logits: bias and withheld ids, then temperature, top-k, top-p, then Gumbel-max with
- * the shared noise. A device's draw decides only how often its drafts are accepted, never which text comes out.
+ * One draw from a row of a drafter's logits: bias and withheld ids, penalties, temperature, min-p, top-k, top-p, then
+ * Gumbel-max with the shared noise. A device's draw decides only how often its drafts are accepted, never which text comes out.
  *
  * The Gumbel-max draw is the token with the least E_i·e^(m − l_i), where E_i = −ln u_i and m = max l. As E_i ≥ 1 − u_i,
  * (1 − u_i)·e^(m − l_i) is a lower bound that needs no logarithm. Only tokens whose bound is below the best exact value
@@ -19,20 +19,32 @@ const FARTHEST = 41; // u ≤ 1 − 2^−53, so a token so many nats below the l
  * @property {number} topP keep the most probable tokens whose probability reaches topP; 1 keeps all
  * @property {number|bigint} seed of the noise; without effect at temperature 0
  * @property {[number, number][]} [logitBias] (id, what is added to its logit)
+ * @property {number} [minP] keep tokens with at least this share of the most probable token's probability; default 0
+ * @property {number} [presencePenalty] subtracted from the logit of each token that was generated before; default 0
+ * @property {number} [frequencyPenalty] subtracted as often as the token was generated before; default 0
+ * @property {number} [repetitionPenalty] logits of all tokens of the text are divided by it where they are above 0, and
+ *   multiplied where they are below; default 1
+ * @property {number} [promptTokens] length of the prompt: what stands behind it was generated
  * @property {number[]} [withheld] ids that are impossible at positions below `withheldUntil`
  * @property {number} [withheldUntil]
  */
 
 /**
  * @param {Float32Array} row [V] logits of the drafter; left as it is
- * @param {number} position absolute position of the token, prompt included, from 0
+ * @param {number[]} text ids of the text before the token, prompt and drafted tokens included
  * @param {Params} params
- * @returns {number} a token id: the argmax at temperature 0, else the Gumbel-max draw with the noise of (seed, position)
+ * @returns {number} a token id: the argmax at temperature 0, else the Gumbel-max draw with the noise of (seed, length of
+ *   the text)
  */
-export function drawRow(row, position, params) {
-  const shaped = shapedRow(row, position, params);
+export function drawRow(row, text, params) {
+  const shaped = penalisedRow(shapedRow(row, text.length, params), text, params);
   if (params.temperature === 0) return argmax(shaped);
-  return gumbelArgmax(truncatedRow(shaped, params), params.seed, position);
+  return gumbelArgmax(truncatedRow(shaped, params), params.seed, text.length);
+}
+
+/** @returns {boolean} whether the distribution depends on which tokens stand before the position */
+export function remembers(params) {
+  return Boolean(params.presencePenalty || params.frequencyPenalty || (params.repetitionPenalty ?? 1) !== 1);
 }
 
 /** @returns {number} index of the first largest logit */
@@ -79,10 +91,32 @@ function shapedRow(row, position, params) {
   return changed;
 }
 
-/** Logits after temperature, top-k and top-p, −Infinity outside the support; ties at the top-k edge are all kept. */
+/** z ← z/θ if z > 0, else z·θ, for tokens of the text; then z ← z − f·n − s·[n > 0] for those generated n times. */
+function penalisedRow(row, text, params) {
+  if (!remembers(params)) return row;
+  const times = new Map(text.map((token) => [token, 0]));
+  for (const token of text.slice(params.promptTokens ?? 0)) times.set(token, times.get(token) + 1);
+  const factor = Math.fround(params.repetitionPenalty ?? 1);
+  const frequency = Math.fround(params.frequencyPenalty ?? 0);
+  const presence = Math.fround(params.presencePenalty ?? 0);
+  const changed = Float32Array.from(row);
+  for (const [token, n] of times) {
+    if (token >= changed.length) continue;
+    const z = changed[token];
+    const repeated = Math.fround(z > 0 ? z / factor : z * factor);
+    changed[token] = Math.fround(repeated - Math.fround(frequency * n)) - (n > 0 ? presence : 0);
+  }
+  return changed;
+}
+
+/** Logits after temperature, min-p, top-k and top-p, −Infinity outside the support; ties at the top-k edge are all kept. */
 function truncatedRow(row, params) {
   const temperature = Math.fround(params.temperature);
   const scaled = Float32Array.from(row, (logit) => logit / temperature);
+  if (params.minP > 0) {
+    const floor = Math.fround(scaled[argmax(scaled)] + Math.fround(Math.log(params.minP)));
+    for (let token = 0; token < scaled.length; token++) if (scaled[token] < floor) scaled[token] = -Infinity;
+  }
   if (params.topK > 0 && params.topK < scaled.length) {
     const edge = Float32Array.from(scaled).sort()[scaled.length - params.topK];
     for (let token = 0; token < scaled.length; token++) if (scaled[token] < edge) scaled[token] = -Infinity;

@@ -6,10 +6,12 @@ export class RefusedError extends InputError {
   /**
    * @param {string} code one of the error codes of docs/protocol.md
    * @param {string} sentence
+   * @param {number} [retryAfter] when the edge wants to be asked again [s]; 0: it does not say
    */
-  constructor(code, sentence) {
+  constructor(code, sentence, retryAfter = 0) {
     super(sentence);
     this.code = code;
+    this.retryAfter = retryAfter;
   }
 }
 

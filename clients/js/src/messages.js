@@ -7,7 +7,7 @@
 import { InputError } from "./errors.js";
 import { Float, pack, unpack } from "./msgpack.js";
 
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 export const SESSION_PATH = "/v1/session";
 export const MAX_FRAME_BYTES = 256 * 1024;
 export const MAX_DRAFT_LENGTH = 63;
@@ -28,6 +28,7 @@ const list = (most, holds) => (value) => Array.isArray(value) && value.length <=
 const count = kind("a whole number", integer(0, 2 ** 31 - 1));
 const tokens = kind("a number of tokens", integer(1, 2 ** 20));
 const draftLength = kind(`a length of 0 … ${MAX_DRAFT_LENGTH}`, integer(0, MAX_DRAFT_LENGTH));
+const someTokens = kind(`1 … ${MAX_DRAFT_LENGTH} tokens`, integer(1, MAX_DRAFT_LENGTH));
 const microseconds = kind("microseconds", integer(0, 2 ** 32 - 1));
 const seed = kind("a seed", integer(0n, 2n ** 64n - 1n));
 const name = kind("a text of at most 80 characters", text(80));
@@ -39,6 +40,7 @@ const anyNumber = kind("a number", (value) => typeof value === "number", (value)
 const rule = kind("an acceptance rule or nil", (value) => value === null || RULES.includes(value));
 const token = kind("a token id or nil", (value) => value === null || integer(0, 2 ** 31 - 1)(value));
 const stopIds = kind("stop ids", list(MAX_STOP_IDS, integer(0, 2 ** 31 - 1)));
+const newIds = kind("token ids", list(MAX_DRAFT_LENGTH + 1, integer(0, 2 ** 31 - 1)));
 const profile = kind(
   "[seconds per token, bit/s/Hz]",
   (value) => Array.isArray(value) && value.length === 2 && number(1e-9, 3600)(value[0]) && number(1e-9, 1000)(value[1]),
@@ -63,18 +65,23 @@ const TABLE = {
     session: count, prompt: bytes, prompt_tokens: tokens, max_tokens: tokens, temperature: anyNumber, top_k: count, top_p: anyNumber,
     seed, stop_ids: stopIds, continued: count, rule, retained: kind("1 … 4096", integer(1, 4096)),
     probability_bits: kind("2 … 32", integer(2, 32)), min_tokens: count, logit_bias: biases,
-  }, { stop_ids: [], continued: 0, rule: null, retained: 1024, probability_bits: 16, min_tokens: 0, logit_bias: [] }],
+    min_p: anyNumber, presence_penalty: anyNumber, frequency_penalty: anyNumber, repetition_penalty: anyNumber,
+  }, { stop_ids: [], continued: 0, rule: null, retained: 1024, probability_bits: 16, min_tokens: 0, logit_bias: [],
+    min_p: 0, presence_penalty: 0, frequency_penalty: 0, repetition_penalty: 1 }],
   4: ["Grant", "edge", { session: count, round: count, length: draftLength, bandwidth_hz: float(0, Infinity) }, {}],
   5: ["Draft", "device", { session: count, round: count, base: count, length: draftLength, payload: bytes, draft_us: microseconds, head: token }, { head: null }],
   6: ["Verdict", "edge", {
     session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes,
   }, { finish: "", grant: null, offer: new Uint8Array() }],
   7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil }, { finish: "", grant: null }],
-  8: ["Resume", "device", { version: count, resume_token: name, length: count }, {}],
+  8: ["Resume", "device", { version: count, resume_token: name, length: count, credential }, { credential: "" }],
   9: ["Close", "device", { session: count }, {}],
-  10: ["Error", "edge", { code: name, sentence }, {}],
+  10: ["Error", "edge", { code: name, sentence, retry_after_s: float(0, 3600) }, { retry_after_s: 0 }],
   11: ["Ask", "edge", { session: count, round: count, accepted: count }, {}],
   12: ["Law", "device", { session: count, round: count, accepted: count, law: bytes }, {}],
+  13: ["Window", "edge", { session: count, length: draftLength, chunk: someTokens, bandwidth_hz: float(0, Infinity) }, {}],
+  14: ["Chunk", "device", { epoch: count, start: count, length: someTokens, ids: bytes, draft_us: microseconds }, {}],
+  15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name }, { finish: "" }],
 };
 const NUMBER_OF = Object.fromEntries(Object.entries(TABLE).map(([tag, [type]]) => [type, Number(tag)]));
 

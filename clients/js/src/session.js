@@ -9,13 +9,17 @@
  *     Away ──greet──► Greeting ──Welcome──► Welcomed ──open──► Waiting ◄─► Granted ──answer──► Drafted ──► … Ended
  *       ▲    └─────► Resuming ──Welcome, Tail──────────────────► one of the three, as the edge says
  *       └── any stage whose connection is lost; what was under way is kept inside
+ *
+ * Where the edge sends a Window in place of grants, Waiting becomes Streaming, until the text or the connection ends.
  */
 import { InputError, RefusedError, SessionGoneError } from "./errors.js";
 import { packIds, unpackIds } from "./ids.js";
 import { encode, isDownlink, MAX_FRAME_BYTES, PROTOCOL_VERSION } from "./messages.js";
+import { Streaming } from "./stream.js";
 import { TextStream } from "./text.js";
 
-const WORK = new Set(["Waiting", "Granted", "Drafted", "Ended"]);
+const WORK = new Set(["Waiting", "Granted", "Drafted", "Streaming", "Ended"]);
+const OPEN = new Set(["Waiting", "Granted", "Drafted", "Streaming"]);
 /** Refusals of a Resume after which the device greets anew and opens from where it stands. */
 const GONE = new Set(["unknown-session", "no-request", "ahead"]);
 
@@ -31,6 +35,10 @@ const GONE = new Set(["unknown-session", "no-request", "ahead"]);
  * @property {number} [topP] default 1, all
  * @property {number|bigint|null} [seed] default the edge's
  * @property {[number, number][]} [logitBias]
+ * @property {number} [minP]
+ * @property {number} [presencePenalty]
+ * @property {number} [frequencyPenalty]
+ * @property {number} [repetitionPenalty]
  */
 
 /**
@@ -40,6 +48,9 @@ const GONE = new Set(["unknown-session", "no-request", "ahead"]);
  * @property {number} drafted how many tokens had been drafted in all
  * @property {string} finish "stop" or "length" at the end of the text, else empty
  * @property {string} text text that became final; empty without a token table
+ * @property {number} wasted drafted tokens of a stream that nobody will verify any more
+ * @property {string[]} texts the same, one for each of `tokens`; what a character or a stop string held back comes with
+ *   the token that decides it
  */
 
 /** What a device keeps of its session. */
@@ -61,6 +72,10 @@ export class DeviceSession {
     this.text = "";
     this.stage = { name: "Away", kept: null };
     this.stream = null;
+    /** Drafted tokens of the present request's stream that were never verified. */
+    this.wasted = 0;
+    /** Number of the newest chain of drafted tokens; each has a greater one than those before. */
+    this.epoch = 0;
   }
 
   // What stands -----------------------------------------------------------------------------------------------------
@@ -99,6 +114,11 @@ export class DeviceSession {
       topP: request.topP ?? 1,
       seed: request.seed ?? 0,
       logitBias: request.logitBias ?? [],
+      minP: request.minP ?? 0,
+      presencePenalty: request.presencePenalty ?? 0,
+      frequencyPenalty: request.frequencyPenalty ?? 0,
+      repetitionPenalty: request.repetitionPenalty ?? 1,
+      promptTokens: request.prompt.length,
       withheld: request.stopIds ?? [],
       withheldUntil: request.prompt.length + (request.minTokens ?? 0),
     };
@@ -140,7 +160,7 @@ export class DeviceSession {
    * @param {number[]} [generated] what was generated of it already, by an edge or a page that was lost
    */
   begin(request, generated = []) {
-    if (["Waiting", "Granted", "Drafted"].includes(this.stage.name)) {
+    if (OPEN.has(this.stage.name)) {
       throw new Error("the request before is still open: let it end, or forget the edge");
     }
     if (request.stopStrings?.length && !this.table) throw new InputError("stop strings need a table of the target's tokens");
@@ -149,6 +169,7 @@ export class DeviceSession {
     this.committed = [...request.prompt, ...generated];
     this.stream = this.table ? new TextStream(this.table, request.stopStrings, request.minTokens) : null;
     this.text = this.stream ? this.stream.push(generated) : "";
+    this.wasted = 0;
     this.stage = ["Ended", "Welcomed"].includes(this.stage.name) ? { name: "Welcomed" } : { name: "Away", kept: null };
   }
 
@@ -158,7 +179,13 @@ export class DeviceSession {
     const work = this.work;
     if (this.welcome && work && work.name !== "Ended") {
       this.stage = { name: "Resuming", kept: work, welcomed: false };
-      return { type: "Resume", version: PROTOCOL_VERSION, resume_token: this.welcome.resume_token, length: this.committed.length };
+      return {
+        type: "Resume",
+        version: PROTOCOL_VERSION,
+        resume_token: this.welcome.resume_token,
+        length: this.committed.length,
+        credential: this.hello.credential ?? "",
+      };
     }
     this.forgetEdge();
     this.stage = { name: "Greeting" };
@@ -192,6 +219,10 @@ export class DeviceSession {
       rule: (request.temperature ?? 0) === 0 ? "greedy" : "coupled",
       min_tokens: request.minTokens ?? 0,
       logit_bias: request.logitBias ?? [],
+      min_p: request.minP ?? 0,
+      presence_penalty: request.presencePenalty ?? 0,
+      frequency_penalty: request.frequencyPenalty ?? 0,
+      repetition_penalty: request.repetitionPenalty ?? 1,
     };
     const size = encode(message).length;
     if (size > MAX_FRAME_BYTES) throw new InputError(`a prompt of ${this.committed.length} tokens is over the largest message`);
@@ -231,16 +262,103 @@ export class DeviceSession {
     return this.stage.message;
   }
 
-  /** The connection is lost, at whatever stage; the text and what is under way are kept. */
+  /** The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream. */
   lose() {
-    this.stage = { name: "Away", kept: this.work };
+    let work = this.work;
+    if (work instanceof Streaming) {
+      this.wasted += work.ids.length;
+      work = { name: "Waiting" };
+    }
+    this.stage = { name: "Away", kept: work };
   }
 
   /** The session ends here: its edge is lost, or does not know it any more. The text is kept. */
   forgetEdge() {
+    this.lose();
     const work = this.work;
     this.welcome = null;
     this.stage = { name: "Away", kept: work?.name === "Ended" ? work : null };
+  }
+
+  // Streams ---------------------------------------------------------------------------------------------------------
+
+  /** @returns {number} tokens that may be drafted ahead now, beside those that have been; 0 outside a stream */
+  get roomAhead() {
+    const { stage, request } = this;
+    if (!(stage instanceof Streaming)) return 0;
+    return stage.room(request.maxTokens - (this.committed.length - request.prompt.length), request.stopIds ?? []);
+  }
+
+  /** @returns {number[]} the committed text and the drafted tokens behind it: what the next token is drafted after */
+  get ahead() {
+    return this.stage instanceof Streaming ? [...this.committed, ...this.stage.ids] : [...this.committed];
+  }
+
+  /**
+   * Take in tokens that were drafted ahead.
+   *
+   * @param {number} epoch of the chain that they continue, as it was when they were begun
+   * @param {number} start position of the first of them: the length of `ahead` then
+   * @param {number[]} ids none where the drafter has nothing to say; an id outside the vocabulary ends them
+   * @param {number} seconds time that they took
+   */
+  drafted(epoch, start, ids, seconds) {
+    const { stage } = this;
+    if (!(stage instanceof Streaming) || stage.epoch !== epoch) {
+      this.wasted += ids.length;
+      return;
+    }
+    const beyond = ids.findIndex((id) => id >= this.welcome.vocabulary_size);
+    const end = beyond < 0 ? ids.length : beyond;
+    this.wasted += ids.length - end + stage.take(start, ids.slice(0, end), seconds, this.committed);
+    // If the text has grown beyond these tokens meanwhile, there is something new to draft after.
+    stage.stuck = (!ids.length || end < ids.length) && start + end >= this.committed.length;
+  }
+
+  /** @returns {object|null} the next frame of the stream, if one is full or no more can be drafted */
+  chunk() {
+    const { stage } = this;
+    if (!(stage instanceof Streaming)) return null;
+    return stage.chunk(this.committed.length, this.roomAhead > 0, this.welcome.vocabulary_size);
+  }
+
+  streamed(window) {
+    const { stage } = this;
+    if (!Number.isFinite(window.bandwidth_hz)) throw new InputError(`the edge granted a band of ${window.bandwidth_hz} Hz`);
+    if (stage instanceof Streaming) stage.window = window;
+    else if (stage.name === "Waiting") this.beginChain(window);
+    else throw new InputError("the edge sent a Window for a text that cannot stream now");
+  }
+
+  beginChain(window) {
+    this.epoch += 1;
+    this.stage = new Streaming(window, this.epoch);
+  }
+
+  /** Take in what a stream's pass has committed, and drop what was drafted if it says something else. */
+  commit(commit) {
+    if (commit.base < this.committed.length) return progress({ finish: this.finish }); // a repeated answer
+    const { stage, wasted: before } = this;
+    const ours = stage instanceof Streaming && stage.epoch === commit.epoch;
+    const sent = ours ? stage.sent : 0;
+    if (commit.base > this.committed.length || !(commit.accepted <= commit.verified && commit.verified <= sent)) {
+      throw new InputError(
+        `the edge accepted ${commit.accepted} of ${commit.verified} tokens at ${commit.base} that were never sent`,
+      );
+    }
+    const tokens = [...(ours ? stage.ids.slice(0, commit.accepted) : []), ...commit.ids];
+    const made = this.advance(tokens, commit.accepted, commit.verified, { ...commit, grant: null });
+    if (stage instanceof Streaming) {
+      const drafted = stage.ids.length;
+      const goesOn = this.stage === stage;
+      const followed = goesOn ? stage.follow(tokens) : null;
+      if (followed === null) {
+        // The text has ended, or says something else.
+        this.wasted += drafted - commit.verified;
+        if (goesOn) this.beginChain(stage.window);
+      } else this.wasted += Math.max(0, followed - commit.verified);
+    }
+    return { ...made, wasted: this.wasted - before };
   }
 
   // What the edge says ----------------------------------------------------------------------------------------------
@@ -257,13 +375,18 @@ export class DeviceSession {
     if (message.type === "Error") {
       if (stage.name === "Resuming" && GONE.has(message.code)) {
         this.forgetEdge();
-        throw new SessionGoneError(message.code, message.sentence);
+        throw new SessionGoneError(message.code, message.sentence, message.retry_after_s);
       }
-      throw new RefusedError(message.code, message.sentence);
+      throw new RefusedError(message.code, message.sentence, message.retry_after_s);
     }
     if (message.type === "Welcome") {
       this.welcomed(message);
       return progress();
+    }
+    if (message.type === "Commit") {
+      if (["Streaming", "Waiting"].includes(stage.name)) return this.commit(message);
+      if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
+      throw new InputError("the edge sent a Commit before it was due");
     }
     if (!this.welcome || message.session !== this.welcome.session) {
       throw new InputError(`the edge sent a ${message.type} of session ${message.session}, not ours`);
@@ -274,7 +397,13 @@ export class DeviceSession {
     }
     if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
     if (!WORK.has(stage.name)) throw new InputError(`the edge sent a ${message.type} before it was due`);
+    if (stage instanceof Streaming && message.type !== "Window") {
+      throw new InputError(`the edge sent a ${message.type} for a text that streams`);
+    }
     switch (message.type) {
+      case "Window":
+        this.streamed(message);
+        return progress();
       case "Grant":
         this.stage = this.granted(message);
         return progress();
@@ -352,25 +481,27 @@ export class DeviceSession {
     }
     this.committed.push(...tokens);
     let { finish } = message;
-    let text = "";
+    const texts = tokens.map((token) => this.stream?.push([token]) ?? "");
     if (this.stream) {
-      text = this.stream.push(tokens);
       if (this.stream.stopped) {
         finish = "stop";
         tokens = tokens.slice(0, this.stream.tokens - known);
         this.committed.length = request.prompt.length + this.stream.tokens;
       }
-      if (finish) text += this.stream.end();
-      this.text += text;
+      if (finish && texts.length) texts[texts.length - 1] += this.stream.end();
+      else if (finish) texts.push(this.stream.end());
     }
+    const text = texts.join("");
+    this.text += text;
     this.stage = this.next(finish, message.grant);
-    return progress({ tokens, accepted: Math.min(accepted, tokens.length), drafted, finish, text });
+    return progress({ tokens, accepted: Math.min(accepted, tokens.length), drafted, finish, text, texts });
   }
 
   next(finish, grant) {
     const { stage } = this;
     if (finish) return { name: "Ended", finish };
     if (grant) return this.granted(grant);
+    if (stage instanceof Streaming) return stage;
     // Without a new grant the edge still has the draft that it was sent, unless it has decided it.
     const undecided = stage.name === "Drafted" && stage.sent && stage.message.base === this.committed.length;
     return undecided ? stage : { name: "Waiting" };
@@ -393,5 +524,5 @@ export class DeviceSession {
 
 /** @returns {Progress} */
 function progress(changed = {}) {
-  return { tokens: [], accepted: 0, drafted: 0, finish: "", text: "", ...changed };
+  return { tokens: [], accepted: 0, drafted: 0, wasted: 0, finish: "", text: "", texts: [], ...changed };
 }

@@ -8,15 +8,17 @@ export class TokenTable {
   }
 
   /**
-   * @param {Uint8Array} packed for each id its number of bytes (one byte; 255 for an id without text), then the bytes
+   * @param {Uint8Array} packed for each id its number of bytes (two bytes, big-endian; 0 for an id without text), then
+   *   the bytes
    * @returns {TokenTable}
    */
   static unpack(packed) {
+    const view = new DataView(packed.buffer, packed.byteOffset, packed.byteLength);
     const pieces = [];
     for (let at = 0; at < packed.length; ) {
-      const size = packed[at] === 255 ? 0 : packed[at];
-      pieces.push(packed.subarray(at + 1, at + 1 + size));
-      at += 1 + size;
+      const size = view.getUint16(at);
+      pieces.push(packed.subarray(at + 2, at + 2 + size));
+      at += 2 + size;
     }
     return new TokenTable(pieces);
   }

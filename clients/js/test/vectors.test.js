@@ -46,10 +46,11 @@ test("the noise is the same to the last bit", () => {
 });
 
 test("the same tokens are drawn", () => {
-  const { rows, positions, cases } = read("draws.json");
+  const { rows, positions, step, cases } = read("draws.json");
+  const texts = positions.map((length) => Array.from({ length }, (_, index) => (step * index) % rows[0].length));
   for (const each of cases) {
     const params = { ...each.params, seed: BigInt(each.params.seed) };
-    const drawn = rows.map((row, index) => drawRow(Float32Array.from(row), positions[index], params));
+    const drawn = rows.map((row, index) => drawRow(Float32Array.from(row), texts[index], params));
     assert.deepEqual(drawn, each.tokens, JSON.stringify(each.params));
   }
 });
@@ -76,8 +77,8 @@ for (const script of scripts) {
         assert.equal(error, step.error, where);
       }
       assert.deepEqual(
-        [session.stage.name, session.committed, session.finish, session.wantsDraft],
-        [step.stage, step.committed, step.finish, step.wants_draft],
+        [session.stage.name, session.committed, session.finish, session.wantsDraft, session.roomAhead, session.epoch, session.wasted],
+        [step.stage, step.committed, step.finish, step.wants_draft, step.room_ahead, step.epoch, step.wasted],
         where,
       );
     });

@@ -24,6 +24,7 @@ from multispin.cli.process import (
     threads_option,
     writer,
 )
+from multispin.cli.web import Pages, check_web, web_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import MODES
 from multispin.errors import InputError
@@ -101,6 +102,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
+@web_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
@@ -120,6 +122,7 @@ def command(**options: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name.replace('_', '-')} is not a number")
     _check_mode(options)
+    check_web(options)
     if printed(options):
         return
     prepare(options["threads"] or os.cpu_count() or 1)
@@ -182,10 +185,13 @@ async def _serve(options: Mapping[str, Any]) -> None:
         Gateway(source, tokenizer, options["model_name"] or options["target"], int(time.time())).add_routes(
             application, guard(access)
         )
+    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
     async with contextlib.AsyncExitStack() as stack:
         with flag("--port"):
             port = await stack.enter_async_context(listening(application, options["host"], options["port"]))
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
+        if (about := pages.opened(port)) and not options["as_json"]:
+            click.echo(about)
         failure, gone = asyncio.create_task(server.failure()), asyncio.create_task(parent.gone())
         await asyncio.wait([failure, gone, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
         if failure.done():

@@ -71,7 +71,7 @@ class Tokenizer:
         special = {index for index, token in added.items() if token.special}
         end = self.special_tokens.get("eos_token")
         return {
-            index: _bytes_of(token)
+            index: bytes_of(token)
             for token, index in self.backend.get_vocab(with_added_tokens=True).items()
             if token == end or not (index in special or _NAMED.fullmatch(token))
         }
@@ -338,7 +338,7 @@ def _byte_alphabet() -> dict[str, int]:
 _ALPHABET = _byte_alphabet()
 
 
-def _bytes_of(token: str) -> bytes:
+def bytes_of(token: str) -> bytes:
     """The bytes that a token of the vocabulary stands for; its name where it is not written in the byte alphabet."""
     if all(character in _ALPHABET for character in token):
         return bytes(_ALPHABET[character] for character in token)

@@ -1,0 +1,1 @@
+"""The files of @wllama/wllama, as data."""

@@ -1,0 +1,127 @@
+"""The options of `serve` for pages in a browser, and what they put into the edge."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from multispin.errors import InputError, require
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from multispin.edge import EdgeServer
+    from multispin.models import Tokenizer
+    from multispin.web.device_page import Guard
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def web_options(function: _Function) -> _Function:
+    """Add --web, --web-draft and --dashboard to a command."""
+    for option in (
+        click.option(
+            "--dashboard/--no-dashboard",
+            default=True,
+            show_default=True,
+            help="Whether http://HOST:PORT/dashboard shows who drafts for whom.",
+        ),
+        click.option(
+            "--web-draft",
+            metavar="DRAFTER",
+            show_default="small for the embedded target",
+            help="What the page drafts with: small, medium, large, a folder of distill, or a .gguf file.",
+        ),
+        click.option(
+            "--web", is_flag=True, help="Serve a page that drafts, at http://HOST:PORT/device: open it on a phone."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def check_web(options: Mapping[str, Any]) -> None:
+    """InputError, before any model is loaded, if the page cannot be served."""
+    if options["web_draft"] is not None and not options["web"]:
+        raise InputError("--web-draft is for the page that --web serves: add --web")
+    if options["web"]:
+        from multispin.web.files import wllama_folder
+
+        require("segno")
+        wllama_folder()
+        _page_drafter(options)
+
+
+class Pages:
+    """The pages of an edge.
+
+    Args:
+        options: of `serve`.
+        server: the edge.
+        app: its web application.
+        tokenizer: the target's.
+        max_length: most tokens of a text, prompt included.
+        guard: wraps handlers that only who may use this edge may call.
+
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        server: "EdgeServer",
+        app: "web.Application",
+        tokenizer: "Tokenizer",
+        max_length: int,
+        guard: "Guard",
+    ) -> None:
+        from multispin.web import Board, Dashboard, DevicePage, PageDrafter
+        from multispin.web.join import join_picture
+
+        self._options = options
+        self._dashboard: Dashboard | None = None
+        if options["web"]:
+            from multispin.models.token_table import token_table
+
+            name, path = _page_drafter(options)
+            page = DevicePage(options["target"], tokenizer, token_table(tokenizer), max_length, PageDrafter(name, path))
+            page.add_routes(app, guard)
+        if options["dashboard"]:
+            board = Board(options["target"])
+            server.audience.add(board.tell)
+            self._dashboard = Dashboard(board, join_picture)
+            self._dashboard.add_routes(app, guard)
+
+    def opened(self, port: int) -> str:
+        """The edge listens: what a person is told of its pages, with a QR code where a phone can reach it."""
+        from multispin.edge import place_of
+        from multispin.web.join import join_address, join_code, own_addresses
+
+        host, lines = self._options["host"], list[str]()
+        here = own_addresses(host)
+        place = place_of(here[0] if here else host, port)
+        if self._dashboard is not None:
+            lines.append(f"who drafts for whom: http://{place}/dashboard")
+        if not self._options["web"]:
+            return "\n".join(lines)
+        lines.append(f"a page that drafts: {join_address(place)}")
+        if not here:
+            return "\n".join(lines) + " (on this machine only: --host 0.0.0.0 lets phones in)"
+        address = join_address(place, self._options["credential"])
+        if self._dashboard is not None:
+            self._dashboard.invite(address)
+        return "\n".join([*lines, join_code(address)])
+
+
+def _page_drafter(options: Mapping[str, Any]) -> tuple[str, Path]:
+    """Name and GGUF file of what the page drafts with."""
+    from multispin.models.gguf_copy import gguf_copy
+    from multispin.models.references import EMBEDDED
+
+    spec = options["web_draft"] or ("small" if options["target"] == EMBEDDED else None)
+    if spec is None:
+        raise InputError(
+            f"--web needs a drafter for pages beside the target {options['target']}: name a .gguf file with --web-draft"
+        )
+    path = gguf_copy(spec)
+    return Path(spec).stem, path

@@ -1,0 +1,172 @@
+"""What the dashboard shows: an edge as it is now, made from its events in bounded memory. No sockets, no clock."""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from multispin.protocol.events import (
+    Closed,
+    Connected,
+    EdgeEvent,
+    Ended,
+    Expired,
+    Lost,
+    Opened,
+    Refused,
+    Round,
+)
+
+MAX_SESSIONS = 512
+"""Sessions that are kept in mind; the one that has been silent longest gives way."""
+MAX_SHOWN = 64
+"""Sessions that are shown; of more, those whose text grew last."""
+HISTORY_S = 300
+"""Seconds of which the rates are kept."""
+MAX_PASSES = 200
+PASSES_S = 12.0
+"""Length of the time line of passes [s]."""
+SHARE_PASSES = 16
+"""A band share is a mean over so many passes: in `auto` each plan grants a few devices only."""
+DRAFTERS = ("device", "edge", "nobody")
+
+
+@dataclass
+class _Session:
+    """One session as it is shown."""
+
+    name: str
+    drafter: str = ""
+    state: str = "connected"
+    by: str = "nobody"
+    length: int = 0
+    bands_hz: deque[float] = field(default_factory=lambda: deque(maxlen=SHARE_PASSES))
+    drafted: int = 0
+    accepted: int = 0
+    tokens: int = 0
+    acceptance_rate: float | None = None
+    writing: bool = False
+
+    @property
+    def bandwidth_hz(self) -> float:
+        """Mean of the bands that it was granted lately [Hz]."""
+        return sum(self.bands_hz) / max(1, len(self.bands_hz))
+
+
+@dataclass
+class _Second:
+    """Sums of one second."""
+
+    second: int
+    tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Board:
+    """Follows an edge's events; `shown` is what a viewer sees.
+
+    Args:
+        target: name of the edge's target.
+
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._sessions: OrderedDict[int, _Session] = OrderedDict()  # the one whose event came last is at the end
+        self._seconds: deque[_Second] = deque(maxlen=HISTORY_S)
+        self._passes: deque[dict[str, Any]] = deque(maxlen=MAX_PASSES)
+        self._forgotten = 0
+
+    def tell(self, event: EdgeEvent) -> None:
+        """Take in an event."""
+        match event:
+            case Connected():
+                session = self._session(event.session, event.name)
+                session.drafter, session.state = event.drafter, "connected"
+            case Lost():
+                self._session(event.session, event.name).state = "away"
+            case Closed() | Expired() | Refused():
+                self._sessions.pop(event.session, None)
+            case Opened():
+                session = self._session(event.session, event.name)
+                session.writing, session.tokens, session.drafted, session.accepted = True, 0, 0, 0
+            case Round():
+                self._round(event)
+            case Ended() if event.session in self._sessions:
+                self._sessions[event.session].writing = False
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """The state as JSON values.
+
+        Args:
+            now_s: the edge's clock [s].
+        """
+        sessions = list(self._sessions.items())
+        shown = sessions[-MAX_SHOWN:]
+        return {
+            "target": self._target,
+            "now_s": now_s,
+            "sessions": [
+                {
+                    "session": number,
+                    "bandwidth_hz": each.bandwidth_hz,
+                    **{name: getattr(each, name) for name in _FIELDS},
+                }
+                for number, each in sorted(shown)
+            ],
+            "hidden": len(sessions) - len(shown) + self._forgotten,
+            "seconds": [[each.second, each.tokens, each.drafted, each.accepted] for each in self._seconds],
+            "passes": [each for each in self._passes if each["end_s"] > now_s - PASSES_S],
+        }
+
+    def _session(self, number: int, name: str) -> _Session:
+        session = self._sessions.get(number)
+        if session is None:
+            session = self._sessions[number] = _Session(name)
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+                self._forgotten += 1
+        self._sessions.move_to_end(number)
+        return session
+
+    def _round(self, event: Round) -> None:
+        for device in event.devices:
+            session = self._session(device.session, device.name)
+            session.by = device.drafter or "nobody"
+            session.drafted += device.drafted
+            session.accepted += device.accepted
+            session.tokens += device.tokens
+            session.acceptance_rate = device.acceptance_rate if isfinite(device.acceptance_rate) else None
+            if session.by != "device":  # its device has no grant; the edge drafts as much as it sees fit
+                session.length = device.drafted
+            session.writing = True
+        granted = {grant.session: grant.bandwidth_hz for grant in event.grants}
+        for grant in event.grants:
+            self._session(grant.session, grant.name).length = grant.length
+        for number in {*granted, *(each.session for each in event.devices)} & self._sessions.keys():
+            self._sessions[number].bands_hz.append(granted.get(number, 0.0))
+        second = self._second(int(event.time_s))
+        second.tokens += sum(each.tokens for each in event.devices)
+        second.drafted += sum(each.drafted for each in event.devices)
+        second.accepted += sum(each.accepted for each in event.devices)
+        self._passes.append(
+            {
+                "number": event.round,
+                "begin_s": event.time_s - event.verify_s,
+                "end_s": event.time_s,
+                "prompt_tokens": event.prompt_tokens,
+                "texts": {by: sum(each.drafter == by for each in event.devices) for by in DRAFTERS},
+                "tokens": sum(each.tokens for each in event.devices),
+            }
+        )
+
+    def _second(self, second: int) -> _Second:
+        """Sums of this second; seconds in which nothing happened count as zeros."""
+        newest = self._seconds[-1].second if self._seconds else second - 1
+        for missing in range(max(newest + 1, second - HISTORY_S + 1), second + 1):
+            self._seconds.append(_Second(missing))
+        return self._seconds[-1]
+
+
+_FIELDS = tuple(name for name in _Session.__dataclass_fields__ if name != "bands_hz")

@@ -1,0 +1,105 @@
+"""The page `/dashboard`: who drafts for whom at this edge, live. Viewers get one small document a few times a second.
+
+A viewer that reads slowly gets fewer of them: each connection sends the newest state when it can, and keeps none.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+
+from aiohttp import web
+
+from multispin.web.board import Board
+from multispin.web.files import STATIC, Handler, json_answer, serving
+from multispin.web.headers import headers
+
+DASHBOARD = "/dashboard"
+PERIOD_S = 0.5
+"""Time between two documents for a viewer [s]."""
+MAX_VIEWERS = 16
+WRITE_TIMEOUT_S = 30.0
+"""A viewer that takes no document for so long is let go [s]."""
+_FILES = ("dashboard.css", "dashboard.js", "chart.js", "feed.js", "icon.svg")
+_VENDORED = ("uPlot.iife.min.js", "uPlot.min.css")
+
+
+class Dashboard:
+    """The dashboard's page and its feed.
+
+    Args:
+        board: what is shown.
+        picture: QR code of an address as SVG.
+
+    """
+
+    def __init__(self, board: Board, picture: Callable[[str], str] = lambda _: "") -> None:
+        self._board, self._picture = board, picture
+        self._address = ""
+        self._viewers = 0
+        self._document, self._made_s = b"", -PERIOD_S
+        self._stopping = asyncio.Event()
+
+    @property
+    def viewers(self) -> int:
+        """Viewers that are connected."""
+        return self._viewers
+
+    def invite(self, address: str) -> None:
+        """Show phones the way to the page that drafts, once its address is known."""
+        self._address = address
+
+    def add_routes(self, app: web.Application, guard: Callable[[Handler], Handler]) -> None:
+        """Put the dashboard into an edge's web application.
+
+        Args:
+            app: the application.
+            guard: wraps handlers that only who may use this edge may call.
+        """
+        app.router.add_get(DASHBOARD, serving(STATIC / "dashboard.html"))
+        for name in _FILES:
+            app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / name))
+        for name in _VENDORED:
+            app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / "vendor" / name))
+        app.router.add_get(f"{DASHBOARD}/feed", guard(self._feed))
+        app.router.add_get(f"{DASHBOARD}/join", guard(self._join))
+        app.on_shutdown.append(self._stop)
+
+    async def _stop(self, _: web.Application) -> None:
+        self._stopping.set()
+
+    async def _join(self, request: web.Request) -> web.StreamResponse:
+        """Where a phone joins, as an address and as a picture."""
+        picture = self._picture(self._address) if self._address else ""
+        data = f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}" if picture else ""
+        return json_answer(request, {"address": self._address.partition("#")[0], "picture": data})
+
+    async def _feed(self, request: web.Request) -> web.StreamResponse:
+        """The state as server-sent events."""
+        if self._viewers >= MAX_VIEWERS:
+            error = f"{MAX_VIEWERS} people look at this dashboard, the limit: try again later"
+            return json_answer(request, {"error": error}, 429)
+        response = web.StreamResponse(headers={**headers(request), "Content-Type": "text/event-stream; charset=utf-8"})
+        self._viewers += 1
+        try:
+            await response.prepare(request)
+            while not self._stopping.is_set():
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await response.write(self._event())
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
+                except TimeoutError:
+                    continue
+        except (TimeoutError, ConnectionError):
+            request.protocol.force_close()
+        finally:
+            self._viewers -= 1
+        return response
+
+    def _event(self) -> bytes:
+        """The newest document; all viewers share one."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._made_s >= PERIOD_S / 2:
+            document = json.dumps(self._board.shown(now_s), separators=(",", ":"), allow_nan=False)
+            self._document, self._made_s = f"data: {document}\n\n".encode(), now_s
+        return self._document

@@ -1,0 +1,58 @@
+"""How a phone finds the page: its address, and a QR code of it."""
+
+import io
+import socket
+from urllib.parse import quote
+
+from multispin.errors import require
+
+PAGE = "/device"
+
+
+def join_address(place: str, token: str = "", scheme: str = "http") -> str:
+    """Address of the page that drafts.
+
+    Args:
+        place: HOST:PORT of the edge.
+        token: credential to join with; it stands behind #, which browsers send to nobody.
+        scheme: "https" behind a proxy that speaks TLS; default "http".
+
+    """
+    return f"{scheme}://{place}{PAGE}" + (f"#token={quote(token, safe='')}" if token else "")
+
+
+def join_code(address: str) -> str:
+    """A QR code of an address, for a terminal."""
+    require("segno")
+    import segno
+
+    text = io.StringIO()
+    segno.make(address, error="l").terminal(out=text, border=1, compact=True)
+    return text.getvalue()
+
+
+def join_picture(address: str) -> str:
+    """A QR code of an address as SVG, dark on light whatever the page's colours are."""
+    require("segno")
+    import segno
+
+    text = io.BytesIO()
+    segno.make(address, error="m").save(text, kind="svg", scale=4, border=3, dark="#000", light="#fff", xmldecl=False)
+    return text.getvalue().decode()
+
+
+def own_addresses(host: str) -> list[str]:
+    """Addresses by which other machines reach a server that listens on `host`; none if they cannot."""
+    if host not in ("0.0.0.0", "::", ""):
+        return [] if host in ("127.0.0.1", "::1", "localhost") else [host]
+    found = []
+    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((far, 9))  # sends nothing: it only asks which way a packet would leave
+            except OSError:
+                continue
+            address = probe.getsockname()[0]
+            if not address.startswith(("127.", "::1", "fe80")):
+                found.append(address)
+    return found

@@ -1,0 +1,90 @@
+/** What the page asks of its edge over HTTP, and what it keeps of it in the browser. */
+
+/** The edge does not know this device's token. */
+export class TokenError extends Error {}
+
+const STORE = "files";
+
+export class Edge {
+  /** @param {string} token credential of this device; may be empty */
+  constructor(token) {
+    this.token = token;
+  }
+
+  /** @returns {string} address of the session endpoint */
+  get sessionUrl() {
+    return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/session`;
+  }
+
+  async fetch(path, options = {}) {
+    const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    const answer = await fetch(path, { ...options, headers });
+    if (answer.status === 401) throw new TokenError("this edge does not know the token");
+    if (!answer.ok) {
+      const said = await answer.json().catch(() => ({}));
+      throw new Error(said.error?.message ?? said.error ?? `the edge answered ${answer.status}`);
+    }
+    return answer;
+  }
+
+  /** @returns {Promise<object>} the target, its fingerprint and the drafter's file */
+  async about() {
+    return (await this.fetch("/device/about")).json();
+  }
+
+  /** @returns {Promise<Uint8Array>} the bytes of the target's tokens */
+  async tokens() {
+    return new Uint8Array(await (await this.fetch("/device/tokens")).arrayBuffer());
+  }
+
+  /** @returns {Promise<number[]>} ids of a conversation, up to where the answer begins */
+  async prompt(messages) {
+    const body = JSON.stringify({ messages });
+    return (await (await this.fetch("/device/prompt", { method: "POST", body })).json()).ids;
+  }
+
+  /**
+   * The drafter's file, kept in the browser by its SHA-256.
+   *
+   * @param {{url: string, bytes: number, sha256: string}} file
+   * @param {(done: number) => void} onProgress told how many bytes have come
+   * @returns {Promise<Blob>}
+   */
+  async drafter(file, onProgress) {
+    const kept = await keep("readonly", (store) => store.get(file.sha256)).catch(() => undefined);
+    if (kept?.size === file.bytes) return kept;
+    const parts = [];
+    let done = 0;
+    for await (const part of chunks((await this.fetch(file.url)).body)) {
+      parts.push(part);
+      onProgress((done += part.length));
+    }
+    const blob = new Blob(parts);
+    if (blob.size !== file.bytes) throw new Error(`the drafter's file has ${blob.size} bytes, not ${file.bytes}`);
+    await keep("readwrite", (store) => {
+      store.clear(); // of drafters before this one
+      return store.put(blob, file.sha256);
+    }).catch(() => {}); // a private window, or no room: it is fetched again next time
+    return blob;
+  }
+}
+
+async function* chunks(body) {
+  const reader = body.getReader();
+  for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+}
+
+/** One transaction with the browser's database; it works on pages without TLS too. */
+function keep(mode, use) {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open("multispin", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore(STORE);
+    opening.onerror = () => reject(opening.error);
+    opening.onsuccess = () => {
+      const transaction = opening.result.transaction(STORE, mode);
+      const request = use(transaction.objectStore(STORE));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onerror = transaction.onabort = () => reject(transaction.error);
+    };
+  });
+}

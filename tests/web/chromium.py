@@ -1,0 +1,172 @@
+"""Headless Chromium, driven from Python over its DevTools protocol: all that the tests of the pages need of it.
+
+aiohttp speaks WebSocket already, so this file takes the place of a library for browsers, which would bring
+a Node.js and a browser of its own version.
+"""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+START_TIMEOUT_S = 60.0
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+DESKTOP = {"width": 1100, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+
+
+def chromium_path():
+    """Path of the browser; skips where there is none."""
+    found = os.environ.get("MULTISPIN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("Chromium is not installed: the pages are not tested here (apt-get install chromium)")
+    return found
+
+
+class PageError(AssertionError):
+    """A program of the page failed."""
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket, session):
+        self._socket, self._session = socket, session
+        self._numbers, self._waiting = itertools.count(1), {}
+        self.console, self.errors, self.requests = [], [], []
+        self._reading = asyncio.create_task(self._read())
+
+    async def send(self, method, **params):
+        """Call a method of the DevTools protocol."""
+        number = next(self._numbers)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        return await self._waiting[number]
+
+    async def _read(self):
+        async for frame in self._socket:
+            message = json.loads(frame.data)
+            if "id" in message:
+                future = self._waiting.pop(message["id"])
+                if future.cancelled():
+                    continue
+                if "error" in message:
+                    future.set_exception(PageError(message["error"]["message"]))
+                else:
+                    future.set_result(message["result"])
+            else:
+                self._note(message["method"], message["params"])
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(PageError("the tab is gone"))
+
+    def _note(self, method, params):
+        if method == "Runtime.consoleAPICalled":
+            self.console.append(" ".join(str(each.get("value", each.get("description"))) for each in params["args"]))
+        elif method == "Runtime.exceptionThrown":
+            details = params["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description", details["text"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+
+    async def open(self, url, screen=PHONE):
+        """Load an address, on a screen of that size."""
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await self.send(f"{domain}.enable")
+        await self.send("Emulation.setDeviceMetricsOverride", **screen)
+        await self.send("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete'")
+
+    async def run(self, script):
+        """Value of a JavaScript expression; a promise is awaited."""
+        found = await self.send(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+        )
+        if "exceptionDetails" in found:
+            details = found["exceptionDetails"]
+            raise PageError(details.get("exception", {}).get("description", details["text"]))
+        return found["result"].get("value")
+
+    async def until(self, condition, timeout_s=120.0):
+        """Wait until an expression is true; its value."""
+        last = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with contextlib.suppress(PageError):  # the page is being loaded anew
+                        last = await self.run(condition)
+                        if last:
+                            return last
+                    await asyncio.sleep(0.1)
+        text = await self.run("document.body ? document.body.innerText : ''")
+        raise PageError(f"{condition} stays {last!r}; the page says: {text[-1500:]}; errors: {self.errors}")
+
+    async def picture(self, path, dark=False):
+        """Save a screenshot of the whole tab."""
+        scheme = "dark" if dark else "light"
+        await self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        await asyncio.sleep(0.3)
+        found = await self.send("Page.captureScreenshot", format="png")
+        Path(path).write_bytes(base64.b64decode(found["data"]))
+
+    async def close(self):
+        """Close the tab, as a user would."""
+        with contextlib.suppress(PageError):
+            await self.send("Page.close")
+        await self._socket.close()
+        await self._reading
+
+
+class Chromium:
+    """A browser with an empty profile, for the length of an `async with`."""
+
+    async def __aenter__(self):
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process = await asyncio.create_subprocess_exec(
+            chromium_path(),
+            "--headless=new",
+            "--no-sandbox",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={self._profile.name}",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--no-first-run",
+            "about:blank",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        self._http = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                port_file = Path(self._profile.name) / "DevToolsActivePort"
+                while not (port_file.exists() and port_file.read_text().count("\n")):
+                    await asyncio.sleep(0.1)
+            self._address = f"http://127.0.0.1:{port_file.read_text().splitlines()[0]}"
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def page(self):
+        """A new tab."""
+        async with self._http.put(f"{self._address}/json/new?about:blank") as answer:
+            target = await answer.json(content_type=None)
+        socket = await self._http.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28)
+        return Page(socket, self._http)
+
+    async def __aexit__(self, *_):
+        await self._http.close()
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()
+        self._profile.cleanup()

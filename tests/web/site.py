@@ -1,0 +1,97 @@
+"""A real edge with its pages, and a browser that opens them."""
+
+import json
+from contextlib import asynccontextmanager
+
+from tests.web.chromium import Chromium
+
+from multispin.edge import Access, EdgeServer, listening
+from multispin.gateway import guard
+from multispin.models import Verifier, load_model, load_tokenizer
+from multispin.models.gguf_copy import gguf_copy
+from multispin.models.references import EMBEDDED
+from multispin.models.token_table import token_table
+from multispin.passes import Controller, ControllerSettings, Limits, Passes
+from multispin.protocol import SESSION_PATH
+from multispin.speculation import bits_per_id
+from multispin.web import DevicePage, PageDrafter
+
+SECRET = "open sesame"
+
+
+class Target:
+    """The embedded target and its page drafter, loaded once."""
+
+    def __init__(self):
+        self.model, self.tokenizer = load_model(EMBEDDED), load_tokenizer(EMBEDDED)
+        self.table = token_table(self.tokenizer)
+        self.drafter = PageDrafter("small", gguf_copy("small"))
+
+    @asynccontextmanager
+    async def edge(self, slots=4, longest=4):
+        """A real edge whose page drafts, for the length of a block."""
+        verifier = Verifier(self.model, slots, 512)
+        settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode="rounds")
+        limits = Limits(resume_grace_s=5.0)
+        passes = Passes(verifier, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
+        events = []
+        access = Access(SECRET)
+        application = EdgeServer(passes, events.append, access).application()
+        page = DevicePage("embedded", self.tokenizer, self.table, verifier.max_length, self.drafter)
+        page.add_routes(application, guard(access))
+        async with listening(application, port=0) as port:
+            yield Edge(port, passes, events)
+
+
+class Edge:
+    """An edge under test."""
+
+    def __init__(self, port, passes, events):
+        self.address, self.passes, self.events = f"http://127.0.0.1:{port}", passes, events
+        self.url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
+
+    @asynccontextmanager
+    async def browser(self):
+        async with Chromium() as browser:
+            yield Phones(browser, self)
+
+
+class Phones:
+    """Tabs of one browser that have joined an edge."""
+
+    def __init__(self, browser, edge):
+        self._browser, self._edge = browser, edge
+
+    async def join(self, secret=SECRET):
+        """A tab whose drafter is ready."""
+        page = await self._browser.page()
+        await page.open(f"{self._edge.address}/device#token={secret.replace(' ', '%20')}")
+        await ready(page)
+        return page
+
+
+async def ready(page):
+    """Wait until the page's drafter is loaded, and collect its answers from then on."""
+    await page.until("/^(ready|no drafter)/.test(document.getElementById('drafter-state').textContent)")
+    state = await page.run("document.getElementById('drafter-state').textContent")
+    assert state.startswith("ready"), state
+
+
+async def ask(page, question, most=40, temperature=0.0, helping=True):
+    """Send a message as a user does; the answer comes with `answered`."""
+    await page.run(
+        f"""
+        window.answers ??= (document.addEventListener('answered', (event) => answers.push(event.detail)), []);
+        document.getElementById('most').value = {most};
+        document.getElementById('temperature').value = {temperature};
+        document.getElementById('helping').checked = {json.dumps(helping)};
+        document.getElementById('question').value = {json.dumps(question)};
+        document.getElementById('ask').requestSubmit();
+        """
+    )
+
+
+async def answered(page, number=1):
+    """The page's newest answer, once there are so many."""
+    await page.until(f"window.answers?.length >= {number}")
+    return await page.run(f"answers[{number - 1}]")

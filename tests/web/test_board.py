@@ -1,0 +1,75 @@
+"""The state behind the dashboard: bounded, and what the events say."""
+
+import json
+
+from multispin.protocol.events import Closed, Connected, Ended, Expired, Lost, Opened, Round, RoundDevice, RoundGrant
+from multispin.web.board import HISTORY_S, MAX_PASSES, MAX_SESSIONS, MAX_SHOWN, Board
+
+
+def a_round(number=1, time_s=10.0, devices=(), grants=(), verify_s=0.05):
+    return Round(number, time_s, verify_s, 0, None, None, tuple(devices), tuple(grants))
+
+
+def device(session, tokens=3, drafted=4, accepted=2, by="device", rate=0.5):
+    return RoundDevice(f"phone {session}", drafted, accepted, tokens, rate, 0.01, session, by)
+
+
+def test_a_session_is_shown_with_who_drafts_for_it_and_what_it_may_do():
+    board = Board("big")
+    board.tell(Connected(1, "phone 1", "small", False))
+    board.tell(Opened(1, "phone 1", "", 5, 100, 9.0))
+    board.tell(a_round(devices=[device(1)], grants=[RoundGrant("phone 1", 7, 2e4, 1)]))
+    (shown,) = board.shown(10.5)["sessions"]
+    assert shown["drafter"] == "small"
+    assert (shown["by"], shown["length"], shown["bandwidth_hz"]) == ("device", 7, 2e4)
+    assert (shown["tokens"], shown["drafted"], shown["accepted"], shown["writing"]) == (3, 4, 2, True)
+    board.tell(a_round(2, 10.5, [device(1)]))  # nothing new is planned: the grant stands
+    assert board.shown(10.5)["sessions"][0]["length"] == 7
+    board.tell(a_round(3, 11.0, [device(1, by="nobody", drafted=0, accepted=0, tokens=1)]))
+    (shown,) = board.shown(11.0)["sessions"]
+    assert (shown["by"], shown["length"], shown["tokens"]) == ("nobody", 0, 7)
+
+
+def test_a_text_that_ends_and_a_device_that_goes_are_seen():
+    board = Board("big")
+    board.tell(Connected(1, "phone 1", "small", False))
+    board.tell(a_round(devices=[device(1)]))
+    board.tell(Ended(1, "phone 1", "", "stop", 5, 3, 4, 2, 0.1, 1.0, 10.0))
+    assert not board.shown(10.0)["sessions"][0]["writing"]
+    board.tell(Lost(1, "phone 1"))
+    assert board.shown(10.0)["sessions"][0]["state"] == "away"
+    board.tell(Connected(1, "phone 1", "small", True))
+    assert board.shown(10.0)["sessions"][0]["state"] == "connected"
+    board.tell(Expired(1, "phone 1"))
+    board.tell(Closed(2))
+    assert board.shown(10.0)["sessions"] == []
+
+
+def test_silent_seconds_count_as_zeros():
+    board = Board("big")
+    for time_s in (5.2, 5.9, 8.0):
+        board.tell(a_round(time_s=time_s, devices=[device(1)]))
+    assert board.shown(8.0)["seconds"] == [[5, 6, 8, 4], [6, 0, 0, 0], [7, 0, 0, 0], [8, 3, 4, 2]]
+    board.tell(a_round(time_s=8.0 + 10 * HISTORY_S, devices=[device(1)]))
+    assert len(board.shown(0.0)["seconds"]) == HISTORY_S
+
+
+def test_only_passes_of_the_last_seconds_are_shown():
+    board = Board("big")
+    for number in range(5 * MAX_PASSES):
+        board.tell(a_round(number, number / 2, [device(1), device(2, by="edge")]))
+    passes = board.shown(5 * MAX_PASSES / 2)["passes"]
+    assert 0 < len(passes) <= MAX_PASSES
+    assert passes[-1]["texts"] == {"device": 1, "edge": 1, "nobody": 0}
+    assert passes[-1]["begin_s"] == passes[-1]["end_s"] - 0.05
+
+
+def test_memory_is_bounded_whatever_comes():
+    board = Board("big")
+    for session in range(3 * MAX_SESSIONS):
+        board.tell(Connected(session, "☎" * 80, "d" * 80, False))
+        board.tell(a_round(session, session / 9, [device(session, rate=float("nan"))]))
+    shown = board.shown(3 * MAX_SESSIONS / 9)
+    assert len(shown["sessions"]) == MAX_SHOWN
+    assert shown["hidden"] == 3 * MAX_SESSIONS - MAX_SHOWN
+    assert len(json.dumps(shown, allow_nan=False)) < 150_000

@@ -1,0 +1,228 @@
+"""The page that drafts, in headless Chromium at a real edge with the embedded target."""
+
+import asyncio
+import importlib.util
+import math
+
+import pytest
+from tests.web.chromium import chromium_path
+from tests.web.site import SECRET, answered, ask, ready
+
+from multispin.device import DeviceClient
+from multispin.models import decode_alone, load_draft_source
+from multispin.models.references import EMBEDDED
+from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Request
+from multispin.protocol.events import Connected, Lost
+from multispin.speculation import SamplingParams
+from multispin.speculation.conformance import check_drafter
+
+pytestmark = [pytest.mark.embedded, pytest.mark.processes]
+
+RAINBOW = "What is a rainbow? Answer in two sentences."
+POEM = "Write a poem about the sea."
+PROMPTS = (RAINBOW, "Count from one to twenty.", "Name five animals and say what each of them eats.")
+
+
+@pytest.fixture(autouse=True)
+def _browser():
+    chromium_path()
+    if importlib.util.find_spec("multispin_wllama") is None:
+        pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
+
+
+def own_text(target, question, tokens, temperature=0.0):
+    """What the target writes alone, with the edge's first seed."""
+    prompt = target.tokenizer.encode_chat(question)
+    return decode_alone(target.model, prompt, SamplingParams(temperature), tokens, target.tokenizer.stop_ids)
+
+
+def test_the_page_drafts_and_its_text_is_the_targets_own(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, RAINBOW)
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["text"] == target.tokenizer.decode(answer["ids"])
+            drafted = await page.run("document.querySelector('.assistant').innerText")
+            assert drafted.strip() == answer["text"].strip()
+            assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+            assert await page.run("document.getElementById('accepted').textContent !== '–'")
+            assert await page.run("crossOriginIsolated")
+            foreign = [url for url in page.requests if not url.removeprefix("blob:").startswith(edge.address)]
+            assert (page.errors, foreign) == ([], [])
+            devices = [device for event in edge.events for device in getattr(event, "devices", ())]
+            assert sum(device.accepted for device in devices) > 0
+            assert not any(SECRET in url for url in page.requests)
+
+    asyncio.run(scenario())
+
+
+def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await page.run("localStorage.removeItem('multispin.messages')")
+            seeds = []
+            for helping in (True, False):
+                await ask(page, POEM, most=30, temperature=0.8, helping=helping)
+                answer = await answered(page, len(seeds) + 1)
+                seeds.append(answer["seed"])
+                params = SamplingParams(0.8, seed=int(answer["seed"]))
+                prompt = target.tokenizer.encode_chat(POEM)
+                assert answer["ids"] == decode_alone(target.model, prompt, params, 30, target.tokenizer.stop_ids)
+                await page.run("document.getElementById('forget').click()")
+            drafters = [event.drafter for event in edge.events if isinstance(event, Connected)]
+            assert drafters == ["small (page)", "none"]
+
+    asyncio.run(scenario())
+
+
+def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(target):
+    """One token a draft: each is a trial. The page's rate lies in the 95 % interval of the other, or above it."""
+
+    async def python_counts(edge):
+        source = load_draft_source(str(target.drafter.path), EMBEDDED)
+        drafted = accepted = 0
+        for question in PROMPTS:
+            hello = Hello(
+                PROTOCOL_VERSION, target.tokenizer.fingerprint, "python", "small", True, Profile(0.05, 5.0), SECRET
+            )
+            client = DeviceClient(edge.url, hello, source.drafter(512))
+            prompt = target.tokenizer.encode_chat(question)
+            await client.generate(Request(tuple(prompt), SamplingParams(), 30, stop_ids=target.tokenizer.stop_ids))
+            drafted, accepted = drafted + client.counters.drafted, accepted + client.counters.accepted
+            client.close()
+        return drafted, accepted
+
+    async def scenario():
+        async with target.edge(longest=1) as edge, edge.browser() as phones:
+            drafted, accepted = await python_counts(edge)
+            page = await phones.join()
+            for number, question in enumerate(PROMPTS, 1):
+                await ask(page, question, most=30)
+                await answered(page, number)
+                await page.run("document.getElementById('forget').click()")
+            words = (await page.run("document.getElementById('accepted').textContent")).split()
+            page_accepted, page_drafted = int(words[0]), int(words[2])
+            assert min(drafted, page_drafted) > 30
+            rate = accepted / drafted
+            margin = 1.96 * math.sqrt(max(rate * (1 - rate), 0.01) / drafted)
+            assert page_accepted / page_drafted >= rate - margin
+
+    asyncio.run(scenario())
+
+
+class OverTheWire:
+    """The drafter of a page as a `Drafter` in Python: each call is a call in the browser."""
+
+    def __init__(self, loop, page):
+        self._loop, self._page = loop, page
+        self._call("alone(() => theDrafter.rewind([-1]))")  # a new drafter has nothing cached
+
+    def prepare(self, committed):
+        self._call(f"prepare({list(committed)})")
+
+    def draft(self, committed, length, params):
+        given = {"temperature": params.temperature, "topK": params.top_k, "topP": params.top_p, "seed": params.seed}
+        return self._call(f"draft({list(committed)}, {length}, {given}, new AbortController().signal)")
+
+    def _call(self, call):
+        return asyncio.run_coroutine_threadsafe(self._page.run(f"theDrafter.{call}"), self._loop).result(60)
+
+
+def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await page.run(
+                """(async () => {
+                  const client = await import("/device/client/index.js");
+                  const { Edge } = await import("/device/static/edge.js");
+                  const { WllamaDrafter } = await import("/device/static/drafter.js");
+                  const edge = new Edge(localStorage.getItem("multispin.token"));
+                  const table = client.TokenTable.unpack(await edge.tokens());
+                  const file = await edge.drafter((await edge.about()).drafter, () => {});
+                  window.theDrafter = await WllamaDrafter.load(file, 64, table);
+                })()"""
+            )
+            texts = [target.tokenizer.encode(text) for text in ("The sky is blue because", "One, two, three,")]
+            loop = asyncio.get_running_loop()
+            await asyncio.to_thread(
+                check_drafter, lambda: OverTheWire(loop, page), texts, target.tokenizer.size, laws=False
+            )
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, POEM, most=60)
+            await page.until("document.querySelector('.assistant')?.innerText.length > 30")
+            before = await page.run("document.querySelector('.assistant').innerText")
+            script = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail))"
+            await page.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+            await page.send("Page.reload")
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, POEM, 60)
+            assert answer["text"].startswith(before.strip()[:30])
+            assert [event.session for event in edge.events if isinstance(event, Connected)] == [1, 1]  # it resumed
+            await ready(page)  # from the browser's own store
+            fetched = [url for url in page.requests if url.endswith(".gguf")]
+            assert len(fetched) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_tab_hurts_nobody(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            stays, leaves = await phones.join(), await phones.join()
+            await ask(leaves, POEM, most=200)
+            await ask(stays, RAINBOW)
+            await leaves.until("document.querySelector('.assistant')?.innerText.length > 10")
+            await leaves.close()
+            answer = await answered(stays)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert any(isinstance(event, Lost) for event in edge.events)
+            async with asyncio.timeout(30):
+                while edge.passes.sessions:
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_text_ends_at_the_edge_too(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, POEM, most=200)
+            await page.until("document.querySelector('.assistant')?.innerText.length > 10")
+            await page.run("document.getElementById('ask').requestSubmit()")
+            answer = await answered(page)
+            assert 0 < len(answer["ids"]) < 200
+            async with asyncio.timeout(4):  # less than the time that a lost session is kept
+                while edge.passes.sessions:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+
+
+def test_a_page_without_the_token_asks_for_it(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones._browser.page()
+            await page.open(f"{edge.address}/device")
+            await page.until("!document.getElementById('join').hidden")
+            assert await page.run("document.getElementById('ask').hidden")
+            for secret, joined in (("wrong", False), (SECRET, True)):
+                await page.run(
+                    f"document.getElementById('token').value = '{secret}';"
+                    "document.getElementById('join-form').requestSubmit()"
+                )
+                await page.until(f"document.getElementById('ask').hidden !== {str(joined).lower()}")
+            assert "joined" in await page.run("document.getElementById('state').textContent")
+
+    asyncio.run(scenario())

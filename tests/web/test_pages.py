@@ -1,0 +1,230 @@
+"""What the pages' server promises, without a browser: headers, tokens, limits, slow readers."""
+
+import asyncio
+import re
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from multispin.edge import Access, listening
+from multispin.errors import InputError
+from multispin.gateway import guard
+from multispin.models import load_tokenizer
+from multispin.models.token_table import token_table
+from multispin.protocol.events import Connected
+from multispin.web import Board, Dashboard, DevicePage, PageDrafter
+from multispin.web.dashboard import MAX_VIEWERS
+from multispin.web.device_page import MAX_PROMPT_BYTES
+from multispin.web.files import STATIC, client_folder
+from multispin.web.join import join_address, join_code, join_picture, own_addresses
+
+SECRET = "open sesame"
+BEARER = {"Authorization": f"Bearer {SECRET}"}
+PUBLIC = ["/device", "/device/static/device.js", "/device/client/index.js", "/dashboard", "/dashboard/static/feed.js"]
+GUARDED = ["/device/about", "/device/tokens", "/dashboard/feed", "/dashboard/join"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder):
+    return load_tokenizer(tiny_folder)
+
+
+@asynccontextmanager
+async def pages(tokenizer, tmp_path, monkeypatch):
+    """An HTTP client of a server with both pages, and the dashboard."""
+    monkeypatch.setattr("multispin.web.device_page.wllama_folder", lambda: tmp_path)
+    (tmp_path / "wllama.js").write_text("export {};")
+    drafter = tmp_path / "drafter.gguf"
+    drafter.write_bytes(b"GGUF" * 1000)
+    app, access = web.Application(), Access(SECRET)
+    page = DevicePage("tiny", tokenizer, token_table(tokenizer), 64, PageDrafter("small", drafter))
+    page.add_routes(app, guard(access))
+    board = Board("tiny")
+    dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>")
+    dashboard.add_routes(app, guard(access))
+    async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        yield client, board, dashboard
+
+
+def test_every_file_of_a_page_may_load_from_its_edge_only(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+            for path in (*PUBLIC, "/device/about", "/dashboard/join"):
+                async with client.get(path, headers=BEARER) as answer:
+                    assert answer.status == 200, path
+                    policy = answer.headers["Content-Security-Policy"]
+                    assert "default-src 'none'" in policy
+                    assert not re.search(r"https?:|\*|unsafe-inline|'unsafe-eval'", policy)
+                    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+                    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+                    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    asyncio.run(scenario())
+
+
+def test_a_strange_host_does_not_get_into_the_policy(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+            async with client.get("/device", headers={"Host": "a; script-src *"}) as answer:
+                assert "*" not in answer.headers["Content-Security-Policy"]
+
+    asyncio.run(scenario())
+
+
+def test_no_file_of_a_page_names_another_host():
+    own = re.compile(r"https?://(www\.w3\.org/2000/svg|github\.com/msgpack/)")
+    for folder in (STATIC, client_folder()):
+        for path in folder.iterdir():
+            if path.is_file():
+                found = re.sub(own, "", path.read_text(encoding="utf-8"))
+                assert not re.search(r"https?://(?!\$)", found), path
+
+
+def test_what_the_model_has_is_given_only_to_who_has_the_token(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+            async with client.get("/device/about", headers=BEARER) as answer:
+                about = await answer.json()
+            for path in (*GUARDED, about["drafter"]["url"]):
+                for headers in ({}, {"Authorization": "Bearer wrong"}):
+                    async with client.get(path, headers=headers) as answer:
+                        assert answer.status == 401, path
+            async with client.post("/device/prompt", json={"messages": []}) as answer:
+                assert answer.status == 401
+            async with client.get(about["drafter"]["url"], headers=BEARER) as answer:
+                assert len(await answer.read()) == about["drafter"]["bytes"]
+                assert "immutable" in answer.headers["Cache-Control"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"messages":[{"role":"user","content":"ab"}]}', 200),
+        (b'{"messages":[]}', 400),
+        (b'{"messages":[{"role":"user","content":""}]}', 400),
+        (b'{"messages":[{"role":"user"}]}', 400),
+        (b'{"messages":[{"role":"user","content":"a","more":1}]}', 400),
+        (b"\xff", 400),
+        (b'{"messages":[{"role":"user","content":"' + b"a" * MAX_PROMPT_BYTES + b'"}]}', 413),
+    ],
+)
+def test_a_prompt_becomes_ids_or_one_sentence(tokenizer, tmp_path, monkeypatch, body, status):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+            async with client.post("/device/prompt", data=body, headers=BEARER) as answer:
+                found = await answer.json()
+                assert answer.status == status
+                assert found == {"ids": tokenizer.encode("ab")} if status == 200 else found["error"]
+
+    asyncio.run(scenario())
+
+
+def test_the_table_of_tokens_spells_any_text(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+            async with client.get("/device/tokens", headers=BEARER) as answer:
+                return await answer.read()
+
+    table = asyncio.run(scenario())
+    pieces = unpacked(table)
+    text = "Grüße, ☎ und ein\n\tTab"
+    assert b"".join(pieces[index] for index in tokenizer.encode(text)).decode() == text
+    assert pieces[tokenizer.stop_ids[0]] == b""
+
+
+def unpacked(table):
+    pieces, at = [], 0
+    while at < len(table):
+        size = int.from_bytes(table[at : at + 2], "big")
+        pieces.append(table[at + 2 : at + 2 + size])
+        at += 2 + size
+    return pieces
+
+
+def test_a_tokenizer_whose_pieces_cannot_be_joined_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids: "x".join(str(each) for each in ids))
+    with pytest.raises(InputError, match="cannot show its texts"):
+        token_table(tokenizer)
+
+
+def test_the_dashboards_feed_says_what_happens(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, board, _):
+            async with client.get("/dashboard/feed", headers=BEARER) as answer:
+                assert answer.headers["Content-Type"].startswith("text/event-stream")
+                first = await answer.content.readline()
+                assert b'"sessions":[]' in first
+                board.tell(Connected(1, "phone", "small", False))
+                await answer.content.readline()
+                assert b'"name":"phone"' in await answer.content.readline()
+
+    asyncio.run(scenario())
+
+
+def test_viewers_are_counted_and_bounded(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, dashboard):
+            open_ones = [await client.get("/dashboard/feed", headers=BEARER) for _ in range(MAX_VIEWERS)]
+            async with client.get("/dashboard/feed", headers=BEARER) as answer:
+                assert answer.status == 429
+            for each in open_ones:
+                each.close()
+            async with asyncio.timeout(20):
+                while dashboard.viewers:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+
+
+def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("multispin.web.dashboard.PERIOD_S", 0.001)
+    monkeypatch.setattr("multispin.web.dashboard.WRITE_TIMEOUT_S", 0.5)
+
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, board, dashboard):
+            for session in range(64):
+                board.tell(Connected(session, "☎" * 80, "d" * 80, False))
+            address = client._base_url
+            reader, writer = await asyncio.open_connection(address.host, address.port, limit=2**12)
+            request = f"GET /dashboard/feed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\r\n"
+            writer.write(request.encode())
+            await reader.readline()
+            writer.transport.pause_reading()
+            seen_at_once = dashboard.viewers
+            async with asyncio.timeout(60):
+                while dashboard.viewers:
+                    async with client.get("/device", headers=BEARER) as answer:  # others are served meanwhile
+                        assert answer.status == 200
+            writer.close()
+            assert seen_at_once == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_phone_is_shown_the_way_without_telling_the_token_in_words(tokenizer, tmp_path, monkeypatch):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, dashboard):
+            dashboard.invite(join_address("10.0.0.5:8765", SECRET))
+            async with client.get("/dashboard/join", headers=BEARER) as answer:
+                found = await answer.json()
+            assert found["address"] == "http://10.0.0.5:8765/device"
+            assert found["picture"].startswith("data:image/svg+xml;base64,")
+
+    asyncio.run(scenario())
+
+
+def test_a_code_is_drawn_for_a_terminal_and_for_a_page():
+    address = join_address("10.0.0.5:8765", "a b/c")
+    assert address == "http://10.0.0.5:8765/device#token=a%20b%2Fc"
+    assert len(join_code(address).splitlines()) > 10
+    assert join_picture(address).startswith("<svg")
+
+
+def test_a_server_on_this_machine_only_has_no_address_for_others():
+    assert own_addresses("127.0.0.1") == own_addresses("localhost") == own_addresses("::1") == []
+    assert own_addresses("10.1.2.3") == ["10.1.2.3"]
+    assert all(each != "0.0.0.0" for each in own_addresses("0.0.0.0"))
