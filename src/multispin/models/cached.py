@@ -12,9 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.packable import PackedModel
+from multispin.models.packable import PackedModel, with_width
 from multispin.models.recurrent import HISTORY
 from multispin.models.slots import SlotCache
+from multispin.models.static import PassResult, StaticPasses
 from multispin.speculation import Feed, SlotTable
 
 
@@ -28,6 +29,7 @@ class CachedModel(SlotTable):
         reorder: see `PackedModel.of`; for a model of transformers'.
         vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
             default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
+        static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only.
 
     """
 
@@ -38,6 +40,7 @@ class CachedModel(SlotTable):
         max_length: int,
         reorder: bool = True,
         vocabulary_size: int | None = None,
+        static: bool | None = None,
     ) -> None:
         super().__init__(slots)
         packed = model if isinstance(model, PackedModel) else PackedModel.of(model, reorder)
@@ -46,9 +49,11 @@ class CachedModel(SlotTable):
         if not 1 <= max_length <= limit:
             raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
         self.packed = packed
-        self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device)
         self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
+        static = packed.device.type == "cuda" if static is None else static
+        self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device, spare=int(static))
+        self._static = StaticPasses(packed, self._cache, self.vocabulary_size) if static else None
 
     @property
     def max_length(self) -> int:
@@ -98,11 +103,20 @@ class CachedModel(SlotTable):
         """Logits of all feeds that ask for some, one below the other: [rows, V]."""
         if not feeds:
             return torch.empty(0, self.vocabulary_size, device=self.packed.device)
+        found = self._pass(feeds)
+        if isinstance(found, torch.Tensor):
+            return found
+        return found.logits[: sum(len(feed.tokens) for feed in feeds if feed.params is not None)]
+
+    def _pass(self, feeds: Sequence[Feed]) -> torch.Tensor | PassResult:
+        """Run at least one feed; what a pass of static shape found, those that ask for logits first, or else logits."""
         self._check(feeds)
         runs = [(feed.slot, feed.start, feed.tokens, feed.params is not None) for feed in feeds]
-        logits = with_width(self.packed.forward(self._cache, runs), self.vocabulary_size)
+        found = None if self._static is None else self._static.forward(sorted(runs, key=lambda run: not run[3]))
+        if found is None:
+            logits = self.packed.forward(self._cache, runs)
         self.take(feeds)
-        return logits
+        return with_width(logits, self.vocabulary_size) if found is None else found
 
     def _check(self, feeds: Sequence[Feed]) -> None:
         self.check(feeds, self.max_length, self.known_ids)
@@ -115,9 +129,3 @@ class CachedModel(SlotTable):
                 )
             self._cache.recurrent.check(feed.slot, feed.start)
 
-
-def with_width(logits: torch.Tensor, size: int) -> torch.Tensor:
-    """[rows, size] of [rows, width] logits: ids from `size` on cannot be drawn, nor ids that a model lacks."""
-    if size <= logits.shape[-1]:
-        return logits[:, :size]
-    return nn.functional.pad(logits, (0, size - logits.shape[-1]), value=-torch.inf)

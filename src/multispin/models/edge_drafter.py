@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
-from multispin.models.cached import CachedModel, with_width
-from multispin.models.packable import PackedModel
+from multispin.models.cached import CachedModel
+from multispin.models.packable import PackedModel, with_width
 from multispin.speculation import (
     DraftAsk,
     Feed,

@@ -26,6 +26,26 @@ class Run:
 
 
 @dataclass(frozen=True)
+class WindowRun:
+    """The inputs of one slot that recurrent layers scan in a pass of static shape.
+
+    Attributes:
+        slot: of the session.
+        past: inputs between the slot's checkpoint and its newest state, where the window begins.
+        replayed: accepted inputs since the newest state, which come first in the window.
+        count: of all inputs in the window, the new ones last.
+        kept: inputs of the window that the state has taken which is kept.
+
+    """
+
+    slot: int
+    past: int
+    replayed: int
+    count: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class _Group:
     """Runs in slots first … last−1, attended in one call of `rows` tokens by `end` keys per slot."""
 

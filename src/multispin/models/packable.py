@@ -139,3 +139,9 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
     copied: PreTrainedModel = copy.deepcopy(model, memo)
     assert isinstance(copied, nn.Module)
     return copied
+
+def with_width(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """[rows, size] of [rows, width] logits: ids from `size` on cannot be drawn, nor ids that a model lacks."""
+    if size <= logits.shape[-1]:
+        return logits[:, :size]
+    return nn.functional.pad(logits, (0, size - logits.shape[-1]), value=-torch.inf)

@@ -107,7 +107,7 @@ class PackedBatch:
                 seen = scaled_dot_product_attention(rows, seen_keys, seen_values, attn_mask=mask, scale=scale)
             else:
                 per_row = None if sinks is None else sinks.view(1, kv_heads, shared, 1).expand(-1, -1, -1, group.rows)
-                seen = _attend(rows, seen_keys, seen_values, mask, scale, softcap, per_row)
+                seen = attend_plainly(rows, seen_keys, seen_values, mask, scale, softcap, per_row)
             seen = seen.reshape(slots, heads, group.rows, -1).transpose(1, 2)
             parts.append(seen.reshape(slots * group.rows, heads, -1))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, self._places)
@@ -132,7 +132,7 @@ class PackedBatch:
         return self._masks[index, window]
 
 
-def _attend(
+def attend_plainly(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,

@@ -11,7 +11,7 @@ by transformers' own functions, so what is here is bookkeeping.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.qwen3_5 import modeling_qwen3_5 as reference
 
-from multispin.models.layout import Run
+from multispin.models.layout import Run, WindowRun
 
 RECURRENT_LAYER = "linear_attention"
 RECURRENT_MODELS = {"qwen3_5_text"}
@@ -80,6 +80,7 @@ class RecurrentSlots:
         }
         self.checkpoint = [0] * slots
         self.newest: list[int | None] = [0] * slots
+        self.context, self.capacity = int(config.linear_conv_kernel_dim) - 1, _CAPACITY
 
     def check(self, slot: int, start: int) -> None:
         """ValueError if `slot` cannot go on from position `start`; 0 is always possible."""
@@ -107,6 +108,41 @@ class RecurrentSlots:
             self.checkpoint[run.slot] = checkpoint_after(self.checkpoint[run.slot], run.end)
             self.newest[run.slot] = run.end
 
+    def window(self, slot: int, start: int, count: int, final: bool) -> WindowRun:
+        """What a slot would scan in a pass of static shape, after `prepare`; `final` if none of it can be rejected."""
+        newest = self.newest[slot]
+        base = min(start, start if newest is None else newest)
+        replayed = start - base
+        past = 0 if start == 0 else base - self.checkpoint[slot]
+        return WindowRun(slot, past, replayed, replayed + count, replayed + (count if final else 0))
+
+    def prepare(self, modules: Mapping[int, Any], runs: Sequence[Run]) -> None:
+        """Make room for a pass of static shape, and go back where a slot begins before its newest state.
+
+        Args:
+            modules: the recurrent layers of the model by layer index.
+            runs: of the pass.
+
+        """
+        for run in runs:
+            slot, checkpoint, newest = run.slot, self.checkpoint[run.slot], self.newest[run.slot]
+            if run.start == 0:
+                continue
+            assert newest is not None
+            base = min(run.start, newest)
+            moved = min(checkpoint_after(checkpoint, run.end), base) - checkpoint
+            if newest <= run.start and not moved:
+                continue
+            self.newest[slot] = None
+            for index, layer in self.layers.items():
+                _rewind(modules[index], layer, slot, moved, None if newest <= run.start else run.start - checkpoint)
+            self.checkpoint[slot], self.newest[slot] = checkpoint + moved, base
+
+    def end_static(self, windows: Sequence[WindowRun]) -> None:
+        """Note that all layers have taken a pass of static shape."""
+        for run in windows:
+            self.newest[run.slot] = self.checkpoint[run.slot] + run.past + run.kept
+
 
 class RecurrentPass:
     """A packed row as the recurrent layers see it; made once per forward pass, shared by all of them.
@@ -126,10 +162,27 @@ class RecurrentPass:
         """Note that all layers have taken the row."""
         self.slots.end(self.runs)
 
+    def advance(
+        self, module: Any, index: int, mixed: torch.Tensor, decay: torch.Tensor, beta: torch.Tensor
+    ) -> torch.Tensor:
+        """Take a row's inputs in one layer, session by session; arguments and result as `StaticRecurrent.advance`."""
+        layer, parts = self.slots.layers[index], []
+        for run, newest in zip(self.runs, self.newest, strict=True):
+            columns = slice(run.column, run.column + run.count)
+            checkpoint = self.slots.checkpoint[run.slot]
+            parts.append(_advance(module, layer, run, checkpoint, newest, mixed[columns], decay[columns], beta[columns]))
+        return torch.cat(parts)
+
 
 def checkpoint_after(checkpoint: int, end: int) -> int:
     """Where the checkpoint stands when the inputs up to `end` have been taken."""
     return checkpoint if end - checkpoint <= _CAPACITY else end - HISTORY
+
+
+def recurrent_layers(model: PreTrainedModel) -> dict[int, Any]:
+    """The recurrent layers of a model by layer index."""
+    found = (module for module in model.modules() if isinstance(module, reference.Qwen3_5GatedDeltaNet))
+    return {module.layer_idx: module for module in found}
 
 
 def make_packable(model: PreTrainedModel) -> None:
@@ -140,24 +193,19 @@ def make_packable(model: PreTrainedModel) -> None:
 
 
 def _forward(
-    module: Any, plain: Any, hidden_states: torch.Tensor, recurrent: RecurrentPass | None = None, **others: Any
+    module: Any, plain: Any, hidden_states: torch.Tensor, recurrent: Any = None, **others: Any
 ) -> torch.Tensor:
     """Do a recurrent layer of transformers for a packed row, [1, Σ n_i, hidden]; the projections see the whole row."""
     if recurrent is None:
         unpacked: torch.Tensor = plain(hidden_states, **others)
         return unpacked
-    layer = recurrent.slots.layers[module.layer_idx]
     row = hidden_states[0]
     mixed = module.in_proj_qkv(row)
     beta = module.in_proj_b(row).sigmoid()
     decay = -module.A_log.float().exp() * softplus(module.in_proj_a(row).float() + module.dt_bias)
-    parts = []
-    for run, newest in zip(recurrent.runs, recurrent.newest, strict=True):
-        columns = slice(run.column, run.column + run.count)
-        checkpoint = recurrent.slots.checkpoint[run.slot]
-        parts.append(_advance(module, layer, run, checkpoint, newest, mixed[columns], decay[columns], beta[columns]))
+    parts = recurrent.advance(module, module.layer_idx, mixed, decay, beta)
     gate = module.in_proj_z(row).view(-1, module.head_v_dim)
-    normed = module.norm(torch.cat(parts).reshape(-1, module.head_v_dim), gate)
+    normed = module.norm(parts.reshape(-1, module.head_v_dim), gate)
     out: torch.Tensor = module.out_proj(normed.view(1, len(row), -1))
     return out
 
@@ -197,7 +245,8 @@ def _advance(
             return mixed.new_empty(0, module.num_v_heads, module.head_v_dim), state
         return _scan(module, mixed[first : context + last], decay[first:last], beta[first:last], state)
 
-    state = layer.newest[slot] if newest == run.start else scan(0, past, layer.checkpoint[slot])[1]
+    known = None if newest is None or newest > run.start else newest - checkpoint
+    state = scan(0, past, layer.checkpoint[slot])[1] if known is None else scan(known, past, layer.newest[slot])[1]
     moved = checkpoint_after(checkpoint, run.end) - checkpoint
     if moved > past:  # the new checkpoint lies within the new inputs
         first, middle = scan(past, moved, state)
@@ -214,6 +263,25 @@ def _advance(
     layer.decay[slot, :kept] = decay[moved:]
     layer.beta[slot, :kept] = beta[moved:]
     return out
+
+
+def _rewind(module: Any, layer: RecurrentLayer, slot: int, moved: int, start: int | None) -> None:
+    """Move a slot's checkpoint on by `moved` inputs; its newest state back to `start` inputs after the old one."""
+    context = layer.kernel - 1
+
+    def scan(first: int, last: int, state: torch.Tensor) -> torch.Tensor:
+        if first == last:
+            return state
+        inputs = layer.mixed[slot, first : context + last], layer.decay[slot, first:last], layer.beta[slot, first:last]
+        return _scan(module, *inputs, state)[1]
+
+    middle = scan(0, moved, layer.checkpoint[slot])
+    if start is not None:
+        layer.newest[slot] = scan(moved, start, middle)
+    if moved:
+        layer.checkpoint[slot] = middle
+        for tensor in (layer.mixed, layer.decay, layer.beta):
+            tensor[slot, : tensor.shape[1] - moved] = tensor[slot, moved:].clone()
 
 
 def _scan(

@@ -27,10 +27,17 @@ class SlotCache:
         max_length: positions per slot.
         dtype: of keys and values.
         device: where they live.
+        spare: further slots, which no session is given; padding is written there. Default none.
     """
 
     def __init__(
-        self, config: PretrainedConfig, slots: int, max_length: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: PretrainedConfig,
+        slots: int,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        spare: int = 0,
     ) -> None:
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         known = ATTENTION_LAYERS | ({RECURRENT_LAYER} if config.model_type in RECURRENT_MODELS else set())
@@ -41,11 +48,11 @@ class SlotCache:
             )
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (slots, heads, max_length, head_dim)
+        shape = (slots + spare, heads, max_length, head_dim)
         attending = [index for index, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
         self.keys = {index: torch.zeros(shape, dtype=dtype, device=device) for index in attending}
         self.values = {index: torch.zeros_like(keys) for index, keys in self.keys.items()}
-        self.recurrent = RecurrentSlots(config, slots, dtype, device) if len(attending) < len(kinds) else None
+        self.recurrent = RecurrentSlots(config, slots + spare, dtype, device) if len(attending) < len(kinds) else None
         self.shape = shape
         self.device = device
         self.slots = slots

@@ -1,0 +1,64 @@
+"""Shapes of static passes: which sizes there are, and the smallest that holds a batch. Integers only.
+
+A CUDA graph runs one fixed shape. So a batch is padded up to one of a few shapes, and each shape is captured once, when
+it is first needed. A batch larger than the largest shape runs without a graph.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MEMORY_BYTES = 2**30
+"""Memory that the largest pass of static shape may take beside weights and cache."""
+TOKENS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+"""Tokens of a pass."""
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Tokens of one slot, where attention is padded."""
+KEYS = 128
+"""Keys per slot are padded to a multiple of this, where attention is padded."""
+WINDOWS = (16, 32, 64, 128)
+"""Inputs that a recurrent layer scans per slot: those replayed and the new ones."""
+
+
+class Shape(NamedTuple):
+    """The shape of a static pass.
+
+    Attributes:
+        tokens: of the packed row, padding included.
+        slots: slots 0 … slots−1 take part.
+        rows: query rows per slot of padded attention; 0 if attention takes ragged rows.
+        keys: keys per slot of padded attention; 0 if attention takes ragged rows.
+        window: inputs that recurrent layers scan per slot; 0 if there are no such layers.
+
+    """
+
+    tokens: int
+    slots: int
+    rows: int = 0
+    keys: int = 0
+    window: int = 0
+
+
+def at_least(count: int, sizes: Sequence[int]) -> int | None:
+    """The smallest of ascending `sizes` that holds `count`; None if none does."""
+    return next((size for size in sizes if size >= count), None)
+
+
+def token_sizes(bytes_per_token: int, memory_bytes: int = MEMORY_BYTES) -> tuple[int, ...]:
+    """Those of `TOKENS` whose pass fits the memory; the smallest always does.
+
+    Args:
+        bytes_per_token: memory of one row of a pass: activations, logits, and what drawing a token takes.
+        memory_bytes: memory of the largest pass.
+
+    """
+    return tuple(size for size in TOKENS if size == TOKENS[0] or size * bytes_per_token <= memory_bytes)
+
+
+def slot_size(needed: int, slots: int) -> int:
+    """The smallest power of two that is at least `needed`, or all `slots` if that is fewer."""
+    return min(slots, 1 << max(0, needed - 1).bit_length())
+
+
+def key_size(needed: int, max_length: int) -> int:
+    """`needed` keys, padded to a multiple of `KEYS`, within a slot."""
+    return min(max_length, -(-needed // KEYS) * KEYS)

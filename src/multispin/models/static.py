@@ -1,0 +1,416 @@
+"""Passes of static shape: on a GPU each shape is captured once as a CUDA graph and replayed from then on.
+
+A pass of a 7B model launches some 1,500 kernels, which takes a processor longer than the GPU needs to run them. A graph
+launches them all at once, but only for one fixed shape and fixed addresses. So the layout of a batch (ids, positions,
+slots) is data here: one small block of integers, copied to the GPU before each pass. The row is padded with tokens of a
+spare slot, which nobody reads.
+
+Attention of all slots is one call, whatever the mix. In bfloat16 and float16 it is a FlashAttention call that takes
+ragged rows and reads each slot's own keys only; elsewhere slots are padded to the same number of rows and keys. Without
+a GPU the same passes run without a graph: so everything but the capture is tested on a CPU.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from multispin.models.buckets import ROWS, WINDOWS, Shape, at_least, key_size, slot_size, token_sizes
+from multispin.models.layout import Run, WindowRun
+from multispin.models.packable import PackedModel, PackedRun, with_width
+from multispin.models.packed import attend_plainly
+from multispin.models.recurrent import recurrent_layers
+from multispin.models.slots import SlotCache
+from multispin.models.static_recurrent import StaticRecurrent
+
+log = logging.getLogger(__name__)
+
+_MAX_FLASH_HEAD = 256
+_CAPTURED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_SAMPLER_BYTES = 24
+"""Bytes per logit that drawing a token takes for a moment."""
+
+
+class StaticBatch:
+    """Where each token of a row of static shape belongs; stands in for `PackedBatch`.
+
+    Args:
+        cache: keys and values of all slots, with a spare one.
+        shape: of the pass.
+        ragged: attention takes ragged rows (see the module's text).
+
+    Attributes:
+        recurrent: the row as recurrent layers see it; None without such layers.
+
+    """
+
+    def __init__(self, cache: SlotCache, shape: Shape, ragged: bool) -> None:
+        self.cache, self.shape, self._ragged = cache, shape, ragged
+        tokens, slots = shape.tokens, shape.slots
+        sizes = {"ids": tokens, "positions": tokens, "lines": tokens}
+        if ragged:  # the padding is one more sequence
+            sizes |= {"bounds": slots + 2, "first_keys": slots + 2, "keys": slots + 1}
+        else:
+            sizes |= {"columns": slots * shape.rows, "row_positions": slots * shape.rows, "places": tokens}
+        if shape.window:
+            sizes |= StaticRecurrent.sizes(shape)
+        on_gpu = cache.device.type == "cuda"
+        self._host = torch.zeros(sum(sizes.values()), dtype=torch.int64, pin_memory=on_gpu)
+        self._block = torch.zeros_like(self._host, device=cache.device)
+        self._parts = dict(zip(sizes, self._block.split(list(sizes.values())), strict=True))
+        self.ids, self.positions = self._parts["ids"], self._parts["positions"]
+        self.recurrent = StaticRecurrent(cache.recurrent, shape, self._parts) if cache.recurrent else None
+        self._masks: dict[int | None, torch.Tensor] = {}
+        self.load([], [])
+
+    def load(self, runs: Sequence[tuple[int, int, Sequence[int]]], windows: Sequence[WindowRun]) -> None:
+        """Fill in one batch.
+
+        Args:
+            runs: (slot, absolute position of the first token, ids) of each session, in the order of the row.
+            windows: of the same sessions, if there are recurrent layers.
+
+        """
+        tokens, cache = self.shape.tokens, self.cache
+        _, kv_heads, max_length, _ = cache.shape
+        ids: list[int] = []
+        positions: list[int] = []
+        lines: list[int] = []
+        bounds, first_keys, keys = [0], [], []
+        for slot, start, run_ids in runs:
+            end = start + len(run_ids)
+            ids.extend(run_ids)
+            positions.extend(range(start, end))
+            first = slot * kv_heads * max_length
+            lines.extend(range(first + start, first + end))
+            bounds.append(len(ids))
+            first_keys.append(first)
+            keys.append(end)
+        rest, spare = tokens - len(ids), cache.slots * kv_heads * max_length
+        padding = [min(place, max_length - 1) for place in range(rest)]
+        values = [*ids, *[0] * rest, *positions, *padding, *lines, *(spare + place for place in padding)]
+        if self._ragged:
+            absent = self.shape.slots - len(runs)
+            values += [*bounds, *[bounds[-1]] * absent, tokens]
+            values += [*first_keys, *[spare] * (absent + 2)]
+            values += [*keys, *[1] * absent, max(1, min(rest, max_length))]
+        else:
+            values += self._padded(runs)
+        if self.recurrent is not None:
+            values += self.recurrent.layout(windows)
+        self._host.copy_(torch.tensor(values))
+        self._block.copy_(self._host, non_blocking=True)
+
+    def _padded(self, runs: Sequence[tuple[int, int, Sequence[int]]]) -> list[int]:
+        """Columns and positions of all (slot, row) places, and the place of each column."""
+        rows = self.shape.rows
+        columns, row_positions = [0] * (self.shape.slots * rows), [0] * (self.shape.slots * rows)
+        places, column = [0] * self.shape.tokens, 0
+        for slot, start, ids in runs:
+            for row in range(len(ids)):
+                place = slot * rows + row
+                columns[place], row_positions[place], places[column] = column, start + row, place
+                column += 1
+        return [*columns, *row_positions, *places]
+
+    def begin(self) -> None:
+        """Compute on the device what all layers need of the layout; the first step of every pass."""
+        _, kv_heads, max_length, _ = self.cache.shape
+        offsets = torch.arange(kv_heads, device=self.cache.device)[:, None] * max_length
+        self._lines = (offsets + self._parts["lines"]).reshape(-1)
+        self._masks = {}
+        if self._ragged:
+            self._bounds, self._first_keys, self._keys = (
+                self._parts[name].int() for name in ("bounds", "first_keys", "keys")
+            )
+        if self.recurrent is not None:
+            self.recurrent.begin()
+
+    def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
+        """Put `new`, [kv_heads, tokens, head_dim], in its places of one layer's `cached` keys or values."""
+        size = new.shape[-1]
+        cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of all runs to their own slots, as `PackedBatch.attend`: [tokens, heads, head_dim]."""
+        if self._ragged and softcap is None and sinks is None:
+            return ragged_attention(
+                query.transpose(0, 1), keys, values, self._bounds, self._first_keys, self._keys, scale, window
+            )
+        slots, rows = self.shape.slots, self.shape.rows
+        heads, _, size = query.shape
+        kv_heads = keys.shape[1]
+        shared = heads // kv_heads
+        queries = query.index_select(1, self._parts["columns"]).view(kv_heads, shared, slots, rows, size)
+        queries = queries.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * rows, size)
+        seen_keys, seen_values = (part[:slots, :, : self.shape.keys] for part in (keys, values))
+        mask = self._mask(window, shared, query.dtype)
+        if softcap is None and sinks is None:
+            seen = scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask, scale=scale)
+        else:
+            per_row = None if sinks is None else sinks.view(1, kv_heads, shared, 1).expand(-1, -1, -1, rows)
+            seen = attend_plainly(queries, seen_keys, seen_values, mask, scale, softcap, per_row)
+        seen = seen.reshape(slots, heads, rows, -1).transpose(1, 2).reshape(slots * rows, heads, -1)
+        return seen.index_select(0, self._parts["places"])
+
+    def _mask(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
+        """Additive mask [slots, 1, shared · rows, keys]; made once per pass and window."""
+        if window not in self._masks:
+            slots, rows = self.shape.slots, self.shape.rows
+            query = self._parts["row_positions"].view(slots, 1, 1, rows, 1)
+            key = torch.arange(self.shape.keys, device=query.device)
+            hidden = key > query
+            if window is not None:
+                hidden = hidden | (key <= query - window)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=query.device).masked_fill_(hidden, -torch.inf)
+            mask = mask.expand(-1, -1, shared, -1, -1).reshape(slots, 1, shared * rows, self.shape.keys)
+            self._masks[window] = mask
+        return self._masks[window]
+
+
+def ragged_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bounds: torch.Tensor,
+    first_keys: torch.Tensor,
+    key_counts: torch.Tensor,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Causal attention of ragged rows to keys in the slot cache, by FlashAttention on CUDA.
+
+    Args:
+        query: [tokens, heads, head_dim]; the last row of a sequence sees all of its keys.
+        keys: [slots, kv_heads, max_length, head_dim].
+        values: of the same shape.
+        bounds: [n + 1] int32, where each sequence's rows begin and the last one's end.
+        first_keys: [n + 1] int32, line of each sequence's first key, with the cache seen as [slots · kv_heads ·
+            max_length, head_dim].
+        key_counts: [n] int32, keys of each sequence.
+        scale: factor on query · key; None for 1/√head_dim.
+        window: positions that a token may look back on, itself included; None for all.
+
+    Returns:
+        [tokens, heads, head_dim].
+
+    """
+    if query.device.type != "cuda":
+        return _ragged_reference(query, keys, values, bounds, first_keys, key_counts, scale, window)
+    slots, kv_heads, max_length, size = keys.shape
+    # Lines of one head lie behind each other, heads max_length lines apart: as FlashAttention's ragged keys may.
+    lines = (slots * kv_heads - kv_heads + 1) * max_length
+    flat = [part.as_strided((lines, kv_heads, size), (size, max_length * size, 1)) for part in (keys, values)]
+    seen: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        *(query, *flat, bounds, first_keys, len(query), max_length, 0.0, True, False),
+        scale=scale,
+        window_size_left=-1 if window is None else window - 1,
+        window_size_right=0,
+        seqused_k=key_counts,
+    )[0]
+    return seen
+
+
+def _ragged_reference(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bounds: torch.Tensor,
+    first_keys: torch.Tensor,
+    key_counts: torch.Tensor,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Compute `ragged_attention` sequence by sequence, where there is no such kernel."""
+    _, kv_heads, max_length, _ = keys.shape
+    seen = torch.zeros_like(query)
+    edges, firsts = bounds.tolist(), first_keys.tolist()
+    for index, count in enumerate(key_counts.tolist()):
+        rows = slice(edges[index], edges[index + 1])
+        slot, end = firsts[index] // (kv_heads * max_length), edges[index + 1] - edges[index]
+        if not end:
+            continue
+        position = torch.arange(count - end, count)[:, None]
+        key = torch.arange(count)
+        allowed = (key <= position) & (key > position - (window or max_length))
+        part = scaled_dot_product_attention(
+            query[rows].transpose(0, 1),
+            keys[slot, :, :count],
+            values[slot, :, :count],
+            attn_mask=allowed,
+            scale=scale,
+            enable_gqa=True,
+        )
+        seen[rows] = part.transpose(0, 1)
+    return seen
+
+
+class PassResult(NamedTuple):
+    """What a pass of static shape computed, row by row, all of it valid until the next pass.
+
+    Attributes:
+        logits: [Σ n_i, V].
+        states: [Σ n_i, H], final hidden states.
+        best: [Σ n_i], index of the first largest logit.
+        finite: [Σ n_i], whether a row's largest logit is a finite number.
+
+    """
+
+    logits: torch.Tensor
+    states: torch.Tensor
+    best: torch.Tensor
+    finite: torch.Tensor
+
+
+class _Pass:
+    """One shape: its layout, and the graph that runs it, if there is one."""
+
+    def __init__(self, batch: StaticBatch) -> None:
+        self.batch = batch
+        self.logits = self.states = self.best = self.finite = torch.empty(0)
+        self.graph: Any = None
+
+
+class StaticPasses:
+    """Runs a packed model over one slot cache in passes of static shape.
+
+    Args:
+        model: the model.
+        cache: made for it, with a spare slot.
+        vocabulary_size: width of the logits.
+
+    """
+
+    def __init__(self, model: PackedModel, cache: SlotCache, vocabulary_size: int) -> None:
+        self._model, self._cache, self._vocabulary_size = model, cache, vocabulary_size
+        self._ragged = _has_kernel(model)
+        self._graphs = cache.device.type == "cuda" and _capturable(model.config)
+        self._passes: dict[Shape, _Pass] = {}
+        self._pool: Any = None
+        config = model.config
+        per_token = model.width * (model.dtype.itemsize + _SAMPLER_BYTES)
+        per_token += 8 * (int(getattr(config, "intermediate_size", 0) or 0) + int(config.hidden_size)) * 4
+        self._tokens = token_sizes(per_token)
+        self._modules = recurrent_layers(model.model) if cache.recurrent else {}
+
+    def shape(self, runs: Sequence[PackedRun], windows: Sequence[WindowRun]) -> Shape | None:
+        """The shape that holds these runs; None if there is none."""
+        tokens = at_least(sum(len(ids) for _, _, ids, _ in runs), self._tokens)
+        slots = slot_size(1 + max(slot for slot, *_ in runs), self._cache.slots)
+        window = at_least(max((run.count for run in windows), default=1), WINDOWS)
+        if tokens is None or window is None:
+            return None
+        window = window if self._cache.recurrent else 0
+        if self._ragged:
+            return Shape(tokens, slots, window=window)
+        rows = at_least(max(len(ids) for _, _, ids, _ in runs), ROWS)
+        keys = key_size(max(start + len(ids) for _, start, ids, _ in runs), self._cache.max_length)
+        return None if rows is None else Shape(tokens, slots, rows, keys, window)
+
+    @torch.inference_mode()
+    def forward(self, runs: Sequence[PackedRun]) -> "PassResult | None":
+        """Run tokens of several slots in one pass, as `PackedModel.forward`; None if no shape holds them."""
+        recurrent = self._cache.recurrent
+        laid_out = [Run(slot, start, len(ids), 0) for slot, start, ids, _ in runs]
+        shape = self.shape(runs, self._windows(runs))
+        if shape is None:
+            return None
+        if recurrent is not None:
+            recurrent.prepare(self._modules, laid_out)
+        windows = self._windows(runs)
+        found = self._passes.get(shape) or self._made(shape)
+        if recurrent is not None:
+            recurrent.begin(laid_out)
+        found.batch.load([(slot, start, ids) for slot, start, ids, _ in runs], windows)
+        if found.graph is None:
+            self._run(found)
+        else:
+            found.graph.replay()
+        if recurrent is not None:
+            recurrent.end_static(windows)
+        rows = sum(len(ids) for _, _, ids, _ in runs)
+        return PassResult(found.logits[:rows], found.states[:rows], found.best[:rows], found.finite[:rows])
+
+    def _windows(self, runs: Sequence[PackedRun]) -> list[WindowRun]:
+        """What recurrent layers scan for these runs; nothing without such layers."""
+        recurrent = self._cache.recurrent
+        if recurrent is None:
+            return []
+        return [recurrent.window(slot, start, len(ids), not wants) for slot, start, ids, wants in runs]
+
+    def _made(self, shape: Shape) -> _Pass:
+        """A pass of this shape, captured if that is possible."""
+        made = self._passes[shape] = _Pass(StaticBatch(self._cache, shape, self._ragged))
+        if not self._graphs:
+            return made
+        try:
+            self._capture(made)
+        except (RuntimeError, torch.AcceleratorError) as error:
+            log.warning("no CUDA graph for this model, so its passes take longer: %s", str(error).splitlines()[0])
+            self._graphs, made.graph = False, None
+        return made
+
+    def _capture(self, made: _Pass) -> None:
+        # An empty batch: every token is padding, so nothing that anybody reads is changed.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self._run(made)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._run(made)
+        made.graph = graph
+
+    def _run(self, made: _Pass) -> None:
+        batch = made.batch
+        batch.begin()
+        kept: list[torch.Tensor] = []
+        hook = self._model.model.base_model.register_forward_hook(lambda _module, _inputs, out: kept.append(out[0][0]))
+        try:
+            made.logits = self._model.model(
+                input_ids=batch.ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                packed=batch,
+                recurrent=batch.recurrent,
+            ).logits[0]
+        finally:
+            hook.remove()
+        made.states = kept[0]
+        made.logits = with_width(made.logits, self._vocabulary_size)
+        made.best, largest = made.logits.argmax(-1), made.logits.amax(-1)
+        made.finite = largest.isfinite()  # any NaN makes the largest of its row NaN
+
+
+def _has_kernel(model: PackedModel) -> bool:
+    """Whether FlashAttention takes this model's attention, as far as its configuration says."""
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    plain = getattr(config, "attn_logit_softcapping", None) is None and config.model_type != "gpt_oss"
+    narrow = model.dtype in (torch.bfloat16, torch.float16)
+    return model.device.type == "cuda" and narrow and plain and head % 8 == 0 and head <= _MAX_FLASH_HEAD
+
+
+def _capturable(config: Any) -> bool:
+    """Whether a model does the same steps whatever its inputs: no choice of experts, no positions that depend on all."""
+    ropes = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in ropes.values() if isinstance(part, dict)] or [ropes]
+    if any(part.get("rope_type", "default") not in _CAPTURED_ROPE for part in parts):
+        return False
+    return not any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))

@@ -1,0 +1,144 @@
+"""Passes of static shape give what passes of any shape give; on a CPU they run without the graph."""
+
+import random
+
+import pytest
+import torch
+
+from multispin.models import CachedModel, static
+from multispin.models.buckets import KEYS, TOKENS, Shape, at_least, key_size, slot_size, token_sizes
+from multispin.speculation import Feed, SamplingParams
+
+GREEDY = SamplingParams()
+
+
+@pytest.fixture(params=["ragged", "padded"])
+def attention(request, monkeypatch):
+    """Both ways to attend; on a CPU a loop stands for the kernel of ragged rows."""
+    monkeypatch.setattr(static, "_has_kernel", lambda model: request.param == "ragged")
+    return request.param
+
+
+def test_a_size_is_the_smallest_that_fits():
+    assert [at_least(count, (8, 16, 32)) for count in (1, 8, 9, 32, 33)] == [8, 8, 16, 32, None]
+    assert [slot_size(needed, 20) for needed in (1, 2, 3, 9, 17)] == [1, 2, 4, 16, 20]
+    assert [key_size(needed, 300) for needed in (1, KEYS, KEYS + 1, 299)] == [KEYS, KEYS, 2 * KEYS, 300]
+
+
+def test_the_largest_pass_fits_the_memory_and_the_smallest_always_runs():
+    assert token_sizes(100, memory_bytes=6400) == (8, 16, 32, 64)
+    assert token_sizes(10**12) == TOKENS[:1]
+
+
+def changes(family):
+    """Weights of a model with recurrent layers, whose states sum up rounding errors, are smaller here."""
+    return {"initializer_range": 0.1, "max_position_embeddings": 900} if family == "qwen3.5" else {}
+
+
+def both(model, slots, length):
+    """A model with passes of static shape, and one without."""
+    return CachedModel(model, slots, length, static=True), CachedModel(model, slots, length, static=False)
+
+
+def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make_model, family, attention):
+    ours, theirs = both(make_model(family, **changes(family)), 5, 200)
+    rng, texts = random.Random(1), {}
+    for _ in range(50):
+        if len(texts) < 5 and rng.random() < 0.5:
+            slot = ours.open()
+            assert theirs.open() == slot
+            texts[slot] = 0
+        for slot in list(texts):
+            if rng.random() < 0.05:
+                ours.close(slot)
+                theirs.close(slot)
+                del texts[slot]
+        feeds = []
+        for slot, length in texts.items():
+            if rng.random() < 0.8 and length < 150:
+                start = rng.randint(max(0, length - 6), length)
+                count = rng.choice([1, 2, 5, 9, 40])
+                feeds.append(
+                    Feed(slot, start, [rng.randrange(97) for _ in range(count)], GREEDY if rng.random() < 0.7 else None)
+                )
+                texts[slot] = start + count
+        if not feeds:
+            continue
+        for found, expected in zip(ours.forward(feeds), theirs.forward(feeds), strict=True):
+            torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+    shapes = ours._static._passes
+    assert len(shapes) > 5
+    assert all((shape.rows == 0) == (attention == "ragged") for shape in shapes)
+
+
+def test_a_batch_beyond_the_largest_shape_runs_as_before(make_model, family, monkeypatch):
+    ours, theirs = both(make_model(family, **changes(family)), 2, 200)
+    monkeypatch.setattr(ours._static, "_tokens", (8,))
+    text = [(7 * k) % 97 for k in range(60)]
+    for verifier in (ours, theirs):
+        slot = verifier.open()
+        verifier.forward([Feed(slot, 0, text, None)])
+    assert not ours._static._passes
+    for start in (60, 58, 61):  # with a step back, over both ways to run
+        feeds = [Feed(slot, start, [1, 2, 3], GREEDY)]
+        torch.testing.assert_close(ours.forward(feeds)[0], theirs.forward(feeds)[0], atol=1e-4, rtol=1e-4)
+    assert list(ours._static._passes) == [Shape(8, 1, *next(iter(ours._static._passes))[2:])]
+
+
+def test_long_texts_with_recurrent_layers_move_their_checkpoint(make_model):
+    ours, theirs = both(make_model("qwen3.5", **changes("qwen3.5")), 2, 800)
+    rng, length = random.Random(5), 0
+    for verifier in (ours, theirs):
+        slot = verifier.open()
+    for _ in range(60):
+        start = max(0, length - rng.choice([0, 0, 0, 3, 20]))
+        feeds = [Feed(slot, start, [rng.randrange(97) for _ in range(rng.choice([1, 5, 17, 33]))], GREEDY)]
+        length = start + len(feeds[0].tokens)
+        torch.testing.assert_close(ours.forward(feeds)[0], theirs.forward(feeds)[0], atol=1e-3, rtol=1e-3)
+    assert ours._cache.recurrent.checkpoint[slot] > 256
+    assert length > 500
+
+
+def test_a_slot_of_a_recurrent_model_goes_back_to_before_its_last_pass(make_model):
+    ours, theirs = both(make_model("qwen3.5", **changes("qwen3.5")), 1, 300)
+    text = [(k * k) % 97 for k in range(100)]
+    for verifier in (ours, theirs):
+        verifier.open()
+        for start in range(0, 100, 10):
+            verifier.forward([Feed(0, start, text[start : start + 10], GREEDY)])
+    feeds = [Feed(0, 45, [1, 2, 3], GREEDY)]
+    torch.testing.assert_close(ours.forward(feeds)[0], theirs.forward(feeds)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_padding_reaches_nobody(make_model, family, attention):
+    """The spare slot takes all padding: the slots of others keep their keys to the bit."""
+    ours, _ = both(make_model(family), 3, 40)
+    slots = [ours.open() for _ in range(3)]
+    ours.forward([Feed(slot, 0, [3, 4, 5, 6, 7, 8], None) for slot in slots])
+    before = [part[slots[1]].clone() for part in (*ours._cache.keys.values(), *ours._cache.values.values())]
+    ours.forward([Feed(slots[0], 6, [1], GREEDY), Feed(slots[2], 2, [2, 3], GREEDY)])
+    after = [part[slots[1]] for part in (*ours._cache.keys.values(), *ours._cache.values.values())]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", [64, 128, 96])
+def test_on_a_cuda_device_the_kernel_gives_what_the_loop_gives(window, head):
+    torch.manual_seed(0)
+    keys, values = (torch.randn(5, 2, 300, head, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    query = torch.randn(40, 8, head, dtype=torch.bfloat16, device="cuda")
+    bounds, counts = [0, 1, 10, 26, 26, 40], [200, 17, 300, 1, 14]
+    first = [slot * 2 * 300 for slot in (3, 0, 1, 4, 2, 4)]
+    layout = [torch.tensor(part, dtype=torch.int32, device="cuda") for part in (bounds, first, counts)]
+    found = static.ragged_attention(query, keys, values, *layout, None, window)
+    cpu = [part.float().cpu() for part in (query, keys, values)]
+    expected = static.ragged_attention(*cpu, *(part.cpu() for part in layout), None, window)
+    torch.testing.assert_close(found.float().cpu(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_cuda_device_passes_are_captured(make_model, family):
+    model = CachedModel(make_model(family).to("cuda"), 2, 64)
+    model.forward([Feed(model.open(), 0, [1, 2, 3], GREEDY)])
+    assert all(made.graph is not None for made in model._static._passes.values())
