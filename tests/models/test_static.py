@@ -7,6 +7,7 @@ import torch
 
 from multispin.models import CachedModel, static
 from multispin.models.buckets import KEYS, TOKENS, Shape, at_least, key_size, slot_size, token_sizes
+from multispin.models.self_test import relative_error
 from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
@@ -142,3 +143,23 @@ def test_on_a_cuda_device_passes_are_captured(make_model, family):
     model = CachedModel(make_model(family).to("cuda"), 2, 64)
     model.forward([Feed(model.open(), 0, [1, 2, 3], GREEDY)])
     assert all(made.graph is not None for made in model._static._passes.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_cuda_device_narrow_numbers_give_nearly_todays_path(make_model, family):
+    """Ragged attention and graphs in bfloat16, over rollbacks and prompts; roundings fall in other places."""
+    ours, theirs = both(make_model(family, **changes(family)).to("cuda", torch.bfloat16), 4, 200)
+    rng, length = random.Random(3), [0] * 4
+    for verifier in (ours, theirs):
+        for _ in range(4):
+            verifier.open()
+    for _ in range(12):
+        feeds = []
+        for slot in rng.sample(range(4), rng.randint(1, 4)):
+            start = rng.randint(max(0, length[slot] - 4), length[slot])
+            ids = [rng.randrange(97) for _ in range(rng.choice([1, 4, 9]))]
+            feeds.append(Feed(slot, start, ids, GREEDY if rng.random() < 0.8 else None))
+            length[slot] = start + len(ids)
+        for found, expected in zip(ours.forward(feeds), theirs.forward(feeds), strict=True):
+            if len(expected):
+                assert relative_error(found.float(), expected.float()) < 0.15

@@ -22,6 +22,7 @@ from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
 from multispin.models.cached import CachedModel
 from multispin.models.distilled import fingerprint
+from multispin.models.packable import PackedModel
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
@@ -29,7 +30,11 @@ from multispin.speculation.engine import Feed
 TEMPERATURES = (0.0, 0.7, 1.0, 1.0)
 """Temperatures of the sequences of a shard, in turn: greedy text, and text at the temperatures that people use."""
 SEQUENCES_PER_SHARD = 128
-_PREFILL = 8  # prompts read in one forward pass
+"""Sequences that a CPU writes at once."""
+GPU_SEQUENCES_PER_SHARD = 512
+"""Sequences that a GPU writes at once: its passes take hardly longer for them."""
+_PREFILL_TOKENS = 512  # prompt tokens read in one forward pass, …
+_PREFILL = 8  # … by a CPU at most so many prompts
 MAX_PROMPT_TOKENS = 128
 INVENTED_PROMPT_TOKENS = 64
 CORPUS_FILE = "corpus.json"
@@ -75,7 +80,7 @@ class Writer:
     """Lets the target write, many sequences in one batch.
 
     Args:
-        model: the target, in float32 or bfloat16.
+        model: the target, in float32 or bfloat16; a model of transformers' or a `PackedModel`.
         tokenizer: tokenizer of the target, with or without a chat template.
         answer_tokens: longest answer [tokens].
         prompts: user messages to answer; None for those of the bundled templates.
@@ -94,17 +99,19 @@ class Writer:
         self._prompts = prompts
         self._prompt_tokens = prompt_tokens
         self._length = prompt_tokens + answer_tokens
-        self._target = CachedModel(model, SEQUENCES_PER_SHARD, self._length)
+        packed = model if isinstance(model, PackedModel) else PackedModel.of(model)
+        self._device = packed.device
+        self.sequences = SEQUENCES_PER_SHARD if self._device.type == "cpu" else GPU_SEQUENCES_PER_SHARD
+        self._target = CachedModel(packed, self.sequences, self._length)
         self._tokenizer = tokenizer
         self._answer_tokens = answer_tokens
         self.identity = {
-            "target": fingerprint(model),
+            "target": fingerprint(packed.model),
             "answer_tokens": answer_tokens,
             "prompt_tokens": prompt_tokens,
             "prompts": None if prompts is None else _digest(prompts),
+            **({} if self.sequences == SEQUENCES_PER_SHARD else {"sequences": self.sequences}),
         }
-        self._hidden = torch.empty(0)
-        self._target.body.register_forward_hook(self._keep)
 
     def shard(self, seed: int, number: int) -> Shard:
         """Write shard `number`: half of the prompts drawn from the set, half invented by the target (if it chats).
@@ -113,8 +120,8 @@ class Writer:
         arXiv 2406.08464).
         """
         generator = np.random.default_rng([seed, number])
-        noise = torch.Generator().manual_seed(int(generator.integers(2**62)))
-        count = SEQUENCES_PER_SHARD
+        noise = self.noise(int(generator.integers(2**62)))
+        count = self.sequences
         if self._prompts is None:
             messages = training_prompts(count, generator)
         else:
@@ -127,14 +134,18 @@ class Writer:
         temperatures = [TEMPERATURES[k % len(TEMPERATURES)] for k in range(count)]
         return self.write(prompts, temperatures, noise)
 
+    def noise(self, seed: int) -> torch.Generator:
+        """Random numbers for `write`, where it draws."""
+        return torch.Generator(self._device).manual_seed(seed)
+
     def write(self, prompts: Sequence[list[int]], temperatures: Sequence[float], noise: torch.Generator) -> Shard:
-        """Answer up to `SEQUENCES_PER_SHARD` prompts, each at its own temperature."""
+        """Answer up to `sequences` prompts, each at its own temperature."""
         prompts = [prompt[: self._prompt_tokens] for prompt in prompts]
         texts, states = self._write(prompts, temperatures, self._answer_tokens, noise)
         return _shard(texts, [len(prompt) for prompt in prompts], states)
 
     def read(self, texts: Sequence[list[int]]) -> Shard:
-        """Read up to `SEQUENCES_PER_SHARD` given texts; all but their first token counts as answer."""
+        """Read up to `sequences` given texts; all but their first token counts as answer."""
         texts = [text[: self._length] for text in texts]
         slots = [self._target.open() for _ in texts]
         states = self._no_states(len(texts))
@@ -177,25 +188,29 @@ class Writer:
         return texts, states
 
     def _no_states(self, count: int) -> torch.Tensor:
-        return torch.zeros(count, self._length, self._target.hidden_size, dtype=torch.bfloat16)
+        shape = (count, self._length, self._target.hidden_size)
+        return torch.zeros(shape, dtype=torch.bfloat16, device=self._device)
 
     def _prefill(self, slots: list[int], texts: Sequence[list[int]], rows: list[int], states: torch.Tensor) -> None:
         """Feed all but the last token of every text."""
-        for at in range(0, len(rows), _PREFILL):
-            some = [k for k in rows[at : at + _PREFILL] if len(texts[k]) > 1]
+        some: list[int] = []
+        for k in rows:
+            count = sum(len(texts[other]) - 1 for other in some) + len(texts[k]) - 1
+            if some and (count > _PREFILL_TOKENS or (self._device.type == "cpu" and len(some) == _PREFILL)):
+                self._feed([Feed(slots[k], 0, texts[k][:-1], None) for k in some], some, states)
+                some = []
+            if len(texts[k]) > 1:
+                some.append(k)
+        if some:
             self._feed([Feed(slots[k], 0, texts[k][:-1], None) for k in some], some, states)
 
     def _feed(self, feeds: list[Feed], rows: list[int], states: torch.Tensor) -> torch.Tensor:
-        logits = self._target.forward(feeds)
-        at = 0
-        for row, feed in zip(rows, feeds, strict=True):
-            count = len(feed.tokens)
-            states[row, feed.start : feed.start + count] = self._hidden[at : at + count]
-            at += count
-        return torch.cat(logits)
-
-    def _keep(self, _module: Any, _inputs: Any, output: Any) -> None:
-        self._hidden = output[0][0].to(torch.bfloat16).cpu()
+        logits, hidden = self._target.forward_states(feeds)
+        lines = [row for row, feed in zip(rows, feeds, strict=True) for _ in feed.tokens]
+        places = [feed.start + index for feed in feeds for index in range(len(feed.tokens))]
+        at = torch.tensor([lines, places]).to(states.device)
+        states[at[0], at[1]] = hidden.to(torch.bfloat16)
+        return logits
 
 
 def _shard(texts: Sequence[list[int]], begins: Sequence[int], states: torch.Tensor) -> Shard:
@@ -204,16 +219,27 @@ def _shard(texts: Sequence[list[int]], begins: Sequence[int], states: torch.Tens
     tokens = torch.zeros(len(texts), longest, dtype=torch.int64)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = torch.tensor(text)
-    return Shard(tokens, states[:, :longest], torch.tensor(begins), ends)
+    return Shard(tokens, states[:, :longest].cpu(), torch.tensor(begins), ends)
 
 
 def _sample(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Generator) -> list[int]:
     """One token per row of [N, V], at its own temperature, by inversion of the cumulative distribution."""
-    rows = logits.float().cpu()
+    if logits.device.type != "cpu":
+        return _sample_there(logits, temperatures, noise)
+    rows = logits.float()
     greedy = rows.argmax(-1)
     cumulative = torch.softmax(rows / temperatures.clamp(min=1e-3)[:, None], -1).cumsum(-1)
     drawn = torch.searchsorted(cumulative, cumulative[:, -1:] * torch.rand(len(rows), 1, generator=noise))[:, 0]
     return [int(t) for t in torch.where(temperatures > 0, drawn.clamp(max=rows.shape[-1] - 1), greedy)]
+
+
+def _sample_there(logits: torch.Tensor, temperatures: torch.Tensor, noise: torch.Generator) -> list[int]:
+    """`_sample` on a GPU: the largest of p / E with E exponential has probability p."""
+    heat = temperatures.to(logits.device)[:, None]
+    chance = torch.softmax(logits.float() / heat.clamp(min=1e-3), -1)
+    drawn = (chance / torch.empty_like(chance).exponential_(generator=noise)).argmax(-1)
+    found: list[int] = torch.where(heat[:, 0] > 0, drawn, logits.argmax(-1)).tolist()
+    return found
 
 
 def write_corpus(
@@ -238,7 +264,7 @@ def write_corpus(
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {**writer.identity, "seed": seed, "texts": _digest(texts) if texts else None})
     total = 0
-    given = [list(texts[at : at + SEQUENCES_PER_SHARD]) for at in range(0, len(texts), SEQUENCES_PER_SHARD)]
+    given = [list(texts[at : at + writer.sequences]) for at in range(0, len(texts), writer.sequences)]
     for number in itertools.count():
         if total >= tokens and number > 0:
             return

@@ -27,6 +27,7 @@ from multispin.models.distilled import (
 )
 from multispin.models.drafter_card import STORAGES, DrafterCard, read_card
 from multispin.models.loading import load_model
+from multispin.models.packable import PackedModel
 from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import LawFormat
 
@@ -123,7 +124,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
         check_layers(model, layers, frozen)
     head = model.get_output_embeddings().weight.detach()
-    writing = load_model(order.target, "bfloat16", order.device)
+    writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
     writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
     texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
     paths = []

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from multispin.data import TASKS, Prompt
-from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard, Writer
+from multispin.distillation.corpus import Shard, Writer
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import LawFormat, SamplingParams, draw
 from multispin.speculation.laws import floor_law, target_law, truncate
@@ -45,9 +45,8 @@ def held_out_texts(
     writer: Writer, tokenizer: Tokenizer, prompts: Sequence[Prompt], temperature: float, seed: int
 ) -> Shard:
     """The target's answers to prompts."""
-    ids = [tokenizer.encode_chat(prompt.text) for prompt in prompts[:SEQUENCES_PER_SHARD]]
-    noise = torch.Generator().manual_seed(seed)
-    return writer.write(ids, [temperature] * len(ids), noise)
+    ids = [tokenizer.encode_chat(prompt.text) for prompt in prompts[: writer.sequences]]
+    return writer.write(ids, [temperature] * len(ids), writer.noise(seed))
 
 
 def compare_distributions(

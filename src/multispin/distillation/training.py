@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from multispin.distillation.corpus import Shard
+from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard
 from multispin.errors import InputError
 from multispin.models.distilled import learned
 
@@ -27,7 +27,7 @@ Example = tuple[Shard, int, torch.Tensor | None]
 """A shard, a row of it, and that row's states after the frozen layers, [T, H], if there are any."""
 
 POOL_SHARDS = 48
-"""Shards in memory at once; batches are mixed within them."""
+"""Shards of a CPU in memory at once, fewer of the larger ones of a GPU; batches are mixed within them."""
 CHECKPOINT_PERIOD_S = 60.0
 
 
@@ -86,7 +86,8 @@ class Batches:
         self._size, self._seed, self._prepare, self._report = size, seed, prepare, report
         self._prepared: list[torch.Tensor] = []
         self._shards = list(shards)
-        self._pools = -(-len(self._shards) // POOL_SHARDS)
+        first = len(Shard.load(self._shards[0]).ends) if self._shards else 1
+        self._pools = -(-len(self._shards) * max(1, first // SEQUENCES_PER_SHARD) // POOL_SHARDS)
         self._loaded = (-1, -1)
         self._pool: list[Shard] = []
         self._at = 0

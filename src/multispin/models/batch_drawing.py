@@ -9,7 +9,7 @@ than `MARGIN` or the token lies within `EDGE` of the edge of top-p, is marked, a
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ MARGIN = 1e-9
 EDGE = 4e-6
 """Share of the probability within which the edge of top-p may lie elsewhere on a CPU."""
 _KNOWN = frozenset(
-    "temperature top_k top_p seed logit_bias withheld withheld_until".split()
+    ["temperature", "top_k", "top_p", "seed", "logit_bias", "withheld", "withheld_until", "prompt_tokens"]
 )  # whatever else a request may ask for is drawn row by row
 _PARTS = 8
 _LOWEST = -(2**31)
@@ -46,26 +46,32 @@ class BatchDrawing:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._plain: Callable[..., torch.Tensor] = draw_rows
-        self._truncated: Callable[..., torch.Tensor] = draw_truncated_rows
+        self._steps = Steps()
+        self._compiled_dtype: torch.dtype | None = None
 
-    def compile(self, width: int, dtype: torch.dtype) -> None:
-        """Compile the steps of a draw to few kernels, for logits of this width and number type; slower without it.
+    @torch.inference_mode()
+    def compile(self, width: int, padded_width: int, dtype: torch.dtype) -> None:
+        """Compile the steps of a draw to few kernels, for any number of rows; slower without it.
 
         It takes some seconds, once per machine. Where there is no compiler, the steps run one by one.
+
+        Args:
+            width: V, of the logits.
+            padded_width: of the rows that they are taken from.
+            dtype: number type of the logits.
+
         """
-        wide = {"dynamic": True, "fullgraph": True}
-        plain, truncated = torch.compile(draw_rows, **wide), torch.compile(draw_truncated_rows, **wide)
+        steps = Steps().compiled()
         try:
             for count in (24, 40):
-                logits = torch.zeros(count, width, dtype=dtype, device=self._device)
+                logits = torch.zeros(count, max(width, padded_width), dtype=dtype, device=self._device)[:, :width]
                 block = self._block([(SamplingParams(0.5, 5, 0.5), 3)] * count)
-                plain(logits, block)
-                truncated(logits, block, _ZERO_BITS.get(dtype, 0))
+                steps.plain(logits, block)
+                draw_truncated_rows(logits, block, _ZERO_BITS.get(dtype, 0), steps)
         except Exception as error:  # whatever a compiler raises, the steps themselves are the same
             log.warning("the draw of tokens is not compiled, so it takes longer: %s", str(error).splitlines()[0])
         else:
-            self._plain, self._truncated = plain, truncated
+            self._steps, self._compiled_dtype = steps, dtype
 
     @staticmethod
     def takes(params: SamplingParams) -> bool:
@@ -87,9 +93,12 @@ class BatchDrawing:
         """
         block = self._block(rows)
         shaped = self._shaped(logits, rows)
+        # Another number type would be compiled now, while everybody waits.
+        steps = self._steps if shaped.dtype == self._compiled_dtype else Steps()
         if any((params.top_k or params.top_p < 1.0) and not params.greedy for params, _ in rows):
-            return self._truncated(shaped, block, _ZERO_BITS.get(shaped.dtype, 0))
-        return self._plain(shaped, block)
+            return draw_truncated_rows(shaped, block, _ZERO_BITS.get(shaped.dtype, 0), steps)
+        found: torch.Tensor = steps.plain(shaped, block)
+        return found
 
     def _block(self, rows: Sequence[Row]) -> torch.Tensor:
         """[8, N] int64: four keys of the noise, greedy, top-k; then as float64 temperature and top-p."""
@@ -150,52 +159,128 @@ def draw_rows(logits: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     return torch.stack((token, near.long()))
 
 
-def draw_truncated_rows(logits: torch.Tensor, block: torch.Tensor, zero_bits: int) -> torch.Tensor:
+def draw_truncated_rows(
+    logits: torch.Tensor, block: torch.Tensor, zero_bits: int, steps: "Steps | None" = None
+) -> torch.Tensor:
     """Draw by temperature, top-k, top-p, noise and argmax; arguments and result as `draw_rows`.
 
     Args:
         logits: [N, V], shaped.
         block: see `BatchDrawing`.
         zero_bits: lowest bits that are 0 in each logit as a float32.
+        steps: the parts that this is made of, compiled; by default as they are.
 
     """
+    steps = steps or Steps()
+    scaled, order, top_k, edge, step = steps.begin(logits, block, zero_bits > 0)
+    lowest, reach = edge, step
+    passes = len(range(30, zero_bits - 2, -2))  # two bits each
+    for _ in range(passes):
+        edge, step = steps.by_count(order, edge, step, top_k)
+    weights, bound = steps.weigh(scaled, order, edge, block)
+    inside, edge, step = edge, lowest, reach
+    for _ in range(passes):
+        edge, step = steps.by_mass(order, weights, edge, step, bound)
+    # Not compiled: with a scan among its steps, PyTorch 2.11 compiles to code that fails.
+    rank = (order == edge[:, None]).cumsum(-1, dtype=torch.int32)
+    found: torch.Tensor = steps.pick(scaled, order, weights, inside, edge, rank, bound, block)
+    return found
+
+
+def _begin(logits: torch.Tensor, block: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, ...]:
+    """Scaled logits, numbers in their order, k of each row, and where the search for an edge begins."""
     count, width = logits.shape
     wide = logits.float()
     scaled = wide / block[6].view(torch.float64).float()[:, None]
-    # Numbers in the order of the logits. Narrow ones stay distinct when they are divided.
-    order = _sortable(wide if zero_bits else scaled)
+    order = _sortable(wide if narrow else scaled)  # narrow ones stay distinct when they are divided
     top_k = torch.where((block[5] > 0) & (block[5] < width), block[5], width)
     edge = torch.full((count,), _LOWEST, dtype=torch.int64, device=logits.device)
-    for bit in range(31, zero_bits - 1, -1):
-        higher = edge + (1 << bit)
-        enough = (order >= higher[:, None]).sum(-1) >= top_k
-        edge = torch.where(enough, higher, edge)
-    inside = order >= edge[:, None]  # ties at the edge of top-k are all kept
-    weights = torch.where(inside, (scaled - scaled.amax(-1, keepdim=True)).exp(), 0.0)
-    total = weights.sum(-1, dtype=torch.float64)
-    top_p = block[7].view(torch.float64)
-    bound = torch.where(top_p < 1.0, top_p * total, torch.inf)
+    return scaled, order, top_k, edge, torch.full_like(edge, 1 << 30)
+
+
+def _above(edge: torch.Tensor, step: torch.Tensor) -> list[torch.Tensor]:
+    """One, two and three steps above each row's edge: [N, 1] int32 each."""
+    return [(edge + index * step).to(torch.int32)[:, None] for index in (1, 2, 3)]
+
+
+def _by_count(
+    order: torch.Tensor, edge: torch.Tensor, step: torch.Tensor, top_k: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raise each row's edge to the highest of three steps above it that at least `top_k` logits reach."""
+    enough = [(order >= high).sum(-1) >= top_k for high in _above(edge, step)]
+    return edge + torch.stack(enough).sum(0) * step, step // 4
+
+
+def _by_mass(
+    order: torch.Tensor, weights: torch.Tensor, edge: torch.Tensor, step: torch.Tensor, bound: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raise each row's edge to the highest of three steps above it that a mass of at least `bound` reaches."""
     wider = bound * (1.0 + EDGE)
-    edge = torch.full_like(edge, _LOWEST)
-    for bit in range(31, zero_bits - 1, -1):
-        higher = edge + (1 << bit)
-        mass = torch.where(order >= higher[:, None], weights, 0.0).sum(-1, dtype=torch.float64)
-        edge = torch.where(mass >= wider, higher, edge)
-    level = order == edge[:, None]
-    before = torch.where(order > edge[:, None], weights, 0.0).sum(-1, dtype=torch.float64)
-    rank = level.cumsum(-1, dtype=torch.int32) - 1  # of ties, those with lower ids come first
-    heaviest = torch.where(level, weights, 0.0).amax(-1).double()
-    first_ties = (before[:, None] + rank * heaviest[:, None]) < wider[:, None]
-    kept = inside & ((order > edge[:, None]) | (level & first_ties))
+    masses = [torch.where(order >= high, weights, 0.0).sum(-1, dtype=torch.float64) for high in _above(edge, step)]
+    return edge + torch.stack([mass >= wider for mass in masses]).sum(0) * step, step // 4
+
+
+def _weigh(
+    scaled: torch.Tensor, order: torch.Tensor, edge: torch.Tensor, block: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of all tokens from the edge of top-k on (ties there are all kept), and the mass that top-p asks for."""
+    weights = torch.where(order >= edge[:, None], (scaled - scaled.amax(-1, keepdim=True)).exp(), 0.0)
+    top_p = block[7].view(torch.float64)
+    return weights, torch.where(top_p < 1.0, top_p * weights.sum(-1, dtype=torch.float64), torch.inf)
+
+
+def _pick(
+    scaled: torch.Tensor,
+    order: torch.Tensor,
+    weights: torch.Tensor,
+    inside: torch.Tensor,
+    edge: torch.Tensor,
+    rank: torch.Tensor,
+    bound: torch.Tensor,
+    block: torch.Tensor,
+) -> torch.Tensor:
+    """Draw among what is kept: tokens above the edge of top-p, and so many at it, the lowest ids first."""
+    level, above = order == edge[:, None], order > edge[:, None]
+    before = torch.where(above, weights, 0.0).sum(-1, dtype=torch.float64)
+    weight = torch.where(level, weights, 0.0).amax(-1).double()
+    fits = before[:, None] + (rank - 1) * weight[:, None] < (bound * (1.0 + EDGE))[:, None]
+    kept = (order >= inside[:, None]) & (above | (level & fits))
     token, near = _best(torch.where(kept, scaled, -torch.inf), block)
     # Is the token inside the edge of top-p wherever it lies, or only for the wider one?
     found = order.gather(-1, token[:, None])
-    ids = torch.arange(width, device=logits.device)
+    ids = torch.arange(order.shape[-1], device=order.device)
     earlier = (order > found) | ((order == found) & (ids < token[:, None]))
     mass = torch.where(earlier, weights, 0.0).sum(-1, dtype=torch.float64)
-    narrower = torch.where(bound.isinf(), bound, bound * (1.0 - EDGE))
-    unsure = near | ((mass > 0.0) & (mass >= narrower))
-    return torch.stack((token, unsure.long()))
+    return torch.stack((token, (near | ((mass > 0.0) & (mass >= bound * (1.0 - EDGE)))).long()))
+
+
+@dataclass
+class Steps:
+    """The parts of a draw, as they are or compiled: each is a few kernels on a GPU."""
+
+    plain: Callable[..., Any] = draw_rows
+    begin: Callable[..., Any] = _begin
+    by_count: Callable[..., Any] = _by_count
+    weigh: Callable[..., Any] = _weigh
+    by_mass: Callable[..., Any] = _by_mass
+    pick: Callable[..., Any] = _pick
+
+    def compiled(self) -> "Steps":
+        """The same, each compiled when it is first called, for any number of rows."""
+        return Steps(**{field.name: _compiled(getattr(self, field.name)) for field in fields(self)})
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    quick = torch.compile(function)
+
+    def call(*arguments: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):  # the block of parameters has a column per row, all else rows
+                block = argument.ndim == 2 and argument.dtype == torch.int64
+                torch._dynamo.maybe_mark_dynamic(argument, int(block))
+        return quick(*arguments)
+
+    return call
 
 
 def _sortable(numbers: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ it is first needed. A batch larger than the largest shape runs without a graph.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MEMORY_BYTES = 2**30
+MEMORY_BYTES = 2**31
 """Memory that the largest pass of static shape may take beside weights and cache."""
 TOKENS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a pass."""

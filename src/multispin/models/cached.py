@@ -97,16 +97,31 @@ class CachedModel(SlotTable):
 
         """
         sizes = [len(f.tokens) if f.params is not None else 0 for f in feeds]
-        return list(torch.split(self._run(feeds), sizes)) if feeds else []
-
-    def _run(self, feeds: Sequence[Feed]) -> torch.Tensor:
-        """Logits of all feeds that ask for some, one below the other: [rows, V]."""
         if not feeds:
-            return torch.empty(0, self.vocabulary_size, device=self.packed.device)
+            return []
         found = self._pass(feeds)
-        if isinstance(found, torch.Tensor):
-            return found
-        return found.logits[: sum(len(feed.tokens) for feed in feeds if feed.params is not None)]
+        if isinstance(found, PassResult):
+            found = found.logits[: sum(sizes)].clone()  # the next pass writes over it
+        return list(torch.split(found, sizes))
+
+    @torch.inference_mode()
+    def forward_states(self, feeds: Sequence[Feed]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run at least one feed; all of them ask for logits, or none does.
+
+        Returns:
+            Logits [rows, V] of the feeds that ask, one below the other, and the final hidden states [Σ n_i, H] of all;
+            valid until the next pass.
+
+        """
+        kept: list[torch.Tensor] = []
+        hook = self.body.register_forward_hook(lambda _module, _inputs, out: kept.append(out[0][0]))
+        try:
+            found = self._pass(feeds)
+        finally:
+            hook.remove()
+        if isinstance(found, PassResult):
+            return found.logits[: found.rows if feeds[0].params is not None else 0], found.states[: found.rows]
+        return found, kept[-1]
 
     def _pass(self, feeds: Sequence[Feed]) -> torch.Tensor | PassResult:
         """Run at least one feed; what a pass of static shape found, those that ask for logits first, or else logits."""
@@ -128,4 +143,3 @@ class CachedModel(SlotTable):
                     f"a draft of {len(feed.tokens) - 1} is longer than {HISTORY - 1}, what this model can undo"
                 )
             self._cache.recurrent.check(feed.slot, feed.start)
-

@@ -1,4 +1,4 @@
-"""Decoder layers of the Llama and Qwen 2 and 3 families, written for a packed row on a CPU.
+"""Decoder layers of the Llama and Qwen 2 and 3 families, written for a packed row.
 
 The same function as transformers' layers with fewer and larger steps: query, key and value in one product, gate and up
 in another, both rotations in one, half the small operations. A decoding step reads its weights in the time of some
@@ -87,10 +87,8 @@ class LeanLayer(nn.Module):
 
 
 def lean(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace the layers of a CPU model that can be, in place; it then runs in a `Verifier` only."""
+    """Replace the layers of a model that can be, in place; it then runs in a `Verifier` only."""
     layers: Any = getattr(model.base_model, "layers", ())
-    if model.device.type != "cpu":
-        return model
     for index, layer in enumerate(layers):
         if type(layer) not in FAMILIES or layer.mlp.config.hidden_act != "silu":
             continue

@@ -53,8 +53,8 @@ class PackedModel:
 
         Args:
             model: a decoder of a known family. It stays as it is; weights are shared where they can be.
-            reorder: on a CPU, keep the linear weights in the order that is fastest to read (see `prepacked`), and run
-                leaner layers (see `lean`).
+            reorder: run leaner layers (see `lean`), and on a CPU keep the linear weights in the order that is fastest
+                to read (see `prepacked`). Both copy weights.
             own: the caller gives `model` away. Its layers are then replaced in place, so that no weight is in
                 memory twice; it cannot be used otherwise after that.
 
@@ -139,6 +139,7 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
     copied: PreTrainedModel = copy.deepcopy(model, memo)
     assert isinstance(copied, nn.Module)
     return copied
+
 
 def with_width(logits: torch.Tensor, size: int) -> torch.Tensor:
     """[rows, size] of [rows, width] logits: ids from `size` on cannot be drawn, nor ids that a model lacks."""

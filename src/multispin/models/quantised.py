@@ -71,7 +71,7 @@ class RoundedLinear(nn.Module):
 
 
 def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
-    """Round every linear layer of a CPU model to `bits` (3 … 8), its head included; the rest is bfloat16."""
+    """Round every linear layer of a model to `bits` (3 … 8), its head included; the rest is bfloat16."""
     if not 3 <= bits <= 8:
         raise InputError(f"bits = {bits} is outside 3 … 8")
     if any(isinstance(module, PrepackedLinear) for module in model.modules()):
@@ -80,8 +80,17 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(parent, name, RoundedLinear.of(child, bits))
+                rounded = RoundedLinear.of(child, bits)
+                setattr(parent, name, rounded if model.device.type == "cpu" else _plain(rounded))
     return model
+
+
+def _plain(rounded: RoundedLinear) -> nn.Linear:
+    """The same numbers in bfloat16, for a GPU: fewer bytes to read are worth nothing there."""
+    linear = nn.Linear(rounded.weight.shape[1], rounded.weight.shape[0], rounded.bias is not None, device="meta")
+    linear.weight = nn.Parameter(rounded.weight * rounded.scale[:, None], requires_grad=False)
+    linear.bias = None if rounded.bias is None else nn.Parameter(rounded.bias, requires_grad=False)  # type: ignore[assignment]
+    return linear
 
 
 class WholeLinear(nn.Module):

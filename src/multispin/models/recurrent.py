@@ -170,7 +170,9 @@ class RecurrentPass:
         for run, newest in zip(self.runs, self.newest, strict=True):
             columns = slice(run.column, run.column + run.count)
             checkpoint = self.slots.checkpoint[run.slot]
-            parts.append(_advance(module, layer, run, checkpoint, newest, mixed[columns], decay[columns], beta[columns]))
+            parts.append(
+                _advance(module, layer, run, checkpoint, newest, mixed[columns], decay[columns], beta[columns])
+            )
         return torch.cat(parts)
 
 

@@ -59,7 +59,7 @@ class StaticBatch:
         on_gpu = cache.device.type == "cuda"
         self._host = torch.zeros(sum(sizes.values()), dtype=torch.int64, pin_memory=on_gpu)
         self._block = torch.zeros_like(self._host, device=cache.device)
-        self._parts = dict(zip(sizes, self._block.split(list(sizes.values())), strict=True))
+        self._parts = dict(zip(sizes, torch.split(self._block, list(sizes.values())), strict=True))
         self.ids, self.positions = self._parts["ids"], self._parts["positions"]
         self.recurrent = StaticRecurrent(cache.recurrent, shape, self._parts) if cache.recurrent else None
         self._masks: dict[int | None, torch.Tensor] = {}
@@ -257,16 +257,18 @@ def _ragged_reference(
 
 
 class PassResult(NamedTuple):
-    """What a pass of static shape computed, row by row, all of it valid until the next pass.
+    """What a pass of static shape computed, row by row, padding behind, all of it valid until the next pass.
 
     Attributes:
-        logits: [Σ n_i, V].
-        states: [Σ n_i, H], final hidden states.
-        best: [Σ n_i], index of the first largest logit.
-        finite: [Σ n_i], whether a row's largest logit is a finite number.
+        rows: Σ n_i, of the tokens fed.
+        logits: [T, V].
+        states: [T, H], final hidden states.
+        best: [T], index of the first largest logit.
+        finite: [T], whether a row's largest logit is a finite number.
 
     """
 
+    rows: int
     logits: torch.Tensor
     states: torch.Tensor
     best: torch.Tensor
@@ -340,7 +342,7 @@ class StaticPasses:
         if recurrent is not None:
             recurrent.end_static(windows)
         rows = sum(len(ids) for _, _, ids, _ in runs)
-        return PassResult(found.logits[:rows], found.states[:rows], found.best[:rows], found.finite[:rows])
+        return PassResult(rows, found.logits, found.states, found.best, found.finite)
 
     def _windows(self, runs: Sequence[PackedRun]) -> list[WindowRun]:
         """What recurrent layers scan for these runs; nothing without such layers."""
@@ -363,7 +365,7 @@ class StaticPasses:
 
     def _capture(self, made: _Pass) -> None:
         # An empty batch: every token is padding, so nothing that anybody reads is changed.
-        stream = torch.cuda.Stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
@@ -408,7 +410,7 @@ def _has_kernel(model: PackedModel) -> bool:
 
 
 def _capturable(config: Any) -> bool:
-    """Whether a model does the same steps whatever its inputs: no choice of experts, no positions that depend on all."""
+    """Whether a model does the same steps whatever its inputs: no choice of experts, no rope that grows."""
     ropes = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in ropes.values() if isinstance(part, dict)] or [ropes]
     if any(part.get("rope_type", "default") not in _CAPTURED_ROPE for part in parts):

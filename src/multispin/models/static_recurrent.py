@@ -117,7 +117,7 @@ class StaticRecurrent:
             convolved = convolved + module.conv1d.bias.float()
         convolved = ACT2FN[module.activation](convolved.to(mixed.dtype))
         query, key, value = convolved.split((module.key_dim, module.key_dim, module.value_dim), dim=-1)
-        out, kept = scan_windows(
+        out = scan_windows(
             query.view(slots, window, -1, module.head_k_dim),
             key.view(slots, window, -1, module.head_k_dim),
             value.view(slots, window, -1, module.head_v_dim),
@@ -126,7 +126,6 @@ class StaticRecurrent:
             layer.newest[:slots],
             self._parts["kept"],
         )
-        layer.newest[:slots].copy_(kept)
         return out.reshape(slots * window, heads, -1).index_select(0, self._parts["outputs"])
 
 
@@ -138,7 +137,7 @@ def scan_windows(
     beta: torch.Tensor,
     state: torch.Tensor,
     kept: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor:
     """Gated delta rule over a window per slot: S ← e^g S + β k (v − kᵀ e^g S), out = qᵀS, q and k normalised.
 
     All inputs of a chunk are solved for at once (Yang et al., "Gated Delta Networks", 2412.06464), as in transformers'
@@ -150,15 +149,15 @@ def scan_windows(
         value: [slots, window, value heads, value size].
         decay: g ≤ 0, [slots, window, value heads], float32; 0 where there is no input.
         beta: [slots, window, value heads], float32; 0 where there is no input.
-        state: [slots, value heads, key size, value size], float32, before the window.
+        state: [slots, value heads, key size, value size], float32, contiguous: before the window, and then after the
+            first `kept` inputs of it, in place.
         kept: [slots], number of inputs after which the state is kept.
 
     Returns:
-        Outputs [slots, window, value heads, value size] in the number type of `value`, and the kept states, [slots,
-        value heads, key size, value size]: the given ones where `kept` is 0.
+        [slots, window, value heads, value size], in the number type of `value`.
 
     """
-    slots, window, heads, size = value.shape
+    _, window, heads, size = value.shape
     shared = heads // key.shape[2]
     query, key = (_normalised(part.float().transpose(1, 2)) for part in (query, key))
     query = query * query.shape[-1] ** -0.5
@@ -167,29 +166,34 @@ def scan_windows(
     chunk = min(window, _CHUNK)
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=value.device).triu(1)
     step = torch.arange(chunk, device=value.device)
-    outputs, kept_state = [], state
+    outputs, before = [], state if chunk == window else state.clone()
     for first in range(0, window, chunk):
         part = slice(first, first + chunk)
         q, k, v, gate = query[:, :, part], key[:, :, part], values[:, :, part], gates[:, :, part]
         sums = decay[:, part].transpose(1, 2).cumsum(-1)  # [slots, heads, chunk]
         between = (sums[..., :, None] - sums[..., None, :]).masked_fill(later, -torch.inf).exp()
         decayed, turned = sums.exp()[..., None], k.transpose(-1, -2)
-        system = (k * gate @ turned) * between
+        products = torch.cat((k * gate, q), 2) @ turned * torch.cat((between, between), 2)
         solved = torch.linalg.solve_triangular(
-            system, torch.cat((v * gate, k * gate * decayed), -1), upper=False, unitriangular=True
+            products[:, :, :chunk],
+            torch.cat((v * gate, k * (gate * decayed)), -1),
+            upper=False,
+            unitriangular=True,
         )
-        change = solved[..., :size] - solved[..., size:] @ state
-        outputs.append(q * decayed @ state + (q @ turned * between) @ change)
+        read = torch.cat((solved[..., size:], q * decayed), 2) @ before
+        change = solved[..., :size] - read[:, :, :chunk]
+        outputs.append(read[:, :, chunk:] + products[:, :, chunk:] @ change)
         # The state after some inputs of this chunk: their changes, each decayed up to there.
         taken = (kept - first).clamp(0, chunk)[:, None]  # [slots, 1]
         reached = sums.gather(-1, (taken - 1).clamp(min=0)[:, None].expand(-1, heads, -1))
         reached = reached * (taken > 0)[:, None]
-        weight = (reached - sums).masked_fill((step >= taken)[:, None], -torch.inf).exp()[..., None]
-        kept_state = kept_state * reached[..., None].exp() + (k * weight).transpose(-1, -2) @ change
-        if first + chunk < window:
+        if chunk < window:
             weight = (sums[..., -1:] - sums).exp()[..., None]
-            state = state * sums[..., -1, None, None].exp() + (k * weight).transpose(-1, -2) @ change
-    return torch.cat(outputs, 2).transpose(1, 2).to(value.dtype), kept_state
+            before = before * sums[..., -1, None, None].exp() + (k * weight).transpose(-1, -2) @ change
+        weight = (reached - sums).masked_fill((step >= taken)[:, None], -torch.inf).exp()[..., None]
+        state.mul_(reached[..., None].exp())
+        state.flatten(0, 1).baddbmm_((k * weight).transpose(-1, -2).flatten(0, 1), change.flatten(0, 1))
+    return torch.cat(outputs, 2).transpose(1, 2).to(value.dtype)
 
 
 def _normalised(vectors: torch.Tensor) -> torch.Tensor:

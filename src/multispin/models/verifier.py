@@ -1,20 +1,34 @@
 """The verifier: a cached model that applies each request's acceptance rule to what it computes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from multispin.errors import InputError
+from multispin.models.batch_drawing import BatchDrawing, drawn_on_cpu, read_back
 from multispin.models.cached import CachedModel
 from multispin.models.loading import load_model
 from multispin.models.packable import PackedModel
 from multispin.models.references import USUAL_MAX_LENGTH
+from multispin.models.static import PassResult
 from multispin.models.tokenizer import load_tokenizer
-from multispin.speculation import Failure, Feed, Finding, Rule, judge
+from multispin.speculation import Failure, Feed, Finding, Rule, SamplingParams, accept_matching, judge
+
+_GREEDY = SamplingParams()
 
 
 class Verifier(CachedModel):
-    """The embedded `Engine`."""
+    """The embedded `Engine`; arguments as `CachedModel`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._drawing = BatchDrawing(self.packed.device)
+
+    def warm_up(self) -> None:
+        """On a GPU, compile what draws tokens, so that no pass waits for that; nothing elsewhere."""
+        if self.packed.device.type == "cuda":
+            self._drawing.compile(self.vocabulary_size, self.packed.width, self.packed.dtype)
 
     @property
     def rules(self) -> frozenset[Rule]:
@@ -27,7 +41,12 @@ class Verifier(CachedModel):
 
         A feed with a logit that is not a finite number gets a Failure and is forgotten; the others are verified.
         """
-        flat = self._run(feeds)
+        if not feeds:
+            return []
+        found = self._pass(feeds)
+        if isinstance(found, PassResult):
+            return self._verify_at_once(feeds, found)
+        flat = found
         failed = self._failed(feeds, flat)
         findings: list[Finding | Failure | None] = []
         row = 0
@@ -40,6 +59,38 @@ class Verifier(CachedModel):
             else:
                 findings.append(_judged(feed, flat[row:last]))
             row = last
+        return findings
+
+    def _verify_at_once(self, feeds: Sequence[Feed], found: PassResult) -> list[Finding | Failure | None]:
+        """Apply the rules to a pass of static shape: all rows drawn at once, and one copy back."""
+        order = sorted(range(len(feeds)), key=lambda index: feeds[index].params is None)  # the order of the rows
+        asked: list[tuple[SamplingParams, int]] = []
+        for feed in (feeds[index] for index in order):
+            if feed.params is not None:
+                plain = feed.params if _drawn_at_once(feed) else _GREEDY
+                asked.extend((plain, feed.start + 1 + row) for row in range(len(feed.tokens)))
+        parts = [found.best, torch.zeros_like(found.best)]
+        if any(not params.greedy or params.logit_bias or params.withheld for params, _ in asked):
+            asked += [(_GREEDY, 0)] * (len(found.logits) - len(asked))  # chunks of prompts, and padding
+            parts = list(self._drawing(found.logits, asked))
+        tokens, doubtful, finite = read_back((*parts, found.finite))
+        findings: list[Finding | Failure | None] = [None] * len(feeds)
+        row = 0
+        for index in order:
+            feed, rows = feeds[index], slice(row, row + len(feeds[index].tokens))
+            row = rows.stop
+            if not all(finite[rows]):
+                findings[index] = self._forget(feed)
+            elif feed.params is None:
+                continue
+            elif _drawn_at_once(feed):
+                emitted = [
+                    drawn_on_cpu(found.logits[at], asked[at]) if doubtful[at] else tokens[at]
+                    for at in range(rows.start, rows.stop)
+                ]
+                findings[index] = accept_matching(feed.tokens[1:], emitted)
+            else:
+                findings[index] = _judged(feed, found.logits[rows])
         return findings
 
     def _failed(self, feeds: Sequence[Feed], flat: torch.Tensor) -> set[int]:
@@ -68,6 +119,10 @@ class Verifier(CachedModel):
         )
 
 
+def _drawn_at_once(feed: Feed) -> bool:
+    return feed.params is not None and feed.evidence is None and BatchDrawing.takes(feed.params)
+
+
 def load_verifier(
     reference: str, slots: int, max_length: int | None = None, dtype: str = "float32", place: str = "cpu"
 ) -> Verifier:
@@ -84,7 +139,9 @@ def load_verifier(
     size = load_tokenizer(reference).size
     model = PackedModel.of(load_model(reference, dtype, place), own=True)
     length = min(USUAL_MAX_LENGTH, model.longest_text or USUAL_MAX_LENGTH) if max_length is None else max_length
-    return Verifier(model, slots, length, vocabulary_size=min(size, model.width))
+    verifier = Verifier(model, slots, length, vocabulary_size=min(size, model.width))
+    verifier.warm_up()
+    return verifier
 
 
 def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:
