@@ -70,6 +70,9 @@ format: setup    ## Rewrite the sources in the project's format
 bench: setup     ## Run the benchmarks (ratios within one run)
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
+gpu: setup       ## On a machine with a CUDA GPU: its tests, speed and commands, in 8 minutes (build/gpu/report.md)
+	$(BIN)/python benchmarks/gpu.py --out build/gpu
+
 vllm: $(VLLM_READY) ## Set up vLLM's CPU build beside it (.venv-vllm), run its tests and the demo on it
 	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm
 	HF_HUB_OFFLINE=1 $(VLLM_BIN)/multispin demo --engine vllm --devices 3 --max-tokens 48

@@ -358,7 +358,7 @@ class StaticPasses:
             return made
         try:
             self._capture(made)
-        except (RuntimeError, torch.AcceleratorError) as error:
+        except RuntimeError as error:
             log.warning("no CUDA graph for this model, so its passes take longer: %s", str(error).splitlines()[0])
             self._graphs, made.graph = False, None
         return made
