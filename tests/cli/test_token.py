@@ -33,6 +33,12 @@ def test_a_token_is_printed_once_and_can_be_revoked(token):
     assert len(json.loads(token("list", "--json").out)["tokens"]) == 1
 
 
+def test_a_code_joins_a_phone_with_a_new_token(token):
+    *code, secret = token("add", "phone", "--page", "10.0.0.5:8765").out.splitlines()
+    assert len(code) > 10
+    assert " " not in secret
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

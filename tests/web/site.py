@@ -28,10 +28,10 @@ class Target:
         self.drafter = PageDrafter("small", gguf_copy("small"))
 
     @asynccontextmanager
-    async def edge(self, slots=4, longest=4):
+    async def edge(self, slots=4, longest=4, mode="rounds"):
         """A real edge whose page drafts, for the length of a block."""
         verifier = Verifier(self.model, slots, 512)
-        settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode="rounds")
+        settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
         limits = Limits(resume_grace_s=5.0)
         passes = Passes(verifier, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
         events = []
@@ -62,9 +62,10 @@ class Phones:
     def __init__(self, browser, edge):
         self._browser, self._edge = browser, edge
 
-    async def join(self, secret=SECRET):
-        """A tab whose drafter is ready."""
+    async def join(self, secret=SECRET, cores=2):
+        """A tab whose drafter is ready, on a phone with so many processor cores."""
         page = await self._browser.page()
+        await page.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=cores)
         await page.open(f"{self._edge.address}/device#token={secret.replace(' ', '%20')}")
         await ready(page)
         return page

@@ -12,7 +12,7 @@ from multispin.device import DeviceClient
 from multispin.models import decode_alone, load_draft_source
 from multispin.models.references import EMBEDDED
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Request
-from multispin.protocol.events import Connected, Lost
+from multispin.protocol.events import Connected, Ended, Lost
 from multispin.speculation import SamplingParams
 from multispin.speculation.conformance import check_drafter
 
@@ -58,11 +58,42 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target):
     asyncio.run(scenario())
 
 
+def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target):
+    async def scenario():
+        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, RAINBOW)
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+            (session,) = [event.session for event in edge.events if isinstance(event, Connected)]
+            ended = [event for event in edge.events if isinstance(event, Ended)]
+            assert [event.session for event in ended] == [session]
+            words = (await page.run("document.getElementById('accepted').textContent")).split()
+            assert 0 < int(words[0]) == ended[0].accepted
+            assert page.errors == []
+
+    asyncio.run(scenario())
+
+
+def test_a_phone_with_more_cores_drafts_with_more_threads(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join(cores=4)
+            assert "2 threads" in await page.run("document.getElementById('drafter-state').textContent")
+            await ask(page, RAINBOW)
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+            assert page.errors == []
+
+    asyncio.run(scenario())
+
+
 def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target):
     async def scenario():
         async with target.edge() as edge, edge.browser() as phones:
             page = await phones.join()
-            await page.run("localStorage.removeItem('multispin.messages')")
             seeds = []
             for helping in (True, False):
                 await ask(page, POEM, most=30, temperature=0.8, helping=helping)
@@ -155,9 +186,10 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
     asyncio.run(scenario())
 
 
-def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, mode):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge(mode=mode) as edge, edge.browser() as phones:
             page = await phones.join()
             await ask(page, POEM, most=60)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")

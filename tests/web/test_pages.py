@@ -220,6 +220,7 @@ def test_a_phone_is_shown_the_way_without_telling_the_token_in_words(tokenizer, 
 def test_a_code_is_drawn_for_a_terminal_and_for_a_page():
     address = join_address("10.0.0.5:8765", "a b/c")
     assert address == "http://10.0.0.5:8765/device#token=a%20b%2Fc"
+    assert join_address("https://edge.example.org/") == "https://edge.example.org/device"
     assert len(join_code(address).splitlines()) > 10
     assert join_picture(address).startswith("<svg")
 

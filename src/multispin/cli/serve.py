@@ -208,7 +208,11 @@ def _access(options: Mapping[str, Any]) -> "Access":
 
     with flag("--trusted-proxy"):
         proxies = [read_network(text) for text in options["proxies"]]
-    door = Door(most_per_address=options["max_connections_per_address"], proxies=proxies)
+    door = Door(
+        most_per_address=options["max_connections_per_address"],
+        allowed_hosts=options["allowed_hosts"],
+        proxies=proxies,
+    )
     tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
     return Access(options["credential"], tokens, door)
 

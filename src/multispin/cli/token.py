@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from multispin.errors import InputError
+from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path, whole
 
 if TYPE_CHECKING:
@@ -49,20 +49,36 @@ def command() -> None:
 @_limit("--max-sessions", "Sessions at once; 0 is no limit.")
 @_limit("--tokens-per-minute", "Prompt and generated tokens per minute; 0 is no limit.")
 @_limit("--max-prompt-tokens", "Tokens of a prompt; 0 is no limit.")
+@click.option("--page", metavar="ADDRESS", help="Edge with --web: print a QR code that joins a phone with this token.")
 @json_option
-def add(name: str, file: str, max_sessions: int, tokens_per_minute: int, max_prompt_tokens: int, as_json: bool) -> None:
+def add(
+    name: str,
+    file: str,
+    max_sessions: int,
+    tokens_per_minute: int,
+    max_prompt_tokens: int,
+    page: str | None,
+    as_json: bool,
+) -> None:
     """Make a token for NAME and print it once: it is kept nowhere.
 
     \b
-    Example:
+    Examples:
       multispin token add anna-laptop > anna.token
+      multispin token add anna-phone --page 192.168.1.20:8765
     """
+    if page is not None:
+        require("segno")
     if not 1 <= len(whole(name, "NAME")) <= 80:
         raise InputError(f"NAME has {len(name)} characters; it must have 1 to 80")
     secret = _file(file).add(name, max_sessions, tokens_per_minute, max_prompt_tokens)
     if as_json:
         print(json.dumps({"name": name, "token": secret, "tokens": file}))
         return
+    if page is not None:
+        from multispin.web.join import join_address, join_code
+
+        click.echo(join_code(join_address(page, secret)))
     print(secret)
     click.echo(
         f"The token of {one_line(name)} is above, and nowhere else. A device takes it from a file "

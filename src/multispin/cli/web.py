@@ -19,8 +19,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def web_options(function: _Function) -> _Function:
-    """Add --web, --web-draft and --dashboard to a command."""
+    """Add --web, --web-draft, --dashboard and --allowed-host to a command."""
     for option in (
+        click.option(
+            "--allowed-host",
+            "allowed_hosts",
+            metavar="NAME",
+            multiple=True,
+            help="Name under which browsers may reach this edge, beside addresses and localhost; repeatable.",
+        ),
         click.option(
             "--dashboard/--no-dashboard",
             default=True,
@@ -98,16 +105,17 @@ class Pages:
         from multispin.web.join import join_address, join_code, own_addresses
 
         host, lines = self._options["host"], list[str]()
+        scheme = "https" if self._options.get("tls_certificate") else "http"
         here = own_addresses(host)
         place = place_of(here[0] if here else host, port)
         if self._dashboard is not None:
-            lines.append(f"who drafts for whom: http://{place}/dashboard")
+            lines.append(f"who drafts for whom: {scheme}://{place}/dashboard")
         if not self._options["web"]:
             return "\n".join(lines)
-        lines.append(f"a page that drafts: {join_address(place)}")
+        lines.append(f"a page that drafts: {join_address(place, scheme=scheme)}")
         if not here:
             return "\n".join(lines) + " (on this machine only: --host 0.0.0.0 lets phones in)"
-        address = join_address(place, self._options["credential"])
+        address = join_address(place, self._options["credential"], scheme)
         if self._dashboard is not None:
             self._dashboard.invite(address)
         return "\n".join([*lines, join_code(address)])

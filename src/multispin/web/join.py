@@ -13,12 +13,13 @@ def join_address(place: str, token: str = "", scheme: str = "http") -> str:
     """Address of the page that drafts.
 
     Args:
-        place: HOST:PORT of the edge.
+        place: HOST:PORT of the edge, or the address of its proxy, such as https://edge.example.org.
         token: credential to join with; it stands behind #, which browsers send to nobody.
-        scheme: "https" behind a proxy that speaks TLS; default "http".
+        scheme: "https" where the edge speaks TLS; default "http".
 
     """
-    return f"{scheme}://{place}{PAGE}" + (f"#token={quote(token, safe='')}" if token else "")
+    base = place.rstrip("/") if "://" in place else f"{scheme}://{place}"
+    return f"{base}{PAGE}" + (f"#token={quote(token, safe='')}" if token else "")
 
 
 def join_code(address: str) -> str:

@@ -4,8 +4,9 @@ import { element, Figures, say, write } from "./chat.js";
 import { Edge, TokenError } from "./edge.js";
 
 const TOKEN = "multispin.token";
+// What a reload must not lose; each tab has its own.
 const MESSAGES = "multispin.messages";
-const UNDER_WAY = "multispin.text"; // of the text that a reload must not lose
+const UNDER_WAY = "multispin.text";
 const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measures the link
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
@@ -17,7 +18,7 @@ const figures = new Figures();
 let edge, about, table, client;
 let drafter = null;
 let unasked = false; // whether this device could have helped with the newest text, and was never asked
-let messages = JSON.parse(localStorage.getItem(MESSAGES) ?? "[]");
+let messages = JSON.parse(sessionStorage.getItem(MESSAGES) ?? "[]");
 
 /** The token of this device: from the address that a QR code holds, or from before. */
 function token() {
@@ -118,8 +119,8 @@ function deviceName() {
 
 function save() {
   const saved = client.session.save();
-  if (saved) localStorage.setItem(UNDER_WAY, JSON.stringify(saved));
-  else localStorage.removeItem(UNDER_WAY);
+  if (saved) sessionStorage.setItem(UNDER_WAY, JSON.stringify(saved));
+  else sessionStorage.removeItem(UNDER_WAY);
 }
 
 /** Have one answer written, from a request or from what a page before this one has kept. */
@@ -143,20 +144,20 @@ async function answer(request, saved = null) {
   const { session } = client;
   document.dispatchEvent(new CustomEvent("answered", { detail: { ids: session.generated, text: session.text, finish: session.finish, seed: String(session.params.seed) } }));
   client = null;
-  localStorage.setItem(MESSAGES, JSON.stringify(messages));
-  localStorage.removeItem(UNDER_WAY);
+  sessionStorage.setItem(MESSAGES, JSON.stringify(messages));
+  sessionStorage.removeItem(UNDER_WAY);
   element("send").textContent = "Send";
 }
 
 /** Go on with the text that was under way when the page was loaded anew. */
 function goOn() {
-  const kept = localStorage.getItem(UNDER_WAY);
+  const kept = sessionStorage.getItem(UNDER_WAY);
   if (kept) answer(null, JSON.parse(kept));
 }
 
 async function ask(question) {
   messages.push({ role: "user", content: question });
-  localStorage.setItem(MESSAGES, JSON.stringify(messages));
+  sessionStorage.setItem(MESSAGES, JSON.stringify(messages));
   say("user", question);
   try {
     const prompt = await edge.prompt(messages);
@@ -196,7 +197,7 @@ element("marking").addEventListener("change", ({ target }) => element("chat").cl
 element("forget").addEventListener("click", () => {
   client?.stop();
   messages = [];
-  for (const key of [MESSAGES, UNDER_WAY]) localStorage.removeItem(key);
+  for (const key of [MESSAGES, UNDER_WAY]) sessionStorage.removeItem(key);
   element("chat").replaceChildren();
 });
 join();
