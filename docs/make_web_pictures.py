@@ -25,7 +25,7 @@ from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
 from multispin.speculation import SamplingParams, bits_per_id
 from multispin.web import Board, Dashboard, DevicePage, PageDrafter
-from multispin.web.join import join_address, join_picture
+from multispin.web.join import join_picture
 
 NAME = "SmolLM2-135M-Instruct"
 TOKENIZER = load_tokenizer(EMBEDDED)
@@ -68,7 +68,7 @@ class Edge:
         server, board = EdgeServer(passes), Board(NAME)
         server.audience.add(board.tell)
         self.app, dashboard = server.application(), Dashboard(board, join_picture)
-        dashboard.invite(join_address(SHOWN_ADDRESS))
+        dashboard.invite(SHOWN_ADDRESS)
         dashboard.add_routes(self.app, guard(Access()))
         page = DevicePage(NAME, TOKENIZER, token_table(TOKENIZER), 640, PageDrafter("small", gguf_copy("small")))
         page.add_routes(self.app, guard(Access()))

@@ -16,7 +16,7 @@ from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
 from multispin.speculation import PromptLookupDrafter, SamplingParams, bits_per_id
 from multispin.web import Board, Dashboard
-from multispin.web.join import join_address, join_picture
+from multispin.web.join import join_picture
 
 pytestmark = pytest.mark.processes
 
@@ -45,7 +45,7 @@ async def edge(folder):
     app = server.application()
     dashboard.add_routes(app, guard(access))
     async with listening(app, port=0) as port:
-        dashboard.invite(join_address(f"127.0.0.1:{port}"))
+        dashboard.invite(f"127.0.0.1:{port}")
 
         async def write(name, tokens=400):
             hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, name, "lookup", True, Profile(0.001, 5.0), SECRET)

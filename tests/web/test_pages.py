@@ -1,6 +1,7 @@
 """What the pages' server promises, without a browser: headers, tokens, limits, slow readers."""
 
 import asyncio
+import base64
 import re
 from contextlib import asynccontextmanager
 
@@ -205,14 +206,15 @@ def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tm
     asyncio.run(scenario())
 
 
-def test_a_phone_is_shown_the_way_without_telling_the_token_in_words(tokenizer, tmp_path, monkeypatch):
+def test_a_phone_is_shown_the_way_with_the_viewers_own_token(tokenizer, tmp_path, monkeypatch):
     async def scenario():
         async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, dashboard):
-            dashboard.invite(join_address("10.0.0.5:8765", SECRET))
+            dashboard.invite("10.0.0.5:8765")
             async with client.get("/dashboard/join", headers=BEARER) as answer:
                 found = await answer.json()
             assert found["address"] == "http://10.0.0.5:8765/device"
-            assert found["picture"].startswith("data:image/svg+xml;base64,")
+            picture = base64.b64decode(found["picture"].removeprefix("data:image/svg+xml;base64,")).decode()
+            assert picture == f"<svg>{join_address('10.0.0.5:8765', SECRET)}</svg>"
 
     asyncio.run(scenario())
 

@@ -115,10 +115,9 @@ class Pages:
         lines.append(f"a page that drafts: {join_address(place, scheme=scheme)}")
         if not here:
             return "\n".join(lines) + " (on this machine only: --host 0.0.0.0 lets phones in)"
-        address = join_address(place, self._options["credential"], scheme)
         if self._dashboard is not None:
-            self._dashboard.invite(address)
-        return "\n".join([*lines, join_code(address)])
+            self._dashboard.invite(place, scheme)
+        return "\n".join([*lines, join_code(join_address(place, self._options["credential"], scheme))])
 
 
 def _page_drafter(options: Mapping[str, Any]) -> tuple[str, Path]:

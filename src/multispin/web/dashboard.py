@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from multispin.edge import bearer
 from multispin.web.board import Board
 from multispin.web.files import STATIC, Handler, json_answer, serving
 from multispin.web.headers import headers
+from multispin.web.join import join_address
 
 DASHBOARD = "/dashboard"
 PERIOD_S = 0.5
@@ -35,7 +37,7 @@ class Dashboard:
 
     def __init__(self, board: Board, picture: Callable[[str], str] = lambda _: "") -> None:
         self._board, self._picture = board, picture
-        self._address = ""
+        self._place, self._scheme = "", "http"
         self._viewers = 0
         self._document, self._made_s = b"", -PERIOD_S
         self._stopping = asyncio.Event()
@@ -45,9 +47,9 @@ class Dashboard:
         """Viewers that are connected."""
         return self._viewers
 
-    def invite(self, address: str) -> None:
-        """Show phones the way to the page that drafts, once its address is known."""
-        self._address = address
+    def invite(self, place: str, scheme: str = "http") -> None:
+        """Show phones the way to the page that drafts, once HOST:PORT is known."""
+        self._place, self._scheme = place, scheme
 
     def add_routes(self, app: web.Application, guard: Callable[[Handler], Handler]) -> None:
         """Put the dashboard into an edge's web application.
@@ -69,10 +71,12 @@ class Dashboard:
         self._stopping.set()
 
     async def _join(self, request: web.Request) -> web.StreamResponse:
-        """Where a phone joins, as an address and as a picture."""
-        picture = self._picture(self._address) if self._address else ""
-        data = f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}" if picture else ""
-        return json_answer(request, {"address": self._address.partition("#")[0], "picture": data})
+        """Where a phone joins, as an address and as a picture that holds the viewer's own token and no other."""
+        if not self._place:
+            return json_answer(request, {"address": "", "picture": ""})
+        picture = self._picture(join_address(self._place, bearer(request), self._scheme))
+        data = f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}"
+        return json_answer(request, {"address": join_address(self._place, scheme=self._scheme), "picture": data})
 
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         """The state as server-sent events."""
