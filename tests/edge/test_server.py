@@ -132,7 +132,10 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
 
 
 @pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
-@pytest.mark.parametrize(("mode", "bits"), [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("auto", None)])
+@pytest.mark.parametrize(
+    ("mode", "bits"),
+    [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("auto", None), ("streams", None), ("streams", 6)],
+)
 def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits, params):
     """Devices that draft well, badly, at random lengths and not at all; the edge drafts well, badly or not."""
 
@@ -222,21 +225,26 @@ class CuttingProxy:
         await asyncio.gather(pump(reader, upstream_writer), pump(upstream_reader, writer), return_exceptions=True)
 
 
-def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_folder):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_folder, mode):
     async def scenario():
-        async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy:
+        async with (
+            Site(tiny_folder, mode=mode) as site,
+            CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy,
+        ):
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
             client = site.client(ModelDrafter(load_model(tiny_folder), 256))
             return await client.generate(Request(PROMPT, SamplingParams(0.9, seed=4), 60)), client.counters.reconnects
 
     text, reconnects = run(scenario())
     assert text == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(0.9, seed=4), 60)
-    assert reconnects >= 3
+    assert reconnects >= (3 if mode == "rounds" else 2)  # a stream says the same in fewer bytes
 
 
-def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder, mode):
     async def scenario():
-        first = Site(tiny_folder)
+        first = Site(tiny_folder, mode=mode)
         await first.__aenter__()
         half_way = asyncio.Event()
 
@@ -248,7 +256,7 @@ def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder):
         work = asyncio.create_task(client.generate(Request(PROMPT, SamplingParams(), 60)))
         await half_way.wait()
         await first.__aexit__()
-        async with Site(tiny_folder, port=first.port):
+        async with Site(tiny_folder, port=first.port, mode=mode):
             return await work
 
     assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
@@ -309,11 +317,12 @@ def test_a_flood_of_messages_is_cut_off(tiny_folder):
     assert heard[-1].code in ("too-fast", "too-slow")
 
 
-def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, monkeypatch):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, monkeypatch, mode):
     monkeypatch.setattr("multispin.edge.server.MAX_MESSAGES_PER_S", 5)  # of which Hello and Open are two
 
     async def scenario():
-        async with Site(tiny_folder, policy="fixed", longest=1) as site:
+        async with Site(tiny_folder, policy="fixed", longest=1, mode=mode) as site:
             return await site.client(Forbidden()).generate(Request(PROMPT, SamplingParams(), 60))
 
     assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
@@ -402,12 +411,13 @@ def test_health_says_what_is_going_on(tiny_folder):
     assert run(scenario()) == {"status": "ok", "sessions": 0, "slots": 4, "round": 0}
 
 
-def test_uplink_bytes_are_counted_as_they_are_on_the_wire(tiny_folder):
-    """A raw TCP count of what a device sends after the handshake equals its own counter."""
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_bytes_are_counted_as_they_are_on_the_wire(tiny_folder, mode):
+    """A raw TCP count of what a device sends and hears after the handshake equals its own counters."""
 
     async def scenario():
-        async with Site(tiny_folder, policy="fixed", longest=4) as site:
-            sent = bytearray()
+        async with Site(tiny_folder, policy="fixed", longest=4, mode=mode) as site:
+            sent, heard = bytearray(), bytearray()
 
             async def serve(reader, writer):
                 upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", site.port)
@@ -418,24 +428,26 @@ def test_uplink_bytes_are_counted_as_they_are_on_the_wire(tiny_folder):
                         sink.write(data)
                     sink.close()
 
-                await asyncio.gather(pump(reader, upstream_writer, sent), pump(upstream_reader, writer, bytearray()))
+                await asyncio.gather(pump(reader, upstream_writer, sent), pump(upstream_reader, writer, heard))
 
             proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
             site.url = f"ws://127.0.0.1:{proxy.sockets[0].getsockname()[1]}{SESSION_PATH}"
             client = site.client(ModelDrafter(load_model(tiny_folder), 256))
             await client.generate(Request(PROMPT, SamplingParams(), 40))
             proxy.close()
-            handshake = sent.index(b"\r\n\r\n") + 4
-            return len(sent) - handshake, client.counters
+            return [len(each) - each.index(b"\r\n\r\n") - 4 for each in (sent, heard)], client.counters
 
-    on_the_wire, counters = run(scenario())
+    (on_the_wire, down_the_wire), counters = run(scenario())
     closing_frame_bytes = 8  # header, mask and status code of the WebSocket's own goodbye
     assert counters.uplink_bytes <= on_the_wire <= counters.uplink_bytes + closing_frame_bytes
-    assert counters.draft_bytes / counters.drafted < 12
+    assert counters.downlink_bytes <= down_the_wire <= counters.downlink_bytes + closing_frame_bytes
+    if mode == "rounds":
+        assert counters.draft_bytes / counters.drafted < 12
 
 
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
-def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny_folder, rule):
+def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny_folder, rule, mode):
     async def scenario():
         drafters = [
             ModelDrafter(round_weights(load_model(tiny_folder), 4), 256),
@@ -443,7 +455,7 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
             PromptLookupDrafter(),
             NoDrafter(),
         ]
-        async with Site(tiny_folder, policy="fixed", longest=4) as site:
+        async with Site(tiny_folder, policy="fixed", longest=4, mode=mode) as site:
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
             texts = await asyncio.gather(
                 *(c.generate(Request([*PROMPT, 10 + i], HOT, 30, rule=rule)) for i, c in enumerate(clients))
@@ -455,6 +467,8 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
     texts, clients = run(scenario())
     assert [len(text) for text in texts] == [30] * 4
     assert [client.session.finish for client in clients] == ["length"] * 4
+    if mode == "streams":  # where distributions over this band take longer than passes without drafts
+        return
     rough, same, lookup, plain = (client.counters for client in clients)
     assert same.accepted > 0.8 * same.drafted > 0  # what 16 bits cannot hold is refused
     assert 0 < rough.accepted < rough.drafted
@@ -671,8 +685,9 @@ def test_a_rule_that_does_not_fit_the_temperature_is_refused_before_anything_is_
         run(scenario())
 
 
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
 @pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
-def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_ends_it(tiny_folder, params):
+def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_ends_it(tiny_folder, params, mode):
     tokenizer, model = load_tokenizer(tiny_folder), load_model(tiny_folder)
     plain = decode_alone(model, PROMPT, params, 40)
     biased = SamplingParams(params.temperature, 0, params.top_p, params.seed, ((plain[0], -100.0), (plain[1], 1.5)))
@@ -689,7 +704,7 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
     assert late not in text
 
     async def scenario():
-        async with Site(tiny_folder) as site:
+        async with Site(tiny_folder, mode=mode) as site:
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 5), 256), decode=tokenizer.decode)
             by_id = await client.generate(Request(PROMPT, biased, 40, 20, stop_ids))
             finish = client.session.finish

@@ -324,6 +324,8 @@ async def _generate(
             uplink_bytes=counters.uplink_bytes,
             draft_bytes=counters.draft_bytes,
             reconnects=counters.reconnects,
+            wasted=counters.wasted,
+            downlink_bytes=counters.downlink_bytes,
         )
     )
 

@@ -26,10 +26,10 @@ from multispin.cli.process import (
 )
 from multispin.cli.web import Pages, check_web, web_options
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.who import MODES
 from multispin.errors import InputError
 from multispin.outside import one_line, user_path
 from multispin.passes import Limits
+from multispin.passes.settings import MODES
 
 if TYPE_CHECKING:
     from multispin.edge import Access
@@ -55,8 +55,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
-              help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; auto, for each "
-              "text whatever pays.")  # fmt: skip
+              help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; streams, every "
+              "device, also while it is verified; auto, for each text whatever pays, but no streams.")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", help="Drafter of the edge's own, for many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,

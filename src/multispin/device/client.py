@@ -1,12 +1,15 @@
 """The device: drafts when it is granted, sends what it drafted, and comes back after every loss.
 
 The drafter runs in a thread of its own, and goes on while the connection is lost: a draft that is made by then answers
-the grant when the edge still waits for it. An emulated device waits until its profile's time per token has passed.
+the grant when the edge still waits for it. In a stream it drafts token by token, as far ahead as the edge's window
+allows, and starts over at once when the text says something else. An emulated device waits until its profile's time per
+token has passed.
 """
 
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +19,9 @@ from multispin.device.retry import Patience, Retries
 from multispin.errors import InputError
 from multispin.protocol import (
     Ask,
+    Chunk,
     Close,
+    Commit,
     DeviceSession,
     Draft,
     Grant,
@@ -30,12 +35,13 @@ from multispin.protocol import (
     Uplink,
     Verdict,
     Welcome,
+    Window,
     decode_downlink,
     encode,
     websocket_frame_bytes,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.speculation import ID_RULES, Drafter, TruncatedLaw
+from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedLaw
 
 WELCOME_TIMEOUT_S = 10.0
 """Longest wait for the answer to a greeting; an edge that takes the connection and says nothing is as good as none."""
@@ -76,6 +82,8 @@ class Counters:
         rounds: verdicts received.
         uplink_bytes: bytes sent, WebSocket framing included.
         draft_bytes: bytes of them in drafts, and in the distributions that the edge asked for.
+        downlink_bytes: bytes received, WebSocket framing included.
+        wasted: tokens drafted in a stream that were never verified.
         reconnects: connections that were lost, or could not be made.
 
     """
@@ -86,6 +94,8 @@ class Counters:
     rounds: int = 0
     uplink_bytes: int = 0
     draft_bytes: int = 0
+    downlink_bytes: int = 0
+    wasted: int = 0
     reconnects: int = 0
 
 
@@ -159,7 +169,7 @@ class DeviceClient:
         self._outbox: asyncio.Queue[Uplink] = asyncio.Queue(MAX_MESSAGES_TO_SEND)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
         self._drafting: asyncio.Task[None] | None = None
-        self._drafting_for: tuple[Grant, int] | None = None
+        self._drafting_for: tuple[Grant | int, int] | None = None  # a grant, or the epoch of a chain; and a place
         self._failure: asyncio.Future[None] | None = None  # of the drafter
 
     async def generate(self, request: Request) -> list[int]:
@@ -256,9 +266,11 @@ class DeviceClient:
         while not session.finish:
             try:
                 async with asyncio.timeout(WELCOME_TIMEOUT_S if greeted else None):
-                    message = decode_downlink(await self._link.receive())
+                    frame = await self._link.receive()
             except TimeoutError:
                 raise LinkLostError(f"no answer to a greeting within {WELCOME_TIMEOUT_S:.0f} s") from None
+            self.counters.downlink_bytes += websocket_frame_bytes(len(frame), masked=False)
+            message = decode_downlink(frame)
             progress = session.receive(message)
             greeted = False
             self._count(progress, retries)
@@ -273,6 +285,11 @@ class DeviceClient:
                     grant = message if isinstance(message, Grant) else message.grant
                     if grant is not None:
                         self._link.granted(grant.bandwidth_hz)
+                case Window():
+                    self._link.granted(message.bandwidth_hz)
+            if isinstance(message, Window | Commit):
+                self._go_ahead()
+                continue
             if (draft := session.unsent()) is not None:
                 await self._outbox.put(draft)
             if session.wants_draft:
@@ -281,17 +298,22 @@ class DeviceClient:
     async def _write(self) -> None:
         """Send what waits, one message after the other."""
         while True:
-            await self._send(await self._outbox.get())
+            message = await self._outbox.get()
+            # What waited for a slow link may be of a chain that has ended meanwhile: then the edge would drop it.
+            if not isinstance(message, Chunk) or message.epoch == self.session.epoch:
+                await self._send(message)
+            self._put_chunks()
 
     async def _send(self, message: Uplink) -> None:
         frame = encode(message)
         wire_bytes = websocket_frame_bytes(len(frame), masked=True)
         self.counters.uplink_bytes += wire_bytes
-        if isinstance(message, Draft | Law):
+        if isinstance(message, Draft | Law | Chunk):
             self.counters.draft_bytes += wire_bytes
         await self._link.send(frame)
 
     def _count(self, progress: Progress, retries: Retries) -> None:
+        self.counters.wasted = self.session.wasted
         if progress.tokens:
             retries.progressed()
             self.counters.rounds += 1
@@ -347,3 +369,44 @@ class DeviceClient:
         self.counters.granted += grant.length
         if session.joined:
             await self._outbox.put(draft)
+
+    # Drafting ahead -----------------------------------------------------------------------------------------------
+
+    def _go_ahead(self) -> None:
+        """Draft on as far as the window allows; what is under way for a place that is written by now is given up."""
+        session, busy = self.session, self._drafting is not None and not self._drafting.done()
+        if busy and self._drafting_for is not None:
+            epoch, place = self._drafting_for
+            if epoch != session.epoch or place < len(session.committed):
+                self._stop_drafting()
+                session.wasted += 1
+                busy = False
+        if not busy and session.room_ahead > 0:
+            self._drafting_for = session.epoch, len(session.ahead)
+            self._drafting = asyncio.create_task(self._draft_ahead())
+            self._drafting.add_done_callback(self._note_failure)
+
+    async def _draft_ahead(self) -> None:
+        """Draft token after token, wait out the emulated speed of each, and have what makes a frame sent."""
+        loop, session = asyncio.get_running_loop(), self.session
+        while session.room_ahead > 0:
+            epoch, text, began_s = session.epoch, session.ahead, loop.time()
+            self._drafting_for = epoch, len(text)
+            # The thread may still be busy with a token that was given up: that is no time of this one.
+            ids, took_s = await loop.run_in_executor(self._thread, _timed, self._drafter, text, session.params)
+            least_s = len(ids) * self._emulation.seconds_per_token
+            await asyncio.sleep(began_s + least_s - loop.time())
+            session.drafted(epoch, len(text), ids, max(took_s, least_s))
+            self._put_chunks()
+
+    def _put_chunks(self) -> None:
+        """Queue what can be sent of the stream; what does not fit the queue is sent when there is room."""
+        while not self._outbox.full() and (chunk := self.session.chunk()) is not None:
+            self._outbox.put_nowait(chunk)
+
+
+def _timed(drafter: Drafter, text: list[int], params: SamplingParams) -> tuple[list[int], float]:
+    """One more token, if the drafter has one, and the time that it took [s]."""
+    began_s = time.perf_counter()
+    ids = drafter.draft(text, 1, params)
+    return ids, time.perf_counter() - began_s

@@ -8,6 +8,7 @@ import heapq
 
 from multispin.passes.flows import grant_length
 from multispin.passes.plans import DEVICE, EDGE, NOBODY
+from multispin.passes.probing import PROBE_LENGTH
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import Job
@@ -27,7 +28,7 @@ class Grants:
         self._state = state
         self._number = 0  # of the newest grant
         self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, grant)
-        self._late: set[int] = set()  # sessions whose last draft was late
+        self._probes = state.controller.chooser.probes
 
     @property
     def due_s(self) -> float | None:
@@ -37,16 +38,18 @@ class Grants:
     def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:
         """Let an idle session take part in the next passes: its device drafts, or it rides for its one token.
 
-        A device whose last draft was late sits out one pass.
+        A device whose last draft was late, or whose drafts do not pay, is only probed now and then.
         """
         session, limits = seat.session, self._state.limits
         beliefs, most = self._state.controller.beliefs, self._state.controller.settings.max_draft_length
-        room, length, cycle_s = min(session.room, most), 0, pass_s
+        room, length = min(session.room, most), 0
         device = beliefs.device(session.number, room, max(1, most // 2))
-        if session.hello.drafts and session.number not in self._late:
-            cycle_s += 2.0 * device.delay_s
-            length = grant_length(device, bandwidth_hz, cycle_s, room)
-        self._late.discard(session.number)
+        if session.hello.drafts:
+            if not self._probes.distrusted(session.number):
+                length = grant_length(device, bandwidth_hz, pass_s + 2.0 * device.delay_s, room)
+            if not length and self._probes.due(session.number, now_s):
+                self._probes.begin(session.number, now_s)
+                length = min(PROBE_LENGTH, room)
         self._number += 1
         seat.drafter, seat.asked_at_s = (DEVICE if length else NOBODY), now_s
         grant = session.give(self._number, length, bandwidth_hz if length else 0.0)
@@ -68,11 +71,14 @@ class Grants:
             stage = seat.session.stage if seat is not None and seat.connected else None
             if seat is not None and isinstance(stage, Granted) and stage.grant.round == grant and stage.offer is None:
                 seat.session.withdraw()
-                self._late.add(number)
+                self._probes.miss(number, now_s, now_s - seat.asked_at_s)
 
     def receive(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         """Take in a draft; returns what is answered at once."""
-        return self._state.receive_draft(seat, message, frame_bytes, now_s) or []
+        answers = self._state.receive_draft(seat, message, frame_bytes, now_s)
+        if answers is None:
+            self._probes.end(seat.session.number, now_s)
+        return answers or []
 
     def settle(self, seat: Seat, job: Job, finding: Finding, now_s: float) -> Verdict | Ask | Tail | None:
         """Decide a draft: what the device is told."""

@@ -232,6 +232,8 @@ class Done(_Line, frozen=True, tag="done"):
         uplink_bytes: bytes sent, framing included.
         draft_bytes: bytes of drafts and of the distributions that the edge asked for.
         reconnects: connections that were lost and made again.
+        wasted: tokens drafted in a stream that were never verified.
+        downlink_bytes: bytes received, framing included.
 
     """
 
@@ -247,6 +249,8 @@ class Done(_Line, frozen=True, tag="done"):
     uplink_bytes: int
     draft_bytes: int
     reconnects: int
+    wasted: int = 0
+    downlink_bytes: int = 0
 
 
 # The other way --------------------------------------------------------------------------------------------------------
