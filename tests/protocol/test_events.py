@@ -48,12 +48,15 @@ LINES = [
         "event": "round", "round": 3, "time_s": 1.5, "verify_s": 0.02, "prompt_tokens": 0, "planned_round_s": 0.4,
         "planned_goodput_tokens_per_s": 20.0,
         "devices": [{"name": "a", "drafted": 4, "accepted": 3, "tokens": 4, "acceptance_rate": 0.75,
-                     "seconds_per_token": 0.05}],
-        "grants": [{"name": "a", "length": 5, "bandwidth_hz": 2e4}, {"name": "b", "length": 0, "bandwidth_hz": 0.0}],
+                     "seconds_per_token": 0.05, "session": 0, "drafter": ""}],
+        "grants": [{"name": "a", "length": 5, "bandwidth_hz": 2e4, "session": 0},
+                   {"name": "b", "length": 0, "bandwidth_hz": 0.0, "session": 0}],
+        "late_tokens": 0,
     }),
     (DONE, {
         "event": "done", "ids": [1, 2], "text": "x„", "tokens": 2, "finish": "stop", "rule": "greedy", "seconds": 0.5,
         "drafted": 4, "accepted": 3, "rounds": 2, "uplink_bytes": 99, "draft_bytes": 80, "reconnects": 0,
+        "wasted": 0, "downlink_bytes": 0,
     }),
 ]  # fmt: skip
 
