@@ -15,10 +15,10 @@ from rich.table import Table
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.who import MODES
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
+from multispin.passes.settings import MODES
 
 if TYPE_CHECKING:
     from multispin.simulation.study import Result

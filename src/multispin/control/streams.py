@@ -8,7 +8,7 @@ nor how what it is told was estimated.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -349,6 +349,10 @@ class SessionWorth:
     restart_worth: float
     least_tokens_per_s: float
 
+    def scaled(self, by: float) -> "SessionWorth":
+        """The same where all prices are higher by a factor."""
+        return replace(self, token_worth=by * self.token_worth, restart_worth=by * self.restart_worth)
+
 
 @dataclass(frozen=True)
 class Worth:
@@ -377,6 +381,10 @@ class Worth:
         most = self.most_tokens_per_s
         goodput = min(max(learned_tokens_per_s, _ATTAINED * most), most)
         return max(self.engine_share * goodput, self.alone_tokens_per_s)
+
+    def scale(self, learned_tokens_per_s: float) -> float:
+        """The price over that of the best rates, for the prices of `sessions`."""
+        return self.price(learned_tokens_per_s) / max(self.engine_share * self.most_tokens_per_s, 1e-300)
 
 
 def worth(scenario: Scenario) -> Worth:

@@ -17,6 +17,7 @@ from multispin.passes.beliefs import Beliefs, Believed, LearnedBeliefs, View
 from multispin.passes.chooser import Chooser
 from multispin.passes.planning import Planning
 from multispin.passes.plans import Member, RoundPlan, SessionPlan
+from multispin.passes.prices import Prices
 from multispin.passes.settings import ControllerSettings
 
 _GUESS_EVERY = 8
@@ -105,6 +106,7 @@ class Controller:
         self.chooser = Chooser(
             settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
         )
+        self.prices = Prices(settings, self.beliefs)
         self._histories: defaultdict[int, _History] = defaultdict(_History)
         self._basis: _Basis | None = None
         self._turn = 0  # which sessions are looked at for drift
@@ -116,6 +118,7 @@ class Controller:
     def plan_in(self, executor: Executor) -> None:
         """Have long plans made there from now on, one at a time; the last one serves until the next is made."""
         self._background.use(executor)
+        self.prices.use(executor)
 
     def leave(self, session: int) -> None:
         """Forget a session."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from multispin.control import Device
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import Ready
+from multispin.control.streams import Ready, SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, EdgeSession, Streaming
 
-LEAST_WORTH = 0.1
+LEAST_WORTH = 0.02
 """A token so far ahead that it is right with less than this probability is not drafted …"""
 LEAST_AHEAD = 2
 """… but so many tokens are in any case: what is not drafted is not observed."""
@@ -21,7 +21,7 @@ CHUNKS = (1, 2, 4, 8, 16)
 """Tokens of a frame."""
 MOST_AIR = 0.5
 """Frames are made longer until they are on the air for no more than this share of the time that drafting takes."""
-PER_PASS = 4
+PER_PASS = 8
 """As many frames are wanted while a pass lasts."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
@@ -66,8 +66,8 @@ class Flow:
         """The device is told something that makes it start over at this place."""
         self.told_s, self.told_at = now_s, committed
 
-    def ready(self, session: EdgeSession, stage: Streaming, beliefs: Beliefs, now_s: float,
-              longest_wait_s: float, edge_room: int) -> Ready:  # fmt: skip
+    def ready(self, session: EdgeSession, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
+              longest_wait_s: float, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
         """What the decision needs to know of it."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
@@ -94,7 +94,12 @@ class Flow:
             tokens_per_s=per_s,
             room=session.room,
             edge_room=edge_room,
-            edge_acceptance_rate=self.device.edge_acceptance_rate or 0.0,
+            edge_acceptance_rate=edge_rate
+            if self.device.edge_acceptance_rate is None
+            else self.device.edge_acceptance_rate,
+            least_tokens_per_s=worth.least_tokens_per_s,
+            token_worth=worth.token_worth,
+            restart_worth=worth.restart_worth,
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from multispin.control import Device, EdgeDrafter
-from multispin.control.streams import Go, Price, Ready, Ride, Wait, choose, learned
+from multispin.control.streams import Go, Ready, Ride, Wait, choose
 from multispin.passes.batches import collect, job_of, pending_job, prompt_due
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.flows import Flow, matters, window_of
@@ -67,7 +67,7 @@ class Streams:
         self._busy = False  # whether a batch is verified, or the edge's drafter is at work
         self._rides: list[_Ride] = []  # of the pass to come
         self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
-        self._price = Price()
+        self._prices = state.controller.prices
         self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
         self._pass_s = state.controller.beliefs.verifier().verify_s([0])
         self._share_hz = state.controller.settings.bandwidth_hz
@@ -99,14 +99,17 @@ class Streams:
         ready = self._ready(now_s)
         if ready and self._since_s is None:
             self._since_s = now_s
-        decision = choose(ready, self._beliefs.verifier(), self._price.tokens_per_s, self._edge_drafter())
+        price = self._prices.engine_tokens_per_s
+        decision = choose(ready, self._beliefs.verifier(), price, self._edge_drafter())
         rides = decision.rides if isinstance(decision, Go) else ()
         self._rides = [self._as_ride(ride) for ride in rides]
         if (step := self._to_draft()) is not None:
             return step
-        if (batch := self._batch({})) is not None:
+        wait_s = decision.for_s if isinstance(decision, Wait) else math.inf
+        # A pass of prompts alone would keep those waiting who are worth a pass before it is over.
+        if (isinstance(decision, Go) or wait_s >= self._pass_s) and (batch := self._batch({})) is not None:
             return self._verify(batch)
-        return self._sleep(decision.for_s if isinstance(decision, Wait) else math.inf, now_s)
+        return self._sleep(wait_s, now_s)
 
     def waits(self, now_s: float) -> bool:
         """Whether `advance` can only say Sleep."""
@@ -239,6 +242,9 @@ class Streams:
     def _ready(self, now_s: float) -> list[Ready]:
         """Everybody who could ride in a pass that begins now."""
         found, longest_s = [], self._state.limits.longest_wait_s
+        drafter = self._edge_drafter()
+        edge_rate = drafter.acceptance_rate if drafter is not None else 0.0
+        chunks: dict[int, int] = {}
         for seat in self._seats:
             session, stage, request = seat.session, seat.session.stage, seat.session.request
             if request is None or not (seat.running and seat.connected):
@@ -248,15 +254,24 @@ class Streams:
                 if flow is None or self._seats.unread(seat):
                     continue
                 edge_room = session.room if self._edge_drafts is not None else 0
-                found.append(flow.ready(session, stage, self._beliefs, now_s, longest_s, edge_room))
+                worth = self._prices.of(session.number)
+                found.append(flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate))
+                chunks[session.number] = stage.window.chunk
             elif isinstance(stage, Pending):
                 length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
                 edge_room = session.room if self._edge_drafts is not None and not length else 0
                 found.append(
                     Ready(
-                        session.number, length, rate, must_ride=True, room=max(length, edge_room), edge_room=edge_room
+                        session.number,
+                        length,
+                        rate,
+                        must_ride=True,
+                        room=max(length, edge_room),
+                        edge_room=edge_room,
+                        edge_acceptance_rate=edge_rate,
                     )
                 )
+        self._prices.look(chunks, self._edge_drafts is not None, now_s)
         return found
 
     def _edge_drafter(self) -> EdgeDrafter | None:
@@ -362,5 +377,5 @@ class Streams:
         """Learn what the engine makes of its time; time in which nobody wants it does not count."""
         if self._since_s is not None:
             tokens = float(sum(row.delivered for row in self._state.rows))
-            self._price = learned(self._price, tokens, max(0.0, now_s - self._since_s))
+            self._prices.learn(tokens, max(0.0, now_s - self._since_s))
         self._since_s = now_s if any(seat.running and seat.connected for seat in self._seats) else None

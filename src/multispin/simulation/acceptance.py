@@ -25,6 +25,15 @@ class Acceptance(Protocol):
         """Leading right tokens of a draft of `length` that begins `position` tokens into the request's text."""
         ...
 
+    def right_after(self, position: int, ahead: int) -> bool:
+        """Whether a token drafted in a stream is right if all before it are.
+
+        Args:
+            position: of the token in the request's text.
+            ahead: how many drafted tokens stand between it and the committed text.
+        """
+        ...
+
 
 class IndependentAcceptance:
     """Every position of a draft is right with its own probability, given that those before it are (eq. 4, 11).
@@ -58,6 +67,12 @@ class IndependentAcceptance:
         # n ≥ j where 1 − u < p_1 ⋯ p_j, which is where the fall is below u.
         return bisect_left(self._falls, self._draws.pop(), 0, length)
 
+    def right_after(self, position: int, ahead: int) -> bool:
+        """Draw by the probability at this place of a draft."""
+        if not self._draws:
+            self._draws = self._generator.random(_DRAWN_AHEAD)[::-1].tolist()
+        return self._draws.pop() < self._chances[min(ahead, len(self._chances) - 1)]
+
 
 class TraceAcceptance:
     """Replays recorded texts, one per request, from a random one on.
@@ -83,6 +98,10 @@ class TraceAcceptance:
         """Up to the first position at which the recorded drafter was wrong."""
         wrong = self._text.find("0", position, position + length)
         return max(0, min(length, len(self._text) - position)) if wrong < 0 else wrong - position
+
+    def right_after(self, position: int, ahead: int) -> bool:
+        """As it was recorded; nothing is right beyond the end of the text."""
+        return self._text[position : position + 1] == "1"
 
 
 def acceptance_of(device: Device, traces: Traces | None, generator: np.random.Generator) -> Acceptance:

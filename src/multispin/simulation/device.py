@@ -1,5 +1,6 @@
 """A simulated device: the real session around a draft of known outcome, and a record of what came of it."""
 
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 from multispin.control import Cell, Device
 from multispin.protocol import (
     PROTOCOL_VERSION,
+    Chunk,
     DeviceSession,
     Downlink,
     Draft,
@@ -21,6 +23,7 @@ from multispin.protocol import (
     Resume,
     Tail,
 )
+from multispin.protocol.device_stream import Streaming
 from multispin.simulation.acceptance import Acceptance
 from multispin.simulation.uplink import Channel
 from multispin.speculation import Drafter, SamplingParams
@@ -33,7 +36,7 @@ _PROFILED_HZ = 1e6
 
 @dataclass
 class DeviceRecord:
-    """What a device did. Every drafted token is accepted, rejected or dropped once, or under way.
+    """What a device did. Every drafted token is accepted, rejected, dropped or wasted once, or under way.
 
     Attributes:
         name: the device's name.
@@ -41,6 +44,8 @@ class DeviceRecord:
         accepted: number of them that were accepted.
         rejected: number of them that were verified and not accepted, or lay beyond the end of the request.
         dropped: number of them that were never answered, because the device had gone.
+        wasted: number of them that were drafted ahead in a stream and never verified, because the text said something
+            else before, or said the same already.
         under_way: number of them that are not answered yet.
         tokens: tokens of text, recovered and bonus tokens included.
         times_s: times at which text came, one per verdict [s].
@@ -60,6 +65,7 @@ class DeviceRecord:
     accepted: int = 0
     rejected: int = 0
     dropped: int = 0
+    wasted: int = 0
     under_way: int = 0
     tokens: int = 0
     times_s: "array[float]" = field(default_factory=lambda: array("d"))
@@ -81,6 +87,24 @@ class DeviceRecord:
         """What is under way will not be answered."""
         self.dropped += self.under_way
         self.under_way = 0
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """Tokens that a device is drafting in a stream.
+
+    Attributes:
+        epoch: of the chain that they continue.
+        start: position of the first of them in the text.
+        since_s: when the first was begun [s].
+        count: number of tokens.
+
+    """
+
+    epoch: int
+    start: int
+    since_s: float
+    count: int
 
 
 class SimulatedDevice:
@@ -126,10 +150,14 @@ class SimulatedDevice:
         self._waits_since_s = 0.0
         self._listened_s = -1.0
         self._begun = True
+        self._sent_s = 0.0  # until when its frames are on the air
+        self._lost_chain = -1  # epoch of the newest chain with a wrong token
+        self.drafting: Drafting | None = None
 
     def greet(self) -> Hello | Resume:
         """Come to the site as a new device."""
         self.session = DeviceSession(self._hello)
+        self._lost_chain, self.drafting = -1, None
         return self.session.greet()
 
     def present_s(self, now_s: float) -> float:
@@ -158,6 +186,78 @@ class SimulatedDevice:
         self.record.drafting_s += draft_s
         return self.session.answer(ids, draft_s), draft_s
 
+    # Streams: tokens are drafted some at a time, as many as go into a frame -----------------------------------------
+
+    def draft_on(self, now_s: float) -> "Drafting | None":
+        """Begin to draft the tokens of the next frame, if there is room; None if not, or if it drafts already."""
+        session = self.session
+        stage = session.stage
+        if self.drafting is not None or not isinstance(stage, Streaming) or (room := session.room_ahead) <= 0:
+            return None
+        held = len(stage.ids)
+        count = min(room, max(1, stage.window.chunk - (held - stage.sent)))
+        self.drafting = Drafting(session.epoch, len(session.committed) + held, now_s, count)
+        return self.drafting
+
+    def drafted(self, drafting: "Drafting") -> list[Chunk]:
+        """The tokens that it was drafting are there; the frames that are to be sent now."""
+        session, record = self.session, self.record
+        self.drafting = None
+        draft_s = drafting.count * self.truth.seconds_per_token
+        record.drafted += drafting.count
+        record.under_way += drafting.count
+        record.drafting_s += draft_s
+        before = session.wasted
+        ids = self._chain(drafting) if session.epoch == drafting.epoch else [WRONG] * drafting.count
+        session.drafted(drafting.epoch, drafting.start, ids, draft_s)
+        self._waste(session.wasted - before)
+        frames = []
+        while (frame := session.chunk()) is not None:
+            frames.append(frame)
+        return frames
+
+    def diverted(self, now_s: float) -> float | None:
+        """When it can begin anew, if the text has gone another way than what it is drafting or beyond it; else None.
+
+        A token that has been begun is finished.
+        """
+        drafting, session = self.drafting, self.session
+        if drafting is None:
+            return None
+        token_s = self.truth.seconds_per_token
+        done = math.ceil((now_s - drafting.since_s) / token_s - 1e-9)
+        overtaken = len(session.committed) > drafting.start + done
+        if session.epoch == drafting.epoch and not overtaken and isinstance(session.stage, Streaming):
+            return None
+        self.drafting = None
+        done = min(max(done, 0), drafting.count)
+        self.record.drafted += done
+        self.record.under_way += done
+        self.record.drafting_s += done * token_s
+        self._waste(done)
+        return drafting.since_s + done * token_s
+
+    def queue(self, now_s: float, air_s: float) -> float:
+        """When a frame that needs so much time has left: frames of a device are sent one after the other [s]."""
+        self._sent_s = max(now_s, self._sent_s) + air_s
+        return self._sent_s
+
+    def _waste(self, count: int) -> None:
+        self.record.under_way -= count
+        self.record.wasted += count
+
+    def _chain(self, drafting: "Drafting") -> list[int]:
+        """The next tokens of the chain: once one is wrong, all after it are."""
+        session, ids = self.session, []
+        for place in range(drafting.start, drafting.start + drafting.count):
+            ahead = max(0, place - len(session.committed))
+            if self._lost_chain != drafting.epoch and not self.acceptance.right_after(
+                place - session.prompt_tokens, ahead
+            ):
+                self._lost_chain = drafting.epoch
+            ids.append(WRONG if self._lost_chain == drafting.epoch else RIGHT)
+        return ids
+
     def _prompt(self, length: int) -> list[int]:
         return [RIGHT] * length
 
@@ -171,6 +271,7 @@ class SimulatedDevice:
         progress, record = self.session.receive(message), self.record
         if isinstance(message, Tail):  # the draft under way was stale
             record.drop()
+        self._waste(progress.wasted)
         if not progress.tokens:
             return
         record.under_way -= progress.drafted
@@ -206,3 +307,6 @@ class LiveDevice(SimulatedDevice):
 
     def _ids(self, length: int) -> list[int]:
         return self._drafter.draft(self.session.committed, length, self.session.params)
+
+    def _chain(self, drafting: Drafting) -> list[int]:
+        return self._drafter.draft(self.session.ahead, drafting.count, self.session.params)

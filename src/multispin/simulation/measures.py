@@ -30,7 +30,7 @@ class Measures:
         device_utilisation: share of the time present that the devices draft, on average.
         uplink_utilisation: share of band times time over which drafts travel.
         wasted_draft_fraction: of the drafted tokens that were answered or dropped, those that were not accepted.
-        dropped_draft_fraction: of the same, those that were never answered.
+        dropped_draft_fraction: of the same, those that were never answered, or never verified in a stream.
         drafted_tokens: tokens drafted by all devices.
         text_tokens: tokens of text of all devices.
         requests_finished: requests that ended, of all devices.
@@ -73,7 +73,7 @@ def measure(site: Site) -> Measures:
     waits, paces, weights = _times(site)
     drafted = sum(record.drafted for record in records)
     accepted = sum(record.accepted for record in records)
-    dropped = sum(record.dropped for record in records)
+    dropped = sum(record.dropped + record.wasted for record in records)
     settled = drafted - sum(record.under_way for record in records)
     per_token = _percentiles(paces, (50, 95, 99), weights)
     first = _percentiles(waits, (50, 95))

@@ -26,11 +26,12 @@ from multispin.passes import (
     Sleep,
     Verify,
 )
-from multispin.protocol import Close, Downlink, Draft, Grant
+from multispin.protocol import Chunk, Close, Downlink, Draft, Grant
+from multispin.protocol.device_stream import Streaming as DeviceStreaming
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
 from multispin.simulation.clock import EventQueue
-from multispin.simulation.device import FINGERPRINT, LiveDevice, SimulatedDevice
+from multispin.simulation.device import FINGERPRINT, Drafting, LiveDevice, SimulatedDevice
 from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
@@ -42,6 +43,7 @@ from multispin.simulation.uplink import (
     RayleighChannel,
     TimeDivision,
     in_turns,
+    sending_s,
 )
 from multispin.speculation import Engine, Failure, Finding
 
@@ -272,6 +274,55 @@ class Site:
                 self._request(device)
         elif grant is not None and grant.length > 0:
             self._draft(number, device, grant)
+        else:
+            self._stream_on(number, device)
+
+    # Streams ------------------------------------------------------------------------------------------------------
+
+    def _stream_on(self, number: int, device: SimulatedDevice) -> None:
+        """Let a device draft on, or begin anew where the text has gone another way."""
+        free_s = device.diverted(self.queue.now_s)
+        if free_s is not None and free_s > self.queue.now_s:
+            self.queue.at(free_s, partial(self._stream_on, number, device))
+            return
+        if device.number == number and (drafting := device.draft_on(self.queue.now_s)) is not None:
+            done_s = self.queue.now_s + drafting.count * device.truth.seconds_per_token + self._delay_s()
+            self.queue.at(done_s, partial(self._streamed, number, device, drafting))
+
+    def _streamed(self, number: int, device: SimulatedDevice, drafting: Drafting) -> None:
+        """A device has drafted some tokens of its stream."""
+        if device.number != number or device.drafting is not drafting:  # gone, or it has begun anew
+            return
+        for chunk in device.drafted(drafting):
+            self._send_chunk(number, device, chunk)
+        self._stream_on(number, device)
+
+    def _send_chunk(self, number: int, device: SimulatedDevice, chunk: Chunk) -> None:
+        stage = device.session.stage
+        if not isinstance(stage, DeviceStreaming):
+            return
+        band_hz = stage.window.bandwidth_hz
+        bits = chunk.length * device.bits_per_token + self.setup.behaviour.frame_bits
+        air_s = sending_s(device.listen(self.queue.now_s), bits, band_hz)
+        leaves_s = device.queue(self.queue.now_s, air_s)
+        if math.isfinite(leaves_s):
+            text = device.record.requests
+            arrived = partial(self._chunk_arrived, number, device, chunk, bits, band_hz * air_s, text)
+            self.queue.at(leaves_s + device.truth.delay_s, arrived)
+
+    def _chunk_arrived(
+        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, air_hz_s: float, text: int
+    ) -> None:
+        if device.number != number:
+            return
+        device.record.air_hz_s += air_hz_s
+        if device.record.requests != text:  # its text has ended without it
+            return
+        now_s = self.queue.now_s
+        for answer in self.passes.receive(number, chunk, math.ceil(bits / 8), now_s):
+            self._tell(number, answer)
+        if not self.passes.waits(now_s):
+            self._wake()
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)

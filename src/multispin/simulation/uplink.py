@@ -137,7 +137,7 @@ class FrequencyDivision:
 
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
         """Paced at the granted rate; a device has one draft under way at a time, so nothing else is in its queue."""
-        return now_s, now_s + _sending_s(device, bits, bandwidth_hz)
+        return now_s, now_s + sending_s(device, bits, bandwidth_hz)
 
 
 class TimeDivision:
@@ -149,13 +149,13 @@ class TimeDivision:
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
         """Wait until the air is free. A device that vanishes keeps it until its draft would have left."""
         begins_s = max(now_s, self._free_s)
-        leaves_s = begins_s + _sending_s(device, bits, bandwidth_hz)
+        leaves_s = begins_s + sending_s(device, bits, bandwidth_hz)
         if math.isfinite(leaves_s):
             self._free_s = leaves_s
         return begins_s, leaves_s
 
 
-def _sending_s(device: Device, bits: float, bandwidth_hz: float) -> float:
+def sending_s(device: Device, bits: float, bandwidth_hz: float) -> float:
     """Q / R_k [s] (eq. 9): what the real device's pacing comes to where one draft at a time is under way."""
     rate = device.rate_bits_per_s(bandwidth_hz)
     if rate > 0.0:

@@ -1,0 +1,91 @@
+"""Prices of streams: what time is worth at this edge now. The thin shell around `control.streams.worth`.
+
+It asks anew when sessions have come or gone or beliefs have drifted, and not too often, and keeps the last answer
+meanwhile. Does not know slots, tokens or messages.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+
+from multispin.control.streams import Price, SessionWorth, Worth, learned, worth
+from multispin.passes.background import Background
+from multispin.passes.beliefs import Beliefs
+from multispin.passes.planning import Planning
+from multispin.passes.plans import Member
+from multispin.passes.settings import ControllerSettings
+
+LEAST_PERIOD_S = 0.25
+"""Prices are found at least so far apart [s] …"""
+PERIOD_PER_SESSION_S = 0.02
+"""… and so much further for each session: it takes about a millisecond for each."""
+USUAL_PERIOD_S = 2.0
+"""Prices are found again after so long even if nobody came or went: estimates drift [s]."""
+NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
+"""What is believed of a session before its prices are there."""
+
+
+class Prices:
+    """What time is worth, for the sessions that are there.
+
+    Args:
+        settings: what the operator decides.
+        beliefs: what is known of sessions, verifier and the edge's drafter.
+
+    """
+
+    def __init__(self, settings: ControllerSettings, beliefs: Beliefs) -> None:
+        self._settings = settings
+        self._beliefs = beliefs
+        self._background: Background[Worth] = Background()
+        self._worth: Worth | None = None
+        self._learned = Price()
+        self._asked_s = -USUAL_PERIOD_S
+        self._asked: frozenset[int] = frozenset()
+
+    def use(self, executor: Executor) -> None:
+        """Have prices found there from now on, one time after the other."""
+        self._background.use(executor)
+
+    def learn(self, tokens: float, seconds: float) -> None:
+        """So many weighted tokens came in so much of the engine's time [s]."""
+        self._learned = learned(self._learned, tokens, seconds)
+
+    def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
+        """See whether prices are to be found anew, and take those that were found.
+
+        Args:
+            sessions: tokens in a frame of each session's stream; what is fixed in a frame is spread over them.
+            edge_rooms: whether the edge's own drafter can draft for them.
+            now_s: the time [s].
+
+        """
+        waited_s, there = now_s - self._asked_s, frozenset(sessions)
+        changed = there != self._asked
+        period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(sessions)
+        due = waited_s >= (period_s if changed else max(period_s, USUAL_PERIOD_S))
+        if sessions and self._background.idle and (due or not self._asked):
+            self._asked_s, self._asked = now_s, there
+            planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
+            most = self._settings.max_draft_length
+            members = [Member(each, most, most if edge_rooms else 0) for each in sorted(there)]
+            self._background.begin(partial(_found, planning, members, [sessions[each] for each in sorted(there)]))
+        if (found := self._background.take()) is not None:
+            self._worth = found
+
+    @property
+    def engine_tokens_per_s(self) -> float:
+        """What a second of the engine is worth now [tokens/s]; 0 before anything is known."""
+        goodput = self._learned.tokens_per_s
+        return goodput if self._worth is None else self._worth.price(goodput)
+
+    def of(self, session: int) -> SessionWorth:
+        """What is worth what for one session, at the engine's present price."""
+        if self._worth is None:
+            return NOTHING
+        known = self._worth.sessions.get(str(session), NOTHING)
+        return known.scaled(self._worth.scale(self._learned.tokens_per_s))
+
+
+def _found(planning: Planning, members: Sequence[Member], chunks: Sequence[int]) -> Worth:
+    return worth(planning.scenario(members, chunks))

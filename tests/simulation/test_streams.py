@@ -1,0 +1,80 @@
+"""Devices that stream, under a virtual clock: what becomes of their tokens, and what a site makes of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from multispin.simulation.acceptance import IndependentAcceptance
+from multispin.simulation.setup import Behaviour, DeviceLife, Setup
+from multispin.simulation.site import Site
+from multispin.simulation.study import SimulatedRun, simulate
+
+PAPER = Verification(0.02268, 0.01272)
+BATCHING = Verification(0.024, 0.0)
+
+
+def site(verifier: Verification, count: int = 10, edge: EdgeDrafter | None = None, **behaviour: object) -> Setup:
+    draw = np.random.default_rng(7)
+    devices = tuple(
+        Device(f"d{k}", draw.uniform(0.005, 0.008), draw.uniform(1, 5), draw.uniform(0.65, 0.85), delay_s=0.002)
+        for k in range(count)
+    )
+    usual = Behaviour(tokens_per_request=(40, 120), prompt_tokens=(5, 60), frame_bits=176)
+    return Setup(Scenario(Cell(1e6, 16, 25, 0), verifier, devices, edge), replace(usual, **behaviour))
+
+
+def goodput(setup: Setup, mode: str, rounds: int) -> float:
+    return simulate(SimulatedRun(setup, "heterogeneous", 1, rounds, False, mode=mode)).goodput_tokens_per_s
+
+
+@pytest.mark.parametrize("edge", [None, EdgeDrafter(0.002, 0.0, 0.6)])
+def test_every_drafted_token_is_accepted_rejected_dropped_or_wasted_once(edge: EdgeDrafter | None) -> None:
+    setup = site(PAPER, edge=edge, straggler_probability=0.1, straggler_delay_s=0.2)
+    lives = [DeviceLife() for _ in setup.lives]
+    lives[0], lives[1] = DeviceLife(lost_s=4.0), DeviceLife(leaves_s=5.0)
+    run = Site(replace(setup, lives=tuple(lives)), "heterogeneous", 3, mode="streams")
+    for rounds in range(10, 101, 10):
+        run.run(rounds)
+        for device in run.devices:
+            record = device.record
+            parts = (record.accepted, record.rejected, record.dropped, record.wasted, record.under_way)
+            assert min(parts) >= 0
+            assert sum(parts) == record.drafted
+    assert sum(device.record.accepted for device in run.devices) > 0
+
+
+def test_streams_are_better_than_rounds_and_plain_where_drafting_pays() -> None:
+    for verifier in (PAPER, BATCHING):
+        setup = site(verifier)
+        streams = goodput(setup, "streams", 250)
+        assert streams > 1.1 * goodput(setup, "rounds", 120)
+        assert streams > 1.1 * goodput(setup, "plain", 120)
+
+
+def test_streams_are_no_worse_than_the_edge_drafts_where_these_are_best() -> None:
+    setup = site(Verification(0.01, 0.0, 2e-5), edge=EdgeDrafter(0.001, 0.0, 0.7))
+    assert goodput(setup, "streams", 400) > 0.98 * goodput(setup, "edge", 400)
+
+
+def test_a_device_behind_a_long_way_slows_nobody_and_is_not_below_plain() -> None:
+    setup = site(BATCHING)
+    devices = setup.scenario.devices
+    far = replace(setup, scenario=replace(setup.scenario, devices=(replace(devices[0], delay_s=0.1), *devices[1:])))
+
+    def rates(setup: Setup, mode: str) -> list[float]:
+        run = Site(setup, "heterogeneous", 1, mode=mode)
+        run.run(400)
+        return [device.record.tokens / run.queue.now_s for device in run.devices]
+
+    near, distant, plain = rates(setup, "streams"), rates(far, "streams"), rates(far, "plain")
+    assert sum(distant[1:]) > 0.97 * sum(near[1:])
+    assert distant[0] > 0.97 * plain[0]
+
+
+def test_a_token_of_a_stream_is_right_as_often_as_its_place_in_a_draft_says() -> None:
+    luck = IndependentAcceptance([0.9, 0.5], np.random.default_rng(1))
+    for ahead, chance in ((0, 0.9), (1, 0.5), (7, 0.5)):
+        found = np.mean([luck.right_after(100, ahead) for _ in range(4000)])
+        assert found == pytest.approx(chance, abs=0.03)
