@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import CachedModel, ModelDrafter, decode_alone, round_weights
+from multispin.models import CachedModel, ModelDrafter, decode_alone, load_draft_source, load_model, round_weights
+from multispin.models.distilled import carve, fingerprint, save_drafter
+from multispin.models.drafter_card import DrafterCard
 from multispin.models.quantised import FEW_ROWS, RoundedLinear, WholeLinear, whole_weights
 from multispin.speculation import LawFormat, NoDrafter, PromptLookupDrafter, SamplingParams, draft_token
 
@@ -144,3 +146,31 @@ def test_a_guess_brings_the_law_of_a_guess(make_model):
     assert ids == [3, 1]
     assert [law.weight(token) for law, token in zip(laws, ids, strict=True)] == [form.total] * 2
     assert NoDrafter().draft_laws([1, 2], 4, SamplingParams(1.0), form) == ([], [])
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_drafter_runs_where_it_is_told(tiny_folder, tmp_path, processor, distilled):
+    name = tiny_folder
+    if distilled:
+        model = load_model(tiny_folder)
+        card = DrafterCard(tiny_folder, fingerprint(load_model(tiny_folder, "bfloat16")), (0,), 100, "int8")
+        save_drafter(carve(model, (0,), torch.arange(100)), card, tmp_path)
+        name = str(tmp_path)
+    source = load_draft_source(name, tiny_folder, processor)
+    assert source.model.device.type == processor
+    drafter = source.drafter(64)
+    for params in (GREEDY, SamplingParams(1.0, seed=3)):
+        drafted = drafter.draft([4, 8, 15, 16], 6, params)
+        assert len(drafted) == 6
+        assert drafter.draft([4, 8, 15, 16, *drafted[:2]], 4, params) == drafted[2:]
+
+
+def test_a_place_that_is_not_there_or_does_not_fit_is_one_sentence(tiny_folder):
+    for name, place, part in (
+        (tiny_folder, "cuda:99", "no device 'cuda:99' here"),
+        (tiny_folder, "warp", "no device 'warp' here"),
+        ("q5", "cuda:0", "rounded for a CPU"),
+        ("lookup", "cuda:0", "runs no model"),
+    ):
+        with pytest.raises(InputError, match=part):
+            load_draft_source(name, tiny_folder, place)

@@ -35,6 +35,8 @@ MAX_CREDENTIAL_BYTES = 4096
               help="Model reference, .gguf file (for llama.cpp), q3 … q8, lookup, or none.")  # fmt: skip
 @click.option("--target", show_default="embedded; for a .gguf drafter in llama.cpp, its own file",
               help="Target whose tokenizer and weights q8 … use.")  # fmt: skip
+@click.option("--on", "place", default="cpu", show_default=True,
+              help="Where torch runs the drafter: cpu, or a graphics processor such as cuda:0 or mps.")  # fmt: skip
 @click.option("--gpu-layers", type=click.IntRange(0, 1000), default=0, show_default=True,
               help="Layers of a .gguf drafter that a graphics processor computes.")  # fmt: skip
 @click.option("--serve", "serve_at", metavar="HOST:PORT",
@@ -83,6 +85,7 @@ def command(**options: Any) -> None:
       multispin device --prompt "Why is the sky blue?"
       multispin device ws://192.0.2.7:8765 --draft Qwen/Qwen3-0.6B --target Qwen/Qwen3-8B --prompt "Hello"
       multispin device ws://192.0.2.7:8765 ws://192.0.2.8:8765 --draft lookup --prompt "Hello" --retry-for 3600
+      multispin device ws://192.0.2.7:8765 --draft small --on cuda:0 --prompt "Hello"
       multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
@@ -108,12 +111,21 @@ def command(**options: Any) -> None:
     name = DrafterName.parse(options["draft"])
     name.check()
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
-    prepare(options["threads"], name.needs_model and not is_for_llama_cpp(name, options["target"]))
+    prepare(options["threads"], name.needs_model and not _runs_llama_cpp(name, options))
     if options["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(options))
     else:
         asyncio.run(_device(options))
+
+
+def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp and not torch will draft; InputError for places that do not go together."""
+    if options["place"] != "cpu":
+        if options["gpu_layers"]:
+            raise InputError("--gpu-layers is for llama.cpp and --on for torch: name one of them")
+        return False
+    return is_for_llama_cpp(name, options["target"])
 
 
 def _loopback(text: str) -> tuple[str, int]:
@@ -223,7 +235,11 @@ def _load_source(options: Mapping[str, Any]) -> Any:
     from multispin.models import load_draft_source
 
     return load_draft_source(
-        options["draft"], options["target"], threads=options["threads"], gpu_layers=options["gpu_layers"]
+        options["draft"],
+        options["target"],
+        options["place"],
+        threads=options["threads"],
+        gpu_layers=options["gpu_layers"],
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multispin.cli.engine import check_engine, engine_options, load_engine
-from multispin.cli.process import check_plot, machine_name, place_option, prepare, threads_option
+from multispin.cli.process import check_plot, flag, machine_name, place_option, prepare, threads_option
 from multispin.cli.progress import Show, progress, stage
 from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
@@ -64,6 +64,8 @@ _RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv
 @click.option("--modes", is_flag=True,
               help="In the scenario, let each device choose its acceptance rule; above temperature 0.")  # fmt: skip
 @place_option
+@click.option("--draft-on", "draft_place", default="cpu", show_default=True,
+              help="Where the drafters run: cpu, or a graphics processor such as cuda:0 or mps.")  # fmt: skip
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(**options: Any) -> None:
@@ -104,10 +106,14 @@ def command(**options: Any) -> None:
     threads = options["threads"] or os.cpu_count() or 1
     prepare(threads)
     check_engine(options)
-    from multispin.models import check_drafter
+    from multispin.models import DrafterName, check_drafter
+    from multispin.models.draft_source import check_drafter_place
 
     for spec in drafts:
         check_drafter(spec)
+        if options["draft_place"] != "cpu":
+            with flag("--draft-on"):
+                check_drafter_place(DrafterName.parse(spec), options["draft_place"])
     with progress() as show:
         found = _measure(options, grid, drafts, show)
     found["machine"] = _machine(options, threads)
@@ -185,7 +191,7 @@ def _measure(
         texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
         show("the target writes", min(at + target.slots, len(prompts)), len(prompts))
     for spec in drafts:
-        drafter, _ = load_drafter(spec, options["target"], max_length)
+        drafter, _ = load_drafter(spec, options["target"], max_length, options["draft_place"])
         followings, times = [], []
         for k, prompt in enumerate(prompts):
             times += drafting_times(drafter, encoded[k], laws[k], DRAFT_LENGTH, 2, time.perf_counter)

@@ -157,10 +157,12 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
 def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     """`load_student` as it computes where it drafts: in whole numbers if it was stored in them, else in bfloat16.
 
-    On a target in bfloat16 the whole numbers are those stored but for a unit here and there.
+    A graphics processor has no such whole numbers: there it computes in bfloat16. On a target in bfloat16 the whole
+    numbers are those stored but for a unit here and there.
     """
     student = load_student(folder, model)
-    return round_weights(student, 8) if read_card(folder).storage == "int8" else student.to(torch.bfloat16)
+    whole = read_card(folder).storage == "int8" and model.device.type == "cpu"
+    return round_weights(student, 8) if whole else student.to(torch.bfloat16)
 
 
 def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

@@ -96,7 +96,8 @@ def load_draft_source(
             drafters and q8 of a target that is one; torch runs all others.
         target: reference of the target, whose tokenizer counts; None for the tokenizer of a GGUF drafter's own file,
             and for the embedded target with other drafters.
-        place: device of torch's that it computes on; rounded weights and llama.cpp are for "cpu" only.
+        place: device of torch's that it computes on: "cpu", or a graphics processor such as "cuda:0" or "mps", which
+            has no rounded weights and no llama.cpp.
         threads: processor threads of llama.cpp.
         gpu_layers: layers that llama.cpp computes on a graphics processor.
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.
@@ -110,6 +111,8 @@ def load_draft_source(
             if find_spec("torch") is None:
                 raise
             log.warning("%s; torch drafts instead", error)
+    if place != "cpu":
+        check_drafter_place(name, place)
     target = target or EMBEDDED
     tokenizer = _tokenizer_of(target)
     if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):
@@ -121,7 +124,7 @@ def load_draft_source(
         from multispin.models.distilled import load_for_drafting
 
         assert name.folder is not None
-        model = load_for_drafting(name.folder, load_model(target, "bfloat16"))
+        model = load_for_drafting(name.folder, load_model(target, "bfloat16", place))
         return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
     reference = name.reference or target
     _check_tokenizer(reference, tokenizer, target)
@@ -132,6 +135,17 @@ def load_draft_source(
     else:
         model = load_model(reference, "bfloat16", place)
     return DraftSource(name, tokenizer, PackedModel.of(model, own=True))
+
+
+def check_drafter_place(name: DrafterName, place: str) -> None:
+    """InputError if a drafter cannot run on a graphics processor, or there is none of this name."""
+    if not name.needs_model:
+        raise InputError(f"the drafter {name.text!r} runs no model, on {place} or elsewhere: leave the place out")
+    if name.kind is DrafterKind.ROUNDED:
+        raise InputError(f"the drafter {name.text!r} is rounded for a CPU: on {place}, draft with a model or small")
+    from multispin.models.loading import check_place
+
+    check_place(place)
 
 
 def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers: int) -> DraftSource:
@@ -157,16 +171,17 @@ def _tokenizer_of(target: str) -> Tokenizer:
     return tokenizer_of(LlamaCppModel(found, only_vocabulary=True))
 
 
-def load_drafter(spec: str, target: str, max_length: int) -> tuple[Drafter, Tokenizer]:
+def load_drafter(spec: str, target: str, max_length: int, place: str = "cpu") -> tuple[Drafter, Tokenizer]:
     """Make the drafter that `spec` names for one text, and the target's tokenizer.
 
     Args:
         spec: name of the drafter, see `drafter_name`.
         target: reference of the target.
         max_length: prompt and generated tokens of the longest text to draft for.
+        place: device of torch's that it computes on; default "cpu".
 
     """
-    source = load_draft_source(spec, target)
+    source = load_draft_source(spec, target, place)
     return source.drafter(max_length), source.tokenizer
 
 

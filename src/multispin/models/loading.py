@@ -50,6 +50,19 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     return whole_weights(model) if dtype == INT8 else model
 
 
+def check_place(place: str) -> None:
+    """InputError unless this machine has what a place names.
+
+    Args:
+        place: a device of torch's, such as "cpu", "cuda:0" or "mps".
+
+    """
+    try:
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"there is no device {place!r} here: {_first_line(error)}") from None
+
+
 def known_positions(reference: str) -> int | None:
     """Longest text [tokens] that the model of `reference` knows, from its configuration alone; None if it says none."""
     source = resolve(reference)
