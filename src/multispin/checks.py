@@ -35,8 +35,8 @@ def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str
 
 def positive(name: str, value: object, *, of: str = "") -> float:
     """A finite number above 0, of at least `LEAST` and at most `MOST`; see `number`."""
-    if type(value) is float and LEAST <= value <= MOST:  # the usual case, in a hurry
-        return value
+    if (type(value) is float or type(value) is int) and LEAST <= value <= MOST:  # the usual case, in a hurry
+        return float(value)
     found = number(name, value, of=of, allowed="> 0")
     if found <= 0:
         raise _refused(name, value, "> 0", of)
@@ -45,8 +45,8 @@ def positive(name: str, value: object, *, of: str = "") -> float:
 
 def not_negative(name: str, value: object, *, of: str = "") -> float:
     """A finite number of at least 0 and at most `MOST`; see `number`."""
-    if type(value) is float and 0.0 <= value <= MOST:  # the usual case, in a hurry
-        return value
+    if (type(value) is float or type(value) is int) and 0.0 <= value <= MOST:  # the usual case, in a hurry
+        return float(value)
     found = number(name, value, of=of, allowed=">= 0")
     if found < 0:
         raise _refused(name, value, ">= 0", of)
@@ -55,6 +55,8 @@ def not_negative(name: str, value: object, *, of: str = "") -> float:
 
 def within(name: str, value: object, least: float, most: float, *, of: str = "", at: str = "") -> float:
     """A finite number in [least, most]; see `number`."""
+    if type(value) is float and least <= value <= most:  # the usual case, in a hurry
+        return value
     found = number(name, value, of=of, allowed=f"in [{least:g}, {most:g}]", at=at)
     if not least <= found <= most:
         raise _refused(name, value, f"in [{least:g}, {most:g}]", of, at)
@@ -76,6 +78,8 @@ def between(name: str, value: object, least: float, most: float, *, of: str = ""
 
 def whole(name: str, value: object, least: int, most: int, *, of: str = "") -> int:
     """A whole number in [least, most]; see `number`."""
+    if type(value) is int and least <= value <= most:  # the usual case, in a hurry
+        return value
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise _refused(name, value, f"a whole number in [{least}, {most}]", of)
     return value

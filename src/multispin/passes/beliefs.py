@@ -184,8 +184,8 @@ class _Belief(NamedTuple):
         """Share of a one-token draft's bits that a longer draft does not send again."""
         return 1.0 - self.token_bits / self.bits_per_token(1)
 
-    def device(self, session: int, longest: int, length: int, edge_longest: int) -> Device:
-        """The planner's device, for drafts of at most so many tokens."""
+    def device(self, session: int, longest: int, length: int, edge_longest: int, shortest: int = 1) -> Device:
+        """The planner's device, for drafts of at least and at most so many tokens."""
         return Device(
             name=str(session),
             seconds_per_token=self.seconds_per_token,
@@ -193,7 +193,7 @@ class _Belief(NamedTuple):
             acceptance_rate=self.acceptance_rate,
             bits_per_token=self.bits_per_token(length),
             max_draft_length=longest,
-            min_draft_length=min(1, longest),
+            min_draft_length=min(shortest, longest),
             delay_s=self.delay_s,
             edge_acceptance_rate=self.edge_acceptance_rate,
             edge_max_draft_length=edge_longest,

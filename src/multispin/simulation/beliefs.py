@@ -35,9 +35,8 @@ class BoundedBeliefs(LearnedBeliefs):
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device, within the scenario's limits."""
         shortest, longest = self._scenario.limits(self._devices[session].truth)
-        longest = min(longest, room)
-        learned = super().device(session, room, length, edge_room)
-        return replace(learned, max_draft_length=longest, min_draft_length=min(shortest, longest))
+        edge_longest = min(edge_room, self._scenario.cell.max_draft_length)
+        return self._belief(session).device(session, min(longest, room), length, edge_longest, shortest)
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
         """These beliefs themselves: a simulated plan takes no time, and no other thread makes it."""
