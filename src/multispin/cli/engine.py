@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from multispin.errors import InputError
+from multispin.models.numbers import NUMBERS
 
 ENGINES = ("embedded", "vllm")
-NUMBERS = ("float32", "bfloat16", "float16", "int8")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

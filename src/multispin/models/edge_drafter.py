@@ -52,11 +52,6 @@ class EdgeDrafter:
         self.model = CachedModel(packed, slots, longest, vocabulary_size=vocabulary_size)
         self._texts: dict[int, list[int]] = {}  # per slot, the ids whose positions are cached
 
-    @property
-    def free_slots(self) -> int:
-        """Texts that can still be taken in."""
-        return self.model.free_slots
-
     def open(self) -> int:
         """Take a slot for one session's text; raises SlotsTakenError when none is free."""
         slot = self.model.open()

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
+from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
 from multispin.models.references import converted_folder, locate
 
@@ -31,15 +32,13 @@ RECOMPUTED = ("rotary_emb.inv_freq",)
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-INT8 = "int8"
-"""Beside them: weights and sums of linear layers in whole numbers, the rest float32 (see `quantised`)."""
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
 
 
 def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
     """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
-    if dtype not in (*DTYPES, INT8):
-        raise InputError(f"dtype = {dtype!r} is not one of {', '.join((*DTYPES, INT8))}")
+    if dtype not in NUMBERS:
+        raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
     source = resolve(reference)
     check_family(_read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
