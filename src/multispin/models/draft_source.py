@@ -160,12 +160,13 @@ def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers
 
 
 def _tokenizer_of(target: str) -> Tokenizer:
-    """The target's tokenizer; from a GGUF file by llama.cpp, where torch is not installed to unpack it."""
+    """The target's tokenizer; from a GGUF file by llama.cpp, where what unpacks and reads it is not installed."""
     found = locate(target)
-    unpacked = not isinstance(found, Path) or found.is_dir() or converted_folder(target, found).is_dir()
-    if unpacked or find_spec("torch") is not None or find_spec(LIBRARY) is None:
+    if not isinstance(found, Path) or found.is_dir() or find_spec(LIBRARY) is None:
         return load_tokenizer(target)
-    assert isinstance(found, Path)
+    unpacks = converted_folder(target, found).is_dir() or find_spec("torch") is not None
+    if unpacks and find_spec("tokenizers") is not None:
+        return load_tokenizer(target)
     from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
 
     return tokenizer_of(LlamaCppModel(found, only_vocabulary=True))
