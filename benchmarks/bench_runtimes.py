@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12]
 
-One process for each row: ms per drafted token (median of turns, at temperature 0 and under `coupled` at 1), how much
-longer the draw under `coupled` takes, ms per token of llama.cpp's own loop with the plain argmax, acceptance along the
-target's own texts (whose tokens are all committed: the share of tokens that it would have drafted), resident memory,
-time from the start of the process to its first draft, and the installed size of everything that the device needs.
+Times are medians of one process that holds all drafters and lets them draft in turns, so that other work on the machine
+hits all alike: ms per drafted token at temperature 0 and under `coupled` at 1, and for llama.cpp its own loop of decode
+and argmax. Each row's other numbers come from a process of its own: acceptance along the target's own texts (the share
+of tokens that it would have drafted), resident memory, time from the start of the process to its first draft, and the
+size of all that the device has installed.
 """
 
 import argparse
@@ -24,6 +25,10 @@ ROWS = [(name, "torch") for name in ("small", "medium", "large", "q8", "embedded
 ROWS += [(name, "llama.cpp") for name in ("small", "medium", "large", "q8", "embedded")]
 ROWS += [("lookup", "numpy")]
 EXTRAS = {"torch": "models", "llama.cpp": "llama", "numpy": "device"}
+HEAD = (
+    "| drafter | library | ms/token | coupled | own loop | accepted T=0 | T=1 | memory MB | start s | installed MB |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
 TURNS, LENGTH, TEXT_TOKENS, MAX_LENGTH = 12, 16, 48, 512
 
 
@@ -39,25 +44,18 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(write_texts(options.prompts)))
-        print(f"{options.threads} threads, {options.prompts} prompts\n")
-        print(
-            "| drafter | library | ms/token greedy | coupled | of its own loop | accepted T=0 | T=1 | memory MB ",
-            end="",
-        )
-        print("| start s | installed MB |\n|---|---|---|---|---|---|---|---|---|---|")
+        print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD))
+        times = measure_times(options.threads)
         for name, library in ROWS:
             row = [sys.executable, __file__, "--threads", str(options.threads), "--row", name, library, str(texts)]
             if library == "llama.cpp":  # its file is made before, once
                 subprocess.run([*row[:-1], ""], check=True, capture_output=True)
             began = time.time()
             found = json.loads(subprocess.run(row, check=True, capture_output=True, text=True).stdout)
-            own = f"{found['greedy']:.2f} / {found['loop']:.2f}" if found["loop"] else "–"
-            print(
-                f"| {name} | {library} | {found['greedy']:.2f} | {found['coupled']:.2f} | {own} | "
-                f"{found['accepted'][0]:.3f} | {found['accepted'][1]:.3f} | {found['memory']:.0f} | "
-                f"{found['first'] - began:.1f} | {installed_mb(EXTRAS[library]):.0f} |",
-                flush=True,
-            )
+            cells = [f"{1e3 * statistics.median(each):.2f}" if each else "" for each in times[name, library]]
+            cells += [f"{rate:.3f}" for rate in found["accepted"]]
+            cells += [f"{found['memory']:.0f}", f"{found['first'] - began:.1f}", f"{installed_mb(EXTRAS[library]):.0f}"]
+            print(f"| {name} | {library} | {' | '.join(cells)} |", flush=True)
 
 
 def write_texts(count):
@@ -79,31 +77,46 @@ def write_texts(count):
     ]
 
 
-def measure(name, library, texts, threads):
+def load(name, library, threads):
+    """A drafter, and the ids of a prompt."""
     from multispin.models import load_draft_source
-    from multispin.speculation import SamplingParams
 
     if library == "torch":
         import torch
 
         torch.set_num_threads(threads)
     source = load_draft_source(name, "embedded", threads=threads, batched=library == "torch")
-    drafter = source.drafter(MAX_LENGTH)
-    prompt = source.tokenizer.encode_chat("Why is the sky blue?")
+    return source.drafter(MAX_LENGTH), source.tokenizer.encode_chat("Why is the sky blue?")
+
+
+def measure_times(threads):
+    """Seconds per token of each row, drafter by drafter in turns: greedy, coupled, and llama.cpp's own loop."""
+    from multispin.speculation import SamplingParams
+
+    drafters = {row: load(*row, threads) for row in ROWS}
+    times = {row: ([], [], []) for row in ROWS}
+    for turn in range(TURNS + 1):
+        for row, (drafter, prompt) in drafters.items():
+            found = times[row] if turn else ([], [], [])  # the first turn is not counted
+            for place, params in enumerate((SamplingParams(), SamplingParams(1.0, seed=turn))):
+                drafter.prepare(prompt)
+                began = time.perf_counter()
+                drafted = drafter.draft(prompt, LENGTH, params)
+                found[place].append((time.perf_counter() - began) / max(1, len(drafted)))
+            if row[1] == "llama.cpp":
+                found[2].append(own_loop(drafter, prompt))
+    return times
+
+
+def measure(name, library, texts, threads):
+    """What does not depend on how busy the machine is, but for the start, in a process of its own."""
+    from multispin.speculation import SamplingParams
+
+    drafter, prompt = load(name, library, threads)
     drafter.draft(prompt, 1, SamplingParams())
-    found = {"first": time.time(), "loop": 0.0}
+    found = {"first": time.time()}
     if not texts:
         return found
-    times = {"greedy": [], "coupled": [], "loop": []}
-    for turn in range(TURNS + 1):
-        for kind, params in (("greedy", SamplingParams()), ("coupled", SamplingParams(1.0, seed=turn))):
-            drafter.prepare(prompt)
-            began = time.perf_counter()
-            drafted = drafter.draft(prompt, LENGTH, params)
-            times[kind].append((time.perf_counter() - began) / max(1, len(drafted)))
-        if library == "llama.cpp":
-            times["loop"].append(own_loop(drafter, prompt))
-    found |= {kind: 1e3 * statistics.median(values[1:]) for kind, values in times.items() if values}
     accepted = {0.0: [], 1.0: []}
     for temperature, seed, ids, text in json.loads(Path(texts).read_text()):
         params = SamplingParams(temperature, seed=seed)
