@@ -59,6 +59,6 @@ class LiveModels:
 
 def load_live(target: str, draft: str) -> LiveModels:
     """Load a target and what drafts for it, by any name of a drafter (see `models.drafter_name`)."""
-    source = models.load_draft_source(draft, target)
+    source = models.load_draft_source(draft, target, batched=True)  # one model for hundreds of texts
     prompts = tuple(tuple(source.tokenizer.encode_chat(prompt.text)) for prompt in load_prompts())
     return LiveModels(models.PackedModel.of(models.load_model(target), own=True), source, prompts)
