@@ -236,7 +236,7 @@ async def run_edge(
 
     """
     from multispin.edge import Access, EdgeServer, listening, place_of
-    from multispin.models import load_tokenizer, load_verifier
+    from multispin.models import load_grammars, load_tokenizer, load_verifier
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.speculation import bits_per_id
@@ -246,7 +246,8 @@ async def run_edge(
         engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
     bits = bits_per_id(engine.vocabulary_size)
     settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
-    passes = Passes(engine, Controller(settings), tokenizer.fingerprint)
+    grammars = load_grammars(tokenizer)
+    passes = Passes(engine, Controller(settings), tokenizer.fingerprint, grammars=grammars)
     server = EdgeServer(passes, on_event, Access(credential))
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())

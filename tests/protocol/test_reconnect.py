@@ -36,7 +36,7 @@ from multispin.protocol import (
     encode,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.speculation import Rule, SamplingParams, certain_law, draw, judge
+from multispin.speculation import Rule, SamplingParams, certain_law, draw, judge, scores
 
 V, PROMPT, LENGTH = 20, (1, 2, 3), 7
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -56,7 +56,9 @@ class Wire:
     """A device and an edge that keeps its session, and what is in flight between them."""
 
     def __init__(self, by):
-        self.params = SamplingParams() if by is Rule.GREEDY else SamplingParams(1.0, seed=8)
+        logprobs = None if by in (Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 2
+        self.params = SamplingParams(0.0 if by is Rule.GREEDY else 1.0, seed=8, logprobs=logprobs)
+        self.scores = []  # what the device was told of its tokens
         self.device, self.edge = DeviceSession(HELLO), None
         self.device.begin(Request(PROMPT, self.params, LENGTH, rule=by))
         self.up, self.down = deque(), deque()
@@ -137,7 +139,7 @@ class Wire:
     def hear_down(self):
         message = decode_downlink(self.down.popleft())
         try:
-            self.device.receive(message)
+            self.scores += self.device.receive(message).scores
         except SessionGoneError:
             self.cut()
             return
@@ -197,6 +199,8 @@ class Wire:
             assert self.device.committed == self.edge.request.committed
         if self.device.rule in (Rule.GREEDY, Rule.COUPLED):
             assert self.device.committed == truth(self.params)
+        if self.params.logprobs is not None:
+            assert self.scores == list(scores(LOGITS[self.device.committed[2:-1]], self.device.generated, 2))
         return steps
 
 
@@ -215,6 +219,17 @@ def test_a_cut_before_or_after_any_step_changes_nothing(by, loss):
                 if not wire.device.finish:
                     loss(wire)
             wire.finish()
+
+
+def test_log_probabilities_that_were_missed_come_in_several_messages(monkeypatch):
+    monkeypatch.setattr("multispin.protocol.edge_session.MAX_SCORED_TAIL", 2)
+    test_a_cut_before_or_after_any_step_changes_nothing(Rule.COUPLED, Wire.cut)
+    wire = Wire(Rule.COUPLED)
+    while wire.edge is None or wire.edge.request is None or len(wire.edge.request.committed) < len(PROMPT) + LENGTH - 1:
+        wire.step()
+    tails = wire.edge.catch_up(len(PROMPT))
+    assert [len(tail.scores) for tail in tails] == [2, 2, 2]
+    assert [tail.count for tail in tails] == [2, 2, 2]
 
 
 class Conversation(RuleBasedStateMachine):

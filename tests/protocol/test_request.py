@@ -1,5 +1,7 @@
 """The request value: what it refuses, and that it survives the wire."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,12 +29,18 @@ ids = st.lists(st.integers(0, V - 1), min_size=1, max_size=12).map(tuple)
         presence_penalty=st.floats(-2.0, 2.0),
         frequency_penalty=st.floats(-2.0, 2.0),
         repetition_penalty=st.floats(0.1, 10.0),
+        grammar=st.sampled_from(["", "start: /a+/"]),
+        logprobs=st.sampled_from([None, 0, 20]),
     ),
     ends=st.tuples(st.integers(5, 100), st.integers(0, 100), ids.map(lambda found: found[:3])),
     rule=st.sampled_from([None, *set(Rule) - {Rule.GREEDY}]),
     sizes=st.tuples(st.integers(1, 4096), st.integers(2, 32)),
 )
 def test_the_edge_reads_back_the_request_that_a_device_opens(prompt, generated, params, ends, rule, sizes):
+    if params.grammar:
+        ends = (ends[0], 0, ends[2])  # it decides when the text may end
+    if rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
+        params = replace(params, logprobs=None)
     request = Request(prompt, params, *ends, (), rule, False, *sizes)
     message = decode_uplink(encode(request.to_open(7, generated, V)))
     assert Request.from_open(message, V) == (request, generated)
@@ -58,6 +66,9 @@ def test_a_request_settles_its_rule_and_withholds_stop_ids_early():
         ({"probability_bits": 1}, "probability_bits = 1 is outside 2 … 32"),
         ({"stop_strings": ("",)}, "stop string of 0 characters"),
         ({"rule": Rule.REJECTION}, "rejection needs a temperature above 0"),
+        ({"params": SamplingParams(1.0, logprobs=1), "rule": Rule.REJECTION_UP}, "logprobs cannot be reported under"),
+        ({"params": SamplingParams(grammar="x"), "stop_ids": (1,), "min_tokens": 1}, "a grammar ends the text"),
+        ({"params": SamplingParams(grammar="x")}, "a grammar ends the text"),
     ],
 )
 def test_a_request_that_cannot_be_is_refused_by_field_and_range(changes, sentence):

@@ -148,7 +148,7 @@ def _check_mode(options: Mapping[str, Any]) -> None:
 async def _serve(options: Mapping[str, Any]) -> None:
     from multispin.edge import EdgeServer, listening
     from multispin.gateway import Gateway, guard, local_sessions
-    from multispin.models import load_tokenizer
+    from multispin.models import load_grammars, load_tokenizer
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.protocol.events import Listening
@@ -176,6 +176,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
         Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
         seed=options["seed"],
         edge_drafter=_edge_drafter(options, verifier),
+        grammars=load_grammars(tokenizer),
     )
     server = EdgeServer(passes, tell, access, options["come_back_s"])
     application = server.application()

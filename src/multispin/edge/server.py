@@ -420,6 +420,9 @@ class EdgeServer:
                 return
             now_s = self._now_s()
             message = decode_uplink(frame)
+            if isinstance(message, Open) and message.grammar and self._passes.grammars is not None:
+                with contextlib.suppress(InputError):  # said when the request is opened, at once
+                    await asyncio.to_thread(self._passes.grammars.matcher, message.grammar)
             session = self._passes.session(number)
             if session is None or not session.awaits(message):  # what the edge asked for is no noise, however fast
                 connection.count(now_s)

@@ -71,4 +71,6 @@ class _Relay:
 
     def tell(self, progress: Progress) -> None:
         """Pass on what a message from the edge brought."""
-        self._pieces.put_nowait(Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish))
+        self._pieces.put_nowait(
+            Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)
+        )

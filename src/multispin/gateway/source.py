@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from multispin.protocol import Request
+from multispin.speculation import Score
 
 
 class Piece(NamedTuple):
@@ -14,6 +15,7 @@ class Piece(NamedTuple):
         drafted: tokens that had been drafted for the pass.
         accepted: drafted tokens that were accepted.
         finish: why the text ended, "stop" or "length"; empty while it goes on.
+        scores: log probabilities of the tokens, where the request wants them.
 
     """
 
@@ -21,6 +23,7 @@ class Piece(NamedTuple):
     drafted: int = 0
     accepted: int = 0
     finish: str = ""
+    scores: tuple[Score, ...] = ()
 
 
 class TextSource(Protocol):

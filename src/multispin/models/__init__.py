@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from multispin.models.drafter import ModelDrafter
     from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter
     from multispin.models.edge_drafter import EdgeDrafter
+    from multispin.models.grammar import TextGrammars, load_grammars
     from multispin.models.loading import known_positions, load_model, resolve
     from multispin.models.packable import PackedModel
     from multispin.models.quantised import round_weights
@@ -33,6 +34,7 @@ __all__ = [
     "Feed",
     "ModelDrafter",
     "PackedModel",
+    "TextGrammars",
     "Tokenizer",
     "Verifier",
     "check_drafter",
@@ -41,6 +43,7 @@ __all__ = [
     "known_positions",
     "load_draft_source",
     "load_drafter",
+    "load_grammars",
     "load_model",
     "load_tokenizer",
     "load_verifier",
@@ -54,6 +57,7 @@ _MODULES = {
     "drafter": ("ModelDrafter",),
     "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
     "edge_drafter": ("EdgeDrafter",),
+    "grammar": ("TextGrammars", "load_grammars"),
     "loading": ("known_positions", "load_model", "resolve"),
     "packable": ("PackedModel",),
     "quantised": ("round_weights",),

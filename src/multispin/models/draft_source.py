@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
 from multispin.models.gguf_drafter import LIBRARY, file_for_llama_cpp, is_for_llama_cpp
+from multispin.models.grammar import TextGrammars, load_grammars
 from multispin.models.llama_cpp import LlamaCppError
 from multispin.models.references import EMBEDDED, converted_folder, locate
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
-from multispin.speculation import Drafter, NoDrafter, PromptLookupDrafter
+from multispin.speculation import Drafter, Grammars, NoDrafter, PromptLookupDrafter
 
 if TYPE_CHECKING:
     from multispin.models.edge_drafter import EdgeDrafter
@@ -38,11 +40,11 @@ class GgufDrafting:
     model: LlamaCppModel
     threads: int = 1
 
-    def drafter(self, max_length: int) -> LlamaCppDrafter:
-        """A drafter for one text of at most `max_length` tokens."""
+    def drafter(self, max_length: int, grammars: Grammars | None = None) -> LlamaCppDrafter:
+        """A drafter for one text of at most `max_length` tokens, which follows grammars where it can compile them."""
         from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter
 
-        return LlamaCppDrafter(LlamaCppContext(self.model, max_length, self.threads))
+        return LlamaCppDrafter(LlamaCppContext(self.model, max_length, self.threads), grammars)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +64,19 @@ class DraftSource:
     model: PackedModel | None
     gguf: GgufDrafting | None = None
 
+    @cached_property
+    def grammars(self) -> TextGrammars | None:
+        """What lets drafts follow the grammars of requests; None where the library is not installed."""
+        return load_grammars(self.tokenizer)
+
     def drafter(self, max_length: int) -> Drafter:
         """A drafter for one text of at most `max_length` tokens; a model's positions may cut its drafts earlier."""
         if self.gguf is not None:
-            return self.gguf.drafter(max_length)
+            return self.gguf.drafter(max_length, self.grammars)
         if self.model is not None:
             from multispin.models.drafter import ModelDrafter
 
-            return ModelDrafter(self.model, max_length, self.tokenizer.size)
+            return ModelDrafter(self.model, max_length, self.tokenizer.size, self.grammars)
         return PromptLookupDrafter() if self.name.kind is DrafterKind.LOOKUP else NoDrafter()
 
     def edge_drafter(self, slots: int, max_length: int) -> EdgeDrafter:

@@ -10,6 +10,8 @@ from multispin.models.packable import PackedModel
 from multispin.speculation import (
     DraftAsk,
     Feed,
+    Follower,
+    Grammars,
     LawFormat,
     SamplingParams,
     TruncatedLaw,
@@ -27,14 +29,20 @@ class ModelDrafter:
         model: the language model that drafts; a model of transformers' is not changed.
         max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
         vocabulary_size: number of ids that the target can emit; by default what the model's head has.
+        grammars: compiles the grammars of requests; by default drafts follow none.
 
     """
 
     def __init__(
-        self, model: PreTrainedModel | PackedModel, max_length: int, vocabulary_size: int | None = None
+        self,
+        model: PreTrainedModel | PackedModel,
+        max_length: int,
+        vocabulary_size: int | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._drafter = EdgeDrafter(model, 1, max_length, vocabulary_size)
         self._slot = self._drafter.open()
+        self._follower = Follower(grammars)
 
     def prepare(self, committed: Sequence[int]) -> None:
         """Feed all but the newest committed token."""
@@ -42,13 +50,17 @@ class ModelDrafter:
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw `length` tokens one after the other; fewer where the slot is full."""
-        return self._drafter.draft([DraftAsk(self._slot, committed, length, params)])[0]
+        return self._drafter.draft([self._ask(committed, length, params)])[0]
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
     ) -> tuple[list[int], list[TruncatedLaw]]:
         """Draw up to `length` tokens, each from its truncated and quantised distribution."""
-        return self._drafter.draft_laws([DraftAsk(self._slot, committed, length, params)], form)[0]
+        return self._drafter.draft_laws([self._ask(committed, length, params)], form)[0]
+
+    def _ask(self, committed: Sequence[int], length: int, params: SamplingParams) -> DraftAsk:
+        matcher = self._follower.follow(params.grammar, committed[params.prompt_tokens :])
+        return DraftAsk(self._slot, committed, length, params, matcher)
 
     def logits_along(self, text: Sequence[int], begin: int, params: SamplingParams) -> torch.Tensor:
         """What it would draw from at each position of a known text, all at once.

@@ -19,6 +19,7 @@ from multispin.speculation import (
     TruncatedLaw,
     draft_token,
     draw_after,
+    masked,
     shaped,
     shaped_after,
     truncate,
@@ -89,7 +90,7 @@ class EdgeDrafter:
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
         """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
-        return self._draw(asks, lambda ask, logits, drafted: draw_after(logits, ask.committed, drafted, ask.params))
+        return self._draw(asks, _pick)
 
     def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
         """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
@@ -98,6 +99,8 @@ class EdgeDrafter:
         def pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
             fitted, params = with_width(logits, form.vocabulary_size), ask.params
             position = len(ask.committed) + len(drafted)
+            if ask.matcher is not None:
+                fitted = masked(fitted, ask.matcher.mask(drafted)[None])
             if params.remembers:
                 fitted, params = shaped_after(fitted, [*ask.committed, *drafted], (), params)
             law = truncate(shaped(fitted, [position], params)[0], params, form)
@@ -147,3 +150,10 @@ class EdgeDrafter:
 
     def _holds(self, committed: Sequence[int]) -> bool:
         return len(committed) <= self.model.max_length and max(committed) < self.model.known_ids
+
+
+def _pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
+    """Draw the next drafted token by the request's parameters."""
+    if ask.matcher is not None:
+        logits = masked(logits, ask.matcher.mask(drafted)[None])
+    return draw_after(logits, ask.committed, drafted, ask.params)

@@ -16,8 +16,9 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.models.tokenizer import Tokenizer
-from multispin.speculation import LawFormat, SamplingParams, TruncatedLaw, draft_token
+from multispin.speculation import Follower, Grammars, LawFormat, SamplingParams, TruncatedLaw, draft_token
 from multispin.speculation.drafter import kept_prefix
+from multispin.speculation.grammar import allowed
 from multispin.speculation.row_sampling import Row, draw_row, truncate_row
 
 LIBRARY_VERSION = "0.1.5"
@@ -301,11 +302,13 @@ class LlamaCppDrafter:
 
     Args:
         context: cache of the text, and the model.
+        grammars: compiles the grammars of requests; by default drafts follow none.
 
     """
 
-    def __init__(self, context: LlamaCppContext) -> None:
+    def __init__(self, context: LlamaCppContext, grammars: Grammars | None = None) -> None:
         self._context = context
+        self._follower = Follower(grammars)
         self._cached: list[int] = []
 
     def prepare(self, committed: Sequence[int]) -> None:
@@ -317,19 +320,36 @@ class LlamaCppDrafter:
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw up to `length` tokens one after the other; fewer where the drafter's context ends."""
-        return self._draw(committed, length, lambda row, text: draw_row(row, text, params))
+        mask = self._masking(committed, params)
+        return self._draw(committed, length, lambda row, text: draw_row(mask(row, text), text, params))
 
     def draft_laws(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
     ) -> tuple[list[int], list[TruncatedLaw]]:
         """Draw up to `length` tokens, each from the truncated distribution that is sent for it."""
         laws: list[TruncatedLaw] = []
+        mask = self._masking(committed, params)
 
         def pick(row: Row, text: Sequence[int]) -> int:
-            laws.append(truncate_row(row, text, params, form))
+            laws.append(truncate_row(mask(row, text), text, params, form))
             return draft_token(laws[-1], params.seed, len(committed), len(text))
 
         return self._draw(committed, length, pick), laws
+
+    def _masking(self, committed: Sequence[int], params: SamplingParams) -> Callable[[Row, Sequence[int]], Row]:
+        """What leaves a row only the ids that the request's grammar allows after a text."""
+        matcher = self._follower.follow(params.grammar, committed[params.prompt_tokens :])
+        if matcher is None:
+            return lambda row, _: row
+
+        def mask(row: Row, text: Sequence[int]) -> Row:
+            try:
+                may = allowed(matcher.mask(text[len(committed) :]), len(row))
+            except InputError:  # the edge will tell
+                return row
+            return np.where(may, row, np.float32(-np.inf)) if may.any() else row
+
+        return mask
 
     def _draw(self, committed: Sequence[int], length: int, pick: Callable[[Row, Sequence[int]], int]) -> list[int]:
         length = min(length, self._context.max_length - len(committed) + 1)

@@ -148,6 +148,6 @@ def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:
     """What the request's rule finds; a Failure where its own values make that impossible."""
     assert feed.params is not None
     try:
-        return judge(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text)
+        return judge(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text, feed.masks)
     except InputError as error:
         return Failure(str(error))

@@ -35,8 +35,8 @@ MAX_PROMPT_TOKENS_PER_STEP = 2048
 """Of a step's tokens; what is over is read in the next step, for which all wait."""
 CPU_BLOCK_TOKENS = 32
 """Tokens per block of vLLM's cache on a CPU, where its own default is 128: less is read again when a session moves."""
-PENALTIES = frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty"})
-"""What is not built here: a rule in vLLM's workers does not see the text."""
+NOT_BUILT = frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty", "grammar", "logprobs"})
+"""`SamplingParams.features` that are refused: a rule in vLLM's workers sees neither the text nor a grammar."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class VllmEngine(SlotTable):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(slots)
-        self.lacks = PENALTIES
+        self.lacks = NOT_BUILT
         internals, source, config = _known(reference, dtype)
         # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
         known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from multispin.errors import InputError
 from multispin.passes.limits import LEAST_PREFILL_TOKENS
 from multispin.passes.plans import DEVICE, EDGE
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import Batch, Job
 from multispin.protocol import Pending
-from multispin.speculation import Evidence, Feed
+from multispin.speculation import Evidence, Failure, Feed, masks_along
 
 
 def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float) -> Batch:
@@ -50,6 +51,16 @@ def _prompt_budget(state: EdgeState, planned_s: float) -> int:
     return min(most, max(LEAST_PREFILL_TOKENS, int(allowed_s / per_token_s)))
 
 
+def masked_feed(job: Job) -> Feed | Failure:
+    """A job's tokens with what its grammar allows at their positions; a Failure where the grammar cannot tell."""
+    if job.matcher is None or job.feed.params is None:
+        return job.feed
+    try:
+        return job.feed._replace(masks=masks_along(job.matcher, job.feed.tokens[1:]))
+    except InputError as error:
+        return Failure(str(error))
+
+
 def pending_job(seat: Seat) -> Job:
     """A session's pending draft, as a part of a batch."""
     stage = seat.session.stage
@@ -68,4 +79,4 @@ def job_of(
     newest = len(request.committed) - 1
     text = tuple(request.committed) if request.params.remembers else ()
     feed = Feed(seat.slot, newest, (request.committed[-1], *draft), request.params, evidence, text)
-    return Job(seat.session.number, feed, len(draft), granted, drafter)
+    return Job(seat.session.number, feed, len(draft), granted, drafter, request.matcher)

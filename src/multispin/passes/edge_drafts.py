@@ -6,7 +6,7 @@ from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import DraftHere, EdgeAsk, EdgeDraft
 from multispin.protocol import Pending
-from multispin.speculation import ID_RULES, BatchDrafter, DraftAsk
+from multispin.speculation import ID_RULES, AheadMatcher, BatchDrafter, DraftAsk
 
 
 class EdgeDrafts:
@@ -47,7 +47,9 @@ class EdgeDrafts:
             request, slot = seat.session.request, seat.slot
             if length and request is not None and slot is not None:
                 form = None if request.rule in ID_RULES else request.form
-                ask = DraftAsk(self._slots[slot], tuple(text), length, request.params)
+                ahead = text[len(request.committed) :]  # drafted by the device
+                matcher = None if request.matcher is None else AheadMatcher(request.matcher, ahead)
+                ask = DraftAsk(self._slots[slot], tuple(text), length, request.params, matcher)
                 asks.append(EdgeAsk(seat.session.number, ask, form))
         if not asks:
             return None

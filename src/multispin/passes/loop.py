@@ -12,6 +12,7 @@ devices draft on meanwhile, and whoever is worth it rides.
 import secrets
 from collections.abc import Callable, Sequence
 
+from multispin.passes.batches import masked_feed
 from multispin.passes.controller import Controller
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.limits import Limits
@@ -43,6 +44,7 @@ from multispin.speculation import (
     Engine,
     Failure,
     Finding,
+    Grammars,
     bits_per_token,
     uplink_bits_per_rejection,
 )
@@ -64,6 +66,7 @@ class Passes:
         seed: default noise seed handed to devices; default 0.
         new_token: makes resume tokens; by default random ones.
         edge_drafter: the edge's own drafter; default none.
+        grammars: compiles the grammars of requests; by default a request with one is refused.
 
     """
 
@@ -76,8 +79,10 @@ class Passes:
         seed: int = 0,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         edge_drafter: BatchDrafter | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.engine = engine
+        self.grammars = grammars
         self.controller = controller
         self.limits = limits or Limits()
         self._fingerprint = fingerprint
@@ -102,7 +107,10 @@ class Passes:
 
     def verify(self, batch: Batch) -> list[Finding | Failure | None]:
         """Run a batch. The only slow step; safe to run in another thread while messages come in."""
-        return self.engine.verify([job.feed for job in batch.jobs])
+        feeds = [masked_feed(job) for job in batch.jobs]
+        able = [feed for feed in feeds if not isinstance(feed, Failure)]
+        found = iter(self.engine.verify(able) if able else ())
+        return [feed if isinstance(feed, Failure) else next(found) for feed in feeds]
 
     def draft(self, step: DraftHere) -> list[EdgeDraft]:
         """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
@@ -232,7 +240,9 @@ class Passes:
 
     def _open(self, seat: Seat, message: Open) -> list[Downlink]:
         self._seats.check_room()
-        request = seat.session.open(message, self.engine.max_length, self.engine.rules, self.engine.lacks)
+        request = seat.session.open(
+            message, self.engine.max_length, self.engine.rules, self.engine.lacks, self.grammars
+        )
         seat.trial = None
         beliefs, number = self.controller.beliefs, seat.session.number
         if request.rule in ID_RULES:

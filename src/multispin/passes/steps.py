@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from multispin.passes.plans import DEVICE, RoundPlan
 from multispin.protocol import Downlink
-from multispin.speculation import DraftAsk, Feed, LawFormat, TruncatedLaw
+from multispin.speculation import DraftAsk, Feed, LawFormat, Matcher, TruncatedLaw
 
 Message = tuple[int, Downlink]
 """A session's number, and what is to be sent to its device."""
@@ -21,6 +21,7 @@ class Job(NamedTuple):
         drafted: how many of them were drafted.
         granted: how many could have been drafted.
         drafter: who drafted them: `DEVICE` or `EDGE`.
+        matcher: follows the text, where its request has a grammar; else None.
 
     """
 
@@ -29,6 +30,7 @@ class Job(NamedTuple):
     drafted: int = 0
     granted: int = 0
     drafter: str = DEVICE
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ from multispin.speculation import (
     Offer,
     Rule,
     SamplingParams,
+    Score,
     TextStream,
     TruncatedLaw,
     pack_draft,
@@ -94,6 +95,7 @@ class Progress(NamedTuple):
         finish: "stop" or "length" at the end of the text, else empty.
         text: text that became final with it; stays empty without a tokenizer.
         wasted: drafted tokens that nobody will verify any more.
+        scores: log probabilities of the new tokens, where the request wants them.
 
     """
 
@@ -103,6 +105,7 @@ class Progress(NamedTuple):
     finish: str = ""
     text: str = ""
     wasted: int = 0
+    scores: tuple[Score, ...] = ()
 
 
 class DeviceSession:
@@ -382,7 +385,7 @@ class DeviceSession:
                 f"the edge accepted {commit.accepted} of {commit.verified} tokens at {commit.base} that were never sent"
             )
         tokens = [*own[: commit.accepted], *commit.ids]
-        progress = self._advance(list(tokens), commit.verified, commit)
+        progress = self._advance(list(tokens), commit.verified, commit, commit.scores)
         if isinstance(stage, Streaming):
             drafted = len(stage.ids)
             followed = stage.follow(tokens) if self.stage is stage else None
@@ -497,7 +500,7 @@ class DeviceSession:
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
         self._head = self._found(verdict, laws) if verdict.offer else None
         newest = verdict.next_token if self._head is None else self._head
-        return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict)
+        return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict, verdict.scores)
 
     def _found(self, verdict: Verdict, laws: Sequence[TruncatedLaw]) -> int:
         """The next token by the edge's offer and the distribution that the refused token was drawn from."""
@@ -516,9 +519,11 @@ class DeviceSession:
         ids = unpack_ids(tail.ids, tail.count, self._welcomed().vocabulary_size)
         if tail.finish or tail.base + tail.count > known:  # the edge knows the token by now
             self._head = None
-        return self._advance(ids[known - tail.base :], 0, tail)
+        return self._advance(ids[known - tail.base :], 0, tail, tail.scores[known - tail.base :])
 
-    def _advance(self, tokens: list[int], drafted: int, message: Verdict | Tail | Commit) -> Progress:
+    def _advance(
+        self, tokens: list[int], drafted: int, message: Verdict | Tail | Commit, scores: tuple[Score, ...]
+    ) -> Progress:
         """Commit tokens, and go to the stage that the message leads to."""
         request, size = self._requested(), self._welcomed().vocabulary_size
         known = len(self.committed) - self.prompt_tokens
@@ -526,6 +531,8 @@ class DeviceSession:
             raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
         if tokens and max(tokens) >= size:
             raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {size}")
+        if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
+            raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
         if message.finish not in ("", "stop", "length"):
             raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
         self.committed += tokens
@@ -539,7 +546,8 @@ class DeviceSession:
             self.text += text
         self.stage = self._next(finish, None if isinstance(message, Commit) else message.grant)
         accepted = 0 if isinstance(message, Tail) else message.accepted
-        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, finish, text)
+        kept = scores[: len(tokens)]
+        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, finish, text, scores=kept)
 
     def _next(self, finish: str, grant: Grant | None) -> Work:
         stage = self.stage

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
 from multispin.protocol.messages import (
+    MAX_SCORED_TAIL,
     PROTOCOL_VERSION,
     Ask,
     Chunk,
@@ -38,10 +39,12 @@ from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 from multispin.speculation import (
     Evidence,
     Finding,
+    Grammars,
     Offer,
     Outcome,
     Rejection,
     Rule,
+    Score,
     TruncatedLaw,
     pack_ids,
     pack_offer,
@@ -90,12 +93,13 @@ class EdgeSession:
         max_length: int,
         rules: Collection[Rule] = frozenset(Rule),
         lacks: Collection[str] = frozenset(),
+        grammars: Grammars | None = None,
     ) -> RunningRequest:
         """Begin a request; the one before must have ended."""
         self.check_number(message.session)
         if self.request is not None and not self.request.finish:
             raise ProtocolError("busy", "this session is still generating: close it or wait for its end")
-        self.request = admit(message, self._vocabulary_size, max_length, rules, lacks)
+        self.request = admit(message, self._vocabulary_size, max_length, rules, lacks, grammars)
         self.stage, self._last_verdict = Idle(), None
         return self.request
 
@@ -259,7 +263,7 @@ class EdgeSession:
             raise ValueError(f"session {self.number} has no draft to settle")
         grant, accepted = stage.grant, stage.draft[: finding.accepted]
         if isinstance(finding, Outcome):
-            return self._decide(request, grant, [*accepted, finding.next_token])
+            return self._decide(request, grant, [*accepted, finding.next_token], scores=finding.scores)
         if request.stop_ids.intersection(accepted):  # the text ends before the refused token
             return self._decide(request, grant, accepted)
         if isinstance(finding, Rejection):
@@ -295,10 +299,10 @@ class EdgeSession:
         """What a device needs that knows `base` tokens: what is committed, and what waits for its answer."""
         if isinstance(self.stage, Streaming):  # a new connection inherits nothing: it begins another chain
             self.stage.kill()
-            return [self.tail(base), self.stage.window]
+            return [*self._tails(base), self.stage.window]
         verdict = self._last_verdict
         if self.offer is None or verdict is None or self.request is None:
-            return [self.tail(base), *self._asks()]
+            return [*self._tails(base), *self._asks()]
         if base == len(self.request.committed) + 1:  # it has found the token, but not named it yet
             return [Tail(self.number, base, b"", 0, "", self.grant)]
         grantless = replace(self.tail(base, verdict.base), grant=None)
@@ -317,7 +321,19 @@ class EdgeSession:
         ids = request.committed[base:end]
         packed = pack_ids(ids, self._vocabulary_size)
         open_grant = self.stage.grant if isinstance(self.stage, Granted) else None
-        return Tail(self.number, base, packed, len(ids), request.finish, open_grant)
+        scores = request.scores(base, end)
+        return Tail(self.number, base, packed, len(ids), request.finish, open_grant, scores)
+
+    def _tails(self, base: int) -> list[Tail]:
+        """Everything committed from `base` on, in as many messages as the log probabilities make necessary."""
+        request, parts = self.request, list[Tail]()
+        while request is not None and request.params.logprobs is not None:
+            end = base + MAX_SCORED_TAIL
+            if end >= len(request.committed):
+                break
+            parts.append(replace(self.tail(base, end), finish="", grant=None))
+            base = end
+        return [*parts, self.tail(base)]
 
     def check_number(self, number: int) -> None:
         """Refuse a message that names another session than the connection's own."""
@@ -340,14 +356,21 @@ class EdgeSession:
         request.commit([head])
 
     def _decide(
-        self, request: RunningRequest, grant: Grant, tokens: Sequence[int], offer: Offer | None = None
+        self,
+        request: RunningRequest,
+        grant: Grant,
+        tokens: Sequence[int],
+        offer: Offer | None = None,
+        scores: Sequence[Score] = (),
     ) -> Verdict:
         """Commit the tokens of a draft and make its verdict; with an offer the last one is still to come."""
         base = len(request.committed)
-        kept = request.commit(tokens)
+        kept = request.commit(tokens, scores)
         accepted, newest = (kept - 1, request.committed[-1]) if offer is None else (kept, 0)
         packed = b"" if offer is None else pack_offer(offer.floor, offer.rest_token)
-        verdict = Verdict(self.number, grant.round, base, accepted, newest, request.finish, None, packed)
+        verdict = Verdict(
+            self.number, grant.round, base, accepted, newest, request.finish, None, packed, tuple(scores[:kept])
+        )
         self.stage, self._last_verdict = Idle(offer), verdict
         return verdict
 

@@ -161,7 +161,9 @@ class Streaming:
         if riding is None:
             raise ValueError("nothing of this session is in a pass")
         base = len(request.committed)
-        stand = min(outcome.accepted, request.commit([*riding.ids[: outcome.accepted], outcome.next_token]))
+        stand = min(
+            outcome.accepted, request.commit([*riding.ids[: outcome.accepted], outcome.next_token], outcome.scores)
+        )
         written = request.committed[base:]
         own_stand = min(stand, riding.own)
         self.counts.accepted += own_stand
@@ -176,7 +178,8 @@ class Streaming:
             self.counts.wasted += max(0, trials.compared - counted)
             del self.pending[: trials.compared]
         verified, accepted = (riding.own, own_stand) if riding.known else (0, 0)
-        commit = Commit(base, self.epoch, verified, accepted, tuple(written[accepted:]), request.finish)
+        scores = request.scores(base, len(request.committed))
+        commit = Commit(base, self.epoch, verified, accepted, tuple(written[accepted:]), request.finish, scores)
         return commit, trials
 
     def kill(self) -> None:

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from multispin.errors import InputError
-from multispin.speculation import LawFormat, Rule, bits_per_token, framing_bits
+from multispin.speculation import MAX_LOGPROBS, LawFormat, Rule, Score, bits_per_token, framing_bits
+from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
 from multispin.speculation.laws import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import MAX_BIASES
 
@@ -21,6 +22,8 @@ MAX_FRAME_BYTES = 256 * 1024
 """Largest message; bounds a prompt at more than 60,000 ids of 32 bits."""
 MAX_DRAFT_LENGTH = 63
 """Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
+MAX_SCORED_TAIL = 512
+"""Most ids of a Tail with log probabilities: with 20 alternatives each, they take at most 160 KiB."""
 MAX_STOP_IDS = 16
 MAX_RETAINED = 4096
 """Most tokens that a distribution on the wire may keep, V̂; one such distribution takes at most 26 KiB."""
@@ -84,7 +87,7 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
         probability_bits: Q_B, bits of a probability under the rejection rules.
         min_tokens: stop ids have probability 0 before so many tokens are generated.
         logit_bias: (id, what is added to its logit).
-        min_p, presence_penalty, frequency_penalty, repetition_penalty: as in `SamplingParams`.
+        min_p, presence_penalty, frequency_penalty, repetition_penalty, grammar, logprobs: as in `SamplingParams`.
 
     """
 
@@ -107,6 +110,8 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR_CHARACTERS)] = ""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 class Grant(Struct, frozen=True, array_like=True, tag=4):
@@ -143,7 +148,8 @@ class Verdict(Struct, frozen=True, array_like=True, tag=6):
 
     `finish` is empty while the request goes on, else "stop" or "length"; `grant` is the next round's, if any. Where
     `offer` is not empty (`rejection-down`, `speculation.pack_offer`), the device finds the next token from it, and
-    `next_token` says nothing.
+    `next_token` says nothing. `scores` are those of the
+    accepted tokens and of the next one, where the request wants log probabilities.
     """
 
     session: Count
@@ -154,10 +160,15 @@ class Verdict(Struct, frozen=True, array_like=True, tag=6):
     finish: Name = ""
     grant: Grant | None = None
     offer: bytes = b""
+    scores: Annotated[tuple[Score, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)] = ()
 
 
 class Tail(Struct, frozen=True, array_like=True, tag=7):
-    """Edge → device: the committed ids from `base` on. Answers a resume, and a draft whose base is stale."""
+    """Edge → device: the committed ids from `base` on. Answers a resume, and a draft whose base is stale.
+
+    `scores` are those of the ids, where the request wants log probabilities; one message has at most
+    `MAX_SCORED_TAIL` ids then, and several follow each other.
+    """
 
     session: Count
     base: Count
@@ -165,6 +176,7 @@ class Tail(Struct, frozen=True, array_like=True, tag=7):
     count: Count
     finish: Name = ""
     grant: Grant | None = None
+    scores: Annotated[tuple[Score, ...], Meta(max_length=MAX_SCORED_TAIL)] = ()
 
 
 class Resume(Struct, frozen=True, array_like=True, tag=8):
@@ -260,6 +272,7 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
         accepted: how many of those stand. They are not sent back: the device has them.
         ids: the tokens after them: the recovered or bonus token, and before it what the edge drafted itself.
         finish: empty while the text goes on, else "stop" or "length".
+        scores: of all these tokens in order, where the request wants log probabilities.
 
     """
 
@@ -269,6 +282,7 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
     accepted: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
     ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)]
     finish: Name = ""
+    scores: Annotated[tuple[Score, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)] = ()
 
 
 Uplink = Hello | Open | Draft | Resume | Close | Law | Chunk

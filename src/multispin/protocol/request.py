@@ -67,6 +67,8 @@ class Request:
         if min(self.prompt) < 0 or min(self.stop_ids, default=0) < 0:
             raise InputError("the prompt or the stop ids hold a negative token id")
         check_stop_strings(self.stop_strings)
+        if self.params.grammar and (self.min_tokens or not self.stop_ids):
+            raise InputError("a grammar ends the text by a stop id: it needs stop ids, and no min_tokens")
         object.__setattr__(self, "rule", rule_for(self.params, self.rule))
 
     @property
@@ -114,6 +116,8 @@ class Request:
             params.presence_penalty,
             params.frequency_penalty,
             params.repetition_penalty,
+            params.grammar,
+            params.logprobs,
         )
 
     @staticmethod
@@ -133,6 +137,8 @@ class Request:
             presence_penalty=message.presence_penalty,
             frequency_penalty=message.frequency_penalty,
             repetition_penalty=message.repetition_penalty,
+            grammar=message.grammar,
+            logprobs=message.logprobs,
         )
         request = Request(
             tuple(committed[:prompt_tokens]),

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from multispin.errors import InputError
 from multispin.protocol.messages import Open, longest_draft
 from multispin.protocol.request import Request
-from multispin.speculation import Rule
+from multispin.speculation import Grammars, Matcher, Rule, Score
 
 
 class ProtocolError(InputError):
@@ -33,15 +33,19 @@ class RunningRequest:
         longest_draft: longest draft that a frame holds under its rule.
         params: sampling parameters, with the stop ids withheld until `min_tokens`.
         stop_ids: ids that end the text.
+        matcher: has taken in what was generated, where the request has a grammar; else None.
 
     Args:
         request: what was asked for.
         generated: ids that another edge has generated already.
         vocabulary_size: number of the target's token ids.
+        matcher: at the beginning of a text, where the request has a grammar; default none.
 
     """
 
-    def __init__(self, request: Request, generated: Sequence[int], vocabulary_size: int) -> None:
+    def __init__(
+        self, request: Request, generated: Sequence[int], vocabulary_size: int, matcher: Matcher | None = None
+    ) -> None:
         self.request = request
         self.committed = [*request.prompt, *generated]
         self.prompt_tokens = len(request.prompt)
@@ -51,6 +55,11 @@ class RunningRequest:
         self.form = request.form(vocabulary_size)
         self.longest_draft = longest_draft(self.rule, self.form)
         self.finish = ""
+        self.matcher = matcher
+        if matcher is not None:
+            matcher.advance(generated)
+        self._scores: list[Score] = []  # of what was committed here
+        self._scored_from = len(self.committed)
         if generated and generated[-1] in self.stop_ids:
             self.finish = "stop"
         elif len(generated) >= request.max_tokens:
@@ -66,7 +75,12 @@ class RunningRequest:
         """Number of tokens that may still be generated."""
         return self.request.max_tokens - self.generated
 
-    def commit(self, tokens: Sequence[int]) -> int:
+    def scores(self, base: int, end: int) -> tuple[Score, ...]:
+        """What is reported of the committed tokens from `base` to `end`; empty where nothing is."""
+        first = max(0, base - self._scored_from)
+        return tuple(self._scores[first : max(first, end - self._scored_from)])
+
+    def commit(self, tokens: Sequence[int], scores: Sequence[Score] = ()) -> int:
         """Append tokens, cut after the first stop id or at the token limit; returns how many were kept."""
         kept = list(tokens[: self.remaining])
         for index, token in enumerate(kept):
@@ -74,6 +88,9 @@ class RunningRequest:
                 kept, self.finish = kept[: index + 1], "stop"
                 break
         self.committed += kept
+        self._scores += scores[: len(kept)]
+        if self.matcher is not None:
+            self.matcher.advance(kept)
         if not self.finish and self.remaining == 0:
             self.finish = "length"
         return len(kept)
@@ -85,6 +102,7 @@ def admit(
     max_length: int,
     rules: Collection[Rule] = frozenset(Rule),
     lacks: Collection[str] = frozenset(),
+    grammars: Grammars | None = None,
 ) -> RunningRequest:
     """Check a request at the door; ProtocolError or InputError says what it asks too much.
 
@@ -94,6 +112,7 @@ def admit(
         max_length: most prompt and generated tokens of a text at this edge.
         rules: acceptance rules that the engine can apply; default all.
         lacks: `SamplingParams.features` that the engine cannot apply; default none.
+        grammars: compiles the grammars of requests; by default a request with one is refused.
 
     """
     prompt_tokens = message.prompt_tokens - message.continued
@@ -115,4 +134,9 @@ def admit(
         raise ProtocolError(
             "unsupported", f"this edge's engine cannot apply {' and '.join(sorted(unable))}: leave it out"
         )
-    return RunningRequest(request, generated, vocabulary_size)
+    matcher = None
+    if request.params.grammar:
+        if grammars is None:
+            raise ProtocolError("unsupported", "this edge has no library for grammars: leave the grammar out")
+        matcher = grammars.matcher(request.params.grammar)
+    return RunningRequest(request, generated, vocabulary_size, matcher)

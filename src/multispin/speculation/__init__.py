@@ -9,6 +9,7 @@ from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
 from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
 from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
+from multispin.speculation.grammar import AheadMatcher, Follower, Grammars, Matcher, masked, masks_along
 from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
 from multispin.speculation.laws import (
     FlooredLaw,
@@ -46,11 +47,14 @@ from multispin.speculation.rejection import (
 )
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
 from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
+from multispin.speculation.scores import MAX_LOGPROBS, Score, scores
 from multispin.speculation.stopping import check_stop_strings
 from multispin.speculation.text import TextStream, text_of
 
 __all__ = [
     "ID_RULES",
+    "MAX_LOGPROBS",
+    "AheadMatcher",
     "BatchDrafter",
     "DraftAsk",
     "Drafter",
@@ -60,7 +64,10 @@ __all__ = [
     "Feed",
     "Finding",
     "FlooredLaw",
+    "Follower",
+    "Grammars",
     "LawFormat",
+    "Matcher",
     "NoDrafter",
     "Offer",
     "Outcome",
@@ -68,6 +75,7 @@ __all__ = [
     "Rejection",
     "Rule",
     "SamplingParams",
+    "Score",
     "SlotTable",
     "SlotsTakenError",
     "TextStream",
@@ -89,6 +97,8 @@ __all__ = [
     "gumbel_torch",
     "judge",
     "largest",
+    "masked",
+    "masks_along",
     "pack_draft",
     "pack_ids",
     "pack_laws",
@@ -99,6 +109,7 @@ __all__ = [
     "resolve_down",
     "resolve_up",
     "rule_for",
+    "scores",
     "shaped",
     "shaped_after",
     "target_law",

@@ -7,6 +7,7 @@ whole committed text, so it cannot fall out of step with what the edge has decid
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from multispin.speculation.grammar import Matcher
 from multispin.speculation.laws import LawFormat, TruncatedLaw, certain_law
 from multispin.speculation.sampling import SamplingParams
 
@@ -37,6 +38,7 @@ class DraftAsk(NamedTuple):
         committed: ids of the whole text, prompt included; at least one.
         length: number of tokens to draft.
         params: the request's sampling parameters and seed.
+        matcher: has taken in the generated part of the text, where the parameters have a grammar that is followed.
 
     """
 
@@ -44,6 +46,7 @@ class DraftAsk(NamedTuple):
     committed: Sequence[int]
     length: int
     params: SamplingParams
+    matcher: Matcher | None = None
 
 
 class BatchDrafter(Protocol):

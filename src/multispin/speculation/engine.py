@@ -6,6 +6,9 @@ Beside the protocol stand the values that pass through it, and the slot table th
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multispin.errors import InputError
 from multispin.speculation.evidence import Evidence, Finding
 from multispin.speculation.payload import Rule
@@ -22,6 +25,7 @@ class Feed(NamedTuple):
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
         evidence: what the draft brings beside its ids under a rejection rule; None under `greedy` and `coupled`.
         text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty.
+        masks: [len(tokens), ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
 
     """
 
@@ -31,6 +35,7 @@ class Feed(NamedTuple):
     params: SamplingParams | None
     evidence: Evidence | None = None
     text: Sequence[int] = ()
+    masks: NDArray[np.uint8] | None = None
 
 
 class Failure(NamedTuple):

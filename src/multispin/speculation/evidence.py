@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multispin.errors import InputError
 from multispin.speculation.codec import pack_ids, unpack_ids
+from multispin.speculation.grammar import masked
 from multispin.speculation.laws import LawFormat, TruncatedLaw, draft_token
 from multispin.speculation.payload import Rule, pack_laws, pack_scalars, unpack_laws, unpack_scalars
 from multispin.speculation.penalties import shaped_after
 from multispin.speculation.rejection import Offer, Rejection, verify_floored, verify_laws, verify_scalars
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
+from multispin.speculation.scores import scores
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +61,7 @@ def judge(
     base: int,
     params: SamplingParams,
     text: Sequence[int] = (),
+    masks: NDArray[np.uint8] | None = None,
 ) -> Finding:
     """Apply the rule that the evidence names to one draft. Without evidence the rule is `greedy` or `coupled`.
 
@@ -67,11 +73,34 @@ def judge(
         params: the request's sampling parameters and seed.
         text: the `base` committed ids; only needed where the parameters have penalties (`SamplingParams.remembers`).
 
+        masks: [L + 1, ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
+
     Returns:
         An Outcome. Under `rejection-up` it may be a Rejection, to be finished by `resolve_up`; under `rejection-down`
         an Offer, to be finished by `resolve_down`.
 
     """
+    finding = _decide(drafted, evidence, logits, base, params, text, masks)
+    if params.logprobs is None or not isinstance(finding, Outcome):
+        return finding
+    tokens = [*drafted[: finding.accepted], finding.next_token]
+    return finding._replace(scores=scores(logits, tokens, params.logprobs))
+
+
+def _decide(
+    drafted: Sequence[int],
+    evidence: Evidence | None,
+    logits: torch.Tensor,
+    base: int,
+    params: SamplingParams,
+    text: Sequence[int],
+    masks: NDArray[np.uint8] | None,
+) -> Finding:
+    """`judge`, without log probabilities."""
+    if params.grammar:
+        if masks is None or len(masks) != len(logits):
+            raise InputError("a grammar needs the masks of every position, and they are not at hand")
+        logits = masked(logits, masks)
     if params.remembers:
         if len(text) != base:
             raise InputError(f"penalties need the {base} tokens before a draft, but {len(text)} are at hand")
@@ -87,8 +116,10 @@ def judge(
 def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
     """The rule of a request: the one that it names, or else `greedy` at temperature 0 and `coupled` above.
 
-    Raises InputError if the rule does not fit the temperature.
+    Raises InputError if the rule does not fit the parameters.
     """
+    if params.logprobs is not None and rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
+        raise InputError(f"logprobs cannot be reported under {rule}, where the device has a part in the decision")
     if rule is None:
         return Rule.GREEDY if params.greedy else Rule.COUPLED
     if params.greedy != (rule is Rule.GREEDY):

@@ -13,16 +13,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from multispin.speculation.sampling import SamplingParams, draw
+from multispin.speculation.scores import Score
 
 if TYPE_CHECKING:
     import torch
 
 
 class Outcome(NamedTuple):
-    """What a verification decided: the first `accepted` drafted tokens stand, and `next_token` follows them."""
+    """What a verification decided: the first `accepted` drafted tokens stand, and `next_token` follows them.
+
+    `scores` are those of all these tokens, in order, where the request wants log probabilities.
+    """
 
     accepted: int
     next_token: int
+    scores: tuple[Score, ...] = ()
 
 
 def accept_matching(drafted: Sequence[int], emitted: Sequence[int]) -> Outcome:

@@ -15,8 +15,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from multispin.errors import InputError
+from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
 from multispin.speculation.gumbel_max import gumbel_argmax_rows
 from multispin.speculation.noise import check_seed
+from multispin.speculation.scores import MAX_LOGPROBS
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,9 @@ class SamplingParams:
         repetition_penalty: logits of tokens of the prompt or the generated text are divided by it where they are above
             0, and multiplied where they are below; above 0, at most 10; 1 changes nothing.
         prompt_tokens: length of the prompt; tokens after it count as generated.
+        grammar: form that the generated text must have, as `Grammars.matcher` takes it; empty allows every text.
+        logprobs: report the log probability of each token and of so many of the likeliest at its place, 0 … 20; None
+            reports nothing.
     """
 
     temperature: float = 0.0
@@ -63,6 +68,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     prompt_tokens: int = 0
+    grammar: str = ""
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.temperature != 0.0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
@@ -90,6 +97,10 @@ class SamplingParams:
         for token, bias in self.logit_bias:
             if not math.isfinite(bias) or abs(bias) > MAX_BIAS:
                 raise InputError(f"logit_bias = {bias} for id {token} is outside −{MAX_BIAS:.0f} … {MAX_BIAS:.0f}")
+        if len(self.grammar) > MAX_GRAMMAR_CHARACTERS:
+            raise InputError(f"grammar of {len(self.grammar)} characters is over the limit of {MAX_GRAMMAR_CHARACTERS}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InputError(f"logprobs = {self.logprobs} is outside 0 … {MAX_LOGPROBS}")
         check_seed(self.seed)
 
     @property
@@ -109,6 +120,8 @@ class SamplingParams:
             "presence_penalty": self.presence_penalty != 0.0,
             "frequency_penalty": self.frequency_penalty != 0.0,
             "repetition_penalty": self.repetition_penalty != 1.0,
+            "grammar": bool(self.grammar),
+            "logprobs": self.logprobs is not None,
         }
         return frozenset(name for name, used in changed.items() if used)
 

@@ -1,0 +1,151 @@
+"""Grammars by llguidance: JSON schemas and Lark grammars over a target's tokens.
+
+A matcher of llguidance can go back by any number of tokens, which drafts need; it makes a mask when it is asked for
+one, so that a grammar costs nothing before its first token.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from multispin.errors import InputError
+from multispin.models.tokenizer import Tokenizer
+from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, Mask
+
+MAX_COMPILED = 64
+"""Compiled grammars that are kept for the next request."""
+LEXER_FUEL = 400_000
+"""Work allowed to prepare a grammar's regular expressions, in llguidance's units: about 50,000 per millisecond."""
+GRAMMAR_SYMBOLS = 100_000
+"""Most symbols of a compiled grammar."""
+
+
+class TextMatcher:
+    """A `Matcher` over llguidance's.
+
+    Args:
+        matcher: of llguidance, at the beginning of a text.
+        size: number of token ids.
+        ends: ids that end a text.
+
+    """
+
+    def __init__(self, matcher: Any, size: int, ends: Collection[int]) -> None:
+        self._matcher = matcher
+        self._ends = frozenset(ends)
+        self._everything: Mask = np.packbits(np.ones(size, dtype=bool), bitorder="little")
+        self._over = self._broken = False
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Take in committed tokens. If the grammar does not allow them, the next `mask` says so."""
+        if self._over:
+            return
+        taken = self._take(tokens)
+        # Where only an end can follow, the library takes no token in any more, not even the end.
+        self._over = self._ended() or (taken < len(tokens) and tokens[taken] in self._ends and self._stopped())
+        self._broken = taken < len(tokens) and not self._over
+
+    def mask(self, drafted: Sequence[int]) -> Mask:
+        """What may follow the committed text and some drafted tokens; everything, where those cannot stand.
+
+        InputError if the grammar does not allow the committed text, or if it became too complex.
+        """
+        if self._over:
+            return self._everything
+        if self._broken:
+            raise InputError("the text does not fit the request's grammar")
+        taken = self._take(drafted)
+        try:
+            if taken < len(drafted) or self._ended():
+                return self._everything
+            words: Mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            if self._matcher.is_error():
+                raise InputError(f"the grammar became too complex: {_first_line(self._matcher.get_error())}")
+            return words[: len(self._everything)]
+        finally:
+            if taken:
+                self._matcher.rollback(taken)
+
+    def _take(self, tokens: Sequence[int]) -> int:
+        return int(self._matcher.try_consume_tokens(list(tokens))) if tokens else 0
+
+    def _ended(self) -> bool:
+        """Whether an end-of-text token has been taken in."""
+        return self._stopped() and self._matcher.stop_reason() == "EndOfSentence"
+
+    def _stopped(self) -> bool:
+        """Whether nothing but an end can follow."""
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
+
+
+class TextGrammars:
+    """`Grammars` over the vocabulary of a tokenizer; InputError if the library is not installed.
+
+    Args:
+        tokenizer: of the target; it must name tokens that end a text.
+
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._library = load_library()
+        self._tokenizer = tokenizer
+        self._limits = self._library.LLParserLimits(
+            initial_lexer_fuel=LEXER_FUEL, max_grammar_size=GRAMMAR_SYMBOLS, verbose_errors=False
+        )
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _tokens(self) -> Any:
+        """The vocabulary as llguidance keeps it; made for the first grammar, which takes a fraction of a second."""
+        ends = self._tokenizer.stop_ids
+        if not ends:
+            raise InputError("this model names no token that ends a text: a grammar could not end")
+        try:
+            return self._library.LLTokenizer(
+                self._tokenizer.backend.to_str(), n_vocab=self._tokenizer.size, eos_token=list(ends)
+            )
+        except (AttributeError, ValueError, RuntimeError) as error:
+            raise InputError(f"llguidance cannot use this model's tokenizer: {_first_line(str(error))}") from None
+
+    def matcher(self, grammar: str) -> TextMatcher:
+        """A matcher at the beginning of a text; InputError says why a grammar cannot be compiled."""
+        if len(grammar) > MAX_GRAMMAR_CHARACTERS:
+            raise InputError(f"a grammar of {len(grammar)} characters is over the limit of {MAX_GRAMMAR_CHARACTERS}")
+        with self._lock:
+            compiled = self._compiled.pop(grammar, None)
+        if compiled is None:
+            compiled = self._library.LLMatcher(self._tokens, grammar, log_level=0, limits=self._limits)
+            if compiled.is_error():
+                raise InputError(f"the grammar cannot be compiled: {_first_line(compiled.get_error())}")
+        with self._lock:
+            self._compiled[grammar] = compiled
+            while len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return TextMatcher(compiled.deep_copy(), self._tokenizer.size, self._tokenizer.stop_ids)
+
+
+def load_grammars(tokenizer: Tokenizer) -> TextGrammars | None:
+    """The grammars of a target; None where llguidance is not installed, so that requests with one are refused."""
+    return TextGrammars(tokenizer) if find_spec("llguidance") is not None else None
+
+
+def load_library() -> Any:
+    """The library llguidance; InputError if it is not installed."""
+    try:
+        return importlib.import_module("llguidance")
+    except ImportError as error:
+        raise InputError(f"grammars need llguidance ({error}): pip install 'multispin[device]'") from None
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no reason given"

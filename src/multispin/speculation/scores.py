@@ -1,0 +1,50 @@
+"""Log probabilities that are reported beside a text: of each token, and of the likeliest tokens at its place.
+
+They are those of the model itself, log softmax of its logits, before bias, penalties, temperature and truncation: what
+vLLM reports by default (`raw_logprobs`). They change nothing of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LOGPROBS = 20
+"""Most alternatives that can be reported per token, as in OpenAI's and vLLM's API."""
+LEAST_LOGPROB = -9999.0
+"""Stands for the logarithm of 0, which JSON cannot write; vLLM's number."""
+
+
+class Score(NamedTuple):
+    """What is reported of one token.
+
+    Attributes:
+        logprob: natural logarithm of its probability.
+        top: ids of the likeliest tokens at its place with theirs, the likeliest first.
+
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def scores(logits: torch.Tensor, tokens: Sequence[int], most: int) -> tuple[Score, ...]:
+    """The scores of some tokens.
+
+    Args:
+        logits: [R, V] of the model, unchanged; row i is for token i, R at least the number of tokens.
+        tokens: ids.
+        most: alternatives to report per token, 0 … `MAX_LOGPROBS`.
+    """
+    import torch
+
+    rows = logits[: len(tokens)].float().log_softmax(-1).clamp_(min=LEAST_LOGPROB)
+    own = rows.gather(-1, torch.tensor([[token] for token in tokens], device=rows.device))[:, 0].tolist()
+    best = rows.topk(min(most, rows.shape[-1]), dim=-1)
+    tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return tuple(
+        Score(logprob, tuple(zip(ids, values, strict=True))) for logprob, (ids, values) in zip(own, tops, strict=True)
+    )
