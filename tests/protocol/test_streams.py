@@ -41,7 +41,7 @@ from multispin.protocol import (
 )
 from multispin.protocol.device_stages import Waiting, Welcomed
 from multispin.protocol.device_stream import Streaming as Ahead
-from multispin.speculation import Rule, SamplingParams, accept_matching, pack_ids
+from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
 
 V, PROMPT = 8, (1, 2, 3)
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -65,7 +65,8 @@ class Wire:
     def __init__(self, length=12, stop_ids=()):
         self.length, self.stop_ids = length, stop_ids
         self.device, self.edge = DeviceSession(HELLO), None
-        self.device.begin(Request(PROMPT, SamplingParams(), length, stop_ids=stop_ids))
+        self.device.begin(Request(PROMPT, SamplingParams(logprobs=0), length, stop_ids=stop_ids))
+        self.scores = []  # what the device was told of its tokens: here each token's own number
         self.up, self.down = deque(), deque()
         self.ghosts = []  # frames of a lost connection that come after all
         self.connected = self.greeted = False
@@ -150,7 +151,9 @@ class Wire:
     def settle(self):
         ids, text = self.streaming().riding.ids, self.edge.request.committed
         own = [following(token, len(text) + i) for i, token in enumerate([text[-1], *ids])]
-        commit, _ = self.edge.settle_stream(accept_matching(list(ids), own))
+        outcome = accept_matching(list(ids), own)
+        scores = tuple(Score(float(token)) for token in own[: outcome.accepted + 1])
+        commit, _ = self.edge.settle_stream(outcome._replace(scores=scores))
         self.tell(commit)
 
     def hear_down(self):
@@ -162,6 +165,7 @@ class Wire:
             self.cut()
             return
         self.accepted += progress.accepted
+        self.scores += progress.scores
         self.rejected += progress.drafted - progress.accepted
         if isinstance(self.device.stage, Welcomed):
             self.up.append((encode(self.device.open()), None))
@@ -196,6 +200,7 @@ class Wire:
     def check(self):
         whole = truth(PROMPT, self.length)
         assert self.device.committed == whole[: len(self.device.committed)]
+        assert self.scores == [Score(float(token)) for token in self.device.generated]
         if self.edge is None or self.edge.request is None:
             return
         text = self.edge.request.committed
