@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import shutil
 from contextlib import asynccontextmanager
 
 import aiohttp
+import pytest
+import torch
 from aiohttp import web
 
 from multispin.device import DeviceClient, Patience
 from multispin.edge import Access, EdgeServer, TokenFile, listening
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
-from multispin.models import ModelDrafter, Verifier, decode_alone, load_model, load_tokenizer
+from multispin.models import ModelDrafter, Verifier, decode_alone, load_grammars, load_model, load_tokenizer
 from multispin.models.packable import PackedModel
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
@@ -18,6 +21,13 @@ from multispin.speculation import NoDrafter, SamplingParams, derive_seed
 
 MAX_LENGTH = 256
 KEY = "a key"
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Paris"]}, "days": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": CITY}}]
 
 
 @asynccontextmanager
@@ -28,11 +38,12 @@ async def api(folder, credential="", slots=4, tokens=None, **limits):
         Controller(ControllerSettings("heterogeneous", 20e3, 9)),
         tokenizer.fingerprint,
         Limits(**limits),
+        grammars=load_grammars(tokenizer),
     )
     server = EdgeServer(passes, access=Access(credential, tokens))
     app = server.application()
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
-    Gateway(source, tokenizer, "tiny", 7).add_routes(app, guard(server.access))
+    Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         http.passes = passes
         yield http
@@ -51,6 +62,10 @@ async def events(http, path, document):
         lines = (await answer.text()).split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def schema(inner):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": inner}}
 
 
 def alone(folder, prompt, count, params=None):
@@ -149,7 +164,13 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
     cases = [
         (400, "prompt", {}),
         (400, "temperature", {"prompt": "a", "temperature": 99}),
-        (400, "logprobs", {"prompt": "a", "logprobs": 5}),
+        (400, "logprobs", {"prompt": "a", "logprobs": 21}),
+        (400, "echo", {"prompt": "a", "echo": True}),
+        (400, "tools", {"prompt": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}),
+        (400, "response_format", {"prompt": "a", "response_format": {"type": "xml"}}),
+        (400, None, {"prompt": "a", "response_format": schema({"type": "nothing"})}),
+        (400, "min_tokens", {"prompt": "a", "response_format": schema({}), "min_tokens": 3}),
+        (400, "ignore_eos", {"prompt": "a", "response_format": schema({}), "ignore_eos": True}),
         (400, "prompt", {"prompt": "a", "max_tokens": 1000}),
         (400, "max_tokens", {"prompt": "a", "max_tokens": 0}),
         (400, "prompt", {"prompt": ""}),
@@ -167,7 +188,7 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
                 return [*found, (broken.status, await broken.json()), (long.status, await long.json())]
 
     found = asyncio.run(scenario())
-    for (status, param, _), (seen, document) in zip(cases, found, strict=False):
+    for (status, param, _), (seen, document) in zip(cases, found[: len(cases)], strict=True):
         assert (seen, document["error"]["param"]) == (status, param), document
         assert document["error"]["message"]
     assert [status for status, _ in found[-2:]] == [400, 413]
@@ -310,3 +331,169 @@ def test_a_token_counts_for_the_texts_of_its_http_requests(tiny_folder, tmp_path
     assert second[2]["error"]["type"] == "rate_limit_error"
     assert (stranger[0], stranger[1]["WWW-Authenticate"]) == (401, "Bearer")
     assert stranger[2]["error"]["type"] == "authentication_error"
+
+
+def test_log_probabilities_are_the_models_own_and_their_tokens_make_the_text(tiny_folder):
+    body = {"prompt": "abc", "max_tokens": 20, "temperature": 0.8, "seed": 3, "logprobs": 2}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            return (await post(http, "/v1/completions", body))[1], await events(
+                http, "/v1/completions", {**body, "stream": True}
+            )
+
+    whole, pieces = asyncio.run(scenario())
+    (choice,) = whole["choices"]
+    found, tokenizer = choice["logprobs"], load_tokenizer(tiny_folder)
+    prompt = tokenizer.encode("abc")
+    ids = decode_alone(load_model(tiny_folder), prompt, SamplingParams(0.8, seed=3), 20)
+    with torch.inference_mode():
+        logits = load_model(tiny_folder)(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, 2:-1]
+    rows = logits.log_softmax(-1)
+    assert found["token_logprobs"] == pytest.approx([float(rows[k, token]) for k, token in enumerate(ids)], abs=1e-3)
+    best = [float(row.max()) for row in rows]
+    assert [max(each.values()) for each in found["top_logprobs"]] == pytest.approx(best, abs=1e-3)
+    assert len(found["tokens"]) == len(found["text_offset"]) == 20
+    streamed = [each["choices"][0]["logprobs"] for each in pieces if each["choices"][0]["logprobs"]]
+    assert [logprob for each in streamed for logprob in each["token_logprobs"]] == found["token_logprobs"]
+
+
+def test_a_text_with_a_schema_fits_it_and_is_the_same_with_a_devices_drafts(tiny_folder):
+    body = {"prompt": "Give: ", "temperature": 1, "seed": 4, "response_format": schema(CITY), "logprobs": 0}
+
+    async def scenario():
+        async with api(tiny_folder) as far:
+            async with device_of(tiny_folder, far) as near:
+                return [await post(http, "/v1/completions", body) for http in (far, near)]
+
+    (status, plain), (_, helped) = asyncio.run(scenario())
+    assert status == 200, plain
+    (choice,) = plain["choices"]
+    document = json.loads(choice["text"])
+    assert document["city"] in ("Rome", "Paris")
+    assert choice["finish_reason"] == "stop"
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+    assert helped["choices"] == plain["choices"]
+    figures = helped["metrics"]["speculative_decoding"]
+    assert figures["num_accepted_draft_tokens"] == figures["num_draft_tokens"] > 0
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_of_a_tool_comes_in_openais_shape_whole_and_streamed(tiny_chat_folder, choice):
+    body = {"messages": [{"role": "user", "content": "Rome?"}], "tools": TOOLS, "tool_choice": choice, "seed": 5}
+    body["parallel_tool_calls"] = False
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            path = "/v1/chat/completions"
+            return (await post(http, path, body))[1], await events(http, path, {**body, "stream": True})
+
+    whole, pieces = asyncio.run(scenario())
+    (answer,) = whole["choices"]
+    assert answer["finish_reason"] == "tool_calls"
+    assert answer["message"]["content"] is None
+    (call,) = answer["message"]["tool_calls"]
+    assert call["type"] == "function"
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert set(arguments) == {"city", "days"}
+    deltas = [part for each in pieces for part in each["choices"][0]["delta"].get("tool_calls", ())]
+    assert [each["function"].get("name") for each in deltas if "id" in each] == ["weather"]
+    assert "".join(each["function"]["arguments"] for each in deltas) == call["function"]["arguments"]
+    assert pieces[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tiny_chat_folder):
+    body = {"input": "Hi", "instructions": "Be brief", "max_output_tokens": 12, "temperature": 0}
+    messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            chat = await post(http, "/v1/chat/completions", {"messages": messages, "max_tokens": 12, "temperature": 0})
+            whole = await post(http, "/v1/responses", body)
+            async with http.post("/v1/responses", json={**body, "stream": True}) as answer:
+                lines = [line for line in (await answer.text()).split("\n\n") if line]
+            refused = [
+                await post(http, "/v1/responses", {**body, **more})
+                for more in ({"store": True}, {"previous_response_id": "resp_1"}, {"include": ["x"]}, {"input": []})
+            ]
+            return chat[1], whole[1], lines, refused
+
+    chat, whole, lines, refused = asyncio.run(scenario())
+    (item,) = whole["output"]
+    assert item["content"][0]["text"] == chat["choices"][0]["message"]["content"]
+    assert whole["status"] == "incomplete"
+    assert whole["usage"]["output_tokens"] == 12
+    told = [json.loads(line.split("\ndata: ")[1]) for line in lines]
+    assert [each["sequence_number"] for each in told] == list(range(len(told)))
+    kinds = [each["type"] for each in told]
+    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added",
+                         "response.content_part.added"]  # fmt: skip
+    assert kinds[-4:] == ["response.output_text.done", "response.content_part.done", "response.output_item.done",
+                          "response.incomplete"]  # fmt: skip
+    text = "".join(each["delta"] for each in told if each["type"] == "response.output_text.delta")
+    assert text == item["content"][0]["text"] == told[-1]["response"]["output"][0]["content"][0]["text"]
+    assert [(status, document["error"]["param"]) for status, document in refused] == [
+        (400, name) for name in ("store", "previous_response_id", "include", "input")
+    ]
+
+
+def test_a_response_calls_tools_and_takes_their_results(tiny_chat_folder):
+    flat = [{"type": "function", **TOOLS[0]["function"]}]
+    body = {"input": "Rome?", "tools": flat, "tool_choice": "required", "parallel_tool_calls": False, "seed": 5}
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            first = (await post(http, "/v1/responses", body))[1]
+            (call,) = first["output"]
+            said = [{"role": "user", "content": "Rome?"}, call,
+                    {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}]  # fmt: skip
+            return call, await post(http, "/v1/responses", {"input": said, "max_output_tokens": 5})
+
+    call, (status, second) = asyncio.run(scenario())
+    assert (call["type"], call["name"], call["status"]) == ("function_call", "weather", "completed")
+    assert set(json.loads(call["arguments"])) == {"city", "days"}
+    assert status == 200
+    assert second["output"][0]["type"] == "message"
+
+
+def test_a_stream_marks_the_text_of_accepted_drafts(tiny_folder):
+    body = {"prompt": "abc", "max_tokens": 20, "temperature": 0, "stream": True, "mark_drafted": True}
+
+    async def scenario():
+        async with api(tiny_folder) as far, device_of(tiny_folder, far) as near:
+            return await events(near, "/v1/completions", body), await events(far, "/v1/completions", body)
+
+    helped, plain = ([each["choices"][0] for each in pieces] for pieces in asyncio.run(scenario()))
+    assert "".join(each["text"] for each in helped) == alone(tiny_folder, "abc", 20)
+    assert any(each.get("drafted") for each in helped)
+    assert any(each["text"] and not each.get("drafted") for each in helped)
+    assert not any(each.get("drafted") for each in plain)
+
+
+@asynccontextmanager
+async def device_of(folder, far):
+    """A device with the same model as its drafter, that serves clients of its own from the edge."""
+    tokenizer, grammars = load_tokenizer(folder), load_grammars(load_tokenizer(folder))
+    url = str(far._base_url).replace("http://", "ws://").rstrip("/") + SESSION_PATH
+    hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
+
+    def make(on_progress):
+        drafter = ModelDrafter(PackedModel.of(load_model(folder)), MAX_LENGTH, tokenizer.size, grammars)
+        return DeviceClient(url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
+
+    pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
+    Gateway(pool, tokenizer, "tiny", 0, grammars).add_routes(app, guard(Access()))
+    async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        yield http
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def tiny_chat_folder(tiny_folder, tmp_path_factory):
+    """The tiny model with a chat template that knows no tools."""
+    folder = tmp_path_factory.mktemp("chat")
+    shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+    template = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}a:"
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)

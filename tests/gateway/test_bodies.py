@@ -53,6 +53,24 @@ def test_what_is_not_built_is_refused_by_name_but_its_harmless_values_are_not(na
     assert refusal.value.param == name
 
 
+def test_log_probabilities_of_chats_need_both_fields_and_a_number_in_range():
+    assert chat(logprobs=True, top_logprobs=3).params(0).logprobs == 3
+    assert chat(logprobs=True).params(0).logprobs == 0
+    assert chat(logprobs=False).params(0).logprobs is None
+    for fields in ({"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 21}):
+        with pytest.raises(BadRequestError) as refusal:
+            chat(**fields).params(0)
+        assert refusal.value.param == "top_logprobs"
+
+
+def test_calls_and_results_in_messages_reach_the_template():
+    called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    body = chat(messages=[{"role": "assistant", "tool_calls": [called]}, {"role": "tool", "content": "2"}])
+    first, second = body.conversation()
+    assert first["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
+    assert second == {"role": "tool", "content": "2"}
+
+
 def test_unknown_fields_are_ignored():
     chat(user="somebody", metadata={"a": 1}, parallel_tool_calls=True)
 

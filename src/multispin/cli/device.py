@@ -162,7 +162,8 @@ async def _serve(options: Mapping[str, Any]) -> None:
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
     name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
-    Gateway(pool, source.tokenizer, name, int(time.time())).add_routes(application, guard(Access()))
+    grammars = source.grammars if source.gguf is None else None  # else the edge says what cannot be compiled
+    Gateway(pool, source.tokenizer, name, int(time.time()), grammars).add_routes(application, guard(Access()))
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")

@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": "Run the edge server.",
     "device": "Run one device.",
     "token": "Make, list and revoke the tokens that an edge asks for.",
+    "chat": "Talk with a model in the terminal.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
     "advise": "Say whether devices should draft at a site.",
     "profile": "Measure what the controller needs, here.",

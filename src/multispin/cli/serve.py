@@ -183,9 +183,9 @@ async def _serve(options: Mapping[str, Any]) -> None:
     if options["api"]:
         texts = options["slots"] + options["max_waiting"]
         source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
-        Gateway(source, tokenizer, options["model_name"] or options["target"], int(time.time())).add_routes(
-            application, guard(access)
-        )
+        name = options["model_name"] or options["target"]
+        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
+        gateway.add_routes(application, guard(access))
     pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
     async with contextlib.AsyncExitStack() as stack:
         with flag("--port"):

@@ -7,11 +7,14 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from multispin.gateway.logprobs import Scored, chat_logprobs, completion_logprobs
+from multispin.gateway.parts import Part
 from multispin.gateway.source import Piece
+from multispin.gateway.tools import Call
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
@@ -81,6 +84,8 @@ class Answer:
         created: seconds since 1970.
         completion_tokens: generated so far, over all choices.
         drafting: figures over all choices.
+        reported: alternatives per token whose log probabilities are reported; None where nothing is.
+        bytes_of: bytes of a token's text, for log probabilities.
 
     """
 
@@ -91,6 +96,8 @@ class Answer:
     created: int = field(default_factory=lambda: int(time.time()))
     completion_tokens: int = 0
     drafting: Drafting = field(default_factory=Drafting)
+    reported: int | None = None
+    bytes_of: Callable[[int], bytes] = lambda _: b""
 
     def __post_init__(self) -> None:
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
@@ -108,43 +115,55 @@ class Answer:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
 
-    def whole(self, texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Sequence[Part]]) -> dict[str, Any]:
         """The answer in one document.
 
         Args:
-            texts: text and finish reason of each choice.
+            choices: the parts of each choice.
         """
-        if self.chat:
-            choices = [
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": text, "refusal": None, "tool_calls": None},
-                    "logprobs": None,
-                    "finish_reason": finish,
-                }
-                for index, (text, finish) in enumerate(texts)
-            ]
-        else:
-            choices = [
-                {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-                for index, (text, finish) in enumerate(texts)
-            ]
         return {
-            **self._head("chat.completion" if self.chat else "text_completion", choices),
+            **self._head(
+                "chat.completion" if self.chat else "text_completion",
+                [self._choice(index, parts) for index, parts in enumerate(choices)],
+            ),
             "usage": self.usage(),
             "metrics": {"speculative_decoding": self.drafting.document()},
         }
 
+    def _choice(self, index: int, parts: Sequence[Part]) -> dict[str, Any]:
+        text, finish = "".join(part.text for part in parts), parts[-1].finish if parts else ""
+        logprobs = self._logprobs([token for part in parts for token in part.tokens], 0)
+        if not self.chat:
+            return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        calls = joined_calls([call for part in parts for call in part.calls])
+        content = None if calls and not text.strip() else text
+        message = {"role": "assistant", "content": content, "refusal": None, "tool_calls": calls or None}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
     def opening(self, index: int) -> bytes:
         """The first event of a choice: a chat names the role of who speaks; a completion needs none."""
-        return self._delta(index, {"role": "assistant", "content": ""}, None) if self.chat else b""
+        return self._event(index, {"role": "assistant", "content": ""}, None, None) if self.chat else b""
 
-    def piece(self, index: int, text: str, finish: str | None = None) -> bytes:
-        """An event with new text, or with the reason for the end."""
-        if self.chat:
-            return self._delta(index, {"content": text} if text or finish is None else {}, finish)
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-        return event(self._head("text_completion", [choice]))
+    def parts(self, index: int, part: Part, offset: int) -> list[bytes]:
+        """The events of a part: new text or calls, and the reason for the end in an event of its own.
+
+        Args:
+            index: number of the choice.
+            part: what became final.
+            offset: characters of the choice's text before it.
+        """
+        events, logprobs, drafted = [], self._logprobs(part.tokens, offset), part.drafted or None
+        for call in part.calls:
+            function: dict[str, Any] = {"arguments": call.arguments}
+            delta: dict[str, Any] = {"index": call.number, "function": function}
+            if call.id:
+                delta |= {"id": call.id, "type": "function", "function": {"name": call.name, **function}}
+            events.append(self._event(index, {"tool_calls": [delta]}, None, None))
+        if part.text or (logprobs is not None and part.tokens):
+            events.append(self._event(index, {"content": part.text}, logprobs, None, drafted))
+        if part.finish:
+            events.append(self._event(index, {}, None, part.finish))
+        return events
 
     def closing(self) -> bytes:
         """The event with the usage, after the last choice, for clients that asked for it."""
@@ -152,12 +171,39 @@ class Answer:
         metrics = {"speculative_decoding": self.drafting.document()}
         return event({**head, "usage": self.usage(), "metrics": metrics})
 
-    def _delta(self, index: int, delta: Mapping[str, Any], finish: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return event(self._head("chat.completion.chunk", [choice]))
+    def _logprobs(self, tokens: Sequence[Scored], offset: int) -> dict[str, Any] | None:
+        if self.reported is None:
+            return None
+        if self.chat:
+            return chat_logprobs(tokens, self.bytes_of)
+        return completion_logprobs(tokens, self.bytes_of, offset, self.reported)
+
+    def _event(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        logprobs: Mapping[str, Any] | None,
+        finish: str | None,
+        drafted: bool | None = None,
+    ) -> bytes:
+        said: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish}
+        if drafted:
+            choice["drafted"] = True
+        return event(self._head("chat.completion.chunk" if self.chat else "text_completion", [choice]))
 
     def _head(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+def joined_calls(parts: Sequence[Call]) -> list[dict[str, Any]]:
+    """Whole calls of tools, in OpenAI's shape, from their parts."""
+    calls: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        if part.id:
+            calls[part.number] = {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": ""}}
+        calls[part.number]["function"]["arguments"] += part.arguments
+    return list(calls.values())
 
 
 def event(document: Mapping[str, Any]) -> bytes:

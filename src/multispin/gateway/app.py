@@ -8,8 +8,8 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,10 +30,12 @@ from multispin.gateway.bodies import (
     TokenizeBody,
     read_body,
 )
+from multispin.gateway.parts import Part, parts_of
+from multispin.gateway.responses import ResponseAnswer, ResponsesBody
 from multispin.gateway.source import TextSource, Words
+from multispin.gateway.tools import ToolUse, plain_messages
 from multispin.protocol import RefusedError, Request
-from multispin.speculation import derive_seed
-from multispin.speculation.text import TextStream
+from multispin.speculation import Grammars, derive_seed
 
 MAX_REQUESTS = 256
 """Requests that are served or wait at once; one more is told to come back later."""
@@ -47,7 +49,7 @@ STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed":
 
 log = logging.getLogger(__name__)
 
-Body = TypeVar("Body", bound=Sampling)
+Written = TypeVar("Written")
 
 
 class Gateway:
@@ -58,10 +60,15 @@ class Gateway:
         words: text to token ids and back.
         model: name under which clients ask for the model.
         created: seconds since 1970 that `/v1/models` reports; default 0.
+        grammars: compiles the forms that requests name, so that a wrong one is refused at once; by default the edge
+            says so when it opens the text.
 
     """
 
-    def __init__(self, source: TextSource, words: Words, model: str, created: int = 0) -> None:
+    def __init__(
+        self, source: TextSource, words: Words, model: str, created: int = 0, grammars: Grammars | None = None
+    ) -> None:
+        self._grammars = grammars
         self._source, self._words, self._model, self._created = source, words, model, created
         self._serving = 0
 
@@ -76,6 +83,7 @@ class Gateway:
         for method, path, handler in (
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
+            ("POST", "/v1/responses", self.respond),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{model:.+}", self.one_model),
             ("POST", "/tokenize", self.tokenize),
@@ -88,9 +96,12 @@ class Gateway:
         body = await self._body(request, ChatBody)
         if body.add_generation_prompt is False:
             raise BadRequestError("add_generation_prompt = false is not supported", "add_generation_prompt")
-        messages, variables = body.conversation(), body.chat_template_kwargs or {}
-        prompt = await asyncio.to_thread(self._words.encode_messages, messages, variables)
-        return await self._answer(request, body, True, [prompt], body.most_tokens)
+        use = body.tool_use()
+        prompt = await self._prompt(body.conversation(), body.chat_template_kwargs or {}, use)
+        grammar = body.format_grammar() if use is None else use.grammar()
+        requests = await self._requests(body, [prompt], body.most_tokens, grammar)
+        answer = Answer(self._model, True, len(prompt), reported=body.reported, bytes_of=self._words.token_bytes)
+        return await self._answer(request, body, answer, requests, use is not None)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """`/v1/completions`."""
@@ -100,7 +111,26 @@ class Gateway:
             await asyncio.to_thread(self._words.encode, each) if isinstance(each, str) else list(each) for each in given
         ]
         limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        return await self._answer(request, body, False, prompts, limit)
+        requests = await self._requests(body, prompts, limit, body.format_grammar())
+        answer = Answer(
+            self._model, False, sum(map(len, prompts)), reported=body.reported, bytes_of=self._words.token_bytes
+        )
+        return await self._answer(request, body, answer, requests)
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """`/v1/responses`, without memory of earlier ones."""
+        body = await self._body(request, ResponsesBody)
+        use = body.tool_use()
+        prompt = await self._prompt(body.conversation(), {}, use)
+        grammar = body.format_grammar() if use is None else use.grammar()
+        (text,) = await self._requests(body, [prompt], body.max_output_tokens, grammar)
+        answer = ResponseAnswer(self._model, body, len(prompt), self._words.token_bytes)
+        with self._place():
+            parts = parts_of(self._source, self._words, text, answer.count, use is not None)
+            if not body.stream:
+                await self._watched(request, answer.take_all(parts))
+                return web.json_response(answer.document())
+            return await self._sent(request, [answer.events(parts)], lambda: b"")
 
     async def models(self, _: web.Request) -> web.StreamResponse:
         """`/v1/models`: the one model."""
@@ -144,28 +174,54 @@ class Gateway:
             self._check_model(body.model)
         return body
 
-    async def _answer(
-        self, request: web.Request, body: Sampling, chat: bool, prompts: Sequence[Sequence[int]], limit: int | None
-    ) -> web.StreamResponse:
-        requests = self._requests(body, prompts, limit)
+    async def _prompt(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], use: ToolUse | None
+    ) -> list[int]:
+        """Token ids of a chat, with its tools, in the model's template."""
+        tools = None if use is None else [tool.document() for tool in use.tools]
+        if not self._words.knows_tools:
+            messages, tools = plain_messages(messages, use), None
+        return await asyncio.to_thread(self._words.encode_messages, messages, variables, tools)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Count a request while it is served; refuse it if there are too many."""
         if self._serving >= MAX_REQUESTS:
             raise _StatusError(429, f"{MAX_REQUESTS} requests are being served, the limit: try again later")
-        answer = Answer(self._model, chat, sum(map(len, prompts)))
         self._serving += 1
         try:
-            if body.stream:
-                usage = body.stream_options is not None and body.stream_options.include_usage
-                return await self._streamed(request, answer, requests, usage)
-            return web.json_response(await self._whole(request, answer, requests))
+            yield
         finally:
             self._serving -= 1
 
-    def _requests(self, body: Sampling, prompts: Sequence[Sequence[int]], limit: int | None) -> list[Request]:
+    async def _answer(
+        self,
+        request: web.Request,
+        body: Sampling,
+        answer: Answer,
+        requests: Sequence[Request],
+        with_tools: bool = False,
+    ) -> web.StreamResponse:
+        split = bool(body.stream and body.mark_drafted)
+        texts = [parts_of(self._source, self._words, each, answer.count, with_tools, split) for each in requests]
+        with self._place():
+            if not body.stream:
+                choices = await self._watched(request, asyncio.gather(*map(_all, texts)))
+                return web.json_response(answer.whole(choices))
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            last = (lambda: answer.closing() + DONE) if usage else (lambda: DONE)
+            return await self._sent(request, [_chunks(answer, k, text) for k, text in enumerate(texts)], last)
+
+    async def _requests(
+        self, body: Sampling, prompts: Sequence[Sequence[int]], limit: int | None, grammar: str
+    ) -> list[Request]:
         """One session's request for each choice of each prompt."""
         if limit is not None and limit < 1:
             raise BadRequestError(f"max_tokens = {limit} is below 1", "max_tokens")
+        if grammar and self._grammars is not None:
+            await asyncio.to_thread(self._grammars.matcher, grammar)
         count, found = body.choices, []
-        params = body.params(secrets.randbits(63))
+        params = body.params(secrets.randbits(63), grammar)
         for prompt in prompts:
             self._check_ids(prompt, "prompt")
             room = self._source.max_length - len(prompt)
@@ -174,7 +230,7 @@ class Gateway:
                 raise BadRequestError(
                     f"the prompt has {len(prompt)} tokens and {asked} are to be generated, over the model's context of "
                     f"{self._source.max_length}: shorten the prompt or ask for fewer tokens",
-                    "messages" if isinstance(body, ChatBody) else "prompt",
+                    body.prompt_field,
                 )
             found += [
                 Request(
@@ -191,47 +247,40 @@ class Gateway:
             each.check_vocabulary(self._words.size)
         return found
 
-    async def _whole(self, request: web.Request, answer: Answer, requests: Sequence[Request]) -> dict[str, Any]:
-        """All texts, when all are finished; given up when the client has gone."""
-
-        async def write(each: Request) -> tuple[str, str]:
-            text, reason = "", ""
-            async for new, finish in self._texts(answer, each):
-                text, reason = text + new, finish
-            return text, reason
-
-        writing = asyncio.gather(*map(write, requests))
+    async def _watched(self, request: web.Request, writing: Awaitable[Written]) -> Written:
+        """What is written, when it is finished; given up when the client has gone."""
+        task = asyncio.ensure_future(writing)
         try:
-            while not writing.done():
-                await asyncio.wait([writing], timeout=WATCH_PERIOD_S)
+            while not task.done():
+                await asyncio.wait([task], timeout=WATCH_PERIOD_S)
                 if request.transport is None or request.transport.is_closing():
                     raise ConnectionResetError("the client has gone")
-            return answer.whole(await writing)
+            return await task
         finally:
-            writing.cancel()
+            task.cancel()
 
-    async def _streamed(
-        self, request: web.Request, answer: Answer, requests: Sequence[Request], usage: bool
+    async def _sent(
+        self, request: web.Request, texts: Sequence[AsyncGenerator[bytes, None]], last: Callable[[], bytes]
     ) -> web.StreamResponse:
-        """All texts while they are written, as server-sent events."""
+        """All texts while they are written, as server-sent events.
+
+        Args:
+            request: of the client.
+            texts: the events of each text.
+            last: makes the last events, when all texts are finished.
+        """
         events: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MAX_QUEUED_EVENTS)
 
-        async def write(index: int, each: Request) -> None:
+        async def write(text: AsyncGenerator[bytes, None]) -> None:
             try:
-                opened = False
-                async for new, finish in self._texts(answer, each):
-                    if not opened:
-                        await events.put(answer.opening(index))
-                        opened = True
-                    if new:
-                        await events.put(answer.piece(index, new))
-                    if finish:
-                        await events.put(answer.piece(index, "", finish))
+                async with aclosing(text) as each:
+                    async for new in each:
+                        await events.put(new)
                 await events.put(None)
             except Exception as error:
                 await events.put(error)
 
-        tasks = [asyncio.create_task(write(index, each)) for index, each in enumerate(requests)]
+        tasks = [asyncio.create_task(write(text)) for text in texts]
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
@@ -244,7 +293,7 @@ class Gateway:
                         raise item
                     status, document = _document_of(item)
                     log.log(logging.ERROR if status >= 500 else logging.INFO, "a stream ends early: %s", item)
-                    await response.write(event(document))
+                    await response.write(event(document) + DONE)
                     break
                 if item is None:
                     left -= 1
@@ -254,26 +303,14 @@ class Gateway:
                     await response.write(item)
             if not response.prepared:
                 await response.prepare(request)
-            if usage and not left:
-                await response.write(answer.closing())
-            await response.write(DONE)
+            if not left:
+                await response.write(last())
             await response.write_eof()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return response
-
-    async def _texts(self, answer: Answer, request: Request) -> AsyncGenerator[tuple[str, str], None]:
-        """New final text and, with the last one, the finish reason."""
-        stream = TextStream(self._words.decode, request.stop_strings, request.min_tokens)
-        async with aclosing(self._source.write(request)) as pieces:
-            async for piece in pieces:
-                answer.count(piece)
-                new = stream.push(piece.tokens)
-                if piece.finish:
-                    new += stream.end()
-                yield new, piece.finish
 
     def _check_model(self, name: str) -> None:
         if name != self._model:
@@ -295,6 +332,25 @@ class Gateway:
             "owned_by": "multispin",
             "max_model_len": self._source.max_length,
         }
+
+
+async def _all(parts: AsyncGenerator[Part, None]) -> list[Part]:
+    """All parts of a text."""
+    async with aclosing(parts) as each:
+        return [part async for part in each]
+
+
+async def _chunks(answer: Answer, index: int, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+    """The events of one choice of a streamed chat or completion."""
+    opened, characters = False, 0
+    async with aclosing(parts) as each:
+        async for part in each:
+            if not opened:
+                yield answer.opening(index)
+                opened = True
+            for new in answer.parts(index, part, characters):
+                yield new
+            characters += len(part.text)
 
 
 class _StatusError(Exception):

@@ -6,15 +6,17 @@ ignored, as the large servers do, so that a client's bookkeeping fields do no ha
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from multispin.errors import InputError
+from multispin.gateway.formats import FormatError, grammar_of_format
+from multispin.gateway.tools import ToolUse, read_tools
 from multispin.protocol.messages import MAX_STOP_IDS
-from multispin.speculation import SamplingParams
+from multispin.speculation import MAX_LOGPROBS, SamplingParams
 from multispin.speculation.sampling import MAX_BIASES
 from multispin.speculation.stopping import MAX_STOP_STRINGS
 
@@ -29,19 +31,14 @@ DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
 
 REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "prompt_logprobs": (None,),
     "length_penalty": (None, 1, 1.0),
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
     "use_beam_search": (None, False),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
     "guided_json": (None,),
     "guided_regex": (None,),
@@ -73,11 +70,42 @@ class BadRequestError(InputError):
         self.param = param
 
 
+NOT_OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
+    "top_logprobs": (None, 0),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+}
+"""Fields of chats that `/v1/completions` refuses."""
+
+
 class TextPart(Struct, frozen=True):
     """One part of a message's content; only text is understood."""
 
     type: str
     text: str | None = None
+
+
+class CalledFunction(Struct, frozen=True):
+    """The function of a call, with its arguments as JSON."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class CalledTool(Struct, frozen=True):
+    """A call in a message of the assistant."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+
+    def plain(self) -> dict[str, Any]:
+        """The call as chat templates take it, its arguments as an object where they are one."""
+        try:
+            arguments = msgspec.json.decode(self.function.arguments or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            arguments = self.function.arguments
+        return {"name": self.function.name, "arguments": arguments}
 
 
 class Message(Struct, frozen=True):
@@ -86,12 +114,11 @@ class Message(Struct, frozen=True):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[CalledTool] | None = None
+    tool_call_id: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        """The message as chat templates take it; BadRequestError if it holds anything but text."""
-        if self.tool_calls:
-            raise BadRequestError("tool calls in messages are not supported by this server", "messages")
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates take it; BadRequestError if it holds anything but text and calls."""
         content = self.content
         if isinstance(content, list):
             for part in content:
@@ -101,6 +128,9 @@ class Message(Struct, frozen=True):
                         "messages",
                     )
             content = "".join(part.text or "" for part in content)
+        if self.tool_calls:
+            calls = [{"type": "function", "id": each.id, "function": each.plain()} for each in self.tool_calls]
+            return {"role": self.role, "content": content or "", "tool_calls": calls}
         if content is None:
             raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
         return {"role": self.role, "content": content}
@@ -132,6 +162,8 @@ class Sampling(Struct, frozen=True, kw_only=True):
         logit_bias: what is added to the logit of a token id.
         n: number of texts.
         stream: whether the text is sent while it is written.
+        response_format: form of the text: text, a JSON object, or JSON that fits a schema.
+        mark_drafted: whether a stream says which text is of accepted drafts: `drafted` of a chunk's choice.
 
     """
 
@@ -153,6 +185,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: dict[str, Any] | None = None
+    mark_drafted: bool | None = None
+
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    prompt_field: ClassVar[str] = "messages"
 
     @property
     def choices(self) -> int:
@@ -179,12 +216,26 @@ class Sampling(Struct, frozen=True, kw_only=True):
             raise BadRequestError(f"{len(ids)} stop ids are over the limit of {MAX_STOP_IDS}", "stop_token_ids")
         return ids
 
-    def params(self, seed: int) -> SamplingParams:
+    @property
+    def reported(self) -> int | None:
+        """Alternatives per token whose log probabilities are reported; None where nothing is."""
+        return None
+
+    def format_grammar(self) -> str:
+        """The grammar of `response_format`; empty for text."""
+        return named(lambda: grammar_of_format(self.response_format), "response_format")
+
+    def params(self, seed: int, grammar: str = "") -> SamplingParams:
         """The sampling parameters; BadRequestError names what is out of range.
 
         Args:
             seed: drawn at random for a request that names none.
+            grammar: form of the text; default any.
         """
+        if grammar and self.min_tokens:
+            raise BadRequestError("min_tokens cannot be combined with a form that decides when it ends", "min_tokens")
+        if grammar and self.ignore_eos:
+            raise BadRequestError("ignore_eos cannot be combined with a form that decides when it ends", "ignore_eos")
         return _naming(
             lambda: SamplingParams(
                 temperature=1.0 if self.temperature is None else self.temperature,
@@ -196,6 +247,8 @@ class Sampling(Struct, frozen=True, kw_only=True):
                 presence_penalty=self.presence_penalty or 0.0,
                 frequency_penalty=self.frequency_penalty or 0.0,
                 repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+                grammar=grammar,
+                logprobs=self.reported,
             )
         )
 
@@ -216,13 +269,36 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def reported(self) -> int | None:
+        """`top_logprobs`, where `logprobs` is true."""
+        if not self.logprobs:
+            if self.top_logprobs:
+                raise BadRequestError("top_logprobs needs logprobs = true", "top_logprobs")
+            return None
+        if not 0 <= (most := self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise BadRequestError(f"top_logprobs = {most} is outside 0 … {MAX_LOGPROBS}", "top_logprobs")
+        return most
+
+    def tool_use(self) -> ToolUse | None:
+        """The tools that may be called; None without any."""
+        use = named(lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls), "tools")
+        if use is not None and self.format_grammar():
+            raise BadRequestError("response_format cannot be combined with tools: set tool_choice to none", "tools")
+        return use
 
     @property
     def most_tokens(self) -> int | None:
         """Most tokens to generate; None if the client leaves it to the server."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
-    def conversation(self) -> list[dict[str, str]]:
+    def conversation(self) -> list[dict[str, Any]]:
         """The messages as chat templates take them."""
         if not 1 <= len(self.messages) <= MAX_MESSAGES:
             raise BadRequestError(f"{len(self.messages)} messages are outside 1 … {MAX_MESSAGES}", "messages")
@@ -233,6 +309,17 @@ class CompletionBody(Sampling, frozen=True, kw_only=True):
     """The body of `/v1/completions`."""
 
     prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = NOT_OF_COMPLETIONS
+    prompt_field: ClassVar[str] = "prompt"
+
+    @property
+    def reported(self) -> int | None:
+        """`logprobs`."""
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise BadRequestError(f"logprobs = {self.logprobs} is outside 0 … {MAX_LOGPROBS}", "logprobs")
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt as text or as token ids; one list of numbers is one prompt."""
@@ -267,6 +354,7 @@ class DetokenizeBody(Struct, frozen=True):
 
 
 Body = TypeVar("Body", bound=Struct)
+Made = TypeVar("Made")
 
 
 def read_body(raw: bytes, kind: type[Body]) -> Body:
@@ -286,7 +374,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(given, dict):
         raise BadRequestError("the body is not a JSON object")
-    for name, harmless in REFUSED.items():
+    for name, harmless in {**REFUSED, **getattr(kind, "refused", {})}.items():
         value = given.get(name, UNSET)
         if not isinstance(value, UnsetType) and value not in harmless:
             raise BadRequestError(f"{name} = {_short(value)} is not supported by this server: leave it out", name)
@@ -305,6 +393,14 @@ def _field_of(sentence: str) -> str | None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def named(make: Callable[[], Made], field: str) -> Made:
+    """What `make` returns; a FormatError becomes a BadRequestError of this field."""
+    try:
+        return make()
+    except FormatError as error:
+        raise BadRequestError(str(error), field) from None
 
 
 def _naming(make: Any) -> SamplingParams:

@@ -51,8 +51,20 @@ class Words(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain text."""
 
-    def encode_messages(self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> list[int]:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the model's chat template writes tools, calls and their results."""
+
+    def encode_messages(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Token ids of a chat in the model's template; InputError if the template cannot write it."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token's text; its name for a special token."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -102,13 +102,17 @@ class Tokenizer:
         return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
 
     def encode_messages(
-        self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
         """Ids of a chat in the model's template, up to where the answer begins.
 
         Args:
             messages: each with a `role` and its `content`.
             variables: further values for the template, such as `enable_thinking`; default none.
+            tools: functions that the model may call, as OpenAI's API describes them; default none.
 
         Raises:
             InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
@@ -119,7 +123,7 @@ class Tokenizer:
         given = dict(variables or {})
         if reserved := given.keys() & (RESERVED | self.special_tokens.keys()):
             raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
-        return self.encode(self._render(messages, given), special_tokens=False)
+        return self.encode(self._render(messages, given, tools), special_tokens=False)
 
     def encode_chat(self, text: str) -> list[int]:
         """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
@@ -136,8 +140,25 @@ class Tokenizer:
         """Text of `ids`, special tokens left out."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
-    def _render(self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]) -> str:
-        fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": True}
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the chat template writes tools, calls and their results."""
+        return "tools" in self.template
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token's text; its name for a special token, nothing for an id without a token."""
+        known = self.tokens.get(token)
+        if known is not None:
+            return known.replace("▁".encode(), b" ")
+        return str(self.backend.decode([token], skip_special_tokens=False)).encode()
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": True, "tools": list(tools) if tools else None}
         return self._template(**{**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
 
     @cached_property

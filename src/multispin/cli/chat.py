@@ -1,0 +1,263 @@
+"""`multispin chat`: a conversation in the terminal, over the API of an edge, a device or any OpenAI-compatible server."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from multispin.errors import InputError
+from multispin.outside import one_line, printable, whole
+
+DEFAULT_URL = "http://127.0.0.1:8765/v1"
+KEY_VARIABLE = "MULTISPIN_API_KEY"
+"""Environment variable with the API key: a command line would show it to other users of the machine."""
+CONNECT_TIMEOUT_S = 10.0
+MAX_LINE_BYTES = 2**20
+"""Longest line of a server's stream."""
+_HELP = """\
+/system TEXT   set the system message (nothing: remove it)
+/clear         forget the conversation
+/help          this list
+/quit          leave, as Ctrl-D does
+Ctrl-C         stop an answer"""
+
+
+@dataclass
+class Talk:
+    """A conversation and where it is held.
+
+    Attributes:
+        url: base URL of the API.
+        model: name of the model.
+        ours: whether the server is one of multispin's, which tells what was drafted.
+        options: sampling fields of every request.
+        system: system message; empty for none.
+        messages: what was said, without the system message.
+
+    """
+
+    url: str
+    model: str = ""
+    ours: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        """The request for the next answer."""
+        said = [{"role": "system", "content": self.system}] if self.system else []
+        marks = {"mark_drafted": True} if self.ours else {}
+        return {
+            "model": self.model,
+            "messages": [*said, *self.messages],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **self.options,
+            **marks,
+        }
+
+
+@click.command()
+@click.argument("url", default=DEFAULT_URL)
+@click.option("--model", help="Name of the model.  [default: the server's first]")
+@click.option("--system", default="", help="System message.")
+@click.option("--temperature", type=float, help="0 is greedy decoding.  [default: the server's]")
+@click.option("--top-p", type=float, help="Keep this much probability.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same answers.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
+def command(url: str, **options: Any) -> None:
+    """Talk with a model in the terminal, over any OpenAI-compatible API.
+
+    URL is the API's base URL. An answer comes while it is written; on a terminal, text that a device had drafted is
+    green. /help lists what can be typed. The environment variable MULTISPIN_API_KEY holds the API key.
+
+    \b
+    Examples:
+      multispin chat                                      # the edge on this machine
+      multispin chat http://127.0.0.1:8766/v1             # a device's own API (multispin device --serve)
+      MULTISPIN_API_KEY=… multispin chat https://edge.example.org/v1 --temperature 0.7
+      echo "Why is the sky blue?" | multispin chat --temperature 0
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{url!r} is not the base URL of an API, such as {DEFAULT_URL}")
+    named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
+    talk = Talk(url.rstrip("/"), options["model"] or "", system=whole(options["system"], "--system"))
+    talk.options = {name: value for name, value in named.items() if value is not None}
+    asyncio.run(_greet(talk))
+    terminal = sys.stdin.isatty()
+    if terminal:
+        click.echo(f"{one_line(talk.model)} at {url}; /help lists commands, /quit leaves")
+        _edit_lines()
+    while (line := _line(terminal)) is not None:
+        if line.startswith("/"):
+            if not _obey(talk, line):
+                return
+        elif line.strip():
+            _answer(talk, line)
+
+
+def _line(terminal: bool) -> str | None:
+    """The next line that the person types; None at the end."""
+    while True:
+        try:
+            return input("> " if terminal else "")
+        except EOFError:
+            if terminal:
+                click.echo()
+            return None
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            click.echo("\n(/quit leaves)")
+
+
+def _edit_lines() -> None:
+    """Let the arrow keys edit a line and bring earlier ones back, where Python has readline."""
+    try:
+        import readline  # noqa: F401
+    except ImportError:
+        return
+
+
+def _obey(talk: Talk, line: str) -> bool:
+    """Do what a line with a slash says; False to leave."""
+    name, _, rest = line.partition(" ")
+    match name:
+        case "/quit" | "/exit":
+            return False
+        case "/help":
+            click.echo(_HELP)
+        case "/clear":
+            talk.messages.clear()
+            click.echo("the conversation is forgotten")
+        case "/system":
+            talk.system = rest.strip()
+            click.echo("the system message is set" if talk.system else "there is no system message")
+        case _:
+            click.echo(f"there is no command {one_line(name)}: /help lists them")
+    return True
+
+
+def _answer(talk: Talk, line: str) -> None:
+    """Ask, show the answer while it comes, and remember what came of it."""
+    talk.messages.append({"role": "user", "content": line})
+    written: list[str] = []
+    try:
+        asyncio.run(_stream(talk, written))
+    except KeyboardInterrupt:
+        click.echo(click.style("\n[stopped]", dim=True))
+    except InputError as error:
+        click.echo(f"{chr(10) if written else ''}{one_line(str(error))}", err=True)
+    if written:
+        talk.messages.append({"role": "assistant", "content": "".join(written)})
+    else:
+        talk.messages.pop()
+
+
+async def _stream(talk: Talk, written: list[str]) -> None:
+    """Show one answer; its text is added to `written` as it comes."""
+    began_s, first_s, usage, drafting = time.monotonic(), None, None, None
+    async for document in _events(talk):
+        usage = document.get("usage") or usage
+        drafting = (document.get("metrics") or {}).get("speculative_decoding") or drafting
+        for choice in document.get("choices") or ():
+            text = (choice.get("delta") or {}).get("content")
+            if isinstance(text, str) and text:
+                first_s = first_s or time.monotonic()
+                written.append(text)
+                click.echo(click.style(printable(text), fg="green" if choice.get("drafted") else None), nl=False)
+                sys.stdout.flush()
+    click.echo()
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    if isinstance(tokens, int) and sys.stdout.isatty():
+        click.echo(click.style(_figures(tokens, time.monotonic() - (first_s or began_s), drafting), dim=True))
+
+
+def _figures(tokens: int, seconds: float, drafting: Any) -> str:
+    """How quickly an answer came, and how much of it had been drafted."""
+    speed = f", {(tokens - 1) / seconds:.1f} tokens/s" if tokens > 1 and seconds > 0 else ""
+    accepted = drafting.get("num_accepted_draft_tokens") if isinstance(drafting, dict) else None
+    drafted = f", {accepted} of them drafted by a device" if isinstance(accepted, int) and accepted else ""
+    return f"[{tokens} tokens{drafted}{speed}]"
+
+
+async def _greet(talk: Talk) -> None:
+    """Find the model, and whether the server is one of ours."""
+    import aiohttp
+
+    try:
+        async with _http() as http, http.get(f"{talk.url}/models") as answer:
+            document = await _document(answer)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise InputError(
+            f"no API answers at {talk.url} ({one_line(str(error)) or 'time ran out'}): start `multispin serve`, or "
+            "name another base URL"
+        ) from None
+    models = [each for each in document.get("data") or () if isinstance(each, dict) and "id" in each]
+    if not talk.model and not models:
+        raise InputError(f"the server at {talk.url} names no model: name one with --model")
+    talk.model = talk.model or str(models[0]["id"])
+    talk.ours = any(each.get("owned_by") == "multispin" for each in models)
+
+
+async def _events(talk: Talk) -> AsyncIterator[dict[str, Any]]:
+    """The documents of a streamed answer; InputError says why there is none."""
+    import aiohttp
+
+    try:
+        async with _http() as http, http.post(f"{talk.url}/chat/completions", json=talk.body()) as answer:
+            if answer.status != 200:
+                await _document(answer)
+            async for line in answer.content:
+                data = line.strip().removeprefix(b"data:").strip()
+                if not line.startswith(b"data:") or data == b"[DONE]":
+                    continue
+                document = _parsed(data)
+                _check_error(document)
+                yield document
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the server broke off: {one_line(str(error)) or 'time ran out'}") from None
+
+
+def _http() -> Any:
+    import aiohttp
+
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+    return aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=MAX_LINE_BYTES)
+
+
+async def _document(answer: Any) -> dict[str, Any]:
+    """The JSON object of an answer; InputError with the server's own sentence if it refuses."""
+    document = _parsed(await answer.read())
+    _check_error(document)
+    if answer.status != 200:
+        raise InputError(f"the server answered with status {answer.status}")
+    return document
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise InputError("the server's answer is no JSON object: is this the base URL of an OpenAI-compatible API?")
+    return document
+
+
+def _check_error(document: Mapping[str, Any]) -> None:
+    error = document.get("error")
+    if error:
+        message = error.get("message") if isinstance(error, dict) else error
+        raise InputError(f"the server refuses: {str(message)[:500]}")

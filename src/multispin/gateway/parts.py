@@ -1,0 +1,84 @@
+"""One text on its way to a client: what has become final, with calls of tools read from it and log probabilities."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import NamedTuple
+
+from multispin.gateway.logprobs import Scored
+from multispin.gateway.source import Piece as SourcePiece
+from multispin.gateway.source import TextSource, Words
+from multispin.gateway.tools import Call, CallReader
+from multispin.protocol import Request
+from multispin.speculation.text import TextStream
+
+
+class Part(NamedTuple):
+    """What became final at once.
+
+    Attributes:
+        text: plain text.
+        calls: parts of calls of tools.
+        tokens: tokens with their log probabilities, where the request wants them; those of the end are left out.
+        finish: "stop", "length" or "tool_calls" with the last part, else empty.
+        drafted: whether the text is of drafted tokens that were accepted.
+
+    """
+
+    text: str = ""
+    calls: tuple[Call, ...] = ()
+    tokens: tuple[Scored, ...] = ()
+    finish: str = ""
+    drafted: bool = False
+
+
+async def parts_of(
+    source: TextSource,
+    words: Words,
+    request: Request,
+    count: Callable[[SourcePiece], None],
+    with_tools: bool = False,
+    split: bool = False,
+) -> AsyncGenerator[Part, None]:
+    """Write one text, and yield it as it becomes final; closing the iterator gives the session back.
+
+    Args:
+        source: writes it.
+        words: its tokens as text.
+        request: what is asked for.
+        count: told of every pass.
+        with_tools: whether calls of tools are to be read from it.
+        split: whether text of accepted drafted tokens comes in parts of its own.
+    """
+    stream = TextStream(words.decode, request.stop_strings, request.min_tokens)
+    reader = CallReader() if with_tools else None
+    async with aclosing(source.write(request)) as pieces:
+        async for piece in pieces:
+            count(piece)
+            scored = _scored(piece, request)
+            if split and 0 < piece.accepted < len(piece.tokens):
+                yield _part(reader, stream.push(piece.tokens[: piece.accepted]), scored[: piece.accepted], drafted=True)
+                new, scored = stream.push(piece.tokens[piece.accepted :]), scored[piece.accepted :]
+            else:
+                new = stream.push(piece.tokens)
+            if piece.finish:
+                new += stream.end()
+            yield _part(reader, new, scored, piece.finish)
+
+
+def _scored(piece: SourcePiece, request: Request) -> tuple[Scored, ...]:
+    """The tokens of a piece with their scores; an id that ends the text has no text and is left out."""
+    tokens = tuple(map(Scored, piece.tokens, piece.scores))
+    ends = piece.finish == "stop" and tokens and tokens[-1].token in request.stop_ids
+    return tokens[:-1] if ends else tokens
+
+
+def _part(
+    reader: CallReader | None, text: str, tokens: tuple[Scored, ...], finish: str = "", drafted: bool = False
+) -> Part:
+    if reader is None:
+        return Part(text, (), tokens, finish, drafted)
+    plain, calls = reader.push(text)
+    if finish:
+        plain += reader.end()
+        finish = "tool_calls" if reader.calls and finish == "stop" else finish
+    return Part(plain, tuple(calls), tokens, finish, drafted)

@@ -1,0 +1,286 @@
+"""Tools: what the model is told of them, the form of its calls, and the calls read from its text while it is written.
+
+A call is written as models of the Hermes and Qwen families write it:
+
+    <tool_call>
+    {"name": "weather", "arguments": {"city": "Rome"}}
+    </tool_call>
+
+A grammar holds every call to this form and to the schema of its tool. With `tool_choice` "auto" the model may write
+text as well, and the grammar begins at `<tool_call>`. A chat template that knows no tools gets them in a first system
+message.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from multispin.gateway.formats import FormatError, check_schema
+
+MAX_TOOLS = 64
+"""Most tools of one request."""
+MAX_CALLS = 8
+"""Most calls in one answer that must call; `parallel_tool_calls: false` allows one."""
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"arguments"\s*:\s*')
+_MAX_HEAD = 400  # characters of a call before its arguments; what is longer is text
+
+
+class Tool(NamedTuple):
+    """A function that the model may call.
+
+    Attributes:
+        name: 1 … 64 letters, digits, "_", "." or "-".
+        description: what it does, for the model.
+        parameters: JSON schema of its arguments, an object.
+
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The tool as chat templates take it."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+class ToolUse(NamedTuple):
+    """The tools of a request and how they may be used.
+
+    Attributes:
+        tools: all that the model is told of.
+        required: whether the answer is calls and nothing else.
+        only: name of the one tool that must be called; empty for any.
+        most_calls: calls that an answer may have where it must call.
+
+    """
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+    only: str = ""
+    most_calls: int = MAX_CALLS
+
+    def grammar(self) -> str:
+        """The grammar of the answer."""
+        able = [tool for tool in self.tools if self.only in ("", tool.name)]
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": _of_object(tool.parameters)},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for tool in able
+        ]
+        guidance = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+        body = json.dumps({"anyOf": calls, "x-guidance": guidance})
+        if self.required:
+            most = 1 if self.only else self.most_calls
+            more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
+            return f'start: call{more}\ncall: "{OPEN}\\n" body "\\n{CLOSE}"\nbody: %json {body}\n'
+        return (
+            "start: call* rest\nrest: TEXT\nTEXT: /(.|\\n)*/\n"
+            f'open[lazy]: TEXT "{OPEN}"\ncall: open "\\n" body "\\n{CLOSE}"\nbody: %json {body}\n'
+        )
+
+    def told(self) -> str:
+        """A system message that explains the tools, for a chat template that knows none."""
+        listed = "\n".join(json.dumps(tool.document(), ensure_ascii=False) for tool in self.tools)
+        return (
+            "You may call functions to help with the user's request. These are their signatures:\n"
+            f"<tools>\n{listed}\n</tools>\n"
+            "For each call, write a JSON object with the function's name and arguments:\n"
+            f'{OPEN}\n{{"name": "NAME", "arguments": {{…}}}}\n{CLOSE}'
+        )
+
+
+def _of_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {**parameters, "type": "object"}
+
+
+def read_tools(given: Any, choice: Any, parallel: bool | None, flat: bool = False) -> ToolUse | None:
+    """The tools of a request; None without any, or if none may be used. FormatError names what is wrong.
+
+    Args:
+        given: the field `tools`.
+        choice: the field `tool_choice`.
+        parallel: the field `parallel_tool_calls`.
+        flat: whether a tool has its fields beside its type, as in `/v1/responses`, not under `function`.
+    """
+    if not given:
+        if choice not in (None, "none", "auto"):
+            raise FormatError("tool_choice asks for a call, but there are no tools")
+        return None
+    if not isinstance(given, list) or len(given) > MAX_TOOLS:
+        raise FormatError(f"tools must be a list of at most {MAX_TOOLS}")
+    tools = tuple(_tool(each, flat) for each in given)
+    if len({tool.name for tool in tools}) < len(tools):
+        raise FormatError("two tools have the same name")
+    most = 1 if parallel is False else MAX_CALLS
+    if choice in (None, "auto", "required"):
+        return ToolUse(tools, choice == "required", most_calls=most)
+    if choice == "none":
+        return None
+    name = None
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        inner = choice if flat else choice.get("function")
+        name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(name, str) or name not in {tool.name for tool in tools}:
+        raise FormatError('tool_choice must be "none", "auto", "required" or name one of the tools')
+    return ToolUse(tools, True, name)
+
+
+def _tool(given: Any, flat: bool) -> Tool:
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind != "function":
+        raise FormatError(f'a tool has the type {str(kind)[:60]!r}: only "function" is supported')
+    function = given if flat else given.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise FormatError("a tool has no function with a name")
+    name, description = function["name"], function.get("description") or ""
+    if not _NAME.fullmatch(name):
+        raise FormatError(f"the tool name {name[:80]!r} is not 1 … 64 letters, digits, '_', '.' or '-'")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        raise FormatError(f'the parameters of the tool {name!r} are not a JSON schema of type "object"')
+    check_schema(parameters)
+    if not isinstance(description, str):
+        raise FormatError(f"the description of the tool {name!r} is not a text")
+    return Tool(name, description, parameters)
+
+
+class Call(NamedTuple):
+    """A part of a call, as it becomes known.
+
+    Attributes:
+        number: of the call in the answer, from 0.
+        name: of the tool, with the first part of each call; empty later.
+        id: identifier of the call, with its first part; empty later.
+        arguments: further JSON of the arguments.
+
+    """
+
+    number: int
+    name: str = ""
+    id: str = ""
+    arguments: str = ""
+
+
+class CallReader:
+    """Separates calls from text in an answer that comes in pieces.
+
+    Attributes:
+        calls: number of calls so far.
+
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._held = ""  # text that is not decided yet
+        self._state = "text"
+        self._depth = 0
+        self._quoted = self._escaped = False
+
+    def push(self, text: str) -> tuple[str, list[Call]]:
+        """Take further text; returns what of it is plain text, and parts of calls."""
+        self._held += text
+        plain, parts = "", list[Call]()
+        while True:
+            before = self._state, len(self._held)
+            match self._state:
+                case "text":
+                    plain += self._text()
+                case "head":
+                    plain += self._head(parts)
+                case "arguments":
+                    self._arguments(parts)
+                case "tail":
+                    self._tail()
+            if (self._state, len(self._held)) == before:
+                return plain, parts
+
+    def end(self) -> str:
+        """The plain text that is still due when no more comes."""
+        held, self._held = self._held, ""
+        if self._state == "head":
+            return OPEN + held
+        return held if self._state == "text" else ""
+
+    def _text(self) -> str:
+        if self.calls:  # blanks between calls are no text
+            self._held = self._held.lstrip()
+        place = self._held.find(OPEN)
+        if place >= 0:
+            plain, self._held, self._state = self._held[:place], self._held[place + len(OPEN) :], "head"
+            return plain
+        kept = next((n for n in range(len(OPEN) - 1, 0, -1) if self._held.endswith(OPEN[:n])), 0)
+        end = len(self._held) - kept
+        plain, self._held = self._held[:end], self._held[end:]
+        return plain
+
+    def _head(self, parts: list[Call]) -> str:
+        found = _HEAD.match(self._held)
+        if found is not None:
+            parts.append(Call(self.calls, found[1], "call_" + secrets.token_hex(12)))
+            self._held, self._state = self._held[found.end() :], "arguments"
+            self._depth, self._quoted, self._escaped = 0, False, False
+            self.calls += 1
+        elif len(self._held) > _MAX_HEAD:
+            plain, self._held, self._state = OPEN + self._held, "", "text"
+            return plain
+        return ""
+
+    def _arguments(self, parts: list[Call]) -> None:
+        for place, character in enumerate(self._held):
+            if self._escaped:
+                self._escaped = False
+            elif self._quoted:
+                self._escaped, self._quoted = character == "\\", character != '"'
+            elif character == '"':
+                self._quoted = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    parts.append(Call(self.calls - 1, arguments=self._held[: place + 1]))
+                    self._held, self._state = self._held[place + 1 :], "tail"
+                    return
+        if self._held:
+            parts.append(Call(self.calls - 1, arguments=self._held))
+            self._held = ""
+
+    def _tail(self) -> None:
+        _, closed, after = self._held.partition(CLOSE)
+        if closed:
+            self._held, self._state = after, "text"
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]], use: ToolUse | None) -> list[dict[str, Any]]:
+    """Messages for a chat template that knows no tools: tools, calls and results become text.
+
+    Args:
+        messages: with `tool_calls` and messages of the role "tool".
+        use: the tools of the request.
+    """
+    told = [{"role": "system", "content": use.told()}] if use is not None else []
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "tool":
+            content = f"<tool_response>\n{message['content']}\n</tool_response>"
+            plain.append({"role": "user", "content": content})
+        elif calls := message.get("tool_calls"):
+            written = "\n".join(
+                f"{OPEN}\n{json.dumps(call['function'], ensure_ascii=False)}\n{CLOSE}" for call in calls
+            )
+            plain.append({"role": message["role"], "content": f"{message.get('content') or ''}{written}"})
+        else:
+            plain.append({"role": message["role"], "content": message["content"]})
+    if told and plain and plain[0]["role"] == "system":
+        told[0]["content"] = f"{plain.pop(0)['content']}\n\n{told[0]['content']}"
+    return [*told, *plain]

@@ -1,0 +1,157 @@
+"""Tools: what is refused, the grammar of calls, and calls read from a text in pieces of any size."""
+
+import json
+
+import llguidance
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multispin.gateway.formats import (
+    MAX_SCHEMA_BYTES,
+    MAX_SCHEMA_DEPTH,
+    FormatError,
+    check_schema,
+    grammar_of_format,
+)
+from multispin.gateway.tools import MAX_TOOLS, CallReader, plain_messages, read_tools
+from multispin.models import TextGrammars, load_tokenizer
+from multispin.speculation.grammar import allowed
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": CITY}},
+    {"type": "function", "function": {"name": "time", "description": "now"}},
+]
+ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+NOW = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def fits(tiny_folder):
+    """Whether a whole text is one that a grammar allows."""
+    tokenizer = load_tokenizer(tiny_folder)
+    grammars = TextGrammars(tokenizer)
+
+    def check(grammar, text):
+        matcher, ids = grammars.matcher(grammar), [*tokenizer.encode(text), tokenizer.stop_ids[0]]
+        return all(allowed(matcher.mask(ids[:k]), tokenizer.size)[token] for k, token in enumerate(ids))
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "right", "wrong"),
+    [
+        ("required", None, [ROME, NOW, f"{ROME}\n{NOW}"], ["Hi", f"Hi {ROME}", ROME[:-5], "", f"{ROME}\n"]),
+        ("required", False, [ROME, NOW], [f"{ROME}\n{NOW}"]),
+        ({"type": "function", "function": {"name": "time"}}, None, [NOW], [ROME, f"{NOW}\n{NOW}", "Hi"]),
+        ("auto", None, ["Hi", "a < b", f"Hi {ROME}\n{NOW}", f"{ROME} and more", ""], ["<tool_call>", ROME[:-5]]),
+        (None, None, ["Hi", ROME], [ROME.replace("weather", "wether"), ROME.replace("city", "town")]),
+    ],
+)
+def test_the_grammar_of_calls(fits, choice, parallel, right, wrong):
+    grammar = read_tools(TOOLS, choice, parallel).grammar()
+    for text in right:
+        assert fits(grammar, text), text
+    for text in wrong:
+        assert not fits(grammar, text), text
+
+
+@given(st.lists(st.integers(1, 12), min_size=1), st.sampled_from(["", "Well, ", "a < b <tool_ "]))
+def test_calls_are_read_from_pieces_of_any_size(sizes, before):
+    tricky = json.dumps({"city": 'R"o}m{e\\', "x": [1, {"y": "]"}]})
+    text = before + ROME + "\n" + ROME.replace('{"city": "Rome"}', tricky) + "\nbye"
+    reader, plain, calls, place = CallReader(), "", {}, 0
+    while place < len(text):
+        size = sizes[place % len(sizes)]
+        new, parts = reader.push(text[place : place + size])
+        plain, place = plain + new, place + size
+        for part in parts:
+            name, arguments = calls.get(part.number, ("", ""))
+            calls[part.number] = (name + part.name, arguments + part.arguments)
+    plain += reader.end()
+    assert plain == f"{before}bye"
+    assert calls == {0: ("weather", '{"city": "Rome"}'), 1: ("weather", tricky)}
+
+
+@pytest.mark.parametrize("text", ["<tool_call>\n{}", "<tool_call>" + "x" * 500, "<tool_c", "plain <tool_call>"])
+def test_what_is_no_call_is_text(text):
+    reader = CallReader()
+    plain, parts = reader.push(text)
+    assert plain + reader.end() == text
+    assert not parts
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "sentence"),
+    [
+        ([{"type": "web_search"}], None, 'only "function"'),
+        ([{"type": "function"}], None, "no function with a name"),
+        ([{"type": "function", "function": {"name": "a b"}}], None, "is not 1"),
+        ([{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}], None, 'type "object"'),
+        ([*TOOLS, TOOLS[0]], None, "same name"),
+        (TOOLS[:1] * (MAX_TOOLS + 1), None, "at most"),
+        (TOOLS, {"type": "function", "function": {"name": "no"}}, "name one of the tools"),
+        (TOOLS, "sometimes", "name one of the tools"),
+        (None, "required", "no tools"),
+        ("x", None, "must be a list"),
+    ],
+)
+def test_wrong_tools_are_refused_with_the_reason(tools, choice, sentence):
+    with pytest.raises(FormatError, match=sentence):
+        read_tools(tools, choice, None)
+
+
+def test_without_tools_or_with_none_nothing_is_held_to_a_form():
+    assert read_tools(None, None, None) is None
+    assert read_tools([], "auto", None) is None
+    assert read_tools(TOOLS, "none", None) is None
+
+
+def test_schemas_are_bounded():
+    check_schema({"type": "object"})
+    deep = {}
+    for _ in range(MAX_SCHEMA_DEPTH + 1):
+        deep = {"items": deep}
+    with pytest.raises(FormatError, match="levels deep"):
+        check_schema(deep)
+    with pytest.raises(FormatError, match="bytes"):
+        check_schema({"enum": ["x" * MAX_SCHEMA_BYTES]})
+    with pytest.raises(FormatError, match="must be an object"):
+        check_schema([])
+
+
+def test_formats_become_grammars(fits):
+    assert grammar_of_format(None) == grammar_of_format({"type": "text"}) == ""
+    assert fits(grammar_of_format({"type": "json_object"}), '{"a": [1, "x"]}')
+    assert not fits(grammar_of_format({"type": "json_object"}), "[1]")
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": CITY}}
+    assert fits(grammar_of_format(form), '{\n  "city": "Rome"\n}')
+    assert not fits(grammar_of_format(form), "{" + " " * 40 + '"city": "Rome"}')  # blanks are bounded
+    assert not llguidance.LLMatcher.validate_grammar(grammar_of_format(form))
+    for wrong in ({}, {"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}):
+        with pytest.raises(FormatError):
+            grammar_of_format(wrong)
+
+
+def test_a_template_without_tools_is_told_of_them_in_plain_messages():
+    call = {"type": "function", "function": {"name": "time", "arguments": {}}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "noon"},
+    ]
+    system, user, assistant, result = plain_messages(messages, read_tools(TOOLS, None, None))
+    assert system["content"].startswith("Be brief.\n\nYou may call")
+    assert '"name": "weather"' in system["content"]
+    assert user == messages[1]
+    assert assistant == {"role": "assistant", "content": NOW}
+    assert result == {"role": "user", "content": "<tool_response>\nnoon\n</tool_response>"}
+    assert plain_messages(messages[:2], None) == messages[:2]
