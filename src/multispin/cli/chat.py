@@ -1,4 +1,4 @@
-"""`multispin chat`: a conversation in the terminal, over the API of an edge, a device or any OpenAI-compatible server."""
+"""`multispin chat`: a conversation in the terminal, over the API of an edge, a device or any other server."""
 
 import asyncio
 import json

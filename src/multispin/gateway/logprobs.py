@@ -49,9 +49,9 @@ def completion_logprobs(
     texts = [bytes_of(each.token).decode(errors="replace") for each in tokens]
     offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
     tops = [
-        {bytes_of(token).decode(errors="replace"): logprob for token, logprob in [*each.score.top, own(each)]}
+        {bytes_of(token).decode(errors="replace"): logprob for token, logprob in [own(each), *each.score.top[::-1]]}
         for each in tokens
-    ]
+    ]  # of tokens that are written alike, such as parts of characters, the likeliest is told of
     return {
         "text_offset": offsets,
         "token_logprobs": [each.score.logprob for each in tokens],

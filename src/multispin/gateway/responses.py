@@ -246,11 +246,12 @@ class ResponseAnswer:
 
     def _begin_message(self) -> list[bytes]:
         events = self._end_item()
-        item = {"id": _new("msg"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
-        self._items.append(item)
+        content: list[dict[str, Any]] = []
+        message = {"id": _new("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
+        self._items.append({**message, "content": content})
         events.append(self._item_event("response.output_item.added"))
         part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        item["content"] = [part]
+        content.append(part)
         events.append(self._of_item("response.content_part.added", content_index=0, part=part))
         return events
 

@@ -236,6 +236,8 @@ class CallReader:
         return ""
 
     def _arguments(self, parts: list[Call]) -> None:
+        if self._depth == 0:  # blanks before them
+            self._held = self._held.lstrip()
         for place, character in enumerate(self._held):
             if self._escaped:
                 self._escaped = False

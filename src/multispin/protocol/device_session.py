@@ -531,10 +531,10 @@ class DeviceSession:
             raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
         if tokens and max(tokens) >= size:
             raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {size}")
-        if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
-            raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
         if message.finish not in ("", "stop", "length"):
             raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
+        if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
+            raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
         self.committed += tokens
         finish, text = message.finish, ""
         if (stream := self._stream) is not None:
