@@ -374,7 +374,7 @@ def test_a_text_with_a_schema_fits_it_and_is_the_same_with_a_devices_drafts(tiny
     assert document["city"] in ("Rome", "Paris")
     assert choice["finish_reason"] == "stop"
     assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
-    assert helped["choices"] == plain["choices"]
+    assert helped["choices"][0]["text"] == choice["text"]
     figures = helped["metrics"]["speculative_decoding"]
     assert figures["num_accepted_draft_tokens"] == figures["num_draft_tokens"] > 0
 
