@@ -172,7 +172,8 @@ async def _stream(talk: Talk, written: list[str]) -> None:
             if isinstance(text, str) and text:
                 first_s = first_s or time.monotonic()
                 written.append(text)
-                click.echo(click.style(printable(text), fg="green" if choice.get("drafted") else None), nl=False)
+                shown = printable(text)
+                click.echo(click.style(shown, fg="green") if choice.get("drafted") else shown, nl=False)
                 sys.stdout.flush()
     click.echo()
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None

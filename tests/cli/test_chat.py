@@ -1,0 +1,201 @@
+"""`multispin chat` in a pseudo-terminal, with a real edge and with a server that sends what it should not."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from aiohttp import web
+
+from multispin.edge import listening
+
+pytestmark = pytest.mark.processes
+TIMEOUT_S = 120.0
+
+
+class Terminal:
+    """A chat in a pseudo-terminal."""
+
+    def __init__(self, *arguments, **environment):
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            os.execve(
+                sys.executable,
+                [sys.executable, "-m", "multispin", "chat", *arguments],
+                {**os.environ, "TERM": "xterm", **environment},
+            )
+        self.seen = ""
+
+    def type(self, text):
+        os.write(self.file, text.encode())
+
+    def wait(self, pattern):
+        """Read on until the pattern has come; returns what was read up to its end."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while (found := re.search(pattern, self.seen)) is None:
+            assert time.monotonic() < end_s, self.seen
+            if select.select([self.file], [], [], 1.0)[0]:
+                try:
+                    self.seen += os.read(self.file, 4096).decode(errors="replace")
+                except OSError:  # it has ended
+                    assert re.search(pattern, self.seen), self.seen
+        text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return text
+
+    def code(self):
+        with contextlib.suppress(OSError):
+            while os.read(self.file, 4096):
+                pass
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.file)
+        return os.waitstatus_to_exitcode(status)
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory, tiny_folder):
+    """The API of a running edge with a tiny model and a chat template."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("chat")
+    shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}"
+    )
+    command = [sys.executable, "-m", "multispin", "serve", "--target", str(folder), "--port", "0", "--json"]
+    command += ["--max-length", "500", "--model-name", "tiny"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            ports = (json.loads(line)["port"] for line in process.stdout if '"listening"' in line)
+            port = next(ports)
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def test_a_conversation_with_an_edge(edge):
+    chat = Terminal(edge, "--temperature", "0", "--max-tokens", "12")
+    assert "tiny at http" in chat.wait("> ")
+    chat.type("hello\n")
+    assert re.search(r"\[1[0-2] tokens, [0-9.]+ tokens/s\]", first := chat.wait(r"tokens/s\].*\r\n> "))
+    chat.type("/clear\n")
+    chat.wait("forgotten\r\n> ")
+    chat.type("hello\n")
+    again = chat.wait(r"tokens/s\].*\r\n> ")
+    assert again.split("[1")[0] == first.split("[1")[0]  # it began anew
+    chat.type("/system Be brief\n")
+    chat.wait("is set\r\n> ")
+    chat.type("/help\n")
+    assert "/quit" in chat.wait("Ctrl-C  .*\r\n> ")
+    chat.type("/nonsense\n")
+    chat.wait("no command /nonsense")
+    chat.type("\x03")
+    chat.wait("quit leaves")
+    chat.type("/quit\n")
+    assert chat.code() == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(edge):
+    chat = Terminal(edge, "--temperature", "0", "--max-tokens", "400")
+    chat.wait("> ")
+    chat.type("hi\n")
+    chat.wait("hi\r\n.{10}")
+    chat.type("\x03")
+    chat.wait(r"\[stopped\].*\r\n> ")
+    chat.type("\x04")
+    assert chat.code() == 0
+
+
+@contextlib.contextmanager
+def server(chunks, asked):
+    """An API that streams these choices; `asked` takes the bodies and keys of its requests."""
+    address, stop = [], threading.Event()
+
+    async def models(request):
+        return web.json_response({"data": [{"id": "evil\x1b[2J", "owned_by": "multispin"}]})
+
+    async def complete(request):
+        asked.append((await request.json(), request.headers.get("Authorization")))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for chunk in chunks:
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def run():
+        app = web.Application()
+        app.router.add_get("/v1/models", models)
+        app.router.add_post("/v1/chat/completions", complete)
+        async with listening(app, port=0) as port:
+            address.append(f"http://127.0.0.1:{port}/v1")
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        while not address:
+            time.sleep(0.01)
+        yield address[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def choice(text, **more):
+    return {"choices": [{"index": 0, "delta": {"content": text}, **more}]}
+
+
+def test_what_a_server_sends_cannot_obey_the_terminal_and_accepted_drafts_are_green():
+    asked = []
+    with server([choice("one "), choice("two", drafted=True), choice("\x1b[2J\x07")], asked) as url:
+        chat = Terminal(url, MULTISPIN_API_KEY="secret")
+        assert "\x1b[2J" not in chat.wait("> ")
+        chat.type("hi\n")
+        shown = chat.wait(r"x07.*\r\n> ")
+        assert "one \x1b[32mtwo\x1b[0m" in shown
+        assert r"\x1b[2J\x07" in shown
+        assert "\x1b[2J" not in shown
+        chat.type("more\n")
+        chat.wait(r"x07.*\r\n> ")
+        chat.type("/quit\n")
+        assert chat.code() == 0
+    (first, key), (second, _) = asked
+    assert key == "Bearer secret"
+    assert first["mark_drafted"] is True
+    assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
+    assert second["messages"][1]["content"] == "one two\x1b[2J\x07"
+
+
+def test_a_servers_refusal_is_one_sentence_and_the_conversation_goes_on():
+    with server([{"error": {"message": "no \x1b[1mroom"}}], []) as url:
+        found = subprocess.run(
+            [sys.executable, "-m", "multispin", "chat", url],
+            input="hi\nhi\n",
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    assert found.returncode == 0
+    assert found.stderr == "the server refuses: no \\x1b[1mroom\n" * 2
+
+
+def test_without_a_server_there_is_one_sentence_and_exit_code_2():
+    found = subprocess.run(
+        [sys.executable, "-m", "multispin", "chat", "http://127.0.0.1:9/v1"], capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert "start `multispin serve`" in found.stderr
+    found = subprocess.run([sys.executable, "-m", "multispin", "chat", "ftp://x"], capture_output=True, text=True)
+    assert (found.returncode, "base URL" in found.stderr) == (2, True)
