@@ -93,11 +93,10 @@ def chain(rng, newest, length, right):
 class Phone:
     """A device that streams: its session, its speed, its link and its luck."""
 
-    def __init__(self, name, right, token_s, delay_s, drafts):
+    def __init__(self, name, right, token_s, delay_s, drafts, thrift):
         self.right, self.token_s, self.delay_s = right, token_s, delay_s
-        self.session = DeviceSession(
-            Hello(PROTOCOL_VERSION, "abc", name, "q5", drafts, Profile(max(token_s, 1e-9), 5.0))
-        )
+        hello = Hello(PROTOCOL_VERSION, "abc", name, "q5", drafts, Profile(max(token_s, 1e-9), 5.0))
+        self.session = DeviceSession(hello, max_wasted_share=thrift)
         self.drafting, self.heard, self.made, self.silent, self.connection = False, [], 0, False, 0
         self.accepted = self.rejected = 0
         self.ended_s = None
@@ -115,7 +114,7 @@ class Site:
 
     def join(self, name, tokens=60, right=0.8, token_s=0.005, delay_s=0.002, drafts=True, prompt=(1, 2, 3), **request):
         request.setdefault("params", SamplingParams())
-        phone = Phone(name, right, token_s, delay_s, drafts)
+        phone = Phone(name, right, token_s, delay_s, drafts, request.pop("thrift", 1.0))
         number = self.connect(phone)
         phone.session.begin(Request(prompt, max_tokens=tokens, **request))
         self.up(number, phone, phone.session.open())
@@ -457,6 +456,22 @@ def test_a_lost_device_takes_no_part_and_a_failed_one_ends_alone():
     assert site.phones[numbers[2]].session.generated == expected(60)
     assert site.passes.session(numbers[1]) is None
     assert not site.passes.session(numbers[0]).request.finish
+
+
+def test_a_thrifty_device_wastes_less_and_its_text_is_the_same():
+    phones = []
+    for most in (1.0, 0.45, 0.1):
+        site = Site(pass_s=lambda jobs: 0.05)
+        number = site.join("d", 300, right=0.7, token_s=0.004, thrift=most)
+        site.run()
+        phones.append(site.phones[number])
+        assert phones[-1].session.generated == expected(300)
+    free, thrifty, stingy = (phone.session.wasted / phone.made for phone in phones)
+    assert thrifty < free - 0.03
+    assert thrifty < 0.5
+    assert stingy < 1.0
+    assert phones[2].made < 0.4 * phones[0].made  # it rests
+    assert phones[1].accepted > 100
 
 
 def test_waits_for_what_is_expected_only_where_that_pays():

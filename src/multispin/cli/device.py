@@ -62,6 +62,9 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
 @click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
               help="Emulate a network that delays every message by so much, one way.")  # fmt: skip
+@click.option("--max-wasted-share", type=click.FloatRange(0.0, 1.0), default=1.0, show_default="no bound",
+              help="In streams: draft only so far ahead that no more than this share of the tokens is never verified, "
+              "or hardly at all. Saves energy.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Token or secret of the edge, if it asks for one.")  # fmt: skip
 @click.option("--credential-file", metavar="FILE", help="File that holds it: other users see a command line.")
@@ -156,7 +159,10 @@ async def _serve(options: Mapping[str, Any]) -> None:
     def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
         drafter, decode = source.drafter(options["max_length"]), source.tokenizer.decode
         return DeviceClient(
-            *(options["urls"], hello, drafter, emulation, on_progress), decode=decode, patience=patience
+            *(options["urls"], hello, drafter, emulation, on_progress),
+            decode=decode,
+            patience=patience,
+            max_wasted_share=options["max_wasted_share"],
         )
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
@@ -301,6 +307,7 @@ async def _generate(
         _emulation(options, begin.slower),
         progress,
         decode=tokenizer.decode,
+        max_wasted_share=options["max_wasted_share"],
         patience=_patience(options),
         on_outage=outage,
     )

@@ -134,6 +134,8 @@ class DeviceClient:
         link: carries the messages; default a WebSocket.
         patience: how long to go on without an edge.
         on_outage: told of every failed attempt.
+        max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
+            default 1, as far as the edge allows.
 
     """
 
@@ -149,8 +151,9 @@ class DeviceClient:
         link: Link | None = None,
         patience: Patience | None = None,
         on_outage: Callable[[Outage], None] = lambda _: None,
+        max_wasted_share: float = 1.0,
     ) -> None:
-        self.session = DeviceSession(hello, decode)
+        self.session = DeviceSession(hello, decode, max_wasted_share)
         self.counters = Counters()
         self._urls = (url,) if isinstance(url, str) else tuple(url)
         if not self._urls:

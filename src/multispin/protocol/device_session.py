@@ -48,6 +48,7 @@ from multispin.protocol.messages import (
     encode,
 )
 from multispin.protocol.request import Request
+from multispin.protocol.thrift import Thrift
 from multispin.speculation import (
     ID_RULES,
     LawFormat,
@@ -125,10 +126,17 @@ class DeviceSession:
     Args:
         hello: how this device introduces itself.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
+        max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
+            default 1, as far as the edge allows.
 
     """
 
-    def __init__(self, hello: Hello, decode: Callable[[Sequence[int]], str] | None = None) -> None:
+    def __init__(
+        self,
+        hello: Hello,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        max_wasted_share: float = 1.0,
+    ) -> None:
         self.hello = hello
         self.welcome: Welcome | None = None
         self.request: Request | None = None
@@ -141,6 +149,8 @@ class DeviceSession:
         self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
         self.wasted = 0
+        self._wasted_told = 0  # of them, those that were told with a commit's progress
+        self._thrift = Thrift(max_wasted_share)
         self._epoch = 0  # of the newest chain of drafted tokens
 
     # What stands --------------------------------------------------------------------------------------------------
@@ -215,7 +225,8 @@ class DeviceSession:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
         self.request, self._form, self._head = request, None, None
         self.committed, self.params = list(request.prompt), request.effective_params
-        self.text, self._stream, self.wasted = "", None, 0
+        self.text, self._stream = "", None
+        self.wasted = self._wasted_told = 0
         if self._decode is not None:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
         self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
@@ -323,7 +334,8 @@ class DeviceSession:
         stage, request = self.stage, self.request
         if not isinstance(stage, Streaming) or request is None:
             return 0
-        return stage.room(request.max_tokens - (len(self.committed) - self.prompt_tokens), request.stop_ids)
+        left = request.max_tokens - (len(self.committed) - self.prompt_tokens)
+        return stage.room(left, request.stop_ids, self._thrift.ahead)
 
     @property
     def ahead(self) -> list[int]:
@@ -378,7 +390,7 @@ class DeviceSession:
         """Take in what a stream's pass has committed, and drop what was drafted if it says something else."""
         if commit.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
-        stage, before = self.stage, self.wasted
+        stage, before = self.stage, self._wasted_told
         own, sent = (stage.ids, stage.sent) if isinstance(stage, Streaming) and stage.epoch == commit.epoch else ([], 0)
         if commit.base > len(self.committed) or not commit.accepted <= commit.verified <= sent:
             raise InputError(
@@ -395,6 +407,8 @@ class DeviceSession:
                     self._begin_chain(stage.window)
             else:
                 self.wasted += max(0, followed - commit.verified)
+            self._thrift.observe(commit.verified, self.wasted - before, stage.window.length)
+        self._wasted_told = self.wasted
         return progress._replace(wasted=self.wasted - before)
 
     # What the edge says -------------------------------------------------------------------------------------------

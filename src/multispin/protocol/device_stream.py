@@ -32,17 +32,19 @@ class Streaming:
     spent_s: float = 0.0
     stuck: bool = False
 
-    def room(self, left: int, stop_ids: Sequence[int]) -> int:
+    def room(self, left: int, stop_ids: Sequence[int], most: int | None = None) -> int:
         """Tokens that may be drafted now.
 
         Args:
             left: tokens that the text may still grow by; the edge adds the last one itself.
             stop_ids: ids that end the text, so that nothing need be drafted after them.
+            most: most tokens ahead by the device's own will; default as many as its window.
 
         """
         if self.stuck or (self.ids and self.ids[-1] in stop_ids):
             return 0
-        return max(0, min(self.window.length, left - 1) - len(self.ids))
+        length = self.window.length if most is None else min(self.window.length, most)
+        return max(0, min(length, left - 1) - len(self.ids))
 
     def take(self, start: int, ids: Sequence[int], draft_s: float, committed: Sequence[int]) -> int:
         """Take in drafted tokens that begin at position `start`; returns how many of them were in vain.
