@@ -234,10 +234,10 @@ class Site(LocalDriver):
                 self.say(number, message)
                 if after:
                     self.break_off(number)
-        self.now_s += 100.0
+        self.now_s += 5.0
         self.run()
         self.answer_asks(late=False)
-        self.now_s += 100.0
+        self.now_s += 5.0
         self.run()
 
 

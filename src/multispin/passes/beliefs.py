@@ -27,6 +27,13 @@ _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
 class Believed(Protocol):
     """What is believed, as far as a plan needs it."""
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a device that is not worth waiting for may be left out of the drafting.
+
+        It may not where all is known, nor where a scenario asks for every device's drafts.
+        """
+
     def view(self, session: int, length: int) -> View:
         """What the best draft length depends on, for a draft of about `length` tokens."""
 
@@ -208,6 +215,7 @@ class _Snapshot:
     max_draft_length: int
     of_verifier: Verification
     of_edge_drafter: EdgeDrafter
+    leaves_out: bool
 
     def view(self, session: int, length: int) -> View:
         return self.sessions[session].view(length)
@@ -240,6 +248,7 @@ class LearnedBeliefs:
     def __init__(
         self, bits_per_id: float, max_draft_length: int, frame_bits: float = 0.0, delays: bool = False
     ) -> None:
+        self.leaves_out = True
         self.verification = VerificationEstimator()
         # Drafting steps take the place of devices and drafted tokens that of tokens: nothing else costs time.
         self._edge_time = VerificationEstimator(0.0, *_EDGE_STEP_PRIOR_S)
@@ -272,7 +281,8 @@ class LearnedBeliefs:
         known = self._sessions[session]
         if length == 0:
             return
-        known.speed.observe(length, draft_s)
+        # A device cannot have drafted for longer than it took.
+        known.speed.observe(length, min(draft_s, max(0.0, draft_s + upload_s)))
         # Distributions are often shorter than they may be: then what the last draft took is believed.
         known.token_bits = min(known.most_token_bits, frame_bits / length)
         known.overhead_bits = max(0.0, frame_bits - length * known.most_token_bits)
@@ -332,7 +342,7 @@ class LearnedBeliefs:
     def snapshot(self, sessions: Sequence[int]) -> Believed:
         """What is believed of these sessions now."""
         known = {session: self._belief(session) for session in sessions}
-        return _Snapshot(known, self._max_draft_length, self.verifier(), self.edge_drafter())
+        return _Snapshot(known, self._max_draft_length, self.verifier(), self.edge_drafter(), self.leaves_out)
 
     def verifier(self) -> Verification:
         """The planner's verifier."""

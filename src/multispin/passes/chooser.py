@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from multispin.control import Plan, Scenario
 from multispin.control.who import Choice, Decision
 from multispin.passes.beliefs import Beliefs, View
+from multispin.passes.planning import MOST_S
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
 from multispin.passes.probing import PROBE_LENGTH, Probes
 
@@ -180,28 +181,8 @@ class Chooser:
 
     def _with_probes(self, plan: RoundPlan, members: Sequence[Member], now_s: float) -> RoundPlan:
         """The plan, with short drafts of devices that do not draft, and of the edge if it does not, where due."""
+        plan = self.with_trials(plan, members, now_s)
         sessions = list(plan.sessions)
-        able = [
-            index
-            for index, (member, session) in enumerate(zip(members, sessions, strict=True))
-            if member.room and session.drafter != DEVICE and self.probes.due(member.session, now_s)
-        ]
-        able = able[: max(1, len(members) // PROBES_AT_ONCE)]
-        if able:
-            others = any(session.bandwidth_hz for session in sessions)
-            band_hz = (PROBE_BAND if others else 1.0) * self._bandwidth_hz / len(able)
-            if others:
-                sessions = [s._replace(bandwidth_hz=s.bandwidth_hz * (1.0 - PROBE_BAND)) for s in sessions]
-            for index in able:
-                member = members[index]
-                probe = self._probe(member, band_hz)
-                self.probes.begin(member.session, now_s)
-                # Where the text does not show what would have been accepted, the session waits for its probe.
-                sessions[index] = (
-                    sessions[index]._replace(probe=probe)
-                    if member.comparable
-                    else SessionPlan(member.session, probe.draft_length, band_hz, DEVICE, probe)
-                )
         edge = [i for i, m in enumerate(members) if m.edge_room and sessions[i].drafter == NOBODY]
         if edge and not any(s.drafter == EDGE for s in sessions) and self.probes.due(_EDGE, now_s):
             self.probes.begin(_EDGE, now_s)
@@ -210,6 +191,46 @@ class Chooser:
             for index in edge[: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]:
                 length = min(PROBE_LENGTH, members[index].edge_room)
                 sessions[index] = SessionPlan(members[index].session, length, 0.0, EDGE)
+        return replace(plan, sessions=tuple(sessions))
+
+    def with_trials(
+        self, plan: RoundPlan, members: Sequence[Member], now_s: float, *, in_turns: bool = False
+    ) -> RoundPlan:
+        """The plan, with short drafts of devices that do not draft, where these are due and have a chance to come.
+
+        Args:
+            plan: what is planned.
+            members: whom it is for.
+            now_s: the time [s].
+            in_turns: whether devices send in turns, so that nobody has to share the band with a trial.
+
+        """
+        sessions = list(plan.sessions)
+        able = [
+            index
+            for index, (member, session) in enumerate(zip(members, sessions, strict=True))
+            if member.room
+            and not (session.drafter == DEVICE and session.draft_length)
+            and self.probes.due(member.session, now_s)
+        ]
+        able = able[: max(1, len(members) // PROBES_AT_ONCE)]
+        if not able:
+            return plan
+        shared = not in_turns and any(session.bandwidth_hz for session in sessions)
+        band_hz = self._bandwidth_hz if in_turns else (PROBE_BAND if shared else 1.0) * self._bandwidth_hz / len(able)
+        probes = {index: self._probe(members[index], band_hz) for index in able}
+        probes = {index: probe for index, probe in probes.items() if probe.expected_s <= MOST_S}
+        if probes and shared:
+            sessions = [s._replace(bandwidth_hz=s.bandwidth_hz * (1.0 - PROBE_BAND)) for s in sessions]
+        for index, probe in probes.items():
+            number = members[index].session
+            self.probes.begin(number, now_s)
+            # Where the text does not show what would have been accepted, the session waits for its probe.
+            sessions[index] = (
+                sessions[index]._replace(probe=probe)
+                if members[index].comparable and self._mode != "rounds"
+                else SessionPlan(number, probe.draft_length, band_hz, DEVICE, probe)
+            )
         return replace(plan, sessions=tuple(sessions))
 
     def _probe(self, member: Member, band_hz: float) -> Probe:

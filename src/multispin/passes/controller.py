@@ -28,6 +28,10 @@ _MANY = 32
 """Beyond so many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
 _FIRST_LENGTH = 4
 """Draft length assumed of a session before its first plan."""
+_FIRST_PHASE_S = 2.0
+"""Time that drafts may take before anything was planned, as far as one can tell [s]."""
+_AS_LONG = 2.0
+"""A newcomer's draft may take so many times as long as the others' drafts."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,13 @@ class Controller:
             return self._chosen(members, reserved_hz, now_s)
         if self.settings.policy == REACTIVE:
             return _of_sessions(members, self._made_of(members, self._reactive(members), reserved_hz)[1])
+        made = self._of_policy(members, reserved_hz, now_s)
+        if not self.beliefs.leaves_out:
+            return made
+        return self.chooser.with_trials(made, members, now_s, in_turns=self.settings.in_turns)
+
+    def _of_policy(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> RoundPlan:
+        """The policy's plan for everybody's devices."""
         frame = self._frame(members, reserved_hz)
         if self._background.idle and self._drift(members, reserved_hz) > self.settings.replan_tolerance:
             self._begin(members, reserved_hz, now_s)
@@ -166,7 +177,7 @@ class Controller:
         elif self._latest is not None and self._latest[0] == frame:
             return self._latest[1]
         else:
-            made = self._made_of(members, self._kept(members), reserved_hz)[1]
+            made = self._made_of(members, self._kept(members, reserved_hz), reserved_hz)[1]
         self._latest = frame, _of_sessions(members, made)
         return self._latest[1]
 
@@ -244,13 +255,14 @@ class Controller:
         """What a plan from scratch leaves behind: lengths that no end of a text has cut short."""
         planned = [device.draft_length for device in found.plan.devices]
         cut = [member.room < self.settings.max_draft_length for member in found.members]
-        whole = [length for length, short in zip(planned, cut, strict=True) if not short]
+        whole = [length for length, short in zip(planned, cut, strict=True) if length and not short]
         usual = round(sum(whole) / len(whole)) if whole else max(planned)
         before = self._basis.lengths if self._basis is not None else {}
-        lengths = {
-            member.session: max(length, before.get(member.session, usual)) if short else length
-            for member, length, short in zip(found.members, planned, cut, strict=True)
-        }
+        lengths = dict[int, int]()
+        for member, length, short in zip(found.members, planned, cut, strict=True):
+            left_out = member.room and not length
+            more = before.get(member.session, usual) if short and not left_out else 0
+            lengths[member.session] = max(length, more)
         views = {
             member.session: found.beliefs.view(member.session, max(1, length))
             for member, length in zip(found.members, planned, strict=True)
@@ -258,11 +270,27 @@ class Controller:
         planning = Planning(self.settings, found.beliefs, found.reserved_hz)
         return _Basis(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
 
-    def _kept(self, members: Sequence[Member]) -> list[int]:
-        """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual."""
-        known = {} if self._basis is None else self._basis.lengths
-        usual = round(sum(known.values()) / len(known)) if known else _FIRST_LENGTH
-        return [min(member.room, known.get(member.session, usual)) for member in members]
+    def _kept(self, members: Sequence[Member], reserved_hz: float) -> list[int]:
+        """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual.
+
+        A newcomer's draft is no longer than its device makes in the time that the others' drafts take.
+        """
+        basis = self._basis
+        if basis is None:
+            usual, left_s, known = _FIRST_LENGTH, _FIRST_PHASE_S, dict[int, int]()
+        else:
+            drafting = [length for length in basis.lengths.values() if length]
+            usual = round(sum(drafting) / len(drafting)) if drafting else 0
+            left_s, known = _AS_LONG * max(0.0, basis.plan.round_s - basis.verify_s), basis.lengths
+        planning = Planning(self.settings, self.beliefs, reserved_hz)
+        lengths = []
+        for member in members:
+            length = min(member.room, known.get(member.session, usual))
+            if member.session not in known and self.beliefs.leaves_out:
+                token_s = planning.alone_s(member, min(1, member.room), len(members))
+                length = min(length, int(left_s / token_s)) if token_s else length
+            lengths.append(length)
+        return lengths
 
     def _drift(self, members: Sequence[Member], reserved_hz: float) -> float:
         """How far beliefs have moved since a plan was made; `plan` has the formula."""

@@ -141,6 +141,11 @@ class Passes:
         return self._state.late_tokens
 
     @property
+    def deadline_s(self) -> float:
+        """When the round under way goes on without the drafts that have not come [s]."""
+        return self._round.deadline_s
+
+    @property
     def sessions(self) -> dict[int, EdgeSession]:
         """All sessions by number, lost ones included."""
         return {seat.session.number: seat.session for seat in self._seats}

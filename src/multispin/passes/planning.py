@@ -3,6 +3,7 @@
 Does not know when a plan is due, nor what becomes of it (`passes.controller`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,15 @@ _USUAL_LENGTHS = (2, 8)
 _RELATIVE_GAP = 0.01
 _MAX_EFFORT = 5e6
 """What a plan may work through, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
+MOST_S = 20.0
+"""A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
+_WORTH = 0.95
+"""A device is left out of the drafting where the plan without its draft makes so much more: this share is left with it.
+"""
+_SLOW = 2.0
+"""… and where its draft takes so many times as long as that of most others; who is merely slower takes part."""
+_LEFT_OUT = 8
+"""Most devices that are left out for that reason, the slowest ones."""
 _NEGLIGIBLE = 0.01
 """Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
 
@@ -42,6 +52,8 @@ class Planning:
         The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
         make every draft look too dear to grow. So several guesses may be tried, and are judged by what they cost.
 
+        Devices whose drafts nobody should wait for get none, whatever the policy, where beliefs allow it.
+
         Args:
             members: sessions to plan for.
             last: draft length of each in the last plan [tokens], the first guess.
@@ -49,6 +61,52 @@ class Planning:
             usual: whether the usual lengths are tried as well, where fixed bits matter.
 
         """
+        if self.beliefs.leaves_out:
+            members = [m if self.alone_s(m, min(1, m.room), len(members)) <= MOST_S else _silent(m) for m in members]
+        made = self._best(members, last, warm, usual=usual)
+        if self.beliefs.leaves_out:
+            slow = self._not_worth_waiting_for(members, made)
+            if slow:
+                members = [_silent(member) if member.session in slow else member for member in members]
+                made = self._best(members, last, warm, usual=usual)
+        return made
+
+    def alone_s(self, member: Member, length: int, sharing: int) -> float:
+        """Time from a grant of so many tokens to the draft's arrival [s], over the band's share of one of `sharing`."""
+        if not length:
+            return 0.0
+        device = self.beliefs.device(member.session, member.room, length)
+        air_s = (device.bits_per_token or 0.0) / device.rate_bits_per_s(self.band_hz / sharing)
+        return 2.0 * device.delay_s + length * (device.seconds_per_token + air_s)
+
+    def _not_worth_waiting_for(self, members: Sequence[Member], made: Plan) -> set[int]:
+        """Devices, by session, whose drafts cost all others more than they bring, as far as that is believed.
+
+        The slowest are left out together, one more at a time: where two are equally slow, to leave out one of them
+        brings nothing.
+        """
+        lengths = [device.draft_length for device in made.devices]
+        drafting = [index for index, length in enumerate(lengths) if length]
+        taken_s = {k: self.alone_s(members[k], lengths[k], len(drafting)) for k in drafting}
+        drafting.sort(key=lambda k: -taken_s[k])
+        usual_s = taken_s[drafting[-(len(drafting) // 2)]] if len(drafting) > 1 else math.inf
+        slow = [k for k in drafting if taken_s[k] > _SLOW * usual_s][:_LEFT_OUT]
+        best, left_out = self._value(made), set[int]()
+        for count in range(1, len(slow) + 1):
+            out = set(slow[:count])
+            without = [_silent(member) if k in out else member for k, member in enumerate(members)]
+            value = self._value(self.with_lengths(without, lengths)[1])
+            if self._ratio(best, value) < _WORTH:
+                best, left_out = value, {members[k].session for k in out}
+        return left_out
+
+    def _ratio(self, one: float, other: float) -> float:
+        """The first value over the second, as goodputs [1]; `fair` sums logarithms of them."""
+        if policy_named(self.settings.policy).fair:
+            return math.exp(min(0.0, one - other))
+        return one / other
+
+    def _best(self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool) -> Plan:
         guesses: list[Sequence[int]] = [last]
         if usual and max(self.beliefs.fixed_share(member.session) for member in members) > _NEGLIGIBLE:
             guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
@@ -106,3 +164,8 @@ class Planning:
         """What the policy maximises."""
         rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
         return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))
+
+
+def _silent(member: Member) -> Member:
+    """The member, whose device is not to draft."""
+    return member._replace(room=0)

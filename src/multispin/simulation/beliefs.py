@@ -29,6 +29,7 @@ class BoundedBeliefs(LearnedBeliefs):
     ) -> None:
         cell = scenario.cell
         super().__init__(math.ceil(cell.bits_per_token), cell.max_draft_length, frame_bits, delays=delays)
+        self.leaves_out = cell.min_draft_length == 0
         self._scenario = scenario
         self._devices = devices
 
@@ -66,6 +67,7 @@ class TrueBeliefs(LearnedBeliefs):
         frame_bits: float = 0.0,
     ) -> None:
         super().__init__(scenario.cell.bits_per_token, scenario.cell.max_draft_length)
+        self.leaves_out = False
         self._frame_bits_known = frame_bits
         self._truth = scenario
         self._devices = devices

@@ -6,7 +6,7 @@ the leading RIGHT ones.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 
@@ -33,6 +33,7 @@ from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
 from multispin.simulation.clock import EventQueue
 from multispin.simulation.device import FINGERPRINT, Drafting, LiveDevice, SimulatedDevice
 from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
+from multispin.simulation.liars import Liar
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
 from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
 from multispin.simulation.uplink import (
@@ -60,6 +61,7 @@ class Site:
         live: real models that write the texts, in place of acceptance rates.
         knows_acceptance: whether the truth that it knows includes acceptance.
         mode: who drafts (`ControllerSettings`); by default the devices do, as the policy says.
+        lies: devices that do not do as they should, by their place in the scenario (`simulation.liars`).
 
     """
 
@@ -73,6 +75,7 @@ class Site:
         live: LiveModels | None = None,
         knows_acceptance: bool = True,
         mode: str = "rounds",
+        lies: Mapping[int, str] | None = None,
     ) -> None:
         self.queue = EventQueue()
         self.setup = setup
@@ -133,7 +136,9 @@ class Site:
             lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
             acceptance = acceptance_of(truth, life.traces, lucky)
             what = (truth, cell, bits, _channel(behaviour, life, fading), acceptance, living)
-            if live is None:
+            if lies and k in lies:
+                device: SimulatedDevice = Liar(lies[k], self._deadline_s, self._now_s, *what)
+            elif live is None:
                 device = SimulatedDevice(*what)
             else:
                 texts = live.fitting(longest)
@@ -326,6 +331,8 @@ class Site:
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)
+        if math.isinf(draft_s):
+            return
         ready_s = self.queue.now_s + draft_s + self._delay_s()
         if isinstance(self.air, TimeDivision):  # who is ready first sends first
             self.queue.at(ready_s, partial(self._send, number, device, grant, message, ready_s))
@@ -419,6 +426,9 @@ class Site:
 
     def _now_s(self) -> float:
         return self.queue.now_s
+
+    def _deadline_s(self) -> float:
+        return self.passes.deadline_s
 
 
 def _drawn(tokens: Whole, generator: np.random.Generator) -> int:

@@ -1,0 +1,84 @@
+"""Devices that lie, stall or fall silent: what one such peer can cost the others (`benchmarks/bench_liars.py`)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from msgspec import structs
+
+from multispin.protocol import Draft, Grant, Profile
+from multispin.simulation.device import WRONG, SimulatedDevice
+
+LIES = {
+    "claims 3,600 s per token, silent": "says that it is slow, and never answers",
+    "claims 1e-9 bit/s/Hz, silent": "says that its link is bad, and never answers",
+    "claims 3,600 s per token": "says that it is slow, and is not",
+    "claims 1e-9 bit/s/Hz": "says that its link is bad, and it is not",
+    "falls silent": "answers twenty grants and no more",
+    "0.4 s late": "answers every grant 0.4 s late",
+    "just under the deadline": "knows each deadline and answers 1 ms before it",
+    "claims to be 100 times faster": "says so at first and in each draft",
+    "100 times slower than it claims": "drafts 100 times slower than it says at first and in each draft",
+    "drafts nothing": "answers every grant at once, with an empty draft",
+    "says that a draft took an hour": "answers in time, and says so",
+    "never right": "none of its tokens is accepted",
+    "stalls": "is 2 s late with every third draft",
+}
+"""What a peer may be like, and what that means."""
+
+LATE_S = 0.4
+STALL_S = 2.0
+MARGIN_S = 1e-3
+ANSWERED = 20
+
+
+class Liar(SimulatedDevice):
+    """A device that does one of `LIES`.
+
+    Args:
+        lie: which.
+        deadline_s: tells when the round under way ends without it [s].
+        now_s: tells the time [s].
+        more: as for a simulated device.
+
+    """
+
+    def __init__(self, lie: str, deadline_s: Callable[[], float], now_s: Callable[[], float], *more: Any) -> None:
+        super().__init__(*more)
+        self._lie, self._deadline_s, self._now_s = lie, deadline_s, now_s
+        self._drafts = 0
+        said = self._hello.profile
+        if lie.startswith("claims 3,600 s"):
+            said = Profile(3600.0, said.spectral_efficiency)
+        elif lie.startswith("claims 1e-9"):
+            said = Profile(said.seconds_per_token, 1e-9)
+        elif lie.startswith("claims to be"):
+            said = Profile(said.seconds_per_token / 100.0, said.spectral_efficiency)
+        elif lie.startswith("100 times slower"):
+            self.truth = self.heard = replace(self.truth, seconds_per_token=100.0 * said.seconds_per_token)
+        self._hello = structs.replace(self._hello, profile=said)
+
+    def draft(self, grant: Grant) -> tuple[Draft, float]:
+        """Answer a grant, or do not."""
+        self._drafts += 1
+        if self._lie == "drafts nothing":
+            return self.session.answer([], 0.0), 0.0
+        message, draft_s = super().draft(grant)
+        match self._lie:
+            case "0.4 s late":
+                return message, draft_s + LATE_S
+            case "just under the deadline":
+                return message, max(draft_s, self._deadline_s() - self._now_s() - MARGIN_S)
+            case "falls silent" if self._drafts > ANSWERED:
+                return message, math.inf
+            case "stalls" if self._drafts % 3 == 0:
+                return message, draft_s + STALL_S
+            case "says that a draft took an hour":
+                return structs.replace(message, draft_us=3_600_000_000), draft_s
+            case "claims to be 100 times faster" | "100 times slower than it claims":
+                return structs.replace(message, draft_us=message.draft_us // 100), draft_s
+        return message, math.inf if self._lie.endswith("silent") else draft_s
+
+    def _ids(self, length: int) -> list[int]:
+        return [WRONG] * length if self._lie == "never right" else super()._ids(length)
