@@ -142,8 +142,8 @@ class Passes:
 
     @property
     def deadline_s(self) -> float:
-        """When the round under way goes on without the drafts that have not come [s]."""
-        return self._round.deadline_s
+        """When the round under way goes on without the drafts that have not come [s]; streams wait for none: 0."""
+        return self._scheduler.deadline_s
 
     @property
     def sessions(self) -> dict[int, EdgeSession]:

@@ -128,6 +128,11 @@ class Rounds:
         """Number of the round under way."""
         return self._round.number
 
+    @property
+    def deadline_s(self) -> float:
+        """When the round under way goes on without the drafts that have not come [s]."""
+        return self._round.deadline_s
+
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, verify a batch, or send messages; then ask again."""
         if self._rides and self._phase is None:

@@ -16,6 +16,10 @@ class Scheduler(Protocol):
     def number(self) -> int:
         """Number of the round or pass under way."""
 
+    @property
+    def deadline_s(self) -> float:
+        """When it goes on without the drafts that are awaited [s]; 0 if none are."""
+
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, draft here, verify a batch, or send messages."""
 

@@ -78,6 +78,11 @@ class Streams:
         """Number of the last pass that began."""
         return self._number
 
+    @property
+    def deadline_s(self) -> float:
+        """No pass waits for drafts."""
+        return 0.0
+
     # What a driver needs ------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> Step:
