@@ -47,6 +47,15 @@ quick: setup     ## Run the tests that need neither the embedded model nor proce
 test: setup      ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+fuzz: setup      ## Feed a million damaged inputs to every decoder; `make test` has a short form
+	$(BIN)/python tests/fuzz/decoders.py
+
+chaos: setup     ## Play 200 random schedules of faults; `make test` has a short form
+	$(BIN)/python tests/chaos/schedules.py
+
+soak: setup      ## Run an edge for half an hour while devices come and go; `make test` has a short form
+	$(BIN)/python tests/chaos/soak.py
+
 coverage: setup  ## Run all tests, and list the lines that none of them ran
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 

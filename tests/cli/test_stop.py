@@ -1,4 +1,4 @@
-"""A server that is told to stop."""
+"""A server and a device that are told to stop."""
 
 import json
 import signal
@@ -48,3 +48,37 @@ def test_serve_stops_in_order(tiny_folder, number):
     finally:
         server.kill()
         server.wait()
+
+
+def test_a_device_that_is_told_to_stop_says_goodbye(tiny_folder):
+    """The edge hears a Close, so that what the session held is free at once."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    device = None
+    try:
+        port = json.loads(server.stdout.readline())["port"]
+        asked = [f"ws://127.0.0.1:{port}", "--target", tiny_folder, "--draft", "lookup", "--raw"]
+        slow = ["--seconds-per-token", "0.3", "--prompt", "abcabcabcabc", "--max-tokens", "200", "--json"]
+        device = subprocess.Popen(
+            [sys.executable, "-m", "multispin", "device", *asked, *slow],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while json.loads(server.stdout.readline())["event"] != "round":
+            pass
+        device.send_signal(signal.SIGTERM)
+        assert device.wait(timeout=20) == 128 + signal.SIGTERM
+        assert "Traceback" not in device.stderr.read()
+        events = []
+        while not events or events[-1] not in ("closed", "lost"):
+            events.append(json.loads(server.stdout.readline())["event"])
+        assert events[-1] == "closed"
+    finally:
+        for process in (server, device):
+            if process is not None:
+                process.kill()
+                process.wait()

@@ -48,6 +48,16 @@ def test_distributions_for_the_rejection_rules_are_those_of_each_text_alone(make
         assert [law.ids.tolist() for law in laws] == [law.ids.tolist() for law in own]
 
 
+def test_under_the_rejection_rules_no_draft_ends_because_of_its_last_token(make_model):
+    """A drafter that knows 30 of 97 ids draws none of the others, so that its drafts are as long as asked for."""
+    drafter, form = ModelDrafter(make_model("llama"), 64, 30), LawFormat(97, retained=97, probability_bits=8)
+    for seed in range(20):
+        drafted, laws = drafter.draft_laws([5, 6, 7], 6, SamplingParams(1.5, seed=seed), form)
+        assert len(drafted) == len(laws) == 6
+        assert max(drafted) < 30
+        assert all(law.ids.max() < 30 for law in laws)
+
+
 def test_prompts_are_read_a_budget_at_a_time(make_model):
     drafter, prompt = EdgeDrafter(make_model("llama"), 2, 64), list(range(20))
     slots = [drafter.open(), drafter.open()]

@@ -1,6 +1,8 @@
 """Model files as they come: sharded, truncated, damaged, incomplete. Each bad one is answered in one sentence."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from multispin.errors import InputError
-from multispin.models import Verifier, load_model, load_tokenizer
+from multispin.models import Verifier, load_model, load_tokenizer, loading
+from multispin.models.references import is_whole
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -130,6 +133,37 @@ def test_what_is_not_a_gguf_file_is_refused_and_leaves_nothing_behind(tmp_path, 
     (tmp_path / "model.gguf").write_bytes(content)
     refused(lambda: load_model(str(tmp_path / "model.gguf")), "model.gguf", "GGUF file")
     assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+def test_a_half_made_copy_of_a_gguf_file_is_made_anew_and_leftovers_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    made = []
+
+    def convert(path, folder):
+        made.append(path)
+        folder.mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (folder / name).write_text("{}")
+
+    monkeypatch.setattr(loading, "_convert", convert)
+    folder = Path(loading.resolve(str(file)))
+    for damage in (lambda: (folder / "tokenizer.json").unlink(), lambda: (folder / "model.safetensors").write_text("")):
+        loading.resolve(str(file))
+        count = len(made)
+        damage()
+        left = folder.with_name(f".{folder.name}-killed")
+        left.mkdir()
+        assert Path(loading.resolve(str(file))) == folder
+        assert len(made) == count + 1
+        assert not left.exists()
+    index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "part-1.safetensors").write_text("x")
+    assert not is_whole(folder)
+    (folder / "part-2.safetensors").write_text("x")
+    assert is_whole(folder)
 
 
 def test_a_text_whose_logits_are_not_numbers_fails_and_others_go_on(make_model):

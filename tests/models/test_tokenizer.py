@@ -119,6 +119,35 @@ def test_damaged_files_are_refused_by_name(tmp_path, file, text, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ 10 ** (10 ** 9) }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ 'a'.center(10**11) }}",
+        "{{ 'a' | center(10**11) }}",
+        "{{ ([0] * 10**10) | length }}",
+        "{{ messages[0].content | indent(10**10, true) }}",
+        "{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ ('a' * 10**5) | replace('a', 'b' * 10**6) }}",
+        "{{ 'a' * 10**7 }}",
+        "{% for i in range(99999) %}{{ 'a' * 99 }}{% endfor %}",
+    ],
+)
+def test_a_template_can_take_neither_time_nor_memory(tmp_path, template, monkeypatch):
+    monkeypatch.setattr("multispin.models.template.MOST_S", 3.0)
+    bad, good = load_tokenizer(save(tmp_path / "bad", template)), load_tokenizer(save(tmp_path / "good", PLAIN))
+    with pytest.raises(InputError, match="the model's chat template") as caught:
+        bad.encode_chat("hello")
+    assert "\n" not in str(caught.value)
+    assert good.encode_chat("hello")  # and the next text is written as ever
+
+
 @pytest.mark.embedded
 def test_the_embedded_targets_tokenizer_is_that_of_transformers():
     from multispin.models import resolve

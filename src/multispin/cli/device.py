@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.process import Parent, attended_option, prepare, threads_option, writer
+from multispin.cli.process import Parent, attended_option, ended_in_order, prepare, stop_signal, threads_option, writer
 from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
 from multispin.errors import InputError
@@ -173,7 +173,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
-        await asyncio.Event().wait()
+        await stop_signal().wait()
 
 
 def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +198,11 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _device(options: Mapping[str, Any]) -> None:
     """Generate one text, or one for every order of the parent, until it vanishes."""
+    with ended_in_order():
+        await _texts(options)
+
+
+async def _texts(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
     ready = await asyncio.to_thread(_load, options)
@@ -210,11 +215,14 @@ async def _device(options: Mapping[str, Any]) -> None:
             continue
         work = asyncio.create_task(_generate(options, order, *ready, tell))
         gone = asyncio.create_task(parent.gone())
-        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if work.done():
-            work.result()
-        work.cancel()
+        try:
+            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:  # the edge is told that nobody waits for the text any more
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait([work])
 
 
 def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:

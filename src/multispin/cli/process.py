@@ -194,6 +194,31 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM cancels the running task, so that a device can say goodbye; then the exit code is that of the signal.
+
+    Without, the signal would end whatever code runs at that moment.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    asked = False
+
+    def end() -> None:
+        nonlocal asked
+        asked = True
+        task.cancel()
+
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # as in `stop_signal`
+        loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if asked:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+
+
 def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":
     """How a command tells events: as JSON lines for machines, or by `say` for people."""
     if not as_json:

@@ -282,7 +282,9 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     """Write down what the shards of a new folder depend on; refuse a folder that depends on something else."""
     path = folder / CORPUS_FILE
     if not path.exists() and not any(folder.glob("shard-*")):
-        path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

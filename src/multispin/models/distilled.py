@@ -150,8 +150,12 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
             tensors[name] = value.to(torch.bfloat16)
     if isinstance(student.lm_head, ReducedHead):
         tensors[VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
-    save_file(tensors, folder / WEIGHTS_FILE)
-    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    # The card comes last: a folder without one is no drafter yet.
+    card_part, weights_part = (folder / f"{name}.part" for name in (CARD_FILE, WEIGHTS_FILE))
+    save_file(tensors, weights_part)
+    card_part.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    weights_part.replace(folder / WEIGHTS_FILE)
+    card_part.replace(folder / CARD_FILE)
 
 
 def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from multispin.models.drafter_name import DrafterKind, DrafterName
 from multispin.models.gguf_drafter import LIBRARY, file_for_llama_cpp, is_for_llama_cpp
 from multispin.models.grammar import TextGrammars, load_grammars
 from multispin.models.llama_cpp import LlamaCppError
-from multispin.models.references import EMBEDDED, converted_folder, locate
+from multispin.models.references import EMBEDDED, converted_folder, is_whole, locate
 from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, Grammars, NoDrafter, PromptLookupDrafter
 
@@ -171,7 +171,7 @@ def _tokenizer_of(target: str) -> Tokenizer:
     found = locate(target)
     if not isinstance(found, Path) or found.is_dir() or find_spec(LIBRARY) is None:
         return load_tokenizer(target)
-    unpacks = converted_folder(target, found).is_dir() or find_spec("torch") is not None
+    unpacks = is_whole(converted_folder(target, found)) or find_spec("torch") is not None
     if unpacks and find_spec("tokenizers") is not None:
         return load_tokenizer(target)
     from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of

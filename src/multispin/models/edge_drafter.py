@@ -97,7 +97,8 @@ class EdgeDrafter:
         laws: dict[int, list[TruncatedLaw]] = {ask.slot: [] for ask in asks}
 
         def pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
-            fitted, params = with_width(logits, form.vocabulary_size), ask.params
+            # An id that cannot be fed would end the draft, and the rules need its length settled before the last draw.
+            fitted, params = with_width(logits[:, : self.model.known_ids], form.vocabulary_size), ask.params
             position = len(ask.committed) + len(drafted)
             if ask.matcher is not None:
                 fitted = masked(fitted, ask.matcher.mask(drafted)[None])

@@ -5,6 +5,7 @@ that it loads like any folder, mapped into memory and shared by all processes th
 """
 
 import contextlib
+import glob
 import io
 import logging
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -23,7 +25,7 @@ from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
-from multispin.models.references import converted_folder, locate
+from multispin.models.references import converted_folder, is_whole, locate
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -95,16 +97,32 @@ def resolve(reference: str) -> str:
 
 
 def _converted(path: Path, folder: Path) -> Path:
-    """Folder with the dequantised copy of a GGUF file; made now if it is not there, never half-made."""
-    if folder.is_dir():
+    """Folder with the dequantised copy of a GGUF file; made now if it is not there, or not whole.
+
+    Of several processes one converts and the others wait for it. What an earlier one left behind when it was killed is
+    removed.
+    """
+    if is_whole(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    locks = folder.parent.with_name("locks")
+    for each in (folder.parent, locks):
+        each.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / folder.name):
+        if not is_whole(folder):
+            for left in (folder, *folder.parent.glob(f".{glob.escape(folder.name)}-*")):
+                shutil.rmtree(left, ignore_errors=True)
+            _convert(path, folder)
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into a new folder, which is whole or not there."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise InputError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
     facts = read_facts(path)
     log.info("dequantising %s, once; it is kept in %s", path.name, folder)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         damaged = "this GGUF file is damaged, truncated, or of a kind that transformers cannot read:"
         model = _read_weights(str(path), str(path.parent), damaged, gguf_file=path.name, dtype=torch.float32)
@@ -120,12 +138,9 @@ def _converted(path: Path, folder: Path) -> Path:
         tokenizer.add_special_tokens({"additional_special_tokens": special})
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
-        # Two processes may convert at once; the first rename wins and both copies are equal.
-        with contextlib.suppress(OSError):
-            work.rename(folder)
+        work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **options: Any) -> PreTrainedModel:

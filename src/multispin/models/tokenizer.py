@@ -5,19 +5,17 @@ A device that drafts nothing, or by prompt lookup, needs this of its target and 
 """
 
 import hashlib
-import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multispin.errors import InputError
-from multispin.models.references import converted_folder, locate
+from multispin.models.references import converted_folder, is_whole, locate
+from multispin.models.template import render
 from multispin.outside import json_value, read_file
 
 if TYPE_CHECKING:
@@ -29,8 +27,6 @@ TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 """Variables of a chat template that have a meaning of their own."""
-MAX_TEMPLATE_STEPS = 1_000_000
-"""Lines of a chat template that may run for one text: seconds of work, where usual ones take a few hundred."""
 _FINGERPRINT_DIGITS = 16
 _NAMED = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # what special tokens look like where a file does not say so
 _PADDING = re.compile(r"\[PAD(\d+)\]")
@@ -159,11 +155,7 @@ class Tokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": True, "tools": list(tools) if tools else None}
-        return self._template(**{**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
-
-    @cached_property
-    def _template(self) -> Callable[..., str]:
-        return _compiled(self.template)
+        return render(self.template, {**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
 
 
 def _message(text: str) -> list[dict[str, str]]:
@@ -181,7 +173,7 @@ def load_tokenizer(reference: str) -> Tokenizer:
     found = locate(reference)
     if isinstance(found, Path) and found.is_file():
         folder = converted_folder(reference, found)
-        if not folder.is_dir():
+        if not is_whole(folder):
             from multispin.models.loading import resolve  # converts the file, with torch and transformers
 
             folder = Path(resolve(reference))
@@ -277,69 +269,9 @@ def _from_hub(reference: str, name: str) -> Path:
         raise InputError(f"cannot load the tokenizer of {reference}: {_first_line(error)}") from error
 
 
-def _compiled(template: str) -> Callable[..., str]:
-    """A chat template as a function of its variables, with the additions that templates on the hub rely on."""
-    import jinja2
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what an assistant says, for training; here it changes nothing."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        compiled = environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise InputError(f"the model's chat template is damaged: {_first_line(error)}") from error
-
-    def render(**variables: object) -> str:
-        try:
-            return _bounded(lambda: compiled.render(**variables))
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:  # a template is a program of its author's
-            raise InputError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
-
-    return render
-
-
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".: ")[:300]
-
-
-def _bounded(call: Callable[[], str]) -> str:
-    """What `call` returns; InputError when it runs more lines of Python than a template ever needs."""
-    steps, before = 0, sys.gettrace()
-
-    def count(*_: object) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps > MAX_TEMPLATE_STEPS:
-            raise InputError(f"the model's chat template does not end within {MAX_TEMPLATE_STEPS} steps")
-        return count
-
-    sys.settrace(count)
-    try:
-        return call()
-    finally:
-        sys.settrace(before)
 
 
 def _is_padding(token: str, index: int) -> bool:
