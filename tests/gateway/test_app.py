@@ -458,6 +458,17 @@ def test_a_response_calls_tools_and_takes_their_results(tiny_chat_folder):
     assert second["output"][0]["type"] == "message"
 
 
+def test_the_apis_description_names_every_path_and_every_field(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder) as http, http.get("/openapi.json") as answer:
+            return await answer.json()
+
+    document = asyncio.run(scenario())
+    assert {"/v1/chat/completions", "/v1/responses", "/tokenize"} <= set(document["paths"])
+    chat = document["components"]["schemas"]["ChatBody"]["properties"]
+    assert {"messages", "tools", "response_format", "top_logprobs", "min_p"} <= set(chat)
+
+
 def test_a_stream_marks_the_text_of_accepted_drafts(tiny_folder):
     body = {"prompt": "abc", "max_tokens": 20, "temperature": 0, "stream": True, "mark_drafted": True}
 

@@ -30,6 +30,7 @@ from multispin.gateway.bodies import (
     TokenizeBody,
     read_body,
 )
+from multispin.gateway.openapi import openapi_document
 from multispin.gateway.parts import Part, parts_of
 from multispin.gateway.responses import ResponseAnswer, ResponsesBody
 from multispin.gateway.source import TextSource, Words
@@ -84,6 +85,7 @@ class Gateway:
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
             ("POST", "/v1/responses", self.respond),
+            ("GET", "/openapi.json", self.describe),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{model:.+}", self.one_model),
             ("POST", "/tokenize", self.tokenize),
@@ -131,6 +133,10 @@ class Gateway:
                 await self._watched(request, answer.take_all(parts))
                 return web.json_response(answer.document())
             return await self._sent(request, [answer.events(parts)], lambda: b"")
+
+    async def describe(self, _: web.Request) -> web.StreamResponse:
+        """`/openapi.json`: the API, for tools."""
+        return web.json_response(openapi_document())
 
     async def models(self, _: web.Request) -> web.StreamResponse:
         """`/v1/models`: the one model."""
