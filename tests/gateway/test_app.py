@@ -13,7 +13,15 @@ from aiohttp import web
 from multispin.device import DeviceClient, Patience
 from multispin.edge import Access, EdgeServer, TokenFile, listening
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
-from multispin.models import ModelDrafter, Verifier, decode_alone, load_grammars, load_model, load_tokenizer
+from multispin.models import (
+    EdgeDrafter,
+    ModelDrafter,
+    Verifier,
+    decode_alone,
+    load_grammars,
+    load_model,
+    load_tokenizer,
+)
 from multispin.models.packable import PackedModel
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
@@ -31,13 +39,15 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, tokens=None, **limits):
+async def api(folder, credential="", slots=4, tokens=None, mode="rounds", **limits):
     tokenizer = load_tokenizer(folder)
+    drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     passes = Passes(
         Verifier(load_model(folder), slots, MAX_LENGTH),
-        Controller(ControllerSettings("heterogeneous", 20e3, 9)),
+        Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=mode == "edge")),
         tokenizer.fingerprint,
         Limits(**limits),
+        edge_drafter=drafter if mode == "edge" else None,
         grammars=load_grammars(tokenizer),
     )
     server = EdgeServer(passes, access=Access(credential, tokens))
@@ -358,14 +368,15 @@ def test_log_probabilities_are_the_models_own_and_their_tokens_make_the_text(tin
     assert [logprob for each in streamed for logprob in each["token_logprobs"]] == found["token_logprobs"]
 
 
-def test_a_text_with_a_schema_fits_it_and_is_the_same_with_a_devices_drafts(tiny_folder):
+@pytest.mark.parametrize("mode", ["rounds", "streams", "edge"])
+def test_a_text_with_a_schema_fits_it_and_is_the_same_whoever_drafts(tiny_folder, mode):
     body = {"prompt": "Give: ", "temperature": 1, "seed": 4, "response_format": schema(CITY), "logprobs": 0}
     body["max_tokens"] = 120
 
     async def scenario():
-        async with api(tiny_folder) as far:
+        async with api(tiny_folder, mode="plain") as plain, api(tiny_folder, mode=mode) as far:
             async with device_of(tiny_folder, far) as near:
-                return [await post(http, "/v1/completions", body) for http in (far, near)]
+                return [await post(http, "/v1/completions", body) for http in (plain, near)]
 
     (status, plain), (_, helped) = asyncio.run(scenario())
     assert status == 200, plain
@@ -375,8 +386,10 @@ def test_a_text_with_a_schema_fits_it_and_is_the_same_with_a_devices_drafts(tiny
     assert choice["finish_reason"] == "stop"
     assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
     assert helped["choices"][0]["text"] == choice["text"]
+    assert len(helped["choices"][0]["logprobs"]["tokens"]) == len(choice["logprobs"]["tokens"])
     figures = helped["metrics"]["speculative_decoding"]
-    assert figures["num_accepted_draft_tokens"] == figures["num_draft_tokens"] > 0
+    if mode != "edge":  # the edge's own drafts are not its device's
+        assert figures["num_accepted_draft_tokens"] > 0.5 * figures["num_draft_tokens"] > 0
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
