@@ -1,10 +1,10 @@
 """The API as an OpenAPI document, made from the structures that check the bodies: for tools that read or try an API."""
 
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
-from multispin import __version__
 from multispin.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from multispin.gateway.responses import ResponsesBody
 
@@ -55,7 +55,11 @@ def openapi_document() -> dict[str, Any]:
     models = {"/v1/models": {"get": {"summary": "The one model.", "responses": {**answered, **refused}}}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "multispin", "version": __version__, "description": "OpenAI-compatible API of an edge."},
+        "info": {
+            "title": "multispin",
+            "version": version("multispin"),
+            "description": "OpenAI-compatible API of an edge.",
+        },
         "paths": {**posts, **models},
         "components": {"schemas": components},
     }
