@@ -28,7 +28,7 @@ class Target:
         self.drafter = PageDrafter("small", gguf_copy("small"))
 
     @asynccontextmanager
-    async def edge(self, slots=4, longest=4, mode="rounds"):
+    async def edge(self, slots=4, longest=4, mode="rounds", port=0):
         """A real edge whose page drafts, for the length of a block."""
         verifier = Verifier(self.model, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
@@ -39,7 +39,7 @@ class Target:
         application = EdgeServer(passes, events.append, access).application()
         page = DevicePage("embedded", self.tokenizer, self.table, verifier.max_length, self.drafter)
         page.add_routes(application, guard(access))
-        async with listening(application, port=0) as port:
+        async with listening(application, port=port) as port:
             yield Edge(port, passes, events)
 
 
@@ -47,7 +47,8 @@ class Edge:
     """An edge under test."""
 
     def __init__(self, port, passes, events):
-        self.address, self.passes, self.events = f"http://127.0.0.1:{port}", passes, events
+        self.port, self.passes, self.events = port, passes, events
+        self.address = f"http://127.0.0.1:{port}"
         self.url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
 
     @asynccontextmanager

@@ -5,8 +5,8 @@ import importlib.util
 import math
 
 import pytest
-from tests.web.chromium import chromium_path
-from tests.web.site import SECRET, answered, ask, ready
+from tests.web.chromium import Chromium, chromium_path
+from tests.web.site import SECRET, Phones, answered, ask, ready
 
 from multispin.device import DeviceClient
 from multispin.models import decode_alone, load_draft_source
@@ -204,6 +204,21 @@ def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, mode):
             await ready(page)  # from the browser's own store
             fetched = [url for url in page.requests if url.endswith(".gguf")]
             assert len(fetched) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_text_goes_on_at_an_edge_that_was_started_anew(target):
+    async def scenario():
+        async with Chromium() as browser:
+            async with target.edge() as edge:
+                page = await Phones(browser, edge).join()
+                await ask(page, POEM, most=60)
+                await page.until("document.querySelector('.assistant')?.innerText.length > 30")
+            async with target.edge(port=edge.port) as other:
+                answer = await answered(page)
+                assert answer["ids"] == own_text(target, POEM, 60)
+                assert any(isinstance(event, Connected) for event in other.events)
 
     asyncio.run(scenario())
 

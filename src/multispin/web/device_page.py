@@ -109,7 +109,7 @@ class DevicePage:
         app.router.add_get(PAGE, serving(STATIC / "device.html"))
         add_folder(app, f"{PAGE}/static", STATIC)
         add_folder(app, f"{PAGE}/client", client_folder())
-        add_folder(app, f"{PAGE}/wllama", self._wllama, FOR_A_YEAR)
+        add_folder(app, f"{PAGE}/wllama", self._wllama)
         app.router.add_get(f"{PAGE}/about", guard(self._about))
         app.router.add_get(f"{PAGE}/tokens", guard(self._token_table))
         app.router.add_get(f"{PAGE}/drafter/{self._sha256}.gguf", guard(serving(self._drafter.path, FOR_A_YEAR)))

@@ -7,6 +7,7 @@ const TOKEN = "multispin.token";
 // What a reload must not lose; each tab has its own.
 const MESSAGES = "multispin.messages";
 const UNDER_WAY = "multispin.text";
+const RELOADED = "multispin.reloaded";
 const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measures the link
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
@@ -40,7 +41,7 @@ async function join() {
     element("join").hidden = false;
     return;
   }
-  if (about.version !== PROTOCOL_VERSION) return void location.reload(); // the edge is newer than this page
+  if (about.version !== PROTOCOL_VERSION) return newerPage();
   table = TokenTable.unpack(await edge.tokens());
   element("join").hidden = true;
   for (const id of ["help", "chat", "ask"]) element(id).hidden = false;
@@ -48,6 +49,16 @@ async function join() {
   messages.forEach(({ role, content }) => say(role, content));
   goOn();
   await loadDrafter();
+}
+
+/** The edge was updated while this page was open: load the page that belongs to it, but not for ever. */
+function newerPage() {
+  if (sessionStorage.getItem(RELOADED) === String(about.version)) {
+    element("state").textContent = `the edge speaks protocol ${about.version} and this page ${PROTOCOL_VERSION}: clear the browser's cache`;
+    return;
+  }
+  sessionStorage.setItem(RELOADED, String(about.version));
+  location.reload();
 }
 
 async function loadDrafter() {
