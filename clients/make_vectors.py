@@ -40,7 +40,7 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
-from multispin.speculation import Rule, SamplingParams, accept_matching, pack_ids
+from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
 from multispin.speculation.noise import MAX_SEED, _keys, high_words, uniform_numpy
 from multispin.speculation.penalties import draw_after
 
@@ -78,7 +78,7 @@ def messages() -> dict[str, Any]:
         Open(3, pack_ids([1, 2, 3], V), 3, 64, 0.0, 0, 1.0, 0),
         Open(
             *(3, b"\xff" * 300, 400, 64, 0.7, 40, 0.9, MAX_SEED, (0, 2), 5, Rule.COUPLED, 512, 8, 4, ((7, -100.0),)),
-            *(0.05, -1.5, 0.25, 1.1),
+            *(0.05, -1.5, 0.25, 1.1, "start: /a+/", 3),
         ),
         grant,
         Grant(3, 1, 0, 0.0),
@@ -88,6 +88,7 @@ def messages() -> dict[str, Any]:
         Verdict(3, 9, 100, 2, 41, "", grant),
         Verdict(3, 9, 100, 0, 2, "stop"),
         Verdict(3, 9, 100, 1, 0, "", None, b"\x01\x02"),
+        Verdict(3, 9, 100, 1, 41, "", None, b"", (Score(-0.5, ((41, -0.5), (2, -1.25))), Score(-2.0))),
         Tail(3, 90, pack_ids([5, 6], V), 2, "", grant),
         Tail(3, 90, b"", 0, "length"),
         Resume(PROTOCOL_VERSION, "resume-me", 117, "secret"),
@@ -354,6 +355,7 @@ def refusals(request: Request) -> Script:
         Verdict(7, 1, 9, 0, 5),
         Verdict(7, 1, 3, 0, V),
         Verdict(7, 1, 3, 0, 5, "because"),
+        Verdict(7, 1, 3, 0, 5, scores=(Score(-1.0),)),
         Tail(7, 2, b"", 0),
         Tail(7, 3, pack_ids([1] * 13, V), 13),
         Tail(7, 3, b"\xff", 1),

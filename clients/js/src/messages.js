@@ -41,6 +41,9 @@ const rule = kind("an acceptance rule or nil", (value) => value === null || RULE
 const token = kind("a token id or nil", (value) => value === null || integer(0, 2 ** 31 - 1)(value));
 const stopIds = kind("stop ids", list(MAX_STOP_IDS, integer(0, 2 ** 31 - 1)));
 const newIds = kind("token ids", list(MAX_DRAFT_LENGTH + 1, integer(0, 2 ** 31 - 1)));
+const grammar = kind("a text", text(2 ** 16));
+const logprobs = kind("0 … 20 or nil", (value) => value === null || integer(0, 20)(value));
+const scores = kind("log probabilities", list(512, Array.isArray), (value) => value.map(asFloats));
 const profile = kind(
   "[seconds per token, bit/s/Hz]",
   (value) => Array.isArray(value) && value.length === 2 && number(1e-9, 3600)(value[0]) && number(1e-9, 1000)(value[1]),
@@ -57,6 +60,9 @@ const grantOrNil = kind(
   (value) => (value === null ? null : toArray(value)),
 );
 
+/** A score is [log probability, [[id, log probability], …]]: all of its numbers but the ids are floats. */
+const asFloats = ([own, others]) => [new Float(own), others.map(([id, score]) => [id, new Float(score)])];
+
 /** number: [type, from, {field: kind}, {field: value where it is missing at the end}] */
 const TABLE = {
   1: ["Hello", "device", { version: count, fingerprint: name, name, drafter: name, drafts: bool, profile, credential }, { credential: "" }],
@@ -66,14 +72,15 @@ const TABLE = {
     seed, stop_ids: stopIds, continued: count, rule, retained: kind("1 … 4096", integer(1, 4096)),
     probability_bits: kind("2 … 32", integer(2, 32)), min_tokens: count, logit_bias: biases,
     min_p: anyNumber, presence_penalty: anyNumber, frequency_penalty: anyNumber, repetition_penalty: anyNumber,
+    grammar, logprobs,
   }, { stop_ids: [], continued: 0, rule: null, retained: 1024, probability_bits: 16, min_tokens: 0, logit_bias: [],
-    min_p: 0, presence_penalty: 0, frequency_penalty: 0, repetition_penalty: 1 }],
+    min_p: 0, presence_penalty: 0, frequency_penalty: 0, repetition_penalty: 1, grammar: "", logprobs: null }],
   4: ["Grant", "edge", { session: count, round: count, length: draftLength, bandwidth_hz: float(0, Infinity) }, {}],
   5: ["Draft", "device", { session: count, round: count, base: count, length: draftLength, payload: bytes, draft_us: microseconds, head: token }, { head: null }],
   6: ["Verdict", "edge", {
-    session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes,
-  }, { finish: "", grant: null, offer: new Uint8Array() }],
-  7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil }, { finish: "", grant: null }],
+    session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes, scores,
+  }, { finish: "", grant: null, offer: new Uint8Array(), scores: [] }],
+  7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil, scores }, { finish: "", grant: null, scores: [] }],
   8: ["Resume", "device", { version: count, resume_token: name, length: count, credential }, { credential: "" }],
   9: ["Close", "device", { session: count }, {}],
   10: ["Error", "edge", { code: name, sentence, retry_after_s: float(0, 3600) }, { retry_after_s: 0 }],
@@ -81,7 +88,7 @@ const TABLE = {
   12: ["Law", "device", { session: count, round: count, accepted: count, law: bytes }, {}],
   13: ["Window", "edge", { session: count, length: draftLength, chunk: someTokens, bandwidth_hz: float(0, Infinity) }, {}],
   14: ["Chunk", "device", { epoch: count, start: count, length: someTokens, ids: bytes, draft_us: microseconds }, {}],
-  15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name }, { finish: "" }],
+  15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name, scores }, { finish: "", scores: [] }],
 };
 const NUMBER_OF = Object.fromEntries(Object.entries(TABLE).map(([tag, [type]]) => [type, Number(tag)]));
 

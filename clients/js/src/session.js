@@ -476,6 +476,7 @@ export class DeviceSession {
     if (beyond !== undefined) {
       throw new InputError(`the edge sent token ${beyond}, which is outside its vocabulary of ${welcome.vocabulary_size}`);
     }
+    if (message.scores?.length) throw new InputError("the edge sent log probabilities, which were not asked for");
     if (!["", "stop", "length"].includes(message.finish)) {
       throw new InputError(`the edge ended the text for a reason that is not known here: ${message.finish}`);
     }
