@@ -2,10 +2,11 @@
 
 Usage: python benchmarks/gpu.py [--out build/gpu] [--on cuda:0] [--steps table,distill,…] [--tiny] [--seconds 480]
 
-Steps: tests (those that a CPU skips), table (`verify` in the shapes of a 7B and an 8B model, random weights: uniform,
-ragged, greedy, coupled, top-k and top-p), alone (are texts in bfloat16 those of the target alone?), hybrid (a 27B model
-with recurrent layers), commands (profile, serve and devices under every rule, distill), distill (how fast a target
-writes), vllm (where it is installed). Each step is a process of its own, so that one failure loses nothing else.
+Steps, in this order: table (`verify` in the shapes of a 7B and an 8B model, random weights: uniform, ragged, greedy,
+coupled, top-k and top-p), tests (those that a CPU skips), commands (profile, serve and devices under every rule,
+demo, distill), hybrid (a 27B model with recurrent layers), distill (how fast a target writes and an edge drafter drafts),
+rules (a pass under each rejection rule), alone (are texts in bfloat16 those of the target alone?), vllm (where it is
+installed). Each step is a process of its own, so that one failure loses nothing else.
 Nothing is fetched. `--tiny --on cpu` tries the script itself; its times say nothing.
 """
 
@@ -18,10 +19,20 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = {"table": 130, "tests": 150, "hybrid": 100, "distill": 60, "alone": 60, "commands": 150, "vllm": 120}
+STEPS = {
+    "table": 120,
+    "tests": 110,
+    "commands": 160,
+    "hybrid": 90,
+    "distill": 50,
+    "rules": 40,
+    "alone": 60,
+    "vllm": 120,
+}
 """Seconds that each step may take, in the order in which they run."""
 SAMPLED = {
     "greedy": {},
@@ -96,7 +107,7 @@ def median_ms(options, function, repeats=12, warm=3):
     return round(statistics.median(times), 3)
 
 
-def a_verifier(config, slots, length, options):
+def a_verifier(config, slots, length, options, warm=True):
     from multispin.models import PackedModel, Verifier
 
     began = time.perf_counter()
@@ -104,7 +115,8 @@ def a_verifier(config, slots, length, options):
     bytes_ = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     verifier = Verifier(PackedModel.of(model, own=True), slots, length, static=True)
     built = time.perf_counter() - began
-    verifier.warm_up()
+    if warm:
+        verifier.warm_up()
     say(
         what="built",
         gib=round(bytes_ / 2**30, 2),
@@ -194,6 +206,26 @@ def table(options):
 
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def rules(options):
+    """A pass of 20 x 9 of the 7B shape under each rejection rule."""
+    import numpy as np
+
+    from multispin.speculation import Evidence, Feed, LawFormat, Rule, SamplingParams, TruncatedLaw
+
+    verifier = a_verifier(shape("7B", options.tiny), 20, 512, options, warm=False)
+    slots = fed(verifier, 20, CONTEXT)
+    form = LawFormat(verifier.vocabulary_size, min(1024, verifier.vocabulary_size), 16)
+    weights = np.full(form.retained, form.total // form.retained)
+    weights[0] += form.total - weights.sum()
+    law = TruncatedLaw(np.arange(form.retained), weights, form)
+    for rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN):
+        given = {"laws": (law,) * 8} if rule is Rule.REJECTION else {"weights": (60,) * 8}
+        evidence = Evidence(rule, form, **given)
+        feeds = [Feed(slot, CONTEXT, list(range(9)), SamplingParams(0.8, seed=slot), evidence) for slot in slots]
+        ms = median_ms(options, lambda feeds=feeds: verifier.verify(feeds), 5)
+        say(what="verify", model="7B", mix="20 x 9", rule=rule.value, ms=ms)
 
 
 def mixed_in(verifier, slots):
@@ -340,6 +372,7 @@ def distill(options):
             return None
 
     model = PackedModel.of(random_model(shape("135M", options.tiny), options), own=True)
+    edge_drafts(options, model)
     writer = Writer(
         model, Letters(), 16 if options.tiny else 160, prompts=[f"Tell me about boat {k}." for k in range(64)]
     )
@@ -359,12 +392,27 @@ def distill(options):
         )
 
 
+def edge_drafts(options, model):
+    """How long an edge drafter of this shape takes for a token of each of 20 texts."""
+    from multispin.models import EdgeDrafter
+    from multispin.speculation import DraftAsk, SamplingParams
+
+    drafter = EdgeDrafter(model, 20, 512)
+    texts = [(drafter.open(), [(3 * place + text) % 250 for place in range(100)]) for text in range(20)]
+    drafter.prepare(texts)
+    for kind in ("greedy", "coupled", "top-k, top-p"):
+        asks = [DraftAsk(slot, text, 8, SamplingParams(**SAMPLED[kind])) for slot, text in texts]
+        ms = median_ms(options, lambda asks=asks: drafter.draft(asks), 5) / 8
+        say(what="edge drafter, 20 texts", kind=kind, ms_per_token_of_each=round(ms, 3))
+
+
 def tests(options):
     """The tests that need a GPU: those that a CPU skips."""
     import importlib.util
 
     names = "models/test_static models/test_batch_drawing models/test_packed models/test_lossless models/test_drafter"
-    names += " speculation/test_noise speculation/test_gumbel_max speculation/test_rules"
+    names += " models/test_edge_drafter speculation/test_rejection_at_once speculation/test_noise"
+    names += " speculation/test_gumbel_max speculation/test_rules"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "100"]
     command += ["-k", "size" if options.tiny else "cuda"]
     if importlib.util.find_spec("xdist") is not None and not options.tiny:
@@ -381,7 +429,7 @@ def tests(options):
 
 
 def commands(options):
-    """`profile`, `plan`, `serve` with devices under every rule, `distill`: a tiny model, as processes."""
+    """`profile`, `plan`, `serve` with devices under every rule, `demo`, `distill`: a tiny model, as processes."""
     import tempfile
 
     sys.path.insert(0, str(ROOT / "tests"))
@@ -395,18 +443,15 @@ def commands(options):
         there = ["--target", target, "--on", options.on]
 
         def run(name, *arguments, seconds=60):
-            began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-m", "multispin", *arguments],
-                text=True,
-                capture_output=True,
-                timeout=seconds,
-                check=False,
-            )
-            say(what="command", name=name, exit_code=done.returncode, s=round(time.perf_counter() - began, 1))
-            if done.returncode:
-                say(what="error", name=name, text=(done.stderr or done.stdout)[-700:])
-            return done
+            command, began = [sys.executable, "-m", "multispin", *arguments], time.perf_counter()
+            try:
+                done = subprocess.run(command, text=True, capture_output=True, timeout=seconds, check=False)
+                code, text = done.returncode, done.stderr or done.stdout
+            except subprocess.TimeoutExpired as error:
+                code, text = 124, str(error.stderr or error.stdout or error)
+            say(what="command", name=name, exit_code=code, s=round(time.perf_counter() - began, 1))
+            if code:
+                say(what="error", name=name, text=text[-700:])
 
         small = ["--prompts", "1", "--tokens", "8", "--batches", "1,2,4", "--lengths", "0,2,4", "--context", "32"]
         run(
@@ -426,6 +471,7 @@ def commands(options):
         run("plan", "plan", f"{folder}/site.toml")
         for dtype in ("float32", "bfloat16"):
             served(run, folder, there, dtype)
+        run("demo", "demo", *there, "--devices", "2", "--draft", "q8", "--max-tokens", "8", "--json", seconds=90)
         prompts = Path(folder) / "prompts.txt"
         prompts.write_text("Tell me about boats\n" * 40)
         writing = ["--layers", "1", "--steps", "30", "--tokens", "3000", "--answer-tokens", "40", "--vocabulary", "100"]
@@ -448,16 +494,12 @@ def served(run, folder, there, dtype):
             if port is None:
                 say(what="error", name=f"serve, {dtype}", text=log.read_text()[-700:])
                 return
-            for rule, temperature in (
-                ("greedy", 0),
-                ("coupled", 0.8),
-                ("rejection", 0.8),
-                ("rejection-up", 0.8),
-                ("rejection-down", 0.8),
-            ):
-                device = ["device", f"ws://127.0.0.1:{port[1]}", "--target", there[1], "--draft", "q8", "--rule", rule]
-                device += ["--temperature", str(temperature), "--seed", "5", "--prompt", "hello", "--max-tokens", "16"]
-                run(f"device, {dtype}, {rule}", *device, "--json")
+            with ThreadPoolExecutor(5) as devices:
+                for rule in ("greedy", "coupled", "rejection", "rejection-up", "rejection-down"):
+                    temperature = "0" if rule == "greedy" else "0.8"
+                    device = ["device", f"ws://127.0.0.1:{port[1]}", "--target", there[1], "--draft", "q8"]
+                    device += ["--rule", rule, "--temperature", temperature, "--seed", "5", "--prompt", "hello"]
+                    devices.submit(run, f"device, {dtype}, {rule}", *device, "--max-tokens", "16", "--json")
         finally:
             edge.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

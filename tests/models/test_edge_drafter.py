@@ -16,9 +16,10 @@ LAWS = [
 ]
 
 
-def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_and_leaves(make_model, family):
+@pytest.mark.parametrize("static", [False, True])
+def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_and_leaves(make_model, family, static):
     model, rng = make_model(family), random.Random(8)
-    together = EdgeDrafter(model, 4, 96)
+    together = EdgeDrafter(model, 4, 96, static=static)
     alone, texts, slots = {}, {}, {}
     for turn in range(12):
         for k in range(4):
@@ -100,6 +101,9 @@ def test_ids_that_only_one_side_has_are_neither_drafted_nor_a_reason_to_fail(mak
 def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing(make_model):
     model = make_model("llama")
     model.model.embed_tokens.weight.data[42] = float("nan")
+    together = EdgeDrafter(model, 2, 64, static=True)
+    asks = [DraftAsk(together.open(), text, 3, LAWS[1]) for text in ([5, 42], [5, 6])]
+    assert [len(drafted) for drafted in together.draft(asks)] == [0, 3]
     drafter = ModelDrafter(PackedModel.of(model), 64)
     assert drafter.draft([5, 42], 4, LAWS[1]) == []
     assert drafter.draft_laws([5, 42], 4, LAWS[1], LawFormat(97, 8, 8)) == ([], [])

@@ -100,6 +100,24 @@ class BatchDrawing:
         found: torch.Tensor = steps.plain(shaped, block)
         return found
 
+    def tokens(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> dict[int, int]:
+        """The tokens of those rows that are sure, finite, and ask for nothing that is not known here.
+
+        Args:
+            logits: N rows, [V] each.
+            rows: N requests' parameters and positions.
+
+        Returns:
+            Tokens by row, read in one copy; a row that is missing is to be drawn by the definition.
+
+        """
+        together = torch.stack(list(logits))
+        asked = [row if self.takes(row[0]) else (SamplingParams(), 0) for row in rows]
+        found, unsure, finite = read_back((*self(together, asked), together.amax(-1).isfinite()))
+        return {
+            at: found[at] for at, (params, _) in enumerate(rows) if finite[at] and not unsure[at] and self.takes(params)
+        }
+
     def _block(self, rows: Sequence[Row]) -> torch.Tensor:
         """[8, N] int64: four keys of the noise, greedy, top-k; then as float64 temperature and top-p."""
         block = np.zeros((_PARTS, len(rows)), dtype=np.int64)

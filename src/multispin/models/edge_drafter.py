@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.batch_drawing import BatchDrawing
 from multispin.models.cached import CachedModel
 from multispin.models.packable import PackedModel, with_width
 from multispin.speculation import (
@@ -41,16 +42,24 @@ class EdgeDrafter:
         slots: number of texts that it drafts for at once.
         max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
         vocabulary_size: number of ids that the target can emit; by default what the model's head has.
+        static: passes of static shape, and one draw for all texts; by default on a GPU only.
 
     """
 
     def __init__(
-        self, model: PreTrainedModel | PackedModel, slots: int, max_length: int, vocabulary_size: int | None = None
+        self,
+        model: PreTrainedModel | PackedModel,
+        slots: int,
+        max_length: int,
+        vocabulary_size: int | None = None,
+        static: bool | None = None,
     ) -> None:
         packed = model if isinstance(model, PackedModel) else PackedModel.of(model)
         known = packed.longest_text
         longest = max_length if known is None else min(max_length, known)
-        self.model = CachedModel(packed, slots, longest, vocabulary_size=vocabulary_size)
+        self.model = CachedModel(packed, slots, longest, vocabulary_size=vocabulary_size, static=static)
+        at_once = packed.device.type == "cuda" if static is None else static
+        self._drawing = BatchDrawing(packed.device) if at_once else None
         self._texts: dict[int, list[int]] = {}  # per slot, the ids whose positions are cached
 
     def open(self) -> int:
@@ -90,7 +99,7 @@ class EdgeDrafter:
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
         """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
-        return self._draw(asks, _pick)
+        return self._draw(asks, _pick, self._drawing)
 
     def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
         """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
@@ -118,7 +127,7 @@ class EdgeDrafter:
             self._texts[feed.slot][feed.start :] = feed.tokens
         return logits
 
-    def _draw(self, asks: Sequence[DraftAsk], pick: Pick) -> list[list[int]]:
+    def _draw(self, asks: Sequence[DraftAsk], pick: Pick, drawing: BatchDrawing | None = None) -> list[list[int]]:
         drafts: list[list[int]] = [[] for _ in asks]
         lengths = [
             min(ask.length, self.model.max_length - len(ask.committed)) if self._holds(ask.committed) else 0
@@ -136,11 +145,13 @@ class EdgeDrafter:
         while running:
             going, feeds_of = [], self.feed(feeds)
             feeds = []
-            for k, logits in zip(running, feeds_of, strict=True):
+            places = [(asks[k].params, len(asks[k].committed) + len(drafts[k])) for k in running]
+            known = drawing.tokens([logits[-1] for logits in feeds_of], places) if drawing else {}
+            for at, (k, logits) in enumerate(zip(running, feeds_of, strict=True)):
                 ask, drafted = asks[k], drafts[k]
                 position = len(ask.committed) + len(drafted)
                 try:
-                    drafted.append(pick(ask, logits[-1:], drafted))
+                    drafted.append(known[at] if at in known else pick(ask, logits[-1:], drafted))
                 except InputError:  # logits that are not numbers: whatever stands so far is the draft
                     continue
                 if len(drafted) < lengths[k] and drafted[-1] < self.model.known_ids:

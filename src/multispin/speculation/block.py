@@ -44,7 +44,10 @@ class Stop(NamedTuple):
 
 
 def block_stops(
-    drafted: Sequence[int], laws: Sequence[TruncatedLaw], target: Callable[[int], torch.Tensor]
+    drafted: Sequence[int],
+    laws: Sequence[TruncatedLaw],
+    target: Callable[[int], torch.Tensor],
+    chance_of: Callable[[int], float] | None = None,
 ) -> Iterator[Stop]:
     """The places where a draft may end: the longest prefix first, the empty one (chance 1) last.
 
@@ -54,12 +57,14 @@ def block_stops(
         drafted: L token ids.
         laws: L draft distributions; token i was drawn from distribution i.
         target: target(i) computes the target's distribution, [V] float64, after the first i drafted tokens, i = 0 … L.
+        chance_of: chance_of(i) is what that distribution gives to drafted token i; by default it is read from it.
     """
     rows: list[torch.Tensor] = []
     prefix = [1.0]
     for law, token in zip(laws, drafted, strict=True):
         rows.append(target(len(rows)))
-        prefix.append(min(1.0, prefix[-1] * float(rows[-1][token]) * law.form.total / law.weight(token)))
+        chance = float(rows[-1][token]) if chance_of is None else chance_of(len(rows) - 1)
+        prefix.append(min(1.0, prefix[-1] * chance * law.form.total / law.weight(token)))
         if prefix[-1] == 0.0:
             break
     else:

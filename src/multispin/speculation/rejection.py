@@ -14,6 +14,7 @@ arXiv 2606.04581. docs/losslessness.md has the proofs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -101,15 +102,13 @@ def verify_laws(
         raise InputError("the distributions of one draft are written in different formats")
     weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
     _check_draft(drafted, weights, laws[0].form, logits)
-
-    def target(index: int) -> torch.Tensor:
-        return _law(logits, index, base, params)
+    targets = _Targets(drafted, logits, base, params)
 
     def stands(stop: Stop) -> bool:
         """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
         return not stop.accepted or _coin(params.seed, base, base + stop.accepted - 1) < stop.chance
 
-    stop = next(filter(stands, block_stops(drafted, laws, target)))
+    stop = next(filter(stands, block_stops(drafted, laws, targets.law, targets.chance)))
     return Outcome(stop.accepted, _emit(stop.weights(), base, base + stop.accepted, params.seed))
 
 
@@ -135,10 +134,10 @@ def verify_scalars(
         The outcome if every token stands, or else the rejection, to be finished by `resolve_up`.
     """
     _check_draft(drafted, weights, form, logits)
+    targets = _Targets(drafted, logits, base, params)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        law = _law(logits, index, base, params)
-        if _coin(params.seed, base, base + index) * (weight / form.total) >= float(law[token]):
-            return Rejection(index, token, weight, form, base, params.seed, law)
+        if _coin(params.seed, base, base + index) * (weight / form.total) >= targets.chance(index):
+            return Rejection(index, token, weight, form, base, params.seed, targets.law(index))
     return _bonus(drafted, logits, base, params)
 
 
@@ -185,11 +184,16 @@ def verify_floored(
     import torch
 
     _check_draft(drafted, weights, form, logits)
+    targets = _Targets(drafted, logits, base, params)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        law = _law(logits, index, base, params)
-        floor = floor_law(law, form)
+        chance = targets.chance(index)
+        # At most 1/p tokens are as probable as one of probability p: it is then surely among those retained.
+        sure = chance * form.retained >= 1.0
+        floored = math.floor(chance * form.total) if sure else floor_law(targets.law(index), form).weight(token)
         coin = stream_word(params.seed, Stream.ACCEPT, base, base + index)
-        if coin * weight >= floor.weight(token) << 52:
+        if coin * weight >= floored << 52:
+            law = targets.law(index)
+            floor = floor_law(law, form)
             rest = law.clone()
             rest[torch.from_numpy(floor.ids).to(rest.device)] -= torch.from_numpy(floor.weights / form.total).to(
                 rest.device
@@ -253,6 +257,47 @@ def _coin(seed: int, base: int, position: int) -> float:
 def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
     position = base + len(drafted)
     return Outcome(len(drafted), _emit(_law(logits, len(drafted), base, params), base, position, params.seed))
+
+
+def _waits(logits: torch.Tensor) -> bool:
+    """Whether reading a number of these logits means to wait for a device."""
+    return logits.device.type != "cpu"
+
+
+class _Targets:
+    """The target's distributions along a draft: on a CPU each when it is asked for, elsewhere all at once.
+
+    Args:
+        drafted: L token ids.
+        logits: [L + 1, V].
+        base: position of the first drafted token.
+        params: the request's sampling parameters.
+
+    """
+
+    def __init__(self, drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> None:
+        self._of, self._drafted = (logits, base, params), drafted
+        self._laws: torch.Tensor | dict[int, torch.Tensor] = {}
+        self._chances: list[float] = []
+        if drafted and _waits(logits):
+            import torch
+
+            positions = list(range(base, base + len(drafted)))
+            self._laws = target_law(shaped(logits[: len(drafted)], positions, params), params)
+            ids = torch.tensor(drafted, device=logits.device)
+            self._chances = self._laws.gather(1, ids[:, None])[:, 0].tolist()
+
+    def law(self, index: int) -> torch.Tensor:
+        """P after the first `index` drafted tokens, [V] float64."""
+        if isinstance(self._laws, dict):
+            if index not in self._laws:  # the last one is what is asked for again
+                self._laws = {index: _law(self._of[0], index, *self._of[1:])}
+            return self._laws[index]
+        return self._laws[index] if index < len(self._laws) else _law(self._of[0], index, *self._of[1:])
+
+    def chance(self, index: int) -> float:
+        """P of the drafted token `index`."""
+        return self._chances[index] if self._chances else float(self.law(index)[self._drafted[index]])
 
 
 def _law(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
