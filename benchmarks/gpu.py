@@ -4,7 +4,7 @@ Usage: python benchmarks/gpu.py [--out build/gpu] [--on cuda:0] [--steps table,d
 
 Steps, in this order: table (`verify` in the shapes of a 7B and an 8B model, random weights: uniform, ragged, greedy,
 coupled, top-k and top-p), tests (those that a CPU skips), commands (profile, serve and devices under every rule,
-demo, distill), hybrid (a 27B model with recurrent layers), distill (how fast a target writes and an edge drafter drafts),
+demo, distill), hybrid (a 27B model with recurrent layers), distill (how fast a target writes, an edge drafter drafts),
 rules (a pass under each rejection rule), alone (are texts in bfloat16 those of the target alone?), vllm (where it is
 installed). Each step is a process of its own, so that one failure loses nothing else.
 Nothing is fetched. `--tiny --on cpu` tries the script itself; its times say nothing.
