@@ -454,28 +454,25 @@ def commands(options):
                 say(what="error", name=name, text=text[-700:])
 
         small = ["--prompts", "1", "--tokens", "8", "--batches", "1,2,4", "--lengths", "0,2,4", "--context", "32"]
-        run(
-            "profile",
-            "profile",
-            *there,
-            "--dtype",
-            "bfloat16",
-            "--draft",
-            "q8",
-            *small,
-            "--repeats",
-            "2",
-            "--out",
-            f"{folder}/site.toml",
-        )
-        run("plan", "plan", f"{folder}/site.toml")
-        for dtype in ("float32", "bfloat16"):
-            served(run, folder, there, dtype)
-        run("demo", "demo", *there, "--devices", "2", "--draft", "q8", "--max-tokens", "8", "--json", seconds=90)
-        prompts = Path(folder) / "prompts.txt"
+        site, prompts = f"{folder}/site.toml", Path(folder) / "prompts.txt"
         prompts.write_text("Tell me about boats\n" * 40)
         writing = ["--layers", "1", "--steps", "30", "--tokens", "3000", "--answer-tokens", "40", "--vocabulary", "100"]
-        run("distill", "distill", *there, *writing, "--prompts", str(prompts), "--out", f"{folder}/drafter", seconds=90)
+        writing += ["--prompts", str(prompts), "--out", f"{folder}/drafter"]
+        own = ["--devices", "2", "--draft", "q8", "--max-tokens", "8", "--json"]
+        with ThreadPoolExecutor(5) as together:
+            tries = [
+                together.submit(
+                    *(run, "profile", "profile", *there, "--dtype", "bfloat16", "--draft", "q8", *small),
+                    *("--repeats", "2", "--out", site),
+                    seconds=120,
+                ),
+                together.submit(run, "distill", "distill", *there, *writing, seconds=120),
+                together.submit(run, "demo", "demo", *there, *own, seconds=120),
+                *(together.submit(served, run, folder, there, dtype) for dtype in ("float32", "bfloat16")),
+            ]
+        for each in tries:
+            each.result()
+        run("plan", "plan", site)
 
 
 def served(run, folder, there, dtype):

@@ -49,6 +49,7 @@ Examples:
   multispin demo --site my-site.toml --mode plain --mode rounds
   multispin demo --devices 6 --temperature 0.8 --seed 7
   multispin demo --devices 2 --draft q8 --draft lookup --prompt "Write a haiku about rain." --json
+  multispin demo --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --devices 4 --on cuda:0 --dtype bfloat16
 """
 
 
@@ -69,6 +70,8 @@ Examples:
               help="Without a site: uplink band that all devices share.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
+@click.option("--on", "place", default="cpu", show_default=True,
+              help="Where the target runs: cpu, or a GPU such as cuda:0.")  # fmt: skip
 @click.option("--draft", "drafts", multiple=True, help="Drafter, one per device in turn; repeatable.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt, one per device in turn; repeatable.")
 @sampling_options
@@ -90,6 +93,8 @@ def command(context: click.Context, /, **options: Any) -> int:
     from multispin.demo.view import lost_devices, print_summary
 
     check_engine(options)
+    if options["engine"] == "vllm" and options["place"] != "cpu":
+        raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
     if not own and not given("max_tokens"):
         options["max_tokens"] = SITE_TOKENS
     order = _order(options, own=bool(own), policies=(options["policy"],) if given("policy") or own else COMPARED)
@@ -148,11 +153,14 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
         stops=options["stops"],
         serve=(*serve, "--slots", str(len(crew))),
         device=("--target", options["target"], *sampling_arguments(options)),
+        place=options["place"],
     )
 
 
 def _serve_arguments(options: dict[str, Any]) -> tuple[str, ...]:
     arguments = ["--target", options["target"], *engine_arguments(options)]
+    if options["place"] != "cpu":
+        arguments += ["--on", options["place"]]
     if options["max_tokens"] > USUAL_MAX_LENGTH - ROOM_FOR_PROMPT:
         arguments += ["--max-length", str(options["max_tokens"] + ROOM_FOR_PROMPT)]
     return tuple(arguments)

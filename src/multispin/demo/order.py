@@ -55,6 +55,7 @@ class DemoOrder:
         stops: stop strings.
         serve: arguments of `multispin serve`, the port and those of a play excepted.
         device: arguments of `multispin device` that all devices share.
+        place: where the target computes: "cpu" (default), or a GPU such as "cuda:0".
 
     """
 
@@ -73,6 +74,7 @@ class DemoOrder:
     stops: tuple[str, ...]
     serve: tuple[str, ...]
     device: tuple[str, ...]
+    place: str = "cpu"
 
     @property
     def main(self) -> int:

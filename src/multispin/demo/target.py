@@ -34,7 +34,7 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
         chosen = parse_options(order.engine_options)
         yield from decode_by_vllm(order.target, requests, order.max_tokens, stop_ids, order.dtype, chosen)
         return
-    model = load_model(order.target, order.dtype)
+    model = load_model(order.target, order.dtype, order.place)
     for prompt, params in requests:
         yield decode_alone(
             model, prompt, params, order.max_tokens, stop_ids, order.min_tokens, vocabulary_size=tokenizer.size
@@ -50,6 +50,6 @@ def own_goodput(order: DemoOrder, requests: Sequence[TextRequest]) -> float | No
         return None
     stop_ids = load_tokenizer(order.target).stop_ids
     longest = max(len(prompt) for prompt, _ in requests) + order.max_tokens
-    engine = load_verifier(order.target, len(requests), longest, order.dtype)
+    engine = load_verifier(order.target, len(requests), longest, order.dtype, order.place)
     texts, spent_s = decode_together(engine, requests, order.max_tokens, stop_ids, time.perf_counter)
     return sum(map(len, texts)) / spent_s

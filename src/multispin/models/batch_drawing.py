@@ -32,8 +32,13 @@ _LOWEST = -(2**31)
 _ZERO_BITS = {torch.bfloat16: 16, torch.float16: 13}
 """Lowest bits of a float32 that are 0 if it came from a narrower type."""
 
+_LEAST_ROWS = 8
+
 Row = tuple[SamplingParams, int]
 """A request's parameters, and the absolute position that a row of logits is for."""
+
+
+_ANY: Row = (SamplingParams(), 0)
 
 
 class BatchDrawing:
@@ -111,8 +116,9 @@ class BatchDrawing:
             Tokens by row, read in one copy; a row that is missing is to be drawn by the definition.
 
         """
-        together = torch.stack(list(logits))
-        asked = [row if self.takes(row[0]) else (SamplingParams(), 0) for row in rows]
+        padding = max(0, _LEAST_ROWS - len(rows))  # what is compiled is compiled once more for a single row
+        together = torch.stack([*logits, *[logits[0]] * padding])
+        asked = [row if self.takes(row[0]) else _ANY for row in rows] + [_ANY] * padding
         found, unsure, finite = read_back((*self(together, asked), together.amax(-1).isfinite()))
         return {
             at: found[at] for at, (params, _) in enumerate(rows) if finite[at] and not unsure[at] and self.takes(params)

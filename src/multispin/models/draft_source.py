@@ -85,7 +85,9 @@ class DraftSource:
             raise InputError(f"the drafter {self.name.text!r} has no model of torch's: there is nothing to batch")
         from multispin.models.edge_drafter import EdgeDrafter
 
-        return EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
+        drafter = EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
+        drafter.warm_up()
+        return drafter
 
 
 def load_draft_source(

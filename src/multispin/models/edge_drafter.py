@@ -62,6 +62,11 @@ class EdgeDrafter:
         self._drawing = BatchDrawing(packed.device) if at_once else None
         self._texts: dict[int, list[int]] = {}  # per slot, the ids whose positions are cached
 
+    def warm_up(self) -> None:
+        """On a GPU, compile what draws tokens, so that no draft waits for that; nothing elsewhere."""
+        if self._drawing is not None and self.model.packed.device.type == "cuda":
+            self._drawing.compile(self.model.vocabulary_size, self.model.vocabulary_size, self.model.packed.dtype)
+
     def open(self) -> int:
         """Take a slot for one session's text; raises SlotsTakenError when none is free."""
         slot = self.model.open()
