@@ -120,7 +120,9 @@ class Verifier(CachedModel):
 
 
 def _drawn_at_once(feed: Feed) -> bool:
-    return feed.params is not None and feed.evidence is None and BatchDrawing.takes(feed.params)
+    if feed.params is None or feed.evidence is not None or feed.masks is not None:
+        return False
+    return BatchDrawing.takes(feed.params)
 
 
 def load_verifier(
