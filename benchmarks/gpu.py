@@ -576,7 +576,7 @@ def main():
     found, until = {"machine": machine(options), "steps": {}}, time.monotonic() + options.seconds
     print(found["machine"], flush=True)
     for name in steps:
-        left = min(STEPS[name], until - time.monotonic())
+        left = 3600.0 if options.tiny else min(STEPS[name], until - time.monotonic())
         if left < 5:
             found["steps"][name] = {"state": "not run, no time left", "s": 0, "facts": [], "errors": ""}
             continue
