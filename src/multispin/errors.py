@@ -7,11 +7,11 @@ Where = tuple[str | int, ...]
 
 EXTRAS = {
     "accelerate": "models",
-    "gguf": "models",
+    "gguf": "llama",  # in "models" too, which is much larger
     "ik_llama_cpp": "llama",
     "jinja2": "device",
     "matplotlib": "figures",
-    "safetensors": "models",
+    "safetensors": "llama",
     "segno": "web",
     "tokenizers": "device",
     "torch": "models",

@@ -120,7 +120,9 @@ def test_the_core_plans_and_simulates_without_torch(core):
     assert '"goodput_tokens_per_s"' in printed
 
 
-@pytest.mark.parametrize("command", ["demo", "serve", "device", "plan", "profile", "distill", "simulate", "reproduce"])
+@pytest.mark.parametrize(
+    "command", ["demo", "serve", "device", "plan", "profile", "distill", "convert", "simulate", "reproduce"]
+)
 def test_the_core_shows_the_help_of_every_command(core, command):
     code, printed, errors = core.run(command, "--help")
     assert (code, errors) == (0, "")
@@ -135,6 +137,7 @@ def test_the_core_shows_the_help_of_every_command(core, command):
         (("demo",), "models"),
         (("device", "--prompt", "hello"), "models"),
         (("device", "--draft", "none", "--prompt", "hello"), "device"),
+        (("convert", "small", "small.gguf"), "llama"),
         (("reproduce", "--figures", "7"), "figures"),
         (("simulate", "recorded", "--plot", "x.png"), "figures"),
     ],

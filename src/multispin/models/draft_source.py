@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multispin.errors import InputError
+from multispin.errors import InputError, require
 from multispin.models.drafter_name import DrafterKind, DrafterName
 from multispin.models.gguf_drafter import LIBRARY, file_for_llama_cpp, is_for_llama_cpp
 from multispin.models.grammar import TextGrammars, load_grammars
@@ -170,8 +170,11 @@ def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers
 
 def _tokenizer_of(target: str) -> Tokenizer:
     """The target's tokenizer; from a GGUF file by llama.cpp, where what unpacks and reads it is not installed."""
+    if find_spec(LIBRARY) is None:
+        require("tokenizers")
+        return load_tokenizer(target)
     found = locate(target)
-    if not isinstance(found, Path) or found.is_dir() or find_spec(LIBRARY) is None:
+    if not isinstance(found, Path) or found.is_dir():
         return load_tokenizer(target)
     unpacks = is_whole(converted_folder(target, found)) or find_spec("torch") is not None
     if unpacks and find_spec("tokenizers") is not None:
