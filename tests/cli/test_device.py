@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multispin.cli import device
+from multispin.cli import device, drafting
 from multispin.cli.main import run
 from multispin.protocol.events import Away, Done, Written
 
@@ -38,7 +38,7 @@ class Stdin:
     ],
 )
 def test_it_refuses_before_anything_is_loaded(arguments, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(device, "_load", lambda *_: pytest.fail("it began to load"))
+    monkeypatch.setattr(drafting, "_load", lambda *_: pytest.fail("it began to load"))
     assert run(["device", "--prompt", "Hello", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
@@ -48,7 +48,7 @@ def test_it_refuses_before_anything_is_loaded(arguments, sentence, monkeypatch, 
 def test_a_prompt_is_read_from_standard_input_whatever_its_byte_order_mark(data, monkeypatch):
     seen = []
     monkeypatch.setattr(sys, "stdin", Stdin(data))
-    monkeypatch.setattr(device, "_load", lambda options: seen.append(options["prompt"]) or sys.exit(0))
+    monkeypatch.setattr(drafting, "_load", lambda options: seen.append(options["prompt"]) or sys.exit(0))
     with pytest.raises(SystemExit):
         run(["device", *NOWHERE])
     assert seen == ["Grüße"]
@@ -88,18 +88,18 @@ class Chats:
 )
 def test_a_prompt_is_put_as_the_options_say(arguments, ids, monkeypatch):
     seen = []
-    monkeypatch.setattr(device, "_load", lambda options: seen.append(dict(options)) or sys.exit(0))
+    monkeypatch.setattr(drafting, "_load", lambda options: seen.append(dict(options)) or sys.exit(0))
     with pytest.raises(SystemExit):
         run(["device", "--prompt", "Hello", "--draft", "none", *arguments])
-    assert device._prompt_ids(Chats(), seen[0]) == ids
+    assert drafting._prompt_ids(Chats(), seen[0]) == ids
 
 
 def test_a_model_without_a_template_reads_the_plain_prompt_and_refuses_messages(monkeypatch):
     tokenizer = Chats()
     tokenizer.template = ""
     options = {"prompt": "Hello", "system": None, "variables": {}, "raw": False}
-    assert device._prompt_ids(tokenizer, options) == "Hello"
-    assert device._prompt_ids(tokenizer, {**options, "system": "x"})[0][0] == ("system", "x")
+    assert drafting._prompt_ids(tokenizer, options) == "Hello"
+    assert drafting._prompt_ids(tokenizer, {**options, "system": "x"})[0][0] == ("system", "x")
 
 
 def done(text):
@@ -116,7 +116,7 @@ class Screen(io.StringIO):
 def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text(terminal, shown, monkeypatch):
     screen = Screen(terminal)
     monkeypatch.setattr(sys, "stdout", screen)
-    tell = device._Teller()
+    tell = drafting._Teller()
     for text in ("a", "a \x1b[2J b"):
         tell(Written(1, text, 0, 0))
     tell(done("a \x1b[2J b 🍕"))
@@ -124,7 +124,7 @@ def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text
 
 
 def test_an_outage_is_told_once_and_its_reason_cannot_forge_lines(capsys):
-    tell = device._Teller()
+    tell = drafting._Teller()
     for _ in range(3):
         tell(Away("ws://edge", "gone\nmultispin: \x1b[31mall is well", 1.0, 300.0))
     (line,) = capsys.readouterr().err.splitlines()

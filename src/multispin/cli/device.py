@@ -6,22 +6,17 @@ import ipaddress
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from multispin.cli.process import Parent, attended_option, ended_in_order, prepare, stop_signal, threads_option, writer
+from multispin.cli.process import attended_option, prepare, threads_option
 from multispin.cli.sampling import sampling_law, sampling_options
-from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.models.gguf_drafter import is_for_llama_cpp
-from multispin.models.references import EMBEDDED
-from multispin.outside import one_line, printable, read, read_file, user_path, whole
-from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
-from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
+from multispin.outside import read, read_file, user_path, whole
 from multispin.protocol.messages import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
@@ -91,6 +86,9 @@ def command(**options: Any) -> None:
       multispin device ws://192.0.2.7:8765 --draft small --on cuda:0 --prompt "Hello"
       multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
+    from multispin.cli import drafting  # what runs a device takes longer to import than --help may take
+    from multispin.device import session_url
+
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
     options["variables"] = _variables(options)
@@ -117,9 +115,9 @@ def command(**options: Any) -> None:
     prepare(options["threads"], name.needs_model and not _runs_llama_cpp(name, options))
     if options["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(options))
+            asyncio.run(drafting.serve(options))
     else:
-        asyncio.run(_device(options))
+        asyncio.run(drafting.write(options))
 
 
 def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
@@ -146,36 +144,6 @@ def _loopback(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-async def _serve(options: Mapping[str, Any]) -> None:
-    """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
-    from aiohttp import web
-
-    from multispin.edge import Access, listening, place_of
-    from multispin.gateway import Gateway, SessionPool, guard
-
-    source = await asyncio.to_thread(_load_source, options)
-    hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
-
-    def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
-        drafter, decode = source.drafter(options["max_length"]), source.tokenizer.decode
-        return DeviceClient(
-            *(options["urls"], hello, drafter, emulation, on_progress),
-            decode=decode,
-            patience=patience,
-            max_wasted_share=options["max_wasted_share"],
-        )
-
-    pool = SessionPool(make, options["sessions"], options["max_length"])
-    application = web.Application()
-    name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
-    grammars = source.grammars if source.gguf is None else None  # else the edge says what cannot be compiled
-    Gateway(pool, source.tokenizer, name, int(time.time()), grammars).add_routes(application, guard(Access()))
-    host, port = options["serve_at"]
-    async with listening(application, host, port) as taken:
-        click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
-        await stop_signal().wait()
-
-
 def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
     """The template variables that the options name; InputError if they do not go with --raw, or are no pairs."""
     variables: dict[str, Any] = {}
@@ -194,199 +162,3 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["raw"] and (variables or options["system"] is not None):
         raise InputError("--raw leaves the chat template out: --system, --thinking and --template-variable need it")
     return variables
-
-
-async def _device(options: Mapping[str, Any]) -> None:
-    """Generate one text, or one for every order of the parent, until it vanishes."""
-    with ended_in_order():
-        await _texts(options)
-
-
-async def _texts(options: Mapping[str, Any]) -> None:
-    parent = Parent(options["attended"])
-    await parent.connect()
-    ready = await asyncio.to_thread(_load, options)
-    tell = writer(options["as_json"], _Teller())
-    tell(Ready())
-    async for line in parent.orders():
-        order = from_order(line)
-        if isinstance(order, Try):
-            tell(Tried(await asyncio.to_thread(_time_drafting, *ready[::2], order.tokens)))
-            continue
-        work = asyncio.create_task(_generate(options, order, *ready, tell))
-        gone = asyncio.create_task(parent.gone())
-        try:
-            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:  # the edge is told that nobody waits for the text any more
-            gone.cancel()
-            work.cancel()
-            await asyncio.wait([work])
-
-
-def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
-    """Seconds per drafted token, after one draft that is not timed."""
-    from multispin.speculation import SamplingParams
-
-    for _ in range(2):
-        began_s = time.monotonic()
-        drafted = drafter.draft(prompt, tokens, SamplingParams())
-    return (time.monotonic() - began_s) / max(1, len(drafted))
-
-
-def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
-    """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
-    source = _load_source(options)
-    prompt = _prompt_ids(source.tokenizer, options)
-    if not prompt:
-        raise InputError("the prompt is empty")
-    drafter = source.drafter(len(prompt) + options["max_tokens"])
-    drafter.prepare(prompt)
-    return drafter, source.tokenizer, prompt
-
-
-def _load_source(options: Mapping[str, Any]) -> Any:
-    from multispin.models import load_draft_source
-
-    return load_draft_source(
-        options["draft"],
-        options["target"],
-        options["place"],
-        threads=options["threads"],
-        gpu_layers=options["gpu_layers"],
-    )
-
-
-def _emulation(options: Mapping[str, Any], slower: float = 1.0) -> Emulation:
-    return Emulation(options["seconds_per_token"] * slower, options["spectral_efficiency"], options["delay_s"] * slower)
-
-
-def _patience(options: Mapping[str, Any]) -> Patience:
-    retry_for_s = options["retry_for_s"]
-    return Patience() if retry_for_s is None else Patience(retry_for_s, retry_for_s)
-
-
-def _hello(options: Mapping[str, Any], tokenizer: Any, slower: float = 1.0) -> Hello:
-    emulation = _emulation(options, slower)
-    return Hello(
-        PROTOCOL_VERSION,
-        tokenizer.fingerprint,
-        options["name"] or f"device-{os.getpid()}",
-        options["draft"][:80],
-        options["draft"] != "none",
-        Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0),
-        options["credential"],
-    )
-
-
-def _prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
-    """The prompt as the target is to read it."""
-    text, system, variables = options["prompt"], options["system"], options["variables"]
-    ids: list[int]
-    if options["raw"] or (system is None and not variables and not tokenizer.template):
-        ids = tokenizer.encode(text)
-    else:
-        messages = [{"role": "user", "content": text}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        ids = tokenizer.encode_messages(messages, variables)
-    return ids
-
-
-async def _generate(
-    options: Mapping[str, Any], begin: Begin, drafter: Any, tokenizer: Any, prompt: list[int], tell: Any
-) -> None:
-    seed = options["seed"]
-    params, rule = sampling_law(options, seed or 0)
-    hello = _hello(options, tokenizer, begin.slower)
-
-    def progress(_: Progress) -> None:
-        session, counters = client.session, client.counters
-        tell(Written(len(session.generated), session.text, counters.drafted, counters.accepted))
-
-    def outage(found: Outage) -> None:
-        tell(Away(found.url, found.why, found.delay_s, found.limit_s))
-
-    client = DeviceClient(
-        session_url(begin.url) if begin.url else options["urls"],
-        hello,
-        drafter,
-        _emulation(options, begin.slower),
-        progress,
-        decode=tokenizer.decode,
-        max_wasted_share=options["max_wasted_share"],
-        patience=_patience(options),
-        on_outage=outage,
-    )
-    began_s = time.monotonic()
-    try:
-        ids = await client.generate(
-            Request(
-                tuple(prompt),
-                params,
-                options["max_tokens"],
-                options["min_tokens"],
-                tokenizer.stop_ids,
-                options["stops"],
-                rule,
-                seed is None,
-                options["retained"],
-                options["probability_bits"],
-            )
-        )
-    except RefusedError as error:
-        if error.code == "unauthorised":
-            raise InputError(f"{error} (--credential-file)") from error
-        raise
-    finally:
-        client.close()
-    counters = client.counters
-    tell(
-        Done(
-            ids=tuple(ids),
-            text=client.session.text,
-            tokens=len(ids),
-            finish=client.session.finish,
-            rule=rule.value,
-            seconds=time.monotonic() - began_s,
-            drafted=counters.drafted,
-            accepted=counters.accepted,
-            rounds=counters.rounds,
-            uplink_bytes=counters.uplink_bytes,
-            draft_bytes=counters.draft_bytes,
-            reconnects=counters.reconnects,
-            wasted=counters.wasted,
-            downlink_bytes=counters.downlink_bytes,
-        )
-    )
-
-
-class _Teller:
-    """Shows the text to a person as it grows, and what it took at the end.
-
-    A terminal is shown no character that it would obey; a file or another program gets the text as it is.
-    """
-
-    def __init__(self) -> None:
-        self._shown = 0
-        self._away = False
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Away) and not self._away:
-            self._away = True
-            why = f"no edge at {one_line(event.url)} ({one_line(event.why)})"
-            click.echo(f"multispin: {why}; trying for {event.limit_s:.0f} s", err=True)
-        if isinstance(event, Written | Done):
-            self._away = False
-            new, self._shown = event.text[self._shown :], len(event.text)
-            # Not click's echo, which takes colours out of what goes to a file.
-            print(printable(new) if sys.stdout.isatty() else new, end="", flush=True)
-        if isinstance(event, Done):
-            self._shown = 0
-            print(flush=True)
-            click.echo(
-                f"{event.tokens} tokens in {event.seconds:.1f} s, {event.accepted} of {event.drafted} "
-                f"drafted tokens accepted, {event.uplink_bytes} bytes sent",
-                err=True,
-            )
