@@ -3,14 +3,17 @@
 import subprocess
 import sys
 
+import llguidance
 import numpy as np
 import pytest
 
 from multispin.errors import InputError
+from multispin.models import TextGrammars, load_tokenizer
 from multispin.models.draft_source import load_draft_source
 from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel, tokenizer_of
 from multispin.models.references import embedded_path
 from multispin.speculation import LawFormat, SamplingParams
+from multispin.speculation.grammar import allowed
 from multispin.speculation.row_sampling import draw_row
 
 pytestmark = pytest.mark.embedded
@@ -142,3 +145,28 @@ def test_neither_torch_nor_transformers_is_loaded(path):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_drafts_of_llama_cpp_follow_the_requests_grammar():
+    tokenizer = load_tokenizer("embedded")
+    grammars = TextGrammars(tokenizer)
+    source = load_draft_source(str(embedded_path()), "embedded")
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(
+        '{"type": "array", "items": {"type": "integer"}, "minItems": 5}'
+    )
+    prompt = tokenizer.encode("Once upon a time")
+    drafter = source.drafter(128)
+    for params in (SamplingParams(), SamplingParams(1.0, seed=3)):
+        params = SamplingParams(params.temperature, seed=3, grammar=grammar, prompt_tokens=len(prompt))
+        drafted = drafter.draft(prompt, 8, params)
+        matcher = grammars.matcher(grammar)
+        assert len(drafted) == 8
+        for index, token in enumerate(drafted):
+            assert allowed(matcher.mask(drafted[:index]), tokenizer.size)[token]
+    ids, laws = drafter.draft_laws(prompt, 4, params, LawFormat(tokenizer.size, 50))
+    assert all(allowed(matcher.mask(ids[:i]), tokenizer.size)[law.ids].all() for i, law in enumerate(laws))
+    own = source.grammars.matcher(grammar)
+    for text in ("", "[1", "[1, 2, 3, 4, 5]"):
+        written = tokenizer.encode(text)
+        matcher = grammars.matcher(grammar)
+        assert (own.mask(written) == matcher.mask(written)).all()

@@ -41,7 +41,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
     name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
-    grammars = source.grammars if source.gguf is None else None  # else the edge says what cannot be compiled
+    grammars = source.grammars
     Gateway(pool, source.tokenizer, name, int(time.time()), grammars).add_routes(application, guard(Access()))
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:

@@ -110,9 +110,11 @@ class TextGrammars:
         if not ends:
             raise InputError("this model names no token that ends a text: a grammar could not end")
         try:
-            return self._library.LLTokenizer(
-                self._tokenizer.backend.to_str(), n_vocab=self._tokenizer.size, eos_token=list(ends)
-            )
+            backend, size = self._tokenizer.backend, self._tokenizer.size
+            if hasattr(backend, "to_str"):
+                return self._library.LLTokenizer(backend.to_str(), n_vocab=size, eos_token=list(ends))
+            listed = self._library.TokenizerWrapper(_Listed(self._tokenizer))
+            return self._library.LLTokenizer(listed, n_vocab=size, eos_token=list(ends))
         except (AttributeError, ValueError, RuntimeError) as error:
             raise InputError(f"llguidance cannot use this model's tokenizer: {_first_line(str(error))}") from None
 
@@ -131,6 +133,20 @@ class TextGrammars:
             while len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return TextMatcher(compiled.deep_copy(), self._tokenizer.size, self._tokenizer.stop_ids)
+
+
+class _Listed:
+    """A tokenizer as a list of its tokens' bytes, for one that is no file of the library `tokenizers`: llama.cpp's."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id, self.bos_token_id = tokenizer.stop_ids[0], None
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.size)]
+        known = tokenizer.tokens.keys() - set(tokenizer.stop_ids)
+        self.special_token_ids = [token for token in range(tokenizer.size) if token not in known]
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text, special_tokens=False)
 
 
 def load_grammars(tokenizer: Tokenizer) -> TextGrammars | None:
