@@ -2,7 +2,7 @@
 
     python benchmarks/bench_grammar.py
 
-Compiles a schema of four fields over the embedded target's 49,152 ids, and over 152,000 ids (pairs of its tokens added),
+Compiles a schema of four fields over the embedded target's 49,152 ids, and over 152,000 ids (with pairs of tokens),
 then asks for a mask before each token of a document that fits it.
 """
 
