@@ -112,7 +112,8 @@ def command(**options: Any) -> None:
     name = DrafterName.parse(options["draft"])
     name.check()
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
-    prepare(options["threads"], name.needs_model and not _runs_llama_cpp(name, options))
+    by_llama_cpp = _runs_llama_cpp(name, options)
+    prepare(options["threads"], name.needs_model and not by_llama_cpp)
     if options["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(drafting.serve(options))
@@ -126,7 +127,10 @@ def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
         if options["gpu_layers"]:
             raise InputError("--gpu-layers is for llama.cpp and --on for torch: name one of them")
         return False
-    return is_for_llama_cpp(name, options["target"])
+    runs = is_for_llama_cpp(name, options["target"])
+    if options["gpu_layers"] and not runs:
+        raise InputError(f"--gpu-layers is for llama.cpp, which does not run {name.text!r} here: leave it out")
+    return runs
 
 
 def _loopback(text: str) -> tuple[str, int]:
