@@ -12,11 +12,11 @@ from multispin.cli.engine import check_engine, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.who import MODES
 from multispin.data import bundled_sites
 from multispin.errors import InputError
 from multispin.models.references import USUAL_MAX_LENGTH
 from multispin.outside import one_line
+from multispin.passes.settings import MODES
 
 MAX_DEVICES = 64
 EDGE_DRAFTER = "small"
@@ -56,8 +56,9 @@ Examples:
 @click.command("demo", help=_HELP)
 @click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-27b]")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
-              help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), or for each text "
-              "whatever pays (auto); repeatable.  [default: all at a site, else rounds]")  # fmt: skip
+              help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "
+              "while they are verified (streams), or for each text whatever pays (auto); repeatable.  "
+              "[default: all but streams at a site, else rounds]")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
@@ -130,13 +131,14 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     modes = tuple(dict.fromkeys(options["modes"]))
     if not modes:
-        modes = ("rounds",) if own else tuple(mode for mode in MODES if mode != "edge" or edge_drafter is not None)
+        usual = tuple(mode for mode in MODES if mode != "streams")  # one more play would take the demo over 3 minutes
+        modes = ("rounds",) if own else tuple(mode for mode in usual if mode != "edge" or edge_drafter is not None)
     if "edge" in modes and edge_drafter is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
     return DemoOrder(
         crew=crew,
         plays=tuple(
-            Play(mode, policy, edge_drafter if mode in ("edge", "auto") else None)
+            Play(mode, policy, edge_drafter if mode in ("edge", "streams", "auto") else None)
             for mode in modes
             for policy in (policies if mode == "rounds" else policies[:1])
         ),
