@@ -140,7 +140,11 @@ def choose(
     drafts = table.drafts()
     rides = drafts.surplus >= 0
     until_due_s = table.until_due(table.pass_s(drafts, rides))
-    rides |= table.must | (until_due_s <= 0.0)
+    due = table.must | (until_due_s <= 0.0)
+    if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
+        table.must = due
+        drafts = table.drafts()
+        rides = (drafts.surplus >= 0) | due
     if not rides.any():
         return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
     chosen = np.flatnonzero(rides).tolist()
@@ -170,9 +174,9 @@ class _Drafts:
     surplus: Floats
     steps_cost: float
 
-    def worth(self) -> float:
-        """What a pass is worth that everybody with a surplus rides in [tokens]."""
-        return float(np.maximum(self.surplus, 0.0).sum()) - self.steps_cost
+    def worth(self, must: Mask) -> float:
+        """What a pass is worth that everybody with a surplus rides in, and who must [tokens]."""
+        return float(np.where(must, self.surplus, np.maximum(self.surplus, 0.0)).sum()) - self.steps_cost
 
 
 class _Table:
@@ -223,7 +227,8 @@ class _Table:
         if self.drafter is None or not better.any():
             return found
         other = self._with_edge(np.where(better, 0, own))
-        return max(found, other, key=_Drafts.worth)
+        mixed = self._with_edge(np.where(better & (other.surplus > found.surplus), 0, own))
+        return max(found, other, mixed, key=lambda drafts: drafts.worth(self.must))
 
     def _with_edge(self, device: Ints) -> _Drafts:
         """What these tokens of the devices bring, and as many of the edge's after them as are worth their time."""
