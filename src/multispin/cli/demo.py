@@ -131,7 +131,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     modes = tuple(dict.fromkeys(options["modes"]))
     if not modes:
-        usual = tuple(mode for mode in MODES if mode != "streams")  # one more play would take the demo over 3 minutes
+        usual = tuple(mode for mode in MODES if mode != "streams")  # not measured: does one more play end in 3 minutes?
         modes = ("rounds",) if own else tuple(mode for mode in usual if mode != "edge" or edge_drafter is not None)
     if "edge" in modes and edge_drafter is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
