@@ -73,7 +73,7 @@ async def soak(seconds: float, devices: int) -> str:
     """Run for so long; AssertionError if something grew."""
     controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode="auto"))
     limits = Limits(resume_grace_s=2.0, slot_grace_s=0.3, deadline_slack_s=0.05)
-    server, ended = EdgeServer(Passes(schedules.Engine(devices // 2), controller, "chaos", limits)), [0]
+    server, ended = EdgeServer(Passes(schedules.Engine(max(1, devices // 2)), controller, "chaos", limits)), [0]
     async with listening(server.application(), "127.0.0.1", 0) as port, aiohttp.ClientSession() as http:
 
         async def stretch(length_s: float) -> tuple[int, int, int]:
