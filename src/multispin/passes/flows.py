@@ -22,7 +22,15 @@ CHUNKS = (1, 2, 4, 8, 16)
 MOST_AIR = 0.5
 """Frames are made longer until they are on the air for no more than this share of the time that drafting takes."""
 PER_PASS = 8
-"""As many frames are wanted while a pass lasts."""
+"""As many frames of a device are wanted while a pass lasts, at most …"""
+FRAMES = 400
+"""… and so many of all devices together, but two of each: every frame costs the edge some microseconds."""
+YOUNG = 16
+"""In its first passes what is believed of a stream is looked at each time …"""
+LOOK_AT_VIEW_EVERY = 4
+"""… and later after so many."""
+SAMPLED = 4
+"""One of so many chunks is learned from: they come often, and are much alike."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
 OVERDUE = 2.0
@@ -40,7 +48,9 @@ class Flow:
         arrived_s: when its last chunk came [s].
         device: what is believed of its device, looked at now and then.
         rides: passes since then.
-        share_hz: band that it was counted with [Hz].
+        view: what was believed of its tokens lately; None: to be looked at.
+        young: passes for which it still counts as new.
+        chunks: frames that came.
 
     """
 
@@ -50,7 +60,9 @@ class Flow:
     arrived_s: float
     device: Device
     rides: int = 0
-    share_hz: float = 0.0
+    view: View | None = None
+    young: int = YOUNG
+    chunks: int = 0
 
     def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
@@ -58,6 +70,7 @@ class Flow:
         It can be told of the first chunk of a chain that begins where the device was told to start over.
         """
         self.arrived_s = now_s
+        self.chunks += 1
         if not arrival.begins or message.start != self.told_at:
             return 0.0
         return max(0.0, now_s - self.told_s - message.draft_us * 1e-6)
@@ -66,12 +79,26 @@ class Flow:
         """The device is told something that makes it start over at this place."""
         self.told_s, self.told_at = now_s, committed
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether the speed and the frame of the last chunk are to be learned from."""
+        return self.young > 0 or self.chunks % SAMPLED == 0
+
+    def rode(self, now_s: float) -> None:
+        """It was in a pass."""
+        self.since_s = now_s
+        self.rides += 1
+        if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:
+            self.young, self.view = max(0, self.young - 1), None
+
     def ready(self, session: EdgeSession, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
               longest_wait_s: float, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
         """What the decision needs to know of it."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
-        rate, token_s, token_hz_s = beliefs.view(session.number, window.chunk)
+        if self.view is None:
+            self.view = beliefs.view(session.number, window.chunk)
+        rate, token_s, token_hz_s = self.view
         next_s, per_s = math.inf, 0.0
         if window.length and window.bandwidth_hz > 0.0:
             air_s = token_hz_s / window.bandwidth_hz
@@ -104,7 +131,7 @@ class Flow:
 
 
 def window_of(
-    view: Callable[[int], View], delay_s: float, bandwidth_hz: float, pass_s: float, most: int
+    view: Callable[[int], View], delay_s: float, bandwidth_hz: float, pass_s: float, most: int, devices: int = 1
 ) -> tuple[int, int]:
     """How far a device may draft ahead, and how many tokens it sends in a frame.
 
@@ -117,6 +144,7 @@ def window_of(
         bandwidth_hz: its band [Hz].
         pass_s: usual time of a pass [s].
         most: most tokens ahead.
+        devices: number of devices that stream; default 1.
 
     Returns: tokens ahead and tokens in a frame; 0 ahead where it cannot draft.
     """
@@ -124,7 +152,8 @@ def window_of(
     if most < 1 or bandwidth_hz <= 0.0:
         return 0, 1
     rate, token_s, token_hz_s = view(1)
-    chunk = next((c for c in CHUNKS if c * PER_PASS * token_s >= pass_s), CHUNKS[-1])
+    per_pass = min(PER_PASS, max(2, FRAMES // max(1, devices)))
+    chunk = next((c for c in CHUNKS if c * per_pass * token_s >= pass_s), CHUNKS[-1])
     while chunk < CHUNKS[-1] and view(chunk)[2] / bandwidth_hz > MOST_AIR * token_s:
         chunk *= 2
     token_hz_s = view(chunk)[2]

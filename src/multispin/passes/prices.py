@@ -4,6 +4,7 @@ It asks anew when sessions have come or gone or beliefs have drifted, and not to
 meanwhile. Does not know slots, tokens or messages.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -21,6 +22,8 @@ PERIOD_PER_SESSION_S = 0.02
 """… and so much further for each session: it takes about a millisecond for each."""
 USUAL_PERIOD_S = 2.0
 """Prices are found again after so long even if nobody came or went: estimates drift [s]."""
+SAME = 0.02
+"""Prices that differ by a smaller share are the same."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
 """What is believed of a session before its prices are there."""
 
@@ -40,6 +43,8 @@ class Prices:
         self._background: Background[Worth] = Background()
         self._worth: Worth | None = None
         self._learned = Price()
+        self._by = math.inf
+        self._scaled: dict[str, SessionWorth] = {}
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
 
@@ -50,6 +55,7 @@ class Prices:
     def learn(self, tokens: float, seconds: float) -> None:
         """So many weighted tokens came in so much of the engine's time [s]."""
         self._learned = learned(self._learned, tokens, seconds)
+        self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
         """See whether prices are to be found anew, and take those that were found.
@@ -71,7 +77,8 @@ class Prices:
             members = [Member(each, most, most if edge_rooms else 0) for each in sorted(there)]
             self._background.begin(partial(_found, planning, members, [sessions[each] for each in sorted(there)]))
         if (found := self._background.take()) is not None:
-            self._worth = found
+            self._worth, self._by = found, math.inf
+            self._scale_sessions()
 
     @property
     def engine_tokens_per_s(self) -> float:
@@ -81,10 +88,15 @@ class Prices:
 
     def of(self, session: int) -> SessionWorth:
         """What is worth what for one session, at the engine's present price."""
-        if self._worth is None:
-            return NOTHING
-        known = self._worth.sessions.get(str(session), NOTHING)
-        return known.scaled(self._worth.scale(self._learned.tokens_per_s))
+        return self._scaled.get(str(session), NOTHING)
+
+    def _scale_sessions(self) -> None:
+        """Find what is worth what for each session; asked for once for each of them in every pass."""
+        if self._worth is not None:
+            by = self._worth.scale(self._learned.tokens_per_s)
+            if not abs(by / self._by - 1.0) <= SAME:
+                self._by = by
+                self._scaled = {name: each.scaled(by) for name, each in self._worth.sessions.items()}
 
 
 def _found(planning: Planning, members: Sequence[Member], chunks: Sequence[int]) -> Worth:

@@ -27,6 +27,8 @@ LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
 SHARES = tuple(sorted({round(1.2**k) for k in range(60)}))
 """The band is shared out for one of these numbers of devices, so that windows change seldom as devices come and go."""
+LEARN_EACH, LEARN_EVERY = 64, 4
+"""The time of each of the first passes is learned from, and later of every so many: a fit takes half a millisecond."""
 SHORTEST_SLEEP_S = 2e-4
 """A wait for what is expected is at least so long [s]."""
 
@@ -64,6 +66,7 @@ class Streams:
         self._grants = Grants(state)
         self._flows: dict[int, Flow] = {}
         self._number = 0
+        self._drafting = 0  # devices that can draft
         self._busy = False  # whether a batch is verified, or the edge's drafter is at work
         self._rides: list[_Ride] = []  # of the pass to come
         self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
@@ -131,7 +134,8 @@ class Streams:
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
         """Commit what was found, learn from it, and have it told."""
-        self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        if self._number <= LEARN_EACH or self._number % LEARN_EVERY == 0:
+            self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._pass_s += 0.2 * (verify_s - self._pass_s)
         self._busy = False
         for job, finding in zip(batch.jobs, findings, strict=True):
@@ -168,8 +172,9 @@ class Streams:
             self._state.late_tokens += message.length
             return []
         way_s = flow.arrived(session, message, arrival, now_s)
-        draft_s, band_hz = message.draft_us * 1e-6, stage.window.bandwidth_hz
-        self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
+        if way_s > 0.0 or flow.is_sample:
+            draft_s, band_hz = message.draft_us * 1e-6, stage.window.bandwidth_hz
+            self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
         if arrival.trials.compared:
             self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
         self._state.late_tokens += message.length - arrival.kept
@@ -191,6 +196,7 @@ class Streams:
             drafting += seat.session.hello.drafts
             if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
                 idle.append(seat)
+        self._drafting = drafting
         counted = next((share for share in SHARES if share >= drafting), drafting)
         share_hz = self._settings.bandwidth_hz / max(1, counted)
         if share_hz != self._share_hz:
@@ -225,7 +231,7 @@ class Streams:
         stage, request = session.stage, session.request
         if request is None or request.rule not in ID_RULES or request.finish:
             return
-        flow.device, flow.rides = self._device(seat), 0
+        flow.device, flow.rides, flow.view = self._device(seat), 0, None
         length, chunk = 0, 1
         if session.hello.drafts:
             length, chunk = window_of(
@@ -234,6 +240,7 @@ class Streams:
                 self._share_hz,
                 self._pass_s,
                 self._settings.max_draft_length,
+                self._drafting,
             )
         if not isinstance(stage, Streaming):
             window = session.stream(length, chunk, self._share_hz)
@@ -371,8 +378,7 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        flow.since_s = now_s
-        flow.rides += 1
+        flow.rode(now_s)
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
         if flow.rides >= LOOK_EVERY:
