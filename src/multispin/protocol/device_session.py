@@ -149,7 +149,7 @@ class DeviceSession:
         self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
         self.wasted = 0
-        self._wasted_told = 0  # of them, those that were told with a commit's progress
+        self._wasted_seen = 0  # of them, those that the thrift has learned from
         self._thrift = Thrift(max_wasted_share)
         self._epoch = 0  # of the newest chain of drafted tokens
 
@@ -226,7 +226,7 @@ class DeviceSession:
         self.request, self._form, self._head = request, None, None
         self.committed, self.params = list(request.prompt), request.effective_params
         self.text, self._stream = "", None
-        self.wasted = self._wasted_told = 0
+        self.wasted = self._wasted_seen = 0
         if self._decode is not None:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
         self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
@@ -390,7 +390,7 @@ class DeviceSession:
         """Take in what a stream's pass has committed, and drop what was drafted if it says something else."""
         if commit.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
-        stage, before = self.stage, self._wasted_told
+        stage, before = self.stage, self.wasted
         own, sent = (stage.ids, stage.sent) if isinstance(stage, Streaming) and stage.epoch == commit.epoch else ([], 0)
         if commit.base > len(self.committed) or not commit.accepted <= commit.verified <= sent:
             raise InputError(
@@ -407,8 +407,8 @@ class DeviceSession:
                     self._begin_chain(stage.window)
             else:
                 self.wasted += max(0, followed - commit.verified)
-            self._thrift.observe(commit.verified, self.wasted - before, stage.window.length)
-        self._wasted_told = self.wasted
+            self._thrift.observe(commit.verified, self.wasted - self._wasted_seen, stage.window.length)
+        self._wasted_seen = self.wasted
         return progress._replace(wasted=self.wasted - before)
 
     # What the edge says -------------------------------------------------------------------------------------------
