@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +84,82 @@ def test_a_device_that_is_told_to_stop_says_goodbye(tiny_folder):
             if process is not None:
                 process.kill()
                 process.wait()
+
+
+def test_serve_that_a_script_has_in_its_background_stops_at_kill_int(tiny_folder):
+    """A shell has SIGINT ignored there; the exit code is 0 all the same."""
+    script = f"""
+        {sys.executable} -m multispin serve --target {tiny_folder} --port 0 > "$1/out" 2> "$1/err" &
+        pid=$!
+        until grep -q "$2" "$1/out" "$1/err"; do sleep 0.1; kill -0 $pid || exit 99; done
+        kill -INT $pid
+        wait $pid
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["bash", "-c", script, "bash", folder, "listens on"], timeout=120)
+        errors = (Path(folder) / "err").read_text()
+    assert done.returncode == 0, errors
+    assert "stopping" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_stops_at_once_while_a_model_is_loaded(number):
+    """A model that takes ten minutes to load."""
+    code = (
+        "import multispin.cli.serve as serve, time, sys\n"
+        "def load(options): print('loading', flush=True); time.sleep(600)\n"
+        "serve._load = load\n"
+        "from multispin.cli.main import main\n"
+        "sys.argv = ['multispin', 'serve']\n"
+        "main()\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=ignores_ctrl_c,
+    )  # fmt: skip
+    try:
+        assert server.stdout.readline() == "loading\n"
+        server.send_signal(number)
+        _, errors = server.communicate(timeout=60)
+        assert server.returncode == 0
+        assert "stopped before the model was loaded" in errors
+        assert "Traceback" not in errors
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tiny_folder):
+    """Both pipes of the edge are full, and it still answers, writes texts and ends in order."""
+    import asyncio
+
+    import aiohttp
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        port = json.loads(server.stdout.readline())["port"]
+
+        async def scenario():
+            url = f"http://127.0.0.1:{port}"
+            body = {"model": tiny_folder, "prompt": "hello", "max_tokens": 200, "ignore_eos": True}
+            async with aiohttp.ClientSession(url) as http:
+                for _ in range(3):  # some 600 events of 300 bytes: three times what a pipe takes
+                    async with http.post("/v1/completions", json=body) as answer:
+                        assert (await answer.json())["usage"]["completion_tokens"] == 200
+                async with http.get("/readyz") as answer:
+                    assert answer.status == 200
+                async with http.get("/metrics") as answer:
+                    return await answer.text()
+
+        metrics = asyncio.run(asyncio.wait_for(scenario(), 120))
+        assert 'vllm:generation_tokens_total{engine="0"' in metrics
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+    finally:
+        server.kill()
+        server.communicate()

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.process import attended_option, prepare, threads_option
+from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_law, sampling_options
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
@@ -62,6 +62,7 @@ MAX_CREDENTIAL_BYTES = 4096
               "or hardly at all. Saves energy.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Token or secret of the edge, if it asks for one.")  # fmt: skip
+@click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at wss:// addresses.")
 @click.option("--credential-file", metavar="FILE", help="File that holds it: other users see a command line.")
 @click.option(
     "--retry-for",
@@ -87,11 +88,13 @@ def command(**options: Any) -> None:
       multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
     from multispin.cli import drafting  # what runs a device takes longer to import than --help may take
-    from multispin.device import session_url
+    from multispin.device import session_url, trusting
 
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
     sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
     options["variables"] = _variables(options)
+    with flag("--ca-file"):
+        options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))
     if options["credential_file"] is not None:
         options["credential"] = read_file(user_path(options["credential_file"]), MAX_CREDENTIAL_BYTES).strip()
     for option in ("prompt", "system", "name", "credential"):
@@ -135,17 +138,14 @@ def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
 
 def _loopback(text: str) -> tuple[str, int]:
     """Host and port of `--serve`; InputError unless only this machine's programs can reach it."""
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"--serve {text!r} is not HOST:PORT, such as 127.0.0.1:8766")
+    host, port = host_and_port(text, "--serve")
     try:
         local = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
     except ValueError:
         local = False
     if not local:
         raise InputError(f"--serve {text!r}: serve this machine only, at a loopback address such as 127.0.0.1")
-    return host, int(port)
+    return host, port
 
 
 def _variables(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 
 from multispin.cli.process import Parent, ended_in_order, stop_signal, writer
 from multispin.cli.sampling import sampling_law
-from multispin.device import DeviceClient, Emulation, Outage, Patience, session_url
+from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
 from multispin.errors import InputError
 from multispin.models.references import EMBEDDED
 from multispin.outside import one_line, printable
@@ -36,6 +36,7 @@ async def serve(options: Mapping[str, Any]) -> None:
             decode=decode,
             patience=patience,
             max_wasted_share=options["max_wasted_share"],
+            link=WebSocketLink(options["tls"]),
         )
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
@@ -169,6 +170,7 @@ async def _generate(
         progress,
         decode=tokenizer.decode,
         max_wasted_share=options["max_wasted_share"],
+        link=WebSocketLink(options["tls"]),
         patience=_patience(options),
         on_outage=outage,
     )

@@ -70,7 +70,7 @@ class _LogLine(logging.Formatter):
         return one_line(super().formatMessage(record))
 
 
-def prepare(threads: int, models: bool = True) -> None:
+def prepare(threads: int, models: bool = True, handler: logging.Handler | None = None) -> None:
     """Set the threads of the model and show log messages on standard error; call before torch is imported.
 
     Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless the environment says OMP_WAIT_POLICY.
@@ -78,10 +78,12 @@ def prepare(threads: int, models: bool = True) -> None:
     Args:
         threads: threads of the model.
         models: whether this process runs a model; one that does not need not have torch.
+        handler: takes the log messages; default: one that writes them at once.
 
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LogLine("multispin: %(message)s"))
+    if handler is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_LogLine("multispin: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("multispin").setLevel(logging.INFO)
     if not models:
@@ -102,6 +104,14 @@ def flag(name: str) -> Iterator[None]:
     except InputError as error:
         message = str(error)
         raise InputError(f"{name}{' ' if message.startswith(chr(39)) else ': '}{message}") from error
+
+
+def host_and_port(text: str, option: str) -> tuple[str, int]:
+    """Host and port of an option; InputError if it is not HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"{option} {text!r} is not HOST:PORT, such as 127.0.0.1:8766")
+    return host.strip("[]"), int(port)
 
 
 def make_folder(folder: Path) -> None:

@@ -5,24 +5,29 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import engine_options, load_engine
+from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import (
     Parent,
     attended_option,
     flag,
+    host_and_port,
     place_option,
     prepare,
     stop_signal,
     threads_option,
-    writer,
 )
 from multispin.cli.web import Pages, check_web, web_options
 from multispin.control import RUNTIME_POLICIES
@@ -30,13 +35,15 @@ from multispin.errors import InputError
 from multispin.outside import one_line, user_path
 from multispin.passes import Limits
 from multispin.passes.settings import MODES
+from multispin.protocol.events import as_line
 
 if TYPE_CHECKING:
-    from multispin.edge import Access
-    from multispin.protocol.events import Event
+    from multispin.edge import Access, Certificate, Gate
+    from multispin.protocol.events import EdgeEvent
     from multispin.speculation import BatchDrafter, Engine
 
 MAX_EMULATED_S = 600.0
+METRICS_PATH = "/metrics"
 log = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -97,6 +104,12 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
               help="Proxy whose X-Forwarded-For is believed, such as 127.0.0.1; repeatable.")  # fmt: skip
 @click.option("--max-connections-per-address", type=click.IntRange(1, 65536), default=256, show_default=True,
               help="Connections at once from one address.")  # fmt: skip
+@click.option("--tls-certificate", metavar="FILE", help="PEM file of a certificate and its chain: wss:// and https://.")
+@click.option("--tls-key", metavar="FILE", help="PEM file of its private key; default: in the same file.")
+@click.option("--metrics-at", metavar="HOST:PORT", show_default="beside the API, for whoever may use it",
+              help="Serve /metrics there alone, and to everybody.")  # fmt: skip
+@click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
+              help="Lines of the log on standard error.")  # fmt: skip
 @click.option("--come-back-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
               help="When this edge stops, devices are told to come back after so many seconds.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
@@ -125,9 +138,63 @@ def command(**options: Any) -> None:
     check_web(options)
     if printed(options):
         return
-    prepare(options["threads"] or os.cpu_count() or 1)
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve(options))
+    options["metrics_at"] = options["metrics_at"] and host_and_port(options["metrics_at"], "--metrics-at")
+    with contextlib.ExitStack() as stack:
+        events, errors = (stack.enter_context(closing(Output(stream))) for stream in (sys.stdout, sys.stderr))
+        prepare(
+            options["threads"] or os.cpu_count() or 1,
+            handler=OutputHandler(errors, options["log_format"] == "json"),
+        )
+        doors = _doors(options)  # what is wrong there is said before a model is loaded
+        with _stops_at_once() as stopped:
+            loaded = _load(options)
+        if stopped():
+            log.info("stopped before the model was loaded")
+            return
+        tell: Callable[[EdgeEvent], None] = partial(_say, events, "ws" if options["tls_certificate"] is None else "wss")
+        if options["as_json"]:
+            tell = partial(_say_as_json, events)
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(_serve(options, doors, loaded, tell, events.line, lambda: events.dropped + errors.dropped))
+
+
+class _Doors(NamedTuple):
+    """What bounds who may use the edge, and by what it is known."""
+
+    access: "Access"
+    gate: "Gate"
+    certificate: "Certificate | None"
+
+
+class _Loaded(NamedTuple):
+    """What takes long to load."""
+
+    engine: Any
+    tokenizer: Any
+    edge_drafter: "BatchDrafter | None"
+
+
+@contextlib.contextmanager
+def _stops_at_once() -> Iterator[Callable[[], bool]]:
+    """While a model is loaded, SIGTERM and SIGINT end that; the block's value then says so.
+
+    A shell has SIGINT ignored in the background of a script, so that it has to be heard on purpose.
+    """
+    stopped = False
+    with contextlib.suppress(ValueError):  # only a main thread may
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield lambda: stopped
+    except (KeyboardInterrupt, SystemExit):
+        stopped = True
+
+
+def _load(options: Mapping[str, Any]) -> _Loaded:
+    from multispin.models import load_tokenizer
+
+    tokenizer = load_tokenizer(options["target"])
+    engine = load_engine(options)
+    return _Loaded(engine, tokenizer, _edge_drafter(options, engine))
 
 
 def _check_mode(options: Mapping[str, Any]) -> None:
@@ -145,21 +212,29 @@ def _check_mode(options: Mapping[str, Any]) -> None:
         )
 
 
-async def _serve(options: Mapping[str, Any]) -> None:
-    from multispin.edge import EdgeServer, listening
+async def _serve(
+    options: Mapping[str, Any],
+    doors: _Doors,
+    loaded: _Loaded,
+    tell: "Callable[[EdgeEvent], None]",
+    show: Callable[[str], None],
+    dropped: Callable[[], int],
+) -> None:
+    from aiohttp import web
+    from prometheus_client import disable_created_metrics
+
+    from multispin.edge import EdgeServer, Metrics, listening
     from multispin.gateway import Gateway, guard, local_sessions
-    from multispin.models import load_grammars, load_tokenizer
+    from multispin.models import load_grammars
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
     from multispin.protocol.events import Listening
     from multispin.speculation import bits_per_id
 
-    tell = writer(options["as_json"], _say)
     parent, stop = Parent(options["attended"]), stop_signal()
     await parent.connect()
-    access = _access(options)
-    tokenizer = load_tokenizer(options["target"])
-    verifier = load_engine(options)
+    verifier, tokenizer, edge_drafter = loaded
+    access, gate, certificate = doors
     settings = ControllerSettings(
         options["policy"],
         options["bandwidth_hz"],
@@ -175,26 +250,40 @@ async def _serve(options: Mapping[str, Any]) -> None:
         tokenizer.fingerprint,
         Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
         seed=options["seed"],
-        edge_drafter=_edge_drafter(options, verifier),
+        edge_drafter=edge_drafter,
         grammars=load_grammars(tokenizer),
     )
     server = EdgeServer(passes, tell, access, options["come_back_s"])
-    application = server.application()
+    application, name = server.application(), options["model_name"] or options["target"]
     if options["api"]:
         texts = options["slots"] + options["max_waiting"]
         source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
-        name = options["model_name"] or options["target"]
         gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
         gateway.add_routes(application, guard(access))
     pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, and nobody asks for it
+    metrics = Metrics(name, server.counts, dropped)
+    server.audience.add(metrics.tell)
     async with contextlib.AsyncExitStack() as stack:
+        if options["metrics_at"] is None:
+            application.router.add_get(METRICS_PATH, guard(access)(metrics.answer))
+        else:
+            alone = web.Application()
+            alone.router.add_get(METRICS_PATH, metrics.answer)
+            with flag("--metrics-at"):
+                await stack.enter_async_context(listening(alone, *options["metrics_at"]))
         with flag("--port"):
-            port = await stack.enter_async_context(listening(application, options["host"], options["port"]))
+            tls = certificate.context if certificate is not None else None
+            port = await stack.enter_async_context(listening(application, options["host"], options["port"], gate, tls))
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
         if (about := pages.opened(port)) and not options["as_json"]:
-            click.echo(about)
-        failure, gone = asyncio.create_task(server.failure()), asyncio.create_task(parent.gone())
-        await asyncio.wait([failure, gone, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+            show(about)
+        failure = asyncio.create_task(server.failure())
+        others = [asyncio.create_task(parent.gone()), asyncio.create_task(stop.wait())]
+        renewing = None if certificate is None else asyncio.create_task(certificate.renew())
+        await asyncio.wait([failure, *others], return_when=asyncio.FIRST_COMPLETED)
+        if renewing is not None:
+            renewing.cancel()
         if failure.done():
             raise failure.result()
         if stop.is_set():
@@ -202,20 +291,25 @@ async def _serve(options: Mapping[str, Any]) -> None:
             await server.finish()
 
 
-def _access(options: Mapping[str, Any]) -> "Access":
-    """Who may use the edge, and how many connections it takes."""
-    from multispin.edge import Access, TokenFile
+def _doors(options: Mapping[str, Any]) -> _Doors:
+    """Who may use the edge, how many connections it takes, and its certificate."""
+    from multispin.edge import Access, Certificate, Gate, TokenFile
     from multispin.edge.door import Door, read_network
+    from multispin.edge.gate import raise_descriptors
 
     with flag("--trusted-proxy"):
         proxies = [read_network(text) for text in options["proxies"]]
-    door = Door(
-        most_per_address=options["max_connections_per_address"],
-        allowed_hosts=options["allowed_hosts"],
-        proxies=proxies,
-    )
+    most = options["max_connections_per_address"]
+    door = Door(most_per_address=most, allowed_hosts=options["allowed_hosts"], proxies=proxies)
     tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
-    return Access(options["credential"], tokens, door)
+    access = Access(options["credential"], tokens, door)
+    certificate, key = options["tls_certificate"], options["tls_key"]
+    if key is not None and certificate is None:
+        raise InputError("--tls-key needs --tls-certificate")
+    with flag("--tls-certificate"):
+        tls = None if certificate is None else Certificate(user_path(certificate), user_path(key) if key else None)
+    raise_descriptors()
+    return _Doors(access, Gate(most_per_address=most, proxies=proxies), tls)
 
 
 def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":
@@ -245,27 +339,31 @@ def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Eng
     return PacedEngine(engine, Verification(*seconds))
 
 
-def _say(event: "Event") -> None:
+def _say_as_json(output: Output, event: "EdgeEvent") -> None:
+    output.line(as_line(event))
+
+
+def _say(output: Output, scheme: str, event: "EdgeEvent") -> None:
     """Tell a person what happens."""
     from multispin.edge import place_of
     from multispin.protocol import events
 
     match event:
         case events.Listening():
-            click.echo(
-                f"{event.target} listens on ws://{place_of(event.host, event.port)}, {event.slots} slots "
+            output.line(
+                f"{event.target} listens on {scheme}://{place_of(event.host, event.port)}, {event.slots} slots "
                 f"({event.cache_bytes / 2**20:.0f} MiB of cache, fixed)"
             )
         case events.Connected():
-            click.echo(f"+ {one_line(event.name)} ({one_line(event.drafter)}){' again' if event.again else ''}")
+            output.line(f"+ {one_line(event.name)} ({one_line(event.drafter)}){' again' if event.again else ''}")
         case events.Lost():
-            click.echo(f"- {one_line(event.name)} lost its connection")
+            output.line(f"- {one_line(event.name)} lost its connection")
         case events.Expired():
-            click.echo(f"- {one_line(event.name)} did not come back")
+            output.line(f"- {one_line(event.name)} did not come back")
         case events.Refused():
-            click.echo(f"- {one_line(event.name)}: {one_line(event.why)}")
+            output.line(f"- {one_line(event.name)}: {one_line(event.why)}")
         case events.Round():
             shares = ", ".join(
                 f"{one_line(device.name)} {device.accepted}/{device.drafted}" for device in event.devices
             )
-            click.echo(f"round {event.round}: verified in {event.verify_s * 1e3:.0f} ms  {shares}")
+            output.line(f"round {event.round}: verified in {event.verify_s * 1e3:.0f} ms  {shares}")

@@ -13,6 +13,7 @@ from multispin.device.link import (
     memory_pair,
 )
 from multispin.device.retry import Patience, Retries
+from multispin.device.trust import trusting
 
 __all__ = [
     "Counters",
@@ -31,4 +32,5 @@ __all__ = [
     "WebSocketLink",
     "memory_pair",
     "session_url",
+    "trusting",
 ]

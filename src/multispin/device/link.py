@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Protocol
 
@@ -56,9 +57,15 @@ class Link(Protocol):
 
 
 class WebSocketLink:
-    """A WebSocket, by way of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name."""
+    """A WebSocket, by way of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name.
 
-    def __init__(self) -> None:
+    Args:
+        tls: whose certificates are trusted at a wss:// address (`trusting`); default: the usual authorities'.
+
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._http: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -72,6 +79,7 @@ class WebSocketLink:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 self._socket = await self._http.ws_connect(
                     address,
+                    ssl=True if self._tls is None else self._tls,
                     compress=0,
                     max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses what reaches its limit
                     heartbeat=HEARTBEAT_S,
@@ -83,6 +91,13 @@ class WebSocketLink:
             raise LinkLostError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
         except aiohttp.WSServerHandshakeError as error:
             raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+            raise InputError(
+                f"the certificate of {url} is not trusted: {why}; name the authority that signed it (--ca-file)"
+            ) from None
+        except aiohttp.ClientConnectorSSLError:
+            raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
         except aiohttp.ClientConnectorError as error:
             raise LinkLostError(_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -102,9 +117,10 @@ class WebSocketLink:
 
     async def receive(self) -> bytes:
         """The next binary message; InputError for text, which no edge sends."""
-        if self._socket is None:
+        socket = self._socket  # `close` may run beside this
+        if socket is None:
             raise LinkLostError("there is no connection")
-        frame = await self._socket.receive()
+        frame = await socket.receive()
         if frame.type is aiohttp.WSMsgType.BINARY:
             data: bytes = frame.data
             return data
@@ -112,17 +128,19 @@ class WebSocketLink:
             raise InputError("the edge sent a frame that is not binary: is this a Multi-SPIN edge?")
         if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a frame that is none, or a broken connection
             raise LinkLostError(f"the connection broke: {frame.data or type(frame.data).__name__}")
-        raise LinkLostError(f"the edge closed the connection (code {self._socket.close_code})")
+        raise LinkLostError(f"the edge closed the connection (code {socket.close_code})")
 
     async def close(self) -> None:
         """Say goodbye, for at most `CLOSE_TIMEOUT_S`."""
         socket, http = self._socket, self._http
         self._socket = self._http = None
-        if socket is not None:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                await socket.close()
-        if http is not None:
-            await http.close()
+        try:
+            if socket is not None:
+                with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                    await socket.close()
+        finally:  # also where the goodbye is cancelled
+            if http is not None:
+                await http.close()
 
     def granted(self, bandwidth_hz: float) -> None:
         """Nothing: the network shares itself out."""

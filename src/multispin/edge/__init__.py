@@ -2,8 +2,11 @@
 
 from multispin.edge.access import CALLER, Access, Caller, bearer
 from multispin.edge.audience import Audience, Subscription
+from multispin.edge.gate import Gate
 from multispin.edge.listening import listening, place_of
+from multispin.edge.metrics import Metrics
 from multispin.edge.server import EdgeServer
+from multispin.edge.tls import Certificate
 from multispin.edge.tokens import TokenFile
 
 __all__ = [
@@ -11,7 +14,10 @@ __all__ = [
     "Access",
     "Audience",
     "Caller",
+    "Certificate",
     "EdgeServer",
+    "Gate",
+    "Metrics",
     "Subscription",
     "TokenFile",
     "bearer",

@@ -1,15 +1,31 @@
 """A server on a port, for as long as a block runs."""
 
+import asyncio
 import errno
+import logging
+import os
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from multispin.edge.gate import HANDSHAKE_TIMEOUT_S, Gate
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
 """How long connections may take to say goodbye."""
+KEEP_ALIVE_S = 75.0
+"""A connection without a request is closed after so long, a half one included."""
+BACKLOG = 128
+"""Connections that the system keeps for a server that is busy."""
+PAUSE_S = 1.0
+"""Without descriptors or memory for a connection, a server accepts none for so long."""
+LOG_PERIOD_S = 10.0
+"""That is logged at most so often."""
+
+log = logging.getLogger(__name__)
 
 
 def place_of(host: str, port: int) -> str:
@@ -18,30 +34,115 @@ def place_of(host: str, port: int) -> str:
 
 
 @asynccontextmanager
-async def listening(application: web.Application, host: str = "127.0.0.1", port: int = 8765) -> AsyncIterator[int]:
+async def listening(
+    application: web.Application,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    gate: Gate | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[int]:
     """Let devices and clients connect while the block runs; gives the port.
 
     Args:
         application: the web application of an edge (`EdgeServer.application`).
         host: address to listen on; default this machine only.
         port: 0 takes any free one; default 8765.
+        gate: bounds connections; default one of its own.
+        tls: makes connections TLS; default none.
 
     Raises:
         InputError: the port cannot be had.
 
     """
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    gate = gate or Gate()
+    application.middlewares.insert(0, gate.middleware)
+    runner = web.AppRunner(
+        application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S, keepalive_timeout=KEEP_ALIVE_S
+    )
     await runner.setup()
+    sockets: list[socket.socket] = []
+    tasks: list[asyncio.Task[None]] = []
     try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InputError(
-                    f"port {port} on {host} is in use: choose another, or 0 for any that is free"
-                ) from None
-            raise InputError(f"cannot listen on {place_of(host, port)}: {error.strerror or error}") from None
-        yield int(runner.addresses[0][1])
+        sockets = await _bound(host, port)
+        tasks = [asyncio.create_task(_accept(each, runner, gate, tls)) for each in sockets]
+        yield int(sockets[0].getsockname()[1])
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in sockets:
+            each.close()
         await runner.cleanup()
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of a host."""
+    loop = asyncio.get_running_loop()
+    sockets: list[socket.socket] = []
+    try:
+        flags = socket.AI_PASSIVE
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            each = socket.socket(family, kind, protocol)
+            sockets.append(each)
+            if os.name == "posix":
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            each.bind((address[0], taken, *address[2:]))
+            each.listen(BACKLOG)
+            each.setblocking(False)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port {port} on {host} is in use: choose another, or 0 for any that is free") from None
+        raise InputError(f"cannot listen on {place_of(host, port)}: {error.strerror or error}") from None
+    return sockets
+
+
+async def _accept(listener: socket.socket, runner: web.AppRunner, gate: Gate, tls: ssl.SSLContext | None) -> None:
+    """Accept connections for ever; without descriptors for them, pause instead of trying on and on."""
+    loop = asyncio.get_running_loop()
+    greetings: set[asyncio.Task[None]] = set()
+    logged_at_s = -LOG_PERIOD_S
+    try:
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:  # it had hung up already
+                    continue
+                if loop.time() - logged_at_s >= LOG_PERIOD_S:
+                    log.warning("no connection can be accepted for now: %s", error.strerror)
+                    logged_at_s = loop.time()
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if (name := gate.enter(str(address[0]))) is None:
+                connection.close()
+                continue
+            greeting = asyncio.create_task(_greet(connection, name, runner, gate, tls))
+            greetings.add(greeting)
+            greeting.add_done_callback(greetings.discard)
+    finally:
+        for greeting in greetings:
+            greeting.cancel()
+
+
+async def _greet(
+    connection: socket.socket, name: str, runner: web.AppRunner, gate: Gate, tls: ssl.SSLContext | None
+) -> None:
+    """Hand a connection to the web server, after its TLS handshake if it has one."""
+    assert runner.server is not None
+    guarded = gate.guard(runner.server(), name)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: guarded, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None
+        )
+    except (OSError, TimeoutError):  # a stranger that hung up, or spoke no TLS
+        pass
+    finally:
+        if not guarded.made:
+            connection.close()
+            gate.leave(name)

@@ -1,8 +1,9 @@
 """The edge as a server: real clock, real sockets, one thread for the engine.
 
-Each device holds one WebSocket (binary frames, compression off) at `/v1/session`; `/health` answers for load
-balancers. One task runs the rounds; plans that take long are made in a thread, and the last one serves meanwhile. Each
-connection has a bounded queue and a writer of its own, so a device that does not read cannot hold up the others.
+Each device holds one WebSocket (binary frames, compression off) at `/v1/session`; `/healthz` and `/readyz` answer
+for load balancers. One task runs the rounds; plans that take long are made in a thread, and the last one serves
+meanwhile. Each connection has a bounded queue and a writer of its own, so a device that does not read cannot hold up
+the others.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from multispin.edge.access import Access, Caller, Holder, bearer
 from multispin.edge.account import Account
 from multispin.edge.audience import Audience
 from multispin.edge.door import FullError
+from multispin.edge.metrics import Counts
 from multispin.errors import InputError
 from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, Send, Sleep, Verify
 from multispin.protocol import (
@@ -39,6 +41,7 @@ from multispin.protocol.events import (
     Closed,
     Connected,
     EdgeEvent,
+    Ended,
     Expired,
     Lost,
     Refused,
@@ -192,6 +195,8 @@ class EdgeServer:
         app = web.Application()
         app.router.add_get(SESSION_PATH, self._session)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/healthz", self._alive)
+        app.router.add_get("/readyz", self._ready)
         app.cleanup_ctx.append(self._background)
         app.on_shutdown.append(self._hang_up)
         return app
@@ -207,6 +212,20 @@ class EdgeServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for thread in (self._engine_thread, self._planning_thread):
             thread.shutdown(wait=True, cancel_futures=True)
+
+    def counts(self) -> Counts:
+        """What this edge counts at the moment."""
+        waiting = self._passes.waiting
+        return Counts(
+            running=max(0, self._account.open_texts - waiting),
+            waiting=waiting,
+            sessions=self._passes.sessions.keys(),
+            connections=len(self._open),
+            slots=self._passes.engine.slots,
+            price_tokens_per_s=self._passes.price_tokens_per_s,
+            wrong_credentials=self._door.guesses,
+            failed_listeners=self.audience.failures,
+        )
 
     async def finish(self) -> None:
         """Take no new connection, and return when the pass under way has ended; after `FINISH_TIMEOUT_S` anyhow."""
@@ -316,6 +335,15 @@ class EdgeServer:
         return web.json_response(
             {"status": "ok", "sessions": len(self._passes.sessions), "slots": engine.slots, "round": self._passes.round}
         )
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        """`/healthz`: this process answers."""
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        """`/readyz`: requests are served. The engine is loaded before anybody can connect."""
+        status = "stopping" if self._stopping else "failed" if self._failed.is_set() else "ok"
+        return web.json_response({"status": status}, status=200 if status == "ok" else 503)
 
     async def _session(self, request: web.Request) -> web.WebSocketResponse:
         if why := self._door.refuses(request):
@@ -447,9 +475,19 @@ class EdgeServer:
         return self._account.finished(number, now_s)
 
     def _tell(self, event: EdgeEvent | None) -> None:
-        """Tell an event, if there is one."""
-        if event is not None:
-            self.audience.tell(event)
+        """Tell an event, if there is one; the end of a text is a line of the log."""
+        if event is None:
+            return
+        self.audience.tell(event)
+        if isinstance(event, Ended):
+            log.info(
+                *("%s: %d tokens in %.2f s (%s)", event.name, event.tokens, event.seconds, event.finish),
+                extra={
+                    "session": event.session, "device": event.name, "request": event.request or None,
+                    "finish": event.finish, "prompt_tokens": event.prompt_tokens, "tokens": event.tokens,
+                    "first_token_s": event.first_token_s, "seconds": event.seconds,
+                },
+            )  # fmt: skip
 
     def _take_over(self, number: int, connection: _Connection, answers: list[Downlink]) -> None:
         """Make this connection the session's own; an older one, half open perhaps, is closed."""

@@ -136,6 +136,11 @@ class Passes:
         return self._scheduler.number
 
     @property
+    def price_tokens_per_s(self) -> float:
+        """What the engine makes of its time, as decisions take it [tokens/s]; 0 while nothing is known."""
+        return self._scheduler.price_tokens_per_s
+
+    @property
     def late_tokens(self) -> int:
         """Drafted tokens that came when nobody waited for them any more."""
         return self._state.late_tokens

@@ -119,6 +119,7 @@ class Rounds:
         self._edge_drafts = edge_drafts
         self._patience = Patience(state.limits)
         self._round = _Round()
+        self._price_tokens_per_s = 0.0
         self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
         self._rides = state.controller.settings.mode != "rounds"  # sessions without drafts have passes of their own
         self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
@@ -132,6 +133,11 @@ class Rounds:
     def deadline_s(self) -> float:
         """When the round under way goes on without the drafts that have not come [s]."""
         return self._round.deadline_s
+
+    @property
+    def price_tokens_per_s(self) -> float:
+        """Planned goodput of the round under way [tokens/s]."""
+        return self._price_tokens_per_s
 
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, verify a batch, or send messages; then ask again."""
@@ -243,6 +249,7 @@ class Rounds:
         plan = self._controller.plan(members, late_hz, now_s)
         if plan is None:
             return None, {}
+        self._price_tokens_per_s = plan.goodput_tokens_per_s
         phase_s = plan.phase_s
         if phase_s is None:
             phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))

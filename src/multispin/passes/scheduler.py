@@ -20,6 +20,10 @@ class Scheduler(Protocol):
     def deadline_s(self) -> float:
         """When it goes on without the drafts that are awaited [s]; 0 if none are."""
 
+    @property
+    def price_tokens_per_s(self) -> float:
+        """What the engine makes of its time, as decisions take it [tokens/s]; 0 while nothing is known."""
+
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, draft here, verify a batch, or send messages."""
 

@@ -86,6 +86,11 @@ class Streams:
         """No pass waits for drafts."""
         return 0.0
 
+    @property
+    def price_tokens_per_s(self) -> float:
+        """The price of time [tokens/s]."""
+        return float(self._prices.engine_tokens_per_s)
+
     # What a driver needs ------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> Step:

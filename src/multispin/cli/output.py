@@ -1,0 +1,128 @@
+"""Output of a server: written by a thread, so that whoever reads it slowly, or not at all, cannot hold up the work.
+
+A terminal that is stopped with Ctrl-S, a pipe that nobody empties and a disk that is full all cost lines, which are
+counted; they never cost a pass.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from multispin.outside import one_line
+
+MAX_LINES = 10_000
+"""Lines that wait to be written; what comes then is dropped, and counted."""
+MAX_CHARACTERS = 8192
+"""Longest line of a log."""
+FLUSH_TIMEOUT_S = 2.0
+"""How long a server that ends waits for its last lines."""
+
+FIELDS = ("session", "device", "request", "finish", "prompt_tokens", "tokens", "first_token_s", "seconds")
+"""What a log line may say beside its message: fields of `extra`."""
+
+
+class Output:
+    """A stream behind a bounded queue.
+
+    Attributes:
+        dropped: lines that were not written.
+
+    Args:
+        stream: where the lines go.
+
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
+        self._done = threading.Event()
+        threading.Thread(target=self._work, name="output", daemon=True).start()
+
+    def line(self, text: str) -> None:
+        """Have a line written, without waiting for it."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what waits, for at most `FLUSH_TIMEOUT_S`."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=FLUSH_TIMEOUT_S)
+        self._done.wait(FLUSH_TIMEOUT_S)
+
+    def _work(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write(f"{line}\n")
+            except (OSError, ValueError):  # nobody reads, no space is left, or the stream is closed
+                self.dropped += 1
+        self._done.set()
+
+    def _write(self, text: str) -> None:
+        """Past the stream's own buffer where there is a descriptor: a blocked thread would hold its lock at the end."""
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+class OutputHandler(logging.Handler):
+    """Log messages as lines of text or JSON, by way of an `Output`.
+
+    Args:
+        output: where the lines go.
+        as_json: whether a line is a JSON object.
+
+    """
+
+    def __init__(self, output: Output, as_json: bool) -> None:
+        super().__init__()
+        self._output, self._as_json = output, as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a message over; one that cannot be formatted is counted as dropped."""
+        try:
+            self._output.line(self._line(record))
+        except Exception:
+            self._output.dropped += 1
+
+    def _line(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()[:MAX_CHARACTERS]
+        if record.exc_info and record.exc_info[0] is not None:
+            message += "\n" + logging.Formatter().formatException(record.exc_info)
+        if not self._as_json:
+            if record.exc_info:  # a traceback keeps its lines
+                return "\n".join(map(one_line, f"multispin: {message}"[:MAX_CHARACTERS].split("\n")))
+            return one_line(f"multispin: {message}")[:MAX_CHARACTERS]
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message[:MAX_CHARACTERS],
+        }
+        for name in FIELDS:
+            if (value := getattr(record, name, None)) is not None:
+                said[name] = value[:200] if isinstance(value, str) else value
+        return json.dumps(said)  # ASCII: nothing that a terminal would obey
+
+
+def log_to(output: Output, as_json: bool) -> None:
+    """Let this process log through an `Output` alone."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.addHandler(OutputHandler(output, as_json))
+    root.setLevel(logging.WARNING)
+    logging.getLogger("multispin").setLevel(logging.INFO)

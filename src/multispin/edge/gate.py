@@ -1,0 +1,220 @@
+"""The gate: what a TCP connection may hold before it has said anything useful, and beside what it says.
+
+A connection counts from the moment that it is accepted, its TLS handshake included. Requests that stay half, bodies
+that stop coming and readers that stop reading are ended after a named time. Nothing here knows what is said.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Collection
+from typing import Any
+
+from aiohttp import web
+
+from multispin.edge.door import MAX_PER_ADDRESS, Network
+
+MAX_OPEN = 4096
+"""TCP connections at once, if the descriptors suffice."""
+RESERVED_DESCRIPTORS = 64
+"""Descriptors that connections leave to the model, to files and to the log."""
+REQUEST_TIMEOUT_S = 10.0
+"""The head of the first request must be complete after so long."""
+BODY_TIMEOUT_S = 30.0
+"""The body of a request must be complete so long after its head."""
+STALL_TIMEOUT_S = 60.0
+"""Who does not read for so long what is sent is hung up on."""
+HANDSHAKE_TIMEOUT_S = 10.0
+"""A TLS handshake may take so long."""
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Counts TCP connections, and ends those that hold up others.
+
+    Attributes:
+        refused: connections that found no room.
+
+    Args:
+        most: connections at once; default: what the descriptors allow, at most `MAX_OPEN`.
+        most_per_address: connections at once from one address.
+        proxies: networks that are not bounded as one address, since they speak for many.
+
+    """
+
+    def __init__(
+        self, most: int = 0, most_per_address: int = MAX_PER_ADDRESS, proxies: Collection[Network] = ()
+    ) -> None:
+        self.refused = 0
+        self._most = most or min(MAX_OPEN, descriptors() - RESERVED_DESCRIPTORS)
+        self._most_per_address = most_per_address
+        self._proxies = tuple(proxies)
+        self._addresses: Counter[str] = Counter()
+        self._open = 0
+        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # without a complete request, by when they came
+        self._guarded: dict[asyncio.BaseTransport, Guarded] = {}
+
+    def enter(self, host: str) -> str | None:
+        """Let a connection in.
+
+        Args:
+            host: address of its other end.
+
+        Returns:
+            A name for `leave`; None if there is no room.
+        """
+        name = self._name(host)
+        if name and self._addresses[name] >= self._most_per_address:
+            self.refused += 1
+            return None
+        if self._open >= self._most and not self._make_room():
+            self.refused += 1
+            return None
+        self._open += 1
+        self._addresses[name] += 1
+        return name
+
+    def leave(self, name: str) -> None:
+        """A connection has ended."""
+        self._open -= 1
+        self._addresses[name] -= 1
+        if not self._addresses[name]:
+            del self._addresses[name]
+
+    def guard(self, inner: asyncio.Protocol, name: str) -> "Guarded":
+        """Watch over a connection that was let in."""
+        return Guarded(inner, self, name)
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Note that a request's head is complete, and give its body a time."""
+        guarded = self._guarded.get(request.transport) if request.transport is not None else None
+        if guarded is not None:
+            guarded.asked()
+        waiting = None
+        if not request.content.is_eof():
+            waiting = asyncio.get_running_loop().call_later(BODY_TIMEOUT_S, _too_late, request)
+        try:
+            response: web.StreamResponse = await handler(request)
+            return response
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+
+    def _make_room(self) -> bool:
+        """Hang up on the connection that has asked for nothing longest, if there is one."""
+        if not self._silent:
+            return False
+        next(iter(self._silent)).hang_up()
+        return True
+
+    def _name(self, host: str) -> str:
+        """Under which name an address is counted; empty for a trusted proxy."""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return "unknown"
+        address = getattr(address, "ipv4_mapped", None) or address
+        if any(address in network for network in self._proxies):
+            return ""
+        if isinstance(address, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((address, 64), strict=False).network_address)
+        return str(address)
+
+
+class Guarded(asyncio.Protocol):
+    """A protocol that hands everything on to another, and has the times of its connection.
+
+    Attributes:
+        made: whether the connection has been made, its TLS handshake included.
+
+    """
+
+    def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str) -> None:
+        self.made = False
+        self._inner, self._gate, self._name = inner, gate, name
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def asked(self) -> None:
+        """A request has come."""
+        self._gate._silent.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def hang_up(self) -> None:
+        """End the connection at once."""
+        self._gate._silent.pop(self, None)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        assert isinstance(transport, asyncio.Transport)
+        self.made, self._transport = True, transport
+        self._gate._guarded[transport] = self
+        self._gate._silent[self] = None
+        self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.hang_up)
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """The other end sends no more."""
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """The other end does not read fast enough."""
+        self._stall = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self.hang_up)
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._stall is not None:
+            self._stall.cancel()
+        self._inner.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        for timer in (self._timer, self._stall):
+            if timer is not None:
+                timer.cancel()
+        self._gate._silent.pop(self, None)
+        if self._transport is not None:
+            self._gate._guarded.pop(self._transport, None)
+        self._gate.leave(self._name)
+        self._inner.connection_lost(error)
+
+
+def descriptors() -> int:
+    """How many files and sockets this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MAX_OPEN + RESERVED_DESCRIPTORS
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_OPEN + RESERVED_DESCRIPTORS if most == resource.RLIM_INFINITY else max(most, RESERVED_DESCRIPTORS + 1)
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as an edge can use, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN + RESERVED_DESCRIPTORS
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _too_late(request: web.Request) -> None:
+    if not request.content.is_eof():
+        text = f"the body did not come within {BODY_TIMEOUT_S:.0f} s\n"
+        request.content.set_exception(web.HTTPRequestTimeout(text=text, headers={"Connection": "close"}))

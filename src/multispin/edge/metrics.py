@@ -1,0 +1,271 @@
+"""Prometheus metrics of an edge, made from its events.
+
+What vLLM has too stands under vLLM's names, so that its dashboards work. What only cooperation has begins with
+`multispin_`. Whose name stands in a label is bounded: a stranger can choose names, but not how many there are.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from multispin.outside import one_line
+from multispin.protocol import MAX_DRAFT_LENGTH
+from multispin.protocol.events import Connected, EdgeEvent, Ended, Expired, Lost, Opened, Refused, Round
+
+MAX_DEVICES = 100
+"""Devices with series of their own; those that come later are counted as `OTHER`."""
+OTHER = "other"
+LATENCIES_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+    *(160.0, 640.0, 2560.0),
+)
+STEPS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+REQUESTS_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
+SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+FINISHES = ("stop", "length", "abort", "error")
+DRAFTERS = ("device", "edge", "nobody")
+
+
+class Counts(NamedTuple):
+    """What an edge counts at the moment.
+
+    Attributes:
+        running: texts that have a slot.
+        waiting: requests that wait for one.
+        sessions: numbers of all sessions.
+        connections: open connections of devices.
+        slots: texts that fit at once.
+        price_tokens_per_s: what the engine makes of its time, as decisions take it [tokens/s].
+        wrong_credentials: wrong credentials that have come.
+        failed_listeners: how often telling somebody has failed.
+
+    """
+
+    running: int
+    waiting: int
+    sessions: Collection[int]
+    connections: int
+    slots: int
+    price_tokens_per_s: float
+    wrong_credentials: int
+    failed_listeners: int
+
+
+class Metrics:
+    """The metrics of one edge; `tell` is a listener of its events.
+
+    Args:
+        model: name of the model, a label of what vLLM has too.
+        counts: counts at the moment of a look.
+        dropped_lines: lines of output that nobody took; default none.
+
+    """
+
+    def __init__(self, model: str, counts: Callable[[], Counts], dropped_lines: Callable[[], int] = lambda: 0) -> None:
+        self.registry = CollectorRegistry()
+        self._counts, self._dropped_lines = counts, dropped_lines
+        self._last_s: dict[int, float] = {}  # when a session's text last grew
+        self._opened_s: dict[int, float] = {}
+        self._round_s: float | None = None
+        self._names: dict[str, set[int]] = {}
+        self._like_vllm(model)
+        self._passes()
+        self._devices()
+
+    def _like_vllm(self, model: str) -> None:
+        labels = {"model_name": one_line(model), "engine": "0"}
+
+        def counter(name: str, text: str, *further: str) -> Counter:
+            return Counter(f"vllm:{name}", text, [*labels, *further], registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"vllm:{name}", text, labels, registry=self.registry, buckets=buckets).labels(**labels)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"vllm:{name}", text, labels, registry=self.registry).labels(**labels)
+
+        self._running = gauge("num_requests_running", "Texts that are being written.")
+        self._waiting = gauge("num_requests_waiting", "Requests that wait for a slot.")
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.").labels(**labels)
+        self._generated = counter("generation_tokens", "Generated tokens.").labels(**labels)
+        success = counter("request_success", "Texts that have ended, by why.", "finished_reason")
+        self._success = {why: success.labels(**labels, finished_reason=why) for why in FINISHES}
+        self._first_token = histogram(
+            "time_to_first_token_seconds", "From the request to the first token.", LATENCIES_S
+        )
+        self._between_tokens = histogram(
+            "inter_token_latency_seconds", "Between two passes that a text grew in.", STEPS_S
+        )
+        self._whole = histogram("e2e_request_latency_seconds", "From the request to the end.", REQUESTS_S)
+        self._drafts = counter("spec_decode_num_drafts", "Drafts that were verified.").labels(**labels)
+        self._draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens that were verified.").labels(
+            **labels
+        )
+        self._accepted = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.").labels(
+            **labels
+        )
+        per_position = counter(
+            "spec_decode_num_accepted_tokens_per_pos", "Accepted tokens by their place in the draft.", "position"
+        )
+        self._per_position = [per_position.labels(**labels, position=str(at)) for at in range(MAX_DRAFT_LENGTH)]
+
+    def _passes(self) -> None:
+        def counter(name: str, text: str, label: str = "") -> Counter:
+            return Counter(f"multispin_{name}", text, [label] if label else [], registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"multispin_{name}", text, registry=self.registry)
+
+        self._pass_s = Histogram(
+            "multispin_pass_seconds", "Time of the engine per pass.", registry=self.registry, buckets=STEPS_S
+        )
+        self._pass_sessions = Histogram(
+            "multispin_pass_sessions", "Sessions whose draft a pass decided.", registry=self.registry, buckets=SESSIONS
+        )
+        self._pass_prompts = counter("pass_prompt_tokens", "Prompt tokens that were read in passes.")
+        self._plan_s = Histogram(
+            "multispin_round_seconds", "Time from one plan to the next.", registry=self.registry, buckets=STEPS_S
+        )
+        self._planned_s = gauge("planned_round_seconds", "The same time, as the last plan has it.")
+        self._planned_goodput = gauge("planned_goodput_tokens_per_second", "Tokens per second that the last plan has.")
+        self._price = gauge(
+            "price_of_time_tokens_per_second", "What the engine makes of its time, as decisions take it."
+        )
+        who = counter("drafter_texts", "Parts of texts in passes, by who drafted for them.", "drafter")
+        self._who = {each: who.labels(each) for each in DRAFTERS}
+        drafted = counter("drafted_tokens", "Drafted tokens that were verified, by who drafted them.", "drafter")
+        self._who_drafted = {each: drafted.labels(each) for each in DRAFTERS}
+        accepted = counter("accepted_tokens", "Of them accepted.", "drafter")
+        self._who_accepted = {each: accepted.labels(each) for each in DRAFTERS}
+        wasted = counter("wasted_draft_tokens", "Drafted tokens that brought nothing, by why.", "reason")
+        self._rejected, self._late = wasted.labels("rejected"), wasted.labels("late")
+        self._sessions = gauge("sessions", "Sessions, lost ones included.")
+        self._connections = gauge("connections", "Open connections of devices.")
+        self._slots = gauge("slots", "Texts that fit at once.")
+        ended = counter("session_events", "What befell sessions.", "event")
+        self._befell = {kind: ended.labels(kind.__name__.lower()) for kind in (Connected, Lost, Expired, Refused)}
+        self._wrong = gauge("wrong_credentials", "Wrong credentials since the start.")
+        self._failed = gauge("failed_listeners", "How often telling somebody has failed since the start.")
+        self._dropped = gauge("dropped_output_lines", "Lines of output that nobody took since the start.")
+
+    def _devices(self) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"multispin_device_{name}", text, ["device"], registry=self.registry)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"multispin_device_{name}", text, ["device"], registry=self.registry)
+
+        self._acceptance = gauge("acceptance_ratio", "Believed share of its drafted tokens that is accepted.")
+        self._speed = gauge("seconds_per_token", "Believed time to draft a token.")
+        self._length = gauge("draft_length", "Tokens of its last grant.")
+        self._band = gauge("bandwidth_hertz", "Band of its last grant.")
+        self._tokens = counter("tokens", "Tokens of its texts.")
+        self._of_device = (self._acceptance, self._speed, self._length, self._band, self._tokens)
+
+    def tell(self, event: EdgeEvent) -> None:
+        """Count an event."""
+        match event:
+            case Round():
+                self._count_round(event)
+            case Opened():
+                self._prompt_tokens.inc(event.prompt_tokens)
+                self._opened_s[event.session] = event.time_s
+            case Ended():
+                self._success[event.finish if event.finish in self._success else "error"].inc()
+                self._whole.observe(event.seconds)
+                self._last_s.pop(event.session, None)
+                self._opened_s.pop(event.session, None)
+            case Connected() | Lost() | Expired() | Refused():
+                self._befell[type(event)].inc()
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        counts = self._counts()
+        self._running.set(counts.running)
+        self._waiting.set(counts.waiting)
+        self._sessions.set(len(counts.sessions))
+        self._connections.set(counts.connections)
+        self._slots.set(counts.slots)
+        self._price.set(counts.price_tokens_per_s)
+        self._wrong.set(counts.wrong_credentials)
+        self._failed.set(counts.failed_listeners)
+        self._dropped.set(self._dropped_lines())
+        self._forget(counts.sessions)
+        return generate_latest(self.registry)
+
+    async def answer(self, _: web.Request) -> web.Response:
+        """The handler of `/metrics`."""
+        return web.Response(body=self.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _count_round(self, event: Round) -> None:
+        self._pass_s.observe(event.verify_s)
+        self._pass_sessions.observe(len(event.devices))
+        self._pass_prompts.inc(event.prompt_tokens)
+        self._late.inc(event.late_tokens)
+        if event.planned_round_s is not None and event.planned_goodput_tokens_per_s is not None:
+            if self._round_s is not None:
+                self._plan_s.observe(event.time_s - self._round_s)
+            self._round_s = event.time_s
+            self._planned_s.set(event.planned_round_s)
+            self._planned_goodput.set(event.planned_goodput_tokens_per_s)
+        else:
+            self._round_s = None
+        for row in event.devices:
+            self._generated.inc(row.tokens)
+            drafter = row.drafter if row.drafter in self._who else "nobody"
+            self._who[drafter].inc()
+            if row.drafted:
+                self._drafts.inc()
+                self._draft_tokens.inc(row.drafted)
+                self._accepted.inc(row.accepted)
+                self._who_drafted[drafter].inc(row.drafted)
+                self._who_accepted[drafter].inc(row.accepted)
+                self._rejected.inc(row.drafted - row.accepted)
+                for counter in self._per_position[: row.accepted]:
+                    counter.inc()
+            self._time(row.session, event.time_s)
+            label = self._label(row.session, row.name)
+            self._tokens.labels(label).inc(row.tokens)
+            if label != OTHER and row.drafter == "device":
+                self._acceptance.labels(label).set(row.acceptance_rate)
+                self._speed.labels(label).set(row.seconds_per_token)
+        for grant in event.grants:
+            label = self._label(grant.session, grant.name)
+            if label != OTHER:
+                self._length.labels(label).set(grant.length)
+                self._band.labels(label).set(grant.bandwidth_hz)
+
+    def _time(self, session: int, now_s: float) -> None:
+        """The latency of what a text has grown by."""
+        before_s = self._last_s.get(session)
+        if before_s is not None:
+            self._between_tokens.observe(now_s - before_s)
+        elif (opened_s := self._opened_s.get(session)) is not None:
+            self._first_token.observe(now_s - opened_s)
+        self._last_s[session] = now_s
+
+    def _label(self, session: int, name: str) -> str:
+        """The label of a device: its name, if there is room for one more."""
+        label = one_line(name)[:80] or "unnamed"
+        sessions = self._names.get(label)
+        if sessions is None:
+            if len(self._names) >= MAX_DEVICES:
+                return OTHER
+            sessions = self._names[label] = set()
+        sessions.add(session)
+        return label
+
+    def _forget(self, sessions: Collection[int]) -> None:
+        """Drop the series of devices that have no session any more."""
+        for label, known in list(self._names.items()):
+            known.intersection_update(sessions)
+            if not known:
+                del self._names[label]
+                for metric in self._of_device:
+                    metric.remove(label)
+        for times in (self._last_s, self._opened_s):
+            for session in times.keys() - set(sessions):
+                del times[session]

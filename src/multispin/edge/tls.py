@@ -1,0 +1,80 @@
+"""TLS: an edge's certificate, taken anew when it is renewed."""
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+from multispin.errors import InputError
+
+RENEWAL_PERIOD_S = 60.0
+"""How often an edge looks whether its certificate has been renewed."""
+
+MAX_KEY_BYTES = 65536
+
+log = logging.getLogger(__name__)
+
+
+class Certificate:
+    """A certificate with its chain and its private key, in PEM files.
+
+    Args:
+        certificate: file of the certificate and its chain, the edge's own first.
+        key: file of its private key; None: it is in the same file.
+
+    Raises:
+        InputError: the files cannot be used; one sentence that says why.
+
+    """
+
+    def __init__(self, certificate: Path, key: Path | None = None) -> None:
+        self._certificate, self._key = certificate, key
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._load()
+
+    async def renew(self) -> None:
+        """Take the files again whenever they change, for ever; files that cannot be used change nothing."""
+        seen = self._mark()
+        while True:
+            await asyncio.sleep(RENEWAL_PERIOD_S)
+            now = self._mark()
+            if now != seen:
+                seen = now
+                try:
+                    self._load()
+                    log.info("the certificate %s was read again", self._certificate)
+                except InputError as error:
+                    log.error("%s; the certificate read before still holds", error)
+
+    def _load(self) -> None:
+        for file in (self._certificate, self._key):
+            if file is not None:
+                try:
+                    with file.open("rb"):
+                        pass
+                except OSError as error:
+                    raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+        try:
+            # Without a password, OpenSSL would ask for one on the terminal.
+            self.context.load_cert_chain(self._certificate, self._key, password=lambda: "")
+        except ssl.SSLError as error:
+            key = self._key or self._certificate
+            with key.open("rb") as text:
+                encrypted = b"ENCRYPTED" in text.read(MAX_KEY_BYTES)
+            if encrypted:
+                raise InputError(
+                    f"the key in {key} is encrypted: run `openssl pkey -in {key} -out plain.pem`"
+                ) from None
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise InputError(f"the key in {key} is not that of the certificate in {self._certificate}") from None
+            raise InputError(f"{self._certificate} and {key} are not a certificate and its key in PEM form") from None
+
+    def _mark(self) -> list[tuple[int, int]]:
+        marks = []
+        for file in (self._certificate, self._key or self._certificate):
+            try:
+                found = file.stat()
+                marks.append((found.st_mtime_ns, found.st_size))
+            except OSError:
+                marks.append((0, 0))
+        return marks

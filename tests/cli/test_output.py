@@ -1,0 +1,84 @@
+"""A server's output: nobody who reads it, or does not, holds up the work."""
+
+import io
+import json
+import logging
+import os
+import time
+
+import pytest
+
+from multispin.cli import output
+from multispin.cli.output import MAX_CHARACTERS, Output, OutputHandler
+
+
+def logger_to(stream, as_json):
+    out = Output(stream)
+    logger = logging.Logger("multispin.test")
+    logger.addHandler(OutputHandler(out, as_json))
+    return logger, out
+
+
+def test_lines_come_in_order_and_the_last_ones_too():
+    stream = io.StringIO()
+    out = Output(stream)
+    for number in range(1000):
+        out.line(f"line {number}")
+    out.close()
+    assert stream.getvalue().splitlines() == [f"line {number}" for number in range(1000)]
+    assert out.dropped == 0
+
+
+def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(monkeypatch):
+    monkeypatch.setattr(output, "MAX_LINES", 100)
+    monkeypatch.setattr(output, "FLUSH_TIMEOUT_S", 0.2)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb"):
+        out = Output(stream)
+        for _ in range(2000):
+            out.line("x" * 1000)  # 2 MB; a pipe takes 64 KiB
+        out.close()
+        assert 1500 < out.dropped < 2000
+        os.close(os.dup(reader))
+        reading = os.read(reader, 2**20)  # the writer thread can go on and end
+        assert reading
+        os.set_blocking(reader, False)
+        for _ in range(100):
+            try:
+                os.read(reader, 2**20)
+            except BlockingIOError:
+                time.sleep(0.01)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
+def test_a_full_disk_costs_lines_only():
+    with open("/dev/full", "w") as stream:  # noqa: PTH123
+        out = Output(stream)
+        for _ in range(10):
+            out.line("x")
+        out.close()
+        assert out.dropped == 10
+
+
+def test_a_line_of_json_says_who_and_is_one_line():
+    stream = io.StringIO()
+    logger, out = logger_to(stream, True)
+    logger.warning("from %s", "a\nb\x1b[31m", extra={"session": 3, "device": "x" * 500, "request": "req-1"})
+    logger.error("long %s", "y" * 50_000)
+    logger.info("broken %d", "no number")
+    out.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines[0]["message"] == "from a\nb\x1b[31m"
+    assert (lines[0]["session"], lines[0]["request"], lines[0]["level"]) == (3, "req-1", "warning")
+    assert len(lines[0]["device"]) == 200
+    assert len(lines[1]["message"]) == MAX_CHARACTERS
+    assert "\x1b" not in stream.getvalue()
+    assert (len(lines), out.dropped) == (2, 1)
+
+
+def test_a_line_of_text_cannot_forge_another():
+    stream = io.StringIO()
+    logger, out = logger_to(stream, False)
+    logger.warning("from %s", "a\nmultispin: all is well\x1b[31m")
+    out.close()
+    assert stream.getvalue() == "multispin: from a\\nmultispin: all is well\\x1b[31m\n"

@@ -1,0 +1,184 @@
+"""What connections may hold that say nothing, half of it, or do not listen: with real sockets."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import textwrap
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from multispin.edge import Gate, gate, listening
+
+HALF = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+
+
+async def echo(request):
+    return web.Response(body=await request.read())
+
+
+async def flood(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"x" * 65536)
+
+
+def application():
+    app = web.Application()
+    app.router.add_post("/v1/echo", echo)
+    app.router.add_get("/flood", flood)
+    return app
+
+
+async def until_closed(reader):
+    """What still comes; the connection must end."""
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:
+        return b""
+
+
+async def say(port, data):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    return reader, writer
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", HALF, b"\x00\xff" * 10])
+def test_a_connection_that_asks_for_nothing_is_closed(run, monkeypatch, said):
+    monkeypatch.setattr(gate, "REQUEST_TIMEOUT_S", 0.2)
+
+    async def scenario():
+        one = Gate()
+        async with listening(application(), port=0, gate=one) as port:
+            reader, _ = await say(port, said)
+            await until_closed(reader)
+            return one._open, len(one._silent), len(one._guarded)
+
+    assert run(scenario()) == (0, 0, 0)
+
+
+def test_a_body_that_stops_coming_is_answered_with_408(run, monkeypatch):
+    monkeypatch.setattr(gate, "BODY_TIMEOUT_S", 0.2)
+
+    async def scenario():
+        async with listening(application(), port=0) as port:
+            reader, _ = await say(port, HALF + b"\r\nhalf")
+            return await until_closed(reader)
+
+    assert b" 408 " in run(scenario())
+
+
+def test_whole_requests_are_served_one_after_the_other(run, monkeypatch):
+    monkeypatch.setattr(gate, "REQUEST_TIMEOUT_S", 0.2)
+
+    async def scenario():
+        async with listening(application(), port=0) as port, aiohttp.ClientSession() as http:
+            for _ in range(3):
+                async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"0123456789") as answer:
+                    assert await answer.read() == b"0123456789"
+                await asyncio.sleep(0.3)  # longer than a stranger may say nothing
+
+    run(scenario())
+
+
+def test_who_does_not_read_is_hung_up_on(run, monkeypatch):
+    monkeypatch.setattr(gate, "STALL_TIMEOUT_S", 0.3)
+
+    async def scenario():
+        one = Gate()
+        async with listening(application(), port=0, gate=one) as port:
+            _, writer = await say(port, b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+            while one._open != 1:
+                await asyncio.sleep(0.01)
+            while one._open:
+                await asyncio.sleep(0.01)
+            writer.close()
+
+    run(scenario())
+
+
+def test_one_address_has_so_many_connections(run):
+    async def scenario():
+        one = Gate(most_per_address=2)
+        async with listening(application(), port=0, gate=one) as port:
+            held = [await say(port, b"G") for _ in range(2)]
+            reader, _ = await say(port, b"G")
+            assert await until_closed(reader) == b""
+            assert one.refused == 1
+            held.pop()[1].close()
+            while one._open == 2:
+                await asyncio.sleep(0.01)
+            async with aiohttp.ClientSession() as http:
+                async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"x") as answer:
+                    return await answer.read()
+
+    assert run(scenario()) == b"x"
+
+
+def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):
+    async def scenario():
+        one = Gate(most=3)
+        async with listening(application(), port=0, gate=one) as port:
+            silent = [await say(port, b"G") for _ in range(3)]
+            async with aiohttp.ClientSession() as http:
+                async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"x") as answer:
+                    assert await answer.read() == b"x"
+            assert await until_closed(silent[0][0]) == b""
+            return one.refused
+
+    assert run(scenario()) == 0
+
+
+STARVED = """
+    import asyncio, logging, resource, socket, sys
+    from aiohttp import web
+    from multispin.edge import Gate, listening
+    logging.basicConfig(stream=sys.stderr)
+
+    async def hello(_):
+        return web.Response(text="hello")
+
+    async def main():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        app = web.Application()
+        app.router.add_get("/", hello)
+        async with listening(app, port=0, gate=Gate(most=1000, most_per_address=1000)) as port:
+            print(port, flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.processes
+def test_without_descriptors_a_server_pauses_and_says_so_once(run):
+    """Accepting goes on when descriptors are free again; the log does not grow meanwhile."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STARVED)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        port = int(server.stdout.readline())
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+
+        async def ask(seconds):
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as http:
+                async with http.get(f"http://127.0.0.1:{port}/") as answer:
+                    return await answer.text()
+
+        with pytest.raises((TimeoutError, aiohttp.ClientError)):
+            run(ask(3.0))
+        for each in held:
+            each.close()
+        assert run(ask(20.0)) == "hello"
+        _, errors = server.communicate("\n", timeout=30)
+        assert server.returncode == 0
+        assert "no connection can be accepted for now" in errors
+        assert len(errors) < 4000
+    finally:
+        server.kill()
+        server.wait()

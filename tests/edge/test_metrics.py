@@ -1,0 +1,113 @@
+"""Metrics of a real edge over a stub engine, and the dashboard that shows them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from multispin.edge import Metrics
+from multispin.edge.metrics import MAX_DEVICES, OTHER, Counts
+from multispin.protocol import Request
+from multispin.protocol.events import Round, RoundDevice, RoundGrant
+from multispin.speculation import NoDrafter, SamplingParams
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana-dashboard.json"
+EMPTY = Counts(0, 0, (), 0, 4, 0.0, 0, 0)
+
+
+def samples(text):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found, name, **labels):
+    [one] = [
+        number for (sample, have), number in found.items() if sample == name and labels.items() <= dict(have).items()
+    ]
+    return one
+
+
+@pytest.fixture(params=["rounds", "auto"])
+def looked_at(request, stub_site, run):
+    """What /metrics says after three texts of 20 tokens, of which a device drafted for two."""
+
+    async def scenario():
+        async with stub_site(mode=request.param) as site:
+            metrics = Metrics('a "model"\n', site.server.counts)
+            site.server.audience.add(metrics.tell)
+            for drafter in (None, None, NoDrafter()):
+                client = site.client(drafter, name="lap\ntop")
+                assert await client.generate(Request((5, 6, 7), SamplingParams(), 20)) == [1] * 20
+                client.close()
+            answer = await metrics.answer(None)
+            assert isinstance(answer, web.Response)
+            assert site.server.audience.failures == 0
+            return answer.body.decode()
+
+    return request.param, run(scenario())
+
+
+def test_the_metrics_add_up(looked_at):
+    mode, text = looked_at
+    found = samples(text)
+    assert value(found, "vllm:generation_tokens_total") == 60
+    assert value(found, "vllm:prompt_tokens_total") == 9
+    assert value(found, "vllm:request_success_total", finished_reason="length") == 3
+    assert value(found, "vllm:time_to_first_token_seconds_count") == 3
+    assert value(found, "vllm:num_requests_running") == value(found, "vllm:num_requests_waiting") == 0
+    drafted = value(found, "vllm:spec_decode_num_draft_tokens_total")
+    accepted = value(found, "vllm:spec_decode_num_accepted_tokens_total")
+    per_position = [n for (name, _), n in found.items() if name == "vllm:spec_decode_num_accepted_tokens_per_pos_total"]
+    assert sum(per_position) == accepted
+    assert value(found, "multispin_drafted_tokens_total", drafter="device") == drafted
+    assert value(found, "multispin_wasted_draft_tokens_total", reason="rejected") == drafted - accepted
+    assert accepted <= drafted
+    assert (drafted > 0) or mode == "auto"
+    assert value(found, "multispin_drafter_texts_total", drafter="nobody") > 0
+    assert value(found, "multispin_slots") == 4
+    assert "lap\ntop" not in text
+
+
+def test_every_query_of_the_dashboard_names_a_metric_that_there_is(looked_at):
+    _, text = looked_at
+    families = [(family.name, family.type) for family in text_string_to_metric_families(text)]
+    known = set()
+    for name, kind in families:
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(kind, [""])
+        known |= {name + end for end in ends}
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > 20
+    used = {name for query in queries for name in re.findall(r"\b(?:vllm:|multispin_)\w+", query)}
+    assert used <= known, sorted(used - known)
+    ours = {
+        name
+        for name in known
+        if name.startswith("multispin_") and not name.endswith(("_bucket", "_sum", "_count", "_created"))
+    }
+    assert ours <= used, f"not on the dashboard: {sorted(ours - used)}"
+
+
+def row(number, name):
+    return RoundDevice(name, 2, 1, 2, 0.5, 0.01, number, "device")
+
+
+def test_strangers_choose_names_but_not_how_many():
+    live = range(3 * MAX_DEVICES)
+    metrics = Metrics("m", lambda: EMPTY._replace(sessions=live))
+    for number in live:
+        grant = RoundGrant(f"device-{number}", 4, 1e4, number)
+        metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, (row(number, f"device-{number}"),), (grant,)))
+    found = samples(metrics.exposition().decode())
+    names = {dict(labels)["device"] for (_, labels) in found if dict(labels).get("device")}
+    assert len(names) == MAX_DEVICES + 1
+    assert value(found, "multispin_device_tokens_total", device=OTHER) == 2 * 2 * MAX_DEVICES
+    live = range(5, 7)
+    names = {dict(labels).get("device") for (_, labels) in samples(metrics.exposition().decode())}
+    assert names == {None, "device-5", "device-6", OTHER}
