@@ -1,5 +1,7 @@
 """Settings of `serve` from a file."""
 
+from pathlib import Path
+
 import pytest
 
 from multispin.cli.main import run
@@ -88,3 +90,9 @@ def test_what_a_file_cannot_mean_is_refused(text, said, tmp_path, capsys):
 def test_a_file_that_is_not_there_is_named(capsys):
     assert run(["serve", "--config", "/nowhere/edge.toml"]) == 2
     assert "/nowhere/edge.toml cannot be read" in capsys.readouterr().err
+
+
+def test_the_settings_that_come_with_the_service_are_accepted(capsys):
+    file = Path(__file__).resolve().parents[2] / "deploy" / "edge.toml"
+    text = printed(capsys, "--config", str(file))
+    assert 'log_format = "json"' in text
