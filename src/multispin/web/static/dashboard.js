@@ -92,7 +92,7 @@ function showSessions(sessions) {
     about.textContent = `drafter: ${each.drafter || "unknown"}`;
     const share = band ? each.bandwidth_hz / band : 0;
     const rate = each.acceptance_rate ?? 0;
-    row(item, 0, each.length / longest, `${each.length} tokens`);
+    row(item, 0, each.length / longest, each.length === 1 ? "1 token" : `${each.length} tokens`);
     row(item, 1, share, `${(100 * share).toFixed(0)} %`);
     row(item, 2, rate, each.drafted ? `${(100 * rate).toFixed(0)} %` : "–");
     item.querySelector(".tokens").textContent = `${each.tokens} tokens, ${each.accepted} of ${each.drafted} drafted ones accepted`;
