@@ -388,7 +388,7 @@ def test_a_text_with_a_schema_fits_it_and_is_the_same_whoever_drafts(tiny_folder
     assert helped["choices"][0]["text"] == choice["text"]
     assert len(helped["choices"][0]["logprobs"]["tokens"]) == len(choice["logprobs"]["tokens"])
     figures = helped["metrics"]["speculative_decoding"]
-    if mode != "edge":  # the edge's own drafts are not its device's
+    if mode == "rounds":  # in streams a quick edge may be done before a draft comes; its own drafts do not count
         assert figures["num_accepted_draft_tokens"] > 0.5 * figures["num_draft_tokens"] > 0
 
 
