@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ class Terminal:
     def __init__(self, *arguments, **environment):
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a terminal, also where tests run in the background
             os.execve(
                 sys.executable,
                 [sys.executable, "-m", "multispin", "chat", *arguments],
