@@ -16,7 +16,15 @@ import torch
 from multispin.data import load_prompts
 from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
 from multispin.models.drafter_name import SHIPPED
-from multispin.speculation import Feed, LawFormat, SamplingParams, derive_seed, shaped, target_law, verify_laws
+from multispin.speculation import (
+    DistributionFormat,
+    Feed,
+    SamplingParams,
+    derive_seed,
+    shaped,
+    target_distribution,
+    verify_distributions,
+)
 
 IDS, LENGTHS = 8, (1, 2, 4, 8)
 SEED = 2026
@@ -71,12 +79,14 @@ def of_a_text(drafter, target, prompt, tokens, params, form):
     target.forward([Feed(slot, 0, text[:-1], None)])
     while len(text) < len(prompt) + tokens:
         base = len(text)
-        drafted, laws = drafter.draft_laws(text, max(LENGTHS), params, form)
+        drafted, distributions = drafter.draft_distributions(text, max(LENGTHS), params, form)
         (logits,) = target.forward([Feed(slot, base - 1, [text[-1], *drafted], params)])
-        p = target_law(shaped(logits, range(base, base + len(drafted) + 1), params), params)
-        q = [law.weight(token) / form.total for law, token in zip(laws, drafted, strict=True)]
+        p = target_distribution(shaped(logits, range(base, base + len(drafted) + 1), params), params)
+        q = [
+            distribution.weight(token) / form.total for distribution, token in zip(distributions, drafted, strict=True)
+        ]
         found.append(standing([float(p[i, token]) / q[i] for i, token in enumerate(drafted)]))
-        outcome = verify_laws(drafted, laws, logits, base, params)
+        outcome = verify_distributions(drafted, distributions, logits, base, params)
         text += [*drafted[: outcome.accepted], outcome.next_token]
         target.commit(slot, base + outcome.accepted)
     target.close(slot)
@@ -85,7 +95,7 @@ def of_a_text(drafter, target, prompt, tokens, params, form):
 
 def shipped_drafters(prompts, tokens):
     tokenizer, target = load_tokenizer("embedded"), Verifier(load_model("embedded"), 1, 512)
-    form = LawFormat(target.vocabulary_size, 1024, 16)
+    form = DistributionFormat(target.vocabulary_size, 1024, 16)
     print(f"\n{prompts} prompts, {tokens} tokens each, temperature 1\n")
     print("| drafter | draft length | token by token | block | gain (± standard error over prompts) |")
     print("|---|---|---|---|---|")

@@ -1,10 +1,10 @@
-"""What the number types of a target change: in its argmax, in its law, and in the time of a verification.
+"""What the number types of a target change: in its argmax, in its distribution, and in the time of a verification.
 
     python benchmarks/bench_dtypes.py [--texts 24] [--tokens 128] [--turns 10]
 
 The float32 target answers bundled prompts at temperature 0; the same texts then go through the other number types, and
-at each position of an answer argmax and law (temperature 1) are compared. "int8 weights, bfloat16 sums" is what
-`--draft q8` makes of it. Verifications of 8 sessions with 5 tokens after 100 are timed in turns, in this process.
+at each position of an answer argmax and distribution (temperature 1) are compared. "int8 weights, bfloat16 sums" is
+what `--draft q8` makes of it. Verifications of 8 sessions with 5 tokens after 100 are timed in turns, in this process.
 """
 
 import argparse
@@ -59,23 +59,23 @@ def main():
     texts = [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
     kinds = ("float32", "bfloat16", "int8", "int8 weights, bfloat16 sums")
-    laws, rows = [], []
+    distributions, rows = [], []
     for kind in kinds:
         reader = ModelDrafter(model_of(kind), LENGTH)
         agrees, overlaps = [], []
         for index, (text, begin) in enumerate(texts):
             logits = reader.logits_along(text, begin, SAMPLED).float()
-            law = logits.softmax(-1)
+            distribution = logits.softmax(-1)
             if kind == "float32":
-                laws.append(law)
-            agrees += (laws[index].argmax(-1) == law.argmax(-1)).tolist()
-            overlaps += torch.minimum(laws[index], law).sum(-1).tolist()
+                distributions.append(distribution)
+            agrees += (distributions[index].argmax(-1) == distribution.argmax(-1)).tolist()
+            overlaps += torch.minimum(distributions[index], distribution).sum(-1).tolist()
         rows.append((kind, statistics.mean(agrees), statistics.mean(overlaps)))
     times = timed({kind: Verifier(model_of(kind), SESSIONS, LENGTH) for kind in kinds[:3]}, options.turns)
     print(
         f"{len(texts)} texts, {sum(len(answer) for answer in answers)} positions, {torch.get_num_threads()} threads\n"
     )
-    print("| number type | same argmax | overlap of the laws | verification [ms] | of float32's |")
+    print("| number type | same argmax | overlap of the distributions | verification [ms] | of float32's |")
     print("|---|---|---|---|---|")
     for kind, agree, overlap in rows:
         if kind in times:

@@ -45,7 +45,7 @@ def draft_for(own, done, tokens, rng):
     return draft
 
 
-def write_together(verifier, prompts, laws, alone, tokens, rng):
+def write_together(verifier, prompts, samplings, alone, tokens, rng):
     """The texts that come out of ragged passes with the texts `alone` as drafts."""
     slots, texts = [verifier.open() for _ in prompts], [list(prompt) for prompt in prompts]
     for slot, prompt in zip(slots, prompts, strict=True):
@@ -55,7 +55,7 @@ def write_together(verifier, prompts, laws, alone, tokens, rng):
         feeds = []
         for k in joining:
             draft = draft_for(alone[k], len(texts[k]) - len(prompts[k]), tokens, rng)
-            feeds.append(Feed(slots[k], len(texts[k]) - 1, [texts[k][-1], *draft], laws[k]))
+            feeds.append(Feed(slots[k], len(texts[k]) - 1, [texts[k][-1], *draft], samplings[k]))
         for k, feed, outcome in zip(joining, feeds, verifier.verify(feeds), strict=True):
             texts[k] += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
             verifier.commit(slots[k], len(texts[k]) - 1)
@@ -79,9 +79,14 @@ def main():
             verifier = Verifier(model, TEXTS, 128)
             for batch in range(options.batches):
                 prompts = [[rng.randrange(VOCABULARY) for _ in range(rng.choice([3, 9, 20, 31]))] for _ in range(TEXTS)]
-                laws = [SamplingParams() if k % 2 else SamplingParams(0.8, seed=100 * batch + k) for k in range(TEXTS)]
-                alone = [decode_alone(model, p, law, options.tokens) for p, law in zip(prompts, laws, strict=True)]
-                found = write_together(verifier, prompts, laws, alone, options.tokens, rng)
+                samplings = [
+                    SamplingParams() if k % 2 else SamplingParams(0.8, seed=100 * batch + k) for k in range(TEXTS)
+                ]
+                alone = [
+                    decode_alone(model, p, sampling, options.tokens)
+                    for p, sampling in zip(prompts, samplings, strict=True)
+                ]
+                found = write_together(verifier, prompts, samplings, alone, options.tokens, rng)
                 differ += sum(text != own for text, own in zip(found, alone, strict=True))
         print(f"{kind}: {differ} of {options.models * options.batches * TEXTS} texts differ", flush=True)
 

@@ -20,9 +20,9 @@ from multispin.control import Mode, plan
 from multispin.models.drafter_card import read_card
 from multispin.models.drafter_name import SHIPPED, shipped_folder
 from multispin.paper.cell import CALIBRATED, PAIRS, realise, scenario
-from multispin.speculation import LawFormat, Rule, bits_per_token, uplink_bits_per_rejection
+from multispin.speculation import DistributionFormat, Rule, bits_per_token, uplink_bits_per_rejection
 
-FORM = LawFormat(49_152, 1024, 16)
+FORM = DistributionFormat(49_152, 1024, 16)
 BANDS_HZ = (1e6, 5e6, 20e6)
 RULES = (Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN)
 BEST = "best of all"

@@ -212,16 +212,16 @@ def rules(options):
     """A pass of 20 x 9 of the 7B shape under each rejection rule."""
     import numpy as np
 
-    from multispin.speculation import Evidence, Feed, LawFormat, Rule, SamplingParams, TruncatedLaw
+    from multispin.speculation import DistributionFormat, Evidence, Feed, Rule, SamplingParams, TruncatedDistribution
 
     verifier = a_verifier(shape("7B", options.tiny), 20, 512, options, warm=False)
     slots = fed(verifier, 20, CONTEXT)
-    form = LawFormat(verifier.vocabulary_size, min(1024, verifier.vocabulary_size), 16)
+    form = DistributionFormat(verifier.vocabulary_size, min(1024, verifier.vocabulary_size), 16)
     weights = np.full(form.retained, form.total // form.retained)
     weights[0] += form.total - weights.sum()
-    law = TruncatedLaw(np.arange(form.retained), weights, form)
+    distribution = TruncatedDistribution(np.arange(form.retained), weights, form)
     for rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN):
-        given = {"laws": (law,) * 8} if rule is Rule.REJECTION else {"weights": (60,) * 8}
+        given = {"distributions": (distribution,) * 8} if rule is Rule.REJECTION else {"weights": (60,) * 8}
         evidence = Evidence(rule, form, **given)
         feeds = [Feed(slot, CONTEXT, list(range(9)), SamplingParams(0.8, seed=slot), evidence) for slot in slots]
         ms = median_ms(options, lambda feeds=feeds: verifier.verify(feeds), 5)

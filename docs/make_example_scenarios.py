@@ -137,8 +137,8 @@ HEADS = {
 # policy centralized uses it). One draw of the random numbers.
 """,
     "modes-llama": f"""# The devices of paper-llama.toml on 1 MHz, each free to choose its acceptance rule.
-# rejection: whole laws go up, 1024 (16 + 15) bit per drafted token ({PAPER}). rejection-up: token and
-# probability, 31 bit, and a law for each refused draft ({FOLLOW_UP}). coupled: the token, 15 bit (arXiv 2408.07978).
+# rejection: whole distributions go up, 1024 (16 + 15) bit per drafted token ({PAPER}). rejection-up: token and
+# probability, 31 bit, and a distribution for each refused draft ({FOLLOW_UP}). coupled: the token, 15 bit (arXiv 2408.07978).
 # Assumed beside what paper-llama.toml assumes: rejection accepts 1 - TV at the paper's rates, and coupled no more than
 # it guarantees, (1 - TV) / (1 + TV). What it reaches in practice is higher.
 """,
@@ -147,8 +147,8 @@ HEADS = {
 # From the paper: K, band, drafting and verification times on an A100, acceptance rates, path loss (-30 dB at 1 m,
 # exponent 3.5, 100 to 500 m), noise of -169 dBm/Hz at the server, 1024 retained probabilities of 16 + 18 bit.
 # Assumed: transmit powers uniform in the printed 10 to 15 dBm, distances uniform, tasks drawn alike, one draw of the
-# Rayleigh fading, longest draft 25. Whole laws go up with every drafted token, as in arXiv 2606.04581 and unlike the
-# follow-up itself, which sends one law per rejection.
+# Rayleigh fading, longest draft 25. Whole distributions go up with every drafted token, as in arXiv 2606.04581 and unlike the
+# follow-up itself, which sends one distribution per rejection.
 """,
     "raspberry-classroom": f"""# A classroom: 22 Raspberry Pis draft with Qwen3-0.6B; 2 laptops have no drafter.
 # From sources: Q4_K_M drafting time of Qwen3-0.6B, 55 ms per token on a Pi 5 and 128 ms on a Pi 4B, and an acceptance

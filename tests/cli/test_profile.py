@@ -72,11 +72,11 @@ def test_modes_let_a_plan_choose_the_rule(tiny_folder, tmp_path, capsys):
         assert coupled.acceptance_rate == found[task]["acceptance_rate"]["mean"]
         overlap = min(0.9999, found[task]["rejection_acceptance_rate"]["mean"])
         assert rejection.acceptance_rate == up.acceptance_rate == overlap
-        # V = 257: 9 bits per id; whole laws keep all 257 tokens in 9 + 16 bits each.
+        # V = 257: 9 bits per id; whole distributions keep all 257 tokens in 9 + 16 bits each.
         assert (coupled.bits_per_token, coupled.bits_per_rejection) == (9, 0)
         assert (rejection.bits_per_token, rejection.bits_per_rejection) == (257 * 25, 0)
         assert (up.bits_per_token, up.bits_per_rejection) == (9 + 16, 257 * 25)
-        assert devices[f"lookup-{task}"].modes == ()  # it has no law to send
+        assert devices[f"lookup-{task}"].modes == ()  # it has no distribution to send
     assert run(["plan", str(site), "--json"]) == 0
     chosen = [device.get("mode") for device in json.loads(capsys.readouterr().out)["devices"]]
     assert set(chosen[: len(TASKS)]) <= {"coupled", "rejection", "rejection-up"}

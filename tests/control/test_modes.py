@@ -27,7 +27,7 @@ from multispin.control.problem import as_problem
 from multispin.errors import InputError
 
 IDS = Mode("coupled", acceptance_rate=0.6, bits_per_token=15)
-LAWS = Mode("rejection", acceptance_rate=0.8, bits_per_token=31744)
+DISTRIBUTIONS = Mode("rejection", acceptance_rate=0.8, bits_per_token=31744)
 LATE = Mode("rejection-up", acceptance_rate=0.8, bits_per_token=31, bits_per_rejection=31744)
 
 
@@ -173,8 +173,8 @@ def test_more_modes_never_hurt_and_one_mode_is_a_plain_device(draw):
     assert [plan(named).devices[0].mode, plan(plain).devices[0].mode] == ["rejection", None]
 
 
-def test_laws_win_where_bits_are_free_and_ids_where_they_are_dear():
-    devices = tuple(Device(f"d{k}", 0.008, 5, modes=(IDS, LAWS, LATE)) for k in range(4))
+def test_distributions_win_where_bits_are_free_and_ids_where_they_are_dear():
+    devices = tuple(Device(f"d{k}", 0.008, 5, modes=(IDS, DISTRIBUTIONS, LATE)) for k in range(4))
     verifier = Verification(0.02, 0.01)
     assert {d.mode for d in plan(Scenario(Cell(1e10, 1), verifier, devices)).devices} <= {"rejection", "rejection-up"}
     assert {d.mode for d in plan(Scenario(Cell(2e4, 1), verifier, devices)).devices} == {"coupled"}

@@ -110,7 +110,7 @@ def test_the_inverse_rate_is_the_root_and_its_slope_the_derivative(snr, room, up
     assert slope[0] == pytest.approx(numeric[0], rel=1e-5 + 1e4 * digits)
 
 
-def test_the_inverse_is_that_of_the_radio_and_the_linear_law_its_limit():
+def test_the_inverse_is_that_of_the_radio_and_the_linear_case_its_limit():
     device = Device("a", 0.01, acceptance_rate=0.8, snr_hz=3e6)
     for band in (1e3, 1e5, 1e7):
         assert device.rate_bits_per_s(band) == pytest.approx(rate_with_noise_density(band, 3e6))
@@ -227,7 +227,7 @@ def test_theorem_1_and_lemma_1_hold_as_shares_depend_on_the_rate_alone():
         assert float(problem.goodput(homogeneous(problem))) == pytest.approx(best, rel=1e-12)
 
 
-def test_great_powers_make_no_difference_between_the_laws():
+def test_great_powers_make_no_difference_between_the_distributions():
     # With 90 dB over the whole band, halving the band costs next to nothing in bit/s/Hz.
     devices = tuple(Device(f"d{k}", 0.01, acceptance_rate=0.8, snr_hz=1e16) for k in range(4))
     dense = Scenario(Cell(1e6, 31744), Verification(0.05, 0.01), devices)

@@ -152,9 +152,9 @@ def test_expected_tokens_are_the_sum_of_survival():
     assert expected_tokens([0, 1, 1 - 1e-14], 9) == pytest.approx([1, 10, 10])
     table = token_table(np.full((9, 1), 0.8))
     assert table[:, 0] == pytest.approx(expected_tokens(0.8, np.arange(10)))
-    # E[N] from the law of eq. 11: Pr(N = l) = α^(l−1)(1 − α), Pr(N = L + 1) = α^L.
-    law = sum(n * 0.8 ** (n - 1) * 0.2 for n in range(1, 5)) + 5 * 0.8**4
-    assert float(expected_tokens(0.8, 4)) == pytest.approx(law)
+    # E[N] from the distribution of eq. 11: Pr(N = l) = α^(l−1)(1 − α), Pr(N = L + 1) = α^L.
+    distribution = sum(n * 0.8 ** (n - 1) * 0.2 for n in range(1, 5)) + 5 * 0.8**4
+    assert float(expected_tokens(0.8, 4)) == pytest.approx(distribution)
     profile = token_table(np.array([[0.9], [0.5], [0.0], [1.0]]))
     assert profile[:, 0] == pytest.approx([1, 1.9, 2.35, 2.35, 2.35])
 

@@ -19,13 +19,13 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
     Close,
+    Distribution,
     Draft,
     EdgeSession,
     Error,
     Grant,
     Hello,
     Idle,
-    Law,
     Open,
     Pending,
     Profile,
@@ -40,7 +40,7 @@ from multispin.protocol import (
     encode,
     websocket_frame_bytes,
 )
-from multispin.speculation import NoDrafter, Rule, SamplingParams, certain_law, draw, judge, pack_ids
+from multispin.speculation import NoDrafter, Rule, SamplingParams, certain_distribution, draw, judge, pack_ids
 
 V, PROMPT = 20, (1, 2, 3)
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -108,9 +108,9 @@ class Guesser:
         base = len(committed)
         return [self.text[at] if at < base + 2 else 7 for at in range(base, min(base + length, len(self.text)))]
 
-    def draft_laws(self, committed, length, params, form):
+    def draft_distributions(self, committed, length, params, form):
         ids = self.draft(committed, length, params)
-        return ids, [certain_law(token, form) for token in ids]
+        return ids, [certain_distribution(token, form) for token in ids]
 
 
 class MemoryEdge:
@@ -176,8 +176,8 @@ class MemoryEdge:
                 return []
             case Draft():
                 return self.session.receive(message)
-            case Law():
-                return [self.session.receive_law(message)]
+            case Distribution():
+                return [self.session.receive_distribution(message)]
             case Close():
                 self.session = None
         return []

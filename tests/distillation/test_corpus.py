@@ -42,7 +42,7 @@ def test_states_are_the_targets_own_and_lead_to_its_tokens(tiny_folder, target):
     assert (shard.ends - shard.begins).max() <= 12
 
 
-def test_sampled_text_follows_the_law(tiny_folder, target):
+def test_sampled_text_follows_the_distribution(tiny_folder, target):
     """First tokens after one prompt at T = 1: chi-square over 512 draws; false alarm 1e-4."""
     from scipy.stats import chisquare
 
@@ -54,11 +54,14 @@ def test_sampled_text_follows_the_law(tiny_folder, target):
         shard = pen.write([ids] * 128, [1.0] * 128, torch.Generator().manual_seed(k))
         first += shard.tokens[:, len(ids)].tolist()
     with torch.no_grad():
-        law = model(torch.tensor([ids])).logits[0, -1].softmax(-1).double().numpy()
-    law /= law.sum()
-    common = np.argsort(-law)[:8]
+        distribution = model(torch.tensor([ids])).logits[0, -1].softmax(-1).double().numpy()
+    distribution /= distribution.sum()
+    common = np.argsort(-distribution)[:8]
     seen = np.array([first.count(int(token)) for token in common])
-    seen, expected = np.append(seen, 512 - seen.sum()), 512 * np.append(law[common], 1 - law[common].sum())
+    seen, expected = (
+        np.append(seen, 512 - seen.sum()),
+        512 * np.append(distribution[common], 1 - distribution[common].sum()),
+    )
     assert chisquare(seen, expected).pvalue > 1e-4
 
 

@@ -5,7 +5,7 @@ import pytest
 from multispin.control import EdgeDrafter, Verification
 from multispin.edge.paced import PacedBatchDrafter, PacedEngine
 from multispin.models import Verifier, load_draft_source, load_model
-from multispin.speculation import DraftAsk, Feed, LawFormat, SamplingParams
+from multispin.speculation import DistributionFormat, DraftAsk, Feed, SamplingParams
 
 
 class Clock:
@@ -64,6 +64,8 @@ def test_drafts_of_the_edge_take_a_step_for_each_token_of_the_longest_and_a_part
     assert paced.draft(asks) == plain.draft(asks)
     assert clock.slept_s == [pytest.approx(3 * 2.0 + 4 * 0.5)]
     hot = [ask._replace(params=SamplingParams(0.9)) for ask in asks]
-    form = LawFormat(257, 64, 12)
-    assert [ids for ids, _ in paced.draft_laws(hot, form)] == [ids for ids, _ in plain.draft_laws(hot, form)]
+    form = DistributionFormat(257, 64, 12)
+    assert [ids for ids, _ in paced.draft_distributions(hot, form)] == [
+        ids for ids, _ in plain.draft_distributions(hot, form)
+    ]
     assert clock.slept_s[1:] == [pytest.approx(3 * 2.0 + 4 * 0.5)]

@@ -29,12 +29,12 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     SESSION_PATH,
     Close,
+    Distribution,
     Draft,
     Error,
     Grant,
     Granted,
     Hello,
-    Law,
     Open,
     Profile,
     RefusedError,
@@ -53,8 +53,8 @@ from multispin.speculation import (
     SamplingParams,
     TextStream,
     bits_per_id,
-    certain_law,
-    pack_laws,
+    certain_distribution,
+    pack_distributions,
     text_of,
     unpack_offer,
 )
@@ -476,7 +476,7 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
     assert plain.drafted == 0
 
 
-def test_laws_sent_at_once_and_laws_sent_when_asked_for_make_the_same_text(tiny_folder):
+def test_distributions_sent_at_once_and_distributions_sent_when_asked_for_make_the_same_text(tiny_folder):
     # Of one drafted token a block decides as a single decision does; longer blocks accept more.
     async def scenario(rule):
         async with Site(tiny_folder, policy="fixed", longest=1) as site:
@@ -597,20 +597,23 @@ def _with(kind, **values):
     return lambda _, message: replace(message, **values) if isinstance(message, kind) else message
 
 
-def _law_of_another_round(_, message):
-    return replace(message, round=message.round + 1) if isinstance(message, Law) else message
+def _distribution_of_another_round(_, message):
+    return replace(message, round=message.round + 1) if isinstance(message, Distribution) else message
 
 
-def _law_unasked(_, message):
-    return Law(message.session, message.round, 0, b"") if isinstance(message, Draft) else message
+def _distribution_unasked(_, message):
+    return Distribution(message.session, message.round, 0, b"") if isinstance(message, Draft) else message
 
 
-def _law_of_another_token(client, message):
-    if not isinstance(message, Law):
+def _distribution_of_another_token(client, message):
+    if not isinstance(message, Distribution):
         return message
     refused = client.session.stage.ids[message.accepted]
     form = client.session.form
-    return replace(message, law=pack_laws([certain_law((refused + 1) % form.vocabulary_size, form)], form))
+    return replace(
+        message,
+        distribution=pack_distributions([certain_distribution((refused + 1) % form.vocabulary_size, form)], form),
+    )
 
 
 def _impossible_token(client, message):
@@ -626,14 +629,18 @@ def _token_kept_back(_, message):
 
 
 LIES = {
-    "a law that gives the token another weight": (Rule.REJECTION_UP, _law_of_another_token, "bad-message"),
-    "a law too large": (Rule.REJECTION_UP, _with(Law, law=b"x" * 50_000), "bad-message"),
-    "a law for another round": (Rule.REJECTION_UP, _law_of_another_round, "unexpected"),
-    "a law that nobody asked for": (Rule.REJECTION_UP, _law_unasked, "unexpected"),
+    "a distribution that gives the token another weight": (
+        Rule.REJECTION_UP,
+        _distribution_of_another_token,
+        "bad-message",
+    ),
+    "a distribution too large": (Rule.REJECTION_UP, _with(Distribution, distribution=b"x" * 50_000), "bad-message"),
+    "a distribution for another round": (Rule.REJECTION_UP, _distribution_of_another_round, "unexpected"),
+    "a distribution that nobody asked for": (Rule.REJECTION_UP, _distribution_unasked, "unexpected"),
     "weights of nothing": (Rule.REJECTION_UP, _with(Draft, length=1, payload=bytes(4)), "bad-message"),
-    "laws too large": (Rule.REJECTION, _with(Draft, length=1, payload=b"x" * 50_000), "bad-message"),
-    "laws cut short": (Rule.REJECTION, _with(Draft, length=1, payload=b"\x7f"), "bad-message"),
-    "a token that no law gives": (Rule.REJECTION_DOWN, _impossible_token, "bad-head"),
+    "distributions too large": (Rule.REJECTION, _with(Draft, length=1, payload=b"x" * 50_000), "bad-message"),
+    "distributions cut short": (Rule.REJECTION, _with(Draft, length=1, payload=b"\x7f"), "bad-message"),
+    "a token that no distribution gives": (Rule.REJECTION_DOWN, _impossible_token, "bad-head"),
     "a token kept back": (Rule.REJECTION_DOWN, _token_kept_back, "bad-head"),
     "a token without an offer": (Rule.REJECTION_DOWN, _with(Draft, head=1), "bad-head"),
     "evidence for a rule without any": (Rule.COUPLED, _with(Draft, length=1, payload=b"x" * 50_000), "bad-message"),

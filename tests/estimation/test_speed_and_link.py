@@ -90,8 +90,8 @@ def test_a_lasting_change_is_followed_after_one_half_life():
 
 
 def test_the_interval_covers_about_as_often_as_it_says():
-    """300 runs at 90 %. The spread comes from some 23 effective values, so the law is a little wider than normal:
-    its coverage is near 88 %, and a binomial deviation 1.9 %; 80 … 97 % is four of them either way."""
+    """300 runs at 90 %. The spread comes from some 23 effective values, so the distribution is a little wider than
+    normal: its coverage is near 88 %, and a binomial deviation 1.9 %; 80 … 97 % is four of them either way."""
     covered = 0
     for seed in range(300):
         generator = np.random.default_rng(seed)

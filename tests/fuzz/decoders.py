@@ -25,11 +25,11 @@ from multispin.protocol import (
     Chunk,
     Close,
     Commit,
+    Distribution,
     Draft,
     Error,
     Grant,
     Hello,
-    Law,
     Open,
     Profile,
     Resume,
@@ -42,16 +42,21 @@ from multispin.protocol import (
     encode,
 )  # fmt: skip
 from multispin.simulation.uplink import load_efficiency_trace
-from multispin.speculation import LawFormat, Rule, pack_ids, unpack_ids, unpack_offer
+from multispin.speculation import DistributionFormat, Rule, pack_ids, unpack_ids, unpack_offer
 from multispin.speculation.evidence import unpack_draft
 
 MOST_S = 2.0
 """No input may take longer than this."""
-FORM = LawFormat(50, retained=8, probability_bits=6)
+FORM = DistributionFormat(50, retained=8, probability_bits=6)
 UPLINK = [
     Hello(PROTOCOL_VERSION, "f" * 16, "phone", "q5", True, Profile(0.05, 3.0)),
     Open(1, b"\0\1", 1, 10, 0.5, 0, 1.0, 7, (2,), 0, Rule.REJECTION_UP, 64, 8, 5, ((7, -1.5),)),
-    *(Draft(1, 2, 3, 1, b"\0\5", 1000), Law(1, 2, 3, b"\0\5"), Resume(PROTOCOL_VERSION, "token", 12), Close(1)),
+    *(
+        Draft(1, 2, 3, 1, b"\0\5", 1000),
+        Distribution(1, 2, 3, b"\0\5"),
+        Resume(PROTOCOL_VERSION, "token", 12),
+        Close(1),
+    ),
     Chunk(3, 40, 2, b"\0\5\0\7", 1000),
 ]
 DOWNLINK = [

@@ -10,10 +10,10 @@ import torch
 from multispin.models import Verifier, batch_drawing
 from multispin.models.batch_drawing import BatchDrawing, drawn_on_cpu
 from multispin.speculation import (
+    DistributionFormat,
     Evidence,
     Failure,
     Feed,
-    LawFormat,
     Rule,
     SamplingParams,
     derive_seed,
@@ -129,7 +129,7 @@ def test_what_is_not_known_here_is_left_to_the_rule_of_one_row():
 
 def test_verify_at_once_finds_what_verify_row_by_row_finds(make_model, family):
     """The same batches by both ways: prompts, every rule, damaged weights, and rows that stay with the definition."""
-    rng, form = random.Random(4), LawFormat(97, 20, 12)
+    rng, form = random.Random(4), DistributionFormat(97, 20, 12)
     model = make_model(family)
     damaged = model.get_input_embeddings().weight is not model.get_output_embeddings().weight
     if damaged:
@@ -171,5 +171,5 @@ def test_verify_at_once_finds_what_verify_row_by_row_finds(make_model, family):
 
 
 def evidence_of(finding):
-    """What can be compared of a Rejection, whose law is a tensor; None for anything else."""
-    return (finding.accepted, finding.token, finding.base) if hasattr(finding, "law") else None
+    """What can be compared of a Rejection, whose distribution is a tensor; None for anything else."""
+    return (finding.accepted, finding.token, finding.base) if hasattr(finding, "distribution") else None

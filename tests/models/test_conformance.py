@@ -14,9 +14,9 @@ from multispin.speculation import (
     PromptLookupDrafter,
     Rule,
     SlotTable,
-    TruncatedLaw,
+    TruncatedDistribution,
     accept_matching,
-    certain_law,
+    certain_distribution,
 )
 from multispin.speculation.conformance import check_drafter, check_engine
 
@@ -88,15 +88,15 @@ class Foreign(Stubborn):
 class Greedy(Stubborn):
     """Sends a distribution of two ids, and always drafts the more probable one."""
 
-    def draft_laws(self, committed, length, params, form):
+    def draft_distributions(self, committed, length, params, form):
         rare = form.total // 3
-        law = TruncatedLaw(np.array([7, 8]), np.array([form.total - rare, rare]), form)
-        return [7] * length, [law] * length
+        distribution = TruncatedDistribution(np.array([7, 8]), np.array([form.total - rare, rare]), form)
+        return [7] * length, [distribution] * length
 
 
 class Lawless(Stubborn):
-    def draft_laws(self, committed, length, params, form):
-        return [7] * length, [certain_law(8, form)] * length
+    def draft_distributions(self, committed, length, params, form):
+        return [7] * length, [certain_distribution(8, form)] * length
 
 
 @pytest.mark.parametrize(

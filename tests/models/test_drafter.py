@@ -6,7 +6,7 @@ from multispin.models import CachedModel, ModelDrafter, decode_alone, load_draft
 from multispin.models.distilled import carve, fingerprint, save_drafter
 from multispin.models.drafter_card import DrafterCard
 from multispin.models.quantised import FEW_ROWS, RoundedLinear, WholeLinear, whole_weights
-from multispin.speculation import LawFormat, NoDrafter, PromptLookupDrafter, SamplingParams, draft_token
+from multispin.speculation import DistributionFormat, NoDrafter, PromptLookupDrafter, SamplingParams, draft_token
 
 GREEDY = SamplingParams()
 
@@ -125,27 +125,31 @@ def test_rounding_to_a_width_that_does_not_exist_is_refused(make_model):
         round_weights(make_model("llama"), 9)
 
 
-def test_a_draft_with_laws_is_drawn_from_exactly_these_laws(make_model):
+def test_a_draft_with_distributions_is_drawn_from_exactly_these_distributions(make_model):
     model, prompt = make_model("llama"), [4, 8, 15, 16, 23, 42]
-    form = LawFormat(97, retained=20, probability_bits=8)
+    form = DistributionFormat(97, retained=20, probability_bits=8)
     params = SamplingParams(0.9, top_p=0.9, seed=11, logit_bias=((3, -100.0),), withheld=(5,), withheld_until=8)
     drafter = ModelDrafter(model, 64)
-    ids, laws = drafter.draft_laws(prompt, 5, params, form)
-    assert ids == [draft_token(law, params.seed, 6, 6 + i) for i, law in enumerate(laws)]
-    assert not any(law.weight(3) for law in laws)
-    assert [bool(law.weight(5)) for law in laws[:2]] == [False, False]
-    again, same = ModelDrafter(model, 64).draft_laws(prompt, 5, params, form)  # as after a lost connection
+    ids, distributions = drafter.draft_distributions(prompt, 5, params, form)
+    assert ids == [draft_token(distribution, params.seed, 6, 6 + i) for i, distribution in enumerate(distributions)]
+    assert not any(distribution.weight(3) for distribution in distributions)
+    assert [bool(distribution.weight(5)) for distribution in distributions[:2]] == [False, False]
+    again, same = ModelDrafter(model, 64).draft_distributions(prompt, 5, params, form)  # as after a lost connection
     assert again == ids
-    assert [law.weights.tolist() for law in same] == [law.weights.tolist() for law in laws]
-    assert drafter.draft_laws(prompt, 0, params, form) == ([], [])
+    assert [distribution.weights.tolist() for distribution in same] == [
+        distribution.weights.tolist() for distribution in distributions
+    ]
+    assert drafter.draft_distributions(prompt, 0, params, form) == ([], [])
 
 
-def test_a_guess_brings_the_law_of_a_guess(make_model):
-    form = LawFormat(97, retained=20, probability_bits=8)
-    ids, laws = PromptLookupDrafter().draft_laws([1, 2, 3, 1, 2], 2, SamplingParams(1.0), form)
+def test_a_guess_brings_the_distribution_of_a_guess(make_model):
+    form = DistributionFormat(97, retained=20, probability_bits=8)
+    ids, distributions = PromptLookupDrafter().draft_distributions([1, 2, 3, 1, 2], 2, SamplingParams(1.0), form)
     assert ids == [3, 1]
-    assert [law.weight(token) for law, token in zip(laws, ids, strict=True)] == [form.total] * 2
-    assert NoDrafter().draft_laws([1, 2], 4, SamplingParams(1.0), form) == ([], [])
+    assert [distribution.weight(token) for distribution, token in zip(distributions, ids, strict=True)] == [
+        form.total
+    ] * 2
+    assert NoDrafter().draft_distributions([1, 2], 4, SamplingParams(1.0), form) == ([], [])
 
 
 @pytest.mark.parametrize("distilled", [False, True])

@@ -6,9 +6,9 @@ import pytest
 
 from multispin.errors import InputError
 from multispin.models import EdgeDrafter, ModelDrafter, PackedModel
-from multispin.speculation import DraftAsk, LawFormat, SamplingParams, SlotsTakenError
+from multispin.speculation import DistributionFormat, DraftAsk, SamplingParams, SlotsTakenError
 
-LAWS = [
+SAMPLING = [
     SamplingParams(),
     SamplingParams(0.8, seed=3),
     SamplingParams(1.0, top_k=20, top_p=0.9, seed=4),
@@ -30,33 +30,35 @@ def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_
                 texts[k] = [rng.randrange(97) for _ in range(rng.choice([1, 5, 11]))]
         asked = [k for k in range(4) if rng.random() < 0.8]
         rng.shuffle(asked)
-        asks = [DraftAsk(slots[k], texts[k], rng.randrange(6), LAWS[k]) for k in asked]
+        asks = [DraftAsk(slots[k], texts[k], rng.randrange(6), SAMPLING[k]) for k in asked]
         for k, ask, drafted in zip(asked, asks, together.draft(asks), strict=True):
-            assert drafted == alone[k].draft(texts[k], ask.length, LAWS[k])
+            assert drafted == alone[k].draft(texts[k], ask.length, SAMPLING[k])
             assert len(drafted) == ask.length
             kept = rng.randrange(len(drafted) + 1)
             texts[k] = [*texts[k], *drafted[:kept], *([rng.randrange(97)] if len(texts[k]) < 70 else [])]
 
 
 def test_distributions_for_the_rejection_rules_are_those_of_each_text_alone(make_model):
-    model, form = make_model("llama"), LawFormat(97, retained=20, probability_bits=8)
+    model, form = make_model("llama"), DistributionFormat(97, retained=20, probability_bits=8)
     together = EdgeDrafter(model, 3, 64)
     texts = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8]]
-    asks = [DraftAsk(together.open(), text, 4, law) for text, law in zip(texts, LAWS[1:], strict=True)]
-    for ask, (drafted, laws) in zip(asks, together.draft_laws(asks, form), strict=True):
-        ids, own = ModelDrafter(model, 64).draft_laws(ask.committed, 4, ask.params, form)
+    asks = [DraftAsk(together.open(), text, 4, sampling) for text, sampling in zip(texts, SAMPLING[1:], strict=True)]
+    for ask, (drafted, distributions) in zip(asks, together.draft_distributions(asks, form), strict=True):
+        ids, own = ModelDrafter(model, 64).draft_distributions(ask.committed, 4, ask.params, form)
         assert drafted == ids
-        assert [law.ids.tolist() for law in laws] == [law.ids.tolist() for law in own]
+        assert [distribution.ids.tolist() for distribution in distributions] == [
+            distribution.ids.tolist() for distribution in own
+        ]
 
 
 def test_under_the_rejection_rules_no_draft_ends_because_of_its_last_token(make_model):
     """A drafter that knows 30 of 97 ids draws none of the others, so that its drafts are as long as asked for."""
-    drafter, form = ModelDrafter(make_model("llama"), 64, 30), LawFormat(97, retained=97, probability_bits=8)
+    drafter, form = ModelDrafter(make_model("llama"), 64, 30), DistributionFormat(97, retained=97, probability_bits=8)
     for seed in range(20):
-        drafted, laws = drafter.draft_laws([5, 6, 7], 6, SamplingParams(1.5, seed=seed), form)
-        assert len(drafted) == len(laws) == 6
+        drafted, distributions = drafter.draft_distributions([5, 6, 7], 6, SamplingParams(1.5, seed=seed), form)
+        assert len(drafted) == len(distributions) == 6
         assert max(drafted) < 30
-        assert all(law.ids.max() < 30 for law in laws)
+        assert all(distribution.ids.max() < 30 for distribution in distributions)
 
 
 def test_prompts_are_read_a_budget_at_a_time(make_model):
@@ -93,8 +95,8 @@ def test_ids_that_only_one_side_has_are_neither_drafted_nor_a_reason_to_fail(mak
     assert wide.draft([5, 6, 7], 20, SamplingParams()) == free
     assert wide.draft([5, 119, 7], 4, SamplingParams()) == []
     for size in (90, 97, 120, 130):  # what the edge says counts, not what the device's copy of the tokenizer has
-        ids, laws = wide.draft_laws([5, 6, 7], 3, LAWS[1], LawFormat(size, 8, 8))
-        assert len(ids) == len(laws) == 3
+        ids, distributions = wide.draft_distributions([5, 6, 7], 3, SAMPLING[1], DistributionFormat(size, 8, 8))
+        assert len(ids) == len(distributions) == 3
         assert max(ids) < size
 
 
@@ -102,11 +104,11 @@ def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing(make_model):
     model = make_model("llama")
     model.model.embed_tokens.weight.data[42] = float("nan")
     together = EdgeDrafter(model, 2, 64, static=True)
-    asks = [DraftAsk(together.open(), text, 3, LAWS[1]) for text in ([5, 42], [5, 6])]
+    asks = [DraftAsk(together.open(), text, 3, SAMPLING[1]) for text in ([5, 42], [5, 6])]
     assert [len(drafted) for drafted in together.draft(asks)] == [0, 3]
     drafter = ModelDrafter(PackedModel.of(model), 64)
-    assert drafter.draft([5, 42], 4, LAWS[1]) == []
-    assert drafter.draft_laws([5, 42], 4, LAWS[1], LawFormat(97, 8, 8)) == ([], [])
+    assert drafter.draft([5, 42], 4, SAMPLING[1]) == []
+    assert drafter.draft_distributions([5, 42], 4, SAMPLING[1], DistributionFormat(97, 8, 8)) == ([], [])
 
 
 def test_slots_run_out(make_model):

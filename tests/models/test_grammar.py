@@ -12,7 +12,17 @@ import torch
 from multispin.errors import InputError
 from multispin.models import EdgeDrafter, ModelDrafter, PackedModel, TextGrammars, Verifier, load_model, load_tokenizer
 from multispin.models import grammar as grammar_module
-from multispin.speculation import DraftAsk, Failure, Feed, Follower, LawFormat, SamplingParams, draw, judge, masks_along
+from multispin.speculation import (
+    DistributionFormat,
+    DraftAsk,
+    Failure,
+    Feed,
+    Follower,
+    SamplingParams,
+    draw,
+    judge,
+    masks_along,
+)
 from multispin.speculation.grammar import allowed
 
 SCHEMA = {
@@ -26,7 +36,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 GRAMMAR = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(SCHEMA))
-LAWS = {
+SAMPLING = {
     "greedy": SamplingParams(),
     "coupled": SamplingParams(1.0, seed=5),
     "everything": SamplingParams(0.9, top_k=40, min_p=0.001, frequency_penalty=0.4, repetition_penalty=1.1, seed=9),
@@ -104,10 +114,10 @@ def written_by(verifier, grammars, prompt, params, drafter, stop_ids):
     return text[len(prompt) :], accepted
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
-def test_a_text_under_a_schema_is_that_of_naive_masked_decoding(model, tokenizer, grammars, law):
+@pytest.mark.parametrize("sampling", sorted(SAMPLING))
+def test_a_text_under_a_schema_is_that_of_naive_masked_decoding(model, tokenizer, grammars, sampling):
     prompt, rng = tokenizer.encode("Give me JSON: "), random.Random(2)
-    params = replace(LAWS[law], grammar=GRAMMAR, prompt_tokens=len(prompt))
+    params = replace(SAMPLING[sampling], grammar=GRAMMAR, prompt_tokens=len(prompt))
     expected = naive(model, tokenizer, prompt, params)
     text = tokenizer.decode(expected)
     verifier = Verifier(model, 1, 256)
@@ -131,7 +141,7 @@ def test_a_text_under_a_schema_is_that_of_naive_masked_decoding(model, tokenizer
 
 def test_a_mutant_that_masks_by_the_committed_text_alone_is_noticed(model, tokenizer, grammars):
     prompt = tokenizer.encode("Give me JSON: ")
-    params = replace(LAWS["coupled"], grammar=GRAMMAR, prompt_tokens=len(prompt))
+    params = replace(SAMPLING["coupled"], grammar=GRAMMAR, prompt_tokens=len(prompt))
     expected = naive(model, tokenizer, prompt, params)
     drafter, verifier = Nonsense(expected, random.Random(2)), Verifier(model, 1, 256)
 
@@ -147,20 +157,20 @@ def test_a_mutant_that_masks_by_the_committed_text_alone_is_noticed(model, token
 
 
 def test_the_edges_drafter_and_the_rejection_rule_stay_within_the_grammar(model, tokenizer, grammars):
-    prompt, form = tokenizer.encode("Give me JSON: "), LawFormat(tokenizer.size, 50)
+    prompt, form = tokenizer.encode("Give me JSON: "), DistributionFormat(tokenizer.size, 50)
     params = SamplingParams(1.0, seed=4, grammar=GRAMMAR, prompt_tokens=len(prompt))
     drafter = EdgeDrafter(PackedModel.of(model), 1, 256, tokenizer.size)
     matcher = grammars.matcher(GRAMMAR)
     ask = DraftAsk(drafter.open(), prompt, 12, params, matcher)
     check = grammars.matcher(GRAMMAR)
     (drafted,) = drafter.draft([ask])
-    ((drawn, laws),) = drafter.draft_laws([ask], form)
+    ((drawn, distributions),) = drafter.draft_distributions([ask], form)
     for ids in (drafted, drawn):
         assert len(ids) == 12
         for index, token in enumerate(ids):
             assert bits(check.mask(ids[:index]))[token]
-    for index, law in enumerate(laws):
-        assert bits(check.mask(drawn[:index]))[law.ids].all()
+    for index, distribution in enumerate(distributions):
+        assert bits(check.mask(drawn[:index]))[distribution.ids].all()
 
 
 def bits(mask):

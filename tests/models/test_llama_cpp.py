@@ -12,7 +12,7 @@ from multispin.models import TextGrammars, load_tokenizer
 from multispin.models.draft_source import load_draft_source
 from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel, tokenizer_of
 from multispin.models.references import embedded_path
-from multispin.speculation import LawFormat, SamplingParams
+from multispin.speculation import DistributionFormat, SamplingParams
 from multispin.speculation.grammar import allowed
 from multispin.speculation.row_sampling import draw_row
 
@@ -69,12 +69,12 @@ def test_its_argmax_is_nearly_always_that_of_the_target(path, prompt):
 
 
 def test_distributions_are_those_that_the_tokens_are_drawn_from(model, prompt):
-    form = LawFormat(model.vocabulary_size)
-    ids, laws = LlamaCppDrafter(model).draft_laws(prompt, 5, SamplingParams(0.9, seed=4), form)
-    assert len(ids) == len(laws) == 5
-    for token, law in zip(ids, laws, strict=True):
-        assert law.weight(token) > 0
-    assert LlamaCppDrafter(model).draft_laws(prompt, 5, SamplingParams(0.9, seed=4), form)[0] == ids
+    form = DistributionFormat(model.vocabulary_size)
+    ids, distributions = LlamaCppDrafter(model).draft_distributions(prompt, 5, SamplingParams(0.9, seed=4), form)
+    assert len(ids) == len(distributions) == 5
+    for token, distribution in zip(ids, distributions, strict=True):
+        assert distribution.weight(token) > 0
+    assert LlamaCppDrafter(model).draft_distributions(prompt, 5, SamplingParams(0.9, seed=4), form)[0] == ids
 
 
 def test_drafts_stop_where_the_drafters_context_ends(path, prompt):
@@ -163,8 +163,11 @@ def test_drafts_of_llama_cpp_follow_the_requests_grammar():
         assert len(drafted) == 8
         for index, token in enumerate(drafted):
             assert allowed(matcher.mask(drafted[:index]), tokenizer.size)[token]
-    ids, laws = drafter.draft_laws(prompt, 4, params, LawFormat(tokenizer.size, 50))
-    assert all(allowed(matcher.mask(ids[:i]), tokenizer.size)[law.ids].all() for i, law in enumerate(laws))
+    ids, distributions = drafter.draft_distributions(prompt, 4, params, DistributionFormat(tokenizer.size, 50))
+    assert all(
+        allowed(matcher.mask(ids[:i]), tokenizer.size)[distribution.ids].all()
+        for i, distribution in enumerate(distributions)
+    )
     own = source.grammars.matcher(grammar)
     for text in ("", "[1", "[1, 2, 3, 4, 5]"):
         written = tokenizer.encode(text)

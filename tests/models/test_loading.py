@@ -172,8 +172,8 @@ def test_a_text_whose_logits_are_not_numbers_fails_and_others_go_on(make_model):
     verifier = Verifier(model, slots=2, max_length=32)
     good, bad = verifier.open(), verifier.open()
     (expected,) = verifier.verify([Feed(good, 0, [1, 2, 3], SamplingParams())])
-    for law in (SamplingParams(), SamplingParams(0.8, seed=4)):
-        (failure,) = verifier.verify([Feed(bad, 0, [1, 42], law)])
+    for distribution in (SamplingParams(), SamplingParams(0.8, seed=4)):
+        (failure,) = verifier.verify([Feed(bad, 0, [1, 42], distribution)])
         assert "finite numbers" in failure.reason
         assert verifier.cached(bad) == 0
     verifier.close(bad)

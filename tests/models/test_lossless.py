@@ -9,7 +9,7 @@ from multispin.models import ModelDrafter, Verifier, decode_alone, round_weights
 from multispin.models.quantised import whole_weights
 from multispin.speculation import Feed, PromptLookupDrafter, SamplingParams
 
-LAWS = {
+SAMPLING = {
     "greedy": SamplingParams(),
     "coupled": SamplingParams(0.9, seed=77),
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
@@ -62,14 +62,15 @@ class Text:
 
 
 @pytest.mark.parametrize(
-    ("law", "numbers"), [*((law, "float32") for law in sorted(LAWS)), ("greedy", "int8"), ("coupled", "int8")]
+    ("sampling", "numbers"),
+    [*((sampling, "float32") for sampling in sorted(SAMPLING)), ("greedy", "int8"), ("coupled", "int8")],
 )
 def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(
-    make_model, family, law, numbers, processor
+    make_model, family, sampling, numbers, processor
 ):
     if numbers == "int8" and processor != "cpu":
         pytest.skip("whole numbers are for a CPU")
-    model, params, limit = make_model(family).to(processor), LAWS[law], 40
+    model, params, limit = make_model(family).to(processor), SAMPLING[sampling], 40
     if numbers == "int8":
         model = whole_weights(model)
     drafters = [

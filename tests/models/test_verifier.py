@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from multispin.errors import InputError
 from multispin.models import Verifier
-from multispin.speculation import Evidence, Failure, Feed, LawFormat, Rule, SamplingParams, SlotsTakenError
+from multispin.speculation import DistributionFormat, Evidence, Failure, Feed, Rule, SamplingParams, SlotsTakenError
 
 GREEDY = SamplingParams()
 
@@ -151,7 +151,7 @@ def test_a_text_that_cannot_be_computed_fails_alone_and_leaves_nothing_to_whoeve
 def test_a_request_whose_own_values_cannot_be_judged_fails_alone(make_model):
     verifier = Verifier(make_model("llama"), slots=2, max_length=32)
     good, bad = verifier.open(), verifier.open()
-    evidence = Evidence(Rule.REJECTION_UP, LawFormat(50, 8, 8), weights=(3,))  # written for another vocabulary
+    evidence = Evidence(Rule.REJECTION_UP, DistributionFormat(50, 8, 8), weights=(3,))  # written for another vocabulary
     (expected,) = verifier.verify([Feed(good, 0, [1, 2, 3], GREEDY)])
     found, failure = verifier.verify(
         [Feed(good, 0, [1, 2, 3], GREEDY), Feed(bad, 0, [1, 2], SamplingParams(0.8), evidence)]

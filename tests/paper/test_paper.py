@@ -33,7 +33,7 @@ def test_the_payload_is_the_papers(pair, bits):
     assert scenario(PAIRS[pair], CALIBRATED[pair], realise(1, 0, 1), 0).cell.bits_per_token == bits
 
 
-def test_draws_have_the_laws_that_the_paper_states():
+def test_draws_have_the_distributions_that_the_paper_states():
     drawn = [realise(5, index, 40) for index in range(200)]
     tasks = np.concatenate([d.task for d in drawn])
     # 4,800 draws: 6 standard deviations are 0.038.

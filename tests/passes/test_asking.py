@@ -1,4 +1,4 @@
-"""Rounds in which laws are asked for, under a clock that the test turns: who answers late, never, or goes."""
+"""Rounds in which distributions are asked for, under a clock that the test turns: who answers late, never, or goes."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver
 from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Request, Verdict
 from multispin.speculation import (
     ID_RULES,
-    LawFormat,
+    DistributionFormat,
     Rule,
     SamplingParams,
     SlotTable,
     bits_per_token,
-    certain_law,
+    certain_distribution,
     judge,
     uplink_bits_per_rejection,
 )
@@ -71,14 +71,14 @@ class Site(LocalDriver):
         for number, device in self.devices.items():
             if device.wants_draft:
                 ids = [5] * (0 if device.over else device.grant.length)
-                self.say(number, device.answer(ids, 0.01, [certain_law(5, device.form)] * len(ids)))
+                self.say(number, device.answer(ids, 0.01, [certain_distribution(5, device.form)] * len(ids)))
 
     def answer(self, *numbers):
         for number in numbers:
-            self.say(number, self.devices[number].law(self.asks.pop(number)))
+            self.say(number, self.devices[number].distribution(self.asks.pop(number)))
 
 
-def test_a_round_waits_for_its_laws_and_then_delivers_and_grants_all():
+def test_a_round_waits_for_its_distributions_and_then_delivers_and_grants_all():
     site = Site(2)
     one, two = site.numbers
     site.draft()
@@ -144,7 +144,7 @@ def test_who_does_not_answer_misses_the_round_and_may_answer_later():
     assert site.devices[slow].grant is not None
 
 
-def test_a_law_that_comes_after_a_lost_connection_finishes_the_round():
+def test_a_distribution_that_comes_after_a_lost_connection_finishes_the_round():
     site = Site(1)
     (number,) = site.numbers
     site.draft()
@@ -179,7 +179,7 @@ def test_who_never_answers_is_let_go_and_who_leaves_gives_its_slot_back():
     assert site.engine.free_slots == 3
 
 
-def test_a_text_that_ends_with_the_token_of_a_law_gives_its_slot_back_at_once():
+def test_a_text_that_ends_with_the_token_of_a_distribution_gives_its_slot_back_at_once():
     site = Site(1, max_tokens=2)
     (number,) = site.numbers
     for _ in range(2):
@@ -221,7 +221,7 @@ def test_a_penalty_that_the_engine_cannot_apply_is_refused_at_the_door():
 
 
 def test_the_controller_is_charged_for_what_a_rule_puts_on_the_air():
-    form = LawFormat(32_000, 1024, 16)
+    form = DistributionFormat(32_000, 1024, 16)
     lengths = {}
     for rule in (Rule.COUPLED, Rule.REJECTION_UP, Rule.REJECTION):
         control = Controller(ControllerSettings("heterogeneous", 1e5, 15, 16))
@@ -235,19 +235,19 @@ def test_the_controller_is_charged_for_what_a_rule_puts_on_the_air():
         lengths[rule] = made.sessions[0].draft_length, made.goodput_tokens_per_s
     assert lengths[Rule.COUPLED][0] > lengths[Rule.REJECTION][0]
     assert lengths[Rule.COUPLED][1] > lengths[Rule.REJECTION_UP][1] > lengths[Rule.REJECTION][1]
-    # Laws that turn out short are charged as what they took.
+    # Distributions that turn out short are charged as what they took.
     control.beliefs.observe_draft(1, 8, 0.08, 8 * 400, 1e5, 8 * 400 / 5e5)
     control.plan([Member(1, 50)])
     assert control.plan([Member(1, 50)]).sessions[0].draft_length > lengths[Rule.REJECTION][0]
     assert isinstance(control.beliefs.upload_s(1, 1e3, 1e3), float)
 
 
-def test_verdicts_that_follow_a_law_are_verdicts():
+def test_verdicts_that_follow_a_distribution_are_verdicts():
     site = Site(1)
     (number,) = site.numbers
     site.draft()
     site.run()
-    law = site.devices[number].law(site.asks[number])
-    (answer,) = site.passes.receive(number, law, 40, site.now_s)
+    distribution = site.devices[number].distribution(site.asks[number])
+    (answer,) = site.passes.receive(number, distribution, 40, site.now_s)
     assert isinstance(answer, Verdict)
     assert answer.next_token != 5

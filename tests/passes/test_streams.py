@@ -35,7 +35,7 @@ from multispin.speculation import (
     SamplingParams,
     SlotTable,
     accept_matching,
-    certain_law,
+    certain_distribution,
     judge,
 )
 
@@ -164,7 +164,7 @@ class Site:
         phone.accepted += progress.accepted
         phone.rejected += progress.drafted - progress.accepted
         if isinstance(message, Ask):
-            self.up(number, phone, session.law(message))
+            self.up(number, phone, session.distribution(message))
         if session.finish:
             phone.ended_s = self.queue.now_s
             self.up(number, phone, Close(number))
@@ -178,8 +178,10 @@ class Site:
         session = phone.session
         if session.grant == grant:
             ids = [] if session.over else chain(self.rng, session.committed[-1], grant.length, phone.right)
-            laws = [] if session.rule in ID_RULES else [certain_law(token, session.form) for token in ids]
-            self.up(number, phone, session.answer(ids, len(ids) * phone.token_s, laws))
+            distributions = (
+                [] if session.rule in ID_RULES else [certain_distribution(token, session.form) for token in ids]
+            )
+            self.up(number, phone, session.answer(ids, len(ids) * phone.token_s, distributions))
 
     def draft(self, number, phone):
         session = phone.session

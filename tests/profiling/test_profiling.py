@@ -120,7 +120,7 @@ def test_a_trace_says_what_real_drafting_finds(tiny_folder, written, kind):
 
 
 def test_overlap_is_what_rejection_accepts(tiny_folder, written):
-    """Σ min(p, q) against both laws computed by transformers alone."""
+    """Σ min(p, q) against both distributions computed by transformers alone."""
     target, texts = written
     params, begin, text = texts[1]
     found = follow(ModelDrafter(perturbed(tiny_folder), 128), target, text, begin, params, "p", "code")

@@ -1,4 +1,4 @@
-"""Rounds that end in two steps: a law asked for, an offer whose token the device finds; and what may break between."""
+"""Rounds that end in two steps: a distribution asked for, an offer whose token the device finds; and what may break."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
     DeviceSession,
+    Distribution,
     EdgeSession,
     Granted,
     Hello,
-    Law,
     Profile,
     ProtocolError,
     Request,
@@ -20,7 +20,7 @@ from multispin.protocol import (
     Verdict,
     Welcome,
 )
-from multispin.speculation import Rule, SamplingParams, certain_law, judge
+from multispin.speculation import Rule, SamplingParams, certain_distribution, judge
 
 V = 50
 REFUSED = 9
@@ -41,7 +41,7 @@ def pair(rule, max_tokens=20, stop_ids=(), vocabulary=V, **options):
 def drafted(edge, device, number, ids):
     """Grant and draft `ids`; every guess is certain of itself."""
     device.receive(edge.give(number, len(ids), 1e4))
-    message = device.answer(ids, 0.1, [certain_law(token, device.form) for token in ids])
+    message = device.answer(ids, 0.1, [certain_distribution(token, device.form) for token in ids])
     assert edge.receive(message) == []
     return message
 
@@ -55,7 +55,7 @@ def decided(edge):
     return edge.settle(judge(edge.stage.draft, edge.stage.evidence, logits, base, edge.request.params))
 
 
-def test_a_refused_draft_is_asked_about_until_its_law_comes_and_decided_once():
+def test_a_refused_draft_is_asked_about_until_its_distribution_comes_and_decided_once():
     edge, device = pair(Rule.REJECTION_UP)
     draft = drafted(edge, device, 1, [4, 5, REFUSED, 6])
     ask = decided(edge)
@@ -65,12 +65,12 @@ def test_a_refused_draft_is_asked_about_until_its_law_comes_and_decided_once():
     assert (tail.count, tail.grant, again) == (0, None, ask)
     device.receive(tail)
     device.receive(again)
-    law = device.law(again)
-    verdict = edge.receive_law(law)
+    distribution = device.distribution(again)
+    verdict = edge.receive_distribution(distribution)
     assert isinstance(verdict, Verdict)
     assert verdict.accepted == 2
     assert verdict.next_token != REFUSED
-    assert edge.receive_law(law) == verdict == edge.receive(draft)[0]
+    assert edge.receive_distribution(distribution) == verdict == edge.receive(draft)[0]
     device.receive(verdict)
     assert device.committed == edge.request.committed == [1, 2, 3, 4, 5, verdict.next_token]
 
@@ -86,23 +86,23 @@ def test_a_stop_id_before_the_refused_token_ends_the_text_without_a_question():
         assert device.generated == [4, 5]
 
 
-def test_laws_that_do_not_fit_the_question_are_refused():
+def test_distributions_that_do_not_fit_the_question_are_refused():
     edge, device = pair(Rule.REJECTION_UP)
     with pytest.raises(ProtocolError, match="none was asked for"):
-        edge.receive_law(Law(7, 1, 0, b""))
+        edge.receive_distribution(Distribution(7, 1, 0, b""))
     drafted(edge, device, 1, [4, REFUSED])
-    law = device.law(decided(edge))
-    for broken in (replace(law, round=2), replace(law, accepted=0), replace(law, session=8)):
+    distribution = device.distribution(decided(edge))
+    for broken in (replace(distribution, round=2), replace(distribution, accepted=0), replace(distribution, session=8)):
         with pytest.raises(ProtocolError):
-            edge.receive_law(broken)
-    for packed in (b"", law.law + b"\0", law.law[:-1]):
+            edge.receive_distribution(broken)
+    for packed in (b"", distribution.distribution + b"\0", distribution.distribution[:-1]):
         with pytest.raises(InputError):
-            edge.receive_law(replace(law, law=packed))
+            edge.receive_distribution(replace(distribution, distribution=packed))
     with pytest.raises(InputError, match="never drafted"):
-        device.law(Ask(7, 1, 2))
+        device.distribution(Ask(7, 1, 2))
     with pytest.raises(InputError, match="never drafted"):
-        device.law(Ask(7, 2, 1))
-    assert edge.receive_law(law).accepted == 1  # nothing of this has changed what is asked
+        device.distribution(Ask(7, 2, 1))
+    assert edge.receive_distribution(distribution).accepted == 1  # nothing of this has changed what is asked
 
 
 def test_an_offer_is_taken_up_by_the_device_and_named_at_the_head_of_its_next_draft():
@@ -117,7 +117,7 @@ def test_an_offer_is_taken_up_by_the_device_and_named_at_the_head_of_its_next_dr
     assert len(device.committed) == 5
     device.receive(verdict)  # heard twice: no harm
     assert len(device.committed) == 5
-    second = device.answer([6], 0.1, [certain_law(6, device.form)])
+    second = device.answer([6], 0.1, [certain_distribution(6, device.form)])
     assert second.head == device.committed[4]
     assert edge.receive(second) == []
     assert edge.request.committed == device.committed
@@ -143,7 +143,7 @@ def test_a_lost_offer_comes_again_and_a_found_token_is_not_found_twice():
     (tail,) = edge.catch_up(len(device.committed))  # the verdict came, then the connection broke
     assert (tail.count, tail.grant) == (0, grant)
     device.receive(tail)
-    message = device.answer([6], 0.1, [certain_law(6, device.form)])
+    message = device.answer([6], 0.1, [certain_distribution(6, device.form)])
     assert (message.head, message.base) == (found, 5)
     assert edge.receive(message) == []
     (tail,) = edge.catch_up(5)  # the draft came, then the connection broke
@@ -210,7 +210,7 @@ def test_tokens_that_no_offer_gives_are_refused():
     assert edge.receive(draft) == []
     device.receive(edge.attach(decided(edge), edge.give(3, 1, 1e4)))
     with pytest.raises(ProtocolError, match="only that"):
-        edge.receive(replace(device.answer([5], 0.1, [certain_law(5, device.form)]), head=3))
+        edge.receive(replace(device.answer([5], 0.1, [certain_distribution(5, device.form)]), head=3))
 
 
 def test_a_device_refuses_an_offer_for_a_draft_that_it_never_made():

@@ -20,7 +20,7 @@ from multispin.protocol import (
     encode,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.speculation import Rule, SamplingParams, certain_law, pack_ids
+from multispin.speculation import Rule, SamplingParams, certain_distribution, pack_ids
 
 V, PROMPT, LENGTH = 50, (1, 2, 3), 6
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -75,7 +75,7 @@ def test_whatever_an_edge_says_ends_in_a_text_or_in_one_sentence(rule, joined, h
             elif happening == "draft":
                 if device.wants_draft:
                     ids = [4] * (0 if device.over else min(2, device.grant.length))
-                    encode(device.answer(ids, 0.1, [certain_law(token, device.form) for token in ids]))
+                    encode(device.answer(ids, 0.1, [certain_distribution(token, device.form) for token in ids]))
             else:
                 message = decode_downlink(encode(happening))
                 progress = device.receive(message)
@@ -83,7 +83,7 @@ def test_whatever_an_edge_says_ends_in_a_text_or_in_one_sentence(rule, joined, h
                 if isinstance(device.stage, Welcomed):
                     encode(device.open())
                 if isinstance(message, Ask) and not device.finish:
-                    encode(device.law(message))
+                    encode(device.distribution(message))
                 if (draft := device.unsent()) is not None:
                     encode(draft)
         except InputError as error:

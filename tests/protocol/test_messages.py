@@ -11,11 +11,11 @@ from multispin.protocol import (
     Chunk,
     Close,
     Commit,
+    Distribution,
     Draft,
     Error,
     Grant,
     Hello,
-    Law,
     Open,
     Profile,
     Resume,
@@ -29,7 +29,7 @@ from multispin.protocol import (
     longest_draft,
     websocket_frame_bytes,
 )
-from multispin.speculation import LawFormat, Rule, bits_per_token, pack_ids
+from multispin.speculation import DistributionFormat, Rule, bits_per_token, pack_ids
 
 UPLINK = [
     Hello(PROTOCOL_VERSION, "f" * 16, "phone", "q5", True, Profile(0.05, 3.0)),
@@ -37,7 +37,7 @@ UPLINK = [
     Open(1, b"\x00\x01", 1, 10, 0.5, 0, 1.0, 7, (2,), 0, Rule.REJECTION_UP, 64, 8, 5, ((7, -1.5),)),
     Draft(1, 2, 3, 1, b"\x00\x05", 1000),
     Draft(1, 2, 3, 0, b"", 1000, 9),
-    Law(1, 2, 3, b"\x00\x05"),
+    Distribution(1, 2, 3, b"\x00\x05"),
     Resume(PROTOCOL_VERSION, "token", 12),
     Close(1),
     Chunk(3, 40, 2, b"\x00\x05\x00\x07", 1000),
@@ -86,7 +86,7 @@ def test_noise_on_the_wire_is_refused_in_one_way(frame):
         [5, 1, 2, 3, 64, b"", 0],  # a draft longer than any grant
         [5, 1, 2, 3, -1, b"", 0],
         [5, 1, 2, 3, 1, b"", 0, -1],  # no token
-        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 4097],  # laws too long
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 4097],  # distributions too long
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 33],  # probabilities too fine
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "best-of-both"],  # no such rule
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 16, 0, [[1, 0.5]] * 65],  # too many biases
@@ -115,7 +115,7 @@ def test_a_draft_of_four_tokens_costs_at_most_12_bytes_a_token_with_framing():
 @pytest.mark.parametrize("rule", list(Rule))
 def test_the_longest_draft_of_every_rule_fits_a_frame(rule):
     for vocabulary, retained, bits in ((100, 64, 8), (248_320, 1024, 16), (2**31, 4096, 32)):
-        form = LawFormat(vocabulary, retained, bits)
+        form = DistributionFormat(vocabulary, retained, bits)
         longest = longest_draft(rule, form)
         payload = -(-longest * (bits_per_token(rule, form) + form.count_bits) // 8)
         draft = Draft(2**31 - 1, 2**31 - 1, 2**31 - 1, longest, b"x" * payload, 2**32 - 1, 2**31 - 1)

@@ -17,12 +17,12 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
     DeviceSession,
+    Distribution,
     Draft,
     EdgeSession,
     Error,
     Hello,
     Idle,
-    Law,
     Open,
     Pending,
     Profile,
@@ -36,7 +36,7 @@ from multispin.protocol import (
     encode,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.speculation import Rule, SamplingParams, certain_law, draw, judge, scores
+from multispin.speculation import Rule, SamplingParams, certain_distribution, draw, judge, scores
 
 V, PROMPT, LENGTH = 20, (1, 2, 3), 7
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
@@ -109,8 +109,8 @@ class Wire:
                         self.say_down(self.edge.tail(message.prompt_tokens))
                 case Draft():
                     self.say_down(*self.edge.receive(message))
-                case Law():
-                    self.say_down(self.edge.receive_law(message))
+                case Distribution():
+                    self.say_down(self.edge.receive_distribution(message))
         except ProtocolError as error:
             self.say_down(Error(error.code, str(error)))
 
@@ -146,7 +146,7 @@ class Wire:
         if isinstance(self.device.stage, Welcomed):
             self.say_up(self.device.open())
         if isinstance(message, Ask):
-            self.say_up(self.device.law(message))
+            self.say_up(self.device.distribution(message))
         if (again := self.device.unsent()) is not None:
             self.say_up(again)
 
@@ -164,8 +164,8 @@ class Wire:
         right = [0] * base + truth(self.params)[base:]
         count = 0 if device.over else grant.length
         ids = [(right[base + i] if i < 2 else 7) % V for i in range(min(count, len(right) - base))]  # the third is bad
-        laws = [certain_law(token, device.form) for token in ids]
-        message = device.answer(ids, 0.1, laws)
+        distributions = [certain_distribution(token, device.form) for token in ids]
+        message = device.answer(ids, 0.1, distributions)
         if device.joined:
             self.say_up(message)
 

@@ -11,12 +11,12 @@ from multispin.protocol import (
     Ask,
     Close,
     DeviceSession,
+    Distribution,
     Draft,
     EdgeSession,
     Error,
     Grant,
     Hello,
-    Law,
     Pending,
     Profile,
     ProtocolError,
@@ -338,7 +338,7 @@ def test_only_an_answer_to_what_was_asked_is_awaited_and_only_once():
     grant = edge.give(1, 2, 1e4)
     device.receive(grant)
     draft = device.answer([5, 6], 0.1)
-    for other in (replace(draft, round=2), replace(draft, base=2), Law(7, 1, 0, b""), Close(7)):
+    for other in (replace(draft, round=2), replace(draft, base=2), Distribution(7, 1, 0, b""), Close(7)):
         assert not edge.awaits(other)
     assert edge.awaits(draft)
     edge.receive(draft)

@@ -1,4 +1,4 @@
-"""Channel formulas against hand-computed values, limits and laws."""
+"""Channel formulas against hand-computed values, limits and distributions."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_decibels():
     assert db_to_ratio(-30.0) == pytest.approx(1e-3)
 
 
-def test_fading_has_its_mean_and_the_exponential_law():
+def test_fading_has_its_mean_and_the_exponential_distribution():
     """Mean of n draws: 5 standard errors of H̄/√n. Pr(H < H̄/10) = 1 − e^(−0.1) = 9.5 %: 5 binomial deviations."""
     n = 40_000
     gains = rayleigh_gain(0.3, np.random.default_rng(1), (n,))

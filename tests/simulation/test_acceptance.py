@@ -18,12 +18,12 @@ def recorded(*accepts):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
-def test_right_tokens_follow_the_geometric_law(rate):
+def test_right_tokens_follow_the_geometric_distribution(rate):
     luck = IndependentAcceptance([rate], np.random.default_rng(1))
     counts = np.bincount([luck.right(0, 6) for _ in range(20_000)], minlength=7) / 20_000
-    law = np.array([rate**n * (1 - rate) for n in range(6)] + [rate**6])
+    distribution = np.array([rate**n * (1 - rate) for n in range(6)] + [rate**6])
     # Each frequency within 4.5 standard errors.
-    assert np.all(np.abs(counts - law) <= 4.5 * np.sqrt(law * (1 - law) / 20_000))
+    assert np.all(np.abs(counts - distribution) <= 4.5 * np.sqrt(distribution * (1 - distribution) / 20_000))
     assert np.dot(counts, np.arange(1, 8)) == pytest.approx(float(expected_tokens(rate, 6)), abs=0.08)
 
 

@@ -14,12 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from multispin.speculation import LawFormat, Outcome, SamplingParams, TruncatedLaw, rejection, target_law, verify_laws
+from multispin.speculation import (
+    DistributionFormat,
+    Outcome,
+    SamplingParams,
+    TruncatedDistribution,
+    rejection,
+    target_distribution,
+    verify_distributions,
+)
 from multispin.speculation.block import block_stops
-from multispin.speculation.laws import Stream
+from multispin.speculation.distributions import Stream
 
 V, TOTAL = 3, 15
-FORM = LawFormat(V, retained=3, probability_bits=4)
+FORM = DistributionFormat(V, retained=3, probability_bits=4)
 
 Text = tuple[int, ...]
 Distribution = tuple[Fraction, ...]
@@ -106,13 +114,15 @@ def follow(pair: Pair, text: Text, mass: Fraction, joint: dict[Text, Fraction]) 
 
 def ours(pair: Pair, draft: Text):
     """The product's stops."""
-    laws = []
+    distributions = []
     for i in range(len(draft)):
         weights = np.array([int(q * TOTAL) for q in pair.drafter[draft[:i]]])
-        laws.append(TruncatedLaw(np.flatnonzero(weights), weights[weights > 0], FORM))
+        distributions.append(TruncatedDistribution(np.flatnonzero(weights), weights[weights > 0], FORM))
     rows = [[float(p) for p in pair.target[draft[:i]]] for i in range(len(draft) + 1)]
     targets = torch.tensor(rows, dtype=torch.float64)
-    return [(s.accepted, s.chance, s.weights().tolist()) for s in block_stops(draft, laws, targets.__getitem__)]
+    return [
+        (s.accepted, s.chance, s.weights().tolist()) for s in block_stops(draft, distributions, targets.__getitem__)
+    ]
 
 
 class Stated:
@@ -274,9 +284,9 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
     """Each drafted token has a coin of its own; the last one that says yes decides, whatever the others say."""
     base, params = 7, SamplingParams(1.0, seed=5)
     logits = torch.randn(4, V, generator=torch.Generator().manual_seed(2))
-    law = TruncatedLaw(np.arange(V), np.array([9, 4, 2]), FORM)
+    distribution = TruncatedDistribution(np.arange(V), np.array([9, 4, 2]), FORM)
     drafted = [0, 2, 0]
-    stops = list(block_stops(drafted, [law] * 3, target_law(logits, params).__getitem__))
+    stops = list(block_stops(drafted, [distribution] * 3, target_distribution(logits, params).__getitem__))
     chances = {stop.accepted: stop.chance for stop in stops}
     assert all(0.02 < chances[accepted] < 0.98 for accepted in (1, 2, 3))
     assert chances[0] == 1.0
@@ -293,19 +303,19 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
         standing = max((index + 1 for index, yes in enumerate(answers) if yes), default=0)
         weights = next(stop.weights() for stop in stops if stop.accepted == standing).tolist()
         expected = Outcome(standing, (weights, base + standing))
-        assert verify_laws(drafted, [law] * 3, logits, base, params) == expected
+        assert verify_distributions(drafted, [distribution] * 3, logits, base, params) == expected
 
 
 def test_a_prefix_that_rounding_has_left_without_a_residual_is_followed_by_the_target():
-    law = TruncatedLaw(np.array([1]), np.array([TOTAL]), FORM)
+    distribution = TruncatedDistribution(np.array([1]), np.array([TOTAL]), FORM)
     certain = torch.tensor([[0.0, 1.0, 0.0]] * 2, dtype=torch.float64)
-    *_, empty = block_stops([1], [law], certain.__getitem__)
+    *_, empty = block_stops([1], [distribution], certain.__getitem__)
     assert (empty.accepted, empty.chance, empty.weights().tolist()) == (0, 1.0, [0.0, 1.0, 0.0])
 
 
 def test_what_follows_a_token_that_the_target_never_says_is_not_looked_at():
     """Neither the target's distributions behind it, which cost most of a verification, nor its prefixes."""
-    law = TruncatedLaw(np.arange(V), np.array([5, 5, 5]), FORM)
+    distribution = TruncatedDistribution(np.arange(V), np.array([5, 5, 5]), FORM)
     rows = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], dtype=torch.float64)
-    stops = list(block_stops([0, 1, 2], [law] * 3, rows.__getitem__))
+    stops = list(block_stops([0, 1, 2], [distribution] * 3, rows.__getitem__))
     assert [stop.accepted for stop in stops] == [1, 0]

@@ -100,8 +100,8 @@ def test_the_nucleus_found_without_a_full_sort_is_the_plain_one(kind, top_p):
 def test_draw_scores_what_the_truncation_has_left(processor):
     params = SamplingParams(0.7, top_k=50, top_p=0.9, seed=4)
     logits = rows("normal", 200, 3000)
-    law = truncated_logits(logits, params)
-    expected = [plain(row, 4, position) for position, row in enumerate(law)]
+    distribution = truncated_logits(logits, params)
+    expected = [plain(row, 4, position) for position, row in enumerate(distribution)]
     assert draw(logits.to(processor), list(range(200)), params) == expected
 
 

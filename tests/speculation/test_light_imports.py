@@ -36,9 +36,9 @@ def test_rooms_that_handle_no_tensors_load_no_heavy_library():
 def test_a_draft_without_a_model_goes_on_the_air_without_torch():
     steps = (
         "from multispin.speculation import *",
-        "params, form = SamplingParams(temperature=0.7), LawFormat(50, 8)",
-        "drafted, laws = PromptLookupDrafter().draft_laws([1, 2, 3, 1, 2], 2, params, form)",
-        "packed = pack_draft(drafted, laws, Rule.REJECTION_UP, form)",
+        "params, form = SamplingParams(temperature=0.7), DistributionFormat(50, 8)",
+        "drafted, distributions = PromptLookupDrafter().draft_distributions([1, 2, 3, 1, 2], 2, params, form)",
+        "packed = pack_draft(drafted, distributions, Rule.REJECTION_UP, form)",
         "assert unpack_draft(packed, 2, Rule.REJECTION_UP, form, 0, 5)[0] == drafted == [3, 1]",
     )
     assert loaded_after(*steps)[-1] == []

@@ -7,24 +7,24 @@ from hypothesis import strategies as st
 
 from multispin.errors import InputError
 from multispin.speculation import (
-    FlooredLaw,
-    LawFormat,
+    DistributionFormat,
+    FlooredDistribution,
     Rule,
-    TruncatedLaw,
+    TruncatedDistribution,
     bits_per_token,
     downlink_bits_per_rejection,
     framing_bits,
-    pack_laws,
+    pack_distributions,
     pack_offer,
     pack_scalars,
-    unpack_laws,
+    unpack_distributions,
     unpack_offer,
     unpack_scalars,
     uplink_bits_per_rejection,
 )
-from multispin.speculation.laws import quantise
+from multispin.speculation.distributions import quantise
 
-LLAMA, QWEN = LawFormat(32_000), LawFormat(248_320)
+LLAMA, QWEN = DistributionFormat(32_000), DistributionFormat(248_320)
 
 
 @pytest.mark.parametrize(("form", "q_tok", "index"), [(LLAMA, 31_744, 15), (QWEN, 34_816, 18)])
@@ -43,18 +43,18 @@ def test_the_papers_payload_is_reproduced_to_the_bit(form, q_tok, index):
 
 
 @pytest.mark.parametrize("form", [LLAMA, QWEN])
-def test_full_laws_take_the_papers_bits_and_the_stated_framing(form):
+def test_full_distributions_take_the_papers_bits_and_the_stated_framing(form):
     ids = np.arange(1024) * 31
-    law = TruncatedLaw(ids, quantise(np.full(1024, 1 / 1024), form.total), form)
+    distribution = TruncatedDistribution(ids, quantise(np.full(1024, 1 / 1024), form.total), form)
     bits = bits_per_token(Rule.REJECTION, form) + framing_bits(Rule.REJECTION, form)
     for count in (1, 3, 8):
-        assert len(pack_laws([law] * count, form)) == math.ceil(count * bits / 8)
+        assert len(pack_distributions([distribution] * count, form)) == math.ceil(count * bits / 8)
 
 
 @st.composite
 def forms(draw):
     vocabulary = draw(st.integers(2, 300_000))
-    return LawFormat(vocabulary, draw(st.integers(1, min(vocabulary, 40))), draw(st.integers(2, 32)))
+    return DistributionFormat(vocabulary, draw(st.integers(1, min(vocabulary, 40))), draw(st.integers(2, 32)))
 
 
 @st.composite
@@ -66,22 +66,22 @@ def entries(draw, form):
 
 
 @st.composite
-def laws(draw):
+def distributions(draw):
     form = draw(forms())
     made = []
     for _ in range(draw(st.integers(0, 4))):
         ids, weights = draw(entries(form))
-        made.append(TruncatedLaw(ids[weights > 0], weights[weights > 0], form))
+        made.append(TruncatedDistribution(ids[weights > 0], weights[weights > 0], form))
     return form, made
 
 
-@given(laws())
-def test_laws_survive_packing_at_exactly_the_promised_size(case):
+@given(distributions())
+def test_distributions_survive_packing_at_exactly_the_promised_size(case):
     form, made = case
-    packed = pack_laws(made, form)
-    bits = sum(form.count_bits + len(law.ids) * form.entry_bits for law in made)
+    packed = pack_distributions(made, form)
+    bits = sum(form.count_bits + len(distribution.ids) * form.entry_bits for distribution in made)
     assert len(packed) == math.ceil(bits / 8)
-    again = unpack_laws(packed, len(made), form)
+    again = unpack_distributions(packed, len(made), form)
     assert [(a.ids.tolist(), a.weights.tolist()) for a in again] == [(a.ids.tolist(), a.weights.tolist()) for a in made]
 
 
@@ -89,14 +89,14 @@ def test_laws_survive_packing_at_exactly_the_promised_size(case):
 def test_offers_and_scalars_survive_packing(case):
     form, (ids, weights), token = case
     ids, weights = ids[weights > 0][1:], weights[weights > 0][1:]
-    floor, again = unpack_offer(pack_offer(FlooredLaw(ids, weights, form), token), form)
+    floor, again = unpack_offer(pack_offer(FlooredDistribution(ids, weights, form), token), form)
     assert (floor.ids.tolist(), floor.weights.tolist(), again) == (ids.tolist(), weights.tolist(), token)
     packed = pack_scalars(ids.tolist(), weights.tolist(), form)
     assert len(packed) == math.ceil(len(ids) * form.entry_bits / 8)
     assert unpack_scalars(packed, len(ids), form) == (ids.tolist(), weights.tolist())
 
 
-SMALL = LawFormat(10, retained=3, probability_bits=4)  # count 2 bits, entries of 4 + 4 bits
+SMALL = DistributionFormat(10, retained=3, probability_bits=4)  # count 2 bits, entries of 4 + 4 bits
 
 
 def bits(text: str) -> bytes:
@@ -105,9 +105,9 @@ def bits(text: str) -> bytes:
     return int(digits, 2).to_bytes(len(digits) // 8, "big")
 
 
-def test_a_law_is_laid_out_as_stated():
-    law = TruncatedLaw(np.array([2, 9]), np.array([5, 10]), SMALL)
-    assert pack_laws([law], SMALL) == bits("10 0010 0101 1001 1010")
+def test_a_distribution_is_laid_out_as_stated():
+    distribution = TruncatedDistribution(np.array([2, 9]), np.array([5, 10]), SMALL)
+    assert pack_distributions([distribution], SMALL) == bits("10 0010 0101 1001 1010")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_a_law_is_laid_out_as_stated():
         (bytes(1000), "1000 bytes are more than"),
     ],
 )
-def test_broken_laws_are_refused(packed, message):
+def test_broken_distributions_are_refused(packed, message):
     with pytest.raises(InputError, match=message):
-        unpack_laws(packed, 1, SMALL)
+        unpack_distributions(packed, 1, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -150,19 +150,19 @@ def test_broken_offers_are_refused(packed, message):
 
 
 def test_what_does_not_fit_the_format_is_not_packed():
-    law = TruncatedLaw(np.array([2]), np.array([15]), SMALL)
+    distribution = TruncatedDistribution(np.array([2]), np.array([15]), SMALL)
     with pytest.raises(InputError, match="does not fit"):
-        pack_laws([law], LawFormat(10, 3, 5))
+        pack_distributions([distribution], DistributionFormat(10, 3, 5))
     with pytest.raises(InputError, match="1 weights"):
         pack_scalars([1, 2], [1], SMALL)
     with pytest.raises(InputError, match="token id 10"):
-        pack_offer(FlooredLaw(law.ids, law.weights, SMALL), 10)
+        pack_offer(FlooredDistribution(distribution.ids, distribution.weights, SMALL), 10)
 
 
 @given(st.binary(max_size=12), st.integers(0, 3))
 def test_any_bytes_are_either_refused_or_read_back_to_the_same_bytes(packed, count):
     try:
-        made = unpack_laws(packed, count, SMALL)
+        made = unpack_distributions(packed, count, SMALL)
     except InputError:
         return
-    assert pack_laws(made, SMALL) == packed
+    assert pack_distributions(made, SMALL) == packed

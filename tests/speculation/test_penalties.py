@@ -10,8 +10,8 @@ import torch
 
 from multispin.errors import InputError
 from multispin.speculation import (
+    DistributionFormat,
     Evidence,
-    LawFormat,
     Outcome,
     Rule,
     SamplingParams,
@@ -86,13 +86,13 @@ def test_drafts_of_any_kind_leave_the_text_of_decoding_by_hand(params):
     rng, accepted = random.Random(1), 0
     for case in range(20):
         prompt = [rng.randrange(V) for _ in range(rng.randint(2, 6))]
-        law = replace(params, prompt_tokens=len(prompt), seed=params.seed + case)
-        expected = plain_text(prompt, law, 24)
+        distribution = replace(params, prompt_tokens=len(prompt), seed=params.seed + case)
+        expected = plain_text(prompt, distribution, 24)
         text = list(prompt)
         while len(text) < len(expected):
             right = expected[len(text) : len(text) + rng.randint(0, 5)]
             drafted = [*right, *(rng.randrange(V) for _ in range(rng.randint(0, 2)))]
-            outcome = judge(drafted, None, rows(text, drafted), len(text), law, text)
+            outcome = judge(drafted, None, rows(text, drafted), len(text), distribution, text)
             accepted += outcome.accepted
             text += [*drafted[: outcome.accepted], outcome.next_token]
         assert text[: len(expected)] == expected
@@ -129,20 +129,20 @@ def test_wrong_counts_are_noticed(monkeypatch, mutant):
 def test_the_rejection_rule_keeps_the_penalised_distribution_after_a_drafted_prefix():
     """Two drafted tokens, each from a distribution of its own: the second token's frequencies are the target's."""
     params = SamplingParams(1.0, frequency_penalty=-2.0, presence_penalty=-2.0, prompt_tokens=2)
-    prompt, form, count = [1, 2], LawFormat(V, V), 6000
+    prompt, form, count = [1, 2], DistributionFormat(V, V), 6000
     pairs = Counter()
     for seed in range(count):
-        law = replace(params, seed=seed)
-        drafted, laws = [], []
+        distribution = replace(params, seed=seed)
+        drafted, distributions = [], []
         for index in range(2):
-            laws.append(truncate(torch.tensor(TABLE[index]), SamplingParams(1.0), form))
-            drafted.append(draft_token(laws[-1], seed, 2, 2 + index))
-        evidence = Evidence(Rule.REJECTION, form, laws=tuple(laws))
-        found = judge(drafted, evidence, rows(prompt, drafted), 2, law, prompt)
+            distributions.append(truncate(torch.tensor(TABLE[index]), SamplingParams(1.0), form))
+            drafted.append(draft_token(distributions[-1], seed, 2, 2 + index))
+        evidence = Evidence(Rule.REJECTION, form, distributions=tuple(distributions))
+        found = judge(drafted, evidence, rows(prompt, drafted), 2, distribution, prompt)
         written = [*drafted[: found.accepted], found.next_token]
         if len(written) == 1:  # the next pass decides the second token
             after = [*prompt, *written]
-            written.append(judge((), None, rows(after, ()), 3, law, after).next_token)
+            written.append(judge((), None, rows(after, ()), 3, distribution, after).next_token)
         pairs[tuple(written[:2])] += 1
     expected = np.zeros((V, V))
     first = torch.tensor(by_hand(logits_after(prompt), prompt, params)).softmax(-1).numpy()

@@ -10,40 +10,42 @@ import numpy as np
 import pytest
 import torch
 
-from multispin.speculation import LawFormat, Outcome, SamplingParams, laws, rejection
-from multispin.speculation.laws import Stream, floor_law, target_law, truncate
+from multispin.speculation import DistributionFormat, Outcome, SamplingParams, distributions, rejection
+from multispin.speculation.distributions import Stream, floor_distribution, target_distribution, truncate
 
 PARAMS = SamplingParams(1.0, top_p=0.97)
 REST = -1
 
 
 @pytest.mark.parametrize(("bits", "cells", "pairs"), [(2, 6, 40), (3, 420, 2)])
-def test_every_path_through_a_position_adds_up_to_the_targets_law(monkeypatch, bits, cells, pairs):
+def test_every_path_through_a_position_adds_up_to_the_targets_distribution(monkeypatch, bits, cells, pairs):
     word: dict[Stream, int] = {}
-    monkeypatch.setattr(laws, "stream_word", lambda seed, stream, base, position: word[stream])
+    monkeypatch.setattr(distributions, "stream_word", lambda seed, stream, base, position: word[stream])
     monkeypatch.setattr(rejection, "stream_word", lambda seed, stream, base, position: word[stream])
     monkeypatch.setattr(rejection, "_emit", lambda weights, base, position, seed: REST)
-    form = LawFormat(6, retained=4, probability_bits=bits)
+    form = DistributionFormat(6, retained=4, probability_bits=bits)
     grid = [(2 * cell + 1) * 2**52 // (2 * cells) for cell in range(cells)]
     generator = torch.Generator().manual_seed(bits)
     refusals = 0
     for _ in range(pairs):
         target, drafter = torch.randn(2, 6, generator=generator) * 1.5
-        draft_law = truncate(drafter, PARAMS, form)
-        floor = floor_law(target_law(target[None], PARAMS)[0], form)
+        draft_distribution = truncate(drafter, PARAMS, form)
+        floor = floor_distribution(target_distribution(target[None], PARAMS)[0], form)
         mass: defaultdict[int, Fraction] = defaultdict(Fraction)
         for cell in range(form.total):
             word[Stream.DRAFT] = (2 * cell + 1) * 2**52 // (2 * form.total)
-            x = laws.draft_token(draft_law, 0, 0, 0)
+            x = distributions.draft_token(draft_distribution, 0, 0, 0)
             for word[Stream.ACCEPT] in grid:
-                found = rejection.verify_floored([x], [draft_law.weight(x)], form, target.expand(2, -1), 0, PARAMS)
+                found = rejection.verify_floored(
+                    [x], [draft_distribution.weight(x)], form, target.expand(2, -1), 0, PARAMS
+                )
                 if isinstance(found, Outcome):
                     mass[x] += Fraction(1, form.total * cells)
                     continue
                 # Coins only refuse from here on, and the offer does not depend on which one did.
                 refused = cells - grid.index(word[Stream.ACCEPT])
                 for word[Stream.RESOLVE] in grid:
-                    token = rejection.resolve_down(found, draft_law, 0)
+                    token = rejection.resolve_down(found, draft_distribution, 0)
                     mass[token] += Fraction(refused, form.total * cells * cells)
                 refusals += 1
                 break
@@ -55,9 +57,9 @@ def test_every_path_through_a_position_adds_up_to_the_targets_law(monkeypatch, b
 
 
 def test_the_floor_and_its_rest_are_the_target_whole():
-    whole = target_law(torch.randn(1, 50, generator=torch.Generator().manual_seed(1)), PARAMS)[0].numpy()
-    form = LawFormat(50, retained=20, probability_bits=8)
-    floor = floor_law(torch.from_numpy(whole), form)
+    whole = target_distribution(torch.randn(1, 50, generator=torch.Generator().manual_seed(1)), PARAMS)[0].numpy()
+    form = DistributionFormat(50, retained=20, probability_bits=8)
+    floor = floor_distribution(torch.from_numpy(whole), form)
     rest = whole.copy()
     rest[floor.ids] -= floor.weights / form.total
     assert rest.min() > -1e-15

@@ -3,7 +3,14 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.speculation import LawFormat, SamplingParams, draw_after, shaped_after, truncate, truncated_logits
+from multispin.speculation import (
+    DistributionFormat,
+    SamplingParams,
+    draw_after,
+    shaped_after,
+    truncate,
+    truncated_logits,
+)
 from multispin.speculation.row_sampling import draw_row, shaped_row_after, truncate_row, truncated_row
 
 V = 400
@@ -48,7 +55,7 @@ def test_the_support_is_the_same(params):
 @pytest.mark.parametrize("retained", [8, V])
 @pytest.mark.parametrize("params", [each for each in PARAMS if not each.greedy])
 def test_the_truncated_distribution_is_the_same(params, retained):
-    form = LawFormat(V, retained)
+    form = DistributionFormat(V, retained)
     for position, row in enumerate(rows(20, seed=2), start=1):
         ours = truncate_row(row, TEXT[:position], params, form)
         ((logits,), rest) = shaped_after(torch.from_numpy(row)[None], TEXT[:position], (), params)
@@ -72,6 +79,6 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(InputError, match="no token to draw"):
         draw_row(np.full(V, np.nan, dtype=np.float32), [1], SamplingParams(1.0))
     with pytest.raises(InputError, match="temperature = 0"):
-        truncate_row(rows(1)[0], [1], SamplingParams(), LawFormat(V, 8))
+        truncate_row(rows(1)[0], [1], SamplingParams(), DistributionFormat(V, 8))
     with pytest.raises(InputError, match="do not fit a vocabulary"):
-        truncate_row(rows(1)[0], [1], SamplingParams(1.0), LawFormat(V + 1, 8))
+        truncate_row(rows(1)[0], [1], SamplingParams(1.0), DistributionFormat(V + 1, 8))

@@ -12,7 +12,7 @@ from multispin.speculation.sampling import MIN_TEMPERATURE
 LOGITS = torch.tensor([2.0, 1.5, 0.0, -1.0, 1.5, -3.0, 0.5, 0.7])
 
 
-def law(params: SamplingParams) -> np.ndarray:
+def distribution(params: SamplingParams) -> np.ndarray:
     return truncated_logits(LOGITS[None], params).softmax(-1)[0].double().numpy()
 
 
@@ -26,13 +26,13 @@ def law(params: SamplingParams) -> np.ndarray:
         SamplingParams(0.8, top_k=5, top_p=0.7),
     ],
 )
-def test_draws_follow_the_law_over_positions(params):
+def test_draws_follow_the_distribution_over_positions(params):
     # chi-square over 8,000 positions; false alarm 1e-4 for a random seed, and the seed is fixed.
     count = 8_000
     positions = list(range(count))
     params = SamplingParams(params.temperature, params.top_k, params.top_p, seed=2024)
     tokens = draw(LOGITS.expand(count, -1), positions, params)
-    expected = law(params)
+    expected = distribution(params)
     seen = np.bincount(tokens, minlength=len(expected))
     assert not seen[expected == 0].any()
     kept = expected > 0
@@ -49,17 +49,17 @@ def test_top_k_keeps_the_k_largest_and_all_ties_at_the_edge():
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
-    expected = law(SamplingParams(1.0))
+    expected = distribution(SamplingParams(1.0))
     order = np.argsort(-expected, kind="stable")
     for top_p in (0.05, 0.3, 0.5, 0.9, 0.99):
-        kept = law(SamplingParams(1.0, top_p=top_p)) > 0
+        kept = distribution(SamplingParams(1.0, top_p=top_p)) > 0
         size = int(np.searchsorted(np.cumsum(expected[order]), top_p) + 1)
         assert set(np.flatnonzero(kept)) == set(order[:size])
 
 
 def test_temperature_comes_before_truncation():
-    hot = law(SamplingParams(5.0, top_p=0.5)) > 0
-    cold = law(SamplingParams(0.2, top_p=0.5)) > 0
+    hot = distribution(SamplingParams(5.0, top_p=0.5)) > 0
+    cold = distribution(SamplingParams(0.2, top_p=0.5)) > 0
     assert hot.sum() > cold.sum()
 
 
@@ -118,7 +118,7 @@ def test_a_withheld_id_is_never_drawn_early(temperature):
     assert {0, 1, 4} & set(draw(LOGITS.expand(300, -1), list(range(300, 600)), params))
 
 
-def test_ids_outside_the_vocabulary_and_an_empty_law_are_refused():
+def test_ids_outside_the_vocabulary_and_an_empty_distribution_are_refused():
     SamplingParams(withheld=(6,), logit_bias=((7, 1.0),)).check_vocabulary(8)
     for params in (SamplingParams(withheld=(8,)), SamplingParams(logit_bias=((8, 1.0),))):
         with pytest.raises(InputError, match="outside 0 … 7"):

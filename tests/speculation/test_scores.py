@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.speculation import Evidence, LawFormat, Rule, SamplingParams, certain_law, judge, scores
+from multispin.speculation import (
+    DistributionFormat,
+    Evidence,
+    Rule,
+    SamplingParams,
+    certain_distribution,
+    judge,
+    scores,
+)
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 3.0, 1.0, -math.inf], [1.0, 1.0, 1.0, 5.0]])
 
@@ -43,8 +51,10 @@ def test_every_token_of_an_outcome_has_its_score(params):
 
 
 def test_the_rejection_rule_reports_too():
-    form = LawFormat(4, 4)
-    evidence = Evidence(Rule.REJECTION, form, laws=(certain_law(0, form), certain_law(1, form)))
+    form = DistributionFormat(4, 4)
+    evidence = Evidence(
+        Rule.REJECTION, form, distributions=(certain_distribution(0, form), certain_distribution(1, form))
+    )
     found = judge([0, 1], evidence, LOGITS, 2, SamplingParams(1.0, seed=1, logprobs=3))
     assert found.scores == scores(LOGITS, [*[0, 1][: found.accepted], found.next_token], 3)
 

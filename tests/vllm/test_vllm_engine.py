@@ -11,9 +11,9 @@ from multispin.models import decode_alone, load_model
 from multispin.models.vllm_engine import CPU_BLOCK_TOKENS, VllmEngine, decode_by_vllm
 from multispin.profiling import measure_latency
 from multispin.speculation import (
+    DistributionFormat,
     Evidence,
     Feed,
-    LawFormat,
     Offer,
     Outcome,
     Rejection,
@@ -31,7 +31,7 @@ SLOTS, LENGTH, DRAFT = 3, 96, 8  # of the engines in conftest.py
 GREEDY = SamplingParams()
 # vLLM's state is the process's: where one engine follows another, their workers need processes of their own.
 EXTRA = {"enforce_eager": True, "distributed_executor_backend": "mp"}
-LAWS = {
+SAMPLING = {
     "greedy": GREEDY,
     "coupled": SamplingParams(0.9, seed=77),
     "coupled-truncated": SamplingParams(1.3, top_k=20, top_p=0.9, seed=78),
@@ -66,11 +66,11 @@ class Text:
         return self.committed[len(self.prompt) :]
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("distribution", sorted(SAMPLING))
 def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_verifier(
-    model, vllm_engine, embedded_engine, law
+    model, vllm_engine, embedded_engine, distribution
 ):
-    params, limit, rng = LAWS[law], 30, random.Random(5)
+    params, limit, rng = SAMPLING[distribution], 30, random.Random(5)
     vocabulary = embedded_engine.vocabulary_size
     assert vllm_engine.vocabulary_size == vocabulary
     prompts = [[rng.randrange(vocabulary) for _ in range(n)] for n in (2, 5, 33, 34, 60, 20)]
@@ -202,22 +202,24 @@ def test_feeds_that_make_no_sense_are_refused(engine, feed):
 
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vllm_engine, embedded_engine, rule):
-    params, form = SamplingParams(0.8, seed=4), LawFormat(embedded_engine.vocabulary_size, 40, 12)
+    params, form = SamplingParams(0.8, seed=4), DistributionFormat(embedded_engine.vocabulary_size, 40, 12)
     committed, noise = list(range(50, 90)), torch.Generator().manual_seed(0)
     slots = vllm_engine.open(), embedded_engine.open()
     for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
         engine.verify([Feed(slot, 0, committed[:-1], None)])
     kinds = set()
     for length in (4, 0, 3, 5, 4, 6, 2, 5):
-        base, drafted, laws = len(committed), [], []
+        base, drafted, distributions = len(committed), [], []
         for position in range(base, base + length):  # a drafter that is the target, blurred
             with torch.inference_mode():
                 logits = model(torch.tensor([[*committed, *drafted]])).logits[0, -1]
-            laws.append(truncate(logits + 1.5 * torch.randn(logits.shape, generator=noise), params, form))
-            drafted.append(draft_token(laws[-1], params.seed, base, position))
-        weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
+            distributions.append(truncate(logits + 1.5 * torch.randn(logits.shape, generator=noise), params, form))
+            drafted.append(draft_token(distributions[-1], params.seed, base, position))
+        weights = [distribution.weight(token) for distribution, token in zip(distributions, drafted, strict=True)]
         whole = rule is Rule.REJECTION
-        evidence = Evidence(rule, form, laws=tuple(laws) if whole else (), weights=() if whole else tuple(weights))
+        evidence = Evidence(
+            rule, form, distributions=tuple(distributions) if whole else (), weights=() if whole else tuple(weights)
+        )
         found, wanted = (
             engine.verify([Feed(slot, base - 1, [committed[-1], *drafted], params, evidence)])[0]
             for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True)
@@ -230,9 +232,9 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
             if isinstance(finding, Outcome):
                 tokens[i] = finding.next_token
             elif isinstance(finding, Rejection):
-                tokens[i] = resolve_up(finding, laws[finding.accepted]).next_token
+                tokens[i] = resolve_up(finding, distributions[finding.accepted]).next_token
             else:
-                tokens[i] = resolve_down(finding, laws[finding.accepted], params.seed)
+                tokens[i] = resolve_down(finding, distributions[finding.accepted], params.seed)
         assert tokens[0] == tokens[1]
         committed += [*drafted[: found.accepted], tokens[0]]
         for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
@@ -244,14 +246,18 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
 def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine):
     """The reference has no drafts and none of our scheduler, one request at a time, and ends at a stop id."""
     rng = random.Random(2)
-    requests = [([3, 1, 4, 1, 5], GREEDY), (list(range(100, 140)), LAWS["coupled"]), ([6] * 33, LAWS["biased"])]
+    requests = [
+        ([3, 1, 4, 1, 5], GREEDY),
+        (list(range(100, 140)), SAMPLING["coupled"]),
+        ([6] * 33, SAMPLING["biased"]),
+    ]
     stop = decode_alone(model, *requests[1], 24)[10]
     alone = decode_by_vllm(folder, requests, 24, {stop}, options=EXTRA)
-    assert alone == [decode_alone(model, prompt, law, 24, {stop}) for prompt, law in requests]
+    assert alone == [decode_alone(model, prompt, distribution, 24, {stop}) for prompt, distribution in requests]
     assert [len(text) for text in alone] != [24] * 3
     texts = {
-        vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, law)
-        for text, (prompt, law) in zip(alone, requests, strict=True)
+        vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, distribution)
+        for text, (prompt, distribution) in zip(alone, requests, strict=True)
     }
     going = dict(texts)
     while going:
@@ -318,14 +324,14 @@ def test_two_workers_that_share_the_weights_find_the_same(model, folder):
     """Tensor parallelism: the rule is applied in each worker, on the same logits."""
     engine = VllmEngine(folder, 2, LENGTH, max_draft=4, options={"enforce_eager": True, "tensor_parallel_size": 2})
     try:
-        for law in (GREEDY, LAWS["coupled"]):
+        for distribution in (GREEDY, SAMPLING["coupled"]):
             prompt = [9, 8, 7]
-            text = decode_alone(model, prompt, law, 9)
+            text = decode_alone(model, prompt, distribution, 9)
             slot = engine.open()
             engine.verify([Feed(slot, 0, prompt[:-1], None)])
-            assert engine.verify([Feed(slot, 2, [7, *text[:3], 0], law)]) == [Outcome(3, text[3])]
+            assert engine.verify([Feed(slot, 2, [7, *text[:3], 0], distribution)]) == [Outcome(3, text[3])]
             engine.commit(slot, 6)
-            assert engine.verify([Feed(slot, 6, [text[3], *text[4:8]], law)]) == [Outcome(4, text[8])]
+            assert engine.verify([Feed(slot, 6, [text[3], *text[4:8]], distribution)]) == [Outcome(4, text[8])]
             engine.close(slot)
     finally:
         engine.shutdown()

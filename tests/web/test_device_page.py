@@ -180,7 +180,7 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
             texts = [target.tokenizer.encode(text) for text in ("The sky is blue because", "One, two, three,")]
             loop = asyncio.get_running_loop()
             await asyncio.to_thread(
-                check_drafter, lambda: OverTheWire(loop, page), texts, target.tokenizer.size, laws=False
+                check_drafter, lambda: OverTheWire(loop, page), texts, target.tokenizer.size, distributions=False
             )
 
     asyncio.run(scenario())

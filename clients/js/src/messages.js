@@ -85,7 +85,7 @@ const TABLE = {
   9: ["Close", "device", { session: count }, {}],
   10: ["Error", "edge", { code: name, sentence, retry_after_s: float(0, 3600) }, { retry_after_s: 0 }],
   11: ["Ask", "edge", { session: count, round: count, accepted: count }, {}],
-  12: ["Law", "device", { session: count, round: count, accepted: count, law: bytes }, {}],
+  12: ["Distribution", "device", { session: count, round: count, accepted: count, distribution: bytes }, {}],
   13: ["Window", "edge", { session: count, length: draftLength, chunk: someTokens, bandwidth_hz: float(0, Infinity) }, {}],
   14: ["Chunk", "device", { epoch: count, start: count, length: someTokens, ids: bytes, draft_us: microseconds }, {}],
   15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name, scores }, { finish: "", scores: [] }],

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from multispin.cli.engine import check_engine, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
-from multispin.cli.sampling import sampling_arguments, sampling_law, sampling_options
+from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import bundled_sites
 from multispin.errors import InputError
@@ -117,7 +117,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     from multispin.demo.site import SITE, read_site, site_crew
 
     seed = options["seed"] or 0
-    params, rule = sampling_law(options, seed)
+    params, rule = sampling_and_rule(options, seed)
     embedded = options["target"] == "embedded"
     serve, site = _serve_arguments(options), None
     if own:

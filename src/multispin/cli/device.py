@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
-from multispin.cli.sampling import sampling_law, sampling_options
+from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.models.gguf_drafter import is_for_llama_cpp
@@ -91,7 +91,7 @@ def command(**options: Any) -> None:
     from multispin.device import session_url, trusting
 
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
-    sampling_law(options, 0)  # what does not fit together is refused before anything is loaded
+    sampling_and_rule(options, 0)  # what does not fit together is refused before anything is loaded
     options["variables"] = _variables(options)
     with flag("--ca-file"):
         options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multispin.cli.process import Parent, ended_in_order, stop_signal, writer
-from multispin.cli.sampling import sampling_law
+from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
 from multispin.errors import InputError
 from multispin.models.references import EMBEDDED
@@ -152,7 +152,7 @@ async def _generate(
     options: Mapping[str, Any], begin: Begin, drafter: Any, tokenizer: Any, prompt: list[int], tell: Any
 ) -> None:
     seed = options["seed"]
-    params, rule = sampling_law(options, seed or 0)
+    params, rule = sampling_and_rule(options, seed or 0)
     hello = _hello(options, tokenizer, begin.slower)
 
     def progress(_: Progress) -> None:

@@ -25,7 +25,7 @@ from multispin.outside import in_markup
 
 if TYPE_CHECKING:
     from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
-    from multispin.speculation import LawFormat
+    from multispin.speculation import DistributionFormat
 
 MAX_GRID = 16
 UNKNOWN_POSITIONS = 2**20  # of a target that does not say how long a text it knows
@@ -184,19 +184,21 @@ def _measure(
     encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
     max_length = max(map(len, encoded)) + after
     target = load_verifier(options["target"], 4, max_length, place=options["place"])
-    laws = [SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))]
+    samplings = [
+        SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))
+    ]
     texts: list[list[int]] = []
     for at in range(0, len(prompts), target.slots):
-        part = list(zip(encoded, laws, strict=True))[at : at + target.slots]
+        part = list(zip(encoded, samplings, strict=True))[at : at + target.slots]
         texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
         show("the target writes", min(at + target.slots, len(prompts)), len(prompts))
     for spec in drafts:
         drafter, _ = load_drafter(spec, options["target"], max_length, options["draft_place"])
         followings, times = [], []
         for k, prompt in enumerate(prompts):
-            times += drafting_times(drafter, encoded[k], laws[k], DRAFT_LENGTH, 2, time.perf_counter)
+            times += drafting_times(drafter, encoded[k], samplings[k], DRAFT_LENGTH, 2, time.perf_counter)
             whole = encoded[k] + texts[k]
-            followings.append(follow(drafter, target, whole, len(encoded[k]), laws[k], prompt.name, prompt.task))
+            followings.append(follow(drafter, target, whole, len(encoded[k]), samplings[k], prompt.name, prompt.task))
             show(f"following with {spec}", k + 1, len(prompts))
         found["drafters"].append(_drafter(spec, statistics.median(times), followings))
         if options["trace"] is not None:
@@ -304,15 +306,15 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     if options["modes"]:
         head.append(
             "Modes: the rejection rules accept min(1, p/q) of whole distributions; their bits are for those cut "
-            f"to {_law_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
+            f"to {_distribution_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
         )
     return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
 
 
-def _law_format(vocabulary: int) -> "LawFormat":
-    from multispin.speculation import LawFormat
+def _distribution_format(vocabulary: int) -> "DistributionFormat":
+    from multispin.speculation import DistributionFormat
 
-    return LawFormat(vocabulary, min(_RETAINED, vocabulary), _PROBABILITY_BITS)
+    return DistributionFormat(vocabulary, min(_RETAINED, vocabulary), _PROBABILITY_BITS)
 
 
 def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
@@ -322,7 +324,7 @@ def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...
     """
     from multispin.speculation import Rule, bits_per_token, uplink_bits_per_rejection
 
-    form = _law_format(vocabulary)
+    form = _distribution_format(vocabulary)
     rates = {Rule.COUPLED: coupled, Rule.REJECTION: rejection, Rule.REJECTION_UP: rejection}
     return tuple(
         Mode(str(rule), min(rate, _SUREST), None, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))

@@ -1,4 +1,4 @@
-"""The options by which every command names a sampling law, what ends a text, and an acceptance rule."""
+"""The options by which every command names a sampling distribution, what ends a text, and an acceptance rule."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -8,13 +8,13 @@ import click
 from multispin.errors import InputError
 from multispin.protocol.messages import MAX_RETAINED
 from multispin.speculation import Rule, SamplingParams, check_stop_strings, rule_for
-from multispin.speculation.laws import MAX_PROBABILITY_BITS
+from multispin.speculation.distributions import MAX_PROBABILITY_BITS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def sampling_options(function: _Function) -> _Function:
-    """Add the options of a sampling law, of what ends a text, and of the acceptance rule to a command."""
+    """Add the options of a sampling distribution, of what ends a text, and of the acceptance rule to a command."""
     for option in (
         click.option(
             "--probability-bits",
@@ -69,7 +69,7 @@ def sampling_options(function: _Function) -> _Function:
     return function
 
 
-def sampling_law(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
+def sampling_and_rule(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
     """The sampling parameters and the acceptance rule that the options name; InputError if they do not fit."""
     biases = tuple(_bias(text) for text in options["biases"])
     params = SamplingParams(

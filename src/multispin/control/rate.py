@@ -7,7 +7,7 @@ and in the time left for the upload.
 
 Times are counted in `upload_s`, what an upload takes over the whole band B, and the second formula in σ = s/B, NaN for
 devices of the first; None where all devices are of the first, which is quicker. An upload of u seconds needs more
-than u·κ however wide the band, κ = ln(1 + σ)/σ (0 in the linear law): what it has beyond is called its room.
+than u·κ however wide the band, κ = ln(1 + σ)/σ (0 in the linear case): what it has beyond is called its room.
 """
 
 import numpy as np

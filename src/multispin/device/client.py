@@ -23,10 +23,10 @@ from multispin.protocol import (
     Close,
     Commit,
     DeviceSession,
+    Distribution,
     Draft,
     Grant,
     Hello,
-    Law,
     Progress,
     RefusedError,
     Request,
@@ -41,7 +41,7 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedLaw
+from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
 WELCOME_TIMEOUT_S = 10.0
 """Longest wait for the answer to a greeting; an edge that takes the connection and says nothing is as good as none."""
@@ -283,7 +283,7 @@ class DeviceClient:
                     if isinstance(session.stage, Welcomed):
                         await self._outbox.put(session.open())
                 case Ask():
-                    await self._outbox.put(session.law(message))
+                    await self._outbox.put(session.distribution(message))
                 case Grant() | Verdict() | Tail():
                     grant = message if isinstance(message, Grant) else message.grant
                     if grant is not None:
@@ -311,7 +311,7 @@ class DeviceClient:
         frame = encode(message)
         wire_bytes = websocket_frame_bytes(len(frame), masked=True)
         self.counters.uplink_bytes += wire_bytes
-        if isinstance(message, Draft | Law | Chunk):
+        if isinstance(message, Draft | Distribution | Chunk):
             self.counters.draft_bytes += wire_bytes
         await self._link.send(frame)
 
@@ -356,19 +356,19 @@ class DeviceClient:
         session, began_s = self.session, asyncio.get_running_loop().time()
         committed, length = list(session.committed), 0 if session.over else grant.length
         ids: list[int] = []
-        laws: list[TruncatedLaw] = []
+        distributions: list[TruncatedDistribution] = []
         if length and session.rule in ID_RULES:
             ids = await loop.run_in_executor(self._thread, self._drafter.draft, committed, length, session.params)
             size = session.form.vocabulary_size  # a drafter may know special tokens that the edge's target lacks
             ids = list(itertools.takewhile(lambda token: token < size, ids))
         elif length:
-            ids, laws = await loop.run_in_executor(
-                self._thread, self._drafter.draft_laws, committed, length, session.params, session.form
+            ids, distributions = await loop.run_in_executor(
+                self._thread, self._drafter.draft_distributions, committed, length, session.params, session.form
             )
         await asyncio.sleep(began_s + len(ids) * self._emulation.seconds_per_token - loop.time())
         if session.grant != grant or len(session.committed) != len(committed):
             return  # nobody waits for it any more
-        draft = session.answer(ids, loop.time() - began_s, laws)
+        draft = session.answer(ids, loop.time() - began_s, distributions)
         self.counters.granted += grant.length
         if session.joined:
             await self._outbox.put(draft)

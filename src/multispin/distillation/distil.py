@@ -29,7 +29,7 @@ from multispin.models.drafter_card import STORAGES, DrafterCard, read_card
 from multispin.models.loading import load_model
 from multispin.models.packable import PackedModel
 from multispin.models.tokenizer import load_tokenizer
-from multispin.speculation import LawFormat
+from multispin.speculation import DistributionFormat
 
 CHECKPOINT_FILE = "checkpoint.pt"
 CORPUS_FOLDER = "corpus"
@@ -174,7 +174,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     save_drafter(student, card, order.out)
     report(StageProgress("evaluation", 0, 1, "comparing distributions on held-out prompts"))
     stored = load_for_drafting(order.out, model)  # what is measured is what will draft
-    form = LawFormat(len(head), min(1024, len(head)), 16)
+    form = DistributionFormat(len(head), min(1024, len(head)), 16)
     results = compare_distributions(stored, head, prompts, greedy, sampled, form)
     card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})
     save_drafter(student, card, order.out)

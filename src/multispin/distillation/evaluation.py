@@ -14,8 +14,8 @@ import torch
 from multispin.data import TASKS, Prompt
 from multispin.distillation.corpus import Shard, Writer
 from multispin.models.tokenizer import Tokenizer
-from multispin.speculation import LawFormat, SamplingParams, draw
-from multispin.speculation.laws import floor_law, target_law, truncate
+from multispin.speculation import DistributionFormat, SamplingParams, draw
+from multispin.speculation.distributions import floor_distribution, target_distribution, truncate
 
 RULES = ("greedy", "coupled", "rejection", "rejection-down")
 """Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft distribution."""
@@ -50,7 +50,7 @@ def held_out_texts(
 
 
 def compare_distributions(
-    student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: LawFormat
+    student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: DistributionFormat
 ) -> list[RuleAcceptance]:
     """Compare the distributions of student and target.
 
@@ -75,12 +75,12 @@ def compare_distributions(
         params = SamplingParams(1.0, seed=k)
         meet = zip(draw(theirs, positions, params), draw(ours, positions, params), strict=True)
         found["coupled"][k] = [float(a == b) for a, b in meet]
-        laws = target_law(theirs, params)
-        for law, logits in zip(laws, ours, strict=True):
+        distributions = target_distribution(theirs, params)
+        for distribution, logits in zip(distributions, ours, strict=True):
             draft = truncate(logits, params, form)
             q = draft.weights / form.total
-            found["rejection"][k].append(float(np.minimum(law[draft.ids].numpy(), q).sum()))
-            floor = floor_law(law, form)
+            found["rejection"][k].append(float(np.minimum(distribution[draft.ids].numpy(), q).sum()))
+            floor = floor_distribution(distribution, form)
             _, a, b = np.intersect1d(floor.ids, draft.ids, assume_unique=True, return_indices=True)
             found["rejection-down"][k].append(float(np.minimum(floor.weights[a] / form.total, q[b]).sum()))
     groups = [("all", list(range(len(prompts))))]

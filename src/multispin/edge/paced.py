@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from multispin.control import EdgeDrafter, Verification
 from multispin.speculation import (
     BatchDrafter,
+    DistributionFormat,
     DraftAsk,
     Engine,
     Failure,
     Feed,
     Finding,
-    LawFormat,
     Rule,
-    TruncatedLaw,
+    TruncatedDistribution,
 )
 
 
@@ -132,10 +132,12 @@ class PacedBatchDrafter:
         self._wait(began_s, asks)
         return found
 
-    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+    def draft_distributions(
+        self, asks: Sequence[DraftAsk], form: DistributionFormat
+    ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
         """The same for the rejection rules."""
         began_s = self._clock()
-        found = self._drafter.draft_laws(asks, form)
+        found = self._drafter.draft_distributions(asks, form)
         self._wait(began_s, asks)
         return found
 

@@ -8,13 +8,13 @@ from transformers import PreTrainedModel
 from multispin.models.edge_drafter import EdgeDrafter
 from multispin.models.packable import PackedModel
 from multispin.speculation import (
+    DistributionFormat,
     DraftAsk,
     Feed,
     Follower,
     Grammars,
-    LawFormat,
     SamplingParams,
-    TruncatedLaw,
+    TruncatedDistribution,
 )
 
 
@@ -52,11 +52,11 @@ class ModelDrafter:
         """Draw `length` tokens one after the other; fewer where the slot is full."""
         return self._drafter.draft([self._ask(committed, length, params)])[0]
 
-    def draft_laws(
-        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
-    ) -> tuple[list[int], list[TruncatedLaw]]:
+    def draft_distributions(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
+    ) -> tuple[list[int], list[TruncatedDistribution]]:
         """Draw up to `length` tokens, each from its truncated and quantised distribution."""
-        return self._drafter.draft_laws([self._ask(committed, length, params)], form)[0]
+        return self._drafter.draft_distributions([self._ask(committed, length, params)], form)[0]
 
     def _ask(self, committed: Sequence[int], length: int, params: SamplingParams) -> DraftAsk:
         matcher = self._follower.follow(params.grammar, committed[params.prompt_tokens :])

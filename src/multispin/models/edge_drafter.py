@@ -14,10 +14,10 @@ from multispin.models.batch_drawing import BatchDrawing
 from multispin.models.cached import CachedModel
 from multispin.models.packable import PackedModel, with_width
 from multispin.speculation import (
+    DistributionFormat,
     DraftAsk,
     Feed,
-    LawFormat,
-    TruncatedLaw,
+    TruncatedDistribution,
     draft_token,
     draw_after,
     masked,
@@ -106,9 +106,11 @@ class EdgeDrafter:
         """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
         return self._draw(asks, _pick, self._drawing)
 
-    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+    def draft_distributions(
+        self, asks: Sequence[DraftAsk], form: DistributionFormat
+    ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
         """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
-        laws: dict[int, list[TruncatedLaw]] = {ask.slot: [] for ask in asks}
+        distributions: dict[int, list[TruncatedDistribution]] = {ask.slot: [] for ask in asks}
 
         def pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
             # An id that cannot be fed would end the draft, and the rules need its length settled before the last draw.
@@ -118,12 +120,12 @@ class EdgeDrafter:
                 fitted = masked(fitted, ask.matcher.mask(drafted)[None])
             if params.remembers:
                 fitted, params = shaped_after(fitted, [*ask.committed, *drafted], (), params)
-            law = truncate(shaped(fitted, [position], params)[0], params, form)
-            laws[ask.slot].append(law)
-            return draft_token(law, ask.params.seed, len(ask.committed), position)
+            distribution = truncate(shaped(fitted, [position], params)[0], params, form)
+            distributions[ask.slot].append(distribution)
+            return draft_token(distribution, ask.params.seed, len(ask.committed), position)
 
         drafts = self._draw(asks, pick)
-        return [(drafted, laws[ask.slot]) for ask, drafted in zip(asks, drafts, strict=True)]
+        return [(drafted, distributions[ask.slot]) for ask, drafted in zip(asks, drafts, strict=True)]
 
     def feed(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
         """Run feeds in one forward pass; logits per feed as `CachedModel.forward` gives them."""

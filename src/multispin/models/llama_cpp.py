@@ -16,7 +16,14 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.models.tokenizer import Tokenizer
-from multispin.speculation import Follower, Grammars, LawFormat, SamplingParams, TruncatedLaw, draft_token
+from multispin.speculation import (
+    DistributionFormat,
+    Follower,
+    Grammars,
+    SamplingParams,
+    TruncatedDistribution,
+    draft_token,
+)
 from multispin.speculation.drafter import kept_prefix
 from multispin.speculation.grammar import allowed
 from multispin.speculation.row_sampling import Row, draw_row, truncate_row
@@ -323,18 +330,18 @@ class LlamaCppDrafter:
         mask = self._masking(committed, params)
         return self._draw(committed, length, lambda row, text: draw_row(mask(row, text), text, params))
 
-    def draft_laws(
-        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
-    ) -> tuple[list[int], list[TruncatedLaw]]:
+    def draft_distributions(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
+    ) -> tuple[list[int], list[TruncatedDistribution]]:
         """Draw up to `length` tokens, each from the truncated distribution that is sent for it."""
-        laws: list[TruncatedLaw] = []
+        distributions: list[TruncatedDistribution] = []
         mask = self._masking(committed, params)
 
         def pick(row: Row, text: Sequence[int]) -> int:
-            laws.append(truncate_row(mask(row, text), text, params, form))
-            return draft_token(laws[-1], params.seed, len(committed), len(text))
+            distributions.append(truncate_row(mask(row, text), text, params, form))
+            return draft_token(distributions[-1], params.seed, len(committed), len(text))
 
-        return self._draw(committed, length, pick), laws
+        return self._draw(committed, length, pick), distributions
 
     def _masking(self, committed: Sequence[int], params: SamplingParams) -> Callable[[Row, Sequence[int]], Row]:
         """What leaves a row only the ids that the request's grammar allows after a text."""

@@ -57,7 +57,7 @@ class _Judge:
         base: tokens committed when the draft began.
         drafted: what vLLM verifies: all of the draft.
         evidence: what came with it.
-        params: the request's law.
+        params: the request's distribution.
 
     """
 
@@ -72,7 +72,7 @@ class _Judge:
         if isinstance(finding, Outcome):
             return [*self.drafted[: finding.accepted], finding.next_token], None
         if isinstance(finding, Rejection):
-            finding = replace(finding, law=finding.law.cpu())  # it leaves the worker
+            finding = replace(finding, distribution=finding.distribution.cpu())  # it leaves the worker
         # The next token is not known yet. Whatever vLLM goes on with will be replaced by it.
         return [*self.drafted[: finding.accepted], 0], finding
 
@@ -294,7 +294,7 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
     """What the feed brings for a draft of this many tokens: of all, or of none."""
     if feed.evidence is None or drafted:
         return feed.evidence
-    return replace(feed.evidence, laws=(), weights=())
+    return replace(feed.evidence, distributions=(), weights=())
 
 
 def vllm_version() -> str:

@@ -99,7 +99,7 @@ class Beliefs(Believed, Protocol):
 
         """
 
-    def observe_law(self, session: int, frame_bits: int) -> None:
+    def observe_distribution(self, session: int, frame_bits: int) -> None:
         """Learn what a refusal costs from the frame of a distribution that came up after one [bit]."""
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
@@ -289,7 +289,7 @@ class LearnedBeliefs:
         if bandwidth_hz > 0 and upload_s > 0:
             (known.round_trip if self._delays else known.link).observe(frame_bits, bandwidth_hz, upload_s)
 
-    def observe_law(self, session: int, frame_bits: int) -> None:
+    def observe_distribution(self, session: int, frame_bits: int) -> None:
         """Learn what a refusal costs."""
         self._sessions[session].refusal_bits = float(frame_bits)
 

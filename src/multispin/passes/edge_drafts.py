@@ -66,18 +66,20 @@ class EdgeDrafts:
             found[each.session] = ids, []
         for form in {each.form for each in step.asks if each.form is not None}:
             group = [each for each in step.asks if each.form == form]
-            for each, drafted in zip(group, drafter.draft_laws([each.ask for each in group], form), strict=True):
+            for each, drafted in zip(
+                group, drafter.draft_distributions([each.ask for each in group], form), strict=True
+            ):
                 found[each.session] = drafted
         return [found[each.session] for each in step.asks]
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
         """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
         self._state.seats.end_batch()
-        for each, (ids, laws) in zip(step.asks, drafts, strict=True):
+        for each, (ids, distributions) in zip(step.asks, drafts, strict=True):
             seat = self._state.seats.get(each.session)
             if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
                 seat.to_draft = 0
-                seat.session.draft_here(ids, laws)
+                seat.session.draft_here(ids, distributions)
         if not self._reads:
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self._state.controller.chooser.edge_drafted(now_s)

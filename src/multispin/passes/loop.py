@@ -25,11 +25,11 @@ from multispin.passes.streams import Streams
 from multispin.protocol import (
     Chunk,
     Close,
+    Distribution,
     Downlink,
     Draft,
     EdgeSession,
     Hello,
-    Law,
     Open,
     ProtocolError,
     Resume,
@@ -208,7 +208,7 @@ class Passes:
         match message:
             case Open():
                 return self._open(seat, message)
-            case Draft() | Law() | Chunk():
+            case Draft() | Distribution() | Chunk():
                 return self._scheduler.receive(seat, message, frame_bytes, now_s)
             case Close():
                 seat.session.check_number(message.session)

@@ -20,12 +20,12 @@ from multispin.passes.trials import compare, tried
 from multispin.protocol import (
     Ask,
     Chunk,
+    Distribution,
     Downlink,
     Draft,
     Error,
     Grant,
     Granted,
-    Law,
     Pending,
     ProtocolError,
     Refused,
@@ -207,7 +207,7 @@ class Rounds:
                 seat.asked_at_s = now_s
                 if seat.connected:
                     asked.append(job.session)
-                    upload_s = max(upload_s, self._law_s(seat, band_hz))
+                    upload_s = max(upload_s, self._distribution_s(seat, band_hz))
         until_s = now_s + self._state.limits.deadline_factor * upload_s + self._state.limits.deadline_slack_s
         waits = isinstance(self._phase, _Verifying) and self._phase.waits
         self._phase = _Settling(batch, findings, verify_s, asked, until_s, waits)
@@ -217,13 +217,15 @@ class Rounds:
         if seat.session.number not in self._round.members:
             self._round.members.append(seat.session.number)
 
-    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+    def receive(
+        self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
+    ) -> list[Downlink]:
         """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
         match message:
             case Draft():
                 return self._draft(seat, message, frame_bytes, now_s)
-            case Law():
-                return self._state.receive_law(seat, message, frame_bytes)
+            case Distribution():
+                return self._state.receive_distribution(seat, message, frame_bytes)
         raise ProtocolError("unexpected", "a chunk came, but no text streams at this edge")
 
     def _draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
@@ -458,7 +460,7 @@ class Rounds:
         seat = self._seats.get(number)
         return seat is not None and seat.connected and isinstance(seat.session.stage, Refused)
 
-    def _law_s(self, seat: Seat, band_hz: float) -> float:
+    def _distribution_s(self, seat: Seat, band_hz: float) -> float:
         """Planned time to send one distribution up [s]; 0 where no link has been granted."""
         request = seat.session.request
         if request is None or band_hz <= 0.0:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from multispin.passes.seats import Seat
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Step
-from multispin.protocol import Chunk, Downlink, Draft, Law
+from multispin.protocol import Chunk, Distribution, Downlink, Draft
 from multispin.speculation import Failure, Finding
 
 
@@ -38,7 +38,9 @@ class Scheduler(Protocol):
     ) -> None:
         """Take what a verification of `verify_s` [s] found, one finding per job."""
 
-    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+    def receive(
+        self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
+    ) -> list[Downlink]:
         """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
 
     def came_back(self, seat: Seat) -> None:

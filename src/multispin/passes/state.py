@@ -8,7 +8,7 @@ from multispin.passes.limits import Limits
 from multispin.passes.plans import EDGE, RoundPlan
 from multispin.passes.seats import Seat, Seats
 from multispin.passes.steps import Batch, Job, Message, RoundReport
-from multispin.protocol import Ask, Downlink, Draft, Grant, Granted, Law, Refused, Verdict
+from multispin.protocol import Ask, Distribution, Downlink, Draft, Grant, Granted, Refused, Verdict
 from multispin.speculation import Engine, Finding
 
 
@@ -80,12 +80,12 @@ class EdgeState:
             took_s - draft_s,
         )
 
-    def receive_law(self, seat: Seat, message: Law, frame_bytes: int) -> list[Downlink]:
+    def receive_distribution(self, seat: Seat, message: Distribution, frame_bytes: int) -> list[Downlink]:
         """Decide a refused draft by the distribution that it was drawn from; the next plan has a grant for it."""
         stage = seat.session.stage
-        verdict = seat.session.receive_law(message)
+        verdict = seat.session.receive_distribution(message)
         if isinstance(stage, Refused):
-            self.controller.beliefs.observe_law(seat.session.number, 8 * frame_bytes)
+            self.controller.beliefs.observe_distribution(seat.session.number, 8 * frame_bytes)
             self.decided(seat, verdict, len(stage.draft))
         return [verdict]
 

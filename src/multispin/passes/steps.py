@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from multispin.passes.plans import DEVICE, RoundPlan
 from multispin.protocol import Downlink
-from multispin.speculation import DraftAsk, Feed, LawFormat, Matcher, TruncatedLaw
+from multispin.speculation import DistributionFormat, DraftAsk, Feed, Matcher, TruncatedDistribution
 
 Message = tuple[int, Downlink]
 """A session's number, and what is to be sent to its device."""
@@ -102,10 +102,10 @@ class EdgeAsk(NamedTuple):
 
     session: int
     ask: DraftAsk
-    form: LawFormat | None
+    form: DistributionFormat | None
 
 
-EdgeDraft = tuple[list[int], list[TruncatedLaw]]
+EdgeDraft = tuple[list[int], list[TruncatedDistribution]]
 """Drafted ids, and the distributions that they were drawn from if these were wanted."""
 
 

@@ -20,7 +20,7 @@ from multispin.passes.plans import DEVICE, EDGE
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState, Row
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
-from multispin.protocol import Chunk, Downlink, Draft, Error, Law, Pending, Streaming
+from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Pending, Streaming
 from multispin.speculation import ID_RULES, Failure, Finding, Outcome
 
 LOOK_EVERY = 8
@@ -163,13 +163,15 @@ class Streams:
 
     # Messages -----------------------------------------------------------------------------------------------------
 
-    def receive(self, seat: Seat, message: Draft | Law | Chunk, frame_bytes: int, now_s: float) -> list[Downlink]:
+    def receive(
+        self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
+    ) -> list[Downlink]:
         """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
         match message:
             case Draft():
                 return self._grants.receive(seat, message, frame_bytes, now_s)
-            case Law():
-                return self._state.receive_law(seat, message, frame_bytes)
+            case Distribution():
+                return self._state.receive_distribution(seat, message, frame_bytes)
         session, number = seat.session, seat.session.number
         arrival = session.receive_chunk(message)
         flow, stage = self._flows.get(number), session.stage

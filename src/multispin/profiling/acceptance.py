@@ -16,7 +16,7 @@ import torch
 from multispin.estimation.intervals import ratio_of_means
 from multispin.estimation.traces import Trace
 from multispin.models import CachedModel, ModelDrafter
-from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped_after, target_law
+from multispin.speculation import Drafter, Feed, SamplingParams, draw, shaped_after, target_distribution
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def follow(
     (theirs,) = target.forward([Feed(slot, begin - 1, text[begin - 1 : -1], params)])
     target.close(slot)
     shaped_theirs, _ = shaped_after(theirs, text[:begin], text[begin:-1], params)
-    p, q = (target_law(logits, rest) for logits in (shaped_theirs, shaped_ours))
+    p, q = (target_distribution(logits, rest) for logits in (shaped_theirs, shaped_ours))
     return Following(Trace(prompt, task, accepts), tuple(float(value) for value in torch.minimum(p, q).sum(-1)))
 
 

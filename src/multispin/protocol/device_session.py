@@ -33,12 +33,12 @@ from multispin.protocol.messages import (
     Ask,
     Chunk,
     Commit,
+    Distribution,
     Downlink,
     Draft,
     Error,
     Grant,
     Hello,
-    Law,
     Open,
     Resume,
     Tail,
@@ -51,15 +51,15 @@ from multispin.protocol.request import Request
 from multispin.protocol.thrift import Thrift
 from multispin.speculation import (
     ID_RULES,
-    LawFormat,
+    DistributionFormat,
     Offer,
     Rule,
     SamplingParams,
     Score,
     TextStream,
-    TruncatedLaw,
+    TruncatedDistribution,
+    pack_distributions,
     pack_draft,
-    pack_laws,
     resolve_down,
     unpack_ids,
     unpack_offer,
@@ -145,7 +145,7 @@ class DeviceSession:
         self.params = SamplingParams()
         self.stage: DeviceStage = Away()
         self._decode = decode
-        self._form: LawFormat | None = None  # made when it is asked for
+        self._form: DistributionFormat | None = None  # made when it is asked for
         self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
         self.wasted = 0
@@ -176,7 +176,7 @@ class DeviceSession:
         return self._welcomed().session
 
     @property
-    def form(self) -> LawFormat:
+    def form(self) -> DistributionFormat:
         """How this request's distributions are written; the edge's vocabulary bounds what they retain."""
         if self._form is None:
             self._form = self._requested().form(self._welcomed().vocabulary_size)
@@ -268,7 +268,7 @@ class DeviceSession:
         self.stage = Waiting()
         return message
 
-    def answer(self, ids: Sequence[int], draft_s: float, laws: Sequence[TruncatedLaw] = ()) -> Draft:
+    def answer(self, ids: Sequence[int], draft_s: float, distributions: Sequence[TruncatedDistribution] = ()) -> Draft:
         """The draft that answers the open grant.
 
         Without a connection it is kept, and `unsent` hands it out if the edge still waits for it then.
@@ -276,7 +276,7 @@ class DeviceSession:
         Args:
             ids: drafted tokens, at most as many as were granted.
             draft_s: time that it took [s].
-            laws: the distributions that the tokens were drawn from, under the rejection rules.
+            distributions: the distributions that the tokens were drawn from, under the rejection rules.
 
         """
         grant = self.grant
@@ -284,10 +284,10 @@ class DeviceSession:
             raise ValueError("no grant is open")
         if len(ids) > grant.length:
             raise ValueError(f"{len(ids)} tokens were drafted for a grant of {grant.length}")
-        packed = pack_draft(ids, laws, self.rule, self.form)
+        packed = pack_draft(ids, distributions, self.rule, self.form)
         draft_us = min(round(draft_s * 1e6), 2**32 - 1)
         message = Draft(self.session_number, grant.round, len(self.committed), len(ids), packed, draft_us, self._head)
-        self._proceed(Drafted(message, tuple(ids), tuple(laws), self.joined))
+        self._proceed(Drafted(message, tuple(ids), tuple(distributions), self.joined))
         return message
 
     def unsent(self) -> Draft | None:
@@ -295,17 +295,23 @@ class DeviceSession:
         stage = self.stage
         if not isinstance(stage, Drafted) or stage.sent:
             return None
-        self.stage = Drafted(stage.message, stage.ids, stage.laws, True)
+        self.stage = Drafted(stage.message, stage.ids, stage.distributions, True)
         return stage.message
 
-    def law(self, ask: Ask) -> Law:
+    def distribution(self, ask: Ask) -> Distribution:
         """The distribution that the edge asks for; InputError if no token of that round was drawn from one."""
         stage = self.stage
-        if not isinstance(stage, Drafted) or stage.message.round != ask.round or ask.accepted >= len(stage.laws):
+        if (
+            not isinstance(stage, Drafted)
+            or stage.message.round != ask.round
+            or ask.accepted >= len(stage.distributions)
+        ):
             raise InputError(
                 f"the edge asked for distribution {ask.accepted} of round {ask.round}, which was never drafted from"
             )
-        return Law(ask.session, ask.round, ask.accepted, pack_laws([stage.laws[ask.accepted]], self.form))
+        return Distribution(
+            ask.session, ask.round, ask.accepted, pack_distributions([stage.distributions[ask.accepted]], self.form)
+        )
 
     def lose(self) -> None:
         """The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream."""
@@ -462,7 +468,7 @@ class DeviceSession:
                 self._streamed(message)
                 return Progress()
             case Ask():
-                self.law(message)  # which can be found, or it makes no sense
+                self.distribution(message)  # which can be found, or it makes no sense
                 return Progress()
 
     def _welcome(self, welcome: Welcome) -> None:
@@ -488,7 +494,7 @@ class DeviceSession:
         if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
             raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
         if isinstance(stage, Drafted) and self._fits(stage, grant):
-            return Drafted(stage.message, stage.ids, stage.laws, False)
+            return Drafted(stage.message, stage.ids, stage.distributions, False)
         return Granted(grant)
 
     def _fits(self, drafted: Drafted, grant: Grant) -> bool:
@@ -506,23 +512,23 @@ class DeviceSession:
         if isinstance(stage, Streaming):
             raise InputError("the edge sent a Verdict for a text that streams")
         drafted: list[int] = []
-        laws: tuple[TruncatedLaw, ...] = ()
+        distributions: tuple[TruncatedDistribution, ...] = ()
         if isinstance(stage, Drafted) and stage.message.base == verdict.base:
-            drafted, laws = list(stage.ids), stage.laws
+            drafted, distributions = list(stage.ids), stage.distributions
         missing = bool(verdict.offer)  # then a drafted token was refused
         if verdict.base > len(self.committed) or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
-        self._head = self._found(verdict, laws) if verdict.offer else None
+        self._head = self._found(verdict, distributions) if verdict.offer else None
         newest = verdict.next_token if self._head is None else self._head
         return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict, verdict.scores)
 
-    def _found(self, verdict: Verdict, laws: Sequence[TruncatedLaw]) -> int:
+    def _found(self, verdict: Verdict, distributions: Sequence[TruncatedDistribution]) -> int:
         """The next token by the edge's offer and the distribution that the refused token was drawn from."""
-        if verdict.accepted >= len(laws):
+        if verdict.accepted >= len(distributions):
             raise InputError("the edge made an offer for a draft without distributions")
         floor, rest_token = unpack_offer(verdict.offer, self.form)
         offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
-        return resolve_down(offer, laws[verdict.accepted], self.params.seed)
+        return resolve_down(offer, distributions[verdict.accepted], self.params.seed)
 
     def _tail(self, tail: Tail) -> Progress:
         known = len(self.committed)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from multispin.protocol.device_stream import Streaming
 from multispin.protocol.messages import Draft, Grant
-from multispin.speculation import TruncatedLaw
+from multispin.speculation import TruncatedDistribution
 
 
 class Waiting(Struct, frozen=True):
@@ -38,14 +38,14 @@ class Drafted(Struct, frozen=True, eq=False):
     Attributes:
         message: the draft as it goes on the wire.
         ids: its tokens.
-        laws: the distributions that they were drawn from, under the rejection rules.
+        distributions: the distributions that they were drawn from, under the rejection rules.
         sent: whether it was sent, and the edge has not granted it again since.
 
     """
 
     message: Draft
     ids: tuple[int, ...]
-    laws: tuple[TruncatedLaw, ...]
+    distributions: tuple[TruncatedDistribution, ...]
     sent: bool
 
 

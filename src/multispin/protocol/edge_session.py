@@ -24,10 +24,10 @@ from multispin.protocol.messages import (
     Ask,
     Chunk,
     Commit,
+    Distribution,
     Draft,
     Grant,
     Hello,
-    Law,
     Open,
     Tail,
     Uplink,
@@ -45,14 +45,14 @@ from multispin.speculation import (
     Rejection,
     Rule,
     Score,
-    TruncatedLaw,
+    TruncatedDistribution,
     pack_ids,
     pack_offer,
     possible_after,
     resolve_up,
+    unpack_distributions,
     unpack_draft,
     unpack_ids,
-    unpack_laws,
 )
 
 
@@ -145,7 +145,7 @@ class EdgeSession:
             case Granted(), Draft() if request is not None:
                 place = len(request.committed) + (stage.offer is not None)
                 return (message.round, message.base) == (stage.grant.round, place)
-            case Refused(), Law():
+            case Refused(), Distribution():
                 return message.round == stage.grant.round
             case Streaming(), Chunk() if request is not None:
                 return stage.expects(message, len(request.committed))
@@ -204,20 +204,20 @@ class EdgeSession:
 
     # Drafts in grants -----------------------------------------------------------------------------------------------
 
-    def draft_here(self, ids: Sequence[int], laws: Sequence[TruncatedLaw] = ()) -> None:
+    def draft_here(self, ids: Sequence[int], distributions: Sequence[TruncatedDistribution] = ()) -> None:
         """Take a draft of the edge's own drafter in place of the pending empty one.
 
         Args:
             ids: drafted tokens.
-            laws: the distribution that each was drawn from, under the rejection rules. They are all here, so that the
-                draft is decided at once whichever of these rules the request names: the text follows the same
+            distributions: the distribution that each was drawn from, under the rejection rules. They are all here, so
+                that the draft is decided at once whichever of these rules the request names: the text follows the same
                 distribution under each.
 
         """
         request, stage = self.request, self.stage
         if request is None or not isinstance(stage, Pending) or len(stage.draft):
             raise ValueError(f"session {self.number} has no empty draft to fill")
-        evidence = Evidence(Rule.REJECTION, request.form, laws=tuple(laws)) if laws else None
+        evidence = Evidence(Rule.REJECTION, request.form, distributions=tuple(distributions)) if distributions else None
         self.stage = Pending(stage.grant, list(ids), evidence) if ids else stage
 
     def receive(self, message: Draft) -> list[Verdict | Tail | Ask | Window]:
@@ -271,7 +271,7 @@ class EdgeSession:
             return Ask(self.number, grant.round, finding.accepted)
         return self._decide(request, grant, accepted, finding)
 
-    def receive_law(self, message: Law) -> Verdict:
+    def receive_distribution(self, message: Distribution) -> Verdict:
         """Take in the distribution that was asked for; for a round just decided it gets the same verdict once more."""
         self.check_number(message.session)
         request, stage, verdict = self.request, self.stage, self._last_verdict
@@ -286,8 +286,8 @@ class EdgeSession:
                 f"a distribution for token {message.accepted} of round {message.round} came; asked was for "
                 f"{rejection.accepted} of {grant.round}",
             )
-        (law,) = unpack_laws(message.law, 1, request.form)
-        outcome = resolve_up(rejection, law)
+        (distribution,) = unpack_distributions(message.distribution, 1, request.form)
+        outcome = resolve_up(rejection, distribution)
         return self._decide(request, grant, [*stage.draft[: outcome.accepted], outcome.next_token])
 
     def attach(self, verdict: Verdict, grant: Grant) -> Verdict:

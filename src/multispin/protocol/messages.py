@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from multispin.errors import InputError
-from multispin.speculation import MAX_LOGPROBS, LawFormat, Rule, Score, bits_per_token, framing_bits
+from multispin.speculation import MAX_LOGPROBS, DistributionFormat, Rule, Score, bits_per_token, framing_bits
+from multispin.speculation.distributions import MAX_PROBABILITY_BITS
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
-from multispin.speculation.laws import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import MAX_BIASES
 
 PROTOCOL_VERSION = 3
@@ -216,13 +216,13 @@ class Ask(Struct, frozen=True, array_like=True, tag=11):
     accepted: Count
 
 
-class Law(Struct, frozen=True, array_like=True, tag=12):
-    """Device → edge: the law that an Ask wants, packed alone by `speculation.pack_laws`."""
+class Distribution(Struct, frozen=True, array_like=True, tag=12):
+    """Device → edge: the distribution that an Ask wants, packed alone by `speculation.pack_distributions`."""
 
     session: Count
     round: Count
     accepted: Count
-    law: bytes
+    distribution: bytes
 
 
 class Window(Struct, frozen=True, array_like=True, tag=13):
@@ -285,7 +285,7 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
     scores: Annotated[tuple[Score, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)] = ()
 
 
-Uplink = Hello | Open | Draft | Resume | Close | Law | Chunk
+Uplink = Hello | Open | Draft | Resume | Close | Distribution | Chunk
 Downlink = Welcome | Grant | Verdict | Tail | Error | Ask | Window | Commit
 Message = Uplink | Downlink
 
@@ -325,10 +325,10 @@ def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_Read]) -> _Read:
         raise InputError(f"a frame that is not a message of this protocol: {error}") from None
 
 
-def longest_draft(rule: Rule, form: LawFormat) -> int:
-    """The longest draft that fits a frame under a rule, 0 … `MAX_DRAFT_LENGTH`; 63 for ids, fewer for whole laws.
+def longest_draft(rule: Rule, form: DistributionFormat) -> int:
+    """The longest draft that fits a frame under a rule, 0 … `MAX_DRAFT_LENGTH`; 63 for ids, fewer for distributions.
 
-    Example: laws of 1024 tokens, 16 + 18 bits each, take 4,354 bytes; 60 of them fit.
+    Example: distributions of 1024 tokens, 16 + 18 bits each, take 4,354 bytes; 60 of them fit.
     """
     bits = bits_per_token(rule, form) + framing_bits(rule, form)
     return min(MAX_DRAFT_LENGTH, 8 * (MAX_FRAME_BYTES - ENVELOPE_BYTES) // bits)

@@ -11,7 +11,7 @@ from functools import cached_property
 from multispin.errors import InputError
 from multispin.protocol.messages import MAX_RETAINED, MAX_STOP_IDS, Open
 from multispin.speculation import (
-    LawFormat,
+    DistributionFormat,
     Rule,
     SamplingParams,
     check_stop_strings,
@@ -19,7 +19,7 @@ from multispin.speculation import (
     rule_for,
     unpack_ids,
 )
-from multispin.speculation.laws import MAX_PROBABILITY_BITS
+from multispin.speculation.distributions import MAX_PROBABILITY_BITS
 
 MAX_REQUEST_TOKENS = 2**20
 """Most tokens of a prompt, and most tokens to generate, that a message can name."""
@@ -82,9 +82,9 @@ class Request:
         """The sampling parameters with the stop ids withheld until `min_tokens`."""
         return self.params.with_min_tokens(self.stop_ids, len(self.prompt), self.min_tokens)
 
-    def form(self, vocabulary_size: int) -> LawFormat:
+    def form(self, vocabulary_size: int) -> DistributionFormat:
         """How this request's distributions are written on the wire; the target's vocabulary bounds what they keep."""
-        return LawFormat(vocabulary_size, min(self.retained, vocabulary_size), self.probability_bits)
+        return DistributionFormat(vocabulary_size, min(self.retained, vocabulary_size), self.probability_bits)
 
     def check_vocabulary(self, vocabulary_size: int) -> None:
         """InputError if an id of the prompt, a bias or a stop is outside 0 … vocabulary_size − 1."""

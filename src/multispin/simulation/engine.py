@@ -10,14 +10,14 @@ from multispin.simulation.device import RIGHT, WRONG
 from multispin.simulation.setup import MAX_TOKENS
 from multispin.speculation import (
     ID_RULES,
+    DistributionFormat,
     DraftAsk,
     Failure,
     Feed,
     Finding,
-    LawFormat,
     Outcome,
     SlotTable,
-    TruncatedLaw,
+    TruncatedDistribution,
 )
 
 _MAX_LENGTH = 2 * MAX_TOKENS
@@ -81,7 +81,9 @@ class SimulatedEdgeDrafter:
         """Draft without knowing for whom."""
         return [self._ids(self._truth.acceptance_rate, ask.length) for ask in asks]
 
-    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+    def draft_distributions(
+        self, asks: Sequence[DraftAsk], form: DistributionFormat
+    ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
         """There are no distributions."""
         raise NotImplementedError
 

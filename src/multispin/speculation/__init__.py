@@ -6,30 +6,30 @@ never loads it. Rooms above that handle ids, messages and plans stay as light.
 """
 
 from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
+from multispin.speculation.distributions import (
+    DistributionFormat,
+    FlooredDistribution,
+    TruncatedDistribution,
+    certain_distribution,
+    draft_token,
+    target_distribution,
+    truncate,
+)
 from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
 from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
 from multispin.speculation.grammar import AheadMatcher, Follower, Grammars, Matcher, masked, masks_along
 from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
-from multispin.speculation.laws import (
-    FlooredLaw,
-    LawFormat,
-    TruncatedLaw,
-    certain_law,
-    draft_token,
-    target_law,
-    truncate,
-)
 from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
 from multispin.speculation.payload import (
     Rule,
     bits_per_token,
     downlink_bits_per_rejection,
     framing_bits,
-    pack_laws,
+    pack_distributions,
     pack_offer,
     pack_scalars,
-    unpack_laws,
+    unpack_distributions,
     unpack_offer,
     unpack_scalars,
     uplink_bits_per_rejection,
@@ -41,8 +41,8 @@ from multispin.speculation.rejection import (
     possible_after,
     resolve_down,
     resolve_up,
+    verify_distributions,
     verify_floored,
-    verify_laws,
     verify_scalars,
 )
 from multispin.speculation.rules import Outcome, accept_matching, verify_draft
@@ -56,6 +56,7 @@ __all__ = [
     "MAX_LOGPROBS",
     "AheadMatcher",
     "BatchDrafter",
+    "DistributionFormat",
     "DraftAsk",
     "Drafter",
     "Engine",
@@ -63,10 +64,9 @@ __all__ = [
     "Failure",
     "Feed",
     "Finding",
-    "FlooredLaw",
+    "FlooredDistribution",
     "Follower",
     "Grammars",
-    "LawFormat",
     "Matcher",
     "NoDrafter",
     "Offer",
@@ -79,11 +79,11 @@ __all__ = [
     "SlotTable",
     "SlotsTakenError",
     "TextStream",
-    "TruncatedLaw",
+    "TruncatedDistribution",
     "accept_matching",
     "bits_per_id",
     "bits_per_token",
-    "certain_law",
+    "certain_distribution",
     "check_stop_strings",
     "derive_seed",
     "downlink_bits_per_rejection",
@@ -99,9 +99,9 @@ __all__ = [
     "largest",
     "masked",
     "masks_along",
+    "pack_distributions",
     "pack_draft",
     "pack_ids",
-    "pack_laws",
     "pack_offer",
     "pack_scalars",
     "penalised",
@@ -112,20 +112,20 @@ __all__ = [
     "scores",
     "shaped",
     "shaped_after",
-    "target_law",
+    "target_distribution",
     "text_of",
     "truncate",
     "truncated_logits",
     "uniform_numpy",
     "uniform_torch",
+    "unpack_distributions",
     "unpack_draft",
     "unpack_ids",
-    "unpack_laws",
     "unpack_offer",
     "unpack_scalars",
     "uplink_bits_per_rejection",
+    "verify_distributions",
     "verify_draft",
     "verify_floored",
-    "verify_laws",
     "verify_scalars",
 ]

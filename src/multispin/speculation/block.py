@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from multispin.speculation.laws import TruncatedLaw
+from multispin.speculation.distributions import TruncatedDistribution
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Stop(NamedTuple):
 
 def block_stops(
     drafted: Sequence[int],
-    laws: Sequence[TruncatedLaw],
+    distributions: Sequence[TruncatedDistribution],
     target: Callable[[int], torch.Tensor],
     chance_of: Callable[[int], float] | None = None,
 ) -> Iterator[Stop]:
@@ -55,40 +55,40 @@ def block_stops(
 
     Args:
         drafted: L token ids.
-        laws: L draft distributions; token i was drawn from distribution i.
+        distributions: L draft distributions; token i was drawn from distribution i.
         target: target(i) computes the target's distribution, [V] float64, after the first i drafted tokens, i = 0 … L.
         chance_of: chance_of(i) is what that distribution gives to drafted token i; by default it is read from it.
     """
     rows: list[torch.Tensor] = []
     prefix = [1.0]
-    for law, token in zip(laws, drafted, strict=True):
+    for distribution, token in zip(distributions, drafted, strict=True):
         rows.append(target(len(rows)))
         chance = float(rows[-1][token]) if chance_of is None else chance_of(len(rows) - 1)
-        prefix.append(min(1.0, prefix[-1] * chance * law.form.total / law.weight(token)))
+        prefix.append(min(1.0, prefix[-1] * chance * distribution.form.total / distribution.weight(token)))
         if prefix[-1] == 0.0:
             break
     else:
         yield Stop(len(drafted), prefix[-1], partial(target, len(drafted)))
     for accepted in range(len(rows) - 1, -1, -1):
-        weight, row, law = prefix[accepted], rows[accepted], laws[accepted]
-        ids, q = _on_device(law, row)
+        weight, row, distribution = prefix[accepted], rows[accepted], distributions[accepted]
+        ids, q = _on_device(distribution, row)
         left = max(0.0, weight - float((weight * row[ids]).minimum(q).sum()))
         chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
-        yield Stop(accepted, chance, partial(_residual, weight, row, law))
+        yield Stop(accepted, chance, partial(_residual, weight, row, distribution))
 
 
-def _residual(weight: float, row: torch.Tensor, law: TruncatedLaw) -> torch.Tensor:
+def _residual(weight: float, row: torch.Tensor, distribution: TruncatedDistribution) -> torch.Tensor:
     """max(0, w·p − q), [V]; p itself where rounding has left nothing, which has probability 0."""
-    ids, q = _on_device(law, row)
+    ids, q = _on_device(distribution, row)
     residual = weight * row
     residual[ids] -= q
     residual.clamp_(min=0.0)
     return residual if float(residual.sum()) > 0.0 else row
 
 
-def _on_device(law: TruncatedLaw, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _on_device(distribution: TruncatedDistribution, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and probabilities of a draft distribution, beside the target's."""
     import torch
 
-    probabilities = torch.from_numpy(law.weights / law.form.total)
-    return torch.from_numpy(law.ids).to(row.device), probabilities.to(row.device)
+    probabilities = torch.from_numpy(distribution.weights / distribution.form.total)
+    return torch.from_numpy(distribution.ids).to(row.device), probabilities.to(row.device)

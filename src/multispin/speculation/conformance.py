@@ -9,10 +9,10 @@ Call them in a test of your class. A breach raises AssertionError with one sente
 import math
 from collections.abc import Callable, Sequence
 
+from multispin.speculation.distributions import DistributionFormat, certain_distribution
 from multispin.speculation.drafter import Drafter
 from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding
-from multispin.speculation.laws import LawFormat, certain_law
 from multispin.speculation.payload import Rule
 from multispin.speculation.rules import Outcome
 from multispin.speculation.sampling import SamplingParams
@@ -35,7 +35,7 @@ def check_drafter(
     vocabulary_size: int,
     seeds: int = SEEDS,
     *,
-    laws: bool = True,
+    distributions: bool = True,
 ) -> None:
     """AssertionError unless a drafter keeps what `Drafter` promises.
 
@@ -47,17 +47,17 @@ def check_drafter(
         texts: at least two committed texts, each of two tokens or more.
         vocabulary_size: number of ids of the target.
         seeds: drafts by which distributions are tried.
-        laws: whether the drafter serves the rejection rules too; default yes.
+        distributions: whether the drafter serves the rejection rules too; default yes.
 
     """
     _must(len(texts) > 1 and all(len(text) > 1 for text in texts), "the check needs two texts of two tokens or more")
     for params in (_GREEDY, *_DRAWN):
         _check_drafts(make, texts, vocabulary_size, params)
-    if not laws:
+    if not distributions:
         return
-    form = LawFormat(vocabulary_size, min(1024, vocabulary_size))
+    form = DistributionFormat(vocabulary_size, min(1024, vocabulary_size))
     for params in _DRAWN:
-        _check_laws(make, texts, params, form)
+        _check_distributions(make, texts, params, form)
     _check_draws(make(), texts[0], form, seeds)
 
 
@@ -86,30 +86,33 @@ def _check_drafts(
         _must(ready.draft(given, DRAFT_TOKENS, params) == drafted, "a draft depends on whether the text was prepared")
 
 
-def _check_laws(
-    make: Callable[[], Drafter], texts: Sequence[Sequence[int]], params: SamplingParams, form: LawFormat
+def _check_distributions(
+    make: Callable[[], Drafter], texts: Sequence[Sequence[int]], params: SamplingParams, form: DistributionFormat
 ) -> None:
     used = make()
     for text in texts:
-        drafted, laws = make().draft_laws(text, DRAFT_TOKENS, params, form)
-        _must(len(laws) == len(drafted) <= DRAFT_TOKENS, "a draft has another number of distributions than of tokens")
-        for token, law in zip(drafted, laws, strict=True):
-            _must(law.form == form, "a distribution is written in another form than was asked for")
-            _must(law.weight(token) > 0, "a token was drafted that its distribution does not hold")
+        drafted, distributions = make().draft_distributions(text, DRAFT_TOKENS, params, form)
+        _must(
+            len(distributions) == len(drafted) <= DRAFT_TOKENS,
+            "a draft has another number of distributions than of tokens",
+        )
+        for token, distribution in zip(drafted, distributions, strict=True):
+            _must(distribution.form == form, "a distribution is written in another form than was asked for")
+            _must(distribution.weight(token) > 0, "a token was drafted that its distribution does not hold")
         used.draft(text, 3, params)
-        again, _ = used.draft_laws(text, DRAFT_TOKENS, params, form)
+        again, _ = used.draft_distributions(text, DRAFT_TOKENS, params, form)
         _must(again == drafted, "a draft depends on what was drafted before")
 
 
-def _check_draws(drafter: Drafter, text: Sequence[int], form: LawFormat, seeds: int) -> None:
+def _check_draws(drafter: Drafter, text: Sequence[int], form: DistributionFormat, seeds: int) -> None:
     """Hold how often the most probable token is drawn against its probability, over many seeds."""
     surplus, variance = 0.0, 0.0
     for seed in range(seeds):
-        drafted, laws = drafter.draft_laws(text, 2, SamplingParams(1.0, seed=seed), form)
-        for token, law in zip(drafted, laws, strict=True):
-            top = int(law.weights.argmax())
-            probability = float(law.weights[top] / form.total)
-            surplus += (token == int(law.ids[top])) - probability
+        drafted, distributions = drafter.draft_distributions(text, 2, SamplingParams(1.0, seed=seed), form)
+        for token, distribution in zip(drafted, distributions, strict=True):
+            top = int(distribution.weights.argmax())
+            probability = float(distribution.weights[top] / form.total)
+            surplus += (token == int(distribution.ids[top])) - probability
             variance += probability * (1.0 - probability)
     _must(
         abs(surplus) <= MOST_DEVIATIONS * math.sqrt(variance) + 1e-9,
@@ -211,11 +214,15 @@ def _check_batch(
 def _check_rejection(engine: Engine, prompt: Sequence[int], rule: Rule) -> None:
     """A draft under a rejection rule gets a finding about no more tokens than it has."""
     slot = _read(engine, prompt)
-    form = LawFormat(engine.vocabulary_size, min(1024, engine.vocabulary_size))
+    form = DistributionFormat(engine.vocabulary_size, min(1024, engine.vocabulary_size))
     draft = [(prompt[-1] + place) % engine.vocabulary_size for place in range(3)]
-    laws = tuple(certain_law(token, form) for token in draft)
-    weights = tuple(law.weight(token) for law, token in zip(laws, draft, strict=True))
-    evidence = Evidence(rule, form, laws=laws) if rule is Rule.REJECTION else Evidence(rule, form, weights=weights)
+    distributions = tuple(certain_distribution(token, form) for token in draft)
+    weights = tuple(distribution.weight(token) for distribution, token in zip(distributions, draft, strict=True))
+    evidence = (
+        Evidence(rule, form, distributions=distributions)
+        if rule is Rule.REJECTION
+        else Evidence(rule, form, weights=weights)
+    )
     (found,) = engine.verify([Feed(slot, len(prompt) - 1, [prompt[-1], *draft], _DRAWN[0], evidence)])
     _must(found is not None and not isinstance(found, Failure), f"a draft under {rule} came to {found}")
     if isinstance(found, Outcome):

@@ -7,8 +7,8 @@ whole committed text, so it cannot fall out of step with what the edge has decid
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from multispin.speculation.distributions import DistributionFormat, TruncatedDistribution, certain_distribution
 from multispin.speculation.grammar import Matcher
-from multispin.speculation.laws import LawFormat, TruncatedLaw, certain_law
 from multispin.speculation.sampling import SamplingParams
 
 
@@ -21,9 +21,9 @@ class Drafter(Protocol):
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Propose up to `length` tokens that follow `committed`. Fewer, or none, is a valid answer."""
 
-    def draft_laws(
-        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
-    ) -> tuple[list[int], list[TruncatedLaw]]:
+    def draft_distributions(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
+    ) -> tuple[list[int], list[TruncatedDistribution]]:
         """The same for the rejection rules: up to `length` tokens, and the distribution that each was drawn from.
 
         The number of tokens must be decided before the last of them is drawn (docs/losslessness.md).
@@ -61,7 +61,9 @@ class BatchDrafter(Protocol):
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
         """Propose tokens for each text; fewer than asked for, or none, is a valid answer."""
 
-    def draft_laws(self, asks: Sequence[DraftAsk], form: LawFormat) -> list[tuple[list[int], list[TruncatedLaw]]]:
+    def draft_distributions(
+        self, asks: Sequence[DraftAsk], form: DistributionFormat
+    ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
         """The same for the rejection rules, with the distribution that each token was drawn from."""
 
 
@@ -95,12 +97,12 @@ class _Guesser:
         """Propose nothing."""
         return []
 
-    def draft_laws(
-        self, committed: Sequence[int], length: int, params: SamplingParams, form: LawFormat
-    ) -> tuple[list[int], list[TruncatedLaw]]:
+    def draft_distributions(
+        self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
+    ) -> tuple[list[int], list[TruncatedDistribution]]:
         """The proposed tokens, each with probability 1."""
         drafted = self.draft(committed, length, params)
-        return drafted, [certain_law(token, form) for token in drafted]
+        return drafted, [certain_distribution(token, form) for token in drafted]
 
 
 class PromptLookupDrafter(_Guesser):

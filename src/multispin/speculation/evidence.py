@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.codec import pack_ids, unpack_ids
+from multispin.speculation.distributions import DistributionFormat, TruncatedDistribution, draft_token
 from multispin.speculation.grammar import masked
-from multispin.speculation.laws import LawFormat, TruncatedLaw, draft_token
-from multispin.speculation.payload import Rule, pack_laws, pack_scalars, unpack_laws, unpack_scalars
+from multispin.speculation.payload import Rule, pack_distributions, pack_scalars, unpack_distributions, unpack_scalars
 from multispin.speculation.penalties import shaped_after
-from multispin.speculation.rejection import Offer, Rejection, verify_floored, verify_laws, verify_scalars
+from multispin.speculation.rejection import Offer, Rejection, verify_distributions, verify_floored, verify_scalars
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
 from multispin.speculation.scores import scores
@@ -37,20 +37,20 @@ class Evidence:
     Attributes:
         rule: `rejection`, `rejection-up` or `rejection-down`.
         form: how its distributions are written.
-        laws: under `rejection`, the distribution of each drafted token.
+        distributions: under `rejection`, the distribution of each drafted token.
         weights: under the other two, the weight of each drafted token in its distribution.
 
     """
 
     rule: Rule
-    form: LawFormat
-    laws: tuple[TruncatedLaw, ...] = ()
+    form: DistributionFormat
+    distributions: tuple[TruncatedDistribution, ...] = ()
     weights: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rule in ID_RULES:
             raise InputError(f"the rule {self.rule} takes ids and no evidence")
-        if self.weights if self.rule is Rule.REJECTION else self.laws:
+        if self.weights if self.rule is Rule.REJECTION else self.distributions:
             raise InputError(f"a draft under {self.rule} brought the evidence of another rule")
 
 
@@ -108,7 +108,7 @@ def _decide(
     if evidence is None:
         return verify_draft(drafted, logits, base, params)
     if evidence.rule is Rule.REJECTION:
-        return verify_laws(drafted, evidence.laws, logits, base, params)
+        return verify_distributions(drafted, evidence.distributions, logits, base, params)
     verify = verify_scalars if evidence.rule is Rule.REJECTION_UP else verify_floored
     return verify(drafted, evidence.weights, evidence.form, logits, base, params)
 
@@ -128,12 +128,14 @@ def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
     return rule
 
 
-def pack_draft(drafted: Sequence[int], laws: Sequence[TruncatedLaw], rule: Rule, form: LawFormat) -> bytes:
+def pack_draft(
+    drafted: Sequence[int], distributions: Sequence[TruncatedDistribution], rule: Rule, form: DistributionFormat
+) -> bytes:
     """The payload of a draft under a rule.
 
     Args:
         drafted: L token ids.
-        laws: L distributions, one for each token; none under `greedy` and `coupled`.
+        distributions: L distributions, one for each token; none under `greedy` and `coupled`.
         rule: the request's acceptance rule.
         form: V, V̂ and Q_B.
 
@@ -143,15 +145,17 @@ def pack_draft(drafted: Sequence[int], laws: Sequence[TruncatedLaw], rule: Rule,
     """
     if rule in ID_RULES:
         return pack_ids(drafted, form.vocabulary_size)
-    if len(laws) != len(drafted):
-        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} distributions")
+    if len(distributions) != len(drafted):
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(distributions)} distributions")
     if rule is Rule.REJECTION:
-        return pack_laws(laws, form)
-    return pack_scalars(drafted, [law.weight(token) for law, token in zip(laws, drafted, strict=True)], form)
+        return pack_distributions(distributions, form)
+    return pack_scalars(
+        drafted, [distribution.weight(token) for distribution, token in zip(distributions, drafted, strict=True)], form
+    )
 
 
 def unpack_draft(
-    packed: bytes, count: int, rule: Rule, form: LawFormat, seed: int, base: int
+    packed: bytes, count: int, rule: Rule, form: DistributionFormat, seed: int, base: int
 ) -> tuple[list[int], Evidence | None]:
     """The inverse of `pack_draft` for a known number of tokens: drafted ids, and the evidence that came with them.
 
@@ -161,8 +165,10 @@ def unpack_draft(
     if rule in ID_RULES:
         return unpack_ids(packed, count, form.vocabulary_size), None
     if rule is Rule.REJECTION:
-        laws = tuple(unpack_laws(packed, count, form))
-        drafted = [draft_token(law, seed, base, base + index) for index, law in enumerate(laws)]
-        return drafted, Evidence(rule, form, laws=laws)
+        distributions = tuple(unpack_distributions(packed, count, form))
+        drafted = [
+            draft_token(distribution, seed, base, base + index) for index, distribution in enumerate(distributions)
+        ]
+        return drafted, Evidence(rule, form, distributions=distributions)
     drafted, weights = unpack_scalars(packed, count, form)
     return drafted, Evidence(rule, form, weights=tuple(weights))

@@ -1,7 +1,7 @@
 """What each rule sends: the number of bits, for the controller, and the bit strings themselves.
 
 Layouts, most significant bit first, padded with zeros to a whole byte once per message:
-laws     for each distribution [number n of entries: bits of V̂], then n × [id: ⌈log2 V⌉][weight: Q_B]
+distributions     for each distribution [number n of entries: bits of V̂], then n × [id: ⌈log2 V⌉][weight: Q_B]
 scalars  for each drafted token [id: ⌈log2 V⌉][weight: Q_B]
 offer    one floored distribution, then [rest token: ⌈log2 V⌉]
 Decoding refuses what encoding cannot have made.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.codec import bits_per_id, check_padding, from_bits, to_bits
-from multispin.speculation.laws import FlooredLaw, LawFormat, TruncatedLaw
+from multispin.speculation.distributions import DistributionFormat, FlooredDistribution, TruncatedDistribution
 
 
 class Rule(StrEnum):
@@ -28,7 +28,7 @@ class Rule(StrEnum):
     REJECTION_DOWN = "rejection-down"
 
 
-def bits_per_token(rule: Rule, form: LawFormat) -> int:
+def bits_per_token(rule: Rule, form: DistributionFormat) -> int:
     """Uplink bits of one drafted token, the Q_tok of eq. 9 in arXiv 2606.04581.
 
     Under `rejection` it is V̂(Q_B + ⌈log2 V⌉), an upper bound: distributions with a smaller support are shorter.
@@ -41,7 +41,7 @@ def bits_per_token(rule: Rule, form: LawFormat) -> int:
     return bits_per_id(form.vocabulary_size)
 
 
-def uplink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
+def uplink_bits_per_rejection(rule: Rule, form: DistributionFormat) -> int:
     """Further uplink bits after a refusal: `rejection-up` sends one distribution, `rejection-down` one token."""
     if rule is Rule.REJECTION_UP:
         return form.retained * form.entry_bits
@@ -50,42 +50,42 @@ def uplink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
     return 0
 
 
-def downlink_bits_per_rejection(rule: Rule, form: LawFormat) -> int:
+def downlink_bits_per_rejection(rule: Rule, form: DistributionFormat) -> int:
     """Further downlink bits after a refusal: `rejection-down` sends one distribution and the rest token."""
     if rule is Rule.REJECTION_DOWN:
         return form.retained * form.entry_bits + bits_per_id(form.vocabulary_size)
     return 0
 
 
-def framing_bits(rule: Rule, form: LawFormat) -> int:
+def framing_bits(rule: Rule, form: DistributionFormat) -> int:
     """Bits that our codec adds to each distribution: its number of entries. Up to 7 more pad each message."""
     return form.count_bits if rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 0
 
 
-def pack_laws(laws: Sequence[TruncatedLaw], form: LawFormat) -> bytes:
+def pack_distributions(distributions: Sequence[TruncatedDistribution], form: DistributionFormat) -> bytes:
     """Draft distributions as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits."""
-    return _to_bytes([part for law in laws for part in _law_bits(law, form)])
+    return _to_bytes([part for distribution in distributions for part in _distribution_bits(distribution, form)])
 
 
-def unpack_laws(packed: bytes, count: int, form: LawFormat) -> list[TruncatedLaw]:
-    """The inverse of `pack_laws` for a known number of distributions."""
+def unpack_distributions(packed: bytes, count: int, form: DistributionFormat) -> list[TruncatedDistribution]:
+    """The inverse of `pack_distributions` for a known number of distributions."""
     bits = _bits_of(packed, count * (form.count_bits + form.retained * form.entry_bits))
-    laws, at = [], 0
+    distributions, at = [], 0
     for _ in range(count):
         ids, weights, at = _read_entries(bits, at, form)
-        laws.append(TruncatedLaw(ids, weights, form))
+        distributions.append(TruncatedDistribution(ids, weights, form))
     check_padding(bits, at)
-    return laws
+    return distributions
 
 
-def pack_scalars(drafted: Sequence[int], weights: Sequence[int], form: LawFormat) -> bytes:
+def pack_scalars(drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat) -> bytes:
     """Drafted ids, each with its weight in its own distribution: L·(⌈log2 V⌉ + Q_B) bits."""
     ids, values = np.array(drafted, dtype=np.int64), np.array(weights, dtype=np.int64)
     _check_scalars(ids, values, form)
     return _to_bytes([_entry_bits(ids, values, form)])
 
 
-def unpack_scalars(packed: bytes, count: int, form: LawFormat) -> tuple[list[int], list[int]]:
+def unpack_scalars(packed: bytes, count: int, form: DistributionFormat) -> tuple[list[int], list[int]]:
     """The inverse of `pack_scalars`: drafted ids and weights."""
     used = count * form.entry_bits
     bits = _bits_of(packed, used)
@@ -95,14 +95,14 @@ def unpack_scalars(packed: bytes, count: int, form: LawFormat) -> tuple[list[int
     return [int(token) for token in ids], [int(weight) for weight in weights]
 
 
-def pack_offer(floor: FlooredLaw, rest_token: int) -> bytes:
+def pack_offer(floor: FlooredDistribution, rest_token: int) -> bytes:
     """What goes down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
     form = floor.form
     _check_id(rest_token, form)
-    return _to_bytes([*_law_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])
+    return _to_bytes([*_distribution_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])
 
 
-def unpack_offer(packed: bytes, form: LawFormat) -> tuple[FlooredLaw, int]:
+def unpack_offer(packed: bytes, form: DistributionFormat) -> tuple[FlooredDistribution, int]:
     """The inverse of `pack_offer`: the floored distribution and the rest token."""
     width = bits_per_id(form.vocabulary_size)
     bits = _bits_of(packed, form.count_bits + form.retained * form.entry_bits + width)
@@ -110,27 +110,29 @@ def unpack_offer(packed: bytes, form: LawFormat) -> tuple[FlooredLaw, int]:
     check_padding(bits, at + width)
     rest_token = int(from_bits(bits[None, at : at + width])[0])
     _check_id(rest_token, form)
-    return FlooredLaw(ids, weights, form), rest_token
+    return FlooredDistribution(ids, weights, form), rest_token
 
 
-def _law_bits(law: TruncatedLaw | FlooredLaw, form: LawFormat) -> list[NDArray[np.uint8]]:
-    if law.form != form:
-        raise InputError(f"a distribution written as {law.form} does not fit {form}")
-    return [to_bits(len(law.ids), form.count_bits), _entry_bits(law.ids, law.weights, form)]
+def _distribution_bits(
+    distribution: TruncatedDistribution | FlooredDistribution, form: DistributionFormat
+) -> list[NDArray[np.uint8]]:
+    if distribution.form != form:
+        raise InputError(f"a distribution written as {distribution.form} does not fit {form}")
+    return [to_bits(len(distribution.ids), form.count_bits), _entry_bits(distribution.ids, distribution.weights, form)]
 
 
-def _entry_bits(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> NDArray[np.uint8]:
+def _entry_bits(ids: NDArray[np.int64], weights: NDArray[np.int64], form: DistributionFormat) -> NDArray[np.uint8]:
     return np.hstack([to_bits(ids, bits_per_id(form.vocabulary_size)), to_bits(weights, form.probability_bits)])
 
 
-def _split_entries(bits: NDArray[np.uint8], form: LawFormat) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split_entries(bits: NDArray[np.uint8], form: DistributionFormat) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     entries = bits.reshape(-1, form.entry_bits)
     width = bits_per_id(form.vocabulary_size)
     return from_bits(entries[:, :width]), from_bits(entries[:, width:])
 
 
 def _read_entries(
-    bits: NDArray[np.uint8], at: int, form: LawFormat
+    bits: NDArray[np.uint8], at: int, form: DistributionFormat
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Ids and weights of the distribution that begins at bit `at`, and the bit where it ends."""
     begin = at + form.count_bits
@@ -154,12 +156,12 @@ def _bits_of(packed: bytes, most: int) -> NDArray[np.uint8]:
     return np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
 
 
-def _check_id(token: int, form: LawFormat) -> None:
+def _check_id(token: int, form: DistributionFormat) -> None:
     if not 0 <= token < form.vocabulary_size:
         raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
 
 
-def _check_scalars(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> None:
+def _check_scalars(ids: NDArray[np.int64], weights: NDArray[np.int64], form: DistributionFormat) -> None:
     if ids.shape != weights.shape:
         raise InputError(f"{len(ids)} drafted ids came with {len(weights)} weights")
     if len(ids) and (ids.min() < 0 or ids.max() >= form.vocabulary_size):

@@ -1,7 +1,7 @@
 """The rejection rules: how much of a draft stands, and which token follows it.
 
-p is the target's distribution after temperature, top-k and top-p, in float64; q is the draft's, a `TruncatedLaw` that
-both sides know exactly. Three payloads (arXiv 2608.29618, 2507.12000):
+p is the target's distribution after temperature, top-k and top-p, in float64; q is the draft's, a
+`TruncatedDistribution` that both sides know exactly. Three payloads (arXiv 2608.29618, 2507.12000):
 
 `rejection`       the whole of q for every drafted token goes up. The draft is decided as a whole (block.py).
 `rejection-up`    q(x) of every drafted token x goes up, and one whole q after a rejection.
@@ -23,18 +23,18 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.speculation.block import Stop, block_stops
-from multispin.speculation.gumbel_max import gumbel_argmax
-from multispin.speculation.laws import (
-    FlooredLaw,
-    LawFormat,
+from multispin.speculation.distributions import (
+    DistributionFormat,
+    FlooredDistribution,
     Stream,
-    TruncatedLaw,
-    floor_law,
+    TruncatedDistribution,
+    floor_distribution,
     scaled_word,
     stream_seed,
     stream_word,
-    target_law,
+    target_distribution,
 )
+from multispin.speculation.gumbel_max import gumbel_argmax
 from multispin.speculation.rules import Outcome
 from multispin.speculation.sampling import SamplingParams, shaped
 
@@ -53,16 +53,16 @@ class Rejection:
         form: V, V̂ and Q_B of the draft's distributions.
         base: position where the draft began; the refused token's position is base + accepted.
         seed: the request's seed.
-        law: [V] float64, the target's distribution p at that position.
+        distribution: [V] float64, the target's distribution p at that position.
     """
 
     accepted: int
     token: int
     weight: int
-    form: LawFormat
+    form: DistributionFormat
     base: int
     seed: int
-    law: torch.Tensor
+    distribution: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,44 +78,48 @@ class Offer:
 
     accepted: int
     base: int
-    floor: FlooredLaw
+    floor: FlooredDistribution
     rest_token: int
 
 
-def verify_laws(
-    drafted: Sequence[int], laws: Sequence[TruncatedLaw], logits: torch.Tensor, base: int, params: SamplingParams
+def verify_distributions(
+    drafted: Sequence[int],
+    distributions: Sequence[TruncatedDistribution],
+    logits: torch.Tensor,
+    base: int,
+    params: SamplingParams,
 ) -> Outcome:
     """`rejection` by block verification, with every draft distribution uploaded: V̂(Q_B + ⌈log2 V⌉) bits per token.
 
     Args:
         drafted: L token ids for the absolute positions base … base+L−1.
-        laws: L draft distributions; token i was drawn from distribution i.
+        distributions: L draft distributions; token i was drawn from distribution i.
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
         params: the request's sampling parameters and seed; temperature > 0.
     """
-    if len(laws) != len(drafted):
-        raise InputError(f"{len(drafted)} drafted tokens came with {len(laws)} distributions")
-    if not laws:
+    if len(distributions) != len(drafted):
+        raise InputError(f"{len(drafted)} drafted tokens came with {len(distributions)} distributions")
+    if not distributions:
         return _bonus((), logits, base, params)
-    if any(law.form != laws[0].form for law in laws):
+    if any(distribution.form != distributions[0].form for distribution in distributions):
         raise InputError("the distributions of one draft are written in different formats")
-    weights = [law.weight(token) for law, token in zip(laws, drafted, strict=True)]
-    _check_draft(drafted, weights, laws[0].form, logits)
+    weights = [distribution.weight(token) for distribution, token in zip(distributions, drafted, strict=True)]
+    _check_draft(drafted, weights, distributions[0].form, logits)
     targets = _Targets(drafted, logits, base, params)
 
     def stands(stop: Stop) -> bool:
         """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
         return not stop.accepted or _coin(params.seed, base, base + stop.accepted - 1) < stop.chance
 
-    stop = next(filter(stands, block_stops(drafted, laws, targets.law, targets.chance)))
+    stop = next(filter(stands, block_stops(drafted, distributions, targets.distribution, targets.chance)))
     return Outcome(stop.accepted, _emit(stop.weights(), base, base + stop.accepted, params.seed))
 
 
 def verify_scalars(
     drafted: Sequence[int],
     weights: Sequence[int],
-    form: LawFormat,
+    form: DistributionFormat,
     logits: torch.Tensor,
     base: int,
     params: SamplingParams,
@@ -137,27 +141,27 @@ def verify_scalars(
     targets = _Targets(drafted, logits, base, params)
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
         if _coin(params.seed, base, base + index) * (weight / form.total) >= targets.chance(index):
-            return Rejection(index, token, weight, form, base, params.seed, targets.law(index))
+            return Rejection(index, token, weight, form, base, params.seed, targets.distribution(index))
     return _bonus(drafted, logits, base, params)
 
 
-def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
+def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Outcome:
     """Finish a rejection with the distribution that the device sent up: draw from max(0, p − q), normalised."""
     import torch
 
-    if law.form != rejection.form:
-        raise InputError(f"the distribution is written as {law.form}, the draft as {rejection.form}")
-    if law.weight(rejection.token) != rejection.weight:
+    if distribution.form != rejection.form:
+        raise InputError(f"the distribution is written as {distribution.form}, the draft as {rejection.form}")
+    if distribution.weight(rejection.token) != rejection.weight:
         raise InputError(
-            f"the distribution gives token {rejection.token} the weight {law.weight(rejection.token)}, "
+            f"the distribution gives token {rejection.token} the weight {distribution.weight(rejection.token)}, "
             f"the draft said {rejection.weight}"
         )
-    residual = rejection.law.clone()
-    ids = torch.from_numpy(law.ids).to(residual.device)
-    residual[ids] -= torch.from_numpy(law.weights / law.form.total).to(residual.device)
+    residual = rejection.distribution.clone()
+    ids = torch.from_numpy(distribution.ids).to(residual.device)
+    residual[ids] -= torch.from_numpy(distribution.weights / distribution.form.total).to(residual.device)
     residual.clamp_(min=0.0)
     if not float(residual.sum()) > 0.0:  # p = q up to rounding, where a refusal has probability 0
-        residual = rejection.law
+        residual = rejection.distribution
     return Outcome(
         rejection.accepted,
         _emit(residual, rejection.base, rejection.base + rejection.accepted, rejection.seed),
@@ -167,7 +171,7 @@ def resolve_up(rejection: Rejection, law: TruncatedLaw) -> Outcome:
 def verify_floored(
     drafted: Sequence[int],
     weights: Sequence[int],
-    form: LawFormat,
+    form: DistributionFormat,
     logits: torch.Tensor,
     base: int,
     params: SamplingParams,
@@ -189,23 +193,27 @@ def verify_floored(
         chance = targets.chance(index)
         # At most 1/p tokens are as probable as one of probability p: it is then surely among those retained.
         sure = chance * form.retained >= 1.0
-        floored = math.floor(chance * form.total) if sure else floor_law(targets.law(index), form).weight(token)
+        floored = (
+            math.floor(chance * form.total)
+            if sure
+            else floor_distribution(targets.distribution(index), form).weight(token)
+        )
         coin = stream_word(params.seed, Stream.ACCEPT, base, base + index)
         if coin * weight >= floored << 52:
-            law = targets.law(index)
-            floor = floor_law(law, form)
-            rest = law.clone()
+            distribution = targets.distribution(index)
+            floor = floor_distribution(distribution, form)
+            rest = distribution.clone()
             rest[torch.from_numpy(floor.ids).to(rest.device)] -= torch.from_numpy(floor.weights / form.total).to(
                 rest.device
             )
             rest.clamp_(min=0.0)
             if not float(rest.sum()) > 0.0:  # then floor.rest is 0 and the token is never used
-                rest = law
+                rest = distribution
             return Offer(index, base, floor, _emit(rest, base, base + index, params.seed))
     return _bonus(drafted, logits, base, params)
 
 
-def resolve_down(offer: Offer, law: TruncatedLaw, seed: int) -> int:
+def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -> int:
     """The device's next token after a rejection, from its own distribution and what the edge sent.
 
     Weights are whole numbers and the noise is shared, so everyone who knows the distribution gets the same token. The
@@ -213,15 +221,15 @@ def resolve_down(offer: Offer, law: TruncatedLaw, seed: int) -> int:
 
     Args:
         offer: from `verify_floored`.
-        law: the draft's distribution at position base + accepted.
+        distribution: the draft's distribution at position base + accepted.
         seed: the request's seed.
     """
     form, floor = offer.floor.form, offer.floor
-    if law.form != form:
-        raise InputError(f"the distribution is written as {law.form}, the offer as {form}")
+    if distribution.form != form:
+        raise InputError(f"the distribution is written as {distribution.form}, the offer as {form}")
     excess = floor.weights.copy()
-    _, ours, theirs = np.intersect1d(floor.ids, law.ids, assume_unique=True, return_indices=True)
-    excess[ours] = np.maximum(excess[ours] - law.weights[theirs], 0)
+    _, ours, theirs = np.intersect1d(floor.ids, distribution.ids, assume_unique=True, return_indices=True)
+    excess[ours] = np.maximum(excess[ours] - distribution.weights[theirs], 0)
     bounds = np.cumsum(np.append(excess, floor.rest))
     if bounds[-1] == 0:
         raise InputError("the offer equals the draft's distribution: nothing can have been refused")
@@ -235,7 +243,9 @@ def possible_after(offer: Offer, token: int) -> bool:
     return offer.floor.weight(token) > 0 or (offer.floor.rest > 0 and token == offer.rest_token)
 
 
-def _check_draft(drafted: Sequence[int], weights: Sequence[int], form: LawFormat, logits: torch.Tensor) -> None:
+def _check_draft(
+    drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, logits: torch.Tensor
+) -> None:
     if len(weights) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(weights)} probabilities")
     if tuple(logits.shape) != (len(drafted) + 1, form.vocabulary_size):
@@ -256,7 +266,7 @@ def _coin(seed: int, base: int, position: int) -> float:
 
 def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
     position = base + len(drafted)
-    return Outcome(len(drafted), _emit(_law(logits, len(drafted), base, params), base, position, params.seed))
+    return Outcome(len(drafted), _emit(_distribution(logits, len(drafted), base, params), base, position, params.seed))
 
 
 def _waits(logits: torch.Tensor) -> bool:
@@ -277,32 +287,36 @@ class _Targets:
 
     def __init__(self, drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> None:
         self._of, self._drafted = (logits, base, params), drafted
-        self._laws: torch.Tensor | dict[int, torch.Tensor] = {}
+        self._distributions: torch.Tensor | dict[int, torch.Tensor] = {}
         self._chances: list[float] = []
         if drafted and _waits(logits):
             import torch
 
             positions = list(range(base, base + len(drafted)))
-            self._laws = target_law(shaped(logits[: len(drafted)], positions, params), params)
+            self._distributions = target_distribution(shaped(logits[: len(drafted)], positions, params), params)
             ids = torch.tensor(drafted, device=logits.device)
-            self._chances = self._laws.gather(1, ids[:, None])[:, 0].tolist()
+            self._chances = self._distributions.gather(1, ids[:, None])[:, 0].tolist()
 
-    def law(self, index: int) -> torch.Tensor:
+    def distribution(self, index: int) -> torch.Tensor:
         """P after the first `index` drafted tokens, [V] float64."""
-        if isinstance(self._laws, dict):
-            if index not in self._laws:  # the last one is what is asked for again
-                self._laws = {index: _law(self._of[0], index, *self._of[1:])}
-            return self._laws[index]
-        return self._laws[index] if index < len(self._laws) else _law(self._of[0], index, *self._of[1:])
+        if isinstance(self._distributions, dict):
+            if index not in self._distributions:  # the last one is what is asked for again
+                self._distributions = {index: _distribution(self._of[0], index, *self._of[1:])}
+            return self._distributions[index]
+        return (
+            self._distributions[index]
+            if index < len(self._distributions)
+            else _distribution(self._of[0], index, *self._of[1:])
+        )
 
     def chance(self, index: int) -> float:
         """P of the drafted token `index`."""
-        return self._chances[index] if self._chances else float(self.law(index)[self._drafted[index]])
+        return self._chances[index] if self._chances else float(self.distribution(index)[self._drafted[index]])
 
 
-def _law(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
+def _distribution(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
     """The target's distribution at position base + index, [V] float64."""
-    return target_law(shaped(logits[index : index + 1], [base + index], params), params)[0]
+    return target_distribution(shaped(logits[index : index + 1], [base + index], params), params)[0]
 
 
 def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.errors import InputError
+from multispin.speculation.distributions import DistributionFormat, TruncatedDistribution, quantise
 from multispin.speculation.gumbel_max import gumbel_argmax_row
-from multispin.speculation.laws import LawFormat, TruncatedLaw, quantise
 from multispin.speculation.penalties import seen_before
 from multispin.speculation.sampling import SamplingParams
 
@@ -115,7 +115,9 @@ def draw_row(row: Row, text: Sequence[int], params: SamplingParams) -> int:
     return gumbel_argmax_row(truncated_row(row, params), params.seed, len(text))
 
 
-def truncate_row(row: Row, text: Sequence[int], params: SamplingParams, form: LawFormat) -> TruncatedLaw:
+def truncate_row(
+    row: Row, text: Sequence[int], params: SamplingParams, form: DistributionFormat
+) -> TruncatedDistribution:
     """The distribution that a device drafts from and sends under the rejection rules, as whole weights.
 
     Args:
@@ -136,4 +138,4 @@ def truncate_row(row: Row, text: Sequence[int], params: SamplingParams, form: La
     ids = np.sort(np.argpartition(scaled, -retained)[-retained:]).astype(np.int64)
     probabilities = np.exp(scaled[ids] - scaled.max())
     weights = quantise(probabilities, form.total)
-    return TruncatedLaw(ids[weights > 0], weights[weights > 0], form)
+    return TruncatedDistribution(ids[weights > 0], weights[weights > 0], form)

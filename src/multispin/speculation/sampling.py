@@ -261,5 +261,5 @@ def draw(logits: torch.Tensor, positions: list[int], params: SamplingParams) -> 
     logits = shaped(logits, positions, params)
     if params.greedy:
         return largest(logits)
-    law = truncated_logits(logits, params)
-    return gumbel_argmax_rows(law, params.seed, positions)
+    distribution = truncated_logits(logits, params)
+    return gumbel_argmax_rows(distribution, params.seed, positions)

@@ -1,9 +1,9 @@
-"""The law of the text through the whole conversation: edge, sessions, losses of every kind, late laws.
+"""The distribution of the text through the whole conversation: edge, sessions, losses, late distributions.
 
 A first-order target and drafter over five tokens behind the Engine seam; a hundred devices write short texts of
 three tokens, each with its own seed. Drafts, verdicts, questions and answers are lost or late at random, and edges too.
-Chi-square of the joint counts and of each position against the exact law: a correct system fails one test in 10,000
-random seeds, and the seeds are fixed. The same test must reject a system that makes one of the known mistakes.
+Chi-square of the joint counts and of each position against the exact distribution: a correct system fails one test in
+10,000 random seeds, and the seeds are fixed. The same test must reject a system that makes one of the known mistakes.
 """
 
 import random
@@ -28,7 +28,7 @@ from multispin.protocol import (
 )
 from multispin.protocol.device_stages import Away, Waiting
 from multispin.speculation import (
-    LawFormat,
+    DistributionFormat,
     Outcome,
     Rule,
     SamplingParams,
@@ -37,13 +37,13 @@ from multispin.speculation import (
     draft_token,
     judge,
     shaped,
-    target_law,
+    target_distribution,
     truncate,
 )
 
 V, TEXT, TEXTS, MUTANT_TEXTS, DEVICES, FALSE_ALARM = 5, 3, 1500, 1000, 100, 1e-4
 PROMPT = (1, 3, 0, 2, 0)
-FORM = LawFormat(V, retained=4, probability_bits=3)
+FORM = DistributionFormat(V, retained=4, probability_bits=3)
 TARGET = torch.tensor(
     [
         [1.2, 0.4, -0.3, 0.9, -2.5],
@@ -55,7 +55,7 @@ TARGET = torch.tensor(
 )
 DRAFTER = TARGET * 0.8 + torch.tensor([0.3, -0.6, 0.7, -0.5, 1.5])
 PARAMS = SamplingParams(0.9, top_p=0.85, logit_bias=((1, 0.4),))
-LAWS = [truncate(row, PARAMS, FORM) for row in shaped(DRAFTER, [0] * V, PARAMS)]
+DISTRIBUTIONS = [truncate(row, PARAMS, FORM) for row in shaped(DRAFTER, [0] * V, PARAMS)]
 LOSS, LATE = 0.15, 0.15
 
 
@@ -89,12 +89,12 @@ class Device(DeviceSession):
 
     def draft(self):
         base = len(self.committed)
-        ids, laws, context = [], [], self.committed[-1]
+        ids, distributions, context = [], [], self.committed[-1]
         for position in range(base, base + (0 if self.over else self.grant.length)):
-            laws.append(LAWS[context])
-            context = draft_token(laws[-1], self.params.seed + self.attempt, base, position)
+            distributions.append(DISTRIBUTIONS[context])
+            context = draft_token(distributions[-1], self.params.seed + self.attempt, base, position)
             ids.append(context)
-        return self.answer(ids, 0.1, laws)
+        return self.answer(ids, 0.1, distributions)
 
 
 class TableDrafter:
@@ -111,17 +111,17 @@ class TableDrafter:
         return 0
 
     def draft(self, asks):
-        return [ids for ids, _ in self.draft_laws(asks, FORM)]
+        return [ids for ids, _ in self.draft_distributions(asks, FORM)]
 
-    def draft_laws(self, asks, form):
+    def draft_distributions(self, asks, form):
         drafts = []
         for ask in asks:
-            base, ids, laws, context = len(ask.committed), [], [], ask.committed[-1]
+            base, ids, distributions, context = len(ask.committed), [], [], ask.committed[-1]
             for position in range(base, base + ask.length):
-                laws.append(LAWS[context])
-                context = draft_token(laws[-1], ask.params.seed, base, position)
+                distributions.append(DISTRIBUTIONS[context])
+                context = draft_token(distributions[-1], ask.params.seed, base, position)
                 ids.append(context)
-            drafts.append((ids, laws))
+            drafts.append((ids, distributions))
         return drafts
 
 
@@ -136,7 +136,7 @@ class Site(LocalDriver):
         self.rule, self.forgetful = rule, forgetful
         self.rng = random.Random(5)
         self.texts, self.begun = {}, 0  # by the order in which they were begun
-        self.counts = {"refused": 0, "late laws": 0, "resumed": 0, "reopened": 0}
+        self.counts = {"refused": 0, "late distributions": 0, "resumed": 0, "reopened": 0}
 
     def chance(self, probability):
         return self.rng.random() < probability
@@ -215,10 +215,10 @@ class Site(LocalDriver):
         for number, device in list(self.devices.items()):
             if device.ask is not None and not self.chance(LATE):
                 ask, device.ask = device.ask, None
-                self.counts["late laws"] += late
-                law = device.law(ask)
+                self.counts["late distributions"] += late
+                distribution = device.distribution(ask)
                 for _ in range(self.rng.choice([1, 1, 2])):  # and perhaps twice
-                    self.say(number, law)
+                    self.say(number, distribution)
 
     def step(self):
         """Drafts, a pass without the late ones, and answers to what it asks."""
@@ -241,17 +241,17 @@ class Site(LocalDriver):
         self.run()
 
 
-def joint_law():
+def joint_distribution():
     logits = shaped(TARGET, [0] * V, PARAMS)
-    p = target_law(logits, PARAMS).numpy()
-    law = p[PROMPT[-1]]
+    p = target_distribution(logits, PARAMS).numpy()
+    distribution = p[PROMPT[-1]]
     for _ in range(TEXT - 1):
-        law = law[..., None] * p
-    return law
+        distribution = distribution[..., None] * p
+    return distribution
 
 
-def follows_the_law(texts):
-    joint = joint_law()
+def follows_the_distribution(texts):
+    joint = joint_distribution()
     seen = np.zeros_like(joint)
     np.add.at(seen, tuple(np.array(texts).T), 1)
     if seen[joint == 0].any():
@@ -268,41 +268,41 @@ def follows_the_law(texts):
 
 
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
-def test_the_text_follows_the_targets_law_whatever_is_lost_or_late(rule):
+def test_the_text_follows_the_targets_distribution_whatever_is_lost_or_late(rule):
     site = Site(rule)
-    assert follows_the_law(site.write(TEXTS))
+    assert follows_the_distribution(site.write(TEXTS))
     assert min(site.counts["resumed"], site.counts["reopened"]) > 100
     if rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
         assert site.counts["refused"] > 500
     if rule is Rule.REJECTION_UP:
-        assert site.counts["late laws"] > 50
+        assert site.counts["late distributions"] > 50
 
 
 @pytest.mark.parametrize("mode", ["edge", "auto"])
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
-def test_the_text_follows_the_targets_law_whoever_drafts(rule, mode):
+def test_the_text_follows_the_targets_distribution_whoever_drafts(rule, mode):
     site = Site(rule, mode=mode)
-    assert follows_the_law(site.write(MUTANT_TEXTS))
+    assert follows_the_distribution(site.write(MUTANT_TEXTS))
     assert sum(count for report in site.reports for count in report.drafted) > 300
 
 
 def test_a_refused_draft_that_is_forgotten_and_drawn_anew_is_caught():
-    assert not follows_the_law(Site(Rule.REJECTION_UP, forgetful=True).write(MUTANT_TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_UP, forgetful=True).write(MUTANT_TEXTS))
 
 
-def test_an_edge_that_draws_from_the_whole_law_where_the_draft_law_is_missing_is_caught(monkeypatch):
-    def from_the_whole_law(rejection, law):
+def test_an_edge_that_draws_from_the_whole_distribution_where_the_draft_distribution_is_missing_is_caught(monkeypatch):
+    def from_the_whole_distribution(rejection, distribution):
         generator = torch.Generator().manual_seed(rejection.seed % 2**31 + rejection.base)
-        return Outcome(rejection.accepted, int(torch.multinomial(rejection.law, 1, generator=generator)))
+        return Outcome(rejection.accepted, int(torch.multinomial(rejection.distribution, 1, generator=generator)))
 
-    monkeypatch.setattr(edge_session, "resolve_up", from_the_whole_law)
-    assert not follows_the_law(Site(Rule.REJECTION_UP).write(MUTANT_TEXTS))
+    monkeypatch.setattr(edge_session, "resolve_up", from_the_whole_distribution)
+    assert not follows_the_distribution(Site(Rule.REJECTION_UP).write(MUTANT_TEXTS))
 
 
 def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
-    def likeliest(offer, law, seed):
+    def likeliest(offer, distribution, seed):
         floor = offer.floor
         return int(floor.ids[floor.weights.argmax()]) if len(floor.ids) else offer.rest_token
 
     monkeypatch.setattr(device_session, "resolve_down", likeliest)
-    assert not follows_the_law(Site(Rule.REJECTION_DOWN).write(MUTANT_TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(MUTANT_TEXTS))

@@ -7,31 +7,31 @@ from scipy import stats
 
 from multispin.errors import InputError
 from multispin.speculation import (
-    FlooredLaw,
-    LawFormat,
+    DistributionFormat,
+    FlooredDistribution,
     Offer,
     Outcome,
     SamplingParams,
-    TruncatedLaw,
+    TruncatedDistribution,
     draft_token,
     possible_after,
     resolve_down,
     resolve_up,
-    target_law,
+    target_distribution,
     truncate,
+    verify_distributions,
     verify_floored,
-    verify_laws,
     verify_scalars,
 )
-from multispin.speculation.laws import Stream, floor_law, quantise, scaled_word, stream_word
+from multispin.speculation.distributions import Stream, floor_distribution, quantise, scaled_word, stream_word
 from multispin.speculation.rejection import Rejection
 
-FORM = LawFormat(10, retained=4, probability_bits=8)
+FORM = DistributionFormat(10, retained=4, probability_bits=8)
 PARAMS = SamplingParams(1.0, seed=5)
 
 
-def law(ids, weights, form=FORM):
-    return TruncatedLaw(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.int64), form)
+def distribution(ids, weights, form=FORM):
+    return TruncatedDistribution(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.int64), form)
 
 
 @given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=200), st.integers(2, 32))
@@ -46,11 +46,11 @@ def test_quantised_weights_sum_to_the_total_and_are_off_by_less_than_one(values,
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 16))
-def test_a_truncated_law_keeps_the_most_probable_tokens_of_the_requests_law(seed, retained, bits):
+def test_a_truncated_distribution_keeps_the_most_probable_tokens_of_the_requests_distribution(seed, retained, bits):
     logits = torch.randn(60, generator=torch.Generator().manual_seed(seed)) * 3
     params = SamplingParams(0.8, top_p=0.9)
-    whole = target_law(logits[None], params)[0].numpy()
-    sent = truncate(logits, params, LawFormat(60, retained, bits))
+    whole = target_distribution(logits[None], params)[0].numpy()
+    sent = truncate(logits, params, DistributionFormat(60, retained, bits))
     assert len(sent.ids) <= retained
     assert whole[sent.ids].min() > 0
     left_out = np.delete(whole, sent.ids)
@@ -58,9 +58,9 @@ def test_a_truncated_law_keeps_the_most_probable_tokens_of_the_requests_law(seed
     assert sent.dense().sum() == pytest.approx(1.0)
 
 
-def test_the_device_draws_from_exactly_the_law_that_it_sends():
+def test_the_device_draws_from_exactly_the_distribution_that_it_sends():
     # chi-square over 8,000 positions, false alarm 1e-4 for a random seed; the seed is fixed.
-    sent = law([1, 3, 4, 9], [1, 100, 50, 104])
+    sent = distribution([1, 3, 4, 9], [1, 100, 50, 104])
     tokens = [draft_token(sent, 3, 0, position) for position in range(8_000)]
     seen = np.bincount(tokens, minlength=10)
     assert set(np.flatnonzero(seen)) <= set(sent.ids)
@@ -94,23 +94,25 @@ def test_no_two_decisions_rounds_or_positions_share_a_word():
         ([1, 2], [255], "as many weights"),
     ],
 )
-def test_laws_that_are_none_are_refused(ids, weights, message):
+def test_distributions_that_are_none_are_refused(ids, weights, message):
     with pytest.raises(InputError, match=message):
-        law(ids, weights)
+        distribution(ids, weights)
 
 
-def test_a_floored_law_may_sum_to_less_but_not_to_more():
-    floor = FlooredLaw(np.array([1, 2]), np.array([100, 100]), FORM)
+def test_a_floored_distribution_may_sum_to_less_but_not_to_more():
+    floor = FlooredDistribution(np.array([1, 2]), np.array([100, 100]), FORM)
     assert (floor.rest, floor.weight(2), floor.weight(3)) == (55, 100, 0)
-    assert FlooredLaw(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), FORM).rest == 255
+    assert FlooredDistribution(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), FORM).rest == 255
     with pytest.raises(InputError, match="more than 255"):
-        FlooredLaw(np.array([1, 2]), np.array([200, 100]), FORM)
+        FlooredDistribution(np.array([1, 2]), np.array([200, 100]), FORM)
 
 
 @given(st.integers(0, 2**32))
-def test_the_floor_lies_below_the_law_everywhere(seed):
-    whole = target_law(torch.randn(1, 10, generator=torch.Generator().manual_seed(seed)) * 3, SamplingParams(1.0))[0]
-    floor = floor_law(whole, FORM)
+def test_the_floor_lies_below_the_distribution_everywhere(seed):
+    whole = target_distribution(
+        torch.randn(1, 10, generator=torch.Generator().manual_seed(seed)) * 3, SamplingParams(1.0)
+    )[0]
+    floor = floor_distribution(whole, FORM)
     assert (floor.weights <= whole[floor.ids].numpy() * 255 * (1 + 1e-12)).all()
     assert floor.rest >= 0
 
@@ -118,7 +120,7 @@ def test_the_floor_lies_below_the_law_everywhere(seed):
 @pytest.mark.parametrize("values", [{"vocabulary_size": 1}, {"retained": 0}, {"retained": 11}, {"probability_bits": 1}])
 def test_impossible_formats_are_refused_by_name(values):
     with pytest.raises(InputError, match=next(iter(values))):
-        LawFormat(**{"vocabulary_size": 10, "retained": 4, **values})
+        DistributionFormat(**{"vocabulary_size": 10, "retained": 4, **values})
 
 
 LOGITS = torch.zeros(2, 10)
@@ -127,8 +129,8 @@ LOGITS = torch.zeros(2, 10)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: verify_laws([1], [], LOGITS, 3, PARAMS), "0 distributions"),
-        (lambda: verify_laws([2], [law([1], [255])], LOGITS, 3, PARAMS), "weight 0"),
+        (lambda: verify_distributions([1], [], LOGITS, 3, PARAMS), "0 distributions"),
+        (lambda: verify_distributions([2], [distribution([1], [255])], LOGITS, 3, PARAMS), "weight 0"),
         (lambda: verify_scalars([1], [], FORM, LOGITS, 3, PARAMS), "0 probabilities"),
         (lambda: verify_scalars([1], [256], FORM, LOGITS, 3, PARAMS), "weight 256"),
         (lambda: verify_scalars([10], [1], FORM, LOGITS, 3, PARAMS), "token id 10"),
@@ -142,18 +144,24 @@ def test_drafts_that_do_not_fit_are_refused(call, message):
         call()
 
 
-def test_a_law_that_contradicts_the_draft_is_refused():
+def test_a_distribution_that_contradicts_the_draft_is_refused():
     refused = Rejection(0, 1, 200, FORM, 3, 5, torch.full((10,), 0.1, dtype=torch.float64))
     with pytest.raises(InputError, match=r"weight 155, the draft said 200"):
-        resolve_up(refused, law([1, 2], [155, 100]))
+        resolve_up(refused, distribution([1, 2], [155, 100]))
     with pytest.raises(InputError, match="the draft as"):
-        resolve_up(refused, law([1, 2], [10, 5], LawFormat(10, 4, 4)))
+        resolve_up(refused, distribution([1, 2], [10, 5], DistributionFormat(10, 4, 4)))
     with pytest.raises(InputError, match="different formats"):
-        verify_laws([1, 1], [law([1], [255]), law([1], [15], LawFormat(10, 4, 4))], torch.zeros(3, 10), 3, PARAMS)
+        verify_distributions(
+            [1, 1],
+            [distribution([1], [255]), distribution([1], [15], DistributionFormat(10, 4, 4))],
+            torch.zeros(3, 10),
+            3,
+            PARAMS,
+        )
 
 
-def test_a_residual_that_rounding_has_emptied_falls_back_to_the_targets_law():
-    sent = law([1], [255])
+def test_a_residual_that_rounding_has_emptied_falls_back_to_the_targets_distribution():
+    sent = distribution([1], [255])
     target = torch.zeros(10, dtype=torch.float64)
     target[1] = 1.0
     assert resolve_up(Rejection(0, 1, 255, FORM, 3, 5, target), sent) == Outcome(0, 1)
@@ -164,12 +172,12 @@ def test_a_drafter_that_equals_the_target_is_never_refused():
     logits[0, 4] = 0.0
     sent = truncate(logits[0], PARAMS, FORM)
     for base in range(50):
-        assert verify_laws([4], [sent], logits.expand(2, -1), base, PARAMS) == Outcome(1, 4)
+        assert verify_distributions([4], [sent], logits.expand(2, -1), base, PARAMS) == Outcome(1, 4)
         assert verify_floored([4], [255], FORM, logits.expand(2, -1), base, PARAMS) == Outcome(1, 4)
 
 
 def test_an_empty_draft_is_plain_sampling_from_the_target():
-    empty = verify_laws([], [], LOGITS[:1], 3, PARAMS)
+    empty = verify_distributions([], [], LOGITS[:1], 3, PARAMS)
     assert (
         empty
         == verify_scalars([], [], FORM, LOGITS[:1], 3, PARAMS)
@@ -182,8 +190,8 @@ def test_a_retry_of_a_round_gets_the_same_answer_and_token_by_token_a_shorter_dr
     sent = truncate(logits[0] * 0.5, PARAMS, FORM)
     for base in range(100):
         drafted = [draft_token(sent, 5, base, base + i) for i in range(4)]
-        block = verify_laws(drafted, [sent] * 4, logits, base, PARAMS)
-        assert verify_laws(drafted, [sent] * 4, logits, base, PARAMS) == block
+        block = verify_distributions(drafted, [sent] * 4, logits, base, PARAMS)
+        assert verify_distributions(drafted, [sent] * 4, logits, base, PARAMS) == block
         weights = [sent.weight(token) for token in drafted]
         first, shorter = (verify_scalars(drafted[:n], weights[:n], FORM, logits[: n + 1], base, PARAMS) for n in (4, 3))
         if isinstance(first, Rejection) and first.accepted < 3:
@@ -211,13 +219,13 @@ def test_a_target_that_fits_whole_leaves_nothing_to_the_rest_token():
     found = verify_floored([1], [255], FORM, logits, 3, PARAMS)
     assert isinstance(found, Offer)
     assert found.floor.rest == 0
-    assert resolve_down(found, law([1], [255]), 5) == 4
+    assert resolve_down(found, distribution([1], [255]), 5) == 4
     assert [token for token in range(10) if possible_after(found, token)] == [4]
 
 
 def test_an_offer_that_cannot_follow_a_refusal_is_refused():
-    offer = Offer(0, 3, FlooredLaw(np.array([1]), np.array([255]), FORM), 1)
+    offer = Offer(0, 3, FlooredDistribution(np.array([1]), np.array([255]), FORM), 1)
     with pytest.raises(InputError, match="nothing can have been refused"):
-        resolve_down(offer, law([1], [255]), 5)
+        resolve_down(offer, distribution([1], [255]), 5)
     with pytest.raises(InputError, match="written as"):
-        resolve_down(offer, law([1], [15], LawFormat(10, 4, 4)), 5)
+        resolve_down(offer, distribution([1], [15], DistributionFormat(10, 4, 4)), 5)

@@ -1,7 +1,8 @@
-"""The promise of the rejection rules: whatever is drafted, the text follows the target's law; and the same test catches
-every rule that public code gets wrong. A first-order target and drafter over five tokens; many short texts of three
-tokens, each with its own seed, generated in rounds of two drafted tokens; chi-square of the joint counts and of each
-position against the exact law. A correct rule fails one test in 10,000 seeds, and the seeds are fixed.
+"""The promise of the rejection rules: whatever is drafted, the text follows the target's distribution; and the same
+test catches every rule that public code gets wrong. A first-order target and drafter over five tokens; many short
+texts of three tokens, each with its own seed, generated in rounds of two drafted tokens; chi-square of the joint
+counts and of each position against the exact distribution. A correct rule fails one test in 10,000 seeds, and the
+seeds are fixed.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from scipy import stats
 
 from multispin.speculation import (
-    LawFormat,
+    DistributionFormat,
     Offer,
     Outcome,
     SamplingParams,
@@ -22,10 +23,10 @@ from multispin.speculation import (
     draft_token,
     resolve_down,
     resolve_up,
-    target_law,
+    target_distribution,
     truncate,
+    verify_distributions,
     verify_floored,
-    verify_laws,
     verify_scalars,
 )
 from multispin.speculation.rejection import Rejection
@@ -43,24 +44,24 @@ TARGET = torch.tensor(
 )
 DRAFTER = TARGET * 0.8 + torch.tensor([0.3, -0.6, 0.7, -0.5, 1.5])
 PARAMS = SamplingParams(0.9, top_p=0.85)
-FORM = LawFormat(V, retained=4, probability_bits=2)
-P = target_law(TARGET, PARAMS).numpy()
-P_WHOLE = target_law(TARGET, SamplingParams(0.9)).numpy()
-Q_WHOLE = target_law(DRAFTER, SamplingParams(0.9)).numpy()
-LAWS = [truncate(row, PARAMS, FORM) for row in DRAFTER]
-Q = np.stack([law.dense() for law in LAWS])
+FORM = DistributionFormat(V, retained=4, probability_bits=2)
+P = target_distribution(TARGET, PARAMS).numpy()
+P_WHOLE = target_distribution(TARGET, SamplingParams(0.9)).numpy()
+Q_WHOLE = target_distribution(DRAFTER, SamplingParams(0.9)).numpy()
+DISTRIBUTIONS = [truncate(row, PARAMS, FORM) for row in DRAFTER]
+Q = np.stack([distribution.dense() for distribution in DISTRIBUTIONS])
 
 
-def joint_law() -> np.ndarray:
-    law = P[START]
+def joint_distribution() -> np.ndarray:
+    distribution = P[START]
     for _ in range(TEXT - 1):
-        law = law[..., None] * P
-    return law
+        distribution = distribution[..., None] * P
+    return distribution
 
 
 def p_values(texts: list[list[int]]) -> list[float]:
-    """Chi-square of the joint law and of each position; cells that expect fewer than 5 texts are pooled."""
-    joint = joint_law()
+    """Chi-square of the joint distribution and of each position; cells that expect fewer than 5 texts are pooled."""
+    joint = joint_distribution()
     seen = np.zeros_like(joint)
     np.add.at(seen, tuple(np.array(texts).T), 1)
     if seen[joint == 0].any():
@@ -76,7 +77,7 @@ def p_values(texts: list[list[int]]) -> list[float]:
     return values
 
 
-def follows_the_law(texts: list[list[int]]) -> bool:
+def follows_the_distribution(texts: list[list[int]]) -> bool:
     return min(p_values(texts)) > FALSE_ALARM / (TEXT + 1)
 
 
@@ -94,52 +95,52 @@ def generate(count: int, rounds: Callable[[int, int, int], list[int]]) -> list[l
 def draft_round(context: int, base: int, seed: int, length: int = DRAFT) -> tuple[list[int], list[int]]:
     contexts = [context]
     for position in range(base, base + length):
-        contexts.append(draft_token(LAWS[contexts[-1]], seed, base, position))
+        contexts.append(draft_token(DISTRIBUTIONS[contexts[-1]], seed, base, position))
     return contexts[1:], contexts
 
 
-def laws_up(context: int, base: int, seed: int, length: int = DRAFT) -> list[int]:
+def distributions_up(context: int, base: int, seed: int, length: int = DRAFT) -> list[int]:
     drafted, contexts = draft_round(context, base, seed, length)
     params = SamplingParams(PARAMS.temperature, PARAMS.top_k, PARAMS.top_p, seed)
-    outcome = verify_laws(drafted, [LAWS[c] for c in contexts[:-1]], TARGET[contexts], base, params)
+    outcome = verify_distributions(drafted, [DISTRIBUTIONS[c] for c in contexts[:-1]], TARGET[contexts], base, params)
     return [*drafted[: outcome.accepted], outcome.next_token]
 
 
 def scalars_up(context: int, base: int, seed: int, length: int = DRAFT) -> list[int]:
     drafted, contexts = draft_round(context, base, seed, length)
     params = SamplingParams(PARAMS.temperature, PARAMS.top_k, PARAMS.top_p, seed)
-    weights = [LAWS[c].weight(x) for c, x in zip(contexts, drafted, strict=False)]
+    weights = [DISTRIBUTIONS[c].weight(x) for c, x in zip(contexts, drafted, strict=False)]
     found = verify_scalars(drafted, weights, FORM, TARGET[contexts], base, params)
     if isinstance(found, Rejection):
-        found = resolve_up(found, LAWS[contexts[found.accepted]])
+        found = resolve_up(found, DISTRIBUTIONS[contexts[found.accepted]])
     return [*drafted[: found.accepted], found.next_token]
 
 
-def law_down(context: int, base: int, seed: int) -> list[int]:
+def distribution_down(context: int, base: int, seed: int) -> list[int]:
     drafted, contexts = draft_round(context, base, seed)
     params = SamplingParams(PARAMS.temperature, PARAMS.top_k, PARAMS.top_p, seed)
-    weights = [LAWS[c].weight(x) for c, x in zip(contexts, drafted, strict=False)]
+    weights = [DISTRIBUTIONS[c].weight(x) for c, x in zip(contexts, drafted, strict=False)]
     found = verify_floored(drafted, weights, FORM, TARGET[contexts], base, params)
     if isinstance(found, Outcome):
         return [*drafted, found.next_token]
-    return [*drafted[: found.accepted], resolve_down(found, LAWS[contexts[found.accepted]], seed)]
+    return [*drafted[: found.accepted], resolve_down(found, DISTRIBUTIONS[contexts[found.accepted]], seed)]
 
 
-@pytest.mark.parametrize("rounds", [laws_up, scalars_up, law_down])
-def test_the_text_follows_the_targets_law(rounds):
-    assert follows_the_law(generate(2000, rounds))
+@pytest.mark.parametrize("rounds", [distributions_up, scalars_up, distribution_down])
+def test_the_text_follows_the_targets_distribution(rounds):
+    assert follows_the_distribution(generate(2000, rounds))
 
 
-def test_a_scalar_and_one_law_at_the_rejection_give_the_same_text_as_all_laws_up_for_drafts_of_one_token():
-    """For longer drafts the payload with all laws is verified as a block, and the texts differ."""
-    alone = partial(scalars_up, length=1), partial(laws_up, length=1)
+def test_a_scalar_and_one_distribution_give_the_same_text_as_all_distributions_for_drafts_of_one_token():
+    """For longer drafts the payload with all distributions is verified as a block, and the texts differ."""
+    alone = partial(scalars_up, length=1), partial(distributions_up, length=1)
     assert generate(300, alone[0]) == generate(300, alone[1])
-    assert generate(300, scalars_up) != generate(300, laws_up)
+    assert generate(300, scalars_up) != generate(300, distributions_up)
 
 
 @dataclass
 class Plain:
-    """The rule in plain words, with a hook for each known mistake. p, q are [V] laws, x a drafted token."""
+    """The rule in plain words, with a hook for each known mistake. p, q are [V] distributions, x a drafted token."""
 
     rng: np.random.Generator
 
@@ -212,7 +213,7 @@ class TruncatesAfterSampling(Plain):
         return new
 
 
-class SamplesFromTheWholeLawButSendsTheTruncatedOne(Plain):
+class SamplesFromTheWholeDistributionButSendsTheTruncatedOne(Plain):
     def drafted_from(self, context):
         return Q_WHOLE[context]
 
@@ -223,14 +224,14 @@ class ResidualDrawnWithTheAcceptanceCoin(Plain):
 
 
 class RoundsQAfterSampling(Plain):
-    """Sends the quantised law, drafts from the one before quantisation (here: before the 2-bit rounding)."""
+    """Sends the quantised distribution, drafts from the one before quantisation (here: before the 2-bit rounding)."""
 
     def drafted_from(self, context):
         kept = np.where(Q[context] > 0, Q_WHOLE[context], 0)
         return kept / kept.sum()
 
 
-class ResidualOfTheLawSentDownAlone(Plain):
+class ResidualOfTheDistributionSentDownAlone(Plain):
     """The public form of "down": the device draws from max(0, p⁻ − q) and forgets what was cut off p."""
 
     def residual(self, p, q):
@@ -243,20 +244,20 @@ MUTANTS = [
     RatioOfLogits,
     ArgmaxDraftAgainstSoftmaxQ,
     TruncatesAfterSampling,
-    SamplesFromTheWholeLawButSendsTheTruncatedOne,
+    SamplesFromTheWholeDistributionButSendsTheTruncatedOne,
     ResidualDrawnWithTheAcceptanceCoin,
     RoundsQAfterSampling,
-    ResidualOfTheLawSentDownAlone,
+    ResidualOfTheDistributionSentDownAlone,
 ]
 
 
 def test_the_plain_rule_passes_the_same_test():
-    assert follows_the_law(generate(2000, Plain(np.random.default_rng(1)).rounds))
+    assert follows_the_distribution(generate(2000, Plain(np.random.default_rng(1)).rounds))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_every_known_mistake_is_caught(mutant):
-    assert not follows_the_law(generate(2000, mutant(np.random.default_rng(1)).rounds))
+    assert not follows_the_distribution(generate(2000, mutant(np.random.default_rng(1)).rounds))
 
 
 def test_acceptance_is_one_minus_total_variation_less_what_did_not_fit_down():
@@ -267,10 +268,12 @@ def test_acceptance_is_one_minus_total_variation_less_what_did_not_fit_down():
     up = down = 0
     for trial in range(count):
         params = SamplingParams(PARAMS.temperature, top_p=PARAMS.top_p, seed=trial)
-        x = draft_token(LAWS[context], trial, BASE, BASE)
+        x = draft_token(DISTRIBUTIONS[context], trial, BASE, BASE)
         logits = TARGET[[context, x]]
-        up += isinstance(verify_scalars([x], [LAWS[context].weight(x)], FORM, logits, BASE, params), Outcome)
-        down += not isinstance(verify_floored([x], [LAWS[context].weight(x)], FORM, logits, BASE, params), Offer)
+        up += isinstance(verify_scalars([x], [DISTRIBUTIONS[context].weight(x)], FORM, logits, BASE, params), Outcome)
+        down += not isinstance(
+            verify_floored([x], [DISTRIBUTIONS[context].weight(x)], FORM, logits, BASE, params), Offer
+        )
     error = 4 * (0.25 / count) ** 0.5
     assert up / count == pytest.approx(overlap, abs=error)
     assert down / count == pytest.approx(floored, abs=error)

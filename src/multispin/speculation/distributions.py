@@ -1,4 +1,4 @@
-"""Distributions that fit on the air: whole weights that both sides hold exactly. In names they are called laws.
+"""Distributions that fit on the air: whole weights that both sides hold exactly.
 
 A device that sends V̂ of V probabilities, rounded, keeps the target's distribution only if it *samples from* what it
 sends (arXiv 2507.00605, 2512.16273). So the truncated and rounded distribution is the draft's distribution: whole
@@ -56,7 +56,7 @@ def scaled_word(word: int, total: int) -> int:
 
 
 @dataclass(frozen=True)
-class LawFormat:
+class DistributionFormat:
     """How distributions are written on the air (eq. 9 of arXiv 2606.04581).
 
     Attributes:
@@ -92,7 +92,7 @@ class LawFormat:
         return self.retained.bit_length()
 
 
-def _check_entries(ids: NDArray[np.int64], weights: NDArray[np.int64], form: LawFormat) -> None:
+def _check_entries(ids: NDArray[np.int64], weights: NDArray[np.int64], form: DistributionFormat) -> None:
     if ids.ndim != 1 or ids.shape != weights.shape:
         raise InputError(f"a distribution needs as many weights as ids, not {weights.shape} for {ids.shape}")
     if len(ids) > form.retained:
@@ -106,7 +106,7 @@ def _check_entries(ids: NDArray[np.int64], weights: NDArray[np.int64], form: Law
 
 
 @dataclass(frozen=True, eq=False)
-class TruncatedLaw:
+class TruncatedDistribution:
     """A draft distribution q(x) = weight(x) / total, known exactly to both sides.
 
     Attributes:
@@ -117,7 +117,7 @@ class TruncatedLaw:
 
     ids: NDArray[np.int64]
     weights: NDArray[np.int64]
-    form: LawFormat
+    form: DistributionFormat
 
     def __post_init__(self) -> None:
         _check_entries(self.ids, self.weights, self.form)
@@ -136,7 +136,7 @@ class TruncatedLaw:
 
 
 @dataclass(frozen=True, eq=False)
-class FlooredLaw:
+class FlooredDistribution:
     """The part of a target distribution p that fits on the air: ⌊p(x) · total⌋ for its V̂ most probable tokens.
 
     Attributes:
@@ -147,7 +147,7 @@ class FlooredLaw:
 
     ids: NDArray[np.int64]
     weights: NDArray[np.int64]
-    form: LawFormat
+    form: DistributionFormat
 
     def __post_init__(self) -> None:
         _check_entries(self.ids, self.weights, self.form)
@@ -169,7 +169,7 @@ def _weight(ids: NDArray[np.int64], weights: NDArray[np.int64], token: int) -> i
     return int(weights[place]) if place < len(ids) and ids[place] == token else 0
 
 
-def target_law(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+def target_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The target's distributions, [rows, V] float64, of [rows, V] logits that are `shaped` already; temperature > 0."""
     if params.greedy:
         raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
@@ -189,13 +189,13 @@ def quantise(probabilities: NDArray[np.float64], total: int) -> NDArray[np.int64
     return weights
 
 
-def _most_probable(law: torch.Tensor, retained: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _most_probable(distribution: torch.Tensor, retained: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids (ascending) and probabilities of the `retained` most probable tokens of a [V] distribution."""
-    ids = law.topk(min(retained, len(law))).indices.sort().values
-    return ids.cpu().numpy(), law[ids].cpu().numpy()
+    ids = distribution.topk(min(retained, len(distribution))).indices.sort().values
+    return ids.cpu().numpy(), distribution[ids].cpu().numpy()
 
 
-def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> TruncatedLaw:
+def truncate(logits: torch.Tensor, params: SamplingParams, form: DistributionFormat) -> TruncatedDistribution:
     """The distribution that a device drafts from and sends: its V̂ most probable tokens, renormalised, in Q_B bits.
 
     Args:
@@ -205,30 +205,30 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: LawFormat) -> T
     """
     if len(logits) != form.vocabulary_size:
         raise InputError(f"{len(logits)} logits do not fit a vocabulary of {form.vocabulary_size}")
-    ids, probabilities = _most_probable(target_law(logits[None], params)[0], form.retained)
+    ids, probabilities = _most_probable(target_distribution(logits[None], params)[0], form.retained)
     if not np.isfinite(probabilities).all():
         raise InputError("the drafter's logits are not finite numbers")
     weights = quantise(probabilities, form.total)
-    return TruncatedLaw(ids[weights > 0], weights[weights > 0], form)
+    return TruncatedDistribution(ids[weights > 0], weights[weights > 0], form)
 
 
-def certain_law(token: int, form: LawFormat) -> TruncatedLaw:
+def certain_distribution(token: int, form: DistributionFormat) -> TruncatedDistribution:
     """The distribution of a token that was not drawn at random: all of the weight on it."""
-    return TruncatedLaw(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
+    return TruncatedDistribution(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
 
 
-def floor_law(law: torch.Tensor, form: LawFormat) -> FlooredLaw:
+def floor_distribution(distribution: torch.Tensor, form: DistributionFormat) -> FlooredDistribution:
     """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down."""
-    ids, probabilities = _most_probable(law, form.retained)
+    ids, probabilities = _most_probable(distribution, form.retained)
     weights = np.floor(probabilities * form.total).astype(np.int64)
-    return FlooredLaw(ids[weights > 0], weights[weights > 0], form)
+    return FlooredDistribution(ids[weights > 0], weights[weights > 0], form)
 
 
-def draft_token(law: TruncatedLaw, seed: int, base: int, position: int) -> int:
-    """The token that a device draws from exactly `law`, by integer inversion of its cumulative weights.
+def draft_token(distribution: TruncatedDistribution, seed: int, base: int, position: int) -> int:
+    """The token that a device draws from exactly `distribution`, by integer inversion of its cumulative weights.
 
     The edge gets the same token from the same distribution. So drafted ids need not be sent beside whole
     distributions, and a draft that was not drawn from the distribution sent with it can be detected.
     """
-    place = scaled_word(stream_word(seed, Stream.DRAFT, base, position), law.form.total)
-    return int(law.ids[np.searchsorted(np.cumsum(law.weights), place, side="right")])
+    place = scaled_word(stream_word(seed, Stream.DRAFT, base, position), distribution.form.total)
+    return int(distribution.ids[np.searchsorted(np.cumsum(distribution.weights), place, side="right")])
