@@ -13,8 +13,9 @@ and how good is it here?), `distillation` (how is a drafter made?), `simulation`
 (the front door), `cli`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from multispin.lazily import lazily
 
 if TYPE_CHECKING:
     from multispin.api import Generated, Text, generate, load_scenario, one_pass, open_text, plan, run_edge, simulate
@@ -50,22 +51,26 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {
-    "api": ("Generated", "Text", "generate", "load_scenario", "one_pass", "open_text", "plan", "run_edge", "simulate"),
-    "control": ("Plan", "Scenario"),
-    "errors": ("InputError",),
-    "models": ("Verifier", "load_drafter", "load_model", "load_tokenizer"),
-    "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "Rule", "SamplingParams"),
-}
-"""Where each name of the front door is defined (PEP 562)."""
-
-
-def __getattr__(name: str) -> object:
-    """Load the room that defines `name`."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "api": (
+            "Generated",
+            "Text",
+            "generate",
+            "load_scenario",
+            "one_pass",
+            "open_text",
+            "plan",
+            "run_edge",
+            "simulate",
+        ),
+        "control": ("Plan", "Scenario"),
+        "errors": ("InputError",),
+        "models": ("Verifier", "load_drafter", "load_model", "load_tokenizer"),
+        "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "Rule", "SamplingParams"),
+    },
+)
 
 
 def __dir__() -> list[str]:

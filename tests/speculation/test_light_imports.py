@@ -1,8 +1,11 @@
 """Which rooms load which libraries, tried in processes of their own."""
 
+import importlib
 import json
 import subprocess
 import sys
+
+import pytest
 
 HEAVY = ("torch", "transformers", "tokenizers", "scipy.stats", "vllm", "matplotlib")
 LIGHT_ROOMS = [
@@ -19,10 +22,10 @@ LIGHT_ROOMS = [
 ]
 
 
-def loaded_after(*statements):
-    """Per statement, run one after the other in a fresh interpreter, the heavy libraries that are loaded then."""
+def loaded_after(*statements, watched=HEAVY):
+    """Per statement, run one after the other in a fresh interpreter, the watched libraries that are loaded then."""
     script = "import json, sys\nfor statement in json.loads(sys.argv[1]):\n exec(statement, globals())\n "
-    script += f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    script += f"print(json.dumps([name for name in {watched!r} if name in sys.modules]))"
     command = [sys.executable, "-c", script, json.dumps(statements)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -46,3 +49,20 @@ def test_a_draft_without_a_model_goes_on_the_air_without_torch():
 
 def test_a_name_of_models_loads_what_it_needs():
     assert "torch" in loaded_after("from multispin.models import Verifier")[0]
+
+
+def test_help_of_a_command_waits_for_no_library_that_it_does_not_need():
+    commands = ("device", "token", "plan", "serve", "demo", "advise", "simulate", "profile")
+    watched = ("numpy", "asyncio", "scipy")
+    loaded = loaded_after(*(f"import multispin.cli.{each}" for each in commands), watched=watched)
+    assert loaded[:2] == [[], []]
+    assert "scipy" not in loaded[-1]
+
+
+@pytest.mark.parametrize("room", ["", ".models", ".speculation", ".protocol", ".control", ".passes"])
+def test_every_public_name_of_a_room_that_loads_lazily_is_found(room):
+    module = importlib.import_module(f"multispin{room}")
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        module.nothing_of_the_kind  # noqa: B018

@@ -1,6 +1,5 @@
 """`multispin device`: one device that drafts."""
 
-import asyncio
 import contextlib
 import ipaddress
 import json
@@ -15,9 +14,8 @@ from multispin.cli.process import attended_option, flag, host_and_port, prepare,
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
-from multispin.models.gguf_drafter import is_for_llama_cpp
 from multispin.outside import read, read_file, user_path, whole
-from multispin.protocol.messages import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
+from multispin.protocol.limits import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
 MAX_DELAY_S = 60.0
@@ -87,7 +85,9 @@ def command(**options: Any) -> None:
       multispin device ws://192.0.2.7:8765 --draft small --on cuda:0 --prompt "Hello"
       multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
-    from multispin.cli import drafting  # what runs a device takes longer to import than --help may take
+    import asyncio  # what runs a device takes longer to import than --help may take
+
+    from multispin.cli import drafting
     from multispin.device import session_url, trusting
 
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
@@ -130,6 +130,8 @@ def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
         if options["gpu_layers"]:
             raise InputError("--gpu-layers is for llama.cpp and --on for torch: name one of them")
         return False
+    from multispin.models.gguf_drafter import is_for_llama_cpp
+
     runs = is_for_llama_cpp(name, options["target"])
     if options["gpu_layers"] and not runs:
         raise InputError(f"--gpu-layers is for llama.cpp, which does not run {name.text!r} here: leave it out")

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from multispin.cli.process import Parent, ended_in_order, stop_signal, writer
+from multispin.cli.lifetime import Parent, ended_in_order, stop_signal
+from multispin.cli.process import writer
 from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
 from multispin.errors import InputError

@@ -1,14 +1,12 @@
-"""What `serve` and `device` share as processes: threads, JSON lines, and a parent that may vanish."""
+"""What commands share as processes: threads, flags and their errors, files to write, JSON lines."""
 
-import asyncio
 import contextlib
 import logging
 import os
 import platform
-import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,86 +145,6 @@ def machine_name(device: str, threads: int) -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return f"{name}, {threads} threads"
-
-
-class Parent:
-    """Standard input as a leash of a process that another one started: lines are orders, the end means that it is gone.
-
-    Args:
-        attended: whether there is such a parent; a process that a person started reads nothing.
-
-    """
-
-    def __init__(self, attended: bool) -> None:
-        self._attended = attended
-        self._lines: asyncio.Queue[str] = asyncio.Queue()
-        self._gone = asyncio.Event()
-        self._reading: asyncio.Task[None] | None = None
-
-    async def connect(self) -> None:
-        """Begin to read."""
-        if self._attended:
-            reader = asyncio.StreamReader()
-            protocol = asyncio.StreamReaderProtocol(reader)
-            await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-            self._reading = asyncio.create_task(self._read(reader))
-
-    async def orders(self) -> AsyncIterator[str]:
-        """The parent's lines, until it is gone; one empty line for a process that a person started."""
-        if not self._attended:
-            yield ""
-        while self._attended:
-            line, gone = asyncio.ensure_future(self._lines.get()), asyncio.ensure_future(self._gone.wait())
-            await asyncio.wait([line, gone], return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            if not line.done():
-                line.cancel()
-                return
-            yield line.result()
-
-    async def gone(self) -> None:
-        """Wait until standard input ends; for ever for a process that a person started."""
-        await self._gone.wait()
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._lines.put_nowait(line.decode().strip())
-        self._gone.set()
-
-
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set, in the background of a script too, where a shell has SIGINT ignored."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Windows knows no such handlers, and only a main thread may set them.
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-@contextlib.contextmanager
-def ended_in_order() -> Iterator[None]:
-    """SIGTERM cancels the running task, so that a device can say goodbye; then the exit code is that of the signal.
-
-    Without, the signal would end whatever code runs at that moment.
-    """
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    asked = False
-
-    def end() -> None:
-        nonlocal asked
-        asked = True
-        task.cancel()
-
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # as in `stop_signal`
-        loop.add_signal_handler(signal.SIGTERM, end)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if asked:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        raise
 
 
 def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":

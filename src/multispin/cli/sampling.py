@@ -1,14 +1,16 @@
 """The options by which every command names a sampling distribution, what ends a text, and an acceptance rule."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from multispin.errors import InputError
-from multispin.protocol.messages import MAX_RETAINED
-from multispin.speculation import Rule, SamplingParams, check_stop_strings, rule_for
-from multispin.speculation.distributions import MAX_PROBABILITY_BITS
+from multispin.protocol.limits import MAX_RETAINED
+from multispin.speculation.rule import MAX_PROBABILITY_BITS, Rule
+
+if TYPE_CHECKING:
+    from multispin.speculation import SamplingParams
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -69,8 +71,10 @@ def sampling_options(function: _Function) -> _Function:
     return function
 
 
-def sampling_and_rule(options: Mapping[str, Any], seed: int) -> tuple[SamplingParams, Rule]:
+def sampling_and_rule(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":
     """The sampling parameters and the acceptance rule that the options name; InputError if they do not fit."""
+    from multispin.speculation import SamplingParams, check_stop_strings, rule_for  # loads numpy
+
     biases = tuple(_bias(text) for text in options["biases"])
     params = SamplingParams(
         options["temperature"],

@@ -18,17 +18,9 @@ import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import engine_options, load_engine
+from multispin.cli.lifetime import Parent, stop_signal
 from multispin.cli.output import Output, OutputHandler
-from multispin.cli.process import (
-    Parent,
-    attended_option,
-    flag,
-    host_and_port,
-    place_option,
-    prepare,
-    stop_signal,
-    threads_option,
-)
+from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.web import Pages, check_web, web_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def estimate(values: ArrayLike) -> Estimate:
     mean = float(array.mean())
     if array.size < 2:
         return Estimate(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    quantile = stdtrit(array.size - 1, 0.975)  # of Student's t; scipy.stats takes a second to load
+    half = float(quantile * array.std(ddof=1) / math.sqrt(array.size))
     return Estimate(mean, mean - half, mean + half)
 
 

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from multispin.errors import InputError
 from multispin.gateway.formats import FormatError, grammar_of_format
 from multispin.gateway.tools import ToolUse, read_tools
-from multispin.protocol.messages import MAX_STOP_IDS
+from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
 from multispin.speculation.sampling import MAX_BIASES
 from multispin.speculation.stopping import MAX_STOP_STRINGS

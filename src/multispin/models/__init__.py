@@ -4,10 +4,9 @@ Importing this room is quick: each of its modules is loaded when one of its name
 refusals do not wait for torch and transformers.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from multispin.speculation import Feed
+from multispin.lazily import lazily
 
 if TYPE_CHECKING:
     from multispin.models.cached import CachedModel
@@ -31,7 +30,6 @@ __all__ = [
     "DrafterKind",
     "DrafterName",
     "EdgeDrafter",
-    "Feed",
     "ModelDrafter",
     "PackedModel",
     "TextGrammars",
@@ -51,27 +49,21 @@ __all__ = [
     "round_weights",
 ]
 
-_MODULES = {
-    "cached": ("CachedModel",),
-    "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
-    "drafter": ("ModelDrafter",),
-    "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
-    "edge_drafter": ("EdgeDrafter",),
-    "grammar": ("TextGrammars", "load_grammars"),
-    "loading": ("known_positions", "load_model", "resolve"),
-    "packable": ("PackedModel",),
-    "quantised": ("round_weights",),
-    "reference": ("decode_alone", "decode_together"),
-    "references": ("EMBEDDED",),
-    "tokenizer": ("Tokenizer", "load_tokenizer"),
-    "verifier": ("Verifier", "load_verifier"),
-}
-"""Which module defines each name (PEP 562)."""
-
-
-def __getattr__(name: str) -> object:
-    """Load the module that defines `name`."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "cached": ("CachedModel",),
+        "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
+        "drafter": ("ModelDrafter",),
+        "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
+        "edge_drafter": ("EdgeDrafter",),
+        "grammar": ("TextGrammars", "load_grammars"),
+        "loading": ("known_positions", "load_model", "resolve"),
+        "packable": ("PackedModel",),
+        "quantised": ("round_weights",),
+        "reference": ("decode_alone", "decode_together"),
+        "references": ("EMBEDDED",),
+        "tokenizer": ("Tokenizer", "load_tokenizer"),
+        "verifier": ("Verifier", "load_verifier"),
+    },
+)

@@ -1,42 +1,49 @@
 """What do edge and device say to each other? Messages and the two session state machines, without sockets."""
 
-from multispin.protocol.device_session import DeviceSession, Progress, RefusedError, SessionGoneError
-from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
-from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
-from multispin.protocol.messages import (
-    MAX_DRAFT_LENGTH,
-    MAX_FRAME_BYTES,
-    MAX_RETAINED,
-    PROTOCOL_VERSION,
-    SESSION_PATH,
-    Ask,
-    Chunk,
-    Close,
-    Commit,
-    Distribution,
-    Downlink,
-    Draft,
-    Error,
-    Grant,
-    Hello,
-    Open,
-    Profile,
-    Resume,
-    Tail,
-    Uplink,
-    Verdict,
-    Welcome,
-    Window,
-    decode_downlink,
-    decode_uplink,
-    encode,
-    longest_draft,
-    usual_frame_bits,
-    websocket_frame_bytes,
-)
-from multispin.protocol.request import Request
-from multispin.protocol.running_request import ProtocolError, RunningRequest
-from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
+from typing import TYPE_CHECKING
+
+from multispin.lazily import lazily
+
+if TYPE_CHECKING:
+    from multispin.protocol.device_session import DeviceSession, Progress, RefusedError, SessionGoneError
+    from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
+    from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
+    from multispin.protocol.limits import (
+        MAX_DRAFT_LENGTH,
+        MAX_FRAME_BYTES,
+        MAX_RETAINED,
+        PROTOCOL_VERSION,
+        SESSION_PATH,
+    )
+    from multispin.protocol.messages import (
+        Ask,
+        Chunk,
+        Close,
+        Commit,
+        Distribution,
+        Downlink,
+        Draft,
+        Error,
+        Grant,
+        Hello,
+        Open,
+        Profile,
+        Resume,
+        Tail,
+        Uplink,
+        Verdict,
+        Welcome,
+        Window,
+        decode_downlink,
+        decode_uplink,
+        encode,
+        longest_draft,
+        usual_frame_bits,
+        websocket_frame_bytes,
+    )
+    from multispin.protocol.request import Request
+    from multispin.protocol.running_request import ProtocolError, RunningRequest
+    from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
 
 __all__ = [
     "MAX_DRAFT_LENGTH",
@@ -88,3 +95,42 @@ __all__ = [
     "usual_frame_bits",
     "websocket_frame_bytes",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "device_session": ("DeviceSession", "Progress", "RefusedError", "SessionGoneError"),
+        "edge_session": ("EdgeSession", "check_hello", "check_version"),
+        "edge_stream": ("Arrival", "StreamCounts", "Streaming", "Trials"),
+        "limits": ("MAX_DRAFT_LENGTH", "MAX_FRAME_BYTES", "MAX_RETAINED", "PROTOCOL_VERSION", "SESSION_PATH"),
+        "messages": (
+            "Ask",
+            "Chunk",
+            "Close",
+            "Commit",
+            "Distribution",
+            "Downlink",
+            "Draft",
+            "Error",
+            "Grant",
+            "Hello",
+            "Open",
+            "Profile",
+            "Resume",
+            "Tail",
+            "Uplink",
+            "Verdict",
+            "Welcome",
+            "Window",
+            "decode_downlink",
+            "decode_uplink",
+            "encode",
+            "longest_draft",
+            "usual_frame_bits",
+            "websocket_frame_bytes",
+        ),
+        "request": ("Request",),
+        "running_request": ("ProtocolError", "RunningRequest"),
+        "stages": ("Granted", "Idle", "Pending", "Refused", "Stage"),
+    },
+)

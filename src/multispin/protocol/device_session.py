@@ -27,9 +27,8 @@ from multispin.protocol.device_stages import (
     Work,
 )
 from multispin.protocol.device_stream import Streaming
+from multispin.protocol.limits import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from multispin.protocol.messages import (
-    MAX_FRAME_BYTES,
-    PROTOCOL_VERSION,
     Ask,
     Chunk,
     Commit,

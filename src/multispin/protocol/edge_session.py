@@ -18,9 +18,8 @@ from collections.abc import Collection, Sequence
 from msgspec.structs import replace
 
 from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
+from multispin.protocol.limits import MAX_SCORED_TAIL, PROTOCOL_VERSION
 from multispin.protocol.messages import (
-    MAX_SCORED_TAIL,
-    PROTOCOL_VERSION,
     Ask,
     Chunk,
     Commit,

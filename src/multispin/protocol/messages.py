@@ -10,27 +10,20 @@ import msgspec
 from msgspec import Meta, Struct
 
 from multispin.errors import InputError
+from multispin.protocol.limits import (
+    ENVELOPE_BYTES,
+    MAX_CREDENTIAL_CHARACTERS,
+    MAX_DRAFT_LENGTH,
+    MAX_FRAME_BYTES,
+    MAX_NAME_CHARACTERS,
+    MAX_RETAINED,
+    MAX_SCORED_TAIL,
+    MAX_STOP_IDS,
+)
 from multispin.speculation import MAX_LOGPROBS, DistributionFormat, Rule, Score, bits_per_token, framing_bits
-from multispin.speculation.distributions import MAX_PROBABILITY_BITS
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
+from multispin.speculation.rule import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import MAX_BIASES
-
-PROTOCOL_VERSION = 3
-SESSION_PATH = "/v1/session"
-"""Where a device's WebSocket is found on the edge."""
-MAX_FRAME_BYTES = 256 * 1024
-"""Largest message; bounds a prompt at more than 60,000 ids of 32 bits."""
-MAX_DRAFT_LENGTH = 63
-"""Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
-MAX_SCORED_TAIL = 512
-"""Most ids of a Tail with log probabilities: with 20 alternatives each, they take at most 160 KiB."""
-MAX_STOP_IDS = 16
-MAX_RETAINED = 4096
-"""Most tokens that a distribution on the wire may keep, V̂; one such distribution takes at most 26 KiB."""
-ENVELOPE_BYTES = 64
-"""Room for a draft's other fields beside its payload, in whole."""
-MAX_NAME_CHARACTERS = 80
-MAX_CREDENTIAL_CHARACTERS = 256
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from multispin.errors import InputError
-from multispin.protocol.messages import MAX_RETAINED, MAX_STOP_IDS, Open
+from multispin.protocol.limits import MAX_RETAINED, MAX_STOP_IDS
+from multispin.protocol.messages import Open
 from multispin.speculation import (
     DistributionFormat,
     Rule,
@@ -19,7 +20,7 @@ from multispin.speculation import (
     rule_for,
     unpack_ids,
 )
-from multispin.speculation.distributions import MAX_PROBABILITY_BITS
+from multispin.speculation.rule import MAX_PROBABILITY_BITS
 
 MAX_REQUEST_TOKENS = 2**20
 """Most tokens of a prompt, and most tokens to generate, that a message can name."""

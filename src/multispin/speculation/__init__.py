@@ -5,51 +5,56 @@ few functions that make tensors import torch when they are called. A device that
 never loads it. Rooms above that handle ids, messages and plans stay as light.
 """
 
-from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
-from multispin.speculation.distributions import (
-    DistributionFormat,
-    FlooredDistribution,
-    TruncatedDistribution,
-    certain_distribution,
-    draft_token,
-    target_distribution,
-    truncate,
-)
-from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
-from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
-from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
-from multispin.speculation.grammar import AheadMatcher, Follower, Grammars, Matcher, masked, masks_along
-from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
-from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
-from multispin.speculation.payload import (
-    Rule,
-    bits_per_token,
-    downlink_bits_per_rejection,
-    framing_bits,
-    pack_distributions,
-    pack_offer,
-    pack_scalars,
-    unpack_distributions,
-    unpack_offer,
-    unpack_scalars,
-    uplink_bits_per_rejection,
-)
-from multispin.speculation.penalties import draw_after, penalised, shaped_after
-from multispin.speculation.rejection import (
-    Offer,
-    Rejection,
-    possible_after,
-    resolve_down,
-    resolve_up,
-    verify_distributions,
-    verify_floored,
-    verify_scalars,
-)
-from multispin.speculation.rules import Outcome, accept_matching, verify_draft
-from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
-from multispin.speculation.scores import MAX_LOGPROBS, Score, scores
-from multispin.speculation.stopping import check_stop_strings
-from multispin.speculation.text import TextStream, text_of
+from typing import TYPE_CHECKING
+
+from multispin.lazily import lazily
+
+if TYPE_CHECKING:
+    from multispin.speculation.codec import bits_per_id, pack_ids, unpack_ids
+    from multispin.speculation.distributions import (
+        DistributionFormat,
+        FlooredDistribution,
+        TruncatedDistribution,
+        certain_distribution,
+        draft_token,
+        target_distribution,
+        truncate,
+    )
+    from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
+    from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
+    from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
+    from multispin.speculation.grammar import AheadMatcher, Follower, Grammars, Matcher, masked, masks_along
+    from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
+    from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
+    from multispin.speculation.payload import (
+        bits_per_token,
+        downlink_bits_per_rejection,
+        framing_bits,
+        pack_distributions,
+        pack_offer,
+        pack_scalars,
+        unpack_distributions,
+        unpack_offer,
+        unpack_scalars,
+        uplink_bits_per_rejection,
+    )
+    from multispin.speculation.penalties import draw_after, penalised, shaped_after
+    from multispin.speculation.rejection import (
+        Offer,
+        Rejection,
+        possible_after,
+        resolve_down,
+        resolve_up,
+        verify_distributions,
+        verify_floored,
+        verify_scalars,
+    )
+    from multispin.speculation.rule import Rule
+    from multispin.speculation.rules import Outcome, accept_matching, verify_draft
+    from multispin.speculation.sampling import SamplingParams, draw, largest, shaped, truncated_logits
+    from multispin.speculation.scoring import MAX_LOGPROBS, Score, scores
+    from multispin.speculation.stopping import check_stop_strings
+    from multispin.speculation.text import TextStream, text_of
 
 __all__ = [
     "ID_RULES",
@@ -129,3 +134,54 @@ __all__ = [
     "verify_floored",
     "verify_scalars",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "codec": ("bits_per_id", "pack_ids", "unpack_ids"),
+        "distributions": (
+            "DistributionFormat",
+            "FlooredDistribution",
+            "TruncatedDistribution",
+            "certain_distribution",
+            "draft_token",
+            "target_distribution",
+            "truncate",
+        ),
+        "drafter": ("BatchDrafter", "DraftAsk", "Drafter", "NoDrafter", "PromptLookupDrafter"),
+        "engine": ("Engine", "Failure", "Feed", "SlotsTakenError", "SlotTable"),
+        "evidence": ("ID_RULES", "Evidence", "Finding", "judge", "pack_draft", "rule_for", "unpack_draft"),
+        "grammar": ("AheadMatcher", "Follower", "Grammars", "Matcher", "masked", "masks_along"),
+        "gumbel_max": ("gumbel_argmax", "gumbel_argmax_rows"),
+        "noise": ("derive_seed", "gumbel_numpy", "gumbel_torch", "uniform_numpy", "uniform_torch"),
+        "payload": (
+            "bits_per_token",
+            "downlink_bits_per_rejection",
+            "framing_bits",
+            "pack_distributions",
+            "pack_offer",
+            "pack_scalars",
+            "unpack_distributions",
+            "unpack_offer",
+            "unpack_scalars",
+            "uplink_bits_per_rejection",
+        ),
+        "penalties": ("draw_after", "penalised", "shaped_after"),
+        "rejection": (
+            "Offer",
+            "Rejection",
+            "possible_after",
+            "resolve_down",
+            "resolve_up",
+            "verify_distributions",
+            "verify_floored",
+            "verify_scalars",
+        ),
+        "rule": ("Rule",),
+        "rules": ("Outcome", "accept_matching", "verify_draft"),
+        "sampling": ("SamplingParams", "draw", "largest", "shaped", "truncated_logits"),
+        "scoring": ("MAX_LOGPROBS", "Score", "scores"),
+        "stopping": ("check_stop_strings",),
+        "text": ("TextStream", "text_of"),
+    },
+)

@@ -13,7 +13,7 @@ from multispin.speculation.distributions import DistributionFormat, certain_dist
 from multispin.speculation.drafter import Drafter
 from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError
 from multispin.speculation.evidence import ID_RULES, Evidence, Finding
-from multispin.speculation.payload import Rule
+from multispin.speculation.rule import Rule
 from multispin.speculation.rules import Outcome
 from multispin.speculation.sampling import SamplingParams
 

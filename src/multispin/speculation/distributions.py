@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from multispin.errors import InputError
 from multispin.speculation.codec import bits_per_id
 from multispin.speculation.noise import derive_seed, uniform_numpy
+from multispin.speculation.rule import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import SamplingParams, truncated_logits
 
 if TYPE_CHECKING:
     import torch
 
-MAX_PROBABILITY_BITS = 32
 _WORD_BITS = 52  # of one uniform variate
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.evidence import Evidence, Finding
-from multispin.speculation.payload import Rule
+from multispin.speculation.rule import Rule
 from multispin.speculation.sampling import SamplingParams
 
 

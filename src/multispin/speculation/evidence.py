@@ -13,12 +13,13 @@ from multispin.errors import InputError
 from multispin.speculation.codec import pack_ids, unpack_ids
 from multispin.speculation.distributions import DistributionFormat, TruncatedDistribution, draft_token
 from multispin.speculation.grammar import masked
-from multispin.speculation.payload import Rule, pack_distributions, pack_scalars, unpack_distributions, unpack_scalars
+from multispin.speculation.payload import pack_distributions, pack_scalars, unpack_distributions, unpack_scalars
 from multispin.speculation.penalties import shaped_after
 from multispin.speculation.rejection import Offer, Rejection, verify_distributions, verify_floored, verify_scalars
+from multispin.speculation.rule import Rule
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
-from multispin.speculation.scores import scores
+from multispin.speculation.scoring import scores
 
 if TYPE_CHECKING:
     import torch

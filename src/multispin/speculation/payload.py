@@ -8,7 +8,6 @@ Decoding refuses what encoding cannot have made.
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +15,7 @@ from numpy.typing import NDArray
 from multispin.errors import InputError
 from multispin.speculation.codec import bits_per_id, check_padding, from_bits, to_bits
 from multispin.speculation.distributions import DistributionFormat, FlooredDistribution, TruncatedDistribution
-
-
-class Rule(StrEnum):
-    """An acceptance rule together with its payload."""
-
-    GREEDY = "greedy"
-    COUPLED = "coupled"
-    REJECTION = "rejection"
-    REJECTION_UP = "rejection-up"
-    REJECTION_DOWN = "rejection-down"
+from multispin.speculation.rule import Rule
 
 
 def bits_per_token(rule: Rule, form: DistributionFormat) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from multispin.speculation.sampling import SamplingParams, draw
-from multispin.speculation.scores import Score
+from multispin.speculation.scoring import Score
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from multispin.errors import InputError
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
 from multispin.speculation.gumbel_max import gumbel_argmax_rows
 from multispin.speculation.noise import check_seed
-from multispin.speculation.scores import MAX_LOGPROBS
+from multispin.speculation.scoring import MAX_LOGPROBS
 
 if TYPE_CHECKING:
     import torch

@@ -25,11 +25,9 @@ duality, which is how the rates are certified, as in P2.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from multispin.control.edge import EdgeTables
 from multispin.control.goodput import Floats, Ints
@@ -38,6 +36,9 @@ from multispin.control.problem import Problem, as_problem
 from multispin.control.rate import least_upload_s, needed_share
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse import coo_array
 
 _CUTS = 12
 """Rounds of tangents at most."""
@@ -303,6 +304,8 @@ class _Program:
                 cells.add(cut + device, columns, slope[device] * length)
                 cells.add(cut + every, first_share + every, np.full(size, -1.0))
                 limits += (slope * rate - share).tolist()
+        from scipy.optimize import linprog  # takes longer to load than all of this room, and many commands never plan
+
         gains = np.zeros(width)
         gains[:count] = -self.problem.weight[device] * self.tokens[kind, length, device]
         matrix: Any = cells.matrix(len(limits), width)  # sparse, which linprog takes and its stubs do not know
@@ -365,7 +368,9 @@ class _Cells:
         self._columns.append(np.broadcast_to(columns, values.shape))
         self._values.append(values)
 
-    def matrix(self, rows: int, columns: int) -> coo_array:
+    def matrix(self, rows: int, columns: int) -> "coo_array":
         """The matrix of this size."""
+        from scipy.sparse import coo_array
+
         places = np.concatenate(self._rows), np.concatenate(self._columns)
         return coo_array((np.concatenate(self._values), places), shape=(rows, columns))

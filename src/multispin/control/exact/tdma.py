@@ -19,7 +19,6 @@ from the linear program over fractions of options, with moments t added while th
 """
 
 import numpy as np
-from scipy.optimize import linprog
 
 from multispin.control.exact.objective import Objective
 from multispin.control.exact.relaxation import Intervals, Options, Relaxation, options_of
@@ -110,6 +109,8 @@ def _program(
     problem: Problem, o: Options, open_: Mask, n: int, phi: float, latest: float
 ) -> tuple[Floats, Floats, Ints]:
     """The linear program of one interval: moments, prices and the option with the largest fraction, [K]."""
+    from scipy.optimize import linprog  # takes longer to load than all of this room, and many commands never plan
+
     option, device = np.nonzero(open_)
     nothing = open_.argmax(axis=0)
     ready = _ready(problem, len(open_))[option, 0, device]
