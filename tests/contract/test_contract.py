@@ -1,4 +1,4 @@
-"""What scripts rely on: options, plans, simulations and JSON keys, as recorded in this folder.
+"""What scripts rely on: options, plans, simulations, JSON keys, events, metrics and paths, as recorded in this folder.
 
 Additions are allowed. A removal or a change of what is recorded is a failure. To record anew what was changed on
 purpose, run `MULTISPIN_WRITE_CONTRACT=1 python -m pytest tests/contract` and review the difference of the JSON files.
@@ -14,14 +14,19 @@ import threading
 import time
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import click
+import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from multispin.cli.main import COMMANDS, run
 from multispin.cli.plan import plan_json
 from multispin.control import POLICIES, load_scenario, plan
+from multispin.edge.metrics import Counts, Metrics
 from multispin.errors import InputError
+from multispin.protocol.events import Event, Order, Round, RoundDevice, RoundGrant
 
 HERE = Path(__file__).resolve().parent
 SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
@@ -70,7 +75,10 @@ def options_of(command):
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
     named = {name: option_of(option) for option in options for name in option.opts}
-    return named | {f"argument {place}": option_of(each) for place, each in enumerate(arguments, start=1)}
+    named |= {f"argument {place}": option_of(each) for place, each in enumerate(arguments, start=1)}
+    for name, inner in getattr(command, "commands", {}).items():
+        named |= {f"{name} {option}": described for option, described in options_of(inner).items()}
+    return named
 
 
 def option_of(parameter):
@@ -112,7 +120,7 @@ def assert_options_kept(recorded, found):
             fixed = described.keys() - {"names", "choices", "shown_default"}
             if now["default"] is None and str(described["default"]) in now.get("shown_default", ""):
                 fixed -= {"default"}  # decided later, and in some new case otherwise
-            if name.startswith("argument"):
+            if "argument" in name:
                 if now["nargs"] == -1:  # any number of them instead of one
                     fixed -= {"nargs", "default"}
             else:
@@ -231,6 +239,55 @@ def test_reproduce_prints_the_recorded_keys(tmp_path, capsys):
     check_keys("keys-reproduce", {"summary": keys_of(json.loads(capsys.readouterr().out))})
 
 
+def test_advise_prints_the_recorded_keys(capsys):
+    assert run(["advise", "paper-llama", "--json"]) == 0
+    check_keys("keys-advise", {"printed": keys_of(json.loads(capsys.readouterr().out))})
+
+
+def test_simulate_prints_the_recorded_keys_in_every_mode(capsys):
+    modes = ("plain", "rounds", "streams", "auto")
+    few = ("--rounds", "3", "--seeds", "1", "--jobs", "1", "--json")
+    assert run(["simulate", "paper-llama", *few, *(word for mode in modes for word in ("--mode", mode))]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    check_keys("keys-simulate", {mode: keys_of(*(row for row in rows if row["mode"] == mode)) for mode in modes})
+
+
+def test_token_prints_the_recorded_keys(tmp_path, capsys):
+    file = ("--tokens", str(tmp_path / "tokens.json"), "--json")
+    assert run(["token", "add", "anna", *file]) == 0
+    added = json.loads(capsys.readouterr().out)
+    assert run(["token", "list", *file]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert run(["token", "revoke", "anna", *file]) == 0
+    revoked = json.loads(capsys.readouterr().out)
+    documents = {"add": added, "list": listed, "revoke": revoked}
+    check_keys("keys-token", {name: keys_of(each) for name, each in documents.items()})
+
+
+def test_no_event_or_order_is_gone_or_lacks_a_field():
+    lines = (*get_args(Event), *get_args(Order))
+    found = {each.__struct_config__.tag: sorted(field.name for field in msgspec.structs.fields(each)) for each in lines}
+    inner = {
+        each.__name__: sorted(field.name for field in msgspec.structs.fields(each))
+        for each in (RoundDevice, RoundGrant)
+    }
+    check_keys("fields-events", found | inner)
+
+
+def test_no_metric_is_gone_or_changes_its_type_or_labels():
+    """`fields-metrics.json` has, for each name of /metrics, its type and its labels."""
+    metrics = Metrics("a model", lambda: Counts(0, 0, (1,), 0, 4, 0.0, 0, 0))
+    row = RoundDevice("phone", 2, 1, 2, 0.5, 0.05, 1, "device")
+    metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, (row,), (RoundGrant("phone", 2, 1e6, 1),)))
+    found = {}
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
+        if family.name.endswith("_created"):
+            continue  # `serve` switches these series off
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[family.name] = [family.type, *sorted(labels)]
+    check("fields-metrics", found, assert_same)
+
+
 def test_edge_and_device_tell_events_with_the_recorded_keys(tiny_folder, capsys, monkeypatch):
     """`serve` runs in a thread of this process, with a pipe as its standard input, whose end ends it."""
     reading, writing = os.pipe()
@@ -259,6 +316,7 @@ def test_edge_and_device_tell_events_with_the_recorded_keys(tiny_folder, capsys,
         assert run(["device", url, *request, "--threads", "1", "--json"]) == 0
         wait_for("closed", lines, capsys)
         health = asyncio.run(misbehave(url, tiny_folder))
+        answers = asyncio.run(look_at_every_path(url))
         wait_for("lost", lines, capsys)
         wait_for("refused", lines, capsys)
         leash.close()
@@ -267,6 +325,7 @@ def test_edge_and_device_tell_events_with_the_recorded_keys(tiny_folder, capsys,
     kinds = sorted({event["event"] for event in events})
     told = {kind: keys_of(*(event for event in events if event["event"] == kind)) for kind in kinds}
     check_keys("keys-events", told | {"/health": keys_of(health)})
+    check("paths", answers, assert_same)
 
 
 def wait_for(kind, lines, capsys):
@@ -302,6 +361,21 @@ async def misbehave(url, target):
                 await socket.receive()
         async with client.get(re.sub("^ws", "http", url) + "/health") as answer:
             return await answer.json()
+
+
+async def look_at_every_path(url):
+    """The status of a request without a body at every path: what is there answers otherwise than with 404."""
+    import aiohttp
+
+    gets = ("/health", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/session")
+    posts = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize")
+    found = {}
+    async with aiohttp.ClientSession(re.sub("^ws", "http", url)) as client:
+        for method, paths_ in (("GET", gets), ("POST", posts)):
+            for path in paths_:
+                async with client.request(method, path) as answer:
+                    found[f"{method} {path}"] = answer.status
+    return found
 
 
 @pytest.mark.processes
