@@ -8,6 +8,7 @@ Where = tuple[str | int, ...]
 EXTRAS = {
     "accelerate": "models",
     "gguf": "llama",  # in "models" too, which is much larger
+    "huggingface_hub": "device",
     "ik_llama_cpp": "llama",
     "jinja2": "device",
     "matplotlib": "figures",

@@ -23,9 +23,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
+from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
-from multispin.models.references import converted_folder, is_whole, locate
+from multispin.models.references import check_sizes, converted_folder, is_whole, locate
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -66,7 +67,7 @@ def check_place(place: str) -> None:
 
 def known_positions(reference: str) -> int | None:
     """Longest text [tokens] that the model of `reference` knows, from its configuration alone; None if it says none."""
-    source = resolve(reference)
+    source = resolve(reference, weights=False)
     config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     return longest_text(config.get_text_config())
 
@@ -78,7 +79,7 @@ def older_tokenizer(reference: str) -> tuple[Any, str, dict[str, str]]:
         The tokenizer of the library `tokenizers`, its chat template or "", and its special tokens by name.
 
     """
-    source = resolve(reference)
+    source = resolve(reference, weights=False)
     found = _read(
         reference,
         lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False),
@@ -88,10 +89,17 @@ def older_tokenizer(reference: str) -> tuple[Any, str, dict[str, str]]:
     return found.backend_tokenizer, found.chat_template or "", special
 
 
-def resolve(reference: str) -> str:
-    """Turn a reference into a folder or Hub id that transformers loads; a GGUF file is converted once."""
+def resolve(reference: str, weights: bool = True) -> str:
+    """Turn a reference into a folder that transformers loads.
+
+    A GGUF file is converted once. A model of the hub is fetched once, without its weights where they are not needed.
+    """
     found = locate(reference)
-    if isinstance(found, Path) and found.is_file():
+    if not isinstance(found, Path):
+        folder = folder_of(found, weights)
+        check_sizes(folder)
+        return str(folder)
+    if found.is_file():
         return str(_converted(found, converted_folder(reference, found)))
     return str(found)
 

@@ -7,14 +7,15 @@ A device that drafts nothing, or by prompt lookup, needs this of its target and 
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multispin.errors import InputError
-from multispin.models.references import converted_folder, is_whole, locate
+from multispin.models.hub import folder_of
+from multispin.models.references import check_sizes, converted_folder, is_whole, locate
 from multispin.models.template import render
 from multispin.outside import json_value, read_file
 
@@ -177,42 +178,42 @@ def load_tokenizer(reference: str) -> Tokenizer:
             from multispin.models.loading import resolve  # converts the file, with torch and transformers
 
             folder = Path(resolve(reference))
-        return _load(reference, lambda name: folder / name)
-    if isinstance(found, Path):
-        return _load(reference, lambda name: found / name)
-    return _load(reference, lambda name: _from_hub(found, name))
+    else:
+        folder = found if isinstance(found, Path) else folder_of(found, weights=False)
+        check_sizes(folder)
+    return _load(reference, folder)
 
 
-def _load(reference: str, place: Callable[[str], Path]) -> Tokenizer:
-    """Read the files of a model; `place` says where each of them is, whether or not it is there."""
-    path = place(TOKENIZER_FILE)
+def _load(reference: str, folder: Path) -> Tokenizer:
+    """Read the files of a model."""
+    path = folder / TOKENIZER_FILE
     if not path.is_file():
         from multispin.models.loading import older_tokenizer  # transformers knows older files too
 
         backend, text, special = older_tokenizer(reference)
-        return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
+        return Tokenizer(backend, _end_ids(reference, folder, backend, special), text, special)
     import tokenizers
 
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
         raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
-    settings = _json(reference, place("tokenizer_config.json"))
+    settings = _json(reference, folder / "tokenizer_config.json")
     try:
         special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
         named = _named(settings.get("chat_template"))
     except (KeyError, TypeError) as error:
         raise InputError(f"the tokenizer_config.json of {reference} is damaged: {_first_line(error)}") from error
-    template = place(TEMPLATE_FILE)
+    template = folder / TEMPLATE_FILE
     text = read_file(template) if template.is_file() else named
-    return Tokenizer(backend, _end_ids(reference, place, backend, special), text, special)
+    return Tokenizer(backend, _end_ids(reference, folder, backend, special), text, special)
 
 
 def _end_ids(
-    reference: str, place: Callable[[str], Path], backend: "tokenizers.Tokenizer", special: Mapping[str, str]
+    reference: str, folder: Path, backend: "tokenizers.Tokenizer", special: Mapping[str, str]
 ) -> tuple[int, ...]:
     """Ids that end a text: the tokenizer's own, the model's, and those that only its generation settings name."""
-    model, generation = (_json(reference, place(name)) for name in ("config.json", "generation_config.json"))
+    model, generation = (_json(reference, folder / name) for name in ("config.json", "generation_config.json"))
     stops = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
     text = model.get("text_config")
     for settings in (model, text if isinstance(text, dict) else {}, generation):
@@ -250,23 +251,6 @@ def _named(template: str | Sequence[Mapping[str, str]] | None) -> str:
     if template is None or isinstance(template, str):
         return template or ""
     return next((each["template"] for each in template if each["name"] == "default"), "")
-
-
-def _from_hub(reference: str, name: str) -> Path:
-    """A file of a model on the hub, from the cache if it is there; a path where nothing is if the model has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(reference, name))
-    except LocalEntryNotFoundError as error:
-        if name == TOKENIZER_FILE:
-            raise InputError(f"cannot load the tokenizer of {reference}: {_first_line(error)}") from error
-        return Path(reference) / name
-    except EntryNotFoundError:
-        return Path(reference) / name
-    except Exception as error:
-        raise InputError(f"cannot load the tokenizer of {reference}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

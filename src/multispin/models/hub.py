@@ -1,0 +1,151 @@
+"""Models of the hub: fetched once, bounded in size, in files and in waiting, and kept in the hub's own cache.
+
+The library `huggingface_hub` fetches them, in a process of its own. That process is ended when hardly anything comes
+any more: a server could make the library wait for as long as it likes. What is kept is used where the hub is away.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from multispin.errors import InputError, require
+from multispin.models.references import MOST_BYTES
+
+QUIET_S = 60.0
+"""A download that brings less than `LEAST_BYTES` in this time is given up [s]."""
+LEAST_BYTES = 2**16
+"""Fewest bytes in `QUIET_S`, which is some 9 kbit/s."""
+MODEL_BYTES = 2**41
+"""Most bytes of all files of a model: 2 TiB."""
+OTHER_BYTES = 2**27
+"""Most bytes of a settings file that `MOST_BYTES` does not name."""
+MOST_FILES = 2000
+"""Most files of a model."""
+MEMORY_BYTES = 2**33
+"""Most address space of the process that fetches [bytes]."""
+_TELL_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.5
+_SCRIPT = Path(__file__).with_name("hub_process.py")
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def folder_of(reference: str, weights: bool = True) -> Path:
+    """The folder with the files of a model of the hub, fetched as far as they are not there.
+
+    Args:
+        reference: its Hub id (owner/name).
+        weights: whether its weights are needed too, or only its settings and its tokenizer; default yes.
+
+    Raises:
+        InputError: it cannot be had: not there, too large, or the hub is away and nothing of it is kept.
+
+    """
+    require("huggingface_hub")
+    part = "all" if weights else "settings"
+    found = _Fetch(reference, part, "hub").run()
+    if isinstance(found, Path):
+        return found
+    kept = _Fetch(reference, part, "kept").run()
+    needed = ["config.json", *["*.safetensors"] * weights]
+    if isinstance(kept, Path) and all(any(kept.glob(name)) for name in needed):
+        log.warning("%s is taken as it was fetched earlier: %s", reference, found)
+        return kept
+    raise InputError(f"cannot fetch {reference} from the hub: {found}")
+
+
+class _Fetch:
+    """One run of the process that fetches.
+
+    Args:
+        reference: Hub id.
+        part: "settings" or "all".
+        place: "hub" or "kept".
+
+    """
+
+    def __init__(self, reference: str, part: str, place: str) -> None:
+        self._reference = reference
+        limits = {
+            "model_bytes": MODEL_BYTES,
+            "other_bytes": OTHER_BYTES,
+            "settings_bytes": MOST_BYTES,
+            "files": MOST_FILES,
+            "memory_bytes": MEMORY_BYTES,
+            "wait_s": QUIET_S,
+        }
+        self._command = [sys.executable, "-P", str(_SCRIPT), reference, part, place, json.dumps(limits)]
+        self._cache: Path | None = None
+        self._total = 0
+
+    def run(self) -> "Path | str":
+        """The folder, or why there is none."""
+        process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            encoding="utf-8",
+        )  # fmt: skip
+        lines: SimpleQueue[str] = SimpleQueue()
+        threading.Thread(target=_pass_on, args=(process, lines), daemon=True).start()
+        try:
+            return self._watch(lines)
+        finally:
+            process.kill()
+            process.wait()
+
+    def _watch(self, lines: "SimpleQueue[str]") -> "Path | str":
+        began_s = told_s = since_s = time.monotonic()
+        before = 0
+        while True:
+            try:
+                line = lines.get(timeout=_LOOK_EVERY_S)
+            except Empty:
+                line = None
+            now_s = time.monotonic()
+            if line == "":
+                return f"the process that fetches it needs more than {MEMORY_BYTES >> 20} MiB, or was ended"
+            if line is not None:
+                answer = json.loads(line)
+                if "folder" in answer:
+                    return Path(answer["folder"])
+                if "refused" in answer:
+                    return str(answer["refused"])
+                self._cache, self._total = Path(answer["cache"]), answer["bytes"]
+                before, since_s = self._have(), now_s
+                continue
+            if now_s - since_s >= QUIET_S:
+                have = self._have()
+                if have - before < LEAST_BYTES:
+                    return f"only {max(0, have - before)} bytes came in {QUIET_S:.0f} s"
+                before, since_s = have, now_s
+            if self._cache is not None and now_s - told_s >= _TELL_EVERY_S:
+                told_s, have = now_s, self._have()
+                log.info(
+                    "fetching %s: %d of %d MB after %.0f s",
+                    *(self._reference, have // 10**6, self._total // 10**6, now_s - began_s),
+                )
+
+    def _have(self) -> int:
+        """Bytes of the model's files in the hub's cache."""
+        files = [] if self._cache is None else self._cache.glob("blobs/*")
+        have = 0
+        for file in files:
+            try:
+                have += file.stat().st_size
+            except OSError:  # renamed meanwhile
+                continue
+        return have
+
+
+def _pass_on(process: "subprocess.Popen[str]", lines: "SimpleQueue[str]") -> None:
+    """Each line of a process, then "" for its end."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put("")
