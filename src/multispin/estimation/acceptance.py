@@ -2,9 +2,8 @@
 
 import math
 
-from scipy.special import betaincinv
-
 from multispin.checks import MOST, between, positive, whole, within
+from multispin.estimation.beta import beta_quantile
 
 MOST_TOKENS = 2**31
 """Longest draft that is learned from; none is as long."""
@@ -69,7 +68,7 @@ class AcceptanceEstimator:
         """Central credible interval for α."""
         a, b = self._beta
         tail = (1 - between("confidence", confidence, 0.0, 1.0)) / 2
-        return float(betaincinv(a, b, tail)), float(betaincinv(a, b, 1 - tail))
+        return beta_quantile(a, b, tail), beta_quantile(a, b, 1 - tail)
 
     @property
     def _beta(self) -> tuple[float, float]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+
+from multispin.estimation.beta import t_quantile
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ def estimate(values: ArrayLike) -> Estimate:
     mean = float(array.mean())
     if array.size < 2:
         return Estimate(mean, math.nan, math.nan)
-    quantile = stdtrit(array.size - 1, 0.975)  # of Student's t; scipy.stats takes a second to load
-    half = float(quantile * array.std(ddof=1) / math.sqrt(array.size))
+    half = t_quantile(0.975, array.size - 1) * float(array.std(ddof=1)) / math.sqrt(array.size)
     return Estimate(mean, mean - half, mean + half)
 
 

@@ -5,7 +5,6 @@ from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from multispin.checks import MOST, not_negative, positive, within
 from multispin.control.latency import verification_s
@@ -16,6 +15,7 @@ from multispin.estimation.forgetting import (
     robust_spread,
     weighted_median,
 )
+from multispin.estimation.nonnegative import nonnegative_least_squares
 
 PRIOR_SPREAD = 0.5  # relative, of one latency, before any was seen
 LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
@@ -140,7 +140,7 @@ def _step(
     weights /= predicted * spread
     matrix = np.vstack([weights[:, None] * terms, math.sqrt(ridge) * np.eye(3)])
     target = np.concatenate([weights * seconds, np.full(3, math.sqrt(ridge))])
-    return np.asarray(nnls(matrix, target)[0], dtype=np.float64)
+    return nonnegative_least_squares(matrix, target)
 
 
 def _check_batch(devices: int, tokens: int) -> None:

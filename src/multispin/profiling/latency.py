@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from multispin.control.latency import verification_s
 from multispin.errors import InputError
+from multispin.estimation.nonnegative import nonnegative_least_squares
 from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
 
 Clock = Callable[[], float]
@@ -133,7 +133,7 @@ def fit_latency(points: Sequence[BatchTiming]) -> LatencyFit:
         raise InputError(f"{len(points)} kinds of batches are too few to fit three coefficients: measure at least 3")
     seconds = np.array([point.seconds for point in points])
     design = np.array([[1.0, point.devices, point.tokens] for point in points])
-    found, _ = nnls(design / seconds[:, None], np.ones(len(points)))
+    found = nonnegative_least_squares(design / seconds[:, None], np.ones(len(points)))
     relative = design @ found / seconds - 1.0
     worst = int(np.abs(relative).argmax())
     fixed_s, per_device_s, per_token_s = (float(value) for value in found)

@@ -25,20 +25,17 @@ duality, which is how the rates are certified, as in P2.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from multispin.control.edge import EdgeTables
+from multispin.control.exact.linear_program import LinearProgram
 from multispin.control.goodput import Floats, Ints
 from multispin.control.latency import verification_s
 from multispin.control.problem import Problem, as_problem
 from multispin.control.rate import least_upload_s, needed_share
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
-
-if TYPE_CHECKING:
-    from scipy.sparse import coo_array
 
 _CUTS = 12
 """Rounds of tangents at most."""
@@ -278,43 +275,38 @@ class _Program:
         first_pass, first_share = count, count + kinds
         drafting, floor = 1 + kinds * size, 1 + kinds * size + size
         band, order = floor + size, floor + size + 1
-        cells = _Cells()
-        cells.add(0, columns, self.ride_s[kind, length, device])
-        cells.add(0, first_pass + np.arange(kinds), self.pass_s)
-        cells.add(1 + device, columns, ones)  # rides of any kind are in passes, …
+        gains = np.zeros(count + kinds + (0 if self.problem.snr is None else size))
+        gains[:count] = self.problem.weight[device] * self.tokens[kind, length, device]
+        program = LinearProgram(-gains)
+        program.add(0, columns, self.ride_s[kind, length, device])
+        program.add(0, first_pass + np.arange(kinds), self.pass_s)
+        program.add(1 + device, columns, ones)  # rides of any kind are in passes, …
         for each in range(1, kinds):
             own = kind == each  # … and those with the edge's drafts in passes with drafts
-            cells.add(1 + each * size + device[own], columns[own], ones[own])
+            program.add(1 + each * size + device[own], columns[own], ones[own])
         for each in range(kinds):
-            cells.add(1 + each * size + every, first_pass + each, np.full(size, -1.0))
-        cells.add(drafting + device, columns, self.busy_s[kind, length, device])
-        cells.add(floor + device, columns, -self.tokens[kind, length, device])
+            program.add(1 + each * size + every, first_pass + each, np.full(size, -1.0))
+        program.add(drafting + device, columns, self.busy_s[kind, length, device])
+        program.add(floor + device, columns, -self.tokens[kind, length, device])
         limits = [1.0, *[0.0] * (kinds * size), *[1.0] * size, *(-floors).tolist(), 1.0, 0.0]
         if kinds > 1:  # passes with the edge's drafts are passes
-            cells.add(order, np.array([first_pass, first_pass + 1]), np.array([-1.0, 1.0]))
-        width = first_share
+            program.add(order, np.array([first_pass, first_pass + 1]), np.array([-1.0, 1.0]))
         if self.problem.snr is None:
-            cells.add(band, columns, length * self.problem.upload_s[device])
+            program.add(band, columns, length * self.problem.upload_s[device])
         else:
-            width += size
-            cells.add(band, first_share + every, np.ones(size))
+            program.add(band, first_share + every, np.ones(size))
             for index, rate in enumerate(touched):
                 share, slope = self._share_and_slope(rate)
                 cut = order + 1 + index * size
-                cells.add(cut + device, columns, slope[device] * length)
-                cells.add(cut + every, first_share + every, np.full(size, -1.0))
+                program.add(cut + device, columns, slope[device] * length)
+                program.add(cut + every, first_share + every, np.full(size, -1.0))
                 limits += (slope * rate - share).tolist()
-        from scipy.optimize import linprog  # takes longer to load than all of this room, and many commands never plan
-
-        gains = np.zeros(width)
-        gains[:count] = -self.problem.weight[device] * self.tokens[kind, length, device]
-        matrix: Any = cells.matrix(len(limits), width)  # sparse, which linprog takes and its stubs do not know
-        solved = linprog(gains, matrix, limits, method="highs")
-        if solved.x is None:
+        solved = program.solve(np.array(limits))
+        if solved is None:
             return None
-        dual = np.maximum(-solved.ineqlin.marginals, 0.0)
+        dual = np.maximum(solved.prices, 0.0)
         rides = np.zeros(self.may.shape)
-        rides[kind, length, device] = np.maximum(solved.x[:count], 0.0)
+        rides[kind, length, device] = np.maximum(solved.unknowns[:count], 0.0)
         tangents = dual[order + 1 :].reshape(-1, size)
         return rides, _Prices(
             float(dual[0]), float(dual[band]), dual[drafting:floor], dual[floor:band], tangents, floors
@@ -352,25 +344,3 @@ class _Program:
         share, slope = np.where(can, share, np.inf), np.where(can, fall / used**2, np.inf)
         # At rate 0, what a line through 0 with the slope of an infinite band asks for, which is too little.
         return np.where(rate > 0, share, 0.0), np.where(rate > 0, slope, least)
-
-
-class _Cells:
-    """The cells of a sparse matrix, collected block by block."""
-
-    def __init__(self) -> None:
-        self._rows: list[Ints] = []
-        self._columns: list[Ints] = []
-        self._values: list[Floats] = []
-
-    def add(self, rows: Ints | int, columns: Ints | int, values: Floats) -> None:
-        """Add cells; a single row or column stands for all of them."""
-        self._rows.append(np.broadcast_to(rows, values.shape))
-        self._columns.append(np.broadcast_to(columns, values.shape))
-        self._values.append(values)
-
-    def matrix(self, rows: int, columns: int) -> "coo_array":
-        """The matrix of this size."""
-        from scipy.sparse import coo_array
-
-        places = np.concatenate(self._rows), np.concatenate(self._columns)
-        return coo_array((np.concatenate(self._values), places), shape=(rows, columns))

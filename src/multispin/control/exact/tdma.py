@@ -20,6 +20,7 @@ from the linear program over fractions of options, with moments t added while th
 
 import numpy as np
 
+from multispin.control.exact.linear_program import LinearProgram
 from multispin.control.exact.objective import Objective
 from multispin.control.exact.relaxation import Intervals, Options, Relaxation, options_of
 from multispin.control.goodput import Floats, Ints, Mask
@@ -109,8 +110,6 @@ def _program(
     problem: Problem, o: Options, open_: Mask, n: int, phi: float, latest: float
 ) -> tuple[Floats, Floats, Ints]:
     """The linear program of one interval: moments, prices and the option with the largest fraction, [K]."""
-    from scipy.optimize import linprog  # takes longer to load than all of this room, and many commands never plan
-
     option, device = np.nonzero(open_)
     nothing = open_.argmax(axis=0)
     ready = _ready(problem, len(open_))[option, 0, device]
@@ -120,15 +119,17 @@ def _program(
     if len(every) == 0 or len(np.unique(device)) < problem.size:
         return np.zeros(1), np.zeros(1), nothing
     moments = every[np.unique(np.linspace(0, len(every) - 1, _MOMENTS).astype(np.int64))]
-    one = np.zeros((problem.size, len(device)))
-    one[device, np.arange(len(device))] = 1.0
+    columns = np.arange(len(device))
     dues, fraction = np.zeros(len(moments)), np.zeros(len(device))
     for _ in range(_CUTS):
-        load = np.where(ready >= moments[:, None], upload / phi, 0.0)
-        solved = linprog(-gain, load, 1.0 - moments / phi, one, np.ones(problem.size), method="highs")
-        if solved.status != 0 or solved.x is None:
+        moment, sender = np.nonzero((ready >= moments[:, None]) & (upload > 0))
+        program = LinearProgram(-gain)
+        program.add(moment, sender, upload[sender] / phi)
+        program.add(len(moments) + device, columns, np.ones(len(device)))
+        solved = program.solve(np.concatenate([1.0 - moments / phi, np.ones(problem.size)]), exact=problem.size)
+        if solved is None:
             break
-        dues, fraction = np.maximum(-solved.ineqlin.marginals, 0.0) / phi, solved.x
+        dues, fraction = np.maximum(solved.prices[: len(moments)], 0.0) / phi, solved.unknowns
         order = np.argsort(-ready)
         loads = np.cumsum((upload * fraction)[order])
         over = loads[np.searchsorted(-ready[order], -every, side="right") - 1] + every - phi

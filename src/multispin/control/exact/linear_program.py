@@ -1,0 +1,73 @@
+"""Linear programs with sparse rows: collected block by block, solved by HiGHS. Knows nothing of devices and tokens."""
+
+from typing import NamedTuple
+
+import highspy
+import numpy as np
+
+from multispin.control.goodput import Floats, Ints
+
+
+class Solved(NamedTuple):
+    """The optimum of a linear program with n unknowns and m rows.
+
+    Attributes:
+        unknowns: x, [n].
+        prices: what the objective would fall by if the limit of a row rose by one, [m]. Never negative for a row that
+            is at most its limit.
+    """
+
+    unknowns: Floats
+    prices: Floats
+
+
+class LinearProgram:
+    """min cᵀx over x ≥ 0 whose rows are at most, or exactly, their limits.
+
+    Args:
+        cost: c, [n].
+
+    """
+
+    def __init__(self, cost: Floats) -> None:
+        self._cost = cost
+        self._rows: list[Ints] = []
+        self._columns: list[Ints] = []
+        self._values: list[Floats] = []
+
+    def add(self, rows: Ints | int, columns: Ints | int, values: Floats) -> None:
+        """Add coefficients; a single row or column stands for all of them, and those of one place add up."""
+        self._rows.append(np.broadcast_to(rows, values.shape))
+        self._columns.append(np.broadcast_to(columns, values.shape))
+        self._values.append(values)
+
+    def solve(self, limits: Floats, exact: int = 0) -> Solved | None:
+        """The optimum; None if there is none.
+
+        Args:
+            limits: of every row, [m].
+            exact: how many rows, the last ones, are equal to their limits; default none.
+
+        """
+        count, width = len(limits), len(self._cost)
+        rows, columns = np.concatenate(self._rows), np.concatenate(self._columns)
+        places, place = np.unique(columns * count + rows, return_inverse=True)
+        program = highspy.HighsLp()
+        program.num_row_, program.num_col_ = count, width
+        program.col_cost_ = self._cost
+        program.col_lower_, program.col_upper_ = np.zeros(width), np.full(width, np.inf)
+        program.row_lower_ = np.where(np.arange(count) < count - exact, -np.inf, limits)
+        program.row_upper_ = limits
+        program.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+        program.a_matrix_.start_ = np.searchsorted(places, np.arange(width + 1) * count)
+        program.a_matrix_.index_ = places % count
+        program.a_matrix_.value_ = np.asarray(np.bincount(place, np.concatenate(self._values)), dtype=np.float64)
+        solver = highspy.Highs()  # type: ignore[no-untyped-call]
+        solver.setOptionValue("output_flag", False)
+        if solver.passModel(program) == highspy.HighsStatus.kError:
+            return None
+        solver.run()
+        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return None
+        found = solver.getSolution()
+        return Solved(np.array(found.col_value), -np.array(found.row_dual))
