@@ -40,6 +40,7 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
+from multispin.protocol.thrift import Thrift
 from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
 from multispin.speculation.noise import MAX_SEED, _keys, high_words, uniform_numpy
 from multispin.speculation.penalties import draw_after
@@ -57,6 +58,7 @@ def vectors() -> dict[str, Any]:
         "messages.json": messages(),
         "noise.json": noise(),
         "draws.json": draws(),
+        "thrift.json": thrift(),
         "sessions.json": sessions(),
     }
 
@@ -189,6 +191,22 @@ def draws() -> dict[str, Any]:
     return {"rows": rows.tolist(), "positions": positions, "step": step, "cases": cases}
 
 
+def thrift() -> list[dict[str, Any]]:
+    """How far ahead a device drafts after each commit, for several bounds on what is wasted."""
+    cases = []
+    for most, window in [(1.0, 16), (0.7, 16), (0.5, 63), (0.45, 16), (0.3, 5), (0.1, 16), (0.0, 63)]:
+        kept, steps = Thrift(most), list[list[int]]()
+        rng = np.random.default_rng(len(cases))
+        for _ in range(160):
+            ahead = 16 if kept.ahead is None else kept.ahead
+            made = int(rng.integers(1, 21)) if ahead else 0
+            wasted = min(made, round(made * abs(ahead - 7) / 16 + 0.3 * float(rng.random())))
+            kept.observe(made - wasted, wasted, window)
+            steps.append([made - wasted, wasted, -1 if kept.ahead is None else kept.ahead])
+        cases.append({"max_wasted_share": most, "window": window, "steps": steps})
+    return cases
+
+
 class Script:
     """A conversation of the two real halves, written down as it happens.
 
@@ -196,9 +214,10 @@ class Script:
     the device stands afterwards.
     """
 
-    def __init__(self, name: str, request: Request) -> None:
+    def __init__(self, name: str, request: Request, max_wasted_share: float = 1.0) -> None:
         self.name, self.request, self.steps = name, request, list[dict[str, Any]]()
-        self.device = DeviceSession(HELLO)
+        self.max_wasted_share = max_wasted_share
+        self.device = DeviceSession(HELLO, max_wasted_share=max_wasted_share)
         self.edge = EdgeSession(7, WELCOME.resume_token, HELLO, V)
 
     def do(self, what: str, **how: Any) -> Any:
@@ -276,6 +295,7 @@ class Script:
                 "temperature": request.params.temperature,
                 "seed": None if request.seed_of_edge else str(request.params.seed),
             },
+            "max_wasted_share": self.max_wasted_share,
             "steps": self.steps,
         }
 
@@ -289,7 +309,7 @@ def sessions() -> dict[str, Any]:
     scripts = [whole_text(plain_request, truth), lost_and_found(plain_request, truth), refusals(plain_request)]
     hot = Request((1, 2, 3), SamplingParams(0.8), 6, stop_ids=(truth[5],), seed_of_edge=True)
     scripts += [whole_text(hot, truth), gone(plain_request, truth), stream(truth), stream_lost(truth)]
-    scripts.append(stream_refusals(plain_request))
+    scripts += [stream_refusals(plain_request), stream_thrifty()]
     return {"hello": plain(HELLO), "scripts": [each.written() for each in scripts]}
 
 
@@ -403,6 +423,23 @@ def stream(truth: list[int]) -> Script:
             script.ahead(truth[begin : begin + 1])
         else:
             script.passes(truth, 63)
+    return script
+
+
+def stream_thrifty() -> Script:
+    """A device that wastes much drafts less far ahead, and then rests for a while."""
+    script = Script("a stream of a thrifty device", Request((1, 2, 3), SamplingParams(), 90), 0.2)
+    script.join()
+    script.hear(script.edge.stream(63, 4, 1e4))
+    truth = [5] * 100
+    rested = False
+    while len(script.device.committed) < 80:
+        room = script.device.room_ahead
+        if room:  # every second token is wrong, so that what follows it is wasted
+            script.ahead(([5, 0] * room)[:room])
+        rested |= not room and not script.device.stage.ids  # type: ignore[union-attr]
+        script.passes(truth, 1)
+    assert rested
     return script
 
 

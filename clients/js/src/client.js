@@ -42,9 +42,11 @@ export class DeviceClient {
    * @param {(progress: import("./session.js").Progress) => void} [options.onProgress] told of every advance of the text
    * @param {(why: string, delayMs: number) => void} [options.onOutage] told of every failed attempt
    * @param {Partial<Patience>} [options.patience]
+   * @param {number} [options.maxWastedShare] in a stream it drafts only so far ahead that no more than this share of its
+   *   tokens is wasted, 0 … 1; default 1, as far as the edge allows
    */
-  constructor({ url, hello, drafter, table, onProgress = () => {}, onOutage = () => {}, patience = {} }) {
-    this.session = new DeviceSession(hello, table);
+  constructor({ url, hello, drafter, table, onProgress = () => {}, onOutage = () => {}, patience = {}, maxWastedShare = 1 }) {
+    this.session = new DeviceSession(hello, table, maxWastedShare);
     this.url = url;
     this.drafter = drafter;
     this.onProgress = onProgress;

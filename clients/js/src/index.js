@@ -8,3 +8,4 @@ export { gumbel, highWord, keys, uniform } from "./noise.js";
 export { DeviceSession } from "./session.js";
 export { Streaming } from "./stream.js";
 export { TextStream, TokenTable } from "./text.js";
+export { Thrift } from "./thrift.js";

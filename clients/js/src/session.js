@@ -17,11 +17,18 @@ import { packIds, unpackIds } from "./ids.js";
 import { encode, isDownlink, MAX_FRAME_BYTES, PROTOCOL_VERSION } from "./messages.js";
 import { Streaming } from "./stream.js";
 import { TextStream } from "./text.js";
+import { Thrift } from "./thrift.js";
 
 const WORK = new Set(["Waiting", "Granted", "Drafted", "Streaming", "Ended"]);
 const OPEN = new Set(["Waiting", "Granted", "Drafted", "Streaming"]);
 /** Refusals of a Resume after which the device greets anew and opens from where it stands. */
 const GONE = new Set(["unknown-session", "no-request", "ahead"]);
+
+/** What a request may hold; anything else is refused, since it would be ignored. */
+const REQUEST = new Set([
+  "prompt", "maxTokens", "minTokens", "stopIds", "stopStrings", "temperature", "topK", "topP", "seed", "logitBias", "minP",
+  "presencePenalty", "frequencyPenalty", "repetitionPenalty", "rule",
+]);
 
 /**
  * @typedef {object} Request one prompt and how it is to become a text
@@ -39,6 +46,7 @@ const GONE = new Set(["unknown-session", "no-request", "ahead"]);
  * @property {number} [presencePenalty]
  * @property {number} [frequencyPenalty]
  * @property {number} [repetitionPenalty]
+ * @property {"greedy"|"coupled"|null} [rule] default and only choice: greedy at temperature 0, else coupled
  */
 
 /**
@@ -53,13 +61,18 @@ const GONE = new Set(["unknown-session", "no-request", "ahead"]);
  *   the token that decides it
  */
 
+/** The acceptance rule of a request. The rejection rules need distributions on the air, which this client does not send. */
+const ruleOf = (request) => ((request.temperature ?? 0) === 0 ? "greedy" : "coupled");
+
 /** What a device keeps of its session. */
 export class DeviceSession {
   /**
    * @param {object} hello the Hello with which this device introduces itself
    * @param {import("./text.js").TokenTable} [table] bytes of the target's tokens; needed for a text and for stop strings
+   * @param {number} [maxWastedShare] in a stream it drafts only so far ahead that no more than this share of its tokens is
+   *   wasted, 0 … 1; default 1, as far as the edge allows
    */
-  constructor(hello, table) {
+  constructor(hello, table, maxWastedShare = 1) {
     this.hello = hello;
     this.table = table;
     /** @type {object|null} the edge's answer; null while no edge knows this device */
@@ -74,6 +87,8 @@ export class DeviceSession {
     this.stream = null;
     /** Drafted tokens of the present request's stream that were never verified. */
     this.wasted = 0;
+    this.wastedSeen = 0; // of them, those that the thrift has learned from
+    this.thrift = new Thrift(maxWastedShare);
     /** Number of the newest chain of drafted tokens; each has a greater one than those before. */
     this.epoch = 0;
   }
@@ -165,11 +180,17 @@ export class DeviceSession {
     }
     if (request.stopStrings?.length && !this.table) throw new InputError("stop strings need a table of the target's tokens");
     if (!request.prompt.length) throw new InputError("the prompt is empty");
+    const unknown = Object.keys(request).find((name) => !REQUEST.has(name));
+    if (unknown) throw new InputError(`this client knows no ${unknown}: a request may hold ${[...REQUEST].join(", ")}`);
+    const rule = ruleOf(request);
+    if (![undefined, null, rule].includes(request.rule)) {
+      throw new InputError(`this client does not speak the rule ${request.rule} at this temperature: leave it out for ${rule}`);
+    }
     this.request = { ...request };
     this.committed = [...request.prompt, ...generated];
     this.stream = this.table ? new TextStream(this.table, request.stopStrings, request.minTokens) : null;
     this.text = this.stream ? this.stream.push(generated) : "";
-    this.wasted = 0;
+    this.wasted = this.wastedSeen = 0;
     this.stage = ["Ended", "Welcomed"].includes(this.stage.name) ? { name: "Welcomed" } : { name: "Away", kept: null };
   }
 
@@ -216,7 +237,7 @@ export class DeviceSession {
       seed: request.seed,
       stop_ids: request.stopIds ?? [],
       continued: this.committed.length - request.prompt.length,
-      rule: (request.temperature ?? 0) === 0 ? "greedy" : "coupled",
+      rule: ruleOf(request),
       min_tokens: request.minTokens ?? 0,
       logit_bias: request.logitBias ?? [],
       min_p: request.minP ?? 0,
@@ -286,7 +307,8 @@ export class DeviceSession {
   get roomAhead() {
     const { stage, request } = this;
     if (!(stage instanceof Streaming)) return 0;
-    return stage.room(request.maxTokens - (this.committed.length - request.prompt.length), request.stopIds ?? []);
+    const left = request.maxTokens - (this.committed.length - request.prompt.length);
+    return stage.room(left, request.stopIds ?? [], this.thrift.ahead);
   }
 
   /** @returns {number[]} the committed text and the drafted tokens behind it: what the next token is drafted after */
@@ -357,7 +379,9 @@ export class DeviceSession {
         this.wasted += drafted - commit.verified;
         if (goesOn) this.beginChain(stage.window);
       } else this.wasted += Math.max(0, followed - commit.verified);
+      this.thrift.observe(commit.verified, this.wasted - this.wastedSeen, stage.window.length);
     }
+    this.wastedSeen = this.wasted;
     return { ...made, wasted: this.wasted - before };
   }
 

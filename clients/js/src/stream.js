@@ -26,11 +26,12 @@ export class Streaming {
   /**
    * @param {number} left tokens that the text may still grow by; the edge adds the last one itself
    * @param {number[]} stopIds ids that end the text, so that nothing need be drafted after them
+   * @param {number} [most] most tokens ahead by the device's own will; default as many as its window
    * @returns {number} tokens that may be drafted now
    */
-  room(left, stopIds) {
+  room(left, stopIds, most = Infinity) {
     if (this.stuck || stopIds.includes(this.ids.at(-1))) return 0;
-    return Math.max(0, Math.min(this.window.length, left - 1) - this.ids.length);
+    return Math.max(0, Math.min(this.window.length, most, left - 1) - this.ids.length);
   }
 
   /**

@@ -8,6 +8,16 @@ const letters = new TokenTable([..."abcde<>"].map((letter) => new TextEncoder().
 const HELLO = { type: "Hello", version: PROTOCOL_VERSION, fingerprint: "f", name: "n", drafter: "d", drafts: true, profile: [0.1, 3] };
 const WELCOME = { type: "Welcome", session: 7, resume_token: "r", seed: 2n ** 62n, vocabulary_size: 10, max_length: 100, resume_grace_s: 30 };
 
+test("what a request asks for and this client cannot do is refused", () => {
+  const request = { prompt: [1], maxTokens: 5 };
+  for (const more of [{ rule: "rejection" }, { rule: "rejection-down", temperature: 1 }, { rule: "coupled" }, { grammar: "start: /a/" }]) {
+    assert.throws(() => new DeviceSession(HELLO).begin({ ...request, ...more }), InputError, JSON.stringify(more));
+  }
+  for (const more of [{}, { rule: null }, { rule: "greedy" }, { rule: "coupled", temperature: 1 }]) {
+    new DeviceSession(HELLO).begin({ ...request, ...more });
+  }
+});
+
 test("a character that is split over tokens is held until it is whole", () => {
   const stream = new TextStream(letters);
   assert.deepEqual([stream.push([0, 7]), stream.push([8]), stream.push([9, 1]), stream.end()], ["a", "", "☎b", ""]);

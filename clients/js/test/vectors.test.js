@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { decode, DeviceSession, drawRow, encode, highWord, InputError, keys, packIds, uniform, unpackIds } from "../src/index.js";
+import { decode, DeviceSession, drawRow, encode, highWord, InputError, keys, packIds, Thrift, uniform, unpackIds } from "../src/index.js";
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../../vectors/${name}`, import.meta.url)));
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
@@ -55,10 +55,21 @@ test("the same tokens are drawn", () => {
   }
 });
 
+test("a thrifty device drafts as far ahead", () => {
+  for (const each of read("thrift.json")) {
+    const thrift = new Thrift(each.max_wasted_share);
+    each.steps.forEach(([verified, wasted, ahead], place) => {
+      thrift.observe(verified, wasted, each.window);
+      assert.equal(Number.isFinite(thrift.ahead) ? thrift.ahead : -1, ahead, `${each.max_wasted_share}, step ${place}`);
+    });
+  }
+  for (const share of [-0.1, 1.1, NaN, "much"]) assert.throws(() => new Thrift(share), InputError);
+});
+
 const { hello, scripts } = read("sessions.json");
 for (const script of scripts) {
   test(`a session takes part in: ${script.name}`, () => {
-    const session = new DeviceSession(message(hello));
+    const session = new DeviceSession(message(hello), undefined, script.max_wasted_share);
     const { seed } = script.request;
     const request = { ...script.request, seed: seed === null ? null : BigInt(seed) };
     const actions = { begin: () => session.begin(request), forget_edge: () => session.forgetEdge() };
