@@ -17,6 +17,8 @@ except ImportError:  # run as a script, where nothing is built
 PACKAGE = "@wllama/wllama@2.4.0"
 SHA256 = "0b4f91b2105e4ee36eb53e0647328a98575f7c87ccdc1317bebb4c13e6db7544"
 HERE = Path(__file__).resolve().parent
+IMPATIENT = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000")
+"""A registry that is out of reach is told within seconds; npm's own patience is minutes."""
 FILES = {
     "package/esm/index.min.js": "wllama.js",
     "package/esm/single-thread/wllama.wasm": "single-thread.wasm",
@@ -34,7 +36,10 @@ def vendor(folder: Path = HERE / "src" / "multispin_wllama") -> None:
     if npm is None:
         raise SystemExit("npm is needed to fetch @wllama/wllama: install Node.js, or use a wheel that is built already")
     with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run([npm, "pack", "--silent", PACKAGE], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+        ran = subprocess.run([npm, "pack", *IMPATIENT, PACKAGE], cwd=scratch, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            reasons = [line for line in ran.stderr.splitlines() if line.startswith(("npm error", "npm ERR"))]
+            raise SystemExit(f"npm cannot fetch {PACKAGE}: {reasons[0] if reasons else ran.stderr.strip()}")
         (archive,) = Path(scratch).glob("*.tgz")
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != SHA256:
