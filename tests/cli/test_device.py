@@ -154,4 +154,4 @@ def measured(code):
 def test_a_device_is_light_to_import(code):
     resident_mb, loaded = measured(code)
     assert resident_mb <= 130
-    assert not loaded & {"torch", "transformers", "scipy", "matplotlib"}
+    assert not loaded & {"torch", "transformers", "highspy", "matplotlib"}

@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
 WRITING = os.environ.get("MULTISPIN_WRITE_CONTRACT") == "1"
 ACCURACY = 1e-8
-"""Largest relative difference of a number that still counts as the same: other processors and other versions of scipy
+"""Largest relative difference of a number that still counts as the same: other processors and other versions of HiGHS
 round differently."""
 
 
