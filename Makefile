@@ -48,13 +48,13 @@ test: setup try-wllama ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fuzz: setup      ## Feed a million damaged inputs to every decoder; `make test` has a short form
-	$(BIN)/python tests/fuzz/decoders.py
+	$(BIN)/python -m tests.fuzz.decoders
 
-chaos: setup     ## Play 200 random schedules of faults; `make test` has a short form
-	$(BIN)/python tests/chaos/schedules.py
+chaos: setup     ## Play 200 random schedules of faults, 50 of them with real processes; `make test` has a short form
+	$(BIN)/python -m tests.chaos.schedules
 
-soak: setup      ## Run an edge for half an hour while devices come and go; `make test` has a short form
-	$(BIN)/python tests/chaos/soak.py
+soak: setup      ## Run an edge for half an hour while devices and HTTP clients come and go; `make test` has a short form
+	$(BIN)/python -m tests.chaos.soak
 
 coverage: setup try-wllama ## Run all tests, and list the lines that none of them ran
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term

@@ -1,6 +1,6 @@
 """A bad network as a process: passes TCP on, with delays, pauses and cuts drawn from a seed.
 
-python tests/chaos/proxy.py EDGE_PORT SEED      prints its own port
+python tests/chaos/proxy.py EDGE_PORT SEED      takes any free port, and prints it
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import random
 import sys
 
 
-async def main(edge_port: int, seed: int) -> None:
+async def main(edge_port: int, seed: int, port: int = 0) -> None:
     rng = random.Random(seed)
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,8 +33,9 @@ async def main(edge_port: int, seed: int) -> None:
         for each in (writer, edge_writer):
             each.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    if not port:
+        print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 

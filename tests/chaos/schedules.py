@@ -1,14 +1,15 @@
 """Random schedules of faults: every request that survives ends with exactly the text that it ends with undisturbed.
 
-python tests/chaos/schedules.py [SCHEDULES [SEED]]      `make chaos` runs two hundred
+python -m tests.chaos.schedules [SCHEDULES [SEED]]      `make chaos` runs two hundred
 
-Sockets, protocol, sessions, passes and clients are the real ones. The target is a function of position and token, so
-that a token lost, doubled or out of place shows in all that follow. Devices are killed, cut, delayed and frozen at
-their links, or by a proxy in a process of its own; the edge stops and comes back without any memory.
+Sockets, protocol, sessions, passes and clients are the real ones. Every fourth schedule is one of real processes
+(`processes.py`). In the others devices are killed, cut, delayed and frozen at their links, or by a proxy in a process
+of its own, and the edge stops and comes back without any memory.
 """
 
 import asyncio
 import contextlib
+import multiprocessing
 import random
 import socket
 import sys
@@ -16,111 +17,41 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from multispin.device import DeviceClient, Patience
-from multispin.device.link import LinkLostError, WebSocketLink
-from multispin.edge import EdgeServer, listening
-from multispin.passes import Controller, ControllerSettings, Limits, Passes
-from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
-from multispin.speculation import ID_RULES, NoDrafter, Outcome, SamplingParams, SlotTable
+from tests.chaos import processes, world
 
-V, DEVICES = 97, 3
-MODES = ("plain", "rounds", "auto", "streams")
+from multispin.protocol import SESSION_PATH, Request
+from multispin.speculation import SamplingParams
+
+DEVICES = 3
 AT_ONCE = 8
 LIMIT_S = 60.0
 """A schedule that has not ended by then is stuck."""
-
-
-def following(position: int, token: int) -> int:
-    """The target's token after `token`, which stands at `position`."""
-    return (31 * token + 7 * position + 3) % V
-
-
-def undisturbed(prompt: list[int], count: int) -> list[int]:
-    text = list(prompt)
-    while len(text) < len(prompt) + count:
-        text.append(following(len(text) - 1, text[-1]))
-    return text[len(prompt) :]
-
-
-class Engine(SlotTable):
-    """The target, at 4 ms a pass."""
-
-    max_length, vocabulary_size, rules = 4096, V, ID_RULES
-
-    def verify(self, feeds):
-        self.take(feeds)
-        time.sleep(0.004)
-        return [None if feed.params is None else self._judged(feed.start, feed.tokens) for feed in feeds]
-
-    @staticmethod
-    def _judged(start, tokens):
-        own = [following(start + place, token) for place, token in enumerate(tokens)]
-        accepted = 0
-        while accepted < len(tokens) - 1 and tokens[accepted + 1] == own[accepted]:
-            accepted += 1
-        return Outcome(accepted, own[accepted])
-
-
-class Guesser(NoDrafter):
-    """Right about three tokens of four."""
-
-    def __init__(self, seed):
-        self._rng = random.Random(seed)
-
-    def draft(self, committed, length, params):
-        text = list(committed)
-        for _ in range(length):
-            text.append((following(len(text) - 1, text[-1]) + (self._rng.random() < 0.25)) % V)
-        return text[len(committed) :]
-
-
-class BadLink(WebSocketLink):
-    """A WebSocket that is cut, delayed and frozen at random."""
-
-    def __init__(self, rng):
-        super().__init__()
-        self._rng = rng
-
-    async def _trouble(self):
-        chance = self._rng.random()
-        if chance < 0.03:
-            raise LinkLostError("cut")
-        if chance < 0.2:
-            await asyncio.sleep(self._rng.choice([0.002, 0.02, 0.3]))
-
-    async def send(self, frame):
-        await self._trouble()
-        await super().send(frame)
-
-    async def receive(self):
-        frame = await super().receive()
-        await self._trouble()
-        return frame
+OF_PROCESSES = 4
+"""Every so many schedules, one is of real processes."""
+CYCLE = OF_PROCESSES * len(world.MODES)
+"""A schedule's number in this cycle says its mode and its kind."""
 
 
 async def _edge(port, mode, rng, stop):
     """An edge that now and then stops, and comes back as a new one."""
     while not stop.is_set():
-        controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode=mode))
-        limits = Limits(resume_grace_s=2.0, slot_grace_s=0.3, deadline_slack_s=0.05, draft_timeout_s=5.0)
-        server = EdgeServer(Passes(Engine(rng.choice([1, 2, 4])), controller, "chaos", limits))
-        async with listening(server.application(), "127.0.0.1", port):
+        async with world.an_edge(port, mode, rng.choice([1, 2, 4])):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), rng.uniform(0.3, 1.5) if rng.random() < 0.7 else 20.0)
         await asyncio.sleep(rng.choice([0.0, 0.05, 0.3]))
 
 
-def _free_port():
+def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
-async def schedule(seed: int) -> str:
+async def schedule(seed: int, mode: str) -> str:
     """Play one schedule; returns what it was. AssertionError if a text differs, or nothing ends."""
     rng = random.Random(seed)
-    mode, through_proxy = MODES[seed % len(MODES)], rng.random() < 0.5
-    port, stop, proxy = _free_port(), asyncio.Event(), None
+    through_proxy = rng.random() < 0.5
+    port, stop, proxy = free_port(), asyncio.Event(), None
     edge = asyncio.create_task(_edge(port, mode, random.Random(rng.random()), stop))
     try:
         if through_proxy:
@@ -130,15 +61,11 @@ async def schedule(seed: int) -> str:
             )
             port = int(await proxy.stdout.readline())
         url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
-        prompts = [[rng.randrange(V) for _ in range(rng.choice([1, 5, 90]))] for _ in range(DEVICES)]
+        prompts = [[rng.randrange(world.V) for _ in range(rng.choice([1, 5, 90]))] for _ in range(DEVICES)]
         counts = [rng.randrange(20, 90) for _ in range(DEVICES)]
         clients = [
-            DeviceClient(
-                url,
-                Hello(PROTOCOL_VERSION, "chaos", f"d{k}", "q5", True, Profile(0.001, 5.0)),
-                Guesser(seed + k),
-                link=WebSocketLink() if through_proxy else BadLink(random.Random(rng.random())),
-                patience=Patience(LIMIT_S, LIMIT_S, 0.02, 0.2),
+            world.client_of(
+                url, f"d{k}", seed + k, None if through_proxy else world.BadLink(random.Random(rng.random()))
             )
             for k in range(DEVICES)
         ]
@@ -155,7 +82,7 @@ async def schedule(seed: int) -> str:
         for k, (task, prompt, count) in enumerate(zip(tasks, prompts, counts, strict=True)):
             if k == killed and task.cancelled():
                 continue
-            assert task.result() == undisturbed(prompt, count), f"schedule {seed} ({mode}): text {k} differs"
+            assert task.result() == world.undisturbed(prompt, count), f"schedule {seed} ({mode}): text {k} differs"
         for client in clients:
             client.close()
         cuts = sum(client.counters.reconnects for client in clients)
@@ -169,17 +96,24 @@ async def schedule(seed: int) -> str:
 
 
 def play(seed: int) -> str:
-    """`schedule`, in an event loop of its own."""
-    return asyncio.run(schedule(seed))
+    """One schedule: of processes, or in an event loop of its own. Its number says which, and in which mode."""
+    mode, kind = world.MODES[seed % len(world.MODES)], seed % CYCLE // len(world.MODES)
+    if kind == 0:
+        return processes.play(seed, mode)
+    return asyncio.run(schedule(seed, mode))
 
 
 def main(schedules: int, seed: int) -> None:
-    began_s = time.monotonic()
+    began_s, faults = time.monotonic(), 0
     numbers = range(seed, seed + schedules)
-    with ProcessPoolExecutor(AT_ONCE) as pool:  # they wait most of the time
-        for number, what in zip(numbers, pool.map(play, numbers), strict=True):
-            print(f"{number}: {what}", flush=True)
-    print(f"{schedules} schedules in {time.monotonic() - began_s:.0f} s: every surviving text is the undisturbed one")
+    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:  # they wait most of the time
+        for done, (number, what) in enumerate(zip(numbers, pool.map(play, numbers), strict=True), 1):
+            faults += what.startswith("processes")
+            print(f"{done} of {schedules}: schedule {number}: {what}", flush=True)
+    print(
+        f"{schedules} schedules, {faults} of them of real processes, in {time.monotonic() - began_s:.0f} s: every "
+        "surviving text is the undisturbed one"
+    )
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""A short form of `make chaos`: four of its schedules, one for each mode."""
-
-import importlib.util
-import sys
-from pathlib import Path
+"""A short form of `make chaos`: one schedule for each mode, and two of real processes."""
 
 import pytest
-
-spec = importlib.util.spec_from_file_location("schedules", Path(__file__).with_name("schedules.py"))
-schedules = importlib.util.module_from_spec(spec)
-sys.modules["schedules"] = schedules
-spec.loader.exec_module(schedules)
+from tests.chaos import processes, schedules, world
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("seed", [4, 5, 6, 7])
+@pytest.mark.parametrize("seed", [4, 5, 6, 7, 16, 19])
 def test_every_surviving_text_is_the_undisturbed_one(seed):
     assert "reconnections" in schedules.play(seed)
 
 
 @pytest.mark.processes
-def test_a_target_that_forgets_a_token_is_caught(monkeypatch):
-    monkeypatch.setattr(schedules, "undisturbed", lambda prompt, count: [1] * count)
+@pytest.mark.parametrize("play", [lambda: schedules.play(6), lambda: processes.play(2, "plain")])
+def test_a_target_that_forgets_a_token_is_caught(monkeypatch, play):
+    monkeypatch.setattr(world, "undisturbed", lambda prompt, count: [1] * count)
     with pytest.raises(AssertionError, match="differs"):
-        schedules.play(6)
+        play()
+
+
+def test_every_kind_of_schedule_comes_in_every_mode():
+    kinds = {(seed % schedules.CYCLE // len(world.MODES) == 0, seed % len(world.MODES)) for seed in range(200)}
+    assert len(kinds) == 2 * len(world.MODES)

@@ -1,27 +1,30 @@
 """A short form of `make soak`."""
 
 import asyncio
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from tests.chaos import soak
 
 if not Path("/proc/self/statm").exists():
     pytest.skip("memory and descriptors are read from /proc", allow_module_level=True)
 
-spec = importlib.util.spec_from_file_location("soak", Path(__file__).with_name("soak.py"))
-soak = importlib.util.module_from_spec(spec)
-sys.modules["soak"] = soak
-spec.loader.exec_module(soak)
+
+@pytest.mark.processes
+@pytest.mark.parametrize("mode", ["auto", "streams"])
+def test_nothing_grows_while_devices_and_clients_come_and_go(monkeypatch, mode):
+    monkeypatch.setattr(soak, "STRETCHES", 4)
+    monkeypatch.setattr(soak, "QUIET_S", 2.5)
+    with soak.edge_process(mode, 2) as (port, _):
+        done, looks = asyncio.run(soak.soak(4.0, 4, port))
+    assert min(done.device[0], done.http[0]) > 0
+    soak.check(looks)
 
 
-def test_nothing_grows_while_devices_come_and_go():
-    assert "none wrong" in asyncio.run(soak.soak(10.0, 4))
-
-
-def test_growth_is_seen(monkeypatch):
-    looks = iter([(2**30, 10, 4), (2**30 + 2**28, 10, 4)])
-    monkeypatch.setattr(soak, "counted", lambda: next(looks))
-    with pytest.raises(AssertionError, match="memory grew"):
-        asyncio.run(soak.soak(0.5, 1))
+def test_growth_of_anything_is_seen():
+    flat = soak.Look(2**30, 10, 4)
+    soak.check([(flat, flat)] * soak.STRETCHES)
+    for grown in (flat._replace(memory_bytes=2**30 + 2**26), flat._replace(descriptors=13), flat._replace(tasks=7)):
+        for last, who in (((grown, flat), "edge"), ((flat, grown), "crowd")):
+            with pytest.raises(AssertionError, match=f"of the {who} grew"):
+                soak.check([(flat, flat)] * (soak.STRETCHES - 1) + [last])

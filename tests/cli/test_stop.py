@@ -52,6 +52,48 @@ def test_serve_stops_in_order(tiny_folder, number):
         server.wait()
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_serve_lets_the_text_of_an_http_client_end_unless_it_is_told_twice(tiny_folder, signals):
+    import asyncio
+
+    import aiohttp
+
+    slow = ["--emulated-verification-s", "0.05", "0", "0", "--mode", "plain", "--finish-s", "60"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json", *slow],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        port = json.loads(server.stdout.readline())["port"]
+
+        async def scenario():
+            body = {"prompt": "hello", "max_tokens": 60, "ignore_eos": True, "stream": True}
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+                async with http.post("/v1/completions", json=body) as answer:
+                    lines = [await answer.content.readline()]
+                    server.terminate()
+                    if signals == 2:
+                        while (await (await http.get("/readyz")).json())["status"] != "stopping":
+                            await asyncio.sleep(0.01)
+                        server.terminate()
+                    return lines + [line async for line in answer.content]
+
+        lines = [line for line in asyncio.run(scenario()) if line.strip()]
+        assert server.wait(timeout=60) == 0
+        assert lines[-1].strip() == b"data: [DONE]"
+        last = json.loads(lines[-2].removeprefix(b"data: "))
+        if signals == 1:
+            assert last["choices"][0]["finish_reason"] == "length"
+        else:
+            assert last["error"]["code"] == "shutdown"
+        assert "Traceback" not in server.stderr.read()
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_a_device_that_is_told_to_stop_says_goodbye(tiny_folder):
     """The edge hears a Close, so that what the session held is free at once."""
     server = subprocess.Popen(

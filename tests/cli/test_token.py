@@ -1,6 +1,7 @@
 """`multispin token`."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -53,3 +54,38 @@ def test_what_cannot_be_is_refused_in_one_sentence(token, arguments, said):
     told = token(*arguments, code=2)
     assert said in told.err
     assert told.err.count("\n") == 1
+
+
+def test_a_token_can_end(token):
+    (listed,) = _listed(token, "2999-12-31")
+    assert listed["expires"] == "2999-12-31T23:59:59+00:00"
+    assert "2999-12-31T23:59:59+00:00" in token("list").out
+    (_, listed) = _listed(token, "2999-12-31T12:00+01:00")
+    assert listed["expires"] == "2999-12-31T11:00:00+00:00"
+    (*_, listed) = _listed(token, "12h")
+    hours = (datetime.fromisoformat(listed["expires"]) - datetime.now(UTC)).total_seconds() / 3600
+    assert hours == pytest.approx(12, abs=0.1)
+    assert json.loads(token("add", "for ever", "--json").out)["expires"] is None
+
+
+def _listed(token, when):
+    token("add", "visitor", "--expires", when)
+    return json.loads(token("list", "--json").out)["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("soon", "no date, no time and no number of days or hours"),
+        ("2020-01-31", "not in the future"),
+        ("2999-02-30", "no date"),
+        ("2999-01-31T12:00", "no time zone"),
+        ("0d", "not in the future"),
+        ("-3d", "no date"),
+    ],
+)
+def test_a_time_that_is_none_is_refused(token, when, said):
+    told = token("add", "visitor", "--expires", when, code=2)
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert "no file" not in token("list", code=2).err  # nothing was made

@@ -38,6 +38,7 @@ class StubSite:
     """A stub edge on a free port, for the length of an `async with`."""
 
     host = "127.0.0.1"
+    Drafter, Engine = OneDrafter, StubEngine
 
     def __init__(self, slots=4, mode="rounds", engine=None, server=None, listen=None, **limits):
         controller = Controller(ControllerSettings("fixed", 1e6, 7, 8, mode=mode))

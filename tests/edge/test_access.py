@@ -1,6 +1,7 @@
 """Who may use a real edge, over real sockets."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -251,3 +252,39 @@ def test_a_device_waits_as_long_as_the_edge_asks_and_then_gives_up(stub_site, ru
 def test_an_edge_that_asks_for_nothing_lets_everybody_in():
     everybody = asyncio.run(access.Access().admit("anything", "192.0.2.1", 0.0))
     assert everybody.token is None
+
+
+def test_a_token_ends_at_its_time_and_its_session_with_it(stub_site, run, file):
+    anna = file.add("anna", expires=datetime.now(UTC) + timedelta(seconds=2))
+    late = file.add("late", expires=datetime.now(UTC) - timedelta(seconds=1))
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            socket, welcome = await greet(site, http, anna)
+            assert isinstance(welcome, Welcome)
+            _, refused = await greet(site, http, late)
+            ended = await said(socket)
+            _, again = await greet(site, http, anna)
+            return site.passes.sessions, refused, ended, again, site.server.access.door.guesses
+
+    sessions, *told, guesses = run(scenario())
+    assert sessions == {}
+    assert [each.code for each in told] == ["unauthorised"] * 3
+    assert all("has expired" in each.sentence for each in told)
+    assert guesses == 0  # it was nobody's guess
+
+
+def test_health_tells_strangers_only_that_the_edge_is_there(stub_site, run, file):
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession(f"http://127.0.0.1:{site.port}") as http:
+            found = []
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {secret}"}):
+                async with http.get("/health", headers=headers) as answer:
+                    found.append(await answer.json())
+            return found
+
+    *strangers, holder = run(scenario())
+    assert strangers == [{"status": "ok"}] * 2
+    assert holder == {"status": "ok", "sessions": 0, "slots": 4, "round": 0}

@@ -1,7 +1,9 @@
 """Metrics of a real edge over a stub engine, and the dashboard that shows them."""
 
+import asyncio
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def value(found, name, **labels):
     return one
 
 
-@pytest.fixture(params=["rounds", "auto"])
+@pytest.fixture(params=["rounds", "auto", "streams"])
 def looked_at(request, stub_site, run):
     """What /metrics says after three texts of 20 tokens, of which a device drafted for two."""
 
@@ -67,6 +69,10 @@ def test_the_metrics_add_up(looked_at):
     assert sum(per_position) == accepted
     assert value(found, "multispin_drafted_tokens_total", drafter="device") == drafted
     assert value(found, "multispin_wasted_draft_tokens_total", reason="rejected") == drafted - accepted
+    assert (value(found, "multispin_planned_pass_tokens_total") > 0) == (mode == "streams")
+    assert (value(found, "multispin_planned_goodput_tokens_per_second") > 0) == (mode != "streams")
+    assert value(found, "process_open_fds") > 0
+    assert value(found, "multispin_event_loop_tasks") > 0
     assert accepted <= drafted
     assert (drafted > 0) or mode == "auto"
     assert value(found, "multispin_drafter_texts_total", drafter="nobody") > 0
@@ -84,7 +90,7 @@ def test_every_query_of_the_dashboard_names_a_metric_that_there_is(looked_at):
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(queries) > 20
-    used = {name for query in queries for name in re.findall(r"\b(?:vllm:|multispin_)\w+", query)}
+    used = {name for query in queries for name in re.findall(r"\b(?:vllm:|multispin_|process_)\w+", query)}
     assert used <= known, sorted(used - known)
     ours = {
         name
@@ -111,3 +117,49 @@ def test_strangers_choose_names_but_not_how_many():
     live = range(5, 7)
     names = {dict(labels).get("device") for (_, labels) in samples(metrics.exposition().decode())}
     assert names == {None, "device-5", "device-6", OTHER}
+
+
+def test_what_streams_expect_is_told_beside_what_came_and_every_drafted_token_is_counted(stub_site, run):
+    """Two devices that are right about three tokens of four: planned against observed, windows, price and waste."""
+
+    class Mostly(stub_site.Drafter):
+        def draft(self, committed, length, params):
+            return [1 + (len(committed) + place) % 4 // 3 for place in range(length)]
+
+    class Slow(stub_site.Engine):
+        def verify(self, feeds):
+            time.sleep(0.005)
+            return super().verify(feeds)
+
+    async def scenario():
+        async with stub_site(mode="streams", engine=Slow(4)) as site:
+            metrics = Metrics("m", site.server.counts)
+            site.server.audience.add(metrics.tell)
+            shown = []  # while the devices are there: the series of those that have gone are dropped
+            site.server.audience.add(lambda event: isinstance(event, Round) and shown.append(metrics.exposition()))
+            clients = [site.client(Mostly(), name=name) for name in ("a", "b")]
+            texts = await asyncio.gather(*(each.generate(Request((5, 6), SamplingParams(), 100)) for each in clients))
+            assert texts == [[1] * 100] * 2
+            found = samples((await metrics.answer(None)).body.decode())
+            for each in clients:
+                each.close()
+            both = next(each for each in reversed(shown) if b'device="a"' in each and b'device="b"' in each)
+            return found, samples(both.decode()), site.of(Round)
+
+    found, both, rounds = run(scenario())
+    planned_s, planned = (value(found, f"multispin_planned_pass_{what}_total") for what in ("seconds", "tokens"))
+    observed_s, observed = (value(found, f"multispin_observed_pass_{what}_total") for what in ("seconds", "tokens"))
+    assert observed == 200
+    assert 0.25 < planned / observed < 4.0
+    assert min(planned_s, observed_s) > 0.0
+    assert value(found, "multispin_price_of_time_tokens_per_second") > 0
+    for name in ("a", "b"):
+        assert 1 <= value(both, "multispin_device_draft_length", device=name) <= 8
+        assert 0.0 < value(both, "multispin_device_bandwidth_hertz", device=name) <= 1e6
+        assert 0.0 < value(both, "multispin_device_acceptance_ratio", device=name) < 1.0
+        assert 0 < value(both, "multispin_device_tokens_total", device=name) <= 100
+    accepted = value(found, "multispin_accepted_tokens_total", drafter="device")
+    rejected, late = (value(found, "multispin_wasted_draft_tokens_total", reason=why) for why in ("rejected", "late"))
+    assert accepted + rejected == value(found, "multispin_drafted_tokens_total", drafter="device") > 0
+    assert late == sum(each.late_tokens for each in rounds)
+    assert late > 0

@@ -1,10 +1,10 @@
 """Every decoder of what comes from outside, fed with damaged input: it answers, or refuses in one sentence.
 
-python tests/fuzz/decoders.py [INPUTS [SEED]]      `make fuzz` runs a million
+python -m tests.fuzz.decoders [INPUTS [SEED]]      `make fuzz` runs a million
 """
 
+import functools
 import json
-import os
 import random
 import sys
 import tempfile
@@ -12,11 +12,19 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import click
+import msgspec
+
+from multispin.cli.chat import read_answer
+from multispin.cli.serve import command as serve
 from multispin.control.files import parse_scenario
 from multispin.data import scenario_path
+from multispin.edge import TokenFile
 from multispin.errors import InputError
 from multispin.estimation.traces import load_traces
 from multispin.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, read_body
+from multispin.gateway.responses import ResponsesBody
+from multispin.models.drafter_card import CARD_FILE, read_card
 from multispin.models.gguf_file import read_facts
 from multispin.outside import json_value, one_line, printable
 from multispin.protocol import (
@@ -41,6 +49,8 @@ from multispin.protocol import (
     decode_uplink,
     encode,
 )  # fmt: skip
+from multispin.protocol import events as lines
+from multispin.simulation.setup import ScenarioFile
 from multispin.simulation.uplink import load_efficiency_trace
 from multispin.speculation import DistributionFormat, Rule, pack_ids, unpack_ids, unpack_offer
 from multispin.speculation.evidence import unpack_draft
@@ -69,6 +79,53 @@ CHAT = {
     "temperature": 0.7, "top_p": 0.9, "max_tokens": 5, "stop": ["a", "b"], "logit_bias": {"5": -3.5}, "n": 2,
     "stream": True, "stream_options": {"include_usage": True}, "seed": 3,
 }  # fmt: skip
+TOOL = {"name": "look", "description": "d", "parameters": {"type": "object", "properties": {"w": {"enum": ["a", 2]}}}}
+CALL = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "look", "arguments": '{"w": 2}'}}]}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "required": ["a"]}}}
+CHATS = [
+    CHAT,
+    CHAT | {"response_format": SCHEMA, "logprobs": True, "top_logprobs": 3, "min_p": 0.1, "presence_penalty": -1.5},
+    {"messages": [CALL, {"role": "tool", "tool_call_id": "c", "content": "x"}], "tool_choice": "required",
+     "tools": [{"type": "function", "function": TOOL}], "parallel_tool_calls": False, "stop_token_ids": [3]},
+]  # fmt: skip
+RESPONSES = [
+    {"input": "hé", "instructions": "be brief", "max_output_tokens": 5, "stream": True, "metadata": {"a": "b"}},
+    {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+               {"type": "function_call", "name": "look", "call_id": "c", "arguments": "{}"},
+               {"type": "function_call_output", "call_id": "c", "output": "y"}],
+     "tools": [{"type": "function", **TOOL}], "tool_choice": {"type": "function", "name": "look"}},
+    {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": {"enum": ["a", "b"]}}},
+     "include": ["message.output_text.logprobs"], "top_logprobs": 2},
+]  # fmt: skip
+ANSWERS = [
+    {"choices": [{"index": 0, "delta": {"content": "x"}, "drafted": True, "finish_reason": None}], "usage": None},
+    {"usage": {"completion_tokens": 3}, "metrics": {"speculative_decoding": {"num_accepted_draft_tokens": 2}}},
+    {"object": "list", "data": [{"id": "m", "owned_by": "multispin"}]},
+    {"error": {"message": "no\x1b[2J", "type": "t", "code": 429}},
+]
+EVENTS = [
+    lines.Listening("127.0.0.1", 8765, "m", 4, 1000),
+    lines.Ended(1, "phone", "req-1", "stop", 3, 9, 4, 2, 0.1, 1.5, 7.0),
+    lines.Round(1, 2.0, 0.1, 0, 0.2, 9.5, (lines.RoundDevice("phone", 4, 2, 3, 0.7, 0.01, 1, "device"),),
+                (lines.RoundGrant("phone", 4, 1e4, 1),), 2),
+    lines.Away("ws://h", "refused", 0.5, 10.0),
+    lines.Done((1, 2), "ab", 2, "stop", "greedy", 1.0, 4, 2, 3, 100, 80, 0),
+]  # fmt: skip
+TOKENS = [
+    {"id": "ab12", "name": "anna", "sha256": "0" * 64, "created": "2026-01-01T00:00:00+00:00", "max_sessions": 2},
+    {"id": "cd34", "name": "b", "sha256": "1" * 64, "created": "", "expires": "2027-01-31T23:59:59Z"},
+]
+CARD = {"target": "t", "fingerprint": "f", "layers": [0, 3], "vocabulary": 100, "storage": "int8", "made": {"a": 1}}
+CONFIG = b"""target = "embedded"
+port = 9000
+slots = 4
+mode = "auto"
+bandwidth_hz = 2e4
+emulated_verification_s = [0.1, 0.0, 0.001]
+trusted_proxy = ["127.0.0.1"]
+api = true
+tokens = "tokens.json"
+"""
 TRACES = {"format": "multispin-trace-1", "target": "t", "drafter": "d", "traces": [{"accepts": "0110"}]}
 SPECIAL = [
     *(b"", b"\0", b"\xff", b"\x7f", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 3000),
@@ -81,18 +138,87 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _in_file(read):  # type: ignore[no-untyped-def]
-    """The reader of a file, as one of bytes; each process has a file of its own."""
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process."""
+    return tempfile.TemporaryDirectory()
+
+
+def _in_file(read, name="file.gguf"):  # type: ignore[no-untyped-def]
+    """The reader of a file, as one of bytes."""
 
     def call(data: bytes) -> object:
-        path = Path(tempfile.gettempdir()) / f"multispin-fuzz-{os.getpid()}.gguf"
+        path = Path(_folder().name) / name
         path.write_bytes(data)
-        try:
-            return read(path)
-        finally:
-            path.unlink()
+        path.chmod(0o600)
+        return read(path)
 
     return call
+
+
+def _refusing(read, *errors):  # type: ignore[no-untyped-def]
+    """A reader whose callers know some errors of its own."""
+
+    def call(data: bytes) -> object:
+        try:
+            return read(data)
+        except errors as error:
+            raise InputError(str(error)) from None
+
+    return call
+
+
+def _settings(path: Path) -> object:
+    """The settings of a file, as `serve --config` takes them."""
+    try:
+        return serve.make_context("serve", ["--config", str(path)]).params
+    except click.ClickException as error:
+        raise InputError(error.format_message()) from None
+
+
+def _chat(data: bytes) -> object:
+    """A chat's body, and all that is made of it before anything is tokenised."""
+    body = read_body(data, ChatBody)
+    use = body.tool_use()
+    grammar = body.format_grammar() if use is None else use.grammar()
+    return body.conversation(), body.params(1, grammar), body.stop_ids((2,)), body.stop_strings, body.reported
+
+
+def _response(data: bytes) -> object:
+    """The same of `/v1/responses`."""
+    body = read_body(data, ResponsesBody)
+    use = body.tool_use()
+    grammar = body.format_grammar() if use is None else use.grammar()
+    return body.conversation(), body.params(1, grammar), body.stop_ids((2,)), body.stop_strings, body.reported
+
+
+@functools.cache
+def _gguf() -> bytes:
+    """A GGUF file with keys of every kind, and two tensors."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    path = Path(_folder().name) / "seed.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(8)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_string("llama.rope.scaling.type", "linear")
+    writer.add_rope_scaling_factor(2.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([b"a", b"<|end|>", "é".encode()])
+    writer.add_token_types([1, 3, 1])
+    writer.add_token_merges(["a a"])
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(False)
+    writer.add_tensor("token_embd.weight", np.zeros((3, 8), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight", np.ones((8, 8), np.float16))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    return path.read_bytes()
 
 
 def _payload(data: bytes) -> object:
@@ -110,7 +236,8 @@ DECODERS = {
     "uplink": (decode_uplink, [encode(m) for m in UPLINK], 30),
     "downlink": (decode_downlink, [encode(m) for m in DOWNLINK], 30),
     "payload": (_payload, [bytes([k, n]) + pack_ids(list(range(n)), 50) for k in range(6) for n in range(9)], 20),
-    "chat": (lambda d: read_body(d, ChatBody), [json.dumps(CHAT).encode()], 12),
+    "chat": (_chat, [json.dumps(each).encode() for each in CHATS], 12),
+    "response": (_response, [json.dumps(each).encode() for each in RESPONSES], 8),
     "completion": (lambda d: read_body(d, CompletionBody), [b'{"prompt": [1, 2], "max_tokens": 3, "echo": false}'], 4),
     "tokenize": (lambda d: read_body(d, TokenizeBody), [b'{"prompt": "hello"}'], 2),
     "detokenize": (lambda d: read_body(d, DetokenizeBody), [b'{"tokens": [1, 2]}'], 2),
@@ -119,7 +246,18 @@ DECODERS = {
     "scenario": (lambda d: parse_scenario(_text(d)), [scenario_path("paper-llama").read_bytes()[:3000]], 1),
     "traces": (_in_file(load_traces), [json.dumps(TRACES).encode()], 1),
     "link": (_in_file(load_efficiency_trace), [b"seconds,bit/s/Hz\n0,3.5\n1,2\n2.5,4\n"], 1),
-    "gguf": (_in_file(read_facts), [b"GGUF\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\4" + bytes(7) + b"a.bc"], 1),
+    "site": (_in_file(lambda p: ScenarioFile(p).setup(), "site.toml"), [scenario_path("evening-cell").read_bytes()], 1),
+    "gguf": (_in_file(read_facts), [_gguf()], 3),
+    "card": (_in_file(lambda p: read_card(p.parent), CARD_FILE), [json.dumps(CARD).encode()], 2),
+    "config": (_in_file(_settings, "edge.toml"), [CONFIG], 1),
+    "tokens": (_in_file(lambda p: TokenFile(p).read(), "tokens.json"), [json.dumps({"tokens": TOKENS}).encode()], 4),
+    "event": (_refusing(lines.from_line, msgspec.DecodeError), [lines.as_line(e).encode() for e in EVENTS], 6),
+    "answer": (read_answer, [json.dumps(each).encode() for each in ANSWERS], 4),
+    "order": (
+        _refusing(lambda d: lines.from_order(_text(d)), msgspec.DecodeError),
+        [lines.as_order(each) for each in (lines.Begin("ws://h", 2.0), lines.Try(8))],
+        2,
+    ),
 }
 
 

@@ -1,13 +1,6 @@
 """A short form of `make fuzz`: the same inputs, fewer of them."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
-spec = importlib.util.spec_from_file_location("decoders", Path(__file__).with_name("decoders.py"))
-decoders = importlib.util.module_from_spec(spec)
-sys.modules["decoders"] = decoders
-spec.loader.exec_module(decoders)
+from tests.fuzz import decoders
 
 
 def test_damaged_input_is_read_or_refused():

@@ -55,7 +55,7 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", **limi
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
     Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-        http.passes = passes
+        http.passes, http.edge = passes, server
         yield http
 
 
@@ -232,18 +232,72 @@ def test_one_request_too_many_is_told_to_come_back(tiny_folder):
     assert set(statuses) == {200, 429}
 
 
-def test_a_client_that_goes_away_gives_its_slot_back(tiny_folder):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_gives_its_slot_back_and_fills_no_log(tiny_folder, caplog, stream):
     async def scenario():
         async with api(tiny_folder, slots=1) as http:
-            body = {"prompt": "a", "max_tokens": 250, "temperature": 0, "stream": True, "ignore_eos": True}
-            async with http.post("/v1/completions", json=body) as answer:
-                await answer.content.readany()
-                answer.close()
+            body = {"prompt": "a", "max_tokens": 250, "temperature": 0, "stream": stream, "ignore_eos": True}
+            asking = asyncio.create_task(http.post("/v1/completions", json=body))
+            while not any(session.request for session in http.passes.sessions.values()):
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
             status, _ = await post(http, "/v1/completions", {"prompt": "b", "max_tokens": 2})
-            return status, len(http.passes.sessions)
+            while len(http.passes.sessions) > 0:
+                await asyncio.sleep(0.01)
+            return status
 
-    status, _ = asyncio.run(scenario())
-    assert status == 200
+    assert asyncio.run(scenario()) == 200
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
+LONG = {"prompt": "hello", "max_tokens": 120, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_edge_that_stops_lets_a_text_end_and_takes_no_new_one(tiny_folder, stream):
+    async def scenario():
+        async with api(tiny_folder) as http:
+            alone = await text_of(http, LONG | {"stream": stream})
+            begun = asyncio.create_task(text_of(http, LONG | {"stream": stream}))
+            while not any(session.request for session in http.passes.sessions.values()):
+                await asyncio.sleep(0.01)
+            stopping = asyncio.create_task(http.edge.finish(60.0))
+            await asyncio.sleep(0)
+            async with http.post("/v1/completions", json=LONG) as answer:
+                refused = answer.status, answer.headers.get("Retry-After"), await answer.json()
+            assert not stopping.done()
+            await stopping
+            return alone, await begun, refused
+
+    alone, text, (status, retry_after, refused) = asyncio.run(scenario())
+    assert (text, len(text) > 50) == (alone, True)
+    assert (status, retry_after, refused["error"]["code"]) == (503, "10", "shutdown")
+
+
+def test_a_stream_that_does_not_end_in_time_is_told_so(tiny_folder):
+    """The client sees an error event and [DONE], not a broken connection."""
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            answer = await http.post("/v1/completions", json=LONG | {"stream": True})
+            first = await answer.content.readline()
+            reading = asyncio.create_task(answer.content.read())
+            await http.edge.finish(0.0)
+            await http.edge._hang_up(None)  # as the web server does when it closes
+            return first + await reading
+
+    *_, error, done, _ = asyncio.run(scenario()).decode().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "shutdown"
+    assert done == "data: [DONE]"
+
+
+async def text_of(http, body):
+    if not body["stream"]:
+        status, document = await post(http, "/v1/completions", body)
+        assert status == 200, document
+        return document["choices"][0]["text"]
+    return "".join(each["choices"][0]["text"] for each in await events(http, "/v1/completions", body))
 
 
 def test_models_and_tokens_are_told(tiny_folder):

@@ -52,6 +52,8 @@ LINES = [
         "grants": [{"name": "a", "length": 5, "bandwidth_hz": 2e4, "session": 0},
                    {"name": "b", "length": 0, "bandwidth_hz": 0.0, "session": 0}],
         "late_tokens": 0,
+        "planned_pass_s": None,
+        "planned_tokens": None,
     }),
     (DONE, {
         "event": "done", "ids": [1, 2], "text": "x„", "tokens": 2, "finish": "stop", "rule": "greedy", "seconds": 0.5,

@@ -1,7 +1,6 @@
 """`multispin chat`: a conversation in the terminal, over the API of an edge, a device or any other server."""
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -11,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import msgspec
+from msgspec import Struct
 
 from multispin.errors import InputError
 from multispin.outside import one_line, printable, whole
@@ -27,6 +28,42 @@ _HELP = """\
 /help          this list
 /quit          leave, as Ctrl-D does
 Ctrl-C         stop an answer"""
+
+
+class _Delta(Struct):
+    content: str | None = None
+
+
+class _Choice(Struct):
+    delta: _Delta | None = None
+    drafted: bool = False
+
+
+class _Usage(Struct):
+    completion_tokens: int | None = None
+
+
+class _Drafting(Struct):
+    num_accepted_draft_tokens: int = 0
+
+
+class _Metrics(Struct):
+    speculative_decoding: _Drafting | None = None
+
+
+class _Model(Struct):
+    id: str
+    owned_by: str = ""
+
+
+class Answer(Struct):
+    """What of a server's answer is of interest: a part of a streamed chat, a list of models, or an error."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    metrics: _Metrics | None = None
+    data: list[_Model] | None = None
+    error: Any = None
 
 
 @dataclass
@@ -163,29 +200,27 @@ def _answer(talk: Talk, line: str) -> None:
 
 async def _stream(talk: Talk, written: list[str]) -> None:
     """Show one answer; its text is added to `written` as it comes."""
-    began_s, first_s, usage, drafting = time.monotonic(), None, None, None
-    async for document in _events(talk):
-        usage = document.get("usage") or usage
-        drafting = (document.get("metrics") or {}).get("speculative_decoding") or drafting
-        for choice in document.get("choices") or ():
-            text = (choice.get("delta") or {}).get("content")
-            if isinstance(text, str) and text:
+    began_s, first_s, tokens, accepted = time.monotonic(), None, None, 0
+    async for part in _events(talk):
+        tokens = part.usage.completion_tokens if part.usage is not None else tokens
+        if part.metrics is not None and part.metrics.speculative_decoding is not None:
+            accepted = part.metrics.speculative_decoding.num_accepted_draft_tokens
+        for choice in part.choices or ():
+            if choice.delta is not None and (text := choice.delta.content):
                 first_s = first_s or time.monotonic()
                 written.append(text)
                 shown = printable(text)
-                click.echo(click.style(shown, fg="green") if choice.get("drafted") else shown, nl=False)
+                click.echo(click.style(shown, fg="green") if choice.drafted else shown, nl=False)
                 sys.stdout.flush()
     click.echo()
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    if isinstance(tokens, int) and sys.stdout.isatty():
-        click.echo(click.style(_figures(tokens, time.monotonic() - (first_s or began_s), drafting), dim=True))
+    if tokens is not None and sys.stdout.isatty():
+        click.echo(click.style(_figures(tokens, time.monotonic() - (first_s or began_s), accepted), dim=True))
 
 
-def _figures(tokens: int, seconds: float, drafting: Any) -> str:
+def _figures(tokens: int, seconds: float, accepted: int) -> str:
     """How quickly an answer came, and how much of it had been drafted."""
     speed = f", {(tokens - 1) / seconds:.1f} tokens/s" if tokens > 1 and seconds > 0 else ""
-    accepted = drafting.get("num_accepted_draft_tokens") if isinstance(drafting, dict) else None
-    drafted = f", {accepted} of them drafted by a device" if isinstance(accepted, int) and accepted else ""
+    drafted = f", {accepted} of them drafted by a device" if accepted else ""
     return f"[{tokens} tokens{drafted}{speed}]"
 
 
@@ -195,34 +230,32 @@ async def _greet(talk: Talk) -> None:
 
     try:
         async with _http() as http, http.get(f"{talk.url}/models") as answer:
-            document = await _document(answer)
+            found = await _whole(answer)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise InputError(
             f"no API answers at {talk.url} ({one_line(str(error)) or 'time ran out'}): start `multispin serve`, or "
             "name another base URL"
         ) from None
-    models = [each for each in document.get("data") or () if isinstance(each, dict) and "id" in each]
+    models = found.data or []
     if not talk.model and not models:
         raise InputError(f"the server at {talk.url} names no model: name one with --model")
-    talk.model = talk.model or str(models[0]["id"])
-    talk.ours = any(each.get("owned_by") == "multispin" for each in models)
+    talk.model = talk.model or models[0].id
+    talk.ours = any(each.owned_by == "multispin" for each in models)
 
 
-async def _events(talk: Talk) -> AsyncIterator[dict[str, Any]]:
-    """The documents of a streamed answer; InputError says why there is none."""
+async def _events(talk: Talk) -> AsyncIterator[Answer]:
+    """The parts of a streamed answer; InputError says why there is none."""
     import aiohttp
 
     try:
         async with _http() as http, http.post(f"{talk.url}/chat/completions", json=talk.body()) as answer:
             if answer.status != 200:
-                await _document(answer)
+                await _whole(answer)
             async for line in answer.content:
                 data = line.strip().removeprefix(b"data:").strip()
                 if not line.startswith(b"data:") or data == b"[DONE]":
                     continue
-                document = _parsed(data)
-                _check_error(document)
-                yield document
+                yield read_answer(data)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -238,27 +271,23 @@ def _http() -> Any:
     return aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=MAX_LINE_BYTES)
 
 
-async def _document(answer: Any) -> dict[str, Any]:
-    """The JSON object of an answer; InputError with the server's own sentence if it refuses."""
-    document = _parsed(await answer.read())
-    _check_error(document)
+async def _whole(answer: Any) -> Answer:
+    """An answer in one document; InputError with the server's own sentence if it refuses."""
+    found = read_answer(await answer.read())
     if answer.status != 200:
         raise InputError(f"the server answered with status {answer.status}")
-    return document
+    return found
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def read_answer(data: bytes) -> Answer:
+    """Read a document of a server; InputError if it is none of an OpenAI-compatible API, or says what is wrong."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise InputError("the server's answer is no JSON object: is this the base URL of an OpenAI-compatible API?")
-    return document
-
-
-def _check_error(document: Mapping[str, Any]) -> None:
-    error = document.get("error")
-    if error:
-        message = error.get("message") if isinstance(error, dict) else error
+        found = msgspec.json.decode(data, type=Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(
+            f"the server's answer makes no sense ({error}): is this the base URL of an OpenAI-compatible API?"
+        ) from None
+    if found.error:
+        message = found.error.get("message") if isinstance(found.error, dict) else found.error
         raise InputError(f"the server refuses: {str(message)[:500]}")
+    return found

@@ -30,7 +30,7 @@ from multispin.passes.settings import MODES
 from multispin.protocol.events import as_line
 
 if TYPE_CHECKING:
-    from multispin.edge import Access, Certificate, Gate
+    from multispin.edge import Access, Certificate, EdgeServer, Gate
     from multispin.protocol.events import EdgeEvent
     from multispin.speculation import BatchDrafter, Engine
 
@@ -102,6 +102,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
               help="Serve /metrics there alone, and to everybody.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
               help="Lines of the log on standard error.")  # fmt: skip
+@click.option("--finish-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
+              help="When this edge stops, texts of HTTP clients may go on for so many seconds.")  # fmt: skip
 @click.option("--come-back-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
               help="When this edge stops, devices are told to come back after so many seconds.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
@@ -279,8 +281,23 @@ async def _serve(
         if failure.done():
             raise failure.result()
         if stop.is_set():
-            log.info("stopping: the pass under way ends, and devices keep their texts")
-            await server.finish()
+            await _finish(server, stop, options["finish_s"])
+
+
+async def _finish(server: "EdgeServer", stop: asyncio.Event, texts_s: float) -> None:
+    """End in order; told to stop once more, without the texts of HTTP clients."""
+    log.info(
+        "stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs; a second signal ends this sooner",
+        texts_s,
+    )
+    stop.clear()
+    finishing, again = asyncio.create_task(server.finish(texts_s)), asyncio.create_task(stop.wait())
+    await asyncio.wait([finishing, again], return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not finishing.done():
+        finishing.cancel()
+        await asyncio.wait([finishing])
+        await server.finish(0.0)
 
 
 def _doors(options: Mapping[str, Any]) -> _Doors:

@@ -1,7 +1,9 @@
 """`multispin token`: who may use an edge."""
 
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,6 +51,8 @@ def command() -> None:
 @_limit("--max-sessions", "Sessions at once; 0 is no limit.")
 @_limit("--tokens-per-minute", "Prompt and generated tokens per minute; 0 is no limit.")
 @_limit("--max-prompt-tokens", "Tokens of a prompt; 0 is no limit.")
+@click.option("--expires", metavar="WHEN", show_default="never",
+              help="When it ends: 2027-01-31 (with that day), 2027-01-31T12:00Z, or after 30d or 12h.")  # fmt: skip
 @click.option("--page", metavar="ADDRESS", help="Edge with --web: print a QR code that joins a phone with this token.")
 @json_option
 def add(
@@ -57,6 +61,7 @@ def add(
     max_sessions: int,
     tokens_per_minute: int,
     max_prompt_tokens: int,
+    expires: str | None,
     page: str | None,
     as_json: bool,
 ) -> None:
@@ -65,15 +70,17 @@ def add(
     \b
     Examples:
       multispin token add anna-laptop > anna.token
+      multispin token add visitor --expires 12h
       multispin token add anna-phone --page 192.168.1.20:8765
     """
     if page is not None:
         require("segno")
     if not 1 <= len(whole(name, "NAME")) <= 80:
         raise InputError(f"NAME has {len(name)} characters; it must have 1 to 80")
-    secret = _file(file).add(name, max_sessions, tokens_per_minute, max_prompt_tokens)
+    until = None if expires is None else _time(expires, datetime.now(UTC))
+    secret = _file(file).add(name, max_sessions, tokens_per_minute, max_prompt_tokens, until)
     if as_json:
-        print(json.dumps({"name": name, "token": secret, "tokens": file}))
+        print(json.dumps({"name": name, "token": secret, "tokens": file, "expires": _as_json(until)}))
         return
     if page is not None:
         from multispin.web.join import join_address, join_code
@@ -91,7 +98,7 @@ def add(
 @tokens_option
 @json_option
 def show(file: str, as_json: bool) -> None:
-    """List all tokens: id, name, limits and age, but not the tokens themselves.
+    """List all tokens: id, name, limits, age and end, but not the tokens themselves.
 
     \b
     Example:
@@ -102,14 +109,16 @@ def show(file: str, as_json: bool) -> None:
         rows = [msgspec.structs.asdict(each) for each in tokens]
         for row in rows:
             del row["sha256"]
+            row["expires"] = _as_json(row["expires"])
         print(json.dumps({"tokens": rows}))
         return
-    click.echo(f"{'id':8}  {'sessions':>8}  {'tokens/min':>10}  {'prompt':>8}  {'made':25}  name")
+    click.echo(f"{'id':8}  {'sessions':>8}  {'tokens/min':>10}  {'prompt':>8}  {'made':25}  {'expires':25}  name")
     for each in tokens:
         limits = [str(limit or "-") for limit in (each.max_sessions, each.tokens_per_minute, each.max_prompt_tokens)]
+        ends = "-" if each.expires is None else each.expires.astimezone(UTC).isoformat(timespec="seconds")
         click.echo(
-            f"{each.id:8}  {limits[0]:>8}  {limits[1]:>10}  {limits[2]:>8}  {one_line(each.created):25}  "
-            f"{one_line(each.name)}"
+            f"{each.id:8}  {limits[0]:>8}  {limits[1]:>10}  {limits[2]:>8}  {one_line(each.created):25}  {ends:25}  "
+            f"{one_line(each.name)}{' (expired)' if each.has_expired() else ''}"
         )
 
 
@@ -129,6 +138,32 @@ def revoke(id_or_name: str, file: str, as_json: bool) -> None:
         print(json.dumps({"id": token.id, "name": token.name}))
     else:
         click.echo(f"revoked {token.id} ({one_line(token.name)})")
+
+
+def _time(text: str, now: datetime) -> datetime:
+    """The time that --expires names; InputError if that is none, or over."""
+    found = None
+    if (duration := re.fullmatch(r"(\d{1,5})([dh])", text)) is not None:
+        number = int(duration[1])
+        found = now + (timedelta(days=number) if duration[2] == "d" else timedelta(hours=number))
+    else:
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            raise InputError(
+                f"--expires {text!r} is no date, no time and no number of days or hours, such as 30d"
+            ) from None
+        if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text):
+            found = datetime.combine(found.date(), time(23, 59, 59), UTC)
+        if found.tzinfo is None:
+            raise InputError(f"--expires {text!r} has no time zone: add Z for UTC, or +01:00")
+    if found <= now:
+        raise InputError(f"--expires {text!r} is not in the future")
+    return found.astimezone(UTC).replace(microsecond=0)
+
+
+def _as_json(expires: datetime | None) -> str | None:
+    return None if expires is None else expires.isoformat()
 
 
 def _file(name: str) -> "TokenFile":

@@ -1,6 +1,6 @@
 """The server: the HTTP and WebSocket application around the passes."""
 
-from multispin.edge.access import CALLER, Access, Caller, bearer
+from multispin.edge.access import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.edge.audience import Audience, Subscription
 from multispin.edge.gate import Gate
 from multispin.edge.listening import listening, place_of
@@ -19,6 +19,7 @@ __all__ = [
     "Gate",
     "Metrics",
     "Subscription",
+    "TokenExpiredError",
     "TokenFile",
     "bearer",
     "listening",

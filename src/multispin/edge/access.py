@@ -20,6 +20,7 @@ from multispin.protocol import ProtocolError
 log = logging.getLogger(__name__)
 
 MINUTE_S = 60.0
+REVOKED, EXPIRED = "was revoked", "has expired"
 
 
 @dataclass(eq=False)
@@ -76,6 +77,10 @@ class Holder:
         if self.token is not None and self.token.tokens_per_minute:
             self.refill(now_s)
             self.left -= tokens
+
+
+class TokenExpiredError(ProtocolError):
+    """The token that was shown is worth nothing any more."""
 
 
 class Caller(NamedTuple):
@@ -140,12 +145,17 @@ class Access:
             now_s: time [s].
 
         Raises:
-            ProtocolError: it is nobody's, or too many guesses come from this address.
+            ProtocolError: it is nobody's, or too many guesses come from this address; a `TokenExpiredError` if it was
+                somebody's.
 
         """
         if not self.asks:
             return self._everybody
         if (holder := self._holders.get(digest(secret))) is not None:
+            if holder.token is not None and holder.token.has_expired():
+                raise TokenExpiredError(
+                    "unauthorised", f"the token {EXPIRED}: ask the operator of this edge for another"
+                )
             return holder
         if secret and self._credential:
             await self.door.wait_turn(address, now_s)
@@ -171,9 +181,13 @@ class Access:
             self._apply(tokens)
             log.info("%d tokens were read from %s", len(tokens), self._file.path)
 
-    def is_known(self, holder: Holder) -> bool:
-        """Whether a holder's token has not been revoked."""
-        return holder.token is None or self._holders.get(holder.token.sha256) is holder
+    def why_gone(self, holder: Holder) -> str:
+        """What has ended a holder's token: that it "was revoked" or "has expired"; empty if it is worth something."""
+        if holder.token is None:
+            return ""
+        if self._holders.get(holder.token.sha256) is not holder:
+            return REVOKED
+        return EXPIRED if holder.token.has_expired() else ""
 
     def _apply(self, tokens: list[Token]) -> None:
         before, self._holders = self._holders, {}

@@ -1,9 +1,11 @@
 """The account of an edge's texts and passes: which events they are to those who watch."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from multispin.passes import Batch, Passes, RoundReport
 from multispin.passes.plans import DEVICE, NOBODY
+from multispin.protocol import Streaming, Window
 from multispin.protocol.events import Ended, Opened, Round, RoundDevice, RoundGrant
 
 
@@ -46,6 +48,7 @@ class Account:
         self._texts: dict[int, _Text] = {}
         self._drafters: dict[int, str] = {}  # who drafted for a session in the batch that it was in last
         self._late_tokens = 0  # told so far
+        self._windows: dict[int, Window] = {}  # of the texts that stream, as told
 
     @property
     def open_texts(self) -> int:
@@ -77,6 +80,7 @@ class Account:
     def gone(self, number: int, finish: str, now_s: float) -> Ended | None:
         """A text has ended, or its session has ended before it; None if it had no text under way."""
         self._drafters.pop(number, None)
+        self._windows.pop(number, None)
         text = self._texts.pop(number, None)
         if text is None:
             return None
@@ -122,6 +126,20 @@ class Account:
                 RoundGrant(sessions[each.session].hello.name, each.draft_length, each.bandwidth_hz, each.session)
                 for each in (plan.sessions if plan else ())
                 if each.drafter == DEVICE
-            ),
+            )
+            or tuple(self._new_windows(report.members)),
             late_tokens=late,
+            planned_pass_s=report.planned_pass_s,
+            planned_tokens=report.planned_tokens,
         )
+
+    def _new_windows(self, members: Sequence[int]) -> Iterator[RoundGrant]:
+        """The windows of those members of a pass that have another one than was told last."""
+        for number in members:
+            session = self._passes.session(number)
+            if session is None or not isinstance(session.stage, Streaming) or number not in self._texts:
+                continue
+            window = session.stage.window
+            if window is not self._windows.get(number):
+                self._windows[number] = window
+                yield RoundGrant(session.hello.name, window.length, window.bandwidth_hz, number)

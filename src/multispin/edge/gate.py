@@ -25,6 +25,8 @@ BODY_TIMEOUT_S = 30.0
 """The body of a request must be complete so long after its head."""
 STALL_TIMEOUT_S = 60.0
 """Who does not read for so long what is sent is hung up on."""
+CLIENT_GONE = 499
+"""Status for an answer that nobody reads; the name of it is nginx'."""
 HANDSHAKE_TIMEOUT_S = 10.0
 """A TLS handshake may take so long."""
 
@@ -99,6 +101,8 @@ class Gate:
         try:
             response: web.StreamResponse = await handler(request)
             return response
+        except ConnectionResetError:  # the client has gone: nobody reads an answer, and no log needs to tell
+            return web.Response(status=CLIENT_GONE)
         finally:
             if waiting is not None:
                 waiting.cancel()

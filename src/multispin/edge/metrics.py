@@ -4,11 +4,12 @@ What vLLM has too stands under vLLM's names, so that its dashboards work. What o
 `multispin_`. Whose name stands in a label is bounded: a stranger can choose names, but not how many there are.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from multispin.outside import one_line
@@ -74,6 +75,8 @@ class Metrics:
         self._like_vllm(model)
         self._passes()
         self._devices()
+        ProcessCollector(registry=self.registry)  # memory, descriptors and processor time, under Prometheus' names
+        self._tasks = Gauge("multispin_event_loop_tasks", "Tasks of the event loop.", registry=self.registry)
 
     def _like_vllm(self, model: str) -> None:
         labels = {"model_name": one_line(model), "engine": "0"}
@@ -131,6 +134,10 @@ class Metrics:
         )
         self._planned_s = gauge("planned_round_seconds", "The same time, as the last plan has it.")
         self._planned_goodput = gauge("planned_goodput_tokens_per_second", "Tokens per second that the last plan has.")
+        self._planned_pass_s = counter("planned_pass_seconds", "Engine time of passes, as streams expected it.")
+        self._planned_tokens = counter("planned_pass_tokens", "Tokens of passes, as streams expected them.")
+        self._observed_pass_s = counter("observed_pass_seconds", "Engine time of the same passes, as it was.")
+        self._observed_tokens = counter("observed_pass_tokens", "Tokens of the same passes, as they were.")
         self._price = gauge(
             "price_of_time_tokens_per_second", "What the engine makes of its time, as decisions take it."
         )
@@ -160,8 +167,8 @@ class Metrics:
 
         self._acceptance = gauge("acceptance_ratio", "Believed share of its drafted tokens that is accepted.")
         self._speed = gauge("seconds_per_token", "Believed time to draft a token.")
-        self._length = gauge("draft_length", "Tokens of its last grant.")
-        self._band = gauge("bandwidth_hertz", "Band of its last grant.")
+        self._length = gauge("draft_length", "Tokens of its last grant, or of its window.")
+        self._band = gauge("bandwidth_hertz", "Band of its last grant, or of its window.")
         self._tokens = counter("tokens", "Tokens of its texts.")
         self._of_device = (self._acceptance, self._speed, self._length, self._band, self._tokens)
 
@@ -198,6 +205,7 @@ class Metrics:
 
     async def answer(self, _: web.Request) -> web.Response:
         """The handler of `/metrics`."""
+        self._tasks.set(len(asyncio.all_tasks()))
         return web.Response(body=self.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _count_round(self, event: Round) -> None:
@@ -205,6 +213,11 @@ class Metrics:
         self._pass_sessions.observe(len(event.devices))
         self._pass_prompts.inc(event.prompt_tokens)
         self._late.inc(event.late_tokens)
+        if event.planned_pass_s is not None and event.planned_tokens is not None:
+            self._planned_pass_s.inc(event.planned_pass_s)
+            self._planned_tokens.inc(event.planned_tokens)
+            self._observed_pass_s.inc(event.verify_s)
+            self._observed_tokens.inc(sum(row.tokens for row in event.devices))
         if event.planned_round_s is not None and event.planned_goodput_tokens_per_s is not None:
             if self._round_s is not None:
                 self._plan_s.observe(event.time_s - self._round_s)

@@ -56,6 +56,8 @@ MAX_ENGINE_FAULTS = 3
 """So many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
 FINISH_TIMEOUT_S = 10.0
 """An edge that is told to stop waits so long for the pass under way."""
+FINISH_TEXTS_S = 10.0
+"""Before that, texts of HTTP clients, which can go on nowhere else, have so long to end."""
 MAX_QUEUED_MESSAGES = 64
 MAX_MESSAGES_PER_S = 200
 
@@ -183,7 +185,9 @@ class EdgeServer:
         self._wake = asyncio.Event()
         self._failed = asyncio.Event()
         self._why: BaseException | None = None
-        self._stopping = False
+        self._stopping = False  # nobody new is taken
+        self._ending = False  # the pass under way is the last one
+        self._left = asyncio.Event()  # a connection has ended
         self._faults = 0  # of the engine, one after the other
         self._loop: asyncio.Task[None] | None = None
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -227,9 +231,26 @@ class EdgeServer:
             failed_listeners=self.audience.failures,
         )
 
-    async def finish(self) -> None:
-        """Take no new connection, and return when the pass under way has ended; after `FINISH_TIMEOUT_S` anyhow."""
+    async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
+        """Take no new connection, send the devices away, and let the texts of HTTP clients and the last pass end.
+
+        A device has its text and goes on at another edge, so it is told at once. An HTTP client has nothing but its
+        answer.
+
+        Args:
+            texts_s: texts of HTTP clients have so long to end [s]; the last pass then has `FINISH_TIMEOUT_S`.
+
+        """
         self._stopping = True
+        for connection in self._open:
+            if connection.wire.address:
+                self._send_away(connection)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(texts_s):
+                while any(not connection.wire.address for connection in self._open):
+                    self._left.clear()
+                    await self._left.wait()
+        self._ending = True
         self._wake.set()
         if self._loop is not None:
             await asyncio.wait([self._loop], timeout=FINISH_TIMEOUT_S)
@@ -247,14 +268,18 @@ class EdgeServer:
 
     async def _hang_up(self, _: web.Application) -> None:
         """Close every connection; devices keep their texts and go on elsewhere."""
-        last = self._goodbye()
         for connection in self._open:
-            connection.edge_stops = True
-            connection.end(Error(last.code, str(last), last.retry_after_s))
+            self._send_away(connection)
         writers = [connection.writer for connection in self._open if connection.writer is not None]
         if writers:
             await asyncio.wait(writers, timeout=CLOSE_TIMEOUT_S)
         await asyncio.gather(*(connection.wire.close(edge_stops=True) for connection in self._open))
+
+    def _send_away(self, connection: _Connection) -> None:
+        """Tell the other end when to come back, and close."""
+        last = self._goodbye()
+        connection.edge_stops = True
+        connection.end(Error(last.code, str(last), last.retry_after_s))
 
     def _goodbye(self) -> ProtocolError:
         return ProtocolError(
@@ -266,13 +291,13 @@ class EdgeServer:
     # The passes ---------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Do what the passes ask for, until this edge is told to stop and no pass is under way."""
+        """Do what the passes ask for, until this edge ends and no pass is under way."""
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             match self._passes.advance(loop.time()):
                 case Sleep(until_s):
-                    if self._stopping:
+                    if self._ending:
                         return
                     await self._sleep(until_s)
                 case DraftHere() as step:
@@ -293,7 +318,7 @@ class EdgeServer:
                             self._tell(self._account.finished(number, loop.time()))
                             if (connection := self._connections.get(number)) is not None:
                                 connection.holder.spend(tokens, loop.time())
-                        if self._stopping:
+                        if self._ending:
                             return
 
     async def _sleep(self, until_s: float | None) -> None:
@@ -315,22 +340,28 @@ class EdgeServer:
             self._wake.set()
 
     async def _let_go_of_the_revoked(self) -> None:
-        """Read the tokens again if they have changed, and end the sessions of those that are gone."""
+        """Read the tokens again if they have changed, and end the sessions of those that are revoked or expired."""
         await asyncio.to_thread(self.access.reload)
         for number, holder in list(self._holders.items()):
             if self._passes.session(number) is None:
                 del self._holders[number]
-            elif not self.access.is_known(holder):
+            elif why := self.access.why_gone(holder):
                 connection = self._connections.get(number)
                 if connection is not None:
-                    connection.end(Error("unauthorised", "the token of this session was revoked"))
-                    self._leave(number, "its token was revoked")
+                    connection.end(Error("unauthorised", f"the token of this session {why}"))
+                    self._leave(number, f"its token {why}")
                 else:
                     self._passes.leave(number)
 
     # Connections --------------------------------------------------------------------------------------------------
 
-    async def _health(self, _: web.Request) -> web.Response:
+    async def _health(self, request: web.Request) -> web.Response:
+        """`/health`: this process answers; who may use this edge is told how much it has to do, too."""
+        if self.access.asks:
+            try:
+                await self.access.admit(bearer(request), self._door.address_of(request), self._now_s())
+            except ProtocolError:
+                return await self._alive(request)
         engine = self._passes.engine
         return web.json_response(
             {"status": "ok", "sessions": len(self._passes.sessions), "slots": engine.slots, "round": self._passes.round}
@@ -407,6 +438,7 @@ class EdgeServer:
                 self._leave(number, str(error))
         finally:
             self._open.discard(connection)
+            self._left.set()
             if place is not None:
                 self._door.gone(place)
             connection.end()

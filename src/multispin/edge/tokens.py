@@ -41,6 +41,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         max_sessions: sessions at once; 0 is no limit.
         tokens_per_minute: prompt and generated tokens per minute; 0 is no limit.
         max_prompt_tokens: tokens of a prompt; 0 is no limit.
+        expires: from when on it is worth nothing, with its time zone; None: never.
 
     """
 
@@ -51,6 +52,11 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     max_sessions: Limit = 0
     tokens_per_minute: Limit = 0
     max_prompt_tokens: Limit = 0
+    expires: Annotated[datetime, Meta(tz=True)] | None = None
+
+    def has_expired(self, now: datetime | None = None) -> bool:
+        """Whether it is worth nothing any more."""
+        return self.expires is not None and (now or datetime.now(UTC)) >= self.expires
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,8 +94,15 @@ class TokenFile:
         tokens, self._seen = self._read()
         return tokens
 
-    def add(self, name: str, max_sessions: int = 0, tokens_per_minute: int = 0, max_prompt_tokens: int = 0) -> str:
-        """Make a token and add it to the file, which is made if it is not there.
+    def add(
+        self,
+        name: str,
+        max_sessions: int = 0,
+        tokens_per_minute: int = 0,
+        max_prompt_tokens: int = 0,
+        expires: datetime | None = None,
+    ) -> str:
+        """Make a token and add it to the file, which is made if it is not there; the arguments are as in `Token`.
 
         Returns:
             The token. It is kept nowhere.
@@ -97,7 +110,7 @@ class TokenFile:
         secret = PREFIX + secrets.token_urlsafe(32)
         new = Token(
             *(secrets.token_hex(4), name, digest(secret), datetime.now(UTC).isoformat(timespec="seconds")),
-            *(max_sessions, tokens_per_minute, max_prompt_tokens),
+            *(max_sessions, tokens_per_minute, max_prompt_tokens, expires),
         )
 
         def change(tokens: list[Token]) -> list[Token]:

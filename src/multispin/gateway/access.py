@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from multispin.edge import CALLER, Access, Caller, bearer
+from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.gateway.answers import error_document
 from multispin.protocol import ProtocolError
 
@@ -39,7 +39,8 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
                 holder = await access.admit(bearer(request), address, asyncio.get_running_loop().time())
             except ProtocolError as error:
                 if error.code == "unauthorised":
-                    sentence = "the API key is missing or wrong: send this edge's credential as a bearer token"
+                    sentence = "the API key is missing or wrong: send a token of this edge as a bearer token"
+                    sentence = str(error) if isinstance(error, TokenExpiredError) else sentence
                     return _refusal(401, sentence, {"WWW-Authenticate": "Bearer"})
                 return _refusal(429, str(error), {"Retry-After": str(math.ceil(error.retry_after_s))})
             asked = request.headers.get(REQUEST_ID, "")

@@ -264,6 +264,7 @@ class Gateway:
             return await task
         finally:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _sent(
         self, request: web.Request, texts: Sequence[AsyncGenerator[bytes, None]], last: Callable[[], bytes]

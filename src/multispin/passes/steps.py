@@ -64,7 +64,9 @@ class RoundReport:
         delivered: tokens committed, per member.
         verify_s: time of the forward pass and the acceptance rules [s].
         prompt_tokens: prompt tokens that rode along.
-        plan: the plan for the next round; None if nobody is left.
+        plan: the plan for the next round; None if nobody is left, and in streams.
+        planned_pass_s: in streams, the time that the pass was expected to take, prompts not counted [s].
+        planned_tokens: in streams, the tokens that it was expected to bring.
 
     """
 
@@ -76,6 +78,8 @@ class RoundReport:
     verify_s: float = 0.0
     prompt_tokens: int = 0
     plan: RoundPlan | None = None
+    planned_pass_s: float | None = None
+    planned_tokens: float | None = None
 
 
 @dataclass(frozen=True)

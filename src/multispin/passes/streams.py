@@ -8,6 +8,7 @@ in a way that matters. Texts under a rejection rule draft in grants beside (`gra
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from multispin.control import Device, EdgeDrafter
@@ -75,6 +76,7 @@ class Streams:
         self._pass_s = state.controller.beliefs.verifier().verify_s([0])
         self._share_hz = state.controller.settings.bandwidth_hz
         self._report: RoundReport | None = None
+        self._planned: Go | None = None  # the pass to come, or under way
 
     @property
     def number(self) -> int:
@@ -114,6 +116,7 @@ class Streams:
             self._since_s = now_s
         price = self._prices.engine_tokens_per_s
         decision = choose(ready, self._beliefs.verifier(), price, self._edge_drafter())
+        self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
         self._rides = [self._as_ride(ride) for ride in rides]
         if (step := self._to_draft()) is not None:
@@ -159,7 +162,10 @@ class Streams:
                     self._state.tell(job.session, answer)
         self._seats.end_batch()
         self._learn_price(now_s)
-        self._report = self._state.report(batch, verify_s, None)
+        report, planned = self._state.report(batch, verify_s, None), self._planned
+        if planned is not None:
+            report = replace(report, planned_pass_s=planned.pass_s, planned_tokens=planned.expected_tokens)
+        self._report = report
 
     # Messages -----------------------------------------------------------------------------------------------------
 
@@ -173,10 +179,11 @@ class Streams:
             case Distribution():
                 return self._state.receive_distribution(seat, message, frame_bytes)
         session, number = seat.session, seat.session.number
+        wasted = session.counts.wasted
         arrival = session.receive_chunk(message)
+        self._state.late_tokens += session.counts.wasted - wasted
         flow, stage = self._flows.get(number), session.stage
         if flow is None or not isinstance(stage, Streaming):
-            self._state.late_tokens += message.length
             return []
         way_s = flow.arrived(session, message, arrival, now_s)
         if way_s > 0.0 or flow.is_sample:
@@ -184,7 +191,6 @@ class Streams:
             self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
         if arrival.trials.compared:
             self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
-        self._state.late_tokens += message.length - arrival.kept
         return []
 
     def came_back(self, seat: Seat) -> None:
@@ -369,7 +375,9 @@ class Streams:
         if riding is None or request is None:
             return
         self._state.engine.commit(job.feed.slot, job.feed.start + 1 + outcome.accepted)
+        wasted = session.counts.wasted
         commit, trials = session.settle_stream(outcome)
+        self._state.late_tokens += session.counts.wasted - wasted
         self._state.tell(number, commit)
         delivered = commit.accepted + len(commit.ids)
         self._state.rows.append(Row(number, job.drafted, min(outcome.accepted, delivered), delivered))

@@ -142,7 +142,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one device may do in the next round: a draft length in tokens, and a share of the band."""
+    """What one device may do: a draft length, in streams a window, in tokens, and a share of the band."""
 
     name: str
     length: int
@@ -161,8 +161,10 @@ class Round(_Line, frozen=True, tag="round"):
         planned_round_s: planned time of the next round; None if nothing was planned.
         planned_goodput_tokens_per_s: what that plan promises; None if nothing was planned.
         devices: the devices whose drafts were verified.
-        grants: the next round's grants.
-        late_tokens: drafted tokens that came since the last round when nobody waited for them any more.
+        grants: the next round's grants; in streams, the windows that have changed.
+        late_tokens: drafted tokens that were not verified: they came too late, or after a token that was wrong.
+        planned_pass_s: in streams, the time that the engine was expected to take, prompts not counted [s]; else None.
+        planned_tokens: in streams, the tokens that the pass was expected to bring; else None.
 
     """
 
@@ -175,6 +177,8 @@ class Round(_Line, frozen=True, tag="round"):
     devices: tuple[RoundDevice, ...]
     grants: tuple[RoundGrant, ...]
     late_tokens: int = 0
+    planned_pass_s: float | None = None
+    planned_tokens: float | None = None
 
 
 # The device -----------------------------------------------------------------------------------------------------------
@@ -296,8 +300,8 @@ def as_line(event: Event) -> str:
 
 
 def from_line(line: bytes | str) -> Event:
-    """The event of a line; raises msgspec.ValidationError or msgspec.DecodeError if it is none."""
-    event: Event = _decoder.decode(line)
+    """The event of a line; msgspec.DecodeError if it is none."""
+    event: Event = _decoded(_decoder, line)
     return event
 
 
@@ -310,5 +314,13 @@ def from_order(line: str) -> Order:
     """The order of a line; an empty line says begin."""
     if not line:
         return Begin()
-    order: Order = _orders.decode(line)
+    order: Order = _decoded(_orders, line)
     return order
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], line: bytes | str) -> Any:
+    """What a decoder makes of a line; all that can be wrong with it is a DecodeError."""
+    try:
+        return decoder.decode(line)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
