@@ -26,7 +26,7 @@ LAYERS = [  # the rooms, highest first, as import-linter holds them: what a laye
     ("the paper's figures", "studies", ["paper"]),
     ("virtual time", "studies", ["simulation"]),
     ("measure and train", "models", ["profiling", "distillation"]),
-    ("OpenAI's API", "network", ["gateway"]),
+    ("clients, browsers", "network", ["gateway", "web"]),
     ("sockets", "network", ["edge", "device"]),
     ("the loop", "passes", ["passes"]),
     ("messages, sessions", "protocol", ["protocol"]),
@@ -35,7 +35,7 @@ LAYERS = [  # the rooms, highest first, as import-linter holds them: what a laye
     ("rules, codecs, seams", "speculation", ["speculation"]),
     ("plan", "planning", ["control"]),
     ("the uplink", "planning", ["radio"]),
-    ("used by all", "ground", ["data", "checks", "outside", "errors"]),
+    ("used by all", "ground", ["data", "checks", "outside", "errors", "lazily"]),
 ]
 EDGE = [  # the steps at the edge: height of the box, colour, number and title, where it is
     (84, "passes", "1  grant", "how many tokens, how much band", "passes"),

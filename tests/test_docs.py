@@ -1,5 +1,6 @@
 """The README and the documentation name only what exists: links, pictures, commands, options and make targets."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -98,3 +99,21 @@ def test_every_file_that_is_named_exists(page):
     """`tests/…`, `benchmarks/…`, `examples/…`, and files of a room such as `models/packed.py`."""
     for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|toml|json|txt))`", page.read_text(encoding="utf-8")):
         assert (ROOT / name).exists() or (ROOT / "src" / "multispin" / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_name_of_a_module_that_is_given_exists(page):
+    """Such as `protocol.limits.MAX_FRAME_BYTES`: a room, a module, and what it defines."""
+    rooms = "|".join(path.name for path in (ROOT / "src" / "multispin").iterdir() if path.is_dir())
+    for room, module, name in re.findall(rf"`({rooms})\.(\w+)\.(\w+)`", page.read_text(encoding="utf-8")):
+        assert hasattr(importlib.import_module(f"multispin.{room}.{module}"), name), f"{room}.{module}.{name}"
+
+
+def test_the_page_and_the_picture_of_the_architecture_show_every_room():
+    rooms = {path.stem for path in (ROOT / "src" / "multispin").iterdir() if path.is_dir() or path.suffix == ".py"}
+    rooms = {room for room in rooms if not room.startswith("__")}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## The rooms")[2].partition("\n## ")[0]
+    assert rooms <= set(re.findall(r"`(\w+)`", table))
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    assert rooms <= set(re.findall(r">(\w+)<", picture))

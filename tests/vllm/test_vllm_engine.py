@@ -66,11 +66,11 @@ class Text:
         return self.committed[len(self.prompt) :]
 
 
-@pytest.mark.parametrize("distribution", sorted(SAMPLING))
+@pytest.mark.parametrize("sampling", sorted(SAMPLING))
 def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_verifier(
-    model, vllm_engine, embedded_engine, distribution
+    model, vllm_engine, embedded_engine, sampling
 ):
-    params, limit, rng = SAMPLING[distribution], 30, random.Random(5)
+    params, limit, rng = SAMPLING[sampling], 30, random.Random(5)
     vocabulary = embedded_engine.vocabulary_size
     assert vllm_engine.vocabulary_size == vocabulary
     prompts = [[rng.randrange(vocabulary) for _ in range(n)] for n in (2, 5, 33, 34, 60, 20)]
@@ -253,11 +253,11 @@ def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine
     ]
     stop = decode_alone(model, *requests[1], 24)[10]
     alone = decode_by_vllm(folder, requests, 24, {stop}, options=EXTRA)
-    assert alone == [decode_alone(model, prompt, distribution, 24, {stop}) for prompt, distribution in requests]
+    assert alone == [decode_alone(model, prompt, params, 24, {stop}) for prompt, params in requests]
     assert [len(text) for text in alone] != [24] * 3
     texts = {
-        vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, distribution)
-        for text, (prompt, distribution) in zip(alone, requests, strict=True)
+        vllm_engine.open(): Text(rng, vllm_engine.vocabulary_size, text, prompt, params)
+        for text, (prompt, params) in zip(alone, requests, strict=True)
     }
     going = dict(texts)
     while going:
@@ -324,14 +324,14 @@ def test_two_workers_that_share_the_weights_find_the_same(model, folder):
     """Tensor parallelism: the rule is applied in each worker, on the same logits."""
     engine = VllmEngine(folder, 2, LENGTH, max_draft=4, options={"enforce_eager": True, "tensor_parallel_size": 2})
     try:
-        for distribution in (GREEDY, SAMPLING["coupled"]):
+        for params in (GREEDY, SAMPLING["coupled"]):
             prompt = [9, 8, 7]
-            text = decode_alone(model, prompt, distribution, 9)
+            text = decode_alone(model, prompt, params, 9)
             slot = engine.open()
             engine.verify([Feed(slot, 0, prompt[:-1], None)])
-            assert engine.verify([Feed(slot, 2, [7, *text[:3], 0], distribution)]) == [Outcome(3, text[3])]
+            assert engine.verify([Feed(slot, 2, [7, *text[:3], 0], params)]) == [Outcome(3, text[3])]
             engine.commit(slot, 6)
-            assert engine.verify([Feed(slot, 6, [text[3], *text[4:8]], distribution)]) == [Outcome(4, text[8])]
+            assert engine.verify([Feed(slot, 6, [text[3], *text[4:8]], params)]) == [Outcome(4, text[8])]
             engine.close(slot)
     finally:
         engine.shutdown()

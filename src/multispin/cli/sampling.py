@@ -1,4 +1,4 @@
-"""The options by which every command names a sampling distribution, what ends a text, and an acceptance rule."""
+"""The options by which every command names sampling parameters, what ends a text, and an acceptance rule."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def sampling_options(function: _Function) -> _Function:
-    """Add the options of a sampling distribution, of what ends a text, and of the acceptance rule to a command."""
+    """Add the options of the sampling parameters, of what ends a text, and of the acceptance rule to a command."""
     for option in (
         click.option(
             "--probability-bits",

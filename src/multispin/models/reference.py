@@ -70,7 +70,7 @@ def decode_together(
 
     """
     texts = [list(prompt) for prompt, _ in requests]
-    distributions = [replace(params, prompt_tokens=len(prompt)) for prompt, params in requests]
+    settings = [replace(params, prompt_tokens=len(prompt)) for prompt, params in requests]
     slots = [engine.open() for _ in requests]
     for slot, text in zip(slots, texts, strict=True):
         if len(text) > 1:
@@ -78,7 +78,7 @@ def decode_together(
     running = list(range(len(requests)))
     began = clock()
     while running:
-        feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], distributions[k], None, texts[k]) for k in running]
+        feeds = [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], settings[k], None, texts[k]) for k in running]
         for k, outcome in zip(running, engine.verify(feeds), strict=True):
             if isinstance(outcome, Failure):
                 raise InputError(outcome.reason)

@@ -57,7 +57,7 @@ class _Judge:
         base: tokens committed when the draft began.
         drafted: what vLLM verifies: all of the draft.
         evidence: what came with it.
-        params: the request's distribution.
+        params: the request's sampling parameters.
 
     """
 

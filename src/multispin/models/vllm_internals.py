@@ -27,7 +27,7 @@ from vllm.v1.executor import Executor
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from multispin.errors import InputError
-from multispin.speculation import SamplingParams as Distribution
+from multispin.speculation import SamplingParams as OwnParams
 from multispin.speculation import draw_after
 
 VERSION: str = vllm.__version__
@@ -173,13 +173,13 @@ class DrawnProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
         return False
 
     def new_req_logits_processor(self, params: Any) -> Any:
-        """Of one request; None for one that names no distribution."""
-        distribution: Distribution | None = (params.extra_args or {}).get("multispin_distribution")
-        if distribution is None:
+        """The processor of one request; None for one that names no sampling parameters of ours."""
+        own: OwnParams | None = (params.extra_args or {}).get("multispin_params")
+        if own is None:
             return None
 
         def emit(prompt: Sequence[int], output: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-            token = draw_after(logits[None], prompt, output, distribution)
+            token = draw_after(logits[None], prompt, output, own)
             logits.fill_(-torch.inf)
             logits[token] = 0.0
             return logits
@@ -192,7 +192,7 @@ def decode(
     dtype: str,
     max_length: int,
     options: Mapping[str, Any],
-    requests: Sequence[tuple[Sequence[int], Distribution | None]],
+    requests: Sequence[tuple[Sequence[int], OwnParams | None]],
     max_tokens: int,
     stop_ids: Collection[int],
 ) -> list[list[int]]:
@@ -220,14 +220,14 @@ def decode(
     ).create_engine_config()
     llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
     texts: list[list[int]] = []
-    for prompt, distribution in requests:
+    for prompt, own in requests:
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
             ignore_eos=True,
             stop_token_ids=list(stop_ids),
             detokenize=False,
-            extra_args=None if distribution is None else {"multispin_distribution": distribution},
+            extra_args=None if own is None else {"multispin_params": own},
         )
         llm.add_request(str(len(texts)), {"prompt_token_ids": list(prompt)}, params)
         outputs = []
