@@ -23,9 +23,12 @@ def test_json_has_the_keys_that_scripts_rely_on():
     assert list(document) == ["site", "users", "devices_pay", "options", "mix", "break_even", "skipped", "sentences"]
     assert list(document["options"][0]) == [
         *("mode", "policy", "goodput_tokens_per_s", "per_user_tokens_per_s", "slowest_user_tokens_per_s"),
-        *("gain_over_plain", "gain_over_edge"),
+        *("gain_over_plain", "gain_over_edge", "basis", "upper_bound_tokens_per_s"),
     ]
-    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "auto"]
+    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "streams", "auto"]
+    streams = document["options"][3]
+    assert streams["basis"] == "simulated"
+    assert 0 < streams["goodput_tokens_per_s"] <= 1.02 * streams["upper_bound_tokens_per_s"]
     assert list(document["break_even"][0]) == ["quantity", "pays", "value", "here"]
     assert list(document["mix"]["sessions"][0])[:4] == ["name", "drafter", "draft_length", "bandwidth_hz"]
     assert document["users"] == 4
@@ -41,7 +44,7 @@ def test_the_table_and_the_words_say_the_same():
 
 def test_options_change_the_site():
     document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--delay-s", "0.05"))
-    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "auto"]
+    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "auto"]
     assert next(b for b in document["break_even"] if b["quantity"] == "round_trip_s")["here"] == pytest.approx(0.1)
     slow = json.loads(output(*PRESETS, "--json", "--seconds-per-token", "5", "--acceptance-rate", "0.1"))
     assert not slow["devices_pay"]

@@ -16,7 +16,7 @@ def profiled(tiny_folder, tmp_path_factory):
     arguments = [
         *("profile", "--target", tiny_folder, "--draft", "q6", "--draft", "lookup", "--temperature", "0.9"),
         *("--prompts", "1", "--tokens", "12", "--batches", "1,3", "--lengths", "0,2", "--context", "16"),
-        *("--repeats", "2", "--threads", "1", "--json"),
+        *("--repeats", "2", "--threads", "1", "--json", "--advise"),
         *("--out", str(folder / "site.toml"), "--trace", str(folder / "t.json"), "--plot", str(folder / "p.png")),
     ]
     from contextlib import redirect_stdout
@@ -54,6 +54,22 @@ def test_the_scenario_is_read_by_plan_and_simulate(profiled, capsys):
     assert json.loads(capsys.readouterr().out)["goodput_tokens_per_s"] > 0
     command = ["simulate", str(folder / "site.toml"), "--policy", "fixed", "--rounds", "5", "--seeds", "1"]
     assert run([*command, "--jobs", "1", "--json"]) == 0
+
+
+def test_the_advice_is_for_what_was_measured(profiled):
+    folder, found = profiled
+    advice = found["advice"]
+    assert advice["users"] == len(load_scenario(folder / "site.toml").devices)
+    plain = next(option for option in advice["options"] if option["mode"] == "plain")
+    fit = found["verification"]
+    pass_s = fit["fixed_s"] + advice["users"] * (fit["per_device_s"] + fit["per_token_s"])
+    assert plain["goodput_tokens_per_s"] == pytest.approx(advice["users"] / pass_s)
+    assert {"rounds", "streams", "auto"} <= {option["mode"] for option in advice["options"]}
+
+
+def test_an_advice_needs_a_drafter(tiny_folder, capsys):
+    assert run(["profile", "--target", tiny_folder, "--advise"]) == 2
+    assert "--draft" in capsys.readouterr().err
 
 
 def test_modes_let_a_plan_choose_the_rule(tiny_folder, tmp_path, capsys):

@@ -5,7 +5,20 @@ from dataclasses import replace
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
-from multispin.control.advice import MATTERS, Advice, advise, curves, pays, sentences, slowed, with_users
+from multispin.control.advice import (
+    MATTERS,
+    STREAMS_MATTER,
+    Advice,
+    Streamed,
+    advise,
+    curves,
+    pays,
+    sentences,
+    slowed,
+    with_users,
+)
+from multispin.control.exact.fluid import fluid
+from multispin.errors import InputError
 
 LAPTOPS = Scenario(
     Cell(2e6, 16, 25, 0),
@@ -107,3 +120,45 @@ def test_curves_meet_the_site_where_it_is():
         for mode, series in curve.goodputs.items():
             assert len(series) == len(curve.values)
             assert all(a >= b * (1 - 1e-9) for a, b in zip(curve.goodputs["auto"], series, strict=True)), mode
+
+
+def test_streams_are_what_they_were_simulated_to_be_below_the_bound_that_is_proved():
+    asked = []
+
+    def streams(site: Scenario, seeds: int) -> Streamed:
+        asked.append((site, seeds))
+        return Streamed(200.0, 20.0)
+
+    found = advise(LAPTOPS, ("heterogeneous",), streams=streams)
+    option = found.option("streams")
+    assert asked[0][0] == LAPTOPS
+    assert (option.goodput_tokens_per_s, option.slowest_tokens_per_s, option.basis) == (200.0, 20.0, "simulated")
+    assert option.per_user_tokens_per_s == pytest.approx(200.0 / 6)
+    assert option.upper_bound_tokens_per_s == fluid(LAPTOPS).upper_bound_tokens_per_s
+    assert option.gain_over_plain == pytest.approx(200.0 / found.option("plain").goodput_tokens_per_s - 1)
+    assert {each.basis for each in found.options if each.mode != "streams"} == {"planned"}
+    assert sentences(found)[0].startswith("Devices pay here: 200 tokens/s in streams")
+    assert sentences(found)[1].startswith("Best without streams: ")
+    speed, users = curves(LAPTOPS, streams=streams)
+    assert (speed.here, 200.0) in speed.streamed
+    assert {count for count, _ in users.streamed} <= set(users.values)
+
+
+def test_a_small_gain_of_streams_is_no_reason_for_devices_and_a_large_one_is():
+    quick = replace(LAPTOPS, verifier=Verification(0.005, 0.0))
+    alone = advise(quick, ()).option("edge").goodput_tokens_per_s
+    for gain, useful in ((0.5 * STREAMS_MATTER, False), (1.1 * STREAMS_MATTER, True)):
+        found = advise(quick, (), streams=lambda _site, _seeds, gain=gain: Streamed(alone * (1.0 + gain), 1.0))
+        assert found.devices_pay == useful
+        assert sentences(found)[0].startswith("Devices pay here" if useful else "Devices do not pay here")
+
+
+def test_a_site_that_cannot_stream_says_why():
+    def streams(_site: Scenario, _seeds: int) -> Streamed:
+        raise InputError("no streams here")
+
+    padded = replace(LAPTOPS, verifier=replace(LAPTOPS.verifier, padded=True))
+    found = advise(padded, ("heterogeneous",), streams=streams)
+    assert found.option("streams") is None
+    assert any(name == "streams" and "without padding" in reason for name, reason in found.skipped)
+    assert ("streams", "no streams here") in advise(LAPTOPS, (), streams=streams).skipped

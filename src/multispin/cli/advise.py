@@ -1,6 +1,7 @@
 """`multispin advise`: will it help here? Every way to serve a site side by side, and where devices begin to pay."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _HELP = f"""Say whether devices should draft here, before anyone buys anything.
 SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Presets stand in for what you
 have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
 Without a SITE both are needed. The figures are those of the planner's model: no jitter, no stragglers, everything
-known.
+known. Those of streams are simulated, with everything known as well.
 
 \b
 Engines: {", ".join(engine_presets())}
@@ -42,6 +43,12 @@ _USERS = 8
 _CELL = Cell(bandwidth_hz=2e6, bits_per_token=16, max_draft_length=25, min_draft_length=0)
 """Uplink of a site that is made of presets alone: token ids over 2 MHz."""
 _SPECTRAL_EFFICIENCY = 3.0
+_NAMES = {
+    "plain": "nobody",
+    "edge": "the edge",
+    "streams": "devices, in streams",
+    "auto": "[bold]best mixture, no streams[/bold]",
+}
 
 
 @click.command(help=_HELP, short_help="Say whether devices should draft at a site.")
@@ -83,17 +90,27 @@ def command(
         return
     check_plot(plot)
     scenario, title = _scenario(site, **given)
-    with progress() as show:
-        advice = advise(scenario, policies or RUNTIME_POLICIES, lambda stage, done: show(f"advice: {stage}", done, 1.0))
-        drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0)) if plot is not None else None
-    if plot is not None and drawn is not None:
-        _draw(advice, drawn, title, plot)
+    advice = asked(scenario, title, policies or RUNTIME_POLICIES, plot)
     if as_json:
-        click.echo(json.dumps(_document(advice, title), indent=2))
+        click.echo(json.dumps(document(advice, title), indent=2))
     else:
-        _print(advice, scenario, title)
+        show_advice(advice, scenario, title)
         if plot is not None:
             click.echo(f"Picture: {plot}")
+
+
+def asked(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
+    """The advice for a site, with progress on standard error; a picture of it goes to `plot`."""
+    from multispin.simulation.steady import streamed  # the simulator takes a moment to load
+
+    with progress() as show:
+        advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), streamed)
+        can_stream = advice.option("streams") is not None
+        if plot is not None:
+            streams = streamed if can_stream else None
+            drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0), streams)
+            _draw(advice, drawn, title, plot)
+    return advice
 
 
 def _scenario(
@@ -167,13 +184,14 @@ def _mean_acceptance(scenario: Scenario) -> float:
     return sum(rates) / len(rates)
 
 
-def _document(advice: Advice, title: str) -> dict[str, Any]:
+def document(advice: Advice, title: str) -> dict[str, Any]:
     """The JSON of an advice, whose keys scripts rely on."""
     best = advice.option("auto")
     assert best is not None
+    assert best.decision is not None
     return {
         "site": title,
-        "users": len(best.decision.sessions),
+        "users": best.users,
         "devices_pay": advice.devices_pay,
         "options": [
             {
@@ -184,6 +202,8 @@ def _document(advice: Advice, title: str) -> dict[str, Any]:
                 "slowest_user_tokens_per_s": option.slowest_tokens_per_s,
                 "gain_over_plain": option.gain_over_plain,
                 "gain_over_edge": option.gain_over_edge,
+                "basis": option.basis,
+                "upper_bound_tokens_per_s": option.upper_bound_tokens_per_s,
             }
             for option in advice.options
         ],
@@ -199,7 +219,8 @@ def _document(advice: Advice, title: str) -> dict[str, Any]:
     }
 
 
-def _print(advice: Advice, scenario: Scenario, title: str) -> None:
+def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
+    """Print an advice for a person: a table, then sentences."""
     console = Console(highlight=False)
     console.print(f"[bold]Will it help?[/bold] {len(scenario.devices)} users, ", end="", soft_wrap=True)
     console.print(title, markup=False, soft_wrap=True)
@@ -226,7 +247,7 @@ def _print(advice: Advice, scenario: Scenario, title: str) -> None:
 def _name(option: Option) -> str:
     if option.mode == "rounds":
         return f"devices ({option.policy})"
-    return {"plain": "nobody", "edge": "the edge", "auto": "[bold]best mixture[/bold]"}[option.mode]
+    return _NAMES[option.mode]
 
 
 def _print_presets() -> None:

@@ -18,7 +18,7 @@ import click
 from multispin.cli.engine import check_engine, engine_options, load_engine
 from multispin.cli.process import check_plot, flag, machine_name, place_option, prepare, threads_option
 from multispin.cli.progress import Show, progress, stage
-from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
+from multispin.control import RUNTIME_POLICIES, Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -61,6 +61,8 @@ _RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv
               help="For the scenario: the shared band.")  # fmt: skip
 @click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
+@click.option("--advise", "with_advice", is_flag=True,
+              help="Say as well whether these drafters should draft for this engine.")  # fmt: skip
 @click.option("--modes", is_flag=True,
               help="In the scenario, let each device choose its acceptance rule; above temperature 0.")  # fmt: skip
 @place_option
@@ -77,6 +79,7 @@ def command(**options: Any) -> None:
     \b
     Examples:
       multispin profile --out site.toml --plot site.png
+      multispin profile --draft small --advise
       multispin profile --draft small --temperature 1 --prompts 12 --trace small.json --json
       multispin profile --temperature 1 --modes --bandwidth-hz 1e6 --out site.toml && multispin plan site.toml
       multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --on cuda:0 --dtype bfloat16 --out gpu.toml
@@ -91,6 +94,8 @@ def command(**options: Any) -> None:
             raise InputError(f"there is no folder {path.parent} to write {path.name} to")
     if options["out"] is not None and not drafts:
         raise InputError("--out: a scenario needs a drafter: name one with --draft")
+    if options["with_advice"] and not drafts:
+        raise InputError("--advise: there is nobody who could draft: name a drafter with --draft")
     if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
         raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
     if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
@@ -118,10 +123,12 @@ def command(**options: Any) -> None:
         found = _measure(options, grid, drafts, show)
     found["machine"] = _machine(options, threads)
     # First what took minutes is shown, then it is written to places that may turn out to be full.
+    if not options["as_json"]:
+        _print(found)
+    if options["with_advice"]:
+        _advise(found, options)
     if options["as_json"]:
         click.echo(json.dumps(found, indent=2))
-    else:
-        _print(found)
     if options["out"] is not None:
         options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
         print(f"wrote {options['out']}", file=sys.stderr)
@@ -265,8 +272,20 @@ def _machine(options: Mapping[str, Any], threads: int) -> str:
     return f"{machine_name(options['place'], threads)}, {options['dtype']}, {versions}"
 
 
-def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """The scenario file: what was measured, and comments that say where and when."""
+def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Say whether the measured drafters should draft for the measured engine, in print or in `found`."""
+    from multispin.cli.advise import asked, document, show_advice
+
+    scenario, title = _scenario_of(found, options), f"{found['target']} as measured here"
+    advice = asked(scenario, title, RUNTIME_POLICIES, None)
+    if options["as_json"]:
+        found["advice"] = document(advice, title)
+    else:
+        show_advice(advice, scenario, title)
+
+
+def _scenario_of(found: Mapping[str, Any], options: Mapping[str, Any]) -> Scenario:
+    """What was measured as a scenario: one device for each drafter and task family."""
     verification = found["verification"]
     bits = math.ceil(math.log2(max(2, found["vocabulary"])))
     devices = []
@@ -289,11 +308,16 @@ def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
             devices.append(device)
     if not devices:
         raise InputError("a scenario needs a drafter: name one with --draft")
-    scenario = Scenario(
+    return Scenario(
         Cell(options["bandwidth_hz"], bits, max_draft_length=16, min_draft_length=0),
         Verification(verification["fixed_s"], verification["per_device_s"], verification["per_token_s"]),
         tuple(devices),
     )
+
+
+def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The scenario file: what was measured, and comments that say where and when."""
+    verification, scenario = found["verification"], _scenario_of(found, options)
     head = [
         f"Measured by multispin profile on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {found['machine']}.",
         f"Target {found['target']} on the {found['engine']} engine; verification fitted over "

@@ -1,13 +1,15 @@
 """Will it help here? Every way to serve a site side by side, and how far the site is from where devices begin to pay.
 
 A pure function of a scenario. It knows no language model: what it says is as good as the times and acceptance rates in
-the scenario, and as the planner's model (docs/control.md): no jitter, no stragglers, everything known.
+the scenario, and as the planner's model (docs/control.md): no jitter, no stragglers, everything known. Streams have no
+formula that is near what they make, only a bound. Whoever asks brings a function that simulates them.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from multispin.control.exact.fluid import fluid
 from multispin.control.policies import RUNTIME_POLICIES, policy_named
 from multispin.control.scenario import Device, Scenario
 from multispin.control.who import DEVICE, EDGE, MODES, Decision, decide
@@ -15,9 +17,15 @@ from multispin.errors import InputError
 
 MATTERS = 0.01
 """Devices are said to pay if they add at least this share to the goodput of the edge alone."""
+STREAMS_MATTER = 0.05
+"""The same for streams, whose goodput is simulated: chance moves it by some percent, and a real edge has to learn."""
 MAX_USERS = 200
 """Most users that are tried for the break-even, unless the site has more."""
 _USERS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, MAX_USERS)
+_SEEDS = 2
+"""Seeds with which a site is simulated; a point of a curve has one."""
+_STREAMED_USERS = 64
+"""Most users with whom streams are simulated for a curve, beside the site's own number."""
 _HALVINGS = 9
 """Halvings of a range of factors: three digits."""
 _MAX_EFFORT = 5e6
@@ -25,17 +33,36 @@ _MAX_EFFORT = 5e6
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """What a site makes in streams, as it was simulated.
+
+    Args:
+        goodput_tokens_per_s: tokens/s of all users together.
+        slowest_tokens_per_s: tokens/s of the slowest user.
+    """
+
+    goodput_tokens_per_s: float
+    slowest_tokens_per_s: float
+
+
+Streams = Callable[[Scenario, int], Streamed]
+"""Simulates a site in streams with so many seeds, the edge knowing the truth."""
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to serve the site.
 
     Args:
-        mode: "plain", "edge", "rounds" or "auto", as in `decide`.
+        mode: "plain", "edge", "rounds" or "auto", as in `decide`; or "streams".
         policy: how lengths and bands are chosen.
         goodput_tokens_per_s: tokens/s of all users together, unweighted.
         slowest_tokens_per_s: tokens/s of the slowest user.
         gain_over_plain: goodput over that of plain decoding, minus 1.
         gain_over_edge: the same over the edge's own drafts; None if the edge has no drafter.
-        decision: what everybody does.
+        users: number of users.
+        decision: what everybody does; None in streams, where that changes from pass to pass.
+        upper_bound_tokens_per_s: goodput that no schedule exceeds; None but in streams (`exact.fluid`).
     """
 
     mode: str
@@ -44,12 +71,19 @@ class Option:
     slowest_tokens_per_s: float
     gain_over_plain: float
     gain_over_edge: float | None
-    decision: Decision
+    users: int
+    decision: Decision | None = None
+    upper_bound_tokens_per_s: float | None = None
 
     @property
     def per_user_tokens_per_s(self) -> float:
         """Mean tokens/s of a user."""
-        return self.goodput_tokens_per_s / len(self.decision.sessions)
+        return self.goodput_tokens_per_s / self.users
+
+    @property
+    def basis(self) -> str:
+        """Where the figures come from: "planned" by the model, or "simulated"."""
+        return "simulated" if self.decision is None else "planned"
 
 
 @dataclass(frozen=True)
@@ -74,10 +108,12 @@ class Advice:
     """What to expect of a site.
 
     Args:
-        options: plain, the edge's drafts if it has a drafter, rounds by each policy, and the best mixture ("auto").
-        break_evens: one for each quantity.
-        devices_pay: whether devices add at least `MATTERS` to the goodput of the edge alone.
-        skipped: policies that do not fit the site, with the reason.
+        options: plain, the edge's drafts if it has a drafter, rounds by each policy, streams if they were asked for,
+            and the best mixture of all but streams ("auto").
+        break_evens: one for each quantity; from where on devices pay in rounds, or in a mixture of rounds and others.
+        devices_pay: whether devices add at least `MATTERS` to the goodput of the edge alone, or `STREAMS_MATTER` in
+            streams.
+        skipped: policies that do not fit the site, "streams" among them, with the reason.
     """
 
     options: tuple[Option, ...]
@@ -94,6 +130,7 @@ def advise(
     scenario: Scenario,
     policies: Sequence[str] = RUNTIME_POLICIES,
     told: Callable[[str, float], None] = lambda _stage, _done: None,
+    streams: Streams | None = None,
 ) -> Advice:
     """All options for a site, and its break-evens.
 
@@ -101,6 +138,7 @@ def advise(
         scenario: the site; `edge_drafter` None means that the edge cannot draft.
         policies: policies whose rounds are compared; one that plans from what happened is skipped.
         told: hears what is worked on, and how much of everything is done, 0 … 1.
+        streams: simulates the site in streams; None leaves streams out.
     """
     decisions: list[tuple[str, str, Decision]] = []
     skipped: list[tuple[str, str]] = []
@@ -120,23 +158,30 @@ def advise(
     decisions.append(("auto", "heterogeneous", decide(scenario, max_effort=_MAX_EFFORT)))
     plain = _total(decisions[0][2])
     edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
-    options = tuple(
-        Option(
-            mode=mode,
-            policy=policy,
-            goodput_tokens_per_s=_total(decision),
-            slowest_tokens_per_s=min(choice.tokens_per_s for choice in decision.sessions),
-            gain_over_plain=_total(decision) / plain - 1.0,
-            gain_over_edge=None if edge is None else _total(decision) / edge - 1.0,
-            decision=decision,
-        )
-        for mode, policy, decision in decisions
-    )
+
+    def option(mode: str, policy: str, goodput: float, slowest: float, decision: Decision | None) -> Option:
+        over_edge = None if edge is None else goodput / edge - 1.0
+        return Option(mode, policy, goodput, slowest, goodput / plain - 1.0, over_edge, users, decision)
+
+    users = len(scenario.devices)
+    options = [option(mode, policy, _total(made), _least(made), made) for mode, policy, made in decisions]
+    if streams is not None:
+        told("streams", 0.45)
+        try:
+            bound, made = fluid(scenario).upper_bound_tokens_per_s, streams(scenario, _SEEDS)
+        except InputError as error:
+            skipped.append(("streams", str(error)))
+        else:
+            found = option("streams", "streams", made.goodput_tokens_per_s, made.slowest_tokens_per_s, None)
+            options.insert(-1, replace(found, upper_bound_tokens_per_s=bound))
     break_evens = []
     for index, find in enumerate((_speed, _acceptance, _round_trip, _users)):
         told(find.__name__.strip("_").replace("_", " ") + ": where devices begin to pay", 0.5 + 0.125 * index)
         break_evens.append(find(scenario))
-    return Advice(options, tuple(break_evens), pays(scenario), tuple(skipped))
+    alone = plain if edge is None else max(plain, edge)
+    streamed = max((each.goodput_tokens_per_s for each in options if each.mode == "streams"), default=0.0)
+    useful = pays(scenario) or streamed >= alone * (1.0 + STREAMS_MATTER)
+    return Advice(tuple(options), tuple(break_evens), useful, tuple(skipped))
 
 
 def pays(scenario: Scenario) -> bool:
@@ -170,16 +215,22 @@ class Curve:
         values: values of the quantity, in seconds or users.
         goodputs: tokens/s of all users together by mode, one for each value.
         here: what the site has.
+        streamed: some of the values with what streams make there [tokens/s]; empty if they were not asked for.
     """
 
     quantity: str
     values: tuple[float, ...]
     goodputs: dict[str, tuple[float, ...]]
     here: float
+    streamed: tuple[tuple[float, float], ...] = ()
 
 
-def curves(scenario: Scenario, told: Callable[[str, float], None] = lambda _stage, _done: None) -> tuple[Curve, Curve]:
-    """Goodput over the devices' drafting time, and over the number of users."""
+def curves(
+    scenario: Scenario,
+    told: Callable[[str, float], None] = lambda _stage, _done: None,
+    streams: Streams | None = None,
+) -> tuple[Curve, Curve]:
+    """Goodput over the devices' drafting time, and over the number of users; arguments as for `advise`."""
     here = _mean([device.seconds_per_token for device in _drafting(scenario)])
     factors = [10 ** (k / 6) for k in range(-6, 7)]
     counts = sorted({*_USERS, len(scenario.devices)})
@@ -190,33 +241,55 @@ def curves(scenario: Scenario, told: Callable[[str, float], None] = lambda _stag
     found = []
     for part, (quantity, values, sites, now) in enumerate(swept):
         goodputs: dict[str, list[float]] = {}
+        streamed: list[tuple[float, float]] = []
         for index, site in enumerate(sites):
             told(f"curves: {quantity.replace('_', ' ')}", 0.5 * (part + index / len(sites)))
+            if streams is not None and (values[index] == now or _is_streamed(site, index)):
+                streamed.append((values[index], streams(site, 1).goodput_tokens_per_s))
             for mode in MODES:
                 if mode != "edge" or scenario.edge_drafter is not None:
                     goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=_MAX_EFFORT)))
         by_mode = {mode: tuple(series) for mode, series in goodputs.items()}
-        found.append(Curve(quantity, tuple(values), by_mode, now))
+        found.append(Curve(quantity, tuple(values), by_mode, now, tuple(streamed)))
     return found[0], found[1]
+
+
+def _is_streamed(site: Scenario, index: int) -> bool:
+    """Whether streams are simulated at this point of a curve: that takes a hundred times as long as a plan."""
+    return index % 2 == 0 and len(site.devices) <= _STREAMED_USERS
 
 
 def sentences(advice: Advice) -> list[str]:
     """The advice in words, the most important first."""
     plain, edge, rounds, best = (advice.option(mode) for mode in ("plain", "edge", "rounds", "auto"))
+    streams = advice.option("streams")
     assert plain is not None
     assert best is not None
+    assert best.decision is not None
     figures = [f"{best.goodput_tokens_per_s:.4g} tokens/s"]
     if edge is not None:
         figures.append(f"{edge.goodput_tokens_per_s:.4g} with the edge's own drafts alone")
     figures.append(f"{plain.goodput_tokens_per_s:.4g} with plain decoding")
     said = []
-    if advice.devices_pay:
+    ahead = streams is not None and streams.goodput_tokens_per_s > (1.0 + MATTERS) * best.goodput_tokens_per_s
+    if advice.devices_pay and ahead and streams is not None:
+        others = f"{best.goodput_tokens_per_s:.4g} with the best mixture without streams"
+        said.append(
+            f"Devices pay here: {streams.goodput_tokens_per_s:.4g} tokens/s in streams, "
+            f"{', '.join([others, *figures[1:]])}."
+        )
+    elif advice.devices_pay:
         said.append(f"Devices pay here: {figures[0]} with their drafts, {', '.join(figures[1:])}.")
     elif edge is not None and edge.gain_over_plain >= MATTERS:
         said.append(f"Devices do not pay here, the edge's own drafter does: {', '.join(figures[1:])}.")
     else:
         said.append(f"Devices do not pay here: plain decoding makes {plain.goodput_tokens_per_s:.4g} tokens/s.")
-    said.append(_mix(best.decision))
+    said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
+    if streams is not None:
+        said.append(
+            f"In streams, simulated with all known, devices and edge make {streams.goodput_tokens_per_s:.4g} tokens/s; "
+            f"no schedule of streams can make more than {streams.upper_bound_tokens_per_s:.4g}."
+        )
     if rounds is not None and rounds.goodput_tokens_per_s < 0.99 * best.goodput_tokens_per_s:
         said.append(
             f"Rounds in which every device drafts would make {rounds.goodput_tokens_per_s:.4g} tokens/s at best "
@@ -226,7 +299,7 @@ def sentences(advice: Advice) -> list[str]:
     return said
 
 
-def _mix(made: Decision) -> str:
+def _mix(made: Decision, best: str) -> str:
     by = {who: [c.draft_length for c in made.sessions if c.drafter == who] for who in (DEVICE, EDGE)}
     rest = len(made.sessions) - len(by[DEVICE]) - len(by[EDGE])
     parts = []
@@ -238,30 +311,30 @@ def _mix(made: Decision) -> str:
         parts.append(f"nobody drafts for {rest}")
     passes = "1 more pass" if made.extra_passes == 1 else f"{made.extra_passes} more passes"
     extra = f", and the edge makes {passes} while the devices draft" if made.extra_passes else ""
-    return f"Best here: {', '.join(parts)}{extra}. That takes {_milliseconds(made.period_s)}, and begins again."
+    return f"{best}: {', '.join(parts)}{extra}. That takes {_milliseconds(made.period_s)}, and begins again."
 
 
 _WORDS = {
     # quantity: what a border says, and what is said where devices always or never pay
     "seconds_per_token": (
-        "Devices pay when they draft a token in less than {}",
-        "Devices pay even if they draft 30 times more slowly",
-        "Devices do not pay even if they draft 30 times faster",
+        "In rounds devices pay when they draft a token in less than {}",
+        "In rounds devices pay even if they draft 30 times more slowly",
+        "In rounds devices do not pay even if they draft 30 times faster",
     ),
     "acceptance_rate": (
-        "Devices pay when more than {} of their tokens are accepted",
-        "Devices pay even if very few of their tokens are accepted",
-        "Devices do not pay even if nearly all of their tokens are accepted",
+        "In rounds devices pay when more than {} of their tokens are accepted",
+        "In rounds devices pay even if very few of their tokens are accepted",
+        "In rounds devices do not pay even if nearly all of their tokens are accepted",
     ),
     "round_trip_s": (
-        "Devices pay with a round trip of less than {}",
-        "Devices pay with any round trip up to 2 s",
-        "Devices do not pay even without a round trip",
+        "In rounds devices pay with a round trip of less than {}",
+        "In rounds devices pay with any round trip up to 2 s",
+        "In rounds devices do not pay even without a round trip",
     ),
     "users": (
-        "Devices pay with {} users or",
-        f"Devices pay with any number of users up to {MAX_USERS}",
-        f"Devices do not pay with any number of users up to {MAX_USERS}",
+        "In rounds devices pay with {} users or",
+        f"In rounds devices pay with any number of users up to {MAX_USERS}",
+        f"In rounds devices do not pay with any number of users up to {MAX_USERS}",
     ),
 }
 
@@ -290,6 +363,10 @@ def _milliseconds(seconds: float) -> str:
 
 def _total(decision: Decision) -> float:
     return sum(choice.tokens_per_s for choice in decision.sessions)
+
+
+def _least(decision: Decision) -> float:
+    return min(choice.tokens_per_s for choice in decision.sessions)
 
 
 def _each(scenario: Scenario, change: Callable[[Device], Device]) -> Scenario:

@@ -15,7 +15,8 @@ _MODES = {
     "plain": ("nobody drafts", "#555555", "-"),
     "edge": ("the edge drafts", "#CC79A7", "-"),
     "rounds": ("every device drafts", "#0072B2", "--"),
-    "auto": ("best mixture", "#D55E00", "-"),
+    "streams": ("devices, in streams", "#332288", "-"),
+    "auto": ("best mixture, no streams", "#D55E00", "-"),
 }
 """Label, colour and line of each mode."""
 
@@ -28,10 +29,11 @@ def draw(advice: Advice, curves: tuple[Curve, Curve], title: str, path: Path) ->
 
 def figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
     """The picture of an advice."""
-    users = len(advice.options[0].decision.sessions)
+    users = advice.options[0].users
     note = (
         f"{title}: {users} users. Tokens per second of all users together, by the planner's model: no jitter, no "
-        "stragglers, speeds and acceptance rates known. Dotted: the site as it is. Shaded: where devices pay."
+        "stragglers, speeds and acceptance rates known; streams are simulated, all known. Dotted: the site as it is. "
+        "Shaded: where devices pay in rounds."
     )
     drawn, axes = canvas("Will it help?", note, 1, 3, 4.0, legend=True)
     bars, speed, many = axes[0]
@@ -48,6 +50,10 @@ def figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
                 panel.plot(
                     x, curve.goodputs[mode], style, color=colour, label=name, lw=wide, zorder=1 if mode == "auto" else 2
                 )
+        if curve.streamed:
+            name, colour, style = _MODES["streams"]
+            at, made = np.array(curve.streamed).T
+            panel.plot(scale * at, made, f"o{style}", color=colour, label=name, lw=1.8, markersize=4)
         panel.axvline(scale * curve.here, color="#888888", ls=":", lw=1.2)
         found = borders[curve.quantity]
         if found.pays != "never":

@@ -1,0 +1,50 @@
+"""What a site makes in streams once they run: a simulation of endless texts, with everything known.
+
+For `advise`, which compares ways to serve a site by the planner's model. Streams have no formula, so that the edge's
+own scheduler runs under a virtual clock, on the same terms: no pauses, no stragglers, no prompts, nothing to learn.
+"""
+
+from multispin.control import Scenario
+from multispin.control.advice import Streamed
+from multispin.simulation.device import DeviceRecord
+from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.site import Site
+from multispin.simulation.study import quiet_collector
+
+FRAME_BITS = 176.0
+"""Overhead of a frame beside its ids [bit], as measured. Streams send more frames than rounds do."""
+WORK = 4800
+"""Passes times users of a run, about: what bounds its time."""
+PASSES = (60, 400)
+"""Fewest and most passes of a run."""
+BEFORE = 0.25
+"""Share of a run that is not counted: streams begin, and the price of time is found."""
+
+
+def streamed(scenario: Scenario, seeds: int) -> Streamed:
+    """Simulate a site in streams.
+
+    Args:
+        scenario: the site.
+        seeds: number of runs whose mean is taken.
+
+    Raises:
+        InputError: the site cannot run streams, or cannot be simulated.
+    """
+    users = len(scenario.devices)
+    passes = min(PASSES[1], max(PASSES[0], WORK // users))
+    rates = []
+    for seed in range(seeds):
+        site = Site(Setup(scenario, Behaviour(frame_bits=FRAME_BITS)), "heterogeneous", seed, True, mode="streams")
+        with quiet_collector():
+            site.run(passes)
+        now_s = site.queue.now_s
+        rates.append([_rate(device.record, BEFORE * now_s, now_s) for device in site.devices])
+    mean = [sum(each) / seeds for each in zip(*rates, strict=True)]
+    return Streamed(sum(mean), min(mean))
+
+
+def _rate(record: DeviceRecord, from_s: float, to_s: float) -> float:
+    """Tokens per second of a device between two times."""
+    counted = zip(record.times_s, record.counts, strict=True)
+    return sum(count for at_s, count in counted if from_s < at_s <= to_s) / (to_s - from_s) if to_s > from_s else 0.0
