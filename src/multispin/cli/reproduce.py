@@ -19,13 +19,14 @@ from multispin.paper.experiments import BLOCKS, Study, settings_of, table_of
 from multispin.paper.reported import OUTLIER
 from multispin.paper.running import REALISATIONS as SIMULATED_REALISATIONS
 from multispin.paper.running import ROUNDS, cases_of, run_cases
+from multispin.paper.streaming import planned_settings, run_streams
 from multispin.paper.table import Table
 from multispin.paper.theory import figure_3, figure_4, figure_5
 from multispin.report.page import number
 
 RUNNING = ("learning", "lateness")
 """Figures of the cell while it runs, in the simulator."""
-FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING)
+FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING, "streams")
 """What can be asked for: the paper's figures by number, and some beyond the paper."""
 _HELP = f"""Reproduce figures 3 to 8 of the Multi-SPIN paper (arXiv 2606.04581), and go a little beyond.
 
@@ -66,7 +67,7 @@ INTRODUCTION = (
 @click.option("--blocks", type=click.IntRange(1, 10_000), default=BLOCKS, show_default=True,
               help="Fading blocks in each realisation.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10, 100_000), default=ROUNDS, show_default=True,
-              help="Rounds of each simulated run (learning, lateness).")  # fmt: skip
+              help="Rounds of each simulated run (learning, lateness, streams).")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=SEEDS[0], show_default=True, help="First seed of the draws.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=len(SEEDS), show_default=True,
               help="Number of seeds, counted up from the first.")  # fmt: skip
@@ -102,9 +103,12 @@ def command(
     make_folder(out)
     study = Study(seeds=drawn_from, realisations=realisations, blocks=blocks)
     settings = [setting for figure in wanted for setting in settings_of(figure)]
+    if "streams" in wanted:
+        settings += planned_settings()
+    simulated = [draw for draw in study.draws if draw[1] < SIMULATED_REALISATIONS]
     with progress() as show:
         study.run(settings, processes, partial(show, "planning rounds"))
-    tables = {figure: _table(figure, study) for figure in wanted if figure not in RUNNING}
+    tables = {figure: _table(figure, study) for figure in wanted if figure not in (*RUNNING, "streams")}
     for figure in RUNNING:
         if figure in wanted:
             with progress() as show:
@@ -112,11 +116,16 @@ def command(
                     figure,
                     cases_of(figure),
                     study.assumed,
-                    [draw for draw in study.draws if draw[1] < SIMULATED_REALISATIONS],
+                    simulated,
                     rounds,
                     processes,
                     lambda part, figure=figure: show(f"simulating {figure}", part, 1.0),  # type: ignore[misc]
                 )
+    if "streams" in wanted:
+        with progress() as show:
+            tables["streams"] = run_streams(
+                study, simulated, rounds, processes, lambda part: show("simulating streams", part, 1.0)
+            )
     claims = claims_of(study, tables, wanted)
     files = write_bundle(out, list(tables.values()), claims, INTRODUCTION)
     if as_json:

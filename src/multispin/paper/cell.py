@@ -191,7 +191,15 @@ def scenario(
     return Scenario(Cell(bandwidth_hz, bits, LONGEST_DRAFT), verifier, tuple(members), edge_drafter)
 
 
-def scenario_of_means(pair: Pair, assumed: Assumptions, drawn: Realisation) -> Scenario:
-    """The cell at everybody's mean gain: what a simulation draws its fading around."""
+def scenario_of_means(
+    pair: Pair,
+    assumed: Assumptions,
+    drawn: Realisation,
+    *,
+    bandwidth_hz: float = BANDWIDTH_HZ,
+    bits_per_token: float | None = None,
+    coupled: bool = False,
+) -> Scenario:
+    """The cell at everybody's mean gain: what a simulation draws its fading around. Arguments as for `scenario`."""
     still = replace(drawn, gain=drawn.mean_gain[None])
-    return scenario(pair, assumed, still, 0)
+    return scenario(pair, assumed, still, 0, bandwidth_hz=bandwidth_hz, bits_per_token=bits_per_token, coupled=coupled)

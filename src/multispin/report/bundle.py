@@ -24,6 +24,7 @@ _DRAW: Mapping[str, Callable[[Table], Figure]] = {
     "beyond-fairness": scheme_figures.fairness,
     "beyond-learning": running_figures.learning,
     "beyond-lateness": running_figures.lateness,
+    "beyond-streams": running_figures.streams,
 }
 """How each table is drawn, by its name."""
 
