@@ -7,7 +7,7 @@ import pytest
 
 from multispin.control import decide
 from multispin.data import bundled_sites
-from multispin.demo.site import DRAFT_S, SITE, DemoSite, read_site, site_crew, slow_enough
+from multispin.demo.site import DRAFT_S, LLAMA_CPP_DRAFT_S, SITE, DemoSite, read_site, site_crew, slow_enough
 from multispin.errors import InputError
 
 
@@ -57,6 +57,17 @@ def test_a_site_is_played_as_slowly_as_its_slowest_device_or_its_engine_needs(sc
     assert slow_enough(quicker, crew, quick) > least
     busy = {spec.name: 3 * sum(DRAFT_S[s.drafter] for s in crew) for spec in crew}  # other work on the machine
     assert slow_enough(quicker, crew, busy) > slow_enough(quicker, crew, quick)
+
+
+def test_streams_are_played_so_slowly_that_drafters_and_engine_fit_beside_each_other(scenario, monkeypatch):
+    crew, found = site_crew(scenario, True, (), (), 0), {}
+    for cores in (2, 64):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        wall_s = max(sum(LLAMA_CPP_DRAFT_S[s.drafter] for s in crew) / cores, LLAMA_CPP_DRAFT_S["large"])
+        times = {spec.name: wall_s for spec in crew}
+        found[cores] = [slow_enough(scenario, crew, times, LLAMA_CPP_DRAFT_S, streams) for streams in (False, True)]
+    assert found[2][1] > found[2][0]  # four drafters and the engine on two cores at the same time
+    assert found[64][1] == found[64][0]
 
 
 def test_the_edge_is_told_the_slowed_down_site(scenario):

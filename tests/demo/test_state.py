@@ -105,3 +105,17 @@ def test_each_play_has_its_own_arguments_and_name():
     assert [play.label for play in (edge, rounds, Play("auto", "fair"))] == ["edge", "rounds, fixed", "auto, fair"]
     assert order(Play("plain", "fixed"), edge, rounds).main == 2
     assert order(edge).main == 0
+
+
+def test_a_user_is_credited_with_what_the_edge_drafted_for_it_too():
+    state = played(batch(1.0, {}), batch(2.0, {"a": (5, 4, 5)}), batch(3.0, {"a": (3, 0, 1), "b": (2, 2, 3)}))
+    asked = order(Play("edge", "heterogeneous", "small"))
+    result = result_of(asked, None, [state], [{}], None)
+    a, b = result.comparison[0].users
+    assert (a.drafted, a.accepted) == (8, 4)
+    assert (b.drafted, b.accepted) == (2, 2)
+    assert (result.devices[0].drafted, result.devices[0].accepted) == (6, 3)  # what the device itself says
+
+
+def test_streams_are_told_of_device_by_device():
+    assert order(Play("plain", "fixed"), Play("streams", "fixed"), Play("auto", "fixed")).main == 1

@@ -58,7 +58,7 @@ Examples:
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "
               "while they are verified (streams), or for each text whatever pays (auto); repeatable.  "
-              "[default: all but streams at a site, else rounds]")  # fmt: skip
+              "[default: all at a site, else rounds]")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
@@ -131,8 +131,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     modes = tuple(dict.fromkeys(options["modes"]))
     if not modes:
-        usual = tuple(mode for mode in MODES if mode != "streams")  # not measured: does one more play end in 3 minutes?
-        modes = ("rounds",) if own else tuple(mode for mode in usual if mode != "edge" or edge_drafter is not None)
+        modes = ("rounds",) if own else tuple(mode for mode in MODES if mode != "edge" or edge_drafter is not None)
     if "edge" in modes and edge_drafter is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
     return DemoOrder(

@@ -6,6 +6,9 @@ from multispin.control import Scenario
 from multispin.demo.crew import DeviceSpec
 from multispin.speculation import Rule, SamplingParams
 
+DEVICES_DRAFT = ("rounds", "streams", "auto")
+"""Modes in which devices may draft."""
+
 
 @dataclass(frozen=True)
 class Play:
@@ -79,7 +82,7 @@ class DemoOrder:
     @property
     def main(self) -> int:
         """Index of the play that is told of device by device: the first in which devices may draft, or the first."""
-        return next((index for index, play in enumerate(self.plays) if play.mode in ("rounds", "auto")), 0)
+        return next((index for index, play in enumerate(self.plays) if play.mode in DEVICES_DRAFT), 0)
 
     def params(self, seed: int) -> SamplingParams:
         """The sampling parameters of a device with this seed."""

@@ -23,6 +23,9 @@ Result = TypeVar("Result")
 CORES = os.cpu_count() or 1
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
+YIELDING = 5
+"""By how much a device's processes are nicer than this one. In truth its machine is its own. Here all share one, and
+a late pass of the edge would hold everybody up, where a late token of a device costs that device alone."""
 MAX_LINE_BYTES = 4 * 2**20
 
 
@@ -55,6 +58,12 @@ class _Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def yields(self) -> None:
+        """Let other processes go first, where the system knows of that; before it has started threads."""
+        if hasattr(os, "setpriority"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self.pid, os.getpriority(os.PRIO_PROCESS, 0) + YIELDING)
 
     async def event(self) -> Event | None:
         """The next event; None at the end."""
@@ -123,6 +132,7 @@ class Crew:
         """Start the devices, and wait until they have loaded their drafters and read their prompts."""
         for spec in self._specs:
             self._devices[spec.name] = child = await _Child.start(["device", *_arguments(spec), *self._device], 1)
+            child.yields()
             self._started(spec.name, child.pid)
         await _in_time(asyncio.gather(*(child.expect(Ready) for child in self._devices.values())))
 
@@ -161,10 +171,11 @@ class Crew:
                 raise InputError(f"the edge stopped: {await edge.why()}")
             following.result()
             state.ended_s = time.monotonic()
+            await edge.stop()
+            await asyncio.wait([watching], timeout=STOP_TIMEOUT_S)  # what it told of the last pass
         finally:
             watching.cancel()
             following.cancel()
-        await edge.stop()
 
     async def stop(self) -> None:
         """End every process."""

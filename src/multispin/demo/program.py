@@ -97,8 +97,9 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
         site, slower = None, 1.0
         if order.site is not None:
             name, scenario = order.site
+            streams = any(play.mode == "streams" for play in order.plays)
             slower = order.slower or slow_enough(
-                scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order)
+                scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order), streams
             )
             site = DemoSite(name, scenario, slower)
             _say(f"the site {name} is played {slower:g} times slower")

@@ -61,8 +61,8 @@ class UserResult:
         name: the user's device.
         tokens_per_s: tokens per second of the site, from when the prompt was read to the last token.
         tokens: tokens of the text.
-        drafted: drafted tokens that were verified.
-        accepted: drafted tokens that were accepted.
+        drafted: tokens drafted for it, by its device or by the edge, that were verified.
+        accepted: of them accepted.
         uplink_bytes: bytes sent, framing included.
         identical: whether the text is the target's own, token by token; None if they were not compared.
 
@@ -202,8 +202,8 @@ def _play_result(site: DemoSite | None, play: Play, state: DemoState, identical:
             device.spec.name,
             device.tokens_per_s * slower,
             device.tokens,
-            device.drafted,
-            device.accepted,
+            device.verified,
+            device.kept,
             device.done.uplink_bytes,
             identical.get(device.spec.name),
         )

@@ -27,6 +27,8 @@ LLAMA_CPP_DRAFT_S = {"large": 0.011, "medium": 0.0095, "small": 0.0047}
 VERIFY_S = (0.05, 0.006)
 """Time of a pass of the embedded target on two such cores: fixed, and per token [s]."""
 USUAL_DRAFT = 4
+STREAMING = 0.7
+"""Share of the time for which a device drafts in streams; in rounds devices and engine take turns."""
 MARGIN = 1.1
 TRIED_TOKENS = 8
 """Tokens that each device drafts to find out how fast it is."""
@@ -130,6 +132,7 @@ def slow_enough(
     crew: Sequence[DeviceSpec],
     drafting_s: Mapping[str, float],
     usual_draft_s: Mapping[str, float] = DRAFT_S,
+    streams: bool = False,
 ) -> float:
     """How many times slower a site must be played for the real models to keep pace on this machine, in halves.
 
@@ -138,6 +141,7 @@ def slow_enough(
         crew: its devices with their drafters.
         drafting_s: real time per drafted token while all devices draft, by device [s].
         usual_draft_s: processor time per drafted token on a free core, by drafter [s]; default torch's.
+        streams: whether streams are played, in which devices draft while the engine verifies; default no.
 
     """
     drafting = max(drafting_s[spec.name] / spec.seconds_per_token for spec in crew)
@@ -148,7 +152,11 @@ def slow_enough(
     burden = max([1.0, *(drafting_s[spec.name] / max(usual_s, usual_draft_s[spec.drafter]) for spec in known)])
     lengths = [USUAL_DRAFT] * len(crew)
     engine_s = burden * (VERIFY_S[0] + VERIFY_S[1] * (sum(lengths) + len(lengths))) * 2 / cores
-    slower = MARGIN * max(drafting, engine_s / scenario.verifier.verify_s(lengths))
+    pass_s = scenario.verifier.verify_s(lengths)
+    slower = MARGIN * max(drafting, engine_s / pass_s)
+    if streams:  # all cores' time that a second of the site takes
+        drafters = sum(usual_draft_s[spec.drafter] / spec.seconds_per_token for spec in known)
+        slower = max(slower, MARGIN * (engine_s / pass_s + STREAMING * burden * drafters / (os.cpu_count() or 1)))
     return min(MAX_SLOWER, max(1.0, math.ceil(2 * slower) / 2))
 
 

@@ -15,8 +15,10 @@ class DeviceState:
         spec: what it is.
         text: its text so far.
         tokens: tokens of that text.
-        drafted: drafted tokens that were verified.
-        accepted: drafted tokens that were accepted.
+        drafted: tokens that it drafted and that were verified.
+        accepted: of them accepted.
+        verified: tokens drafted for it, by itself or by the edge, that were verified.
+        kept: of them accepted.
         acceptance_rate: the edge's estimate, α in [0, 1]; None before its first round.
         length: draft length granted for this round [tokens].
         bandwidth_hz: band granted for this round [Hz].
@@ -34,6 +36,8 @@ class DeviceState:
     tokens: int = 0
     drafted: int = 0
     accepted: int = 0
+    verified: int = 0
+    kept: int = 0
     acceptance_rate: float | None = None
     length: int = 0
     bandwidth_hz: float = 0.0
@@ -122,6 +126,8 @@ class DemoState:
 
     def _device_row(self, device: DeviceState, row: RoundDevice, now_s: float) -> None:
         device.acceptance_rate = row.acceptance_rate
+        device.verified += row.drafted
+        device.kept += row.accepted
         if row.drafted:
             device.slowest_draft_s = max(device.slowest_draft_s, row.seconds_per_token)
         if device.started_s is None:

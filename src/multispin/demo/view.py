@@ -16,7 +16,7 @@ from multispin.demo.state import DemoState
 from multispin.outside import one_line, printable
 
 SHOWN_CHARACTERS = 240
-_WHO = {"plain": "nobody", "edge": "the edge", "auto": "whoever pays"}
+_WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "auto": "whoever pays"}
 """Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
 """Share of late passes from which on a person is told."""
@@ -123,7 +123,7 @@ def comparison_table(site: DemoSite, result: DemoResult) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.caption = (
         "tokens/s of the site; times plain and the edge's own drafts; the user who gains least, times plain; "
-        "accepted of drafted; bytes sent; texts against the target alone"
+        "accepted of drafted, by devices and edge; bytes sent; texts against the target alone"
     )
     plain = next((play for play in result.comparison if play.mode == "plain"), None)
     edge = next((play for play in result.comparison if play.mode == "edge"), None)
