@@ -1,8 +1,11 @@
 """A drafter's GGUF file computes what the drafter's folder does, with the target's whole head."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from multispin.errors import InputError
 from multispin.models import load_model, load_tokenizer
 from multispin.models.distilled import carve, fingerprint, load_student, save_drafter
 from multispin.models.drafter_card import DrafterCard
-from multispin.models.gguf_drafter import GgufOrder, write_gguf
+from multispin.models.drafter_name import DrafterName
+from multispin.models.gguf_copy import gguf_copy
+from multispin.models.gguf_drafter import COPY_KEPT_S, PART_KEPT_S, GgufOrder, file_for_llama_cpp, write_gguf
 
 TEXT = torch.tensor([[3, 9, 4, 60, 7, 7, 21]])
 KINDS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
@@ -123,6 +128,45 @@ def test_damaged_weights_are_refused(target, tmp_path):
         with pytest.raises(InputError, match="damaged"):
             write_gguf(GgufOrder(str(tmp_path / "d"), tmp_path / "out.gguf"))
     assert not (tmp_path / "out.gguf").exists()
+
+
+def aged(path, seconds):
+    path.write_bytes(b"x")
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_a_copy_is_made_once_for_devices_and_pages_and_kept_under_the_drafters_name(target, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = str(target("llama"))
+    distilled(path, tmp_path / "my: drafter v1.2", (0, 3))
+    name = DrafterName.parse(str(tmp_path / "my: drafter v1.2"))
+    copy = file_for_llama_cpp(name, None)
+    assert gguf_copy(name.text) == file_for_llama_cpp(name, path) == copy
+    assert copy.name.startswith("my-drafter-v1.2-")
+    other = file_for_llama_cpp(DrafterName.parse("q8"), path)
+    assert other.name.startswith(f"{Path(path).stem}-q8-")
+    assert set(copy.parent.iterdir()) == {copy, other}
+
+
+def test_what_a_process_that_died_left_behind_is_removed_and_nothing_else(target, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "multispin" / "drafters"
+    folder.mkdir(parents=True)
+    stale = [aged(folder / "a.gguf.x.part", 2 * PART_KEPT_S), aged(folder / "b.gguf", 2 * COPY_KEPT_S)]
+    kept = [aged(folder / "c.gguf.x.part", 0), aged(folder / "d.gguf", COPY_KEPT_S / 2), aged(folder / "e.txt", 1e9)]
+    path = target("llama")
+    copy = file_for_llama_cpp(DrafterName.parse("q8"), str(path))
+    assert not [each for each in stale if each.exists()]
+    assert set(folder.iterdir()) == {copy, *kept}
+    os.utime(copy, (0, 0))
+    assert file_for_llama_cpp(DrafterName.parse("q8"), str(path)) == copy
+    assert time.time() - copy.stat().st_mtime < 60  # it has been used
+
+    aged(tmp_path / "out.gguf.x.part", 2 * PART_KEPT_S)
+    aged(tmp_path / "other.gguf.x.part", 2 * PART_KEPT_S)
+    write_gguf(GgufOrder(str(path), tmp_path / "out.gguf"))
+    assert [each.name for each in tmp_path.glob("*.part")] == ["other.gguf.x.part"]
 
 
 @pytest.mark.embedded

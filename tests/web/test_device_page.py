@@ -102,6 +102,11 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target):
                 params = SamplingParams(0.8, seed=int(answer["seed"]))
                 prompt = target.tokenizer.encode_chat(POEM)
                 assert answer["ids"] == decode_alone(target.model, prompt, params, 30, target.tokenizer.stop_ids)
+                with_help, without = await page.run(
+                    "['with', 'without'].map((id) => document.getElementById(id).textContent)"
+                )
+                assert float(with_help) > 0
+                assert without == "–" if helping else float(without) > 0
                 await page.run("document.getElementById('forget').click()")
             drafters = [event.drafter for event in edge.events if isinstance(event, Connected)]
             assert drafters == ["small (page)", "none"]

@@ -5,10 +5,14 @@ head, so that anything that runs the target's file runs the drafter's. The head 
 speaks a part of the vocabulary; llama.cpp has no such head. With the whole one, every id can be drafted.
 """
 
+import contextlib
+import glob
 import hashlib
 import logging
+import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -36,6 +40,11 @@ COPIED_BITS = 8
 
 log = logging.getLogger(__name__)
 
+PART_KEPT_S = 3600.0
+"""Time without a change after which a file that is being written counts as left behind by a process that died [s]."""
+COPY_KEPT_S = 90 * 86_400.0
+"""Time without a use after which a copy in the cache is removed, when another one is written [s]."""
+_LABEL_CHARACTERS = 60
 _VERSION = 1  # of what is written: copies of an older one are made anew
 _BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)\.(weight|bias)")
@@ -147,17 +156,34 @@ def file_for_llama_cpp(name: DrafterName, target: str | None) -> Path:
     if name.kind is DrafterKind.DISTILLED:
         assert name.folder is not None
         target = target or read_card(name.folder).target
-        order = GgufOrder(str(name.folder), Path(), target)
         sources = [name.folder / CARD_FILE, name.folder / WEIGHTS_FILE, gguf_of(target)]
-    else:
-        order = GgufOrder(name.reference or target or EMBEDDED, Path())
-        sources = [gguf_of(order.drafter)]
+        return _kept_copy(name.folder.resolve().name, GgufOrder(str(name.folder), Path(), target), sources)
+    drafter = name.reference or target or EMBEDDED
+    source = gguf_of(drafter)
+    return _kept_copy(f"{source.stem}-q{COPIED_BITS}", GgufOrder(drafter, Path()), [source])
+
+
+def _kept_copy(label: str, order: GgufOrder, sources: Sequence[Path]) -> Path:
+    """The copy of a drafter in the cache, made if it is not there; what nobody has used for long is removed then."""
     mark = hashlib.sha256("".join(sha256_of(path) for path in sources if path.is_file()).encode()).hexdigest()
-    kept = cache_folder() / "drafters" / f"{Path(name.text).stem[:40]}-{mark[:16]}-{_VERSION}.gguf"
+    readable = re.sub(r"[^\w.-]+", "-", label)[:_LABEL_CHARACTERS].lstrip(".-")
+    kept = cache_folder() / "drafters" / f"{readable}-{mark[:16]}-{_VERSION}.gguf"
     if not kept.is_file():
-        log.info("writing the drafter %s as a GGUF file, once; it is kept in %s", name.text, kept.parent)
+        _remove_older(kept.parent, "*.part", PART_KEPT_S)
+        _remove_older(kept.parent, "*.gguf", COPY_KEPT_S)
+        log.info("writing the drafter %s as a GGUF file, once; it is kept in %s", label, kept.parent)
         write_gguf(replace(order, out=kept))
+    with contextlib.suppress(OSError):
+        kept.touch()  # the time of its last use
     return kept
+
+
+def _remove_older(folder: Path, pattern: str, seconds: float) -> None:
+    """Remove files that were not changed for so long."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def _is_gguf(reference: str) -> bool:
@@ -296,7 +322,10 @@ def _write(
     architecture = str(reader.fields["general.architecture"].contents())
     try:
         order.out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkstemp(suffix=".gguf.part", dir=order.out.parent)[1])
+        _remove_older(order.out.parent, f"{glob.escape(order.out.name)}.*.part", PART_KEPT_S)
+        handle, name = tempfile.mkstemp(prefix=f"{order.out.name}.", suffix=".part", dir=order.out.parent)
+        os.close(handle)
+        work = Path(name)
     except OSError as error:
         raise InputError(f"cannot write {order.out}: {error.strerror}") from None
     try:

@@ -139,11 +139,13 @@ class LlamaCppModel:
             raise InputError(f"the drafter's tokenizer cannot split a text of {len(raw)} bytes")
         return list(buffer[:count])
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that one token stands for; for a special token its name."""
-        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        count = self.library.llama_token_to_piece(self._handle, token, buffer, _PIECE_BYTES, 0, True)
-        return buffer.raw[: max(0, count)]
+    def pieces(self) -> list[bytes]:
+        """The bytes that each token stands for, by id; for a special token its name."""
+        buffer, convert = ctypes.create_string_buffer(_PIECE_BYTES), self.library.llama_token_to_piece
+        return [
+            ctypes.string_at(buffer, max(0, convert(self._handle, token, buffer, _PIECE_BYTES, 0, True)))
+            for token in range(self.vocabulary_size)
+        ]
 
     def token_text(self, token: int) -> str:
         """A token as the file's vocabulary writes it."""
@@ -267,7 +269,7 @@ class LlamaCppTokens:
 
     def __init__(self, model: LlamaCppModel) -> None:
         self._model = model
-        self._pieces = [model.piece(token) for token in range(model.vocabulary_size)]
+        self._pieces = model.pieces()
         self._control = frozenset(token for token in range(model.vocabulary_size) if model.is_control(token))
 
     def get_vocab_size(self, with_added_tokens: bool = True) -> int:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from multispin.errors import InputError
@@ -111,7 +112,13 @@ def check_sizes(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex; read once while neither its size nor its time of change differs."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

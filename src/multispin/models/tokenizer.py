@@ -76,10 +76,8 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of `tokens`, by which both ends know that they mean the same ids; 16 hex digits."""
-        digest = hashlib.sha256()
-        for index, token in sorted(self.tokens.items()):
-            digest.update(b"%d %d " % (index, len(token)) + token)
-        return digest.hexdigest()[:_FINGERPRINT_DIGITS]
+        written = b"".join(b"%d %d %b" % (index, len(token), token) for index, token in sorted(self.tokens.items()))
+        return hashlib.sha256(written).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def difference(self, other: "Tokenizer") -> str | None:
         """The first id that both have and that means another text there, in words; None if there is none."""
@@ -277,9 +275,10 @@ _ALPHABET = _byte_alphabet()
 
 def bytes_of(token: str) -> bytes:
     """The bytes that a token of the vocabulary stands for; its name where it is not written in the byte alphabet."""
-    if all(character in _ALPHABET for character in token):
-        return bytes(_ALPHABET[character] for character in token)
-    return token.encode("utf-8", "surrogatepass")
+    try:
+        return bytes(map(_ALPHABET.__getitem__, token))
+    except KeyError:
+        return token.encode("utf-8", "surrogatepass")
 
 
 def _shown(token: bytes) -> str:

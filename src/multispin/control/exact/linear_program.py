@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import highspy
 import numpy as np
 
 from multispin.control.goodput import Floats, Ints
@@ -49,6 +48,8 @@ class LinearProgram:
             exact: how many rows, the last ones, are equal to their limits; default none.
 
         """
+        import highspy  # what never solves one, --help included, need not wait for it
+
         count, width = len(limits), len(self._cost)
         rows, columns = np.concatenate(self._rows), np.concatenate(self._columns)
         places, place = np.unique(columns * count + rows, return_inverse=True)
