@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from multispin.data import scenario_path
 from multispin.simulation.acceptance import IndependentAcceptance
-from multispin.simulation.setup import Behaviour, DeviceLife, Setup
+from multispin.simulation.setup import Behaviour, DeviceLife, ScenarioFile, Setup
 from multispin.simulation.site import Site
 from multispin.simulation.study import SimulatedRun, simulate
 
@@ -78,3 +79,12 @@ def test_a_token_of_a_stream_is_right_as_often_as_its_place_in_a_draft_says() ->
     for ahead, chance in ((0, 0.9), (1, 0.5), (7, 0.5)):
         found = np.mean([luck.right_after(100, ahead) for _ in range(4000)])
         assert found == pytest.approx(chance, abs=0.03)
+
+
+def test_where_bits_are_dear_the_band_goes_to_who_makes_the_most_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's Qwen cell with its payload of distributions, over 5 MHz; everything is learned."""
+    setup = ScenarioFile(scenario_path("paper-qwen")).setup({"cell.bandwidth_hz": 5e6})
+    split = goodput(setup, "streams", 150)
+    monkeypatch.setattr("multispin.passes.bands.EVEN", 1.0)
+    assert split > 1.03 * goodput(setup, "streams", 150)
+    assert split > 1.3 * goodput(setup, "rounds", 60)

@@ -20,7 +20,9 @@ LEAST_AHEAD = 2
 CHUNKS = (1, 2, 4, 8, 16)
 """Tokens of a frame."""
 MOST_AIR = 0.5
-"""Frames are made longer until they are on the air for no more than this share of the time that drafting takes."""
+"""Frames are made longer until they are on the air for no more than this share of the time that drafting takes …"""
+SAVES = 0.2
+"""… while that saves at least this share of the bits. Where tokens are dear a long frame only comes later."""
 PER_PASS = 8
 """As many frames of a device are wanted while a pass lasts, at most …"""
 FRAMES = 400
@@ -153,8 +155,13 @@ def window_of(
         return 0, 1
     rate, token_s, token_hz_s = view(1)
     per_pass = min(PER_PASS, max(2, FRAMES // max(1, devices)))
-    chunk = next((c for c in CHUNKS if c * per_pass * token_s >= pass_s), CHUNKS[-1])
-    while chunk < CHUNKS[-1] and view(chunk)[2] / bandwidth_hz > MOST_AIR * token_s:
+    takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending go on side by side
+    chunk = next((c for c in CHUNKS if c * per_pass * takes_s >= pass_s), CHUNKS[-1])
+    while (
+        chunk < CHUNKS[-1]
+        and (before := view(chunk)[2]) / bandwidth_hz > MOST_AIR * token_s
+        and view(2 * chunk)[2] <= (1.0 - SAVES) * before
+    ):
         chunk *= 2
     token_hz_s = view(chunk)[2]
     covers = (2.0 * delay_s + 2.0 * pass_s) / max(token_s, token_hz_s / bandwidth_hz) + chunk

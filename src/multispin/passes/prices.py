@@ -45,6 +45,7 @@ class Prices:
         self._learned = Price()
         self._by = math.inf
         self._scaled: dict[str, SessionWorth] = {}
+        self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
 
@@ -61,7 +62,8 @@ class Prices:
         """See whether prices are to be found anew, and take those that were found.
 
         Args:
-            sessions: tokens in a frame of each session's stream; what is fixed in a frame is spread over them.
+            sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
+                device that cannot draft.
             edge_rooms: whether the edge's own drafter can draft for them.
             now_s: the time [s].
 
@@ -74,10 +76,11 @@ class Prices:
             self._asked_s, self._asked = now_s, there
             planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
             most = self._settings.max_draft_length
-            members = [Member(each, most, most if edge_rooms else 0) for each in sorted(there)]
+            members = [Member(n, most if sessions[n] else 0, most if edge_rooms else 0) for n in sorted(there)]
             self._background.begin(partial(_found, planning, members, [sessions[each] for each in sorted(there)]))
         if (found := self._background.take()) is not None:
             self._worth, self._by = found, math.inf
+            self._bands_hz = {int(name): each.bandwidth_hz for name, each in found.sessions.items()}
             self._scale_sessions()
 
     @property
@@ -85,6 +88,11 @@ class Prices:
         """What a second of the engine is worth now [tokens/s]; 0 before anything is known."""
         goodput = self._learned.tokens_per_s
         return goodput if self._worth is None else self._worth.price(goodput)
+
+    @property
+    def bands_hz(self) -> dict[int, float] | None:
+        """B_k of the best rates, by session [Hz]; another object whenever they were found anew, None before."""
+        return self._bands_hz
 
     def of(self, session: int) -> SessionWorth:
         """What is worth what for one session, at the engine's present price."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from multispin.control import Device, EdgeDrafter
 from multispin.control.streams import Go, Ready, Ride, Wait, choose
+from multispin.passes.bands import Bands
 from multispin.passes.batches import collect, job_of, pending_job, prompt_due
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.flows import Flow, matters, window_of
@@ -26,8 +27,6 @@ from multispin.speculation import ID_RULES, Failure, Finding, Outcome
 
 LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
-SHARES = tuple(sorted({round(1.2**k) for k in range(60)}))
-"""The band is shared out for one of these numbers of devices, so that windows change seldom as devices come and go."""
 LEARN_EACH, LEARN_EVERY = 64, 4
 """The time of each of the first passes is learned from, and later of every so many: a fit takes half a millisecond."""
 SHORTEST_SLEEP_S = 2e-4
@@ -74,7 +73,7 @@ class Streams:
         self._prices = state.controller.prices
         self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
         self._pass_s = state.controller.beliefs.verifier().verify_s([0])
-        self._share_hz = state.controller.settings.bandwidth_hz
+        self._bands = Bands(state.controller.settings.bandwidth_hz)
         self._report: RoundReport | None = None
         self._planned: Go | None = None  # the pass to come, or under way
 
@@ -201,19 +200,16 @@ class Streams:
 
     def _seat(self, now_s: float) -> None:
         """Tell whoever can take part for the first time, or again, how far it may draft."""
-        drafting = 0
-        idle = []
+        drafting, idle = [], []
         for seat in self._seats:
             if not (seat.running and seat.connected):
                 continue
-            drafting += seat.session.hello.drafts
+            if seat.session.hello.drafts:
+                drafting.append(seat.session.number)
             if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
                 idle.append(seat)
-        self._drafting = drafting
-        counted = next((share for share in SHARES if share >= drafting), drafting)
-        share_hz = self._settings.bandwidth_hz / max(1, counted)
-        if share_hz != self._share_hz:
-            self._share_hz = share_hz
+        self._drafting = len(drafting)
+        if self._bands.look(drafting, self._prices.bands_hz):
             for number, flow in list(self._flows.items()):
                 if (known := self._seats.get(number)) is None:
                     del self._flows[number]
@@ -224,7 +220,7 @@ class Streams:
             assert request is not None
             if request.rule not in ID_RULES:
                 if not self._seats.unread(seat):
-                    self._grants.grant(seat, self._share_hz, self._pass_s, now_s)
+                    self._grants.grant(seat, self._bands.of(session.number), self._pass_s, now_s)
             else:  # its device may draft while its prompt is read
                 flow = self._flows[session.number] = self._flow(seat, now_s)
                 self._tune(seat, flow)
@@ -245,24 +241,24 @@ class Streams:
         if request is None or request.rule not in ID_RULES or request.finish:
             return
         flow.device, flow.rides, flow.view = self._device(seat), 0, None
-        length, chunk = 0, 1
+        length, chunk, band_hz = 0, 1, self._bands.of(number)
         if session.hello.drafts:
             length, chunk = window_of(
                 lambda tokens: self._beliefs.view(number, tokens),
                 flow.device.delay_s,
-                self._share_hz,
+                band_hz,
                 self._pass_s,
                 self._settings.max_draft_length,
                 self._drafting,
             )
         if not isinstance(stage, Streaming):
-            window = session.stream(length, chunk, self._share_hz)
+            window = session.stream(length, chunk, band_hz)
             if length:
                 self._state.tell(number, window)
             return
         old = stage.window
-        if matters((old.length, old.chunk, old.bandwidth_hz), (length, chunk, self._share_hz)):
-            self._state.tell(number, session.stream(length, chunk, self._share_hz))
+        if matters((old.length, old.chunk, old.bandwidth_hz), (length, chunk, band_hz)):
+            self._state.tell(number, session.stream(length, chunk, band_hz))
 
     def _ready(self, now_s: float) -> list[Ready]:
         """Everybody who could ride in a pass that begins now."""
@@ -281,7 +277,7 @@ class Streams:
                 edge_room = session.room if self._edge_drafts is not None else 0
                 worth = self._prices.of(session.number)
                 found.append(flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate))
-                chunks[session.number] = stage.window.chunk
+                chunks[session.number] = stage.window.chunk if stage.window.length else 0
             elif isinstance(stage, Pending):
                 length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
                 edge_room = session.room if self._edge_drafts is not None and not length else 0

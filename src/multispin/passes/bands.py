@@ -1,0 +1,91 @@
+"""Bands of streams: over how much of the uplink each device may send. Does not know windows, texts or messages.
+
+The band is split by the best rates (`control.exact.fluid`) once these are known, and evenly before. It is split anew
+only when that matters to somebody, because each change has to be told.
+"""
+
+from collections.abc import Collection, Mapping
+
+SHARES = tuple(sorted({round(1.2**k) for k in range(60)}))
+"""An even split is made for one of these numbers of devices, so that it changes seldom as devices come and go."""
+EVEN = 0.25
+"""This part of the band is split evenly. What is known of a device may be wrong, or may change, and from a device
+without a band nothing is learned."""
+SPARE = 0.05
+"""This part of the band is kept for who comes next, and for trials of devices that do not draft."""
+MATTERS = 0.25
+"""The band is split anew when somebody's share changes by more than this."""
+
+
+class Bands:
+    """Everybody's share of the band.
+
+    Args:
+        bandwidth_hz: B, the whole band [Hz].
+
+    """
+
+    def __init__(self, bandwidth_hz: float) -> None:
+        self._whole_hz = bandwidth_hz
+        self._best: Mapping[int, float] | None = None  # B_k of the best rates, as they were seen last [Hz]
+        self._counted = 0  # devices that an even split is for
+        self._of: dict[int, float] = {}
+
+    def of(self, session: int) -> float:
+        """The share of a session's device [Hz]; 0 before it has one."""
+        return self._of.get(session, 0.0)
+
+    @property
+    def spare_hz(self) -> float:
+        """What nobody has [Hz]."""
+        return max(0.0, self._whole_hz - sum(self._of.values()))
+
+    def look(self, drafting: Collection[int], best: Mapping[int, float] | None) -> bool:
+        """See that each of these sessions has a share. Returns whether shares of others have changed.
+
+        A device that has no text for a moment keeps its share until somebody needs it.
+
+        Args:
+            drafting: the sessions whose devices draft.
+            best: B_k of the best rates, by session [Hz]; None while they are not known.
+
+        """
+        if best is None:
+            return self._even(drafting)
+        found, self._best = best is not self._best, best
+        new = [session for session in drafting if session not in self._of]
+        if found:
+            target = self._target(drafting)
+            if new or any(abs(hz - self._of[session]) > MATTERS * self._of[session] for session, hz in target.items()):
+                self._of = target
+                return True
+        elif new:
+            even_hz = self._whole_hz / len(drafting)
+            if self.spare_hz < 0.5 * even_hz * len(new):
+                self._of = {session: self._of[session] for session in drafting if session in self._of}
+            if self.spare_hz < 0.5 * even_hz * len(new):
+                self._of = self._target(drafting)
+                return True
+            share_hz = min(even_hz, self.spare_hz / len(new))
+            self._of |= dict.fromkeys(new, share_hz)
+        return False
+
+    def _even(self, drafting: Collection[int]) -> bool:
+        counted = next((share for share in SHARES if share >= len(drafting)), len(drafting))
+        changed, self._counted = counted != self._counted, counted
+        self._of = dict.fromkeys(drafting, self._whole_hz / max(1, counted))
+        return changed
+
+    def _target(self, drafting: Collection[int]) -> dict[int, float]:
+        """The split: by the best rates, a part of it evenly. Who is not in them counts like the mean of the others."""
+        if not drafting:
+            return {}
+        known = [hz for session in drafting if (hz := (self._best or {}).get(session)) is not None]
+        mean_hz = sum(known) / len(known) if known else 0.0
+        wished = {session: (self._best or {}).get(session, mean_hz) for session in drafting}
+        total_hz, each = sum(wished.values()), 1.0 / len(drafting)
+        shared_hz = (1.0 - SPARE) * self._whole_hz
+        return {
+            session: shared_hz * (EVEN * each + (1.0 - EVEN) * (hz / total_hz if total_hz > 0.0 else each))
+            for session, hz in wished.items()
+        }
