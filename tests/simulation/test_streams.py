@@ -59,6 +59,12 @@ def test_streams_are_no_worse_than_the_edge_drafts_where_these_are_best() -> Non
     assert goodput(setup, "streams", 400) > 0.98 * goodput(setup, "edge", 400)
 
 
+def test_a_slow_drafter_of_the_edge_does_no_harm_where_a_ride_is_dear() -> None:
+    """With drafts of the edge for all, everybody could ride in every pass; fewer riders with more tokens are better."""
+    with_edge = goodput(site(PAPER, 20, EdgeDrafter(0.018, 0.0, 0.75)), "streams", 250)
+    assert with_edge > 0.95 * goodput(site(PAPER, 20), "streams", 250)
+
+
 def test_a_device_behind_a_long_way_slows_nobody_and_is_not_below_plain() -> None:
     setup = site(BATCHING)
     devices = setup.scenario.devices

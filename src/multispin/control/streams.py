@@ -15,7 +15,7 @@ import numpy as np
 
 from multispin.control.edge import edge_drafts, plain
 from multispin.control.exact.fluid import fluid
-from multispin.control.goodput import Floats, Ints, Mask
+from multispin.control.goodput import Floats, Mask
 from multispin.control.latency import verification_s
 from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
@@ -113,16 +113,19 @@ def choose(
 ) -> Go | Wait:
     """Decide who rides in the pass that begins now, or to wait. A pure function.
 
-    A session that rides with l tokens brings w E(l) and costs λ × the engine time of its ride, λ the price. Riding
-    again later is worth more if its device goes on drafting; so it rides once its surplus
+    A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
+    engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
+    as long as another token of its device would bring more than that; and if the verdict contradicts what the device
+    has drafted meanwhile, a pass and a round trip of drafting are lost. Its surplus is
 
-        w (E(l) − l (E(l + 1) − E(l))) − λ · its engine time
+        w E(l, m) − λ · its engine time − ν T min(l, l*) − ν (pass + 2 d) (1 − σ(l, m)).
 
-    is not negative. Its net tokens per drafted token, (w E(l) − λ · time) / l, are then at their greatest: another
-    token would add less than those before it on average. This is the optimum of `exact.fluid`. Where a ride costs
-    nothing, everybody rides. A token is verified while it is worth its own time, w α^l > λ · time. The edge's own
-    drafter goes on after the device's tokens, or instead of them where that is worth more; a step of it is made while
-    all riders together gain more by it than its time costs.
+    It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
+    when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.
+    A token is verified while it is worth its own time, w α^l > λ · time. The edge's own drafter goes on after the
+    device's tokens, or instead of them where that is worth more. It makes as many steps as give the greatest sum of
+    all surpluses less the price of the steps. All numbers of steps are compared, not only neighbouring ones: whether
+    a step pays depends on who rides because of it.
 
     Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings.
 
@@ -137,18 +140,17 @@ def choose(
     if not ready:
         return Wait(math.inf)
     table = _Table(ready, verifier, price_tokens_per_s, edge_drafter)
-    drafts = table.drafts()
-    rides = drafts.surplus >= 0
+    drafts = table.best(table.must)
+    rides = (drafts.surplus >= 0.0) | table.must
     until_due_s = table.until_due(table.pass_s(drafts, rides))
     due = table.must | (until_due_s <= 0.0)
     if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
-        table.must = due
-        drafts = table.drafts()
-        rides = (drafts.surplus >= 0) | due
+        drafts = table.best(due)
+        rides = (drafts.surplus >= 0.0) | due
     if not rides.any():
         return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
     chosen = np.flatnonzero(rides).tolist()
-    device, edge = drafts.device.tolist(), drafts.edge.tolist()
+    device, edge = drafts.device.astype(int).tolist(), drafts.edge.astype(int).tolist()
     return Go(
         tuple(Ride(ready[k].session, device[k], edge[k]) for k in chosen),
         float(drafts.tokens[rides].sum()),
@@ -156,122 +158,85 @@ def choose(
     )
 
 
-@dataclass(frozen=True)
-class _Drafts:
+class _Drafts(NamedTuple):
     """How much each session would bring, arrays over sessions.
 
     Attributes:
         device: tokens of the device.
         edge: tokens that the edge's drafter adds.
         tokens: w E[N].
-        surplus: what riding now is worth beyond riding later, at the price of time.
-        steps_cost: price of the steps of the edge's drafter that all share [tokens].
+        surplus: what riding now is worth beyond not riding, at the price of time [tokens].
     """
 
-    device: Ints
-    edge: Ints
+    device: Floats
+    edge: Floats
     tokens: Floats
     surplus: Floats
-    steps_cost: float
-
-    def worth(self, must: Mask) -> float:
-        """What a pass is worth that everybody with a surplus rides in, and who must [tokens]."""
-        return float(np.where(must, self.surplus, np.maximum(self.surplus, 0.0)).sum()) - self.steps_cost
 
 
 class _Table:
-    """What is ready, as arrays over sessions, and what it would bring."""
+    """What is ready, as arrays over sessions, [K]; and what it would bring with m tokens of the edge each, [M + 1, K].
+
+    Attributes:
+        must: who rides whatever it brings.
+        next_s: time until more is expected [s].
+    """
 
     def __init__(
         self, ready: Sequence[Ready], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
     ) -> None:
-        columns = list(zip(*ready, strict=True))
-        (
-            pending,
-            alpha,
-            weight,
-            waited,
-            must,
-            next_s,
-            more,
-            rate,
-            room,
-            edge_room,
-            edge_alpha,
-            least,
-            token_worth,
-            restart_worth,
-        ) = columns[1:]
-        self.verifier, self.drafter, self.price = verifier, edge_drafter, price
-        self.pending: Ints = np.array(pending, dtype=np.int64)
-        self.alpha, self.weight, self.waited_s = np.array(alpha, float), np.array(weight, float), np.array(waited)
-        self.next_s, self.rate, self.edge_alpha = np.array(next_s), np.array(rate), np.array(edge_alpha, float)
-        self.must = np.array(must, dtype=bool)
-        self.more: Ints = np.array(more, dtype=np.int64)
-        self.room: Ints = np.array(
-            [had if each is None else each for each, had in zip(room, pending, strict=True)], dtype=np.int64
-        )
-        self.edge_room: Ints = np.array(edge_room, dtype=np.int64)
-        self.token_worth, self.restart_worth = np.array(token_worth, float), np.array(restart_worth, float)
-        plain_s = verifier.verify_s([0] * len(ready))
-        self.floor = np.maximum(np.array(least, float), 1.0 / plain_s)
-        self.plain_s = plain_s
-        self.token_price = price * verifier.per_token_s
+        columns: Floats = np.array(ready, dtype=np.float64).T
+        pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
+        room, edge_room, edge_alpha, least, token_worth, restart_worth = columns[9:]
+        room = np.where(np.isnan(room), pending, room)
+        self.must: Mask = must > 0.0
+        self._verifier, self._drafter = verifier, edge_drafter
+        self._pending, self._alpha, self._room = pending, alpha, room
+        self._plain_s = verifier.verify_s([0] * len(ready))
+        self._floor = np.maximum(least, 1.0 / self._plain_s)
+        self._step_price, of_edge = 0.0, 0.0
+        token_price = price * verifier.per_token_s
+        if edge_drafter is None:
+            edge, extra = np.zeros((1, 1)), np.zeros((1, 1))
+        else:
+            self._step_price, of_edge = price * edge_drafter.fixed_s, token_price + price * edge_drafter.per_device_s
+            most = np.minimum(edge_room, room)
+            edge = np.minimum(np.arange(int(most.max()) + 1)[:, None], most)
+            extra = _expected(edge_alpha, edge) - 1.0
+        drafts_on = self._rate > 0.0
+        lost = np.where(drafts_on, restart_worth, 0.0)
+        survives = alpha ** (edge + 1.0)
+        # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
+        after = extra + lost * survives / weight
+        device = np.minimum(pending, room - edge)
+        first = weight * (alpha - (1.0 - alpha) * after)
+        device = np.where(first > token_price, device, 0.0)
+        if token_price > 0.0:
+            device = np.minimum(device, _steps(first, alpha, token_price))
+        alive = alpha**device
+        tokens = weight * ((1.0 - alive * alpha) / np.maximum(1.0 - alpha, 1e-12) + alive * extra)
+        cost = price * verifier.per_device_s + token_price * (device + 1.0) + of_edge * edge
+        held = np.where(drafts_on, token_worth * np.minimum(pending, _steps(weight * alpha, alpha, token_worth)), 0.0)
+        self._device, self._edge, self._tokens = device, edge, tokens
+        self._surplus: Floats = tokens - cost - held - lost * (1.0 - alive * survives)
+        self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
 
-    def drafts(self) -> _Drafts:
-        """The device's tokens first, or the edge's alone where its drafter is the better one: what is worth more."""
-        own = np.minimum(self.pending, self.room)
-        own = np.minimum(own, _steps(self.weight, self.alpha, self.token_price, own))
-        found = self._with_edge(own)
-        better = (self.edge_alpha > self.alpha) & (self.edge_room > 0) & (own > 0)
-        if self.drafter is None or not better.any():
-            return found
-        other = self._with_edge(np.where(better, 0, own))
-        mixed = self._with_edge(np.where(better & (other.surplus > found.surplus), 0, own))
-        return max(found, other, mixed, key=lambda drafts: drafts.worth(self.must))
-
-    def _with_edge(self, device: Ints) -> _Drafts:
-        """What these tokens of the devices bring, and as many of the edge's after them as are worth their time."""
-        verifier, price = self.verifier, self.price
-        alive = self.alpha**device
-        tokens = _expected(self.alpha, device)
-        cost = price * verifier.per_device_s + self.token_price * (device + 1)
-        edge: Ints = np.zeros_like(device)
-        extra: Floats = np.zeros_like(alive)
-        steps_cost = 0.0
-        if self.drafter is not None:
-            own = price * (verifier.per_token_s + self.drafter.per_device_s)
-            most = np.minimum(self.edge_room, self.room - device)
-            most = np.minimum(most, _steps(self.weight * alive, self.edge_alpha, own, most))
-            steps = np.arange(1, int(most.max(initial=0)) + 1)[:, None]
-            worth = np.where(steps <= most, self.weight * alive * self.edge_alpha**steps - own, 0.0)
-            # Gains fall from step to step, so the first ones are the best. Who does not ride gains nothing.
-            rides = self._rides_with(tokens + alive * (_expected(self.edge_alpha, most) - 1.0), cost + own * most)
-            made = int((worth[:, rides].sum(axis=-1) > price * self.drafter.fixed_s).sum())
-            edge = np.minimum(most, made)
-            extra = _expected(self.edge_alpha, edge) - 1.0
-            cost, steps_cost = cost + own * edge, price * self.drafter.fixed_s * made
-        tokens = self.weight * (tokens + alive * extra)
-        # What waiting for one more token would bring, against what the token's time is worth.
-        grows = (device == self.pending) & (device < self.room) & ((self.rate > 0) | (self.more > 0))
-        next_gain = self.weight * np.maximum(alive * (self.alpha - (1.0 - self.alpha) * extra), 0.0)
-        contradicted = 1.0 - alive * self.alpha ** (edge + 1)
-        worth_of_time = self.token_worth * device + self.restart_worth * contradicted
-        grows &= (next_gain > self.token_worth) & (self.token_worth > 0)
-        surplus = tokens - cost - np.where(grows, worth_of_time, 0.0)
-        return _Drafts(device, edge, tokens, surplus, steps_cost)
-
-    def _rides_with(self, tokens: Floats, cost: Floats) -> Mask:
-        """Who may ride if as much as makes sense is drafted here, or rides anyway."""
-        return np.asarray((self.weight * tokens >= cost) | self.must)
+    def best(self, must: Mask) -> _Drafts:
+        """Drafts of the number of steps with which a pass is worth most, if these ride in any case."""
+        worth = np.where(must, self._best, np.maximum(self._best, 0.0)).sum(axis=1)
+        made = int(np.argmax(worth - self._step_price * np.arange(len(worth))))
+        size = len(must)
+        row, column = self._surplus[: made + 1].argmax(axis=0), np.arange(size)
+        edge = np.broadcast_to(self._edge, self._surplus.shape)
+        return _Drafts(self._device[row, column], edge[row, column], self._tokens[row, column], self._best[made])
 
     def pass_s(self, drafts: _Drafts, rides: Mask) -> float:
         """Duration of a pass of these riders, or of the shortest ride if there are none [s]."""
-        v, count = self.verifier, int(rides.sum())
+        v, count = self._verifier, int(rides.sum())
         if not count:
             return verification_s(v.fixed_s, v.per_device_s, v.per_token_s, 1, 1.0)
         edge = drafts.edge[rides]
-        drafting_s = 0.0 if self.drafter is None else self.drafter.draft_s(edge.tolist())
+        drafting_s = 0.0 if self._drafter is None else self._drafter.draft_s(edge.tolist())
         tokens = float(drafts.device[rides].sum() + edge.sum()) + count
         return drafting_s + verification_s(v.fixed_s, v.per_device_s, v.per_token_s, count, tokens)
 
@@ -281,26 +246,23 @@ class _Table:
         Riding in the pass after one that begins now, it would have waited for two passes by the end. Not sooner than
         half of a plain pass after its last ride: what it could bring is not known before.
         """
-        comes = np.where(self.next_s < lasts_s, self.more + self.rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
-        later = _expected(self.alpha, np.minimum(self.pending + comes, self.room))
-        allowed_s = np.maximum(later / self.floor - lasts_s, 0.5 * self.plain_s)
-        return np.asarray(allowed_s - self.waited_s - lasts_s)
+        comes = np.where(self.next_s < lasts_s, self._more + self._rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
+        later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))
+        allowed_s = np.maximum(later / self._floor - lasts_s, 0.5 * self._plain_s)
+        return np.asarray(allowed_s - self._waited_s - lasts_s)
 
 
-def _expected(alpha: Floats, length: Ints | Floats) -> Floats:
+def _expected(alpha: Floats, length: Floats) -> Floats:
     """E[N] of drafts, without the checks of `goodput.expected_tokens`."""
     rest = np.maximum(1.0 - alpha, 1e-12)
     return np.asarray((1.0 - (1.0 - rest) ** (length + 1.0)) / rest)
 
 
-def _steps(value: Floats, alpha: Floats, cost: float, most: Ints) -> Ints:
-    """How many of a draft's first tokens are worth their cost: value · α^l > cost, at most `most`."""
-    if cost <= 0.0:
-        return np.where(alpha > 0.0, most, 0)
+def _steps(first: Floats, alpha: Floats, cost: Floats | float) -> Floats:
+    """How many of a draft's first tokens are worth their cost each: first · α^(l − 1) > cost; infinite if all are."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.ceil(np.log(cost / value) / np.log(alpha)) - 1.0
-    steps = np.where(alpha >= 1.0, np.where(value > cost, np.inf, 0.0), np.where(value * alpha > cost, steps, 0.0))
-    return np.clip(steps, 0, most).astype(np.int64)
+        steps = np.ceil(1.0 + np.log(cost / first) / np.log(alpha)) - 1.0
+    return np.where(first > cost, np.where(alpha < 1.0, steps, np.inf), 0.0)
 
 
 @dataclass(frozen=True)
