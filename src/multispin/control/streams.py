@@ -46,6 +46,8 @@ class Ready(NamedTuple):
         token_worth: ν_k T_k, what the time in which its device drafts a token is worth, see `Worth` [tokens]; default
             0.
         restart_worth: what is lost if a verdict contradicts what its device has drafted meanwhile [tokens]; default 0.
+        behind_tokens: how far it is behind what it is to have at least, plain decoding included, as of its last ride;
+            negative where it is ahead [tokens]; default 0.
     """
 
     session: int
@@ -63,6 +65,7 @@ class Ready(NamedTuple):
     least_tokens_per_s: float = 0.0
     token_worth: float = 0.0
     restart_worth: float = 0.0
+    behind_tokens: float = 0.0
 
 
 class Ride(NamedTuple):
@@ -187,7 +190,7 @@ class _Table:
     ) -> None:
         columns: Floats = np.array(ready, dtype=np.float64).T
         pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
-        room, edge_room, edge_alpha, least, token_worth, restart_worth = columns[9:]
+        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind = columns[9:]
         room = np.where(np.isnan(room), pending, room)
         self.must: Mask = must > 0.0
         self._verifier, self._drafter = verifier, edge_drafter
@@ -243,12 +246,12 @@ class _Table:
     def until_due(self, lasts_s: float) -> Floats:
         """Time until each session must begin to ride so as not to fall below its floor, if passes last so long [s].
 
-        Riding in the pass after one that begins now, it would have waited for two passes by the end. Not sooner than
-        half of a plain pass after its last ride: what it could bring is not known before.
+        Riding in the pass after one that begins now, it would have waited for two passes by the end. Who is behind its
+        floor already may wait for less, and who is ahead for longer. Not sooner than half of a plain pass after its last ride: what it could bring is not known before.
         """
         comes = np.where(self.next_s < lasts_s, self._more + self._rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
         later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))
-        allowed_s = np.maximum(later / self._floor - lasts_s, 0.5 * self._plain_s)
+        allowed_s = np.maximum((later - self._behind) / self._floor - lasts_s, 0.5 * self._plain_s)
         return np.asarray(allowed_s - self._waited_s - lasts_s)
 
 

@@ -35,6 +35,8 @@ SAMPLED = 4
 """One of so many chunks is learned from: they come often, and are much alike."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
+MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
+"""Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
 OVERDUE = 2.0
 """What has not come after so many times its expected interval is not expected any more."""
 
@@ -53,6 +55,7 @@ class Flow:
         view: what was believed of its tokens lately; None: to be looked at.
         young: passes for which it still counts as new.
         chunks: frames that came.
+        behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
 
     """
 
@@ -65,6 +68,7 @@ class Flow:
     view: View | None = None
     young: int = YOUNG
     chunks: int = 0
+    behind_tokens: float = 0.0
 
     def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
@@ -86,8 +90,10 @@ class Flow:
         """Whether the speed and the frame of the last chunk are to be learned from."""
         return self.young > 0 or self.chunks % SAMPLED == 0
 
-    def rode(self, now_s: float) -> None:
-        """It was in a pass."""
+    def rode(self, now_s: float, tokens: int, least_tokens_per_s: float) -> None:
+        """It was in a pass, which brought so many tokens; it is to have so many per second at least."""
+        behind = self.behind_tokens + least_tokens_per_s * (now_s - self.since_s) - tokens
+        self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
         self.since_s = now_s
         self.rides += 1
         if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:
@@ -129,6 +135,7 @@ class Flow:
             least_tokens_per_s=worth.least_tokens_per_s,
             token_worth=worth.token_worth,
             restart_worth=worth.restart_worth,
+            behind_tokens=self.behind_tokens,
         )
 
 

@@ -67,6 +67,7 @@ class Streams:
         self._flows: dict[int, Flow] = {}
         self._number = 0
         self._drafting = 0  # devices that can draft
+        self._present = 0  # sessions that could ride
         self._busy = False  # whether a batch is verified, or the edge's drafter is at work
         self._rides: list[_Ride] = []  # of the pass to come
         self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
@@ -111,6 +112,7 @@ class Streams:
             if (batch := self._batch(added)) is not None:
                 return self._verify(batch)
         ready = self._ready(now_s)
+        self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
         price = self._prices.engine_tokens_per_s
@@ -144,6 +146,7 @@ class Streams:
         if self._number <= LEARN_EACH or self._number % LEARN_EVERY == 0:
             self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._pass_s += 0.2 * (verify_s - self._pass_s)
+        self._plain_per_s = 1.0 / self._beliefs.verifier().verify_s([0] * max(1, self._present))
         self._busy = False
         for job, finding in zip(batch.jobs, findings, strict=True):
             seat = self._seats.get(job.session)
@@ -389,7 +392,7 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        flow.rode(now_s)
+        flow.rode(now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s))
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
         if flow.rides >= LOOK_EVERY:
