@@ -247,7 +247,8 @@ class _Table:
         """Time until each session must begin to ride so as not to fall below its floor, if passes last so long [s].
 
         Riding in the pass after one that begins now, it would have waited for two passes by the end. Who is behind its
-        floor already may wait for less, and who is ahead for longer. Not sooner than half of a plain pass after its last ride: what it could bring is not known before.
+        floor already may wait for less, and who is ahead for longer. Not sooner than half of a plain pass after its
+        last ride: what it could bring is not known before.
         """
         comes = np.where(self.next_s < lasts_s, self._more + self._rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
         later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))
