@@ -118,12 +118,12 @@ def client_of(url, name, seed, link=None):
 
 
 @asynccontextmanager
-async def an_edge(port, mode, slots):
+async def an_edge(port, mode, slots, engine=None, words=None):
     """An edge with the OpenAI-compatible API and `/metrics`, while the block runs; gives its port."""
     controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode=mode))
     limits = Limits(resume_grace_s=2.0, slot_grace_s=0.3, deadline_slack_s=0.05, draft_timeout_s=5.0)
-    server = EdgeServer(Passes(Engine(slots), controller, MODEL, limits))
-    application, words = server.application(), Letters()
+    server = EdgeServer(Passes(engine or Engine(slots), controller, MODEL, limits))
+    application, words = server.application(), words or Letters()
     source = local_sessions(server, MODEL, words.decode, slots + limits.max_waiting, MAX_LENGTH)
     Gateway(source, words, MODEL).add_routes(application)
     metrics = Metrics(MODEL, server.counts)

@@ -254,6 +254,22 @@ def test_an_edge_that_asks_for_nothing_lets_everybody_in():
     assert everybody.token is None
 
 
+def test_nothing_is_kept_of_sessions_that_are_gone(stub_site, run, file):
+    secret = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file, "sesame") as site:
+            for credential in (secret, "sesame") * 3:
+                await text_of(site, credential)
+            server = site.server
+            holders = [await server.access.admit(each, "", 0.0) for each in (secret, "sesame")]
+            while any(holder.sessions for holder in holders):
+                await asyncio.sleep(0.1)
+            return server._holders, server._connections, server._open, server._account._texts
+
+    assert not any(run(scenario(), 30))
+
+
 def test_a_token_ends_at_its_time_and_its_session_with_it(stub_site, run, file):
     anna = file.add("anna", expires=datetime.now(UTC) + timedelta(seconds=2))
     late = file.add("late", expires=datetime.now(UTC) - timedelta(seconds=1))

@@ -62,6 +62,8 @@ def test_the_metrics_add_up(looked_at):
     assert value(found, "vllm:prompt_tokens_total") == 9
     assert value(found, "vllm:request_success_total", finished_reason="length") == 3
     assert value(found, "vllm:time_to_first_token_seconds_count") == 3
+    assert value(found, "vllm:request_queue_time_seconds_count") == 3
+    assert value(found, "vllm:request_queue_time_seconds_sum") <= value(found, "vllm:time_to_first_token_seconds_sum")
     assert value(found, "vllm:num_requests_running") == value(found, "vllm:num_requests_waiting") == 0
     drafted = value(found, "vllm:spec_decode_num_draft_tokens_total")
     accepted = value(found, "vllm:spec_decode_num_accepted_tokens_total")

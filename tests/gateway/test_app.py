@@ -39,15 +39,15 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, tokens=None, mode="rounds", **limits):
+async def api(folder, credential="", slots=4, tokens=None, mode="rounds", edge=False, **limits):
     tokenizer = load_tokenizer(folder)
     drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     passes = Passes(
         Verifier(load_model(folder), slots, MAX_LENGTH),
-        Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=mode == "edge")),
+        Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=edge or mode == "edge")),
         tokenizer.fingerprint,
         Limits(**limits),
-        edge_drafter=drafter if mode == "edge" else None,
+        edge_drafter=drafter if edge or mode == "edge" else None,
         grammars=load_grammars(tokenizer),
     )
     server = EdgeServer(passes, access=Access(credential, tokens))
@@ -545,9 +545,28 @@ def test_a_stream_marks_the_text_of_accepted_drafts(tiny_folder):
 
     helped, plain = ([each["choices"][0] for each in pieces] for pieces in asyncio.run(scenario()))
     assert "".join(each["text"] for each in helped) == alone(tiny_folder, "abc", 20)
-    assert any(each.get("drafted") for each in helped)
+    assert {each["drafted_by"] for each in helped if each.get("drafted")} == {"device"}
     assert any(each["text"] and not each.get("drafted") for each in helped)
     assert not any(each.get("drafted") for each in plain)
+
+
+@pytest.mark.parametrize("schedule", ["rounds", "streams"])
+def test_drafts_of_the_edges_own_drafter_are_marked_apart_and_counted(tiny_folder, schedule):
+    body = {"prompt": "abc", "max_tokens": 20, "temperature": 0}
+
+    async def scenario():
+        async with api(tiny_folder, mode="edge" if schedule == "rounds" else "streams", edge=True) as http:
+            _, whole = await post(http, "/v1/completions", body)
+            return whole, await events(http, "/v1/completions", body | {"stream": True, "mark_drafted": True})
+
+    whole, pieces = asyncio.run(scenario())
+    choices = [each["choices"][0] for each in pieces]
+    assert whole["choices"][0]["text"] == "".join(each["text"] for each in choices) == alone(tiny_folder, "abc", 20)
+    assert {each["drafted_by"] for each in choices if each.get("drafted")} == {"edge"}
+    assert any(each["text"] and not each.get("drafted") for each in choices)
+    counted = whole["metrics"]["speculative_decoding"]
+    assert 0 < counted["num_accepted_draft_tokens"] <= counted["num_draft_tokens"]
+    assert counted["num_accepted_draft_tokens"] + counted["num_spec_steps"] <= 20 + 1
 
 
 @asynccontextmanager

@@ -73,3 +73,13 @@ def test_memory_is_bounded_whatever_comes():
     assert len(shown["sessions"]) == MAX_SHOWN
     assert shown["hidden"] == 3 * MAX_SESSIONS - MAX_SHOWN
     assert len(json.dumps(shown, allow_nan=False)) < 150_000
+
+
+def test_a_window_of_a_stream_holds_until_there_is_another_one():
+    board = Board("target")
+    row = RoundDevice("a", 4, 3, 4, 0.8, 0.01, 1, "device")
+    streams = {"planned_pass_s": 0.1, "planned_tokens": 3.5}
+    for number, grants in enumerate([(RoundGrant("a", 6, 5e3, 1),), (), ()]):
+        board.tell(Round(number, float(number), 0.1, 0, None, None, (row,), grants, **streams))
+    [shown] = board.shown(3.0)["sessions"]
+    assert (shown["length"], shown["bandwidth_hz"]) == (6, 5e3)

@@ -37,6 +37,7 @@ class _Delta(Struct):
 class _Choice(Struct):
     delta: _Delta | None = None
     drafted: bool = False
+    drafted_by: str = ""
 
 
 class _Usage(Struct):
@@ -113,7 +114,8 @@ def command(url: str, **options: Any) -> None:
     """Talk with a model in the terminal, over any OpenAI-compatible API.
 
     URL is the API's base URL. An answer comes while it is written; on a terminal, text that a device had drafted is
-    green. /help lists what can be typed. The environment variable MULTISPIN_API_KEY holds the API key.
+    green, and that of an edge's own drafter cyan. /help lists what can be typed. The environment variable
+    MULTISPIN_API_KEY holds the API key.
 
     \b
     Examples:
@@ -210,7 +212,8 @@ async def _stream(talk: Talk, written: list[str]) -> None:
                 first_s = first_s or time.monotonic()
                 written.append(text)
                 shown = printable(text)
-                click.echo(click.style(shown, fg="green") if choice.drafted else shown, nl=False)
+                colour = "cyan" if choice.drafted_by == "edge" else "green"
+                click.echo(click.style(shown, fg=colour) if choice.drafted else shown, nl=False)
                 sys.stdout.flush()
     click.echo()
     if tokens is not None and sys.stdout.isatty():
@@ -220,7 +223,7 @@ async def _stream(talk: Talk, written: list[str]) -> None:
 def _figures(tokens: int, seconds: float, accepted: int) -> str:
     """How quickly an answer came, and how much of it had been drafted."""
     speed = f", {(tokens - 1) / seconds:.1f} tokens/s" if tokens > 1 and seconds > 0 else ""
-    drafted = f", {accepted} of them drafted by a device" if accepted else ""
+    drafted = f", {accepted} of them drafted" if accepted else ""
     return f"[{tokens} tokens{drafted}{speed}]"
 
 

@@ -61,6 +61,14 @@ the last one take the cores from the other processes of a small machine.
 """
 
 
+KERNELS = 256
+"""Matrix products that oneDNN keeps compiled, one for each number of rows and layer's size.
+
+Its own default of 1,024 keeps some 250 MiB more after passes of many sizes, and is not quicker
+(docs/measurements/faults.md).
+"""
+
+
 class _LogLine(logging.Formatter):
     """A message is one line, whatever names and reasons of others it quotes."""
 
@@ -71,7 +79,8 @@ class _LogLine(logging.Formatter):
 def prepare(threads: int, models: bool = True, handler: logging.Handler | None = None) -> None:
     """Set the threads of the model and show log messages on standard error; call before torch is imported.
 
-    Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless the environment says OMP_WAIT_POLICY.
+    Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless the environment says OMP_WAIT_POLICY. oneDNN
+    keeps `KERNELS` products, unless it says ONEDNN_PRIMITIVE_CACHE_CAPACITY.
 
     Args:
         threads: threads of the model.
@@ -86,6 +95,7 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
     logging.getLogger("multispin").setLevel(logging.INFO)
     if not models:
         return
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

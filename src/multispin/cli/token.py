@@ -53,7 +53,8 @@ def command() -> None:
 @_limit("--max-prompt-tokens", "Tokens of a prompt; 0 is no limit.")
 @click.option("--expires", metavar="WHEN", show_default="never",
               help="When it ends: 2027-01-31 (with that day), 2027-01-31T12:00Z, or after 30d or 12h.")  # fmt: skip
-@click.option("--page", metavar="ADDRESS", help="Edge with --web: print a QR code that joins a phone with this token.")
+@click.option("--page", metavar="ADDRESS", help="Print a QR code that joins a phone with this token, to an edge with "
+              "--web at HOST:PORT, or https://HOST:PORT where it speaks TLS.")  # fmt: skip
 @json_option
 def add(
     name: str,
@@ -72,6 +73,7 @@ def add(
       multispin token add anna-laptop > anna.token
       multispin token add visitor --expires 12h
       multispin token add anna-phone --page 192.168.1.20:8765
+      multispin token add anna-phone --page https://edge.example.org
     """
     if page is not None:
         require("segno")

@@ -18,6 +18,7 @@ class _Text:
         request: name of the HTTP request that it belongs to; empty for a device's own.
         prompt_tokens: tokens of its prompt.
         opened_s: when its request came [s].
+        began_s: when the first pass with it began [s]; None before.
         first_s: when its first token was committed [s]; None before.
         tokens: tokens committed.
         drafted: tokens drafted for it and verified.
@@ -29,6 +30,7 @@ class _Text:
     request: str
     prompt_tokens: int
     opened_s: float
+    began_s: float | None = None
     first_s: float | None = None
     tokens: int = 0
     drafted: int = 0
@@ -64,9 +66,11 @@ class Account:
         self._texts[number] = _Text(name, request, running.prompt_tokens, now_s)
         return Opened(number, name, request, running.prompt_tokens, running.remaining, now_s)
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, batch: Batch, now_s: float) -> None:
         """A batch is about to be verified."""
         for job in batch.jobs:
+            if (text := self._texts.get(job.session)) is not None and text.began_s is None:
+                text.began_s = now_s
             if job.feed.params is not None:
                 self._drafters[job.session] = job.drafter if job.drafted else NOBODY
 
@@ -84,10 +88,12 @@ class Account:
         text = self._texts.pop(number, None)
         if text is None:
             return None
-        first_token_s = None if text.first_s is None else text.first_s - text.opened_s
+        first_token_s, queue_s = (
+            None if at_s is None else at_s - text.opened_s for at_s in (text.first_s, text.began_s)
+        )
         return Ended(
             *(number, text.name, text.request, finish, text.prompt_tokens, text.tokens, text.drafted, text.accepted),
-            *(first_token_s, now_s - text.opened_s, now_s),
+            *(first_token_s, now_s - text.opened_s, now_s, queue_s),
         )
 
     def round(self, report: RoundReport, now_s: float) -> Round:

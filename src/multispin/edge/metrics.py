@@ -102,6 +102,7 @@ class Metrics:
         self._between_tokens = histogram(
             "inter_token_latency_seconds", "Between two passes that a text grew in.", STEPS_S
         )
+        self._queue = histogram("request_queue_time_seconds", "From the request to the first pass with it.", REQUESTS_S)
         self._whole = histogram("e2e_request_latency_seconds", "From the request to the end.", REQUESTS_S)
         self._drafts = counter("spec_decode_num_drafts", "Drafts that were verified.").labels(**labels)
         self._draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens that were verified.").labels(
@@ -183,6 +184,8 @@ class Metrics:
             case Ended():
                 self._success[event.finish if event.finish in self._success else "error"].inc()
                 self._whole.observe(event.seconds)
+                if event.queue_s is not None:
+                    self._queue.observe(event.queue_s)
                 self._last_s.pop(event.session, None)
                 self._opened_s.pop(event.session, None)
             case Connected() | Lost() | Expired() | Refused():

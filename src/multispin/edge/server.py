@@ -305,8 +305,8 @@ class EdgeServer:
                     drafts = await loop.run_in_executor(self._engine_thread, self._passes.draft, step)
                     self._passes.drafted(step, drafts, loop.time() - began_s, loop.time())
                 case Verify(batch):
-                    self._account.batch(batch)
                     began_s = loop.time()
+                    self._account.batch(batch, began_s)
                     findings = await self._verify(batch)
                     self._passes.verified(batch, findings, loop.time() - began_s, loop.time())
                 case Send(messages, report):
@@ -345,6 +345,7 @@ class EdgeServer:
         for number, holder in list(self._holders.items()):
             if self._passes.session(number) is None:
                 del self._holders[number]
+                holder.sessions.discard(number)
             elif why := self.access.why_gone(holder):
                 connection = self._connections.get(number)
                 if connection is not None:

@@ -152,7 +152,7 @@ class Answer:
             part: what became final.
             offset: characters of the choice's text before it.
         """
-        events, logprobs, drafted = [], self._logprobs(part.tokens, offset), part.drafted or None
+        events, logprobs, drafted = [], self._logprobs(part.tokens, offset), part.drafted
         for call in part.calls:
             function: dict[str, Any] = {"arguments": call.arguments}
             delta: dict[str, Any] = {"index": call.number, "function": function}
@@ -184,12 +184,12 @@ class Answer:
         delta: Mapping[str, Any],
         logprobs: Mapping[str, Any] | None,
         finish: str | None,
-        drafted: bool | None = None,
+        drafted: str = "",
     ) -> bytes:
         said: dict[str, Any] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish}
         if drafted:
-            choice["drafted"] = True
+            choice |= {"drafted": True, "drafted_by": drafted}
         return event(self._head("chat.completion.chunk" if self.chat else "text_completion", [choice]))
 
     def _head(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

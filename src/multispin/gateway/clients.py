@@ -5,7 +5,7 @@ and nobody's device drafts.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
 from multispin.device import DeviceClient
@@ -20,12 +20,20 @@ class SessionPool:
         make: makes a client, given who is to be told of every advance of its text.
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
+        pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.
 
     """
 
-    def __init__(self, make: Callable[[Callable[[Progress], None]], DeviceClient], size: int, max_length: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[Callable[[Progress], None]], DeviceClient],
+        size: int,
+        max_length: int,
+        pieces: "Callable[[int, Progress], Sequence[Piece]] | None" = None,
+    ) -> None:
         self.max_length = max_length
         self._make = make
+        self._pieces = pieces or _one_piece
         self._free: list[tuple[DeviceClient, _Relay]] = []
         self._turns = asyncio.Semaphore(size)
 
@@ -54,14 +62,27 @@ class SessionPool:
             client.close()
 
     def _new(self) -> "tuple[DeviceClient, _Relay]":
-        relay = _Relay()
-        return self._make(relay.tell), relay
+        relay = _Relay(self._pieces)
+        client = self._make(relay.tell)
+        relay.number = lambda: 0 if client.session.welcome is None else client.session.welcome.session
+        return client, relay
+
+
+def _one_piece(_: int, progress: Progress) -> list[Piece]:
+    return [Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)]
 
 
 class _Relay:
-    """Hands what a client reports to whoever reads its present text."""
+    """Hands what a client reports to whoever reads its present text.
 
-    def __init__(self) -> None:
+    Attributes:
+        number: number of the client's session; 0 while it has none.
+
+    """
+
+    def __init__(self, pieces_of: Callable[[int, Progress], Sequence[Piece]]) -> None:
+        self.number: Callable[[], int] = lambda: 0
+        self._pieces_of = pieces_of
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
 
     def listen(self) -> "asyncio.Queue[Piece | None]":
@@ -71,6 +92,5 @@ class _Relay:
 
     def tell(self, progress: Progress) -> None:
         """Pass on what a message from the edge brought."""
-        self._pieces.put_nowait(
-            Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)
-        )
+        for piece in self._pieces_of(self.number(), progress):
+            self._pieces.put_nowait(piece)

@@ -20,7 +20,7 @@ class Part(NamedTuple):
         calls: parts of calls of tools.
         tokens: tokens with their log probabilities, where the request wants them; those of the end are left out.
         finish: "stop", "length" or "tool_calls" with the last part, else empty.
-        drafted: whether the text is of drafted tokens that were accepted.
+        drafted: who drafted the text's tokens, if they were accepted drafts, "device" or "edge"; else empty.
 
     """
 
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     calls: tuple[Call, ...] = ()
     tokens: tuple[Scored, ...] = ()
     finish: str = ""
-    drafted: bool = False
+    drafted: str = ""
 
 
 async def parts_of(
@@ -55,8 +55,9 @@ async def parts_of(
         async for piece in pieces:
             count(piece)
             scored = _scored(piece, request)
-            if split and 0 < piece.accepted < len(piece.tokens):
-                yield _part(reader, stream.push(piece.tokens[: piece.accepted]), scored[: piece.accepted], drafted=True)
+            if split and piece.accepted:
+                drafted = stream.push(piece.tokens[: piece.accepted])
+                yield _part(reader, drafted, scored[: piece.accepted], drafted=piece.drafter)
                 new, scored = stream.push(piece.tokens[piece.accepted :]), scored[piece.accepted :]
             else:
                 new = stream.push(piece.tokens)
@@ -73,7 +74,7 @@ def _scored(piece: SourcePiece, request: Request) -> tuple[Scored, ...]:
 
 
 def _part(
-    reader: CallReader | None, text: str, tokens: tuple[Scored, ...], finish: str = "", drafted: bool = False
+    reader: CallReader | None, text: str, tokens: tuple[Scored, ...], finish: str = "", drafted: str = ""
 ) -> Part:
     if reader is None:
         return Part(text, (), tokens, finish, drafted)

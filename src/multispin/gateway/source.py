@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, Protocol
 from multispin.protocol import Request
 from multispin.speculation import Score
 
+DEVICE, EDGE = "device", "edge"
+"""Who drafted."""
+
 
 class Piece(NamedTuple):
     """What one pass added to a text.
@@ -16,6 +19,7 @@ class Piece(NamedTuple):
         accepted: drafted tokens that were accepted.
         finish: why the text ended, "stop" or "length"; empty while it goes on.
         scores: log probabilities of the tokens, where the request wants them.
+        drafter: who drafted, `DEVICE` (default) or `EDGE`; empty if nobody did.
 
     """
 
@@ -24,6 +28,7 @@ class Piece(NamedTuple):
     accepted: int = 0
     finish: str = ""
     scores: tuple[Score, ...] = ()
+    drafter: str = DEVICE
 
 
 class TextSource(Protocol):

@@ -100,6 +100,7 @@ class Ended(_Line, frozen=True, tag="ended"):
         first_token_s: time from the request to the first token [s]; None if there was none.
         seconds: time from the request to the end [s].
         time_s: the edge's clock [s].
+        queue_s: time from the request to the first pass with it [s]; None if there was none.
 
     """
 
@@ -114,6 +115,7 @@ class Ended(_Line, frozen=True, tag="ended"):
     first_token_s: float | None
     seconds: float
     time_s: float
+    queue_s: float | None = None
 
 
 class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -145,7 +145,10 @@ class Board:
         for grant in event.grants:
             self._session(grant.session, grant.name).length = grant.length
         for number in {*granted, *(each.session for each in event.devices)} & self._sessions.keys():
-            self._sessions[number].bands_hz.append(granted.get(number, 0.0))
+            bands_hz = self._sessions[number].bands_hz
+            # A window of a stream holds until there is another one; a grant is for its round alone.
+            before_hz = bands_hz[-1] if event.planned_pass_s is not None and bands_hz else 0.0
+            bands_hz.append(granted.get(number, before_hz))
         second = self._second(int(event.time_s))
         second.tokens += sum(each.tokens for each in event.devices)
         second.drafted += sum(each.drafted for each in event.devices)

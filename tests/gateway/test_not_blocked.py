@@ -1,0 +1,67 @@
+"""The event loop serves others while a long prompt is tokenised, a chat is put into its template, and a pass runs."""
+
+import asyncio
+import threading
+
+import aiohttp
+import pytest
+from tests.chaos import world
+
+
+class Held:
+    """Holds a thread until it is let go; a loop that runs in that thread could never do so."""
+
+    def __init__(self):
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.entered.set()
+        assert self.go_on.wait(30), "nobody let this thread go on: the event loop was blocked"
+
+
+class SlowWords(world.Letters):
+    def __init__(self, held):
+        self._held = held
+
+    def encode(self, text):
+        self._held()
+        return super().encode(text)
+
+
+class SlowEngine(world.Engine):
+    def __init__(self, held):
+        super().__init__(2)
+        self._held = held
+
+    def verify(self, feeds):
+        self._held()
+        return super().verify(feeds)
+
+
+PROMPT = chr(300) * 500
+BODIES = {
+    "/v1/completions": {"prompt": PROMPT, "max_tokens": 4},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4},
+    "/v1/responses": {"input": PROMPT, "max_output_tokens": 4},
+    "/tokenize": {"prompt": PROMPT},
+}
+
+
+@pytest.mark.parametrize(("slow", "path"), [*(("words", path) for path in BODIES), ("engine", "/v1/completions")])
+def test_others_are_served_meanwhile(slow, path):
+    held = Held()
+    parts = {"words": SlowWords(held)} if slow == "words" else {"engine": SlowEngine(held)}
+
+    async def scenario():
+        async with (
+            world.an_edge(0, "plain", 2, **parts) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+        ):
+            asking = asyncio.create_task(http.post(path, json=BODIES[path]))
+            await asyncio.to_thread(held.entered.wait, 30)
+            async with http.get("/healthz") as answer:
+                assert answer.status == 200
+            held.go_on.set()
+            return (await asking).status
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == 200
