@@ -8,7 +8,7 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 extras = project["optional-dependencies"]
 for requirement in [
     *project["dependencies"],
-    *(each for name in ("device", "models", "figures", "ray") for each in extras[name]),
+    *(each for name, requirements in extras.items() if name not in ("dev", "vllm") for each in requirements),
 ]:
     if (found := re.fullmatch(r"([\w-]+)>=([\d.]+)(,.*)?", requirement)) is not None:
         print(f"{found[1]}=={found[2]}")

@@ -123,7 +123,7 @@ def rooms():
         for place, member in enumerate(members):
             x = ROOMS_X + label + place * (width + 8)
             drawn.append(box(round(x, 1), y, round(width, 1), height, colour))
-            size = 11 if len(members) > 2 else 14
+            size = 14 if len(members) < 3 else 9
             drawn.append(text(round(x + width / 2, 1), y + 22, member, size, "bold", "middle"))
     return drawn
 

@@ -172,7 +172,7 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
 
     Args:
         engine: verification engine that runs the target model.
-        texts: from `open_text` with this engine; those that are finished are left as they are.
+        texts: texts that `open_text` began with this engine; finished ones are left as they are.
         draft_length: most tokens to draft for each, 0 for none; default 4.
 
     Returns:
@@ -229,7 +229,7 @@ async def run_edge(
         slots: texts that are written at once, of the default engine; default 16.
         max_length: prompt and generated tokens per text, of the default engine; default 1024.
         credential: what every device must show; default none.
-        on_event: told of everything that happens.
+        on_event: function that gets every event.
 
     Yields:
         The address for devices, such as "ws://127.0.0.1:40123".

@@ -31,7 +31,7 @@ def config_options(function: _Function) -> _Function:
             is_eager=True,
             expose_value=False,
             callback=_read,
-            help="TOML file with settings: the options' names as keys. Options on the command line go before it.",
+            help="TOML file with settings: the options' names as keys. Options on the command line take precedence.",
         ),
     ):
         function = option(function)

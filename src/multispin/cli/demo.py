@@ -62,7 +62,7 @@ Examples:
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
-              help="Play the site so many times slower.")  # fmt: skip
+              help="Factor by which the site is played slower.")  # fmt: skip
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
               help="Without a site: how many devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,

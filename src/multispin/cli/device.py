@@ -51,23 +51,32 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option("--thinking/--no-thinking", default=None, help="Set enable_thinking, which some chat templates know.")
 @click.option("--raw", is_flag=True, help="Take the prompt as it is, without a chat template.")
 @sampling_options
-@click.option("--seconds-per-token", type=click.FloatRange(0.0), default=0.0, help="Emulate a device this slow.")
+@click.option(
+    "--seconds-per-token",
+    type=click.FloatRange(0.0),
+    default=0.0,
+    help="Emulate a device that takes this long to draft a token.",
+)
 @click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
 @click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
-              help="Emulate a network that delays every message by so much, one way.")  # fmt: skip
+              help="Emulate a network that delays every message by this time, one way.")  # fmt: skip
 @click.option("--max-wasted-share", type=click.FloatRange(0.0, 1.0), default=1.0, show_default="no bound",
-              help="In streams: draft only so far ahead that no more than this share of the tokens is never verified, "
-              "or hardly at all. Saves energy.")  # fmt: skip
+              help="In streams: draft less far ahead, so that at most about this share of the drafted tokens is never "
+              "verified. Saves energy.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Token or secret of the edge, if it asks for one.")  # fmt: skip
 @click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at wss:// addresses.")
-@click.option("--credential-file", metavar="FILE", help="File that holds it: other users see a command line.")
+@click.option(
+    "--credential-file",
+    metavar="FILE",
+    help="File that holds the credential. Safer than --credential: other users of the machine see a command line.",
+)
 @click.option(
     "--retry-for",
     "retry_for_s",
     type=click.FloatRange(0.0, 604_800.0),
     show_default="10 at first, 300 once an edge has answered",
-    help="Go on for so many seconds without an edge.",
+    help="Seconds for which the device looks for an edge before it gives up.",
 )
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")

@@ -38,7 +38,7 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="User messages to have answered, one per line, instead of the bundled templates'.")  # fmt: skip
 @click.option("--text", "texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
-              help="Plain text to learn from beside, a document per paragraph; repeatable.")  # fmt: skip
+              help="File of further plain text to learn from, one document per paragraph; repeatable.")  # fmt: skip
 @click.option("--vocabulary", type=click.IntRange(0), default=12_288, show_default=True,
               help="Token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per step.")

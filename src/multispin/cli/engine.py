@@ -22,7 +22,7 @@ def engine_options(function: _Function) -> _Function:
             type=click.Choice(NUMBERS),
             default="float32",
             show_default=True,
-            help="Numbers that the target computes in; int8 on a CPU only.",
+            help="Number type that the target computes in; int8 on a CPU only.",
         ),
         click.option(
             "--engine-option",

@@ -75,8 +75,8 @@ class _Lines:
     """Progress as lines of a log.
 
     Args:
-        clock: tells the time [s].
-        write: takes a line.
+        clock: function that returns the time [s].
+        write: function that prints a line.
 
     """
 

@@ -45,25 +45,51 @@ def sampling_options(function: _Function) -> _Function:
             metavar="ID=BIAS",
             help="Added to the logit of a token id, −100 … 100; repeatable.",
         ),
-        click.option("--stop", "stops", multiple=True, help="Text that ends the output before it; repeatable."),
-        click.option("--min-tokens", type=click.IntRange(0, 2**20), default=0, help="No end before so many tokens."),
-        click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Noise of the run; the text depends on it."),
+        click.option("--stop", "stops", multiple=True, help="The output ends before this text; repeatable."),
+        click.option(
+            "--min-tokens",
+            type=click.IntRange(0, 2**20),
+            default=0,
+            help="The text does not end before this many tokens.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling noise; the text depends on it."
+        ),
         click.option(
             "--repetition-penalty",
             type=float,
             default=1.0,
             show_default=True,
-            help="Divides logits of tokens that stand in prompt or text.",
+            help="Divides the logits of tokens that occur in the prompt or the text.",
         ),
         click.option(
-            "--frequency-penalty", type=float, default=0.0, help="Subtracted per time that a token was generated."
+            "--frequency-penalty",
+            type=float,
+            default=0.0,
+            help="Subtracted from a token's logit for each time that it was generated.",
         ),
         click.option(
-            "--presence-penalty", type=float, default=0.0, help="Subtracted once a token was generated; −2 … 2."
+            "--presence-penalty",
+            type=float,
+            default=0.0,
+            help="Subtracted from the logits of all tokens generated before; −2 … 2.",
         ),
-        click.option("--min-p", type=float, default=0.0, help="Keep tokens of at least this share of the likeliest."),
-        click.option("--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest."),
-        click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this much probability."),
+        click.option(
+            "--min-p",
+            type=float,
+            default=0.0,
+            help="Keep tokens with at least this share of the likeliest token's probability.",
+        ),
+        click.option(
+            "--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest tokens."
+        ),
+        click.option(
+            "--top-p",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Keep the likeliest tokens with this much probability together.",
+        ),
         click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
         click.option("--max-tokens", type=click.IntRange(1, 2**20), default=96, show_default=True),
     ):

@@ -74,14 +74,22 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
 @_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")
 @_limit("max_waiting", click.IntRange(0, 65536), "Requests that may wait for a slot.")
-@_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "A lost device's session is kept for so many seconds.")
+@_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "Seconds for which a lost device's session is kept.")
 @_limit(
     "slot_grace_s",
     click.FloatRange(0.0, 3600.0),
-    "A lost device keeps its slot for so many seconds while others wait for one.",
+    "Seconds for which a lost device keeps its slot while others wait for one.",
 )
-@_limit("draft_timeout_s", click.FloatRange(1.0, 3600.0), "A device that owes an answer for so long is let go.")
-@_limit("idle_timeout_s", click.FloatRange(1.0, 604800.0), "A device that asks for nothing for so long is let go.")
+@_limit(
+    "draft_timeout_s",
+    click.FloatRange(1.0, 3600.0),
+    "A device that owes an answer for this many seconds is disconnected.",
+)
+@_limit(
+    "idle_timeout_s",
+    click.FloatRange(1.0, 604800.0),
+    "A device that asks for nothing for this many seconds is disconnected.",
+)
 @place_option
 @click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
               metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "

@@ -26,7 +26,7 @@ def web_options(function: _Function) -> _Function:
             "allowed_hosts",
             metavar="NAME",
             multiple=True,
-            help="Name under which browsers may reach this edge, beside addresses and localhost; repeatable.",
+            help="Name under which browsers may reach this edge, as they do under addresses and localhost; repeatable.",
         ),
         click.option(
             "--dashboard/--no-dashboard",
@@ -64,7 +64,7 @@ class Pages:
     """The pages of an edge.
 
     Args:
-        options: of `serve`.
+        options: the options of `serve`.
         server: the edge.
         app: its web application.
         tokenizer: the target's.
@@ -127,8 +127,6 @@ def _page_drafter(options: Mapping[str, Any]) -> tuple[str, Path]:
 
     spec = options["web_draft"] or ("small" if options["target"] == EMBEDDED else None)
     if spec is None:
-        raise InputError(
-            f"--web needs a drafter for pages beside the target {options['target']}: name a .gguf file with --web-draft"
-        )
+        raise InputError(f"--web has no drafter for the target {options['target']}: name a .gguf file with --web-draft")
     path = gguf_copy(spec)
     return Path(spec).stem, path

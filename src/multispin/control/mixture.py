@@ -49,8 +49,8 @@ class Mixture:
     """A choice for everybody, scored.
 
     Args:
-        lengths: drafts of the devices, [K]; 0 where no device drafts.
-        edge_lengths: drafts of the edge for each pass of the others, [K].
+        lengths: draft lengths of the devices, [K] tokens; 0 where no device drafts.
+        edge_lengths: draft lengths of the edge in each pass of the others, [K] tokens.
         tokens: expected tokens of a period, [K].
         phase_s: φ [s].
         period_s: duration of a period [s].

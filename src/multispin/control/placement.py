@@ -39,7 +39,7 @@ class Radio:
         """Received power over noise density of a device [Hz]; 12.5 dBm from 100 m are 141 MHz by default.
 
         Args:
-            distance_m: from the server, at least 1 m.
+            distance_m: distance from the server, at least 1 m.
             transmit_dbm: power p [dBm].
 
         Raises:

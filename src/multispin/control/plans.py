@@ -43,7 +43,7 @@ class Plan:
         goodput_tokens_per_s: Σ_k w_k E[N_k] / round_s.
         upper_bound_tokens_per_s: no choice of lengths and bands is better; None where the policy proves nothing.
         round_s: time of the round, φ + T_ver [s].
-        devices: in the order of the scenario.
+        devices: one plan per device, in the order of the scenario.
         iterations: candidates or search nodes that were examined.
     """
 

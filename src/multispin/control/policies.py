@@ -31,7 +31,7 @@ class Policy:
     Args:
         name: what commands call it.
         lengths: how it chooses draft lengths, in words.
-        choose: makes its plan; None if it plans from what came of the last round alone.
+        choose: function that makes its plan; None if it plans from the outcome of the last round alone.
         equal_bands: whether each device that can draft gets B/K, rather than the best split for the lengths.
         splits_band: whether it has no meaning where devices send one after the other.
         runtime: whether a running edge can serve everybody by it; the others are for comparison on paper.

@@ -44,7 +44,7 @@ class Choice:
     """What is decided for one session.
 
     Args:
-        name: of the session's device in the scenario.
+        name: name of the session's device in the scenario.
         drafter: `NOBODY`, `EDGE` or `DEVICE`.
         draft_length: tokens to draft for each pass; 0 for `NOBODY`.
         bandwidth_hz: band for the device's draft [Hz]; 0 unless the device drafts.
@@ -76,7 +76,7 @@ class Decision:
         device_phase_s: longest time from a grant to the arrival of its draft, both delays included [s]; 0 if no device
             drafts.
         extra_passes: passes that the edge makes in the device phase for the sessions without device drafts.
-        sessions: in the order of the scenario.
+        sessions: one decision per device, in the order of the scenario.
         alternatives: goodput of each kind that was considered [tokens/s], by kind.
     """
 

@@ -117,7 +117,7 @@ class Crew:
     Args:
         specs: the devices.
         device: arguments of `multispin device` that all of them share.
-        started: told the name and process id of every process.
+        started: function that gets the name and process id of every process.
 
     """
 

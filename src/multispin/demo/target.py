@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from multispin.demo.order import DemoOrder
-from multispin.models import decode_alone, decode_together, load_model, load_tokenizer, load_verifier
+from multispin.models import load_tokenizer
 from multispin.speculation import SamplingParams
 
 TextRequest = tuple[list[int], SamplingParams]
@@ -34,6 +34,8 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
         chosen = parse_options(order.engine_options)
         yield from decode_by_vllm(order.target, requests, order.max_tokens, stop_ids, order.dtype, chosen)
         return
+    from multispin.models import decode_alone, load_model  # loads torch, while nobody plays any more
+
     model = load_model(order.target, order.dtype, order.place)
     for prompt, params in requests:
         yield decode_alone(
@@ -48,6 +50,8 @@ def own_goodput(order: DemoOrder, requests: Sequence[TextRequest]) -> float | No
     """
     if order.engine != "embedded":
         return None
+    from multispin.models import decode_together, load_verifier
+
     stop_ids = load_tokenizer(order.target).stop_ids
     longest = max(len(prompt) for prompt, _ in requests) + order.max_tokens
     engine = load_verifier(order.target, len(requests), longest, order.dtype, order.place)

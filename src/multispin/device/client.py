@@ -61,7 +61,7 @@ class Emulation:
 
     Attributes:
         seconds_per_token: least time to draft a token [s]; default 0, as fast as it can.
-        spectral_efficiency: of the emulated uplink [bit/s/Hz]; default 0, no emulated uplink.
+        spectral_efficiency: spectral efficiency of the emulated uplink [bit/s/Hz]; default 0, no emulated uplink.
         delay_s: further time of every message, one way [s]; default 0.
 
     """
@@ -129,11 +129,11 @@ class DeviceClient:
         hello: how the device introduces itself.
         drafter: what guesses the next tokens.
         emulation: what the device pretends to be; default nothing.
-        on_progress: told of every advance of the text.
+        on_progress: function that gets every advance of the text.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
         link: carries the messages; default a WebSocket.
         patience: how long to go on without an edge.
-        on_outage: told of every failed attempt.
+        on_outage: function that gets every failed attempt.
         max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
             default 1, as far as the edge allows.
 

@@ -160,7 +160,7 @@ class ShapedLink:
 
     Args:
         link: link that carries the frames.
-        spectral_efficiency: of the emulated uplink [bit/s/Hz], above 0.
+        spectral_efficiency: spectral efficiency of the emulated uplink [bit/s/Hz], above 0.
 
     """
 
@@ -340,7 +340,8 @@ class MemoryLink:
     """A link to an edge inside this process: for tests, and for devices that live where the edge does.
 
     Args:
-        accept: told the address and the edge's end of every new connection; raises LinkLostError to refuse it.
+        accept: function that gets the address and the edge's end of every new connection; it raises LinkLostError
+            to refuse one.
 
     """
 

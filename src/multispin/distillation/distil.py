@@ -107,7 +107,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     Args:
         order: the drafter to make.
         made: further facts about its making for the card, such as the command and the hardware.
-        report: told how far each stage is, often.
+        report: function that is called often with the progress of each stage.
 
     Returns:
         The card, which is stored in `order.out` with the weights.

@@ -71,7 +71,7 @@ class Batches:
         size: sequences per batch.
         seed: seed of the order.
         prepare: computed once for each shard in memory, shape [N, T, …]; default nothing.
-        report: told (shards prepared, all shards), because that takes minutes; default nobody.
+        report: function of (shards prepared, all shards): preparing takes minutes; default none.
 
     """
 
@@ -138,7 +138,7 @@ class Trainer:
         shards: files of the corpus.
         device: where it is taught: "cpu", or a GPU such as "cuda:0".
         frozen: number of first layers that stay the target's; their states are computed once. Default 0.
-        prepared: told (shards that the frozen layers have read, all shards); default nobody.
+        prepared: function of (shards that the frozen layers have read, all shards); default none.
 
     """
 
@@ -176,7 +176,7 @@ class Trainer:
 
         Args:
             checkpoint: file that is rewritten about once a minute and at the end.
-            report: called after each step with (steps done, loss, seconds of a step).
+            report: function that is called after each step with (steps done, loss, seconds of a step).
 
         """
         if checkpoint.exists():

@@ -22,7 +22,7 @@ class _Text:
         first_s: when its first token was committed [s]; None before.
         tokens: tokens committed.
         drafted: tokens drafted for it and verified.
-        accepted: of them accepted.
+        accepted: accepted tokens among them.
 
     """
 

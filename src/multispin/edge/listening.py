@@ -48,7 +48,7 @@ async def listening(
         host: address to listen on; default this machine only.
         port: 0 takes any free one; default 8765.
         gate: bounds connections; default one of its own.
-        tls: makes connections TLS; default none.
+        tls: TLS settings of the connections; default none, no TLS.
 
     Raises:
         InputError: the port cannot be had.

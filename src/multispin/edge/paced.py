@@ -26,7 +26,7 @@ class PacedEngine:
     Args:
         engine: engine that computes.
         verification: T_ver of the emulated engine.
-        clock: tells the time [s].
+        clock: function that returns the time [s].
         sleep: waits for so many seconds.
 
     """
@@ -100,7 +100,7 @@ class PacedBatchDrafter:
     Args:
         drafter: drafter that computes.
         times: time of a drafting step of the emulated drafter.
-        clock: tells the time [s].
+        clock: function that returns the time [s].
         sleep: waits for so many seconds.
 
     """

@@ -49,7 +49,7 @@ class ForgettingMedian:
         prior: value before anything is observed.
         prior_weight: how many observations it is worth at first.
         prior_log_spread: standard deviation of ln(observation) before anything is observed.
-        half_life: in observations.
+        half_life: number of observations after which the weight of one is halved.
 
     """
 

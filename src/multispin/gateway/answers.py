@@ -40,7 +40,7 @@ class Drafting:
     Attributes:
         passes: number of passes by how many drafted tokens they accepted.
         drafted: tokens drafted.
-        accepted: of them accepted.
+        accepted: accepted tokens among them.
         longest: longest draft.
 
     """

@@ -57,7 +57,7 @@ class Gateway:
     """The handlers of the API.
 
     Args:
-        source: writes the texts.
+        source: where the texts come from.
         words: text to token ids and back.
         model: name under which clients ask for the model.
         created: seconds since 1970 that `/v1/models` reports; default 0.
@@ -272,9 +272,9 @@ class Gateway:
         """All texts while they are written, as server-sent events.
 
         Args:
-            request: of the client.
+            request: the client's request.
             texts: the events of each text.
-            last: makes the last events, when all texts are finished.
+            last: function that makes the last events, when all texts are finished.
         """
         events: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MAX_QUEUED_EVENTS)
 

@@ -150,10 +150,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
         model: name of the model; must be the one that is served.
         temperature: default 1; 0 is greedy decoding.
         top_p, top_k: truncation of the distribution; top_k 0 or −1 keeps all tokens.
-        min_p: keeps tokens of at least this share of the likeliest token's probability.
+        min_p: only tokens with at least this share of the likeliest token's probability are kept.
         presence_penalty, frequency_penalty: lower the logits of generated tokens, once and per time.
         repetition_penalty: divides the logits of tokens of prompt and text.
-        seed: makes the text reproducible; drawn at random if it is left out.
+        seed: seed of the text's noise; drawn at random if it is left out.
         max_tokens: most tokens to generate.
         min_tokens: no stop ends the text before so many tokens.
         stop: one or several texts that end the text before them.
@@ -361,7 +361,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
     """Decode and check a request body.
 
     Args:
-        raw: at most `MAX_BODY_BYTES` of JSON.
+        raw: the body, at most `MAX_BODY_BYTES` of JSON.
         kind: the structure that it must fit.
 
     Raises:

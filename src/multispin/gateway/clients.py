@@ -17,7 +17,7 @@ class SessionPool:
     """A `TextSource` over device sessions.
 
     Args:
-        make: makes a client, given who is to be told of every advance of its text.
+        make: function that makes a client; its argument is the function that gets every advance of the client's text.
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.

@@ -42,10 +42,10 @@ async def parts_of(
     """Write one text, and yield it as it becomes final; closing the iterator gives the session back.
 
     Args:
-        source: writes it.
+        source: where the text comes from.
         words: its tokens as text.
         request: what is asked for.
-        count: told of every pass.
+        count: function that gets every pass.
         with_tools: whether calls of tools are to be read from it.
         split: whether text of accepted drafted tokens comes in parts of its own.
     """

@@ -135,7 +135,7 @@ class ResponseAnswer:
 
     Args:
         model: name that the client is told.
-        body: of the request.
+        body: body of the request.
         prompt_tokens: tokens of the prompt.
         bytes_of: bytes of a token's text, for log probabilities.
 

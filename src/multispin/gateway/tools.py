@@ -158,8 +158,8 @@ class Call(NamedTuple):
     """A part of a call, as it becomes known.
 
     Attributes:
-        number: of the call in the answer, from 0.
-        name: of the tool, with the first part of each call; empty later.
+        number: number of the call in the answer, from 0.
+        name: name of the tool, with the first part of each call; empty later.
         id: identifier of the call, with its first part; empty later.
         arguments: further JSON of the arguments.
 
@@ -267,7 +267,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], use: ToolUse | None) -
     """Messages for a chat template that knows no tools: tools, calls and results become text.
 
     Args:
-        messages: with `tool_calls` and messages of the role "tool".
+        messages: the conversation, with `tool_calls` and messages of the role "tool".
         use: the tools of the request.
     """
     told = [{"role": "system", "content": use.told()}] if use is not None else []

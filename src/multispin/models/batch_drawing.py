@@ -62,7 +62,7 @@ class BatchDrawing:
 
         Args:
             width: V, of the logits.
-            padded_width: of the rows that they are taken from.
+            padded_width: width of the rows that they are taken from.
             dtype: number type of the logits.
 
         """

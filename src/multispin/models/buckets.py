@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     """The shape of a static pass.
 
     Attributes:
-        tokens: of the packed row, padding included.
+        tokens: tokens of the packed row, padding included.
         slots: slots 0 … slots−1 take part.
         rows: query rows per slot of padded attention; 0 if attention takes ragged rows.
         keys: keys per slot of padded attention; 0 if attention takes ragged rows.

@@ -66,9 +66,9 @@ class ModelDrafter:
         """What it would draw from at each position of a known text, all at once.
 
         Args:
-            text: at most as long as the cache.
+            text: token ids, at most as many as the cache holds.
             begin: first position of interest, at least 1.
-            params: of the request.
+            params: sampling parameters of the request.
 
         Returns:
             [len(text) − begin, V] logits, each given the text before it.

@@ -28,7 +28,7 @@ class DrafterCard:
 
     Attributes:
         target: reference of the target that it was made from.
-        fingerprint: of the target's embeddings, see `fingerprint`.
+        fingerprint: fingerprint of the target's embeddings, see `fingerprint_of`.
         layers: indices of the target's layers that it began as.
         frozen: how many of them, the first ones, are still the target's own, and read from it.
         vocabulary: token ids that its head can draft.

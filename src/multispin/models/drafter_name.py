@@ -43,8 +43,8 @@ class DrafterName:
         text: as it was written.
         kind: what stands behind it.
         reference: the model that drafts, for `rounded` and `model`; "" under `rounded` for the target itself.
-        bits: of a rounded model's weights, 3 … 8; 0 for the other kinds.
-        folder: of a distilled drafter; None for the other kinds.
+        bits: bits of a rounded model's weights, 3 … 8; 0 for the other kinds.
+        folder: folder of a distilled drafter; None for the other kinds.
 
     """
 

@@ -97,7 +97,7 @@ def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = Non
 
     Args:
         order: the file to make.
-        report: told how many tensors of how many are written; default nobody.
+        report: function of (tensors written, all tensors); default none.
 
     Returns:
         Bytes of the file.

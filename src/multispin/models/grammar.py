@@ -32,7 +32,7 @@ class TextMatcher:
     """A `Matcher` over llguidance's.
 
     Args:
-        matcher: of llguidance, at the beginning of a text.
+        matcher: llguidance's matcher, at the beginning of a text.
         size: number of token ids.
         ends: ids that end a text.
 
@@ -90,7 +90,7 @@ class TextGrammars:
     """`Grammars` over the vocabulary of a tokenizer; InputError if the library is not installed.
 
     Args:
-        tokenizer: of the target; it must name tokens that end a text.
+        tokenizer: tokenizer of the target; it must name tokens that end a text.
 
     """
 

@@ -30,10 +30,10 @@ class WindowRun:
     """The inputs of one slot that recurrent layers scan in a pass of static shape.
 
     Attributes:
-        slot: of the session.
+        slot: slot of the session.
         past: inputs between the slot's checkpoint and its newest state, where the window begins.
         replayed: accepted inputs since the newest state, which come first in the window.
-        count: of all inputs in the window, the new ones last.
+        count: number of all inputs in the window, the new ones last.
         kept: inputs of the window that the state has taken which is kept.
 
     """
@@ -70,7 +70,7 @@ def grouped(runs: Sequence[Run], pair_cost: int) -> list[_Group]:
     """Join neighbouring slots while one padded call is cheaper than two.
 
     Args:
-        runs: at most one per slot.
+        runs: what is read into each slot, at most one run per slot.
         pair_cost: multiply-adds per query-key pair, heads times head size.
     """
     groups: list[_Group] = []

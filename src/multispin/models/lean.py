@@ -28,7 +28,7 @@ class LeanLayer(nn.Module):
     """One decoder layer: attention and a gated feed-forward part, each after a norm and beside a residual.
 
     Args:
-        layer: of one of `FAMILIES`, with silu in it.
+        layer: decoder layer of one of `FAMILIES`, with silu in it.
         together: query, key and value; then gate and up: each as one linear layer.
 
     """

@@ -31,7 +31,7 @@ class PackedModel:
         width: number of logits per row, padding of the vocabulary included.
         longest_text: positions that it knows; None if there is no limit.
         device: where it computes.
-        dtype: of hidden states and logits.
+        dtype: number type of hidden states and logits.
 
     """
 
@@ -79,7 +79,7 @@ class PackedModel:
 
         Args:
             cache: made for this model.
-            runs: at most one per slot, at least one; no position is skipped.
+            runs: what is read into each slot: at least one run, at most one per slot; no position is skipped.
 
         Returns:
             [rows, width] logits of the runs that want them, one below the other.

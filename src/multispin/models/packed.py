@@ -81,7 +81,7 @@ class PackedBatch:
 
         Args:
             query: [heads, Σ n_i, head_dim].
-            keys: of one layer, the new ones included.
+            keys: keys of one layer, the new ones included.
             values: [slots, kv_heads, end, head_dim].
             scale: factor on query · key; None for 1/√head_dim.
             window: positions that a token may look back on, itself included; None for all.

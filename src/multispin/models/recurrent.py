@@ -66,7 +66,7 @@ class RecurrentSlots:
     """The recurrent layers of all slots, and how far back each slot can go.
 
     Attributes:
-        layers: by layer index.
+        layers: the recurrent layers, by layer index.
         checkpoint: per slot, the position of its checkpoint.
         newest: per slot, the position that its newest state belongs to; None while a forward pass is under way.
 
@@ -121,7 +121,7 @@ class RecurrentSlots:
 
         Args:
             modules: the recurrent layers of the model by layer index.
-            runs: of the pass.
+            runs: the runs of the pass.
 
         """
         for run in runs:
@@ -149,7 +149,7 @@ class RecurrentPass:
 
     Args:
         slots: the states of all slots; those of the runs are under way from now on, until `end`.
-        runs: at most one per slot, in the order of the row.
+        runs: what is read into each slot, at most one run per slot, in the order of the row.
 
     """
 
@@ -225,7 +225,7 @@ def _advance(
     """Take one run's inputs: its outputs, [n, value heads, value head size]; the layer's slot then stands behind them.
 
     Args:
-        module: with the convolution's weights.
+        module: layer that holds the convolution's weights.
         layer: its states.
         run: slot and positions.
         checkpoint: position of the slot's checkpoint.

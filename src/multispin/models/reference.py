@@ -59,11 +59,11 @@ def decode_together(
     """Let the target write all texts in one batch, without any draft: what drafting has to beat.
 
     Args:
-        engine: with a free slot per request.
+        engine: engine with a free slot per request.
         requests: prompt and sampling parameters of each.
-        max_tokens: longest text.
-        stop_ids: end a text.
-        clock: tells the time [s].
+        max_tokens: most tokens of a text.
+        stop_ids: ids that end a text.
+        clock: function that returns the time [s].
 
     Returns:
         What it wrote, and the time that it took from the first token on, prompts not included [s].

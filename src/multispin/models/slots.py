@@ -21,11 +21,11 @@ class SlotCache:
     """Keys and values of all slots, allocated once.
 
     Args:
-        config: of a decoder whose layers attend to their own past (full or sliding window); those of Qwen3.5 that
-            keep a state instead are taken too.
+        config: configuration of a decoder whose layers attend to their own past (full or sliding window) or, as in
+            Qwen3.5, keep a state instead.
         slots: number of sessions that fit.
         max_length: positions per slot.
-        dtype: of keys and values.
+        dtype: number type of keys and values.
         device: where they live.
         spare: further slots, which no session is given; padding is written there. Default none.
     """

@@ -38,7 +38,7 @@ class StaticBatch:
 
     Args:
         cache: keys and values of all slots, with a spare one.
-        shape: of the pass.
+        shape: shape of the pass.
         ragged: attention takes ragged rows (see the module's text).
 
     Attributes:
@@ -70,7 +70,7 @@ class StaticBatch:
 
         Args:
             runs: (slot, absolute position of the first token, ids) of each session, in the order of the row.
-            windows: of the same sessions, if there are recurrent layers.
+            windows: recurrent windows of the same sessions, if there are recurrent layers.
 
         """
         tokens, cache = self.shape.tokens, self.cache
@@ -194,7 +194,7 @@ def ragged_attention(
     Args:
         query: [tokens, heads, head_dim]; the last row of a sequence sees all of its keys.
         keys: [slots, kv_heads, max_length, head_dim].
-        values: of the same shape.
+        values: the values, of the same shape.
         bounds: [n + 1] int32, where each sequence's rows begin and the last one's end.
         first_keys: [n + 1] int32, line of each sequence's first key, with the cache seen as [slots · kv_heads ·
             max_length, head_dim].

@@ -24,7 +24,7 @@ class StaticRecurrent:
 
     Args:
         slots: `RecurrentSlots`, with a spare slot.
-        shape: of the pass.
+        shape: shape of the pass.
         parts: integers of the layout by name, see `sizes`.
 
     """
@@ -91,7 +91,7 @@ class StaticRecurrent:
 
         Args:
             module: the layer, with the convolution's weights.
-            index: of the layer.
+            index: index of the layer.
             mixed: [tokens, queries + keys + values], before the convolution.
             decay: g, [tokens, value heads].
             beta: [tokens, value heads].
@@ -145,7 +145,7 @@ def scan_windows(
 
     Args:
         query: [slots, window, key heads, key size].
-        key: of the same shape.
+        key: the keys, of the same shape.
         value: [slots, window, value heads, value size].
         decay: g ≤ 0, [slots, window, value heads], float32; 0 where there is no input.
         beta: [slots, window, value heads], float32; 0 where there is no input.

@@ -75,7 +75,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
     """The text that a chat template writes.
 
     Args:
-        template: in Jinja, with the additions that templates on the hub rely on.
+        template: Jinja source, with the additions that templates on the hub rely on.
         variables: what it may name, as values of JSON.
 
     Raises:

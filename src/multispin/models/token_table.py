@@ -18,7 +18,7 @@ def token_table(tokenizer: Tokenizer) -> bytes:
     Joined and read as UTF-8 they are the text of any ids. Tokens that leave no text have no bytes.
 
     Args:
-        tokenizer: of the target.
+        tokenizer: tokenizer of the target.
 
     Raises:
         InputError: its texts are not the tokens' bytes one after the other.

@@ -131,11 +131,11 @@ def load_verifier(
     """The verifier of a target, over the ids that its tokenizer has.
 
     Args:
-        reference: of the target.
+        reference: reference of the target.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
-        dtype: numbers that it computes in.
-        place: device of torch's.
+        dtype: number type that it computes in; default float32.
+        place: torch's device; default cpu.
 
     """
     size = load_tokenizer(reference).size

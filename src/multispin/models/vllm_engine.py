@@ -93,7 +93,7 @@ class VllmEngine(SlotTable):
         reference: Hub id, folder, GGUF file or 'embedded'.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
-        dtype: of weights and cache.
+        dtype: number type of weights and cache.
         max_draft: the longest draft that will come.
         options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}.
     """
@@ -267,7 +267,7 @@ def decode_by_vllm(
         requests: prompt and sampling parameters of each.
         max_tokens: where a text ends that has not met a stop id; a stop id is included.
         stop_ids: where it ends.
-        dtype: of weights and cache.
+        dtype: number type of weights and cache.
         options: further arguments of vLLM's engine, as for the engine that is compared.
     """
     internals, source, config = _known(reference, dtype)

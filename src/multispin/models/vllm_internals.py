@@ -89,7 +89,7 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]
     """vLLM's scheduler, told from outside which requests run in the next step and with which drafts.
 
     Attributes:
-        drafts: by request; a running request that is not in it keeps its cache and waits.
+        drafts: drafts by request; a running request that is not in it keeps its cache and waits.
 
     """
 
@@ -200,12 +200,12 @@ def decode(
 
     Args:
         model: folder or Hub id.
-        dtype: of weights and cache.
+        dtype: number type of weights and cache.
         max_length: tokens that a request may have.
         options: further arguments of vLLM's engine by name.
         requests: prompt and sampling parameters of each; None for vLLM's own greedy decoding.
-        max_tokens: of each text; one that meets a stop id ends with it.
-        stop_ids: where a text ends.
+        max_tokens: most tokens of each text; one that meets a stop id ends with it.
+        stop_ids: ids that end a text.
 
     """
     check_version()
@@ -243,7 +243,7 @@ class Core:
 
     Args:
         model: folder or Hub id.
-        dtype: of weights and cache.
+        dtype: number type of weights and cache.
         slots: requests at once.
         max_length: tokens that a request may have.
         max_draft: the longest draft.

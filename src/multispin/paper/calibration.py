@@ -89,7 +89,7 @@ def calibrate(
         draft_s: grid of the mean T^S [s], for each pair.
         server_draft_s: grid of the server's drafting time per device and token [s], for each pair.
         realisations: realisations of each seed.
-        progress: called with (trials done, all trials).
+        progress: function of (trials done, all trials).
     """
     grid = _Grid(snr_db, draft_s, server_draft_s, [(seed, index) for seed in seeds for index in range(realisations)])
     grid.fill(processes, progress)

@@ -96,7 +96,7 @@ def run_cases(
         draws: (seed, index) of each realisation; the same for every case.
         rounds: rounds of each run.
         processes: number of processes to run on.
-        progress: called with the share that is done, 0 … 1.
+        progress: function of the share that is done, 0 … 1.
 
     """
     runs = [_run(case, assumed, seed, index, rounds) for case in cases for seed, index in draws]

@@ -104,9 +104,9 @@ def run_trials(
     """Run each distinct trial once.
 
     Args:
-        trials: in any order; equal ones are run once.
+        trials: the trials, in any order; equal ones are run once.
         processes: number of processes to run on.
-        progress: called with (trials done, all trials).
+        progress: function of (trials done, all trials).
     """
     unique = list(dict.fromkeys(trials))
     found: dict[Trial, TrialResult] = {}

@@ -17,7 +17,7 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
 
     Args:
         state: the sessions.
-        number: of the round or pass.
+        number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
         planned_s: time of a round, of which prompts may take their share [s].
 

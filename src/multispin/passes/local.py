@@ -14,7 +14,7 @@ class LocalDriver:
     Attributes:
         passes: sessions and passes of the edge.
         devices: the devices' halves of their sessions, by session number.
-        reports: of the rounds that have ended, the newest last.
+        reports: reports of the rounds that have ended, the newest last.
         now_s: the clock [s]; the caller turns it.
         verify_s: how long a verification is said to take [s].
         draft_s: how long drafts of the edge's own drafter are said to take [s].

@@ -61,10 +61,10 @@ class Passes:
     Args:
         engine: verification engine that runs the target model.
         controller: plans every round.
-        fingerprint: of the target's tokenizer; a device with another one is refused.
+        fingerprint: fingerprint of the target's tokenizer; a device with another one is refused.
         limits: bounds of this edge; default `Limits()`.
         seed: default noise seed handed to devices; default 0.
-        new_token: makes resume tokens; by default random ones.
+        new_token: function that makes resume tokens; by default random ones.
         edge_drafter: the edge's own drafter; default none.
         grammars: compiles the grammars of requests; by default a request with one is refused.
 

@@ -46,7 +46,7 @@ class Patience:
         """Time after the grants at which the round goes on without the drafts that have not come [s].
 
         Args:
-            awaited: drafts that are awaited.
+            awaited: the drafts that are awaited.
             planned_s: planned time of drafting and upload [s].
             verify_s: expected time of the verification [s].
 

@@ -65,7 +65,7 @@ class RoundPlan:
     """What everybody is to do until the next plan.
 
     Attributes:
-        sessions: in the order of the members that were planned for.
+        sessions: one plan per session, in the order of the members.
         round_s: planned time from one plan to the next [s].
         goodput_tokens_per_s: planned goodput [tokens/s].
         phase_s: planned time from the grants to the arrival of the last draft [s]; None: what the verification of

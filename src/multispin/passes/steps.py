@@ -142,8 +142,8 @@ class Send:
     """These messages are to be sent.
 
     Attributes:
-        messages: in the order in which they were made.
-        report: of the round that they end; None if they end none.
+        messages: the messages, in the order in which they were made.
+        report: report of the round that they end; None if they end none.
 
     """
 

@@ -24,7 +24,7 @@ class Following:
     """A drafter along one text of the target.
 
     Attributes:
-        trace: at which positions the drafter's token is the target's.
+        trace: positions at which the drafter's token is the target's.
         overlaps: Σ min(p, q) at the same positions, the acceptance rate of `rejection`; empty at temperature 0 and for
             drafters without a distribution.
 

@@ -84,9 +84,9 @@ def measure_latency(
         grid: batches to time, as pairs of (devices, draft length).
         context: tokens in the cache of each session; which ones does not matter to the time.
         repeats: timed calls of each batch; one more call warms up and is not timed.
-        clock: tells the time [s].
-        report: told (turns done, all turns).
-        before: called before each timed call, for what else happens in a round; default nothing.
+        clock: function that returns the time [s].
+        report: function of (turns done, all turns).
+        before: function that is called before each timed call, for what else happens in a round; default none.
 
     """
     most = max(devices for devices, _ in grid)

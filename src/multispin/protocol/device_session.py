@@ -352,7 +352,7 @@ class DeviceSession:
         """Take in tokens that were drafted ahead.
 
         Args:
-            epoch: of the chain that they continue, as it was when they were begun.
+            epoch: number of the chain that they continue, as it was when they were begun.
             start: position of the first of them: the length of `ahead` then.
             ids: the tokens; none where the drafter has nothing to say. An id outside the vocabulary ends them.
             draft_s: time that they took [s].

@@ -96,7 +96,7 @@ class Ended(_Line, frozen=True, tag="ended"):
         prompt_tokens: tokens of the prompt.
         tokens: generated tokens.
         drafted: drafted tokens that were verified for it.
-        accepted: of them accepted.
+        accepted: accepted tokens among them.
         first_token_s: time from the request to the first token [s]; None if there was none.
         seconds: time from the request to the end [s].
         time_s: the edge's clock [s].

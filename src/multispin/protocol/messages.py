@@ -36,7 +36,7 @@ class Profile(Struct, frozen=True, array_like=True):
 
     Attributes:
         seconds_per_token: drafting time per token, T^S of eq. 2.
-        spectral_efficiency: of its uplink, bit/s/Hz, r of eq. 8.
+        spectral_efficiency: spectral efficiency of its uplink [bit/s/Hz], r of eq. 8.
 
     """
 
@@ -265,7 +265,7 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
         accepted: how many of those stand. They are not sent back: the device has them.
         ids: the tokens after them: the recovered or bonus token, and before it what the edge drafted itself.
         finish: empty while the text goes on, else "stop" or "length".
-        scores: of all these tokens in order, where the request wants log probabilities.
+        scores: log probabilities of all these tokens in order, where the request wants them.
 
     """
 

@@ -39,7 +39,7 @@ class RunningRequest:
         request: what was asked for.
         generated: ids that another edge has generated already.
         vocabulary_size: number of the target's token ids.
-        matcher: at the beginning of a text, where the request has a grammar; default none.
+        matcher: the grammar's matcher at the beginning of a text, where the request has a grammar; default none.
 
     """
 

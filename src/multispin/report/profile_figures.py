@@ -17,7 +17,7 @@ def write_profile(path: Path, found: Mapping[str, Any]) -> None:
     """Draw measured and fitted verification latency, and acceptance by position of each drafter.
 
     Args:
-        path: of the picture; its ending says the format.
+        path: file of the picture; its ending says the format.
         found: what `multispin profile --json` prints.
 
     """

@@ -29,7 +29,7 @@ class Acceptance(Protocol):
         """Whether a token drafted in a stream is right if all before it are.
 
         Args:
-            position: of the token in the request's text.
+            position: position of the token in the request's text.
             ahead: how many drafted tokens stand between it and the committed text.
         """
         ...

@@ -17,7 +17,7 @@ class BoundedBeliefs(LearnedBeliefs):
     """Learns, and keeps to the scenario's shortest and longest drafts of each device.
 
     Args:
-        scenario: says what the limits are.
+        scenario: scenario that holds the limits.
         devices: all devices at the site, by session number.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
         delays: as in `LearnedBeliefs`.
@@ -52,7 +52,7 @@ class TrueBeliefs(LearnedBeliefs):
     Args:
         scenario: the truth.
         devices: all devices at the site, by session number.
-        now_s: tells the time [s]; a device's link is known as it is now.
+        now_s: function that returns the time [s]; a device's link is known as it is now.
         knows_acceptance: whether acceptance is known; otherwise it is learned.
         frame_bits: bits of a draft beside its tokens; default 0, the paper's payload.
 

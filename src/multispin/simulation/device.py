@@ -94,7 +94,7 @@ class Drafting:
     """Tokens that a device is drafting in a stream.
 
     Attributes:
-        epoch: of the chain that they continue.
+        epoch: number of the chain that they continue.
         start: position of the first of them in the text.
         since_s: when the first was begun [s].
         count: number of tokens.
@@ -113,7 +113,7 @@ class SimulatedDevice:
     Attributes:
         truth: what it is like.
         heard: the same as this round's channel lets it be heard.
-        number: of its session; None while it is not at the site.
+        number: number of its session; None while it is not at the site.
         gone: whether it will not come back.
 
     Args:

@@ -38,8 +38,8 @@ class Liar(SimulatedDevice):
 
     Args:
         lie: which.
-        deadline_s: tells when the round under way ends without it [s].
-        now_s: tells the time [s].
+        deadline_s: function that returns when the round under way ends without it [s].
+        now_s: function that returns the time [s].
         more: as for a simulated device.
 
     """

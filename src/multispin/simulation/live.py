@@ -25,7 +25,7 @@ class LiveModels:
 
     Attributes:
         target: the model that verifies.
-        source: makes the drafters; all devices share its model, if it has one, each with a cache of its own.
+        source: where drafters come from; all devices share its model, if it has one, each with a cache of its own.
         prompts: prompts as token ids; the devices take them in turn.
 
     """

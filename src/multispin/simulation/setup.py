@@ -174,7 +174,7 @@ class ScenarioFile:
     """A scenario file whose values may be changed before it is checked: what a sweep needs.
 
     Args:
-        path: of the file; the recordings that it names are found relative to it.
+        path: path of the file; the recordings that it names are found relative to it.
 
     """
 

@@ -55,7 +55,7 @@ class Site:
     Args:
         setup: what is there, and what happens to it.
         policy: how the edge plans.
-        seed: of everything drawn.
+        seed: seed of everything that is drawn.
         knows: whether the controller knows the truth or learns it.
         replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
         live: real models that write the texts, in place of acceptance rates.
@@ -154,7 +154,7 @@ class Site:
 
         Args:
             rounds: how many.
-            progress: told how many there were, every now and then.
+            progress: function that is called now and then with their number.
 
         """
         told = self.rounds

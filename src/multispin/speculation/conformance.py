@@ -43,10 +43,10 @@ def check_drafter(
     changes nothing. Its distributions must be those that it draws from: else the text would not be the target's.
 
     Args:
-        make: makes a new drafter, with room for the longest text and a few drafted tokens.
-        texts: at least two committed texts, each of two tokens or more.
+        make: function that makes a new drafter, with room for the longest text and a few drafted tokens.
+        texts: committed texts, at least two, each of two tokens or more.
         vocabulary_size: number of ids of the target.
-        seeds: drafts by which distributions are tried.
+        seeds: number of drafts by which distributions are tried.
         distributions: whether the drafter serves the rejection rules too; default yes.
 
     """
@@ -127,7 +127,8 @@ def check_engine(engine: Engine) -> None:
     batch.
 
     Args:
-        engine: with no slot taken, 2 slots or more, and 32 positions or more. All slots are free again at the end.
+        engine: engine with no slot taken, 2 slots or more, and 32 positions or more. All slots are free again
+            at the end.
 
     """
     _must(engine.slots >= 2, "the check needs an engine of 2 slots or more")

@@ -34,7 +34,7 @@ class DraftAsk(NamedTuple):
     """One text that a draft is wanted for.
 
     Attributes:
-        slot: from `BatchDrafter.open`.
+        slot: slot that `BatchDrafter.open` returned.
         committed: ids of the whole text, prompt included; at least one.
         length: number of tokens to draft.
         params: the request's sampling parameters and seed.

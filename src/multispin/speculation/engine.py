@@ -19,7 +19,7 @@ class Feed(NamedTuple):
     """Tokens that one session brings to a verification.
 
     Attributes:
-        slot: from `Engine.open`.
+        slot: slot that `Engine.open` returned.
         start: absolute position of the first token; at most the number of positions cached for the slot.
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.

@@ -54,7 +54,7 @@ class StreamRates:
     """What one device does per second.
 
     Attributes:
-        name: of the device.
+        name: name of the device.
         bandwidth_hz: B_k, its share of the band [Hz].
         rides_per_s: passes that it rides in, Σ_l y_{k,l} [1/s].
         drafted_tokens_per_s: its verified draft tokens, Σ_l l y_{k,l} [tokens/s].
@@ -81,7 +81,7 @@ class Fluid:
         engine_tokens_per_s: λ, what a second of the engine is worth [tokens/s].
         band_tokens_per_s: μ, what the whole band is worth [tokens/s].
         passes_per_s: y_0 [1/s].
-        devices: in the scenario's order.
+        devices: one entry per device, in the scenario's order.
     """
 
     status: str
