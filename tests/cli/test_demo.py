@@ -148,7 +148,8 @@ def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tm
         assert play["goodput_tokens_per_s"] == pytest.approx(sum(user["tokens_per_s"] for user in play["users"]))
         # No pass is quicker than the site's; each gives a user of plain decoding one token.
         assert play["per_user_tokens_per_s"] <= (1 if play is plain else 17) / 0.06
-    assert sum(user["drafted"] for play in (plain, edge) for user in play["users"]) == 0
+    assert sum(user["drafted"] for user in plain["users"]) == 0
+    assert sum(user["drafted"] for user in edge["users"]) > 0  # by the edge itself
     assert sum(user["accepted"] for user in rounds["users"]) > 0
     assert stderr.count("edge is process") == 3
     assert stderr.count("near is process") == 1

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from multispin.errors import InputError
 from multispin.models import PackedModel, Verifier, load_model
+from multispin.models.attention import Scoring
 from multispin.models.families import FAMILIES, check_family, longest_text
 from multispin.models.packed import PackedBatch
 from multispin.speculation import Feed, SamplingParams
@@ -254,10 +255,9 @@ def test_weights_that_the_model_does_not_use_are_refused_by_name(tmp_path, tiny_
 def test_an_attention_that_leaves_something_out_fails_the_self_test(case, monkeypatch):
     attend = PackedBatch.attend
 
-    def lacking(self, query, keys, values, scale, window, softcap=None, sinks=None):
-        if case == "llama":
-            scale = 1.3 * query.shape[-1] ** -0.5
-        return attend(self, query, keys, values, scale, window)
+    def lacking(self, query, keys, values, scoring):
+        scale = 1.3 * query.shape[-1] ** -0.5 if case == "llama" else scoring.scale
+        return attend(self, query, keys, values, Scoring(scale, scoring.window))
 
     PackedModel.of(build(case), reorder=False)
     monkeypatch.setattr(PackedBatch, "attend", lacking)

@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from multispin.models.attention import Scoring
 from multispin.models.packed import PackedBatch
 from multispin.models.quantised import RoundedLinear
 
@@ -44,8 +45,7 @@ class LeanLayer(nn.Module):
         self.heads = attention.config.num_attention_heads
         self.kv_heads = attention.config.num_key_value_heads
         self.head_dim = attention.head_dim
-        self.scale = attention.scaling
-        self.window: int | None = getattr(attention, "sliding_window", None)
+        self.scoring = Scoring(attention.scaling, getattr(attention, "sliding_window", None))
 
     def forward(
         self,
@@ -82,7 +82,7 @@ class LeanLayer(nn.Module):
         cached_keys, cached_values = packed.cache.keys[self.index], packed.cache.values[self.index]
         packed.write(cached_keys, turned[self.heads :])
         packed.write(cached_values, values.transpose(0, 1))
-        seen = packed.attend(turned[: self.heads], cached_keys, cached_values, self.scale, self.window)
+        seen = packed.attend(turned[: self.heads], cached_keys, cached_values, self.scoring)
         return seen.reshape(1, len(parts), -1)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from multispin.errors import InputError
+from multispin.models.attention import Scoring, attend_slots, hidden_keys, write_lines
 from multispin.models.layout import Run, grouped
 from multispin.models.recurrent import RecurrentPass
 from multispin.models.slots import SlotCache
@@ -64,108 +64,40 @@ class PackedBatch:
 
     def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """Put `new`, [kv_heads, Σ n_i, head_dim], in its places of one layer's `cached` keys or values."""
-        size = new.shape[-1]
-        cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
+        write_lines(cached, new, self._lines)
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None = None,
-        sinks: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of all runs to their own slots.
 
         Args:
             query: [heads, Σ n_i, head_dim].
-            keys: keys of one layer, the new ones included.
-            values: [slots, kv_heads, end, head_dim].
-            scale: factor on query · key; None for 1/√head_dim.
-            window: positions that a token may look back on, itself included; None for all.
-            softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
-            sinks: [heads], the score of nothing at all, which takes part in the softmax; None for none.
+            keys: keys of one layer, the new ones included, [slots, kv_heads, max_length, head_dim].
+            values: the values, of the same shape.
+            scoring: how the layer weighs keys.
 
         Returns:
             [Σ n_i, heads, head_dim].
 
         """
-        heads, _, size = query.shape
-        kv_heads = keys.shape[1]
-        shared = heads // kv_heads
+        shared = len(query) // keys.shape[1]
         parts = []
         for index, (group, columns) in enumerate(zip(self.groups, self._columns, strict=True)):
-            slots = group.last - group.first
-            # Heads that share a key head become further query rows: no key is repeated in memory.
-            rows = query.index_select(1, columns).view(kv_heads, shared, slots, group.rows, size)
-            rows = rows.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * group.rows, size)
-            mask = self._mask(index, shared, window, query.dtype)
+            mask = self._mask(index, shared, scoring.window, query.dtype)
             seen_keys, seen_values = (part[group.first : group.last, :, : group.end] for part in (keys, values))
-            if softcap is None and sinks is None:
-                seen = scaled_dot_product_attention(rows, seen_keys, seen_values, attn_mask=mask, scale=scale)
-            else:
-                per_row = None if sinks is None else sinks.view(1, kv_heads, shared, 1).expand(-1, -1, -1, group.rows)
-                seen = attend_plainly(rows, seen_keys, seen_values, mask, scale, softcap, per_row)
-            seen = seen.reshape(slots, heads, group.rows, -1).transpose(1, 2)
-            parts.append(seen.reshape(slots * group.rows, heads, -1))
+            parts.append(attend_slots(query, columns, seen_keys, seen_values, mask, scoring))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, self._places)
 
     def _mask(self, index: int, shared: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """Additive mask [slots, 1, shared · rows, end] of group `index`, or None where every key may be seen."""
+        """The mask of group `index`, or None where every key may be seen; made once per pass and window."""
         if (index, window) not in self._masks:
             group = self.groups[index]
             alone = len(group.runs) == 1 and group.rows == 1 and group.last - group.first == 1
             if alone and (window is None or group.end <= window):
                 self._masks[index, window] = None
             else:
-                slots = group.last - group.first
-                query = self.positions[self._columns[index]].view(slots, 1, 1, group.rows, 1)
-                key = torch.arange(group.end, device=query.device)
-                hidden = key > query
-                if window is not None:
-                    hidden = hidden | (key <= query - window)
-                mask = torch.zeros(hidden.shape, dtype=dtype, device=query.device)
-                mask = mask.masked_fill_(hidden, -torch.inf).expand(-1, -1, shared, -1, -1)
-                self._masks[index, window] = mask.reshape(slots, 1, shared * group.rows, group.end)
+                positions = self.positions[self._columns[index]].view(group.last - group.first, group.rows)
+                self._masks[index, window] = hidden_keys(positions, group.end, window, shared, dtype)
         return self._masks[index, window]
-
-
-def attend_plainly(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attention with capped scores (Gemma 2) or sinks (gpt-oss), which PyTorch's own call does not offer.
-
-    Args:
-        query: [slots, kv_heads, rows, head_dim].
-        keys: [slots, kv_heads, end, head_dim].
-        values: [slots, kv_heads, end, head_dim].
-        mask: additive, [slots, 1, rows, end]; None where every key may be seen.
-        scale: factor on query · key; None for 1/√head_dim.
-        softcap: c of c·tanh(s/c), or None.
-        sinks: [1, kv_heads, heads per kv_head, rows per head], the score of the sink, or None.
-
-    Returns:
-        [slots, kv_heads, rows, head_dim].
-
-    """
-    scores = (query @ keys.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if softcap is not None:
-        scores = (scores / softcap).tanh() * softcap
-    if mask is not None:
-        scores = scores + mask
-    if sinks is not None:
-        sink = sinks.reshape(1, query.shape[1], query.shape[2], 1).expand(len(query), -1, -1, -1)
-        scores = torch.cat((scores, sink.to(scores.dtype)), -1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    return weights[..., : keys.shape[2]] @ values
 
 
 PLAIN_ARGUMENTS = frozenset({"dropout", "position_ids", "recurrent", "output_router_logits", "use_cache"})
@@ -211,7 +143,8 @@ def packed_attention(
     keys, values = packed.cache.keys[module.layer_idx], packed.cache.values[module.layer_idx]  # type: ignore[index]
     packed.write(keys, key[0])
     packed.write(values, value[0])
-    return packed.attend(query[0], keys, values, scaling, sliding_window, softcap, s_aux).unsqueeze(0), None
+    scoring = Scoring(scaling, sliding_window, softcap, s_aux)
+    return packed.attend(query[0], keys, values, scoring).unsqueeze(0), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from multispin.models.attention import Scoring, attend_slots, hidden_keys, write_lines
 from multispin.models.buckets import ROWS, WINDOWS, Shape, at_least, key_size, slot_size, token_sizes
 from multispin.models.layout import Run, WindowRun
 from multispin.models.packable import PackedModel, PackedRun, with_width
-from multispin.models.packed import attend_plainly
 from multispin.models.recurrent import recurrent_layers
 from multispin.models.slots import SlotCache
 from multispin.models.static_recurrent import StaticRecurrent
@@ -130,52 +130,23 @@ class StaticBatch:
 
     def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
         """Put `new`, [kv_heads, tokens, head_dim], in its places of one layer's `cached` keys or values."""
-        size = new.shape[-1]
-        cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
+        write_lines(cached, new, self._lines)
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        scale: float | None,
-        window: int | None,
-        softcap: float | None = None,
-        sinks: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of all runs to their own slots, as `PackedBatch.attend`: [tokens, heads, head_dim]."""
-        if self._ragged and softcap is None and sinks is None:
-            return ragged_attention(
-                query.transpose(0, 1), keys, values, self._bounds, self._first_keys, self._keys, scale, window
-            )
-        slots, rows = self.shape.slots, self.shape.rows
-        heads, _, size = query.shape
-        kv_heads = keys.shape[1]
-        shared = heads // kv_heads
-        queries = query.index_select(1, self._parts["columns"]).view(kv_heads, shared, slots, rows, size)
-        queries = queries.permute(2, 0, 1, 3, 4).reshape(slots, kv_heads, shared * rows, size)
-        seen_keys, seen_values = (part[:slots, :, : self.shape.keys] for part in (keys, values))
-        mask = self._mask(window, shared, query.dtype)
-        if softcap is None and sinks is None:
-            seen = scaled_dot_product_attention(queries, seen_keys, seen_values, attn_mask=mask, scale=scale)
-        else:
-            per_row = None if sinks is None else sinks.view(1, kv_heads, shared, 1).expand(-1, -1, -1, rows)
-            seen = attend_plainly(queries, seen_keys, seen_values, mask, scale, softcap, per_row)
-        seen = seen.reshape(slots, heads, rows, -1).transpose(1, 2).reshape(slots * rows, heads, -1)
+        if self._ragged and scoring.plain:
+            layout = (self._bounds, self._first_keys, self._keys)
+            return ragged_attention(query.transpose(0, 1), keys, values, *layout, scoring.scale, scoring.window)
+        mask = self._mask(scoring.window, len(query) // keys.shape[1], query.dtype)
+        seen_keys, seen_values = (part[: self.shape.slots, :, : self.shape.keys] for part in (keys, values))
+        seen = attend_slots(query, self._parts["columns"], seen_keys, seen_values, mask, scoring)
         return seen.index_select(0, self._parts["places"])
 
     def _mask(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
-        """Additive mask [slots, 1, shared · rows, keys]; made once per pass and window."""
+        """The mask of all slots; made once per pass and window."""
         if window not in self._masks:
-            slots, rows = self.shape.slots, self.shape.rows
-            query = self._parts["row_positions"].view(slots, 1, 1, rows, 1)
-            key = torch.arange(self.shape.keys, device=query.device)
-            hidden = key > query
-            if window is not None:
-                hidden = hidden | (key <= query - window)
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=query.device).masked_fill_(hidden, -torch.inf)
-            mask = mask.expand(-1, -1, shared, -1, -1).reshape(slots, 1, shared * rows, self.shape.keys)
-            self._masks[window] = mask
+            positions = self._parts["row_positions"].view(self.shape.slots, self.shape.rows)
+            self._masks[window] = hidden_keys(positions, self.shape.keys, window, shared, dtype)
         return self._masks[window]
 
 
