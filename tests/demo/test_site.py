@@ -13,7 +13,7 @@ from multispin.errors import InputError
 
 @pytest.fixture
 def scenario():
-    return read_site(SITE)
+    return read_site("a100-27b")
 
 
 def test_every_bundled_site_can_be_played():
@@ -24,8 +24,9 @@ def test_every_bundled_site_can_be_played():
         assert all(spec.drafter in DRAFT_S for spec in site_crew(scenario, True, (), (), 0))
 
 
-def test_by_their_own_numbers_devices_pay_at_the_usual_site_and_do_not_at_the_h100(scenario):
-    usual, h100 = decide(scenario), decide(read_site("h100-7b"))
+@pytest.mark.parametrize("name", [SITE, "a100-27b"])
+def test_by_their_own_numbers_devices_pay_at_the_usual_sites_and_do_not_at_the_h100(name):
+    usual, h100 = decide(read_site(name)), decide(read_site("h100-7b"))
     assert "device" in {session.drafter for session in usual.sessions}
     by_kind = dict(usual.alternatives)
     assert by_kind["rounds"] > by_kind["edge"] > by_kind["plain"]
@@ -80,7 +81,7 @@ def test_the_edge_is_told_the_slowed_down_site(scenario):
 
 
 def test_what_cannot_be_played_is_refused(scenario):
-    with pytest.raises(InputError, match="no site 'nowhere': name one of a100-27b"):
+    with pytest.raises(InputError, match="no site 'nowhere': name one of a100-27b, a100-7b"):
         read_site("nowhere")
     padded = replace(scenario, verifier=replace(scenario.verifier, padded=True))
     with pytest.raises(InputError, match="padded"):

@@ -107,6 +107,20 @@ def test_each_play_has_its_own_arguments_and_name():
     assert order(edge).main == 0
 
 
+def test_rates_count_from_when_all_prompts_were_read():
+    alone = [batch(time_s, {"a": (0, 0, 1)}, granted=False) for time_s in (1.0, 5.0)]
+    state = played(*alone, *(batch(time_s, {"a": (0, 0, 2), "b": (0, 0, 1)}, granted=False) for time_s in (6.0, 8.0)))
+    assert state.devices["a"].tokens_per_s == pytest.approx(2 / 2)
+    assert state.devices["b"].tokens_per_s == pytest.approx(1 / 2)
+
+
+def test_a_text_that_was_complete_before_all_prompts_were_read_counts_as_it_was_written():
+    rows = ((1.0, {"a": (0, 0, 1)}), (3.0, {"a": (0, 0, 1)}), (9.0, {"b": (0, 0, 1)}), (10.0, {"b": (0, 0, 1)}))
+    state = played(*(batch(time_s, row, granted=False) for time_s, row in rows))
+    assert state.devices["a"].tokens_per_s == pytest.approx(1 / 2)
+    assert state.devices["b"].tokens_per_s == pytest.approx(1.0)
+
+
 def test_a_user_is_credited_with_what_the_edge_drafted_for_it_too():
     state = played(batch(1.0, {}), batch(2.0, {"a": (5, 4, 5)}), batch(3.0, {"a": (3, 0, 1), "b": (2, 2, 3)}))
     asked = order(Play("edge", "heterogeneous", "small"))

@@ -163,6 +163,35 @@ def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits, param
         assert (accepted > 0) == (mode != "plain")
 
 
+@pytest.mark.parametrize("bits", [None, 6], ids=["devices", "devices and edge"])
+@pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
+def test_in_streams_a_text_does_not_depend_on_who_shares_its_passes(tiny_folder, params, bits):
+    """Alone, beside one that drafts badly, and beside a crowd that comes and goes: the ids are the same."""
+
+    async def scenario(others):
+        edge = None if bits is None else round_weights(load_model(tiny_folder), bits)
+
+        async def other(site, k):
+            await asyncio.sleep(0.05 * k)
+            drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3 + k % 3), 256)
+            await site.client(drafter, f"other-{k}").generate(Request([*PROMPT, 50 + k], HOT, 20 + 15 * k))
+
+        async with Site(tiny_folder, mode="streams", edge=edge) as site:
+            drafter = ModelDrafter(round_weights(load_model(tiny_folder), 6), 256)
+            text, *_ = await asyncio.gather(
+                site.client(drafter).generate(Request([*PROMPT, 10], params, 80)), *(other(site, k) for k in others)
+            )
+            most = max(len(event.devices) for event in site.events if isinstance(event, Round))
+        return text, most
+
+    found = [run(scenario(others)) for others in ((), (0,), range(5))]
+    assert found[0][1] == 1
+    assert found[1][1] == 2
+    assert found[2][1] > 2
+    expected = decode_alone(load_model(tiny_folder), [*PROMPT, 10], params, 80)
+    assert [text for text, _ in found] == [expected] * 3
+
+
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_the_edge_drafts_under_the_rejection_rules_too(tiny_folder, rule):
     async def scenario():

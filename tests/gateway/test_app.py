@@ -10,8 +10,10 @@ import pytest
 import torch
 from aiohttp import web
 
+from multispin.control import Verification
 from multispin.device import DeviceClient, Patience
 from multispin.edge import Access, EdgeServer, TokenFile, listening
+from multispin.edge.paced import PacedEngine
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
 from multispin.models import (
     EdgeDrafter,
@@ -39,11 +41,12 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, tokens=None, mode="rounds", edge=False, **limits):
+async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, **limits):
     tokenizer = load_tokenizer(folder)
     drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
+    verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
     passes = Passes(
-        Verifier(load_model(folder), slots, MAX_LENGTH),
+        PacedEngine(verifier, Verification(pass_s, 0.0, 0.0)) if pass_s else verifier,
         Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=edge or mode == "edge")),
         tokenizer.fingerprint,
         Limits(**limits),
@@ -84,9 +87,10 @@ def alone(folder, prompt, count, params=None):
     return load_tokenizer(folder).decode(decode_alone(load_model(folder), ids, params, count))
 
 
-def test_a_completion_is_the_targets_own_text(tiny_folder):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_completion_is_the_targets_own_text(tiny_folder, mode):
     async def scenario():
-        async with api(tiny_folder) as http:
+        async with api(tiny_folder, mode=mode) as http:
             body = {"model": "tiny", "prompt": "abc", "max_tokens": 20, "temperature": 0}
             return await post(http, "/v1/completions", body)
 
@@ -317,12 +321,13 @@ def test_models_and_tokens_are_told(tiny_folder):
     assert text == (200, {"prompt": "abc"})
 
 
-def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder):
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder, mode):
     """Texts of clients on the device are sessions with the edge; the device's drafts help and change nothing."""
 
     async def scenario():
         tokenizer = load_tokenizer(tiny_folder)
-        async with api(tiny_folder) as far:
+        async with api(tiny_folder, mode=mode, pass_s=0.03) as far:
             url = str(far._base_url).replace("http://", "ws://").rstrip("/") + SESSION_PATH
             hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
 
@@ -333,14 +338,16 @@ def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder):
             pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
             Gateway(pool, tokenizer, "tiny").add_routes(app, guard(Access()))
             async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-                body = {"prompt": "abc", "max_tokens": 20, "temperature": 0}
-                found = await asyncio.gather(*(post(http, "/v1/completions", body) for _ in range(3)))
+                body = {"prompt": "abc", "max_tokens": 40, "temperature": 0}
+                both = *(post(http, "/v1/completions", body) for _ in range(3)), post(far, "/v1/completions", body)
+                *found, (status, own) = await asyncio.gather(*both)  # the edge's own client shares the passes
             pool.close()
+            assert (status, own["choices"][0]["text"]) == (200, alone(tiny_folder, "abc", 40))
             return found
 
     for status, answer in asyncio.run(scenario()):
         assert status == 200
-        assert answer["choices"][0]["text"] == alone(tiny_folder, "abc", 20)
+        assert answer["choices"][0]["text"] == alone(tiny_folder, "abc", 40)
         figures = answer["metrics"]["speculative_decoding"]
         assert figures["num_accepted_draft_tokens"] == figures["num_draft_tokens"] > 0
         assert sum(figures["acceptance_histogram"]) == figures["num_spec_steps"]

@@ -54,7 +54,7 @@ Examples:
 
 
 @click.command("demo", help=_HELP)
-@click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-27b]")
+@click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-7b]")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "
               "while they are verified (streams), or for each text whatever pays (auto); repeatable.  "

@@ -59,7 +59,7 @@ class UserResult:
 
     Attributes:
         name: the user's device.
-        tokens_per_s: tokens per second of the site, from when the prompt was read to the last token.
+        tokens_per_s: tokens per second of the site, from when all users' prompts were read to the last token.
         tokens: tokens of the text.
         drafted: tokens drafted for it, by its device or by the edge, that were verified.
         accepted: of them accepted.
@@ -87,7 +87,7 @@ class PlayResult:
         goodput_tokens_per_s: sum of the users' tokens per second of the site.
         per_user_tokens_per_s: mean of them.
         identical: whether every text is the target's own; None if they were not compared.
-        late_passes: share of passes that took the real engine longer than the site's.
+        late_passes: share of passes without prompts that took the real engine longer than the site's.
         slowest_drafting: largest ratio of a device's real time per drafted token to the site's; None if unknown.
         users: each user's part; a device that was lost is left out.
 
@@ -224,15 +224,12 @@ def _play_result(site: DemoSite | None, play: Play, state: DemoState, identical:
 
 
 def _late_passes(site: DemoSite | None, state: DemoState) -> float:
-    """Share of passes in which the real engine took longer than the emulated one would have."""
-    if site is None or not state.log:
+    """Share of passes without prompts in which the real engine took longer than the emulated one would have."""
+    timed = [entry for entry in state.log if not entry["prompt_tokens"]]
+    if site is None or not timed:
         return 0.0
-    late = 0
-    for entry in state.log:
-        lengths = list(entry["drafted"].values())
-        due_s = site.verification.verify_s(lengths) + site.verification.per_token_s * entry["prompt_tokens"]
-        late += entry["verify_s"] > LATE * due_s
-    return late / len(state.log)
+    late = sum(e["verify_s"] > LATE * site.verification.verify_s(list(e["drafted"].values())) for e in timed)
+    return late / len(timed)
 
 
 def _slowest_drafting(state: DemoState, slower: float) -> float | None:

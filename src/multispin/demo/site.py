@@ -12,7 +12,7 @@ from multispin.demo.crew import DeviceSpec, asked
 from multispin.errors import InputError
 from multispin.speculation import derive_seed
 
-SITE = "a100-27b"
+SITE = "a100-7b"
 """The site that `multispin demo` plays unless it is told otherwise: one where devices pay."""
 MAX_SLOWER = 1000.0
 

@@ -24,9 +24,11 @@ class DeviceState:
         bandwidth_hz: band granted for this round [Hz].
         done: what it told at the end of its text; None before.
         lost: why its process ended early, in a sentence; empty if it did not.
-        started_s: the edge's clock when it could begin to write, its prompt read [s]; None before.
+        started_s: the edge's clock when it could begin to write, its prompt read [s], or later, when all could; None
+            before.
         last_s: the edge's clock at its newest tokens [s].
         timed_tokens: tokens committed between the two.
+        before_tokens_per_s: its rate before all could write; what counts if its text was complete by then.
         slowest_draft_s: the edge's longest estimate of its time per drafted token [s].
 
     """
@@ -46,14 +48,19 @@ class DeviceState:
     started_s: float | None = None
     last_s: float = 0.0
     timed_tokens: int = 0
+    before_tokens_per_s: float = 0.0
     slowest_draft_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens per second from when its prompt was read to its last token; 0 while nothing is known."""
+        """Tokens per second from when all prompts were read to its last token; 0 while nothing is known."""
         if self.started_s is None or self.last_s <= self.started_s:
-            return 0.0
+            return self.before_tokens_per_s
         return self.timed_tokens / (self.last_s - self.started_s)
+
+    def count_from(self, now_s: float) -> None:
+        """Begin to count anew: all prompts have been read."""
+        self.before_tokens_per_s, self.timed_tokens, self.started_s = self.tokens_per_s, 0, now_s
 
 
 @dataclass
@@ -88,6 +95,7 @@ class DemoState:
     planned_tokens: float = 0.0
     planned_s: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)
+    _together: bool = False
     _plan: tuple[float, float] | None = None
 
     def edge_event(self, event: Event) -> None:
@@ -123,6 +131,11 @@ class DemoState:
                 device.length, device.bandwidth_hz = grant.length, grant.bandwidth_hz
                 if device.started_s is None:
                     device.started_s = event.time_s
+        # Passes that read prompts are longer, and here by more than at the site: what is compared begins after them.
+        if not self._together and all(d.started_s is not None or d.lost for d in self.devices.values()):
+            self._together = True
+            for device in self.devices.values():
+                device.count_from(event.time_s)
 
     def _device_row(self, device: DeviceState, row: RoundDevice, now_s: float) -> None:
         device.acceptance_rate = row.acceptance_rate
