@@ -1,6 +1,6 @@
 """The twin: what the simulator makes of the demo's site, beside what the demo itself measured.
 
-    python benchmarks/bench_twin.py [--site a100-27b] [--mode rounds --mode streams] [--repeats 3] [--tokens 96]
+    python benchmarks/bench_twin.py [--site a100-7b] [--mode rounds --mode streams] [--repeats 3] [--tokens 96]
     python benchmarks/bench_twin.py --run demo.json            # a run of `multispin demo --json` that was kept
 
 1. Plays a site with `multispin demo --json`: real models, sockets and decisions; the times are the site's.
@@ -8,8 +8,8 @@
    right, and which share of them the edge's own drafter does.
 3. Lets the simulator play the same site: its times, these recordings, one text for each device, a controller that
    learns from nothing, frames with their fixed bits.
-4. Prints both in Markdown. Tokens per second are counted as the demo counts them: for each user from its first grant
-   (in rounds) or its first tokens (else) to its last token, then added up.
+4. Prints both in Markdown. Tokens per second are counted as the demo counts them: for each user from when all prompts
+   have been read to its last token, then added up.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def setup(site, run, recorded):
 
 
 def simulated(what, mode, seed):
-    """Tokens per second of the site by the demo's count, and accepted and drafted tokens."""
+    """Tokens per second of the site, by the demo's count."""
     from multispin.simulation.site import Site
 
     site = Site(what, "heterogeneous", seed, mode=mode)
@@ -90,19 +90,19 @@ def simulated(what, mode, seed):
             for device in site.devices:
                 if device.record.drafted and device.truth.name not in granted_s:
                     granted_s[device.truth.name] = site.queue.now_s
-    rates = []
-    for device in site.devices:
-        times_s, counts = device.record.times_s, device.record.counts
-        since_s, tokens = granted_s.get(device.truth.name), sum(counts)
-        if since_s is None:  # as in the demo, the first tokens begin the count and are not in it
-            since_s, tokens = times_s[0], tokens - counts[0]
-        rates.append(tokens / (times_s[-1] - since_s))
-    return sum(rates)
+    records = [(granted_s.get(d.truth.name, d.record.times_s[0]), d.record) for d in site.devices]
+    together_s = max(start_s for start_s, _ in records)  # all prompts have been read
+    total = 0.0
+    for start_s, record in records:
+        since_s = together_s if record.times_s[-1] > together_s else start_s
+        verdicts = zip(record.times_s, record.counts, strict=True)
+        total += sum(count for at_s, count in verdicts if at_s > since_s) / (record.times_s[-1] - since_s)
+    return total
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--site", default="a100-27b")
+    parser.add_argument("--site", default="a100-7b")
     parser.add_argument("--mode", action="append", choices=MODES, help="default: all")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3, help="runs of the demo")

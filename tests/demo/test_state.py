@@ -9,7 +9,7 @@ from multispin.demo.order import DemoOrder, Play
 from multispin.demo.result import result_of
 from multispin.demo.site import SITE, DemoSite, read_site
 from multispin.demo.state import DemoState, DeviceState
-from multispin.demo.view import slowest_gain
+from multispin.demo.view import _promise, slowest_gain
 from multispin.protocol.events import Done, Round, RoundDevice, RoundGrant
 from multispin.speculation import Rule, SamplingParams
 
@@ -133,3 +133,10 @@ def test_a_user_is_credited_with_what_the_edge_drafted_for_it_too():
 
 def test_streams_are_told_of_device_by_device():
     assert order(Play("plain", "fixed"), Play("streams", "fixed"), Play("auto", "fixed")).main == 1
+
+
+def test_the_last_sentence_is_for_streams_where_they_pay_and_against_devices_where_they_do_not():
+    said = _promise(read_site(SITE))
+    assert "the devices should draft, in streams" in said
+    assert "streams, simulated, 1" in said
+    assert "the edge should draft, and no device" in _promise(read_site("h100-7b"))

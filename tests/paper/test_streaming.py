@@ -7,6 +7,7 @@ import pytest
 from multispin.paper import streaming
 from multispin.paper.claims import STREAM_AIMS, Verdict, claims_of
 from multispin.paper.experiments import Study
+from multispin.report.bundle import draw
 from multispin.report.running_figures import streams as figure
 
 
@@ -63,6 +64,8 @@ def test_claims_say_whether_the_aim_was_reached(study, table):
 
 
 def test_the_figure_has_a_bar_for_every_row(table):
-    axes = figure(both_pairs(table)).axes
-    bars = sum(len(panel.patches) for panel in axes)
-    assert bars == 2 * len(table.rows)
+    table = both_pairs(table)
+    assert sum(len(panel.patches) for panel in figure(table).axes) == len(table.rows)
+    png, svg = draw(table)
+    assert png.startswith(b"\x89PNG")
+    assert "p/N₀" in svg.decode()

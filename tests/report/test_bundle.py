@@ -13,16 +13,7 @@ from multispin.paper.claims import Claim, Verdict
 from multispin.report.page import Picture, number, page
 
 ARGUMENTS = [
-    *(
-        "--figures",
-        "3,5,6,payload,fairness,learning,streams",
-        "--realisations",
-        "2",
-        "--blocks",
-        "1",
-        "--processes",
-        "1",
-    ),
+    *("--figures", "3,5,6,payload,fairness,learning", "--realisations", "2", "--blocks", "1", "--processes", "1"),
     *("--rounds", "10", "--seeds", "1"),
 ]
 
@@ -35,7 +26,7 @@ def written(tmp_path_factory):
 
 
 def test_every_figure_comes_as_csv_png_and_svg(written):
-    names = ("fig-3", "fig-5", "fig-6", "beyond-payload", "beyond-fairness", "beyond-learning", "beyond-streams")
+    names = ("fig-3", "fig-5", "fig-6", "beyond-payload", "beyond-fairness", "beyond-learning")
     expected = {f"{name}.{ending}" for name in names for ending in ("csv", "png", "svg")}
     assert {file.name for file in written.iterdir()} == expected | {"summary.json", "report.html"}
     for name in names:
@@ -51,7 +42,7 @@ def test_the_page_needs_nothing_beside_itself(written):
     assert "<script" not in text
     assert "://" not in text
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
-    assert len(sources) == 7
+    assert len(sources) == 6
     for source in sources:
         kind, data = source.split(",", 1)
         assert kind == "data:image/png;base64"
@@ -61,7 +52,7 @@ def test_the_page_needs_nothing_beside_itself(written):
 
 
 def test_assumptions_are_printed_on_the_figures(written):
-    for name in ("fig-3", "fig-6", "beyond-payload", "beyond-fairness", "beyond-learning", "beyond-streams"):
+    for name in ("fig-3", "fig-6", "beyond-payload", "beyond-fairness", "beyond-learning"):
         text = (written / f"{name}.svg").read_text(encoding="utf-8")
         assert "p/N₀" in text
         assert "Tˢ" in text

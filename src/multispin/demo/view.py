@@ -1,6 +1,7 @@
 """What a person sees of the demo: a live table, the growing texts, and a summary at the end."""
 
 import time
+from contextlib import suppress
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -8,12 +9,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multispin.control import decide
+from multispin.control import Scenario, decide
+from multispin.control.advice import STREAMS_MATTER
 from multispin.demo.order import DemoOrder
 from multispin.demo.result import LATE, DemoResult, PlayResult
 from multispin.demo.site import DemoSite
 from multispin.demo.state import DemoState
+from multispin.errors import InputError
 from multispin.outside import one_line, printable
+from multispin.simulation.steady import streamed
 
 SHOWN_CHARACTERS = 240
 _WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "auto": "whoever pays"}
@@ -171,16 +175,26 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
             f"This machine did not keep pace: {late:.0%} of passes were late, and drafting took up to {slow:.2f} times "
             "as long as at the site. Play it slower with --slower."
         )
-    decision = decide(site.scenario)
-    promised = ", ".join(f"{kind} {goodput:.0f}" for kind, goodput in decision.alternatives)
+    sentences.append(_promise(site.scenario))
+    return sentences
+
+
+def _promise(scenario: Scenario) -> str:
+    """What should be done at a site by its own numbers, and what that would give."""
+    decision = decide(scenario)
+    promised = [f"{kind} {goodput:.0f}" for kind, goodput in decision.alternatives]
     advice = {
         "plain": "nobody should draft",
         "edge": "the edge should draft, and no device",
         "rounds": "the devices should draft",
         "mixed": "some devices should draft, and the edge for the others",
     }[decision.kind]
-    sentences.append(f"By the site's own acceptance rates {advice} (tokens/s in the model: {promised}).")
-    return sentences
+    with suppress(InputError):  # a site without streams
+        streams = streamed(scenario, 1).goodput_tokens_per_s
+        promised.append(f"streams, simulated, {streams:.0f}")
+        if streams >= (1.0 + STREAMS_MATTER) * decision.goodput_tokens_per_s:
+            advice = "the devices should draft, in streams"
+    return f"By the site's own acceptance rates {advice} (tokens/s in the model: {', '.join(promised)})."
 
 
 def _own_sentences(result: DemoResult) -> list[str]:
