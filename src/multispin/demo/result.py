@@ -228,7 +228,7 @@ def _late_passes(site: DemoSite | None, state: DemoState) -> float:
     timed = [entry for entry in state.log if not entry["prompt_tokens"]]
     if site is None or not timed:
         return 0.0
-    late = sum(e["verify_s"] > LATE * site.verification.verify_s(list(e["drafted"].values())) for e in timed)
+    late: int = sum(e["verify_s"] > LATE * site.verification.verify_s(list(e["drafted"].values())) for e in timed)
     return late / len(timed)
 
 
