@@ -80,7 +80,7 @@ def test_the_comparison_is_in_the_time_of_the_site():
 
 
 def test_late_passes_and_slow_drafting_are_told():
-    site = DemoSite(SITE, read_site(SITE), 2.0)
+    site = DemoSite("a100-27b", read_site("a100-27b"), 2.0)
     due_s = site.verification.verify_s([4, 4])
     rows = {"a": (4, 3, 4), "b": (4, 1, 2)}
     state = played(batch(0.0, {}), batch(2.0, rows, due_s), batch(4.0, rows, 1.5 * due_s), batch(5.0, rows, due_s))

@@ -168,6 +168,7 @@ class Crew:
         try:
             await asyncio.wait([watching, following], return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
+                watching.result()  # raises what was wrong with an event, if that is why it ended
                 raise InputError(f"the edge stopped: {await edge.why()}")
             following.result()
             state.ended_s = time.monotonic()

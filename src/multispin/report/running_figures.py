@@ -85,7 +85,7 @@ def streams(table: Table) -> Figure:
             top = max(top, float((mean + error[1]).max()))
         panel.set_yticks(at, [STREAMS.get(name, TITLES.get(name, name)) for name in names], fontsize=8.5)
         panel.grid(axis="y", visible=False)
-        panel.set_xlim(0, 1.3 * top)
+        panel.set_xlim(0, 1.38 * top)
         panel.set_xlabel("sum goodput [tokens/s]")
         panel.set_title(pair.title, fontsize=11)
     legend_above(figure, *axes[0])
