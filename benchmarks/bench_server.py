@@ -1,63 +1,83 @@
-"""Time that an edge's process spends per pass outside its engine, with many devices and HTTP clients at once.
+"""Processor time that an edge spends per pass outside its engine, with many devices and HTTP clients at once.
 
-The engine is a stub that writes the same token for ever and takes no time. The devices and the HTTP clients are real
-ones in a process of their own, over real sockets. What is measured is the processor time of the edge's process, less
-that of the stub, per pass and per member of a pass. Processor time does not count what other processes take meanwhile,
-so that it can be compared on a busy machine; but caches are shared, so compare within one run.
+The engine is a stub that takes the time of a pass and next to no processor. Its clients are in a process of their own,
+over real sockets: devices with the protocol's real state machine and a drafter that is right four times in five, and
+HTTP clients that read streamed completions. Measured is the processor time of the edge's process less the engine's,
+once warm, per pass. Processor time does not count what other processes take meanwhile, but caches and cores are
+shared: compare within one run.
+
+The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
+WebSockets and receives the answers, and does nothing else.
 
     python benchmarks/bench_server.py
-    python benchmarks/bench_server.py --devices 50 --http 10 --mode plain
+    python benchmarks/bench_server.py --devices 50 --http 5 --mode auto --json
+    python benchmarks/bench_server.py --devices 50 --mode streams --profile
 """
 
 import argparse
 import asyncio
 import contextlib
+import cProfile
 import json
 import logging
+import pstats
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 import aiohttp
+from aiohttp import web
+from played_clients import play, right_token
 
-from multispin.device import DeviceClient
-from multispin.edge import Access, EdgeServer, Gate, Metrics, listening
+from multispin.edge import Access, EdgeServer, Gate, Metrics, listening, new_event_loop
 from multispin.edge.door import Door
 from multispin.edge.gate import raise_descriptors
 from multispin.gateway import Gateway, guard, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
-from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile, Request
-from multispin.speculation import ID_RULES, NoDrafter, Outcome, SamplingParams, SlotTable
+from multispin.protocol import SESSION_PATH
+from multispin.speculation import ID_RULES, Outcome, SlotTable
 
 VOCABULARY = 32_000
-MAX_LENGTH = 4096
+MAX_LENGTH = 8192
+WARM_UP_PASSES = 70
+FLOOR_FRAME = b"x" * 24
+
+
+def pass_s(devices):
+    """Time of a pass of the stub [s]. It grows with the devices, so that one process of clients can keep up."""
+    return 0.03 + 0.0015 * devices
 
 
 class Stub(SlotTable):
-    """A target that always writes token 1, and knows its own processor time."""
+    """A target whose text is known beforehand, and which knows how much processor time it takes itself."""
 
     max_length, vocabulary_size, rules = MAX_LENGTH, VOCABULARY, ID_RULES
 
-    def __init__(self, slots):
+    def __init__(self, slots, least_s):
         super().__init__(slots)
+        self._least_s = least_s
         self.passes = self.members = 0
         self.cpu_s = 0.0
 
     def verify(self, feeds):
-        began_s = time.thread_time()
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
         self.take(feeds)
-        found = [None if feed.params is None else Outcome(len(feed.tokens) - 1, 1) for feed in feeds]
+        found = [None if feed.params is None else self._judge(feed) for feed in feeds]
         self.passes += 1
         self.members += len(feeds)
-        self.cpu_s += time.thread_time() - began_s
+        self.cpu_s += time.thread_time() - began_cpu_s
+        time.sleep(max(0.0, self._least_s - (time.monotonic() - began_s)))
         return found
 
-
-class Ones(NoDrafter):
-    """Drafts what the stub writes."""
-
-    def draft(self, committed, length, params):
-        return [1] * length
+    def _judge(self, feed):
+        place, accepted = feed.start + 1, 0
+        for token in feed.tokens[1:]:
+            if token != right_token(place + accepted):
+                break
+            accepted += 1
+        return Outcome(accepted, right_token(place + accepted))
 
 
 class StubWords:
@@ -79,43 +99,57 @@ class StubWords:
         return "x" * len(ids)
 
 
-async def play_clients(url, devices, http, seconds):
-    """Devices and HTTP clients that ask for one text after the other."""
-    hello = Hello(PROTOCOL_VERSION, "stub", "device", "ones", True, Profile(0.001, 5.0))
+@contextlib.asynccontextmanager
+async def clients(url, devices, http, token_s):
+    """A process of clients for as long as the block runs; gives what its processor time so far is [s]."""
+    arguments = ["--play", url, "--devices", str(devices), "--http", str(http), "--token-s", str(token_s)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
-    async def device(number):
-        client = DeviceClient(url, hello, Ones())
-        try:
-            while True:
-                await client.generate(Request((2, 3, 4 + number % 100), SamplingParams(), 512))
-        finally:
-            client.close()
+    async def spent_s():
+        process.stdin.write(b"\n")
+        return float(await process.stdout.readline())
 
-    async def browser(session):
-        while True:
-            body = {"prompt": "hello", "max_tokens": 512, "stream": True, "ignore_eos": True}
-            async with session.post("/v1/completions", json=body) as answer:
-                async for _ in answer.content:
-                    pass
-
-    base = url.replace("ws://", "http://").removesuffix(SESSION_PATH)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(base, connector=connector) as session:
-        tasks = [asyncio.create_task(device(number)) for number in range(devices)]
-        tasks += [asyncio.create_task(browser(session)) for _ in range(http)]
-        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        yield spent_s
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
 
 
-async def measure(devices, http, mode, seconds, warm_up_s):
+async def until(test, limit_s=300.0):
+    """Wait until something is so."""
+    async with asyncio.timeout(limit_s):
+        while not test():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+class Meter:
+    """Processor time of this process by thread [s]."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def read(self):
+        planning = [each for each in threading.enumerate() if each.name.startswith("planning")]
+        planning_s = sum(time.clock_gettime(time.pthread_getcpuclockid(each.ident)) for each in planning)
+        return {
+            "passes": self._engine.passes,
+            "members": self._engine.members,
+            "all_s": time.process_time() - self._engine.cpu_s,
+            "loop_s": time.thread_time(),
+            "planning_s": planning_s,
+        }
+
+
+async def measure(devices, http, mode, passes_wanted, profile=None):
+    """One row: an edge with so many clients."""
     slots = devices + http
-    engine = Stub(slots)
-    settings = ControllerSettings("fixed", 1e9, 15, 4, mode=mode)
-    limits = Limits(max_sessions=2 * slots, max_waiting=slots, prefill_tokens_per_round=4096)
+    engine = Stub(slots, pass_s(slots))
+    settings = ControllerSettings("heterogeneous", 1e9, 15, 8, mode=mode)
+    limits = Limits(max_sessions=2 * slots, max_waiting=slots, prefill_tokens_per_round=4096, deadline_slack_s=5.0)
     passes = Passes(engine, Controller(settings), "stub", limits)
     access = Access(door=Door(most=4 * slots, most_per_address=4 * slots))
     server = EdgeServer(passes, access=access)
@@ -126,54 +160,119 @@ async def measure(devices, http, mode, seconds, warm_up_s):
     metrics = Metrics("stub", server.counts)
     server.audience.add(metrics.tell)
     async with listening(application, port=0, gate=Gate(most_per_address=65536)) as port:
-        arguments = ["--play", f"ws://127.0.0.1:{port}{SESSION_PATH}", "--devices", str(devices), "--http", str(http)]
-        clients = await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, *arguments, "--seconds", str(seconds + warm_up_s + 60)),
-            stderr=subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(120):
-                while len(passes.sessions) < slots:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-            await asyncio.sleep(warm_up_s)
-            before = (engine.passes, engine.members, engine.cpu_s, time.process_time(), time.monotonic())
-            await asyncio.sleep(seconds)
-            after = (engine.passes, engine.members, engine.cpu_s, time.process_time(), time.monotonic())
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                clients.kill()
-            await clients.communicate()
-    count, members, engine_s, process_s, wall_s = (new - old for new, old in zip(after, before, strict=True))
-    outside_ms = 1e3 * (process_s - engine_s) / max(1, count)
+        url = f"http://127.0.0.1:{port}{SESSION_PATH}"
+        async with clients(url, devices, http, pass_s(slots) / 6) as spent_s:
+            await until(lambda: len(passes.sessions) == slots)
+            first = engine.passes
+            await until(lambda: engine.passes >= first + WARM_UP_PASSES)
+            meter = Meter(engine)
+            before, client_before_s = meter.read(), await spent_s()
+            with profile or contextlib.nullcontext():
+                await until(lambda: engine.passes >= before["passes"] + passes_wanted)
+            after, client_after_s = meter.read(), await spent_s()
+    spent = {key: after[key] - before[key] for key in before}
+    count = spent["passes"]
     return {
         "devices": devices,
         "http": http,
         "mode": mode,
         "passes": count,
-        "members_per_pass": round(members / max(1, count), 1),
-        "outside_ms_per_pass": round(outside_ms, 2),
-        "outside_ms_per_member": round(1e3 * (process_s - engine_s) / max(1, members), 4),
-        "busy": round(process_s / wall_s, 2),
+        "sessions_per_pass": round(spent["members"] / count, 1),
+        "edge_ms": round(1e3 * spent["all_s"] / count, 2),
+        "loop_ms": round(1e3 * spent["loop_s"] / count, 2),
+        "planning_ms": round(1e3 * spent["planning_s"] / count, 2),
+        "client_ms": round(1e3 * (client_after_s - client_before_s) / count, 2),
         "failed_listeners": server.audience.failures,
     }
 
 
+async def measure_floor(devices, passes_wanted):
+    """The first row: what sockets and aiohttp alone cost for one frame to each device, and one back."""
+    sockets, answers = [], 0
+
+    async def handler(request):
+        nonlocal answers
+        socket = web.WebSocketResponse(compress=False, heartbeat=15.0)
+        await socket.prepare(request)
+        sockets.append(socket)
+        while (await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            answers += 1
+        return socket
+
+    async def one_pass():
+        nonlocal answers
+        answers = 0
+        for each in sockets:
+            await each.send_bytes(FLOOR_FRAME)
+        await until(lambda: answers == devices)
+
+    application = web.Application()
+    application.router.add_get("/floor", handler)
+    async with (
+        listening(application, port=0, gate=Gate(most_per_address=65536)) as port,
+        clients(f"http://127.0.0.1:{port}/floor", devices, 0, 0.0) as spent_s,
+    ):
+        await until(lambda: len(sockets) == devices)
+        await one_pass()
+        began_s, client_began_s = time.process_time(), await spent_s()
+        for _ in range(passes_wanted):
+            await one_pass()
+        edge_s, client_s = time.process_time() - began_s, await spent_s() - client_began_s
+    return {
+        "devices": devices,
+        "http": 0,
+        "mode": "floor",
+        "passes": passes_wanted,
+        "sessions_per_pass": devices,
+        "edge_ms": round(1e3 * edge_s / passes_wanted, 2),
+        "client_ms": round(1e3 * client_s / passes_wanted, 2),
+    }
+
+
+COLUMNS = ("devices", "http", "mode", "passes", "sessions_per_pass", "edge_ms", "loop_ms", "planning_ms", "client_ms")
+
+
+def rows(options) -> "list[tuple[int, int, str]]":
+    """What is measured: each number of devices in each mode, and once with HTTP clients beside."""
+    found = []
+    for devices in options.devices:
+        for mode in options.mode:
+            found.append((devices, options.http or 0, mode))
+        if options.http is None and "rounds" in options.mode:
+            found.append((devices, max(1, devices // 10), "rounds"))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", type=int, nargs="+", default=[10, 50, 200, 1000])
-    parser.add_argument("--http", type=int, help="HTTP clients beside them; default a tenth of the devices")
-    parser.add_argument("--mode", default="rounds")
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--devices", type=int, nargs="+", default=[10, 20, 50, 200, 1000])
+    parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
+    parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "auto", "streams"])
+    parser.add_argument("--passes", type=int, help="default: fewer for many devices")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each row")
+    parser.add_argument("--profile", action="store_true", help="print where the event loop's time goes")
     parser.add_argument("--play", help=argparse.SUPPRESS)
+    parser.add_argument("--token-s", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     raise_descriptors()
     logging.disable()  # of clients that are cut off in the end
     if options.play:
-        asyncio.run(play_clients(options.play, options.devices[0], options.http or 0, options.seconds))
+        asyncio.run(play(options.play, options.devices[0], options.http, options.token_s))
         return
-    for devices in options.devices:
-        http = devices // 10 if options.http is None else options.http
-        print(json.dumps(asyncio.run(measure(devices, http, options.mode, options.seconds, 3.0))), flush=True)
+    if not options.json:
+        print("  ".join(f"{each:>11}" for each in COLUMNS))
+    for devices, http, mode in rows(options):
+        passes_wanted = options.passes or max(20, min(200, 6000 // devices))
+        profile = cProfile.Profile() if options.profile else None
+        work: Callable = measure_floor if mode == "floor" else measure
+        what = (devices, passes_wanted) if mode == "floor" else (devices, http, mode, passes_wanted, profile)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            row = runner.run(work(*what))
+        print(
+            json.dumps(row) if options.json else "  ".join(f"{row.get(each, ''):>11}" for each in COLUMNS), flush=True
+        )
+        if profile is not None and mode != "floor":
+            pstats.Stats(profile).sort_stats("tottime").print_stats(45)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from multispin.edge import Metrics
-from multispin.edge.metrics import MAX_DEVICES, OTHER, Counts
+from multispin.edge.device_metrics import MAX_DEVICES, OTHER
+from multispin.edge.metrics import Counts
 from multispin.protocol import Request
 from multispin.protocol.events import Round, RoundDevice, RoundGrant
 from multispin.speculation import NoDrafter, SamplingParams

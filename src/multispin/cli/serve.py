@@ -156,8 +156,10 @@ def command(**options: Any) -> None:
         tell: Callable[[EdgeEvent], None] = partial(_say, events, "ws" if options["tls_certificate"] is None else "wss")
         if options["as_json"]:
             tell = partial(_say_as_json, events)
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(_serve(options, doors, loaded, tell, events.line, lambda: events.dropped + errors.dropped))
+        from multispin.edge import new_event_loop
+
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve(options, doors, loaded, tell, events.line, lambda: events.dropped + errors.dropped))
 
 
 class _Doors(NamedTuple):

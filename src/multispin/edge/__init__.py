@@ -2,6 +2,7 @@
 
 from multispin.edge.access import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.edge.audience import Audience, Subscription
+from multispin.edge.event_loop import new_event_loop
 from multispin.edge.gate import Gate
 from multispin.edge.listening import listening, place_of
 from multispin.edge.metrics import Metrics
@@ -23,5 +24,6 @@ __all__ = [
     "TokenFile",
     "bearer",
     "listening",
+    "new_event_loop",
     "place_of",
 ]

@@ -9,7 +9,7 @@ import ipaddress
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -157,8 +157,7 @@ class Guarded(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
-        assert isinstance(transport, asyncio.Transport)
-        self.made, self._transport = True, transport
+        self.made, self._transport = True, cast(asyncio.Transport, transport)  # uvloop's has no base class
         self._gate._guarded[transport] = self
         self._gate._silent[self] = None
         self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.hang_up)

@@ -1,24 +1,24 @@
 """Prometheus metrics of an edge, made from its events.
 
 What vLLM has too stands under vLLM's names, so that its dashboards work. What only cooperation has begins with
-`multispin_`. Whose name stands in a label is bounded: a stranger can choose names, but not how many there are.
+`multispin_`.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from multispin.edge.device_metrics import DeviceMetrics, Times
 from multispin.outside import one_line
 from multispin.protocol import MAX_DRAFT_LENGTH
-from multispin.protocol.events import Connected, EdgeEvent, Ended, Expired, Lost, Opened, Refused, Round
+from multispin.protocol.events import Connected, EdgeEvent, Ended, Expired, Lost, Opened, Refused, Round, RoundDevice
 
-MAX_DEVICES = 100
-"""Devices with series of their own; those that come later are counted as `OTHER`."""
-OTHER = "other"
 LATENCIES_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
     *(160.0, 640.0, 2560.0),
@@ -71,10 +71,10 @@ class Metrics:
         self._last_s: dict[int, float] = {}  # when a session's text last grew
         self._opened_s: dict[int, float] = {}
         self._round_s: float | None = None
-        self._names: dict[str, set[int]] = {}
         self._like_vllm(model)
         self._passes()
-        self._devices()
+        self._devices = DeviceMetrics()
+        self.registry.register(self._devices)
         ProcessCollector(registry=self.registry)  # memory, descriptors and processor time, under Prometheus' names
         self._tasks = Gauge("multispin_event_loop_tasks", "Tasks of the event loop.", registry=self.registry)
 
@@ -99,9 +99,9 @@ class Metrics:
         self._first_token = histogram(
             "time_to_first_token_seconds", "From the request to the first token.", LATENCIES_S
         )
-        self._between_tokens = histogram(
-            "inter_token_latency_seconds", "Between two passes that a text grew in.", STEPS_S
-        )
+        name, text = "vllm:inter_token_latency_seconds", "Between two passes that a text grew in."
+        self._between_tokens = Times(name, text, labels, STEPS_S)
+        self.registry.register(self._between_tokens)
         self._queue = histogram("request_queue_time_seconds", "From the request to the first pass with it.", REQUESTS_S)
         self._whole = histogram("e2e_request_latency_seconds", "From the request to the end.", REQUESTS_S)
         self._drafts = counter("spec_decode_num_drafts", "Drafts that were verified.").labels(**labels)
@@ -159,20 +159,6 @@ class Metrics:
         self._failed = gauge("failed_listeners", "How often telling somebody has failed since the start.")
         self._dropped = gauge("dropped_output_lines", "Lines of output that nobody took since the start.")
 
-    def _devices(self) -> None:
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"multispin_device_{name}", text, ["device"], registry=self.registry)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"multispin_device_{name}", text, ["device"], registry=self.registry)
-
-        self._acceptance = gauge("acceptance_ratio", "Believed share of its drafted tokens that is accepted.")
-        self._speed = gauge("seconds_per_token", "Believed time to draft a token.")
-        self._length = gauge("draft_length", "Tokens of its last grant, or of its window.")
-        self._band = gauge("bandwidth_hertz", "Band of its last grant, or of its window.")
-        self._tokens = counter("tokens", "Tokens of its texts.")
-        self._of_device = (self._acceptance, self._speed, self._length, self._band, self._tokens)
-
     def tell(self, event: EdgeEvent) -> None:
         """Count an event."""
         match event:
@@ -229,30 +215,33 @@ class Metrics:
             self._planned_goodput.set(event.planned_goodput_tokens_per_s)
         else:
             self._round_s = None
+        self._count_texts(event.devices)
         for row in event.devices:
-            self._generated.inc(row.tokens)
-            drafter = row.drafter if row.drafter in self._who else "nobody"
-            self._who[drafter].inc()
-            if row.drafted:
-                self._drafts.inc()
-                self._draft_tokens.inc(row.drafted)
-                self._accepted.inc(row.accepted)
-                self._who_drafted[drafter].inc(row.drafted)
-                self._who_accepted[drafter].inc(row.accepted)
-                self._rejected.inc(row.drafted - row.accepted)
-                for counter in self._per_position[: row.accepted]:
-                    counter.inc()
             self._time(row.session, event.time_s)
-            label = self._label(row.session, row.name)
-            self._tokens.labels(label).inc(row.tokens)
-            if label != OTHER and row.drafter == "device":
-                self._acceptance.labels(label).set(row.acceptance_rate)
-                self._speed.labels(label).set(row.seconds_per_token)
-        for grant in event.grants:
-            label = self._label(grant.session, grant.name)
-            if label != OTHER:
-                self._length.labels(label).set(grant.length)
-                self._band.labels(label).set(grant.bandwidth_hz)
+        self._devices.take(event.devices, event.grants)
+
+    def _count_texts(self, rows: Sequence[RoundDevice]) -> None:
+        """Count what a pass brought all texts together: there are many of them."""
+        self._generated.inc(sum(row.tokens for row in rows))
+        drafted, accepted, texts = Tally[str](), Tally[str](), Tally[str]()
+        for row in rows:
+            drafter = row.drafter if row.drafter in self._who else "nobody"
+            texts[drafter] += 1
+            drafted[drafter] += row.drafted
+            accepted[drafter] += row.accepted
+        for drafter, count in texts.items():
+            self._who[drafter].inc(count)
+            self._who_drafted[drafter].inc(drafted[drafter])
+            self._who_accepted[drafter].inc(accepted[drafter])
+        self._drafts.inc(sum(row.drafted > 0 for row in rows))
+        self._draft_tokens.inc(drafted.total())
+        self._accepted.inc(accepted.total())
+        self._rejected.inc(drafted.total() - accepted.total())
+        lengths = Tally(row.accepted for row in rows)
+        longest = max(lengths, default=0)
+        at_least = [*accumulate(lengths[length] for length in range(longest, 0, -1))]
+        for counter, count in zip(self._per_position, reversed(at_least), strict=False):
+            counter.inc(count)
 
     def _time(self, session: int, now_s: float) -> None:
         """The latency of what a text has grown by."""
@@ -263,25 +252,9 @@ class Metrics:
             self._first_token.observe(now_s - opened_s)
         self._last_s[session] = now_s
 
-    def _label(self, session: int, name: str) -> str:
-        """The label of a device: its name, if there is room for one more."""
-        label = one_line(name)[:80] or "unnamed"
-        sessions = self._names.get(label)
-        if sessions is None:
-            if len(self._names) >= MAX_DEVICES:
-                return OTHER
-            sessions = self._names[label] = set()
-        sessions.add(session)
-        return label
-
     def _forget(self, sessions: Collection[int]) -> None:
-        """Drop the series of devices that have no session any more."""
-        for label, known in list(self._names.items()):
-            known.intersection_update(sessions)
-            if not known:
-                del self._names[label]
-                for metric in self._of_device:
-                    metric.remove(label)
+        """Drop what is known of sessions that are gone."""
+        self._devices.forget(sessions)
         for times in (self._last_s, self._opened_s):
             for session in times.keys() - set(sessions):
                 del times[session]

@@ -6,7 +6,10 @@ value within one half-life. Of the logarithm, because an error of a factor of tw
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
+from functools import cache
+from itertools import accumulate
 from statistics import NormalDist
 
 import numpy as np
@@ -40,6 +43,13 @@ def robust_spread(
     return math.sqrt((total * observed**2 + prior_weight * prior_spread**2) / (total + prior_weight))
 
 
+@cache
+def _weights_by_age(count: int, half_life: float) -> tuple[list[float], list[float]]:
+    """Weights of observations, newest first, and the sums of the first 0, 1, …, `count` of them."""
+    weights = forgetting_weights(count, half_life)[::-1].tolist()
+    return weights, [0.0, *accumulate(weights)]
+
+
 class ForgettingMedian:
     """Median of positive observations, the n-th newest weighted 2^(−n / half_life).
 
@@ -60,15 +70,21 @@ class ForgettingMedian:
         self._prior_weight = positive("prior_weight", prior_weight)
         self._prior_log_spread = positive("prior_log_spread", prior_log_spread)
         self._half_life = positive("half_life", half_life)
-        self._logs: deque[float] = deque(maxlen=math.ceil(WINDOW_HALF_LIVES * half_life))
-        self._weights = forgetting_weights(math.ceil(WINDOW_HALF_LIVES * half_life), half_life).tolist()
+        self._window = math.ceil(WINDOW_HALF_LIVES * half_life)
+        self._weights, self._totals = _weights_by_age(self._window, half_life)
+        self._sorted: list[tuple[float, int]] = []  # (logarithm, number of the observation) of the window
+        self._logs: deque[float] = deque()
         self._observed = 0
         self._median_log: float | None = self._prior_log  # None: not known since the last observation
 
     def observe(self, value: float) -> None:
         """Learn from one observation."""
         log = math.log(positive("value", value))
+        if len(self._logs) == self._window:
+            oldest = self._logs.popleft(), self._observed - self._window
+            del self._sorted[bisect_left(self._sorted, oldest)]
         self._logs.append(log)
+        insort(self._sorted, (log, self._observed))
         self._observed += 1
         if log != self._median_log:  # more of the same moves no median
             self._median_log = None
@@ -80,18 +96,23 @@ class ForgettingMedian:
         Found when it is asked for, which is less often than values come; and without arrays, as the window is short.
         """
         if self._median_log is None:
-            count = len(self._logs)
-            weighted = list(zip(self._logs, self._weights[-count:], strict=True))
-            weighted.append((self._prior_log, self._present_prior_weight))
-            weighted.sort()
-            left = 0.5 * sum(weight for _, weight in weighted)
-            for log, weight in weighted:
-                left -= weight
-                self._median_log = log
-                if left <= 0.0:
-                    break
-        assert self._median_log is not None
+            self._median_log = self._find_median()
         return self._median_log
+
+    def _find_median(self) -> float:
+        newest, weights, prior_weight = self._observed - 1, self._weights, self._present_prior_weight
+        left = 0.5 * (self._totals[len(self._sorted)] + prior_weight)
+        prior_log = self._prior_log
+        for log, number in self._sorted:
+            if prior_log <= log:
+                left -= prior_weight
+                if left <= 0.0:
+                    return prior_log
+                prior_log = math.inf
+            left -= weights[newest - number]
+            if left <= 0.0:
+                return log
+        return max(self._sorted[-1][0], self._prior_log)
 
     @property
     def _present_prior_weight(self) -> float:

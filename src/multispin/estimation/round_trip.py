@@ -29,6 +29,7 @@ class RoundTripEstimator:
     def __init__(self, prior_spectral_efficiency: float, half_life_frames: float = 8.0) -> None:
         self._prior = 1.0 / positive("prior_spectral_efficiency", prior_spectral_efficiency)
         self._half_life = positive("half_life_frames", half_life_frames)
+        self._ages = [0.5 ** (age / self._half_life) for age in range(WINDOW - 1, -1, -1)]
         self._frames: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._observed = 0
         self._fit: tuple[float, float] | None = (0.0, self._prior)  # delay [s], 1/r; None: to be found
@@ -63,21 +64,26 @@ class RoundTripEstimator:
         return self._fit
 
     def _solve(self) -> tuple[float, float]:
-        count = len(self._frames)
-        ages = [0.5 ** ((count - 1 - index) / self._half_life) for index in range(count)]
+        frames = list(zip(self._ages[-len(self._frames) :], self._frames, strict=True))
         ridge = max(2.0 * 0.5 ** (self._observed / self._half_life), LEAST_PRIOR)
         delay, slope = 0.0, self._prior
         for step in range(STEPS):
             a = b = c = u = v = 0.0
-            for age, (asked, seconds) in zip(ages, self._frames, strict=True):
-                residual = abs(seconds - delay - slope * asked) / seconds
-                trust = 1.0 if step == 0 or residual <= HUBER else HUBER / residual
-                weight = age * trust / (seconds * seconds)
+            trusted = True  # each of them in full
+            for age, (asked, seconds) in frames:
+                weight = age / (seconds * seconds)
+                if step:
+                    residual = abs(seconds - delay - slope * asked) / seconds
+                    if residual > HUBER:
+                        weight *= HUBER / residual
+                        trusted = False
                 a += weight
-                b += weight * asked
-                c += weight * asked * asked
+                b += (weighted := weight * asked)
+                c += weighted * asked
                 u += weight * seconds
-                v += weight * asked * seconds
+                v += weighted * seconds
+            if step and trusted:  # as in the first step
+                break
             c += ridge / self._prior**2
             v += ridge / self._prior
             determinant = a * c - b * b

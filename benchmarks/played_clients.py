@@ -1,0 +1,138 @@
+"""The clients of `bench_server.py`: many devices and HTTP clients in one process, as cheap as they can be.
+
+A device has the protocol's real state machine and a real WebSocket. Its drafter says 1 for each token, which is what
+the stub's text has in four places of five, and takes the time that it is told.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+
+import aiohttp
+
+from multispin.protocol import (
+    PROTOCOL_VERSION,
+    SESSION_PATH,
+    DeviceSession,
+    Hello,
+    Profile,
+    Request,
+    decode_downlink,
+    encode,
+)
+from multispin.speculation import SamplingParams
+
+MAX_TOKENS = 6000
+
+
+def right_token(place):
+    """The stub's token at a place of any text."""
+    return 2 if (place * 2654435761 >> 7) % 5 == 0 else 1
+
+
+class PlayedDevice:
+    """One device."""
+
+    def __init__(self, number, socket, token_s):
+        self._hello = Hello(
+            PROTOCOL_VERSION, "stub", f"device {number}", "ones", True, Profile(max(1e-6, token_s), 5.0)
+        )
+        self._session = DeviceSession(self._hello)
+        self._request = Request((2, 3, 4 + number % 100), SamplingParams(), MAX_TOKENS)
+        self._socket, self._token_s = socket, token_s
+        self._loop = asyncio.get_running_loop()
+        self._timer = None
+        self._sending = set()
+
+    async def play(self):
+        session = self._session
+        session.begin(self._request)
+        self._send(session.greet())
+        async for frame in self._socket:
+            session.receive(decode_downlink(frame.data))
+            if session.finish:
+                session.begin(self._request)
+            if type(session.stage).__name__ == "Welcomed":
+                self._send(session.open())
+            elif session.wants_draft:
+                self._later(self._answer, session.grant.length)
+            elif session.room_ahead:
+                self._go_ahead()
+
+    def _send(self, message):
+        task = self._loop.create_task(self._socket.send_bytes(encode(message)))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _later(self, work, tokens):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(tokens * self._token_s, work)
+
+    def _answer(self):
+        grant, self._timer = self._session.grant, None
+        if grant is not None:
+            self._send(self._session.answer([1] * grant.length, grant.length * self._token_s))
+
+    def _go_ahead(self):
+        """Draft as many tokens as go into a frame, and so on until the window is full."""
+        session, stage = self._session, self._session.stage
+        self._count = min(session.room_ahead, stage.window.chunk - (len(stage.ids) - stage.sent) % stage.window.chunk)
+        self._place = session.epoch, len(session.ahead)
+        if self._timer is None or self._timer_epoch != session.epoch:
+            self._timer_epoch = session.epoch
+            self._later(self._drafted, self._count)
+
+    def _drafted(self):
+        session, self._timer = self._session, None
+        if not session.room_ahead or session.epoch != self._timer_epoch:
+            return
+        self._go_ahead_now()
+
+    def _go_ahead_now(self):
+        session = self._session
+        count = min(session.room_ahead, self._count)
+        session.drafted(session.epoch, len(session.ahead), [1] * count, count * self._token_s)
+        while (chunk := session.chunk()) is not None:
+            self._send(chunk)
+        if session.room_ahead:
+            self._go_ahead()
+
+
+async def play(url, devices, http, token_s):
+    """Play them until the parent is gone; each line on standard input asks for the processor time so far [s]."""
+    connector = aiohttp.TCPConnector(limit=0)
+    base = url.removesuffix(SESSION_PATH)
+
+    async def device(number):
+        async with session.ws_connect(url, compress=0, heartbeat=15.0) as socket:
+            await (echo(socket) if url.endswith("/floor") else PlayedDevice(number, socket, token_s).play())
+
+    async def echo(socket):
+        async for frame in socket:
+            await socket.send_bytes(frame.data)
+
+    async def browser():
+        while True:
+            body = {"prompt": "hello", "max_tokens": 512, "stream": True, "ignore_eos": True}
+            async with session.post(base + "/v1/completions", json=body) as answer:
+                async for _ in answer.content:
+                    pass
+
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+        tasks = [asyncio.create_task(device(number)) for number in range(devices)]
+        tasks += [asyncio.create_task(browser()) for _ in range(http)]
+        asked = asyncio.create_task(asyncio.to_thread(_answer_questions))
+        done, _ = await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.gather(*tasks)
+
+
+def _answer_questions():
+    for _ in sys.stdin:
+        print(time.process_time(), flush=True)

@@ -1,0 +1,133 @@
+"""Metrics of single devices and of times, kept as plain numbers: a pass has as many of them as sessions.
+
+They become Prometheus' series only when somebody asks.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from multispin.outside import one_line
+from multispin.protocol.events import RoundDevice, RoundGrant
+
+MAX_DEVICES = 100
+"""Devices with series of their own; those that come later are counted as `OTHER`."""
+OTHER = "other"
+
+
+class Times(Collector):
+    """A histogram of times [s].
+
+    Args:
+        name: of the metric.
+        text: what it is.
+        labels: of all its series.
+        bounds: upper bounds of its buckets but the last [s].
+
+    """
+
+    def __init__(self, name: str, text: str, labels: Mapping[str, str], bounds: Collection[float]) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one time."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_s += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """The histogram as Prometheus has it."""
+        family = HistogramMetricFamily(self._name, self._text, labels=list(self._labels))
+        names = (*map(str, self._bounds), "+Inf")
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        family.add_metric(list(self._labels.values()), buckets, self._sum_s)
+        yield family
+
+
+@dataclass(slots=True)
+class _Device:
+    """What is shown of a device.
+
+    Attributes:
+        sessions: numbers of its sessions.
+        row: what the last pass with a draft of it brought; None before.
+        grant: its last grant; None before.
+        tokens: tokens of its texts.
+
+    """
+
+    sessions: set[int] = field(default_factory=set)
+    row: RoundDevice | None = None
+    grant: RoundGrant | None = None
+    tokens: int = 0
+
+
+class DeviceMetrics(Collector):
+    """Metrics of devices by their names. A stranger can choose names, but not how many there are."""
+
+    def __init__(self) -> None:
+        self._devices: dict[str, _Device] = {}
+        self._others = _Device()
+        self._of_session: dict[int, _Device] = {}
+
+    def take(self, rows: Iterable[RoundDevice], grants: Iterable[RoundGrant]) -> None:
+        """Count what a pass brought, and what was granted."""
+        for row in rows:
+            device = self._of_session.get(row.session) or self._find(row.session, row.name)
+            device.tokens += row.tokens
+            if row.drafter == "device":
+                device.row = row
+        for grant in grants:
+            device = self._of_session.get(grant.session) or self._find(grant.session, grant.name)
+            device.grant = grant
+
+    def _find(self, session: int, name: str) -> _Device:
+        """The device of a session, if there is room for one more."""
+        label = one_line(name)[:80] or "unnamed"
+        device = self._devices.get(label)
+        if device is None:
+            if len(self._devices) >= MAX_DEVICES:
+                return self._others
+            device = self._devices[label] = _Device()
+        device.sessions.add(session)
+        self._of_session[session] = device
+        return device
+
+    def forget(self, sessions: Collection[int]) -> None:
+        """Drop the devices that have none of these sessions."""
+        for label, device in list(self._devices.items()):
+            for gone in device.sessions.difference(sessions):
+                device.sessions.remove(gone)
+                del self._of_session[gone]
+            if not device.sessions:
+                del self._devices[label]
+
+    def collect(self) -> Iterator[Metric]:
+        """All series as Prometheus has them."""
+
+        def gauge(name: str, text: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"multispin_device_{name}", text, labels=["device"])
+
+        acceptance = gauge("acceptance_ratio", "Believed share of its drafted tokens that is accepted.")
+        speed = gauge("seconds_per_token", "Believed time to draft a token.")
+        length = gauge("draft_length", "Tokens of its last grant, or of its window.")
+        band = gauge("bandwidth_hertz", "Band of its last grant, or of its window.")
+        tokens = CounterMetricFamily("multispin_device_tokens", "Tokens of its texts.", labels=["device"])
+        for label, device in self._devices.items():
+            if device.row is not None:
+                acceptance.add_metric([label], device.row.acceptance_rate)
+                speed.add_metric([label], device.row.seconds_per_token)
+            if device.grant is not None:
+                length.add_metric([label], device.grant.length)
+                band.add_metric([label], device.grant.bandwidth_hz)
+            tokens.add_metric([label], device.tokens)
+        if self._others.tokens:
+            tokens.add_metric([OTHER], self._others.tokens)
+        yield from (acceptance, speed, length, band, tokens)
