@@ -123,7 +123,7 @@ async def until(test, limit_s=300.0):
     """Wait until something is so."""
     async with asyncio.timeout(limit_s):
         while not test():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
 
 
 class Meter:
@@ -188,7 +188,7 @@ async def measure(devices, http, mode, passes_wanted, profile=None):
 
 async def measure_floor(devices, passes_wanted):
     """The first row: what sockets and aiohttp alone cost for one frame to each device, and one back."""
-    sockets, answers = [], 0
+    sockets, answers, complete = [], 0, asyncio.Event()
 
     async def handler(request):
         nonlocal answers
@@ -197,14 +197,18 @@ async def measure_floor(devices, passes_wanted):
         sockets.append(socket)
         while (await socket.receive()).type is aiohttp.WSMsgType.BINARY:
             answers += 1
+            if answers == devices:
+                complete.set()
         return socket
 
     async def one_pass():
         nonlocal answers
         answers = 0
+        complete.clear()
         for each in sockets:
             await each.send_bytes(FLOOR_FRAME)
-        await until(lambda: answers == devices)
+        await complete.wait()
+        await asyncio.sleep(pass_s(devices))
 
     application = web.Application()
     application.router.add_get("/floor", handler)
