@@ -29,7 +29,6 @@ from collections.abc import Callable
 
 import aiohttp
 from aiohttp import web
-from played_clients import play, right_token
 
 from multispin.edge import Access, EdgeServer, Gate, Metrics, listening, new_event_loop
 from multispin.edge.door import Door
@@ -38,6 +37,7 @@ from multispin.gateway import Gateway, guard, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import SESSION_PATH
 from multispin.speculation import ID_RULES, Outcome, SlotTable
+from played_clients import play, right_token
 
 VOCABULARY = 32_000
 MAX_LENGTH = 8192
@@ -240,8 +240,7 @@ def rows(options) -> "list[tuple[int, int, str]]":
     """What is measured: each number of devices in each mode, and once with HTTP clients beside."""
     found = []
     for devices in options.devices:
-        for mode in options.mode:
-            found.append((devices, options.http or 0, mode))
+        found += [(devices, options.http or 0, mode) for mode in options.mode]
         if options.http is None and "rounds" in options.mode:
             found.append((devices, max(1, devices // 10), "rounds"))
     return found

@@ -1,5 +1,6 @@
 """A scenario as arrays: the one place where dataclasses become numpy, and where a choice of options is scored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from multispin.control.access import ACCESS, Access
 from multispin.control.goodput import Floats, Ints, token_table
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.control.rate import upload_time
-from multispin.control.scenario import Mode, Scenario
+from multispin.control.scenario import Device, Mode, Scenario
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +241,7 @@ def as_problem(scenario: Scenario) -> Problem:
     )
 
 
-def _conditional(ways: list[Mode], rows: int) -> Floats:
+def _conditional(ways: Sequence[Mode | Device], rows: int) -> Floats:
     """Probability that position j + 1 is accepted given those before it, [rows, K]."""
     rate = np.array([np.nan if way.acceptance_rate is None else way.acceptance_rate for way in ways], dtype=np.float64)
     conditional = np.broadcast_to(rate, (rows, len(ways)))

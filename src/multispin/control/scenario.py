@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
 from multispin.control.access import ACCESS
@@ -37,7 +38,8 @@ class Cell:
         positive("bits_per_token", self.bits_per_token, of="cell.")
         whole("max_draft_length", self.max_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
         whole("min_draft_length", self.min_draft_length, 0, MAX_PLANNED_LENGTH, of="cell.")
-        _ordered("cell: ", self.min_draft_length, self.max_draft_length)
+        if self.min_draft_length > self.max_draft_length:
+            raise _disordered("cell: ", self.min_draft_length, self.max_draft_length)
         one_of("multiple_access", self.multiple_access, tuple(ACCESS), of="cell.")
 
 
@@ -203,10 +205,13 @@ class Device:
         """Uplink rate R_k over a band [bit/s]."""
         return bandwidth_hz * self.efficiency_at(bandwidth_hz) if bandwidth_hz > 0 else 0.0
 
+    bits_per_rejection: ClassVar[float] = 0.0
+    seconds_per_rejection: ClassVar[float] = 0.0
+
     @property
-    def ways(self) -> tuple[Mode, ...]:
-        """Its modes, or the one that its own keys describe."""
-        return self.modes or (Mode("plain", self.acceptance_rate, self.acceptance_profile, self.bits_per_token),)
+    def ways(self) -> "tuple[Mode | Device, ...]":
+        """Its modes, or itself: its own keys describe the only one."""
+        return self.modes or (self,)
 
     def __post_init__(self) -> None:
         _named("device", self.name)
@@ -236,8 +241,8 @@ class Device:
             whole("max_draft_length", self.max_draft_length, 0, MAX_PLANNED_LENGTH, of=of)
         if self.min_draft_length is not None:
             whole("min_draft_length", self.min_draft_length, 0, MAX_PLANNED_LENGTH, of=of)
-            if self.max_draft_length is not None:
-                _ordered(of, self.min_draft_length, self.max_draft_length)
+            if self.max_draft_length is not None and self.min_draft_length > self.max_draft_length:
+                raise _disordered(of, self.min_draft_length, self.max_draft_length)
 
     def _check_modes(self, of: str) -> None:
         object.__setattr__(self, "modes", tuple(self.modes))
@@ -295,7 +300,8 @@ class Scenario:
         longest = self.cell.max_draft_length if device.max_draft_length is None else device.max_draft_length
         if device.min_draft_length is None:
             return min(self.cell.min_draft_length, longest), longest
-        _ordered(f"device {shown(device.name)}: ", device.min_draft_length, longest)
+        if device.min_draft_length > longest:
+            raise _disordered(f"device {shown(device.name)}: ", device.min_draft_length, longest)
         return device.min_draft_length, longest
 
 
@@ -322,8 +328,7 @@ def _named(kind: str, name: object) -> None:
         raise InputError(f"{kind}.name is {shown(name)}; it must be a non-empty text", where=("name",))
 
 
-def _ordered(of: str, shortest: int, longest: int) -> None:
-    if shortest > longest:
-        raise InputError(
-            f"{of}min_draft_length {shortest} is above max_draft_length {longest}", where=("min_draft_length",)
-        )
+def _disordered(of: str, shortest: int, longest: int) -> InputError:
+    return InputError(
+        f"{of}min_draft_length {shortest} is above max_draft_length {longest}", where=("min_draft_length",)
+    )

@@ -40,6 +40,9 @@ class Believed(Protocol):
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
 
+    def delay_s(self, session: int) -> float:
+        """One-way delay between a device and the edge [s]."""
+
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device.
 
@@ -132,6 +135,7 @@ class _Estimates:
 
     __slots__ = (
         "acceptance",
+        "belief",
         "edge_acceptance",
         "link",
         "most_token_bits",
@@ -148,6 +152,7 @@ class _Estimates:
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.edge_acceptance: AcceptanceEstimator | None = None  # None: no draft of the edge was verified yet
+        self.belief: _Belief | None = None  # what follows from the others; None: to be found anew
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
         self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
 
@@ -223,6 +228,9 @@ class _Snapshot:
     def fixed_share(self, session: int) -> float:
         return self.sessions[session].fixed_share()
 
+    def delay_s(self, session: int) -> float:
+        return self.sessions[session].delay_s
+
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         most = self.max_draft_length
         return self.sessions[session].device(session, min(room, most), length, min(edge_room, most))
@@ -270,7 +278,7 @@ class LearnedBeliefs:
 
     def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
         """Begin a request whose rule puts other things on the air than ids."""
-        known = self._sessions[session]
+        known = self._changing(session)
         known.most_token_bits = known.token_bits = float(self._bits_per_id if token_bits is None else token_bits)
         known.refusal_bits = float(refusal_bits)
 
@@ -278,9 +286,9 @@ class LearnedBeliefs:
         self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
     ) -> None:
         """Learn speed, link and frame size from a draft that arrived."""
-        known = self._sessions[session]
         if length == 0:
             return
+        known = self._changing(session)
         # A device cannot have drafted for longer than it took.
         known.speed.observe(length, min(draft_s, max(0.0, draft_s + upload_s)))
         # Distributions are often shorter than they may be: then what the last draft took is believed.
@@ -291,11 +299,11 @@ class LearnedBeliefs:
 
     def observe_distribution(self, session: int, frame_bits: int) -> None:
         """Learn what a refusal costs."""
-        self._sessions[session].refusal_bits = float(frame_bits)
+        self._changing(session).refusal_bits = float(frame_bits)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn acceptance."""
-        self._sessions[session].acceptance.observe(drafted, accepted)
+        self._changing(session).acceptance.observe(drafted, accepted)
 
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn the time of a verification."""
@@ -309,7 +317,7 @@ class LearnedBeliefs:
     def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn how often the edge's own drafts are accepted, for this session and for all."""
         self._edge_acceptance.observe(drafted, accepted)
-        known = self._sessions[session]
+        known = self._changing(session)
         if known.edge_acceptance is None:
             known.edge_acceptance = AcceptanceEstimator(self._edge_acceptance.rate)
         known.edge_acceptance.observe(drafted, accepted)
@@ -334,6 +342,10 @@ class LearnedBeliefs:
         """Share of a one-token draft's bits that a longer draft does not send again."""
         return self._belief(session).fixed_share()
 
+    def delay_s(self, session: int) -> float:
+        """One-way delay between a device and the edge [s]."""
+        return self._belief(session).delay_s
+
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device."""
         most = self._max_draft_length
@@ -353,8 +365,19 @@ class LearnedBeliefs:
         """The planner's view of the edge's own drafter."""
         return EdgeDrafter(self._edge_time.per_device_s, self._edge_time.per_token_s, self._edge_acceptance.rate)
 
+    def _changing(self, session: int) -> _Estimates:
+        """What has been learned of a session, which is about to change."""
+        known = self._sessions[session]
+        known.belief = None
+        return known
+
     def _belief(self, session: int) -> _Belief:
         known = self._sessions[session]
+        if known.belief is None:
+            known.belief = self._found(known)
+        return known.belief
+
+    def _found(self, known: _Estimates) -> _Belief:
         return _Belief(
             known.acceptance.rate,
             known.speed.seconds_per_token,

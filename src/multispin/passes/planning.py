@@ -5,9 +5,9 @@ Does not know when a plan is due, nor what becomes of it (`passes.controller`).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from multispin.control import Cell, Plan, Scenario, plan, plan_for_lengths, policy_named
+from multispin.control import Cell, Device, Plan, Scenario, plan, plan_for_lengths, policy_named
 from multispin.control.latency import verification_s
 from multispin.passes.beliefs import Believed
 from multispin.passes.plans import Member
@@ -45,6 +45,7 @@ class Planning:
     settings: ControllerSettings
     beliefs: Believed
     reserved_hz: float
+    _devices: dict[tuple[Member, int], Device] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def from_scratch(self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool) -> Plan:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
@@ -75,9 +76,9 @@ class Planning:
         """Time from a grant of so many tokens to the draft's arrival [s], over the band's share of one of `sharing`."""
         if not length:
             return 0.0
-        device = self.beliefs.device(member.session, member.room, length)
-        air_s = (device.bits_per_token or 0.0) / device.rate_bits_per_s(self.band_hz / sharing)
-        return 2.0 * device.delay_s + length * (device.seconds_per_token + air_s)
+        _, token_s, token_hz_s = self.beliefs.view(member.session, length)
+        air_s = token_hz_s * sharing / self.band_hz
+        return 2.0 * self.beliefs.delay_s(member.session) + length * (token_s + air_s)
 
     def _not_worth_waiting_for(self, members: Sequence[Member], made: Plan) -> set[int]:
         """Devices, by session, whose drafts cost all others more than they bring, as far as that is believed.
@@ -138,12 +139,17 @@ class Planning:
                 multiple_access=settings.multiple_access,
             ),
             verifier=self.beliefs.verifier(),
-            devices=tuple(
-                self.beliefs.device(member.session, member.room, length, member.edge_room)
-                for member, length in zip(members, lengths, strict=True)
-            ),
+            devices=tuple(self._device(member, length) for member, length in zip(members, lengths, strict=True)),
             edge_drafter=self.beliefs.edge_drafter() if settings.edge_drafts else None,
         )
+
+    def _device(self, member: Member, length: int) -> Device:
+        """The planner's device of a member; it is wanted several times, and has many numbers to be checked."""
+        known = self._devices.get((member, length))
+        if known is None:
+            known = self.beliefs.device(member.session, member.room, length, member.edge_room)
+            self._devices[member, length] = known
+        return known
 
     @property
     def band_hz(self) -> float:

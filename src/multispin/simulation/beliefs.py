@@ -94,6 +94,10 @@ class TrueBeliefs(LearnedBeliefs):
         """These beliefs themselves: a simulated plan takes no time, and no other thread makes it."""
         return self
 
+    def delay_s(self, session: int) -> float:
+        """One-way delay between a device and the edge, in truth [s]."""
+        return self._devices[session].truth.delay_s
+
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again."""
         return self._frame_bits_known / (self._frame_bits_known + self._devices[session].bits_per_token)
