@@ -26,7 +26,9 @@ from multispin.passes import EXPIRY_PERIOD_S, Batch, DraftHere, Passes, Send, Sl
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     SESSION_PATH,
+    Chunk,
     Downlink,
+    Draft,
     Error,
     Hello,
     Open,
@@ -492,6 +494,12 @@ class EdgeServer:
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
             for answer in self._passes.receive(number, message, wire_bytes, now_s):
                 connection.put(answer)
+            if isinstance(message, Draft | Chunk) and session is not None:  # as nearly always
+                if session.request is not None and session.request.finish:
+                    self._tell(self._account.finished(number, now_s))
+                if not self._passes.waits(now_s):
+                    self._wake.set()
+                continue
             self._tell(self._note(number, message, connection, now_s))
             self._wake.set()
             if self._passes.session(number) is None:  # it said Close

@@ -27,8 +27,6 @@ from multispin.speculation import ID_RULES, Failure, Finding, Outcome
 
 LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
-LEARN_EACH, LEARN_EVERY = 64, 4
-"""The time of each of the first passes is learned from, and later of every so many: a fit takes half a millisecond."""
 SHORTEST_SLEEP_S = 2e-4
 """A wait for what is expected is at least so long [s]."""
 
@@ -143,8 +141,7 @@ class Streams:
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
         """Commit what was found, learn from it, and have it told."""
-        if self._number <= LEARN_EACH or self._number % LEARN_EVERY == 0:
-            self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._pass_s += 0.2 * (verify_s - self._pass_s)
         self._plain_per_s = 1.0 / self._beliefs.verifier().verify_s([0] * max(1, self._present))
         self._busy = False
