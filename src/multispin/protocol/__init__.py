@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from multispin.lazily import lazily
 
 if TYPE_CHECKING:
-    from multispin.protocol.device_session import DeviceSession, Progress, RefusedError, SessionGoneError
+    from multispin.protocol.device_session import DeviceSession
     from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
     from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
     from multispin.protocol.limits import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         usual_frame_bits,
         websocket_frame_bytes,
     )
+    from multispin.protocol.progress import Progress, RefusedError, SessionGoneError
     from multispin.protocol.request import Request
     from multispin.protocol.running_request import ProtocolError, RunningRequest
     from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
@@ -99,7 +100,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "device_session": ("DeviceSession", "Progress", "RefusedError", "SessionGoneError"),
+        "device_session": ("DeviceSession",),
         "edge_session": ("EdgeSession", "check_hello", "check_version"),
         "edge_stream": ("Arrival", "StreamCounts", "Streaming", "Trials"),
         "limits": ("MAX_DRAFT_LENGTH", "MAX_FRAME_BYTES", "MAX_RETAINED", "PROTOCOL_VERSION", "SESSION_PATH"),
@@ -129,6 +130,7 @@ __getattr__ = lazily(
             "usual_frame_bits",
             "websocket_frame_bytes",
         ),
+        "progress": ("Progress", "RefusedError", "SessionGoneError"),
         "request": ("Request",),
         "running_request": ("ProtocolError", "RunningRequest"),
         "stages": ("Granted", "Idle", "Pending", "Refused", "Stage"),

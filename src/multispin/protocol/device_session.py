@@ -11,7 +11,6 @@ the protocol ends the request with one sentence.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
@@ -46,6 +45,7 @@ from multispin.protocol.messages import (
     Window,
     encode,
 )
+from multispin.protocol.progress import Progress, RefusedError, SessionGoneError
 from multispin.protocol.request import Request
 from multispin.protocol.thrift import Thrift
 from multispin.speculation import (
@@ -67,45 +67,6 @@ from multispin.speculation import (
 _WORK = (Waiting, Granted, Drafted, Streaming, Ended)
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 """Refusals of a Resume after which the device greets anew and opens from where it stands."""
-
-
-class RefusedError(InputError):
-    """The edge ended the session; `code` is for programs, the message for people.
-
-    `retry_after_s` is when the edge wants to be asked again [s]; 0: it does not say.
-    """
-
-    def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(sentence)
-        self.code = code
-        self.retry_after_s = retry_after_s
-
-
-class SessionGoneError(RefusedError):
-    """The edge does not know the session any more. The text is kept: greet again, and open from where it stands."""
-
-
-class Progress(NamedTuple):
-    """What a message from the edge changed.
-
-    Attributes:
-        tokens: new tokens.
-        accepted: how many of them had been drafted.
-        drafted: how many tokens had been drafted in all.
-        finish: "stop" or "length" at the end of the text, else empty.
-        text: text that became final with it; stays empty without a tokenizer.
-        wasted: drafted tokens that nobody will verify any more.
-        scores: log probabilities of the new tokens, where the request wants them.
-
-    """
-
-    tokens: tuple[int, ...] = ()
-    accepted: int = 0
-    drafted: int = 0
-    finish: str = ""
-    text: str = ""
-    wasted: int = 0
-    scores: tuple[Score, ...] = ()
 
 
 class DeviceSession:
