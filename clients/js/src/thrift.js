@@ -29,7 +29,7 @@ export class Thrift {
    *   are those that were never verified.
    */
   constructor(maxWastedShare = 1) {
-    if (!(maxWastedShare >= 0 && maxWastedShare <= 1)) {
+    if (typeof maxWastedShare !== "number" || !(maxWastedShare >= 0 && maxWastedShare <= 1)) {
       throw new InputError(`maxWastedShare is ${maxWastedShare}; it must be in [0, 1]`);
     }
     this.#most = maxWastedShare;

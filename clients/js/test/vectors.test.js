@@ -63,7 +63,7 @@ test("a thrifty device drafts as far ahead", () => {
       assert.equal(Number.isFinite(thrift.ahead) ? thrift.ahead : -1, ahead, `${each.max_wasted_share}, step ${place}`);
     });
   }
-  for (const share of [-0.1, 1.1, NaN, "much"]) assert.throws(() => new Thrift(share), InputError);
+  for (const share of [-0.1, 1.1, NaN, "0.5", null]) assert.throws(() => new Thrift(share), InputError);
 });
 
 const { hello, scripts } = read("sessions.json");
