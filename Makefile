@@ -50,7 +50,7 @@ test: setup try-wllama ## Run all tests
 fuzz: setup      ## Feed a million damaged inputs to every decoder; `make test` has a short form
 	$(BIN)/python -m tests.fuzz.decoders
 
-chaos: setup     ## Play 200 random schedules of faults, 50 of them with real processes; `make test` has a short form
+chaos: setup     ## Play 200 random schedules of faults, a quarter of them with real processes; `make test` has a short form
 	$(BIN)/python -m tests.chaos.schedules
 
 soak: setup      ## Run an edge for half an hour while devices and HTTP clients come and go; `make test` has a short form

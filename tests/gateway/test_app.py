@@ -557,6 +557,33 @@ def test_a_stream_marks_the_text_of_accepted_drafts(tiny_folder):
     assert not any(each.get("drafted") for each in plain)
 
 
+def test_a_device_that_stops_lets_its_clients_texts_end_and_takes_no_new_one(tiny_folder):
+    body = LONG | {"max_tokens": 60, "stream": True}
+
+    async def scenario():
+        async with api(tiny_folder) as far, device_of(tiny_folder, far) as near:
+            begun = await near.post("/v1/completions", json=body)
+            first = await begun.content.readline()
+            stopping = asyncio.create_task(near.pool.finish(60.0))
+            await asyncio.sleep(0)
+            refused, _ = await post(near, "/v1/completions", LONG)
+            whole = first + await begun.content.read()
+            await stopping
+            near.pool._stopping = False
+            cut = await near.post("/v1/completions", json=LONG | {"stream": True})
+            await cut.content.readline()
+            await near.pool.finish(0.0)
+            return whole.decode(), refused, (await cut.content.read()).decode()
+
+    whole, refused, cut = asyncio.run(scenario())
+    pieces = [json.loads(line[6:]) for line in whole.splitlines() if line.startswith("data: {")]
+    assert pieces[-1]["choices"][0]["finish_reason"] == "length"
+    assert refused == 503
+    *_, error, done, _ = cut.split("\n\n")
+    assert json.loads(error.strip().removeprefix("data: "))["error"]["code"] == "shutdown"
+    assert done == "data: [DONE]"
+
+
 @pytest.mark.parametrize("schedule", ["rounds", "streams"])
 def test_drafts_of_the_edges_own_drafter_are_marked_apart_and_counted(tiny_folder, schedule):
     body = {"prompt": "abc", "max_tokens": 20, "temperature": 0}
@@ -590,6 +617,7 @@ async def device_of(folder, far):
     pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
     Gateway(pool, tokenizer, "tiny", 0, grammars).add_routes(app, guard(Access()))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        http.pool = pool
         yield http
     pool.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.lifetime import Parent, ended_in_order, stop_signal
+from multispin.cli.lifetime import Parent, end_in_order, ended_in_order, stop_signal
 from multispin.cli.process import writer
 from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
@@ -26,6 +26,7 @@ async def serve(options: Mapping[str, Any]) -> None:
 
     from multispin.edge import Access, listening, place_of
     from multispin.gateway import Gateway, SessionPool, guard
+    from multispin.gateway.clients import FINISH_TEXTS_S
 
     source = await asyncio.to_thread(_load_source, options)
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
@@ -48,7 +49,9 @@ async def serve(options: Mapping[str, Any]) -> None:
     host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
-        await stop_signal().wait()
+        stop = stop_signal()
+        await stop.wait()
+        await end_in_order(pool.finish, FINISH_TEXTS_S, stop)
 
 
 async def write(options: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 
 class Parent:
@@ -60,6 +60,25 @@ def stop_signal() -> asyncio.Event:
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, stop.set)
     return stop
+
+
+async def end_in_order(finish: Callable[[float], Awaitable[None]], texts_s: float, stop: asyncio.Event) -> None:
+    """Let a server end; a second signal ends the texts under way at once.
+
+    Args:
+        finish: takes nothing new, and returns when the texts under way have ended or their time is over.
+        texts_s: how long they may take [s].
+        stop: of `stop_signal`, set by the first signal.
+
+    """
+    stop.clear()
+    finishing, again = asyncio.ensure_future(finish(texts_s)), asyncio.ensure_future(stop.wait())
+    await asyncio.wait([finishing, again], return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not finishing.done():
+        finishing.cancel()
+        await asyncio.wait([finishing])
+        await finish(0.0)
 
 
 @contextlib.contextmanager

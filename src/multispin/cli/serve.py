@@ -18,7 +18,7 @@ import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import engine_options, load_engine
-from multispin.cli.lifetime import Parent, stop_signal
+from multispin.cli.lifetime import Parent, end_in_order, stop_signal
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.web import Pages, check_web, web_options
@@ -30,7 +30,7 @@ from multispin.passes.settings import MODES
 from multispin.protocol.events import as_line
 
 if TYPE_CHECKING:
-    from multispin.edge import Access, Certificate, EdgeServer, Gate
+    from multispin.edge import Access, Certificate, Gate
     from multispin.protocol.events import EdgeEvent
     from multispin.speculation import BatchDrafter, Engine
 
@@ -291,23 +291,8 @@ async def _serve(
         if failure.done():
             raise failure.result()
         if stop.is_set():
-            await _finish(server, stop, options["finish_s"])
-
-
-async def _finish(server: "EdgeServer", stop: asyncio.Event, texts_s: float) -> None:
-    """End in order; told to stop once more, without the texts of HTTP clients."""
-    log.info(
-        "stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs; a second signal ends this sooner",
-        texts_s,
-    )
-    stop.clear()
-    finishing, again = asyncio.create_task(server.finish(texts_s)), asyncio.create_task(stop.wait())
-    await asyncio.wait([finishing, again], return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
-    if not finishing.done():
-        finishing.cancel()
-        await asyncio.wait([finishing])
-        await server.finish(0.0)
+            log.info("stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs", options["finish_s"])
+            await end_in_order(server.finish, options["finish_s"], stop)
 
 
 def _doors(options: Mapping[str, Any]) -> _Doors:

@@ -10,7 +10,10 @@ from contextlib import suppress
 
 from multispin.device import DeviceClient
 from multispin.gateway.source import Piece
-from multispin.protocol import Progress, Request
+from multispin.protocol import Progress, RefusedError, Request
+
+FINISH_TEXTS_S = 10.0
+"""A pool that ends lets texts under way go on for so long."""
 
 
 class SessionPool:
@@ -35,18 +38,26 @@ class SessionPool:
         self._make = make
         self._pieces = pieces or _one_piece
         self._free: list[tuple[DeviceClient, _Relay]] = []
+        self._at_work: set[_Relay] = set()
+        self._stopping = False
+        self._left = asyncio.Event()  # a text has ended
         self._turns = asyncio.Semaphore(size)
 
     async def write(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Write one text; closing the iterator ends its session at the edge."""
+        """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends."""
         async with self._turns:
+            if self._stopping:
+                raise _stopping()
             client, relay = self._free.pop() if self._free else self._new()
             pieces = relay.listen()
+            self._at_work.add(relay)
             writing = asyncio.create_task(client.generate(request))
             writing.add_done_callback(lambda _: pieces.put_nowait(None))
             try:
                 finish = ""
                 while not finish and (piece := await pieces.get()) is not None:
+                    if isinstance(piece, RefusedError):
+                        raise piece
                     finish = piece.finish
                     yield piece
                 await writing
@@ -55,6 +66,19 @@ class SessionPool:
                 with suppress(asyncio.CancelledError, Exception):
                     await writing
                 self._free.append((client, relay))
+                self._at_work.discard(relay)
+                self._left.set()
+
+    async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
+        """Take no new text, and let those under way end; what has not ended after `texts_s` is refused [s]."""
+        self._stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(texts_s):
+                while self._at_work:
+                    self._left.clear()
+                    await self._left.wait()
+        for relay in self._at_work:
+            relay.stop()
 
     def close(self) -> None:
         """Stop the drafters of all sessions."""
@@ -66,6 +90,10 @@ class SessionPool:
         client = self._make(relay.tell)
         relay.number = lambda: 0 if client.session.welcome is None else client.session.welcome.session
         return client, relay
+
+
+def _stopping() -> RefusedError:
+    return RefusedError("shutdown", "this server is stopping")
 
 
 def _one_piece(_: int, progress: Progress) -> list[Piece]:
@@ -83,12 +111,16 @@ class _Relay:
     def __init__(self, pieces_of: Callable[[int, Progress], Sequence[Piece]]) -> None:
         self.number: Callable[[], int] = lambda: 0
         self._pieces_of = pieces_of
-        self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[Piece | RefusedError | None] = asyncio.Queue()
 
-    def listen(self) -> "asyncio.Queue[Piece | None]":
+    def listen(self) -> "asyncio.Queue[Piece | RefusedError | None]":
         """A new queue for a new text."""
         self._pieces = asyncio.Queue()
         return self._pieces
+
+    def stop(self) -> None:
+        """Refuse what is left of the present text."""
+        self._pieces.put_nowait(_stopping())
 
     def tell(self, progress: Progress) -> None:
         """Pass on what a message from the edge brought."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 """The architectures whose GGUF files tests hold against their own folders."""
 
-_DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError)
+_DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError, RecursionError)
 _INSTEAD = "use the model's folder"
 _ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
 """Keys that say nothing about what the model computes (the tokenizer's are read by transformers)."""
@@ -73,8 +73,16 @@ def open_gguf(path: Path) -> "GGUFReader":
     """A GGUF file's keys and tensors; InputError if it is damaged."""
     from gguf import GGUFReader
 
+    class BoundedReader(GGUFReader):  # type: ignore[misc]
+        """Reads nothing behind the file's end: a damaged length of a list would keep the library busy for ever."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it ends in the middle of a value")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        return GGUFReader(str(path))
+        return BoundedReader(str(path))
     except _DAMAGE as error:
         raise _damaged(path, error) from error
 
