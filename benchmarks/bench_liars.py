@@ -19,7 +19,13 @@ SITES = {
     "long pass": Scenario(CELL, Verification(0.15, 0.002, 0.0005), DEVICES),
 }
 BEHAVIOUR = Behaviour(frame_bits=176)
-WAYS = [("rounds", "heterogeneous"), ("rounds", "fair"), ("rounds", "fixed"), ("auto", "heterogeneous")]
+WAYS = [
+    ("rounds", "heterogeneous"),
+    ("rounds", "fair"),
+    ("rounds", "fixed"),
+    ("mixture", "heterogeneous"),
+    ("auto", "heterogeneous"),
+]
 PASSES = 20
 """After so many passes of the honest site one looks …"""
 WATCHED_S = 40.0

@@ -204,7 +204,7 @@ def test_beliefs_and_sessions_may_change_while_a_plan_is_made():
     assert 1 not in control._histories
 
 
-@pytest.mark.parametrize("mode", ["rounds", "auto"])
+@pytest.mark.parametrize("mode", ["rounds", "mixture"])
 def test_a_fault_of_the_planner_costs_a_plan_and_no_more(mode, monkeypatch, caplog):
     thread = ByHand()
     control = Controller(ControllerSettings("heterogeneous", 1e4, 16, 16, mode=mode))
@@ -223,7 +223,7 @@ def test_a_fault_of_the_planner_costs_a_plan_and_no_more(mode, monkeypatch, capl
 
 def test_nobody_drafts_before_it_is_decided_who_does():
     thread = ByHand()
-    control = Controller(ControllerSettings("heterogeneous", 1e6, 16, 16, mode="auto"))
+    control = Controller(ControllerSettings("heterogeneous", 1e6, 16, 16, mode="mixture"))
     control.plan_in(thread)
     learn(control, 1, 1.0, 0.001, 6.0)
     control.beliefs.observe_verification(1, 5, 1.0)

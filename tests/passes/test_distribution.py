@@ -129,7 +129,7 @@ class Site(LocalDriver):
     """An edge and devices that lose their connections, at random but for no reason."""
 
     def __init__(self, rule, forgetful=False, mode="rounds"):
-        edge = TableDrafter() if mode in ("edge", "auto") else None
+        edge = TableDrafter() if mode in ("edge", "mixture", "auto") else None
         settings = ControllerSettings("fixed", 1e6, 3, 2, mode=mode, edge_drafts=edge is not None)
         limits = Limits(max_sessions=10**4, max_waiting=10**4, prefill_tokens_per_round=10**6)
         super().__init__(Passes(TableEngine(), Controller(settings), "abc", limits, edge_drafter=edge))
@@ -278,7 +278,7 @@ def test_the_text_follows_the_targets_distribution_whatever_is_lost_or_late(rule
         assert site.counts["late distributions"] > 50
 
 
-@pytest.mark.parametrize("mode", ["edge", "auto"])
+@pytest.mark.parametrize("mode", ["edge", "mixture", "auto"])
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_the_text_follows_the_targets_distribution_whoever_drafts(rule, mode):
     site = Site(rule, mode=mode)

@@ -121,7 +121,8 @@ def expected(count):
 
 @pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize(
-    ("mode", "edge"), [("plain", None), ("edge", 0.6), ("auto", None), ("auto", 0.8), ("rounds", None)]
+    ("mode", "edge"),
+    [("plain", None), ("edge", 0.6), ("mixture", None), ("mixture", 0.8), ("rounds", None), ("auto", 0.8)],
 )
 def test_texts_are_the_targets_whoever_drafts(mode, edge, right):
     site = Site(mode, edge)
@@ -144,7 +145,7 @@ def test_plain_decoding_asks_nothing_of_devices_and_waits_for_nobody():
 def test_a_device_that_never_answers_costs_the_others_one_deadline_and_its_text_goes_on():
     took_s = []
     for frozen in (False, True):
-        site = Site("auto", verify_s=1.0, deadline_slack_s=0.25)
+        site = Site("mixture", verify_s=1.0, deadline_slack_s=0.25)
         others = [site.join(f"d{k}", 120) for k in range(3)]
         if frozen:
             site.silent.add(site.join("frozen", 120))
@@ -163,7 +164,7 @@ def learned_uselessness(site, *numbers):
 
 
 def test_a_probe_costs_no_token_and_shows_that_a_device_has_become_useful():
-    site = Site("auto", verify_s=0.05)
+    site = Site("mixture", verify_s=0.05)
     number = site.join("d", max_tokens=300)
     learned_uselessness(site, number)
     beliefs, device = site.passes.controller.beliefs, site.devices[number]
@@ -190,7 +191,7 @@ def test_a_probe_costs_no_token_and_shows_that_a_device_has_become_useful():
 
 
 def test_a_probe_that_is_not_answered_is_given_up_and_the_device_hears_of_its_text():
-    site = Site("auto", verify_s=0.05)
+    site = Site("mixture", verify_s=0.05)
     number = site.join("d", max_tokens=200)
     learned_uselessness(site, number)
     site.silent.add(number)
@@ -231,6 +232,7 @@ def test_modes_that_cannot_be_are_refused():
         ({"mode": "both"}, "mode"),
         ({"mode": "edge"}, "drafter"),
         ({"mode": "auto", "multiple_access": "tdma"}, "tdma"),
+        ({"mode": "mixture", "multiple_access": "tdma"}, "tdma"),
     ):
         with pytest.raises(InputError, match=what):
             ControllerSettings("heterogeneous", 1e5, 7, 8, **settings)

@@ -57,8 +57,8 @@ Examples:
 @click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-7b]")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "
-              "while they are verified (streams), or for each text whatever pays (auto); repeatable.  "
-              "[default: all at a site, else rounds]")  # fmt: skip
+              "while they are verified (streams), for each text the best of the first three (mixture), or whatever pays "
+              "(auto); repeatable.  [default: all but mixture at a site, else rounds]")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
@@ -131,13 +131,14 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     modes = tuple(dict.fromkeys(options["modes"]))
     if not modes:
-        modes = ("rounds",) if own else tuple(mode for mode in MODES if mode != "edge" or edge_drafter is not None)
+        usual = tuple(mode for mode in MODES if mode != "mixture" and (mode != "edge" or edge_drafter is not None))
+        modes = ("rounds",) if own else usual
     if "edge" in modes and edge_drafter is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
     return DemoOrder(
         crew=crew,
         plays=tuple(
-            Play(mode, policy, edge_drafter if mode in ("edge", "streams", "auto") else None)
+            Play(mode, policy, edge_drafter if mode not in ("plain", "rounds") else None)
             for mode in modes
             for policy in (policies if mode == "rounds" else policies[:1])
         ),

@@ -55,7 +55,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
               help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; streams, every "
-              "device, also while it is verified; auto, for each text whatever pays, but no streams.")  # fmt: skip
+              "device, also while it is verified; mixture, for each text the best of the first three; auto, whatever "
+              "pays.")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", help="Drafter of the edge's own, for many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,

@@ -47,7 +47,8 @@ Examples:
               help=f"How the edge plans; repeat it to compare.  [default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices as the policy plans "
-              "(rounds), or for each session whatever pays (auto); repeatable.  [default: rounds]")  # fmt: skip
+              "(rounds), for each session the best of these (mixture), the devices while they are verified (streams), "
+              "or whatever pays (auto); repeatable.  [default: rounds]")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000_000), default=200, show_default=True,
               help="Verified rounds per run.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True,

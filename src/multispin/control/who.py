@@ -36,7 +36,8 @@ _ROUNDING = 1e-9
 
 def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]:
     """All pairs of a mode and a policy that differ: where no device drafts, the policy does not matter."""
-    return [(mode, policy) for mode in modes for policy in (policies if mode in ("rounds", "auto") else policies[:1])]
+    matters = ("rounds", "mixture", "auto")
+    return [(mode, policy) for mode in modes for policy in (policies if mode in matters else policies[:1])]
 
 
 @dataclass(frozen=True)

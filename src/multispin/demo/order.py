@@ -6,7 +6,7 @@ from multispin.control import Scenario
 from multispin.demo.crew import DeviceSpec
 from multispin.speculation import Rule, SamplingParams
 
-DEVICES_DRAFT = ("rounds", "streams", "auto")
+DEVICES_DRAFT = ("rounds", "mixture", "streams", "auto")
 """Modes in which devices may draft."""
 
 
@@ -34,7 +34,7 @@ class Play:
     @property
     def label(self) -> str:
         """What people call it."""
-        return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "auto") else self.mode
+        return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "mixture", "auto") else self.mode
 
 
 @dataclass(frozen=True)

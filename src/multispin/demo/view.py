@@ -20,7 +20,7 @@ from multispin.outside import one_line, printable
 from multispin.simulation.steady import streamed
 
 SHOWN_CHARACTERS = 240
-_WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "auto": "whoever pays"}
+_WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "mixture": "a mixture", "auto": "whoever pays"}
 """Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
 """Share of late passes from which on a person is told."""

@@ -60,7 +60,7 @@ class Chooser:
     """Chooses who drafts, by what is believed.
 
     Args:
-        mode: "plain", "edge" or "auto".
+        mode: "plain", "edge" or "mixture".
         policy: whose objective is maximised, and which plans the devices' drafts.
         bandwidth_hz: uplink band that all devices share [Hz].
         tolerance: drift within which a decision is kept.

@@ -234,7 +234,8 @@ class Controller:
             decision = None
             if self.settings.mode != "rounds":
                 scenario = planning.scenario(members, [device.draft_length for device in made.devices])
-                policy, mode = self.settings.policy, self.settings.mode
+                policy = self.settings.policy
+                mode = "auto" if self.settings.mode == "mixture" else self.settings.mode
                 decision = decide(scenario, policy, mode=mode, rounds=made, warm_start=before)
             return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 

@@ -92,7 +92,7 @@ class Passes:
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
-        streams = controller.settings.mode == "streams"
+        streams = controller.settings.streams
         self._scheduler: Scheduler = (Streams if streams else Rounds)(self._state, self._edge_drafts)
 
     # What a driver needs ------------------------------------------------------------------------------------------

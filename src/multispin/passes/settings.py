@@ -7,9 +7,10 @@ from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import MODES as PLANNED_MODES
 from multispin.errors import InputError
 
-MODES = (*PLANNED_MODES[:-1], "streams", PLANNED_MODES[-1])
-"""What an edge may do: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; they
-draft on while they are verified; or whatever is best of the first three."""
+MODES = (*PLANNED_MODES[:-1], "mixture", "streams", "auto")
+"""What an edge may do: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
+session has the best of these three; devices draft on while they are verified; or whatever pays. By the prices of
+streams a session rides for one token, with the edge's drafts or with its device's: all others are cases of that."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ControllerSettings:
             are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
         multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
         mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
-            drafter does; "streams", devices draft on while they are verified; "auto", for each session whatever pays.
+            drafter does; "mixture", for each session the best of these; "streams", devices draft on while they are
+            verified; "auto", whatever pays, by the prices of streams.
         edge_drafts: whether the edge has a drafter of its own; default no.
 
     """
@@ -46,7 +48,7 @@ class ControllerSettings:
         one_of("mode", self.mode, MODES)
         if self.mode == "edge" and not self.edge_drafts:
             raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
-        if self.mode in ("auto", "streams") and self.multiple_access == "tdma":
+        if self.mode in ("mixture", "streams", "auto") and self.multiple_access == "tdma":
             raise InputError(
                 f"mode = '{self.mode}' is for devices with a band each, not for those that send in turns (tdma)"
             )
@@ -54,6 +56,11 @@ class ControllerSettings:
         positive("bandwidth_hz", self.bandwidth_hz)
         not_negative("replan_tolerance", self.replan_tolerance)
         not_negative("frame_bits", self.frame_bits)
+
+    @property
+    def streams(self) -> bool:
+        """Whether devices may draft on while they are verified."""
+        return self.mode in ("streams", "auto")
 
     @property
     def in_turns(self) -> bool:

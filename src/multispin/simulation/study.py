@@ -46,7 +46,7 @@ class SimulatedRun:
         knows: whether the controller knows the truth; else it learns, as the real one does.
         replan_tolerance: how far estimates may drift before the controller plans anew.
         knows_acceptance: whether the truth that it knows includes acceptance rates; default yes.
-        mode: who drafts, one of `control.who.MODES`; default "rounds".
+        mode: who drafts, one of `passes.settings.MODES`; default "rounds".
 
     """
 
@@ -73,7 +73,9 @@ class Result:
     @property
     def label(self) -> str:
         """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode."""
-        return {"rounds": self.policy, "auto": f"auto, {self.policy}"}.get(self.mode, self.mode)
+        if self.mode == "rounds":
+            return self.policy
+        return f"{self.mode}, {self.policy}" if self.mode in ("mixture", "auto") else self.mode
 
     def estimates(self) -> dict[str, Estimate]:
         """Mean and 95 % interval of every measure over the seeds in which it could be taken."""
