@@ -57,8 +57,8 @@ Examples:
 @click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-7b]")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "
-              "while they are verified (streams), for each text the best of the first three (mixture), or whatever pays "
-              "(auto); repeatable.  [default: all but mixture at a site, else rounds]")  # fmt: skip
+              "while they are verified (streams), for each text the best of the first three (mixture), or whatever "
+              "pays (auto); repeatable.  [default: all but mixture at a site, else rounds]")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
