@@ -54,7 +54,8 @@ INTRODUCTION = (
     "goodputs; close, only the second; undecided, only the first; not reproduced, neither. The intervals of numbers "
     "that were fitted include what the calibration leaves open.",
     "Two schemes that the paper does not compare with stand beside its own: plain batched decoding, in which nobody "
-    "drafts, and drafts by the edge's own drafter. They say whether the devices are worth their trouble.",
+    "drafts, and drafts by the edge's own drafter. They say whether the devices are worth their trouble. A last "
+    "figure has the cell in streams, where devices draft on while they are verified.",
 )
 
 
