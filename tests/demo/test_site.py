@@ -9,6 +9,7 @@ from multispin.control import decide
 from multispin.data import bundled_sites
 from multispin.demo.site import DRAFT_S, LLAMA_CPP_DRAFT_S, SITE, DemoSite, read_site, site_crew, slow_enough
 from multispin.errors import InputError
+from multispin.passes import Limits
 
 
 @pytest.fixture
@@ -74,8 +75,11 @@ def test_streams_are_played_so_slowly_that_drafters_and_engine_fit_beside_each_o
 def test_the_edge_is_told_the_slowed_down_site(scenario):
     site = DemoSite("x", scenario, 2.0)
     told = site.serve(edge_drafts=False)
-    options = dict(zip(told[::2][:2], told[1::2][:2], strict=True))
-    assert options == {"--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2), "--max-draft-length": "16"}
+    options = dict(zip(told[::2][:4], told[1::2][:4], strict=True))
+    assert options == {
+        **{"--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2), "--max-draft-length": "16"},
+        **{"--deadline-slack-s": str(2 * Limits.deadline_slack_s), "--longest-wait-s": str(2 * Limits.longest_wait_s)},
+    }
     assert told[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
     assert site.serve(edge_drafts=True) == ("--emulated-edge-draft-s", str(2 * 0.008), "0.0", *told)
 

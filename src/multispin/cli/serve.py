@@ -73,6 +73,9 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
     "A round waits for drafts at most this many times their planned time, …",
 )
 @_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
+@_limit(
+    "longest_wait_s", click.FloatRange(0.0, 3600.0), "In streams a text that was in no pass for so long rides next."
+)
 @_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")
 @_limit("max_waiting", click.IntRange(0, 65536), "Requests that may wait for a slot.")
 @_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "Seconds for which a lost device's session is kept.")

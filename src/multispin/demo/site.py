@@ -10,6 +10,7 @@ from multispin.control import Scenario, Verification, load_scenario
 from multispin.data import bundled_sites
 from multispin.demo.crew import DeviceSpec, asked
 from multispin.errors import InputError
+from multispin.passes import Limits
 from multispin.speculation import derive_seed
 
 SITE = "a100-7b"
@@ -75,9 +76,13 @@ class DemoSite:
         if edge_drafts and drafter is not None:
             times_s = (drafter.fixed_s * self.slower, drafter.per_device_s * self.slower)
             own = ("--emulated-edge-draft-s", *map(str, times_s))
+        usual = Limits()
         return (
             *own,
             *("--bandwidth-hz", str(cell.bandwidth_hz / self.slower)),
+            # Waits of the edge are times of the site too.
+            *("--deadline-slack-s", str(usual.deadline_slack_s * self.slower)),
+            *("--longest-wait-s", str(usual.longest_wait_s * self.slower)),
             *("--max-draft-length", str(cell.max_draft_length)),
             *("--emulated-verification-s", str(engine.fixed_s), str(engine.per_device_s), str(engine.per_token_s)),
         )
