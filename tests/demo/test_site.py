@@ -77,8 +77,10 @@ def test_the_edge_is_told_the_slowed_down_site(scenario):
     told = site.serve(edge_drafts=False)
     options = dict(zip(told[::2][:4], told[1::2][:4], strict=True))
     assert options == {
-        **{"--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2), "--max-draft-length": "16"},
-        **{"--deadline-slack-s": str(2 * Limits.deadline_slack_s), "--longest-wait-s": str(2 * Limits.longest_wait_s)},
+        "--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2),
+        "--max-draft-length": "16",
+        "--deadline-slack-s": str(2 * Limits.deadline_slack_s),
+        "--longest-wait-s": str(2 * Limits.longest_wait_s),
     }
     assert told[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
     assert site.serve(edge_drafts=True) == ("--emulated-edge-draft-s", str(2 * 0.008), "0.0", *told)
