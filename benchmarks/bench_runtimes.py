@@ -44,7 +44,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(write_texts(options.prompts)))
-        print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD))
+        print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD), flush=True)
         times = measure_times(options.threads)
         for name, library in ROWS:
             row = [sys.executable, __file__, "--threads", str(options.threads), "--row", name, library, str(texts)]
