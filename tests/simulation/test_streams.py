@@ -94,3 +94,36 @@ def test_where_bits_are_dear_the_band_goes_to_who_makes_the_most_of_it(monkeypat
     monkeypatch.setattr("multispin.passes.bands.EVEN", 1.0)
     assert split > 1.03 * goodput(setup, "streams", 150)
     assert split > 1.3 * goodput(setup, "rounds", 60)
+
+
+@pytest.mark.parametrize("change", [{"acceptance_rate": 0.01}, {"seconds_per_token": 1.0}, {"delay_s": 0.3}])
+def test_a_device_that_does_not_pay_rests_and_every_token_of_it_is_counted(change: dict[str, float]) -> None:
+    setup = site(BATCHING)
+    devices = setup.scenario.devices
+    bad = replace(setup, scenario=replace(setup.scenario, devices=(replace(devices[0], **change), *devices[1:])))
+    run = Site(bad, "heterogeneous", 1, mode="streams")
+    run.run(300)
+    before, then_s = run.devices[0].record.air_hz_s, run.queue.now_s
+    run.run(900)
+    record = run.devices[0].record
+    paying = run.controller.paying
+    assert [paying.rests(device.number or 0) for device in run.devices] == [True] + [False] * 9
+    assert record.accepted + record.rejected + record.dropped + record.wasted + record.under_way == record.drafted
+    used_hz = (record.air_hz_s - before) / (run.queue.now_s - then_s)
+    assert used_hz < 0.05 * run.devices[1].record.air_hz_s / run.queue.now_s
+
+
+def test_a_device_that_has_become_useful_is_found_again() -> None:
+    setup = site(BATCHING)
+    run = Site(setup, "heterogeneous", 1, mode="streams")
+    device = run.devices[0]
+    good, device.acceptance = device.acceptance, IndependentAcceptance([0.0], np.random.default_rng(1))
+    run.run(500)
+    assert run.controller.paying.rests(device.number or 0)
+    device.acceptance, better_s, accepted = good, run.queue.now_s, device.record.accepted
+    while run.controller.paying.rests(device.number or 0) and run.queue.now_s < better_s + 30.0:
+        run.run(run.rounds + 10)
+    # A trial takes 0.1 s or so here, and the next one comes at most 51 times as long after it began.
+    assert run.queue.now_s < better_s + 10.0
+    run.run(run.rounds + 200)
+    assert device.record.accepted > accepted + 100

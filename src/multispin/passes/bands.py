@@ -13,6 +13,8 @@ EVEN = 0.25
 without a band nothing is learned."""
 SPARE = 0.05
 """This part of the band is kept for who comes next, and for trials of devices that do not draft."""
+LEAST_LENT = 0.005
+"""Where less of the band than this is spare, nothing is lent."""
 MATTERS = 0.25
 """The band is split anew when somebody's share changes by more than this."""
 
@@ -30,15 +32,16 @@ class Bands:
         self._best: Mapping[int, float] | None = None  # B_k of the best rates, as they were seen last [Hz]
         self._counted = 0  # devices that an even split is for
         self._of: dict[int, float] = {}
+        self._lent: dict[int, float] = {}
 
     def of(self, session: int) -> float:
         """The share of a session's device [Hz]; 0 before it has one."""
-        return self._of.get(session, 0.0)
+        return self._lent.get(session) or self._of.get(session, 0.0)
 
     @property
     def spare_hz(self) -> float:
         """What nobody has [Hz]."""
-        return max(0.0, self._whole_hz - sum(self._of.values()))
+        return max(0.0, self._whole_hz - sum(self._of.values()) - sum(self._lent.values()))
 
     def look(self, drafting: Collection[int], best: Mapping[int, float] | None) -> bool:
         """See that each of these sessions has a share. Returns whether shares of others have changed.
@@ -69,6 +72,18 @@ class Bands:
             share_hz = min(even_hz, self.spare_hz / len(new))
             self._of |= dict.fromkeys(new, share_hz)
         return False
+
+    def lend(self, session: int) -> bool:
+        """Lend a device that does not draft a part of what is spare, for a trial; whether there is any."""
+        left_hz = min(SPARE * self._whole_hz - sum(self._lent.values()), self.spare_hz)
+        if left_hz < LEAST_LENT * self._whole_hz:
+            return False
+        self._lent[session] = 0.5 * left_hz
+        return True
+
+    def take_back(self, session: int) -> None:
+        """The trial is over."""
+        self._lent.pop(session, None)
 
     def _even(self, drafting: Collection[int]) -> bool:
         counted = next((share for share in SHARES if share >= len(drafting)), len(drafting))

@@ -15,6 +15,7 @@ from multispin.control import REACTIVE, Decision, Plan, Scenario, decide, next_l
 from multispin.passes.background import Background
 from multispin.passes.beliefs import Beliefs, Believed, LearnedBeliefs, View
 from multispin.passes.chooser import Chooser
+from multispin.passes.paying import Paying
 from multispin.passes.planning import Planning
 from multispin.passes.plans import Member, RoundPlan, SessionPlan
 from multispin.passes.prices import Prices
@@ -111,6 +112,7 @@ class Controller:
             settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
         )
         self.prices = Prices(settings, self.beliefs)
+        self.paying = Paying()
         self._histories: defaultdict[int, _History] = defaultdict(_History)
         self._basis: _Basis | None = None
         self._turn = 0  # which sessions are looked at for drift
@@ -128,6 +130,7 @@ class Controller:
         """Forget a session."""
         self.beliefs.leave(session)
         self.chooser.leave(session)
+        self.paying.leave(session)
         self._histories.pop(session, None)
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:

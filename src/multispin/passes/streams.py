@@ -15,10 +15,13 @@ from multispin.control import Device, EdgeDrafter
 from multispin.control.streams import Go, Ready, Ride, Wait, choose
 from multispin.passes.bands import Bands
 from multispin.passes.batches import collect, job_of, pending_job, prompt_due
+from multispin.passes.beliefs import View
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.flows import Flow, matters, window_of
 from multispin.passes.grants import Grants, is_idle
+from multispin.passes.planning import MOST_S
 from multispin.passes.plans import DEVICE, EDGE
+from multispin.passes.probing import PROBE_LENGTH
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState, Row
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
@@ -27,6 +30,10 @@ from multispin.speculation import ID_RULES, Failure, Finding, Outcome
 
 LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
+TRIALS_AT_ONCE = 8
+"""One of so many devices may be tried at a time, and at least one."""
+TRIED_RATE = 0.8
+"""In a trial a device drafts as far as if its tokens were right with at least this probability."""
 SHORTEST_SLEEP_S = 2e-4
 """A wait for what is expected is at least so long [s]."""
 
@@ -64,12 +71,13 @@ class Streams:
         self._grants = Grants(state)
         self._flows: dict[int, Flow] = {}
         self._number = 0
-        self._drafting = 0  # devices that can draft
+        self._drafting = 0  # devices that draft
         self._present = 0  # sessions that could ride
         self._busy = False  # whether a batch is verified, or the edge's drafter is at work
         self._rides: list[_Ride] = []  # of the pass to come
         self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
         self._prices = state.controller.prices
+        self._paying = state.controller.paying
         self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
         self._pass_s = state.controller.beliefs.verifier().verify_s([0])
         self._bands = Bands(state.controller.settings.bandwidth_hz)
@@ -190,6 +198,8 @@ class Streams:
             self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
         if arrival.trials.compared:
             self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
+            if arrival.trials.equal < arrival.trials.compared and self._paying.tried(number):
+                self._rest(seat, now_s)
         return []
 
     def came_back(self, seat: Seat) -> None:
@@ -200,16 +210,16 @@ class Streams:
 
     def _seat(self, now_s: float) -> None:
         """Tell whoever can take part for the first time, or again, how far it may draft."""
-        drafting, idle = [], []
+        drafting, idle, resting = [], [], []
         for seat in self._seats:
             if not (seat.running and seat.connected):
                 continue
             if seat.session.hello.drafts:
-                drafting.append(seat.session.number)
+                (resting if self._rests(seat) else drafting).append(seat)
             if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
                 idle.append(seat)
         self._drafting = len(drafting)
-        if self._bands.look(drafting, self._prices.bands_hz):
+        if self._bands.look([seat.session.number for seat in drafting], self._prices.bands_hz):
             for number, flow in list(self._flows.items()):
                 if (known := self._seats.get(number)) is None:
                     del self._flows[number]
@@ -224,6 +234,43 @@ class Streams:
             else:  # its device may draft while its prompt is read
                 flow = self._flows[session.number] = self._flow(seat, now_s)
                 self._tune(seat, flow)
+        if resting:
+            self._try(resting, len(drafting), now_s)
+
+    def _rests(self, seat: Seat) -> bool:
+        """Whether the seat's device is only tried now and then. Rules that draft in grants have probes of their own."""
+        request = seat.session.request
+        return self._paying.rests(seat.session.number) and request is not None and request.rule in ID_RULES
+
+    def _try(self, resting: Sequence[Seat], drafting: int, now_s: float) -> None:
+        """End trials that had their time, and begin those that are due, a few at a time."""
+        for seat in resting:
+            if self._paying.late(seat.session.number, now_s):
+                self._rest(seat, now_s)
+        free = max(1, (len(resting) + drafting) // TRIALS_AT_ONCE)
+        free -= sum(self._paying.tried(seat.session.number) for seat in resting)
+        for seat in resting:
+            if free <= 0:
+                return
+            number, flow, request = seat.session.number, self._flows.get(seat.session.number), seat.session.request
+            if flow is None or request is None or self._seats.unread(seat) or not self._paying.due(number, now_s):
+                continue
+            token_s = flow.device.seconds_per_token
+            expected_s = 2.0 * (flow.device.delay_s + self._pass_s) + PROBE_LENGTH * token_s
+            if expected_s > MOST_S or not self._bands.lend(number):
+                continue
+            self._paying.begin(number, expected_s, now_s)
+            flow.starts_over(len(request.committed), now_s)
+            self._tune(seat, flow)
+            free -= 1
+
+    def _rest(self, seat: Seat, now_s: float) -> None:
+        """A trial has come to nothing: the device is told to stop."""
+        number = seat.session.number
+        self._paying.end(number, now_s)
+        self._bands.take_back(number)
+        if (flow := self._flows.get(number)) is not None:
+            self._tune(seat, flow)
 
     def _flow(self, seat: Seat, now_s: float) -> Flow:
         session = seat.session
@@ -241,10 +288,17 @@ class Streams:
         if request is None or request.rule not in ID_RULES or request.finish:
             return
         flow.device, flow.rides, flow.view = self._device(seat), 0, None
-        length, chunk, band_hz = 0, 1, self._bands.of(number)
-        if session.hello.drafts:
+        length, chunk, band_hz = 0, 1, 0.0
+        if session.hello.drafts and (not self._paying.rests(number) or self._paying.tried(number)):
+            band_hz = self._bands.of(number)
+            least = TRIED_RATE if self._paying.tried(number) else 0.0
+
+            def view(tokens: int) -> View:
+                rate, token_s, token_hz_s = self._beliefs.view(number, tokens)
+                return max(rate, least), token_s, token_hz_s
+
             length, chunk = window_of(
-                lambda tokens: self._beliefs.view(number, tokens),
+                view,
                 flow.device.delay_s,
                 band_hz,
                 self._pass_s,
@@ -277,7 +331,7 @@ class Streams:
                 edge_room = session.room if self._edge_drafts is not None else 0
                 worth = self._prices.of(session.number)
                 found.append(flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate))
-                chunks[session.number] = stage.window.chunk if stage.window.length else 0
+                chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
             elif isinstance(stage, Pending):
                 length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
                 edge_room = session.room if self._edge_drafts is not None and not length else 0
@@ -392,6 +446,17 @@ class Streams:
         flow.rode(now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s))
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
+        if session.hello.drafts and self._paying.settled(
+            number, min(delivered, outcome.accepted, riding.own), delivered, now_s
+        ):
+            self._bands.take_back(number)
+            if self._paying.rests(number):
+                self._tune(seat, flow)
+            else:  # it is seated anew, with a band of its own
+                self._flows.pop(number)
+            return
+        if was_alive and not stage.alive and self._paying.tried(number):
+            self._rest(seat, now_s)
         if flow.rides >= LOOK_EVERY:
             self._tune(seat, flow)
 

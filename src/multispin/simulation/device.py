@@ -152,6 +152,7 @@ class SimulatedDevice:
         self._begun = True
         self._sent_s = 0.0  # until when its frames are on the air
         self._lost_chain = -1  # epoch of the newest chain with a wrong token
+        self._free_s = 0.0  # until when it is busy with a token that is in vain
         self.drafting: Drafting | None = None
 
     def greet(self) -> Hello | Resume:
@@ -223,7 +224,7 @@ class SimulatedDevice:
         """
         drafting, session = self.drafting, self.session
         if drafting is None:
-            return None
+            return self._free_s if self._free_s > now_s else None
         token_s = self.truth.seconds_per_token
         done = math.ceil((now_s - drafting.since_s) / token_s - 1e-9)
         overtaken = len(session.committed) > drafting.start + done
@@ -235,7 +236,8 @@ class SimulatedDevice:
         self.record.under_way += done
         self.record.drafting_s += done * token_s
         self._waste(done)
-        return drafting.since_s + done * token_s
+        self._free_s = drafting.since_s + done * token_s
+        return self._free_s
 
     def queue(self, now_s: float, air_s: float) -> float:
         """When a frame that needs so much time has left: frames of a device are sent one after the other [s]."""
