@@ -210,7 +210,9 @@ class Streams:
 
     def _seat(self, now_s: float) -> None:
         """Tell whoever can take part for the first time, or again, how far it may draft."""
-        drafting, idle, resting = [], [], []
+        drafting: list[Seat] = []
+        idle: list[Seat] = []
+        resting: list[Seat] = []
         for seat in self._seats:
             if not (seat.running and seat.connected):
                 continue
