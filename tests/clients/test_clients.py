@@ -3,54 +3,29 @@
 The clients live in an environment of their own; MULTISPIN names the command that serves.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from tests.edge_process import EXPECTED, QUESTION, running_edge
 
-COMMAND = os.environ["MULTISPIN"]
-START_TIMEOUT_S = 180.0
 LIMITS = {
     "/v1/chat/completions": "max_completion_tokens",
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
 }
 EXAMPLES = int(os.environ.get("MULTISPIN_FUZZ_EXAMPLES", "25"))
-QUESTION = "Why is the sky blue?"
-EXPECTED = "The answer to this question lies in the intricate dance of light"
 MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture(scope="module")
 def edge():
     """The address of a running edge."""
-    with subprocess.Popen(
-        [COMMAND, "serve", "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        timer = threading.Timer(START_TIMEOUT_S, process.kill)
-        timer.start()
-        try:
-            for line in process.stdout:
-                if '"listening"' in line:
-                    port = json.loads(line)["port"]
-                    break
-            else:
-                pytest.fail("the edge did not start")
-            timer.cancel()
-            drain = threading.Thread(target=lambda: [None for _ in process.stdout], daemon=True)
-            drain.start()
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            timer.cancel()
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+    with running_edge() as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def test_openai(edge):

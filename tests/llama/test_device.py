@@ -3,48 +3,23 @@
 The device lives in this environment; MULTISPIN names the command that serves, in another one.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
+from tests.edge_process import EXPECTED, QUESTION, running_edge
 
-COMMAND = os.environ["MULTISPIN"]
-START_TIMEOUT_S = 180.0
-QUESTION = "Why is the sky blue?"
-EXPECTED = "The answer to this question lies in the intricate dance of light"
 MOST_MEMORY_KIB = 300 * 1024
 
 
 @pytest.fixture(scope="module")
 def edge():
     """The address of a running edge."""
-    with subprocess.Popen(
-        [COMMAND, "serve", "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        timer = threading.Timer(START_TIMEOUT_S, process.kill)
-        timer.start()
-        try:
-            for line in process.stdout:
-                if '"listening"' in line:
-                    port = json.loads(line)["port"]
-                    break
-            else:
-                pytest.fail("the edge did not start")
-            timer.cancel()
-            drain = threading.Thread(target=lambda: [None for _ in process.stdout], daemon=True)
-            drain.start()
-            yield f"ws://127.0.0.1:{port}"
-        finally:
-            timer.cancel()
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+    with running_edge() as port:
+        yield f"ws://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,44 @@
+"""A real edge as a process, for tests that live in another environment than it does (no pytest plugin, no multispin).
+
+The environment variable MULTISPIN names the command that serves.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+
+START_TIMEOUT_S = 180.0
+QUESTION = "Why is the sky blue?"
+EXPECTED = "The answer to this question lies in the intricate dance of light"
+"""How the embedded target begins to answer `QUESTION` at temperature 0."""
+
+
+@contextlib.contextmanager
+def running_edge():
+    """The port of an edge that runs for the length of a `with`."""
+    with subprocess.Popen(
+        [os.environ["MULTISPIN"], "serve", "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        timer = threading.Timer(START_TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            for line in process.stdout:
+                if '"listening"' in line:
+                    port = json.loads(line)["port"]
+                    break
+            else:
+                raise AssertionError("the edge did not start")
+            timer.cancel()
+            threading.Thread(target=lambda: [None for _ in process.stdout], daemon=True).start()
+            yield port
+        finally:
+            timer.cancel()
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
