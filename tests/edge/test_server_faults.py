@@ -1,0 +1,255 @@
+"""Connections that break, devices that misbehave and parts that fail: each costs its own session and no other."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from tests.edge.model_site import PROFILE, PROMPT, CuttingProxy, Site, run
+
+from multispin.device import DeviceClient, Emulation, Patience
+from multispin.edge.server import MAX_ENGINE_FAULTS
+from multispin.errors import InputError
+from multispin.models import (
+    ModelDrafter,
+    decode_alone,
+    load_model,
+)
+from multispin.protocol import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    SESSION_PATH,
+    Close,
+    Draft,
+    Error,
+    Grant,
+    Granted,
+    Hello,
+    Open,
+    RefusedError,
+    Request,
+    Resume,
+    Welcome,
+    decode_downlink,
+    encode,
+)
+from multispin.speculation import (
+    NoDrafter,
+    SamplingParams,
+)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_folder, mode):
+    async def scenario():
+        async with (
+            Site(tiny_folder, mode=mode) as site,
+            CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy,
+        ):
+            site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
+            client = site.client(ModelDrafter(load_model(tiny_folder), 256))
+            return await client.generate(Request(PROMPT, SamplingParams(0.9, seed=4), 60)), client.counters.reconnects
+
+    text, reconnects = run(scenario())
+    assert text == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(0.9, seed=4), 60)
+    assert reconnects >= (3 if mode == "rounds" else 2)  # a stream says the same in fewer bytes
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder, mode):
+    async def scenario():
+        first = Site(tiny_folder, mode=mode)
+        await first.__aenter__()
+        half_way = asyncio.Event()
+
+        def progress(_):
+            if len(client.session.generated) > 15:
+                half_way.set()
+
+        client = first.client(ModelDrafter(load_model(tiny_folder), 256), on_progress=progress)
+        work = asyncio.create_task(client.generate(Request(PROMPT, SamplingParams(), 60)))
+        await half_way.wait()
+        await first.__aexit__()
+        async with Site(tiny_folder, port=first.port, mode=mode):
+            return await work
+
+    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+
+
+async def talk(site, *frames, text=None):
+    """Send frames as they are; return everything that comes back until the connection ends."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(site.url) as socket:
+        for frame in frames:
+            await socket.send_bytes(frame)
+        if text is not None:
+            await socket.send_str(text)
+        return [decode_downlink(message.data) async for message in socket]
+
+
+def test_misbehaviour_ends_its_own_session_with_an_error_and_no_other(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            good = site.client(ModelDrafter(load_model(tiny_folder), 256), emulation=Emulation(0.01, 0.0))
+            work = asyncio.create_task(good.generate(Request(PROMPT, SamplingParams(), 60)))
+            hello = encode(site.hello("bad"))
+            cases = {
+                "hello-first": [encode(Close(1))],
+                "bad-message": [hello, b"\xc1 nonsense"],
+                "wrong-session": [hello, encode(Close(9999))],
+                "unexpected": [hello, hello],
+                "tokenizer-mismatch": [encode(site.hello("bad", fingerprint="0" * 16))],
+            }
+            for code, frames in cases.items():
+                *_, last = await talk(site, *frames)
+                assert isinstance(last, Error), code
+                assert last.code == code
+            assert (await talk(site, text="hello"))[-1].code == "hello-first"
+            heard = await talk(site, hello, b"x" * (MAX_FRAME_BYTES + 1))  # the frame limit closes the connection
+            assert all(isinstance(message, Welcome) for message in heard)
+            return await work
+
+    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+
+
+def test_a_flood_of_messages_is_cut_off(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            async with aiohttp.ClientSession() as http, http.ws_connect(site.url) as socket:
+                await socket.send_bytes(encode(site.hello()))
+                welcome = decode_downlink((await socket.receive()).data)
+                await socket.send_bytes(encode(Open(welcome.session, bytes([0, 1, 0]), 2, 10, 0.0, 0, 1.0, 0)))
+                assert isinstance(decode_downlink((await socket.receive()).data), Grant)
+                stale = encode(Draft(welcome.session, 999, 2, 0, b"", 0))
+                for _ in range(2000):
+                    if socket.closed:
+                        break
+                    await socket.send_bytes(stale)
+                return [decode_downlink(m.data) async for m in socket]
+
+    heard = run(scenario())
+    assert isinstance(heard[-1], Error)
+    assert heard[-1].code in ("too-fast", "too-slow")
+
+
+def test_a_refused_device_is_told_why_and_does_not_try_again(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            client = DeviceClient(site.url, site.hello(fingerprint="0" * 16), NoDrafter())
+            await client.generate(Request(PROMPT, SamplingParams(), 10))
+
+    with pytest.raises(RefusedError, match="0000000000000000 is not the target's"):
+        run(scenario())
+
+
+def test_an_edge_that_is_not_there_is_given_up_after_a_few_attempts(tiny_folder):
+    client = DeviceClient(
+        "ws://127.0.0.1:9/v1/session",
+        Hello(PROTOCOL_VERSION, "f", "n", "d", False, PROFILE),
+        NoDrafter(),
+        patience=Patience(at_first_s=0.3),
+    )
+    with pytest.raises(InputError, match="cannot reach the edge"):
+        run(client.generate(Request(PROMPT, SamplingParams(), 10)))
+
+
+def test_a_drafter_that_fails_is_reported_and_not_swallowed(tiny_folder):
+    class Broken(NoDrafter):
+        def draft(self, committed, length, params):
+            raise RuntimeError("out of memory")
+
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            client = DeviceClient(site.url, site.hello(), Broken())
+            await client.generate(Request(PROMPT, SamplingParams(), 10))
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(scenario())
+
+
+def test_an_engine_that_fails_is_not_passed_over_in_silence(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+
+            def out_of_memory(feeds):
+                raise MemoryError("no memory for the batch")
+
+            site.passes.engine.verify = out_of_memory
+            told = []
+            for _ in range(MAX_ENGINE_FAULTS - 1):
+                with pytest.raises(RefusedError) as refusal:
+                    await site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5))
+                told.append(refusal.value.code)
+            work = asyncio.create_task(site.client(NoDrafter()).generate(Request(PROMPT, SamplingParams(), 5)))
+            why = await site.server.failure()
+            work.cancel()
+            return told, why
+
+    told, why = run(scenario())
+    assert told == ["failed"] * (MAX_ENGINE_FAULTS - 1)
+    assert isinstance(why, MemoryError)
+
+
+def test_a_single_fault_of_the_engine_ends_its_pass_and_not_the_edge(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder) as site:
+            verify, faults = site.passes.engine.verify, [MemoryError("no memory for the batch")]
+            site.passes.engine.verify = lambda feeds: verify(feeds) if not faults else fail(faults.pop())
+            request = Request(PROMPT, SamplingParams(), 5)
+            with pytest.raises(RefusedError, match="open the request again"):
+                await site.client(NoDrafter()).generate(request)
+            return await site.client(NoDrafter()).generate(request)
+
+    def fail(error):
+        raise error
+
+    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 5)
+
+
+def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
+    """A draft in flight on the old one must not meet the device that has drafted again on the new one."""
+
+    async def scenario():
+        async with Site(tiny_folder, policy="fixed") as site:
+            old, new = WireOfQueues(), WireOfQueues()
+            talks = [asyncio.create_task(site.server.converse(old))]
+            old.say(site.hello())
+            welcome = await old.hear()
+            old.say(Open(welcome.session, bytes([0, 1, 0]), 2, 10, 0.0, 0, 1.0, 0))
+            grant = await old.hear()
+            talks.append(asyncio.create_task(site.server.converse(new)))
+            new.say(Resume(PROTOCOL_VERSION, welcome.resume_token, 2))
+            await new.hear()
+            old.say(Draft(welcome.session, grant.round, 2, 0, b"", 0))
+            await talks[0]
+            stage = site.passes.sessions[welcome.session].stage
+            new.hang_up()
+            await talks[1]
+            return stage
+
+    assert isinstance(run(scenario()), Granted)
+
+
+class WireOfQueues:
+    """A connection whose device is the test."""
+
+    address = ""
+
+    def __init__(self):
+        self.up, self.down = asyncio.Queue(), asyncio.Queue()
+
+    def say(self, message):
+        self.up.put_nowait(encode(message))
+
+    def hang_up(self):
+        self.up.put_nowait(None)
+
+    async def hear(self):
+        return decode_downlink(await self.down.get())
+
+    async def receive(self):
+        return await self.up.get()
+
+    async def send(self, frame):
+        self.down.put_nowait(frame)
+
+    async def close(self, edge_stops=False):
+        pass
