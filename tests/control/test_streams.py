@@ -206,6 +206,16 @@ def test_the_price_never_falls_below_what_the_edge_alone_makes() -> None:
     assert sum(each.bandwidth_hz for each in drafted.sessions.values()) == pytest.approx(1e6)
 
 
+def test_prices_count_a_session_by_its_weight() -> None:
+    devices = site().devices
+    made = worth(Scenario(Cell(1e6, 60, 25, 0), PAPER, (Device("d0", 0.006, 3.0, 0.6, weight=3.0), *devices[1:])))
+    assert [made.sessions[name].weight for name in ("d0", "d1")] == [3.0, 1.0]
+    ready = [Ready(k, 2, 0.6, weight) for k, weight in enumerate((3.0, 1.0))]
+    decided = choose(ready, PAPER, 200.0)  # a ride costs 2.5 tokens, and brings 1.96
+    assert isinstance(decided, Go)
+    assert decided.rides == (Ride(0, 2),)
+
+
 def test_fair_weights_favour_who_has_little() -> None:
     weights = fair_weights([1.0, 1.0, 2.0], [10.0, 20.0, 40.0])
     np.testing.assert_allclose(np.array(weights) * [10.0, 20.0, 40.0], 70.0 / 4.0 * np.array([1.0, 1.0, 2.0]))

@@ -65,6 +65,22 @@ def test_a_slow_drafter_of_the_edge_does_no_harm_where_a_ride_is_dear() -> None:
     assert with_edge > 0.95 * goodput(site(PAPER, 20), "streams", 250)
 
 
+def test_who_counts_more_gets_more() -> None:
+    alike = site(PAPER, 8)
+    devices = tuple(replace(device, acceptance_rate=0.7) for device in alike.scenario.devices)
+
+    def share(weight: float) -> float:
+        weighted = (replace(devices[0], weight=weight), *devices[1:])
+        run = Site(
+            replace(alike, scenario=replace(alike.scenario, devices=weighted)), "heterogeneous", 1, True, mode="auto"
+        )
+        run.run(400)
+        tokens = [device.record.tokens for device in run.devices]
+        return tokens[0] / sum(tokens)
+
+    assert share(3.0) > 1.05 * share(1.0)
+
+
 def test_a_device_behind_a_long_way_slows_nobody_and_is_not_below_plain() -> None:
     setup = site(BATCHING)
     devices = setup.scenario.devices

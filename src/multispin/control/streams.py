@@ -313,12 +313,14 @@ class SessionWorth:
         token_worth: ν_k T_k, what the time of a drafted token is worth [tokens].
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
         least_tokens_per_s: what the edge alone would give the session, or its least goodput [tokens/s].
+        weight: w_k, what one of its tokens counts; default 1.
     """
 
     bandwidth_hz: float
     token_worth: float
     restart_worth: float
     least_tokens_per_s: float
+    weight: float = 1.0
 
     def scaled(self, by: float) -> "SessionWorth":
         """The same where all prices are higher by a factor."""
@@ -386,6 +388,7 @@ def worth(scenario: Scenario) -> Worth:
                 rates.drafting_tokens_per_s * device.seconds_per_token,
                 rates.drafting_tokens_per_s * (pass_s + 2.0 * device.delay_s),
                 max(floor, device.min_goodput_tokens_per_s or 0.0),
+                device.weight,
             )
             for device, rates, floor in zip(scenario.devices, best.devices, floors, strict=True)
         },

@@ -122,6 +122,7 @@ class Flow:
             session.number,
             pending,
             rate,
+            worth.weight,
             waited_s=waited_s,
             must_ride=waited_s >= longest_wait_s,
             next_s=next_s,

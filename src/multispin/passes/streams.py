@@ -465,6 +465,6 @@ class Streams:
     def _learn_price(self, now_s: float) -> None:
         """Learn what the engine makes of its time; time in which nobody wants it does not count."""
         if self._since_s is not None:
-            tokens = float(sum(row.delivered for row in self._state.rows))
+            tokens = sum(self._prices.of(row.session).weight * row.delivered for row in self._state.rows)
             self._prices.learn(tokens, max(0.0, now_s - self._since_s))
         self._since_s = now_s if any(seat.running and seat.connected for seat in self._seats) else None
