@@ -4,12 +4,18 @@ from multispin.checks import not_negative, positive
 from multispin.estimation.forgetting import ForgettingMedian
 from multispin.estimation.speed import SHORTEST_S
 
+MOST_EFFICIENCY = 16.0
+"""Greatest spectral efficiency that is believed of a link that does not claim more [bit/s/Hz]: Shannon's at 48 dB."""
+
 
 class LinkEstimator:
     """Spectral efficiency r (eq. 8 of arXiv 2606.04581): the forgotten median of bits / (bandwidth · seconds).
 
     Under block fading this is the typical round's efficiency, not the next one's. Delay that is not transmission
     (propagation, scheduling) makes short frames look like a worse link: pass times without it where it is known.
+
+    A link that delivers more than `MOST_EFFICIENCY` times its band is not limited by the band. Without that bound its
+    band would shrink from plan to plan, as each narrower band makes the link look more efficient.
 
     Args:
         prior_spectral_efficiency: what is believed before anything is observed, in bit/s/Hz, worth two frames.
@@ -21,6 +27,7 @@ class LinkEstimator:
         positive("prior_spectral_efficiency", prior_spectral_efficiency)
         positive("half_life_frames", half_life_frames)
         self._median = ForgettingMedian(prior_spectral_efficiency, half_life=half_life_frames)
+        self._most = max(MOST_EFFICIENCY, prior_spectral_efficiency)
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
         """Learn from a frame of `bits` that took `seconds` over `bandwidth_hz`; no bits or no band say nothing."""
@@ -28,7 +35,7 @@ class LinkEstimator:
         not_negative("bandwidth_hz", bandwidth_hz)
         not_negative("seconds", seconds)
         if bits > 0 and bandwidth_hz > 0:
-            self._median.observe(bits / (bandwidth_hz * max(seconds, SHORTEST_S)))
+            self._median.observe(min(self._most, bits / (bandwidth_hz * max(seconds, SHORTEST_S))))
 
     @property
     def spectral_efficiency(self) -> float:

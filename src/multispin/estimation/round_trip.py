@@ -4,6 +4,7 @@ import math
 from collections import deque
 
 from multispin.checks import MOST, not_negative, positive
+from multispin.estimation.link import MOST_EFFICIENCY
 
 SHORTEST_S = 1e-9
 WINDOW = 24  # frames that are remembered
@@ -19,6 +20,7 @@ class RoundTripEstimator:
     arXiv 2606.04581). Weighted least squares of relative residuals over a window, frames weighted by age, and by
     Huber's rule so that a stall counts little. The device's own word for r is a prior, forgotten like a frame but for a
     rest: frames of one size cannot tell delay from rate, and then the claimed rate is believed and the rest is delay.
+    r is at most `MOST_EFFICIENCY`, or what is claimed: a link that is faster still is not limited by its band.
 
     Args:
         prior_spectral_efficiency: r before anything is observed [bit/s/Hz], worth two frames.
@@ -92,5 +94,5 @@ class RoundTripEstimator:
                 slope = (v - b * delay) / c
             if delay <= 0.0 or not math.isfinite(delay):
                 delay, slope = 0.0, v / c
-            slope = max(slope, 1e-3 * self._prior)
+            slope = max(slope, min(1.0 / MOST_EFFICIENCY, self._prior))
         return delay, slope
