@@ -10,7 +10,7 @@ The first row of each number of devices is the floor: a bare aiohttp server that
 WebSockets and receives the answers, and does nothing else.
 
     python benchmarks/bench_server.py
-    python benchmarks/bench_server.py --devices 50 --http 5 --mode auto --json
+    python benchmarks/bench_server.py --devices 50 --http 5 --mode mixture --json
     python benchmarks/bench_server.py --devices 50 --mode streams --profile
 """
 
@@ -273,7 +273,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 20, 50, 200, 1000])
     parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
-    parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "auto", "streams"])
+    parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "mixture", "streams"])
     parser.add_argument("--passes", type=int, help="default: fewer for many devices")
     parser.add_argument("--json", action="store_true", help="one JSON object for each row")
     parser.add_argument("--profile", action="store_true", help="print where the event loop's time goes")
