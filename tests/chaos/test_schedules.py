@@ -5,7 +5,7 @@ from tests.chaos import processes, schedules, world
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("seed", [4, 5, 6, 7, 16, 19])
+@pytest.mark.parametrize("seed", [*range(5, 10), 21, 24])
 def test_every_surviving_text_is_the_undisturbed_one(seed):
     assert "reconnections" in schedules.play(seed)
 

@@ -11,7 +11,7 @@ if not Path("/proc/self/statm").exists():
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("mode", ["auto", "streams"])
+@pytest.mark.parametrize("mode", ["mixture", "auto"])
 def test_nothing_grows_while_devices_and_clients_come_and_go(monkeypatch, mode):
     monkeypatch.setattr(soak, "STRETCHES", 4)
     monkeypatch.setattr(soak, "QUIET_S", 2.5)

@@ -18,7 +18,7 @@ from multispin.speculation import ID_RULES, NoDrafter, Outcome, SlotTable
 
 V = 97
 MAX_LENGTH = 4096
-MODES = ("plain", "rounds", "auto", "streams")
+MODES = ("plain", "rounds", "mixture", "streams", "auto")
 MODEL = "chaos"
 PATIENCE_S = 60.0
 

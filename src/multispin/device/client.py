@@ -256,11 +256,13 @@ class DeviceClient:
 
     async def _say_goodbye(self) -> None:
         """Tell the edge that the session is over, so that what it holds is free at once; then close."""
-        if self.session.welcome is not None:
-            with contextlib.suppress(LinkLostError, TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._send(Close(self.session.session_number))
-        await self._link.close()
+        try:
+            if self.session.welcome is not None:
+                with contextlib.suppress(LinkLostError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                        await self._send(Close(self.session.session_number))
+        finally:  # also where the goodbye is cancelled
+            await self._link.close()
 
     async def _read(self, retries: Retries) -> None:
         """Take in what the edge says, until the text ends."""
