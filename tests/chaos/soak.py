@@ -33,7 +33,7 @@ FIRST = 3
 MOST_GROWTH = 0.02
 """Share by which memory may grow from that look to the last."""
 SPARE_BYTES = {"edge": 4 * 2**20, "crowd": 8 * 2**20}
-"""The crowd's connections, once closed, are held by a timer of their library for up to 23 s: the more, the quicker it is."""
+"""The crowd's closed connections are held by a timer of their library for up to 23 s: the more, the quicker it is."""
 SPARE = 2
 """Descriptors and tasks may differ by so many: a look has a connection of its own."""
 QUIET_S = 4.0
