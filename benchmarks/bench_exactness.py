@@ -1,15 +1,20 @@
 """How many texts differ from the target's own, by number type, when ragged drafts of others share each pass.
 
     python benchmarks/bench_exactness.py [--types float32 int8 bfloat16] [--models 4] [--batches 4] [--tokens 40]
+        [--batch-invariant]
 
 Tiny random models of Llama's family write six texts at once, half of them greedy, half with `coupled` at temperature
 0.8. Each text joins four passes of five with a draft of 0 to 5 tokens, half of which end in a wrong one. The reference
 is plain decoding by transformers, one text at a time, in the same number type. In bfloat16 a sum depends on the number
 of rows in its batch, and near ties of a random model are common: a trained model has fewer of both kinds.
+
+With --batch-invariant all passes have one shape, and the reference is the same verifier with one text at a time; the
+times of both are compared.
 """
 
 import argparse
 import random
+import time
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -64,31 +69,53 @@ def write_together(verifier, prompts, samplings, alone, tokens, rng):
     return [text[len(prompt) :][:tokens] for text, prompt in zip(texts, prompts, strict=True)]
 
 
+def write_alone(verifier, prompt, sampling, tokens):
+    """A text written by the verifier without drafts, and with nobody else in its passes."""
+    slot, text = verifier.open(), list(prompt)
+    verifier.verify([Feed(slot, 0, prompt[:-1], None)])
+    while len(text) < len(prompt) + tokens:
+        text.append(verifier.verify([Feed(slot, len(text) - 1, [text[-1]], sampling)])[0].next_token)
+        verifier.commit(slot, len(text) - 1)
+    verifier.close(slot)
+    return text[len(prompt) :]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--types", nargs="+", default=["float32", "int8", "bfloat16"])
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--batch-invariant", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for kind in options.types:
-        differ = 0
+        differ, times = 0, {False: 0.0, True: 0.0}
         for seed in range(options.models):
             model, rng = model_of(seed, kind), random.Random(seed)
-            verifier = Verifier(model, TEXTS, 128)
+            verifier = Verifier(model, TEXTS, 128, batch_invariant=options.batch_invariant)
+            usual = Verifier(model, TEXTS, 128)
             for batch in range(options.batches):
                 prompts = [[rng.randrange(VOCABULARY) for _ in range(rng.choice([3, 9, 20, 31]))] for _ in range(TEXTS)]
                 samplings = [
                     SamplingParams() if k % 2 else SamplingParams(0.8, seed=100 * batch + k) for k in range(TEXTS)
                 ]
                 alone = [
-                    decode_alone(model, p, sampling, options.tokens)
+                    write_alone(verifier, p, sampling, options.tokens)
+                    if options.batch_invariant
+                    else decode_alone(model, p, sampling, options.tokens)
                     for p, sampling in zip(prompts, samplings, strict=True)
                 ]
-                found = write_together(verifier, prompts, samplings, alone, options.tokens, rng)
+                state = rng.getstate()
+                for engine in (usual, verifier) if options.batch_invariant else (verifier,):
+                    rng.setstate(state)
+                    began = time.perf_counter()
+                    found = write_together(engine, prompts, samplings, alone, options.tokens, rng)
+                    times[engine is verifier] += time.perf_counter() - began
                 differ += sum(text != own for text, own in zip(found, alone, strict=True))
         print(f"{kind}: {differ} of {options.models * options.batches * TEXTS} texts differ", flush=True)
+        if options.batch_invariant:
+            print(f"{kind}: {times[True] / times[False]:.2f} times the time of passes of any shape", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,3 +49,34 @@ def test_before_any_frame_the_claim_is_believed_and_nonsense_is_refused():
         RoundTripEstimator(0.0)
     with pytest.raises(InputError, match="seconds"):
         RoundTripEstimator(1.0).observe(10.0, 1.0, float("nan"))
+
+
+def drafted(untold_s, jitter, lengths=range(3, 9), delay_s=0.03, claimed=4.0, seed=1, frames=60):
+    """A device that takes `untold_s` per token longer than it says, over a link whose times jitter by so much."""
+    found, rng = RoundTripEstimator(claimed), random.Random(seed)
+    for _ in range(frames):
+        length = rng.choice(lengths)
+        bits = 176 + 16 * length
+        seconds = (delay_s + bits / (1e5 * claimed) + untold_s * length) * (1.0 + jitter * rng.random())
+        found.observe(bits, 1e5, seconds, length)
+    return found
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_drafting_that_is_not_told_is_no_delay(jitter):
+    found = drafted(0.01, jitter)
+    assert found.untold_s_per_token == pytest.approx(0.01, rel=0.3)
+    assert found.delay_s == pytest.approx(0.03, abs=0.02)
+
+
+def test_the_jitter_of_an_honest_link_is_hardly_taken_for_drafting():
+    found = [drafted(0.0, 1.0, seed=seed).untold_s_per_token for seed in range(20)]
+    assert sum(found) / len(found) < 5e-4  # of the 6e-3 s per token that a device takes
+
+
+def test_what_was_found_of_drafting_stays_while_lengths_do_not_differ():
+    found = drafted(0.01, 0.0)
+    assert found.untold_s_per_token == pytest.approx(0.01, rel=0.1)
+    for _ in range(40):
+        found.observe(176 + 16 * 5, 1e5, 0.03 + 256 / 4e5 + 0.05, 5)
+    assert found.untold_s_per_token == pytest.approx(0.01, rel=0.1)

@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
-from multispin.models import CachedModel, static
-from multispin.models.buckets import KEYS, TOKENS, Shape, at_least, key_size, slot_size, token_sizes
+from multispin.errors import InputError
+from multispin.models import CachedModel, Verifier, static
+from multispin.models.buckets import KEYS, TOKENS, Piece, Shape, at_least, key_size, slot_size, split, token_sizes
 from multispin.models.self_test import relative_error
 from multispin.speculation import Feed, SamplingParams
 
@@ -163,3 +164,102 @@ def test_on_a_cuda_device_narrow_numbers_give_nearly_todays_path(make_model, fam
         for found, expected in zip(ours.forward(feeds), theirs.forward(feeds), strict=True):
             if len(expected):
                 assert relative_error(found.float(), expected.float()) < 0.15
+
+
+# One shape for all passes ---------------------------------------------------------------------------------------------
+
+
+def test_runs_are_split_into_passes_of_one_shape_in_their_order():
+    assert split([3, 2], Shape(8, 2)) == [[Piece(0, 0, 3), Piece(1, 0, 2)]]
+    assert split([3, 20], Shape(8, 2)) == [
+        [Piece(0, 0, 3), Piece(1, 0, 5)],
+        [Piece(1, 5, 8)],
+        [Piece(1, 13, 7)],
+    ]
+    assert split([5, 1], Shape(8, 2, rows=4)) == [[Piece(0, 0, 4), Piece(1, 0, 1)], [Piece(0, 4, 1)]]
+    counts = [random.Random(k).randrange(1, 40) for k in range(9)]
+    passes = split(counts, Shape(32, 9, rows=8))
+    assert all(sum(piece.count for piece in each) <= 32 for each in passes)
+    taken = [[piece for each in passes for piece in each if piece.run == run] for run in range(9)]
+    for count, pieces in zip(counts, taken, strict=True):
+        assert [piece.first for piece in pieces] == [sum(p.count for p in pieces[:k]) for k in range(len(pieces))]
+        assert sum(piece.count for piece in pieces) == count
+        assert max(piece.count for piece in pieces) <= 8
+
+
+def alone(verifier, prompt, params, tokens):
+    slot, text = verifier.open(), list(prompt)
+    if prompt[:-1]:
+        verifier.verify([Feed(slot, 0, prompt[:-1], None)])
+    while len(text) < len(prompt) + tokens:
+        text.append(verifier.verify([Feed(slot, len(text) - 1, [text[-1]], params)])[0].next_token)
+        verifier.commit(slot, len(text) - 1)
+    verifier.close(slot)
+    return text
+
+
+def together(verifier, prompts, samplings, owns, rng):
+    """All texts at once, with drafts of 0 to 17 of their own tokens, some of which end in a wrong one."""
+    slots, texts = [verifier.open() for _ in prompts], [list(prompt) for prompt in prompts]
+    while any(len(text) < len(own) for text, own in zip(texts, owns, strict=True)):
+        feeds, fed = [], []
+        for k, (text, own) in enumerate(zip(texts, owns, strict=True)):
+            if verifier.cached(slots[k]) < len(prompts[k]) - 1:  # its prompt, in chunks of any size
+                start = verifier.cached(slots[k])
+                feeds.append(Feed(slots[k], start, text[:-1][start : start + rng.randint(1, 12)], None))
+            elif len(text) < len(own) and rng.random() < 0.8:
+                draft = own[len(text) : len(text) + min(rng.randrange(18), len(own) - len(text) - 1)]
+                if draft and rng.random() < 0.5:
+                    draft[-1] = (draft[-1] + 1) % verifier.vocabulary_size
+                feeds.append(Feed(slots[k], len(text) - 1, [text[-1], *draft], samplings[k]))
+            else:
+                continue
+            fed.append(k)
+        for k, feed, found in zip(fed, feeds, verifier.verify(feeds) if feeds else (), strict=True):
+            if found is not None:
+                texts[k] += [*feed.tokens[1 : 1 + found.accepted], found.next_token]
+                verifier.commit(slots[k], len(texts[k]) - 1)
+    for slot in slots:
+        verifier.close(slot)
+    return [text[: len(own)] for text, own in zip(texts, owns, strict=True)]
+
+
+def differing(model, batch_invariant):
+    """Of 12 texts, how many differ when others share their passes."""
+    verifier = Verifier(model, 6, 128, batch_invariant=batch_invariant)
+    rng, differ = random.Random(3), 0
+    for turn in range(2):
+        prompts = [[rng.randrange(97) for _ in range(rng.choice([1, 9, 31]))] for _ in range(6)]
+        samplings = [
+            (GREEDY, SamplingParams(0.8, seed=10 * turn + k), SamplingParams(1.0, top_k=20, top_p=0.9, seed=k))[k % 3]
+            for k in range(6)
+        ]
+        owns = [alone(verifier, *pair, 30) for pair in zip(prompts, samplings, strict=True)]
+        found = together(verifier, prompts, samplings, owns, rng)
+        differ += sum(text != own for text, own in zip(found, owns, strict=True))
+    return differ
+
+
+def test_in_bfloat16_who_shares_a_pass_changes_texts_unless_all_passes_have_one_shape(make_model):
+    model = make_model("llama").to(torch.bfloat16)
+    assert differing(model, batch_invariant=False) > 0
+    assert differing(model, batch_invariant=True) == 0
+
+
+def test_passes_of_one_shape_are_exact_with_sliding_windows_too(make_model):
+    assert differing(make_model("gemma3").to(torch.bfloat16), batch_invariant=True) == 0
+
+
+def test_passes_of_one_shape_give_what_others_give(make_model):
+    model = make_model("llama")
+    ours, theirs = Verifier(model, 4, 128, batch_invariant=True), Verifier(model, 4, 128)
+    for each in (ours, theirs):
+        assert [each.open() for _ in range(3)] == [0, 1, 2]
+    feeds = [Feed(0, 0, list(range(40)), GREEDY), Feed(1, 0, [5, 6, 7], GREEDY), Feed(2, 0, list(range(33)), GREEDY)]
+    for found, right in zip(ours.forward(feeds), theirs.forward(feeds), strict=True):
+        assert torch.allclose(found, right, atol=1e-4)
+
+
+def test_recurrent_layers_and_experts_are_refused_where_passes_have_one_shape(make_model):
+    with pytest.raises(InputError, match="without recurrent layers and without experts"):
+        CachedModel(make_model("qwen3.5"), 2, 64, batch_invariant=True)

@@ -55,6 +55,11 @@ def check_engine(options: Mapping[str, Any]) -> None:
         parse_options(options["engine_options"])
         if options["dtype"] == "int8":
             raise InputError("--dtype int8 is the embedded verifier's: give vLLM a quantised checkpoint as --target")
+        if options.get("batch_invariant"):
+            raise InputError(
+                "--batch-invariant is the embedded verifier's: vLLM has a setting of its own, VLLM_BATCH_INVARIANT=1 "
+                "in the environment"
+            )
     elif options["engine_options"]:
         raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
 
@@ -80,4 +85,7 @@ def load_engine(options: Mapping[str, Any]) -> Any:
         )
     from multispin.models import load_verifier
 
-    return load_verifier(options["target"], options["slots"], options["max_length"], options["dtype"], options["place"])
+    return load_verifier(
+        *(options["target"], options["slots"], options["max_length"], options["dtype"], options["place"]),
+        batch_invariant=options.get("batch_invariant", False),
+    )

@@ -51,6 +51,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @config_options
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
+@click.option("--batch-invariant", is_flag=True, help="No text depends on who shares its passes, in bfloat16 too: "
+              "all passes have one shape. It costs speed; see docs/losslessness.md.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,

@@ -189,7 +189,7 @@ class MixtureSearch:
 
         Args:
             starts: choices to begin with, as drafts of the devices and of the edge, [K] each.
-            warm: whether the last of them is nearly the answer, so that nothing else need be tried.
+            warm: whether the last of them is nearly the answer, so that little else need be tried.
         """
         begun = [self.offer(lengths[None], edge_lengths[None]) for lengths, edge_lengths in starts]
         assert self.best is not None
@@ -199,6 +199,8 @@ class MixtureSearch:
                 for guess in guesses:
                     self._phases(guess)
                 guesses = [self.best]
+        else:
+            self._phases(self.best)  # somebody may have to be left out, and the others' drafts to change with that
         for start in (self.best, *begun) if not warm and self.problem.size <= _FEW else (self.best,):
             self._improve(start)
         return self.best

@@ -3,6 +3,8 @@
 import math
 from collections import deque
 
+import numpy as np
+
 from multispin.checks import MOST, not_negative, positive
 from multispin.estimation.link import MOST_EFFICIENCY
 
@@ -11,6 +13,7 @@ WINDOW = 24  # frames that are remembered
 LEAST_PRIOR = 0.01  # share of the prior that stays, to settle what frames of one size leave open
 HUBER = 0.3  # relative residual beyond which a frame loses influence
 STEPS = 3  # of reweighting
+LEAST_PAIRS = 4  # frames of different lengths that tell what was not said of drafting
 
 
 class RoundTripEstimator:
@@ -22,6 +25,10 @@ class RoundTripEstimator:
     rest: frames of one size cannot tell delay from rate, and then the claimed rate is believed and the rest is delay.
     r is at most `MOST_EFFICIENCY`, or what is claimed: a link that is faster still is not limited by its band.
 
+    A device may understate what drafting takes it. Then a longer draft comes later than its size explains, so time that
+    grows with the drafted tokens, beyond 1/r, is drafting that was not told. Of the slopes between all pairs of frames
+    the lower quartile is taken: jitter of an honest link hardly ever makes three quarters of them positive.
+
     Args:
         prior_spectral_efficiency: r before anything is observed [bit/s/Hz], worth two frames.
         half_life_frames: after as many frames an observation counts half; default 8.
@@ -32,20 +39,21 @@ class RoundTripEstimator:
         self._prior = 1.0 / positive("prior_spectral_efficiency", prior_spectral_efficiency)
         self._half_life = positive("half_life_frames", half_life_frames)
         self._ages = [0.5 ** (age / self._half_life) for age in range(WINDOW - 1, -1, -1)]
-        self._frames: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._frames: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
+        self._untold_s = 0.0  # per token
         self._observed = 0
         self._fit: tuple[float, float] | None = (0.0, self._prior)  # delay [s], 1/r; None: to be found
 
-    def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
+    def observe(self, bits: float, bandwidth_hz: float, seconds: float, tokens: int = 0) -> None:
         """Learn from a frame of `bits` over `bandwidth_hz` that arrived `seconds` after its grant, drafting left out.
 
-        A frame without bits or band shows the delay alone.
+        A frame without bits or band shows the delay alone. `tokens` says how many were drafted for it; 0: unknown.
         """
         not_negative("bits", bits)
         not_negative("bandwidth_hz", bandwidth_hz)
         not_negative("seconds", seconds)
         asked = bits / bandwidth_hz if bandwidth_hz > 0 else 0.0
-        self._frames.append((min(asked, MOST), max(seconds, SHORTEST_S)))
+        self._frames.append((min(asked, MOST), max(seconds, SHORTEST_S), float(tokens)))
         self._observed += 1
         self._fit = None
 
@@ -59,20 +67,48 @@ class RoundTripEstimator:
         """R [bit/s/Hz]."""
         return 1.0 / self._found()[1]
 
+    @property
+    def untold_s_per_token(self) -> float:
+        """Time of drafting a token beyond what the device says [s]."""
+        self._found()
+        return self._untold_s
+
     def _found(self) -> tuple[float, float]:
         """Delay [s] and 1/r; found when asked for, which is less often than frames come."""
         if self._fit is None:
-            self._fit = self._solve()
+            seconds = [seconds for _, seconds, _ in self._frames]
+            fit = self._solve(seconds)
+            self._untold_s = self._untold(fit[1])
+            if self._untold_s:
+                told = zip(self._frames, seconds, strict=True)
+                fit = self._solve([max(SHORTEST_S, taken - self._untold_s * frame[2]) for frame, taken in told])
+            self._fit = fit
         return self._fit
 
-    def _solve(self) -> tuple[float, float]:
-        frames = list(zip(self._ages[-len(self._frames) :], self._frames, strict=True))
+    def _untold(self, slope: float) -> float:
+        """Time per token that grows with the draft beyond its transmission [s]; as before if lengths do not differ."""
+        asked, seconds, tokens = np.array(self._frames).T
+        known = tokens > 0
+        rest, tokens = (seconds - slope * asked)[known], tokens[known]
+        longer = tokens[:, None] - tokens[None, :]
+        pairs = longer > 0
+        if int(pairs.sum()) < LEAST_PAIRS:
+            return self._untold_s
+        slopes = (rest[:, None] - rest[None, :])[pairs] / longer[pairs]
+        return max(0.0, float(np.quantile(slopes, 0.25)))
+
+    def _solve(self, taken: list[float]) -> tuple[float, float]:
+        """Delay and 1/r of frames that took so long [s]."""
+        frames = [
+            (age, asked, seconds)
+            for age, (asked, _, _), seconds in zip(self._ages[-len(taken) :], self._frames, taken, strict=True)
+        ]
         ridge = max(2.0 * 0.5 ** (self._observed / self._half_life), LEAST_PRIOR)
         delay, slope = 0.0, self._prior
         for step in range(STEPS):
             a = b = c = u = v = 0.0
             trusted = True  # each of them in full
-            for age, (asked, seconds) in frames:
+            for age, asked, seconds in frames:
                 weight = age / (seconds * seconds)
                 if step:
                     residual = abs(seconds - delay - slope * asked) / seconds

@@ -18,6 +18,26 @@ KEYS = 128
 WINDOWS = (16, 32, 64, 128)
 """Inputs that a recurrent layer scans per slot: those replayed and the new ones."""
 
+UNIFORM_TOKENS_PER_SLOT = 4
+"""Where all passes have one shape, its tokens per slot: longer drafts of everybody take further passes."""
+UNIFORM_ROWS = 8
+"""Where all passes have one shape and attention is padded, tokens of one slot in a pass."""
+
+
+class Piece(NamedTuple):
+    """Tokens of a run that one pass takes: `count` of them, from its `first` on.
+
+    Attributes:
+        run: index of the run.
+        first: index of the first token in the run.
+        count: of tokens.
+
+    """
+
+    run: int
+    first: int
+    count: int
+
 
 class Shape(NamedTuple):
     """The shape of a static pass.
@@ -52,6 +72,36 @@ def token_sizes(bytes_per_token: int, memory_bytes: int = MEMORY_BYTES) -> tuple
 
     """
     return tuple(size for size in TOKENS if size == TOKENS[0] or size * bytes_per_token <= memory_bytes)
+
+
+def uniform_shape(tokens: Sequence[int], slots: int, max_length: int, ragged: bool) -> Shape:
+    """The one shape of all passes, where no pass may have another.
+
+    Args:
+        tokens: sizes that there are, ascending.
+        slots: of the cache.
+        max_length: positions of a slot.
+        ragged: attention takes ragged rows.
+
+    """
+    size = at_least(UNIFORM_TOKENS_PER_SLOT * slots, tokens) or tokens[-1]
+    return Shape(size, slots) if ragged else Shape(size, slots, min(UNIFORM_ROWS, size), max_length)
+
+
+def split(counts: Sequence[int], shape: Shape) -> list[list[Piece]]:
+    """Runs of so many tokens as passes of one shape, each with at most one piece of a run, in the runs' order."""
+    passes: list[list[Piece]] = []
+    done = [0] * len(counts)
+    while any(taken < count for taken, count in zip(done, counts, strict=True)):
+        room, pieces = shape.tokens, list[Piece]()
+        for run, count in enumerate(counts):
+            taken = min(count - done[run], room, shape.rows or room)
+            if taken:
+                pieces.append(Piece(run, done[run], taken))
+                done[run] += taken
+                room -= taken
+        passes.append(pieces)
+    return passes
 
 
 def slot_size(needed: int, slots: int) -> int:

@@ -30,6 +30,8 @@ class CachedModel(SlotTable):
         vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
             default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
         static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only.
+        batch_invariant: run passes of one static shape only, so that no text depends on who shares its passes, whatever
+            the number type; default no.
 
     """
 
@@ -41,6 +43,7 @@ class CachedModel(SlotTable):
         reorder: bool = True,
         vocabulary_size: int | None = None,
         static: bool | None = None,
+        batch_invariant: bool = False,
     ) -> None:
         super().__init__(slots)
         packed = model if isinstance(model, PackedModel) else PackedModel.of(model, reorder)
@@ -51,9 +54,9 @@ class CachedModel(SlotTable):
         self.packed = packed
         self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
-        static = packed.device.type == "cuda" if static is None else static
+        static = batch_invariant or (packed.device.type == "cuda" if static is None else static)
         self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device, spare=int(static))
-        self._static = StaticPasses(packed, self._cache, self.vocabulary_size) if static else None
+        self._static = StaticPasses(packed, self._cache, self.vocabulary_size, batch_invariant) if static else None
 
     @property
     def max_length(self) -> int:

@@ -8,17 +8,32 @@ spare slot, which nobody reads.
 Attention of all slots is one call, whatever the mix. In bfloat16 and float16 it is a FlashAttention call that takes
 ragged rows and reads each slot's own keys only; elsewhere slots are padded to the same number of rows and keys. Without
 a GPU the same passes run without a graph: so everything but the capture is tested on a CPU.
+
+Where all passes have one shape, they are batch-invariant: a product of one shape adds in one order, and attention of a
+row reads its own slot alone. Larger batches are split, smaller ones padded.
 """
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from multispin.errors import InputError
 from multispin.models.attention import Scoring, attend_slots, hidden_keys, write_lines
-from multispin.models.buckets import ROWS, WINDOWS, Shape, at_least, key_size, slot_size, token_sizes
+from multispin.models.buckets import (
+    ROWS,
+    WINDOWS,
+    Shape,
+    at_least,
+    key_size,
+    slot_size,
+    split,
+    token_sizes,
+    uniform_shape,
+)
 from multispin.models.layout import Run, WindowRun
 from multispin.models.packable import PackedModel, PackedRun, with_width
 from multispin.models.recurrent import recurrent_layers
@@ -29,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _MAX_FLASH_HEAD = 256
 _CAPTURED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_EXPERTS = ("num_experts", "num_local_experts")
 _SAMPLER_BYTES = 24
 """Bytes per logit that drawing a token takes for a moment."""
 
@@ -262,10 +278,11 @@ class StaticPasses:
         model: the model.
         cache: made for it, with a spare slot.
         vocabulary_size: width of the logits.
+        uniform: all passes have one shape, so that no sum of a row depends on who shares its pass; default no.
 
     """
 
-    def __init__(self, model: PackedModel, cache: SlotCache, vocabulary_size: int) -> None:
+    def __init__(self, model: PackedModel, cache: SlotCache, vocabulary_size: int, uniform: bool = False) -> None:
         self._model, self._cache, self._vocabulary_size = model, cache, vocabulary_size
         self._ragged = _has_kernel(model)
         self._graphs = cache.device.type == "cuda" and _capturable(model.config)
@@ -275,6 +292,12 @@ class StaticPasses:
         per_token = model.width * (model.dtype.itemsize + _SAMPLER_BYTES)
         per_token += 8 * (int(getattr(config, "intermediate_size", 0) or 0) + int(config.hidden_size)) * 4
         self._tokens = token_sizes(per_token)
+        if uniform and not _is_uniform(model.config, cache):
+            raise InputError(
+                "batch-invariant passes are for models without recurrent layers and without experts: "
+                f"{config.model_type} computes in other orders with other batches"
+            )
+        self._uniform = uniform_shape(self._tokens, cache.slots, cache.max_length, self._ragged) if uniform else None
         self._modules = recurrent_layers(model.model) if cache.recurrent else {}
 
     def shape(self, runs: Sequence[PackedRun], windows: Sequence[WindowRun]) -> Shape | None:
@@ -293,12 +316,45 @@ class StaticPasses:
 
     @torch.inference_mode()
     def forward(self, runs: Sequence[PackedRun]) -> "PassResult | None":
-        """Run tokens of several slots in one pass, as `PackedModel.forward`; None if no shape holds them."""
+        """Run tokens of several slots, as `PackedModel.forward`; None if no shape holds them.
+
+        That is one pass, or as many as it takes where all have one shape.
+        """
+        if self._uniform is not None:
+            return self._in_uniform_passes(runs, self._uniform)
+        shape = self.shape(runs, self._windows(runs))
+        return None if shape is None else self._forward(runs, shape)
+
+    def _in_uniform_passes(self, runs: Sequence[PackedRun], shape: Shape) -> "PassResult":
+        """Run tokens in passes of this shape, and put what they found together, in the order of the runs."""
+        counts = [len(ids) for _, _, ids, _ in runs]
+        passes = split(counts, shape)
+        first_rows = [0, *accumulate(counts)]
+        whole: PassResult | None = None
+        for pieces in passes:
+            part = [
+                (slot, start + piece.first, ids[piece.first : piece.first + piece.count], wants)
+                for piece in pieces
+                for slot, start, ids, wants in (runs[piece.run],)
+            ]
+            found = self._forward(part, shape)
+            if len(passes) == 1:
+                return found
+            if whole is None:
+                rows = shape.tokens * len(passes)
+                whole = PassResult(sum(counts), *(each.new_zeros((rows, *each.shape[1:])) for each in found[1:]))
+            row = 0
+            for piece in pieces:
+                place = first_rows[piece.run] + piece.first
+                for target, source in zip(whole[1:], found[1:], strict=True):
+                    target[place : place + piece.count] = source[row : row + piece.count]
+                row += piece.count
+        assert whole is not None
+        return whole
+
+    def _forward(self, runs: Sequence[PackedRun], shape: Shape) -> "PassResult":
         recurrent = self._cache.recurrent
         laid_out = [Run(slot, start, len(ids), 0) for slot, start, ids, _ in runs]
-        shape = self.shape(runs, self._windows(runs))
-        if shape is None:
-            return None
         if recurrent is not None:
             recurrent.prepare(self._modules, laid_out)
         windows = self._windows(runs)
@@ -380,10 +436,16 @@ def _has_kernel(model: PackedModel) -> bool:
     return model.device.type == "cuda" and narrow and plain and head % 8 == 0 and head <= _MAX_FLASH_HEAD
 
 
+def _is_uniform(config: Any, cache: SlotCache) -> bool:
+    """Whether a pass of one shape does the same sums for a row wherever it stands."""
+    experts = any(getattr(config, name, None) for name in _EXPERTS)
+    return cache.recurrent is None and not experts
+
+
 def _capturable(config: Any) -> bool:
     """Whether a model does the same steps whatever its inputs: no choice of experts, no rope that grows."""
     ropes = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in ropes.values() if isinstance(part, dict)] or [ropes]
     if any(part.get("rope_type", "default") not in _CAPTURED_ROPE for part in parts):
         return False
-    return not any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))
+    return not any(getattr(config, name, None) for name in _EXPERTS)

@@ -126,7 +126,12 @@ def _drawn_at_once(feed: Feed) -> bool:
 
 
 def load_verifier(
-    reference: str, slots: int, max_length: int | None = None, dtype: str = "float32", place: str = "cpu"
+    reference: str,
+    slots: int,
+    max_length: int | None = None,
+    dtype: str = "float32",
+    place: str = "cpu",
+    batch_invariant: bool = False,
 ) -> Verifier:
     """The verifier of a target, over the ids that its tokenizer has.
 
@@ -136,12 +141,14 @@ def load_verifier(
         max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
         dtype: number type that it computes in; default float32.
         place: torch's device; default cpu.
+        batch_invariant: no text depends on who shares its passes; see `CachedModel`.
 
     """
     size = load_tokenizer(reference).size
     model = PackedModel.of(load_model(reference, dtype, place), own=True)
     length = min(USUAL_MAX_LENGTH, model.longest_text or USUAL_MAX_LENGTH) if max_length is None else max_length
-    verifier = Verifier(model, slots, length, vocabulary_size=min(size, model.width))
+    vocabulary_size = min(size, model.width)
+    verifier = Verifier(model, slots, length, vocabulary_size=vocabulary_size, batch_invariant=batch_invariant)
     verifier.warm_up()
     return verifier
 

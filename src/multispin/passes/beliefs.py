@@ -295,7 +295,10 @@ class LearnedBeliefs:
         known.token_bits = min(known.most_token_bits, frame_bits / length)
         known.overhead_bits = max(0.0, frame_bits - length * known.most_token_bits)
         if bandwidth_hz > 0 and upload_s > 0:
-            (known.round_trip if self._delays else known.link).observe(frame_bits, bandwidth_hz, upload_s)
+            if self._delays:
+                known.round_trip.observe(frame_bits, bandwidth_hz, upload_s, length)
+            else:
+                known.link.observe(frame_bits, bandwidth_hz, upload_s)
 
     def observe_distribution(self, session: int, frame_bits: int) -> None:
         """Learn what a refusal costs."""
@@ -380,7 +383,7 @@ class LearnedBeliefs:
     def _found(self, known: _Estimates) -> _Belief:
         return _Belief(
             known.acceptance.rate,
-            known.speed.seconds_per_token,
+            known.speed.seconds_per_token + (known.round_trip.untold_s_per_token if self._delays else 0.0),
             self._efficiency(known),
             0.5 * known.round_trip.delay_s if self._delays else 0.0,
             known.token_bits,

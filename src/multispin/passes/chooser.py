@@ -43,6 +43,7 @@ class _Basis:
         usual: drafter and draft length of most sessions.
         drafting: number of devices that draft, at least 1.
         views: what was believed of the sessions, and of the edge's drafter.
+        delays_s: what was believed of the sessions' one-way delays [s].
         verify_s: believed time of a verification of everybody [s].
         at_s: when it was made [s].
 
@@ -52,6 +53,7 @@ class _Basis:
     usual: tuple[str, int]
     drafting: int
     views: dict[int, View]
+    delays_s: dict[int, float]
     verify_s: float
     at_s: float
 
@@ -127,6 +129,7 @@ class Chooser:
             (usual, lengths[len(lengths) // 2]),
             max(1, drafting),
             self._views(members),
+            self._delays_s(members),
             self._verify_s(members),
             at_s,
         )
@@ -254,9 +257,9 @@ class Chooser:
         return now_s >= basis.at_s + period_s and self._drift(basis, members) > self._tolerance
 
     def _drift(self, basis: _Basis, members: Sequence[Member]) -> float:
-        """Mean over sessions of |Δα| + |ΔT|/T + |ΔA|/A, one for each that came or went, and relative changes of times.
+        """Mean over sessions of |Δα| + |ΔT|/T + |ΔA|/A + |Δ round trip|/period, plus the verification's change.
 
-        Only sessions that could draft are looked at.
+        A session that came or went counts one. Only sessions that could draft are looked at.
         """
         now = self._views(members)
         known = [session for session in now if session in basis.views]
@@ -265,16 +268,22 @@ class Chooser:
         for session in known:
             (rate, token_s, token_hz_s), then = now[session], basis.views[session]
             moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+        period_s = max(basis.decision.period_s, basis.verify_s)
+        for session, delay_s in self._delays_s(members).items():
+            if session in basis.delays_s:
+                moved += 2.0 * abs(delay_s - basis.delays_s[session]) / period_s
         mean = (moved + changed) / max(1, len(known) + changed)
         return mean + abs(self._verify_s(members) / basis.verify_s - 1.0)
 
+    def _looked_at(self, members: Sequence[Member]) -> list[Member]:
+        return [member for member in members[:: -(-len(members) // _LOOKED_AT)] if member.room]
+
+    def _delays_s(self, members: Sequence[Member]) -> dict[int, float]:
+        looked_at = self._looked_at(members)
+        return {m.session: self._beliefs.device(m.session, PROBE_LENGTH, PROBE_LENGTH).delay_s for m in looked_at}
+
     def _views(self, members: Sequence[Member]) -> dict[int, View]:
-        step = -(-len(members) // _LOOKED_AT)
-        found = {
-            member.session: self._beliefs.view(member.session, PROBE_LENGTH)
-            for member in members[::step]
-            if member.room
-        }
+        found = {m.session: self._beliefs.view(m.session, PROBE_LENGTH) for m in self._looked_at(members)}
         if self._mode == "edge" or any(member.edge_room for member in members):
             drafter = self._beliefs.edge_drafter()
             found[_EDGE] = drafter.acceptance_rate, drafter.step_s(len(members)), 1.0
