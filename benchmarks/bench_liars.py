@@ -24,6 +24,7 @@ WAYS = [
     ("rounds", "fair"),
     ("rounds", "fixed"),
     ("mixture", "heterogeneous"),
+    ("streams", "heterogeneous"),
     ("auto", "heterogeneous"),
 ]
 PASSES = 20

@@ -94,7 +94,10 @@ def main() -> None:
         below += share < BAR
         model = decide(scenario).goodput_tokens_per_s
         mark = "   BELOW" if share < BAR else ""
-        print(f"{number:2}: {described(scenario)}\n    {shown}  (model {model:.2f})  auto/best {share:.3f}{mark}", flush=True)
+        print(
+            f"{number:2}: {described(scenario)}\n    {shown}  (model {model:.2f})  auto/best {share:.3f}{mark}",
+            flush=True,
+        )
     print(f"{below} sites below {BAR}")
 
 

@@ -28,7 +28,13 @@ def honest_tokens_per_s(mode, policy, lie, begin_s=6.0, watched_s=12.0):
 
 @pytest.mark.parametrize(
     ("mode", "policy"),
-    [("rounds", "heterogeneous"), ("rounds", "fixed"), ("mixture", "heterogeneous"), ("auto", "heterogeneous")],
+    [
+        ("rounds", "heterogeneous"),
+        ("rounds", "fixed"),
+        ("mixture", "heterogeneous"),
+        ("streams", "heterogeneous"),
+        ("auto", "heterogeneous"),
+    ],
 )
 def test_one_liar_costs_the_others_at_most_a_tenth(mode, policy):
     honest = honest_tokens_per_s(mode, policy, None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import structs
 
-from multispin.protocol import Draft, Grant, Profile
-from multispin.simulation.device import WRONG, SimulatedDevice
+from multispin.protocol import Chunk, Draft, Grant, Profile
+from multispin.simulation.device import WRONG, Drafting, SimulatedDevice
 
 LIES = {
     "claims 3,600 s per token, silent": "says that it is slow, and never answers",
@@ -25,7 +25,8 @@ LIES = {
     "never right": "none of its tokens is accepted",
     "stalls": "is 2 s late with every third draft",
 }
-"""What a peer may be like, and what that means."""
+"""What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines, so
+that "just under the deadline" is 0.4 s late there."""
 
 LATE_S = 0.4
 STALL_S = 2.0
@@ -79,6 +80,35 @@ class Liar(SimulatedDevice):
             case "claims to be 100 times faster" | "100 times slower than it claims":
                 return structs.replace(message, draft_us=message.draft_us // 100), draft_s
         return message, math.inf if self._lie.endswith("silent") else draft_s
+
+    # Streams ------------------------------------------------------------------------------------------------------
+
+    def drafted(self, drafting: Drafting) -> list[Chunk]:
+        """The frames of a stream, as far as they are sent, and what they say."""
+        frames = super().drafted(drafting)
+        self._drafts += len(frames)
+        match self._lie:
+            case "drafts nothing":
+                return []
+            case "falls silent" if self._drafts > ANSWERED:
+                return []
+            case "says that a draft took an hour":
+                return [structs.replace(frame, draft_us=3_600_000_000) for frame in frames]
+            case "claims to be 100 times faster" | "100 times slower than it claims":
+                return [structs.replace(frame, draft_us=frame.draft_us // 100) for frame in frames]
+        return [] if self._lie.endswith("silent") else frames
+
+    def queue(self, now_s: float, air_s: float) -> float:
+        """When a frame of a stream has left; those behind it leave after it."""
+        late_s = 0.0
+        if self._lie in ("0.4 s late", "just under the deadline"):
+            late_s = LATE_S
+        elif self._lie == "stalls" and self._drafts % 3 == 0:
+            late_s = STALL_S
+        return super().queue(now_s, air_s + late_s)
+
+    def _chain(self, drafting: Drafting) -> list[int]:
+        return [WRONG] * drafting.count if self._lie == "never right" else super()._chain(drafting)
 
     def _ids(self, length: int) -> list[int]:
         return [WRONG] * length if self._lie == "never right" else super()._ids(length)
