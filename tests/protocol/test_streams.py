@@ -573,6 +573,20 @@ def test_only_what_an_honest_device_may_send_is_awaited():
     assert edge.awaits(chunk(2, 4, 5, 6))
 
 
+def test_a_device_that_begins_one_chain_after_the_other_unasked_makes_noise():
+    wire = pair()
+    awaited = 0
+    for epoch in range(1, 300):  # each is wrong where the text is written, and so ends at once
+        awaited += wire.edge.awaits(chunk(epoch, 0, 7))
+        wire.edge.receive_chunk(chunk(epoch, 0, 7))
+    assert awaited <= 3
+    wire.take(0)
+    wire.settle()
+    assert wire.edge.awaits(chunk(300, 4, 5))  # it was told something: it may start over once
+    wire.edge.receive_chunk(chunk(300, 0, 7))
+    assert not wire.edge.awaits(chunk(301, 4, 5))
+
+
 def test_what_was_on_its_way_when_the_text_ended_is_dropped_and_the_next_text_streams_anew():
     wire = pair(length=1)
     wire.edge.stage.change(Window(1, 4, 2, 1e4))

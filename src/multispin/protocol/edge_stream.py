@@ -17,6 +17,9 @@ from multispin.protocol.messages import Chunk, Commit, Window
 from multispin.protocol.running_request import ProtocolError, RunningRequest
 from multispin.speculation import Outcome
 
+MOST_RESTARTS = 64
+"""Chains that a device may begin in a row, after it has been told as many things."""
+
 
 class Trials(NamedTuple):
     """Drafted tokens whose place in the text is written: what they show of the drafter.
@@ -94,6 +97,7 @@ class Streaming:
         received: position behind its last token that came.
         riding: what is in the pass under way; None if nothing of this session is.
         late: tokens of dead chains that may still be on their way.
+        restarts: chains that the device may begin: it begins one at most for each thing that it is told.
 
     """
 
@@ -106,15 +110,18 @@ class Streaming:
     received: int = 0
     riding: Riding | None = None
     late: int = 0
+    restarts: int = 1
 
     def change(self, window: Window) -> None:
         """The device is told another window."""
+        self._told()
         self.window, self.longest = window, max(self.longest, window.length)
 
     def expects(self, message: Chunk, committed: int) -> bool:
         """Whether an honest device may be sending this; what it sends unasked is bounded by the window."""
         if message.epoch > self.epoch:
-            return not self.alive or (not self.pending and committed > self.received)
+            ended = not self.alive or (not self.pending and committed > self.received)
+            return ended and self.restarts > 0
         if self.alive and message.epoch == self.epoch:
             return True
         return message.length <= self.late
@@ -125,6 +132,7 @@ class Streaming:
         begins = message.epoch > self.epoch
         if begins:
             self.kill()
+            self.restarts = max(0, self.restarts - 1)
             self.epoch, self.alive, self.received = message.epoch, True, message.start
         elif message.epoch < self.epoch or not self.alive:
             self.late = max(0, self.late - len(ids))
@@ -160,6 +168,7 @@ class Streaming:
         riding = self.riding
         if riding is None:
             raise ValueError("nothing of this session is in a pass")
+        self._told()
         base = len(request.committed)
         stand = min(
             outcome.accepted, request.commit([*riding.ids[: outcome.accepted], outcome.next_token], outcome.scores)
@@ -181,6 +190,10 @@ class Streaming:
         scores = request.scores(base, len(request.committed))
         commit = Commit(base, self.epoch, verified, accepted, tuple(written[accepted:]), request.finish, scores)
         return commit, trials
+
+    def _told(self) -> None:
+        """Whatever the device is told may make it begin another chain."""
+        self.restarts = min(self.restarts + 1, MOST_RESTARTS)
 
     def kill(self) -> None:
         """The chain ends here, and what is pending of it is dropped; what is in the pass is still decided."""

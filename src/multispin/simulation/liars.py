@@ -25,8 +25,8 @@ LIES = {
     "never right": "none of its tokens is accepted",
     "stalls": "is 2 s late with every third draft",
 }
-"""What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines, so
-that "just under the deadline" is 0.4 s late there."""
+"""What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines:
+there "just under the deadline" is 0.4 s late."""
 
 LATE_S = 0.4
 STALL_S = 2.0
