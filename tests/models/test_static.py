@@ -179,12 +179,12 @@ def test_runs_are_split_into_passes_of_one_shape_in_their_order():
     assert split([5, 1], Shape(8, 2, rows=4)) == [[Piece(0, 0, 4), Piece(1, 0, 1)], [Piece(0, 4, 1)]]
     counts = [random.Random(k).randrange(1, 40) for k in range(9)]
     passes = split(counts, Shape(32, 9, rows=8))
-    assert all(sum(piece.count for piece in each) <= 32 for each in passes)
+    assert all(sum(piece.size for piece in each) <= 32 for each in passes)
     taken = [[piece for each in passes for piece in each if piece.run == run] for run in range(9)]
     for count, pieces in zip(counts, taken, strict=True):
-        assert [piece.first for piece in pieces] == [sum(p.count for p in pieces[:k]) for k in range(len(pieces))]
-        assert sum(piece.count for piece in pieces) == count
-        assert max(piece.count for piece in pieces) <= 8
+        assert [piece.first for piece in pieces] == [sum(p.size for p in pieces[:k]) for k in range(len(pieces))]
+        assert sum(piece.size for piece in pieces) == count
+        assert max(piece.size for piece in pieces) <= 8
 
 
 def alone(verifier, prompt, params, tokens):

@@ -25,18 +25,18 @@ UNIFORM_ROWS = 8
 
 
 class Piece(NamedTuple):
-    """Tokens of a run that one pass takes: `count` of them, from its `first` on.
+    """Tokens of a run that one pass takes: `size` of them, from its `first` on.
 
     Attributes:
         run: index of the run.
         first: index of the first token in the run.
-        count: of tokens.
+        size: number of tokens.
 
     """
 
     run: int
     first: int
-    count: int
+    size: int
 
 
 class Shape(NamedTuple):

@@ -333,7 +333,7 @@ class StaticPasses:
         whole: PassResult | None = None
         for pieces in passes:
             part = [
-                (slot, start + piece.first, ids[piece.first : piece.first + piece.count], wants)
+                (slot, start + piece.first, ids[piece.first : piece.first + piece.size], wants)
                 for piece in pieces
                 for slot, start, ids, wants in (runs[piece.run],)
             ]
@@ -347,8 +347,8 @@ class StaticPasses:
             for piece in pieces:
                 place = first_rows[piece.run] + piece.first
                 for target, source in zip(whole[1:], found[1:], strict=True):
-                    target[place : place + piece.count] = source[row : row + piece.count]
-                row += piece.count
+                    target[place : place + piece.size] = source[row : row + piece.size]
+                row += piece.size
         assert whole is not None
         return whole
 

@@ -186,9 +186,12 @@ class Chooser:
         """The plan, with short drafts of devices that do not draft, and of the edge if it does not, where due."""
         plan = self.with_trials(plan, members, now_s)
         sessions = list(plan.sessions)
-        edge = [i for i, m in enumerate(members) if m.edge_room and sessions[i].drafter == NOBODY]
-        if edge and not any(s.drafter == EDGE for s in sessions) and self.probes.due(_EDGE, now_s):
-            self.probes.begin(_EDGE, now_s)
+        able = [i for i, member in enumerate(members) if member.edge_room]
+        edge = [i for i in able if sessions[i].drafter == NOBODY]
+        if able and not any(s.drafter == EDGE for s in sessions) and self.probes.due(_EDGE, now_s):
+            # Where every device drafts, a probe takes the place of a device's draft, and costs a period.
+            self.probes.begin(_EDGE, now_s if edge else now_s - plan.round_s)
+            edge = edge or able
             self._turn += 1
             edge = edge[self._turn % len(edge) :] + edge[: self._turn % len(edge)]
             for index in edge[: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]:
