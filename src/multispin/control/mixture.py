@@ -42,6 +42,11 @@ _ENTRIES = 150_000
 _AT_ONCE = 30_000
 """Entries of one sweep, about; of many sessions it tries some at a time."""
 _CHANGES = (-2, -1, 1, 2)
+LEAST_OF_PLAIN = 0.95
+"""Where the edge goes on without those whose devices draft, each of them has at least this share of plain decoding,
+unless least goodputs are given or the policy is fair."""
+_STARVES = -1e12
+"""Value of a mixture that leaves somebody less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,8 @@ class MixtureSearch:
         self._devices = np.arange(problem.size)
         length = np.arange(problem.reach)[:, None]
         self._options = (length == 0) | (length >= np.maximum(problem.shortest, 1)) & (length <= problem.longest)
+        plain_s = verification_s(*(self._fixed_s, self._per_device_s, self._per_token_s), problem.size, problem.size)
+        self._least_per_s = LEAST_OF_PLAIN / plain_s
         self.best: Mixture | None = None
         self._left = _ENTRIES
 
@@ -131,6 +138,11 @@ class MixtureSearch:
         value = self._value(lengths, edge_lengths, extra, period)
         more = value[1] > value[0]
         value, period, extra = (np.where(more, each[1], each[0]) for each in (value, period, extra))
+        if not self.fair and not problem.constrained:
+            # The sum would gain by serving the others only, where sessions cost the engine much and a device is slow.
+            least = self._least_per_s * period[..., None]
+            starves = (drafting & (problem.tokens[lengths, self._devices] < least)).any(axis=-1) & (extra > 0)
+            value = np.where(starves, np.minimum(value, _STARVES), value)
         return _Scored(value, phase, period, extra)
 
     def _tokens(self, lengths: Ints, edge_lengths: Ints, extra: Floats) -> Floats:
