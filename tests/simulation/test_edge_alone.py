@@ -1,4 +1,4 @@
-"""Sites on which `auto` once was slower than the edge alone: it learns, and has what plain decoding or the edge has."""
+"""Sites on which a mixture once was slower than the edge alone: it learns, and has what the better of them has."""
 
 import pytest
 
@@ -30,10 +30,6 @@ COSTLY_SESSIONS = Scenario(
     EdgeDrafter(0.0004, 0.0, 0.8),
 )
 """A session costs half a pass, so that the sum would gain if some waited long for their devices."""
-NARROW_BAND = Scenario(
-    cell(2.1e3, 16), Verification(0.0054, 0.0), devices(16, 0.003, lambda k: 0.05 + 0.05 * k, delay_s=0.0011)
-)
-"""Passes are short, and frames are long."""
 
 
 def rate_of(scenario, mode, passes=50, watched=80):
@@ -51,10 +47,10 @@ def rate_of(scenario, mode, passes=50, watched=80):
     return (committed() - before) / (site.queue.now_s - begin_s)
 
 
-@pytest.mark.parametrize("scenario", [QUICK_DEVICES, COSTLY_SESSIONS, NARROW_BAND], ids=["quick", "costly", "narrow"])
-def test_auto_is_no_slower_than_the_edge_alone_once_it_has_learned(scenario):
+@pytest.mark.parametrize("scenario", [QUICK_DEVICES, COSTLY_SESSIONS], ids=["quick", "costly"])
+def test_a_mixture_is_no_slower_than_the_edge_alone_once_it_has_learned(scenario):
     alone = max(rate_of(scenario, mode) for mode in ("plain", *["edge"] * (scenario.edge_drafter is not None)))
-    assert rate_of(scenario, "auto") >= 0.93 * alone  # of 80 passes; the bar of 0.97 is for longer runs
+    assert rate_of(scenario, "mixture") >= 0.93 * alone  # of 80 passes; the bar of 0.97 is for longer runs
 
 
 def test_nobody_starves_behind_a_slow_device_while_the_edge_serves_the_others():
@@ -64,9 +60,3 @@ def test_nobody_starves_behind_a_slow_device_while_the_edge_serves_the_others():
         choice.tokens_per_s >= 0.95 * plain for choice in decision.sessions if choice.drafter == DEVICE
     )
     assert min(choice.tokens_per_s for choice in decision.sessions) >= 0.9 * plain
-
-
-def test_nobody_drafts_before_it_is_known_how_long_a_pass_takes():
-    site = Site(Setup(NARROW_BAND, Behaviour(frame_bits=176)), "heterogeneous", 1, mode="auto")
-    site.run(3)
-    assert sum(device.record.drafted for device in site.devices) <= 16 * 4  # probes of newcomers

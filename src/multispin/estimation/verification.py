@@ -88,11 +88,6 @@ class VerificationEstimator:
         return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, devices, tokens)
 
     @property
-    def observed(self) -> int:
-        """Verifications that were observed."""
-        return self._observed
-
-    @property
     def fixed_s(self) -> float:
         """Cost of a batch in s."""
         return float(self._coefficients_s[0])

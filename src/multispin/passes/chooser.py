@@ -19,8 +19,6 @@ LEAST_PERIOD_S = 0.25
 """Decisions are at least this far apart [s] …"""
 PERIOD_PER_SESSION_S = 0.02
 """… and this much further for each session: a decision takes a millisecond or so of the loop's time for each."""
-FIRST_PASSES = 3
-"""Before so many passes have shown how long one takes, nobody drafts: a device could be waited for too long."""
 LEAST_TOLERANCE = 0.05
 """A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
 PROBES_AT_ONCE = 8
@@ -257,7 +255,7 @@ class Chooser:
         """Whether a new decision is due."""
         basis = self._basis
         if basis is None or self._mode == "plain":
-            return self._mode != "plain" and self._beliefs.verification.observed >= FIRST_PASSES
+            return self._mode != "plain"
         period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members)
         return now_s >= basis.at_s + period_s and self._drift(basis, members) > self._tolerance
 
