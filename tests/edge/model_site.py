@@ -47,8 +47,9 @@ class Site:
         settings = ControllerSettings(
             *(policy, 1e5, bits_per_id(verifier.vocabulary_size), longest), mode=mode, edge_drafts=edge is not None
         )
-        # A pass that takes its time: drafts of the edge's own pay on any machine, however busy.
-        engine = verifier if edge is None else PacedEngine(verifier, Verification(0.02, 0.0, 0.0))
+        # A pass that takes its time: drafts of the edge and of devices in streams pay on any machine, however busy.
+        quick = edge is None and mode != "streams"
+        engine = verifier if quick else PacedEngine(verifier, Verification(0.02, 0.0, 0.0))
         self.passes = Passes(
             *(engine, Controller(settings), self.fingerprint, Limits(**limits)),
             seed=3,
