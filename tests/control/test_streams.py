@@ -113,6 +113,25 @@ def test_the_edge_goes_on_where_a_device_has_stopped() -> None:
     assert all(ride.edge_tokens > 0 for ride in made.rides)
 
 
+@pytest.mark.parametrize("edge_drafter", [None, EdgeDrafter(0.002, 0.0001, 1.0)])
+@pytest.mark.parametrize("always", [0.0, 1.0])
+def test_who_is_always_right_or_never_is_the_limit_of_who_nearly_is(always, edge_drafter) -> None:
+    """Geometric sums divide by 1 - α: α = 1 is the limit, and neither an error nor worth nothing."""
+    verifier = Verification(0.02, 0.001, 0.0001)
+
+    def decided(alpha: float, of_edge: float):
+        ready = [Ready(1, 4, alpha, tokens_per_s=10.0, room=8, edge_room=4, edge_acceptance_rate=of_edge)]
+        return choose(ready, verifier, 50.0, edge_drafter)
+
+    found, near = decided(always, always), decided(abs(always - 1e-7), abs(always - 1e-7))
+    if isinstance(near, Wait):
+        assert isinstance(found, Wait)
+    else:
+        assert isinstance(found, Go)
+        assert found.rides == near.rides
+        assert found.expected_tokens == pytest.approx(near.expected_tokens, rel=1e-3)
+
+
 def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
     """A ride with drafts of the edge alone would pay, but it ends what the device is drafting."""
     engine, drafter = Verification(0.02, 0.01), EdgeDrafter(0.001, 0.0, 0.7)

@@ -53,7 +53,9 @@ def test_what_chooses_is_never_slower_than_the_edge_alone_and_about_as_good_as_r
     alone = {mode: goodput(scenario, mode)[0] for mode in modes}
     chosen, site = goodput(scenario, chooses)
     assert chosen >= 0.97 * max(alone[mode] for mode in modes if mode != "rounds"), alone
-    assert chosen >= 0.92 * alone["rounds"], alone
+    # A pass of this one site is 150 ms long whoever rides, and streams do not wait for everybody (docs/modes.md).
+    least = 0.92 if (chooses, name) == ("auto", "and the edge has a poor drafter") else 0.93
+    assert chosen >= least * alone["rounds"], alone
     assert all(device.session.finish == "" for device in site.devices if device.number is not None)
 
 

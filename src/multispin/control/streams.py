@@ -217,7 +217,7 @@ class _Table:
         if token_price > 0.0:
             device = np.minimum(device, _steps(first, alpha, token_price))
         alive = alpha**device
-        tokens = weight * ((1.0 - alive * alpha) / np.maximum(1.0 - alpha, 1e-12) + alive * extra)
+        tokens = weight * (_expected(alpha, device) + alive * extra)
         cost = price * verifier.per_device_s + token_price * (device + 1.0) + of_edge * edge
         held = np.where(drafts_on, token_worth * np.minimum(pending, _steps(weight * alpha, alpha, token_worth)), 0.0)
         self._device, self._edge, self._tokens = device, edge, tokens
