@@ -42,7 +42,7 @@ class Site:
 
     def __init__(self, folder, slots=4, port=0, policy="heterogeneous", longest=8, mode="rounds", edge=None, **limits):
         self.folder, self.port, self.events = folder, port, []
-        verifier = Verifier(load_model(folder), slots, 256)
+        self.verifier = verifier = Verifier(load_model(folder), slots, 256)
         self.fingerprint = load_tokenizer(folder).fingerprint
         settings = ControllerSettings(
             *(policy, 1e5, bits_per_id(verifier.vocabulary_size), longest), mode=mode, edge_drafts=edge is not None

@@ -69,7 +69,7 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
                 *(c.generate(Request([*PROMPT, 10 + i], HOT, 30, rule=rule)) for i, c in enumerate(clients))
             )
             assert site.passes.sessions == {}
-            assert site.passes.engine.free_slots == site.passes.engine.slots
+            assert site.verifier.free_slots == site.verifier.slots
         return texts, clients
 
     texts, clients = run(scenario())

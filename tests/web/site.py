@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 
 from tests.web.chromium import Chromium
 
+from multispin.control import Verification
 from multispin.edge import Access, EdgeServer, listening
+from multispin.edge.paced import PacedEngine
 from multispin.gateway import guard
 from multispin.models import Verifier, load_model, load_tokenizer
 from multispin.models.gguf_copy import gguf_copy
@@ -33,7 +35,9 @@ class Target:
         verifier = Verifier(self.model, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
         limits = Limits(resume_grace_s=5.0)
-        passes = Passes(verifier, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
+        # In streams the engine takes its time, so that the page's drafts are in time on any machine, however busy.
+        engine = PacedEngine(verifier, Verification(0.15, 0.0, 0.0)) if mode == "streams" else verifier
+        passes = Passes(engine, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
         events = []
         access = Access(SECRET)
         application = EdgeServer(passes, events.append, access).application()
