@@ -17,7 +17,7 @@ from multispin.speculation import (
     uniform_numpy,
 )
 from multispin.speculation.gumbel_max import _everywhere
-from multispin.speculation.noise import high_words
+from multispin.speculation.noise import high_words, tokens_of_high_words
 from multispin.speculation.sampling import _nuclei
 
 
@@ -78,6 +78,26 @@ def test_a_row_whose_most_probable_token_has_the_worst_luck_is_drawn_right():
         worst = int(uniform_numpy(5, position, np.arange(300)).argmin())
         row[worst] = 1.0 + position / 20
         assert gumbel_argmax(row, 5, position) == plain(row, 5, position)
+
+
+def test_a_far_token_with_great_luck_wins():
+    # Its noise is above 17 and the near token's mostly below 2, so that it wins from 15 nats below.
+    size, won = 200_000, 0
+    for position in range(3000):
+        best = tokens_of_high_words(7, position, np.arange(2**32 - 100, 2**32, dtype=np.uint32))
+        for lucky in best[best < size]:
+            row = torch.full((size,), -40.0)
+            row[lucky], row[(int(lucky) + 1) % size] = -15.0, 0.0
+            token = gumbel_argmax(row, 7, position)
+            assert token == plain(row, 7, position)
+            won += token == int(lucky)
+    assert won > 3
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**31))
+def test_tokens_are_found_again_from_their_high_words(seed, position):
+    ids = np.array([0, 1, 49_151, 2**31, 2**32 - 1], dtype=np.uint32)
+    assert tokens_of_high_words(seed, position, high_words(seed, position, ids)).tolist() == ids.tolist()
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**31))

@@ -1,12 +1,16 @@
 """argmax_i(l_i + G_i), the Gumbel-max draw, without evaluating all V Gumbels: the same token, a fraction of the work.
 
 Plain definition: scores l_i − ln(−ln u_i) in float64 over the support, the first of equal maxima wins. With
-E_i = −ln u_i it is the token with the least E_i·e^(m − l_i), m = max l. E ≥ 1 − u ≥ c/2^32 for c = 2^32 − 1 − h, h
-the high 32 bits of u, so r_i = c_i·e^(m − l_i) bounds 2^32·E_i·e^(m − l_i) from below. Take the token with the least
-r, compute its score S exactly: only tokens with r_i ≤ 2^32·e^(m − S) can beat it. These few are scored exactly.
+E_i = −ln u_i it is the token with the least E_i·e^(m − l_i), m = max l. Let h be the high 32 bits of u and
+x = (2^32 − 1 − h)/2^32. Then 1 − x − 2^−32 < u < 1 − x, so x + x²/2 ≤ −ln(1 − x) ≤ E ≤ −ln(h/2^32). Two prunings follow:
 
-r is float32. For a token that can win, m − l_i < 41 (2^−53 ≤ u ≤ 1 − 2^−53), so its r carries a
-relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding of scores while |m| ≤ 1e6.
+* Near tokens, m − l_i < `_NEAR`: r_i = (x_i + x_i²/2)·e^(m − l_i) bounds E_i·e^(m − l_i) from below. The token with the
+  least r has some E·e^(m − l) ≤ M, by the upper bound of E. Only tokens with r_i ≤ M can beat it: one or a few.
+* All others can win only if x_i ≤ M·e^(−`_NEAR`), a few thousand values of the 2^32. The high bits are a bijection of
+  the token ids, so these values are turned back into ids: nearly all of them lie beyond the vocabulary.
+
+What is left is scored exactly. r is float32. For a token that can win, m − l_i < 41 (2^−53 ≤ u ≤ 1 − 2^−53), so its r
+carries a relative error below 1e-5; `_SLACK` allows 1e-4, which also covers the rounding of scores while |m| ≤ 1e6.
 """
 
 from __future__ import annotations
@@ -20,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.errors import InputError
-from multispin.speculation.noise import gumbel_numpy, gumbel_torch, high_words
+from multispin.speculation.noise import gumbel_numpy, gumbel_torch, high_words, tokens_of_high_words
 
 if TYPE_CHECKING:
     import torch
 
 _SLACK = 1.0 + 1e-4
 _LARGEST = 1e6
-_SMALL_SUPPORT = 64
+_NEAR = 14.0  # nats: more of them are more near tokens, fewer are more values to turn back into ids
+_LEAST_WORD = 2.0**-21  # stands for h = 0: u is at least 2^-53
 _ROWS_AT_ONCE = 64  # on an accelerator: a few hundred bytes per logit, for a moment
 
 
@@ -52,28 +57,27 @@ def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int) -> in
     if abs(top) > _LARGEST:
         scores = row.astype(np.float64) + gumbel_numpy(seed, position, np.arange(len(row)))
         return int(scores.argmax())
-    room = _rooms.of(len(row))
-    if row.min() > -np.inf:
-        support: NDArray[np.integer] = room.tokens
+    floor = row.dtype.type(top - _NEAR)
+    near = np.flatnonzero(row > floor)
+    tokens, most = _contenders(row[near], near, top, seed, position, len(row))
+    lucky = int(2.0**32 * most * math.exp(float(floor) - top)) + 1
+    if 2 * lucky > len(row):  # a flat row, or the luck of all near tokens is bad
+        tokens, _ = _contenders(row, np.arange(len(row)), top, seed, position, len(row))
     else:
-        support = np.flatnonzero(row > -np.inf)
-        row = row[support]
-    candidates = support
-    if len(support) > _SMALL_SUPPORT:
-        bound = _lower_bounds(row, top, seed, position, support, room)
-        first = int(bound.argmin())
-        best = float(row[first]) + float(gumbel_numpy(seed, position, support[first : first + 1])[0])
-        near = np.flatnonzero(bound <= np.float32(2.0**32 * _SLACK * np.exp(top - best)))
-        candidates, row = support[near], row[near]
-    scores = row.astype(np.float64) + gumbel_numpy(seed, position, candidates)
-    return int(candidates[scores.argmax()])
+        far = tokens_of_high_words(seed, position, np.arange(2**32 - lucky, 2**32, dtype=np.uint32))
+        if far.min() < len(row):
+            tokens = np.union1d(tokens, far[far < len(row)])
+    if len(tokens) == 1:
+        return int(tokens[0])
+    scores = row[tokens].astype(np.float64) + gumbel_numpy(seed, position, tokens)
+    return int(tokens[scores.argmax()])
 
 
 class _Room:
     """Arrays for rows of one length. Fresh ones would cost more than the arithmetic: a page fault every 4 kB."""
 
     def __init__(self, size: int) -> None:
-        self.tokens = np.arange(size, dtype=np.uint32)
+        self.size = size
         self.words = (np.empty(size, np.uint32), np.empty(size, np.uint32))
         self.floats = (np.empty(size, np.float32), np.empty(size, np.float32))
 
@@ -85,7 +89,7 @@ class _Rooms(threading.local):
         self._last = _Room(0)
 
     def of(self, size: int) -> _Room:
-        if len(self._last.tokens) != size:
+        if self._last.size != size:
             self._last = _Room(size)
         return self._last
 
@@ -93,19 +97,27 @@ class _Rooms(threading.local):
 _rooms = _Rooms()
 
 
-def _lower_bounds(
-    row: NDArray[np.floating], top: float, seed: int, position: int, support: NDArray[np.integer], room: _Room
-) -> NDArray[np.float32]:
-    """r_i of the module's text, float32, for the tokens of the support; it lies in `room`."""
-    bound, whole = (each[: len(row)] for each in room.floats)
+def _contenders(
+    row: NDArray[np.floating], tokens: NDArray[np.integer], top: float, seed: int, position: int, vocabulary_size: int
+) -> tuple[NDArray[np.integer], float]:
+    """The tokens of a part of a row that can beat all others of it, and M of the module's text, slack included."""
+    room = _rooms.of(vocabulary_size)
+    bound, share = (each[: len(row)] for each in room.floats)
     words = tuple(each[: len(row)] for each in room.words)
-    high = high_words(seed, position, support, words)
+    high = high_words(seed, position, tokens, words)
     np.subtract(row.dtype.type(top), row, out=bound, casting="same_kind")
     np.minimum(bound, np.float32(60.0), out=bound)  # beyond 41 it cannot win; so r stays finite
     np.exp(bound, out=bound)
-    np.copyto(whole, np.invert(high, out=high), casting="unsafe")
-    bound *= whole
-    return bound
+    np.copyto(share, np.invert(high, out=words[1]), casting="unsafe")
+    share *= np.float32(2.0**-32)
+    bound *= share
+    share *= np.float32(0.5)
+    share += np.float32(1.0)
+    bound *= share
+    first = int(bound.argmin())
+    most = -math.log(max(float(high[first]), _LEAST_WORD) / 2.0**32) * math.exp(min(top - float(row[first]), 60.0))
+    most *= _SLACK
+    return tokens[bound <= np.float32(most)], most
 
 
 def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63 - 1
 _MASK64 = 2**64 - 1
+_FACTORS = 0x7FEB352D, 0x846CA68B
+_INVERSE_FACTORS = tuple(pow(factor, -1, 2**32) for factor in _FACTORS)
 
 
 def check_seed(seed: int) -> int:
@@ -74,9 +76,9 @@ def _mix_numpy(words: NDArray[np.uint32], key: int, shifted: NDArray[np.uint32])
     """Apply the keyed finaliser in place; `shifted` is a scratch array of the same shape."""
     words ^= np.uint32(key)
     words ^= np.right_shift(words, 16, out=shifted)
-    words *= np.uint32(0x7FEB352D)
+    words *= np.uint32(_FACTORS[0])
     words ^= np.right_shift(words, 15, out=shifted)
-    words *= np.uint32(0x846CA68B)
+    words *= np.uint32(_FACTORS[1])
     words ^= np.right_shift(words, 16, out=shifted)
 
 
@@ -104,6 +106,20 @@ def high_words(
     """
     key_a, key_b, _, _ = _keys(seed, position)
     return _words(tokens, key_a, key_b, room)
+
+
+def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The inverse of `high_words`: the 32-bit number, a token id or beyond all of them, that has each upper word."""
+    key_a, key_b, _, _ = _keys(seed, position)
+    tokens = words.copy()
+    for key in (key_b, key_a):
+        tokens ^= tokens >> np.uint32(16)
+        tokens *= np.uint32(_INVERSE_FACTORS[1])
+        tokens ^= (tokens >> np.uint32(15)) ^ (tokens >> np.uint32(30))
+        tokens *= np.uint32(_INVERSE_FACTORS[0])
+        tokens ^= tokens >> np.uint32(16)
+        tokens ^= np.uint32(key)
+    return tokens
 
 
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:

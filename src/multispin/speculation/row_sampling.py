@@ -53,10 +53,10 @@ def truncated_row(row: Row, params: SamplingParams) -> Row:
         params: sampling parameters with temperature > 0.
 
     Returns:
-        [V] float32; its softmax is the distribution. Ties at the top-k edge are all kept, and min-p and top-p always
-        keep the most probable token.
+        [V] float32, which may be the row itself; its softmax is the distribution. Ties at the top-k edge are all
+        kept, and min-p and top-p always keep the most probable token.
     """
-    scaled: Row = row / np.float32(params.temperature)
+    scaled: Row = row if params.temperature == 1.0 else row / np.float32(params.temperature)
     if params.min_p > 0.0:
         scaled = np.where(scaled < scaled.max() + np.float32(math.log(params.min_p)), np.float32(-np.inf), scaled)
     if 0 < params.top_k < len(scaled):
