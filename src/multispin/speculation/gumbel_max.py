@@ -2,7 +2,7 @@
 
 Plain definition: scores l_i − ln(−ln u_i) in float64 over the support, the first of equal maxima wins. With
 E_i = −ln u_i it is the token with the least E_i·e^(m − l_i), m = max l. Let h be the high 32 bits of u and
-x = (2^32 − 1 − h)/2^32. Then 1 − x − 2^−32 < u < 1 − x, so x + x²/2 ≤ −ln(1 − x) ≤ E ≤ −ln(h/2^32). Two prunings follow:
+x = (2^32 − 1 − h)/2^32. As h/2^32 < u < 1 − x, x + x²/2 ≤ −ln(1 − x) < E < −ln(h/2^32). Two prunings follow:
 
 * Near tokens, m − l_i < `_NEAR`: r_i = (x_i + x_i²/2)·e^(m − l_i) bounds E_i·e^(m − l_i) from below. The token with the
   least r has some E·e^(m − l) ≤ M, by the upper bound of E. Only tokens with r_i ≤ M can beat it: one or a few.
