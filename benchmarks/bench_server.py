@@ -9,15 +9,20 @@ shared: compare within one run.
 The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
 WebSockets and receives the answers, and does nothing else.
 
+With `--without-sockets` the same edge and devices are in this process, under a virtual clock: what is left is the
+protocol, the scheduler, events and metrics, each with its own processor time (`played_site`).
+
     python benchmarks/bench_server.py
     python benchmarks/bench_server.py --devices 50 --http 5 --mode mixture --json
     python benchmarks/bench_server.py --devices 50 --mode streams --profile
+    python benchmarks/bench_server.py --without-sockets
 """
 
 import argparse
 import asyncio
 import contextlib
 import cProfile
+import gc
 import json
 import logging
 import pstats
@@ -30,6 +35,7 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp import web
 
+from multispin.cli.main import RARELY
 from multispin.edge import Access, EdgeServer, Gate, Metrics, listening, new_event_loop
 from multispin.edge.door import Door
 from multispin.edge.gate import raise_descriptors
@@ -38,6 +44,7 @@ from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import SESSION_PATH
 from multispin.speculation import ID_RULES, Outcome, SlotTable
 from played_clients import play, right_token
+from played_site import Site
 
 VOCABULARY = 32_000
 MAX_LENGTH = 8192
@@ -154,13 +161,39 @@ class Meter:
         }
 
 
+def edge_of(slots, mode, least_s):
+    """Engine, controller and limits of an edge for so many sessions."""
+    limits = Limits(max_sessions=2 * slots, max_waiting=slots, prefill_tokens_per_round=4096, deadline_slack_s=5.0)
+    return Stub(slots, least_s), Controller(ControllerSettings("heterogeneous", 1e9, 15, 8, mode=mode)), limits
+
+
+def measure_without_sockets(devices, mode, passes_wanted, profile=None):
+    """One row: the same without sockets, by part."""
+    engine, controller, limits = edge_of(devices, mode, 0.0)
+    site = Site(engine, controller, limits, devices, pass_s(devices), pass_s(devices) / 6)
+    site.run(WARM_UP_PASSES)
+    before, passes, members, frames = dict(site.spent_s), site.passes, site.members, site.frames
+    with profile or contextlib.nullcontext():
+        site.run(passes_wanted)
+    count = site.passes - passes
+    spent = {part: round(1e3 * (spent_s - before[part]) / count, 3) for part, spent_s in site.spent_s.items()}
+    return {
+        "devices": devices,
+        "http": 0,
+        "mode": mode,
+        "passes": count,
+        "sessions_per_pass": round((site.members - members) / count, 1),
+        "frames_per_pass": round((site.frames - frames) / count, 1),
+        "edge_ms": round(sum(spent.values()), 2),
+        **{f"{part}_ms": spent_ms for part, spent_ms in spent.items()},
+    }
+
+
 async def measure(devices, http, mode, passes_wanted, profile=None):
     """One row: an edge with so many clients."""
     slots = devices + http
-    engine = Stub(slots, pass_s(slots))
-    settings = ControllerSettings("heterogeneous", 1e9, 15, 8, mode=mode)
-    limits = Limits(max_sessions=2 * slots, max_waiting=slots, prefill_tokens_per_round=4096, deadline_slack_s=5.0)
-    passes = Passes(engine, Controller(settings), "stub", limits)
+    engine, controller, limits = edge_of(slots, mode, pass_s(slots))
+    passes = Passes(engine, controller, "stub", limits)
     access = Access(door=Door(most=4 * slots, most_per_address=4 * slots))
     server = EdgeServer(passes, access=access)
     application = server.application()
@@ -257,12 +290,19 @@ COLUMNS = (
     "client_ms",
     "longest_ms",
 )
+PARTS = (
+    *("devices", "mode", "passes", "sessions_per_pass", "frames_per_pass", "edge_ms"),
+    *("receive_ms", "advance_ms", "settle_ms", "send_ms", "events_ms", "planning_ms"),
+)
 
 
 def rows(options) -> "list[tuple[int, int, str]]":
     """What is measured: each number of devices in each mode, and once with HTTP clients beside."""
     found = []
     for devices in options.devices:
+        if options.without_sockets:
+            found += [(devices, 0, mode) for mode in options.mode if mode != "floor"]
+            continue
         found += [(devices, options.http or 0, mode) for mode in options.mode]
         if options.http is None and "rounds" in options.mode:
             found.append((devices, max(1, devices // 10), "rounds"))
@@ -275,30 +315,35 @@ def main():
     parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
     parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "mixture", "streams"])
     parser.add_argument("--passes", type=int, help="default: fewer for many devices")
+    parser.add_argument("--without-sockets", action="store_true", help="devices in this process, under a virtual clock")
     parser.add_argument("--json", action="store_true", help="one JSON object for each row")
     parser.add_argument("--profile", action="store_true", help="print where the event loop's time goes")
     parser.add_argument("--play", help=argparse.SUPPRESS)
     parser.add_argument("--token-s", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     raise_descriptors()
+    gc.set_threshold(*RARELY)  # as `multispin serve` has it
     logging.disable()  # of clients that are cut off in the end
     if options.play:
         asyncio.run(play(options.play, options.devices[0], options.http, options.token_s))
         return
+    columns = PARTS if options.without_sockets else COLUMNS
     if not options.json:
-        print("  ".join(f"{each:>11}" for each in COLUMNS))
+        print("  ".join(f"{each:>{max(11, len(each))}}" for each in columns))
     for devices, http, mode in rows(options):
         passes_wanted = options.passes or max(20, min(200, 6000 // devices))
-        profile = cProfile.Profile() if options.profile else None
-        work: Callable = measure_floor if mode == "floor" else measure
-        what = (devices, passes_wanted) if mode == "floor" else (devices, http, mode, passes_wanted, profile)
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            row = runner.run(work(*what))
-        print(
-            json.dumps(row) if options.json else "  ".join(f"{row.get(each, ''):>11}" for each in COLUMNS), flush=True
-        )
+        profile = cProfile.Profile(time.thread_time) if options.profile else None
+        if options.without_sockets:
+            row = measure_without_sockets(devices, mode, passes_wanted, profile)
+        else:
+            work: Callable = measure_floor if mode == "floor" else measure
+            what = (devices, passes_wanted) if mode == "floor" else (devices, http, mode, passes_wanted, profile)
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                row = runner.run(work(*what))
+        cells = (f"{row.get(each, ''):>{max(11, len(each))}}" for each in columns)
+        print(json.dumps(row) if options.json else "  ".join(cells), flush=True)
         if profile is not None and mode != "floor":
-            pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(60)
 
 
 if __name__ == "__main__":

@@ -32,43 +32,50 @@ def right_token(place):
 
 
 class PlayedDevice:
-    """One device."""
+    """One device.
 
-    def __init__(self, number, socket, token_s):
+    Args:
+        number: its number, which it is called by.
+        token_s: time that it takes to draft a token [s].
+        send: sends a frame to the edge.
+        later: has something done after so long [s]; returns what can be cancelled.
+
+    """
+
+    def __init__(self, number, token_s, send, later):
         self._hello = Hello(
             PROTOCOL_VERSION, "stub", f"device {number}", "ones", True, Profile(max(1e-6, token_s), 5.0)
         )
         self._session = DeviceSession(self._hello)
         self._request = Request((2, 3, 4 + number % 100), SamplingParams(), MAX_TOKENS)
-        self._socket, self._token_s = socket, token_s
-        self._loop = asyncio.get_running_loop()
+        self._token_s, self._send_frame, self._call_later = token_s, send, later
         self._timer = None
-        self._sending = set()
 
-    async def play(self):
+    def begin(self):
+        """Greet the edge."""
+        self._session.begin(self._request)
+        self._send(self._session.greet())
+
+    def hear(self, frame):
+        """Take a frame of the edge."""
         session = self._session
-        session.begin(self._request)
-        self._send(session.greet())
-        async for frame in self._socket:
-            session.receive(decode_downlink(frame.data))
-            if session.finish:
-                session.begin(self._request)
-            if type(session.stage).__name__ == "Welcomed":
-                self._send(session.open())
-            elif session.wants_draft:
-                self._later(self._answer, session.grant.length)
-            elif session.room_ahead:
-                self._go_ahead()
+        session.receive(decode_downlink(frame))
+        if session.finish:
+            session.begin(self._request)
+        if type(session.stage).__name__ == "Welcomed":
+            self._send(session.open())
+        elif session.wants_draft:
+            self._later(self._answer, session.grant.length)
+        elif session.room_ahead:
+            self._go_ahead()
 
     def _send(self, message):
-        task = self._loop.create_task(self._socket.send_bytes(encode(message)))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._send_frame(encode(message))
 
     def _later(self, work, tokens):
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(tokens * self._token_s, work)
+        self._timer = self._call_later(tokens * self._token_s, work)
 
     def _answer(self):
         grant, self._timer = self._session.grant, None
@@ -79,7 +86,6 @@ class PlayedDevice:
         """Draft as many tokens as go into a frame, and so on until the window is full."""
         session, stage = self._session, self._session.stage
         self._count = min(session.room_ahead, stage.window.chunk - (len(stage.ids) - stage.sent) % stage.window.chunk)
-        self._place = session.epoch, len(session.ahead)
         if self._timer is None or self._timer_epoch != session.epoch:
             self._timer_epoch = session.epoch
             self._later(self._drafted, self._count)
@@ -88,16 +94,27 @@ class PlayedDevice:
         session, self._timer = self._session, None
         if not session.room_ahead or session.epoch != self._timer_epoch:
             return
-        self._go_ahead_now()
-
-    def _go_ahead_now(self):
-        session = self._session
         count = min(session.room_ahead, self._count)
         session.drafted(session.epoch, len(session.ahead), [1] * count, count * self._token_s)
         while (chunk := session.chunk()) is not None:
             self._send(chunk)
         if session.room_ahead:
             self._go_ahead()
+
+
+async def _converse(socket, number, token_s):
+    """A device behind a WebSocket."""
+    loop, sending = asyncio.get_running_loop(), set()
+
+    def send(frame):
+        task = loop.create_task(socket.send_bytes(frame))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+
+    device = PlayedDevice(number, token_s, send, loop.call_later)
+    device.begin()
+    async for frame in socket:
+        device.hear(frame.data)
 
 
 async def play(url, devices, http, token_s):
@@ -107,7 +124,7 @@ async def play(url, devices, http, token_s):
 
     async def device(number):
         async with session.ws_connect(url, compress=0, heartbeat=15.0) as socket:
-            await (echo(socket) if url.endswith("/floor") else PlayedDevice(number, socket, token_s).play())
+            await (echo(socket) if url.endswith("/floor") else _converse(socket, number, token_s))
 
     async def echo(socket):
         async for frame in socket:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from multispin.estimation.nonnegative import nonnegative_least_squares
+from multispin.estimation.nonnegative import nonnegative_least_squares, nonnegative_minimum
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -22,3 +22,11 @@ def test_collinear_columns_fit_as_well_as_scipys():
 
 def test_what_only_negative_coefficients_would_fit_is_zero():
     assert nonnegative_least_squares(np.eye(3), -np.ones(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_normal_equations_have_the_same_solution(seed):
+    rng = np.random.default_rng(seed)
+    matrix, target = rng.normal(0, 1, (8, 3)), rng.normal(0, 1, 8)
+    found = nonnegative_minimum((matrix.T @ matrix).tolist(), (matrix.T @ target).tolist())
+    assert found == pytest.approx(nnls(matrix, target)[0], abs=1e-9)
