@@ -6,8 +6,13 @@ not end a program that only wanted to tell somebody.
 """
 
 import codecs
+import contextlib
 import json
+import os
 import re
+import select
+import stat
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -15,6 +20,8 @@ from multispin.errors import InputError
 
 MAX_TEXT_BYTES = 16 * 2**20
 """Most bytes that are read from a file or from standard input; more than any prompt can use."""
+MAX_PIPE_WAIT_S = 20.0
+"""How long a pipe that was named as a file may hold nothing."""
 
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
@@ -54,15 +61,37 @@ def read(stream: BinaryIO, source: str, most_bytes: int = MAX_TEXT_BYTES) -> str
     return decode(data, source)
 
 
+def read_standard_input(most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """All text of standard input (see `read`); InputError if it was closed when the program began."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed: there is no text to read")
+    return read(sys.stdin.buffer, "standard input", most_bytes)
+
+
 def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
     """All text of a file (see `decode`); InputError names the file if it cannot be read, is too long or no text."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            _await_writer(file, path)
             return read(file, str(path), most_bytes)
     except (OSError, ValueError) as error:  # a name may hold a null character
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, and a pipe although nobody may ever write into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _await_writer(file: BinaryIO, path: Path) -> None:
+    """Of a pipe that was named as a file, wait for what is written into it; InputError if nothing is."""
+    if not hasattr(os, "O_NONBLOCK"):  # Windows
+        return
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) and not select.select([file], [], [], MAX_PIPE_WAIT_S)[0]:
+        raise InputError(f"{path} is a pipe into which nobody has written for {MAX_PIPE_WAIT_S:.0f} s")
+    os.set_blocking(file.fileno(), True)
 
 
 def user_path(text: str) -> Path:
@@ -114,6 +143,12 @@ def never_fails(*streams: TextIO) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def complain(message: str, who: str = "multispin") -> None:
+    """Say something on standard error in one line, or nothing where nobody can read it: a full disk, a closed end."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{who}: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import time
 import pytest
 from aiohttp import web
 
+from multispin.cli.main import run
 from multispin.edge import listening
 
 pytestmark = pytest.mark.processes
@@ -191,6 +193,45 @@ def test_a_servers_refusal_is_one_sentence_and_the_conversation_goes_on():
         )
     assert found.returncode == 0
     assert found.stderr == "the server refuses: no \\x1b[1mroom\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "sentence"),
+    [
+        ("http://[::1/v1", "", "is not the base URL"),
+        ("http://:80/v1", "", "is not the base URL"),
+        ("http://127.0.0.1:99999/v1", "", "is not the base URL"),
+        ("http://a..b/v1", "", "no API answers"),
+        ("http://127.0.0.1:9/v1", "secret\n", "MULTISPIN_API_KEY holds a line break"),
+        ("http://127.0.0.1:9/v1", "\udcff", "MULTISPIN_API_KEY holds a line break"),
+    ],
+)
+def test_what_can_be_no_address_and_no_key_is_one_sentence(url, key, sentence, monkeypatch, capsys):
+    monkeypatch.setenv("MULTISPIN_API_KEY", key)
+    assert run(["chat", url]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "answers"),
+    [
+        ("\ufeffhi\n".encode(), 0, 1),
+        (b"hi", 0, 1),
+        (b"hi\nGr\xfc\xdfe\n", 2, 1),
+        (None, 0, 0),
+    ],
+    ids=["byte order mark", "no line feed", "latin-1", "closed"],
+)
+def test_what_a_program_says_is_read_as_text_or_refused(said, code, answers, monkeypatch, capsys):
+    asked = []
+    with server([choice("yes")], asked) as url:
+        monkeypatch.setattr(sys, "stdin", None if said is None else io.TextIOWrapper(io.BytesIO(said)))
+        assert run(["chat", url]) == code
+    assert len(asked) == answers
+    if answers:
+        assert asked[0][0]["messages"][0]["content"] == "hi"
+    assert ("standard input is not UTF-8 text: byte 0xfc at position 2" in capsys.readouterr().err) == (code == 2)
 
 
 def test_without_a_server_there_is_one_sentence_and_exit_code_2():

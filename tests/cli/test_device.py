@@ -61,6 +61,19 @@ def test_a_prompt_in_another_encoding_is_refused_in_one_sentence(monkeypatch, ca
     assert "standard input is not UTF-8 text: byte 0xfc at position 2" in line
 
 
+def test_a_standard_input_that_was_closed_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run(["device", *NOWHERE]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", [open("/dev/full", "w"), None], ids=["full", "closed"])  # noqa: PTH123, SIM115
+def test_a_refusal_that_nobody_can_read_still_has_its_exit_code(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run(["plan", "there is no such file"]) == 2
+    assert run(["plan", "--no-such-option"]) == 2
+
+
 class Chats:
     """A tokenizer that notes what it is asked for."""
 

@@ -23,7 +23,10 @@ def test_an_address_leads_to_the_session_endpoint(address, url):
 
 @pytest.mark.parametrize(
     "address",
-    ["", "edge", "127.0.0.1:8765", "http://edge", "ws://", "ws://:8765", "ws://edge:99999", "ws://[::1", "ws://e#x"],
+    [
+        *("", "edge", "127.0.0.1:8765", "http://edge", "ws://", "ws://:8765", "ws://edge:99999", "ws://[::1"),
+        *("ws://e#x", "ws://a..b", f"ws://{'a' * 64}.example", "ws://.:80"),
+    ],
 )
 def test_what_is_no_address_is_refused_in_one_sentence(address):
     with pytest.raises(InputError, match=r"is not an address|part of a page"):

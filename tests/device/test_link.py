@@ -277,6 +277,14 @@ def test_addresses_of_version_six_and_query_strings_reach_the_edge():
     assert run(scenario()) == "/edge?room=7"
 
 
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://a:99999", "foo bar"])
+def test_a_proxy_that_makes_no_sense_is_told(proxy, monkeypatch):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(InputError, match="HTTP_PROXY, HTTPS_PROXY or NETRC"):
+        asyncio.run(WebSocketLink().connect("ws://127.0.0.1:1/v1/session"))
+
+
 def test_a_proxy_of_the_environment_is_used_and_exceptions_from_it_are_kept(monkeypatch):
     async def scenario():
         asked = []

@@ -136,6 +136,8 @@ def test_an_address_is_the_peers_or_what_a_trusted_proxy_says(peer, forwarded, a
         ({"Host": "127.0.0.1:8765", "Origin": "https://evil.example"}, True),
         ({"Host": "evil.example:8765", "Origin": "http://evil.example:8765"}, True),
         ({"Host": "127.0.0.1:8765", "Origin": "null"}, True),
+        ({"Host": "127.0.0.1:8765", "Origin": "http://[::1"}, True),
+        ({"Host": "[::1", "Origin": "http://[::1"}, True),
         ({"Origin": "http://127.0.0.1:8765"}, True),
     ],
 )

@@ -117,6 +117,8 @@ def test_strangers_choose_names_but_not_how_many():
     names = {dict(labels)["device"] for (_, labels) in found if dict(labels).get("device")}
     assert len(names) == MAX_DEVICES + 1
     assert value(found, "multispin_device_tokens_total", device=OTHER) == 2 * 2 * MAX_DEVICES
+    metrics.tell(Round(2, 2.0, 0.1, 0, 0.2, 10.0, (row(7, OTHER),), ()))
+    assert value(samples(metrics.exposition().decode()), "multispin_device_tokens_total", device=OTHER) > 0
     live = range(5, 7)
     names = {dict(labels).get("device") for (_, labels) in samples(metrics.exposition().decode())}
     assert names == {None, "device-5", "device-6", OTHER}

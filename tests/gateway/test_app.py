@@ -218,10 +218,12 @@ def test_a_credential_is_asked_for_and_other_origins_are_refused(tiny_folder):
                 {"Authorization": "Bearer wrong"},
                 {"Authorization": f"Bearer {KEY}"},
                 {"Authorization": f"Bearer {KEY}", "Origin": "https://example.org"},
+                {"Authorization": f"Bearer {KEY}", "Origin": "http://[::1"},
+                {"Authorization": f"Bearer {KEY}", "Origin": "http://evil.example", "Host": "evil.example"},
             ]
             return [(await post(http, "/v1/completions", body, headers=each))[0] for each in headers]
 
-    assert asyncio.run(scenario()) == [401, 401, 200, 403]
+    assert asyncio.run(scenario()) == [401, 401, 200, 403, 403, 403]
 
 
 def test_one_request_too_many_is_told_to_come_back(tiny_folder):

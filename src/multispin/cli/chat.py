@@ -13,8 +13,9 @@ import click
 import msgspec
 from msgspec import Struct
 
+from multispin.checks import shown
 from multispin.errors import InputError
-from multispin.outside import one_line, printable, whole
+from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, whole
 
 DEFAULT_URL = "http://127.0.0.1:8765/v1"
 KEY_VARIABLE = "MULTISPIN_API_KEY"
@@ -124,13 +125,12 @@ def command(url: str, **options: Any) -> None:
       MULTISPIN_API_KEY=… multispin chat https://edge.example.org/v1 --temperature 0.7
       echo "Why is the sky blue?" | multispin chat --temperature 0
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url!r} is not the base URL of an API, such as {DEFAULT_URL}")
+    _check(url)
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
     talk = Talk(url.rstrip("/"), options["model"] or "", system=whole(options["system"], "--system"))
     talk.options = {name: value for name, value in named.items() if value is not None}
     asyncio.run(_greet(talk))
-    terminal = sys.stdin.isatty()
+    terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         click.echo(f"{one_line(talk.model)} at {url}; /help lists commands, /quit leaves")
         _edit_lines()
@@ -142,19 +142,42 @@ def command(url: str, **options: Any) -> None:
             _answer(talk, line)
 
 
+def _check(url: str) -> None:
+    """InputError unless this may be the base URL of an API, and the API key may stand in a header."""
+    try:
+        split = urlsplit(url)
+        known = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise InputError(f"{shown(url)} is not the base URL of an API, such as {DEFAULT_URL}")
+    if not os.environ.get(KEY_VARIABLE, "").isprintable():
+        raise InputError(f"{KEY_VARIABLE} holds a line break or another character that no API key has")
+
+
 def _line(terminal: bool) -> str | None:
-    """The next line that the person types; None at the end."""
+    """The next line that the person types, or that a program writes; None at the end."""
+    if not terminal:
+        return _next_line()
     while True:
         try:
-            return input("> " if terminal else "")
+            return whole(input("> "), "what you typed")
         except EOFError:
-            if terminal:
-                click.echo()
+            click.echo()
             return None
         except KeyboardInterrupt:
-            if not terminal:
-                raise
             click.echo("\n(/quit leaves)")
+        except (InputError, UnicodeDecodeError):
+            click.echo("that is not UTF-8 text: your terminal uses another encoding", err=True)
+
+
+def _next_line() -> str | None:
+    """The next line of standard input; None at the end, or if it is closed. InputError if it is no text."""
+    if sys.stdin is None or not (line := sys.stdin.buffer.readline(MAX_TEXT_BYTES + 1)):
+        return None
+    if len(line) > MAX_TEXT_BYTES:
+        raise InputError(f"a line of standard input is longer than {MAX_TEXT_BYTES} bytes, the limit")
+    return decode(line, "standard input").rstrip("\r\n")
 
 
 def _edit_lines() -> None:
@@ -234,7 +257,9 @@ async def _greet(talk: Talk) -> None:
     try:
         async with _http() as http, http.get(f"{talk.url}/models") as answer:
             found = await _whole(answer)
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except InputError:
+        raise
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # the last: what is no name of a host
         raise InputError(
             f"no API answers at {talk.url} ({one_line(str(error)) or 'time ran out'}): start `multispin serve`, or "
             "name another base URL"

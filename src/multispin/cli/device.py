@@ -4,7 +4,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from multispin.cli.process import attended_option, flag, host_and_port, prepare,
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
-from multispin.outside import read, read_file, user_path, whole
+from multispin.outside import read_file, read_standard_input, user_path, whole
 from multispin.protocol.limits import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
@@ -120,7 +119,7 @@ def command(**options: Any) -> None:
     elif options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
-        options["prompt"] = read(sys.stdin.buffer, "standard input")
+        options["prompt"] = read_standard_input()
     name = DrafterName.parse(options["draft"])
     name.check()
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)

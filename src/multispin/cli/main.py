@@ -10,7 +10,7 @@ import click
 
 from multispin import __version__
 from multispin.errors import InputError, missing_extra
-from multispin.outside import never_fails, one_line
+from multispin.outside import complain, never_fails
 
 COMMANDS = {
     "demo": "Start one edge and several devices here, and let them write together.",
@@ -71,25 +71,25 @@ def run(arguments: list[str]) -> int:
         return 0
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "multispin"
-        print(f"{where}: {error.format_message()} (see {where} --help)", file=sys.stderr)
+        complain(f"{error.format_message()} (see {where} --help)", where)
         return 2
     except click.ClickException as error:
-        print(f"multispin: {error.format_message()}", file=sys.stderr)
+        complain(error.format_message())
         return 2
     except InputError as error:
-        print(f"multispin: {one_line(str(error))}", file=sys.stderr)  # it may quote what others said
+        complain(str(error))  # it may quote what others said
         return 2
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
             raise
-        print(f"multispin: {missing}", file=sys.stderr)
+        complain(str(missing))
         return 2
     except OSError as error:  # a full disk, a file without permission
-        print(f"multispin: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}")
         return 2
     except (KeyboardInterrupt, click.Abort):
-        print("multispin: stopped", file=sys.stderr)
+        complain("stopped")
         return 130
     return result if isinstance(result, int) else 0
 

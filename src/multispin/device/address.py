@@ -5,6 +5,9 @@ from yarl import URL
 from multispin.errors import InputError
 from multispin.protocol import SESSION_PATH
 
+MAX_PART_CHARACTERS = 63
+"""Longest part of a host's name (RFC 1035)."""
+
 
 def session_url(address: str) -> str:
     """The address of an edge's session endpoint.
@@ -22,12 +25,17 @@ def session_url(address: str) -> str:
         url = URL(address.strip())
         port = url.port
     except ValueError:
-        raise InputError(f"{address} is not an address of an edge: write ws://HOST:PORT") from None
-    if url.scheme not in ("ws", "wss") or not url.host or not port:
-        raise InputError(f"{address} is not an address of an edge: write ws://HOST:PORT")
+        raise InputError(f"{address[:200]} is not an address of an edge: write ws://HOST:PORT") from None
+    if url.scheme not in ("ws", "wss") or not _is_host(url.raw_host or "") or not port:
+        raise InputError(f"{address[:200]} is not an address of an edge: write ws://HOST:PORT")
     if url.fragment:
         raise InputError(f"{address} names a part of a page (#{url.fragment}), which an edge has not: leave it out")
     path = url.path.rstrip("/")
     if not path.endswith(SESSION_PATH):
         path += SESSION_PATH
     return str(url.with_path(path, keep_query=True))
+
+
+def _is_host(host: str) -> bool:
+    """Whether this may be a host: an address, or a name none of whose parts is empty or too long."""
+    return ":" in host or all(0 < len(part) <= MAX_PART_CHARACTERS for part in host.removesuffix(".").split("."))

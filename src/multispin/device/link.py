@@ -85,8 +85,11 @@ class WebSocketLink:
                     heartbeat=HEARTBEAT_S,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                 )
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise InputError(f"{url} is not an address of an edge: write ws://HOST:PORT") from None
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a proxy's address, a host without a name, …
+            raise InputError(
+                f"{url} is not an address of an edge (write ws://HOST:PORT), or what HTTP_PROXY, HTTPS_PROXY or NETRC "
+                f"say makes no sense: {error}"
+            ) from None
         except TimeoutError:
             raise LinkLostError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
         except aiohttp.WSServerHandshakeError as error:

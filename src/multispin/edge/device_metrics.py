@@ -91,6 +91,8 @@ class DeviceMetrics(Collector):
     def _find(self, session: int, name: str) -> _Device:
         """The device of a session, if there is room for one more."""
         label = one_line(name)[:80] or "unnamed"
+        if label == OTHER:  # a device of this name may not make a series twice
+            return self._others
         device = self._devices.get(label)
         if device is None:
             if len(self._devices) >= MAX_DEVICES:

@@ -167,9 +167,13 @@ class Door:
         if origin is None:
             return ""
         host = request.headers.get("Host", "")
-        if urlsplit(origin).netloc.lower() != host.lower():
+        try:
+            own = urlsplit(origin).netloc.lower() == host.lower()
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            own, name = False, ""
+        if not own:
             return f"a page of the origin {origin[:200]!r} may not use this edge"
-        name = (urlsplit(f"//{host}").hostname or "").lower()
         if not (name in self._allowed_hosts or name == "localhost" or _is_address(name)):
             return f"this edge is not called {name[:200]!r}"
         return ""

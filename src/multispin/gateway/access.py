@@ -5,7 +5,6 @@ import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -22,8 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 def guard(access: Access) -> Callable[[Handler], Handler]:
     """Wraps handlers so that they serve only those who may use them, and know who that is (`CALLER`).
 
-    A browser sends the origin of the page that asks. A page that the edge did not serve itself is refused, since any
-    page that a user opens could otherwise write texts on an edge on the user's own machine.
+    A page that the edge did not serve itself is refused (`Door.refuses`), since any page that a user opens could
+    otherwise write texts on an edge on the user's own machine.
 
     Args:
         access: knows what clients send as `Authorization: Bearer …`.
@@ -31,9 +30,8 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
 
     def wrap(handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            origin = request.headers.get("Origin")
-            if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-                return _refusal(403, f"a page of the origin {origin[:200]} may not use this server")
+            if why := access.door.refuses(request):
+                return _refusal(403, why)
             address = access.door.address_of(request)
             try:
                 holder = await access.admit(bearer(request), address, asyncio.get_running_loop().time())

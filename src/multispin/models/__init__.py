@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from multispin.models.references import EMBEDDED
     from multispin.models.tokenizer import Tokenizer, load_tokenizer
     from multispin.models.verifier import Verifier, load_verifier
+    from multispin.speculation import Feed
 
 __all__ = [
     "EMBEDDED",
@@ -30,6 +31,7 @@ __all__ = [
     "DrafterKind",
     "DrafterName",
     "EdgeDrafter",
+    "Feed",
     "ModelDrafter",
     "PackedModel",
     "TextGrammars",
@@ -64,6 +66,6 @@ __getattr__ = lazily(
         "reference": ("decode_alone", "decode_together"),
         "references": ("EMBEDDED",),
         "tokenizer": ("Tokenizer", "load_tokenizer"),
-        "verifier": ("Verifier", "load_verifier"),
+        "verifier": ("Feed", "Verifier", "load_verifier"),
     },
 )
