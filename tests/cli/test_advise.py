@@ -25,7 +25,7 @@ def test_json_has_the_keys_that_scripts_rely_on():
         *("mode", "policy", "goodput_tokens_per_s", "per_user_tokens_per_s", "slowest_user_tokens_per_s"),
         *("gain_over_plain", "gain_over_edge", "basis", "upper_bound_tokens_per_s"),
     ]
-    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "streams", "auto"]
+    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "streams", "mixture"]
     streams = document["options"][3]
     assert streams["basis"] == "simulated"
     assert 0 < streams["goodput_tokens_per_s"] <= 1.02 * streams["upper_bound_tokens_per_s"]
@@ -44,7 +44,7 @@ def test_the_table_and_the_words_say_the_same():
 
 def test_options_change_the_site():
     document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--delay-s", "0.05"))
-    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "auto"]
+    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "mixture"]
     assert next(b for b in document["break_even"] if b["quantity"] == "round_trip_s")["here"] == pytest.approx(0.1)
     slow = json.loads(output(*PRESETS, "--json", "--seconds-per-token", "5", "--acceptance-rate", "0.1"))
     assert not slow["devices_pay"]

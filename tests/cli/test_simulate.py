@@ -67,15 +67,15 @@ def test_one_row_per_run_and_a_picture_of_each_kind(tmp_path):
 
 
 def test_modes_stand_side_by_side():
-    modes = [word for mode in ("plain", "edge", "rounds", "auto") for word in ("--mode", mode)]
+    modes = [word for mode in ("plain", "edge", "rounds", "mixture", "auto") for word in ("--mode", mode)]
     site = ("a100-27b", "--rounds", "60", "--seeds", "1", "--jobs", "1", *modes)
     results = json.loads(output(*site, "--json"))["results"]
     assert [(result["mode"], result["policy"]) for result in results] == [
-        (mode, "heterogeneous") for mode in ("plain", "edge", "rounds", "auto")
+        (mode, "heterogeneous") for mode in ("plain", "edge", "rounds", "mixture", "auto")
     ]
-    plain, edge, rounds, auto = (result["goodput_tokens_per_s"]["mean"] for result in results)
-    assert min(edge, rounds, auto) > plain  # a pass takes 154 ms there, a drafted token 12 ms
-    assert "auto, heterogeneous" in output(*site)
+    plain, edge, rounds, mixture, auto = (result["goodput_tokens_per_s"]["mean"] for result in results)
+    assert min(edge, rounds, mixture, auto) > plain  # a pass takes 154 ms there, a drafted token 12 ms
+    assert "mixture, heterogeneous" in output(*site)
 
 
 @pytest.mark.parametrize(

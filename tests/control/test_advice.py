@@ -47,8 +47,8 @@ def test_options_are_what_the_decisions_say(laptops):
         assert option.slowest_tokens_per_s == min(choice.tokens_per_s for choice in made.sessions)
     modes = [option.mode for option in laptops.options]
     assert modes[:2] == ["plain", "edge"]
-    assert modes[-1] == "auto"
-    plain, best = laptops.option("plain"), laptops.option("auto")
+    assert modes[-1] == "mixture"
+    plain, best = laptops.option("plain"), laptops.option("mixture")
     assert best.gain_over_plain == pytest.approx(best.goodput_tokens_per_s / plain.goodput_tokens_per_s - 1)
     assert [policy for policy, _ in laptops.skipped] == ["plus-two-minus-one"]
 
@@ -113,13 +113,13 @@ def test_curves_meet_the_site_where_it_is():
     speed, users = curves(LAPTOPS)
     at = speed.values.index(pytest.approx(speed.here))
     best = decide(LAPTOPS).goodput_tokens_per_s
-    assert speed.goodputs["auto"][at] == pytest.approx(best)
-    assert users.goodputs["auto"][users.values.index(6.0)] == pytest.approx(best)
-    assert set(speed.goodputs) == {"plain", "edge", "rounds", "auto"}
+    assert speed.goodputs["mixture"][at] == pytest.approx(best)
+    assert users.goodputs["mixture"][users.values.index(6.0)] == pytest.approx(best)
+    assert set(speed.goodputs) == {"plain", "edge", "rounds", "mixture"}
     for curve in (speed, users):
         for mode, series in curve.goodputs.items():
             assert len(series) == len(curve.values)
-            assert all(a >= b * (1 - 1e-9) for a, b in zip(curve.goodputs["auto"], series, strict=True)), mode
+            assert all(a >= b * (1 - 1e-9) for a, b in zip(curve.goodputs["mixture"], series, strict=True)), mode
 
 
 def test_streams_are_what_they_were_simulated_to_be_below_the_bound_that_is_proved():

@@ -248,7 +248,7 @@ def test_modes_say_what_is_allowed():
     assert decide(site, mode="edge").sessions[0].drafter == EDGE
     assert decide(site, mode="rounds").sessions[0].drafter == DEVICE
     assert {kind for kind, _ in decide(site).alternatives} >= {"plain", "edge", "rounds"}
-    with pytest.raises(InputError, match="mode is 'both'; it must be one of plain, edge, rounds, auto"):
+    with pytest.raises(InputError, match="mode is 'both'; it must be one of plain, edge, rounds, mixture"):
         decide(site, mode="both")
     with pytest.raises(InputError, match="mode 'edge' needs an edge drafter"):
         decide(replace(site, edge_drafter=None), mode="edge")

@@ -161,16 +161,22 @@ def test_processes_change_nothing(file):
     assert value["low"] < value["mean"] < value["high"]
 
 
-def test_modes_stand_beside_policies_which_matter_only_where_devices_may_draft(file):
+def test_modes_stand_beside_policies_which_matter_only_where_there_are_rounds(file):
     scenario_file = ScenarioFile(file)
-    modes, policies = ("plain", "rounds", "auto"), ("homogeneous", "fixed")
+    modes, policies = ("plain", "auto", "rounds", "mixture"), ("homogeneous", "fixed")
     runs = runs_of(scenario_file, [()], policies, (1, 2), 15, False, modes=modes)
     asked = [(run.mode, run.policy) for run in runs[::2]]
-    assert asked == [("plain", "homogeneous"), *((mode, policy) for mode in modes[1:] for policy in policies)]
+    assert asked == [
+        *((mode, "homogeneous") for mode in modes[:2]),
+        *((mode, policy) for mode in modes[2:] for policy in policies),
+    ]
     measured = [object()] * len(runs)
     results = results_of(measured, [()], policies, (1, 2), modes)
     assert [(result.mode, result.policy) for result in results] == asked
-    assert [result.label for result in results] == ["plain", *policies, "auto, homogeneous", "auto, fixed"]
+    assert [result.label for result in results] == [
+        *("plain", "auto", *policies),
+        *("mixture, homogeneous", "mixture, fixed"),
+    ]
     with pytest.raises(InputError, match="mode 'edge' needs a drafter of the edge's own"):
         runs_of(scenario_file, [()], policies, (1,), 15, False, modes=("edge",))
 

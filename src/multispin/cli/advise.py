@@ -26,6 +26,9 @@ have not measured: --engine replaces the site's verifier and edge drafter, --dev
 Without a SITE both are needed. The figures are those of the planner's model: no jitter, no stragglers, everything
 known. Those of streams are simulated, with everything known as well.
 
+The rows are modes of `serve`: nobody is plain, the edge is edge, devices (POLICY) is rounds, devices in streams is
+streams, and the best mixture is mixture. The usual mode, auto, decides as streams do.
+
 \b
 Engines: {", ".join(engine_presets())}
 Devices: {", ".join(device_presets())}
@@ -47,7 +50,7 @@ _NAMES = {
     "plain": "nobody",
     "edge": "the edge",
     "streams": "devices, in streams",
-    "auto": "[bold]best mixture, no streams[/bold]",
+    "mixture": "[bold]best mixture, no streams[/bold]",
 }
 
 
@@ -186,7 +189,7 @@ def _mean_acceptance(scenario: Scenario) -> float:
 
 def document(advice: Advice, title: str) -> dict[str, Any]:
     """The JSON of an advice, whose keys scripts rely on."""
-    best = advice.option("auto")
+    best = advice.option("mixture")
     assert best is not None
     assert best.decision is not None
     return {

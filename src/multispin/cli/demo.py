@@ -66,7 +66,7 @@ Examples:
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
               help="Without a site: how many devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
-              help="How the edge plans rounds.")  # fmt: skip
+              help="How the edge plans, in the modes rounds and mixture.")  # fmt: skip
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
               help="Without a site: uplink band that all devices share.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")

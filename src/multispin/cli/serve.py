@@ -62,7 +62,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--edge-draft", metavar="DRAFTER", help="Drafter of the edge's own, for many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
-              help="How draft lengths and bands of devices are chosen.")  # fmt: skip
+              help="How draft lengths and bands of devices are planned, in the modes rounds and mixture.")  # fmt: skip
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")

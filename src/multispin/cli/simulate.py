@@ -44,7 +44,8 @@ Examples:
 @click.command(help=_HELP, short_help="Run a site under a virtual clock.")
 @click.argument("file", type=click.Path())
 @click.option("--policy", "policies", type=click.Choice(RUNTIME_POLICIES), multiple=True,
-              help=f"How the edge plans; repeat it to compare.  [default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
+              help="How the edge plans, in the modes rounds and mixture; repeat it to compare.  "
+              f"[default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices as the policy plans "
               "(rounds), for each session the best of these (mixture), the devices while they are verified (streams), "

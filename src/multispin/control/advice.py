@@ -54,7 +54,7 @@ class Option:
     """One way to serve the site.
 
     Args:
-        mode: "plain", "edge", "rounds" or "auto", as in `decide`; or "streams".
+        mode: "plain", "edge", "rounds" or "mixture", as in `decide`; or "streams".
         policy: how lengths and bands are chosen.
         goodput_tokens_per_s: tokens/s of all users together, unweighted.
         slowest_tokens_per_s: tokens/s of the slowest user.
@@ -109,7 +109,7 @@ class Advice:
 
     Args:
         options: plain, the edge's drafts if it has a drafter, rounds by each policy, streams if they were asked for,
-            and the best mixture of all but streams ("auto").
+            and the best mixture of all but streams.
         break_evens: one for each quantity; from where on devices pay in rounds, or in a mixture of rounds and others.
         devices_pay: whether devices add at least `MATTERS` to the goodput of the edge alone, or `STREAMS_MATTER` in
             streams.
@@ -155,7 +155,7 @@ def advise(
         except InputError as error:
             skipped.append((policy, str(error)))
     told("the best mixture", 0.4)
-    decisions.append(("auto", "heterogeneous", decide(scenario, max_effort=_MAX_EFFORT)))
+    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=_MAX_EFFORT)))
     plain = _total(decisions[0][2])
     edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
 
@@ -261,7 +261,7 @@ def _is_streamed(site: Scenario, index: int) -> bool:
 
 def sentences(advice: Advice) -> list[str]:
     """The advice in words, the most important first."""
-    plain, edge, rounds, best = (advice.option(mode) for mode in ("plain", "edge", "rounds", "auto"))
+    plain, edge, rounds, best = (advice.option(mode) for mode in ("plain", "edge", "rounds", "mixture"))
     streams = advice.option("streams")
     assert plain is not None
     assert best is not None

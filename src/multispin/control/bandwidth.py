@@ -7,7 +7,9 @@ from multispin.control.goodput import Floats
 from multispin.control.rate import least_upload_s, needed_share
 
 _STEPS = 60
-"""Newton steps at most; from the left of the root they converge quadratically, and seven are usual."""
+"""Newton steps at most; from the left of the root they converge quadratically, and six are usual."""
+_CLOSE = 1e-9
+"""A relative step so short is the last: what it leaves is about its square, as no pole of f is nearer than x."""
 
 
 def draft_time(
@@ -136,7 +138,7 @@ def _ready_and_headroom(
         f = term.sum(axis=-1)
         step = f * (f - 1.0) / ((term * inverse).sum(axis=-1) + nobody)
         x = x + np.maximum(step, 0.0)
-        if (step <= 4e-16 * x).all():
+        if (step <= _CLOSE * x).all():
             break
     return ready, np.where(nobody, 0.0, x), upload
 

@@ -35,12 +35,17 @@ class EdgePass:
     meets_minimum: bool
 
 
-def plain(scenario: Scenario) -> EdgePass:
-    """Plain batched decoding: each pass gives a token to every session. Example: 20 in 24 ms make 833 tokens/s."""
-    return _as_pass(EdgeTables(scenario), np.zeros(len(scenario.devices), dtype=np.int64))
+def plain(scenario: Scenario, tables: "EdgeTables | None" = None) -> EdgePass:
+    """Plain batched decoding: each pass gives a token to every session. Example: 20 in 24 ms make 833 tokens/s.
+
+    Args:
+        scenario: what is known.
+        tables: the scenario's tables, if they have been made already.
+    """
+    return _as_pass(tables or EdgeTables(scenario), np.zeros(len(scenario.devices), dtype=np.int64))
 
 
-def edge_drafts(scenario: Scenario, *, fair: bool = False) -> EdgePass:
+def edge_drafts(scenario: Scenario, *, fair: bool = False, tables: "EdgeTables | None" = None) -> EdgePass:
     """The edge's own drafter drafts for every session as much as is best.
 
     The paper's `centralized` is the special case of a common length and of a server that drafts as well as the devices.
@@ -48,13 +53,14 @@ def edge_drafts(scenario: Scenario, *, fair: bool = False) -> EdgePass:
     Args:
         scenario: what is known.
         fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
+        tables: the scenario's tables, if they have been made already.
 
     Raises:
         InputError: the scenario has no edge drafter.
     """
     if scenario.edge_drafter is None:
         raise InputError("drafts of the edge need an edge drafter, which is not given: add the table [edge_drafter]")
-    tables = EdgeTables(scenario)
+    tables = tables or EdgeTables(scenario)
     return _as_pass(tables, tables.best_lengths(fair=fair))
 
 

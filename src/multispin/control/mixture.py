@@ -31,7 +31,7 @@ _FEW = 12
 """Up to so many sessions every start is improved; of more, only the best, as the others end up no better or little."""
 _GUESSES = 2
 """Starts whose prices are the first guesses, the best ones."""
-_PRICE_STEPS = 8
+_PRICE_STEPS = 5
 """Steps of the search for the band's price: the choices are improved one by one afterwards, so a rough price does."""
 _ROUNDS = 2
 """How often the guess is taken from what was found, and the phases are tried again."""
@@ -90,13 +90,22 @@ class MixtureSearch:
         problem: the same in numbers.
         fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
         equal_bands: each device that drafts gets an equal share of the band.
+        edge: tables of the edge's drafts, if they have been made already.
     """
 
-    def __init__(self, scenario: Scenario, problem: Problem, *, fair: bool, equal_bands: bool = False) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        problem: Problem,
+        *,
+        fair: bool,
+        equal_bands: bool = False,
+        edge: EdgeTables | None = None,
+    ) -> None:
         self.problem = problem
         self.fair = fair
         self.equal_bands = equal_bands
-        self.edge = EdgeTables(scenario)
+        self.edge = edge or EdgeTables(scenario)
         self.weight = problem.weight
         self.least = problem.minimum_goodput
         verifier, drafter = scenario.verifier, scenario.edge_drafter
@@ -114,6 +123,8 @@ class MixtureSearch:
         self._least_per_s = LEAST_OF_PLAIN / plain_s
         self.best: Mixture | None = None
         self._left = _ENTRIES
+        self._usual_drafts: dict[bytes, Ints] = {}  # by the others, who are often the same
+        self._improved: set[bytes] = set()  # choices that sweeps have begun with
 
     def score(self, lengths: Ints, edge_lengths: Ints) -> _Scored:
         """Period and value of drafts of the devices and of the edge, both [N, K], with the best m for each."""
@@ -207,10 +218,12 @@ class MixtureSearch:
         assert self.best is not None
         if not warm:
             guesses = sorted(begun, key=lambda mixture: -mixture.value)[:_GUESSES]
+            tried: list[Mixture] = []
             for _ in range(_ROUNDS):
                 for guess in guesses:
-                    self._phases(guess)
-                guesses = [self.best]
+                    if not any(guess is each for each in tried):
+                        self._phases(guess)
+                tried, guesses = guesses, [self.best]
         else:
             self._phases(self.best)  # somebody may have to be left out, and the others' drafts to change with that
         for start in (self.best, *begun) if not warm and self.problem.size <= _FEW else (self.best,):
@@ -231,7 +244,11 @@ class MixtureSearch:
 
     def _usual(self, others: Mask) -> Ints:
         """Drafts of the edge that are best for passes of the others, or of everybody if there are none, [K]."""
-        return self.edge.best_lengths(fair=self.fair, members=others if others.any() else ~others)
+        key = others.tobytes()
+        if key not in self._usual_drafts:
+            members = others if others.any() else ~others
+            self._usual_drafts[key] = self.edge.best_lengths(fair=self.fair, members=members)
+        return self._usual_drafts[key]
 
     def _phases(self, guess: Mixture) -> None:
         """Try phases φ: at each, every session takes what is worth most to it at the prices near the guess."""
@@ -269,46 +286,44 @@ class MixtureSearch:
         options = np.where(open_, worth[:, None, :], -np.inf)
         options[0] = served
         chosen = price_by_worth(options, cost, np.zeros(len(phases)), steps=_PRICE_STEPS)[1]
-        drafts = np.stack([edge_lengths, np.zeros_like(edge_lengths)])
-        self.offer(np.tile(chosen, (2, 1)), np.repeat(drafts, len(chosen), axis=0))
+        drafts = np.broadcast_to(edge_lengths, chosen.shape)
+        if edge_lengths.any():
+            chosen, drafts = np.concatenate([chosen, chosen]), np.concatenate([drafts, np.zeros_like(chosen)])
+        self.offer(chosen, drafts)
 
     def _improve(self, start: Mixture) -> None:
         """Change one session's choice, or the edge's drafts for all of the others, while that helps."""
-        problem, size = self.problem, self.problem.size
+        size = self.problem.size
         best = start
         # Of many sessions, some are tried at a time.
         parts = max(1, -(-(9 * size * size) // _AT_ONCE))
         in_vain = 0
         for sweep in range(_SWEEPS * parts):
+            if parts == 1 and self._known(best):
+                return
             tried = np.arange(sweep % parts, size, parts)
             drafting = best.lengths > 0
             usual = self._usual(~drafting)
-            known = best.lengths[drafting]
-            typical = (
-                {1, 2, 4, 8} if len(known) == 0 else {1, int(known.min()), int(np.median(known)), int(known.max())}
-            )
-            device, value = [], []
-            for k in tried.tolist():
-                now = int(best.lengths[k])
-                wanted = {0, *(now + change for change in _CHANGES)} if now else typical
-                for each in wanted - {now}:
-                    if 0 <= each <= problem.longest[k] and self._options[each, k]:
-                        device.append(k)
-                        value.append(each)
-            # A session that no longer drafts gets what the edge drafts for the others, or what it would for them.
-            drafts = [np.where(drafting, 0, best.edge_lengths)]
-            if (usual[drafting] > 0).any():
-                drafts.append(np.where(drafting, usual, best.edge_lengths))
+            device, value = self._changes(best.lengths, tried)
             rows = len(device)
             changed = np.repeat(best.lengths[None], rows, axis=0)
             changed[np.arange(rows), device] = value
+            # A session that no longer drafts gets nothing of the edge, or what the edge would draft for it.
+            drafts = np.where(drafting, 0, best.edge_lengths)
+            helped = changed[(changed[np.arange(rows), device] == 0) & (usual[device] > 0)]
             alone = np.zeros((len(tried), size), dtype=np.int64)
             alone[np.arange(len(tried)), tried] = 1
-            of_edge = np.stack([usual, usual - 1, drafts[0] - 1, drafts[0] + 1, 0 * usual])
-            lengths = np.concatenate([changed] * len(drafts) + [np.repeat(best.lengths[None], 5 + len(tried), axis=0)])
+            of_edge = np.stack([usual, usual - 1, drafts - 1, drafts + 1, 0 * usual])
+            lengths = np.concatenate([changed, helped, np.repeat(best.lengths[None], 5 + len(tried), axis=0)])
             edge_lengths = np.concatenate(
-                [np.repeat(each[None], rows, axis=0) for each in drafts] + [of_edge, drafts[0] + alone]
+                [
+                    np.repeat(drafts[None], rows, axis=0),
+                    np.repeat(np.where(drafting, usual, best.edge_lengths)[None], len(helped), axis=0),
+                    of_edge,
+                    drafts + alone,
+                ]
             )
+            rows += len(helped)
             if self._left < lengths.size:
                 return
             self._left -= lengths.size
@@ -316,7 +331,7 @@ class MixtureSearch:
             scored = self.score(lengths, edge_lengths)
             found = self._keep(scored, lengths, edge_lengths)
             # All the changes together that help alone: often better still, and many steps in one.
-            helps = np.flatnonzero(scored.value[: len(drafts) * rows] > best.value)
+            helps = np.flatnonzero(scored.value[:rows] > best.value)
             if len(helps) > 1:
                 lengths, edge_lengths = self._together(best, lengths[helps], edge_lengths[helps], scored.value[helps])
                 found = max(found, self.offer(lengths, edge_lengths), key=lambda mixture: mixture.value)
@@ -326,6 +341,35 @@ class MixtureSearch:
                 in_vain += 1
                 if in_vain == parts:
                     return
+
+    def _changes(self, lengths: Ints, tried: Ints) -> tuple[Ints, Ints]:
+        """Changes of one session's draft that are worth a try: whose, and its new length, [N] each.
+
+        Args:
+            lengths: drafts of the devices, [K].
+            tried: sessions whose changes are tried.
+        """
+        own = np.flatnonzero(lengths)
+        known = np.sort(lengths[own])
+        typical = np.array([1, known[0], known[len(known) // 2], known[-1]] if len(own) else [1, 2, 4, 8])
+        reach, most = self.problem.reach, max(_CHANGES)
+        wanted = np.zeros((reach + 2 * most, self.problem.size), dtype=bool)  # lengths from −most on
+        wanted[typical[typical < reach] + most] = True
+        wanted[:, own] = False
+        for change in _CHANGES:
+            wanted[lengths[own] + (change + most), own] = True
+        wanted[most, own] = True
+        wanted[lengths + most, self._devices] = False
+        device, value = np.nonzero((wanted[most : reach + most] & self._options)[:, tried].T)
+        return tried[device], value
+
+    def _known(self, choice: Mixture) -> bool:
+        """Whether a sweep of everybody has begun with this choice before: it would find the same again."""
+        key = choice.lengths.tobytes() + choice.edge_lengths.tobytes()
+        if key in self._improved:
+            return True
+        self._improved.add(key)
+        return False
 
     @staticmethod
     def _together(best: Mixture, lengths: Ints, edge_lengths: Ints, values: Floats) -> tuple[Ints, Ints]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from multispin.control.access import ACCESS
-from multispin.control.edge import EdgePass, edge_drafts, plain
+from multispin.control.edge import EdgePass, EdgeTables, edge_drafts, plain
 from multispin.control.exact.search import MAX_EFFORT
 from multispin.control.goodput import Ints, Mask
 from multispin.control.latency import verification_s
@@ -27,16 +27,16 @@ from multispin.errors import InputError
 NOBODY, EDGE, DEVICE = "nobody", "edge", "device"
 """Who may draft for a session in a pass."""
 
-MODES = ("plain", "edge", "rounds", "auto")
-"""What a site may do: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or whatever
-is best, which may be a mixture."""
+MODES = ("plain", "edge", "rounds", "mixture")
+"""What a site may do in rounds: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or
+the best of these for each session."""
 _ROUNDING = 1e-9
 """Relative shortfall of a least goodput that counts as met."""
 
 
 def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]:
-    """All pairs of a mode and a policy that differ: where no device drafts, the policy does not matter."""
-    matters = ("rounds", "mixture", "auto")
+    """All pairs of a mode and a policy that differ: a policy plans rounds, and matters only where there are any."""
+    matters = ("rounds", "mixture")
     return [(mode, policy) for mode in modes for policy in (policies if mode in matters else policies[:1])]
 
 
@@ -96,7 +96,7 @@ def decide(
     scenario: Scenario,
     policy: str = "heterogeneous",
     *,
-    mode: str = "auto",
+    mode: str = "mixture",
     rounds: Plan | None = None,
     warm_start: Decision | None = None,
     max_effort: float = MAX_EFFORT,
@@ -109,7 +109,7 @@ def decide(
     Args:
         scenario: what is known; `edge_drafter` None means that the edge cannot draft.
         policy: a policy of `POLICIES`; how lengths and bands follow when devices draft.
-        mode: one of `MODES`; "auto" chooses among all.
+        mode: one of `MODES`; "mixture" (default) chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
             happened (`plan_for_lengths`); None makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
@@ -124,16 +124,17 @@ def decide(
     if mode == "edge" and scenario.edge_drafter is None:
         raise InputError("mode 'edge' needs an edge drafter, which the scenario does not have ([edge_drafter])")
     row = policy_named(policy)
+    tables = EdgeTables(scenario)
     found: list[Decision] = []
-    if mode in ("plain", "auto"):
-        found.append(_of_pass(scenario, policy, "plain", plain(scenario)))
-    if mode == "edge" or (mode == "auto" and scenario.edge_drafter is not None):
-        found.append(_of_pass(scenario, policy, "edge", edge_drafts(scenario, fair=row.fair)))
-    if mode in ("rounds", "auto"):
+    if mode in ("plain", "mixture"):
+        found.append(_of_pass(scenario, policy, "plain", plain(scenario, tables)))
+    if mode == "edge" or (mode == "mixture" and scenario.edge_drafter is not None):
+        found.append(_of_pass(scenario, policy, "edge", edge_drafts(scenario, fair=row.fair, tables=tables)))
+    if mode in ("rounds", "mixture"):
         found.append(_of_rounds(scenario, policy, rounds, max_effort))
     best = max(found, key=lambda decision: _rank(scenario, row, decision))
-    if mode == "auto" and ACCESS[scenario.cell.multiple_access].splits_band and len(found) > 1:
-        mixed = _of_mixture(scenario, row, found, warm_start)
+    if mode == "mixture" and ACCESS[scenario.cell.multiple_access].splits_band and len(found) > 1:
+        mixed = _of_mixture(scenario, row, found, warm_start, tables)
         found.append(mixed)
         least = _rank(scenario, row, best)
         if _rank(scenario, row, mixed) > (least[0], least[1] + _ROUNDING * abs(least[1])):
@@ -141,7 +142,9 @@ def decide(
     return replace(best, alternatives=tuple((each.kind, each.goodput_tokens_per_s) for each in found))
 
 
-def _of_mixture(scenario: Scenario, row: Policy, pure: Sequence[Decision], warm_start: Decision | None) -> Decision:
+def _of_mixture(
+    scenario: Scenario, row: Policy, pure: Sequence[Decision], warm_start: Decision | None, tables: EdgeTables
+) -> Decision:
     """The best mixture that is found, with the devices' lengths and bands by the policy's own rule."""
     first = first_modes(scenario)
     problem = as_problem(first)
@@ -149,14 +152,14 @@ def _of_mixture(scenario: Scenario, row: Policy, pure: Sequence[Decision], warm_
     warm = warm_start is not None and {each.name for each in warm_start.sessions} >= {d.name for d in scenario.devices}
     if warm_start is not None and warm:
         starts.append(_lengths(warm_start, scenario))
-    search = MixtureSearch(first, problem, fair=row.fair)
+    search = MixtureSearch(first, problem, fair=row.fair, edge=tables)
     starts = [(np.where(own <= problem.longest, own, 0), np.minimum(edge, search.edge.longest)) for own, edge in starts]
     made = search.search(starts, warm=warm)
     drafting = made.lengths > 0
     if not row.chooses_modes and drafting.any():
         # Policies that choose no lengths for each device: who drafts is decided above, and how much is theirs.
         lengths = np.where(drafting, _by_policy(first, row, drafting, pure[-1]), 0)
-        search = MixtureSearch(first, problem, fair=row.fair, equal_bands=row.equal_bands)
+        search = MixtureSearch(first, problem, fair=row.fair, equal_bands=row.equal_bands, edge=tables)
         search.offer(lengths[None], made.edge_lengths[None])
         assert search.best is not None
         made, drafting = search.best, search.best.lengths > 0

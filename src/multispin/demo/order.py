@@ -15,7 +15,7 @@ class Play:
     """One way in which the same prompts are played.
 
     Attributes:
-        mode: who drafts, one of `control.who.MODES`.
+        mode: who drafts, one of `passes.settings.MODES`.
         policy: how the edge plans rounds.
         edge_drafter: the edge's own drafter; None if it has none, or none in this mode.
 
@@ -34,7 +34,7 @@ class Play:
     @property
     def label(self) -> str:
         """What people call it."""
-        return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "mixture", "auto") else self.mode
+        return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "mixture") else self.mode
 
 
 @dataclass(frozen=True)

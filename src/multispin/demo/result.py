@@ -213,7 +213,7 @@ def _play_result(site: DemoSite | None, play: Play, state: DemoState, identical:
     total = sum(user.tokens_per_s for user in users)
     return PlayResult(
         mode=play.mode,
-        policy=play.policy if play.mode in ("rounds", "mixture", "auto") else None,
+        policy=play.policy if play.mode in ("rounds", "mixture") else None,
         goodput_tokens_per_s=total,
         per_user_tokens_per_s=total / len(users) if users else 0.0,
         identical=all(identical.values()) if identical else None,

@@ -238,8 +238,7 @@ class Controller:
             if self.settings.mode != "rounds":
                 scenario = planning.scenario(members, [device.draft_length for device in made.devices])
                 policy = self.settings.policy
-                mode = "auto" if self.settings.mode == "mixture" else self.settings.mode
-                decision = decide(scenario, policy, mode=mode, rounds=made, warm_start=before)
+                decision = decide(scenario, policy, mode=self.settings.mode, rounds=made, warm_start=before)
             return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 
         self._background.begin(work)

@@ -7,7 +7,7 @@ from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import MODES as PLANNED_MODES
 from multispin.errors import InputError
 
-MODES = (*PLANNED_MODES[:-1], "mixture", "streams", "auto")
+MODES = (*PLANNED_MODES, "streams", "auto")
 """What an edge may do: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
 session has the best of these three; devices draft on while they are verified; or whatever pays. By the prices of
 streams a session rides for one token, with the edge's drafts or with its device's: all others are cases of that."""

@@ -16,7 +16,7 @@ _MODES = {
     "edge": ("the edge drafts", "#CC79A7", "-"),
     "rounds": ("every device drafts", "#0072B2", "--"),
     "streams": ("devices, in streams", "#332288", "-"),
-    "auto": ("best mixture, no streams", "#D55E00", "-"),
+    "mixture": ("best mixture, no streams", "#D55E00", "-"),
 }
 """Label, colour and line of each mode."""
 
@@ -46,9 +46,15 @@ def figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
         x = scale * np.array(curve.values)
         for mode, (name, colour, style) in _MODES.items():
             if mode in curve.goodputs:
-                wide = 3.2 if mode == "auto" else 1.8
+                wide = 3.2 if mode == "mixture" else 1.8
                 panel.plot(
-                    x, curve.goodputs[mode], style, color=colour, label=name, lw=wide, zorder=1 if mode == "auto" else 2
+                    x,
+                    curve.goodputs[mode],
+                    style,
+                    color=colour,
+                    label=name,
+                    lw=wide,
+                    zorder=1 if mode == "mixture" else 2,
                 )
         if curve.streamed:
             name, colour, style = _MODES["streams"]

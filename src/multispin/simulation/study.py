@@ -75,7 +75,7 @@ class Result:
         """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode."""
         if self.mode == "rounds":
             return self.policy
-        return f"{self.mode}, {self.policy}" if self.mode in ("mixture", "auto") else self.mode
+        return f"{self.mode}, {self.policy}" if self.mode == "mixture" else self.mode
 
     def estimates(self) -> dict[str, Estimate]:
         """Mean and 95 % interval of every measure over the seeds in which it could be taken."""
