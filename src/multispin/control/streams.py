@@ -226,12 +226,15 @@ class _Table:
 
     def best(self, must: Mask) -> _Drafts:
         """Drafts of the number of steps with which a pass is worth most, if these ride in any case."""
-        worth = np.where(must, self._best, np.maximum(self._best, 0.0)).sum(axis=1)
-        made = int(np.argmax(worth - self._step_price * np.arange(len(worth))))
-        size = len(must)
+        made, size = int(np.argmax(self.worths(must))), len(must)
         row, column = self._surplus[: made + 1].argmax(axis=0), np.arange(size)
         edge = np.broadcast_to(self._edge, self._surplus.shape)
         return _Drafts(self._device[row, column], edge[row, column], self._tokens[row, column], self._best[made])
+
+    def worths(self, must: Mask) -> Floats:
+        """Greatest sum of surpluses, less the price of the steps, for each number of steps of the edge, [M + 1]."""
+        worth = np.where(must, self._best, np.maximum(self._best, 0.0)).sum(axis=1)
+        return np.asarray(worth - self._step_price * np.arange(len(worth)))
 
     def pass_s(self, drafts: _Drafts, rides: Mask) -> float:
         """Duration of a pass of these riders, or of the shortest ride if there are none [s]."""
