@@ -113,11 +113,14 @@ def json_value(text: str, source: str) -> Any:
 
 
 def whole(text: str, source: str) -> str:
-    """The text itself; InputError if it holds bytes that were no text when the command line was read."""
+    """The text itself; InputError if it holds halves of characters, as bytes of a command line that are no text."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{source} is not UTF-8 text: your terminal or script uses another encoding") from None
+        raise InputError(
+            f"{source} is not UTF-8 text: it holds halves of characters, or comes from a terminal or script that uses "
+            "another encoding"
+        ) from None
     return text
 
 

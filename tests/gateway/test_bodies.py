@@ -120,6 +120,10 @@ def test_what_is_no_json_object_is_refused(raw):
         read_body(raw, ChatBody)
 
 
+def test_a_body_may_begin_with_a_byte_order_mark():
+    assert read_body(b'\xef\xbb\xbf{"prompt": "a"}', CompletionBody).prompts() == ["a"]
+
+
 def test_prompts_may_be_texts_or_ids():
     def prompts(prompt):
         return read_body(json.dumps({"prompt": prompt}).encode(), CompletionBody).prompts()

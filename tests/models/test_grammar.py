@@ -226,6 +226,7 @@ def test_a_text_that_does_not_fit_ends_its_request_and_no_other(model, tokenizer
         ("start: /(/", "cannot be compiled"),
         (llguidance.LLMatcher.grammar_from_json_schema('{"type": "nothing"}'), "cannot be compiled"),
         (llguidance.LLMatcher.grammar_from_json_schema('{"$ref": "https://example.org/x"}'), "cannot be compiled"),
+        (llguidance.LLMatcher.grammar_from_json_schema('{"$ref": "#"}'), "too complex"),
         ("start: /" + "a" * 70_000 + "/", "over the limit"),
     ],
 )

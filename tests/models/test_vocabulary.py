@@ -96,6 +96,23 @@ def test_a_template_that_makes_no_sense_is_one_sentence(make_folder, template):
         tokenizer.encode_chat("Hello")
 
 
+def test_a_template_that_writes_half_a_character_is_one_sentence(make_folder):
+    tokenizer = load_tokenizer(make_folder("m", template="{{ '\\ud800' }}{{ messages[0].content }}"))
+    with pytest.raises(InputError, match="halves of characters"):
+        tokenizer.encode_chat("Hello")
+
+
+def test_a_template_of_the_settings_that_is_no_text_is_refused(make_folder):
+    folder = make_folder("m", template="x")
+    path = Path(folder) / "tokenizer_config.json"
+    (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"chat_template": [{"name": "default", "template": [5]}]})
+    )
+    with pytest.raises(InputError, match=r"tokenizer_config.json of .* is damaged"):
+        load_tokenizer(folder)
+
+
 def test_a_template_that_does_not_end_is_stopped(make_folder):
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% set k = i * j %}{% endfor %}{% endfor %}"
     tokenizer = load_tokenizer(make_folder("m", template=loop))

@@ -6,6 +6,7 @@ ignored, as the large servers do, so that a client's bookkeeping fields do no ha
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -369,7 +370,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
             would change the text.
     """
     try:
-        given = msgspec.json.decode(raw)
+        given = msgspec.json.decode(raw.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(given, dict):

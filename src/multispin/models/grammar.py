@@ -128,10 +128,14 @@ class TextGrammars:
             compiled = self._library.LLMatcher(self._tokens, grammar, log_level=0, limits=self._limits)
             if compiled.is_error():
                 raise InputError(f"the grammar cannot be compiled: {_first_line(compiled.get_error())}")
+            self._begun(compiled).mask([])  # some, such as a rule that is only itself, fail at their first token
         with self._lock:
             self._compiled[grammar] = compiled
             while len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
+        return self._begun(compiled)
+
+    def _begun(self, compiled: Any) -> TextMatcher:
         return TextMatcher(compiled.deep_copy(), self._tokenizer.size, self._tokenizer.stop_ids)
 
 

@@ -17,7 +17,7 @@ from multispin.errors import InputError
 from multispin.models.hub import folder_of
 from multispin.models.references import check_sizes, converted_folder, is_whole, locate
 from multispin.models.template import render
-from multispin.outside import json_value, read_file
+from multispin.outside import json_value, read_file, whole
 
 if TYPE_CHECKING:
     import tokenizers
@@ -93,7 +93,11 @@ class Tokenizer:
             text: the text; special tokens that it names are taken as such.
             special_tokens: whether to put the tokens around it that the tokenizer puts around a text; default yes.
 
+        Raises:
+            InputError: the text holds halves of characters, which a chat template can write.
+
         """
+        whole(text, "the text to be tokenised")
         return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
 
     def encode_messages(
@@ -248,7 +252,7 @@ def _named(template: str | Sequence[Mapping[str, str]] | None) -> str:
     """The chat template, of several the one called "default"."""
     if template is None or isinstance(template, str):
         return template or ""
-    return next((each["template"] for each in template if each["name"] == "default"), "")
+    return _text(next((each["template"] for each in template if each["name"] == "default"), ""))
 
 
 def _first_line(error: BaseException) -> str:

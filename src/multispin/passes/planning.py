@@ -5,7 +5,7 @@ Does not know when a plan is due, nor what becomes of it (`passes.controller`).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from multispin.control import Cell, Device, Plan, Scenario, plan, plan_for_lengths, policy_named
 from multispin.control.latency import verification_s
@@ -27,6 +27,8 @@ _SLOW = 2.0
 """… and where its draft takes so many times as long as that of most others; who is merely slower takes part."""
 _LEFT_OUT = 8
 """Most devices that are left out for that reason, the slowest ones."""
+LEAST_BAND = 0.1
+"""Least band of a device that drafts, as a share of an even split."""
 _NEGLIGIBLE = 0.01
 """Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
 
@@ -123,8 +125,32 @@ class Planning:
         """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split."""
         policy = self.settings.policy
         scenario = self.scenario(members, lengths)
-        return scenario, plan_for_lengths(
-            scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands
+        made = plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands)
+        return scenario, self._with_least_bands(scenario, made) if self.beliefs.leaves_out else made
+
+    def _with_least_bands(self, scenario: Scenario, made: Plan) -> Plan:
+        """The plan in which no device has less than `LEAST_BAND` of an even share; others give what they have more.
+
+        What was measured of a link may be wrong. If its band does not limit it, each narrower band makes it look more
+        efficient, and the next plan gives it less still.
+        """
+        bands_hz = [device.bandwidth_hz for device in made.devices]
+        drafting = [k for k, device in enumerate(made.devices) if device.draft_length]
+        least_hz = LEAST_BAND * self.band_hz / max(1, len(drafting))
+        missing_hz = sum(max(0.0, least_hz - bands_hz[k]) for k in drafting)
+        if self.settings.in_turns or not missing_hz:
+            return made
+        kept = 1.0 - missing_hz / sum(max(0.0, bands_hz[k] - least_hz) for k in drafting)
+        split_hz = {k: least_hz + kept * max(0.0, bands_hz[k] - least_hz) for k in drafting}
+        later_s = max(
+            _upload_s(scenario, made, k, split_hz[k]) - _upload_s(scenario, made, k, bands_hz[k]) for k in drafting
+        )
+        round_s = made.round_s + max(0.0, later_s)
+        return replace(
+            made,
+            goodput_tokens_per_s=made.goodput_tokens_per_s * made.round_s / round_s,
+            round_s=round_s,
+            devices=tuple(replace(device, bandwidth_hz=split_hz.get(k, 0.0)) for k, device in enumerate(made.devices)),
         )
 
     def scenario(self, members: Sequence[Member], lengths: Sequence[int]) -> Scenario:
@@ -170,6 +196,13 @@ class Planning:
         """What the policy maximises."""
         rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
         return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))
+
+
+def _upload_s(scenario: Scenario, made: Plan, place: int, bandwidth_hz: float) -> float:
+    """Believed time to send a device's draft over so much of the band [s]."""
+    device = scenario.devices[place]
+    bits = device.bits_per_token if device.bits_per_token is not None else scenario.cell.bits_per_token
+    return made.devices[place].draft_length * bits / device.rate_bits_per_s(bandwidth_hz)
 
 
 def _silent(member: Member) -> Member:
