@@ -36,8 +36,10 @@ SPARE_BYTES = {"edge": 4 * 2**20, "crowd": 8 * 2**20}
 """The crowd's closed connections are held by a timer of their library for up to 23 s: the more, the quicker it is."""
 SPARE = 2
 """Descriptors and tasks may differ by so many: a look has a connection of its own."""
-QUIET_S = 4.0
-"""After a stretch; what has lost its device is forgotten by then."""
+GRACE_S = 2.0
+"""The edge forgets a device that has been lost for so long."""
+SETTLE_S = 2.0
+"""After a stretch a look waits for that, and for so long again."""
 
 
 class Look(NamedTuple):
@@ -59,17 +61,17 @@ class Done(NamedTuple):
 # The edge, in a process of its own ------------------------------------------------------------------------------------
 
 
-def run_edge(port_to, mode, slots):
+def run_edge(port_to, mode, slots, grace_s):
     """An edge until SIGTERM; sends its port when it listens."""
-    asyncio.run(_edge(port_to, mode, slots))
+    asyncio.run(_edge(port_to, mode, slots, grace_s))
 
 
-async def _edge(port_to, mode, slots):
+async def _edge(port_to, mode, slots, grace_s):
     stop, before = asyncio.Event(), []
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGUSR1, lambda: before.append(tracemalloc.take_snapshot()))
-    async with world.an_edge(0, mode, slots) as port:
+    async with world.an_edge(0, mode, slots, grace_s=grace_s) as port:
         port_to.send(port)
         await stop.wait()
         if before:
@@ -153,21 +155,21 @@ async def _streamed(answer):
     return text
 
 
-async def soak(seconds, devices, port, said=lambda _: None):
+async def soak(seconds, devices, port, said=lambda _: None, stretches=STRETCHES, quiet_s=GRACE_S + SETTLE_S):
     """Let a crowd use the edge at `port` for so long; returns the texts that ended and the looks at edge and crowd."""
     done, looks = Done([0], [0], [0]), []
     url, base = f"ws://127.0.0.1:{port}{SESSION_PATH}", f"http://127.0.0.1:{port}"
     connector = aiohttp.TCPConnector(force_close=True)  # each request has a connection of its own, as arrivals do
     async with aiohttp.ClientSession(base, connector=connector) as http:
-        for stretch in range(STRETCHES):
-            until_s = asyncio.get_running_loop().time() + seconds / STRETCHES
+        for stretch in range(stretches):
+            until_s = asyncio.get_running_loop().time() + seconds / stretches
             crowd = [device(url, k, until_s, done) for k in range(devices)]
             crowd += [client(http, k, until_s, done) for k in range(max(1, devices // 4))]
             await asyncio.gather(*crowd)
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(quiet_s)
             looks.append((await of_edge(http), of_crowd()))
             edge, crowd = looks[-1]
-            said(f"{stretch + 1} of {STRETCHES}: {_texts(done)}; edge {_shown(edge)}; crowd {_shown(crowd)}")
+            said(f"{stretch + 1} of {stretches}: {_texts(done)}; edge {_shown(edge)}; crowd {_shown(crowd)}")
     return done, looks
 
 
@@ -190,10 +192,12 @@ def _shown(look):
 
 
 @contextlib.contextmanager
-def edge_process(mode, slots):
+def edge_process(mode, slots, grace_s=GRACE_S):
     """An edge in a process of its own; gives its port and its process."""
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("forkserver").Process(target=run_edge, args=(there, mode, slots), daemon=True)
+    process = multiprocessing.get_context("forkserver").Process(
+        target=run_edge, args=(there, mode, slots, grace_s), daemon=True
+    )
     process.start()
     try:
         yield here.recv(), process

@@ -12,11 +12,9 @@ if not Path("/proc/self/statm").exists():
 
 @pytest.mark.processes
 @pytest.mark.parametrize("mode", ["mixture", "auto"])
-def test_nothing_grows_while_devices_and_clients_come_and_go(monkeypatch, mode):
-    monkeypatch.setattr(soak, "STRETCHES", 4)
-    monkeypatch.setattr(soak, "QUIET_S", 2.5)
-    with soak.edge_process(mode, 2) as (port, _):
-        done, looks = asyncio.run(soak.soak(4.0, 4, port))
+def test_nothing_grows_while_devices_and_clients_come_and_go(mode):
+    with soak.edge_process(mode, 2, grace_s=0.3) as (port, _):
+        done, looks = asyncio.run(soak.soak(4.0, 4, port, stretches=4, quiet_s=1.8))
     assert min(done.device[0], done.http[0]) > 0
     soak.check(looks)
 

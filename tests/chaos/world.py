@@ -21,6 +21,8 @@ MAX_LENGTH = 4096
 MODES = ("plain", "rounds", "mixture", "streams", "auto")
 MODEL = "chaos"
 PATIENCE_S = 60.0
+COME_BACK_S = 0.3
+"""An edge that stops has its devices come back so soon."""
 
 
 def following(position, token):
@@ -118,11 +120,14 @@ def client_of(url, name, seed, link=None):
 
 
 @asynccontextmanager
-async def an_edge(port, mode, slots, engine=None, words=None):
-    """An edge with the OpenAI-compatible API and `/metrics`, while the block runs; gives its port."""
+async def an_edge(port, mode, slots, engine=None, words=None, grace_s=2.0):
+    """An edge with the OpenAI-compatible API and `/metrics`, while the block runs; gives its port.
+
+    It forgets a device that has been lost for `grace_s`.
+    """
     controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode=mode))
-    limits = Limits(resume_grace_s=2.0, slot_grace_s=0.3, deadline_slack_s=0.05, draft_timeout_s=5.0)
-    server = EdgeServer(Passes(engine or Engine(slots), controller, MODEL, limits))
+    limits = Limits(resume_grace_s=grace_s, slot_grace_s=0.3, deadline_slack_s=0.05, draft_timeout_s=5.0)
+    server = EdgeServer(Passes(engine or Engine(slots), controller, MODEL, limits), come_back_s=COME_BACK_S)
     application, words = server.application(), words or Letters()
     source = local_sessions(server, MODEL, words.decode, slots + limits.max_waiting, MAX_LENGTH)
     Gateway(source, words, MODEL).add_routes(application)

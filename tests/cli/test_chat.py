@@ -16,6 +16,7 @@ import time
 
 import pytest
 from aiohttp import web
+from tests.cli.started import Started
 
 from multispin.cli.main import run
 from multispin.edge import listening
@@ -73,9 +74,9 @@ def edge(tmp_path_factory, tiny_folder):
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}"
     )
-    command = [sys.executable, "-m", "multispin", "serve", "--target", str(folder), "--port", "0", "--json"]
-    command += ["--max-length", "500", "--model-name", "tiny"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with Started(
+        *("serve", "--target", folder, "--port", 0, "--json", "--max-length", 500, "--model-name", "tiny")
+    ) as process:
         timer = threading.Timer(TIMEOUT_S, process.kill)
         timer.start()
         try:
@@ -85,7 +86,6 @@ def edge(tmp_path_factory, tiny_folder):
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             timer.cancel()
-            process.kill()
 
 
 def test_a_conversation_with_an_edge(edge):

@@ -4,10 +4,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.cli.started import Started
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,13 +33,8 @@ def curl_lines():
 
 @pytest.fixture(scope="module")
 def edge():
-    with subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--port", "0", "--json"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-        finally:
-            process.kill()
+    with Started("serve", "--port", 0, "--json") as process:
+        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
 
 
 def test_there_are_some():

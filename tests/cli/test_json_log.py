@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 
 import aiohttp
 import pytest
+from tests.cli.started import Started
 
 from multispin.device import DeviceClient, Patience
 from multispin.models import load_tokenizer
@@ -19,20 +18,12 @@ EVIL = "lap\x1b[2Jtop\n\u202e"
 @pytest.mark.processes
 def test_every_line_is_an_object_that_names_session_device_and_request(tiny_folder):
     """A text of an HTTP client, one of a device with an evil name, a refusal and the end: nothing breaks a line."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json",
-         "--log-format", "json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
+    with Started("serve", "--target", tiny_folder, "--port", 0, "--json", "--log-format", "json") as server:
         port = json.loads(server.stdout.readline())["port"]
         asyncio.run(_texts(port, load_tokenizer(tiny_folder).fingerprint))
         server.terminate()
         _, errors = server.communicate(timeout=60)
         assert server.returncode == 0
-    finally:
-        server.kill()
-        server.communicate()
     lines = [json.loads(line) for line in errors.splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     assert "\x1b" not in errors

@@ -8,10 +8,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.cli.started import Started
 
 from multispin.protocol import decode_downlink
 
 pytestmark = pytest.mark.processes
+
+
+def serve(target, *options, **how):
+    return Started("serve", "--target", target, "--port", 0, "--json", *options, **how)
 
 
 def ignores_ctrl_c():
@@ -26,13 +31,7 @@ def test_serve_stops_in_order(tiny_folder, number):
 
     import aiohttp
 
-    server = subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=ignores_ctrl_c,
-    )
+    server = serve(tiny_folder, ignores_ctrl_c=True)
     try:
         port = json.loads(server.stdout.readline())["port"]
 
@@ -59,12 +58,7 @@ def test_serve_lets_the_text_of_an_http_client_end_unless_it_is_told_twice(tiny_
     import aiohttp
 
     slow = ["--emulated-verification-s", "0.05", "0", "0", "--mode", "plain", "--finish-s", "60"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json", *slow],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    server = serve(tiny_folder, *slow)
     try:
         port = json.loads(server.stdout.readline())["port"]
 
@@ -96,22 +90,13 @@ def test_serve_lets_the_text_of_an_http_client_end_unless_it_is_told_twice(tiny_
 
 def test_a_device_that_is_told_to_stop_says_goodbye(tiny_folder):
     """The edge hears a Close, so that what the session held is free at once."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    server = serve(tiny_folder)
     device = None
     try:
         port = json.loads(server.stdout.readline())["port"]
         asked = [f"ws://127.0.0.1:{port}", "--target", tiny_folder, "--draft", "lookup", "--raw"]
         slow = ["--seconds-per-token", "0.3", "--prompt", "abcabcabcabc", "--max-tokens", "200", "--json"]
-        device = subprocess.Popen(
-            [sys.executable, "-m", "multispin", "device", *asked, *slow],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        device = Started("device", *asked, *slow)
         while json.loads(server.stdout.readline())["event"] != "round":
             pass
         device.send_signal(signal.SIGTERM)
@@ -178,11 +163,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tiny_folder):
 
     import aiohttp
 
-    server = subprocess.Popen(
-        [sys.executable, "-m", "multispin", "serve", "--target", tiny_folder, "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    server = serve(tiny_folder)
     try:
         port = json.loads(server.stdout.readline())["port"]
 

@@ -1,6 +1,7 @@
 """The real server over real sockets, in this process, with a tiny model: what tests of it share."""
 
 import asyncio
+from functools import cache
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from multispin.edge.paced import PacedEngine
 from multispin.models import (
     EdgeDrafter,
     Verifier,
+    decode_alone,
     load_model,
     load_tokenizer,
 )
@@ -37,11 +39,32 @@ PROFILE = Profile(0.001, 5.0)
 HOT = SamplingParams(1.2, top_p=0.95, seed=12)
 
 
+def alone(folder, prompt, params, count):
+    """The target's own text; many tests ask for the same ones."""
+    return list(_alone(folder, tuple(prompt), params, count))
+
+
+@cache
+def _alone(folder, prompt, params, count):
+    return tuple(decode_alone(load_model(folder), prompt, params, count))
+
+
 class Site:
     """A server on a free port, for the length of an `async with`."""
 
-    def __init__(self, folder, slots=4, port=0, policy="heterogeneous", longest=8, mode="rounds", edge=None, **limits):
-        self.folder, self.port, self.events = folder, port, []
+    def __init__(
+        self,
+        folder,
+        slots=4,
+        port=0,
+        policy="heterogeneous",
+        longest=8,
+        mode="rounds",
+        edge=None,
+        server=None,
+        **limits,
+    ):
+        self.folder, self.port, self.events, self._server = folder, port, [], server or {}
         self.verifier = verifier = Verifier(load_model(folder), slots, 256)
         self.fingerprint = load_tokenizer(folder).fingerprint
         settings = ControllerSettings(
@@ -57,7 +80,7 @@ class Site:
         )
 
     async def __aenter__(self):
-        self.server = EdgeServer(self.passes, self.events.append)
+        self.server = EdgeServer(self.passes, self.events.append, **self._server)
         self.runner = web.AppRunner(self.server.application())
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()

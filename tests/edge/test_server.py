@@ -5,7 +5,7 @@ import threading
 
 import aiohttp
 import pytest
-from tests.edge.model_site import HOT, PROMPT, Forbidden, Site, run
+from tests.edge.model_site import HOT, PROMPT, Forbidden, Site, alone, run
 
 from multispin.models import (
     ModelDrafter,
@@ -45,8 +45,7 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
                 *(c.generate(Request([*PROMPT, 10 + i], params, 30)) for i, c in enumerate(clients))
             )
             assert site.passes.sessions == {}
-        model = load_model(tiny_folder)
-        assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 30) for i in range(4)]
+        assert texts == [alone(tiny_folder, [*PROMPT, 10 + i], params, 30) for i in range(4)]
         return clients
 
     clients = run(scenario())
@@ -54,65 +53,71 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
     assert clients[3].counters.drafted == 0
 
 
-@pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
 @pytest.mark.parametrize(
     ("mode", "bits"),
     [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("auto", None), ("streams", None), ("streams", 6)],
 )
-def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits, params):
-    """Devices that draft well, badly, at random lengths and not at all; the edge drafts well, badly or not."""
+def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits):
+    """Devices that draft well, badly, at random lengths and not at all; the edge drafts well, badly or not.
+
+    Each kind of device writes a greedy text and a sampled one, all of them in the same passes.
+    """
+    wanted = [([*PROMPT, 10 + i], params) for params in (SamplingParams(), HOT) for i in range(4)]
 
     async def scenario():
-        drafters = [
-            ModelDrafter(round_weights(load_model(tiny_folder), 6), 256),
-            ModelDrafter(round_weights(load_model(tiny_folder), 3), 256),
-            PromptLookupDrafter(),
-            NoDrafter(),
-        ]
+        models = [round_weights(load_model(tiny_folder), width) for width in (6, 3)]
         edge = None if bits is None else round_weights(load_model(tiny_folder), bits)
-        async with Site(tiny_folder, mode=mode, edge=edge) as site:
+        async with Site(tiny_folder, slots=8, mode=mode, edge=edge) as site:
+            drafters = [
+                each
+                for _ in range(2)
+                for each in (*(ModelDrafter(model, 256) for model in models), PromptLookupDrafter(), NoDrafter())
+            ]
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
             texts = await asyncio.gather(
-                *(c.generate(Request([*PROMPT, 10 + i], params, 120)) for i, c in enumerate(clients))
+                *(c.generate(Request(prompt, params, 80)) for c, (prompt, params) in zip(clients, wanted, strict=True))
             )
             assert site.passes.sessions == {}
         return texts, [event for event in site.events if isinstance(event, Round)]
 
     texts, rounds = run(scenario())
-    model = load_model(tiny_folder)
-    assert texts == [decode_alone(model, [*PROMPT, 10 + i], params, 120) for i in range(4)]
+    assert texts == [alone(tiny_folder, prompt, params, 80) for prompt, params in wanted]
     accepted = sum(device.accepted for each in rounds for device in each.devices)
     if mode != "auto":  # that may find that nothing pays here
         assert (accepted > 0) == (mode != "plain")
 
 
 @pytest.mark.parametrize("bits", [None, 6], ids=["devices", "devices and edge"])
-@pytest.mark.parametrize("params", [SamplingParams(), HOT], ids=["greedy", "coupled"])
-def test_in_streams_a_text_does_not_depend_on_who_shares_its_passes(tiny_folder, params, bits):
-    """Alone, beside one that drafts badly, and beside a crowd that comes and goes: the ids are the same."""
+def test_in_streams_a_text_does_not_depend_on_who_shares_its_passes(tiny_folder, bits):
+    """Each alone, a greedy beside a sampled one, and both beside a crowd that comes and goes: the ids are the same."""
+    draws, length = (SamplingParams(), HOT), 60
+    good = round_weights(load_model(tiny_folder), 6)
+    others = [round_weights(load_model(tiny_folder), width) for width in (3, 4, 5)]
 
-    async def scenario(others):
-        edge = None if bits is None else round_weights(load_model(tiny_folder), bits)
+    async def other(site, k):
+        await asyncio.sleep(0.05 * k)
+        drafter = ModelDrafter(others[k % 3], 256)
+        await site.client(drafter, f"other-{k}").generate(Request([*PROMPT, 50 + k], HOT, 15 + 10 * k))
 
-        async def other(site, k):
-            await asyncio.sleep(0.05 * k)
-            drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3 + k % 3), 256)
-            await site.client(drafter, f"other-{k}").generate(Request([*PROMPT, 50 + k], HOT, 20 + 15 * k))
+    async def scenario(together, crowd):
+        async with Site(tiny_folder, slots=4, mode="streams", edge=good if bits else None) as site:
 
-        async with Site(tiny_folder, mode="streams", edge=edge) as site:
-            drafter = ModelDrafter(round_weights(load_model(tiny_folder), 6), 256)
-            text, *_ = await asyncio.gather(
-                site.client(drafter).generate(Request([*PROMPT, 10], params, 80)), *(other(site, k) for k in others)
-            )
+            def write(params):
+                return site.client(ModelDrafter(good, 256)).generate(Request([*PROMPT, 10], params, length))
+
+            if together:
+                texts = (await asyncio.gather(*map(write, draws), *(other(site, k) for k in range(crowd))))[:2]
+            else:
+                texts = [await write(params) for params in draws]
             most = max(len(event.devices) for event in site.events if isinstance(event, Round))
-        return text, most
+        return texts, most
 
-    found = [run(scenario(others)) for others in ((), (0,), range(5))]
+    found = [run(scenario(together, crowd)) for together, crowd in ((False, 0), (True, 0), (True, 5))]
     assert found[0][1] == 1
     assert found[1][1] == 2
     assert found[2][1] > 2
-    expected = decode_alone(load_model(tiny_folder), [*PROMPT, 10], params, 80)
-    assert [text for text, _ in found] == [expected] * 3
+    expected = [alone(tiny_folder, [*PROMPT, 10], params, length) for params in draws]
+    assert [list(texts) for texts, _ in found] == [expected] * 3
 
 
 def test_more_requests_than_slots_are_all_served(tiny_folder):
@@ -123,8 +128,7 @@ def test_more_requests_than_slots_are_all_served(tiny_folder):
                 *(c.generate(Request([*PROMPT, i], SamplingParams(), 10)) for i, c in enumerate(clients))
             )
 
-    model = load_model(tiny_folder)
-    assert run(scenario()) == [decode_alone(model, [*PROMPT, i], SamplingParams(), 10) for i in range(6)]
+    assert run(scenario()) == [alone(tiny_folder, [*PROMPT, i], SamplingParams(), 10) for i in range(6)]
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
@@ -135,7 +139,7 @@ def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_f
         async with Site(tiny_folder, policy="fixed", longest=1, mode=mode) as site:
             return await site.client(Forbidden()).generate(Request(PROMPT, SamplingParams(), 60))
 
-    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+    assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 60)
 
 
 def test_health_says_what_is_going_on(tiny_folder):
@@ -225,4 +229,4 @@ def test_texts_are_written_while_a_plan_is_made(tiny_folder, mode, monkeypatch):
             ended.set()
         return texts
 
-    assert run(scenario()) == [decode_alone(load_model(tiny_folder), PROMPT, HOT, 20)] * 2
+    assert run(scenario()) == [alone(tiny_folder, PROMPT, HOT, 20)] * 2

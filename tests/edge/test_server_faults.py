@@ -4,14 +4,13 @@ import asyncio
 
 import aiohttp
 import pytest
-from tests.edge.model_site import PROFILE, PROMPT, CuttingProxy, Site, run
+from tests.edge.model_site import PROFILE, PROMPT, CuttingProxy, Site, alone, run
 
 from multispin.device import DeviceClient, Emulation, Patience
 from multispin.edge.server import MAX_ENGINE_FAULTS
 from multispin.errors import InputError
 from multispin.models import (
     ModelDrafter,
-    decode_alone,
     load_model,
 )
 from multispin.protocol import (
@@ -50,14 +49,14 @@ def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_
             return await client.generate(Request(PROMPT, SamplingParams(0.9, seed=4), 60)), client.counters.reconnects
 
     text, reconnects = run(scenario())
-    assert text == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(0.9, seed=4), 60)
+    assert text == alone(tiny_folder, PROMPT, SamplingParams(0.9, seed=4), 60)
     assert reconnects >= (3 if mode == "rounds" else 2)  # a stream says the same in fewer bytes
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
 def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder, mode):
     async def scenario():
-        first = Site(tiny_folder, mode=mode)
+        first = Site(tiny_folder, mode=mode, server={"come_back_s": 0.1})
         await first.__aenter__()
         half_way = asyncio.Event()
 
@@ -72,7 +71,7 @@ def test_a_lost_edge_is_survived_by_opening_again_at_the_next_one(tiny_folder, m
         async with Site(tiny_folder, port=first.port, mode=mode):
             return await work
 
-    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+    assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 60)
 
 
 async def talk(site, *frames, text=None):
@@ -107,7 +106,7 @@ def test_misbehaviour_ends_its_own_session_with_an_error_and_no_other(tiny_folde
             assert all(isinstance(message, Welcome) for message in heard)
             return await work
 
-    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 60)
+    assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 60)
 
 
 def test_a_flood_of_messages_is_cut_off(tiny_folder):
@@ -201,7 +200,7 @@ def test_a_single_fault_of_the_engine_ends_its_pass_and_not_the_edge(tiny_folder
     def fail(error):
         raise error
 
-    assert run(scenario()) == decode_alone(load_model(tiny_folder), PROMPT, SamplingParams(), 5)
+    assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 5)
 
 
 def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):

@@ -4,13 +4,12 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.edge.model_site import HOT, PROFILE, PROMPT, CuttingProxy, Forbidden, Site, run
+from tests.edge.model_site import HOT, PROFILE, PROMPT, CuttingProxy, Forbidden, Site, alone, run
 
 from multispin.device import DeviceClient, Emulation
 from multispin.errors import InputError
 from multispin.models import (
     ModelDrafter,
-    decode_alone,
     load_model,
     round_weights,
 )
@@ -212,7 +211,7 @@ def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tin
             return await work, len(site.passes.sessions)
 
     text, left = run(scenario())
-    assert text == decode_alone(load_model(tiny_folder), PROMPT, HOT, 100)
+    assert text == alone(tiny_folder, PROMPT, HOT, 100)
     assert left == 0
 
 
