@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from multispin.cli import output
 from multispin.cli.output import MAX_CHARACTERS, Output, OutputHandler
 
 
@@ -29,12 +28,10 @@ def test_lines_come_in_order_and_the_last_ones_too():
     assert out.dropped == 0
 
 
-def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(monkeypatch):
-    monkeypatch.setattr(output, "MAX_LINES", 100)
-    monkeypatch.setattr(output, "FLUSH_TIMEOUT_S", 0.2)
+def test_a_pipe_that_nobody_reads_costs_lines_and_no_time():
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb"):
-        out = Output(stream)
+        out = Output(stream, max_lines=100, flush_timeout_s=0.2)
         for _ in range(2000):
             out.line("x" * 1000)  # 2 MB; a pipe takes 64 KiB
         out.close()

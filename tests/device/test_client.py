@@ -2,10 +2,10 @@
 
 import asyncio
 import random
-import selectors
 
 import pytest
 import torch
+from tests.virtual_time import run
 
 from multispin.device import (
     DeviceClient,
@@ -47,43 +47,6 @@ HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
 LOGITS = 3.0 * torch.randn(V, V, generator=torch.Generator().manual_seed(4))
 """The target: next-token logits by the newest token."""
 URL = "memory://edge"
-
-
-class _NoWaiting(selectors.SelectSelector):
-    """Never waits: what would have been waited for is added to the loop's clock."""
-
-    def select(self, timeout=None):
-        found = super().select(0)
-        if not found and timeout != 0:
-            if timeout is None:
-                raise RuntimeError("nothing will ever happen: every task waits for another")
-            self.loop.now_s += timeout
-        return found
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock runs only while everybody sleeps, and whose threads take no time."""
-
-    def __init__(self):
-        selector = _NoWaiting()
-        super().__init__(selector)
-        selector.loop, self.now_s = self, 0.0
-
-    def time(self):
-        return self.now_s
-
-    def run_in_executor(self, executor, function, *arguments):
-        future = self.create_future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def run(scenario):
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(scenario)
 
 
 def truth(params, length, prompt=PROMPT):

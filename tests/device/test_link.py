@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from multispin.device import DelayedLink, LinkLostError, MemoryLink, ShapedLink, WebSocketLink, link
+from multispin.device import DelayedLink, LinkLostError, MemoryLink, ShapedLink, WebSocketLink
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
 
@@ -200,9 +200,8 @@ def test_a_delayed_link_is_late_in_both_directions_and_takes_many_frames_at_once
     assert down_s >= DELAY_S
 
 
-def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_protocol_error(monkeypatch):
+def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_protocol_error():
     """A cable is pulled: no FIN, no pong. What aiohttp makes of that must not end the request."""
-    monkeypatch.setattr(link, "HEARTBEAT_S", 0.2)
 
     async def scenario():
         async def accept(reader, writer):  # shakes hands, and never answers a ping
@@ -218,7 +217,7 @@ def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_prot
             await asyncio.sleep(30)
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        tried = WebSocketLink()
+        tried = WebSocketLink(heartbeat_s=0.2)
         await tried.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/edge")
         with pytest.raises(LinkLostError, match="broke"):
             await tried.receive()
@@ -228,11 +227,9 @@ def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_prot
     run(scenario())
 
 
-def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart(monkeypatch):
-    monkeypatch.setattr(link, "CONNECT_TIMEOUT_S", 0.3)
-
+def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart():
     async def scenario():
-        tried = WebSocketLink()
+        tried = WebSocketLink(connect_timeout_s=0.3)
         for url in ("ws://", "ftp://127.0.0.1/x", "ws://127.0.0.1:99999"):
             with pytest.raises(InputError, match="not an address"):
                 await tried.connect(url)

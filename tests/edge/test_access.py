@@ -7,8 +7,9 @@ import aiohttp
 import pytest
 
 from multispin.device import EdgeAwayError, Patience
-from multispin.edge import Access, TokenFile, access, door
+from multispin.edge import Access, TokenFile, access
 from multispin.edge.access import Holder
+from multispin.edge.door import Door
 from multispin.edge.tokens import Token
 from multispin.protocol import (
     PROTOCOL_VERSION,
@@ -28,18 +29,13 @@ from multispin.speculation import NoDrafter, SamplingParams, pack_ids
 REQUEST = Request((5, 6, 7), SamplingParams(), 8)
 
 
-@pytest.fixture(autouse=True)
-def quick_guesses(monkeypatch):
-    monkeypatch.setattr(door, "GUESS_DELAY_S", 0.01)
-
-
 @pytest.fixture
 def file(tmp_path):
     return TokenFile(tmp_path / "tokens.json")
 
 
-def guarded(stub_site, file, credential="", **options):
-    return stub_site(server={"access": Access(credential, file)}, **options)
+def guarded(stub_site, file, credential="", guess_delay_s=0.01, **options):
+    return stub_site(server={"access": Access(credential, file, Door(guess_delay_s=guess_delay_s))}, **options)
 
 
 async def text_of(site, credential, **options):
@@ -125,7 +121,7 @@ def test_a_token_has_so_many_sessions_and_a_lost_one_makes_room(stub_site, run, 
             _, refused = await greet(site, http, secret)
             assert (refused.code, refused.retry_after_s) == ("full", 1.0)
             await one.close()
-            while len(site.server._connections) == 2:
+            while site.server.counts().connections == 2:
                 await asyncio.sleep(0.01)
             _, welcome = await greet(site, http, secret)
             assert isinstance(welcome, Welcome)
@@ -211,12 +207,11 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file,
     assert caplog.text.count("the tokens read before still hold") == 2
 
 
-def test_many_guesses_from_one_address_do_not_shut_a_token_out(stub_site, run, file, monkeypatch):
-    monkeypatch.setattr(door, "GUESS_DELAY_S", 1000.0)
+def test_many_guesses_from_one_address_do_not_shut_a_token_out(stub_site, run, file):
     secret = file.add("anna")
 
     async def scenario():
-        async with guarded(stub_site, file, "sesame") as site, aiohttp.ClientSession() as http:
+        async with guarded(stub_site, file, "sesame", 1000.0) as site, aiohttp.ClientSession() as http:
             guess = asyncio.create_task(greet(site, http, "swordfish"))
             while not site.server.access.door.guesses:
                 await asyncio.sleep(0.01)

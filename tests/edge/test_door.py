@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from tests.virtual_time import run
 
 from multispin.edge import door
 from multispin.edge.door import Door, FullError
@@ -36,60 +37,51 @@ def test_a_place_is_free_again_when_its_connection_has_ended():
         full.gone(number)
 
 
-@pytest.fixture
-def waited(monkeypatch):
-    """How long was slept, instead of sleeping."""
-    waits = []
-
-    async def sleep(delay_s):
-        waits.append(delay_s)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return waits
-
-
-def test_a_wrong_credential_waits_and_is_logged_now_and_then(waited, caplog):
+def test_a_wrong_credential_waits_and_is_logged_now_and_then(caplog):
     async def scenario():
-        one = Door()
+        one, loop = Door(), asyncio.get_running_loop()
         for guess in range(1000):
             await one.guessed(f"192.0.2.{guess % 250}", 0.01 * guess)
         await one.guessed("192.0.2.1", 100.0)
-        return one
+        return one.guesses, loop.time()
 
-    assert asyncio.run(scenario()).guesses == 1001
-    assert waited == [door.GUESS_DELAY_S] * 1001
+    assert run(scenario()) == (1001, 1001 * door.GUESS_DELAY_S)
     assert len(caplog.records) == 2
     assert "1000 in the last" in caplog.text
 
 
-def test_guesses_of_one_address_are_looked_at_one_a_second(waited):
+def test_guesses_of_one_address_are_looked_at_one_a_second():
     async def scenario():
-        one = Door()
-        await one.wait_turn("192.0.2.1", 0.0)
+        one, loop, waited = Door(), asyncio.get_running_loop(), []
+
+        async def timed(waiting):
+            began_s = loop.time()
+            await waiting
+            waited.append(loop.time() - began_s)
+
+        await timed(one.wait_turn("192.0.2.1", 0.0))
         await one.guessed("192.0.2.1", 0.0)
         for _ in range(10):
-            await one.wait_turn("192.0.2.1", 0.0)
+            await timed(one.wait_turn("192.0.2.1", 0.0))
         with pytest.raises(ProtocolError, match="too many wrong credentials") as refused:
             await one.wait_turn("192.0.2.1", 0.0)
-        await one.wait_turn("192.0.2.2", 0.0)  # somebody else
-        await one.wait_turn("192.0.2.1", 20.0)  # later
-        return refused.value
+        await timed(one.wait_turn("192.0.2.2", 0.0))  # somebody else
+        await timed(one.wait_turn("192.0.2.1", 20.0))  # later
+        return waited, refused.value
 
-    refused = asyncio.run(scenario())
+    waited, refused = run(scenario())
+    assert waited == [float(turn) for turn in range(11)] + [0.0, 0.0]
     assert (refused.code, refused.retry_after_s) == ("too-fast", 11.0)
-    assert waited[1:] == [float(turn) for turn in range(1, 11)]
 
 
-def test_remembered_guessers_are_bounded(waited, monkeypatch):
-    monkeypatch.setattr(door, "MAX_GUESSERS", 3)
-
+def test_remembered_guessers_are_bounded():
     async def scenario():
-        one = Door()
+        one = Door(max_guessers=3)
         for guess in range(10):
             await one.guessed(f"192.0.2.{guess}", 0.0)
-        return one
+        return one.guessers
 
-    assert len(asyncio.run(scenario())._free_s) == 3
+    assert run(scenario()) == 3
 
 
 def test_one_address_holds_so_many_connections_and_no_more():

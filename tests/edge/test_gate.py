@@ -1,6 +1,7 @@
 """What connections may hold that say nothing, half of it, or do not listen: with real sockets."""
 
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from multispin.edge import Gate, gate, listening
+from multispin.edge import Gate, listening
+from multispin.edge.gate import Guarded
 
 HALF = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
 
@@ -48,35 +50,31 @@ async def say(port, data):
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", HALF, b"\x00\xff" * 10])
-def test_a_connection_that_asks_for_nothing_is_closed(run, monkeypatch, said):
-    monkeypatch.setattr(gate, "REQUEST_TIMEOUT_S", 0.2)
-
+def test_a_connection_that_asks_for_nothing_is_closed(run, said):
     async def scenario():
-        one = Gate()
+        one = Gate(request_timeout_s=0.2)
         async with listening(application(), port=0, gate=one) as port:
             reader, _ = await say(port, said)
             await until_closed(reader)
-            return one._open, len(one._silent), len(one._guarded)
+            gc.collect()
+            return one.connections, one.silent, [each for each in gc.get_objects() if isinstance(each, Guarded)]
 
-    assert run(scenario()) == (0, 0, 0)
+    assert run(scenario()) == (0, 0, [])  # and nothing is kept of it
 
 
-def test_a_body_that_stops_coming_is_answered_with_408(run, monkeypatch):
-    monkeypatch.setattr(gate, "BODY_TIMEOUT_S", 0.2)
-
+def test_a_body_that_stops_coming_is_answered_with_408(run):
     async def scenario():
-        async with listening(application(), port=0) as port:
+        async with listening(application(), port=0, gate=Gate(body_timeout_s=0.2)) as port:
             reader, _ = await say(port, HALF + b"\r\nhalf")
             return await until_closed(reader)
 
     assert b" 408 " in run(scenario())
 
 
-def test_whole_requests_are_served_one_after_the_other(run, monkeypatch):
-    monkeypatch.setattr(gate, "REQUEST_TIMEOUT_S", 0.2)
-
+def test_whole_requests_are_served_one_after_the_other(run):
     async def scenario():
-        async with listening(application(), port=0) as port, aiohttp.ClientSession() as http:
+        gate = Gate(request_timeout_s=0.2)
+        async with listening(application(), port=0, gate=gate) as port, aiohttp.ClientSession() as http:
             for _ in range(3):
                 async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"0123456789") as answer:
                     assert await answer.read() == b"0123456789"
@@ -85,16 +83,14 @@ def test_whole_requests_are_served_one_after_the_other(run, monkeypatch):
     run(scenario())
 
 
-def test_who_does_not_read_is_hung_up_on(run, monkeypatch):
-    monkeypatch.setattr(gate, "STALL_TIMEOUT_S", 0.3)
-
+def test_who_does_not_read_is_hung_up_on(run):
     async def scenario():
-        one = Gate()
+        one = Gate(stall_timeout_s=0.3)
         async with listening(application(), port=0, gate=one) as port:
             _, writer = await say(port, b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-            while one._open != 1:
+            while one.connections != 1:
                 await asyncio.sleep(0.01)
-            while one._open:
+            while one.connections:
                 await asyncio.sleep(0.01)
             writer.close()
 
@@ -110,7 +106,7 @@ def test_one_address_has_so_many_connections(run):
             assert await until_closed(reader) == b""
             assert one.refused == 1
             held.pop()[1].close()
-            while one._open == 2:
+            while one.connections == 2:
                 await asyncio.sleep(0.01)
             async with aiohttp.ClientSession() as http:
                 async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"x") as answer:

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from multispin.device import DeviceClient, EdgeAwayError, Patience, WebSocketLink, trusting
-from multispin.edge import Certificate, tls
+from multispin.edge import Certificate
 from multispin.errors import InputError
 from multispin.protocol import SESSION_PATH, Request
 from multispin.speculation import NoDrafter, SamplingParams
@@ -97,15 +97,14 @@ def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
         trusting(tmp_path / "nowhere.pem")
 
 
-def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, files, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tls, "RENEWAL_PERIOD_S", 0.01)
+def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, files, tmp_path, caplog):
     authority, file = trustme.CA(), tmp_path / "both.pem"
     file.write_bytes(files["both"].read_bytes())
     certificate = Certificate(file)
 
     async def scenario():
         async with stub_site(listen={"tls": certificate.context}) as site:
-            renewing = asyncio.create_task(certificate.renew())
+            renewing = asyncio.create_task(certificate.renew(0.01))
             await asyncio.sleep(0.05)
             file.write_text("half of it")
             while "still holds" not in caplog.text:

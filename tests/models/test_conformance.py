@@ -36,10 +36,10 @@ def test_the_drafter_of_torch(make_model, family):
 
 @pytest.mark.embedded
 def test_the_drafter_of_llama_cpp():
+    from multispin.models.gguf_copy import gguf_copy
     from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel
-    from multispin.models.references import embedded_path
 
-    model = LlamaCppModel(embedded_path())
+    model = LlamaCppModel(gguf_copy("small"))
     check_drafter(lambda: LlamaCppDrafter(LlamaCppContext(model, 64)), TEXTS, model.vocabulary_size, seeds=40)
 
 

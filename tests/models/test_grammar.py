@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from dataclasses import replace
 
 import llguidance
@@ -11,7 +12,7 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models import EdgeDrafter, ModelDrafter, PackedModel, TextGrammars, Verifier, load_model, load_tokenizer
-from multispin.models import grammar as grammar_module
+from multispin.models.grammar import load_grammars
 from multispin.speculation import (
     DistributionFormat,
     DraftAsk,
@@ -235,10 +236,11 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(grammars, text, sent
         grammars.matcher(text)
 
 
-def test_compiled_grammars_are_kept_and_bounded(grammars):
-    for index in range(grammar_module.MAX_COMPILED + 5):
+def test_compiled_grammars_are_kept_and_bounded(tokenizer):
+    grammars = TextGrammars(tokenizer, max_compiled=3)
+    for index in (0, 1, 0, 2, 3, 4, 5):
         grammars.matcher(f'start: "{index}"')
-    assert len(grammars._compiled) == grammar_module.MAX_COMPILED
+    assert grammars.compiled == 3
 
 
 def test_a_follower_goes_back_with_its_text_and_drafts_without_a_grammar_that_it_cannot_have(tokenizer, grammars):
@@ -253,13 +255,8 @@ def test_a_follower_goes_back_with_its_text_and_drafts_without_a_grammar_that_it
 
 
 def test_without_the_library_grammars_are_refused_by_name(monkeypatch, tokenizer):
-    monkeypatch.setattr(grammar_module, "find_spec", lambda name: None)
-    assert grammar_module.load_grammars(tokenizer) is None
-
-    def fail(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(grammar_module.importlib, "import_module", fail)
+    monkeypatch.setitem(sys.modules, "llguidance", None)  # as if it were not installed
+    assert load_grammars(tokenizer) is None
     with pytest.raises(InputError, match=r"pip install 'multispin\[device\]'"):
         TextGrammars(tokenizer)
 

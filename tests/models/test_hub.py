@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -141,8 +140,7 @@ def test_what_was_fetched_serves_while_the_hub_is_away(files, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", url)
         folder = hub.folder_of(NAME)
     hub.folder_of.cache_clear()
-    monkeypatch.setattr(hub, "QUIET_S", 3.0)
-    assert hub.folder_of(NAME) == folder
+    assert hub.folder_of(NAME, quiet_s=3.0) == folder
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.folder_of.cache_clear()
     assert hub.folder_of(NAME) == folder
@@ -170,14 +168,10 @@ def test_settings_alone_do_not_count_as_a_model(files, monkeypatch):
     ],
 )
 def test_a_server_can_take_neither_time_nor_disk_nor_memory(files, monkeypatch, fault, reason, tmp_path):
-    monkeypatch.setattr(hub, "QUIET_S", 4.0)
-    monkeypatch.setattr(hub, "MEMORY_BYTES", 2**30)
     with serving(files, fault) as (_, url):
         monkeypatch.setenv("HF_ENDPOINT", url)
-        began_s = time.monotonic()
-        with pytest.raises(InputError, match=reason):
-            hub.folder_of(NAME)
-        assert time.monotonic() - began_s < 60.0
+        with pytest.raises(InputError, match=reason):  # or the test never ends
+            hub.folder_of(NAME, quiet_s=4.0, memory_bytes=2**30)
     assert sum(file.stat().st_size for file in tmp_path.rglob("hub/hub/**/blobs/*")) < 2**22
 
 

@@ -61,16 +61,13 @@ class Text:
         self.slot = self.verifier.open()
 
 
-@pytest.mark.parametrize(
-    ("sampling", "numbers"),
-    [*((sampling, "float32") for sampling in sorted(SAMPLING)), ("greedy", "int8"), ("coupled", "int8")],
-)
-def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(
-    make_model, family, sampling, numbers, processor
-):
+@pytest.mark.parametrize("numbers", ["float32", "int8"])
+def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, numbers, processor):
+    """Every drafter with every way to sample, all of them in the same passes."""
     if numbers == "int8" and processor != "cpu":
         pytest.skip("whole numbers are for a CPU")
-    model, params, limit = make_model(family).to(processor), SAMPLING[sampling], 40
+    model, limit = make_model(family).to(processor), 30
+    ways = list(SAMPLING.values()) if numbers == "float32" else [SAMPLING["greedy"], SAMPLING["coupled"]]
     if numbers == "int8":
         model = whole_weights(model)
     drafters = [
@@ -80,29 +77,34 @@ def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(
         ModelDrafter(make_model(family, seed=9), 128),
     ]
     rng = random.Random(5)
-    prompts = [[rng.randrange(97) for _ in range(rng.randint(1, 20))] for _ in range(6)]
-    expected = [decode_alone(model, prompt, params, limit) for prompt in prompts]
-    verifier = Verifier(model, slots=3, max_length=64)
-    waiting, running, finished, accepted = list(range(len(prompts))), {}, {}, 0
-    while len(finished) < len(prompts):
-        while waiting and len(running) < 3 and rng.random() < 0.5:
+    wanted = [
+        ([rng.randrange(97) for _ in range(rng.randint(1, 20))], params, drafter)
+        for params in ways
+        for drafter in drafters
+    ]
+    expected = [decode_alone(model, prompt, params, limit) for prompt, params, _ in wanted]
+    verifier = Verifier(model, slots=4, max_length=64)
+    waiting, running, finished = rng.sample(range(len(wanted)), len(wanted)), {}, {}
+    accepted = dict.fromkeys(range(len(ways)), 0)
+    while len(finished) < len(wanted):
+        while waiting and len(running) < 4 and rng.random() < 0.5:
             index = waiting.pop()
-            running[index] = Text(verifier, prompts[index], params, drafters[index % len(drafters)])
+            running[index] = Text(verifier, *wanted[index])
         for text in running.values():
             if rng.random() < 0.05:
                 text.move()
-        present = [text for text in running.values() if rng.random() < 0.8]
-        feeds = [text.feed(rng, limit) for text in present]
+        present = [(index, text) for index, text in running.items() if rng.random() < 0.8]
+        feeds = [text.feed(rng, limit) for _, text in present]
         outcomes = verifier.verify([feed for feed, _ in feeds])
-        for text, (_, drafted), outcome in zip(present, feeds, outcomes, strict=True):
+        for (index, text), (_, drafted), outcome in zip(present, feeds, outcomes, strict=True):
             text.settle(drafted, outcome)
-            accepted += outcome.accepted if outcome else 0
+            accepted[index // len(drafters)] += outcome.accepted if outcome else 0
         for index, text in list(running.items()):
             if len(text.committed) - len(text.prompt) >= limit:
                 finished[index] = text.committed[len(text.prompt) :][:limit]
                 verifier.close(running.pop(index).slot)
-    assert [finished[index] for index in range(len(prompts))] == expected
-    assert accepted > 15  # the drafts mattered
+    assert [finished[index] for index in range(len(wanted))] == expected
+    assert min(accepted.values()) > 5  # the drafts mattered, however tokens were drawn
 
 
 def test_decoding_alone_stops_at_a_stop_id_and_keeps_it(make_model):

@@ -23,7 +23,7 @@ from multispin.protocol import (
     Profile,
     Refused,
     Request,
-    device_session,
+    device_stages,
     edge_session,
 )
 from multispin.protocol.device_stages import Away, Waiting
@@ -304,5 +304,5 @@ def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
         floor = offer.floor
         return int(floor.ids[floor.weights.argmax()]) if len(floor.ids) else offer.rest_token
 
-    monkeypatch.setattr(device_session, "resolve_down", likeliest)
+    monkeypatch.setattr(device_stages, "resolve_down", likeliest)
     assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(MUTANT_TEXTS))

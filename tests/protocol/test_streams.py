@@ -40,6 +40,7 @@ from multispin.protocol import (
     encode,
 )
 from multispin.protocol.device_stages import Waiting, Welcomed
+from multispin.protocol.device_stream import Chains
 from multispin.protocol.device_stream import Streaming as Ahead
 from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
 
@@ -422,8 +423,7 @@ def next_token_is_not_compared(patch):
 
 
 def device_never_starts_over(patch):
-    patch.setattr(DeviceSession, "_begin_chain", lambda self, window: setattr(
-        self, "stage", Ahead(window, max(1, self._epoch))))  # fmt: skip
+    patch.setattr(Chains, "begin", lambda self, window: Ahead(window, max(1, self.epoch)))
 
 
 def device_keeps_what_is_contradicted(patch):
@@ -438,7 +438,7 @@ def device_keeps_what_is_contradicted(patch):
 
 def device_takes_a_token_of_an_old_chain(patch):
     was = DeviceSession.drafted
-    patch.setattr(DeviceSession, "drafted", lambda self, epoch, *more: was(self, self._epoch, *more))
+    patch.setattr(DeviceSession, "drafted", lambda self, epoch, *more: was(self, self.epoch, *more))
 
 
 def device_takes_a_token_for_another_place(patch):
@@ -451,7 +451,7 @@ def device_inherits_an_old_connection(patch):
     was = DeviceSession.greet
 
     def greet(self):
-        self._epoch -= self._epoch > 0
+        self._chains.epoch -= self.epoch > 0
         return was(self)
 
     patch.setattr(DeviceSession, "greet", greet)

@@ -33,7 +33,7 @@ def tokenizer(tiny_folder):
 
 
 @asynccontextmanager
-async def pages(tokenizer, tmp_path, monkeypatch):
+async def pages(tokenizer, tmp_path, monkeypatch, **times):
     """An HTTP client of a server with both pages, and the dashboard."""
     monkeypatch.setattr("multispin.web.device_page.wllama_folder", lambda: tmp_path)
     (tmp_path / "wllama.js").write_text("export {};")
@@ -43,7 +43,7 @@ async def pages(tokenizer, tmp_path, monkeypatch):
     page = DevicePage("tiny", tokenizer, token_table(tokenizer), 64, PageDrafter("small", drafter))
     page.add_routes(app, guard(access))
     board = Board("tiny")
-    dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>")
+    dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>", **times)
     dashboard.add_routes(app, guard(access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         yield client, board, dashboard
@@ -182,11 +182,9 @@ def test_viewers_are_counted_and_bounded(tokenizer, tmp_path, monkeypatch):
 
 
 def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("multispin.web.dashboard.PERIOD_S", 0.001)
-    monkeypatch.setattr("multispin.web.dashboard.WRITE_TIMEOUT_S", 0.5)
-
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, board, dashboard):
+        times = {"period_s": 0.001, "write_timeout_s": 0.5}
+        async with pages(tokenizer, tmp_path, monkeypatch, **times) as (client, board, dashboard):
             for session in range(64):
                 board.tell(Connected(session, "☎" * 80, "d" * 80, False))
             address = client._base_url

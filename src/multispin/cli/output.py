@@ -34,13 +34,15 @@ class Output:
 
     Args:
         stream: where the lines go.
+        max_lines: lines that wait to be written; default `MAX_LINES`.
+        flush_timeout_s: how long `close` waits for the last lines [s]; default `FLUSH_TIMEOUT_S`.
 
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, max_lines: int = MAX_LINES, flush_timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         self.dropped = 0
-        self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
+        self._stream, self._flush_timeout_s = stream, flush_timeout_s
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
         self._done = threading.Event()
         threading.Thread(target=self._work, name="output", daemon=True).start()
 
@@ -52,10 +54,10 @@ class Output:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits, for at most `FLUSH_TIMEOUT_S`."""
+        """Write what waits, for at most `flush_timeout_s`."""
         with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=FLUSH_TIMEOUT_S)
-        self._done.wait(FLUSH_TIMEOUT_S)
+            self._lines.put(None, timeout=self._flush_timeout_s)
+        self._done.wait(self._flush_timeout_s)
 
     def _work(self) -> None:
         while (line := self._lines.get()) is not None:

@@ -61,11 +61,20 @@ class WebSocketLink:
 
     Args:
         tls: whose certificates are trusted at a wss:// address (`trusting`); default: the usual authorities'.
+        connect_timeout_s: longest wait for a connection [s]; default `CONNECT_TIMEOUT_S`.
+        heartbeat_s: time between two pings [s]; default `HEARTBEAT_S`. A peer that answers none within half of this is
+            taken for lost.
 
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
         self._tls = tls
+        self._connect_timeout_s, self._heartbeat_s = connect_timeout_s, heartbeat_s
         self._http: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -76,28 +85,28 @@ class WebSocketLink:
         address = "http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url
         self._http = aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=None))
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self._connect_timeout_s):
                 self._socket = await self._http.ws_connect(
                     address,
                     ssl=True if self._tls is None else self._tls,
                     compress=0,
                     max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses what reaches its limit
-                    heartbeat=HEARTBEAT_S,
+                    heartbeat=self._heartbeat_s,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                 )
-        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a proxy's address, a host without a name, …
-            raise InputError(
-                f"{url} is not an address of an edge (write ws://HOST:PORT), or what HTTP_PROXY, HTTPS_PROXY or NETRC "
-                f"say makes no sense: {error}"
-            ) from None
         except TimeoutError:
-            raise LinkLostError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from None
+            raise LinkLostError(f"no answer within {self._connect_timeout_s:.0f} s") from None
         except aiohttp.WSServerHandshakeError as error:
             raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
             raise InputError(
                 f"the certificate of {url} is not trusted: {why}; name the authority that signed it (--ca-file)"
+            ) from None
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a host without a name, …
+            raise InputError(
+                f"{url} is not an address of an edge (write ws://HOST:PORT), or what HTTP_PROXY, HTTPS_PROXY or NETRC "
+                f"say makes no sense: {error}"
             ) from None
         except aiohttp.ClientConnectorSSLError:
             raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None

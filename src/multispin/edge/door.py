@@ -49,6 +49,8 @@ class Door:
         allowed_hosts: names under which web pages may reach this edge, beside addresses and "localhost".
         most_per_address: device connections at once from one address; default `MAX_PER_ADDRESS`.
         proxies: networks whose `X-Forwarded-For` is believed; default none.
+        guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
+        max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
 
     """
 
@@ -58,8 +60,11 @@ class Door:
         allowed_hosts: Collection[str] = (),
         most_per_address: int = MAX_PER_ADDRESS,
         proxies: Collection[Network] = (),
+        guess_delay_s: float = GUESS_DELAY_S,
+        max_guessers: int = MAX_GUESSERS,
     ) -> None:
         self._most = most
+        self._guess_delay_s, self._max_guessers = guess_delay_s, max_guessers
         self._most_per_address = most_per_address
         self._proxies = tuple(proxies)
         self._addresses: Counter[str] = Counter()  # of open connections
@@ -71,6 +76,11 @@ class Door:
         self._next = 0
         self.guesses = 0  # wrong credentials ever
         self._guesses, self._logged_at_s = 0, -LOG_PERIOD_S
+
+    @property
+    def guessers(self) -> int:
+        """Addresses of which wrong credentials are remembered."""
+        return len(self._free_s)
 
     def enter(self, leave: Callable[[], None], address: str = "") -> int:
         """Let a new connection in that has not greeted yet.
@@ -126,20 +136,20 @@ class Door:
                 retry_after_s=wait_s,
             )
         if wait_s > 0.0:
-            self._free_s[address] += GUESS_DELAY_S
+            self._free_s[address] += self._guess_delay_s
             await asyncio.sleep(wait_s)
 
     async def guessed(self, address: str, now_s: float) -> None:
         """A wrong credential came: log it now and then, and let the guesser wait."""
-        self._free_s[address] = max(now_s, self._free_s.pop(address, now_s)) + GUESS_DELAY_S
-        while len(self._free_s) > MAX_GUESSERS:
+        self._free_s[address] = max(now_s, self._free_s.pop(address, now_s)) + self._guess_delay_s
+        while len(self._free_s) > self._max_guessers:
             self._free_s.popitem(last=False)
         self.guesses += 1
         self._guesses += 1
         if now_s - self._logged_at_s >= LOG_PERIOD_S:
             log.warning("wrong credentials: %d in the last %.0f s", self._guesses, LOG_PERIOD_S)
             self._guesses, self._logged_at_s = 0, now_s
-        await asyncio.sleep(GUESS_DELAY_S)
+        await asyncio.sleep(self._guess_delay_s)
 
     def address_of(self, request: web.Request) -> str:
         """Where a request comes from: its peer, or what a trusted proxy says.

@@ -38,18 +38,31 @@ class Gate:
 
     Attributes:
         refused: connections that found no room.
+        request_timeout_s: time until the head of a first request is complete [s].
+        stall_timeout_s: how long a client may not read what is sent [s].
 
     Args:
         most: connections at once; default: what the descriptors allow, at most `MAX_OPEN`.
         most_per_address: connections at once from one address.
         proxies: networks that are not bounded as one address, since they speak for many.
+        request_timeout_s: time until the head of a first request is complete [s]; default `REQUEST_TIMEOUT_S`.
+        body_timeout_s: time from a request's head to the end of its body [s]; default `BODY_TIMEOUT_S`.
+        stall_timeout_s: how long a client may not read what is sent [s]; default `STALL_TIMEOUT_S`.
 
     """
 
     def __init__(
-        self, most: int = 0, most_per_address: int = MAX_PER_ADDRESS, proxies: Collection[Network] = ()
+        self,
+        most: int = 0,
+        most_per_address: int = MAX_PER_ADDRESS,
+        proxies: Collection[Network] = (),
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
         self.refused = 0
+        self.request_timeout_s, self.stall_timeout_s = request_timeout_s, stall_timeout_s
+        self._body_timeout_s = body_timeout_s
         self._most = most or min(MAX_OPEN, descriptors() - RESERVED_DESCRIPTORS)
         self._most_per_address = most_per_address
         self._proxies = tuple(proxies)
@@ -57,6 +70,16 @@ class Gate:
         self._open = 0
         self._silent: OrderedDict[Guarded, None] = OrderedDict()  # without a complete request, by when they came
         self._guarded: dict[asyncio.BaseTransport, Guarded] = {}
+
+    @property
+    def connections(self) -> int:
+        """Connections at the moment."""
+        return self._open
+
+    @property
+    def silent(self) -> int:
+        """Of them, those that have not made a complete request yet."""
+        return len(self._silent)
 
     def enter(self, host: str) -> str | None:
         """Let a connection in.
@@ -97,7 +120,9 @@ class Gate:
             guarded.asked()
         waiting = None
         if not request.content.is_eof():
-            waiting = asyncio.get_running_loop().call_later(BODY_TIMEOUT_S, _too_late, request)
+            waiting = asyncio.get_running_loop().call_later(
+                self._body_timeout_s, _too_late, request, self._body_timeout_s
+            )
         try:
             response: web.StreamResponse = await handler(request)
             return response
@@ -160,7 +185,7 @@ class Guarded(asyncio.Protocol):
         self.made, self._transport = True, cast(asyncio.Transport, transport)  # uvloop's has no base class
         self._gate._guarded[transport] = self
         self._gate._silent[self] = None
-        self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.hang_up)
+        self._timer = asyncio.get_running_loop().call_later(self._gate.request_timeout_s, self.hang_up)
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -173,7 +198,7 @@ class Guarded(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The other end does not read fast enough."""
-        self._stall = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self.hang_up)
+        self._stall = asyncio.get_running_loop().call_later(self._gate.stall_timeout_s, self.hang_up)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
@@ -217,7 +242,7 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _too_late(request: web.Request) -> None:
+def _too_late(request: web.Request, timeout_s: float) -> None:
     if not request.content.is_eof():
-        text = f"the body did not come within {BODY_TIMEOUT_S:.0f} s\n"
+        text = f"the body did not come within {timeout_s:.0f} s\n"
         request.content.set_exception(web.HTTPRequestTimeout(text=text, headers={"Connection": "close"}))

@@ -32,11 +32,15 @@ class Certificate:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._load()
 
-    async def renew(self) -> None:
-        """Take the files again whenever they change, for ever; files that cannot be used change nothing."""
+    async def renew(self, period_s: float = RENEWAL_PERIOD_S) -> None:
+        """Take the files again whenever they change, for ever; files that cannot be used change nothing.
+
+        Args:
+            period_s: time between two looks [s]; default `RENEWAL_PERIOD_S`.
+        """
         seen = self._mark()
         while True:
-            await asyncio.sleep(RENEWAL_PERIOD_S)
+            await asyncio.sleep(period_s)
             now = self._mark()
             if now != seen:
                 seen = now

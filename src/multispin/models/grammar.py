@@ -91,17 +91,24 @@ class TextGrammars:
 
     Args:
         tokenizer: tokenizer of the target; it must name tokens that end a text.
+        max_compiled: grammars that are kept, those used last; default `MAX_COMPILED`.
 
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_compiled: int = MAX_COMPILED) -> None:
         self._library = load_library()
+        self._max_compiled = max_compiled
         self._tokenizer = tokenizer
         self._limits = self._library.LLParserLimits(
             initial_lexer_fuel=LEXER_FUEL, max_grammar_size=GRAMMAR_SYMBOLS, verbose_errors=False
         )
         self._compiled: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def compiled(self) -> int:
+        """Grammars that are kept."""
+        return len(self._compiled)
 
     @cached_property
     def _tokens(self) -> Any:
@@ -131,7 +138,7 @@ class TextGrammars:
             self._begun(compiled).mask([])  # some, such as a rule that is only itself, fail at their first token
         with self._lock:
             self._compiled[grammar] = compiled
-            while len(self._compiled) > MAX_COMPILED:
+            while len(self._compiled) > self._max_compiled:
                 self._compiled.popitem(last=False)
         return self._begun(compiled)
 

@@ -37,12 +37,14 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def folder_of(reference: str, weights: bool = True) -> Path:
+def folder_of(reference: str, weights: bool = True, quiet_s: float = QUIET_S, memory_bytes: int = MEMORY_BYTES) -> Path:
     """The folder with the files of a model of the hub, fetched as far as they are not there.
 
     Args:
         reference: its Hub id (owner/name).
         weights: whether its weights are needed too, or only its settings and its tokenizer; default yes.
+        quiet_s: a download that brings less than `LEAST_BYTES` in this time is given up [s]; default `QUIET_S`.
+        memory_bytes: most address space of the process that fetches [bytes]; default `MEMORY_BYTES`.
 
     Raises:
         InputError: it cannot be had: not there, too large, or the hub is away and nothing of it is kept.
@@ -50,10 +52,10 @@ def folder_of(reference: str, weights: bool = True) -> Path:
     """
     require("huggingface_hub")
     part = "all" if weights else "settings"
-    found = _Fetch(reference, part, "hub").run()
+    found = _Fetch(reference, part, "hub", quiet_s, memory_bytes).run()
     if isinstance(found, Path):
         return found
-    kept = _Fetch(reference, part, "kept").run()
+    kept = _Fetch(reference, part, "kept", quiet_s, memory_bytes).run()
     needed = ["config.json", *["*.safetensors"] * weights]
     if isinstance(kept, Path) and all(any(kept.glob(name)) for name in needed):
         log.warning("%s is taken as it was fetched earlier: %s", reference, found)
@@ -68,18 +70,21 @@ class _Fetch:
         reference: Hub id.
         part: "settings" or "all".
         place: "hub" or "kept".
+        quiet_s: a download that brings less than `LEAST_BYTES` in this time is given up [s].
+        memory_bytes: most address space of the process [bytes].
 
     """
 
-    def __init__(self, reference: str, part: str, place: str) -> None:
+    def __init__(self, reference: str, part: str, place: str, quiet_s: float, memory_bytes: int) -> None:
         self._reference = reference
+        self._quiet_s, self._memory_bytes = quiet_s, memory_bytes
         limits = {
             "model_bytes": MODEL_BYTES,
             "other_bytes": OTHER_BYTES,
             "settings_bytes": MOST_BYTES,
             "files": MOST_FILES,
-            "memory_bytes": MEMORY_BYTES,
-            "wait_s": QUIET_S,
+            "memory_bytes": memory_bytes,
+            "wait_s": quiet_s,
         }
         self._command = [sys.executable, "-P", str(_SCRIPT), reference, part, place, json.dumps(limits)]
         self._cache: Path | None = None
@@ -109,7 +114,7 @@ class _Fetch:
                 line = None
             now_s = time.monotonic()
             if line == "":
-                return f"the process that fetches it needs more than {MEMORY_BYTES >> 20} MiB, or was ended"
+                return f"the process that fetches it needs more than {self._memory_bytes >> 20} MiB, or was ended"
             if line is not None:
                 answer = json.loads(line)
                 if "folder" in answer:
@@ -119,10 +124,10 @@ class _Fetch:
                 self._cache, self._total = Path(answer["cache"]), answer["bytes"]
                 before, since_s = self._have(), now_s
                 continue
-            if now_s - since_s >= QUIET_S:
+            if now_s - since_s >= self._quiet_s:
                 have = self._have()
                 if have - before < LEAST_BYTES:
-                    return f"only {max(0, have - before)} bytes came in {QUIET_S:.0f} s"
+                    return f"only {max(0, have - before)} bytes came in {self._quiet_s:.0f} s"
                 before, since_s = have, now_s
             if self._cache is not None and now_s - told_s >= _TELL_EVERY_S:
                 told_s, have = now_s, self._have()

@@ -126,6 +126,11 @@ class Controller:
         self._background.use(executor)
         self.prices.use(executor)
 
+    @property
+    def sessions(self) -> frozenset[int]:
+        """Numbers of the sessions of which anything is remembered."""
+        return frozenset(self._histories)
+
     def leave(self, session: int) -> None:
         """Forget a session."""
         self.beliefs.leave(session)

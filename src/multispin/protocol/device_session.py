@@ -1,8 +1,8 @@
-"""The device's half of a session: the text that it owns and the draft that it owes. No sockets, no clocks.
+"""The device's half of a session: where it stands, and what it owes the edge. No sockets, no clocks.
 
-The device keeps prompt and committed tokens itself. After a lost connection it resumes; after a lost edge it opens
-again from where it stood, anywhere else: nothing but time is lost. `device_stages` shows the stages and what leads
-from one to another.
+The device keeps prompt and committed tokens itself (`device_text`). After a lost connection it resumes; after a lost
+edge it opens again from where it stood, anywhere else: nothing but time is lost. `device_stages` shows the stages and
+what leads from one to another, `device_stream` the tokens that it drafts ahead.
 
 Everything that the edge says is checked here, as the edge checks everything that a device says: an edge that breaks
 the protocol ends the request with one sentence.
@@ -10,7 +10,6 @@ the protocol ends the request with one sentence.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
@@ -24,8 +23,10 @@ from multispin.protocol.device_stages import (
     Waiting,
     Welcomed,
     Work,
+    found_from_offer,
 )
-from multispin.protocol.device_stream import Streaming
+from multispin.protocol.device_stream import Chains, Streaming
+from multispin.protocol.device_text import DeviceText
 from multispin.protocol.limits import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from multispin.protocol.messages import (
     Ask,
@@ -47,21 +48,15 @@ from multispin.protocol.messages import (
 )
 from multispin.protocol.progress import Progress, RefusedError, SessionGoneError
 from multispin.protocol.request import Request
-from multispin.protocol.thrift import Thrift
 from multispin.speculation import (
     ID_RULES,
     DistributionFormat,
-    Offer,
     Rule,
     SamplingParams,
     Score,
-    TextStream,
     TruncatedDistribution,
-    pack_distributions,
     pack_draft,
-    resolve_down,
     unpack_ids,
-    unpack_offer,
 )
 
 _WORK = (Waiting, Granted, Drafted, Streaming, Ended)
@@ -75,13 +70,7 @@ class DeviceSession:
     Attributes:
         hello: how this device introduces itself.
         welcome: the edge's answer; None while no edge knows this device.
-        request: the present request; None before the first.
-        committed: prompt and generated ids.
-        text: the final text so far; empty without a tokenizer. Half a character, or what may be the beginning of a
-            stop string, is not in it before it is decided.
-        params: the sampling parameters in effect.
         stage: where the session stands.
-        wasted: drafted tokens of the present request's stream that were never verified.
 
     Args:
         hello: how this device introduces itself.
@@ -99,36 +88,48 @@ class DeviceSession:
     ) -> None:
         self.hello = hello
         self.welcome: Welcome | None = None
-        self.request: Request | None = None
-        self.committed: list[int] = []
-        self.text = ""
-        self.params = SamplingParams()
         self.stage: DeviceStage = Away()
-        self._decode = decode
+        self._text = DeviceText(decode)
+        self._chains = Chains(max_wasted_share)
         self._form: DistributionFormat | None = None  # made when it is asked for
-        self._stream: TextStream | None = None
         self._head: int | None = None  # found from an offer, not known to the edge yet
-        self.wasted = 0
-        self._wasted_seen = 0  # of them, those that the thrift has learned from
-        self._thrift = Thrift(max_wasted_share)
-        self._epoch = 0  # of the newest chain of drafted tokens
 
     # What stands --------------------------------------------------------------------------------------------------
 
     @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the present request's prompt."""
-        return len(self.request.prompt) if self.request is not None else 0
+    def request(self) -> Request | None:
+        """The present request; None before the first."""
+        return self._text.request
 
     @property
-    def rule(self) -> Rule:
-        """The present request's acceptance rule."""
-        return self._requested().acceptance_rule
+    def committed(self) -> list[int]:
+        """Prompt and generated ids."""
+        return self._text.committed
+
+    @property
+    def text(self) -> str:
+        """The final text so far, as words (`DeviceText.words`)."""
+        return self._text.words
+
+    @property
+    def params(self) -> SamplingParams:
+        """The sampling parameters in effect."""
+        return self._text.params
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the present request's prompt."""
+        return self._text.prompt_tokens
 
     @property
     def generated(self) -> list[int]:
         """The text so far, as ids."""
-        return self.committed[self.prompt_tokens :]
+        return self._text.generated
+
+    @property
+    def rule(self) -> Rule:
+        """The present request's acceptance rule."""
+        return self._text.requested.acceptance_rule
 
     @property
     def session_number(self) -> int:
@@ -139,7 +140,7 @@ class DeviceSession:
     def form(self) -> DistributionFormat:
         """How this request's distributions are written; the edge's vocabulary bounds what they retain."""
         if self._form is None:
-            self._form = self._requested().form(self._welcomed().vocabulary_size)
+            self._form = self._text.requested.form(self._welcomed().vocabulary_size)
         return self._form
 
     @property
@@ -168,12 +169,7 @@ class DeviceSession:
     @property
     def over(self) -> bool:
         """Whether the token that the edge lacks ends the text, so that nothing is left to draft."""
-        request = self.request
-        return (
-            self._head is not None
-            and request is not None
-            and (self._head in request.stop_ids or len(self.committed) - len(request.prompt) >= request.max_tokens)
-        )
+        return self._head is not None and self._text.is_ended_by(self._head)
 
     # What the device does -----------------------------------------------------------------------------------------
 
@@ -181,14 +177,9 @@ class DeviceSession:
         """Set the next request; `open` puts it on the wire."""
         if isinstance(self.stage, Waiting | Granted | Drafted | Streaming):
             raise ValueError("the request before is still open: let it end, or forget the edge")
-        if request.stop_strings and self._decode is None:
-            raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
-        self.request, self._form, self._head = request, None, None
-        self.committed, self.params = list(request.prompt), request.effective_params
-        self.text, self._stream = "", None
-        self.wasted = self._wasted_seen = 0
-        if self._decode is not None:
-            self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
+        self._text.begin(request)
+        self._chains.begin_text()
+        self._form = self._head = None
         self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
 
     def greet(self) -> Hello | Resume:
@@ -204,13 +195,11 @@ class DeviceSession:
 
     def open(self) -> Open:
         """The request as it stands; what was generated already counts as continued. InputError if it does not fit."""
-        welcome, request = self._welcomed(), self._requested()
+        welcome = self._welcomed()
         if not isinstance(self.stage, Welcomed):
             raise ValueError("a request is opened after the edge's Welcome, and once")
-        if request.seed_of_edge:  # from here on it is this request's seed, at whichever edge it goes on
-            params = replace(request.params, seed=welcome.seed)
-            request = self.request = replace(request, params=params, seed_of_edge=False)
-            self.params = request.effective_params
+        self._text.take_seed(welcome.seed)
+        request = self._text.requested
         needed = len(request.prompt) + request.max_tokens
         if needed > welcome.max_length:
             raise InputError(
@@ -255,29 +244,24 @@ class DeviceSession:
         stage = self.stage
         if not isinstance(stage, Drafted) or stage.sent:
             return None
-        self.stage = Drafted(stage.message, stage.ids, stage.distributions, True)
+        self.stage = stage.marked(sent=True)
         return stage.message
 
     def distribution(self, ask: Ask) -> Distribution:
         """The distribution that the edge asks for; InputError if no token of that round was drawn from one."""
         stage = self.stage
-        if (
-            not isinstance(stage, Drafted)
-            or stage.message.round != ask.round
-            or ask.accepted >= len(stage.distributions)
-        ):
+        found = stage.asked_for(ask, self.form) if isinstance(stage, Drafted) else None
+        if found is None:
             raise InputError(
                 f"the edge asked for distribution {ask.accepted} of round {ask.round}, which was never drafted from"
             )
-        return Distribution(
-            ask.session, ask.round, ask.accepted, pack_distributions([stage.distributions[ask.accepted]], self.form)
-        )
+        return found
 
     def lose(self) -> None:
         """The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream."""
         work = self._work
         if isinstance(work, Streaming):
-            self.wasted += len(work.ids)
+            self._chains.wasted += len(work.ids)
             work = Waiting()
         self.stage = Away(work)
 
@@ -292,16 +276,24 @@ class DeviceSession:
     @property
     def epoch(self) -> int:
         """Number of the newest chain of drafted tokens; each has a greater one than those before."""
-        return self._epoch
+        return self._chains.epoch
+
+    @property
+    def wasted(self) -> int:
+        """Drafted tokens of the present request's stream that were never verified."""
+        return self._chains.wasted
+
+    @wasted.setter
+    def wasted(self, tokens: int) -> None:
+        self._chains.wasted = tokens
 
     @property
     def room_ahead(self) -> int:
         """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
-        stage, request = self.stage, self.request
+        stage, request = self.stage, self._text.request
         if not isinstance(stage, Streaming) or request is None:
             return 0
-        left = request.max_tokens - (len(self.committed) - self.prompt_tokens)
-        return stage.room(left, request.stop_ids, self._thrift.ahead)
+        return self._chains.room(stage, self._text.left, request.stop_ids)
 
     @property
     def ahead(self) -> list[int]:
@@ -320,14 +312,10 @@ class DeviceSession:
 
         """
         stage = self.stage
-        if not isinstance(stage, Streaming) or stage.epoch != epoch:
-            self.wasted += len(ids)
-            return
-        size = self._welcomed().vocabulary_size
-        end = next((index for index, token in enumerate(ids) if not 0 <= token < size), len(ids))
-        self.wasted += len(ids) - end + stage.take(start, ids[:end], draft_s, self.committed)
-        # If the text has grown beyond these tokens meanwhile, there is something new to draft after.
-        stage.stuck = (not ids or end < len(ids)) and start + end >= len(self.committed)
+        if isinstance(stage, Streaming) and stage.epoch == epoch:
+            self._chains.take(stage, start, ids, draft_s, self.committed, self._welcomed().vocabulary_size)
+        else:
+            self._chains.wasted += len(ids)
 
     def chunk(self) -> Chunk | None:
         """The next frame of the stream, if one is full or no more can be drafted; it counts as sent from now on."""
@@ -344,13 +332,9 @@ class DeviceSession:
         if isinstance(stage, Streaming):
             stage.window = window
         elif isinstance(stage, Waiting) and self.rule in ID_RULES:
-            self._begin_chain(window)
+            self.stage = self._chains.begin(window)
         else:
             raise InputError("the edge sent a Window for a text that cannot stream now")
-
-    def _begin_chain(self, window: Window) -> None:
-        self._epoch += 1
-        self.stage = Streaming(window, self._epoch)
 
     def _commit(self, commit: Commit) -> Progress:
         """Take in what a stream's pass has committed, and drop what was drafted if it says something else."""
@@ -365,16 +349,9 @@ class DeviceSession:
         tokens = [*own[: commit.accepted], *commit.ids]
         progress = self._advance(list(tokens), commit.verified, commit, commit.scores)
         if isinstance(stage, Streaming):
-            drafted = len(stage.ids)
-            followed = stage.follow(tokens) if self.stage is stage else None
-            if followed is None:  # the text has ended, or says something else
-                self.wasted += drafted - commit.verified
-                if self.stage is stage:
-                    self._begin_chain(stage.window)
-            else:
-                self.wasted += max(0, followed - commit.verified)
-            self._thrift.observe(commit.verified, self.wasted - self._wasted_seen, stage.window.length)
-        self._wasted_seen = self.wasted
+            following = self._chains.follow(stage, tokens, commit.verified, self.stage is stage)
+            self.stage = self.stage if following is None else following
+        self._chains.look()
         return progress._replace(wasted=self.wasted - before)
 
     # What the edge says -------------------------------------------------------------------------------------------
@@ -453,17 +430,9 @@ class DeviceSession:
             raise InputError("the edge sent a Grant for a text that streams")
         if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
             raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
-        if isinstance(stage, Drafted) and self._fits(stage, grant):
-            return Drafted(stage.message, stage.ids, stage.distributions, False)
+        if isinstance(stage, Drafted) and stage.answers(grant, len(self.committed), self._head):
+            return stage.marked(sent=False)
         return Granted(grant)
-
-    def _fits(self, drafted: Drafted, grant: Grant) -> bool:
-        message = drafted.message
-        return (message.round, message.base, message.head) == (
-            grant.round,
-            len(self.committed),
-            self._head,
-        ) and message.length <= grant.length
 
     def _verdict(self, verdict: Verdict) -> Progress:
         if verdict.base < len(self.committed):  # a repeated answer: already known
@@ -478,17 +447,9 @@ class DeviceSession:
         missing = bool(verdict.offer)  # then a drafted token was refused
         if verdict.base > len(self.committed) or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
-        self._head = self._found(verdict, distributions) if verdict.offer else None
+        self._head = found_from_offer(verdict, distributions, self.form, self.params.seed) if verdict.offer else None
         newest = verdict.next_token if self._head is None else self._head
         return self._advance([*drafted[: verdict.accepted], newest], len(drafted), verdict, verdict.scores)
-
-    def _found(self, verdict: Verdict, distributions: Sequence[TruncatedDistribution]) -> int:
-        """The next token by the edge's offer and the distribution that the refused token was drawn from."""
-        if verdict.accepted >= len(distributions):
-            raise InputError("the edge made an offer for a draft without distributions")
-        floor, rest_token = unpack_offer(verdict.offer, self.form)
-        offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
-        return resolve_down(offer, distributions[verdict.accepted], self.params.seed)
 
     def _tail(self, tail: Tail) -> Progress:
         known = len(self.committed)
@@ -505,29 +466,10 @@ class DeviceSession:
         self, tokens: list[int], drafted: int, message: Verdict | Tail | Commit, scores: tuple[Score, ...]
     ) -> Progress:
         """Commit tokens, and go to the stage that the message leads to."""
-        request, size = self._requested(), self._welcomed().vocabulary_size
-        known = len(self.committed) - self.prompt_tokens
-        if known + len(tokens) > request.max_tokens:
-            raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
-        if tokens and max(tokens) >= size:
-            raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {size}")
-        if message.finish not in ("", "stop", "length"):
-            raise InputError(f"the edge ended the text for a reason that is not known here: {message.finish!r}")
-        if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
-            raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
-        self.committed += tokens
-        finish, text = message.finish, ""
-        if (stream := self._stream) is not None:
-            text = stream.push(tokens)
-            if stream.stopped:
-                finish, tokens = "stop", tokens[: stream.tokens - known]
-                del self.committed[self.prompt_tokens + stream.tokens :]
-            text += stream.end() if finish else ""
-            self.text += text
-        self.stage = self._next(finish, None if isinstance(message, Commit) else message.grant)
-        accepted = 0 if isinstance(message, Tail) else message.accepted
-        kept = scores[: len(tokens)]
-        return Progress(tuple(tokens), min(accepted, len(tokens)), drafted, finish, text, scores=kept)
+        grown = self._text.grow(tokens, message.finish, scores, self._welcomed().vocabulary_size)
+        self.stage = self._next(grown.finish, None if isinstance(message, Commit) else message.grant)
+        accepted = 0 if isinstance(message, Tail) else min(message.accepted, len(grown.tokens))
+        return Progress(grown.tokens, accepted, drafted, grown.finish, grown.text, scores=grown.scores)
 
     def _next(self, finish: str, grant: Grant | None) -> Work:
         stage = self.stage
@@ -561,11 +503,6 @@ class DeviceSession:
             self.stage = Resuming(work, stage.welcomed)
         else:
             self.stage = work
-
-    def _requested(self) -> Request:
-        if self.request is None:
-            raise ValueError("no request has been begun")
-        return self.request
 
     def _welcomed(self) -> Welcome:
         if self.welcome is None:

@@ -12,9 +12,17 @@ a resumed session says that the edge still waits for it.
 
 from msgspec import Struct
 
+from multispin.errors import InputError
 from multispin.protocol.device_stream import Streaming
-from multispin.protocol.messages import Draft, Grant
-from multispin.speculation import TruncatedDistribution
+from multispin.protocol.messages import Ask, Distribution, Draft, Grant, Verdict
+from multispin.speculation import (
+    DistributionFormat,
+    Offer,
+    TruncatedDistribution,
+    pack_distributions,
+    resolve_down,
+    unpack_offer,
+)
 
 
 class Waiting(Struct, frozen=True):
@@ -47,6 +55,23 @@ class Drafted(Struct, frozen=True, eq=False):
     ids: tuple[int, ...]
     distributions: tuple[TruncatedDistribution, ...]
     sent: bool
+
+    def answers(self, grant: Grant, committed: int, head: int | None) -> bool:
+        """Whether it is what a grant asks for, of a text of so many tokens with that token still to be named."""
+        message = self.message
+        asked = (grant.round, committed, head)
+        return (message.round, message.base, message.head) == asked and message.length <= grant.length
+
+    def marked(self, sent: bool) -> "Drafted":
+        """The same draft, sent or to be sent."""
+        return Drafted(self.message, self.ids, self.distributions, sent)
+
+    def asked_for(self, ask: Ask, form: DistributionFormat) -> Distribution | None:
+        """The distribution that the edge asks for; None if no token of that round was drawn from one."""
+        if self.message.round != ask.round or ask.accepted >= len(self.distributions):
+            return None
+        packed = pack_distributions([self.distributions[ask.accepted]], form)
+        return Distribution(ask.session, ask.round, ask.accepted, packed)
 
 
 class Ended(Struct, frozen=True):
@@ -97,3 +122,25 @@ class Resuming(Struct, frozen=True):
 
 
 DeviceStage = Away | Greeting | Welcomed | Resuming | Work
+
+
+def found_from_offer(
+    verdict: Verdict, distributions: tuple[TruncatedDistribution, ...], form: DistributionFormat, seed: int
+) -> int:
+    """The next token, by the edge's offer and the distribution that the refused token was drawn from.
+
+    Args:
+        verdict: verdict with an offer.
+        distributions: the distributions that the draft was drawn from.
+        form: how distributions are written.
+        seed: of the request's noise.
+
+    Raises:
+        InputError: the draft had no distributions.
+
+    """
+    if verdict.accepted >= len(distributions):
+        raise InputError("the edge made an offer for a draft without distributions")
+    floor, rest_token = unpack_offer(verdict.offer, form)
+    offer = Offer(verdict.accepted, verdict.base, floor, rest_token)
+    return resolve_down(offer, distributions[verdict.accepted], seed)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from multispin.protocol.messages import Chunk, Window
+from multispin.protocol.thrift import Thrift
 from multispin.speculation import pack_ids
 
 
@@ -86,3 +87,76 @@ class Streaming:
         self.sent = max(0, self.sent - written)
         self.stuck = False
         return written
+
+
+class Chains:
+    """The chains of a device, one after the other: their numbers, and which of their tokens were in vain.
+
+    Attributes:
+        epoch: number of the newest chain; each has a greater one than those before.
+        wasted: drafted tokens of the present request that were never verified.
+
+    Args:
+        max_wasted_share: draft only so far ahead that no more than this share of the tokens is wasted; default 1, as
+            far as the edge allows.
+
+    """
+
+    def __init__(self, max_wasted_share: float = 1.0) -> None:
+        self.epoch = 0
+        self.wasted = 0
+        self._seen = 0  # of them, those that the thrift has learned from
+        self._thrift = Thrift(max_wasted_share)
+
+    def begin_text(self) -> None:
+        """Begin to count anew."""
+        self.wasted = self._seen = 0
+
+    def begin(self, window: Window) -> Streaming:
+        """Begin a chain."""
+        self.epoch += 1
+        return Streaming(window, self.epoch)
+
+    def room(self, chain: Streaming, left: int, stop_ids: Sequence[int]) -> int:
+        """Tokens that may be drafted now; arguments as for `Streaming.room`."""
+        return chain.room(left, stop_ids, self._thrift.ahead)
+
+    def take(
+        self,
+        chain: Streaming,
+        start: int,
+        ids: Sequence[int],
+        draft_s: float,
+        committed: Sequence[int],
+        vocabulary_size: int,
+    ) -> None:
+        """Take in tokens of a chain. An id outside the vocabulary ends them."""
+        end = next((index for index, token in enumerate(ids) if not 0 <= token < vocabulary_size), len(ids))
+        self.wasted += len(ids) - end + chain.take(start, ids[:end], draft_s, committed)
+        # If the text has grown beyond these tokens meanwhile, there is something new to draft after.
+        chain.stuck = (not ids or end < len(ids)) and start + end >= len(committed)
+
+    def follow(self, chain: Streaming, tokens: Sequence[int], verified: int, goes_on: bool) -> Streaming | None:
+        """A pass has committed tokens of the text.
+
+        Args:
+            chain: the chain that was under way.
+            tokens: what was committed.
+            verified: tokens of the chain that the pass has verified.
+            goes_on: whether the text goes on.
+
+        Returns:
+            The chain that the device goes on with, the same or a new one; None at the end of the text.
+
+        """
+        drafted = len(chain.ids)
+        followed = chain.follow(tokens) if goes_on else None
+        self.wasted += drafted - verified if followed is None else max(0, followed - verified)
+        self._thrift.observe(verified, self.wasted - self._seen, chain.window.length)
+        if not goes_on:
+            return None
+        return chain if followed is not None else self.begin(chain.window)
+
+    def look(self) -> None:
+        """Note that what has been wasted so far is learned from."""
+        self._seen = self.wasted

@@ -32,14 +32,23 @@ class Dashboard:
     Args:
         board: what is shown.
         picture: QR code of an address as SVG.
+        period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
+        write_timeout_s: a viewer that takes no document for so long is let go [s]; default `WRITE_TIMEOUT_S`.
 
     """
 
-    def __init__(self, board: Board, picture: Callable[[str], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        board: Board,
+        picture: Callable[[str], str] = lambda _: "",
+        period_s: float = PERIOD_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
         self._board, self._picture = board, picture
+        self._period_s, self._write_timeout_s = period_s, write_timeout_s
         self._place, self._scheme = "", "http"
         self._viewers = 0
-        self._document, self._made_s = b"", -PERIOD_S
+        self._document, self._made_s = b"", -period_s
         self._stopping = asyncio.Event()
 
     @property
@@ -88,10 +97,10 @@ class Dashboard:
         try:
             await response.prepare(request)
             while not self._stopping.is_set():
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                async with asyncio.timeout(self._write_timeout_s):
                     await response.write(self._event())
                 try:
-                    await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
+                    await asyncio.wait_for(self._stopping.wait(), self._period_s)
                 except TimeoutError:
                     continue
         except (TimeoutError, ConnectionError):
@@ -103,7 +112,7 @@ class Dashboard:
     def _event(self) -> bytes:
         """The newest document; all viewers share one."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._made_s >= PERIOD_S / 2:
+        if now_s - self._made_s >= self._period_s / 2:
             document = json.dumps(self._board.shown(now_s), separators=(",", ":"), allow_nan=False)
             self._document, self._made_s = f"data: {document}\n\n".encode(), now_s
         return self._document

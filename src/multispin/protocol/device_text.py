@@ -1,0 +1,127 @@
+"""The text of one request as the device keeps it: the prompt, what follows it, and what of that is decided as words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from multispin.errors import InputError
+from multispin.protocol.request import Request
+from multispin.speculation import SamplingParams, Score, TextStream
+
+
+class Grown(NamedTuple):
+    """By what a text has grown.
+
+    Attributes:
+        tokens: its new ids.
+        finish: why it has ended, "stop" or "length"; empty while it goes on.
+        text: its new words.
+        scores: log probabilities of the new ids, where they were asked for.
+
+    """
+
+    tokens: tuple[int, ...]
+    finish: str
+    text: str
+    scores: tuple[Score, ...]
+
+
+class DeviceText:
+    """Prompt, committed ids and words of the present request.
+
+    Attributes:
+        request: the present request; None before the first.
+        committed: prompt and generated ids.
+        words: the final text so far; empty without a tokenizer. Half a character, or what may be the beginning of a
+            stop string, is not in it before it is decided.
+        params: the sampling parameters in effect.
+
+    Args:
+        decode: text of token ids, by the target's tokenizer; needed for words, and for stop strings.
+
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str] | None) -> None:
+        self.request: Request | None = None
+        self.committed: list[int] = []
+        self.words = ""
+        self.params = SamplingParams()
+        self._decode = decode
+        self._stream: TextStream | None = None
+
+    @property
+    def requested(self) -> Request:
+        """The present request; ValueError before the first."""
+        if self.request is None:
+            raise ValueError("no request has been begun")
+        return self.request
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the present request's prompt."""
+        return len(self.request.prompt) if self.request is not None else 0
+
+    @property
+    def generated(self) -> list[int]:
+        """The ids that follow the prompt."""
+        return self.committed[self.prompt_tokens :]
+
+    @property
+    def left(self) -> int:
+        """Tokens that the text may still grow by."""
+        return self.requested.max_tokens - (len(self.committed) - self.prompt_tokens)
+
+    def begin(self, request: Request) -> None:
+        """Begin the text of a request; InputError if it has stop strings and there is no tokenizer."""
+        if request.stop_strings and self._decode is None:
+            raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
+        self.request = request
+        self.committed, self.params = list(request.prompt), request.effective_params
+        self.words, self._stream = "", None
+        if self._decode is not None:
+            self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
+
+    def take_seed(self, seed: int) -> None:
+        """Let a request without a seed of its own have the edge's: it keeps it at whichever edge it goes on."""
+        request = self.requested
+        if request.seed_of_edge:
+            request = replace(request, params=replace(request.params, seed=seed), seed_of_edge=False)
+            self.request, self.params = request, request.effective_params
+
+    def is_ended_by(self, token: int) -> bool:
+        """Whether the text ends with this token, its newest."""
+        return self.request is not None and (token in self.request.stop_ids or self.left <= 0)
+
+    def grow(self, tokens: Sequence[int], finish: str, scores: Sequence[Score], vocabulary_size: int) -> Grown:
+        """Commit tokens that the edge has sent.
+
+        Args:
+            tokens: ids.
+            finish: why the text ends with them, by the edge; empty while it goes on. A stop string may end it sooner.
+            scores: their log probabilities, where they were asked for.
+            vocabulary_size: number of the target's token ids.
+
+        Raises:
+            InputError: this cannot be right.
+
+        """
+        request = self.requested
+        known = len(self.committed) - self.prompt_tokens
+        if len(tokens) > self.left:
+            raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
+        if tokens and max(tokens) >= vocabulary_size:
+            raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {vocabulary_size}")
+        if finish not in ("", "stop", "length"):
+            raise InputError(f"the edge ended the text for a reason that is not known here: {finish!r}")
+        if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
+            raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
+        self.committed += tokens
+        new = ""
+        if (stream := self._stream) is not None:
+            new = stream.push(tokens)
+            if stream.stopped:
+                finish, tokens = "stop", tokens[: stream.tokens - known]
+                del self.committed[self.prompt_tokens + stream.tokens :]
+            new += stream.end() if finish else ""
+            self.words += new
+        return Grown(tuple(tokens), finish, new, tuple(scores[: len(tokens)]))
