@@ -7,7 +7,11 @@ from click.testing import CliRunner
 
 from multispin.cli.advise import command
 from multispin.cli.main import run
+from multispin.control.advice import Streamed, advise, curves
+from multispin.control.files import load_scenario
+from multispin.data import scenario_path
 from multispin.data.presets import device_presets, engine_presets
+from multispin.report.advice_figure import draw
 
 PRESETS = ("--engine", "desktop-32b", "--device", "laptop-m3", "--users", "4", "--policy", "heterogeneous")
 
@@ -53,13 +57,55 @@ def test_options_change_the_site():
     assert given["acceptance_rate"] == pytest.approx(0.1)
 
 
+SITE = """
+[cell]
+bandwidth_hz = 2e6
+bits_per_token = 16
+max_draft_length = 8
+min_draft_length = 0
+[verifier]
+fixed_s = 0.1
+per_device_s = 0.001
+per_token_s = 0.0005
+padded = true
+[[device]]
+name = "a"
+seconds_per_token = 0.01
+spectral_efficiency = 4.0
+acceptance_rate = 0.8
+[[device]]
+name = "b"
+seconds_per_token = 0.02
+spectral_efficiency = 2.0
+acceptance_rate = 0.7
+"""
+"""A site that cannot run streams, so that none are simulated for its picture."""
+
+
 def test_a_picture_is_written(tmp_path):
+    (tmp_path / "site.toml").write_text(SITE)
     path = tmp_path / "advice.svg"
-    text = output(*PRESETS, "--plot", str(path))
+    text = output(str(tmp_path / "site.toml"), "--policy", "heterogeneous", "--plot", str(path))
     assert str(path) in text
     drawn = path.read_text(encoding="utf-8")
     assert "best mixture" in drawn
     assert "users" in drawn
+    assert "in streams" not in drawn
+
+
+def test_a_picture_shows_streams_where_they_were_simulated(tmp_path):
+    """Of invented streams: to simulate those of a whole picture takes a while."""
+    scenario, path = load_scenario(scenario_path("paper-llama")), tmp_path / "advice.svg"
+    asked = []
+
+    def streams(site, seeds):
+        asked.append(len(site.devices))
+        return Streamed(10.0 * len(site.devices), 10.0)
+
+    advice = advise(scenario, ("fixed",), streams=streams)
+    draw(advice, curves(scenario, streams=streams), "a site", path)
+    assert "devices, in streams" in path.read_text(encoding="utf-8")
+    assert len(set(asked)) > 3
 
 
 def test_presets_are_listed_with_their_sources_and_all_can_be_asked_about():

@@ -57,7 +57,7 @@ def test_a_connection_that_asks_for_nothing_is_closed(run, said):
             reader, _ = await say(port, said)
             await until_closed(reader)
             gc.collect()
-            return one.connections, one.silent, [each for each in gc.get_objects() if isinstance(each, Guarded)]
+            return one.connections, one.silent, [each for each in gc.get_objects() if type(each) is Guarded]
 
     assert run(scenario()) == (0, 0, [])  # and nothing is kept of it
 

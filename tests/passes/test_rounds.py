@@ -388,7 +388,7 @@ def test_a_continued_text_that_is_complete_ends_at_once():
     device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", "back", "q5", True, Profile(0.05, 3.0)))
     number = site.connect(device)
     device.begin(Request((1, 2, 3), SamplingParams(), 2))
-    device.committed += [4, 5]
+    device.committed.extend([4, 5])
     site.say(number, device.open())
     assert device.finish == "length"
 
