@@ -260,7 +260,8 @@ def test_nothing_is_kept_of_sessions_that_are_gone(stub_site, run, file):
             holders = [await server.access.admit(each, "", 0.0) for each in (secret, "sesame")]
             while any(holder.sessions for holder in holders):
                 await asyncio.sleep(0.1)
-            return server._holders, server._connections, server._open, server._account._texts
+            devices = server._devices
+            return devices._holders, devices._connections, devices._open, server._account._texts
 
     assert not any(run(scenario(), 30))
 

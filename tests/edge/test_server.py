@@ -133,7 +133,7 @@ def test_more_requests_than_slots_are_all_served(tiny_folder):
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
 def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, monkeypatch, mode):
-    monkeypatch.setattr("multispin.edge.server.MAX_MESSAGES_PER_S", 5)  # of which Hello and Open are two
+    monkeypatch.setattr("multispin.edge.connection.MAX_MESSAGES_PER_S", 5)  # of which Hello and Open are two
 
     async def scenario():
         async with Site(tiny_folder, policy="fixed", longest=1, mode=mode) as site:

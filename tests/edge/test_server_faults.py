@@ -7,7 +7,7 @@ import pytest
 from tests.edge.model_site import PROFILE, PROMPT, CuttingProxy, Site, alone, run
 
 from multispin.device import DeviceClient, Emulation, Patience
-from multispin.edge.server import MAX_ENGINE_FAULTS
+from multispin.edge.pass_loop import MAX_ENGINE_FAULTS
 from multispin.errors import InputError
 from multispin.models import (
     ModelDrafter,
@@ -247,8 +247,12 @@ class WireOfQueues:
     async def receive(self):
         return await self.up.get()
 
-    async def send(self, frame):
+    def send_now(self, frame):
         self.down.put_nowait(frame)
+        return True
+
+    async def send(self, frame):
+        self.send_now(frame)
 
     async def close(self, edge_stops=False):
         pass

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -296,49 +297,73 @@ class MemoryEnd:
     """One end of a connection inside one process; `memory_pair` makes both."""
 
     def __init__(self) -> None:
-        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_FRAMES_UNDER_WAY)
-        self._broken = asyncio.Event()
+        self._arrived: deque[bytes | None] = deque()  # None: the other end is closed
+        self._waiting: set[asyncio.Future[None]] = set()  # until anything changes here
+        self._broken = False
         self.peer = self
+
+    def send_now(self, frame: bytes) -> bool:
+        """Send one frame, unless too many are under way; whether it was sent."""
+        if self._broken:
+            raise LinkLostError("the connection broke")
+        if len(self.peer._arrived) >= MAX_FRAMES_UNDER_WAY:
+            return False
+        self.peer._put(frame)
+        return True
 
     async def send(self, frame: bytes) -> None:
         """Send one frame; waits while too many are under way."""
-        broken = asyncio.ensure_future(self._broken.wait())
-        put = asyncio.ensure_future(self.peer._arrived.put(frame))
-        try:
-            await asyncio.wait([broken, put], return_when=asyncio.FIRST_COMPLETED)
-            if self._broken.is_set():
-                raise LinkLostError("the connection broke")
-        finally:
-            broken.cancel()
-            put.cancel()
+        while not self.send_now(frame):
+            await _change(self, self.peer)
 
     async def receive(self) -> bytes:
         """The next frame; LinkLostError at the end of the connection."""
-        broken = asyncio.ensure_future(self._broken.wait())
-        arrived = asyncio.ensure_future(self._arrived.get())
-        try:
-            await asyncio.wait([broken, arrived], return_when=asyncio.FIRST_COMPLETED)
-            if self._broken.is_set():
-                raise LinkLostError("the connection broke")
-            frame = arrived.result()
-        finally:
-            broken.cancel()
-            arrived.cancel()
+        while not (self._arrived or self._broken):
+            await _change(self)
+        if self._broken:
+            raise LinkLostError("the connection broke")
+        frame = self._arrived.popleft()
+        self._tell()
         if frame is None:
-            self._broken.set()
+            self._break()
             raise LinkLostError("the edge closed the connection")
         return frame
 
     async def close(self) -> None:
         """Close: what was sent before still arrives."""
-        if not self._broken.is_set():
-            self._broken.set()
-            await self.peer._arrived.put(None)
+        if not self._broken:
+            self._break()
+            self.peer._put(None)
 
     def cut(self) -> None:
         """Break the connection: what is under way is lost, in both directions."""
-        self._broken.set()
-        self.peer._broken.set()
+        self._break()
+        self.peer._break()
+
+    def _put(self, frame: bytes | None) -> None:
+        self._arrived.append(frame)
+        self._tell()
+
+    def _break(self) -> None:
+        self._broken = True
+        self._tell()
+
+    def _tell(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+async def _change(*ends: MemoryEnd) -> None:
+    """Wait until anything changes at one of these ends."""
+    waiting = asyncio.get_running_loop().create_future()
+    for end in ends:
+        end._waiting.add(waiting)
+    try:
+        await waiting
+    finally:
+        for end in ends:
+            end._waiting.discard(waiting)
 
 
 def memory_pair() -> tuple[MemoryEnd, MemoryEnd]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from multispin.protocol.events import EdgeEvent
+from multispin.protocol.events import EdgeEvent, Ended
 
 MAX_QUEUED_EVENTS = 1000
 """Events that wait for one subscriber; then the oldest give way."""
@@ -77,8 +77,10 @@ class Audience:
         finally:
             self._listeners.remove(subscription.put)
 
-    def tell(self, event: EdgeEvent) -> None:
-        """Tell everybody."""
+    def tell(self, event: EdgeEvent | None) -> None:
+        """Tell everybody; None is no event, and nobody is told."""
+        if event is None:
+            return
         for listener in tuple(self._listeners):
             try:
                 listener(event)
@@ -86,3 +88,16 @@ class Audience:
                 self.failures += 1
                 if self.failures <= MAX_COMPLAINTS:
                     log.exception("somebody could not be told of %s; the passes go on", type(event).__name__)
+
+
+def log_text(event: EdgeEvent) -> None:
+    """A listener: the end of a text is a line of the log."""
+    if isinstance(event, Ended):
+        log.info(
+            *("%s: %d tokens in %.2f s (%s)", event.name, event.tokens, event.seconds, event.finish),
+            extra={
+                "session": event.session, "device": event.name, "request": event.request or None,
+                "finish": event.finish, "prompt_tokens": event.prompt_tokens, "tokens": event.tokens,
+                "first_token_s": event.first_token_s, "seconds": event.seconds,
+            },
+        )  # fmt: skip

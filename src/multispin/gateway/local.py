@@ -34,6 +34,12 @@ class _EndWire:
         except LinkLostError:
             return None
 
+    def send_now(self, frame: bytes) -> bool:
+        try:
+            return self._end.send_now(frame)
+        except LinkLostError as error:
+            raise ConnectionResetError(str(error)) from None
+
     async def send(self, frame: bytes) -> None:
         try:
             await self._end.send(frame)

@@ -1,0 +1,146 @@
+"""One connection of a device: what carries its frames, and the messages on their way to it.
+
+A message is sent at once where its connection has room. Else it waits in a bounded queue that a writer empties, so that
+a device that does not read cannot hold up the others.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from multispin.edge.access import Holder
+from multispin.protocol import Downlink, Error, ProtocolError, encode
+
+MAX_QUEUED_MESSAGES = 64
+"""Messages that wait for a device which does not read; one more ends its connection."""
+MAX_UNSENT_BYTES = 2**16
+"""A connection with so much to be sent still has no room for more."""
+MAX_MESSAGES_PER_S = 200
+"""Messages which answer nothing that a device may send in a second."""
+
+
+class Wire(Protocol):
+    """What carries the frames of one connection: a WebSocket, or a queue inside this process."""
+
+    @property
+    def address(self) -> str:
+        """Where its other end is; empty inside this process."""
+
+    async def receive(self) -> bytes | None:
+        """The next frame; None at the end of the connection. ProtocolError for what is no binary frame."""
+
+    def send_now(self, frame: bytes) -> bool:
+        """Send one frame if it need not wait for others; whether it was sent. ConnectionError as for `send`."""
+
+    async def send(self, frame: bytes) -> None:
+        """Send one frame; ConnectionError if that is not possible any more."""
+
+    async def close(self, edge_stops: bool = False) -> None:
+        """Close the connection; a device is told if the edge itself stops."""
+
+
+class WebSocketWire:
+    """A WebSocket as a `Wire`."""
+
+    def __init__(self, socket: web.WebSocketResponse, address: str, transport: asyncio.Transport) -> None:
+        self._socket, self.address, self._transport = socket, address, transport
+
+    async def receive(self) -> bytes | None:
+        """The next binary message."""
+        frame = await self._socket.receive()
+        if frame.type is WSMsgType.TEXT:
+            raise ProtocolError("bad-message", "only binary frames are spoken here")
+        data: bytes | None = frame.data if frame.type is WSMsgType.BINARY else None
+        return data
+
+    def send_now(self, frame: bytes) -> bool:
+        """Send one binary message, unless much is still to be sent."""
+        if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            return False
+        sending = self._socket.send_bytes(frame)  # it writes first, and then may wait until there is room for more
+        try:
+            sending.send(None)
+        except StopIteration:
+            return True
+        sending.close()
+        return True
+
+    async def send(self, frame: bytes) -> None:
+        """Send one binary message; waits while much is still to be sent."""
+        await self._socket.send_bytes(frame)
+
+    async def close(self, edge_stops: bool = False) -> None:
+        """Close with the code that says why."""
+        await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
+
+
+@dataclass(eq=False)
+class Connection:
+    """One device's connection.
+
+    Attributes:
+        wire: carries its frames.
+        holder: who stands behind it.
+        request: name of the HTTP request that it serves; empty for a device's own.
+        writer: the task that empties the queue; None before it runs.
+        edge_stops: whether it is closed because the edge stops.
+
+    """
+
+    wire: Wire
+    holder: Holder = field(default_factory=Holder)
+    request: str = ""
+    writer: "asyncio.Task[None] | None" = None
+    edge_stops: bool = False
+    _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
+    _writing: bool = False
+    _closing: bool = False
+    _received: int = 0
+    _second: int = 0
+
+    def put(self, message: Downlink) -> None:
+        """Send a message, or queue it; a full queue means a device that does not read, and ends the connection."""
+        if self._closing:
+            return
+        frame = encode(message)
+        try:
+            if self._queue.empty() and not self._writing and self.wire.send_now(frame):
+                return
+        except ConnectionError:
+            self.end()
+            return
+        if self._queue.full():
+            self.end(Error("too-slow", f"{MAX_QUEUED_MESSAGES} messages wait for this device to read them"))
+        else:
+            self._queue.put_nowait(frame)
+
+    def end(self, last: Error | None = None) -> None:
+        """Close once everything queued is sent; where there is no room for `last`, what waits gives way."""
+        if self._closing:
+            return
+        self._closing = True
+        while self._queue.qsize() > MAX_QUEUED_MESSAGES - 2:
+            self._queue.get_nowait()
+        if last is not None:
+            self._queue.put_nowait(encode(last))
+        self._queue.put_nowait(None)
+
+    async def write(self) -> None:
+        """Send queued messages until told to close."""
+        with contextlib.suppress(ConnectionError):
+            while (frame := await self._queue.get()) is not None:
+                self._writing = True
+                await self.wire.send(frame)
+                self._writing = False
+        await self.wire.close(self.edge_stops)
+
+    def count(self, now_s: float) -> None:
+        """Refuse a device that sends too many messages which nobody asked for."""
+        if int(now_s) != self._second:
+            self._second, self._received = int(now_s), 0
+        self._received += 1
+        if self._received > MAX_MESSAGES_PER_S:
+            raise ProtocolError("too-fast", f"over {MAX_MESSAGES_PER_S} messages in a second that answer nothing")

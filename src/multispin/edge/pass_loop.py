@@ -1,0 +1,121 @@
+"""The loop of an edge: does what its passes ask for, with a real clock and a thread for the engine."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from multispin.edge.account import Account
+from multispin.edge.audience import Audience
+from multispin.passes import Batch, DraftHere, Passes, RoundReport, Send, Sleep, Verify
+from multispin.protocol import Downlink
+from multispin.speculation import Failure, Finding
+
+MAX_ENGINE_FAULTS = 3
+"""So many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
+
+log = logging.getLogger(__name__)
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class Post(Protocol):
+    """Brings messages to devices."""
+
+    def send(self, number: int, message: Downlink) -> None:
+        """Send a message to the device of a session, if it is connected."""
+
+    def spend(self, number: int, tokens: int, now_s: float) -> None:
+        """Count tokens of a session's text for whoever stands behind it."""
+
+
+class PassLoop:
+    """Runs the passes of one edge. Plans that take long are made in a thread, and the last one serves meanwhile.
+
+    Args:
+        passes: sessions and passes of the edge.
+        account: makes events of what passes were.
+        audience: is told of them.
+
+    """
+
+    def __init__(self, passes: Passes, account: Account, audience: Audience) -> None:
+        self._passes, self._account, self._audience = passes, account, audience
+        self._wake = asyncio.Event()
+        self._ending = False  # the pass under way is the last one
+        self._faults = 0  # of the engine, one after the other
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._planning_thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
+        passes.controller.plan_in(self._planning_thread)
+
+    def wake(self) -> None:
+        """Something has happened: look at once whether there is anything to do."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """Let `run` return when no pass is under way."""
+        self._ending = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Wait for both threads to end."""
+        for thread in (self._engine_thread, self._planning_thread):
+            thread.shutdown(wait=True, cancel_futures=True)
+
+    async def run(self, post: Post) -> None:
+        """Do what the passes ask for, until `end` and no pass is under way."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._wake.clear()
+            match self._passes.advance(clock()):
+                case Sleep(until_s):
+                    if self._ending:
+                        return
+                    await self._sleep(until_s)
+                case DraftHere() as step:
+                    began_s = clock()
+                    drafts = await self._in_engine_thread(self._passes.draft, step)
+                    self._passes.drafted(step, drafts, clock() - began_s, clock())
+                case Verify(batch):
+                    began_s = clock()
+                    self._account.batch(batch, began_s)
+                    findings = await self._verify(batch)
+                    self._passes.verified(batch, findings, clock() - began_s, clock())
+                case Send(messages, report):
+                    for number, message in messages:
+                        post.send(number, message)
+                    if report is not None:
+                        self._tell(report, post, clock())
+                        if self._ending:
+                            return
+
+    async def _sleep(self, until_s: float | None) -> None:
+        """Wait for a message, or until this time of the loop's clock [s]."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                await self._wake.wait()
+
+    async def _in_engine_thread(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, argument)
+
+    async def _verify(self, batch: Batch) -> Sequence[Finding | Failure | None]:
+        """Verify in the engine's thread; a fault of the engine ends the sessions of its pass, unless it repeats."""
+        try:
+            findings = await self._in_engine_thread(self._passes.verify, batch)
+        except Exception:
+            self._faults += 1
+            if self._faults >= MAX_ENGINE_FAULTS:
+                raise
+            log.exception("the engine failed at a pass of %d sessions", len(batch.jobs))
+            return [Failure("the engine failed at this pass: open the request again")] * len(batch.jobs)
+        self._faults = 0
+        return findings
+
+    def _tell(self, report: RoundReport, post: Post, now_s: float) -> None:
+        """Tell what a pass was, and which texts have ended with it."""
+        self._audience.tell(self._account.round(report, now_s))
+        for number, tokens in zip(report.members, report.delivered, strict=True):
+            self._audience.tell(self._account.finished(number, now_s))
+            post.spend(number, tokens, now_s)
