@@ -244,12 +244,13 @@ class Devices:
         while (frame := await connection.wire.receive()) is not None:
             if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
                 return
-            message = decode_uplink(frame)
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
-            if isinstance(message, Chunk | Draft):  # as nearly always
-                self._drafted(number, connection, message, wire_bytes)
-            elif not await self._told(number, connection, message, wire_bytes):
-                return
+            match decode_uplink(frame):
+                case Chunk() | Draft() as message:  # as nearly always
+                    self._drafted(number, connection, message, wire_bytes)
+                case message:
+                    if not await self._told(number, connection, message, wire_bytes):
+                        return
 
     def _drafted(self, number: int, connection: Connection, message: Chunk | Draft, wire_bytes: int) -> None:
         """Take what a device drafted."""

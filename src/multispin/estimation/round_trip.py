@@ -13,6 +13,7 @@ WINDOW = 24  # frames that are remembered
 LEAST_PRIOR = 0.01  # share of the prior that stays, to settle what frames of one size leave open
 HUBER = 0.3  # relative residual beyond which a frame loses influence
 STEPS = 3  # of reweighting
+QUARTILE = 0.25  # of the slopes between pairs of frames
 LEAST_PAIRS = 4  # frames of different lengths that tell what was not said of drafting
 
 
@@ -87,6 +88,8 @@ class RoundTripEstimator:
 
     def _untold(self, slope: float) -> float:
         """Time per token that grows with the draft beyond its transmission [s]; as before if lengths do not differ."""
+        if len({tokens for _, _, tokens in self._frames}) == 1:
+            return self._untold_s
         asked, seconds, tokens = np.array(self._frames).T
         known = tokens > 0
         rest, tokens = (seconds - slope * asked)[known], tokens[known]
@@ -94,13 +97,15 @@ class RoundTripEstimator:
         pairs = longer > 0
         if int(pairs.sum()) < LEAST_PAIRS:
             return self._untold_s
-        slopes = (rest[:, None] - rest[None, :])[pairs] / longer[pairs]
-        return max(0.0, float(np.quantile(slopes, 0.25)))
+        slopes = np.sort((rest[:, None] - rest[None, :])[pairs] / longer[pairs])
+        place = QUARTILE * (len(slopes) - 1)
+        below = slopes[int(place)]
+        return max(0.0, float(below + (place - int(place)) * (slopes[math.ceil(place)] - below)))
 
     def _solve(self, taken: list[float]) -> tuple[float, float]:
         """Delay and 1/r of frames that took so long [s]."""
         frames = [
-            (age, asked, seconds)
+            (age / (seconds * seconds), asked, seconds)
             for age, (asked, _, _), seconds in zip(self._ages[-len(taken) :], self._frames, taken, strict=True)
         ]
         ridge = max(2.0 * 0.5 ** (self._observed / self._half_life), LEAST_PRIOR)
@@ -108,8 +113,7 @@ class RoundTripEstimator:
         for step in range(STEPS):
             a = b = c = u = v = 0.0
             trusted = True  # each of them in full
-            for age, asked, seconds in frames:
-                weight = age / (seconds * seconds)
+            for weight, asked, seconds in frames:
                 if step:
                     residual = abs(seconds - delay - slope * asked) / seconds
                     if residual > HUBER:

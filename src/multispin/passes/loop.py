@@ -206,10 +206,10 @@ class Passes:
             raise ProtocolError("unknown-session", "this session has ended: greet anew and open the request again")
         seat.heard_at_s = now_s
         match message:
+            case Chunk() | Draft() | Distribution():
+                return self._scheduler.receive(seat, message, frame_bytes, now_s)
             case Open():
                 return self._open(seat, message)
-            case Draft() | Distribution() | Chunk():
-                return self._scheduler.receive(seat, message, frame_bytes, now_s)
             case Close():
                 seat.session.check_number(message.session)
                 self.leave(number)

@@ -55,6 +55,10 @@ from multispin.speculation import (
 )
 
 
+_MAY_OWE = Idle, Granted
+"""Stages in which a device may owe the token of an offer."""
+
+
 class EdgeSession:
     """What the edge keeps of one device.
 
@@ -109,7 +113,7 @@ class EdgeSession:
         if request is None:
             return 0
         left = request.remaining - (self.offer is not None) - 1
-        return max(0, min(left, request.longest_draft))
+        return 0 if left < 0 else min(left, request.longest_draft)
 
     @property
     def grant(self) -> Grant | None:
@@ -121,7 +125,7 @@ class EdgeSession:
     def offer(self) -> Offer | None:
         """The offer whose token the device has not named yet (`rejection-down`)."""
         stage = self.stage
-        return stage.offer if isinstance(stage, Idle | Granted) else None
+        return stage.offer if isinstance(stage, _MAY_OWE) else None
 
     def give(self, round_number: int, length: int, bandwidth_hz: float) -> Grant:
         """Grant a draft; a grant of length 0 is answered on the spot by an empty draft, unless a token is owed."""
@@ -140,16 +144,16 @@ class EdgeSession:
     def awaits(self, message: Uplink) -> bool:
         """Whether a message answers what this session was granted or asked for; each such answer is awaited once."""
         request, stage = self.request, self.stage
-        match stage, message:
-            case Granted(), Draft() if request is not None:
-                place = len(request.committed) + (stage.offer is not None)
-                return (message.round, message.base) == (stage.grant.round, place)
-            case Refused(), Distribution():
-                return message.round == stage.grant.round
-            case Streaming(), Chunk() if request is not None:
-                return stage.expects(message, len(request.committed))
-            case _, Chunk():
+        match message:
+            case Chunk():
+                if isinstance(stage, Streaming) and request is not None:
+                    return stage.expects(message, len(request.committed))
                 return message.length <= self._late
+            case Draft() if isinstance(stage, Granted) and request is not None:
+                place = len(request.committed) + (stage.offer is not None)
+                return message.round == stage.grant.round and message.base == place
+            case Distribution() if isinstance(stage, Refused):
+                return message.round == stage.grant.round
         return False
 
     # Streams --------------------------------------------------------------------------------------------------------

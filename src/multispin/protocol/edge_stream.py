@@ -146,6 +146,9 @@ class Streaming:
             raise ProtocolError(
                 "too-many", f"{self.received - len(committed)} tokens ahead is over the window of {self.longest}"
             )
+        if message.start >= len(committed):  # as nearly always
+            self.pending += ids
+            return Arrival(len(ids), begins)
         written = committed[message.start : self.received]
         trials = _compare(ids, written)
         self.counts.wasted += len(written)
@@ -209,7 +212,6 @@ class Streaming:
 def _compare(ids: Sequence[int], written: Sequence[int]) -> Trials:
     """Drafted tokens beside what was written at their places."""
     compared = min(len(ids), len(written))
-    for index in range(compared):
-        if ids[index] != written[index]:
-            return Trials(compared, index)
-    return Trials(compared, compared)
+    if [*ids[:compared]] == [*written[:compared]]:
+        return Trials(compared, compared)
+    return Trials(compared, next(index for index in range(compared) if ids[index] != written[index]))

@@ -49,6 +49,7 @@ class RunningRequest:
         self.request = request
         self.committed = [*request.prompt, *generated]
         self.prompt_tokens = len(request.prompt)
+        self._longest = len(request.prompt) + request.max_tokens
         self.stop_ids = frozenset(request.stop_ids)
         self.params = request.effective_params
         self.rule = request.acceptance_rule
@@ -73,7 +74,7 @@ class RunningRequest:
     @property
     def remaining(self) -> int:
         """Number of tokens that may still be generated."""
-        return self.request.max_tokens - self.generated
+        return self._longest - len(self.committed)
 
     def scores(self, base: int, end: int) -> tuple[Score, ...]:
         """What is reported of the committed tokens from `base` to `end`; empty where nothing is."""
