@@ -54,7 +54,6 @@ from multispin.speculation import (
     unpack_ids,
 )
 
-
 _MAY_OWE = Idle, Granted
 """Stages in which a device may owe the token of an offer."""
 
