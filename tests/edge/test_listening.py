@@ -1,3 +1,6 @@
+import asyncio
+import logging
+
 import pytest
 
 from multispin.device import session_url
@@ -16,3 +19,19 @@ from multispin.edge import place_of
 def test_a_place_is_written_so_that_a_device_can_read_it(host, place):
     assert place_of(host, 8765) == place
     assert session_url(f"ws://{place}") == f"ws://{place}/v1/session"
+
+
+def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(stub_site, run, caplog):
+    async def scenario():
+        async with stub_site() as site:
+            for junk in [b"\x16\x03\x01\x1b[2J\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"] * 10:
+                reader, writer = await asyncio.open_connection(site.host, site.port)
+                writer.write(junk)
+                assert b" 400 " in await reader.readline()
+                writer.close()
+
+    with caplog.at_level(logging.INFO):
+        run(scenario())
+    (line,) = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert "1 requests were not HTTP" in line.getMessage()
+    assert line.exc_info is None

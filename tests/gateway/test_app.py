@@ -226,6 +226,18 @@ def test_a_credential_is_asked_for_and_other_origins_are_refused(tiny_folder):
     assert asyncio.run(scenario()) == [401, 401, 200, 403, 403, 403]
 
 
+def test_a_body_that_is_not_what_its_headers_say_is_refused(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder) as http:
+            headers = {"Content-Encoding": "gzip"}
+            async with http.post("/v1/completions", data=b"no gzip at all", headers=headers) as answer:
+                return answer.status, await answer.json()
+
+    status, document = asyncio.run(scenario())
+    assert status == 400
+    assert "Content-Encoding" in document["error"]["message"]
+
+
 def test_one_request_too_many_is_told_to_come_back(tiny_folder):
     async def scenario():
         async with api(tiny_folder, slots=1, max_waiting=1) as http:

@@ -6,10 +6,14 @@ import logging
 import os
 import socket
 import ssl
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from multispin.edge.gate import HANDSHAKE_TIMEOUT_S, Gate
 from multispin.errors import InputError
@@ -23,7 +27,9 @@ BACKLOG = 128
 PAUSE_S = 1.0
 """Without descriptors or memory for a connection, a server accepts none for so long."""
 LOG_PERIOD_S = 10.0
-"""That is logged at most so often."""
+"""That is logged at most so often, and so are requests that are none."""
+MAX_QUOTED_CHARACTERS = 200
+"""So much of a complaint about a request is logged."""
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +37,27 @@ log = logging.getLogger(__name__)
 def place_of(host: str, port: int) -> str:
     """HOST:PORT as it stands in an address: a host of IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _Complaints(logging.LoggerAdapter[logging.Logger]):
+    """The web server's log. Requests that are none are counted, and told now and then: a stranger can send millions."""
+
+    def __init__(self) -> None:
+        super().__init__(log)
+        self._malformed, self._told_s = 0, -LOG_PERIOD_S
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a message of the web server, unless it is about a request that is none."""
+        error = kwargs.get("exc_info")
+        if not isinstance(error, BaseException):
+            error = sys.exception() if error else None
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
+            super().log(level, msg, *args, **kwargs)
+            return
+        self._malformed += 1
+        if time.monotonic() - self._told_s >= LOG_PERIOD_S:
+            log.info("%d requests were not HTTP; the last one: %s", self._malformed, str(error)[:MAX_QUOTED_CHARACTERS])
+            self._malformed, self._told_s = 0, time.monotonic()
 
 
 @asynccontextmanager
@@ -57,8 +84,9 @@ async def listening(
     gate = gate or Gate()
     application.middlewares.insert(0, gate.middleware)
     runner = web.AppRunner(
-        application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S, keepalive_timeout=KEEP_ALIVE_S
-    )
+        application, access_log=None, logger=_Complaints(), shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        keepalive_timeout=KEEP_ALIVE_S,
+    )  # fmt: skip
     await runner.setup()
     sockets: list[socket.socket] = []
     tasks: list[asyncio.Task[None]] = []
