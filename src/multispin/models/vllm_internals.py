@@ -317,6 +317,9 @@ class Core:
         """
         if not drafts:
             return {}
+        # OpenMP keeps the number of threads for each calling thread, and torch tells a new one only when asked for it.
+        # vLLM's attention on a CPU counts the threads before torch has told, and fails where these numbers differ.
+        torch.get_num_threads()
         self._llm.collective_rpc("multispin_rules", args=({self._names[name]: rule for name, rule in rules.items()},))
         waiting = dict(drafts)
         emitted: dict[str, list[int]] = {}
