@@ -47,8 +47,9 @@ quick: setup     ## Run the tests that need neither the embedded model nor proce
 test: setup try-wllama ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-fuzz: setup      ## Feed a million damaged inputs to every decoder; `make test` has a short form
+fuzz: setup      ## Feed over a million damaged inputs to every decoder, JavaScript's too (needs node); `make test` has a short form
 	$(BIN)/python -m tests.fuzz.decoders
+	$(BIN)/python -m tests.fuzz.javascript
 
 chaos: setup     ## Play 200 random schedules of faults, a quarter of them with real processes; `make test` has a short form
 	$(BIN)/python -m tests.chaos.schedules
@@ -112,7 +113,7 @@ $(CLIENTS_READY): requirements-clients.txt
 	$(CLIENTS_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-clients.txt
 	@touch $@
 
-web: setup $(WLLAMA_READY) ## Set up the page that drafts (needs npm), test it in Chromium, and serve it
+web: setup $(WLLAMA_READY) ## Set up the page that drafts (needs npm), test it in Chromium and Firefox, and serve it
 	$(BIN)/python -m pytest tests/web tests/vectors
 	$(BIN)/multispin serve --web --host 0.0.0.0
 

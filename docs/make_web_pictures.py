@@ -9,8 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.web.chromium import DESKTOP, PHONE, Chromium
+from tests.web.chromium import Chromium
 from tests.web.site import answered, ask, ready
+from tests.web.tab import DESKTOP, PHONE
 
 from multispin.control import EdgeDrafter, Verification
 from multispin.device import DeviceClient

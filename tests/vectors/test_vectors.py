@@ -2,14 +2,15 @@
 
 import importlib.util
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.fuzz import javascript
+
+from multispin.errors import InputError
 
 CLIENTS = Path(__file__).resolve().parents[2] / "clients"
-LEAST_NODE = 20
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,10 @@ def maker():
 
 def node():
     """Path of node; skips where there is none, or only an older one."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed: the JavaScript client is not tested here (apt-get install nodejs)")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.removeprefix("v").split(".")[0]) < LEAST_NODE:
-        pytest.skip(f"node {version} is older than {LEAST_NODE}: the JavaScript client is not tested here")
-    return found
+    try:
+        return javascript.node()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 def test_the_files_of_vectors_are_what_this_package_does(maker):

@@ -9,38 +9,20 @@ import base64
 import contextlib
 import itertools
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import aiohttp
-import pytest
-
-START_TIMEOUT_S = 60.0
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-DESKTOP = {"width": 1100, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+from tests.web.tab import PHONE, START_TIMEOUT_S, PageError, Tab, browser_path
 
 
-def chromium_path():
-    """Path of the browser; skips where there is none."""
-    found = os.environ.get("MULTISPIN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        pytest.skip("Chromium is not installed: the pages are not tested here (apt-get install chromium)")
-    return found
-
-
-class PageError(AssertionError):
-    """A program of the page failed."""
-
-
-class Page:
+class Page(Tab):
     """One tab."""
 
     def __init__(self, socket, session):
+        super().__init__()
         self._socket, self._session = socket, session
         self._numbers, self._waiting = itertools.count(1), {}
-        self.console, self.errors, self.requests = [], [], []
         self._reading = asyncio.create_task(self._read())
 
     async def send(self, method, **params):
@@ -96,19 +78,14 @@ class Page:
             raise PageError(details.get("exception", {}).get("description", details["text"]))
         return found["result"].get("value")
 
-    async def until(self, condition, timeout_s=120.0):
-        """Wait until an expression is true; its value."""
-        last = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    with contextlib.suppress(PageError):  # the page is being loaded anew
-                        last = await self.run(condition)
-                        if last:
-                            return last
-                    await asyncio.sleep(0.1)
-        text = await self.run("document.body ? document.body.innerText : ''")
-        raise PageError(f"{condition} stays {last!r}; the page says: {text[-1500:]}; errors: {self.errors}")
+    async def cores(self, count):
+        """Pretend that the machine has so many processor cores."""
+        await self.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=count)
+
+    async def reload(self, script):
+        """Load the page anew; the script runs before the page's own."""
+        await self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+        await self.send("Page.reload")
 
     async def picture(self, path, dark=False):
         """Save a screenshot of the whole tab."""
@@ -129,10 +106,15 @@ class Page:
 class Chromium:
     """A browser with an empty profile, for the length of an `async with`."""
 
+    @staticmethod
+    def path():
+        """Path of the browser; skips where there is none."""
+        return browser_path("Chromium", "MULTISPIN_CHROMIUM", "chromium", "chromium-browser")
+
     async def __aenter__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = await asyncio.create_subprocess_exec(
-            chromium_path(),
+            self.path(),
             "--headless=new",
             "--no-sandbox",
             "--remote-debugging-port=0",

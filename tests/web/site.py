@@ -56,8 +56,8 @@ class Edge:
         self.url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
 
     @asynccontextmanager
-    async def browser(self):
-        async with Chromium() as browser:
+    async def browser(self, kind=Chromium):
+        async with kind() as browser:
             yield Phones(browser, self)
 
 
@@ -70,7 +70,7 @@ class Phones:
     async def join(self, secret=SECRET, cores=2):
         """A tab whose drafter is ready, on a phone with so many processor cores."""
         page = await self._browser.page()
-        await page.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=cores)
+        await page.cores(cores)
         await page.open(f"{self._edge.address}/device#token={secret.replace(' ', '%20')}")
         await ready(page)
         return page

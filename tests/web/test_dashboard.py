@@ -4,7 +4,8 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.web.chromium import DESKTOP, Chromium, chromium_path
+from tests.web.chromium import Chromium
+from tests.web.tab import DESKTOP
 
 from multispin.control import Verification
 from multispin.device import DeviceClient
@@ -27,7 +28,7 @@ PROMPT = list(b"abcabcabc")
 
 @pytest.fixture(autouse=True)
 def _browser():
-    chromium_path()
+    Chromium.path()
 
 
 @asynccontextmanager

@@ -1,11 +1,12 @@
-"""The page that drafts, in headless Chromium at a real edge with the embedded target."""
+"""The page that drafts, in headless browsers at a real edge with the embedded target: the main tests in Firefox too."""
 
 import asyncio
 import importlib.util
 import math
 
 import pytest
-from tests.web.chromium import Chromium, chromium_path
+from tests.web.chromium import Chromium
+from tests.web.firefox import Firefox
 from tests.web.site import SECRET, Phones, answered, ask, ready
 
 from multispin.device import DeviceClient
@@ -23,9 +24,15 @@ POEM = "Write a poem about the sea."
 PROMPTS = (RAINBOW, "Count from one to twenty.", "Name five animals and say what each of them eats.")
 
 
+@pytest.fixture(params=[Chromium, Firefox])
+def kind(request):
+    """A kind of browser."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
-def _browser():
-    chromium_path()
+def _browser(request):
+    (request.getfixturevalue("kind") if "kind" in request.fixturenames else Chromium).path()
     if importlib.util.find_spec("multispin_wllama") is None:
         pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
 
@@ -36,9 +43,9 @@ def own_text(target, question, tokens, temperature=0.0):
     return decode_alone(target.model, prompt, SamplingParams(temperature), tokens, target.tokenizer.stop_ids)
 
 
-def test_the_page_drafts_and_its_text_is_the_targets_own(target):
+def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, RAINBOW)
             answer = await answered(page)
@@ -49,7 +56,8 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target):
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             assert await page.run("document.getElementById('accepted').textContent !== '–'")
             assert await page.run("crossOriginIsolated")
-            foreign = [url for url in page.requests if not url.removeprefix("blob:").startswith(edge.address)]
+            own = (edge.address, f"blob:{edge.address}", "data:")
+            foreign = [url for url in page.requests if not url.startswith(own)]
             assert (page.errors, foreign) == ([], [])
             devices = [device for event in edge.events for device in getattr(event, "devices", ())]
             assert sum(device.accepted for device in devices) > 0
@@ -58,9 +66,9 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target):
     asyncio.run(scenario())
 
 
-def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target):
+def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     async def scenario():
-        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+        async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, RAINBOW)
             answer = await answered(page)
@@ -90,9 +98,9 @@ def test_a_phone_with_more_cores_drafts_with_more_threads(target):
     asyncio.run(scenario())
 
 
-def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target):
+def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             seeds = []
             for helping in (True, False):
@@ -192,16 +200,15 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
-def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, mode):
+def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, kind, mode):
     async def scenario():
-        async with target.edge(mode=mode) as edge, edge.browser() as phones:
+        async with target.edge(mode=mode) as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=60)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
             before = await page.run("document.querySelector('.assistant').innerText")
             script = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail))"
-            await page.send("Page.addScriptToEvaluateOnNewDocument", source=script)
-            await page.send("Page.reload")
+            await page.reload(script)
             answer = await answered(page)
             assert answer["ids"] == own_text(target, POEM, 60)
             assert answer["text"].startswith(before.strip()[:30])

@@ -14,15 +14,22 @@ export const MAX_DRAFT_LENGTH = 63;
 export const MAX_STOP_IDS = 16;
 
 const MAX_BIASES = 64;
+const MAX_SCORED_TAIL = 512;
 const RULES = ["greedy", "coupled", "rejection", "rejection-up", "rejection-down"];
 
-/** A kind of field: how its value is checked, and how it is written. */
-const kind = (name, holds, write = (value) => value) => ({ name, holds, write });
+const same = (value) => value;
+/** A kind of field: how its value is checked, and how it is turned into a MessagePack value and back, before the check. */
+const kind = (name, holds, write = same, read = same) => ({ name, holds, write, read });
+/** A MessagePack number as a JavaScript number; anything else stays what it is, and is refused. */
+const toNumber = (raw) => (raw instanceof Float ? raw.value : typeof raw === "bigint" ? Number(raw) : raw);
+const each = (read) => (raw) => (Array.isArray(raw) ? raw.map(read) : raw);
 const integer = (least, most) => (value) =>
   (Number.isInteger(value) || typeof value === "bigint") && value >= least && value <= most;
 const text = (most) => (value) => typeof value === "string" && [...value].length <= most;
-const number = (least, most) => (value) => (typeof value === "number" || typeof value === "bigint") && value >= least && value <= most;
-const float = (least, most) => kind(`a number in ${least} … ${most}`, number(least, most), (value) => new Float(Number(value)));
+const isNumber = (value) => typeof value === "number";
+const number = (least, most) => (value) => isNumber(value) && value >= least && value <= most;
+const float = (least, most) => kind(`a number in ${least} … ${most}`, number(least, most), (value) => new Float(value), toNumber);
+const pair = (first, second) => (value) => Array.isArray(value) && value.length === 2 && first(value[0]) && second(value[1]);
 const list = (most, holds) => (value) => Array.isArray(value) && value.length <= most && value.every(holds);
 
 const count = kind("a whole number", integer(0, 2 ** 31 - 1));
@@ -36,32 +43,41 @@ const sentence = kind("a text of at most 1000 characters", text(1000));
 const credential = kind("a text of at most 256 characters", text(256));
 const bool = kind("true or false", (value) => typeof value === "boolean");
 const bytes = kind("bytes", (value) => value instanceof Uint8Array);
-const anyNumber = kind("a number", (value) => typeof value === "number", (value) => new Float(value));
+const anyNumber = kind("a number", isNumber, (value) => new Float(value), toNumber);
 const rule = kind("an acceptance rule or nil", (value) => value === null || RULES.includes(value));
 const token = kind("a token id or nil", (value) => value === null || integer(0, 2 ** 31 - 1)(value));
 const stopIds = kind("stop ids", list(MAX_STOP_IDS, integer(0, 2 ** 31 - 1)));
 const newIds = kind("token ids", list(MAX_DRAFT_LENGTH + 1, integer(0, 2 ** 31 - 1)));
 const grammar = kind("a text", text(2 ** 16));
 const logprobs = kind("0 … 20 or nil", (value) => value === null || integer(0, 20)(value));
-const scores = kind("log probabilities", list(512, Array.isArray), (value) => value.map(asFloats));
+const anyInteger = (value) => Number.isInteger(value) || typeof value === "bigint";
+/** [id, number] pairs, as they are written and read. */
+const writePair = ([id, value]) => [id, new Float(value)];
+const readPair = (raw) => (Array.isArray(raw) ? [raw[0], ...raw.slice(1).map(toNumber)] : raw);
+/** A score is [log probability, [[id, log probability], …]]; the second may be missing in a frame. */
+const isScore = pair(isNumber, list(Infinity, pair(anyInteger, isNumber)));
+const writeScore = ([own, others]) => [new Float(own), others.map(writePair)];
+const readScore = (raw) =>
+  Array.isArray(raw) && raw.length ? [toNumber(raw[0]), raw.length > 1 ? each(readPair)(raw[1]) : [], ...raw.slice(2)] : raw;
+const scores = (most) => kind("log probabilities", list(most, isScore), (value) => value.map(writeScore), each(readScore));
 const profile = kind(
   "[seconds per token, bit/s/Hz]",
-  (value) => Array.isArray(value) && value.length === 2 && number(1e-9, 3600)(value[0]) && number(1e-9, 1000)(value[1]),
+  pair(number(1e-9, 3600), number(1e-9, 1000)),
   (value) => value.map((each) => new Float(each)),
+  (raw) => (Array.isArray(raw) ? raw.slice(0, 2).map(toNumber) : raw),
 );
 const biases = kind(
   "pairs of a token id and a bias",
-  list(MAX_BIASES, (pair) => Array.isArray(pair) && pair.length === 2 && integer(0, 2 ** 31 - 1)(pair[0]) && Number.isFinite(pair[1])),
-  (value) => value.map(([id, bias]) => [id, new Float(bias)]),
+  list(MAX_BIASES, pair(integer(0, 2 ** 31 - 1), isNumber)),
+  (value) => value.map(writePair),
+  each(readPair),
 );
 const grantOrNil = kind(
   "a Grant or nil",
   (value) => value === null || value.type === "Grant",
   (value) => (value === null ? null : toArray(value)),
+  (raw) => (Array.isArray(raw) ? fromArray(raw) : raw),
 );
-
-/** A score is [log probability, [[id, log probability], …]]: all of its numbers but the ids are floats. */
-const asFloats = ([own, others]) => [new Float(own), others.map(([id, score]) => [id, new Float(score)])];
 
 /** number: [type, from, {field: kind}, {field: value where it is missing at the end}] */
 const TABLE = {
@@ -78,9 +94,10 @@ const TABLE = {
   4: ["Grant", "edge", { session: count, round: count, length: draftLength, bandwidth_hz: float(0, Infinity) }, {}],
   5: ["Draft", "device", { session: count, round: count, base: count, length: draftLength, payload: bytes, draft_us: microseconds, head: token }, { head: null }],
   6: ["Verdict", "edge", {
-    session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes, scores,
+    session: count, round: count, base: count, accepted: count, next_token: count, finish: name, grant: grantOrNil, offer: bytes,
+    scores: scores(MAX_DRAFT_LENGTH + 1),
   }, { finish: "", grant: null, offer: new Uint8Array(), scores: [] }],
-  7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil, scores }, { finish: "", grant: null, scores: [] }],
+  7: ["Tail", "edge", { session: count, base: count, ids: bytes, count, finish: name, grant: grantOrNil, scores: scores(MAX_SCORED_TAIL) }, { finish: "", grant: null, scores: [] }],
   8: ["Resume", "device", { version: count, resume_token: name, length: count, credential }, { credential: "" }],
   9: ["Close", "device", { session: count }, {}],
   10: ["Error", "edge", { code: name, sentence, retry_after_s: float(0, 3600) }, { retry_after_s: 0 }],
@@ -88,7 +105,7 @@ const TABLE = {
   12: ["Distribution", "device", { session: count, round: count, accepted: count, distribution: bytes }, {}],
   13: ["Window", "edge", { session: count, length: draftLength, chunk: someTokens, bandwidth_hz: float(0, Infinity) }, {}],
   14: ["Chunk", "device", { epoch: count, start: count, length: someTokens, ids: bytes, draft_us: microseconds }, {}],
-  15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name, scores }, { finish: "", scores: [] }],
+  15: ["Commit", "edge", { base: count, epoch: count, verified: draftLength, accepted: draftLength, ids: newIds, finish: name, scores: scores(MAX_DRAFT_LENGTH + 1) }, { finish: "", scores: [] }],
 };
 const NUMBER_OF = Object.fromEntries(Object.entries(TABLE).map(([tag, [type]]) => [type, Number(tag)]));
 
@@ -127,13 +144,12 @@ function toArray(message) {
 }
 
 function fromArray(array) {
-  if (!Array.isArray(array) || !Object.hasOwn(TABLE, array[0])) throw new InputError("a frame that is not a message of this protocol");
-  const [type, , fields, defaults] = TABLE[array[0]];
+  const tag = Array.isArray(array) ? array[0] : undefined;
+  if (typeof tag !== "number" || !Object.hasOwn(TABLE, tag)) throw new InputError("a frame that is not a message of this protocol");
+  const [type, , fields, defaults] = TABLE[tag];
   const message = { type };
-  Object.entries(fields).forEach(([field, { name, holds }], place) => {
-    let value = array[place + 1];
-    if (value === undefined) value = defaults[field];
-    if (field === "grant" && Array.isArray(value)) value = fromArray(value);
+  Object.entries(fields).forEach(([field, { name, holds, read }], place) => {
+    const value = place + 1 < array.length ? read(array[place + 1]) : defaults[field];
     if (value === undefined || !holds(value)) throw new InputError(`${field} of a ${type} is not ${name}`);
     message[field] = value;
   });

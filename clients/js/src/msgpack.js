@@ -1,15 +1,19 @@
 /**
  * The part of MessagePack that the protocol uses: nil, booleans, integers, float64, text, bytes and arrays.
  *
- * Integers beyond 2^53 are BigInt in both directions. A float is written as an instance of `Float`, because a JavaScript
- * number does not say whether it is one. https://github.com/msgpack/msgpack/blob/master/spec.md
+ * Integers beyond 2^53 are BigInt and floats instances of `Float`, in both directions: a JavaScript number does not say
+ * whether it is one. Maps and extensions, which a newer edge might send in a field that is not known here, are read as
+ * `OTHER`. https://github.com/msgpack/msgpack/blob/master/spec.md
  */
 import { InputError } from "./errors.js";
 
-const MAX_DEPTH = 8;
-const TEXT = new TextDecoder("utf-8", { fatal: true });
+const MAX_DEPTH = 500; // the edge's own is about as much
+const TEXT = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** A number that is written as a float64, whatever its value. */
+/** Stands for a value that is not of this protocol. */
+export const OTHER = Symbol("a value that is not of this protocol");
+
+/** A number that is written as a float64, whatever its value, or was read from a float. */
 export class Float {
   /** @param {number} value */
   constructor(value) {
@@ -35,7 +39,7 @@ export function pack(value) {
 
 /**
  * @param {Uint8Array} bytes exactly one value
- * @returns {*} the value; text as string, bytes as Uint8Array. InputError for anything else.
+ * @returns {*} the value; text as string, bytes as Uint8Array, floats as Float. InputError for anything else.
  */
 export function unpack(bytes) {
   const reader = new Reader(bytes);
@@ -109,12 +113,13 @@ class Reader {
   }
 
   value(depth) {
-    if (depth > MAX_DEPTH) throw new InputError(`a frame nests over ${MAX_DEPTH} arrays`);
+    if (depth > MAX_DEPTH) throw new InputError(`a frame nests over ${MAX_DEPTH} values`);
     const tag = this.view.getUint8(this.step(1));
     if (tag < 0x80) return tag;
     if (tag >= 0xe0) return tag - 0x100;
     if (tag >= 0xa0 && tag < 0xc0) return this.text(tag & 0x1f);
     if (tag >= 0x90 && tag < 0xa0) return this.array(tag & 0x0f, depth);
+    if (tag < 0x90) return this.map(tag & 0x0f, depth);
     switch (tag) {
       case 0xc0: return null;
       case 0xc2: return false;
@@ -122,8 +127,11 @@ class Reader {
       case 0xc4: return this.binary(this.view.getUint8(this.step(1)));
       case 0xc5: return this.binary(this.view.getUint16(this.step(2)));
       case 0xc6: return this.binary(this.view.getUint32(this.step(4)));
-      case 0xca: return this.view.getFloat32(this.step(4));
-      case 0xcb: return this.view.getFloat64(this.step(8));
+      case 0xc7: return this.extension(this.view.getUint8(this.step(1)));
+      case 0xc8: return this.extension(this.view.getUint16(this.step(2)));
+      case 0xc9: return this.extension(this.view.getUint32(this.step(4)));
+      case 0xca: return new Float(this.view.getFloat32(this.step(4)));
+      case 0xcb: return new Float(this.view.getFloat64(this.step(8)));
       case 0xcc: return this.view.getUint8(this.step(1));
       case 0xcd: return this.view.getUint16(this.step(2));
       case 0xce: return this.view.getUint32(this.step(4));
@@ -132,12 +140,15 @@ class Reader {
       case 0xd1: return this.view.getInt16(this.step(2));
       case 0xd2: return this.view.getInt32(this.step(4));
       case 0xd3: return small(this.view.getBigInt64(this.step(8)));
+      case 0xd4: case 0xd5: case 0xd6: case 0xd7: case 0xd8: return this.extension(1 << (tag - 0xd4));
       case 0xd9: return this.text(this.view.getUint8(this.step(1)));
       case 0xda: return this.text(this.view.getUint16(this.step(2)));
       case 0xdb: return this.text(this.view.getUint32(this.step(4)));
       case 0xdc: return this.array(this.view.getUint16(this.step(2)), depth);
       case 0xdd: return this.array(this.view.getUint32(this.step(4)), depth);
-      default: throw new InputError(`a frame holds a value of MessagePack type 0x${tag.toString(16)}, which is not of this protocol`);
+      case 0xde: return this.map(this.view.getUint16(this.step(2)), depth);
+      case 0xdf: return this.map(this.view.getUint32(this.step(4)), depth);
+      default: throw new InputError(`a frame holds the byte 0x${tag.toString(16)}, which begins no MessagePack value`);
     }
   }
 
@@ -156,8 +167,19 @@ class Reader {
   }
 
   array(count, depth) {
-    if (count > this.bytes.length - this.at) throw new InputError("a frame ends in the middle of a value");
-    return Array.from({ length: count }, () => this.value(depth + 1));
+    const items = []; // grows with what is there, not with what the frame claims
+    for (let place = 0; place < count; place++) items.push(this.value(depth + 1));
+    return items;
+  }
+
+  map(count, depth) {
+    for (let place = 0; place < 2 * count; place++) this.value(depth + 1);
+    return OTHER;
+  }
+
+  extension(size) {
+    this.step(1 + size);
+    return OTHER;
   }
 }
 

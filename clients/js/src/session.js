@@ -421,7 +421,8 @@ export class DeviceSession {
     }
     if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
     if (!WORK.has(stage.name)) throw new InputError(`the edge sent a ${message.type} before it was due`);
-    if (stage instanceof Streaming && message.type !== "Window") {
+    const known = message.type === "Verdict" && message.base < this.committed.length; // a repeated answer
+    if (stage instanceof Streaming && message.type !== "Window" && !known) {
       throw new InputError(`the edge sent a ${message.type} for a text that streams`);
     }
     switch (message.type) {
@@ -486,7 +487,8 @@ export class DeviceSession {
       throw new InputError(`the edge sent a tail from ${tail.base} to a text of ${known} tokens`);
     }
     const ids = unpackIds(tail.ids, tail.count, this.welcome.vocabulary_size);
-    return this.advance(ids.slice(known - tail.base), 0, 0, tail);
+    const scores = tail.scores?.slice(known - tail.base); // those of known tokens say nothing new
+    return this.advance(ids.slice(known - tail.base), 0, 0, { ...tail, scores });
   }
 
   /** Commit tokens, and go to the stage that the message leads to. */

@@ -1,5 +1,7 @@
 /** Token ids become text that is final: no half characters, no beginning of a stop string. */
 
+import { InputError } from "./errors.js";
+
 /** The bytes of every token, as an edge hands them out for its target (`/device/tokens`). */
 export class TokenTable {
   /** @param {Uint8Array[]} pieces bytes of each token id; empty for tokens that leave no text */
@@ -10,13 +12,14 @@ export class TokenTable {
   /**
    * @param {Uint8Array} packed for each id its number of bytes (two bytes, big-endian; 0 for an id without text), then
    *   the bytes
-   * @returns {TokenTable}
+   * @returns {TokenTable} InputError for a file that ends too early
    */
   static unpack(packed) {
     const view = new DataView(packed.buffer, packed.byteOffset, packed.byteLength);
     const pieces = [];
     for (let at = 0; at < packed.length; ) {
-      const size = view.getUint16(at);
+      const size = at + 2 <= packed.length ? view.getUint16(at) : Infinity;
+      if (at + 2 + size > packed.length) throw new InputError("a table of tokens ends in the middle of a token");
       pieces.push(packed.subarray(at + 2, at + 2 + size));
       at += 2 + size;
     }

@@ -1,0 +1,37 @@
+"""A short form of what `make fuzz` does with the JavaScript client."""
+
+import pytest
+from tests.fuzz import javascript
+
+from multispin.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _node():
+    try:
+        javascript.node()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def test_javascript_and_python_take_damaged_frames_alike():
+    counts = javascript.fuzz(4_000, seed=1)
+    for name in ("message", "ids", "table"):
+        assert counts[name, "read"] > 30, name
+        assert counts[name, "refused"] > 30, name
+    assert counts["session", "read"] > 100
+
+
+def test_a_frame_that_only_one_of_them_reads_is_caught(monkeypatch):
+    monkeypatch.setattr(javascript, "SHARES", {"message": 1})
+    monkeypatch.setattr(javascript, "a_message", lambda rng: b"\x92\x09\x07")
+    monkeypatch.setattr(javascript, "read_message", lambda data: "920908")
+    with pytest.raises(AssertionError, match="Python reads"):
+        javascript.fuzz(1, seed=1)
+
+
+def test_a_session_that_stands_otherwise_is_caught(monkeypatch):
+    monkeypatch.setattr(javascript, "SHARES", {"session": 1})
+    monkeypatch.setattr(javascript, "expected", lambda steps: [{"stage": "Ended"}] * len(steps))
+    with pytest.raises(AssertionError, match="at 0"):
+        javascript.fuzz(1, seed=1)

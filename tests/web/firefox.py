@@ -1,0 +1,177 @@
+"""Headless Firefox, driven from Python over WebDriver BiDi, which it speaks itself: all that the tests need of it.
+
+https://w3c.github.io/webdriver-bidi/
+"""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+import aiohttp
+from tests.web.tab import PHONE, START_TIMEOUT_S, PageError, Tab, browser_path
+
+CORES = 2
+PREFERENCES = f"""
+user_pref("dom.maxHardwareConcurrency", {CORES});
+user_pref("browser.shell.checkDefaultBrowser", false);
+"""
+EVENTS = ["log.entryAdded", "network.beforeRequestSent"]
+
+
+def plain(remote):
+    """A value of the browser as a value of Python."""
+    kind, value = remote["type"], remote.get("value")
+    if kind == "array":
+        return [plain(each) for each in value]
+    if kind == "object":
+        return {name: plain(each) for name, each in value}
+    return int(value) if kind == "bigint" else value
+
+
+class Page(Tab):
+    """One tab."""
+
+    def __init__(self, browser, context):
+        super().__init__()
+        self._browser, self._context = browser, context
+
+    def note(self, method, params):
+        """Keep what the browser tells of this tab."""
+        if method == "network.beforeRequestSent":
+            self.requests.append(params["request"]["url"])
+        elif params["level"] == "error":
+            self.errors.append(params["text"])
+        else:
+            self.console.append(params["text"])
+
+    async def open(self, url, screen=PHONE):
+        """Load an address, on a screen of that size."""
+        size = {"width": screen["width"], "height": screen["height"]}
+        call = self._browser.call
+        scale = screen["deviceScaleFactor"]
+        await call("browsingContext.setViewport", context=self._context, viewport=size, devicePixelRatio=scale)
+        await call("browsingContext.navigate", context=self._context, url=url, wait="complete")
+
+    async def run(self, script):
+        """Value of a JavaScript expression; a promise is awaited."""
+        found = await self._browser.call(
+            "script.evaluate",
+            expression=script,
+            target={"context": self._context},
+            awaitPromise=True,
+            userActivation=True,
+        )
+        if found["type"] == "exception":
+            raise PageError(found["exceptionDetails"]["text"])
+        return plain(found["result"])
+
+    async def cores(self, count):
+        """Firefox has so many cores from its start; another number is refused."""
+        if count != CORES:
+            raise PageError(f"Firefox was started with {CORES} cores, not {count}")
+
+    async def reload(self, script):
+        """Load the page anew; the script runs before the page's own."""
+        function = f"() => {{ {script}; }}"
+        await self._browser.call("script.addPreloadScript", functionDeclaration=function, contexts=[self._context])
+        await self._browser.call("browsingContext.reload", context=self._context)
+
+    async def picture(self, path):
+        """Save a screenshot of the whole tab."""
+        found = await self._browser.call("browsingContext.captureScreenshot", context=self._context)
+        Path(path).write_bytes(base64.b64decode(found["data"]))
+
+    async def close(self):
+        """Close the tab, as a user would."""
+        with contextlib.suppress(PageError):
+            await self._browser.call("browsingContext.close", context=self._context)
+
+
+class Firefox:
+    """A browser with an empty profile, for the length of an `async with`."""
+
+    @staticmethod
+    def path():
+        """Path of the browser; skips where there is none."""
+        return browser_path("Firefox", "MULTISPIN_FIREFOX", "firefox-esr", "firefox")
+
+    async def __aenter__(self):
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        (Path(self._profile.name) / "user.js").write_text(PREFERENCES)
+        self._numbers, self._waiting, self._pages = itertools.count(1), {}, {}
+        self._process = await asyncio.create_subprocess_exec(
+            self.path(),
+            "--headless",
+            "--no-remote",
+            "--profile",
+            self._profile.name,
+            "--remote-debugging-port=0",
+            "about:blank",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        self._http = aiohttp.ClientSession()
+        self._reading = None
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._connect()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _connect(self):
+        port_file = Path(self._profile.name) / "WebDriverBiDiServer.json"
+        while not (port_file.exists() and port_file.read_text().endswith("}")):
+            await asyncio.sleep(0.1)
+        port = json.loads(port_file.read_text())["ws_port"]
+        self._socket = await self._http.ws_connect(f"ws://127.0.0.1:{port}/session", max_msg_size=2**28)
+        self._reading = asyncio.create_task(self._read())
+        await self.call("session.new", capabilities={})
+        await self.call("session.subscribe", events=EVENTS)
+
+    async def call(self, method, **params):
+        """Call a method of WebDriver BiDi."""
+        number = next(self._numbers)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        return await self._waiting[number]
+
+    async def _read(self):
+        async for frame in self._socket:
+            message = json.loads(frame.data)
+            if message["type"] == "event":
+                params = message["params"]
+                page = self._pages.get(params.get("context") or params.get("source", {}).get("context"))
+                if page is not None:
+                    page.note(message["method"], params)
+                continue
+            future = self._waiting.pop(message["id"])
+            if future.cancelled():
+                continue
+            if message["type"] == "error":
+                future.set_exception(PageError(message["message"]))
+            else:
+                future.set_result(message["result"])
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(PageError("the browser is gone"))
+
+    async def page(self):
+        """A new tab."""
+        context = (await self.call("browsingContext.create", type="tab"))["context"]
+        self._pages[context] = Page(self, context)
+        return self._pages[context]
+
+    async def __aexit__(self, *_):
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()
+        if self._reading is not None:
+            await self._reading
+        await self._http.close()
+        self._profile.cleanup()
