@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -36,6 +37,20 @@ def test_every_link_leads_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{link} does not exist"
         assert not anchor or anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_the_readme_on_a_package_index_links_to_what_is_there():
+    """There is no folder docs/ beside it: the build makes plain words of links to files."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for each in settings["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    links = LINK.findall(CODE.sub("", text))
+    assert len(links) > 1
+    assert {link.removeprefix("#") for link in links if link.startswith("#")} <= anchors(ROOT / "README.md")
+    assert all(link.startswith(("#", "https://")) for link in links)
+    assert not re.search(r"<img|<a |^\[[^]]+\]:", text, re.MULTILINE)  # forms that the substitution does not know
+    assert "docs/advise.md" in text  # a link's words are kept
 
 
 def test_the_index_names_every_page():

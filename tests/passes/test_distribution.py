@@ -8,10 +8,9 @@ Chi-square of the joint counts and of each position against the exact distributi
 
 import random
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
+from tests.five_tokens import DRAFTER, TARGET, TEXT, V, follow, joint_distribution
 
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Sleep
 from multispin.protocol import (
@@ -41,19 +40,9 @@ from multispin.speculation import (
     truncate,
 )
 
-V, TEXT, TEXTS, MUTANT_TEXTS, DEVICES, FALSE_ALARM = 5, 3, 1500, 1000, 100, 1e-4
+TEXTS, MUTANT_TEXTS, DEVICES = 1500, 1000, 100
 PROMPT = (1, 3, 0, 2, 0)
 FORM = DistributionFormat(V, retained=4, probability_bits=3)
-TARGET = torch.tensor(
-    [
-        [1.2, 0.4, -0.3, 0.9, -2.5],
-        [0.1, 1.5, 0.8, -0.6, -3.0],
-        [-0.4, 0.2, 1.1, 0.6, -2.0],
-        [0.9, -0.2, 0.3, 1.3, -2.8],
-        [0.0, 0.5, 1.0, 0.2, -1.9],
-    ]
-)
-DRAFTER = TARGET * 0.8 + torch.tensor([0.3, -0.6, 0.7, -0.5, 1.5])
 PARAMS = SamplingParams(0.9, top_p=0.85, logit_bias=((1, 0.4),))
 DISTRIBUTIONS = [truncate(row, PARAMS, FORM) for row in shaped(DRAFTER, [0] * V, PARAMS)]
 LOSS, LATE = 0.15, 0.15
@@ -241,30 +230,9 @@ class Site(LocalDriver):
         self.run()
 
 
-def joint_distribution():
-    logits = shaped(TARGET, [0] * V, PARAMS)
-    p = target_distribution(logits, PARAMS).numpy()
-    distribution = p[PROMPT[-1]]
-    for _ in range(TEXT - 1):
-        distribution = distribution[..., None] * p
-    return distribution
-
-
 def follows_the_distribution(texts):
-    joint = joint_distribution()
-    seen = np.zeros_like(joint)
-    np.add.at(seen, tuple(np.array(texts).T), 1)
-    if seen[joint == 0].any():
-        return False
-    values = []
-    for keep in (None, *range(TEXT)):
-        axes = () if keep is None else tuple(axis for axis in range(TEXT) if axis != keep)
-        expected, counts = (joint * len(texts)).sum(axis=axes).ravel(), seen.sum(axis=axes).ravel()
-        few = expected < 5
-        expected = np.append(expected[~few], expected[few].sum())
-        counts = np.append(counts[~few], counts[few].sum())
-        values.append(stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue)
-    return min(values) > FALSE_ALARM / (TEXT + 1)
+    logits = shaped(TARGET, [0] * V, PARAMS)
+    return follow(texts, joint_distribution(PROMPT[-1], target_distribution(logits, PARAMS).numpy()))
 
 
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])

@@ -11,8 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from scipy import stats
+from tests.five_tokens import DRAFTER, TARGET, TEXT, V, follow, joint_distribution
 
 from multispin.speculation import (
     DistributionFormat,
@@ -31,18 +30,7 @@ from multispin.speculation import (
 )
 from multispin.speculation.rejection import Rejection
 
-V, TEXT, DRAFT, START, BASE = 5, 3, 2, 0, 7
-FALSE_ALARM = 1e-4
-TARGET = torch.tensor(
-    [
-        [1.2, 0.4, -0.3, 0.9, -2.5],
-        [0.1, 1.5, 0.8, -0.6, -3.0],
-        [-0.4, 0.2, 1.1, 0.6, -2.0],
-        [0.9, -0.2, 0.3, 1.3, -2.8],
-        [0.0, 0.5, 1.0, 0.2, -1.9],
-    ]
-)
-DRAFTER = TARGET * 0.8 + torch.tensor([0.3, -0.6, 0.7, -0.5, 1.5])
+DRAFT, START, BASE = 2, 0, 7
 PARAMS = SamplingParams(0.9, top_p=0.85)
 FORM = DistributionFormat(V, retained=4, probability_bits=2)
 P = target_distribution(TARGET, PARAMS).numpy()
@@ -52,33 +40,8 @@ DISTRIBUTIONS = [truncate(row, PARAMS, FORM) for row in DRAFTER]
 Q = np.stack([distribution.dense() for distribution in DISTRIBUTIONS])
 
 
-def joint_distribution() -> np.ndarray:
-    distribution = P[START]
-    for _ in range(TEXT - 1):
-        distribution = distribution[..., None] * P
-    return distribution
-
-
-def p_values(texts: list[list[int]]) -> list[float]:
-    """Chi-square of the joint distribution and of each position; cells that expect fewer than 5 texts are pooled."""
-    joint = joint_distribution()
-    seen = np.zeros_like(joint)
-    np.add.at(seen, tuple(np.array(texts).T), 1)
-    if seen[joint == 0].any():
-        return [0.0]
-    values = []
-    for keep in (None, *range(TEXT)):
-        axes = () if keep is None else tuple(axis for axis in range(TEXT) if axis != keep)
-        expected, counts = (joint * len(texts)).sum(axis=axes).ravel(), seen.sum(axis=axes).ravel()
-        few = expected < 5
-        expected = np.append(expected[~few], expected[few].sum())
-        counts = np.append(counts[~few], counts[few].sum())
-        values.append(stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue)
-    return values
-
-
 def follows_the_distribution(texts: list[list[int]]) -> bool:
-    return min(p_values(texts)) > FALSE_ALARM / (TEXT + 1)
+    return follow(texts, joint_distribution(START, P))
 
 
 def generate(count: int, rounds: Callable[[int, int, int], list[int]]) -> list[list[int]]:

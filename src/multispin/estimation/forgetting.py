@@ -146,3 +146,25 @@ class ForgettingMedian:
         z = NormalDist().inv_cdf(0.5 + between("confidence", confidence, 0.0, 1.0) / 2)
         factor = math.exp(z * self._log_error)
         return self.value / factor, self.value * factor
+
+
+class MedianEstimator:
+    """What estimators of one quantity share that are a forgotten median of something.
+
+    Args:
+        prior: value before anything is observed.
+        half_life: number of observations after which the weight of one is halved.
+
+    """
+
+    def __init__(self, prior: float, half_life: float) -> None:
+        self._median = ForgettingMedian(prior, half_life=half_life)
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the estimate, in its unit."""
+        return self._median.standard_deviation
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Central interval for the quantity, in its unit."""
+        return self._median.interval(confidence)

@@ -1,23 +1,14 @@
 /** The dashboard: what the feed says, put on the page. Names come from devices: they are only ever set as text. */
 import { Curve, drawPasses } from "./chart.js";
 import { fetchWith, follow, TokenError } from "./feed.js";
+import { keepToken, token } from "./token.js";
 
-const TOKEN = "multispin.token";
 const PASSES_S = 12;
 const AGAIN_MS = 2000;
 const WORDS = { device: "its device", edge: "the edge", nobody: "nobody" };
 
 const element = (id) => document.getElementById(id);
 let curves = null;
-
-function token() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given !== null) {
-    localStorage.setItem(TOKEN, given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return localStorage.getItem(TOKEN) ?? "";
-}
 
 async function look() {
   try {
@@ -132,7 +123,7 @@ function row(item, place, share, text) {
 
 element("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  localStorage.setItem(TOKEN, element("token").value.trim());
+  keepToken(element("token").value.trim());
   look();
 });
 look();

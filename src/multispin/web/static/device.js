@@ -2,8 +2,8 @@
 import { DeviceClient, InputError, PROTOCOL_VERSION, TokenTable } from "/device/client/index.js";
 import { element, Figures, say, write } from "./chat.js";
 import { Edge, TokenError } from "./edge.js";
+import { keepToken, token } from "./token.js";
 
-const TOKEN = "multispin.token";
 // What a reload must not lose; each tab has its own.
 const MESSAGES = "multispin.messages";
 const UNDER_WAY = "multispin.text";
@@ -20,16 +20,6 @@ let edge, about, table, client;
 let drafter = null;
 let unasked = false; // whether this device could have helped with the newest text, and was never asked
 let messages = JSON.parse(sessionStorage.getItem(MESSAGES) ?? "[]");
-
-/** The token of this device: from the address that a QR code holds, or from before. */
-function token() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given !== null) {
-    localStorage.setItem(TOKEN, given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return localStorage.getItem(TOKEN) ?? "";
-}
 
 async function join() {
   edge = new Edge(token());
@@ -188,7 +178,7 @@ async function ask(question) {
 
 element("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  localStorage.setItem(TOKEN, element("token").value.trim());
+  keepToken(element("token").value.trim());
   join();
 });
 element("ask").addEventListener("submit", (event) => {
