@@ -28,7 +28,8 @@ def _play(arguments, pipes, ignores_ctrl_c):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, pipe in enumerate(pipes, 1):
         os.dup2(pipe.detach(), number)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_ctrl_c else signal.default_int_handler)
     sys.argv = ["multispin", *arguments]
     from multispin.cli.main import main

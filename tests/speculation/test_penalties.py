@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -66,6 +67,11 @@ def plain_text(prompt, params, count):
 
 
 def rows(text, drafted):
+    return _rows(tuple(text), tuple(drafted)).clone()
+
+
+@cache
+def _rows(text, drafted):
     return torch.tensor([logits_after([*text, *drafted[:index]]) for index in range(len(drafted) + 1)])
 
 
@@ -131,13 +137,11 @@ def test_the_rejection_rule_keeps_the_penalised_distribution_after_a_drafted_pre
     params = SamplingParams(1.0, frequency_penalty=-2.0, presence_penalty=-2.0, prompt_tokens=2)
     prompt, form, count = [1, 2], DistributionFormat(V, V), 6000
     pairs = Counter()
+    distributions = tuple(truncate(torch.tensor(TABLE[index]), SamplingParams(1.0), form) for index in range(2))
+    evidence = Evidence(Rule.REJECTION, form, distributions=distributions)
     for seed in range(count):
         distribution = replace(params, seed=seed)
-        drafted, distributions = [], []
-        for index in range(2):
-            distributions.append(truncate(torch.tensor(TABLE[index]), SamplingParams(1.0), form))
-            drafted.append(draft_token(distributions[-1], seed, 2, 2 + index))
-        evidence = Evidence(Rule.REJECTION, form, distributions=tuple(distributions))
+        drafted = [draft_token(distributions[index], seed, 2, 2 + index) for index in range(2)]
         found = judge(drafted, evidence, rows(prompt, drafted), 2, distribution, prompt)
         written = [*drafted[: found.accepted], found.next_token]
         if len(written) == 1:  # the next pass decides the second token
