@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,18 @@ def curl_lines():
 
 
 @pytest.fixture(scope="module")
-def edge():
-    with Started("serve", "--port", 0, "--json") as process:
-        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+def answers():
+    """What comes of each line, by page and command: (exit code, output, errors). All are asked at once."""
+
+    def ask(edge, command):
+        here = command.replace("curl ", "curl -sS --fail-with-body ", 1).replace(DEFAULT, edge)
+        done = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=280)
+        return done.returncode, done.stdout, done.stderr
+
+    lines = list(curl_lines())
+    with Started("serve", "--port", 0, "--json") as process, ThreadPoolExecutor(len(lines)) as threads:
+        edge = f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+        return dict(zip(lines, threads.map(lambda line: ask(edge, line[1]), lines), strict=True))
 
 
 def test_there_are_some():
@@ -42,14 +52,11 @@ def test_there_are_some():
 
 
 @pytest.mark.parametrize(("page", "command"), curl_lines(), ids=lambda text: text[:60])
-def test_a_curl_line_works(edge, page, command):
+def test_a_curl_line_works(answers, page, command):
     assert DEFAULT in command
-    done = subprocess.run(
-        ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1).replace(DEFAULT, edge)],
-        capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer = json.loads(done.stdout)
+    code, said, errors = answers[page, command]
+    assert code == 0, said + errors
+    answer = json.loads(said)
     if answer["object"] == "response":
         assert answer["output"][0]["content"][0]["text"]
     else:

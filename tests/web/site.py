@@ -40,7 +40,7 @@ class Target:
         passes = Passes(engine, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
         events = []
         access = Access(SECRET)
-        application = EdgeServer(passes, events.append, access).application()
+        application = EdgeServer(passes, events.append, access, come_back_s=0.5).application()
         page = DevicePage("embedded", self.tokenizer, self.table, verifier.max_length, self.drafter)
         page.add_routes(application, guard(access))
         async with listening(application, port=port) as port:

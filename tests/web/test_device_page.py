@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import math
+from functools import cache
 
 import pytest
 from tests.web.chromium import Chromium
@@ -37,6 +38,7 @@ def _browser(request):
         pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
 
 
+@cache
 def own_text(target, question, tokens, temperature=0.0):
     """What the target writes alone, with the edge's first seed."""
     prompt = target.tokenizer.encode_chat(question)
