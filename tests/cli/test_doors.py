@@ -99,7 +99,7 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
         (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
         (["serve", "--target", "TINY", "--device", "warp"], "warp"),
         (
-            "device ws://127.0.0.1:9 --retry-for 0.3 --target TINY --draft none --prompt x".split(),
+            ["device", "ws://127.0.0.1:9", "--retry-for=0.3", "--target", "TINY", "--draft", "none", "--prompt", "x"],
             "cannot reach the edge",
         ),
         (["device", "nonsense", "--target", "TINY", "--draft", "lookup", "--prompt", "x"], "nonsense"),
