@@ -187,6 +187,8 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
         (400, "ignore_eos", {"prompt": "a", "response_format": schema({}), "ignore_eos": True}),
         (400, "prompt", {"prompt": "a", "max_tokens": 1000}),
         (400, "max_tokens", {"prompt": "a", "max_tokens": 0}),
+        (400, "min_tokens", {"prompt": "a", "max_tokens": 4, "min_tokens": 5}),
+        (400, "stream_options", {"prompt": "a", "stream_options": {"include_usage": True}}),
         (400, "prompt", {"prompt": ""}),
         (400, "prompt", {"prompt": [10**9]}),
         (404, "model", {"prompt": "a", "model": "another"}),
@@ -206,6 +208,45 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
         assert (seen, document["error"]["param"]) == (status, param), document
         assert document["error"]["message"]
     assert [status for status, _ in found[-2:]] == [400, 413]
+
+
+def test_a_path_or_method_that_is_not_there_is_an_error_document_with_a_name(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder, credential=KEY) as http:
+            found = []
+            for method, path in (
+                ("GET", "/v1/nothing"),
+                ("GET", "/v1/completions"),
+                ("PUT", "/tokenize"),
+                ("POST", "/v1/completions"),  # without a key
+            ):
+                async with http.request(method, path, headers={"X-Request-Id": "mine"}) as answer:
+                    found.append((answer, (await answer.json())["error"]))
+            async with http.get("/elsewhere") as answer:
+                return found, await answer.text()
+
+    found, elsewhere = asyncio.run(scenario())
+    assert [answer.status for answer, _ in found] == [404, 405, 405, 401]
+    assert [document["code"] for _, document in found] == [404, 405, 405, 401]
+    assert {answer.headers["X-Request-Id"] for answer, _ in found} == {"mine"}
+    assert (found[1][0].headers["Allow"], found[2][0].headers["Allow"]) == ("POST", "POST")
+    assert "takes POST, not GET" in found[1][1]["message"]
+    assert elsewhere == "404: Not Found"
+
+
+def test_a_stream_says_what_was_used_so_far_if_it_is_asked_to(tiny_folder):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"prompt": "abc", "max_tokens": 12, "temperature": 0, "stream": True, "stream_options": options}
+
+    async def scenario():
+        async with api(tiny_folder) as http:
+            return await events(http, "/v1/completions", body)
+
+    found = asyncio.run(scenario())
+    counts = [each["usage"]["completion_tokens"] for each in found]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == 12
+    assert all(each["usage"]["total_tokens"] == 3 + each["usage"]["completion_tokens"] for each in found)
 
 
 def test_a_credential_is_asked_for_and_other_origins_are_refused(tiny_folder):

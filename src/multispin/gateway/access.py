@@ -10,11 +10,12 @@ from aiohttp import web
 
 from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.gateway.answers import error_document
-from multispin.protocol import ProtocolError
+from multispin.protocol import SESSION_PATH, ProtocolError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = "X-Request-Id"
 """Header with the name of a request: the client's own if it is a harmless one, and always in the answer."""
+_PATHS = ("/v1/", "/tokenize", "/detokenize", "/openapi.json")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -41,9 +42,7 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
                     sentence = str(error) if isinstance(error, TokenExpiredError) else sentence
                     return _refusal(401, sentence, {"WWW-Authenticate": "Bearer"})
                 return _refusal(429, str(error), {"Retry-After": str(math.ceil(error.retry_after_s))})
-            asked = request.headers.get(REQUEST_ID, "")
-            name = asked if _NAME.fullmatch(asked) else f"req-{secrets.token_hex(8)}"
-            CALLER.set(Caller(holder, address, name))
+            CALLER.set(Caller(holder, address, _name_of(request)))
             return await handler(request)
 
         return guarded
@@ -51,11 +50,39 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
     return wrap
 
 
-async def name_answer(_: web.Request, response: web.StreamResponse) -> None:
-    """Put the name of the request into its answer."""
+def is_of_api(request: web.Request) -> bool:
+    """Whether a request is for the API, by its path; the address of the devices is not."""
+    return request.path.startswith(_PATHS) and request.path != SESSION_PATH
+
+
+@web.middleware
+async def no_such_path(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A path or method that the API does not have is answered in OpenAI's shape, as all errors are."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        if not is_of_api(request):
+            raise
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return _refusal(405, f"{request.path} takes {allowed}, not {request.method}", {"Allow": allowed})
+    except web.HTTPNotFound:
+        if not is_of_api(request):
+            raise
+        return _refusal(404, "there is no such path here: /openapi.json lists those that there are")
+
+
+async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the name of the request into its answer, also where it was refused before anybody knew who asks."""
     caller = CALLER.get()
     if caller is not None:
         response.headers[REQUEST_ID] = caller.request
+    elif is_of_api(request):
+        response.headers[REQUEST_ID] = _name_of(request)
+
+
+def _name_of(request: web.Request) -> str:
+    asked = request.headers.get(REQUEST_ID, "")
+    return asked if _NAME.fullmatch(asked) else f"req-{secrets.token_hex(8)}"
 
 
 def _refusal(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -86,6 +86,7 @@ class Answer:
         drafting: figures over all choices.
         reported: alternatives per token whose log probabilities are reported; None where nothing is.
         bytes_of: bytes of a token's text, for log probabilities.
+        counts_along: whether each event of a stream says what was used so far.
 
     """
 
@@ -98,6 +99,7 @@ class Answer:
     drafting: Drafting = field(default_factory=Drafting)
     reported: int | None = None
     bytes_of: Callable[[int], bytes] = lambda _: b""
+    counts_along: bool = False
 
     def __post_init__(self) -> None:
         self.id = self.id or ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12)
@@ -190,7 +192,8 @@ class Answer:
         choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish}
         if drafted:
             choice |= {"drafted": True, "drafted_by": drafted}
-        return event(self._head("chat.completion.chunk" if self.chat else "text_completion", [choice]))
+        said = self._head("chat.completion.chunk" if self.chat else "text_completion", [choice])
+        return event({**said, "usage": self.usage()} if self.counts_along else said)
 
     def _head(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from multispin.device import EdgeAwayError
 from multispin.errors import InputError
-from multispin.gateway.access import Handler, name_answer
+from multispin.gateway.access import Handler, name_answer, no_such_path
 from multispin.gateway.answers import DONE, Answer, error_document, event
 from multispin.gateway.bodies import (
     DEFAULT_COMPLETION_TOKENS,
@@ -81,6 +81,7 @@ class Gateway:
             guard: wraps each handler, for example with a check of credentials.
         """
         app.on_response_prepare.append(name_answer)
+        app.middlewares.append(no_such_path)
         for method, path, handler in (
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
@@ -102,7 +103,7 @@ class Gateway:
         prompt = await self._prompt(body.conversation(), body.chat_template_kwargs or {}, use)
         grammar = body.format_grammar() if use is None else use.grammar()
         requests = await self._requests(body, [prompt], body.most_tokens, grammar)
-        answer = Answer(self._model, True, len(prompt), reported=body.reported, bytes_of=self._words.token_bytes)
+        answer = self._begun(body, True, len(prompt))
         return await self._answer(request, body, answer, requests, use is not None)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -114,10 +115,7 @@ class Gateway:
         ]
         limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         requests = await self._requests(body, prompts, limit, body.format_grammar())
-        answer = Answer(
-            self._model, False, sum(map(len, prompts)), reported=body.reported, bytes_of=self._words.token_bytes
-        )
-        return await self._answer(request, body, answer, requests)
+        return await self._answer(request, body, self._begun(body, False, sum(map(len, prompts))), requests)
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """`/v1/responses`, without memory of earlier ones."""
@@ -217,9 +215,19 @@ class Gateway:
             if not body.stream:
                 choices = await self._watched(request, asyncio.gather(*map(_all, texts)))
                 return web.json_response(answer.whole(choices))
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            last = (lambda: answer.closing() + DONE) if usage else (lambda: DONE)
+            last = (lambda: answer.closing() + DONE) if body.reports_usage else (lambda: DONE)
             return await self._sent(request, [_chunks(answer, k, text) for k, text in enumerate(texts)], last)
+
+    def _begun(self, body: Sampling, chat: bool, prompt_tokens: int) -> Answer:
+        options = body.stream_options
+        return Answer(
+            self._model,
+            chat,
+            prompt_tokens,
+            reported=body.reported,
+            bytes_of=self._words.token_bytes,
+            counts_along=body.reports_usage and options is not None and options.continuous_usage_stats,
+        )
 
     async def _requests(
         self, body: Sampling, prompts: Sequence[Sequence[int]], limit: int | None, grammar: str
@@ -227,6 +235,8 @@ class Gateway:
         """One session's request for each choice of each prompt."""
         if limit is not None and limit < 1:
             raise BadRequestError(f"max_tokens = {limit} is below 1", "max_tokens")
+        if limit is not None and (body.min_tokens or 0) > limit:
+            raise BadRequestError(f"min_tokens = {body.min_tokens} is above max_tokens = {limit}", "min_tokens")
         if grammar and self._grammars is not None:
             await asyncio.to_thread(self._grammars.matcher, grammar)
         count, found = body.choices, []

@@ -138,7 +138,13 @@ class Message(Struct, frozen=True):
 
 
 class StreamOptions(Struct, frozen=True):
-    """What a streamed answer brings beside its text."""
+    """What a streamed answer brings beside its text.
+
+    Attributes:
+        include_usage: whether the usage follows in an event of its own, after the text.
+        continuous_usage_stats: with `include_usage`, whether every event says what was used so far.
+
+    """
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -191,6 +197,13 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     prompt_field: ClassVar[str] = "messages"
+
+    @property
+    def reports_usage(self) -> bool:
+        """Whether a stream ends with its usage; BadRequestError for options of a stream where none is asked for."""
+        if self.stream_options is not None and not self.stream:
+            raise BadRequestError("stream_options needs stream = true", "stream_options")
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def choices(self) -> int:
