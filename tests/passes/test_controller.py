@@ -185,8 +185,11 @@ def test_a_plan_that_takes_long_is_not_waited_for():
         for _ in range(30):
             each.observe_outcome(1, 4, 0)
     assert of_lengths(control.plan(members)) == of_lengths(wanted)  # the last plan serves on
+    assert not thread.waiting  # a plan has just been made
+    assert of_lengths(control.plan(members)) == of_lengths(wanted)
+    assert of_lengths(control.plan(members, now_s=60.0)) == of_lengths(wanted)
     thread.do()
-    assert control.plan(members) == at_once.plan(members)
+    assert control.plan(members, now_s=60.0) == at_once.plan(members)
 
 
 def test_beliefs_and_sessions_may_change_while_a_plan_is_made():

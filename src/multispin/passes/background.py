@@ -1,8 +1,10 @@
 """Work that takes long and may be late: the last result serves until the next one is there."""
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -14,11 +16,17 @@ class Background(Generic[Result]):
     """Does one piece of work at a time: at once, or in a thread once it has been given one.
 
     A simulation plans at once, as its clock stands still meanwhile. A server plans in a thread, so that nobody waits.
+
+    Args:
+        share: of a processor that the work may take in the long run, where it has a thread; default all of it.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
+        self._share = share
         self._executor: Executor | None = None
-        self._future: Future[Result] | None = None
+        self._future: Future[tuple[Result, float]] | None = None
+        self._began_s = self._rests_until_s = 0.0
 
     def use(self, executor: Executor) -> None:
         """Have work done there from now on."""
@@ -29,14 +37,19 @@ class Background(Generic[Result]):
         """Whether no work is under way."""
         return self._future is None
 
-    def begin(self, work: Callable[[], Result]) -> None:
+    def rested(self, now_s: float) -> bool:
+        """Whether no work is under way, and what was done does not take more than its share of a processor."""
+        return self.idle and now_s >= self._rests_until_s
+
+    def begin(self, work: Callable[[], Result], now_s: float = 0.0) -> None:
         """Begin some work; there must be none under way."""
         assert self._future is None
+        self._began_s = now_s
         if self._executor is not None:
-            self._future = self._executor.submit(work)
+            self._future = self._executor.submit(partial(_timed, work))
             return
         self._future = Future()
-        self._future.set_result(work())
+        self._future.set_result((work(), 0.0))
 
     def take(self) -> Result | None:
         """What was found, once; None while there is nothing. Work that failed in its thread is logged, and is over."""
@@ -49,4 +62,12 @@ class Background(Generic[Result]):
         if (error := future.exception()) is not None:
             log.error("planning failed, and the last plan goes on", exc_info=error)
             return None
-        return future.result()
+        result, took_s = future.result()
+        self._rests_until_s = self._began_s + took_s / self._share
+        return result
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What some work finds, and the processor time that it took [s]."""
+    began_s = time.thread_time()
+    return work(), time.thread_time() - began_s

@@ -23,6 +23,8 @@ from multispin.passes.settings import ControllerSettings
 
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
+_PLANNING = 0.02
+"""Plans may take this share of a processor where they are made in a thread. It is Python's lock that they take, too."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
@@ -107,7 +109,7 @@ class Controller:
         self.beliefs: Beliefs = beliefs or LearnedBeliefs(
             settings.bits_per_id, settings.max_draft_length, settings.frame_bits, delays=settings.mode != "rounds"
         )
-        self._background: Background[_Found] = Background()
+        self._background: Background[_Found] = Background(_PLANNING)
         self.chooser = Chooser(
             settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
         )
@@ -155,7 +157,8 @@ class Controller:
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
         counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
         anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
-        one is there; before the first, everybody drafts a few tokens.
+        one is there, and a new one is begun only when all of them together have taken a fiftieth of the time; before
+        the first, everybody drafts a few tokens.
 
         Args:
             members: sessions that get a grant.
@@ -177,7 +180,7 @@ class Controller:
     def _of_policy(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> RoundPlan:
         """The policy's plan for everybody's devices."""
         frame = self._frame(members, reserved_hz)
-        if self._background.idle and self._drift(members, reserved_hz) > self.settings.replan_tolerance:
+        if self._background.rested(now_s) and self._drift(members, reserved_hz) > self.settings.replan_tolerance:
             self._begin(members, reserved_hz, now_s)
         found = self._take()
         if found is not None and self._frame(found.members, found.reserved_hz) == frame:
@@ -200,7 +203,7 @@ class Controller:
     def _chosen(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> RoundPlan:
         """The plan of a mode in which not every device need draft."""
         trusted = self.chooser.trusted(members)
-        if self._background.idle and self.chooser.stale(trusted, now_s):
+        if self._background.rested(now_s) and self.chooser.stale(trusted, now_s):
             self._begin(trusted, reserved_hz, now_s)
         if (found := self._take()) is not None and found.decision is not None:
             choices = zip(found.members, found.decision.sessions, strict=True)
@@ -246,7 +249,7 @@ class Controller:
                 decision = decide(scenario, policy, mode=self.settings.mode, rounds=made, warm_start=before)
             return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 
-        self._background.begin(work)
+        self._background.begin(work, now_s)
 
     def _take(self) -> _Found | None:
         """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
