@@ -15,6 +15,7 @@ from multispin.protocol import (
     Chunk,
     Downlink,
     Draft,
+    EdgeSession,
     Error,
     Hello,
     Open,
@@ -235,32 +236,36 @@ class Devices:
         self._connections[number] = connection
         for answer in answers:
             connection.put(answer)
-        hello = self._passes.sessions[number].hello
+        session = self._passes.session(number)
+        assert session is not None
+        hello = session.hello
         self._audience.tell(Connected(number, hello.name, hello.drafter, older is not None))
         self._loop.wake()
 
     async def _receive(self, number: int, connection: Connection) -> None:
         """Hand every message to the edge until the connection ends."""
+        session = self._passes.session(number)
+        assert session is not None
         while (frame := await connection.wire.receive()) is not None:
             if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
                 return
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
             match decode_uplink(frame):
                 case Chunk() | Draft() as message:  # as nearly always
-                    self._drafted(number, connection, message, wire_bytes)
+                    self._drafted(session, connection, message, wire_bytes)
                 case message:
                     if not await self._told(number, connection, message, wire_bytes):
                         return
 
-    def _drafted(self, number: int, connection: Connection, message: Chunk | Draft, wire_bytes: int) -> None:
+    def _drafted(self, session: EdgeSession, connection: Connection, message: Chunk | Draft, wire_bytes: int) -> None:
         """Take what a device drafted."""
-        now_s, session = self._now_s(), self._passes.session(number)
-        if session is None or not session.awaits(message):  # what the edge asked for is no noise, however fast
+        now_s = self._now_s()
+        if not session.awaits(message):  # what the edge asked for is no noise, however fast
             connection.count(now_s)
-        for answer in self._passes.receive(number, message, wire_bytes, now_s):
+        for answer in self._passes.receive(session.number, message, wire_bytes, now_s):
             connection.put(answer)
-        if session is not None and session.request is not None and session.request.finish:
-            self._audience.tell(self._account.finished(number, now_s))
+        if session.request is not None and session.request.finish:
+            self._audience.tell(self._account.finished(session.number, now_s))
         if not self._passes.waits(now_s):
             self._loop.wake()
 

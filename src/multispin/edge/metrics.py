@@ -223,20 +223,17 @@ class Metrics:
     def _count_texts(self, rows: Sequence[RoundDevice]) -> None:
         """Count what a pass brought all texts together: there are many of them."""
         self._generated.inc(sum(row.tokens for row in rows))
-        drafted, accepted, texts = Tally[str](), Tally[str](), Tally[str]()
-        for row in rows:
-            drafter = row.drafter if row.drafter in self._who else "nobody"
-            texts[drafter] += 1
-            drafted[drafter] += row.drafted
-            accepted[drafter] += row.accepted
-        for drafter, count in texts.items():
-            self._who[drafter].inc(count)
-            self._who_drafted[drafter].inc(drafted[drafter])
-            self._who_accepted[drafter].inc(accepted[drafter])
-        self._drafts.inc(sum(row.drafted > 0 for row in rows))
-        self._draft_tokens.inc(drafted.total())
-        self._accepted.inc(accepted.total())
-        self._rejected.inc(drafted.total() - accepted.total())
+        for drafter, count in Tally(row.drafter for row in rows).items():
+            own = rows if count == len(rows) else [row for row in rows if row.drafter == drafter]
+            who = drafter if drafter in self._who else "nobody"
+            self._who[who].inc(count)
+            self._who_drafted[who].inc(sum([row.drafted for row in own]))
+            self._who_accepted[who].inc(sum([row.accepted for row in own]))
+        drafted, accepted = sum([row.drafted for row in rows]), sum([row.accepted for row in rows])
+        self._drafts.inc(sum([row.drafted > 0 for row in rows]))
+        self._draft_tokens.inc(drafted)
+        self._accepted.inc(accepted)
+        self._rejected.inc(drafted - accepted)
         lengths = Tally(row.accepted for row in rows)
         longest = max(lengths, default=0)
         at_least = [*accumulate(lengths[length] for length in range(longest, 0, -1))]

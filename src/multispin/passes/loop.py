@@ -2,7 +2,7 @@
 
 `Passes` holds the sessions and decides; whoever drives it brings the time, the messages and a thread for `verify`.
 The contract: call `advance` after every message and whenever the time of its last `Sleep` has come, and do what it
-says; hand what a `Verify` brought to `verified`. A server does so with sockets (`edge.server`), a simulation with a
+says; hand what a `Verify` brought to `verified`. A server does so with sockets (`edge.pass_loop`), a simulation with a
 virtual clock (`simulation.site`), a test with `passes.local`.
 
 Who rides in which pass is a scheduler's: `Rounds` waits for all drafts of a round, as the paper does; in `Streams`

@@ -5,15 +5,14 @@ until then. Under `rejection-up` a pass may have to ask devices for the distribu
 delivers; a device that answers late misses this delivery and gets its verdict when the answer comes.
 """
 
-import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from multispin.passes.batches import collect, pending_job, prompt_due
 from multispin.passes.edge_drafts import EdgeDrafts
-from multispin.passes.patience import Patience
-from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, RoundPlan, SessionPlan
-from multispin.passes.seats import Seat, Trial
+from multispin.passes.plans import DEVICE, EDGE
+from multispin.passes.round_grants import RoundGrants
+from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Message, Send, Sleep, Step, Verify
 from multispin.passes.trials import compare, tried
@@ -24,42 +23,16 @@ from multispin.protocol import (
     Downlink,
     Draft,
     Error,
-    Grant,
     Granted,
     Pending,
     ProtocolError,
     Refused,
     Verdict,
 )
-from multispin.speculation import ID_RULES, Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
+from multispin.speculation import Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
 
 PATIENCE = 0.5
 """Drafts that are late by this share of a pass are late enough for a pass without them."""
-
-
-@dataclass
-class _Round:
-    """The round under way.
-
-    Attributes:
-        number: of the round.
-        planned_s: its planned time [s].
-        deadline_s: when it goes on without the drafts that have not come [s].
-        members: sessions whose drafts may still be awaited. `_is_awaited` tells which are; those found at the end that
-            are not drop off, so that a look costs next to nothing however many there are.
-        expected_s: when the drafts of its devices are expected to have come [s].
-        riders: what is done for the sessions that no device drafts for, by number.
-        passes: how many more passes of theirs are planned before that.
-
-    """
-
-    number: int = 0
-    planned_s: float = 0.0
-    deadline_s: float = 0.0
-    members: list[int] = field(default_factory=list)
-    expected_s: float = 0.0
-    riders: dict[int, SessionPlan] = field(default_factory=dict)
-    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,46 +90,42 @@ class Rounds:
         self._seats = state.seats
         self._controller = state.controller
         self._edge_drafts = edge_drafts
-        self._patience = Patience(state.limits)
-        self._round = _Round()
-        self._price_tokens_per_s = 0.0
+        self._grants = RoundGrants(state, edge_drafts is not None)
         self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
-        self._rides = state.controller.settings.mode != "rounds"  # sessions without drafts have passes of their own
-        self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
 
     @property
     def number(self) -> int:
         """Number of the round under way."""
-        return self._round.number
+        return self._grants.round.number
 
     @property
     def deadline_s(self) -> float:
         """When the round under way goes on without the drafts that have not come [s]."""
-        return self._round.deadline_s
+        return self._grants.round.deadline_s
 
     @property
     def price_tokens_per_s(self) -> float:
         """Planned goodput of the round under way [tokens/s]."""
-        return self._price_tokens_per_s
+        return self._grants.price_tokens_per_s
 
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, verify a batch, or send messages; then ask again."""
-        if self._rides and self._phase is None:
-            self._let_go_of_the_late(now_s)
+        if self._grants.rides and self._phase is None:
+            self._grants.let_go_of_the_late(now_s)
         if self._state.outbox:
             messages, self._state.outbox = self._state.outbox, []
             return Send(messages)
         if self.waits(now_s):
-            return self._ride(now_s) if self._rides and self._phase is None else Sleep(self._until_s())
+            return self._ride(now_s) if self._grants.rides and self._phase is None else Sleep(self._until_s())
         if isinstance(self._phase, _Settling):
             return self._deliver(self._phase, now_s)
         if not self._anything_ready():
-            _, grants = self._schedule(now_s)
+            _, grants = self._grants.schedule(now_s)
             if grants:
                 return Send(list(grants.items()))
             if not self._anything_ready():
-                return Sleep(self._due[0][0] if self._due else None)
-        if self._rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+                return Sleep(self._grants.due_s)
+        if self._grants.rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
             return step
         batch = self._collect()
         self._phase = _Verifying(batch)
@@ -171,7 +140,7 @@ class Rounds:
                 return True
             case _Settling() as settling:
                 return now_s < settling.until_s and _any_left(settling.asked, self._is_asked)
-        return now_s < self._round.deadline_s and _any_left(self._round.members, self._is_awaited)
+        return now_s < self._grants.round.deadline_s and _any_left(self._grants.round.members, self._is_awaited)
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
         """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
@@ -214,8 +183,8 @@ class Rounds:
 
     def came_back(self, seat: Seat) -> None:
         """A device is connected again: its draft may be awaited again."""
-        if seat.session.number not in self._round.members:
-            self._round.members.append(seat.session.number)
+        if seat.session.number not in self._grants.round.members:
+            self._grants.round.members.append(seat.session.number)
 
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
@@ -238,82 +207,8 @@ class Rounds:
             return answers
         self._controller.chooser.probes.end(session.number, now_s)
         if isinstance(stage, Granted) and stage.grant.length > 0:
-            self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
+            self._grants.came(seat, now_s)
         return []
-
-    # A pass -------------------------------------------------------------------------------------------------------
-
-    def _schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:
-        """Plan the next round and grant it to every running session that owes nothing."""
-        self._seats.fill()
-        members = [self._member(seat) for seat in self._seats if self._is_idle(seat)]
-        late_hz = sum(seat.band_hz for seat in self._seats)
-        plan = self._controller.plan(members, late_hz, now_s)
-        if plan is None:
-            return None, {}
-        self._price_tokens_per_s = plan.goodput_tokens_per_s
-        phase_s = plan.phase_s
-        if phase_s is None:
-            phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
-        wait_s = self._patience.most_s(phase_s)
-        if not self._rides:  # else a draft that is late is taken back, which costs its device more than a round
-            verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
-            wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
-        # Nobody waits for a device that was late already, nor for a probe.
-        self._round = _Round(
-            self._round.number + 1,
-            plan.round_s,
-            now_s + wait_s,
-            [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
-            now_s + phase_s,
-            {each.session: each for each in plan.sessions if each.drafter != DEVICE},
-            plan.extra_passes,
-        )
-        grants = {}
-        for each in plan.sessions:
-            grant = self._give(each, now_s)
-            if grant is not None:
-                grants[each.session] = grant
-        return plan, grants
-
-    def _is_idle(self, seat: Seat) -> bool:
-        """Whether a plan has something to decide for a session: it is there, and nothing of it is under way."""
-        return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
-
-    def _member(self, seat: Seat) -> Member:
-        room = seat.session.room
-        edge_room = room if self._edge_drafts is not None and seat.session.offer is None else 0
-        request = seat.session.request
-        comparable = request is not None and request.rule in ID_RULES
-        able = seat.session.hello.drafts and seat.trial is None
-        return Member(seat.session.number, room if able else 0, edge_room, comparable)
-
-    def _give(self, planned: SessionPlan, now_s: float) -> Grant | None:
-        """Do what is planned for a session: its grant, or None if its device need not know."""
-        seat = self._seats[planned.session]
-        seat.drafter, seat.asked_at_s = planned.drafter, now_s
-        of_device = planned.drafter == DEVICE
-        length = planned.draft_length if of_device else 0
-        seat.planned_s = self._round.expected_s - now_s if length else 0.0
-        grant = seat.session.give(self._round.number, length, planned.bandwidth_hz)
-        if not self._rides:
-            return grant
-        late_s = self._round.deadline_s
-        if planned.probe is not None:
-            late_s = (
-                now_s
-                + self._state.limits.deadline_factor * planned.probe.expected_s
-                + self._state.limits.deadline_slack_s
-            )
-        if isinstance(seat.session.stage, Pending):
-            seat.to_draft = 0 if of_device else planned.draft_length
-            if planned.probe is None or of_device:
-                return None  # the device has nothing to do
-            grant = Grant(planned.session, self._round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
-            request = seat.session.request
-            seat.trial = Trial(grant, len(request.committed) if request is not None else 0, now_s)
-        heapq.heappush(self._due, (late_s, planned.session, grant.round))
-        return grant
 
     # Sessions that no device drafts for ---------------------------------------------------------------------------
 
@@ -328,36 +223,32 @@ class Rounds:
         riders = [seat for seat in self._seats if self._rides_now(seat)]
         if riders or any(prompt_due(self._state, seat) for seat in self._seats):
             pass_s = self._controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
-            patience_s = self._round.expected_s + PATIENCE * pass_s
-            if self._round.passes > 0 or now_s + pass_s <= self._round.expected_s or now_s >= patience_s:
-                self._round.passes -= 1
+            patience_s = self._grants.round.expected_s + PATIENCE * pass_s
+            if self._grants.round.passes > 0 or now_s + pass_s <= self._grants.round.expected_s or now_s >= patience_s:
+                self._grants.round.passes -= 1
                 batch = self._collect(riders)
                 self._phase = _Verifying(batch, waits=True)
                 return Verify(batch)
-            return Sleep(min(patience_s, self._round.deadline_s))
-        return Sleep(self._round.deadline_s if not self._due else min(self._round.deadline_s, self._due[0][0]))
+            return Sleep(min(patience_s, self._grants.round.deadline_s))
+        until_s, due_s = self._grants.round.deadline_s, self._grants.due_s
+        return Sleep(until_s if due_s is None else min(until_s, due_s))
 
     def _seat_riders(self, now_s: float) -> Send | None:
         """Let sessions with nothing under way take part in the pass to come; what devices must be told, if anything."""
-        grants = [
+        grants = self._grants
+        messages = [
             (seat.session.number, grant)
             for seat in self._seats
-            if self._is_idle(seat) and (grant := self._give(self._as_rider(seat), now_s)) is not None
+            if grants.is_idle(seat) and (grant := grants.give(grants.as_rider(seat), now_s)) is not None
         ]
-        return Send(grants) if grants else None
+        return Send(messages) if messages else None
 
     def _rides_now(self, seat: Seat) -> bool:
         """Whether a session takes part in a pass that awaited drafts do not."""
         stage = seat.session.stage
         if not isinstance(stage, Pending):
             return False
-        return seat.drafter != DEVICE or stage.grant.round != self._round.number
-
-    def _as_rider(self, seat: Seat) -> SessionPlan:
-        """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
-        number = seat.session.number
-        planned = self._round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
-        return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
+        return seat.drafter != DEVICE or stage.grant.round != self._grants.round.number
 
     def _to_draft(self) -> DraftHere | None:
         """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
@@ -366,30 +257,13 @@ class Rounds:
             self._phase = _Drafting()
         return step
 
-    def _let_go_of_the_late(self, now_s: float) -> None:
-        """Take back grants whose drafts have not come in time: their sessions go on without, and are only probed."""
-        while self._due and self._due[0][0] <= now_s:
-            _, number, round_number = heapq.heappop(self._due)
-            seat = self._seats.get(number)
-            if seat is None or not seat.connected:
-                continue
-            stage, trial = seat.session.stage, seat.trial
-            if trial is not None and trial.ids is None and trial.grant.round == round_number:
-                self._state.tell(number, seat.session.tail(trial.base))
-                seat.trial, asked_s = None, trial.asked_s
-            elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
-                seat.session.withdraw()
-                asked_s = seat.asked_at_s
-            else:
-                continue
-            self._controller.chooser.probes.miss(number, now_s, now_s - asked_s)
-
     def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
         """Take every draft at hand, or those of some sessions, and as many prompt tokens as may ride along."""
         self._seats.fill()
         if pending is None:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
-        return collect(self._state, self._round.number, [pending_job(seat) for seat in pending], self._round.planned_s)
+        under_way, jobs = self._grants.round, [pending_job(seat) for seat in pending]
+        return collect(self._state, under_way.number, jobs, under_way.planned_s)
 
     def _deliver(self, settling: _Settling, now_s: float) -> Send:
         """Settle the rest of a batch, plan the next round, and say everybody's verdict and grant.
@@ -410,7 +284,7 @@ class Rounds:
         self._seats.end_batch()
         # In a pass of their own, the sessions that no device drafts for go on as planned.
         held = {number for number in verdicts if self._seats[number].held}
-        plan, grants = (None, {}) if settling.waits else self._schedule(now_s)
+        plan, grants = (None, {}) if settling.waits else self._grants.schedule(now_s)
         drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
         messages: list[Message] = []
         for number, verdict in verdicts.items():
@@ -439,7 +313,7 @@ class Rounds:
                 return None
             case _Settling() as settling:
                 return settling.until_s
-        return self._round.deadline_s
+        return self._grants.round.deadline_s
 
     def _anything_ready(self) -> bool:
         """Whether a batch would have anything in it."""
@@ -453,7 +327,7 @@ class Rounds:
         if seat is None or not (seat.connected and seat.running):
             return False
         stage = seat.session.stage
-        return isinstance(stage, Granted) and stage.grant.round == self._round.number
+        return isinstance(stage, Granted) and stage.grant.round == self._grants.round.number
 
     def _is_asked(self, number: int) -> bool:
         """Whether a session owes the distribution that a pass waits for."""

@@ -66,7 +66,8 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
         if number & ((1 << padding) - 1):
             raise InputError("the padding bits are not zero")
         number >>= padding
-        few = [number >> shift & ((1 << width) - 1) for shift in range((count - 1) * width, -1, -width)]
+        mask = (1 << width) - 1
+        few = [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
         if few and max(few) >= vocabulary_size:
             raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
         return few

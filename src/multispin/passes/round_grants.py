@@ -1,0 +1,169 @@
+"""Grants of rounds: what each session is given by a plan, and whose draft is late.
+
+Knows plans, grants and times. Does not know what is verified when.
+"""
+
+import heapq
+from dataclasses import dataclass, field
+
+from multispin.passes.patience import Patience
+from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
+from multispin.passes.seats import Seat, Trial
+from multispin.passes.state import EdgeState
+from multispin.protocol import Grant, Granted, Pending
+from multispin.speculation import ID_RULES
+
+
+@dataclass
+class Round:
+    """A round under way.
+
+    Attributes:
+        number: of the round.
+        planned_s: its planned time [s].
+        deadline_s: when it goes on without the drafts that have not come [s].
+        members: sessions whose drafts may still be awaited. A look at its end tells which are.
+        expected_s: when the drafts of its devices are expected to have come [s].
+        riders: what is done for the sessions that no device drafts for, by number.
+        passes: how many more passes of theirs are planned before that.
+
+    """
+
+    number: int = 0
+    planned_s: float = 0.0
+    deadline_s: float = 0.0
+    members: list[int] = field(default_factory=list)
+    expected_s: float = 0.0
+    riders: dict[int, SessionPlan] = field(default_factory=dict)
+    passes: int = 0
+
+
+class RoundGrants:
+    """What the sessions are given in rounds.
+
+    Attributes:
+        round: the round under way.
+        price_tokens_per_s: its planned goodput [tokens/s].
+        rides: whether sessions without drafts have passes of their own.
+
+    Args:
+        state: the sessions.
+        edge_drafts: whether the edge has a drafter of its own.
+
+    """
+
+    def __init__(self, state: EdgeState, edge_drafts: bool) -> None:
+        self._state = state
+        self._seats = state.seats
+        self._controller = state.controller
+        self._edge_drafts = edge_drafts
+        self._patience = Patience(state.limits)
+        self.round = Round()
+        self.price_tokens_per_s = 0.0
+        self.rides = state.controller.settings.mode != "rounds"
+        self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next grant is late [s]; None if none is."""
+        return self._due[0][0] if self._due else None
+
+    def schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:
+        """Plan the next round and grant it to every running session that owes nothing."""
+        self._seats.fill()
+        members = [self._member(seat) for seat in self._seats if self.is_idle(seat)]
+        late_hz = sum(seat.band_hz for seat in self._seats)
+        plan = self._controller.plan(members, late_hz, now_s)
+        if plan is None:
+            return None, {}
+        self.price_tokens_per_s = plan.goodput_tokens_per_s
+        phase_s = plan.phase_s
+        if phase_s is None:
+            phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
+        wait_s = self._patience.most_s(phase_s)
+        if not self.rides:  # else a draft that is late is taken back, which costs its device more than a round
+            verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
+            wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
+        # Nobody waits for a device that was late already, nor for a probe.
+        self.round = Round(
+            self.round.number + 1,
+            plan.round_s,
+            now_s + wait_s,
+            [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
+            now_s + phase_s,
+            {each.session: each for each in plan.sessions if each.drafter != DEVICE},
+            plan.extra_passes,
+        )
+        grants = {}
+        for each in plan.sessions:
+            grant = self.give(each, now_s)
+            if grant is not None:
+                grants[each.session] = grant
+        return plan, grants
+
+    def is_idle(self, seat: Seat) -> bool:
+        """Whether a plan has something to decide for a session: it is there, and nothing of it is under way."""
+        return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
+
+    def _member(self, seat: Seat) -> Member:
+        room = seat.session.room
+        edge_room = room if self._edge_drafts and seat.session.offer is None else 0
+        request = seat.session.request
+        comparable = request is not None and request.rule in ID_RULES
+        able = seat.session.hello.drafts and seat.trial is None
+        return Member(seat.session.number, room if able else 0, edge_room, comparable)
+
+    def give(self, planned: SessionPlan, now_s: float) -> Grant | None:
+        """Do what is planned for a session: its grant, or None if its device need not know."""
+        seat = self._seats[planned.session]
+        seat.drafter, seat.asked_at_s = planned.drafter, now_s
+        of_device = planned.drafter == DEVICE
+        length = planned.draft_length if of_device else 0
+        seat.planned_s = self.round.expected_s - now_s if length else 0.0
+        grant = seat.session.give(self.round.number, length, planned.bandwidth_hz)
+        if not self.rides:
+            return grant
+        late_s = self.round.deadline_s
+        if planned.probe is not None:
+            late_s = (
+                now_s
+                + self._state.limits.deadline_factor * planned.probe.expected_s
+                + self._state.limits.deadline_slack_s
+            )
+        if isinstance(seat.session.stage, Pending):
+            seat.to_draft = 0 if of_device else planned.draft_length
+            if planned.probe is None or of_device:
+                return None  # the device has nothing to do
+            grant = Grant(planned.session, self.round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
+            request = seat.session.request
+            seat.trial = Trial(grant, len(request.committed) if request is not None else 0, now_s)
+        heapq.heappush(self._due, (late_s, planned.session, grant.round))
+        return grant
+
+    def as_rider(self, seat: Seat) -> SessionPlan:
+        """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
+        number = seat.session.number
+        planned = self.round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
+        return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
+
+    def let_go_of_the_late(self, now_s: float) -> None:
+        """Take back grants whose drafts have not come in time: their sessions go on without, and are only probed."""
+        while self._due and self._due[0][0] <= now_s:
+            _, number, round_number = heapq.heappop(self._due)
+            seat = self._seats.get(number)
+            if seat is None or not seat.connected:
+                continue
+            stage, trial = seat.session.stage, seat.trial
+            if trial is not None and trial.ids is None and trial.grant.round == round_number:
+                self._state.tell(number, seat.session.tail(trial.base))
+                seat.trial, asked_s = None, trial.asked_s
+            elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
+                seat.session.withdraw()
+                asked_s = seat.asked_at_s
+            else:
+                continue
+            self._controller.chooser.probes.miss(number, now_s, now_s - asked_s)
+
+    def came(self, seat: Seat, now_s: float) -> None:
+        """A granted draft has come: learn how late drafts are."""
+        self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
