@@ -48,15 +48,18 @@ class Timer:
 
 
 class Planning(Executor):
-    """Does work at once, and counts its processor time [s]."""
+    """Does work at once, and counts its processor time [s]; what was found is there after as long on the clock."""
 
-    def __init__(self):
+    def __init__(self, clock):
         self.spent_s = 0.0
+        self._clock = clock
 
     def submit(self, work, /, *arguments, **named):
         future, began_s = Future(), time.thread_time()
-        future.set_result(work(*arguments, **named))
-        self.spent_s += time.thread_time() - began_s
+        found = work(*arguments, **named)
+        spent_s = time.thread_time() - began_s
+        self.spent_s += spent_s
+        self._clock.call_later(spent_s, partial(future.set_result, found))
         return future
 
 
@@ -82,13 +85,13 @@ class Site:
     def __init__(self, engine, controller: Controller, limits, devices, pass_s, token_s):
         self.passes = self.members = self.frames = 0
         self.spent_s = dict.fromkeys(("receive", "advance", "settle", "send", "events", "planning"), 0.0)
-        self._planning = Planning()
+        self._clock, self._looks, self._devices = Clock(), False, {}
+        self._planning = Planning(self._clock)
         controller.plan_in(self._planning)
         self._edge = Passes(engine, controller, "stub", limits)
         self._account = Account(self._edge)
         self._metrics = Metrics("stub", lambda: Counts(0, 0, (), 0, 0, 0.0, 0, 0))
         self._pass_s, self._until_s = pass_s, None
-        self._clock, self._looks, self._devices = Clock(), False, {}
         for number in range(devices):  # one after the other, as they would come
             self._clock.call_later(0.001 * number, partial(self._arrive, number, token_s))
 

@@ -1,10 +1,8 @@
 """Work that takes long and may be late: the last result serves until the next one is there."""
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -18,14 +16,14 @@ class Background(Generic[Result]):
     A simulation plans at once, as its clock stands still meanwhile. A server plans in a thread, so that nobody waits.
 
     Args:
-        share: of a processor that the work may take in the long run, where it has a thread; default all of it.
+        share: of the time in which work may be under way; default all of it.
 
     """
 
     def __init__(self, share: float = 1.0) -> None:
         self._share = share
         self._executor: Executor | None = None
-        self._future: Future[tuple[Result, float]] | None = None
+        self._future: Future[Result] | None = None
         self._began_s = self._rests_until_s = 0.0
 
     def use(self, executor: Executor) -> None:
@@ -38,7 +36,7 @@ class Background(Generic[Result]):
         return self._future is None
 
     def rested(self, now_s: float) -> bool:
-        """Whether no work is under way, and what was done does not take more than its share of a processor."""
+        """Whether no work is under way, and what was done last has not taken more than its share of the time."""
         return self.idle and now_s >= self._rests_until_s
 
     def begin(self, work: Callable[[], Result], now_s: float = 0.0) -> None:
@@ -46,28 +44,21 @@ class Background(Generic[Result]):
         assert self._future is None
         self._began_s = now_s
         if self._executor is not None:
-            self._future = self._executor.submit(partial(_timed, work))
+            self._future = self._executor.submit(work)
             return
         self._future = Future()
-        self._future.set_result((work(), 0.0))
+        self._future.set_result(work())
 
-    def take(self) -> Result | None:
+    def take(self, now_s: float = 0.0) -> Result | None:
         """What was found, once; None while there is nothing. Work that failed in its thread is logged, and is over."""
         future = self._future
         if future is None or not future.done():
             return None
         self._future = None
+        self._rests_until_s = self._began_s + (now_s - self._began_s) / self._share
         if future.cancelled():
             return None
         if (error := future.exception()) is not None:
             log.error("planning failed, and the last plan goes on", exc_info=error)
             return None
-        result, took_s = future.result()
-        self._rests_until_s = self._began_s + took_s / self._share
-        return result
-
-
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What some work finds, and the processor time that it took [s]."""
-    began_s = time.thread_time()
-    return work(), time.thread_time() - began_s
+        return future.result()

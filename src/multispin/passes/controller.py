@@ -23,8 +23,8 @@ from multispin.passes.settings import ControllerSettings
 
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
-_PLANNING = 0.02
-"""Plans may take this share of a processor where they are made in a thread. It is Python's lock that they take, too."""
+_PLANNING = 0.05
+"""A plan may be under way for this share of the time where plans are made in a thread: it takes Python's lock, too."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
@@ -157,8 +157,8 @@ class Controller:
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
         counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
         anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
-        one is there, and a new one is begun only when all of them together have taken a fiftieth of the time; before
-        the first, everybody drafts a few tokens.
+        one is there, and the next is not begun before 20 times what that one took, until it was used, have passed;
+        before the first, everybody drafts a few tokens.
 
         Args:
             members: sessions that get a grant.
@@ -182,7 +182,7 @@ class Controller:
         frame = self._frame(members, reserved_hz)
         if self._background.rested(now_s) and self._drift(members, reserved_hz) > self.settings.replan_tolerance:
             self._begin(members, reserved_hz, now_s)
-        found = self._take()
+        found = self._take(now_s)
         if found is not None and self._frame(found.members, found.reserved_hz) == frame:
             made = found.plan
         elif self._latest is not None and self._latest[0] == frame:
@@ -205,7 +205,7 @@ class Controller:
         trusted = self.chooser.trusted(members)
         if self._background.rested(now_s) and self.chooser.stale(trusted, now_s):
             self._begin(trusted, reserved_hz, now_s)
-        if (found := self._take()) is not None and found.decision is not None:
+        if (found := self._take(now_s)) is not None and found.decision is not None:
             choices = zip(found.members, found.decision.sessions, strict=True)
             here = {member: choice for member, choice in choices if member.session in self._histories}
             self.chooser.adopt(here, found.decision, found.at_s)
@@ -251,9 +251,9 @@ class Controller:
 
         self._background.begin(work, now_s)
 
-    def _take(self) -> _Found | None:
+    def _take(self, now_s: float) -> _Found | None:
         """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
-        found = self._background.take()
+        found = self._background.take(now_s)
         if found is None or found.given:
             return found
         for member, device in zip(found.members, found.plan.devices, strict=True):
