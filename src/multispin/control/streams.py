@@ -21,6 +21,12 @@ from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
+LEAST_OF_PLAIN = 0.97
+"""Nobody is to have less than this share of what plain decoding of all would give it, whatever that costs the others."""
+SLACK_TOKENS = 2.0
+"""By so much a session may be short of that before its tokens count more [tokens] …"""
+DOUBLES_TOKENS = 1.0
+"""… and with so much more they count twice as much [tokens]."""
 PRICE_MEMORY_S = 5.0
 """Default time after which what was learned of the price of time counts 1/e [s]."""
 
@@ -48,6 +54,8 @@ class Ready(NamedTuple):
         restart_worth: what is lost if a verdict contradicts what its device has drafted meanwhile [tokens]; default 0.
         behind_tokens: how far it is behind what it is to have at least, plain decoding included, as of its last ride;
             negative where it is ahead [tokens]; default 0.
+        short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, as of its last ride; negative where it is
+            ahead [tokens]; default 0.
     """
 
     session: int
@@ -66,6 +74,7 @@ class Ready(NamedTuple):
     token_worth: float = 0.0
     restart_worth: float = 0.0
     behind_tokens: float = 0.0
+    short_tokens: float = 0.0
 
 
 class Ride(NamedTuple):
@@ -190,7 +199,7 @@ class _Table:
     ) -> None:
         columns: Floats = np.array(ready, dtype=np.float64).T
         pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
-        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind = columns[9:]
+        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind, short = columns[9:]
         room = np.where(np.isnan(room), pending, room)
         self.must: Mask = must > 0.0
         self._verifier, self._drafter = verifier, edge_drafter
@@ -198,6 +207,10 @@ class _Table:
         self._plain_s = verifier.verify_s([0] * len(ready))
         self._floor = np.maximum(least, 1.0 / self._plain_s)
         self._step_price, of_edge = 0.0, 0.0
+        # Who has less than plain decoding would give it counts more, and time is dearer by what it should have in it.
+        more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
+        price += float(more.sum()) * LEAST_OF_PLAIN / self._plain_s
+        own_weight, weight = weight, weight + more
         token_price = price * verifier.per_token_s
         if edge_drafter is None:
             edge, extra = np.zeros((1, 1)), np.zeros((1, 1))
@@ -220,7 +233,7 @@ class _Table:
         tokens = weight * (_expected(alpha, device) + alive * extra)
         cost = price * verifier.per_device_s + token_price * (device + 1.0) + of_edge * edge
         held = np.where(drafts_on, token_worth * np.minimum(pending, _steps(weight * alpha, alpha, token_worth)), 0.0)
-        self._device, self._edge, self._tokens = device, edge, tokens
+        self._device, self._edge, self._tokens = device, edge, tokens * own_weight / weight
         self._surplus: Floats = tokens - cost - held - lost * (1.0 - alive * survives)
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
 
@@ -381,8 +394,9 @@ def worth(scenario: Scenario) -> Worth:
     floors = [tokens / alone.pass_s for tokens in alone.expected_tokens]
     best = fluid(scenario, floors)
     pass_s = 1.0 / best.passes_per_s
+    others = best.band_tokens_per_s + sum(rates.drafting_tokens_per_s for rates in best.devices)
     return Worth(
-        best.engine_tokens_per_s / best.goodput_tokens_per_s,
+        max(0.0, 1.0 - others / best.goodput_tokens_per_s),
         best.goodput_tokens_per_s,
         alone.goodput_tokens_per_s,
         {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from multispin.control import Device
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import Ready, SessionWorth
+from multispin.control.streams import LEAST_OF_PLAIN, Ready, SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, EdgeSession, Streaming
 
@@ -35,6 +35,7 @@ SAMPLED = 4
 """One of so many chunks is learned from: they come often, and are much alike."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
+MOST_AHEAD_SHORT = 4.0
 MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
 """Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
 OVERDUE = 2.0
@@ -56,6 +57,7 @@ class Flow:
         young: passes for which it still counts as new.
         chunks: frames that came.
         behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
+        short_tokens: the same for what it is not to fall below at any price.
 
     """
 
@@ -69,6 +71,7 @@ class Flow:
     young: int = YOUNG
     chunks: int = 0
     behind_tokens: float = 0.0
+    short_tokens: float = 0.0
 
     def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
@@ -90,8 +93,10 @@ class Flow:
         """Whether the speed and the frame of the last chunk are to be learned from."""
         return self.young > 0 or self.chunks % SAMPLED == 0
 
-    def rode(self, now_s: float, tokens: int, least_tokens_per_s: float) -> None:
+    def rode(self, now_s: float, tokens: int, least_tokens_per_s: float, plain_tokens_per_s: float) -> None:
         """It was in a pass, which brought so many tokens; it is to have so many per second at least."""
+        short = self.short_tokens + LEAST_OF_PLAIN * plain_tokens_per_s * (now_s - self.since_s) - tokens
+        self.short_tokens = min(max(short, -MOST_AHEAD_SHORT), MOST_BEHIND)
         behind = self.behind_tokens + least_tokens_per_s * (now_s - self.since_s) - tokens
         self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
         self.since_s = now_s
@@ -137,6 +142,7 @@ class Flow:
             token_worth=worth.token_worth,
             restart_worth=worth.restart_worth,
             behind_tokens=self.behind_tokens,
+            short_tokens=self.short_tokens,
         )
 
 

@@ -17,6 +17,7 @@ from multispin.passes.bands import Bands
 from multispin.passes.batches import collect, job_of, pending_job, prompt_due
 from multispin.passes.beliefs import View
 from multispin.passes.edge_drafts import EdgeDrafts
+from multispin.passes.edge_trials import EdgeTrials
 from multispin.passes.flows import Flow, matters, window_of
 from multispin.passes.grants import Grants, is_idle
 from multispin.passes.planning import MOST_S
@@ -68,6 +69,7 @@ class Streams:
         self._beliefs = state.controller.beliefs
         self._settings = state.controller.settings
         self._edge_drafts = edge_drafts
+        self._edge_trials = EdgeTrials()
         self._grants = Grants(state)
         self._flows: dict[int, Flow] = {}
         self._number = 0
@@ -125,6 +127,8 @@ class Streams:
         decision = choose(ready, self._beliefs.verifier(), price, self._edge_drafter())
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
+        if self._edge_drafts is not None:
+            rides = self._edge_trials.added(rides, {each.session: each.edge_room for each in ready}, now_s)
         self._rides = [self._as_ride(ride) for ride in rides]
         if (step := self._to_draft()) is not None:
             return step
@@ -142,6 +146,7 @@ class Streams:
         """Take what the edge's own drafter drafted, and begin the pass that it was for."""
         assert self._edge_drafts is not None
         self._edge_drafts.drafted(step, drafts, draft_s, now_s)
+        self._edge_trials.ended(now_s)
         added: dict[int, Sequence[int]] = {each.session: ids for each, (ids, _) in zip(step.asks, drafts, strict=True)}
         self._busy, self._added = False, added
 
@@ -328,7 +333,10 @@ class Streams:
                 continue
             if isinstance(stage, Streaming):
                 flow = self._flows.get(session.number)
-                if flow is None or self._seats.unread(seat):
+                if flow is None:
+                    continue
+                if self._seats.unread(seat):  # it cannot be in a pass yet
+                    flow.since_s = now_s
                     continue
                 edge_room = session.room if self._edge_drafts is not None else 0
                 worth = self._prices.of(session.number)
@@ -445,7 +453,7 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        flow.rode(now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s))
+        flow.rode(now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s), self._plain_per_s)
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
         if session.hello.drafts and self._paying.settled(

@@ -1,0 +1,50 @@
+"""When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
+
+Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them get a
+short one now and then, as seldom as `probing` says: trials take at most a fiftieth of the time in the long run.
+
+Does not know prices or texts.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from multispin.control.streams import Ride
+from multispin.passes.probing import PROBE_LENGTH, Probes
+
+AT_ONCE = 4
+"""The edge's drafter is tried for so many sessions at once, or one of so many where there are more."""
+_EDGE = -1
+
+
+class EdgeTrials:
+    """The trials of the edge's own drafter."""
+
+    def __init__(self) -> None:
+        self._probes = Probes()
+        self._turn = 0
+
+    def added(self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float) -> tuple[Ride, ...]:
+        """The rides of the pass to come, with short drafts of the edge where a trial is due.
+
+        Args:
+            rides: what was decided.
+            rooms: longest draft of the edge for each session that makes sense [tokens].
+            now_s: the time [s].
+
+        """
+        drafts = any(ride.edge_tokens for ride in rides)
+        able = [k for k, ride in enumerate(rides) if rooms.get(ride.session, 0) > ride.device_tokens]
+        if not drafts and not (able and self._probes.due(_EDGE, now_s)):
+            return tuple(rides)
+        self._probes.begin(_EDGE, now_s)
+        if drafts:
+            return tuple(rides)
+        self._turn += 1
+        first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
+        tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
+        lengths = {each.session: min(PROBE_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
+        return tuple(ride._replace(edge_tokens=lengths.get(ride.session, 0)) for ride in rides)
+
+    def ended(self, now_s: float) -> None:
+        """The edge's drafter has drafted."""
+        self._probes.end(_EDGE, now_s)
