@@ -238,3 +238,29 @@ def test_prices_count_a_session_by_its_weight() -> None:
 def test_fair_weights_favour_who_has_little() -> None:
     weights = fair_weights([1.0, 1.0, 2.0], [10.0, 20.0, 40.0])
     np.testing.assert_allclose(np.array(weights) * [10.0, 20.0, 40.0], 70.0 / 4.0 * np.array([1.0, 1.0, 2.0]))
+
+
+def test_where_somebody_is_short_of_plain_decoding_the_others_bring_less() -> None:
+    dear = Verification(0.02, 0.0, 0.0005)
+    others = [Ready(k, 8, 0.8) for k in range(2, 11)]
+
+    def made(short: float) -> Go:
+        found = choose([Ready(1, 0, 0.01, short_tokens=short), *others], dear, 500.0)
+        assert isinstance(found, Go)
+        return found
+
+    lengths = [sum(ride.device_tokens for ride in made(short).rides) for short in (-4.0, 2.0, 4.0, 6.0, 8.0)]
+    assert lengths[0] == lengths[1] > lengths[2] > lengths[3] > lengths[4]
+    assert made(8.0).pass_s < 1.2 * dear.verify_s([0] * 10)
+    assert Ride(1, 0) in made(8.0).rides
+
+
+def test_drafts_that_help_whoever_is_short_remain() -> None:
+    """All are short alike: the edge's drafts are as good as if nobody were."""
+    everybody = [Ready(k, 0, 0.5, room=16, edge_room=16, edge_acceptance_rate=0.7) for k in range(10)]
+    verifier, drafter = Verification(0.01, 0.0, 2e-5), EdgeDrafter(0.001, 0.0, 0.7)
+    usual = choose(everybody, verifier, 2000.0, drafter)
+    short = choose([each._replace(short_tokens=8.0) for each in everybody], verifier, 2000.0, drafter)
+    assert isinstance(usual, Go)
+    assert isinstance(short, Go)
+    assert min(ride.edge_tokens for ride in short.rides) >= min(ride.edge_tokens for ride in usual.rides) > 0

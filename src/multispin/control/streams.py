@@ -22,7 +22,7 @@ from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
 LEAST_OF_PLAIN = 0.97
-"""Nobody is to have less than this share of what plain decoding of all would give it, whatever that costs the others."""
+"""Nobody is to have less than this share of what plain decoding of all would give it."""
 SLACK_TOKENS = 2.0
 """By so much a session may be short of that before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0
@@ -139,7 +139,10 @@ def choose(
     all surpluses less the price of the steps. All numbers of steps are compared, not only neighbouring ones: whether
     a step pays depends on who rides because of it.
 
-    Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings.
+    Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings. Who
+    rides in every pass is helped by shorter passes only. So a session that is short of plain decoding counts by π_k
+    more, and time is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding. π_k doubles with every token that
+    it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further behind.
 
     Args:
         ready: all sessions that could ride now; who has nothing pending may ride for its one token.
@@ -349,7 +352,7 @@ class Worth:
 
     Args:
         engine_share: λ over the goodput, in the best rates (`exact.fluid`): the part of the goodput that the engine
-            earns and not the devices.
+            earns and not the devices; 1 at most, as λ pays for floors too where these are dear.
         most_tokens_per_s: goodput of the best rates [tokens/s].
         alone_tokens_per_s: goodput of the edge alone, by plain decoding or with its own drafter [tokens/s]. It can make
             this of any second, so no second is worth less.
@@ -394,9 +397,8 @@ def worth(scenario: Scenario) -> Worth:
     floors = [tokens / alone.pass_s for tokens in alone.expected_tokens]
     best = fluid(scenario, floors)
     pass_s = 1.0 / best.passes_per_s
-    others = best.band_tokens_per_s + sum(rates.drafting_tokens_per_s for rates in best.devices)
     return Worth(
-        max(0.0, 1.0 - others / best.goodput_tokens_per_s),
+        min(1.0, best.engine_tokens_per_s / best.goodput_tokens_per_s),
         best.goodput_tokens_per_s,
         alone.goodput_tokens_per_s,
         {

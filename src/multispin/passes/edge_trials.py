@@ -1,7 +1,7 @@
 """When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
 
-Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them get a
-short one now and then, as seldom as `probing` says: trials take at most a fiftieth of the time in the long run.
+Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
+get a short one now and then, as seldom as `probing` says: trials take at most a fiftieth of the time in the long run.
 
 Does not know prices or texts.
 """

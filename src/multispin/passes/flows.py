@@ -35,9 +35,10 @@ SAMPLED = 4
 """One of so many chunks is learned from: they come often, and are much alike."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
-MOST_AHEAD_SHORT = 4.0
 MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
 """Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
+MOST_SPARE = 4.0
+"""Tokens by which it may count as ahead of plain decoding."""
 OVERDUE = 2.0
 """What has not come after so many times its expected interval is not expected any more."""
 
@@ -94,9 +95,17 @@ class Flow:
         return self.young > 0 or self.chunks % SAMPLED == 0
 
     def rode(self, now_s: float, tokens: int, least_tokens_per_s: float, plain_tokens_per_s: float) -> None:
-        """It was in a pass, which brought so many tokens; it is to have so many per second at least."""
+        """It was in a pass, which brought so many tokens.
+
+        Args:
+            now_s: the time [s].
+            tokens: what it brought.
+            least_tokens_per_s: what it is to have at least.
+            plain_tokens_per_s: what plain decoding of all would give it.
+
+        """
         short = self.short_tokens + LEAST_OF_PLAIN * plain_tokens_per_s * (now_s - self.since_s) - tokens
-        self.short_tokens = min(max(short, -MOST_AHEAD_SHORT), MOST_BEHIND)
+        self.short_tokens = min(max(short, -MOST_SPARE), MOST_BEHIND)
         behind = self.behind_tokens + least_tokens_per_s * (now_s - self.since_s) - tokens
         self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
         self.since_s = now_s

@@ -453,7 +453,9 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        flow.rode(now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s), self._plain_per_s)
+        flow.rode(
+            now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s), self._plain_per_s
+        )
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
         if session.hello.drafts and self._paying.settled(

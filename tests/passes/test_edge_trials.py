@@ -1,0 +1,49 @@
+"""When the edge's own drafter is tried."""
+
+from multispin.control.streams import Ride
+from multispin.passes.edge_trials import AT_ONCE, EdgeTrials
+from multispin.passes.probing import PROBE_LENGTH, SHARE
+
+RIDES = [Ride(k, 0) for k in range(3)]
+ROOMS = dict.fromkeys(range(100), 20)
+
+
+def test_it_is_tried_at_first_and_then_for_a_small_share_of_the_time() -> None:
+    trials, drafting_s, now_s = EdgeTrials(), 0.0, 0.0
+    assert EdgeTrials().added(RIDES, ROOMS, 0.0) != tuple(RIDES)
+    for _ in range(20_000):
+        made = trials.added(RIDES, ROOMS, now_s)
+        if made != tuple(RIDES):
+            drafting_s, now_s = drafting_s + 0.02, now_s + 0.02
+            trials.ended(now_s)
+        now_s += 0.05
+    assert 0.5 * SHARE < drafting_s / now_s < 1.1 * SHARE
+
+
+def test_a_draft_that_pays_is_a_trial_too() -> None:
+    trials, paying = EdgeTrials(), (Ride(1, 0, 3), Ride(2, 4))
+    assert trials.added(paying, ROOMS, 0.0) == paying
+    trials.ended(0.1)
+    assert trials.added(RIDES, ROOMS, 0.2) == tuple(RIDES)
+
+
+def test_some_of_many_have_a_short_draft_within_their_room_others_in_turn() -> None:
+    many, tried = [Ride(k, 0) for k in range(40)], set[int]()
+    trials, now_s = EdgeTrials(), 0.0
+    for _ in range(30):
+        made = trials.added(many, ROOMS, now_s)
+        drafts = [ride for ride in made if ride.edge_tokens]
+        assert [ride._replace(edge_tokens=0) for ride in made] == many
+        assert len(drafts) == 40 // AT_ONCE
+        assert all(ride.edge_tokens == PROBE_LENGTH for ride in drafts)
+        tried |= {ride.session for ride in drafts}
+        trials.ended(now_s + 0.01)
+        now_s += 10.0
+    assert len(tried) > 30
+    full = EdgeTrials().added([Ride(1, 5), Ride(2, 0)], {1: 5, 2: 1}, 0.0)
+    assert full == (Ride(1, 5), Ride(2, 0, 1))
+
+
+def test_where_nobody_has_room_nothing_is_tried() -> None:
+    assert EdgeTrials().added(RIDES, {}, 0.0) == tuple(RIDES)
+    assert EdgeTrials().added([], ROOMS, 0.0) == ()
