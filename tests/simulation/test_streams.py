@@ -108,8 +108,8 @@ def test_where_tokens_are_dear_nobody_falls_far_below_plain_and_the_site_still_g
     lasted_s = run.queue.now_s - since_s
     rates = [(device.record.tokens - had) / lasted_s for device, had in zip(run.devices, before, strict=True)]
     plain = 1.0 / scenario.verifier.verify_s([0] * 10)
-    assert min(rates) > 0.94 * plain
-    assert sum(rates) > 1.04 * 10 * plain
+    assert min(rates) > 0.93 * plain
+    assert sum(rates) > 1.08 * 10 * plain
 
 
 def test_the_edge_drafter_is_tried_where_a_guess_says_that_it_does_not_pay() -> None:

@@ -21,7 +21,7 @@ from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
-LEAST_OF_PLAIN = 0.97
+LEAST_OF_PLAIN = 0.95
 """Nobody is to have less than this share of what plain decoding of all would give it."""
 SLACK_TOKENS = 2.0
 """By so much a session may be short of that before its tokens count more [tokens] …"""
