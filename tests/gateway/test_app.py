@@ -58,7 +58,7 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
     Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-        http.passes, http.edge = passes, server
+        http.passes, http.edge, http.url = passes, server, f"ws://127.0.0.1:{port}{SESSION_PATH}"
         yield http
 
 
@@ -383,12 +383,11 @@ def test_a_device_serves_its_own_clients_and_drafts_for_them(tiny_folder, mode):
     async def scenario():
         tokenizer = load_tokenizer(tiny_folder)
         async with api(tiny_folder, mode=mode, pass_s=0.03) as far:
-            url = str(far._base_url).replace("http://", "ws://").rstrip("/") + SESSION_PATH
             hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
 
             def make(on_progress):
                 drafter = ModelDrafter(PackedModel.of(load_model(tiny_folder)), MAX_LENGTH, tokenizer.size)
-                return DeviceClient(url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
+                return DeviceClient(far.url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
 
             pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
             Gateway(pool, tokenizer, "tiny").add_routes(app, guard(Access()))
@@ -616,7 +615,11 @@ def test_a_device_that_stops_lets_its_clients_texts_end_and_takes_no_new_one(tin
     body = LONG | {"max_tokens": 60, "stream": True}
 
     async def scenario():
-        async with api(tiny_folder) as far, device_of(tiny_folder, far) as near:
+        async with (
+            api(tiny_folder) as far,
+            device_of(tiny_folder, far) as near,
+            device_of(tiny_folder, far) as other,
+        ):
             begun = await near.post("/v1/completions", json=body)
             first = await begun.content.readline()
             stopping = asyncio.create_task(near.pool.finish(60.0))
@@ -624,10 +627,9 @@ def test_a_device_that_stops_lets_its_clients_texts_end_and_takes_no_new_one(tin
             refused, _ = await post(near, "/v1/completions", LONG)
             whole = first + await begun.content.read()
             await stopping
-            near.pool._stopping = False
-            cut = await near.post("/v1/completions", json=LONG | {"stream": True})
+            cut = await other.post("/v1/completions", json=LONG | {"stream": True})
             await cut.content.readline()
-            await near.pool.finish(0.0)
+            await other.pool.finish(0.0)
             return whole.decode(), refused, (await cut.content.read()).decode()
 
     whole, refused, cut = asyncio.run(scenario())
@@ -664,12 +666,11 @@ def test_drafts_of_the_edges_own_drafter_are_marked_apart_and_counted(tiny_folde
 async def device_of(folder, far):
     """A device with the same model as its drafter, that serves clients of its own from the edge."""
     tokenizer, grammars = load_tokenizer(folder), load_grammars(load_tokenizer(folder))
-    url = str(far._base_url).replace("http://", "ws://").rstrip("/") + SESSION_PATH
     hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
 
     def make(on_progress):
         drafter = ModelDrafter(PackedModel.of(load_model(folder)), MAX_LENGTH, tokenizer.size, grammars)
-        return DeviceClient(url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
+        return DeviceClient(far.url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
 
     pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
     Gateway(pool, tokenizer, "tiny", 0, grammars).add_routes(app, guard(Access()))

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from multispin.errors import InputError
+from multispin.models.buckets import Shape
 from multispin.models.packable import PackedModel, with_width
 from multispin.models.recurrent import HISTORY
 from multispin.models.slots import SlotCache
@@ -62,6 +63,11 @@ class CachedModel(SlotTable):
     def max_length(self) -> int:
         """Prompt and generated tokens that a session may have."""
         return self._cache.max_length
+
+    @property
+    def static_shapes(self) -> tuple[Shape, ...]:
+        """The static shapes that passes have had so far; empty where passes have any shape."""
+        return () if self._static is None else self._static.shapes
 
     @property
     def known_ids(self) -> int:

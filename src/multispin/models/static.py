@@ -300,6 +300,11 @@ class StaticPasses:
         self._uniform = uniform_shape(self._tokens, cache.slots, cache.max_length, self._ragged) if uniform else None
         self._modules = recurrent_layers(model.model) if cache.recurrent else {}
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes that passes have had so far."""
+        return tuple(self._passes)
+
     def shape(self, runs: Sequence[PackedRun], windows: Sequence[WindowRun]) -> Shape | None:
         """The shape that holds these runs; None if there is none."""
         tokens = at_least(sum(len(ids) for _, _, ids, _ in runs), self._tokens)
