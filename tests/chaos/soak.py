@@ -32,8 +32,7 @@ FIRST = 3
 """Looks after which memory may not grow any more: interpreter and C library take some while to warm up."""
 MOST_GROWTH = 0.02
 """Share by which memory may grow from that look to the last."""
-SPARE_BYTES = {"edge": 4 * 2**20, "crowd": 8 * 2**20}
-"""The crowd's closed connections are held by a timer of their library for up to 23 s: the more, the quicker it is."""
+SPARE_BYTES = 4 * 2**20
 SPARE = 2
 """Descriptors and tasks may differ by so many: a look has a connection of its own."""
 GRACE_S = 2.0
@@ -177,7 +176,7 @@ def check(looks):
     """AssertionError if anything grew from the third look to the last."""
     for who, first, last in zip(("edge", "crowd"), looks[FIRST - 1], looks[-1], strict=True):
         change = f"{_shown(first)} → {_shown(last)}"
-        most = first.memory_bytes * (1 + MOST_GROWTH) + SPARE_BYTES[who]
+        most = first.memory_bytes * (1 + MOST_GROWTH) + SPARE_BYTES
         assert last.memory_bytes <= most, f"memory of the {who} grew: {change}"
         assert last.descriptors <= first.descriptors + SPARE, f"descriptors of the {who} grew: {change}"
         assert last.tasks <= first.tasks + SPARE, f"tasks of the {who} grew: {change}"

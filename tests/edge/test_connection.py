@@ -1,10 +1,15 @@
 """Messages of a connection: at once where there is room, else in order; and an end to those that do not read."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
+from aiohttp import web
 
-from multispin.edge.connection import MAX_QUEUED_MESSAGES, Connection
+from multispin.device import WebSocketLink
+from multispin.edge import listening
+from multispin.edge.connection import MAX_QUEUED_MESSAGES, Connection, WebSocketWire
 from multispin.protocol import Ask, Error, decode_downlink
 
 
@@ -104,3 +109,32 @@ def test_a_broken_connection_ends_without_a_word(opened):
     wire = opened(1, test)
     assert wire.closed
     assert wire.sent == []
+
+
+def test_nothing_of_a_closed_connection_is_left_at_either_end(run):
+    here, there = weakref.WeakSet(), weakref.WeakSet()
+
+    async def handler(request):
+        socket = web.WebSocketResponse(heartbeat=15.0)
+        await socket.prepare(request)
+        there.add(socket)
+        wire = WebSocketWire(socket, "", request.transport)
+        assert await wire.receive() == b"first"
+        await wire.close()
+        return socket
+
+    async def scenario():
+        application = web.Application()
+        application.router.add_get("/", handler)
+        async with listening(application, port=0) as port:
+            links = [WebSocketLink() for _ in range(5)]
+            for link in links:
+                await link.connect(f"ws://127.0.0.1:{port}/")
+                here.add(link._socket)
+                await link.send(b"first")
+                await link.close()
+            await asyncio.sleep(0.1)
+            gc.collect()
+            return len(here), len(there)
+
+    assert run(scenario()) == (0, 0)

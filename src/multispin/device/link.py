@@ -152,11 +152,17 @@ class WebSocketLink:
                 with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                     await socket.close()
         finally:  # also where the goodbye is cancelled
+            # The other end's goodbye has armed the heartbeat anew, whose timer would hold the connection for 22 s.
+            getattr(socket, "_cancel_heartbeat", _nothing)()
             if http is not None:
                 await http.close()
 
     def granted(self, bandwidth_hz: float) -> None:
         """Nothing: the network shares itself out."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _reason(error: OSError) -> str:

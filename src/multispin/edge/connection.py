@@ -74,7 +74,15 @@ class WebSocketWire:
 
     async def close(self, edge_stops: bool = False) -> None:
         """Close with the code that says why."""
-        await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
+        try:
+            await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
+        finally:
+            # The other end's goodbye has armed the heartbeat anew, whose timer would hold the connection for 22 s.
+            getattr(self._socket, "_cancel_heartbeat", _nothing)()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 @dataclass(eq=False)
