@@ -30,6 +30,16 @@ def test_a_session_is_shown_with_who_drafts_for_it_and_what_it_may_do():
     assert (shown["by"], shown["length"], shown["tokens"]) == ("nobody", 0, 7)
 
 
+def test_acceptance_is_that_of_whoever_drafts():
+    board = Board("big")
+    board.tell(a_round(devices=[device(1, rate=0.9)]))
+    assert board.shown(10.0)["sessions"][0]["acceptance_rate"] == 0.9  # what is believed of the device
+    board.tell(a_round(2, devices=[device(2, by="edge", drafted=5, accepted=1, rate=0.6)]))
+    board.tell(a_round(3, devices=[device(2, by="edge", drafted=5, accepted=3, rate=0.6)]))
+    board.tell(a_round(4, devices=[device(2, by="nobody", drafted=0, accepted=0, rate=0.6)]))
+    assert board.shown(10.0)["sessions"][1]["acceptance_rate"] == 0.4
+
+
 def test_a_text_that_ends_and_a_device_that_goes_are_seen():
     board = Board("big")
     board.tell(Connected(1, "phone 1", "small", False))

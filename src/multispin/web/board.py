@@ -137,7 +137,10 @@ class Board:
             session.drafted += device.drafted
             session.accepted += device.accepted
             session.tokens += device.tokens
-            session.acceptance_rate = device.acceptance_rate if isfinite(device.acceptance_rate) else None
+            if device.drafter == "device" and isfinite(device.acceptance_rate):
+                session.acceptance_rate = device.acceptance_rate
+            elif device.drafted:  # what is believed of its device says nothing about the edge's drafter
+                session.acceptance_rate = session.accepted / session.drafted
             if session.by != "device":  # its device has no grant; the edge drafts as much as it sees fit
                 session.length = device.drafted
             session.writing = True
