@@ -71,6 +71,23 @@ def test_calls_and_results_in_messages_reach_the_template():
     assert second == {"role": "tool", "content": "2"}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("truncate_prompt_tokens", 10),
+        ("include_stop_str_in_output", True),
+        ("skip_special_tokens", False),
+        ("return_token_ids", True),
+        ("chat_template", "{{ messages }}"),
+    ],
+)
+def test_fields_of_vllm_that_would_change_the_answer_are_refused_by_name(field, value):
+    with pytest.raises(BadRequestError, match=f"{field} = .* is not supported") as refusal:
+        chat(**{field: value})
+    assert refusal.value.param == field
+    chat(**{field: None})
+
+
 def test_unknown_fields_are_ignored():
     chat(user="somebody", metadata={"a": 1}, parallel_tool_calls=True)
 

@@ -53,8 +53,18 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "prompt_embeds": (None,),
     "echo_prompt": (None, False),
     "continue_final_message": (None, False),
+    "truncate_prompt_tokens": (None,),
+    "include_stop_str_in_output": (None, False),
+    "skip_special_tokens": (None, True),
+    "return_token_ids": (None, False),
+    "return_tokens_as_token_ids": (None, False),
+    "chat_template": (None,),
+    "documents": (None, []),
+    "logits_processors": (None, []),
+    "thinking_token_budget": (None,),
+    "web_search_options": (None,),
 }
-"""Fields that change what is generated and are not built here, with the values that change nothing."""
+"""Fields that change what is generated or answered and are not built here, with the values that change nothing."""
 
 
 class BadRequestError(InputError):

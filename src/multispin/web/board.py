@@ -27,7 +27,7 @@ MAX_PASSES = 200
 PASSES_S = 12.0
 """Length of the time line of passes [s]."""
 SHARE_PASSES = 16
-"""A band share is a mean over so many passes: in `auto` each plan grants a few devices only."""
+"""A band share is a mean over so many passes: in `mixture` each plan grants a few devices only."""
 DRAFTERS = ("device", "edge", "nobody")
 
 
