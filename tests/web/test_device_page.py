@@ -86,6 +86,37 @@ def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     asyncio.run(scenario())
 
 
+def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target):
+    async def scenario():
+        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+            page = await phones.join()
+            await page.run(
+                """(async () => {
+                  const { DeviceSession: { prototype } } = await import("/device/client/index.js");
+                  const begin = prototype.begin;
+                  window.distances = [];
+                  prototype.begin = function (request) {
+                    distances.push(String(this.thrift.ahead));
+                    return begin.call(this, request);
+                  };
+                })()"""
+            )
+            for number, percent in enumerate(("100", "40", ""), 1):
+                await page.run(f"document.getElementById('wasted').value = '{percent}'")
+                await ask(page, RAINBOW, most=4)
+                answer = await answered(page, number)
+                await page.run("document.getElementById('forget').click()")
+                assert answer["ids"] == own_text(target, RAINBOW, 4)
+            assert await page.run("distances") == ["Infinity", "63", "Infinity"]
+            await page.run("document.getElementById('wasted').value = '-5'")
+            await ask(page, RAINBOW, most=4)
+            assert await page.run("document.querySelector('#ask details').open")  # where the browser points at it
+            assert await page.run("document.querySelectorAll('.user').length") == 0
+            assert page.errors == []
+
+    asyncio.run(scenario())
+
+
 def test_a_phone_with_more_cores_drafts_with_more_threads(target):
     async def scenario():
         async with target.edge() as edge, edge.browser() as phones:

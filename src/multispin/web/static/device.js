@@ -84,6 +84,12 @@ function showSpeed() {
 /** Whether this device drafts for the text that begins now. */
 const helps = () => drafter !== null && element("helping").checked;
 
+/** Most of this device's drafted tokens that may be wasted in a stream, 0 … 1; an empty field bounds nothing. */
+function maxWastedShare() {
+  const percent = element("wasted").valueAsNumber;
+  return Number.isNaN(percent) ? 1 : percent / 100;
+}
+
 function newClient(box) {
   const helping = helps();
   return new DeviceClient({
@@ -100,6 +106,7 @@ function newClient(box) {
     },
     drafter: whoeverIsThere,
     table,
+    maxWastedShare: maxWastedShare(),
     onProgress: (progress) => {
       write(box, progress);
       figures.count(progress);
@@ -188,6 +195,8 @@ element("ask").addEventListener("submit", (event) => {
   element("question").value = "";
   if (question) ask(question);
 });
+// The browser points at a setting that cannot be: it must be seen.
+element("ask").addEventListener("invalid", ({ target }) => (target.closest("details").open = true), true);
 element("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !client) {
     event.preventDefault();
