@@ -4,59 +4,13 @@ import itertools
 import random
 
 import pytest
+from tests.passes.counting import CountingEngine, RandomDrafter, V
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, LocalDriver, Passes, Sleep
 from multispin.passes.probing import PROBE_LENGTH, SHARE, Probes
 from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Grant, Hello, Profile, Request, Tail
-from multispin.speculation import ID_RULES, SamplingParams, SlotTable, accept_matching
-
-V = 100
-
-
-class CountingEngine(SlotTable):
-    """A target whose next token is the newest plus one, modulo V."""
-
-    def __init__(self, slots):
-        super().__init__(slots)
-        self.max_length, self.vocabulary_size, self.rules = 400, V, ID_RULES
-        self.batches = []
-
-    def verify(self, feeds):
-        self.check(feeds, self.max_length, V)
-        self.take(feeds)
-        self.batches.append([len(feed.tokens) for feed in feeds])
-        return [
-            None
-            if feed.params is None
-            else accept_matching(feed.tokens[1:], [(token + 1) % V for token in feed.tokens])
-            for feed in feeds
-        ]
-
-
-class RandomDrafter:
-    """An edge drafter that is right about each token with some probability."""
-
-    def __init__(self, right, seed=1):
-        self.right, self.rng, self.slots, self.asked = right, random.Random(seed), 0, 0
-
-    def open(self):
-        self.slots += 1
-        return self.slots - 1
-
-    def unread(self, slot, committed):
-        return 0
-
-    def draft(self, asks):
-        self.asked += len(asks)
-        drafts = []
-        for ask in asks:
-            ids, newest = [], ask.committed[-1]
-            for _ in range(self.rng.randint(0, ask.length)):  # fewer than asked for is a valid answer
-                newest = (newest + 1 if self.rng.random() < self.right else newest + 2) % V
-                ids.append(newest)
-            drafts.append(ids)
-        return drafts
+from multispin.speculation import SamplingParams
 
 
 class Site(LocalDriver):

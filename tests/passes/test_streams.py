@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.passes.counting import CountingEngine, RandomDrafter, V, chain
 
 from multispin.control import Device
 from multispin.control.streams import Go, Ride, Wait, choose
@@ -34,60 +35,9 @@ from multispin.speculation import (
     Rule,
     SamplingParams,
     SlotTable,
-    accept_matching,
     certain_distribution,
     judge,
 )
-
-V = 100
-
-
-def follows(token):
-    return (token + 1) % V
-
-
-class CountingEngine(SlotTable):
-    """A target whose next token is the newest plus one, modulo V."""
-
-    def __init__(self, slots):
-        super().__init__(slots)
-        self.max_length, self.vocabulary_size, self.rules, self.lacks = 400, V, ID_RULES, frozenset()
-        self.batches = []
-
-    def verify(self, feeds):
-        self.check(feeds, self.max_length, V)
-        self.take(feeds)
-        self.batches.append([len(feed.tokens) for feed in feeds])
-        return [
-            None if feed.params is None else accept_matching(feed.tokens[1:], [follows(token) for token in feed.tokens])
-            for feed in feeds
-        ]
-
-
-class EdgeDrafter:
-    """The edge's own drafter: right about each token with some probability."""
-
-    def __init__(self, right, seed=1):
-        self.right, self.rng, self.slots, self.asked = right, random.Random(seed), 0, 0
-
-    def open(self):
-        self.slots += 1
-        return self.slots - 1
-
-    def unread(self, slot, committed):
-        return 0
-
-    def draft(self, asks):
-        self.asked += len(asks)
-        return [chain(self.rng, ask.committed[-1], self.rng.randint(0, ask.length), self.right) for ask in asks]
-
-
-def chain(rng, newest, length, right):
-    ids = []
-    for _ in range(length):
-        newest = follows(newest) if rng.random() < right else (newest + 2) % V
-        ids.append(newest)
-    return ids
 
 
 class Phone:
@@ -108,7 +58,7 @@ class Site:
     def __init__(self, edge=None, pass_s=lambda jobs: 0.02, slots=8, mode="streams", engine=None, **limits):
         self.queue, self.engine, self.pass_s = EventQueue(), engine or CountingEngine(slots), pass_s
         settings = ControllerSettings("heterogeneous", 1e6, 7, 16, mode=mode, edge_drafts=edge is not None)
-        self.edge = None if edge is None else EdgeDrafter(edge)
+        self.edge = None if edge is None else RandomDrafter(edge)
         self.passes = Passes(self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge)
         self.rng, self.phones, self.sleeping_s, self.reports = random.Random(3), {}, -1.0, []
 
