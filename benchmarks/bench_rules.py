@@ -7,7 +7,7 @@ the first token of a draft. bench_block.py says what `rejection` accepts of long
 The cell is that of arXiv 2606.04581: K = 20, its Llama-2-7B verification latency, drafting speeds and p/N₀ as
 calibrated for `multispin reproduce`, Rayleigh blocks; all 20 devices have the same drafter. Bits are those of
 SmolLM2's vocabulary of 49,152 ids with V̂ = 1024, Q_B = 16. `best of all` lets the planner choose rule and draft
-length per device. Prints a table in Markdown.
+length per device. Plain decoding, in which nobody drafts, stands beside. Prints a table in Markdown.
 """
 
 import argparse
@@ -26,6 +26,7 @@ FORM = DistributionFormat(49_152, 1024, 16)
 BANDS_HZ = (1e6, 5e6, 20e6)
 RULES = (Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN)
 BEST = "best of all"
+PLAIN = "plain decoding"
 REALISATIONS, BLOCKS = 5, 4
 
 
@@ -55,6 +56,12 @@ def goodput(rates, band_hz):
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
+def plain(band_hz):
+    """Goodput if nobody drafts, which no band and no draw changes [tokens/s]."""
+    seen = scenario(PAIRS["llama"], CALIBRATED["llama"], realise(1, 0, 1), 0, bandwidth_hz=band_hz)
+    return plan(seen, "plain").goodput_tokens_per_s
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path)
@@ -73,6 +80,8 @@ def main():
                 up = uplink_bits_per_rejection(rule, FORM)
                 facts = f"{rates[rule]:.3f} | {bits_per_token(rule, FORM):,} | {up:,} |"
             print(f"| {name} | {rule} | {facts} {numbers} |", flush=True)
+    numbers = " | ".join(f"{plain(band):.1f}" for band in BANDS_HZ)
+    print(f"| none | {PLAIN} | | 0 | 0 | {numbers} |")
     if options.plot:
         draw(found, options.plot)
 
@@ -95,6 +104,7 @@ def draw(found, path):
             for k, (rule, colour) in enumerate(colours.items()):
                 at = np.arange(len(BANDS_HZ)) + 0.16 * (k - 2)
                 panel.bar(at, found[name, rule], width=0.15, color=colour, label=str(rule))
+            panel.axhline(plain(BANDS_HZ[0]), color="k", ls=":", lw=1.5, label=PLAIN)
             panel.set_xticks(range(len(BANDS_HZ)), [f"{band / 1e6:g}" for band in BANDS_HZ])
             panel.set_xlabel("shared band B [MHz]")
             panel.set_ylabel("sum goodput [tokens/s]")

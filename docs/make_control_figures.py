@@ -31,6 +31,7 @@ STYLE = {
     "fixed": ("#222222", ":"),
     "centralized": ("#d45d9a", "-."),
     "p2p": ("#a08040", ":"),
+    "plain": ("#000000", "--"),
 }
 
 
@@ -119,8 +120,17 @@ def ticks(ax: Axes, values: Sequence[float]) -> None:
 
 def policies_figure() -> None:
     """When each policy wins: goodput relative to the optimum of P2 over band, differences, and the server's speed."""
-    near = ("heterogeneous", "algorithm1", "fair", "uniform-bandwidth", "homogeneous", "goodput-argmax", "fixed")
-    far = ("heterogeneous", "centralized", "p2p", "fixed")
+    near = (
+        "heterogeneous",
+        "algorithm1",
+        "fair",
+        "uniform-bandwidth",
+        "homogeneous",
+        "goodput-argmax",
+        "fixed",
+        "plain",
+    )
+    far = ("heterogeneous", "centralized", "p2p", "fixed", "plain")
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained", sharey=True)
     bands = (2, 3, 5, 10, 20, 40, 80)
     sweep(axes[0], bands, lambda v, s: paper_like(s, band=1e6 * v), near)
@@ -174,6 +184,8 @@ def modes_figure() -> None:
         label="each device its best",
         lw=2.2,
     )
+    plain = plan(paper_like(0), "plain").goodput_tokens_per_s  # the same for every draw and band
+    left.axhline(plain, color="k", ls="--", lw=1.2, label="plain: nobody drafts")
     left.set(xlabel="band B [MHz]", ylabel="goodput [tokens/s]", ylim=(0, None))
     left.grid(alpha=0.25)
     left.legend(frameon=False)
@@ -185,6 +197,7 @@ def modes_figure() -> None:
     for ax in (left, right):
         ticks(ax, bands)
     figure.savefig(IMAGES / "control-modes.png", dpi=130)
+    print(f"plain: {plain:.1f} tokens/s")
     for band in (1, 5, 20):
         at = bands.index(band)
         print(f"{band} MHz:", *(f"{rule} {each[at]:.0f} %" for rule, each in zip(RULES, share, strict=True)))

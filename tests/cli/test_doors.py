@@ -3,6 +3,9 @@
 Everything runs in this process: importing torch anew for each sentence would take minutes.
 """
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,18 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("multispin")]
     assert len(said) == 1
     assert filled(sentence) in said[0]
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)], ids=str)
+def test_no_socket_gets_the_number_of_a_standard_stream_that_was_closed(closed):
+    code = "import socket, sys; from multispin.cli.main import keep_standard_numbers; keep_standard_numbers(); "
+    code += "sys.exit(sys.stdout.isatty() or sys.stderr.isatty() or socket.socket().fileno() <= 2)"
+
+    def close():
+        for number in closed:
+            os.close(number)
+
+    assert subprocess.run([sys.executable, "-c", code], preexec_fn=close, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["serve", "profile", "distill"])

@@ -79,3 +79,12 @@ def test_a_line_of_text_cannot_forge_another():
     logger.warning("from %s", "a\nmultispin: all is well\x1b[31m")
     out.close()
     assert stream.getvalue() == "multispin: from a\\nmultispin: all is well\\x1b[31m\n"
+
+
+def test_a_stream_that_was_closed_when_the_program_began_drops_its_lines_and_ends_at_once():
+    output = Output(None)
+    for _ in range(3):
+        output.line("nobody hears this")
+    output.close()
+    assert output.dropped == 3
+    assert output._done.is_set()

@@ -73,6 +73,8 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
         ({"keys": {"attention.key_length": 24}}, "attention.key_length = 24"),
         ({"rope_freqs": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "rope_freqs.weight"),
         ({"rope_freqs": [1.0] * 7 + [8.0], "keys": LINEAR_KEYS}, "twice"),
+        ({"keys": {"rope.scaling.type": "linear"}}, "damaged or truncated .*rope.scaling.factor"),
+        ({"rope_freqs": [1.0] * 7 + [8.0], "keys": {"rope.freq_base": 0.0}}, "damaged or truncated"),
         ({"tensors": {"blk.0.attn_sinks.weight": [0.0] * 4}}, "blk.0.attn_sinks.weight"),
         ({"tensors": {"blk.0.attn_q_norm.bias": [0.0] * 16}}, "blk.0.attn_q_norm.bias"),
     ],

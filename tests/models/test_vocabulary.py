@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import decode_alone, load_draft_source, load_model, load_tokenizer, load_verifier
+from multispin.models import (
+    decode_alone,
+    known_positions,
+    load_draft_source,
+    load_model,
+    load_tokenizer,
+    load_verifier,
+)
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -155,3 +162,27 @@ def test_settings_that_make_no_sense_are_one_sentence(make_folder, name, content
         load_tokenizer(folder)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rope_parameters": {"rope_type": ["llama3"], "rope_theta": 1e4}},
+        {"rope_parameters": [1]},
+        {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": "x"}},
+        {"max_position_embeddings": "many"},
+        {"layer_types": 5},
+    ],
+    ids=str,
+)
+def test_a_configuration_with_values_of_other_types_is_one_sentence(make_folder, wrong):
+    folder = make_folder("m")
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    for load in (load_model, known_positions):
+        try:
+            load(folder)
+        except InputError as refusal:
+            assert "\n" not in str(refusal)
+        else:
+            assert load is known_positions  # which reads less

@@ -2,8 +2,10 @@
 
 import gc
 import importlib
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -99,12 +101,29 @@ def _terminated(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
+def keep_standard_numbers() -> None:
+    """Put the null device where standard input, output or error was closed; what is printed there goes nowhere.
+
+    A socket would get the number otherwise, and whoever writes to that stream would write into it. libuv ends the
+    process when it closes such a socket.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+
+
 def main() -> None:
     """Entry point of the `multispin` command.
 
     torch and transformers make some hundred thousand objects that live as long as the process. Looking for cycles among
     them took a fifth of the start and a second of the end, and the end of one device slowed down its neighbours.
     """
+    keep_standard_numbers()
     never_fails(sys.stdout, sys.stderr)
     signal.signal(signal.SIGTERM, _terminated)
     gc.set_threshold(*RARELY)

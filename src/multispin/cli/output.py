@@ -33,13 +33,15 @@ class Output:
         dropped: lines that were not written.
 
     Args:
-        stream: where the lines go.
+        stream: where the lines go; None where it was closed when the program began: then all lines are dropped.
         max_lines: lines that wait to be written; default `MAX_LINES`.
         flush_timeout_s: how long `close` waits for the last lines [s]; default `FLUSH_TIMEOUT_S`.
 
     """
 
-    def __init__(self, stream: TextIO, max_lines: int = MAX_LINES, flush_timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+    def __init__(
+        self, stream: TextIO | None, max_lines: int = MAX_LINES, flush_timeout_s: float = FLUSH_TIMEOUT_S
+    ) -> None:
         self.dropped = 0
         self._stream, self._flush_timeout_s = stream, flush_timeout_s
         self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
@@ -69,6 +71,8 @@ class Output:
 
     def _write(self, text: str) -> None:
         """Past the stream's own buffer where there is a descriptor: a blocked thread would hold its lock at the end."""
+        if self._stream is None:
+            raise ValueError("the stream was closed when the program began")
         try:
             descriptor = self._stream.fileno()
         except (OSError, ValueError, AttributeError):

@@ -137,7 +137,7 @@ def _rotary(config: Any) -> list[dict[str, Any]]:
 
 def _check_rotary(rope: dict[str, Any], family: str) -> None:
     kind = rope.get("rope_type", "default")
-    if kind not in ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise InputError(f"rotary positions of the type {kind!r} are not known here: choose another model")
     known = ROPE_FIELDS | (_MULTIMODAL_ROPE if family == "qwen3_5_text" else frozenset())
     for name, value in rope.items():

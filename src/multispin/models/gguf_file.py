@@ -103,9 +103,15 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
     reader = reader or open_gguf(path)
     try:
         keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
-    except _DAMAGE as error:
+        return _facts(path, keys, {tensor.name: tensor for tensor in reader.tensors})
+    except InputError:
+        raise
+    except (*_DAMAGE, TypeError, ArithmeticError) as error:  # a key that is missing, or of another type than it has
         raise _damaged(path, error) from error
+
+
+def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> GgufFacts:
+    """What the keys and tensors of a file say."""
     architecture = str(keys.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise InputError(

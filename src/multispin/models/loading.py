@@ -43,7 +43,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     if dtype not in NUMBERS:
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
     source = resolve(reference)
-    check_family(_read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False)))
+    _read(reference, lambda: check_family(AutoConfig.from_pretrained(source, trust_remote_code=False)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
     try:
         model = model.to(device).eval()
@@ -68,8 +68,12 @@ def check_place(place: str) -> None:
 def known_positions(reference: str) -> int | None:
     """Longest text [tokens] that the model of `reference` knows, from its configuration alone; None if it says none."""
     source = resolve(reference, weights=False)
-    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    return longest_text(config.get_text_config())
+
+    def read() -> int | None:
+        return longest_text(AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config())
+
+    found: int | None = _read(reference, read)
+    return found
 
 
 def older_tokenizer(reference: str) -> tuple[Any, str, dict[str, str]]:
@@ -182,7 +186,7 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars; errors come as exceptions
             return load()
-    except (KeyboardInterrupt, MemoryError):
+    except (KeyboardInterrupt, MemoryError, InputError):
         raise
     except SafetensorError as error:
         cause = f"a safetensors file is truncated or damaged ({_first_line(error)}); fetch it again"
