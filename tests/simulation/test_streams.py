@@ -165,3 +165,20 @@ def test_a_device_that_has_become_useful_is_found_again() -> None:
     assert run.queue.now_s < better_s + 10.0
     run.run(run.rounds + 200)
     assert device.record.accepted > accepted + 100
+
+
+def test_fair_streams_give_more_to_who_has_least() -> None:
+    devices = tuple(Device(f"d{k}", 0.01, 3.0, 0.4 + 0.06 * k, delay_s=0.005) for k in range(8))
+    scenario = Scenario(Cell(1e6, 16, 16, 0), Verification(0.02, 0.02), devices)
+
+    def rates(policy: str) -> list[float]:
+        run = Site(Setup(scenario, Behaviour(frame_bits=176)), policy, 1, mode="auto")
+        run.run(80)
+        before, since_s = [device.record.tokens for device in run.devices], run.queue.now_s
+        run.run(500)
+        lasted_s = run.queue.now_s - since_s
+        return [(device.record.tokens - had) / lasted_s for device, had in zip(run.devices, before, strict=True)]
+
+    greatest, fair = rates("heterogeneous"), rates("fair")
+    assert min(fair) > 1.2 * min(greatest)
+    assert np.log(fair).sum() > np.log(greatest).sum() + 0.1

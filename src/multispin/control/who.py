@@ -35,9 +35,13 @@ _ROUNDING = 1e-9
 
 
 def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]:
-    """All pairs of a mode and a policy that differ: a policy plans rounds, and matters only where there are any."""
-    matters = ("rounds", "mixture")
-    return [(mode, policy) for mode in modes for policy in (policies if mode in matters else policies[:1])]
+    """All pairs of a mode and a policy that differ.
+
+    A policy plans rounds and matters only where there are any; streams ask only whether it is `fair`.
+    """
+    of_streams = [*dict.fromkeys([policies[0], *["fair"] * ("fair" in policies)])]
+    matters = {"rounds": policies, "mixture": policies, "streams": of_streams, "auto": of_streams}
+    return [(mode, policy) for mode in modes for policy in matters.get(mode, policies[:1])]
 
 
 @dataclass(frozen=True)

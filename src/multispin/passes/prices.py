@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
+from multispin.control import policy_named
+from multispin.control.fairness import fairly_weighted
 from multispin.control.streams import Price, SessionWorth, Worth, learned, worth
 from multispin.passes.background import Background
 from multispin.passes.beliefs import Beliefs
@@ -40,7 +42,9 @@ class Prices:
     def __init__(self, settings: ControllerSettings, beliefs: Beliefs) -> None:
         self._settings = settings
         self._beliefs = beliefs
-        self._background: Background[Worth] = Background()
+        self._background: Background[_Found] = Background()
+        self._fair = policy_named(settings.policy).fair
+        self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
         self._worth: Worth | None = None
         self._learned = Price()
         self._by = math.inf
@@ -77,10 +81,13 @@ class Prices:
             planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
             most = self._settings.max_draft_length
             members = [Member(n, most if sessions[n] else 0, most if edge_rooms else 0) for n in sorted(there)]
-            self._background.begin(partial(_found, planning, members, [sessions[each] for each in sorted(there)]))
+            before = self._goodputs if self._fair else None
+            chunks = [sessions[each] for each in sorted(there)]
+            self._background.begin(partial(_found, planning, members, chunks, before))
         if (found := self._background.take()) is not None:
-            self._worth, self._by = found, math.inf
-            self._bands_hz = {int(name): each.bandwidth_hz for name, each in found.sessions.items()}
+            self._worth, self._goodputs = found
+            self._by = math.inf
+            self._bands_hz = {int(name): each.bandwidth_hz for name, each in self._worth.sessions.items()}
             self._scale_sessions()
 
     @property
@@ -107,5 +114,16 @@ class Prices:
                 self._scaled = {name: each.scaled(by) for name, each in self._worth.sessions.items()}
 
 
-def _found(planning: Planning, members: Sequence[Member], chunks: Sequence[int]) -> Worth:
-    return worth(planning.scenario(members, chunks))
+_Found = tuple[Worth, Mapping[str, float]]
+"""Prices, and the goodputs that weights follow from."""
+
+
+def _found(
+    planning: Planning, members: Sequence[Member], chunks: Sequence[int], before: Mapping[str, float] | None
+) -> _Found:
+    """Prices, with fair weights if goodputs of before are given."""
+    scenario = planning.scenario(members, chunks)
+    if before is None:
+        return worth(scenario), {}
+    scenario, goodputs = fairly_weighted(scenario, before)
+    return worth(scenario), goodputs

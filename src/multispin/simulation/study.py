@@ -72,10 +72,14 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode."""
+        """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode.
+
+        Streams ask only whether the policy is fair.
+        """
         if self.mode == "rounds":
             return self.policy
-        return f"{self.mode}, {self.policy}" if self.mode == "mixture" else self.mode
+        named = self.mode == "mixture" or (self.mode in ("streams", "auto") and self.policy == "fair")
+        return f"{self.mode}, {self.policy}" if named else self.mode
 
     def estimates(self) -> dict[str, Estimate]:
         """Mean and 95 % interval of every measure over the seeds in which it could be taken."""

@@ -1,0 +1,58 @@
+"""Proportional fairness in streams: the best rates for Σ w_k log goodput_k, and the weights that lead to them.
+
+The goodputs that rates can give form a convex set (`exact.fluid`). At the optimum g* of a concave function the linear
+one with its gradient there, Σ w_k goodput_k / g*_k, has its maximum too. So whoever decides by the weights w_k / g*_k
+is fair. The method is that of Frank and Wolfe: solve the linear program for the gradient, and go a part of the way to
+its answer. The goodputs are those of the model, so that luck does not move the weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from multispin.control.edge import plain
+from multispin.control.exact.fluid import fluid
+from multispin.control.scenario import Scenario
+from multispin.control.streams import fair_weights
+
+STEPS = 4
+"""Linear programs that are solved each time …"""
+STEP = 0.25
+"""… and the part of the way that is gone to the answer of each, once there is something to begin with."""
+
+
+def fairly_weighted(
+    scenario: Scenario, before: Mapping[str, float] | None = None, steps: int = STEPS
+) -> tuple[Scenario, dict[str, float]]:
+    """The scenario with the weights that are fair, and the goodputs g_k that they follow from, by device name.
+
+    Args:
+        scenario: what is known.
+        before: goodputs that were found before, by device name, to go on from; others begin with plain decoding
+            [tokens/s].
+        steps: linear programs that are solved.
+
+    Raises:
+        InputError: as in `fluid`.
+    """
+    devices, before = scenario.devices, before or {}
+    weights = [device.weight for device in devices]
+    alone = plain(scenario)
+    goodputs = [
+        before.get(each.name, tokens / alone.pass_s)
+        for each, tokens in zip(devices, alone.expected_tokens, strict=True)
+    ]
+    free = [0.0] * len(devices)
+    new = not all(device.name in before for device in devices)
+    for turn in range(steps):
+        rates = fluid(_weighted(scenario, fair_weights(weights, goodputs)), free).devices
+        part = max(STEP, 2.0 / (turn + 3.0)) if new else STEP
+        goodputs = [had + part * (each.tokens_per_s - had) for had, each in zip(goodputs, rates, strict=True)]
+    names = [device.name for device in devices]
+    return _weighted(scenario, fair_weights(weights, goodputs)), dict(zip(names, goodputs, strict=True))
+
+
+def _weighted(scenario: Scenario, weights: list[float]) -> Scenario:
+    return replace(
+        scenario,
+        devices=tuple(replace(device, weight=weight) for device, weight in zip(scenario.devices, weights, strict=True)),
+    )
