@@ -13,6 +13,7 @@ from multispin.control.streams import Go, Ride, Wait, choose
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, Passes, Send, Sleep, Verify
 from multispin.passes.flows import grant_length, matters, window_of
+from multispin.passes.streams import LOOK_S
 from multispin.protocol import (
     MAX_DRAFT_LENGTH,
     PROTOCOL_VERSION,
@@ -469,3 +470,24 @@ def test_granted_drafts_are_as_long_as_gives_the_most_tokens_per_second():
 def test_streams_need_a_band_for_each_device():
     with pytest.raises(InputError, match="tdma"):
         ControllerSettings("heterogeneous", 1e5, 7, 8, mode="streams", multiple_access="tdma")
+
+
+def test_who_waits_does_not_look_at_everybody_for_each_frame(monkeypatch):
+    site, looks = Site(slots=40), []
+    for number in range(40):
+        site.join(f"d{number}", tokens=30)
+    site.run(0.3)
+    step_s = 1e-5
+
+    def waiting(ready, *_):
+        looks.append(len(ready))
+        return Wait(1.0)
+
+    monkeypatch.setattr("multispin.passes.streams.choose", waiting)
+    while not looks:  # until the pass under way is over
+        site.run(site.queue.now_s + 0.01)
+    looks.clear()
+    now_s, asked = site.queue.now_s, 400
+    for frame in range(asked):  # a message after each of them
+        site.passes.advance(now_s + frame * step_s)
+    assert 1 <= len(looks) <= asked * step_s / (LOOK_S * looks[0]) + 1

@@ -35,6 +35,8 @@ TRIALS_AT_ONCE = 8
 """One of so many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
 """In a trial a device drafts as far as if its tokens were right with at least this probability."""
+LOOK_S = 2e-5
+"""Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
 SHORTEST_SLEEP_S = 2e-4
 """A wait for what is expected is at least so long [s]."""
 
@@ -84,6 +86,7 @@ class Streams:
         self._pass_s = state.controller.beliefs.verifier().verify_s([0])
         self._bands = Bands(state.controller.settings.bandwidth_hz)
         self._report: RoundReport | None = None
+        self._looks_s = 0.0  # it is better to wait, and whether it still is is not asked before [s]
         self._planned: Go | None = None  # the pass to come, or under way
 
     @property
@@ -105,6 +108,8 @@ class Streams:
 
     def advance(self, now_s: float) -> Step:
         """What to do next: sleep, draft here, verify a batch, or send messages."""
+        if not self._busy and not self._state.outbox and self._report is None and now_s < self._looks_s:
+            return Sleep(self._looks_s)
         if not self._busy:
             self._grants.let_go_of_the_late(now_s)
             self._seats.fill()
@@ -136,6 +141,8 @@ class Streams:
         # A pass of prompts alone would keep those waiting who are worth a pass before it is over.
         if (isinstance(decision, Go) or wait_s >= self._pass_s) and (batch := self._batch({})) is not None:
             return self._verify(batch)
+        if isinstance(decision, Wait):
+            self._looks_s = now_s + LOOK_S * len(ready)
         return self._sleep(wait_s, now_s)
 
     def waits(self, now_s: float) -> bool:
