@@ -96,8 +96,20 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+class Termination:
+    """Whether SIGTERM has come: an exception is lost that is raised while a destructor runs, so one must ask.
+
+    Attributes:
+        asked: whether it has.
+
+    """
+
+    asked = False
+
+
 def _terminated(_number: int, _frame: object) -> NoReturn:
     """SIGTERM ends a command as Ctrl-C does: whatever it has begun is cleaned up first."""
+    Termination.asked = True
     raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -19,6 +19,7 @@ import click
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import engine_options, load_engine
 from multispin.cli.lifetime import Parent, end_in_order, stop_signal
+from multispin.cli.main import Termination
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.web import Pages, check_web, web_options
@@ -194,7 +195,7 @@ def _stops_at_once() -> Iterator[Callable[[], bool]]:
     with contextlib.suppress(ValueError):  # only a main thread may
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield lambda: stopped
+        yield lambda: stopped or Termination.asked
     except (KeyboardInterrupt, SystemExit):
         stopped = True
 
