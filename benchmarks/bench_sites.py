@@ -5,7 +5,7 @@
 Each site is drawn: 1 to 40 devices, acceptance 0.05 to 0.95, drafting of 1 to 400 ms per token, round trips of 0 to
 400 ms, a verification of 5 to 500 ms and more for each device and token, an edge drafter or none, and a band. Each mode
 learns; it knows nothing beforehand. Tokens per second are counted after `PASSES` passes, for as long as `WATCHED` of
-them take in plain decoding. Acceptance is drawn from the same random numbers in all modes.
+them, or `TOKENS` tokens, take in plain decoding. Acceptance is drawn from the same random numbers in all modes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from multispin.control.who import decide
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
-PASSES, WATCHED = 50, 150
+PASSES, WATCHED, TOKENS = 50, 150, 1500
 BAR = 0.97
 """Of the better of plain decoding and the edge's own drafter, `auto` has at least this share."""
 
@@ -57,7 +57,8 @@ def rate_of(scenario: Scenario, mode: str, seed: int) -> float:
     site = Site(Setup(scenario, Behaviour(frame_bits=176)), "heterogeneous", seed, mode=mode)
     site.run(PASSES)
     begin_s, before = site.queue.now_s, committed(site)
-    end_s = begin_s + WATCHED * scenario.verifier.verify_s([0] * len(scenario.devices))
+    watched = max(WATCHED, TOKENS // len(scenario.devices))
+    end_s = begin_s + watched * scenario.verifier.verify_s([0] * len(scenario.devices))
     while site.queue.now_s < end_s and site.queue.step():
         pass
     return (committed(site) - before) / (site.queue.now_s - begin_s)

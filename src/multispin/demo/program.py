@@ -97,7 +97,7 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
         site, slower = None, 1.0
         if order.site is not None:
             name, scenario = order.site
-            streams = any(play.mode == "streams" for play in order.plays)
+            streams = any(play.mode in ("streams", "auto") for play in order.plays)
             slower = order.slower or slow_enough(
                 scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order), streams
             )
