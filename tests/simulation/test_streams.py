@@ -182,3 +182,17 @@ def test_fair_streams_give_more_to_who_has_least() -> None:
     greatest, fair = rates("heterogeneous"), rates("fair")
     assert min(fair) > 1.2 * min(greatest)
     assert np.log(fair).sum() > np.log(greatest).sum() + 0.1
+
+
+def test_drafts_with_distributions_are_made_in_grants_and_every_token_is_counted() -> None:
+    """As in the real system: a draft under a rejection rule begins anew after its verdict, so nothing is drafted on."""
+    payload = site(PAPER, distributions=True)
+    run = Site(payload, "heterogeneous", 1, mode="streams")
+    run.run(150)
+    for device in run.devices:
+        record = device.record
+        assert record.accepted + record.rejected + record.dropped + record.under_way == record.drafted > 0
+        assert record.wasted == 0
+        plain = 1.0 / PAPER.verify_s([0] * len(run.devices))
+        assert record.tokens / run.queue.now_s > plain
+    assert goodput(payload, "streams", 250) < goodput(site(PAPER), "streams", 250)  # which draft on meanwhile

@@ -124,7 +124,7 @@ def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, 
         bits_per_token=float(pair.index_bits) if ids else None,
         coupled=case.kind == "streams-least",
     )
-    behaviour = Behaviour(fading="rayleigh", frame_bits=FRAME_BITS)
+    behaviour = Behaviour(fading="rayleigh", distributions=not ids, frame_bits=FRAME_BITS)
     setup = Setup(replace(truth, edge_drafter=None), behaviour)
     return SimulatedRun(
         setup, "heterogeneous", seed * 1000 + index, PASSES_PER_ROUND * rounds, knows=False, mode="streams"

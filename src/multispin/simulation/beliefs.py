@@ -33,6 +33,13 @@ class BoundedBeliefs(LearnedBeliefs):
         self._scenario = scenario
         self._devices = devices
 
+    def charge(self, session: int, token_bits: float | None = None, refusal_bits: float = 0.0) -> None:
+        """A token takes the bits that the scenario says: the simulated vocabulary is small."""
+        known = self._devices.get(session)
+        super().charge(
+            session, token_bits if token_bits is None or known is None else known.bits_per_token, refusal_bits
+        )
+
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
         """The planner's device, within the scenario's limits."""
         shortest, longest = self._scenario.limits(self._devices[session].truth)

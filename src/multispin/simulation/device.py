@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,14 @@ from multispin.protocol import (
 from multispin.protocol.device_stream import Streaming
 from multispin.simulation.acceptance import Acceptance
 from multispin.simulation.uplink import Channel
-from multispin.speculation import Drafter, SamplingParams
+from multispin.speculation import (
+    ID_RULES,
+    DistributionFormat,
+    Drafter,
+    Rule,
+    SamplingParams,
+    TruncatedDistribution,
+)
 
 RIGHT, WRONG = 0, 1
 FINGERPRINT = "simulated"
@@ -123,6 +131,7 @@ class SimulatedDevice:
         channel: its radio channel.
         acceptance: its luck.
         generator: draws what happens to it.
+        distributions: whether its drafts carry distributions, by the rule `rejection`; default no.
 
     """
 
@@ -134,11 +143,15 @@ class SimulatedDevice:
         channel: Channel,
         acceptance: Acceptance,
         generator: np.random.Generator,
+        distributions: bool = False,
     ) -> None:
         self.truth = self.heard = truth
         self.bits_per_token = bits_per_token
         self.acceptance = acceptance
         self.generator = generator
+        self._params, self._rule = SamplingParams(), Rule.GREEDY
+        if distributions:
+            self._params, self._rule = SamplingParams(temperature=1.0), Rule.REJECTION
         self.record = DeviceRecord(truth.name)
         self.number: int | None = None
         self.gone = False
@@ -174,7 +187,7 @@ class SimulatedDevice:
 
     def begin(self, prompt_tokens: int, tokens: int, now_s: float) -> Open:
         """The next request."""
-        self.session.begin(Request(tuple(self._prompt(prompt_tokens)), SamplingParams(), tokens))
+        self.session.begin(Request(tuple(self._prompt(prompt_tokens)), self._params, tokens, rule=self._rule))
         self._waits_since_s, self._begun = now_s, False
         return self.session.open()
 
@@ -185,7 +198,8 @@ class SimulatedDevice:
         self.record.drafted += len(ids)
         self.record.under_way += len(ids)
         self.record.drafting_s += draft_s
-        return self.session.answer(ids, draft_s), draft_s
+        sure = [] if self._rule in ID_RULES else [_only(token, self.session.form) for token in ids]
+        return self.session.answer(ids, draft_s, sure), draft_s
 
     # Streams: tokens are drafted some at a time, as many as go into a frame -----------------------------------------
 
@@ -287,6 +301,12 @@ class SimulatedDevice:
         record.counts.append(len(progress.tokens))
         record.gaps_s.append(now_s - self._waits_since_s)
         self._waits_since_s = now_s
+
+
+@cache
+def _only(token: int, form: DistributionFormat) -> TruncatedDistribution:
+    """The distribution of a token that is certain, so that the edge draws the same one from it."""
+    return TruncatedDistribution(np.array([token]), np.array([form.total]), form)
 
 
 class LiveDevice(SimulatedDevice):

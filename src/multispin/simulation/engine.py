@@ -16,6 +16,7 @@ from multispin.speculation import (
     Feed,
     Finding,
     Outcome,
+    Rule,
     SlotTable,
     TruncatedDistribution,
 )
@@ -35,7 +36,7 @@ class SimulatedEngine(SlotTable):
         super().__init__(slots)
         self.max_length = _MAX_LENGTH
         self.vocabulary_size = 2
-        self.rules = ID_RULES
+        self.rules = ID_RULES | {Rule.REJECTION}
 
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Accept the leading RIGHT tokens of every draft."""

@@ -53,6 +53,8 @@ class Behaviour:
         choose_deadline: whether it waits only as long as waiting has raised the goodput, in mode "rounds" (default), or
             always as long as the two values above allow.
         texts: number of texts after which a device leaves for good; None (default): it stays.
+        distributions: whether drafts carry a distribution for each token, as under the rule `rejection`; default false,
+            ids only. In streams such drafts are made in grants, as they begin anew after each verdict.
         frame_bits: overhead of a draft on the air, beside its tokens [bit]; default 0.
         round_overhead_s: time of a round that is not drafting, upload or verification, such as planning [s]; default 0.
 
@@ -75,6 +77,7 @@ class Behaviour:
     deadline_slack_s: float = Limits.deadline_slack_s
     choose_deadline: bool = Limits.choose_deadline
     texts: int | None = None
+    distributions: bool = False
     frame_bits: float = 0.0
     round_overhead_s: float = 0.0
 
@@ -89,11 +92,9 @@ class Behaviour:
         for name in ("arrivals_per_s", "mean_stay_s", "mean_away_s"):
             if (value := getattr(self, name)) is not None:
                 within(name, value, 1e-9, MAX_S, of=_OF)
-        if not isinstance(self.choose_deadline, bool):
-            raise InputError(
-                f"simulation.choose_deadline is {self.choose_deadline!r}; it must be true or false",
-                where=("choose_deadline",),
-            )
+        for name in ("choose_deadline", "distributions"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"simulation.{name} is {shown(value)}; it must be true or false", where=(name,))
         probability("straggler_probability", self.straggler_probability, of=_OF)
         within("straggler_delay_s", self.straggler_delay_s, 0.0, MAX_STRAGGLER_S, of=_OF)
         one_of("fading", self.fading, FADINGS, of=_OF)

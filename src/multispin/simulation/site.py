@@ -12,6 +12,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from multispin.errors import InputError
 from multispin.passes import (
     EXPIRY_PERIOD_S,
     Batch,
@@ -82,6 +83,8 @@ class Site:
         scenario, behaviour = setup.scenario, setup.behaviour
         count = len(scenario.devices)
         self._models = live
+        if live is not None and behaviour.distributions:
+            raise InputError("simulation.distributions is for drafts that are drawn, not for real models")
         slots, longest = behaviour.slots or count, _greatest(behaviour.tokens_per_request or USUAL_TOKENS)
         self.engine: Engine = SimulatedEngine(slots) if live is None else live.engine(slots, longest)
         cell = scenario.cell
@@ -135,7 +138,8 @@ class Site:
             # Three sources, so that what happens to a device is the same under every policy.
             lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
             acceptance = acceptance_of(truth, life.traces, lucky)
-            what = (truth, cell, bits, _channel(behaviour, life, fading), acceptance, living)
+            channel = _channel(behaviour, life, fading)
+            what = (truth, cell, bits, channel, acceptance, living, behaviour.distributions)
             if lies and k in lies:
                 device: SimulatedDevice = Liar(lies[k], self._deadline_s, self._now_s, *what)
             elif live is None:
