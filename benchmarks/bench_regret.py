@@ -13,9 +13,10 @@ of the quickest device:
 * no patience: the best policy that waits only where `choose` waits;
 * oracle: the best policy of all; and the bound that no policy exceeds.
 
-Also the whole site without its edge drafter, in the simulator and with everything known: its goodput over the bound of
-the best rates (`control.exact.fluid`), which knows neither frames nor turns; and what it becomes with *patience*: a
-pass is put off to the expected arrival at which the sum of surpluses, less the price of the wait, is greatest.
+Also the whole site, without and with its edge drafter, in the simulator and with everything known: its goodput over the
+bound of the best rates (`control.exact.fluid`), which knows neither frames nor turns; and what it becomes with
+*patience*: a pass is put off to the expected arrival at which the sum of surpluses, less the price of the wait, is
+greatest.
 """
 
 import argparse
@@ -192,30 +193,40 @@ def main() -> None:
     parser.add_argument("sites", nargs="*", default=SITES, help="scenario files, or names of the package's")
     parser.add_argument("--devices", type=int, default=3, help="devices of the small site (default 3)")
     parser.add_argument("--ticks", type=float, default=2.0, help="ticks in the shortest frame (default 2)")
+    parser.add_argument("--whole", action="store_true", help="only whole sites")
     options = parser.parse_args()
     for name in options.sites:
-        whole = replace(load_scenario(scenario_path(name)), edge_drafter=None)
-        case = Case(small(whole, options.devices), options.ticks)
-        policy, value = case.followed()
-        best = case.site.best(value.tokens_per_s)
-        may_wait = (policy.riders == 0) & (value.share > 0)
-        eager = case.site.best(value.tokens_per_s, may_wait)
-        most, waiting = best.tokens_per_s, case.site.value(best.policy).waiting
-        print(
-            f"{Path(name).stem:22} small: choose {value.tokens_per_s:.1f} ({value.tokens_per_s / most:.3f}; "
-            f"simulated {simulated(case.scenario):.1f}), no patience {eager.tokens_per_s:.1f} "
-            f"({eager.tokens_per_s / most:.3f}), oracle {most:.1f} (bound {best.bound_tokens_per_s / most:.4f}), "
-            f"which waits {100 * waiting:.0f} % of the time; {case.site.count} states",
-            flush=True,
-        )
-        made, bound = simulated(whole), fluid(whole).upper_bound_tokens_per_s
-        with patch("multispin.passes.streams.choose", patient):
-            waited = simulated(whole)
-        print(
-            f"{'':22} whole: {made:.1f} of at most {bound:.1f} ({made / bound:.3f}); "
-            f"with patience {waited:.1f} ({waited / made:.3f})",
-            flush=True,
-        )
+        scenario = load_scenario(scenario_path(name))
+        alone = replace(scenario, edge_drafter=None)
+        print(Path(name).stem, flush=True)
+        if not options.whole:
+            print(f"  small: {of_small(small(alone, options.devices), options.ticks)}", flush=True)
+        print(f"  whole: {of_whole(alone)}", flush=True)
+        if scenario.edge_drafter is not None:
+            print(f"  whole, the edge drafts too: {of_whole(scenario)}", flush=True)
+
+
+def of_small(scenario: Scenario, ticks: float) -> str:
+    """What the decision, the oracle and what is between them make of a small site."""
+    case = Case(scenario, ticks)
+    policy, value = case.followed()
+    best = case.site.best(value.tokens_per_s)
+    eager = case.site.best(value.tokens_per_s, (policy.riders == 0) & (value.share > 0))
+    most, waiting = best.tokens_per_s, case.site.value(best.policy).waiting
+    return (
+        f"choose {value.tokens_per_s:.1f} ({value.tokens_per_s / most:.3f}; simulated {simulated(scenario):.1f}), "
+        f"no patience {eager.tokens_per_s:.1f} ({eager.tokens_per_s / most:.3f}), "
+        f"oracle {most:.1f} (waits {100 * waiting:.0f} % of the time; its bound {best.bound_tokens_per_s / most:.4f}), "
+        f"bound of the best rates {fluid(scenario).upper_bound_tokens_per_s:.1f}; {case.site.count} states"
+    )
+
+
+def of_whole(scenario: Scenario) -> str:
+    """What a whole site makes in the simulator."""
+    made, bound = simulated(scenario), fluid(scenario).upper_bound_tokens_per_s
+    with patch("multispin.passes.streams.choose", patient):
+        waited = simulated(scenario)
+    return f"{made:.1f} of at most {bound:.1f} ({made / bound:.3f}); with patience {waited:.1f} ({waited / made:.3f})"
 
 
 if __name__ == "__main__":

@@ -210,6 +210,16 @@ def test_the_price_is_tokens_per_second_of_late() -> None:
     assert 350.0 < price.tokens_per_s < 400.0
 
 
+@pytest.mark.parametrize("slower", [1.0, 10.0])
+def test_a_site_that_is_played_more_slowly_remembers_as_many_passes(slower: float) -> None:
+    """Passes of a quarter of a second: fifty of them forget three quarters of what was, at any speed."""
+    price, pass_s = Price(), 0.25 * slower
+    for tokens, passes in ((20.0, 1000), (40.0, 50)):
+        for _ in range(passes):
+            price = learned(price, tokens, pass_s, pass_s)
+    assert price.tokens_per_s * pass_s == pytest.approx(40.0 - 20.0 * math.exp(-50.0 / 36.0), rel=1e-3)
+
+
 def site(edge: EdgeDrafter | None = None) -> Scenario:
     devices = tuple(Device(f"d{k}", 0.006, 3.0, 0.6 + 0.02 * k) for k in range(12))
     return Scenario(Cell(1e6, 60, 25, 0), PAPER, devices, edge)

@@ -28,7 +28,9 @@ SLACK_TOKENS = 2.0
 DOUBLES_TOKENS = 1.0
 """… and with so much more they count twice as much [tokens]."""
 PRICE_MEMORY_S = 5.0
-"""Default time after which what was learned of the price of time counts 1/e [s]."""
+"""What was learned of the price of time counts 1/e after this time [s] …"""
+PRICE_MEMORY_PASSES = 36.0
+"""… or after so many passes, if these take longer: a site that is played more slowly remembers as many."""
 
 
 class Ready(NamedTuple):
@@ -306,16 +308,16 @@ class Price:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
-def learned(price: Price, tokens: float, seconds: float, memory_s: float = PRICE_MEMORY_S) -> Price:
+def learned(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) -> Price:
     """The price after a pass: Σ w_k of the tokens that it brought, in the time since the pass before ended.
 
     Args:
         price: what was known before.
         tokens: weighted tokens that were committed.
         seconds: time since the last call, waiting included [s].
-        memory_s: time after which a pass counts 1/e [s].
+        pass_s: usual time of a pass, which bounds how soon one is forgotten; default 0, by `PRICE_MEMORY_S` alone [s].
     """
-    kept = math.exp(-seconds / memory_s)
+    kept = math.exp(-seconds / max(PRICE_MEMORY_S, PRICE_MEMORY_PASSES * pass_s))
     return Price(kept * price.tokens + tokens, kept * price.seconds + seconds)
 
 

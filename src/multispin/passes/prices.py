@@ -57,9 +57,9 @@ class Prices:
         """Have prices found there from now on, one time after the other."""
         self._background.use(executor)
 
-    def learn(self, tokens: float, seconds: float) -> None:
-        """So many weighted tokens came in so much of the engine's time [s]."""
-        self._learned = learned(self._learned, tokens, seconds)
+    def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
+        """So many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
+        self._learned = learned(self._learned, tokens, seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:

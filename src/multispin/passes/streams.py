@@ -483,5 +483,5 @@ class Streams:
         """Learn what the engine makes of its time; time in which nobody wants it does not count."""
         if self._since_s is not None:
             tokens = sum(self._prices.of(row.session).weight * row.delivered for row in self._state.rows)
-            self._prices.learn(tokens, max(0.0, now_s - self._since_s))
+            self._prices.learn(tokens, max(0.0, now_s - self._since_s), self._pass_s)
         self._since_s = now_s if any(seat.running and seat.connected for seat in self._seats) else None
