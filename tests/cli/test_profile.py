@@ -64,7 +64,7 @@ def test_the_advice_is_for_what_was_measured(profiled):
     fit = found["verification"]
     pass_s = fit["fixed_s"] + advice["users"] * (fit["per_device_s"] + fit["per_token_s"])
     assert plain["goodput_tokens_per_s"] == pytest.approx(advice["users"] / pass_s)
-    assert {"rounds", "streams", "auto"} <= {option["mode"] for option in advice["options"]}
+    assert {"rounds", "streams", "mixture"} <= {option["mode"] for option in advice["options"]}
 
 
 def test_an_advice_needs_a_drafter(tiny_folder, capsys):

@@ -1,8 +1,8 @@
 """When the edge's own drafter is tried."""
 
 from multispin.control.streams import Ride
-from multispin.passes.edge_trials import AT_ONCE, EdgeTrials
-from multispin.passes.probing import PROBE_LENGTH, SHARE
+from multispin.passes.edge_trials import AT_ONCE, SHARE, EdgeTrials
+from multispin.passes.probing import PROBE_LENGTH
 
 RIDES = [Ride(k, 0) for k in range(3)]
 ROOMS = dict.fromkeys(range(100), 20)

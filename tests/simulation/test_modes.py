@@ -85,7 +85,12 @@ def test_one_bad_device_costs_the_others_at_most_a_twentieth(trouble, chooses):
     )
     endless = Behaviour(frame_bits=176)
     rates = [
-        goodput(replace(scenario, devices=(first, *scenario.devices[1:])), chooses, behaviour=endless, skip=1)[0]
+        sum(
+            goodput(
+                replace(scenario, devices=(first, *scenario.devices[1:])), chooses, seed=s, behaviour=endless, skip=1
+            )[0]
+            for s in range(4)  # one draw differs from another by some 5 %
+        )
         for first in (scenario.devices[0], bad)
     ]
     assert rates[1] >= 0.95 * rates[0]

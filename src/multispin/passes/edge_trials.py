@@ -1,7 +1,7 @@
 """When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
 
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
-get a short one now and then, as seldom as `probing` says: trials take at most a fiftieth of the time in the long run.
+get a short one now and then, ever more seldom (`probing`): trials take at most `SHARE` of the time in the long run.
 
 Does not know prices or texts.
 """
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from multispin.control.streams import Ride
 from multispin.passes.probing import PROBE_LENGTH, Probes
 
+SHARE = 0.01
+"""Most of the time that trials take in the long run: all sessions of a pass wait for them."""
 AT_ONCE = 4
 """The edge's drafter is tried for so many sessions at once, or one of so many where there are more."""
 _EDGE = -1
@@ -20,7 +22,7 @@ class EdgeTrials:
     """The trials of the edge's own drafter."""
 
     def __init__(self) -> None:
-        self._probes = Probes()
+        self._probes = Probes(SHARE)
         self._turn = 0
 
     def added(self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float) -> tuple[Ride, ...]:

@@ -43,10 +43,16 @@ class _Trial:
 
 
 class Probes:
-    """The probes of all sessions, by number."""
+    """The probes of all sessions, by number.
 
-    def __init__(self) -> None:
+    Args:
+        share: most of the time that they take in the long run; default `SHARE`.
+
+    """
+
+    def __init__(self, share: float = SHARE) -> None:
         self._trials: dict[int, _Trial] = {}
+        self._longest_gap = 1.0 / share
 
     def due(self, key: int, now_s: float) -> bool:
         """Whether a probe may begin."""
@@ -72,7 +78,7 @@ class Probes:
     def miss(self, key: int, now_s: float, waited_s: float) -> None:
         """A draft did not come in `waited_s`: from now on only probes are asked for, and seldom."""
         trial = self._trials.setdefault(key, _Trial())
-        trial.distrusted, trial.gap = True, 1.0 / SHARE
+        trial.distrusted, trial.gap = True, self._longest_gap
         if trial.since_s is None:
             trial.since_s = now_s - waited_s
         self._wait(trial, now_s)
@@ -87,9 +93,8 @@ class Probes:
         """Forget a session."""
         self._trials.pop(key, None)
 
-    @staticmethod
-    def _wait(trial: _Trial, now_s: float) -> None:
+    def _wait(self, trial: _Trial, now_s: float) -> None:
         if trial.since_s is not None:
             took_s = max(now_s - trial.since_s, SHORTEST_S)
             trial.next_s, trial.since_s = now_s + trial.gap * took_s, None
-            trial.gap = min(GROWTH * trial.gap, 1.0 / SHARE)
+            trial.gap = min(GROWTH * trial.gap, self._longest_gap)

@@ -20,6 +20,7 @@ from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.edge_trials import EdgeTrials
 from multispin.passes.flows import Flow, matters, window_of
 from multispin.passes.grants import Grants, is_idle
+from multispin.passes.half_passes import HalfPasses
 from multispin.passes.planning import MOST_S
 from multispin.passes.plans import DEVICE, EDGE
 from multispin.passes.probing import PROBE_LENGTH
@@ -72,6 +73,7 @@ class Streams:
         self._settings = state.controller.settings
         self._edge_drafts = edge_drafts
         self._edge_trials = EdgeTrials()
+        self._half_passes = HalfPasses()
         self._grants = Grants(state)
         self._flows: dict[int, Flow] = {}
         self._number = 0
@@ -132,6 +134,7 @@ class Streams:
         decision = choose(ready, self._beliefs.verifier(), price, self._edge_drafter())
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
+        rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
             rides = self._edge_trials.added(rides, {each.session: each.edge_room for each in ready}, now_s)
         self._rides = [self._as_ride(ride) for ride in rides]
@@ -162,6 +165,7 @@ class Streams:
     ) -> None:
         """Commit what was found, learn from it, and have it told."""
         self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
+        self._half_passes.rode(len(batch.jobs))
         self._pass_s += 0.2 * (verify_s - self._pass_s)
         self._plain_per_s = 1.0 / self._beliefs.verifier().verify_s([0] * max(1, self._present))
         self._busy = False

@@ -1,0 +1,52 @@
+"""Passes of half of those who would ride, so that the cost of a session is known apart from that of a pass.
+
+If everybody rides in every pass, its duration shows only the sum of both costs. Whoever believes that a session costs
+little then lets everybody ride for ever, and never learns that it costs much. So where many passes in a row were alike,
+one goes without the riders who have the fewest tokens of their devices. They ride in the next one.
+
+Does not know prices, texts or times.
+"""
+
+from collections.abc import Sequence, Set
+
+from multispin.control.streams import Ride
+
+FIRST_ALIKE, MOST_ALIKE = 6, 48
+"""After so many passes that were alike one has half of the riders; twice as many each time, up to the greater."""
+DIFFERS = 0.25
+"""A pass with so much more or fewer riders than usual, as a share of them, shows both costs by itself."""
+_MEMORY = 0.2
+
+
+class HalfPasses:
+    """What is known of the number of riders of late."""
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+        self._alike = 0
+        self._most_alike = FIRST_ALIKE
+
+    def chosen(self, rides: Sequence[Ride], must: Set[int]) -> tuple[Ride, ...]:
+        """The riders of the pass to come: all, or half of them if it is time for that.
+
+        Args:
+            rides: what was decided.
+            must: sessions that ride in any case.
+
+        """
+        if self._alike < self._most_alike or len(rides) < 2:
+            return tuple(rides)
+        spared = sorted((ride for ride in rides if ride.session not in must), key=lambda ride: ride.device_tokens)
+        left_out = {ride.session for ride in spared[: len(rides) // 2]}
+        return tuple(ride for ride in rides if ride.session not in left_out)
+
+    def rode(self, count: int) -> None:
+        """So many sessions were in a pass."""
+        self._usual = self._usual or count
+        if abs(count - self._usual) >= DIFFERS * self._usual:
+            if self._alike >= self._most_alike:
+                self._most_alike = min(2 * self._most_alike, MOST_ALIKE)
+            self._alike = 0
+        else:
+            self._alike += 1
+        self._usual += _MEMORY * (count - self._usual)
