@@ -4,6 +4,7 @@ import pytest
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Member
+from multispin.passes.background import Background
 from multispin.passes.plans import DEVICE
 
 
@@ -184,12 +185,36 @@ def test_a_plan_that_takes_long_is_not_waited_for():
     for each in (control, at_once):
         for _ in range(30):
             each.observe_outcome(1, 4, 0)
-    for now_s in (1.0, 19.9):  # a plan that took a second serves for twenty
-        assert of_lengths(control.plan(members, now_s=now_s)) == of_lengths(wanted)
-        assert not thread.waiting
     assert of_lengths(control.plan(members, now_s=20.1)) == of_lengths(wanted)  # it serves on
     thread.do()
     assert control.plan(members, now_s=20.2) == at_once.plan(members)
+
+
+def test_work_in_a_thread_takes_its_share_of_a_processor_and_the_wait_for_its_result_does_not_count():
+    thread, spent_s = ByHand(), [0.0]
+    work = Background(0.05, lambda: spent_s[0])
+    work.use(thread)
+
+    def a_second():
+        spent_s[0] += 1.0
+        return "found"
+
+    assert work.rested(0.0)
+    work.begin(a_second)
+    assert not work.rested(0.0)
+    thread.do()
+    assert work.take(500.0) == "found"  # asked for late
+    assert work.rested(500.0)  # the first work loads libraries
+    work.begin(a_second)
+    thread.do()
+    assert work.take(600.0) == "found"
+    assert not work.rested(618.9)
+    assert work.rested(619.1)
+    at_once = Background(0.05)
+    for _ in range(3):  # a simulation's clock stands still meanwhile
+        at_once.begin(a_second)
+        assert at_once.take(1.0) == "found"
+        assert at_once.rested(1.0)
 
 
 def test_beliefs_and_sessions_may_change_while_a_plan_is_made():

@@ -1,8 +1,10 @@
 """Work that takes long and may be late: the last result serves until the next one is there."""
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -16,15 +18,19 @@ class Background(Generic[Result]):
     A simulation plans at once, as its clock stands still meanwhile. A server plans in a thread, so that nobody waits.
 
     Args:
-        share: of the time in which work may be under way; default all of it.
+        share: of the time which work in a thread may take of a processor; default all of it. What was done first is not
+            counted: it loads libraries.
+        clock: processor time of the thread that asks [s].
 
     """
 
-    def __init__(self, share: float = 1.0) -> None:
+    def __init__(self, share: float = 1.0, clock: Callable[[], float] = time.thread_time) -> None:
         self._share = share
+        self._clock = clock
         self._executor: Executor | None = None
-        self._future: Future[Result] | None = None
-        self._began_s = self._rests_until_s = 0.0
+        self._future: Future[tuple[Result, float]] | None = None
+        self._done = 0
+        self._rests_until_s = 0.0
 
     def use(self, executor: Executor) -> None:
         """Have work done there from now on."""
@@ -39,15 +45,14 @@ class Background(Generic[Result]):
         """Whether no work is under way, and what was done last has not taken more than its share of the time."""
         return self.idle and now_s >= self._rests_until_s
 
-    def begin(self, work: Callable[[], Result], now_s: float = 0.0) -> None:
+    def begin(self, work: Callable[[], Result]) -> None:
         """Begin some work; there must be none under way."""
         assert self._future is None
-        self._began_s = now_s
         if self._executor is not None:
-            self._future = self._executor.submit(work)
+            self._future = self._executor.submit(partial(self._timed, work))
             return
         self._future = Future()
-        self._future.set_result(work())
+        self._future.set_result((work(), 0.0))
 
     def take(self, now_s: float = 0.0) -> Result | None:
         """What was found, once; None while there is nothing. Work that failed in its thread is logged, and is over."""
@@ -55,10 +60,17 @@ class Background(Generic[Result]):
         if future is None or not future.done():
             return None
         self._future = None
-        self._rests_until_s = self._began_s + (now_s - self._began_s) / self._share
         if future.cancelled():
             return None
         if (error := future.exception()) is not None:
             log.error("planning failed, and the last plan goes on", exc_info=error)
             return None
-        return future.result()
+        result, took_s = future.result()
+        self._done += 1
+        if self._done > 1:
+            self._rests_until_s = now_s + took_s * (1.0 / self._share - 1.0)
+        return result
+
+    def _timed(self, work: Callable[[], Result]) -> tuple[Result, float]:
+        began_s = self._clock()
+        return work(), self._clock() - began_s

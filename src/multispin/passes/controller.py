@@ -24,7 +24,7 @@ from multispin.passes.settings import ControllerSettings
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
 _PLANNING = 0.05
-"""A plan may be under way for this share of the time where plans are made in a thread: it takes Python's lock, too."""
+"""Plans that are made in a thread take at most this share of a processor: they take Python's lock, too."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
@@ -249,7 +249,7 @@ class Controller:
                 decision = decide(scenario, policy, mode=self.settings.mode, rounds=made, warm_start=before)
             return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 
-        self._background.begin(work, now_s)
+        self._background.begin(work)
 
     def _take(self, now_s: float) -> _Found | None:
         """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
