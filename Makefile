@@ -45,7 +45,7 @@ quick: setup     ## Run the tests that need neither the embedded model nor proce
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not embedded and not processes and not wheels"
 
 test: setup try-wllama ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 fuzz: setup      ## Feed over a million damaged inputs to every decoder, JavaScript's too (needs node); `make test` has a short form
 	$(BIN)/python -m tests.fuzz.decoders

@@ -87,7 +87,7 @@ class Site:
         self.spent_s = dict.fromkeys(("receive", "advance", "settle", "send", "events", "planning"), 0.0)
         self._clock, self._looks, self._devices = Clock(), False, {}
         self._planning = Planning(self._clock)
-        controller.plan_in(self._planning)
+        controller.plan_in(self._planning, time.thread_time)
         self._edge = Passes(engine, controller, "stub", limits)
         self._account = Account(self._edge)
         self._metrics = Metrics("stub", lambda: Counts(0, 0, (), 0, 0, 0.0, 0, 0))

@@ -192,8 +192,8 @@ def test_a_plan_that_takes_long_is_not_waited_for():
 
 def test_work_in_a_thread_takes_its_share_of_a_processor_and_the_wait_for_its_result_does_not_count():
     thread, spent_s = ByHand(), [0.0]
-    work = Background(0.05, lambda: spent_s[0])
-    work.use(thread)
+    work = Background(0.05)
+    work.use(thread, lambda: spent_s[0])
 
     def a_second():
         spent_s[0] += 1.0

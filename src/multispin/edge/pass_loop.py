@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
@@ -48,7 +49,7 @@ class PassLoop:
         self._faults = 0  # of the engine, one after the other
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._planning_thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
-        passes.controller.plan_in(self._planning_thread)
+        passes.controller.plan_in(self._planning_thread, time.thread_time)
 
     def wake(self) -> None:
         """Something has happened: look at once whether there is anything to do."""

@@ -1,13 +1,14 @@
 """Work that takes long and may be late: the last result serves until the next one is there."""
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+
+Clock = Callable[[], float]
 
 log = logging.getLogger(__name__)
 
@@ -20,21 +21,26 @@ class Background(Generic[Result]):
     Args:
         share: of the time which work in a thread may take of a processor; default all of it. What was done first is not
             counted: it loads libraries.
-        clock: processor time of the thread that asks [s].
 
     """
 
-    def __init__(self, share: float = 1.0, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(self, share: float = 1.0) -> None:
         self._share = share
-        self._clock = clock
+        self._clock: Clock = _uncounted
         self._executor: Executor | None = None
         self._future: Future[tuple[Result, float]] | None = None
         self._done = 0
         self._rests_until_s = 0.0
 
-    def use(self, executor: Executor) -> None:
-        """Have work done there from now on."""
-        self._executor = executor
+    def use(self, executor: Executor, clock: Clock | None = None) -> None:
+        """Have work done there from now on.
+
+        Args:
+            executor: one thread.
+            clock: returns the processor time of the thread that asks [s]; default none, work costs nothing.
+
+        """
+        self._executor, self._clock = executor, clock or _uncounted
 
     @property
     def idle(self) -> bool:
@@ -74,3 +80,7 @@ class Background(Generic[Result]):
     def _timed(self, work: Callable[[], Result]) -> tuple[Result, float]:
         began_s = self._clock()
         return work(), self._clock() - began_s
+
+
+def _uncounted() -> float:
+    return 0.0

@@ -6,7 +6,7 @@ sockets, tokens or slots, nor where its beliefs come from.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -123,9 +123,15 @@ class Controller:
             None  # the last plan, and what must stay the same to use it again
         )
 
-    def plan_in(self, executor: Executor) -> None:
-        """Have long plans made there from now on, one at a time; the last one serves until the next is made."""
-        self._background.use(executor)
+    def plan_in(self, executor: Executor, clock: Callable[[], float] | None = None) -> None:
+        """Have long plans made there from now on, one at a time; the last one serves until the next is made.
+
+        Args:
+            executor: one thread.
+            clock: returns the processor time of the thread that asks [s]; default none, plans cost nothing.
+
+        """
+        self._background.use(executor, clock)
         self.prices.use(executor)
 
     @property
