@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 
 from multispin.control.streams import Ride
 
-FIRST_ALIKE, MOST_ALIKE = 6, 48
+FIRST_ALIKE, MOST_ALIKE = 8, 48
 """After so many passes that were alike one has half of the riders; twice as many each time, up to the greater."""
 DIFFERS = 0.25
 """A pass with so much more or fewer riders than usual, as a share of them, shows both costs by itself."""
