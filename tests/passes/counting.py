@@ -38,11 +38,10 @@ class CountingEngine(SlotTable):
         ]
 
 
-class RandomDrafter:
-    """The edge's own drafter: right about each token with some probability, and often short."""
+class SlotDrafter:
+    """What every drafter of the edge has in these tests: slots without end, and nothing left to read."""
 
-    def __init__(self, right, seed=1):
-        self.right, self.rng, self.slots, self.asked = right, random.Random(seed), 0, 0
+    slots = 0
 
     def open(self):
         self.slots += 1
@@ -50,6 +49,13 @@ class RandomDrafter:
 
     def unread(self, slot, committed):
         return 0
+
+
+class RandomDrafter(SlotDrafter):
+    """The edge's own drafter: right about each token with some probability, and often short."""
+
+    def __init__(self, right, seed=1):
+        self.right, self.rng, self.asked = right, random.Random(seed), 0
 
     def draft(self, asks):
         self.asked += len(asks)

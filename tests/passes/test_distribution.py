@@ -11,6 +11,7 @@ import random
 import pytest
 import torch
 from tests.five_tokens import DRAFTER, TARGET, TEXT, V, follow, joint_distribution
+from tests.passes.counting import SlotDrafter
 
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Sleep
 from multispin.protocol import (
@@ -86,18 +87,8 @@ class Device(DeviceSession):
         return self.answer(ids, 0.1, distributions)
 
 
-class TableDrafter:
+class TableDrafter(SlotDrafter):
     """The edge's own drafter: the same distributions, drawn by the same noise as a device's."""
-
-    def __init__(self):
-        self.slots = 0
-
-    def open(self):
-        self.slots += 1
-        return self.slots - 1
-
-    def unread(self, slot, committed):
-        return 0
 
     def draft(self, asks):
         return [ids for ids, _ in self.draft_distributions(asks, FORM)]
