@@ -163,7 +163,8 @@ class Controller:
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
         counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
         anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
-        one is there, and plans take at most `_PLANNING` of a processor. Before the first, everybody drafts a few tokens.
+        one is there, and plans take at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few
+        tokens.
 
         Args:
             members: sessions that get a grant.
