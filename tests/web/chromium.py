@@ -9,19 +9,17 @@ import base64
 import contextlib
 import itertools
 import json
-import tempfile
 from pathlib import Path
 
-import aiohttp
-from tests.web.tab import PHONE, START_TIMEOUT_S, PageError, Tab, browser_path
+from tests.web.tab import PHONE, Browser, PageError, Tab, browser_path
 
 
 class Page(Tab):
     """One tab."""
 
-    def __init__(self, socket, session):
+    def __init__(self, socket):
         super().__init__()
-        self._socket, self._session = socket, session
+        self._socket = socket
         self._numbers, self._waiting = itertools.count(1), {}
         self._reading = asyncio.create_task(self._read())
 
@@ -103,52 +101,28 @@ class Page(Tab):
         await self._reading
 
 
-class Chromium:
-    """A browser with an empty profile, for the length of an `async with`."""
+class Chromium(Browser):
+    """Chromium, for the length of an `async with`."""
+
+    port_file = "DevToolsActivePort"
 
     @staticmethod
     def path():
-        """Path of the browser; skips where there is none."""
         return browser_path("Chromium", "MULTISPIN_CHROMIUM", "chromium", "chromium-browser")
 
-    async def __aenter__(self):
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._process = await asyncio.create_subprocess_exec(
-            self.path(),
-            "--headless=new",
-            "--no-sandbox",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={self._profile.name}",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--no-first-run",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        self._http = aiohttp.ClientSession()
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                port_file = Path(self._profile.name) / "DevToolsActivePort"
-                while not (port_file.exists() and port_file.read_text().count("\n")):
-                    await asyncio.sleep(0.1)
-            self._address = f"http://127.0.0.1:{port_file.read_text().splitlines()[0]}"
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+    def command(self, profile):
+        options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+        profile_and_port = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--no-first-run"]
+        return ["--headless=new", *options, *profile_and_port]
+
+    async def connect(self, found):
+        port, line_end, _ = found.partition("\n")
+        self._address = f"http://127.0.0.1:{port}"
+        return bool(line_end)
 
     async def page(self):
         """A new tab."""
-        async with self._http.put(f"{self._address}/json/new?about:blank") as answer:
+        async with self.http.put(f"{self._address}/json/new?about:blank") as answer:
             target = await answer.json(content_type=None)
-        socket = await self._http.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28)
-        return Page(socket, self._http)
-
-    async def __aexit__(self, *_):
-        await self._http.close()
-        if self._process.returncode is None:
-            self._process.terminate()
-        await self._process.wait()
-        self._profile.cleanup()
+        socket = await self.http.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28)
+        return Page(socket)

@@ -8,11 +8,9 @@ import base64
 import contextlib
 import itertools
 import json
-import tempfile
 from pathlib import Path
 
-import aiohttp
-from tests.web.tab import PHONE, START_TIMEOUT_S, PageError, Tab, browser_path
+from tests.web.tab import PHONE, Browser, PageError, Tab, browser_path
 
 CORES = 2
 PREFERENCES = f"""
@@ -91,48 +89,38 @@ class Page(Tab):
             await self._browser.call("browsingContext.close", context=self._context)
 
 
-class Firefox:
-    """A browser with an empty profile, for the length of an `async with`."""
+class Firefox(Browser):
+    """Firefox, for the length of an `async with`."""
+
+    port_file = "WebDriverBiDiServer.json"
+
+    def __init__(self):
+        self._numbers, self._waiting, self._pages = itertools.count(1), {}, {}
+        self._reading = None
 
     @staticmethod
     def path():
-        """Path of the browser; skips where there is none."""
         return browser_path("Firefox", "MULTISPIN_FIREFOX", "firefox-esr", "firefox")
 
-    async def __aenter__(self):
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        (Path(self._profile.name) / "user.js").write_text(PREFERENCES)
-        self._numbers, self._waiting, self._pages = itertools.count(1), {}, {}
-        self._process = await asyncio.create_subprocess_exec(
-            self.path(),
-            "--headless",
-            "--no-remote",
-            "--profile",
-            self._profile.name,
-            "--remote-debugging-port=0",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        self._http = aiohttp.ClientSession()
-        self._reading = None
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._connect()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+    def prepare(self, profile):
+        (profile / "user.js").write_text(PREFERENCES)
 
-    async def _connect(self):
-        port_file = Path(self._profile.name) / "WebDriverBiDiServer.json"
-        while not (port_file.exists() and port_file.read_text().endswith("}")):
-            await asyncio.sleep(0.1)
-        port = json.loads(port_file.read_text())["ws_port"]
-        self._socket = await self._http.ws_connect(f"ws://127.0.0.1:{port}/session", max_msg_size=2**28)
+    def command(self, profile):
+        return ["--headless", "--no-remote", "--profile", profile, "--remote-debugging-port=0"]
+
+    async def connect(self, found):
+        if not found.endswith("}"):
+            return False
+        address = f"ws://127.0.0.1:{json.loads(found)['ws_port']}/session"
+        self._socket = await self.http.ws_connect(address, max_msg_size=2**28)
         self._reading = asyncio.create_task(self._read())
         await self.call("session.new", capabilities={})
         await self.call("session.subscribe", events=EVENTS)
+        return True
+
+    async def disconnect(self):
+        if self._reading is not None:
+            await self._reading
 
     async def call(self, method, **params):
         """Call a method of WebDriver BiDi."""
@@ -166,12 +154,3 @@ class Firefox:
         context = (await self.call("browsingContext.create", type="tab"))["context"]
         self._pages[context] = Page(self, context)
         return self._pages[context]
-
-    async def __aexit__(self, *_):
-        if self._process.returncode is None:
-            self._process.terminate()
-        await self._process.wait()
-        if self._reading is not None:
-            await self._reading
-        await self._http.close()
-        self._profile.cleanup()

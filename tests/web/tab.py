@@ -1,10 +1,13 @@
-"""A tab of a headless browser, as far as all browsers that the tests drive agree."""
+"""A headless browser and its tabs, as far as all browsers that the tests drive agree."""
 
 import asyncio
 import contextlib
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
+import aiohttp
 import pytest
 
 START_TIMEOUT_S = 60.0
@@ -47,3 +50,56 @@ class Tab:
                     await asyncio.sleep(0.1)
         text = await self.run("document.body ? document.body.innerText : ''")
         raise PageError(f"{condition} stays {last!r}; the page says: {text[-1500:]}; errors: {self.errors}")
+
+
+class Browser:
+    """A browser with an empty profile, for the length of an `async with`. It writes its port into a file there."""
+
+    port_file: str
+    """Name of that file in the profile."""
+
+    @staticmethod
+    def path():
+        """Path of the browser; skips where there is none."""
+        raise NotImplementedError
+
+    def prepare(self, profile):
+        """Write what stands in the profile before the start."""
+
+    def command(self, profile):
+        """Options of the start."""
+        raise NotImplementedError
+
+    async def connect(self, found):
+        """Get in touch with the browser, from its port file's text; False while that is not whole."""
+        raise NotImplementedError
+
+    async def disconnect(self):
+        """Wait until what `connect` began has ended; the process has ended already."""
+
+    async def __aenter__(self):
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        profile = Path(self._folder.name)
+        self.prepare(profile)
+        quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+        self._process = await asyncio.create_subprocess_exec(
+            self.path(), *self.command(profile), "about:blank", **quiet
+        )
+        self.http = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                file = profile / self.port_file
+                while not (file.exists() and await self.connect(file.read_text())):
+                    await asyncio.sleep(0.1)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_):
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()
+        await self.disconnect()
+        await self.http.close()
+        self._folder.cleanup()
