@@ -1,0 +1,101 @@
+"""The API over real HTTP, in front of a real edge with a tiny model: what its tests share."""
+
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+from aiohttp import web
+
+from multispin.control import Verification
+from multispin.device import DeviceClient
+from multispin.edge import Access, EdgeServer, listening
+from multispin.edge.paced import PacedEngine
+from multispin.gateway import Gateway, SessionPool, guard, local_sessions
+from multispin.models import (
+    EdgeDrafter,
+    ModelDrafter,
+    Verifier,
+    decode_alone,
+    load_grammars,
+    load_model,
+    load_tokenizer,
+)
+from multispin.models.packable import PackedModel
+from multispin.passes import Controller, ControllerSettings, Limits, Passes
+from multispin.protocol import PROTOCOL_VERSION, SESSION_PATH, Hello, Profile
+from multispin.speculation import SamplingParams
+
+MAX_LENGTH = 256
+
+
+@asynccontextmanager
+async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, **limits):
+    tokenizer = load_tokenizer(folder)
+    drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
+    verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
+    passes = Passes(
+        PacedEngine(verifier, Verification(pass_s, 0.0, 0.0)) if pass_s else verifier,
+        Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=edge or mode == "edge")),
+        tokenizer.fingerprint,
+        Limits(**limits),
+        edge_drafter=drafter if edge or mode == "edge" else None,
+        grammars=load_grammars(tokenizer),
+    )
+    server = EdgeServer(passes, access=Access(credential, tokens))
+    app = server.application()
+    source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
+    Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
+    async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        http.passes, http.edge, http.url = passes, server, f"ws://127.0.0.1:{port}{SESSION_PATH}"
+        yield http
+
+
+@asynccontextmanager
+async def device_of(folder, far):
+    """A device with the same model as its drafter, that serves clients of its own from the edge."""
+    tokenizer, grammars = load_tokenizer(folder), load_grammars(load_tokenizer(folder))
+    hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, "laptop", "same", True, Profile(0.001, 5.0))
+
+    def make(on_progress):
+        drafter = ModelDrafter(PackedModel.of(load_model(folder)), MAX_LENGTH, tokenizer.size, grammars)
+        return DeviceClient(far.url, hello, drafter, on_progress=on_progress, decode=tokenizer.decode)
+
+    pool, app = SessionPool(make, 2, MAX_LENGTH), web.Application()
+    Gateway(pool, tokenizer, "tiny", 0, grammars).add_routes(app, guard(Access()))
+    async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        http.pool = pool
+        yield http
+    pool.close()
+
+
+async def post(http, path, document, **options):
+    async with http.post(path, json=document, **options) as answer:
+        return answer.status, await answer.json()
+
+
+async def events(http, path, document):
+    """The documents of a stream; the last event must be [DONE]."""
+    async with http.post(path, json=document) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "text/event-stream"
+        lines = (await answer.text()).split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+async def text_of(http, body):
+    if not body["stream"]:
+        status, document = await post(http, "/v1/completions", body)
+        assert status == 200, document
+        return document["choices"][0]["text"]
+    return "".join(each["choices"][0]["text"] for each in await events(http, "/v1/completions", body))
+
+
+def alone(folder, prompt, count, params=None):
+    ids = load_tokenizer(folder).encode(prompt)
+    params = params or SamplingParams()
+    return load_tokenizer(folder).decode(decode_alone(load_model(folder), ids, params, count))
+
+
+def schema(inner):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": inner}}

@@ -1,0 +1,129 @@
+"""Texts in a shape: JSON schemas, calls of tools, and OpenAI's Responses."""
+
+import asyncio
+import json
+import shutil
+
+import pytest
+from tests.gateway.site import api, device_of, events, post, schema
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Paris"]}, "days": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": CITY}}]
+
+
+@pytest.fixture(scope="module")
+def tiny_chat_folder(tiny_folder, tmp_path_factory):
+    """The tiny model with a short chat template."""
+    folder = tmp_path_factory.mktemp("chat")
+    shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+    template = "{% if tools %}t{% endif %}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}a:"
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams", "edge"])
+def test_a_text_with_a_schema_fits_it_and_is_the_same_whoever_drafts(tiny_folder, mode):
+    body = {"prompt": "Give: ", "temperature": 1, "seed": 4, "response_format": schema(CITY), "logprobs": 0}
+    body["max_tokens"] = 120
+
+    async def scenario():
+        async with api(tiny_folder, mode="plain") as plain, api(tiny_folder, mode=mode) as far:
+            async with device_of(tiny_folder, far) as near:
+                return [await post(http, "/v1/completions", body) for http in (plain, near)]
+
+    (status, plain), (_, helped) = asyncio.run(scenario())
+    assert status == 200, plain
+    (choice,) = plain["choices"]
+    document = json.loads(choice["text"])
+    assert document["city"] in ("Rome", "Paris")
+    assert choice["finish_reason"] == "stop"
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+    assert helped["choices"][0]["text"] == choice["text"]
+    assert len(helped["choices"][0]["logprobs"]["tokens"]) == len(choice["logprobs"]["tokens"])
+    figures = helped["metrics"]["speculative_decoding"]
+    if mode == "rounds":  # in streams a quick edge may be done before a draft comes; its own drafts do not count
+        assert figures["num_accepted_draft_tokens"] > 0.5 * figures["num_draft_tokens"] > 0
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_of_a_tool_comes_in_openais_shape_whole_and_streamed(tiny_chat_folder, choice):
+    body = {"messages": [{"role": "user", "content": "Rome?"}], "tools": TOOLS, "tool_choice": choice, "seed": 5}
+    body["parallel_tool_calls"] = False
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            path = "/v1/chat/completions"
+            return (await post(http, path, body))[1], await events(http, path, {**body, "stream": True})
+
+    whole, pieces = asyncio.run(scenario())
+    (answer,) = whole["choices"]
+    assert answer["finish_reason"] == "tool_calls"
+    assert answer["message"]["content"] is None
+    (call,) = answer["message"]["tool_calls"]
+    assert call["type"] == "function"
+    assert call["function"]["name"] == "weather"
+    arguments = json.loads(call["function"]["arguments"])
+    assert set(arguments) == {"city", "days"}
+    deltas = [part for each in pieces for part in each["choices"][0]["delta"].get("tool_calls", ())]
+    assert [each["function"].get("name") for each in deltas if "id" in each] == ["weather"]
+    assert "".join(each["function"]["arguments"] for each in deltas) == call["function"]["arguments"]
+    assert pieces[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tiny_chat_folder):
+    body = {"input": "Hi", "instructions": "Be brief", "max_output_tokens": 12, "temperature": 0}
+    messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            chat = await post(http, "/v1/chat/completions", {"messages": messages, "max_tokens": 12, "temperature": 0})
+            whole = await post(http, "/v1/responses", body)
+            async with http.post("/v1/responses", json={**body, "stream": True}) as answer:
+                lines = [line for line in (await answer.text()).split("\n\n") if line]
+            refused = [
+                await post(http, "/v1/responses", {**body, **more})
+                for more in ({"store": True}, {"previous_response_id": "resp_1"}, {"include": ["x"]}, {"input": []})
+            ]
+            return chat[1], whole[1], lines, refused
+
+    chat, whole, lines, refused = asyncio.run(scenario())
+    (item,) = whole["output"]
+    assert item["content"][0]["text"] == chat["choices"][0]["message"]["content"]
+    assert whole["status"] == "incomplete"
+    assert whole["usage"]["output_tokens"] == 12
+    told = [json.loads(line.split("\ndata: ")[1]) for line in lines]
+    assert [each["sequence_number"] for each in told] == list(range(len(told)))
+    kinds = [each["type"] for each in told]
+    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added",
+                         "response.content_part.added"]  # fmt: skip
+    assert kinds[-4:] == ["response.output_text.done", "response.content_part.done", "response.output_item.done",
+                          "response.incomplete"]  # fmt: skip
+    text = "".join(each["delta"] for each in told if each["type"] == "response.output_text.delta")
+    assert text == item["content"][0]["text"] == told[-1]["response"]["output"][0]["content"][0]["text"]
+    assert [(status, document["error"]["param"]) for status, document in refused] == [
+        (400, name) for name in ("store", "previous_response_id", "include", "input")
+    ]
+
+
+def test_a_response_calls_tools_and_takes_their_results(tiny_chat_folder):
+    flat = [{"type": "function", **TOOLS[0]["function"]}]
+    body = {"input": "Rome?", "tools": flat, "tool_choice": "required", "parallel_tool_calls": False, "seed": 5}
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            first = (await post(http, "/v1/responses", body))[1]
+            (call,) = first["output"]
+            said = [{"role": "user", "content": "Rome?"}, call,
+                    {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}]  # fmt: skip
+            return call, await post(http, "/v1/responses", {"input": said, "max_output_tokens": 5})
+
+    call, (status, second) = asyncio.run(scenario())
+    assert (call["type"], call["name"], call["status"]) == ("function_call", "weather", "completed")
+    assert set(json.loads(call["arguments"])) == {"city", "days"}
+    assert status == 200
+    assert second["output"][0]["type"] == "message"
