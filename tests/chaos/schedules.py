@@ -47,8 +47,8 @@ def free_port():
         return found.getsockname()[1]
 
 
-async def schedule(seed: int, mode: str) -> str:
-    """Play one schedule; returns what it was. AssertionError if a text differs, or nothing ends."""
+async def schedule(seed: int, mode: str, own_text=world.undisturbed) -> str:
+    """Play one schedule; returns what it was. AssertionError if a text is not `own_text`, or nothing ends."""
     rng = random.Random(seed)
     through_proxy = rng.random() < 0.5
     port, stop, proxy = free_port(), asyncio.Event(), None
@@ -82,7 +82,7 @@ async def schedule(seed: int, mode: str) -> str:
         for k, (task, prompt, count) in enumerate(zip(tasks, prompts, counts, strict=True)):
             if k == killed and task.cancelled():
                 continue
-            assert task.result() == world.undisturbed(prompt, count), f"schedule {seed} ({mode}): text {k} differs"
+            assert task.result() == own_text(prompt, count), f"schedule {seed} ({mode}): text {k} differs"
         for client in clients:
             client.close()
         cuts = sum(client.counters.reconnects for client in clients)
@@ -95,12 +95,12 @@ async def schedule(seed: int, mode: str) -> str:
         await asyncio.wait([edge], timeout=10.0)
 
 
-def play(seed: int) -> str:
+def play(seed: int, own_text=world.undisturbed) -> str:
     """One schedule: of processes, or in an event loop of its own. Its number says which, and in which mode."""
     mode, kind = world.MODES[seed % len(world.MODES)], seed % CYCLE // len(world.MODES)
     if kind == 0:
-        return processes.play(seed, mode)
-    return asyncio.run(schedule(seed, mode))
+        return processes.play(seed, mode, own_text)
+    return asyncio.run(schedule(seed, mode, own_text))
 
 
 def main(schedules: int, seed: int) -> None:

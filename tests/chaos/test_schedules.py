@@ -1,5 +1,7 @@
 """A short form of `make chaos`: one schedule for each mode, and two of real processes."""
 
+from functools import partial
+
 import pytest
 from tests.chaos import processes, schedules, world
 
@@ -11,11 +13,10 @@ def test_every_surviving_text_is_the_undisturbed_one(seed):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("play", [lambda: schedules.play(6), lambda: processes.play(2, "plain")])
-def test_a_target_that_forgets_a_token_is_caught(monkeypatch, play):
-    monkeypatch.setattr(world, "undisturbed", lambda prompt, count: [1] * count)
+@pytest.mark.parametrize("play", [partial(schedules.play, 6), partial(processes.play, 2, "plain")])
+def test_a_target_that_forgets_a_token_is_caught(play):
     with pytest.raises(AssertionError, match="differs"):
-        play()
+        play(own_text=lambda prompt, count: [1] * count)
 
 
 def test_every_kind_of_schedule_comes_in_every_mode():

@@ -20,6 +20,11 @@ class Stdin:
         self.buffer = io.BytesIO(data)
 
 
+def order_of(*arguments):
+    """What the command line asks for."""
+    return device.settled(device.command.make_context("device", list(arguments)).params)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -37,21 +42,17 @@ class Stdin:
         (["--draft", "q9"], "asks for 9 bits"),
     ],
 )
-def test_it_refuses_before_anything_is_loaded(arguments, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(drafting, "_load", lambda *_: pytest.fail("it began to load"))
-    assert run(["device", "--prompt", "Hello", *arguments]) == 2
+def test_it_refuses_before_anything_is_loaded(arguments, sentence, capsys):
+    """There is no such target either, as loading it would say."""
+    assert run(["device", "--prompt", "Hello", "--target", "/no/such/target", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
 
 
 @pytest.mark.parametrize("data", ["Grüße".encode(), b"\xef\xbb\xbf" + "Grüße".encode(), "Grüße".encode("utf-16")])
 def test_a_prompt_is_read_from_standard_input_whatever_its_byte_order_mark(data, monkeypatch):
-    seen = []
     monkeypatch.setattr(sys, "stdin", Stdin(data))
-    monkeypatch.setattr(drafting, "_load", lambda options: seen.append(options["prompt"]) or sys.exit(0))
-    with pytest.raises(SystemExit):
-        run(["device", *NOWHERE])
-    assert seen == ["Grüße"]
+    assert order_of(*NOWHERE)["prompt"] == "Grüße"
 
 
 def test_a_prompt_in_another_encoding_is_refused_in_one_sentence(monkeypatch, capsys):
@@ -99,20 +100,17 @@ class Chats:
         (["--raw"], "Hello"),
     ],
 )
-def test_a_prompt_is_put_as_the_options_say(arguments, ids, monkeypatch):
-    seen = []
-    monkeypatch.setattr(drafting, "_load", lambda options: seen.append(dict(options)) or sys.exit(0))
-    with pytest.raises(SystemExit):
-        run(["device", "--prompt", "Hello", "--draft", "none", *arguments])
-    assert drafting._prompt_ids(Chats(), seen[0]) == ids
+def test_a_prompt_is_put_as_the_options_say(arguments, ids):
+    order = order_of("--prompt", "Hello", "--draft", "none", *arguments)
+    assert drafting.prompt_ids(Chats(), order) == ids
 
 
-def test_a_model_without_a_template_reads_the_plain_prompt_and_refuses_messages(monkeypatch):
+def test_a_model_without_a_template_reads_the_plain_prompt_and_refuses_messages():
     tokenizer = Chats()
     tokenizer.template = ""
     options = {"prompt": "Hello", "system": None, "variables": {}, "raw": False}
-    assert drafting._prompt_ids(tokenizer, options) == "Hello"
-    assert drafting._prompt_ids(tokenizer, {**options, "system": "x"})[0][0] == ("system", "x")
+    assert drafting.prompt_ids(tokenizer, options) == "Hello"
+    assert drafting.prompt_ids(tokenizer, {**options, "system": "x"})[0][0] == ("system", "x")
 
 
 def done(text):
@@ -129,7 +127,7 @@ class Screen(io.StringIO):
 def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text(terminal, shown, monkeypatch):
     screen = Screen(terminal)
     monkeypatch.setattr(sys, "stdout", screen)
-    tell = drafting._Teller()
+    tell = drafting.Teller()
     for text in ("a", "a \x1b[2J b"):
         tell(Written(1, text, 0, 0))
     tell(done("a \x1b[2J b 🍕"))
@@ -137,7 +135,7 @@ def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text
 
 
 def test_an_outage_is_told_once_and_its_reason_cannot_forge_lines(capsys):
-    tell = drafting._Teller()
+    tell = drafting.Teller()
     for _ in range(3):
         tell(Away("ws://edge", "gone\nmultispin: \x1b[31mall is well", 1.0, 300.0))
     (line,) = capsys.readouterr().err.splitlines()

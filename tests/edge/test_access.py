@@ -1,6 +1,7 @@
 """Who may use a real edge, over real sockets."""
 
 import asyncio
+import gc
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -9,10 +10,12 @@ import pytest
 from multispin.device import EdgeAwayError, Patience
 from multispin.edge import Access, TokenFile, access
 from multispin.edge.access import Holder
+from multispin.edge.connection import Connection
 from multispin.edge.door import Door
 from multispin.edge.tokens import Token
 from multispin.protocol import (
     PROTOCOL_VERSION,
+    EdgeSession,
     Error,
     Open,
     ProtocolError,
@@ -260,10 +263,15 @@ def test_nothing_is_kept_of_sessions_that_are_gone(stub_site, run, file):
             holders = [await server.access.admit(each, "", 0.0) for each in (secret, "sesame")]
             while any(holder.sessions for holder in holders):
                 await asyncio.sleep(0.1)
-            devices = server._devices
-            return devices._holders, devices._connections, devices._open, server._account._texts
+            counts = server.counts()
+            assert (counts.running, counts.waiting, counts.connections, len(counts.sessions)) == (0, 0, 0, 0)
+            gc.collect()
+            return [
+                each for each in gc.get_objects() if isinstance(each, Connection | EdgeSession) and each not in before
+            ]
 
-    assert not any(run(scenario(), 30))
+    before = [each for each in gc.get_objects() if isinstance(each, Connection | EdgeSession)]
+    assert not run(scenario(), 30)
 
 
 def test_a_token_ends_at_its_time_and_its_session_with_it(stub_site, run, file):

@@ -7,6 +7,8 @@ import aiohttp
 import pytest
 from tests.edge.model_site import HOT, PROMPT, Forbidden, Site, alone, run
 
+from multispin.edge import Access
+from multispin.edge.door import Door
 from multispin.models import (
     ModelDrafter,
     decode_alone,
@@ -132,11 +134,11 @@ def test_more_requests_than_slots_are_all_served(tiny_folder):
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
-def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, monkeypatch, mode):
-    monkeypatch.setattr("multispin.edge.connection.MAX_MESSAGES_PER_S", 5)  # of which Hello and Open are two
+def test_a_device_that_answers_every_grant_at_once_is_not_taken_for_noise(tiny_folder, mode):
+    access = Access(door=Door(max_messages_per_s=5))  # of which Hello and Open are two
 
     async def scenario():
-        async with Site(tiny_folder, policy="fixed", longest=1, mode=mode) as site:
+        async with Site(tiny_folder, policy="fixed", longest=1, mode=mode, server={"access": access}) as site:
             return await site.client(Forbidden()).generate(Request(PROMPT, SamplingParams(), 60))
 
     assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 60)

@@ -9,16 +9,16 @@ from multispin.errors import InputError
 from multispin.models import CachedModel, Verifier, static
 from multispin.models.buckets import KEYS, TOKENS, Piece, Shape, at_least, key_size, slot_size, split, token_sizes
 from multispin.models.self_test import relative_error
+from multispin.models.static import StaticLayout
 from multispin.speculation import Feed, SamplingParams
 
 GREEDY = SamplingParams()
 
 
 @pytest.fixture(params=["ragged", "padded"])
-def attention(request, monkeypatch):
+def ragged(request):
     """Both ways to attend; on a CPU a loop stands for the kernel of ragged rows."""
-    monkeypatch.setattr(static, "_has_kernel", lambda model: request.param == "ragged")
-    return request.param
+    return request.param == "ragged"
 
 
 def test_a_size_is_the_smallest_that_fits():
@@ -37,13 +37,14 @@ def changes(family):
     return {"initializer_range": 0.1, "max_position_embeddings": 900} if family == "qwen3.5" else {}
 
 
-def both(model, slots, length):
+def both(model, slots, length, **layout):
     """A model with passes of static shape, and one without."""
-    return CachedModel(model, slots, length, static=True), CachedModel(model, slots, length, static=False)
+    ours = CachedModel(model, slots, length, static=StaticLayout(**layout))
+    return ours, CachedModel(model, slots, length, static=False)
 
 
-def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make_model, family, attention):
-    ours, theirs = both(make_model(family, **changes(family)), 5, 200)
+def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make_model, family, ragged):
+    ours, theirs = both(make_model(family, **changes(family)), 5, 200, ragged=ragged)
     rng, texts = random.Random(1), {}
     for _ in range(50):
         if len(texts) < 5 and rng.random() < 0.5:
@@ -70,12 +71,11 @@ def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make
             torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
     shapes = ours.static_shapes
     assert len(shapes) > 5
-    assert all((shape.rows == 0) == (attention == "ragged") for shape in shapes)
+    assert all((shape.rows == 0) == ragged for shape in shapes)
 
 
-def test_a_batch_beyond_the_largest_shape_runs_as_before(make_model, family, monkeypatch):
-    ours, theirs = both(make_model(family, **changes(family)), 2, 200)
-    monkeypatch.setattr(ours._static, "_tokens", (8,))
+def test_a_batch_beyond_the_largest_shape_runs_as_before(make_model, family):
+    ours, theirs = both(make_model(family, **changes(family)), 2, 200, tokens=(8,))
     text = [(7 * k) % 97 for k in range(60)]
     for verifier in (ours, theirs):
         slot = verifier.open()
@@ -113,9 +113,9 @@ def test_a_slot_of_a_recurrent_model_goes_back_to_before_its_last_pass(make_mode
     torch.testing.assert_close(ours.forward(feeds)[0], theirs.forward(feeds)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_padding_reaches_nobody(make_model, family, attention):
+def test_padding_reaches_nobody(make_model, family, ragged):
     """The spare slot takes all padding: the slots of others keep their keys to the bit."""
-    ours, _ = both(make_model(family), 3, 40)
+    ours, _ = both(make_model(family), 3, 40, ragged=ragged)
     slots = [ours.open() for _ in range(3)]
     ours.forward([Feed(slot, 0, [3, 4, 5, 6, 7, 8], None) for slot in slots])
     before = [part[slots[1]].clone() for part in (*ours._cache.keys.values(), *ours._cache.values.values())]

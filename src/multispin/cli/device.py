@@ -96,10 +96,27 @@ def command(**options: Any) -> None:
     import asyncio  # what runs a device takes longer to import than --help may take
 
     from multispin.cli import drafting
+
+    order = settled(options)
+    name = DrafterName.parse(order["draft"])
+    prepare(order["threads"], name.needs_model and not _runs_llama_cpp(name, order))
+    if order["serve_at"] is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(drafting.serve(order))
+    else:
+        asyncio.run(drafting.write(order))
+
+
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options ask for, with the prompt from standard input if none names it.
+
+    InputError for what does not fit together: before anything is loaded.
+    """
     from multispin.device import session_url, trusting
 
+    options = dict(options)
     options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
-    sampling_and_rule(options, 0)  # what does not fit together is refused before anything is loaded
+    sampling_and_rule(options, 0)
     options["variables"] = _variables(options)
     with flag("--ca-file"):
         options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))
@@ -120,16 +137,9 @@ def command(**options: Any) -> None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
         options["prompt"] = read_standard_input()
-    name = DrafterName.parse(options["draft"])
-    name.check()
+    DrafterName.parse(options["draft"]).check()
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
-    by_llama_cpp = _runs_llama_cpp(name, options)
-    prepare(options["threads"], name.needs_model and not by_llama_cpp)
-    if options["serve_at"] is not None:
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(drafting.serve(options))
-    else:
-        asyncio.run(drafting.write(options))
+    return options
 
 
 def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:

@@ -64,7 +64,7 @@ async def _texts(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
     ready = await asyncio.to_thread(_load, options)
-    tell = writer(options["as_json"], _Teller())
+    tell = writer(options["as_json"], Teller())
     tell(Ready())
     async for line in parent.orders():
         order = from_order(line)
@@ -96,7 +96,7 @@ def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
 def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
     source = _load_source(options)
-    prompt = _prompt_ids(source.tokenizer, options)
+    prompt = prompt_ids(source.tokenizer, options)
     if not prompt:
         raise InputError("the prompt is empty")
     drafter = source.drafter(len(prompt) + options["max_tokens"])
@@ -138,7 +138,7 @@ def _hello(options: Mapping[str, Any], tokenizer: Any, slower: float = 1.0) -> H
     )
 
 
-def _prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
+def prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
     """The prompt as the target is to read it."""
     text, system, variables = options["prompt"], options["system"], options["variables"]
     ids: list[int]
@@ -221,7 +221,7 @@ async def _generate(
     )
 
 
-class _Teller:
+class Teller:
     """Shows the text to a person as it grows, and what it took at the end.
 
     A terminal is shown no character that it would obey; a file or another program gets the text as it is.
@@ -232,6 +232,7 @@ class _Teller:
         self._away = False
 
     def __call__(self, event: Event) -> None:
+        """Show what happened, as far as a person wants to know it."""
         if isinstance(event, Away) and not self._away:
             self._away = True
             why = f"no edge at {one_line(event.url)} ({one_line(event.why)})"

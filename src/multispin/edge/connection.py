@@ -12,14 +12,13 @@ from typing import Protocol
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from multispin.edge.access import Holder
+from multispin.edge.door import MAX_MESSAGES_PER_S
 from multispin.protocol import Downlink, Error, ProtocolError, encode
 
 MAX_QUEUED_MESSAGES = 64
 """Messages that wait for a device which does not read; one more ends its connection."""
 MAX_UNSENT_BYTES = 2**16
 """A connection with so much to be sent still has no room for more."""
-MAX_MESSAGES_PER_S = 200
-"""Messages which answer nothing that a device may send in a second."""
 
 
 class Wire(Protocol):
@@ -92,6 +91,7 @@ class Connection:
     Attributes:
         wire: carries its frames.
         holder: who stands behind it.
+        max_messages_per_s: messages which answer nothing that the device may send in a second.
         request: name of the HTTP request that it serves; empty for a device's own.
         writer: the task that empties the queue; None before it runs.
         edge_stops: whether it is closed because the edge stops.
@@ -100,6 +100,7 @@ class Connection:
 
     wire: Wire
     holder: Holder = field(default_factory=Holder)
+    max_messages_per_s: int = MAX_MESSAGES_PER_S
     request: str = ""
     writer: "asyncio.Task[None] | None" = None
     edge_stops: bool = False
@@ -150,5 +151,5 @@ class Connection:
         if int(now_s) != self._second:
             self._second, self._received = int(now_s), 0
         self._received += 1
-        if self._received > MAX_MESSAGES_PER_S:
-            raise ProtocolError("too-fast", f"over {MAX_MESSAGES_PER_S} messages in a second that answer nothing")
+        if self._received > self.max_messages_per_s:
+            raise ProtocolError("too-fast", f"over {self.max_messages_per_s} messages in a second that answer nothing")

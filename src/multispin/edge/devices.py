@@ -164,7 +164,7 @@ class Devices:
             caller: who stands behind it, if that is known already; else its first message must show a credential.
 
         """
-        connection = Connection(wire)
+        connection = Connection(wire, max_messages_per_s=self._door.max_messages_per_s)
         self._open.add(connection)
         connection.writer = writer = asyncio.create_task(connection.write())
         number, place = None, None

@@ -24,6 +24,8 @@ GUESS_DELAY_S = 1.0
 """A wrong credential is answered after so long, and the next one from its address is not looked at before."""
 MAX_GUESS_WAIT_S = 10.0
 """Who would have to wait longer for that is refused at once."""
+MAX_MESSAGES_PER_S = 200
+"""Messages which answer nothing that a device may send in a second."""
 MAX_GUESSERS = 10_000
 """Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
 LOG_PERIOD_S = 10.0
@@ -43,6 +45,7 @@ class Door:
 
     Attributes:
         guesses: wrong credentials that have come.
+        max_messages_per_s: messages which answer nothing that a device may send in a second.
 
     Args:
         most: device connections at once; default `MAX_CONNECTIONS`.
@@ -51,6 +54,8 @@ class Door:
         proxies: networks whose `X-Forwarded-For` is believed; default none.
         guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
         max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
+        max_messages_per_s: messages which answer nothing that a device may send in a second; default
+            `MAX_MESSAGES_PER_S`.
 
     """
 
@@ -62,7 +67,9 @@ class Door:
         proxies: Collection[Network] = (),
         guess_delay_s: float = GUESS_DELAY_S,
         max_guessers: int = MAX_GUESSERS,
+        max_messages_per_s: int = MAX_MESSAGES_PER_S,
     ) -> None:
+        self.max_messages_per_s = max_messages_per_s
         self._most = most
         self._guess_delay_s, self._max_guessers = guess_delay_s, max_guessers
         self._most_per_address = most_per_address

@@ -16,7 +16,7 @@ from multispin.models.buckets import Shape
 from multispin.models.packable import PackedModel, with_width
 from multispin.models.recurrent import HISTORY
 from multispin.models.slots import SlotCache
-from multispin.models.static import PassResult, StaticPasses
+from multispin.models.static import PassResult, StaticLayout, StaticPasses
 from multispin.speculation import Feed, SlotTable
 
 
@@ -30,7 +30,8 @@ class CachedModel(SlotTable):
         reorder: see `PackedModel.of`; for a model of transformers'.
         vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
             default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
-        static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only.
+        static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only. A layout says
+            which shapes.
         batch_invariant: run passes of one static shape only, so that no text depends on who shares its passes, whatever
             the number type; default no.
 
@@ -43,7 +44,7 @@ class CachedModel(SlotTable):
         max_length: int,
         reorder: bool = True,
         vocabulary_size: int | None = None,
-        static: bool | None = None,
+        static: bool | StaticLayout | None = None,
         batch_invariant: bool = False,
     ) -> None:
         super().__init__(slots)
@@ -55,9 +56,11 @@ class CachedModel(SlotTable):
         self.packed = packed
         self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size
-        static = batch_invariant or (packed.device.type == "cuda" if static is None else static)
-        self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device, spare=int(static))
-        self._static = StaticPasses(packed, self._cache, self.vocabulary_size, batch_invariant) if static else None
+        if batch_invariant or static is None:
+            static = batch_invariant or packed.device.type == "cuda"
+        layout = static if isinstance(static, StaticLayout) else StaticLayout(uniform=batch_invariant)
+        self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device, spare=int(bool(static)))
+        self._static = StaticPasses(packed, self._cache, self.vocabulary_size, layout) if static else None
 
     @property
     def max_length(self) -> int:

@@ -15,6 +15,7 @@ row reads its own slot alone. Larger batches are split, smaller ones padded.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -271,6 +272,22 @@ class _Pass:
         self.graph: Any = None
 
 
+@dataclass(frozen=True)
+class StaticLayout:
+    """Which static shapes passes may have.
+
+    Attributes:
+        uniform: all passes have one shape, so that no sum of a row depends on who shares its pass; default no.
+        ragged: attention takes ragged rows; by default where there is a kernel for them.
+        tokens: sizes of a row [tokens], ascending; by default powers of two as far as the memory goes.
+
+    """
+
+    uniform: bool = False
+    ragged: bool | None = None
+    tokens: tuple[int, ...] | None = None
+
+
 class StaticPasses:
     """Runs a packed model over one slot cache in passes of static shape.
 
@@ -278,26 +295,27 @@ class StaticPasses:
         model: the model.
         cache: made for it, with a spare slot.
         vocabulary_size: width of the logits.
-        uniform: all passes have one shape, so that no sum of a row depends on who shares its pass; default no.
+        layout: which shapes passes may have.
 
     """
 
-    def __init__(self, model: PackedModel, cache: SlotCache, vocabulary_size: int, uniform: bool = False) -> None:
+    def __init__(self, model: PackedModel, cache: SlotCache, vocabulary_size: int, layout: StaticLayout) -> None:
         self._model, self._cache, self._vocabulary_size = model, cache, vocabulary_size
-        self._ragged = _has_kernel(model)
+        self._ragged = _has_kernel(model) if layout.ragged is None else layout.ragged
         self._graphs = cache.device.type == "cuda" and _capturable(model.config)
         self._passes: dict[Shape, _Pass] = {}
         self._pool: Any = None
         config = model.config
         per_token = model.width * (model.dtype.itemsize + _SAMPLER_BYTES)
         per_token += 8 * (int(getattr(config, "intermediate_size", 0) or 0) + int(config.hidden_size)) * 4
-        self._tokens = token_sizes(per_token)
-        if uniform and not _is_uniform(model.config, cache):
+        self._tokens = layout.tokens or token_sizes(per_token)
+        if layout.uniform and not _is_uniform(model.config, cache):
             raise InputError(
                 "batch-invariant passes are for models without recurrent layers and without experts: "
                 f"{config.model_type} computes in other orders with other batches"
             )
-        self._uniform = uniform_shape(self._tokens, cache.slots, cache.max_length, self._ragged) if uniform else None
+        shape = (self._tokens, cache.slots, cache.max_length, self._ragged)
+        self._uniform = uniform_shape(*shape) if layout.uniform else None
         self._modules = recurrent_layers(model.model) if cache.recurrent else {}
 
     @property
