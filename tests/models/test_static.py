@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import CachedModel, Verifier, static
+from multispin.models import CachedModel, Verifier
 from multispin.models.buckets import KEYS, TOKENS, Piece, Shape, at_least, key_size, slot_size, split, token_sizes
+from multispin.models.ragged import ragged_attention
 from multispin.models.self_test import relative_error
 from multispin.models.static import StaticLayout
 from multispin.speculation import Feed, SamplingParams
@@ -134,9 +135,9 @@ def test_on_a_cuda_device_the_kernel_gives_what_the_loop_gives(window, head):
     bounds, counts = [0, 1, 10, 26, 26, 40], [200, 17, 300, 1, 14]
     first = [slot * 2 * 300 for slot in (3, 0, 1, 4, 2, 4)]
     layout = [torch.tensor(part, dtype=torch.int32, device="cuda") for part in (bounds, first, counts)]
-    found = static.ragged_attention(query, keys, values, *layout, None, window)
+    found = ragged_attention(query, keys, values, *layout, None, window)
     cpu = [part.float().cpu() for part in (query, keys, values)]
-    expected = static.ragged_attention(*cpu, *(part.cpu() for part in layout), None, window)
+    expected = ragged_attention(*cpu, *(part.cpu() for part in layout), None, window)
     torch.testing.assert_close(found.float().cpu(), expected, atol=2e-2, rtol=2e-2)
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from multispin.models.slots import SlotCache
+
 
 class Scoring(NamedTuple):
     """How a layer weighs the keys that a token sees.
@@ -28,17 +30,43 @@ class Scoring(NamedTuple):
         return self.softcap is None and self.sinks is None
 
 
-def write_lines(cached: torch.Tensor, new: torch.Tensor, lines: torch.Tensor) -> None:
-    """Put new keys or values in their places.
+class PassBatch:
+    """Where each token of one pass belongs in a slot cache: what the layers of a model ask, whatever the layout.
 
-    Args:
-        cached: keys or values of one layer, [slots, kv_heads, max_length, head_dim]; changed in place.
-        new: [kv_heads, tokens, head_dim].
-        lines: [kv_heads · tokens], places in the cache seen as [slots · kv_heads · max_length, head_dim].
+    Attributes:
+        cache: keys and values of all slots.
 
     """
-    size = new.shape[-1]
-    cached.view(-1, size).index_copy_(0, lines, new.reshape(-1, size))
+
+    cache: SlotCache
+    _lines: torch.Tensor
+    """[kv_heads · tokens], places in the cache seen as [slots · kv_heads · max_length, head_dim]."""
+
+    def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
+        """Put new keys or values in their places.
+
+        Args:
+            cached: keys or values of one layer, [slots, kv_heads, max_length, head_dim]; changed in place.
+            new: [kv_heads, tokens, head_dim].
+
+        """
+        size = new.shape[-1]
+        cached.view(-1, size).index_copy_(0, self._lines, new.reshape(-1, size))
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        """Attention of all tokens to their own slots.
+
+        Args:
+            query: [heads, tokens, head_dim].
+            keys: keys of one layer, the new ones included, [slots, kv_heads, max_length, head_dim].
+            values: the values, of the same shape.
+            scoring: how the layer weighs keys.
+
+        Returns:
+            [tokens, heads, head_dim].
+
+        """
+        raise NotImplementedError
 
 
 def hidden_keys(

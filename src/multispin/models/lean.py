@@ -18,8 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from multispin.models.attention import Scoring
-from multispin.models.packed import PackedBatch
+from multispin.models.attention import PassBatch, Scoring
 from multispin.models.quantised import RoundedLinear
 
 FAMILIES = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
@@ -51,7 +50,7 @@ class LeanLayer(nn.Module):
         self,
         hidden: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        packed: PackedBatch,
+        packed: PassBatch,
         **_: Any,
     ) -> torch.Tensor:
         """[1, Σ n_i, H] to the same, called by transformers' model in place of its own layer.
@@ -67,9 +66,7 @@ class LeanLayer(nn.Module):
         fed: torch.Tensor = hidden + self.down(silu(gate) * up)
         return fed
 
-    def _attend(
-        self, inputs: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], packed: PackedBatch
-    ) -> torch.Tensor:
+    def _attend(self, inputs: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], packed: PassBatch) -> torch.Tensor:
         """[1, Σ n_i, H] normed states to [1, Σ n_i, heads · head_dim] attended values."""
         parts = self.qkv(inputs)[0].view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
         turned, values = parts.split([self.heads + self.kv_heads, self.kv_heads], dim=1)

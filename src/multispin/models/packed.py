@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface
 
 from multispin.errors import InputError
-from multispin.models.attention import Scoring, attend_slots, hidden_keys, write_lines
+from multispin.models.attention import PassBatch, Scoring, attend_slots, hidden_keys
 from multispin.models.layout import Run, grouped
 from multispin.models.recurrent import RecurrentPass
 from multispin.models.slots import SlotCache
@@ -21,7 +21,7 @@ from multispin.models.slots import SlotCache
 PACKED_ATTENTION = "multispin_packed"
 
 
-class PackedBatch:
+class PackedBatch(PassBatch):
     """Where each token of a packed row belongs; made once per forward pass, shared by all layers.
 
     Args:
@@ -62,23 +62,8 @@ class PackedBatch:
         self.recurrent = RecurrentPass(cache.recurrent, self.runs) if cache.recurrent else None
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
 
-    def write(self, cached: torch.Tensor, new: torch.Tensor) -> None:
-        """Put `new`, [kv_heads, Σ n_i, head_dim], in its places of one layer's `cached` keys or values."""
-        write_lines(cached, new, self._lines)
-
     def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        """Attention of all runs to their own slots.
-
-        Args:
-            query: [heads, Σ n_i, head_dim].
-            keys: keys of one layer, the new ones included, [slots, kv_heads, max_length, head_dim].
-            values: the values, of the same shape.
-            scoring: how the layer weighs keys.
-
-        Returns:
-            [Σ n_i, heads, head_dim].
-
-        """
+        """Attention, a call for each group of neighbouring slots."""
         shared = len(query) // keys.shape[1]
         parts = []
         for index, (group, columns) in enumerate(zip(self.groups, self._columns, strict=True)):
@@ -111,7 +96,7 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    packed: PackedBatch | None = None,
+    packed: PassBatch | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
