@@ -1,20 +1,21 @@
-"""The device's half of a session: where it stands, and what it owes the edge. No sockets, no clocks.
+"""The device's half of a session: what it does, and what it makes of what the edge says. No sockets, no clocks.
 
 The device keeps prompt and committed tokens itself (`device_text`). After a lost connection it resumes; after a lost
 edge it opens again from where it stood, anywhere else: nothing but time is lost. `device_stages` shows the stages and
-what leads from one to another, `device_stream` the tokens that it drafts ahead.
+what leads from one to another, `device_standing` what follows from them, `device_stream` the tokens that it drafts
+ahead.
 
 Everything that the edge says is checked here, as the edge checks everything that a device says: an edge that breaks
 the protocol ends the request with one sentence.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
+    AT_WORK,
     Away,
-    DeviceStage,
     Drafted,
     Ended,
     Granted,
@@ -25,8 +26,8 @@ from multispin.protocol.device_stages import (
     Work,
     found_from_offer,
 )
-from multispin.protocol.device_stream import Chains, Streaming
-from multispin.protocol.device_text import DeviceText
+from multispin.protocol.device_standing import DeviceStanding
+from multispin.protocol.device_stream import Streaming
 from multispin.protocol.limits import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from multispin.protocol.messages import (
     Ask,
@@ -50,126 +51,18 @@ from multispin.protocol.progress import Progress, RefusedError, SessionGoneError
 from multispin.protocol.request import Request
 from multispin.speculation import (
     ID_RULES,
-    DistributionFormat,
-    Rule,
-    SamplingParams,
     Score,
     TruncatedDistribution,
     pack_draft,
     unpack_ids,
 )
 
-_WORK = (Waiting, Granted, Drafted, Streaming, Ended)
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 """Refusals of a Resume after which the device greets anew and opens from where it stands."""
 
 
-class DeviceSession:
-    """What a device keeps of its session.
-
-    Attributes:
-        hello: how this device introduces itself.
-        welcome: the edge's answer; None while no edge knows this device.
-        stage: where the session stands.
-
-    Args:
-        hello: how this device introduces itself.
-        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
-        max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
-            default 1, as far as the edge allows.
-
-    """
-
-    def __init__(
-        self,
-        hello: Hello,
-        decode: Callable[[Sequence[int]], str] | None = None,
-        max_wasted_share: float = 1.0,
-    ) -> None:
-        self.hello = hello
-        self.welcome: Welcome | None = None
-        self.stage: DeviceStage = Away()
-        self._text = DeviceText(decode)
-        self._chains = Chains(max_wasted_share)
-        self._form: DistributionFormat | None = None  # made when it is asked for
-        self._head: int | None = None  # found from an offer, not known to the edge yet
-
-    # What stands --------------------------------------------------------------------------------------------------
-
-    @property
-    def request(self) -> Request | None:
-        """The present request; None before the first."""
-        return self._text.request
-
-    @property
-    def committed(self) -> list[int]:
-        """Prompt and generated ids."""
-        return self._text.committed
-
-    @property
-    def text(self) -> str:
-        """The final text so far, as words (`DeviceText.words`)."""
-        return self._text.words
-
-    @property
-    def params(self) -> SamplingParams:
-        """The sampling parameters in effect."""
-        return self._text.params
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the present request's prompt."""
-        return self._text.prompt_tokens
-
-    @property
-    def generated(self) -> list[int]:
-        """The text so far, as ids."""
-        return self._text.generated
-
-    @property
-    def rule(self) -> Rule:
-        """The present request's acceptance rule."""
-        return self._text.requested.acceptance_rule
-
-    @property
-    def session_number(self) -> int:
-        """The session's number on the wire."""
-        return self._welcomed().session
-
-    @property
-    def form(self) -> DistributionFormat:
-        """How this request's distributions are written; the edge's vocabulary bounds what they retain."""
-        if self._form is None:
-            self._form = self._text.requested.form(self._welcomed().vocabulary_size)
-        return self._form
-
-    @property
-    def finish(self) -> str:
-        """Why the text ended, "stop" or "length"; empty while it goes on."""
-        work = self._work
-        return work.finish if isinstance(work, Ended) else ""
-
-    @property
-    def grant(self) -> Grant | None:
-        """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
-        work = self._work
-        return work.grant if isinstance(work, Granted) else None
-
-    @property
-    def joined(self) -> bool:
-        """Whether edge and device stand at the same place of an open request, on a connection that holds."""
-        return isinstance(self.stage, _WORK)
-
-    @property
-    def wants_draft(self) -> bool:
-        """Whether the open grant must be answered: with a draft, or at least with a token that the edge lacks."""
-        stage = self.stage
-        return isinstance(stage, Granted) and (stage.grant.length > 0 or self._head is not None)
-
-    @property
-    def over(self) -> bool:
-        """Whether the token that the edge lacks ends the text, so that nothing is left to draft."""
-        return self._head is not None and self._text.is_ended_by(self._head)
+class DeviceSession(DeviceStanding):
+    """What a device does and hears in its session; arguments as for `DeviceStanding`."""
 
     # What the device does -----------------------------------------------------------------------------------------
 
@@ -273,34 +166,6 @@ class DeviceSession:
 
     # Streams ------------------------------------------------------------------------------------------------------
 
-    @property
-    def epoch(self) -> int:
-        """Number of the newest chain of drafted tokens; each has a greater one than those before."""
-        return self._chains.epoch
-
-    @property
-    def wasted(self) -> int:
-        """Drafted tokens of the present request's stream that were never verified."""
-        return self._chains.wasted
-
-    @wasted.setter
-    def wasted(self, tokens: int) -> None:
-        self._chains.wasted = tokens
-
-    @property
-    def room_ahead(self) -> int:
-        """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
-        stage, request = self.stage, self._text.request
-        if not isinstance(stage, Streaming) or request is None:
-            return 0
-        return self._chains.room(stage, self._text.left, request.stop_ids)
-
-    @property
-    def ahead(self) -> list[int]:
-        """The committed text and the drafted tokens that follow it: what the next token is drafted after."""
-        stage = self.stage
-        return [*self.committed, *stage.ids] if isinstance(stage, Streaming) else list(self.committed)
-
     def drafted(self, epoch: int, start: int, ids: Sequence[int], draft_s: float) -> None:
         """Take in tokens that were drafted ahead.
 
@@ -392,7 +257,7 @@ class DeviceSession:
                 return self._tail(message)
             case _ if isinstance(stage, Ended):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
-            case _ if not isinstance(stage, _WORK):
+            case _ if not isinstance(stage, AT_WORK):
                 raise InputError(f"the edge sent a {type(message).__name__} before it was due")
             case Grant():
                 self.stage = self._granted(message)
@@ -484,16 +349,6 @@ class DeviceSession:
             return stage
         return Waiting()
 
-    # ----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def _work(self) -> Work | None:
-        """What is under way, whatever has become of the connection."""
-        stage = self.stage
-        if isinstance(stage, (Away, Resuming)):
-            return stage.kept
-        return stage if isinstance(stage, _WORK) else None
-
     def _proceed(self, work: Work) -> None:
         """Go on with what is under way, whatever has become of the connection."""
         stage = self.stage
@@ -503,8 +358,3 @@ class DeviceSession:
             self.stage = Resuming(work, stage.welcomed)
         else:
             self.stage = work
-
-    def _welcomed(self) -> Welcome:
-        if self.welcome is None:
-            raise ValueError("the edge has not welcomed this device yet")
-        return self.welcome
