@@ -66,9 +66,10 @@ async def end_in_order(finish: Callable[[float], Awaitable[None]], texts_s: floa
     """Let a server end; a second signal ends the texts under way at once.
 
     Args:
-        finish: takes nothing new, and returns when the texts under way have ended or their time is over.
+        finish: coroutine function that takes nothing new, and returns when the texts under way have ended or their
+            time is over.
         texts_s: how long they may take [s].
-        stop: of `stop_signal`, set by the first signal.
+        stop: event of `stop_signal`, set by the first signal.
 
     """
     stop.clear()

@@ -62,7 +62,7 @@ class UserResult:
         tokens_per_s: tokens per second of the site, from when all users' prompts were read to the last token.
         tokens: tokens of the text.
         drafted: tokens drafted for it, by its device or by the edge, that were verified.
-        accepted: of them accepted.
+        accepted: drafted tokens that were accepted.
         uplink_bytes: bytes sent, framing included.
         identical: whether the text is the target's own, token by token; None if they were not compared.
 
@@ -82,7 +82,7 @@ class PlayResult:
     """What one play gave; the fields are keys of an entry of `comparison` in `multispin demo --json`.
 
     Attributes:
-        mode: who drafted.
+        mode: mode of the play, such as "plain" or "rounds".
         policy: how the edge planned; None if it planned no rounds.
         goodput_tokens_per_s: sum of the users' tokens per second of the site.
         per_user_tokens_per_s: mean of them.
@@ -120,7 +120,7 @@ class DemoResult:
         round_log: what the edge told of each round; times are as they were played.
         target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch; None if it was
             not timed.
-        mode: who drafted.
+        mode: mode of the play, such as "plain" or "rounds".
         site: name of the site that was played; None if only devices and links were emulated.
         slower: the site was played so many times slower.
         comparison: all plays, in their order.

@@ -12,13 +12,13 @@ class DeviceState:
     """What is known of a running device.
 
     Attributes:
-        spec: what it is.
+        spec: the device's name, drafter and emulated speed.
         text: its text so far.
         tokens: tokens of that text.
         drafted: tokens that it drafted and that were verified.
-        accepted: of them accepted.
+        accepted: drafted tokens that were accepted.
         verified: tokens drafted for it, by itself or by the edge, that were verified.
-        kept: of them accepted.
+        kept: tokens drafted for it, by itself or by the edge, that were accepted.
         acceptance_rate: the edge's estimate, α in [0, 1]; None before its first round.
         length: draft length granted for this round [tokens].
         bandwidth_hz: band granted for this round [Hz].

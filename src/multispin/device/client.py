@@ -131,7 +131,7 @@ class DeviceClient:
         emulation: what the device pretends to be; default nothing.
         on_progress: function that gets every advance of the text.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
-        link: carries the messages; default a WebSocket.
+        link: link that carries the messages; default a WebSocket.
         patience: how long to go on without an edge.
         on_outage: function that gets every failed attempt.
         max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;

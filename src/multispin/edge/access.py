@@ -88,7 +88,7 @@ class Caller(NamedTuple):
 
     Attributes:
         holder: whose token was shown.
-        address: where from.
+        address: network address that it came from.
         request: identifier of the HTTP request; empty for a device's connection.
 
     """
@@ -114,7 +114,7 @@ class Access:
     Args:
         credential: secret that everybody may show; empty: none.
         tokens: file of tokens; default none. It is read here, and InputError says what is wrong with it.
-        door: slows down who guesses.
+        door: bounds of connections and of wrong credentials; default `Door()`.
 
     """
 
@@ -141,7 +141,7 @@ class Access:
 
         Args:
             secret: what was shown; empty if nothing was.
-            address: where from.
+            address: network address that it came from.
             now_s: time [s].
 
         Raises:

@@ -89,8 +89,8 @@ class Connection:
     """One device's connection.
 
     Attributes:
-        wire: carries its frames.
-        holder: who stands behind it.
+        wire: what carries its frames.
+        holder: holder of the token that was shown.
         max_messages_per_s: messages which answer nothing that the device may send in a second.
         request: name of the HTTP request that it serves; empty for a device's own.
         writer: the task that empties the queue; None before it runs.

@@ -24,9 +24,9 @@ class Times(Collector):
     """A histogram of times [s].
 
     Args:
-        name: of the metric.
-        text: what it is.
-        labels: of all its series.
+        name: name of the metric.
+        text: help text of the metric.
+        labels: names of the labels that all its series have.
         bounds: upper bounds of its buckets but the last [s].
 
     """

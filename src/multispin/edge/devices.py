@@ -39,8 +39,8 @@ class Devices:
     Args:
         passes: sessions and passes of this edge.
         loop: runs the passes; it is woken when a message changes anything.
-        account: makes events of what happens to texts.
-        audience: is told of them.
+        account: turns what happens to texts into events.
+        audience: listeners that are told of the events.
         access: knows who may use this edge, and bounds connections.
         come_back_s: devices are told to come back so long after this edge stops [s].
 

@@ -37,8 +37,8 @@ class PassLoop:
 
     Args:
         passes: sessions and passes of the edge.
-        account: makes events of what passes were.
-        audience: is told of them.
+        account: turns what happened in passes into events.
+        audience: listeners that are told of the events.
 
     """
 

@@ -26,7 +26,7 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
     otherwise write texts on an edge on the user's own machine.
 
     Args:
-        access: knows what clients send as `Authorization: Bearer …`.
+        access: credentials that clients may send as `Authorization: Bearer …`.
     """
 
     def wrap(handler: Handler) -> Handler:

@@ -45,7 +45,7 @@ class BatchDrawing:
     """Draws tokens for many rows at once.
 
     Args:
-        device: that holds the logits.
+        device: torch device that holds the logits.
 
     """
 
@@ -61,7 +61,7 @@ class BatchDrawing:
         It takes some seconds, once per machine. Where there is no compiler, the steps run one by one.
 
         Args:
-            width: V, of the logits.
+            width: width V of the logits.
             padded_width: width of the rows that they are taken from.
             dtype: number type of the logits.
 

@@ -79,7 +79,7 @@ def uniform_shape(tokens: Sequence[int], slots: int, max_length: int, ragged: bo
 
     Args:
         tokens: sizes that there are, ascending.
-        slots: of the cache.
+        slots: slots of the cache.
         max_length: positions of a slot.
         ragged: attention takes ragged rows.
 

@@ -19,8 +19,8 @@ class Background(Generic[Result]):
     A simulation plans at once, as its clock stands still meanwhile. A server plans in a thread, so that nobody waits.
 
     Args:
-        share: of the time which work in a thread may take of a processor; default all of it. What was done first is not
-            counted: it loads libraries.
+        share: largest share of a processor's time that work in a thread may take; default all of it. What was done
+            first is not counted: it loads libraries.
 
     """
 

@@ -165,8 +165,8 @@ class _Belief(NamedTuple):
         seconds_per_token: T^S [s].
         spectral_efficiency: r [bit/s/Hz].
         delay_s: one way [s].
-        token_bits: of one drafted token [bit].
-        overhead_bits: of a draft's frame beyond its tokens [bit].
+        token_bits: payload of one drafted token [bit].
+        overhead_bits: size of a draft's frame beyond its tokens [bit].
         refusal_bits: that a refused draft sends up [bit].
         edge_acceptance_rate: α of the edge's own drafter; None: as for all sessions.
 

@@ -19,7 +19,7 @@ class Round:
     """A round under way.
 
     Attributes:
-        number: of the round.
+        number: number of the round.
         planned_s: its planned time [s].
         deadline_s: when it goes on without the drafts that have not come [s].
         members: sessions whose drafts may still be awaited. A look at its end tells which are.

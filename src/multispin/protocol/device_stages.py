@@ -135,7 +135,7 @@ def found_from_offer(
         verdict: verdict with an offer.
         distributions: the distributions that the draft was drawn from.
         form: how distributions are written.
-        seed: of the request's noise.
+        seed: seed of the request's noise.
 
     Raises:
         InputError: the draft had no distributions.

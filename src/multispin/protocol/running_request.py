@@ -108,7 +108,7 @@ def admit(
     """Check a request at the door; ProtocolError or InputError says what it asks too much.
 
     Args:
-        message: opens the request.
+        message: the Open that begins the request.
         vocabulary_size: number of the target's token ids.
         max_length: most prompt and generated tokens of a text at this edge.
         rules: acceptance rules that the engine can apply; default all.

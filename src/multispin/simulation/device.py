@@ -119,17 +119,17 @@ class SimulatedDevice:
     """A device: drafts at its speed, with its luck.
 
     Attributes:
-        truth: what it is like.
+        truth: true speed, link and acceptance of the device.
         heard: the same as this round's channel lets it be heard.
         number: number of its session; None while it is not at the site.
         gone: whether it will not come back.
 
     Args:
-        truth: what it is like.
-        cell: where it is.
+        truth: true speed, link and acceptance of the device.
+        cell: the shared uplink.
         bits_per_token: payload of a drafted token.
         channel: its radio channel.
-        acceptance: its luck.
+        acceptance: source of accepted and rejected tokens.
         generator: draws what happens to it.
         distributions: whether its drafts carry distributions, by the rule `rejection`; default no.
 
@@ -313,7 +313,7 @@ class LiveDevice(SimulatedDevice):
     """A device that drafts with a real drafter, on real prompts.
 
     Args:
-        drafter: its own.
+        drafter: drafter of the device.
         prompts: as ids, the first of them first; without end.
         more: as for a simulated device.
 

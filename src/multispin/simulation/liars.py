@@ -38,7 +38,7 @@ class Liar(SimulatedDevice):
     """A device that does one of `LIES`.
 
     Args:
-        lie: which.
+        lie: kind of lie, one of `LIES`.
         deadline_s: function that returns when the round under way ends without it [s].
         now_s: function that returns the time [s].
         more: as for a simulated device.

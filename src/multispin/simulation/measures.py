@@ -17,14 +17,14 @@ class Measures:
         jain_index: (Σx)² / (n Σx²) of the devices' tokens per second: 1 when all get the same.
         device_tokens_per_s_p05: fifth percentile of the devices' tokens per second, each over the time
             that it was there.
-        device_tokens_per_s_p50: the median device.
-        device_tokens_per_s_p95: the fast ones.
+        device_tokens_per_s_p50: median of the devices' goodputs [tokens/s].
+        device_tokens_per_s_p95: 95th percentile of the same.
         time_to_first_token_s_p50: from the opening of a request to its first verdict: waiting for a slot, the prompt
             and the first round.
-        time_to_first_token_s_p95: the slow ones.
+        time_to_first_token_s_p95: 95th percentile of the same [s].
         time_per_token_s_p50: of the later tokens: time since the verdict before, over the tokens that came.
-        time_per_token_s_p95: the slow ones.
-        time_per_token_s_p99: the slowest.
+        time_per_token_s_p95: 95th percentile of the same [s].
+        time_per_token_s_p99: 99th percentile of the same [s].
         round_s: time of the run over its rounds.
         server_utilisation: share of the time in which the server verifies.
         device_utilisation: share of the time present that the devices draft, on average.

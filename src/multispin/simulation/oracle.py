@@ -90,7 +90,7 @@ class Found(NamedTuple):
     """The oracle.
 
     Attributes:
-        policy: what it does.
+        policy: action in each joint state.
         tokens_per_s: its goodput [tokens/s].
         bound_tokens_per_s: no policy makes more [tokens/s].
     """
@@ -118,7 +118,7 @@ class SmallSite:
     """A few devices and an engine, in whole ticks.
 
     Attributes:
-        states: of each device.
+        states: number of states of each device.
         count: number of joint states.
 
     Args:

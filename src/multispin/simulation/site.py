@@ -157,7 +157,7 @@ class Site:
         """Go on until so many rounds have been verified, or nothing is left to happen.
 
         Args:
-            rounds: how many.
+            rounds: number of verified rounds or passes at which it stops.
             progress: function that is called now and then with their number.
 
         """

@@ -44,7 +44,7 @@ class LinearProgram:
         """The optimum; None if there is none.
 
         Args:
-            limits: of every row, [m].
+            limits: right-hand side of every row, [m].
             exact: how many rows, the last ones, are equal to their limits; default none.
 
         """
