@@ -7,8 +7,7 @@ import click
 
 from multispin.cli.progress import progress
 from multispin.errors import require
-
-STORAGES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "bf16", "f16")
+from multispin.models.gguf_storage import STORAGES
 
 
 @click.command("convert", short_help="Write a drafter as a GGUF file.")

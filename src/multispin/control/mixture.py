@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multispin.control.edge import EdgeTables
+from multispin.control.edge import LEAST_OF_PLAIN, EdgeTables
 from multispin.control.exact.relaxation import price_by_worth
 from multispin.control.goodput import Floats, Ints, Mask
 from multispin.control.latency import fed_tokens, verification_s
@@ -42,9 +42,6 @@ _ENTRIES = 150_000
 _AT_ONCE = 30_000
 """Entries of one sweep, about; of many sessions it tries some at a time."""
 _CHANGES = (-2, -1, 1, 2)
-LEAST_OF_PLAIN = 0.95
-"""Where the edge goes on without those whose devices draft, each of them has at least this share of plain decoding,
-unless least goodputs are given or the policy is fair."""
 _STARVES = -1e12
 """Value of a mixture that leaves somebody less."""
 
@@ -120,6 +117,7 @@ class MixtureSearch:
         length = np.arange(problem.reach)[:, None]
         self._options = (length == 0) | (length >= np.maximum(problem.shortest, 1)) & (length <= problem.longest)
         plain_s = verification_s(*(self._fixed_s, self._per_device_s, self._per_token_s), problem.size, problem.size)
+        # Who drafts has it while the edge goes on without them, unless least goodputs are given or the policy is fair.
         self._least_per_s = LEAST_OF_PLAIN / plain_s
         self.best: Mixture | None = None
         self._left = _ENTRIES

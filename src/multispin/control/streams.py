@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multispin.control.edge import edge_drafts, plain
+from multispin.control.edge import LEAST_OF_PLAIN, edge_drafts, plain
 from multispin.control.exact.fluid import fluid
 from multispin.control.goodput import Floats, Mask
 from multispin.control.latency import verification_s
@@ -21,8 +21,6 @@ from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
-LEAST_OF_PLAIN = 0.95
-"""Nobody is to have less than this share of what plain decoding of all would give it."""
 SLACK_TOKENS = 2.0
 """By so much a session may be short of that before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0

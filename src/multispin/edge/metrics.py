@@ -17,7 +17,18 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from multispin.edge.device_metrics import DeviceMetrics, Times
 from multispin.outside import one_line
 from multispin.protocol import MAX_DRAFT_LENGTH
-from multispin.protocol.events import Connected, EdgeEvent, Ended, Expired, Lost, Opened, Refused, Round, RoundDevice
+from multispin.protocol.events import (
+    WHO_DRAFTS,
+    Connected,
+    EdgeEvent,
+    Ended,
+    Expired,
+    Lost,
+    Opened,
+    Refused,
+    Round,
+    RoundDevice,
+)
 
 LATENCIES_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
@@ -27,7 +38,6 @@ STEPS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 
 REQUESTS_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FINISHES = ("stop", "length", "abort", "error")
-DRAFTERS = ("device", "edge", "nobody")
 
 
 class Counts(NamedTuple):
@@ -143,11 +153,11 @@ class Metrics:
             "price_of_time_tokens_per_second", "What the engine makes of its time, as decisions take it."
         )
         who = counter("drafter_texts", "Parts of texts in passes, by who drafted for them.", "drafter")
-        self._who = {each: who.labels(each) for each in DRAFTERS}
+        self._who = {each: who.labels(each) for each in WHO_DRAFTS}
         drafted = counter("drafted_tokens", "Drafted tokens that were verified, by who drafted them.", "drafter")
-        self._who_drafted = {each: drafted.labels(each) for each in DRAFTERS}
+        self._who_drafted = {each: drafted.labels(each) for each in WHO_DRAFTS}
         accepted = counter("accepted_tokens", "Of them accepted.", "drafter")
-        self._who_accepted = {each: accepted.labels(each) for each in DRAFTERS}
+        self._who_accepted = {each: accepted.labels(each) for each in WHO_DRAFTS}
         wasted = counter("wasted_draft_tokens", "Drafted tokens that brought nothing, by why.", "reason")
         self._rejected, self._late = wasted.labels("rejected"), wasted.labels("late")
         self._sessions = gauge("sessions", "Sessions, lost ones included.")

@@ -27,7 +27,6 @@ MAX_CHOICES = 16
 """Most texts that one request may ask for (`n`)."""
 MAX_MESSAGES = 1024
 """Most messages of one chat."""
-MAX_SEED = 2**63 - 1
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
 

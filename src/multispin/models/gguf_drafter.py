@@ -25,13 +25,11 @@ from multispin.errors import InputError
 from multispin.models.drafter_card import HASHED_ROWS, SCALE, VOCABULARY, WEIGHTS_FILE, fingerprint_of, read_card
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import open_gguf, read_facts
+from multispin.models.gguf_storage import STORAGES
 from multispin.models.references import EMBEDDED, cache_folder, locate, sha256_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor
-
-STORAGES = {"q8_0": 7, "q5_1": 9, "q5_0": 8, "q4_1": 3, "q4_0": 2, "bf16": 32, "f16": 1}
-"""How matrices can be stored, each with the number that a GGUF file says it by (`general.file_type`)."""
 
 LIBRARY = "ik_llama_cpp"
 """The Python package that brings llama.cpp's library."""

@@ -16,6 +16,7 @@ from multispin.paper.experiments import Study
 from multispin.paper.table import Table, Value
 from multispin.paper.trials import Setting
 from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.steady import FRAME_BITS
 from multispin.simulation.study import SimulatedRun, run_all
 
 Floats = NDArray[np.float64]
@@ -33,8 +34,6 @@ STREAMS: Mapping[str, str] = {
 α/(2 − α)."""
 PASSES_PER_ROUND = 2
 """A pass of streams takes in fewer devices than a round, so runs of so many times as many are about as long."""
-FRAME_BITS = 176.0
-"""Overhead of a frame beside its tokens [bit], as measured; the paper's rounds are not charged for any."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multispin.control import Device
+from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import LEAST_OF_PLAIN, Ready, SessionWorth
+from multispin.control.streams import Ready, SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, EdgeSession, Streaming
 

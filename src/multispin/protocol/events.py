@@ -118,6 +118,9 @@ class Ended(_Line, frozen=True, tag="ended"):
     queue_s: float | None = None
 
 
+WHO_DRAFTS = ("device", "edge", "nobody")
+
+
 class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a round brought one device.
 
@@ -129,7 +132,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         acceptance_rate: the controller's estimate after the round, α in [0, 1].
         seconds_per_token: the controller's estimate of the time per drafted token [s].
         session: number of its session.
-        drafter: who drafted: "device", "edge" or "nobody".
+        drafter: who drafted, one of `WHO_DRAFTS`.
 
     """
 

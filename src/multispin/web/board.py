@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 from multispin.protocol.events import (
+    WHO_DRAFTS,
     Closed,
     Connected,
     EdgeEvent,
@@ -28,7 +29,6 @@ PASSES_S = 12.0
 """Length of the time line of passes [s]."""
 SHARE_PASSES = 16
 """A band share is a mean over so many passes: in `mixture` each plan grants a few devices only."""
-DRAFTERS = ("device", "edge", "nobody")
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Board:
                 "begin_s": event.time_s - event.verify_s,
                 "end_s": event.time_s,
                 "prompt_tokens": event.prompt_tokens,
-                "texts": {by: sum(each.drafter == by for each in event.devices) for by in DRAFTERS},
+                "texts": {by: sum(each.drafter == by for each in event.devices) for by in WHO_DRAFTS},
                 "tokens": sum(each.tokens for each in event.devices),
             }
         )
