@@ -70,11 +70,21 @@ def read_standard_input(most_bytes: int = MAX_TEXT_BYTES) -> str:
     return read(sys.stdin.buffer, "standard input", most_bytes)
 
 
-def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> str:
-    """All text of a file (see `decode`); InputError names the file if it cannot be read, is too long or no text."""
+def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float = MAX_PIPE_WAIT_S) -> str:
+    """All text of a file (see `decode`).
+
+    Args:
+        path: the file, or a pipe.
+        most_bytes: most bytes that it may hold.
+        pipe_wait_s: how long a pipe may hold nothing [s].
+
+    Raises:
+        InputError: it cannot be read, is too long or no text; the message names it.
+
+    """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
-            _await_writer(file, path)
+            _await_writer(file, path, pipe_wait_s)
             return read(file, str(path), most_bytes)
     except (OSError, ValueError) as error:  # a name may hold a null character
         if isinstance(error, InputError):
@@ -87,12 +97,12 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _await_writer(file: BinaryIO, path: Path) -> None:
+def _await_writer(file: BinaryIO, path: Path, wait_s: float) -> None:
     """Of a pipe that was named as a file, wait for what is written into it; InputError if nothing is."""
     if not hasattr(os, "O_NONBLOCK"):  # Windows
         return
-    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) and not select.select([file], [], [], MAX_PIPE_WAIT_S)[0]:
-        raise InputError(f"{path} is a pipe into which nobody has written for {MAX_PIPE_WAIT_S:.0f} s")
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) and not select.select([file], [], [], wait_s)[0]:
+        raise InputError(f"{path} is a pipe into which nobody has written for {wait_s:.0f} s")
     os.set_blocking(file.fileno(), True)
 
 

@@ -91,9 +91,8 @@ def test_a_checkpoint_of_another_recipe_is_refused(tiny_folder, shards, tmp_path
         trainer(tiny_folder, shards, steps=3).run(tmp_path / "c.pt", lambda *_: None)
 
 
-def test_every_sequence_is_met_once_in_an_epoch(shards, monkeypatch):
-    monkeypatch.setattr("multispin.distillation.training.POOL_SHARDS", 2)
-    batches = Batches(shards, 64, seed=1)
+def test_every_sequence_is_met_once_in_an_epoch(shards):
+    batches = Batches(shards, 64, seed=1, pool_shards=2)
     sequences = sum(len(Shard.load(path).ends) for path in shards)
     met = [
         (tuple(shard.tokens[row].tolist()), int(shard.begins[row]))

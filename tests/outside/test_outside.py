@@ -114,12 +114,11 @@ def test_a_file_is_read_within_its_limit_and_its_problems_name_it(tmp_path):
         read_file(Path("/dev/zero"), 1000)
 
 
-def test_a_pipe_is_read_if_somebody_writes_and_waits_for_nobody_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("multispin.outside.MAX_PIPE_WAIT_S", 0.05)
+def test_a_pipe_is_read_if_somebody_writes_and_waits_for_nobody_for_ever(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(InputError, match=f"{pipe} is a pipe into which nobody has written"):
-        read_file(pipe)
+        read_file(pipe, pipe_wait_s=0.05)
     keeper = os.open(pipe, os.O_RDWR)
     os.write(keeper, b"Gr\xc3\xbc\xc3\x9fe")
     writer = threading.Timer(0.2, os.close, [keeper])  # what is read before the end is not taken for the whole

@@ -33,14 +33,13 @@ def tokenizer(tiny_folder):
 
 
 @asynccontextmanager
-async def pages(tokenizer, tmp_path, monkeypatch, **times):
+async def pages(tokenizer, tmp_path, **times):
     """An HTTP client of a server with both pages, and the dashboard."""
-    monkeypatch.setattr("multispin.web.device_page.wllama_folder", lambda: tmp_path)
     (tmp_path / "wllama.js").write_text("export {};")
     drafter = tmp_path / "drafter.gguf"
     drafter.write_bytes(b"GGUF" * 1000)
     app, access = web.Application(), Access(SECRET)
-    page = DevicePage("tiny", tokenizer, token_table(tokenizer), 64, PageDrafter("small", drafter))
+    page = DevicePage("tiny", tokenizer, token_table(tokenizer), 64, PageDrafter("small", drafter), tmp_path)
     page.add_routes(app, guard(access))
     board = Board("tiny")
     dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>", **times)
@@ -49,9 +48,9 @@ async def pages(tokenizer, tmp_path, monkeypatch, **times):
         yield client, board, dashboard
 
 
-def test_every_file_of_a_page_may_load_from_its_edge_only(tokenizer, tmp_path, monkeypatch):
+def test_every_file_of_a_page_may_load_from_its_edge_only(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+        async with pages(tokenizer, tmp_path) as (client, _, _):
             for path in (*PUBLIC, "/device/about", "/dashboard/join"):
                 async with client.get(path, headers=BEARER) as answer:
                     assert answer.status == 200, path
@@ -65,9 +64,9 @@ def test_every_file_of_a_page_may_load_from_its_edge_only(tokenizer, tmp_path, m
     asyncio.run(scenario())
 
 
-def test_a_strange_host_does_not_get_into_the_policy(tokenizer, tmp_path, monkeypatch):
+def test_a_strange_host_does_not_get_into_the_policy(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+        async with pages(tokenizer, tmp_path) as (client, _, _):
             async with client.get("/device", headers={"Host": "a; script-src *"}) as answer:
                 assert "*" not in answer.headers["Content-Security-Policy"]
 
@@ -83,9 +82,9 @@ def test_no_file_of_a_page_names_another_host():
                 assert not re.search(r"https?://(?!\$)", found), path
 
 
-def test_what_the_model_has_is_given_only_to_who_has_the_token(tokenizer, tmp_path, monkeypatch):
+def test_what_the_model_has_is_given_only_to_who_has_the_token(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+        async with pages(tokenizer, tmp_path) as (client, _, _):
             async with client.get("/device/about", headers=BEARER) as answer:
                 about = await answer.json()
             for path in (*GUARDED, about["drafter"]["url"]):
@@ -113,9 +112,9 @@ def test_what_the_model_has_is_given_only_to_who_has_the_token(tokenizer, tmp_pa
         (b'{"messages":[{"role":"user","content":"' + b"a" * MAX_PROMPT_BYTES + b'"}]}', 413),
     ],
 )
-def test_a_prompt_becomes_ids_or_one_sentence(tokenizer, tmp_path, monkeypatch, body, status):
+def test_a_prompt_becomes_ids_or_one_sentence(tokenizer, tmp_path, body, status):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+        async with pages(tokenizer, tmp_path) as (client, _, _):
             async with client.post("/device/prompt", data=body, headers=BEARER) as answer:
                 found = await answer.json()
                 assert answer.status == status
@@ -124,9 +123,9 @@ def test_a_prompt_becomes_ids_or_one_sentence(tokenizer, tmp_path, monkeypatch, 
     asyncio.run(scenario())
 
 
-def test_the_table_of_tokens_spells_any_text(tokenizer, tmp_path, monkeypatch):
+def test_the_table_of_tokens_spells_any_text(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, _):
+        async with pages(tokenizer, tmp_path) as (client, _, _):
             async with client.get("/device/tokens", headers=BEARER) as answer:
                 return await answer.read()
 
@@ -152,9 +151,9 @@ def test_a_tokenizer_whose_pieces_cannot_be_joined_is_refused(tokenizer, monkeyp
         token_table(tokenizer)
 
 
-def test_the_dashboards_feed_says_what_happens(tokenizer, tmp_path, monkeypatch):
+def test_the_dashboards_feed_says_what_happens(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, board, _):
+        async with pages(tokenizer, tmp_path) as (client, board, _):
             async with client.get("/dashboard/feed", headers=BEARER) as answer:
                 assert answer.headers["Content-Type"].startswith("text/event-stream")
                 first = await answer.content.readline()
@@ -166,9 +165,9 @@ def test_the_dashboards_feed_says_what_happens(tokenizer, tmp_path, monkeypatch)
     asyncio.run(scenario())
 
 
-def test_viewers_are_counted_and_bounded(tokenizer, tmp_path, monkeypatch):
+def test_viewers_are_counted_and_bounded(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, dashboard):
+        async with pages(tokenizer, tmp_path) as (client, _, dashboard):
             open_ones = [await client.get("/dashboard/feed", headers=BEARER) for _ in range(MAX_VIEWERS)]
             async with client.get("/dashboard/feed", headers=BEARER) as answer:
                 assert answer.status == 429
@@ -181,10 +180,10 @@ def test_viewers_are_counted_and_bounded(tokenizer, tmp_path, monkeypatch):
     asyncio.run(scenario())
 
 
-def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tmp_path, monkeypatch):
+def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tmp_path):
     async def scenario():
         times = {"period_s": 0.001, "write_timeout_s": 0.5}
-        async with pages(tokenizer, tmp_path, monkeypatch, **times) as (client, board, dashboard):
+        async with pages(tokenizer, tmp_path, **times) as (client, board, dashboard):
             for session in range(64):
                 board.tell(Connected(session, "☎" * 80, "d" * 80, False))
             address = client._base_url
@@ -204,9 +203,9 @@ def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tm
     asyncio.run(scenario())
 
 
-def test_a_phone_is_shown_the_way_with_the_viewers_own_token(tokenizer, tmp_path, monkeypatch):
+def test_a_phone_is_shown_the_way_with_the_viewers_own_token(tokenizer, tmp_path):
     async def scenario():
-        async with pages(tokenizer, tmp_path, monkeypatch) as (client, _, dashboard):
+        async with pages(tokenizer, tmp_path) as (client, _, dashboard):
             dashboard.invite("10.0.0.5:8765")
             async with client.get("/dashboard/join", headers=BEARER) as answer:
                 found = await answer.json()

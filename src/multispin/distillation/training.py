@@ -72,6 +72,7 @@ class Batches:
         seed: seed of the order.
         prepare: computed once for each shard in memory, shape [N, T, …]; default nothing.
         report: function of (shards prepared, all shards): preparing takes minutes; default none.
+        pool_shards: shards of a CPU in memory at once; default `POOL_SHARDS`.
 
     """
 
@@ -82,12 +83,13 @@ class Batches:
         seed: int,
         prepare: Callable[[Shard], torch.Tensor] | None = None,
         report: Callable[[int, int], None] = lambda *_: None,
+        pool_shards: int = POOL_SHARDS,
     ) -> None:
         self._size, self._seed, self._prepare, self._report = size, seed, prepare, report
         self._prepared: list[torch.Tensor] = []
         self._shards = list(shards)
         first = len(Shard.load(self._shards[0]).ends) if self._shards else 1
-        self._pools = -(-len(self._shards) * max(1, first // SEQUENCES_PER_SHARD) // POOL_SHARDS)
+        self._pools = -(-len(self._shards) * max(1, first // SEQUENCES_PER_SHARD) // pool_shards)
         self._loaded = (-1, -1)
         self._pool: list[Shard] = []
         self._at = 0

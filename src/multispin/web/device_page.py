@@ -86,16 +86,25 @@ class DevicePage:
         table: bytes of all tokens (`models.token_table`).
         max_length: most tokens of a text, prompt included.
         drafter: what the page drafts with.
+        wllama: folder of the programs that run it; by default that of the package multispin-wllama.
 
     Raises:
         InputError: the page's programs are not installed.
 
     """
 
-    def __init__(self, target: str, tokens: PageTokens, table: bytes, max_length: int, drafter: PageDrafter) -> None:
+    def __init__(
+        self,
+        target: str,
+        tokens: PageTokens,
+        table: bytes,
+        max_length: int,
+        drafter: PageDrafter,
+        wllama: Path | None = None,
+    ) -> None:
         self._target, self._tokens, self._max_length, self._drafter = target, tokens, max_length, drafter
         self._table = gzip.compress(table, mtime=0)
-        self._wllama = wllama_folder()
+        self._wllama = wllama or wllama_folder()
         with drafter.path.open("rb") as file:
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
