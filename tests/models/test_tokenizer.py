@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from multispin.errors import InputError
 from multispin.models import load_tokenizer
+from multispin.models.template import TemplateProcess, render
 
 TEXTS = ("", "Why is the sky blue?", "naïve café — 漢字 🦊\n\n\ttabs", "<|end|> and <|start|>")
 PLAIN = """{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + eos_token }}
@@ -119,6 +120,14 @@ def test_damaged_files_are_refused_by_name(tmp_path, file, text, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def hasty():
+    """A process for templates that has no patience."""
+    process = TemplateProcess(most_s=1.0)
+    yield process
+    process.close()
+
+
 @pytest.mark.parametrize(
     "template",
     [
@@ -139,13 +148,12 @@ def test_damaged_files_are_refused_by_name(tmp_path, file, text, reason):
         "{% for i in range(99999) %}{{ 'a' * 99 }}{% endfor %}",
     ],
 )
-def test_a_template_can_take_neither_time_nor_memory(tmp_path, template, monkeypatch):
-    monkeypatch.setattr("multispin.models.template.MOST_S", 3.0)
-    bad, good = load_tokenizer(save(tmp_path / "bad", template)), load_tokenizer(save(tmp_path / "good", PLAIN))
+def test_a_template_can_take_neither_time_nor_memory(hasty, template):
+    variables = {"messages": [{"role": "user", "content": "hello"}], "eos_token": ""}
     with pytest.raises(InputError, match="the model's chat template") as caught:
-        bad.encode_chat("hello")
+        render(template, variables, hasty)
     assert "\n" not in str(caught.value)
-    assert good.encode_chat("hello")  # and the next text is written as ever
+    assert "hello" in render(PLAIN, variables, hasty)  # and the next text is written as ever
 
 
 @pytest.mark.embedded

@@ -15,7 +15,9 @@ from typing import Any
 from multispin.errors import InputError, require
 
 MOST_S = 10.0
-"""A template that takes longer is ended [s]; usual ones take a millisecond, and the process a second to start."""
+"""A template that takes longer is ended [s]; usual ones take a millisecond."""
+START_S = 60.0
+"""The process that runs templates starts within so long [s]; it takes half a second on a machine that is not busy."""
 MOST_BYTES = 2**29
 """Most memory of the process that runs templates [bytes]."""
 MOST_CHARACTERS = 2**22
@@ -23,10 +25,16 @@ MOST_CHARACTERS = 2**22
 _SCRIPT = Path(__file__).with_name("template_process.py")
 
 
-class _Writer:
-    """The process that runs templates, for all threads of this one."""
+class TemplateProcess:
+    """The process that runs templates, for all threads of this one. It starts when it is first asked.
 
-    def __init__(self) -> None:
+    Args:
+        most_s: a template that takes longer is ended [s]; default `MOST_S`.
+
+    """
+
+    def __init__(self, most_s: float = MOST_S) -> None:
+        self.most_s = most_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
@@ -35,19 +43,7 @@ class _Writer:
         """The answer to a question; {"slow": ""} or {"large": ""} if there is none."""
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            ended = threading.Timer(MOST_S, process.kill)
-            ended.start()
-            try:
-                process.stdin.write(json.dumps(question) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except OSError:  # it is gone
-                line = ""
-            finally:
-                slow = not ended.is_alive()
-                ended.cancel()
+            line, slow = _line(process, json.dumps(question) + "\n", self.most_s)
             if line.endswith("\n"):
                 answer: dict[str, str] = json.loads(line)
                 return answer
@@ -55,6 +51,14 @@ class _Writer:
             process.wait()
             self._process = None
             return {"slow" if slow else "large": ""}
+
+    def close(self) -> None:
+        """End the process; the next question starts another one."""
+        with self._lock:
+            if self._process is not None and self._owner == os.getpid():
+                self._process.kill()
+                self._process.wait()
+            self._process = None
 
     def _running(self) -> "subprocess.Popen[str]":
         """The process; a new one where there is none, or only that of the process that this one was forked from."""
@@ -65,25 +69,45 @@ class _Writer:
                 encoding="utf-8",
             )  # fmt: skip
             self._owner = os.getpid()
+            _line(self._process, "", START_S)  # its first line says that it is ready
         return self._process
 
 
-_writer = _Writer()
+def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[str, bool]:
+    """What a process answers, and whether it was killed because it had not by `most_s`; "" if there is no answer."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    ended = threading.Timer(most_s, process.kill)
+    ended.start()
+    try:
+        process.stdin.write(said)
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except OSError:  # it is gone
+        line = ""
+    finally:
+        slow = not ended.is_alive()
+        ended.cancel()
+    return line, slow
 
 
-def render(template: str, variables: Mapping[str, Any]) -> str:
+_process = TemplateProcess()
+
+
+def render(template: str, variables: Mapping[str, Any], process: TemplateProcess = _process) -> str:
     """The text that a chat template writes.
 
     Args:
         template: Jinja source, with the additions that templates on the hub rely on.
         variables: what it may name, as values of JSON.
+        process: the process that runs it; by default one for all.
 
     Raises:
         InputError: the template is damaged, refuses these variables, or takes too much time, memory or text.
 
     """
     require("jinja2")
-    answer = _writer.ask({"template": template, "variables": dict(variables)})
+    answer = process.ask({"template": template, "variables": dict(variables)})
     match answer:
         case {"text": text}:
             return text
@@ -92,7 +116,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         case {"refused": why}:
             raise InputError(f"the model's chat template refuses these messages: {why}")
         case {"slow": _}:
-            raise InputError(f"the model's chat template does not end within {MOST_S:.0f} s")
+            raise InputError(f"the model's chat template does not end within {process.most_s:g} s")
     raise InputError(
         f"the model's chat template takes more than {MOST_BYTES >> 20} MiB, or writes more than "
         f"{MOST_CHARACTERS} characters"

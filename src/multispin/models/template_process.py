@@ -1,7 +1,8 @@
 """Writes chats in a chat template, as a process of its own: a template is a program of its author's.
 
-Run by `models.template`, as a script, so that nothing of the package is imported. It answers each line on standard
-input, a JSON object, by one on standard output. Memory is limited here, time by whoever started the process.
+Run by `models.template`, as a script, so that nothing of the package is imported. It says a line when it is ready, and
+answers each line on standard input, a JSON object, by one on standard output. Memory is limited here, time by whoever
+started the process.
 """
 
 import json
@@ -71,6 +72,7 @@ def main(most_bytes: int, most_characters: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(_answer(asked["template"], asked["variables"], most_characters)), flush=True)
