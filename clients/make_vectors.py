@@ -414,7 +414,9 @@ def stream(truth: list[int]) -> Script:
     script.passes(truth, 4)
     script.ahead([truth[len(script.device.committed)], 0, 0])  # the second of these is wrong
     script.passes(truth, 3)
-    script.hear(script.edge.stream(0, 2, 1e4))  # a window of nothing
+    script.hear(script.edge.stream(0, 2, 1e4))  # a window of nothing: what was being drafted is kept, and not sent
+    script.ahead(truth[len(script.device.ahead) :][:1])
+    assert script.device.stage.ids and not script.device.stage.sent  # type: ignore[union-attr]
     script.passes(truth, 0)
     script.hear(script.edge.stream(63, 4, 1e4))
     while not script.device.finish:
@@ -422,6 +424,7 @@ def stream(truth: list[int]) -> Script:
         if script.device.room_ahead:
             script.ahead(truth[begin : begin + 1])
         else:
+            script.ahead([])  # what was kept is sent now
             script.passes(truth, 63)
     return script
 

@@ -650,3 +650,14 @@ def test_a_stage_before_the_stream_is_waiting_again_after_a_loss():
     assert isinstance(wire.device.stage, Waiting)
     wire.hear_down()
     assert wire.device.epoch == 2
+
+
+def test_a_device_with_a_window_of_nothing_sends_nothing_and_keeps_what_it_was_drafting():
+    wire = pair()
+    wire.device.receive(Window(1, 0, 1, 0.0))
+    wire.device.drafted(wire.device.epoch, 3, [5, 6], 0.1)  # it was at it when the window came
+    assert wire.device.chunk() is None
+    wire.device.receive(Window(1, 4, 2, 1e4))
+    frame = wire.device.chunk()
+    assert frame is not None
+    assert (frame.start, frame.length) == (3, 2)

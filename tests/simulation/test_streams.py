@@ -151,20 +151,36 @@ def test_a_device_that_does_not_pay_rests_and_every_token_of_it_is_counted(chang
     assert used_hz < 0.05 * run.devices[1].record.air_hz_s / run.queue.now_s
 
 
-def test_a_device_that_has_become_useful_is_found_again() -> None:
-    setup = site(BATCHING)
-    run = Site(setup, "heterogeneous", 1, mode="streams")
-    device = run.devices[0]
-    good, device.acceptance = device.acceptance, IndependentAcceptance([0.0], np.random.default_rng(1))
-    run.run(500)
-    assert run.controller.paying.rests(device.number or 0)
-    device.acceptance, better_s, accepted = good, run.queue.now_s, device.record.accepted
-    while run.controller.paying.rests(device.number or 0) and run.queue.now_s < better_s + 30.0:
-        run.run(run.rounds + 10)
-    # A trial takes 0.1 s or so here, and the next one comes at most 51 times as long after it began.
-    assert run.queue.now_s < better_s + 10.0
-    run.run(run.rounds + 200)
-    assert device.record.accepted > accepted + 100
+FOUND_AGAIN = {
+    "a pass costs the same whoever rides": (Verification(0.024, 0.0), None),
+    "a session costs much": (PAPER, None),
+    "a token costs much": (Verification(0.02, 0.0, 0.0005), None),
+    "the edge drafts too": (BATCHING, EdgeDrafter(0.002, 0.0, 0.6)),
+}
+
+
+@pytest.mark.parametrize("name", FOUND_AGAIN)
+def test_a_device_that_has_become_useful_is_found_again(name: str) -> None:
+    verifier, edge = FOUND_AGAIN[name]
+    found_s: list[float] = []
+    for seed in range(4):
+        run = Site(site(verifier, 4, edge), "heterogeneous", seed, mode="streams")
+        device, paying = run.devices[0], run.controller.paying
+        good, device.acceptance = device.acceptance, IndependentAcceptance([0.0], np.random.default_rng(seed))
+        run.run(300)
+        number = device.number or 0
+        assert paying.rests(number)
+        device.acceptance, better_s, accepted = good, run.queue.now_s, device.record.accepted
+        while paying.rests(number) and run.queue.now_s < better_s + 60.0:
+            run.run(run.rounds + 1)
+        found_s.append(run.queue.now_s - better_s)
+        run.run(run.rounds + 120)
+        assert device.record.accepted > accepted + 40
+        assert not paying.rests(number)
+    # A trial takes 0.05 to 0.2 s, the next one comes at most 51 times as long after it began, and one of two or three
+    # shows a token that stands.
+    assert np.mean(found_s) < 10.0
+    assert max(found_s) < 30.0
 
 
 def test_fair_streams_give_more_to_who_has_least() -> None:

@@ -51,11 +51,11 @@ export class Streaming {
    * @param {number} committed tokens of the committed text
    * @param {boolean} more whether more can be drafted now, so that a frame that is not full can wait
    * @param {number} vocabularySize
-   * @returns {object|null} the next Chunk; it counts as sent from now on
+   * @returns {object|null} the next Chunk; it counts as sent from now on. With a window of 0 there is none.
    */
   chunk(committed, more, vocabularySize) {
     const ids = this.ids.slice(this.sent, this.sent + this.window.chunk);
-    if (!ids.length || (more && ids.length < this.window.chunk)) return null;
+    if (!ids.length || !this.window.length || (more && ids.length < this.window.chunk)) return null;
     const spent = (this.spent * ids.length) / (this.ids.length - this.sent);
     const start = committed + this.sent;
     this.sent += ids.length;

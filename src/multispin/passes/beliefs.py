@@ -108,6 +108,9 @@ class Beliefs(Believed, Protocol):
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn from a verified draft."""
 
+    def renew(self, session: int) -> None:
+        """Forget how often its device's tokens were accepted: it has changed."""
+
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn from a batch of `tokens` fed by `devices` sessions."""
 
@@ -307,6 +310,10 @@ class LearnedBeliefs:
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn acceptance."""
         self._changing(session).acceptance.observe(drafted, accepted)
+
+    def renew(self, session: int) -> None:
+        """Forget acceptance."""
+        self._changing(session).acceptance = AcceptanceEstimator()
 
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn the time of a verification."""

@@ -35,7 +35,7 @@ LOOK_EVERY = 8
 TRIALS_AT_ONCE = 8
 """One of so many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
-"""In a trial a device drafts as far as if its tokens were right with at least this probability."""
+"""In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
 LOOK_S = 2e-5
 """Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
 SHORTEST_SLEEP_S = 2e-4
@@ -285,10 +285,13 @@ class Streams:
     def _rest(self, seat: Seat, now_s: float) -> None:
         """A trial has come to nothing: the device is told to stop."""
         number = seat.session.number
-        self._paying.end(number, now_s)
-        self._bands.take_back(number)
+        self._end_trial(number, now_s)
         if (flow := self._flows.get(number)) is not None:
             self._tune(seat, flow)
+
+    def _end_trial(self, number: int, now_s: float) -> None:
+        self._paying.end(number, now_s)
+        self._bands.take_back(number)
 
     def _flow(self, seat: Seat, now_s: float) -> Flow:
         session = seat.session
@@ -309,7 +312,7 @@ class Streams:
         length, chunk, band_hz = 0, 1, 0.0
         if session.hello.drafts and (not self._paying.rests(number) or self._paying.tried(number)):
             band_hz = self._bands.of(number)
-            least = TRIED_RATE if self._paying.tried(number) else 0.0
+            least = self._least_rate(number)
 
             def view(tokens: int) -> View:
                 rate, token_s, token_hz_s = self._beliefs.view(number, tokens)
@@ -332,6 +335,10 @@ class Streams:
         if matters((old.length, old.chunk, old.bandwidth_hz), (length, chunk, band_hz)):
             self._state.tell(number, session.stream(length, chunk, band_hz))
 
+    def _least_rate(self, number: int) -> float:
+        """What is believed of a device's tokens at least: in a trial it does not count what was seen before."""
+        return TRIED_RATE if self._paying.tried(number) else 0.0
+
     def _ready(self, now_s: float) -> list[Ready]:
         """Everybody who could ride in a pass that begins now."""
         found, longest_s = [], self._state.limits.longest_wait_s
@@ -351,7 +358,10 @@ class Streams:
                     continue
                 edge_room = session.room if self._edge_drafts is not None else 0
                 worth = self._prices.of(session.number)
-                found.append(flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate))
+                each = flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate)
+                if (least := self._least_rate(session.number)) > each.acceptance_rate:
+                    each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
+                found.append(each)
                 chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
             elif isinstance(stage, Pending):
                 length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
@@ -457,9 +467,14 @@ class Streams:
         if len(riding.ids) > riding.own and outcome.accepted >= riding.own:
             of_edge = len(riding.ids) - riding.own
             self._beliefs.observe_edge_outcome(number, of_edge, outcome.accepted - riding.own)
+        own = min(delivered, outcome.accepted, riding.own)
+        changed = session.hello.drafts and self._paying.settled(number, own, delivered, now_s)
+        if changed and not self._paying.rests(number):
+            self._beliefs.renew(number)  # what is known of its tokens is of when it did not pay
         if request.finish:
             self._seats.release(seat)
             self._flows.pop(number, None)
+            self._end_trial(number, now_s)  # what is drafted of it is of a text that has ended
             return
         flow = self._flows.get(number)
         if flow is None:
@@ -469,9 +484,7 @@ class Streams:
         )
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
-        if session.hello.drafts and self._paying.settled(
-            number, min(delivered, outcome.accepted, riding.own), delivered, now_s
-        ):
+        if changed:
             self._bands.take_back(number)
             if self._paying.rests(number):
                 self._tune(seat, flow)

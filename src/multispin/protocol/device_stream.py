@@ -60,7 +60,7 @@ class Streaming:
         return len(written)
 
     def chunk(self, committed: int, more: bool, vocabulary_size: int) -> Chunk | None:
-        """The next frame, if there is one; it counts as sent from now on.
+        """The next frame, if there is one; it counts as sent from now on. With a window of 0 there is none.
 
         Args:
             committed: tokens of the committed text.
@@ -69,7 +69,7 @@ class Streaming:
 
         """
         ids = self.ids[self.sent : self.sent + self.window.chunk]
-        if not ids or (more and len(ids) < self.window.chunk):
+        if not ids or not self.window.length or (more and len(ids) < self.window.chunk):
             return None
         spent_s = self.spent_s * len(ids) / (len(self.ids) - self.sent)
         start = committed + self.sent

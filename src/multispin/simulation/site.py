@@ -313,8 +313,8 @@ class Site:
         band_hz = stage.window.bandwidth_hz
         bits = chunk.length * device.bits_per_token + self.setup.behaviour.frame_bits
         air_s = sending_s(device.listen(self.queue.now_s), bits, band_hz)
-        leaves_s = device.queue(self.queue.now_s, air_s)
-        if math.isfinite(leaves_s):
+        if math.isfinite(air_s):  # else it never leaves, and those after it do not wait for it
+            leaves_s = device.queue(self.queue.now_s, air_s)
             text = device.record.requests
             arrived = partial(self._chunk_arrived, number, device, chunk, bits, band_hz * air_s, text)
             self.queue.at(leaves_s + device.truth.delay_s, arrived)
