@@ -1,15 +1,17 @@
 """From events to what a demo reports: rates in the time of the site, and whether the machine kept pace."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from multispin.demo.crew import DeviceSpec
 from multispin.demo.order import DemoOrder, Play
 from multispin.demo.result import result_of
 from multispin.demo.site import SITE, DemoSite, read_site
 from multispin.demo.state import DemoState, DeviceState
-from multispin.demo.view import _promise, slowest_gain
+from multispin.demo.view import _promise, live_view, progress_line, slowest_gain
 from multispin.protocol.events import Done, Round, RoundDevice, RoundGrant
 from multispin.speculation import Rule, SamplingParams
 
@@ -51,6 +53,19 @@ def test_a_users_rate_is_over_the_time_from_its_first_grant_to_its_last_token():
     )
     assert state.devices["a"].tokens_per_s == pytest.approx(6 / 4)
     assert state.devices["b"].tokens_per_s == pytest.approx(6 / 10)
+
+
+def test_progress_counts_passes_and_shows_windows_in_streams_too():
+    state = played(*(batch(float(time_s), {"a": (2, 1, 2)}, granted=False) for time_s in range(3)))
+    window = RoundGrant(CREW[0].name, 7, 5e3)
+    state.edge_event(Round(4, 3.0, 0.1, 0, None, None, (), (window,)))
+    assert (state.passes, state.rounds) == (3, 0)
+    assert (state.devices["a"].length, state.devices["a"].bandwidth_hz) == (7, 5e3)
+    state.began_s = 1.0
+    assert "pass 3" in progress_line(state)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(live_view(state))
+    assert "pass 3" in console.export_text()
 
 
 def test_without_grants_a_users_time_begins_with_its_first_tokens_which_do_not_count():

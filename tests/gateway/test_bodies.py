@@ -63,6 +63,18 @@ def test_log_probabilities_of_chats_need_both_fields_and_a_number_in_range():
         assert refusal.value.param == "top_logprobs"
 
 
+def test_a_negative_seed_is_a_seed_and_minus_one_is_any():
+    assert chat(seed=-1).params(7).seed == 7
+    assert chat(seed=-2).params(7).seed == 2**63 - 2
+    assert chat(seed=-(2**63)).params(7).seed == 0
+
+
+def test_a_developers_message_is_a_systems_in_the_template():
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief"}]
+    body = chat(messages=[{"role": "developer", "content": parts}, {"role": "user", "content": "Hi"}])
+    assert body.conversation()[0] == {"role": "system", "content": "Be brief"}
+
+
 def test_calls_and_results_in_messages_reach_the_template():
     called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     body = chat(messages=[{"role": "assistant", "tool_calls": [called]}, {"role": "tool", "content": "2"}])
@@ -103,7 +115,8 @@ def test_unknown_fields_are_ignored():
         ({"presence_penalty": -3}, "presence_penalty"),
         ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
         ({"n": 0}, "n"),
         ({"n": 1000}, "n"),
         ({"stop": ["a"] * 17}, "stop"),

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+import threading
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from tests.gateway.site import api, device_of, post, text_of
+from tests.gateway.site import alone, api, device_of, post, text_of
+
+from multispin.errors import InputError
 
 LONG = {"prompt": "hello", "max_tokens": 120, "temperature": 0, "ignore_eos": True}
 
@@ -26,6 +31,80 @@ def test_a_client_that_goes_away_gives_its_slot_back_and_fills_no_log(tiny_folde
 
     assert asyncio.run(scenario()) == 200
     assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_before_the_first_token_is_noticed_while_the_engine_works(tiny_folder, stream):
+    async def scenario():
+        async with api(tiny_folder) as http:
+            verify, begun, may_end = http.passes.engine.verify, threading.Event(), threading.Event()
+
+            def stuck(feeds):
+                begun.set()
+                may_end.wait(60.0)
+                return verify(feeds)
+
+            http.passes.engine.verify = stuck
+            body = {"prompt": "a", "max_tokens": 250, "stream": stream}
+            asking = asyncio.create_task(http.post("/v1/completions", json=body))
+            try:
+                await asyncio.to_thread(begun.wait, 60.0)
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+                async with asyncio.timeout(30.0):
+                    while http.passes.sessions:
+                        await asyncio.sleep(0.01)
+            finally:
+                may_end.set()
+
+    asyncio.run(scenario())
+
+
+class Deep:
+    """A grammar that allows everything, and becomes too complex after so many tokens."""
+
+    def __init__(self, most):
+        self._left = most
+
+    def advance(self, tokens):
+        self._left -= len(tokens)
+
+    def mask(self, drafted):
+        if len(drafted) >= self._left:
+            raise InputError("the grammar became too complex: too many items")
+        return np.full(64, 255, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "auto"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_grammar_that_becomes_too_complex_is_its_own_requests_fault_alone(tiny_folder, stream, mode):
+    formed = {"prompt": "abc", "temperature": 0, "max_tokens": 200, "response_format": {"type": "json_object"}}
+
+    async def scenario():
+        async with api(tiny_folder, mode=mode, pass_s=0.02) as http:
+            depths = iter([3, 300])
+
+            def matcher(_):  # asked for once in a thread before, to compile the grammar
+                return Deep(next(depths) if threading.current_thread() is threading.main_thread() else 0)
+
+            http.passes.grammars = SimpleNamespace(matcher=matcher)
+            plain = {"prompt": "abc", "temperature": 0, "max_tokens": 40}
+            other = asyncio.create_task(post(http, "/v1/completions", plain))
+            async with http.post("/v1/completions", json={**formed, "stream": stream, "n": 2}) as answer:
+                found = answer.status, await answer.text()
+            left = [each.request for each in http.passes.sessions.values() if each.request.matcher is not None]
+            async with asyncio.timeout(30.0):
+                while any(each.request.matcher is not None for each in http.passes.sessions.values()):
+                    await asyncio.sleep(0.01)
+            return found, [request.finish for request in left], (await other)[1]
+
+    (status, text), finishes, other = asyncio.run(scenario())
+    assert not any(finishes)  # the second text is given up, too: it has not gone on to its end
+    error = json.loads(text.split("data: ")[-2] if stream else text)["error"]
+    assert status == (200 if stream else 400)
+    assert (error["type"], error["code"]) == ("invalid_request_error", "bad-request")
+    assert error["message"] == "the grammar became too complex: too many items"
+    assert other["choices"][0]["text"] == alone(tiny_folder, "abc", 40)
 
 
 @pytest.mark.parametrize("stream", [True, False])

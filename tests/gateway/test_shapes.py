@@ -87,11 +87,19 @@ def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tin
                 lines = [line for line in (await answer.text()).split("\n\n") if line]
             refused = [
                 await post(http, "/v1/responses", {**body, **more})
-                for more in ({"store": True}, {"previous_response_id": "resp_1"}, {"include": ["x"]}, {"input": []})
+                for more in (
+                    {"max_output_tokens": 0},
+                    {"previous_response_id": "resp_1"},
+                    {"include": ["x"]},
+                    {"input": []},
+                )
             ]
-            return chat[1], whole[1], lines, refused
+            stored = await post(http, "/v1/responses", {**body, "store": True})
+            return chat[1], whole[1], lines, refused, stored[1]
 
-    chat, whole, lines, refused = asyncio.run(scenario())
+    chat, whole, lines, refused, stored = asyncio.run(scenario())
+    assert stored["store"] is False  # nothing is kept, and the answer says so
+    assert stored["output"][0]["content"] == whole["output"][0]["content"]
     (item,) = whole["output"]
     assert item["content"][0]["text"] == chat["choices"][0]["message"]["content"]
     assert whole["status"] == "incomplete"
@@ -106,7 +114,7 @@ def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tin
     text = "".join(each["delta"] for each in told if each["type"] == "response.output_text.delta")
     assert text == item["content"][0]["text"] == told[-1]["response"]["output"][0]["content"][0]["text"]
     assert [(status, document["error"]["param"]) for status, document in refused] == [
-        (400, name) for name in ("store", "previous_response_id", "include", "input")
+        (400, name) for name in ("max_output_tokens", "previous_response_id", "include", "input")
     ]
 
 
@@ -120,9 +128,13 @@ def test_a_response_calls_tools_and_takes_their_results(tiny_chat_folder):
             (call,) = first["output"]
             said = [{"role": "user", "content": "Rome?"}, call,
                     {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}]  # fmt: skip
-            return call, await post(http, "/v1/responses", {"input": said, "max_output_tokens": 5})
+            parts = [*said[:-1], {**said[-1], "output": [{"type": "input_text", "text": "sunny"}]}]
+            asked = {"max_output_tokens": 5, "temperature": 0}
+            answers = [await post(http, "/v1/responses", {"input": each, **asked}) for each in (said, parts)]
+            return call, answers
 
-    call, (status, second) = asyncio.run(scenario())
+    call, ((status, second), (_, in_parts)) = asyncio.run(scenario())
+    assert in_parts["output"][0]["content"] == second["output"][0]["content"]
     assert (call["type"], call["name"], call["status"]) == ("function_call", "weather", "completed")
     assert set(json.loads(call["arguments"])) == {"city", "days"}
     assert status == 200

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from multispin.cli.engine import check_engine, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
+from multispin.cli.unused import idle_policies
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import bundled_sites
 from multispin.errors import InputError
@@ -98,6 +99,8 @@ def command(context: click.Context, /, **options: Any) -> int:
         raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
     if not own and not given("max_tokens"):
         options["max_tokens"] = SITE_TOKENS
+    if given("policy") and (idle := idle_policies([options["policy"]], options["modes"] or MODES)):
+        click.echo(idle, err=True)
     order = _order(options, own=bool(own), policies=(options["policy"],) if given("policy") or own else COMPARED)
     site, result = run(order)
     if options["as_json"]:

@@ -22,6 +22,7 @@ from multispin.cli.lifetime import Parent, end_in_order, stop_signal
 from multispin.cli.main import Termination
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
+from multispin.cli.unused import idle_of_serve
 from multispin.cli.web import Pages, check_web, web_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
@@ -154,6 +155,8 @@ def command(**options: Any) -> None:
             options["threads"] or os.cpu_count() or 1,
             handler=OutputHandler(errors, options["log_format"] == "json"),
         )
+        for sentence in idle_of_serve(command, options):
+            log.warning(sentence)
         doors = _doors(options)  # what is wrong there is said before a model is loaded
         with _stops_at_once() as stopped:
             loaded = _load(options)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress, stage
+from multispin.cli.unused import idle_policies
 from multispin.control import RUNTIME_POLICIES
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
@@ -115,6 +116,8 @@ def command(
     )
 
     modes = tuple(dict.fromkeys(modes)) or ("rounds",)
+    if idle := idle_policies(policies, modes):
+        click.echo(idle, err=True)
     chosen = tuple(dict.fromkeys(policies)) or (USUAL_POLICIES if modes == ("rounds",) else USUAL_POLICIES[:1])
     with flag("--sweep"):
         grid = points([parse_sweep(sweep) for sweep in sweeps])

@@ -71,7 +71,8 @@ class DemoState:
         devices: the devices by name.
         label: what people call this way of playing.
         slower: the site is played so many times slower.
-        rounds: rounds verified so far.
+        passes: passes so far that brought tokens, whatever the mode.
+        rounds: planned rounds verified so far.
         began_s: monotonic time of the start signal [s]; 0 before.
         ended_s: monotonic time of the end of the last text [s].
         first_s: the edge's clock when the first grants went out [s].
@@ -86,6 +87,7 @@ class DemoState:
     devices: dict[str, DeviceState] = field(default_factory=dict)
     label: str = ""
     slower: float = 1.0
+    passes: int = 0
     rounds: int = 0
     began_s: float = 0.0
     ended_s: float = 0.0
@@ -115,6 +117,10 @@ class DemoState:
                 "seconds_per_token": {row.name: row.seconds_per_token for row in event.devices},
             }
         )
+        self.passes += bool(event.devices)
+        for grant in event.grants:  # in streams, a window
+            device = self.devices[grant.name]
+            device.length, device.bandwidth_hz = grant.length, grant.bandwidth_hz
         if event.devices and self._plan is not None:
             self.rounds += 1
             self.delivered += sum(row.tokens for row in event.devices)
@@ -128,7 +134,6 @@ class DemoState:
             self._plan = (event.planned_goodput_tokens_per_s * event.planned_round_s, event.planned_round_s)
             for grant in event.grants:
                 device = self.devices[grant.name]
-                device.length, device.bandwidth_hz = grant.length, grant.bandwidth_hz
                 if device.started_s is None:
                     device.started_s = event.time_s
         # Passes that read prompts are longer, and here by more than at the site: what is compared begins after them.

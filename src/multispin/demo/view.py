@@ -29,7 +29,7 @@ MAX_LATE_SHARE = 0.1
 def live_view(state: DemoState) -> RenderableType:
     """The table of devices and the tail of every text."""
     elapsed_s = max(1e-9, time.monotonic() - state.began_s) if state.began_s else 0.0
-    title = f"{state.label}: round {state.rounds}, {elapsed_s:.0f} s"
+    title = f"{state.label}: pass {state.passes}, {elapsed_s:.0f} s"
     table = _table(title, "α", "L", "band [Hz]", "tokens/s", "accepted")
     texts = []
     for name, device in state.devices.items():
@@ -70,7 +70,7 @@ def progress_line(state: DemoState) -> str:
     tokens = sum(device.tokens for device in state.devices.values())
     if not state.began_s:
         return f"{state.label}: starting, the models are being loaded"
-    return f"{state.label}: {time.monotonic() - state.began_s:.0f} s, round {state.rounds}, {tokens} tokens"
+    return f"{state.label}: {time.monotonic() - state.began_s:.0f} s, pass {state.passes}, {tokens} tokens"
 
 
 def print_summary(console: Console, order: DemoOrder, site: DemoSite | None, result: DemoResult) -> None:

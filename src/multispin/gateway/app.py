@@ -42,8 +42,8 @@ MAX_REQUESTS = 256
 """Requests that are served or wait at once; one more is told to come back later."""
 MAX_QUEUED_EVENTS = 64
 """Events of one stream that wait for a client to read them; then its texts pause."""
-WATCH_PERIOD_S = 1.0
-"""How often a request that is not streamed looks whether its client is still there."""
+WATCH_PERIOD_S = 0.25
+"""How often a request looks whether its client is still there."""
 
 STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed": 500, "shutdown": 503, "away": 503}
 """HTTP status for a refusal of the edge by its code; 400 for all others."""
@@ -213,7 +213,7 @@ class Gateway:
         texts = [parts_of(self._source, self._words, each, answer.count, with_tools, split) for each in requests]
         with self._place():
             if not body.stream:
-                choices = await self._watched(request, asyncio.gather(*map(_all, texts)))
+                choices = await self._watched(request, _together(texts))
                 return web.json_response(answer.whole(choices))
             last = (lambda: answer.closing() + DONE) if body.reports_usage else (lambda: DONE)
             return await self._sent(request, [_chunks(answer, k, text) for k, text in enumerate(texts)], last)
@@ -234,9 +234,10 @@ class Gateway:
     ) -> list[Request]:
         """One session's request for each choice of each prompt."""
         if limit is not None and limit < 1:
-            raise BadRequestError(f"max_tokens = {limit} is below 1", "max_tokens")
+            raise BadRequestError(f"{body.limit_field} = {limit} is below 1", body.limit_field)
         if limit is not None and (body.min_tokens or 0) > limit:
-            raise BadRequestError(f"min_tokens = {body.min_tokens} is above max_tokens = {limit}", "min_tokens")
+            sentence = f"min_tokens = {body.min_tokens} is above {body.limit_field} = {limit}"
+            raise BadRequestError(sentence, "min_tokens")
         if grammar and self._grammars is not None:
             await asyncio.to_thread(self._grammars.matcher, grammar)
         count, found = body.choices, []
@@ -268,16 +269,14 @@ class Gateway:
 
     async def _watched(self, request: web.Request, writing: Awaitable[Written]) -> Written:
         """What is written, when it is finished; given up when the client has gone."""
-        task = asyncio.ensure_future(writing)
+        task, left = asyncio.ensure_future(writing), asyncio.create_task(_left(request))
         try:
-            while not task.done():
-                await asyncio.wait([task], timeout=WATCH_PERIOD_S)
-                if request.transport is None or request.transport.is_closing():
-                    raise ConnectionResetError("the client has gone")
+            await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionResetError("the client has gone")
             return await task
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await _ended([task, left])
 
     async def _sent(
         self, request: web.Request, texts: Sequence[AsyncGenerator[bytes, None]], last: Callable[[], bytes]
@@ -300,7 +299,12 @@ class Gateway:
             except Exception as error:
                 await events.put(error)
 
+        async def watch() -> None:  # a text that brings nothing for a while would not find out that nobody reads it
+            await _left(request)
+            await events.put(ConnectionResetError("the client has gone"))
+
         tasks = [asyncio.create_task(write(text)) for text in texts]
+        watching = asyncio.create_task(watch())
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
@@ -309,7 +313,7 @@ class Gateway:
             while left:
                 item = await events.get()
                 if isinstance(item, Exception):
-                    if not response.prepared:
+                    if not response.prepared or isinstance(item, ConnectionError):
                         raise item
                     status, document = _document_of(item)
                     log.log(logging.ERROR if status >= 500 else logging.INFO, "a stream ends early: %s", item)
@@ -327,9 +331,7 @@ class Gateway:
                 await response.write(last())
             await response.write_eof()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _ended([*tasks, watching])
         return response
 
     def _check_model(self, name: str) -> None:
@@ -352,6 +354,28 @@ class Gateway:
             "owned_by": "multispin",
             "max_model_len": self._source.max_length,
         }
+
+
+async def _left(request: web.Request) -> None:
+    """Return when the client of a request has gone."""
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
+        await asyncio.sleep(WATCH_PERIOD_S)
+
+
+async def _together(texts: Sequence[AsyncGenerator[Part, None]]) -> list[list[Part]]:
+    """All parts of all texts; where one cannot be written, the others are given up."""
+    tasks = [asyncio.create_task(_all(text)) for text in texts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _ended(tasks)
+
+
+async def _ended(tasks: Sequence["asyncio.Future[Any]"]) -> None:
+    """Cancel tasks, and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _all(parts: AsyncGenerator[Part, None]) -> list[Part]:

@@ -27,6 +27,10 @@ MAX_CHOICES = 16
 """Most texts that one request may ask for (`n`)."""
 MAX_MESSAGES = 1024
 """Most messages of one chat."""
+RANDOM_SEED = -1
+"""The seed that means "any", for clients that always name one; vLLM reads it so."""
+SEEDS = 2**63
+"""A negative seed is as good as any other: it counts modulo this."""
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
 
@@ -129,7 +133,7 @@ class Message(Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """The message as chat templates take it; BadRequestError if it holds anything but text and calls."""
-        content = self.content
+        content, role = self.content, plain_role(self.role)
         if isinstance(content, list):
             for part in content:
                 if part.type not in ("text", "input_text", "output_text") or part.text is None:
@@ -140,10 +144,15 @@ class Message(Struct, frozen=True):
             content = "".join(part.text or "" for part in content)
         if self.tool_calls:
             calls = [{"type": "function", "id": each.id, "function": each.plain()} for each in self.tool_calls]
-            return {"role": self.role, "content": content or "", "tool_calls": calls}
+            return {"role": role, "content": content or "", "tool_calls": calls}
         if content is None:
             raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
-        return {"role": self.role, "content": content}
+        return {"role": role, "content": content}
+
+
+def plain_role(role: str) -> str:
+    """The role as chat templates know it: OpenAI's "developer" is what they call "system"."""
+    return "system" if role == "developer" else role
 
 
 class StreamOptions(Struct, frozen=True):
@@ -169,7 +178,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
         min_p: only tokens with at least this share of the likeliest token's probability are kept.
         presence_penalty, frequency_penalty: lower the logits of generated tokens, once and per time.
         repetition_penalty: divides the logits of tokens of prompt and text.
-        seed: seed of the text's noise; drawn at random if it is left out.
+        seed: seed of the text's noise, −2^63 … 2^63 − 1; drawn at random if it is left out or −1.
         max_tokens: most tokens to generate.
         min_tokens: no stop ends the text before so many tokens.
         stop: one or several texts that end the text before them.
@@ -206,6 +215,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     prompt_field: ClassVar[str] = "messages"
+
+    @property
+    def limit_field(self) -> str:
+        """The field that bounds the tokens to generate."""
+        return "max_tokens"
 
     @property
     def reports_usage(self) -> bool:
@@ -264,7 +278,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
                 temperature=1.0 if self.temperature is None else self.temperature,
                 top_k=0 if self.top_k in (None, -1) else self.top_k,
                 top_p=1.0 if self.top_p is None else self.top_p,
-                seed=self.seed if self.seed is not None else seed,
+                seed=self._seed(seed),
                 logit_bias=self._biases(),
                 min_p=self.min_p or 0.0,
                 presence_penalty=self.presence_penalty or 0.0,
@@ -274,6 +288,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
                 logprobs=self.reported,
             )
         )
+
+    def _seed(self, drawn: int) -> int:
+        given = drawn if self.seed is None or self.seed == RANDOM_SEED else self.seed
+        return given % SEEDS if -SEEDS <= given < 0 else given
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
@@ -320,6 +338,11 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
     def most_tokens(self) -> int | None:
         """Most tokens to generate; None if the client leaves it to the server."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def limit_field(self) -> str:
+        """The newer name, where the client used it."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages as chat templates take them."""

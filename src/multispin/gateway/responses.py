@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from multispin.gateway.answers import Drafting
-from multispin.gateway.bodies import BadRequestError, Message, Sampling, TextPart, named
+from multispin.gateway.bodies import BadRequestError, Message, Sampling, TextPart, named, plain_role
 from multispin.gateway.formats import FormatError, grammar_of_format
 from multispin.gateway.logprobs import Scored, response_logprobs
 from multispin.gateway.parts import Part
@@ -38,7 +38,6 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "previous_response_id": (None,),
         "conversation": (None,),
-        "store": (None, False),
         "background": (None, False),
         "prompt": (None,),
         "truncation": (None, "disabled"),
@@ -65,6 +64,11 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         if not 0 <= (most := self.top_logprobs or 0) <= 20:
             raise BadRequestError(f"top_logprobs = {most} is outside 0 … 20", "top_logprobs")
         return most
+
+    @property
+    def limit_field(self) -> str:
+        """The field that bounds the tokens to generate."""
+        return "max_output_tokens"
 
     @property
     def form(self) -> dict[str, Any]:
@@ -110,24 +114,26 @@ def _message(item: Mapping[str, Any]) -> dict[str, Any]:
             arguments = str(item.get("arguments"))
         call = {"type": "function", "function": {"name": item["name"], "arguments": arguments}}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
-    if kind == "function_call_output" and isinstance(item.get("output"), str):
-        return {"role": "tool", "content": item["output"]}
+    if kind == "function_call_output" and isinstance(item.get("output"), str | list):
+        return {"role": "tool", "content": _plain_content("tool", item["output"])}
     content, role = item.get("content"), item.get("role")
     if kind != "message" or not isinstance(role, str) or not isinstance(content, str | list):
         raise FormatError(f"an item of the input of the type {str(kind)[:60]!r} is not supported, or not complete")
+    return {"role": plain_role(role), "content": _plain_content(role, content)}
+
+
+def _plain_content(role: str, content: str | list[Any]) -> str:
+    """The text of a content; FormatError if it holds anything else."""
     if isinstance(content, str):
-        return {"role": _role(role), "content": content}
+        return content
     parts = []
     for part in content:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, dict) else None
             raise FormatError(f"a part of the type {str(kind)[:60]!r} is not supported: this server takes text only")
         parts.append(TextPart(str(part.get("type")), part["text"]))
-    return Message(_role(role), parts).plain()
-
-
-def _role(role: str) -> str:
-    return "system" if role == "developer" else role
+    text: str = Message(role, parts).plain()["content"]
+    return text
 
 
 class ResponseAnswer:

@@ -159,4 +159,4 @@ def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:
     try:
         return judge(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text, feed.masks)
     except InputError as error:
-        return Failure(str(error))
+        return Failure(str(error), of_request=True)

@@ -58,7 +58,7 @@ def masked_feed(job: Job) -> Feed | Failure:
     try:
         return job.feed._replace(masks=masks_along(job.matcher, job.feed.tokens[1:]))
     except InputError as error:
-        return Failure(str(error))
+        return Failure(str(error), of_request=True)
 
 
 def pending_job(seat: Seat) -> Job:

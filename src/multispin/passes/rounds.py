@@ -163,7 +163,7 @@ class Rounds:
         for job, finding in zip(batch.jobs, findings, strict=True):
             seat = self._seats.get(job.session)
             if isinstance(finding, Failure) and seat is not None and seat.slot == job.feed.slot:
-                self._state.tell(job.session, Error("failed", finding.reason))
+                self._state.tell(job.session, Error(finding.code, finding.reason))
                 self._state.leave(job.session)
             if not isinstance(finding, Rejection) or seat is None:
                 continue

@@ -174,7 +174,7 @@ class Streams:
             if seat is None or finding is None or seat.slot != job.feed.slot:
                 continue
             if isinstance(finding, Failure):
-                self._state.tell(job.session, Error("failed", finding.reason))
+                self._state.tell(job.session, Error(finding.code, finding.reason))
                 self._state.leave(job.session)
             elif isinstance(seat.session.stage, Streaming):
                 assert isinstance(finding, Outcome)

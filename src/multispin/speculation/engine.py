@@ -45,10 +45,17 @@ class Failure(NamedTuple):
 
     Attributes:
         reason: one sentence for the person whose request it is.
+        of_request: whether the request's own values are the cause, so that it would fail again; default no.
 
     """
 
     reason: str
+    of_request: bool = False
+
+    @property
+    def code(self) -> str:
+        """The code of the error that ends the session, for programs."""
+        return "bad-request" if self.of_request else "failed"
 
 
 class SlotsTakenError(InputError):
