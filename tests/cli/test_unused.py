@@ -8,8 +8,8 @@ from multispin.cli.unused import idle_of_serve, idle_policies
 
 
 def said(**changed):
-    options = {each.name: each.default for each in command.params}
-    return list(idle_of_serve(command, options | changed))
+    with command.make_context("serve", []) as context:
+        return list(idle_of_serve(command, context.params | changed))
 
 
 @pytest.mark.parametrize("mode", ["auto", "plain", "rounds", "mixture", "streams"])

@@ -39,7 +39,8 @@ def idle_of_serve(command: click.Command, options: Mapping[str, Any]) -> Iterato
 
     """
     defaults = {each.name: each.default for each in command.params}
-    changed = {name for name, value in options.items() if name in defaults and value != defaults[name]}
+    given = {name: value for name, value in options.items() if name in defaults and value is not None}
+    changed = {name for name, value in given.items() if value != defaults[name]}
     mode = options["mode"]
     if "policy" in changed and (sentence := idle_policies([options["policy"]], [mode])):
         yield sentence

@@ -8,7 +8,7 @@ export class Curve {
   constructor(element, name, most) {
     this.element = element;
     const axis = { stroke: () => colour("quiet"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { show: false } };
-    const seconds = (_, values) => values.map((value) => (value === 0 ? "now" : `${value} s`));
+    const seconds = (_, values) => values.map((value) => (value === 0 ? "now" : `−${-value} s`));
     this.plot = new uPlot(
       {
         width: element.clientWidth || 300,
