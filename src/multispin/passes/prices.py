@@ -13,7 +13,7 @@ from multispin.control import policy_named
 from multispin.control.fairness import fairly_weighted
 from multispin.control.streams import Price, SessionWorth, Worth, learned, worth
 from multispin.passes.background import Background
-from multispin.passes.beliefs import Beliefs
+from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.planning import Planning
 from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
@@ -22,8 +22,14 @@ LEAST_PERIOD_S = 0.25
 """Prices are found at least so far apart [s] …"""
 PERIOD_PER_SESSION_S = 0.02
 """… and so much further for each session: it takes about a millisecond for each."""
+FIRST_PERIODS = (0.125, 0.25, 0.5)
+"""The first prices follow from guesses. After these shares of that time they are found again, where beliefs differ."""
 USUAL_PERIOD_S = 2.0
-"""Prices are found again after so long even if nobody came or went: estimates drift [s]."""
+"""Prices are found again after so long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
+DRIFTED = 0.05
+"""… by this share: of a pass's time, of the edge's drafter or, on average, of the devices."""
+LOOKED_AT = 64
+"""Sessions whose beliefs are looked at for that."""
 SAME = 0.02
 """Prices that differ by a smaller share are the same."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
@@ -52,6 +58,8 @@ class Prices:
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
+        self._views: list[View] = []  # what was believed then
+        self._asks = 0
 
     def use(self, executor: Executor) -> None:
         """Have prices found there from now on, one time after the other."""
@@ -73,11 +81,17 @@ class Prices:
 
         """
         waited_s, there = now_s - self._asked_s, frozenset(sessions)
-        changed = there != self._asked
         period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(sessions)
-        due = waited_s >= (period_s if changed else max(period_s, USUAL_PERIOD_S))
-        if sessions and self._background.idle and (due or not self._asked):
-            self._asked_s, self._asked = now_s, there
+        if self._asks <= len(FIRST_PERIODS):
+            period_s *= FIRST_PERIODS[self._asks - 1]
+        due = (
+            bool(sessions)
+            and waited_s >= period_s
+            and (there != self._asked or waited_s >= USUAL_PERIOD_S or self._drift(sorted(there), edge_rooms) > DRIFTED)
+        )
+        if self._background.idle and (due or (sessions and not self._asked)):
+            self._asked_s, self._asked, self._asks = now_s, there, self._asks + 1
+            self._views = self._viewed(sorted(there), edge_rooms)
             planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
             most = self._settings.max_draft_length
             members = [Member(n, most if sessions[n] else 0, most if edge_rooms else 0) for n in sorted(there)]
@@ -89,6 +103,22 @@ class Prices:
             self._by = math.inf
             self._bands_hz = {int(name): each.bandwidth_hz for name, each in self._worth.sessions.items()}
             self._scale_sessions()
+
+    def _viewed(self, sessions: Sequence[int], edge_rooms: bool) -> list[View]:
+        """What prices follow from: time of a pass, the edge's drafter, and some sessions' devices."""
+        drafter = self._beliefs.edge_drafter()
+        pass_s = self._beliefs.verifier().verify_s([0] * len(sessions))
+        edge = (drafter.acceptance_rate, drafter.step_s(len(sessions))) if edge_rooms else (0.0, 1.0)
+        every = -(-len(sessions) // LOOKED_AT)
+        return [(*edge, pass_s), *(self._beliefs.view(session, 1) for session in sessions[::every])]
+
+    def _drift(self, sessions: Sequence[int], edge_rooms: bool) -> float:
+        """How far beliefs have moved since prices were found: of the edge, or on average of the devices."""
+        edge, *devices = (
+            abs(now[0] - then[0]) + abs(now[1] / then[1] - 1.0) + abs(now[2] / then[2] - 1.0)
+            for now, then in zip(self._viewed(sessions, edge_rooms), self._views, strict=True)
+        )
+        return max(edge, sum(devices) / len(devices))
 
     @property
     def engine_tokens_per_s(self) -> float:
