@@ -23,6 +23,9 @@ from multispin.control.scenario import Scenario
 from multispin.control.uniform import homogeneous
 from multispin.errors import InputError
 
+_ROUNDING = 1e-9
+"""Relative shortfall of a least goodput that counts as met."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -117,6 +120,27 @@ def policy_named(name: str) -> Policy:
     if name not in POLICY_TABLE:
         raise InputError(f"policy is {name!r}; it must be one of {', '.join(POLICY_TABLE)}")
     return POLICY_TABLE[name]
+
+
+def rank(scenario: Scenario, policy: Policy, rates: Sequence[float]) -> tuple[float, float]:
+    """Order of ways to serve a scenario: by how far all least goodputs are met, then by what the policy maximises.
+
+    Args:
+        scenario: whose devices have weights and least goodputs.
+        policy: whose objective counts.
+        rates: tokens per second of each device.
+
+    Returns: the least share of a least goodput that anybody has, 1 if all are met; and Σ w_k goodput_k, or
+        Σ w_k log goodput_k for `fair`.
+    """
+    asked = [
+        rate / device.min_goodput_tokens_per_s
+        for device, rate in zip(scenario.devices, rates, strict=True)
+        if device.min_goodput_tokens_per_s
+    ]
+    met = min(asked, default=1.0)
+    weights = [device.weight for device in scenario.devices]
+    return (1.0 if met >= 1.0 - _ROUNDING else met), policy.value(rates, weights)
 
 
 def plan_for_lengths(

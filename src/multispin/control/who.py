@@ -19,7 +19,7 @@ from multispin.control.goodput import Ints, Mask
 from multispin.control.latency import verification_s
 from multispin.control.mixture import MixtureSearch
 from multispin.control.plans import InfeasibleError, Plan, first_modes
-from multispin.control.policies import Policy, plan, policy_named
+from multispin.control.policies import Policy, plan, policy_named, rank
 from multispin.control.problem import as_problem
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
@@ -232,16 +232,8 @@ def _by_policy(scenario: Scenario, row: Policy, drafting: Mask, rounds: Decision
 
 
 def _rank(scenario: Scenario, row: Policy, decision: Decision) -> tuple[float, float]:
-    """Order of decisions: by how far all least goodputs are met, then by what the policy maximises."""
-    rates = [choice.tokens_per_s for choice in decision.sessions]
-    asked = [
-        rate / device.min_goodput_tokens_per_s
-        for device, rate in zip(scenario.devices, rates, strict=True)
-        if device.min_goodput_tokens_per_s
-    ]
-    met = min(asked, default=1.0)
-    weights = [device.weight for device in scenario.devices]
-    return (1.0 if met >= 1.0 - _ROUNDING else met), row.value(rates, weights)
+    """Order of decisions."""
+    return rank(scenario, row, [choice.tokens_per_s for choice in decision.sessions])
 
 
 def _of_pass(scenario: Scenario, policy: str, kind: str, made: EdgePass) -> Decision:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from multispin.control import Cell, Device, Plan, Scenario, plan, plan_for_lengths, policy_named
+from multispin.control import Cell, Device, InfeasibleError, Plan, Scenario, plan, plan_for_lengths, policy_named
 from multispin.control.latency import verification_s
+from multispin.control.policies import rank
 from multispin.passes.beliefs import Believed
 from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
@@ -55,7 +56,8 @@ class Planning:
         The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
         make every draft look too dear to grow. So several guesses may be tried, and are judged by what they cost.
 
-        Devices whose drafts nobody should wait for get none, whatever the policy, where beliefs allow it.
+        Devices whose drafts nobody should wait for get none, whatever the policy, where beliefs allow it. Where least
+        goodputs cannot be met, the plan that comes nearest to them is made.
 
         Args:
             members: sessions to plan for.
@@ -66,12 +68,12 @@ class Planning:
         """
         if self.beliefs.leaves_out:
             members = [m if self.alone_s(m, min(1, m.room), len(members)) <= MOST_S else _silent(m) for m in members]
-        made = self._best(members, last, warm, usual=usual)
+        scenario, made = self._best(members, last, warm, usual=usual)
         if self.beliefs.leaves_out:
-            slow = self._not_worth_waiting_for(members, made)
+            slow = self._not_worth_waiting_for(members, scenario, made)
             if slow:
                 members = [_silent(member) if member.session in slow else member for member in members]
-                made = self._best(members, last, warm, usual=usual)
+                _, made = self._best(members, last, warm, usual=usual)
         return made
 
     def alone_s(self, member: Member, length: int, sharing: int) -> float:
@@ -82,11 +84,11 @@ class Planning:
         air_s = token_hz_s * sharing / self.band_hz
         return 2.0 * self.beliefs.delay_s(member.session) + length * (token_s + air_s)
 
-    def _not_worth_waiting_for(self, members: Sequence[Member], made: Plan) -> set[int]:
+    def _not_worth_waiting_for(self, members: Sequence[Member], scenario: Scenario, made: Plan) -> set[int]:
         """Devices, by session, whose drafts cost all others more than they bring, as far as that is believed.
 
         The slowest are left out together, one more at a time: where two are equally slow, to leave out one of them
-        brings nothing.
+        brings nothing. Nobody is left out whose least goodput would be missed by that.
         """
         lengths = [device.draft_length for device in made.devices]
         drafting = [index for index, length in enumerate(lengths) if length]
@@ -94,12 +96,12 @@ class Planning:
         drafting.sort(key=lambda k: -taken_s[k])
         usual_s = taken_s[drafting[-(len(drafting) // 2)]] if len(drafting) > 1 else math.inf
         slow = [k for k in drafting if taken_s[k] > _SLOW * usual_s][:_LEFT_OUT]
-        best, left_out = self._value(made), set[int]()
+        (met, best), left_out = self._rank(scenario, made), set[int]()
         for count in range(1, len(slow) + 1):
             out = set(slow[:count])
             without = [_silent(member) if k in out else member for k, member in enumerate(members)]
-            value = self._value(self.with_lengths(without, lengths)[1])
-            if self._ratio(best, value) < _WORTH:
+            would_meet, value = self._rank(*self.with_lengths(without, lengths))
+            if would_meet >= met and self._ratio(best, value) < _WORTH:
                 best, left_out = value, {members[k].session for k in out}
         return left_out
 
@@ -109,17 +111,22 @@ class Planning:
             return math.exp(min(0.0, one - other))
         return one / other
 
-    def _best(self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool) -> Plan:
+    def _best(
+        self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool
+    ) -> tuple[Scenario, Plan]:
         guesses: list[Sequence[int]] = [last]
         if usual and max(self.beliefs.fixed_share(member.session) for member in members) > _NEGLIGIBLE:
             guesses += [[length] * len(members) for length in _USUAL_LENGTHS]
-        return max((self._try(members, spread, warm) for spread in guesses), key=self._value)
+        return max((self._try(members, spread, warm) for spread in guesses), key=lambda tried: self._rank(*tried))
 
-    def _try(self, members: Sequence[Member], spread: Sequence[int], warm: Plan | None) -> Plan:
+    def _try(self, members: Sequence[Member], spread: Sequence[int], warm: Plan | None) -> tuple[Scenario, Plan]:
         scenario = self.scenario(members, spread)
         policy = self.settings.policy
-        planned = plan(scenario, policy, relative_gap=_RELATIVE_GAP, warm_start=warm, max_effort=_MAX_EFFORT)
-        return self.with_lengths(members, [device.draft_length for device in planned.devices])[1]
+        try:
+            planned = plan(scenario, policy, relative_gap=_RELATIVE_GAP, warm_start=warm, max_effort=_MAX_EFFORT)
+        except InfeasibleError as error:
+            planned = error.best
+        return self.with_lengths(members, [device.draft_length for device in planned.devices])
 
     def with_lengths(self, members: Sequence[Member], lengths: Sequence[int]) -> tuple[Scenario, Plan]:
         """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split."""
@@ -192,10 +199,10 @@ class Planning:
         tokens = sum(lengths.values()) + len(lengths)
         return verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, len(lengths), tokens)
 
-    def _value(self, candidate: Plan) -> float:
-        """What the policy maximises."""
+    def _rank(self, scenario: Scenario, candidate: Plan) -> tuple[float, float]:
+        """How far least goodputs are met, and what the policy maximises (`control.policies.rank`)."""
         rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
-        return policy_named(self.settings.policy).value(rates, [1.0] * len(rates))
+        return rank(scenario, policy_named(self.settings.policy), rates)
 
 
 def _upload_s(scenario: Scenario, made: Plan, place: int, bandwidth_hz: float) -> float:

@@ -1,6 +1,7 @@
 """What a simulated controller plans with: what it has learned, or the truth, all of it or all but α.
 
-Either way the scenario's limits of draft lengths are its own: they are settings, not something to learn.
+Either way the scenario's limits of draft lengths, weights and least goodputs are its own: they are settings, not
+something to learn.
 """
 
 import math
@@ -14,10 +15,10 @@ from multispin.simulation.device import SimulatedDevice
 
 
 class BoundedBeliefs(LearnedBeliefs):
-    """Learns, and keeps to the scenario's shortest and longest drafts of each device.
+    """Learns, and keeps to each device's shortest and longest drafts, weight and least goodput of the scenario.
 
     Args:
-        scenario: scenario that holds the limits.
+        scenario: scenario that holds them.
         devices: all devices at the site, by session number.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
         delays: as in `LearnedBeliefs`.
@@ -41,10 +42,14 @@ class BoundedBeliefs(LearnedBeliefs):
         )
 
     def device(self, session: int, room: int, length: int, edge_room: int = 0) -> Device:
-        """The planner's device, within the scenario's limits."""
-        shortest, longest = self._scenario.limits(self._devices[session].truth)
+        """The planner's device, within the scenario's limits and with what the scenario asks for it."""
+        truth = self._devices[session].truth
+        shortest, longest = self._scenario.limits(truth)
         edge_longest = min(edge_room, self._scenario.cell.max_draft_length)
-        return self._belief(session).device(session, min(longest, room), length, edge_longest, shortest)
+        believed = self._belief(session).device(session, min(longest, room), length, edge_longest, shortest)
+        if truth.weight == 1.0 and truth.min_goodput_tokens_per_s is None:
+            return believed
+        return replace(believed, weight=truth.weight, min_goodput_tokens_per_s=truth.min_goodput_tokens_per_s)
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
         """These beliefs themselves: a simulated plan takes no time, and no other thread makes it."""
