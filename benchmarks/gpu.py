@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -550,6 +551,31 @@ def report(found):
     return "\n".join(parts) + "\n"
 
 
+def run_step(command, folder, name, seconds):
+    """Run one step as a process; whatever it has started ends with it, so that the card is free for the next step."""
+    began, state = time.monotonic(), "out of time"
+    with (
+        (folder / f"{name}.log").open("w") as errors,
+        (folder / f"{name}.jsonl").open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True) as step,
+    ):
+        try:
+            code = step.wait(seconds)
+            state = "done" if code == 0 else f"failed ({code})"
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(step.pid, signal.SIGKILL)
+    lines = (folder / f"{name}.jsonl").read_text().splitlines()
+    return {
+        "state": state,
+        "s": round(time.monotonic() - began, 1),
+        "facts": [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")],
+        "errors": "" if state == "done" else (folder / f"{name}.log").read_text()[-3000:],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder of the report")
@@ -581,27 +607,12 @@ def main():
             found["steps"][name] = {"state": "not run, no time left", "s": 0, "facts": [], "errors": ""}
             continue
         command = [sys.executable, __file__, "--step", name, "--on", options.on, *(["--tiny"] if options.tiny else [])]
-        began, state = time.monotonic(), "done"
-        with (options.out / f"{name}.log").open("w") as errors, (options.out / f"{name}.jsonl").open("w") as out:
-            try:
-                code = subprocess.run(command, stdout=out, stderr=errors, timeout=left, check=False).returncode
-                state = "done" if code == 0 else f"failed ({code})"
-            except subprocess.TimeoutExpired:
-                state = "out of time"
-        lines = (options.out / f"{name}.jsonl").read_text().splitlines()
-        facts = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        errors_text = "" if state == "done" else (options.out / f"{name}.log").read_text()[-3000:]
-        found["steps"][name] = {
-            "state": state,
-            "s": round(time.monotonic() - began, 1),
-            "facts": facts,
-            "errors": errors_text,
-        }
-        print(f"== {name}: {state}, {found['steps'][name]['s']} s", flush=True)
-        for fact in facts:
+        step = found["steps"][name] = run_step(command, options.out, name, left)
+        print(f"== {name}: {step['state']}, {step['s']} s", flush=True)
+        for fact in step["facts"]:
             print(json.dumps(fact), flush=True)
-        if errors_text:
-            print(errors_text[-2000:], flush=True)
+        if step["errors"]:
+            print(step["errors"][-2000:], flush=True)
     (options.out / "report.json").write_text(json.dumps(found, indent=1))
     (options.out / "report.md").write_text(report(found), encoding="utf-8")
     print(options.out / "report.md")

@@ -169,13 +169,13 @@ def ruled(scenario: Scenario, rules: Sequence[str]) -> Scenario:
 def modes_figure() -> None:
     """Which acceptance rule wins on which band, alone and chosen by each device."""
     bands = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for rule, colour in RULES.items():
         alone = [
             np.mean([plan(ruled(paper_like(s, band=1e6 * v), [rule])).goodput_tokens_per_s for s in range(DRAWS)])
             for v in bands
         ]
-        left.plot(bands, alone, color=colour, label=f"{rule} alone", lw=1.6)
+        left.plot(bands, alone, color=colour, label=rule, lw=1.6)
     made = [[plan(ruled(paper_like(s, band=1e6 * v), list(RULES))) for s in range(DRAWS)] for v in bands]
     left.plot(
         bands,
@@ -186,16 +186,17 @@ def modes_figure() -> None:
     )
     plain = plan(paper_like(0), "plain").goodput_tokens_per_s  # the same for every draw and band
     left.axhline(plain, color="k", ls="--", lw=1.2, label="plain: nobody drafts")
-    left.set(xlabel="band B [MHz]", ylabel="goodput [tokens/s]", ylim=(0, None))
+    left.set(xlabel="band B [MHz]", ylabel="goodput [tokens/s]", ylim=(0, None), title="Goodput of each rule")
     left.grid(alpha=0.25)
-    left.legend(frameon=False)
     share = [
         [100 * np.mean([d.mode == rule for each in plans for d in each.devices]) for plans in made] for rule in RULES
     ]
-    right.stackplot(bands, share, colors=list(RULES.values()), labels=list(RULES), alpha=0.85)
+    right.stackplot(bands, share, colors=list(RULES.values()), alpha=0.85)
     right.set(xlabel="band B [MHz]", ylabel="devices [%]", ylim=(0, 100), xlim=(bands[0], bands[-1]))
+    right.set_title("Rule of each device, if each has its best")
     for ax in (left, right):
         ticks(ax, bands)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(IMAGES / "control-modes.png", dpi=130)
     print(f"plain: {plain:.1f} tokens/s")
     for band in (1, 5, 20):

@@ -64,28 +64,65 @@ def test_every_picture_of_the_documentation_is_shown_somewhere():
     assert set((ROOT / "docs" / "images").iterdir()) <= shown
 
 
+COMMANDS = "|".join(cli.list_commands(click.Context(cli)))
+PLACEHOLDER = re.compile(r"[A-Z_]+$|.*[…$]")
+"""A word that stands for what the reader puts in, such as FILE or $P."""
+
+
 def shown_commands() -> list[tuple[str, str]]:
-    """(page, command line) of every `multispin …` that stands in a block of code."""
+    """(page, command line) of every `multispin …` that stands in a block of code or in a sentence."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"^(?: {4})?(?:\.venv/bin/)?(multispin +[a-z].*)$", text, re.MULTILINE):
             found += [(page.name, part.strip()) for part in re.split(r"&&|\|", line)]
-    return [(page, part) for page, part in found if part.startswith("multispin")]
+        for line in re.findall(rf"`(?:[A-Z_]+=\S+ )*(?:multispin )?((?:{COMMANDS}) [^`]*?)(?:\||`)", text):
+            found.append((page.name, "multispin " + " ".join(line.split())))
+    return list(dict.fromkeys((page, part) for page, part in found if part.startswith("multispin")))
+
+
+def values_of(words: list[str], parameter: click.Parameter, given: object) -> list[str]:
+    """The words that stand for a parameter, without placeholders."""
+    values = given if isinstance(given, list | tuple) else [given]
+    flat = [word for value in values for word in (value if isinstance(value, tuple) else [value])]
+    return [word for word in flat if word in words and not PLACEHOLDER.match(word)]
 
 
 @pytest.mark.parametrize(("page", "line"), shown_commands())
-def test_every_shown_command_knows_its_options(page, line):
-    name, *words = shlex.split(line, comments=True)[1:]
+def test_every_shown_command_parses(page, line):
+    """Its options exist, have as many values as they take, and numbers and choices are allowed ones."""
+    name, *words = shlex.split(line.split(" > ")[0], comments=True)[1:]
     command = cli.get_command(click.Context(cli), name)
     if isinstance(command, click.Group):
         name, *words = words
         command = command.get_command(click.Context(command), name)
     assert command is not None, f"no command {name}"
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for word in words:
-        if word.startswith("--"):
-            assert word.partition("=")[0] in {*known, "--help"}
+    if not page.startswith("CHANGELOG") and words[-1:] and words[-1].startswith("--"):
+        words.append("VALUE")  # a sentence may name an option alone
+    context = click.Context(command)
+    given, left, _ = command.make_parser(context).parse_args(list(words))
+    assert not [word for word in left if not PLACEHOLDER.match(word)]
+    for parameter in command.params:
+        if not isinstance(parameter.type, click.Path | click.File):
+            for word in values_of(words, parameter, given.get(parameter.name)):
+                parameter.type.convert(word, parameter, context)
+
+
+def shown_programs() -> list[tuple[str, str]]:
+    """(file, command line) of every `python FILE …` of this repository, in a block of code or in a sentence."""
+    lines = [
+        line
+        for page in PAGES
+        for line in re.findall(r"python ([\w/]+\.py\b[^`|&#]*?)(?:`|\||&|#|\n\n|\n    )", page.read_text(encoding="utf-8"))
+    ]
+    return sorted({(shlex.split(line)[0], " ".join(line.split())) for line in lines})
+
+
+@pytest.mark.parametrize(("file", "line"), shown_programs())
+def test_every_shown_program_exists_and_knows_its_options(file, line):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    for option in re.findall(r"--[a-z-]+", line):
+        assert f'"{option}"' in source, f"{file} has no {option}"
 
 
 def test_every_make_target_that_is_named_exists():

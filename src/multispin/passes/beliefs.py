@@ -72,7 +72,14 @@ class Beliefs(Believed, Protocol):
     verification: VerificationEstimator
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
-        """Begin with what a device says of itself: T^S [s], and r [bit/s/Hz]."""
+        """Begin with what a device says of itself.
+
+        Args:
+            session: its number.
+            seconds_per_token: T^S, time per drafted token [s].
+            spectral_efficiency: r of its link [bit/s/Hz].
+
+        """
 
     def leave(self, session: int) -> None:
         """Forget a session."""
@@ -106,19 +113,39 @@ class Beliefs(Believed, Protocol):
         """Learn what a refusal costs from the frame of a distribution that came up after one [bit]."""
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
-        """Learn from a verified draft."""
+        """Learn from a device's draft that was verified.
+
+        Args:
+            session: its number.
+            drafted: tokens of the draft.
+            accepted: how many of them stand, from the first on.
+
+        """
 
     def renew(self, session: int) -> None:
         """Forget how often its device's tokens were accepted: it has changed."""
 
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
-        """Learn from a batch of `tokens` fed by `devices` sessions."""
+        """Learn from a pass.
+
+        Args:
+            devices: sessions in it.
+            tokens: tokens fed for them.
+            seconds: how long it took [s].
+
+        """
 
     def observe_edge_draft(self, lengths: Sequence[int], seconds: float) -> None:
-        """Learn from drafts of these lengths that the edge's own drafter made together."""
+        """Learn from drafts that the edge's own drafter made together.
+
+        Args:
+            lengths: tokens of each.
+            seconds: how long all of them took [s].
+
+        """
 
     def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
-        """Learn from a verified draft of the edge's own drafter."""
+        """Learn from a verified draft of the edge's own drafter; arguments as for `observe_outcome`."""
 
     def acceptance_rate(self, session: int) -> float:
         """The estimate of α, from outcomes alone."""

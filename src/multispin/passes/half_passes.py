@@ -1,8 +1,8 @@
 """Passes of half of those who would ride, so that the cost of a session is known apart from that of a pass.
 
-If everybody rides in every pass, its duration shows only the sum of both costs. Whoever believes that a session costs
-little then lets everybody ride for ever, and never learns that it costs much. So where many passes in a row were alike,
-one goes without the riders who have the fewest tokens of their devices. They ride in the next one.
+If everybody rides in every pass, its duration shows only the sum of both costs. An edge that believes a session to cost
+little then lets everybody ride for ever, and never learns that it costs much. So after many passes that were alike, one
+goes without the riders that have the fewest tokens of their devices. They ride in the next one.
 
 Does not know prices, texts or times.
 """
@@ -25,6 +25,7 @@ class HalfPasses:
         self._usual = 0.0
         self._alike = 0
         self._most_alike = FIRST_ALIKE
+        self._tried = False  # the pass to come goes without some, or all of its riders had to ride
 
     def chosen(self, rides: Sequence[Ride], must: Set[int]) -> tuple[Ride, ...]:
         """The riders of the pass to come: all, or half of them if it is time for that.
@@ -36,6 +37,7 @@ class HalfPasses:
         """
         if self._alike < self._most_alike or len(rides) < 2:
             return tuple(rides)
+        self._tried = True
         spared = sorted((ride for ride in rides if ride.session not in must), key=lambda ride: ride.device_tokens)
         left_out = {ride.session for ride in spared[: len(rides) // 2]}
         return tuple(ride for ride in rides if ride.session not in left_out)
@@ -43,10 +45,10 @@ class HalfPasses:
     def rode(self, count: int) -> None:
         """So many sessions were in a pass."""
         self._usual = self._usual or count
-        if abs(count - self._usual) >= DIFFERS * self._usual:
+        if self._tried or abs(count - self._usual) >= DIFFERS * self._usual:
             if self._alike >= self._most_alike:
                 self._most_alike = min(2 * self._most_alike, MOST_ALIKE)
-            self._alike = 0
+            self._alike, self._tried = 0, False
         else:
             self._alike += 1
         self._usual += _MEMORY * (count - self._usual)

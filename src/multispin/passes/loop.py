@@ -200,7 +200,22 @@ class Passes:
         return self._seats.find(resume_token).session.number
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
-        """Take a further message of a session; ProtocolError or InputError ends that session."""
+        """Take a further message of a session.
+
+        Args:
+            number: the session's.
+            message: what came.
+            frame_bytes: size of its frame [bytes].
+            now_s: the time [s].
+
+        Returns:
+            What is answered at once.
+
+        Raises:
+            ProtocolError: the message breaks the protocol, or the session has ended. The caller ends the session.
+            InputError: a request cannot be served. The caller ends the session.
+
+        """
         seat = self._seats.get(number)
         if seat is None:
             raise ProtocolError("unknown-session", "this session has ended: greet anew and open the request again")

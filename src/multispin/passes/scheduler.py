@@ -31,17 +31,47 @@ class Scheduler(Protocol):
         """Whether `advance` can only say Sleep."""
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted in `draft_s` [s], one draft per ask."""
+        """Take what the edge's own drafter drafted.
+
+        Args:
+            step: what it was asked for.
+            drafts: one draft per ask, in this order.
+            draft_s: how long the drafting took [s].
+            now_s: the time [s].
+
+        """
 
     def verified(
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
-        """Take what a verification of `verify_s` [s] found, one finding per job."""
+        """Take what the verification of a batch found.
+
+        Args:
+            batch: what was verified.
+            findings: one per job, in this order; a Failure ends its own session only, None is a prompt's.
+            verify_s: how long the verification took [s].
+            now_s: the time [s].
+
+        """
 
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
     ) -> list[Downlink]:
-        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+        """Take what a device drafted, or a distribution that it was asked for.
+
+        Args:
+            seat: the device's.
+            message: what came.
+            frame_bytes: size of its frame [bytes].
+            now_s: the time [s].
+
+        Returns:
+            What is answered at once.
+
+        Raises:
+            ProtocolError: the message breaks the protocol, which ends the session.
+
+        """
 
     def came_back(self, seat: Seat) -> None:
         """A device is connected again."""

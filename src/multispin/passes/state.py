@@ -56,7 +56,18 @@ class EdgeState:
     # Drafts in grants ---------------------------------------------------------------------------------------------
 
     def receive_draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink] | None:
-        """Take in a draft: None if it is the one that was awaited, else what is answered at once."""
+        """Take in a draft.
+
+        Args:
+            seat: the device's.
+            message: the draft.
+            frame_bytes: size of its frame [bytes].
+            now_s: the time [s].
+
+        Returns:
+            None if it is the draft that was awaited, else what is answered at once.
+
+        """
         session, stage = seat.session, seat.session.stage
         answers = session.receive(message)
         if session.request is not None and session.request.finish:  # its last token has been named
@@ -69,7 +80,16 @@ class EdgeState:
         return None
 
     def observe_draft(self, seat: Seat, grant: Grant, message: Draft, frame_bytes: int, took_s: float) -> None:
-        """Learn from a draft that came `took_s` after its grant."""
+        """Learn from a draft.
+
+        Args:
+            seat: the device's.
+            grant: what it answers.
+            message: the draft.
+            frame_bytes: size of its frame [bytes].
+            took_s: time from the grant to the draft's arrival [s].
+
+        """
         draft_s = message.draft_us * 1e-6
         self.controller.beliefs.observe_draft(
             seat.session.number,

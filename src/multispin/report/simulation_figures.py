@@ -56,9 +56,10 @@ def _bars(results: Sequence[Result], note: str) -> Figure:
         _bar(shares, at + 0.2 * (index - 1.5), values, 0.2, colour, label=f"{kind} busy")
     _bar(shares, at + 0.3, [each["wasted_draft_fraction"] for each in found], 0.2, "#999999", label="drafts wasted")
     shares.set_ylabel("share")
-    shares.set_ylim(0, 1)
+    shares.set_ylim(0, 1.25)  # room for the legend above a server that is always busy
+    shares.set_yticks(np.linspace(0, 1, 6))
     for panel in axes[0]:
-        panel.set_xticks(at, [name.replace("-", "-\n") for name in names], fontsize=8)
+        panel.set_xticks(at, names, fontsize=8, rotation=25, ha="right", rotation_mode="anchor")
         panel.grid(axis="x", visible=False)
     speed.legend(fontsize=8.5)
     shares.legend(fontsize=8.5, ncols=2, loc="upper center")
