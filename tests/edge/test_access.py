@@ -193,6 +193,29 @@ def test_tokens_come_and_go_while_the_edge_runs(stub_site, run, file):
     assert run(scenario()) == {}
 
 
+def test_the_text_of_a_lost_session_ends_with_its_token(stub_site, run, file):
+    """Its device is away when the token is revoked: the text counts as ended, not as under way for ever."""
+    anna = file.add("anna")
+
+    async def scenario():
+        async with guarded(stub_site, file) as site, aiohttp.ClientSession() as http:
+            ended = []
+            site.server.audience.add(lambda event: ended.append(event) if isinstance(event, Ended) else None)
+            socket, welcome = await greet(site, http, anna)
+            await socket.send_bytes(opening(welcome.session, most=50))
+            await said(socket)
+            assert site.server.counts().running == 1
+            await socket.close()
+            file.revoke("anna")
+            async with asyncio.timeout(20):
+                while site.passes.sessions:
+                    await asyncio.sleep(0.05)
+            return ended, site.server.counts().running
+
+    [end], running = run(scenario())
+    assert (end.finish, running) == ("abort", 0)
+
+
 def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file, caplog):
     secret = file.add("anna")
 

@@ -153,6 +153,7 @@ class Devices:
                     self._leave(number, f"its token {why}")
                 else:
                     self._passes.leave(number)
+                    self._audience.tell(self._account.gone(number, "abort", self._now_s()))
 
     # A conversation -------------------------------------------------------------------------------------------------
 
