@@ -67,3 +67,15 @@ def test_shares_are_never_more_than_the_band_whoever_comes_and_goes():
         assert told or all(bands.of(k) == hz for k, hz in changed.items() if hz)
         assert sum(bands.of(k) for k in range(30)) <= 1000.0 * (1 + 1e-9)
         assert all(bands.of(k) > 0.0 for k in there)
+
+
+def test_who_has_gone_in_the_middle_of_a_trial_keeps_nothing_of_the_band():
+    bands = Bands(1000.0)
+    bands.look([1, 2], {1: 400.0, 2: 600.0})
+    for session in range(100, 200):
+        assert bands.lend(session)
+        assert bands.of(session) == pytest.approx(0.5 * SPARE * 1000.0)
+        bands.take_back_but_from(set())
+    assert bands.lend(3)
+    bands.take_back_but_from({3})
+    assert bands.of(3) > 0.0

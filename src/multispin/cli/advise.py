@@ -29,8 +29,8 @@ known. Those of streams are simulated, with everything known as well.
 The rows are modes of `serve`: nobody is plain, the edge is edge, devices (POLICY) is rounds, devices in streams is
 streams, and the best mixture is mixture. The usual mode, auto, decides as streams do.
 
-\b
 Engines: {", ".join(engine_presets())}
+
 Devices: {", ".join(device_presets())}
 
 \b

@@ -44,15 +44,18 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 @click.option("--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per step.")
 @click.option("--positions", type=click.IntRange(1, 10**6), default=512, show_default=True,
               help="Positions per step at which distributions are compared.")  # fmt: skip
-@click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True,
+              help="Highest learning rate of AdamW.")  # fmt: skip
 @click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
               help="Last share of the steps, taught by total variation instead of KL.")  # fmt: skip
-@click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True)
+@click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True,
+              help="Number type in which the drafter is stored.")  # fmt: skip
 @click.option("--gguf", is_flag=True,
               help="Write OUT/drafter.gguf too, for llama.cpp and browsers; --target must be a GGUF file.")  # fmt: skip
 @click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Go on from this drafter instead of the target's layers.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              help="Seed of the text and of the training.")  # fmt: skip
 @place_option
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the drafter's card and nothing else on standard output.")

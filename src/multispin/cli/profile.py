@@ -43,8 +43,9 @@ _RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv
 @click.option("--draft", "drafts", multiple=True,
               help="Drafter to measure; repeatable. Usually large, medium, small and lookup for embedded.")  # fmt: skip
 @engine_options
-@click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True,
+              help="Temperature at which acceptance is measured; 0 is greedy decoding.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampling noise.")
 @click.option("--prompts", "per_task", type=click.IntRange(1, 12), default=3, show_default=True,
               help="Bundled prompts of each task family.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(2, 4096), default=64, show_default=True, help="Longest text per prompt.")

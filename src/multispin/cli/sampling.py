@@ -91,7 +91,13 @@ def sampling_options(function: _Function) -> _Function:
             help="Keep the likeliest tokens with this much probability together.",
         ),
         click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
-        click.option("--max-tokens", type=click.IntRange(1, 2**20), default=96, show_default=True),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(1, 2**20),
+            default=96,
+            show_default=True,
+            help="Longest text, in tokens.",
+        ),
     ):
         function = option(function)
     return function

@@ -55,7 +55,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @engine_options
 @click.option("--batch-invariant", is_flag=True, help="No text depends on who shares its passes, in bfloat16 too: "
               "all passes have one shape. It costs speed; see docs/losslessness.md.")  # fmt: skip
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True,
+              help="Address to listen at; 0.0.0.0 lets other machines in.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
               help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; streams, every "
@@ -66,7 +67,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
               help="How draft lengths and bands of devices are planned, in the modes rounds and mixture.")  # fmt: skip
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
-@click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True)
+@click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True,
+              help="Longest draft, in tokens; in streams also how far a device may draft ahead.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
 @click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
 @_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that ride in one round.")
@@ -126,7 +128,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
               help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
 @web_options
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Default noise seed for requests.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+              help="Noise seed of requests that name none.")  # fmt: skip
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
 @attended_option

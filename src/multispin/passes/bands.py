@@ -85,6 +85,11 @@ class Bands:
         """The trial is over."""
         self._lent.pop(session, None)
 
+    def take_back_but_from(self, tried: Collection[int]) -> None:
+        """Take back what was lent to others than these sessions: some have gone in the middle of their trial."""
+        for session in [session for session in self._lent if session not in tried]:
+            del self._lent[session]
+
     def _even(self, drafting: Collection[int]) -> bool:
         counted = next((share for share in SHARES if share >= len(drafting)), len(drafting))
         changed, self._counted = counted != self._counted, counted

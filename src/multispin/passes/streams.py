@@ -32,6 +32,8 @@ from multispin.speculation import ID_RULES, Failure, Finding, Outcome
 
 LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
+MOST_GONE = 64
+"""What was known of so many streams of sessions that have gone may stay for a while."""
 TRIALS_AT_ONCE = 8
 """One of so many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
@@ -237,6 +239,8 @@ class Streams:
             if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
                 idle.append(seat)
         self._drafting = len(drafting)
+        if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts did
+            self._flows = {number: flow for number, flow in self._flows.items() if self._seats.get(number) is not None}
         if self._bands.look([seat.session.number for seat in drafting], self._prices.bands_hz):
             for number, flow in list(self._flows.items()):
                 if (known := self._seats.get(number)) is None:
@@ -265,8 +269,9 @@ class Streams:
         for seat in resting:
             if self._paying.late(seat.session.number, now_s):
                 self._rest(seat, now_s)
-        free = max(1, (len(resting) + drafting) // TRIALS_AT_ONCE)
-        free -= sum(self._paying.tried(seat.session.number) for seat in resting)
+        tried = {seat.session.number for seat in resting if self._paying.tried(seat.session.number)}
+        self._bands.take_back_but_from(tried)
+        free = max(1, (len(resting) + drafting) // TRIALS_AT_ONCE) - len(tried)
         for seat in resting:
             if free <= 0:
                 return
