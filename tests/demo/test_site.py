@@ -75,12 +75,14 @@ def test_streams_are_played_so_slowly_that_drafters_and_engine_fit_beside_each_o
 def test_the_edge_is_told_the_slowed_down_site(scenario):
     site = DemoSite("x", scenario, 2.0)
     told = site.serve(edge_drafts=False)
-    options = dict(zip(told[::2][:4], told[1::2][:4], strict=True))
+    options = dict(zip(told[::2][:6], told[1::2][:6], strict=True))
     assert options == {
         "--bandwidth-hz": str(scenario.cell.bandwidth_hz / 2),
         "--max-draft-length": "16",
         "--deadline-slack-s": str(2 * Limits.deadline_slack_s),
         "--longest-wait-s": str(2 * Limits.longest_wait_s),
+        "--prefill-tokens-per-round": "4096",
+        "--prefill-share": "100",
     }
     assert told[-4:] == ("--emulated-verification-s", str(2 * 0.07507), str(2 * 0.01978), "0.0")
     assert site.serve(edge_drafts=True) == ("--emulated-edge-draft-s", str(2 * 0.008), "0.0", *told)

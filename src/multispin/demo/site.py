@@ -33,6 +33,8 @@ STREAMING = 0.7
 MARGIN = 1.1
 TRIED_TOKENS = 8
 """Tokens that each device drafts to find out how fast it is."""
+PROMPT_TOKENS = 4096
+"""Most prompt tokens in a pass of a played site."""
 LONG_ANSWERS = ("code", "arithmetic", "dialogue")
 """Task families whose answers are long enough to measure tokens per second."""
 
@@ -83,6 +85,8 @@ class DemoSite:
             # Waits of the edge are times of the site too.
             *("--deadline-slack-s", str(usual.deadline_slack_s * self.slower)),
             *("--longest-wait-s", str(usual.longest_wait_s * self.slower)),
+            # All prompts are read in a pass or two, so that all users begin together.
+            *("--prefill-tokens-per-round", str(PROMPT_TOKENS), "--prefill-share", "100"),
             *("--max-draft-length", str(cell.max_draft_length)),
             *("--emulated-verification-s", str(engine.fixed_s), str(engine.per_device_s), str(engine.per_token_s)),
         )

@@ -8,9 +8,15 @@ from multispin.passes.steps import DraftHere, EdgeAsk, EdgeDraft
 from multispin.protocol import Pending
 from multispin.speculation import ID_RULES, AheadMatcher, BatchDrafter, DraftAsk
 
+UNTIMED_LENGTH = 2
+"""Until it was seen how long the edge's drafter takes, it drafts no further: what is believed before is a guess."""
+
 
 class EdgeDrafts:
     """The edge's own drafter at work for the sessions.
+
+    Attributes:
+        timed: whether it was seen how long a draft takes.
 
     Args:
         state: the sessions.
@@ -23,7 +29,12 @@ class EdgeDrafts:
         self._drafter = drafter
         # The drafter's slot for each of the engine's: it knows by its texts when another session has come into one.
         self._slots = [drafter.open() for _ in range(state.engine.slots)]
+        self.timed = False
         self._reads = False  # whether it has a prompt to read first, so that its time says nothing of drafting
+
+    def room(self, room: int) -> int:
+        """Longest draft of the drafter that makes sense where so many more tokens fit."""
+        return room if self.timed else min(room, UNTIMED_LENGTH)
 
     def wanted(self) -> DraftHere | None:
         """What the drafter is to draft for sessions with empty drafts; None if there is nothing."""
@@ -81,5 +92,6 @@ class EdgeDrafts:
                 seat.to_draft = 0
                 seat.session.draft_here(ids, distributions)
         if not self._reads:
+            self.timed = True
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self._state.controller.chooser.edge_drafted(now_s)

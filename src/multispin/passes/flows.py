@@ -95,8 +95,8 @@ class Flow:
         """Whether the speed and the frame of the last chunk are to be learned from."""
         return self.young > 0 or self.chunks % SAMPLED == 0
 
-    def rode(self, now_s: float, tokens: int, least_tokens_per_s: float, plain_tokens_per_s: float) -> None:
-        """It was in a pass, which brought so many tokens.
+    def owes(self, now_s: float, tokens: int, least_tokens_per_s: float, plain_tokens_per_s: float) -> None:
+        """Count what it had less than the least in the time since its last pass. To be told before `rode`.
 
         Args:
             now_s: the time [s].
@@ -109,6 +109,9 @@ class Flow:
         self.short_tokens = min(max(short, -MOST_SPARE), MOST_BEHIND)
         behind = self.behind_tokens + least_tokens_per_s * (now_s - self.since_s) - tokens
         self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
+
+    def rode(self, now_s: float) -> None:
+        """It was in a pass."""
         self.since_s = now_s
         self.rides += 1
         if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:

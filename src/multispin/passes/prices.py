@@ -7,6 +7,7 @@ meanwhile. Does not know slots, tokens or messages.
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 
 from multispin.control import policy_named
@@ -76,7 +77,7 @@ class Prices:
         Args:
             sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
                 device that cannot draft.
-            edge_rooms: whether the edge's own drafter can draft for them.
+            edge_rooms: whether the edge's own drafter can draft for them, and it is known how fast.
             now_s: the time [s].
 
         """
@@ -97,7 +98,7 @@ class Prices:
             members = [Member(n, most if sessions[n] else 0, most if edge_rooms else 0) for n in sorted(there)]
             before = self._goodputs if self._fair else None
             chunks = [sessions[each] for each in sorted(there)]
-            self._background.begin(partial(_found, planning, members, chunks, before))
+            self._background.begin(partial(_found, planning, members, chunks, edge_rooms, before))
         if (found := self._background.take()) is not None:
             self._worth, self._goodputs = found
             self._by = math.inf
@@ -149,10 +150,16 @@ _Found = tuple[Worth, Mapping[str, float]]
 
 
 def _found(
-    planning: Planning, members: Sequence[Member], chunks: Sequence[int], before: Mapping[str, float] | None
+    planning: Planning,
+    members: Sequence[Member],
+    chunks: Sequence[int],
+    edge_drafts: bool,
+    before: Mapping[str, float] | None,
 ) -> _Found:
     """Prices, with fair weights if goodputs of before are given."""
     scenario = planning.scenario(members, chunks)
+    if not edge_drafts:
+        scenario = replace(scenario, edge_drafter=None)
     if before is None:
         return worth(scenario), {}
     scenario, goodputs = fairly_weighted(scenario, before)

@@ -6,6 +6,7 @@ Knows plans, grants and times. Does not know what is verified when.
 import heapq
 from dataclasses import dataclass, field
 
+from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.patience import Patience
 from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
 from multispin.passes.seats import Seat, Trial
@@ -48,11 +49,11 @@ class RoundGrants:
 
     Args:
         state: the sessions.
-        edge_drafts: whether the edge has a drafter of its own.
+        edge_drafts: the edge's own drafter at work; None if it has none.
 
     """
 
-    def __init__(self, state: EdgeState, edge_drafts: bool) -> None:
+    def __init__(self, state: EdgeState, edge_drafts: EdgeDrafts | None) -> None:
         self._state = state
         self._seats = state.seats
         self._controller = state.controller
@@ -107,7 +108,8 @@ class RoundGrants:
 
     def _member(self, seat: Seat) -> Member:
         room = seat.session.room
-        edge_room = room if self._edge_drafts and seat.session.offer is None else 0
+        drafter = self._edge_drafts
+        edge_room = drafter.room(room) if drafter is not None and seat.session.offer is None else 0
         request = seat.session.request
         comparable = request is not None and request.rule in ID_RULES
         able = seat.session.hello.drafts and seat.trial is None

@@ -90,7 +90,7 @@ class Rounds:
         self._seats = state.seats
         self._controller = state.controller
         self._edge_drafts = edge_drafts
-        self._grants = RoundGrants(state, edge_drafts is not None)
+        self._grants = RoundGrants(state, edge_drafts)
         self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
 
     @property

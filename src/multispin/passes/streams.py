@@ -38,6 +38,8 @@ TRIALS_AT_ONCE = 8
 """One of so many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
 """In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
+UNLEARNED_PASSES = 32
+"""In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
 LOOK_S = 2e-5
 """Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
 SHORTEST_SLEEP_S = 2e-4
@@ -132,8 +134,7 @@ class Streams:
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
-        price = self._prices.engine_tokens_per_s
-        decision = choose(ready, self._beliefs.verifier(), price, self._edge_drafter())
+        decision = choose(ready, self._beliefs.verifier(), self._price(ready), self._edge_drafter())
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
@@ -304,8 +305,11 @@ class Streams:
         return Flow(now_s, now_s, committed, now_s, self._device(seat))
 
     def _device(self, seat: Seat) -> Device:
-        edge_room = seat.session.room if self._edge_drafts is not None else 0
-        return self._beliefs.device(seat.session.number, seat.session.room, 1, edge_room)
+        return self._beliefs.device(seat.session.number, seat.session.room, 1, self._edge_room(seat))
+
+    def _edge_room(self, seat: Seat) -> int:
+        """Longest draft of the edge's own drafter that makes sense for a session [tokens]."""
+        return 0 if self._edge_drafts is None else self._edge_drafts.room(seat.session.room)
 
     def _tune(self, seat: Seat, flow: Flow) -> None:
         """Look at a device anew, and tell it its window if that has changed in a way that matters."""
@@ -361,7 +365,7 @@ class Streams:
                 if self._seats.unread(seat):  # it cannot be in a pass yet
                     flow.since_s = now_s
                     continue
-                edge_room = session.room if self._edge_drafts is not None else 0
+                edge_room = self._edge_room(seat)
                 worth = self._prices.of(session.number)
                 each = flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate)
                 if (least := self._least_rate(session.number)) > each.acceptance_rate:
@@ -370,7 +374,7 @@ class Streams:
                 chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
             elif isinstance(stage, Pending):
                 length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
-                edge_room = session.room if self._edge_drafts is not None and not length else 0
+                edge_room = 0 if length else self._edge_room(seat)
                 found.append(
                     Ready(
                         session.number,
@@ -382,8 +386,13 @@ class Streams:
                         edge_acceptance_rate=edge_rate,
                     )
                 )
-        self._prices.look(chunks, self._edge_drafts is not None, now_s)
+        self._prices.look(chunks, self._edge_drafts is not None and self._edge_drafts.timed, now_s)
         return found
+
+    def _price(self, ready: Sequence[Ready]) -> float:
+        """The price of time [tokens/s]; at least what plain decoding of these makes of it, also before any is known."""
+        plain_s = self._beliefs.verifier().verify_s([0] * max(1, len(ready)))
+        return max(self.price_tokens_per_s, sum(each.weight for each in ready) / plain_s)
 
     def _edge_drafter(self) -> EdgeDrafter | None:
         return self._beliefs.edge_drafter() if self._edge_drafts is not None else None
@@ -484,9 +493,12 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        flow.rode(
-            now_s, delivered, max(self._plain_per_s, self._prices.of(number).least_tokens_per_s), self._plain_per_s
-        )
+        least_per_s, plain_per_s = self._prices.of(number).least_tokens_per_s, self._plain_per_s
+        if self._number > UNLEARNED_PASSES:
+            flow.owes(now_s, delivered, max(plain_per_s, least_per_s), plain_per_s)
+        flow.rode(now_s)
+        if flow.young:
+            flow.device = self._device(seat)
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
         if changed:
