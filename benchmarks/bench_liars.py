@@ -51,7 +51,8 @@ def honest_tokens_per_s(
 
 def main(ways: list[tuple[str, str]]) -> None:
     for name, scenario in SITES.items():
-        print(f"{name}: honest tokens/s, of what they have beside an honest device [%]")
+        decoding, _ = honest_tokens_per_s(scenario, "plain", "heterogeneous", None, 0.0)
+        print(f"{name}: honest tokens/s, of what they have beside an honest device [%]; plain decoding {decoding:.0f}")
         shares = []
         for mode, policy in ways:
             first = Site(Setup(scenario, BEHAVIOUR), policy, 1, mode=mode)

@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 from tests.cli.started import Started
 
+from multispin.cli import chat as chat_command
 from multispin.cli.main import run
 from multispin.edge import listening
 
@@ -232,6 +233,13 @@ def test_what_a_program_says_is_read_as_text_or_refused(said, code, answers, mon
     if answers:
         assert asked[0][0]["messages"][0]["content"] == "hi"
     assert ("standard input is not UTF-8 text: byte 0xfc at position 2" in capsys.readouterr().err) == (code == 2)
+
+
+def test_an_answer_without_end_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(chat_command, "MAX_ANSWER_BYTES", 20)  # its list of models has more
+    with server([choice("yes")], []) as url:
+        assert run(["chat", url]) == 2
+    assert "the server's answer is longer than 20 bytes" in capsys.readouterr().err
 
 
 def test_without_a_server_there_is_one_sentence_and_exit_code_2():

@@ -25,7 +25,11 @@ def ignores_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "sigint in the background"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
+    ids=["sigterm", "sigint in the background", "closed terminal"],
+)
 def test_serve_stops_in_order(tiny_folder, number):
     """Its devices see a goodbye, not a broken connection, and the exit code is 0."""
     import asyncio

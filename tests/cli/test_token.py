@@ -82,6 +82,7 @@ def _listed(token, when):
         ("2999-01-31T12:00", "no time zone"),
         ("0d", "not in the future"),
         ("-3d", "no date"),
+        ("9999-12-31T23:59:59-23:59", "beyond the year 9999"),
     ],
 )
 def test_a_time_that_is_none_is_refused(token, when, said):

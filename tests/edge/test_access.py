@@ -11,7 +11,7 @@ from multispin.device import EdgeAwayError, Patience
 from multispin.edge import Access, TokenFile, access
 from multispin.edge.access import Holder
 from multispin.edge.connection import Connection
-from multispin.edge.door import Door
+from multispin.edge.door import Door, FullError
 from multispin.edge.tokens import Token
 from multispin.protocol import (
     PROTOCOL_VERSION,
@@ -112,6 +112,34 @@ def test_a_session_is_resumed_only_with_the_token_that_opened_it(stub_site, run,
     answers = run(scenario())
     assert [getattr(answer, "code", "") for answer in answers[:2]] == ["unknown-session", "unauthorised"]
     assert isinstance(answers[2], Welcome)
+
+
+def test_who_had_to_make_room_before_it_came_back_keeps_its_session(stub_site, run, monkeypatch):
+    """Strangers who crowd the door cost a device that comes back a retry, and not its text."""
+
+    async def scenario():
+        door = Door()
+        async with stub_site(server={"access": Access(door=door)}) as site, aiohttp.ClientSession() as http:
+            socket, welcome = await greet(site, http, "")
+            await socket.send_bytes(opening(welcome.session))
+            coming_back = encode(Resume(PROTOCOL_VERSION, welcome.resume_token, 3))
+
+            def crowded(_):
+                raise FullError("this connection had to make room before it greeted")
+
+            answers = []
+            for full in (True, False):
+                with monkeypatch.context() as patch:
+                    if full:
+                        patch.setattr(door, "greeted", crowded)
+                    async with http.ws_connect(site.url) as other:
+                        await other.send_bytes(coming_back)
+                        answers.append(await said(other))
+            return answers
+
+    refused, welcome = run(scenario())
+    assert refused.code == "full"
+    assert isinstance(welcome, Welcome)
 
 
 def test_a_token_has_so_many_sessions_and_a_lost_one_makes_room(stub_site, run, file):

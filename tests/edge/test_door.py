@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 from tests.virtual_time import run
 
 from multispin.edge import door
@@ -114,6 +115,13 @@ def test_an_address_is_the_peers_or_what_a_trusted_proxy_says(peer, forwarded, a
     one = Door(proxies=[door.read_network("127.0.0.1"), door.read_network("10.0.0.0/8")])
     request = make_mocked_request("GET", "/", headers={"X-Forwarded-For": forwarded} if forwarded else {})
     assert one.address_of(request.clone(remote=peer)) == address
+
+
+def test_what_a_client_says_of_itself_does_not_count_where_a_proxy_adds_a_line_of_its_own():
+    """As HAProxy does; most others add to the client's line."""
+    one = Door(proxies=[door.read_network("127.0.0.1")])
+    lines = CIMultiDict([("X-Forwarded-For", "203.0.113.5"), ("X-Forwarded-For", "198.51.100.1")])
+    assert one.address_of(make_mocked_request("GET", "/", headers=lines).clone(remote="127.0.0.1")) == "198.51.100.1"
 
 
 @pytest.mark.parametrize(

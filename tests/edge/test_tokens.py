@@ -78,6 +78,7 @@ GOOD = {"id": "a", "name": "x", "sha256": "0" * 64, "created": ""}
         (json.dumps({"tokens": [GOOD | {"max_sessions": -1}]}), "max_sessions"),
         (json.dumps({"tokens": [GOOD, GOOD | {"id": "b"}]}), "same sha256 twice"),
         (json.dumps({"tokens": [GOOD, GOOD | {"sha256": "1" * 64}]}), "same id twice"),
+        (json.dumps({"tokens": [GOOD | {"expires": "9999-12-31T23:59:59-23:59"}]}), "beyond the year 9999"),
     ],
 )
 def test_what_is_no_file_of_tokens_is_refused(file, text, said):

@@ -198,6 +198,14 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
         ("LlamaConfig", {**SIZES, "rope_parameters": {**THETA, "rope_type": "proportional"}}, "'proportional'"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {**THETA, "rope_type": "default", "twist": 2}}, "twist = 2"),
         ("LlamaConfig", {**SIZES, "quantization_config": {"quant_method": "awq"}}, "quantised"),
+        ("LlamaConfig", {**SIZES, "partial_rotary_factor": 0.5}, "a llama model does not apply"),
+        ("Qwen3Config", {**HEADS, "rope_parameters": {**THETA, "partial_rotary_factor": 0.25}}, "does not apply"),
+        ("LlamaConfig", {**SIZES, "rope_parameters": {"full_attention": ROPES["linear"]}}, "no kind of layers"),
+        ("LlamaConfig", {**SIZES, "rope_parameters": {**THETA, "rope_type": "linear", "factor": 0.0}}, "factor is 0"),
+        ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": float("inf")}}, "rope_theta is inf"),
+        ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": "1e4"}}, "rope_theta is '1e4'"),
+        ("LlamaConfig", {**SIZES, "max_position_embeddings": 0}, "max_position_embeddings = 0"),
+        ("LlamaConfig", {**SIZES, "max_position_embeddings": -5}, "max_position_embeddings = -5"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(kind, settings, part):

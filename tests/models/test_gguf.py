@@ -1,13 +1,14 @@
 """A GGUF file is the model of its folder, key by key; what is not understood is refused by name."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from multispin.errors import InputError
-from multispin.models import decode_alone, load_draft_source, load_model, load_tokenizer
+from multispin.models import decode_alone, gguf_file, load_draft_source, load_model, load_tokenizer
 from multispin.models.gguf_file import llama3_factors
 from multispin.speculation import SamplingParams
 
@@ -84,6 +85,16 @@ def test_what_is_not_understood_is_refused_by_name_and_nothing_is_kept(make_fold
     with pytest.raises(InputError, match=part):
         load_model(file)
     assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+def test_a_file_with_endless_lists_is_refused(make_folder, gguf_of, monkeypatch):
+    """The library makes an object of each value of a list: a hundred megabytes would take it an hour."""
+    file = gguf_of(make_folder("m"), "llama")
+    monkeypatch.setattr(gguf_file, "MAX_VALUES", 10_000)
+    load_model(file)
+    monkeypatch.setattr(gguf_file, "MAX_VALUES", 100)
+    with pytest.raises(InputError, match="over 100 values"):
+        gguf_file.open_gguf(Path(file))
 
 
 def test_another_architecture_is_refused_by_name(make_folder, gguf_of):

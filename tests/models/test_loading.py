@@ -1,6 +1,7 @@
 """Model files as they come: sharded, truncated, damaged, incomplete. Each bad one is answered in one sentence."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,49 @@ def test_a_truncated_shard_is_refused(folder, keep):
     refused(lambda: load_model(str(folder)), str(folder), "truncated")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../other.safetensors", "outside of its folder"),
+        ("/dev/zero", "outside of its folder"),
+        ("pytorch_model.bin", "not in a .safetensors file"),
+        ("zero.safetensors", "is not a file"),
+        ("pipe.safetensors", "is not a file"),
+    ],
+)
+def test_an_index_that_leads_elsewhere_is_refused(folder, name, said):
+    (folder / "zero.safetensors").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.safetensors")
+    shutil.copy(sorted(folder.glob("model-*.safetensors"))[0], folder.parent / "other.safetensors")
+    shutil.copy(sorted(folder.glob("model-*.safetensors"))[0], folder / "pytorch_model.bin")
+    index = folder / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    document["weight_map"]["model.norm.weight"] = name
+    index.write_text(json.dumps(document))
+    refused(lambda: load_model(str(folder)), said)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_settings_that_are_no_file_are_refused(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/dev/zero")
+    refused(lambda: load_model(str(folder)), name)
+    refused(lambda: load_tokenizer(str(folder)), name)
+
+
+def test_settings_of_the_library_do_not_change_how_a_model_runs(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"return_dict": False}))
+    verifier = Verifier(load_model(str(folder)), slots=1, max_length=16)
+    assert verifier.verify([Feed(verifier.open(), 0, [1, 2], SamplingParams())])
+
+
+@pytest.mark.parametrize("ends", [{}, [[1]], [1, {}]])
+def test_end_ids_that_are_none_are_refused(folder, ends):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    refused(lambda: load_tokenizer(str(folder)), "eos_token_id")
+
+
 def test_a_garbled_header_is_refused(folder):
     shard = sorted(folder.glob("model-*.safetensors"))[0]
     shard.write_bytes(b"\xff" * 8 + shard.read_bytes()[8:])
@@ -84,6 +128,24 @@ def test_weights_that_are_not_in_the_file_are_not_made_up(folder, make_model):
     refused(lambda: load_model(str(folder.parent / "lacking")), "layers.1.mlp.up_proj")
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_that_are_no_plain_numbers_are_refused_by_name(folder, make_model, kind):
+    """transformers takes them as they are, without the scales that some file beside them may hold."""
+    from safetensors.torch import save_file
+
+    weights, name = make_model("llama").state_dict(), "model.layers.1.mlp.up_proj.weight"
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+    save_file({**weights, name: weights[name].to(kind)}, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(lambda: load_model(str(folder)), name, "not as floating-point numbers")
+
+
+def test_a_model_that_computes_no_number_is_refused_before_it_serves_anybody(make_model):
+    model = make_model("llama")
+    model.model.norm.weight.data[3] = torch.nan
+    refused(lambda: Verifier(model, slots=1, max_length=32), "no finite number")
+
+
 def test_weights_of_another_shape_are_refused(folder, make_model):
     make_model("llama").save_pretrained(folder.parent / "other")
     config = (folder.parent / "other" / "config.json").read_text()
@@ -103,6 +165,14 @@ def test_a_settings_file_of_absurd_size_is_refused_before_it_is_read(folder, nam
         file.truncate(2**28)  # sparse
     refused(lambda: load_tokenizer(str(folder)), name, "over the limit")
     refused(lambda: load_model(str(folder)), name, "over the limit")
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"text_config": {"num_experts": 10**9}}])
+def test_a_config_of_a_thousand_million_parts_is_refused_before_any_is_made(folder, change):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for load in (load_model, load_tokenizer):
+        refused(lambda load=load: load(str(folder)), "1000000000, over the limit of 4096")
 
 
 def test_a_folder_without_weights_is_refused(folder):

@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from multispin.errors import InputError
-from multispin.models import load_tokenizer
+from multispin.models import Tokenizer, load_tokenizer
 from multispin.models.template import TemplateProcess, render
 
 TEXTS = ("", "Why is the sky blue?", "naïve café — 漢字 🦊\n\n\ttabs", "<|end|> and <|start|>")
@@ -63,6 +63,118 @@ def test_it_says_what_transformers_says(tmp_path, template):
         assert before + ours.encode("x", special_tokens=False) + after == ours.encode_chat("x")
     if template is None:
         assert ours.chat_frame() is None
+
+
+BEGIN = [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+BEGINNING = {
+    "type": "TemplateProcessing",
+    "single": BEGIN,
+    "pair": [*BEGIN, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [256], "tokens": ["<|end|>"]}},
+}
+FURTHER = {"content": "<|x|>", "special": True, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("of_tokenizer", "of_settings"),
+    [
+        ({"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}}, {}),
+        ({"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                      "pad_type_id": 0, "pad_token": "!"}}, {}),
+        ({"post_processor": BEGINNING}, {}),
+        ({}, {"added_tokens_decoder": {"258": {**FURTHER, "single_word": False}}}),
+    ],
+    ids=["cut", "padded", "begun", "further token"],
+)  # fmt: skip
+def test_a_whole_text_is_read_as_the_settings_say(tmp_path, of_tokenizer, of_settings):
+    """The library `tokenizers` alone would cut texts and fill them up."""
+    reference = save(tmp_path)
+    for name, changes in (("tokenizer.json", of_tokenizer), ("tokenizer_config.json", of_settings)):
+        path = tmp_path / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    theirs, ours = AutoTokenizer.from_pretrained(reference), load_tokenizer(reference)
+    for text in (*TEXTS, "x" * 40, "a<|x|>b"):
+        assert ours.encode(text) == theirs(text).input_ids
+    assert ours.size == len(theirs)
+
+
+def test_special_tokens_of_older_files_reach_the_template(tmp_path):
+    reference = save(tmp_path, "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings = {key: value for key, value in settings.items() if key not in ("eos_token", "added_tokens_decoder")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    special = {"bos_token": {**FURTHER, "content": "<|start|>"}, "eos_token": "<|end|>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    ours, theirs = load_tokenizer(reference), AutoTokenizer.from_pretrained(reference)
+    assert ours.special_tokens["bos_token"] == theirs.bos_token == "<|start|>"
+    assert ours.encode_chat("x") == theirs.apply_chat_template([{"role": "user", "content": "x"}], return_dict=False)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|x|>": 258}))
+    ours, theirs = load_tokenizer(reference), AutoTokenizer.from_pretrained(reference)
+    assert ours.encode("a<|x|>b") == theirs("a<|x|>b").input_ids == [64, 258, 65]
+    (tmp_path / "special_tokens_map.json").write_text("{")
+    with pytest.raises(InputError, match=r"special_tokens_map\.json"):
+        load_tokenizer(reference)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: model["vocab"].update(zzz=4_000_000_000), "over the limit"),
+        (lambda model: model.update(vocab={}), "has no token"),
+        (lambda model: model.update(vocab={"[PAD0]": 0}), "has no token"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_refused(tmp_path, change, said):
+    reference, path = save(tmp_path), tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["added_tokens"], document["model"]["merges"] = [], []
+    change(document["model"])
+    path.write_text(json.dumps(document))
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"added_tokens_decoder": {}}))
+    with pytest.raises(InputError, match=said):
+        load_tokenizer(reference)
+
+
+def test_long_texts_are_read_and_written_alike_and_let_other_threads_run(tmp_path):
+    """The library lets Python's other threads run in its calls for batches alone."""
+    tokenizer = load_tokenizer(save(tmp_path))
+    text = "naïve café " * 1000
+    ids = tokenizer.backend.encode(text).ids
+    assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(ids) == tokenizer.backend.decode(ids) == text
+
+    class Watched:
+        encode = decode = None  # not to be called
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            return tokenizer.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+        def decode_batch(self, lists, skip_special_tokens):
+            return tokenizer.backend.decode_batch(lists, skip_special_tokens=skip_special_tokens)
+
+    watched = Tokenizer(Watched())
+    assert watched.encode(text) == ids
+    assert watched.decode(ids) == text
+
+
+def test_a_text_at_which_the_tokenizer_gives_up_is_one_sentence(tmp_path):
+    """The library panics, which is no `Exception`."""
+    reference, path = save(tmp_path), tmp_path / "tokenizer.json"
+    bomb = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": bomb}))
+    with pytest.raises(InputError, match="cannot split this text"):
+        load_tokenizer(reference).encode("a" * 30 + "!")
+
+
+def test_ids_that_the_model_lacks_can_be_neither_read_nor_written(tmp_path, caplog):
+    reference = save(tmp_path)
+    assert load_tokenizer(reference).size == 258
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 256, "eos_token_id": 256}))
+    tokenizer = load_tokenizer(reference)
+    assert (tokenizer.size, tokenizer.stop_ids) == (256, ())
+    assert max(tokenizer.tokens) == 255
+    assert "ends texts with the id 256, which the model lacks" in caplog.text
 
 
 def test_a_chat_of_many_messages_and_further_variables(tmp_path):

@@ -105,6 +105,8 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
         ({"device.arrives_s": -1}, "device.arrives_s is -1"),
         ({"device.leaves_s": 0.2}, "device.leaves_s = 0.2 is before device.arrives_s = 1.5"),
         ({"device.acceptance_trace": 7}, "acceptance_trace is 7"),
+        ({"device.acceptance_trace": ["a.json"]}, "acceptance_trace is \\['a.json'\\]"),
+        ({"device.efficiency_trace": {"a": 1}}, "efficiency_trace is {'a': 1}"),
         ({"device.acceptance_trace": "no.json"}, "no.json cannot be read"),
         ({"device.max_draft_length": 64}, "over 63"),
         ({"devices": 3}, r"devices is 3; it must be a whole number in \[1, 2\]"),
@@ -114,6 +116,22 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
 def test_a_value_that_makes_no_sense_is_refused(changes, message, file):
     with pytest.raises(InputError, match=message):
         ScenarioFile(file).setup(changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("cell = 3", "cell.bandwidth_hz", r"cell must be a table, written \[cell\]"),
+        ("device = [1, 2]", "device.acceptance_rate", r"device must be a table, written \[\[device\]\]"),
+    ],
+)
+def test_a_value_of_what_is_no_table_is_refused(text, key, message, tmp_path):
+    path = tmp_path / "site.toml"
+    others = "[cell]\nbandwidth_hz = 1e6\nbits_per_token = 16\n[verifier]\nfixed_s = 0.1\nper_device_s = 0.1\n"
+    rest = "" if text.startswith("cell") else others
+    path.write_text(f"{text}\n{rest}")
+    with pytest.raises(InputError, match=message):
+        ScenarioFile(path).setup({key: 1.0})
 
 
 def test_sweeps_are_ranges_or_lists():

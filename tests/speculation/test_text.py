@@ -155,6 +155,24 @@ def test_tokens_without_text_do_not_eat_the_space_after_them(kind):
     assert "".join(stream.push([token]) for token in ids) + stream.end() == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+def test_however_many_tokens_without_text_come_each_costs_the_same(kind):
+    """A model that is told to ignore its end ids writes them to the end of the text."""
+    tokenizer = tokenizers_of_every_kind()[kind]
+    special, decoded = tokenizer.token_to_id("<|special|>"), []
+
+    def decode(ids):
+        decoded.append(len(ids))
+        return tokenizer.decode(ids)
+
+    stream = TextStream(decode)
+    for _ in range(1000):
+        assert stream.push([special]) == ""
+    assert max(decoded) < 100
+    assert stream.push(tokenizer.encode("abc").ids) + stream.end() == tokenizer.decode(tokenizer.encode("abc").ids)
+    assert stream.tokens == 1000 + len(tokenizer.encode("abc").ids)
+
+
 def test_too_many_stop_strings_are_refused():
     with pytest.raises(InputError):
         TextStream(decode, ["x"] * 9)

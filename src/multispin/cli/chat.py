@@ -23,6 +23,8 @@ KEY_VARIABLE = "MULTISPIN_API_KEY"
 CONNECT_TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 2**20
 """Longest line of a server's stream."""
+MAX_ANSWER_BYTES = 2**22
+"""Longest answer in one document: a list of models, or why there is none."""
 _HELP = """\
 /system TEXT   set the system message (nothing: remove it)
 /clear         forget the conversation
@@ -301,10 +303,20 @@ def _http() -> Any:
 
 async def _whole(answer: Any) -> Answer:
     """An answer in one document; InputError with the server's own sentence if it refuses."""
-    found = read_answer(await answer.read())
+    found = read_answer(await _bounded(answer))
     if answer.status != 200:
         raise InputError(f"the server answered with status {answer.status}")
     return found
+
+
+async def _bounded(answer: Any) -> bytes:
+    """The bytes of an answer; InputError if it is longer than any such answer is."""
+    data = b""
+    while part := await answer.content.read(MAX_ANSWER_BYTES + 1 - len(data)):
+        data += part
+        if len(data) > MAX_ANSWER_BYTES:
+            raise InputError(f"the server's answer is longer than {MAX_ANSWER_BYTES} bytes, the limit")
+    return data
 
 
 def read_answer(data: bytes) -> Answer:

@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+from multispin.cli.main import end_signals
+
 
 class Parent:
     """Standard input as a leash of a process that another one started: lines are orders, the end means that it is gone.
@@ -53,9 +55,12 @@ class Parent:
 
 
 def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set, in the background of a script too, where a shell has SIGINT ignored."""
+    """An event that SIGTERM, SIGINT and the end of the terminal set.
+
+    In the background of a script, too, where a shell has SIGINT ignored.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*end_signals(), signal.SIGINT):
         # Windows knows no such handlers, and only a main thread may set them.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, stop.set)
@@ -84,24 +89,24 @@ async def end_in_order(finish: Callable[[float], Awaitable[None]], texts_s: floa
 
 @contextlib.contextmanager
 def ended_in_order() -> Iterator[None]:
-    """SIGTERM cancels the running task, so that a device can say goodbye; then the exit code is that of the signal.
+    """A signal to end cancels the running task, so that a device can say goodbye; the exit code is the signal's.
 
     Without, the signal would end whatever code runs at that moment.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    asked = False
+    asked: list[int] = []
 
-    def end() -> None:
-        nonlocal asked
-        asked = True
+    def end(number: int) -> None:
+        asked.append(number)
         task.cancel()
 
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # as in `stop_signal`
-        loop.add_signal_handler(signal.SIGTERM, end)
+    for number in end_signals():
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # as in `stop_signal`
+            loop.add_signal_handler(number, end, number)
     try:
         yield
     except asyncio.CancelledError:
         if asked:
-            raise SystemExit(128 + signal.SIGTERM) from None
+            raise SystemExit(128 + asked[0]) from None
         raise

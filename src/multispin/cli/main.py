@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
 
 
 class Termination:
-    """Whether SIGTERM has come: an exception is lost that is raised while a destructor runs, so one must ask.
+    """Whether a signal to end has come: an exception is lost that is raised while a destructor runs, so one must ask.
 
     Attributes:
         asked: whether it has.
@@ -107,10 +107,18 @@ class Termination:
     asked = False
 
 
-def _terminated(_number: int, _frame: object) -> NoReturn:
-    """SIGTERM ends a command as Ctrl-C does: whatever it has begun is cleaned up first."""
+def _terminated(number: int, _frame: object) -> NoReturn:
+    """SIGTERM, and the end of the terminal, end a command as Ctrl-C does: whatever it has begun is cleaned up first."""
     Termination.asked = True
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + number)
+
+
+def end_signals() -> tuple[signal.Signals, ...]:
+    """Signals that ask a command to end, beside Ctrl-C: SIGTERM, and SIGHUP unless it is ignored, as `nohup` does."""
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:
+        return (signal.SIGTERM,)
+    return signal.SIGTERM, hang_up
 
 
 def keep_standard_numbers() -> None:
@@ -137,7 +145,8 @@ def main() -> None:
     """
     keep_standard_numbers()
     never_fails(sys.stdout, sys.stderr)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in end_signals():
+        signal.signal(number, _terminated)
     gc.set_threshold(*RARELY)
     code = run(sys.argv[1:])
     gc.freeze()

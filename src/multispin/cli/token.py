@@ -159,9 +159,12 @@ def _time(text: str, now: datetime) -> datetime:
             found = datetime.combine(found.date(), time(23, 59, 59), UTC)
         if found.tzinfo is None:
             raise InputError(f"--expires {text!r} has no time zone: add Z for UTC, or +01:00")
-    if found <= now:
-        raise InputError(f"--expires {text!r} is not in the future")
-    return found.astimezone(UTC).replace(microsecond=0)
+    try:
+        if found <= now:
+            raise InputError(f"--expires {text!r} is not in the future")
+        return found.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:  # the year 9999 in a time zone west of here
+        raise InputError(f"--expires {text!r} is beyond the year 9999") from None
 
 
 def _as_json(expires: datetime | None) -> str | None:

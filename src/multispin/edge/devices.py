@@ -181,19 +181,17 @@ class Devices:
                 secret = message.credential if isinstance(message, Hello | Resume) else ""
                 caller = Caller(await self._access.admit(secret, wire.address, self._now_s()), wire.address)
             connection.holder, connection.request = caller.holder, caller.request
+            self._door.greeted(place)  # who had to make room takes no session over, and ends none
             self._make_room(message, caller.holder)
             number, answers = self._passes.connect(message, self._now_s())
             self._holders[number] = caller.holder
             caller.holder.sessions.add(number)
-            self._door.greeted(place)
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
             connection.end(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
         except FullError as error:
             connection.end(Error("full", str(error)))
-            if number is not None:
-                self._passes.leave(number)
         except InputError as error:
             code, after_s = (
                 (error.code, error.retry_after_s) if isinstance(error, ProtocolError) else ("bad-message", 0.0)

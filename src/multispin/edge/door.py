@@ -164,7 +164,8 @@ class Door:
         Of an IPv6 address only the network of 64 bits counts, since one machine has all of its addresses.
         """
         address = _read_address(request.remote or "")
-        forwarded = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+        # Some proxies write a line of their own below the client's instead of adding to it: all lines are one list.
+        forwarded = [part.strip() for part in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
         while address is not None and any(address in network for network in self._proxies) and forwarded:
             further = _read_address(forwarded.pop())
             if further is None:

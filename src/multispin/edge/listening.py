@@ -51,7 +51,7 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
         error = kwargs.get("exc_info")
         if not isinstance(error, BaseException):
             error = sys.exception() if error else None
-        if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError | web.HTTPRequestTimeout):
             super().log(level, msg, *args, **kwargs)
             return
         self._malformed += 1
@@ -86,6 +86,7 @@ async def listening(
     runner = web.AppRunner(
         application, access_log=None, logger=_Complaints(), shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         keepalive_timeout=KEEP_ALIVE_S,
+        auto_decompress=False,  # a kilobyte can become a megabyte, also of a body that nobody reads
     )  # fmt: skip
     await runner.setup()
     sockets: list[socket.socket] = []

@@ -203,6 +203,11 @@ def _check(tokens: Sequence[Token], path: Path) -> None:
         values = [getattr(each, what) for each in tokens]
         if len(set(values)) < len(values):
             raise InputError(f"{path} has the same {what} twice")
+    for each in tokens:
+        try:
+            each.expires and each.expires.astimezone(UTC)
+        except OverflowError:
+            raise InputError(f"{path}: the token {each.id} expires beyond the year 9999") from None
 
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:

@@ -88,6 +88,6 @@ def load_traces(path: Path) -> Traces:
         raise InputError(f'{path}: "traces" is empty; at least one is needed')
     try:
         temperature = float(document.get("temperature", 0.0))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f'{path}: "temperature" must be a number') from error
     return Traces(str(document.get("target", "")), str(document.get("drafter", "")), temperature, tuple(texts))

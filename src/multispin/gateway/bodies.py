@@ -31,6 +31,7 @@ RANDOM_SEED = -1
 """The seed that means "any", for clients that always name one; vLLM reads it so."""
 SEEDS = 2**63
 """A negative seed is as good as any other: it counts modulo this."""
+_ID = re.compile(r"[0-9]{1,10}")  # `int` would take "1_0" and " ٥" too
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
 
@@ -147,7 +148,9 @@ class Message(Struct, frozen=True):
             return {"role": role, "content": content or "", "tool_calls": calls}
         if content is None:
             raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
-        return {"role": role, "content": content}
+        # Some templates name who speaks, and refuse a result that does not say which call it answers.
+        said = {"name": self.name, "tool_call_id": self.tool_call_id}
+        return {"role": role, "content": content, **{key: value for key, value in said.items() if value}}
 
 
 def plain_role(role: str) -> str:
@@ -297,10 +300,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
         given = self.logit_bias or {}
         if len(given) > MAX_BIASES:
             raise BadRequestError(f"logit_bias names {len(given)} ids, over the limit of {MAX_BIASES}", "logit_bias")
-        try:
-            return tuple((int(token), float(bias)) for token, bias in given.items())
-        except ValueError:
-            raise BadRequestError("a key of logit_bias is not a token id", "logit_bias") from None
+        for token in given:
+            if not _ID.fullmatch(token):
+                raise BadRequestError(f"a key of logit_bias is not a token id: {_short(token)}", "logit_bias")
+        return tuple((int(token), bias) for token, bias in given.items())
 
 
 class ChatBody(Sampling, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ configuration that is not known here may change the function, so it is refused b
 
 from typing import Any
 
+from multispin.checks import positive
 from multispin.errors import InputError
 
 
@@ -85,6 +86,9 @@ ROPE_FIELDS = _names(
     "beta_fast beta_slow mscale mscale_all_dim truncate original_max_position_embeddings short_factor "
     "long_factor"
 )
+PARTLY_ROTARY = frozenset({"glm", "glm4", "phi", "phi3", "qwen3_5_text"})
+"""Families that rotate only a part of each head where their settings say so. The others do not look at that."""
+_POSITIVE = _names("rope_theta factor low_freq_factor high_freq_factor beta_fast beta_slow attention_factor")
 _MULTIMODAL_ROPE = frozenset({"mrope_section", "mrope_interleaved"})  # for text, all three positions are the same
 
 
@@ -115,8 +119,14 @@ def check_family(config: Any) -> None:
             f"the configuration of this {family} model sets {name} = {str(value)[:60]}, which is not known here and "
             "may change what it computes: remove the field if it does not, or choose another model"
         )
+    longest = getattr(text, "max_position_embeddings", None)
+    if longest is not None and longest < 1:
+        raise InputError(f"the configuration says max_position_embeddings = {longest}, which leaves no text")
+    for name, part in (getattr(text, "rope_parameters", None) or {}).items():
+        if isinstance(part, dict) and name not in (getattr(text, "layer_types", None) or ()):
+            raise InputError(f"the rotary positions of {str(name)[:60]!r} are of no kind of layers that this model has")
     for rope in _rotary(text):
-        _check_rotary(rope, family)
+        _check_rotary(rope, text)
 
 
 def longest_text(config: Any) -> int | None:
@@ -132,14 +142,29 @@ def _rotary(config: Any) -> list[dict[str, Any]]:
     """The settings of rotary positions: one for all layers, or one per kind of layer."""
     found = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in found.values() if isinstance(part, dict)]
-    return parts or ([found] if found else [])
+    plain = {name: part for name, part in found.items() if not isinstance(part, dict)}
+    return [*parts, *([plain] if plain else [])]
 
 
-def _check_rotary(rope: dict[str, Any], family: str) -> None:
-    kind = rope.get("rope_type", "default")
+def _check_rotary(rope: dict[str, Any], text: Any) -> None:
+    kind, family = rope.get("rope_type", "default"), text.model_type
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise InputError(f"rotary positions of the type {kind!r} are not known here: choose another model")
     known = ROPE_FIELDS | (_MULTIMODAL_ROPE if family == "qwen3_5_text" else frozenset())
     for name, value in rope.items():
         if name not in known and value is not None:
             raise InputError(f"the rotary positions set {name} = {str(value)[:60]}, which is not known here")
+    for name in _POSITIVE & rope.keys():
+        if rope[name] is not None:
+            positive(name, rope[name], of="the rotary positions: ")
+    part = rope.get("partial_rotary_factor")
+    if part not in (None, 1.0) and family not in PARTLY_ROTARY:
+        raise InputError(
+            f"the rotary positions set partial_rotary_factor = {str(part)[:60]}, which a {family} model does not apply"
+        )
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    pairs = int(head * (1.0 if part is None else part)) // 2
+    for name in ("short_factor", "long_factor"):
+        factors = rope.get(name)
+        if factors is not None and (not isinstance(factors, list | tuple) or len(factors) != pairs):
+            raise InputError(f"the rotary positions need a list of {pairs} numbers as {name}, one per pair")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multispin.errors import InputError
+from multispin.models.references import check_counts
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 """The architectures whose GGUF files tests hold against their own folders."""
 
+MAX_VALUES = 5_000_000
+"""Most values in a file's keys, texts counted twice; a vocabulary of 256,000 tokens with merges has 1.5 million."""
 _DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError, RecursionError)
 _INSTEAD = "use the model's folder"
 _ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
@@ -74,9 +77,14 @@ def open_gguf(path: Path) -> "GGUFReader":
     from gguf import GGUFReader
 
     class BoundedReader(GGUFReader):  # type: ignore[misc]
-        """Reads nothing behind the file's end: a damaged length of a list would keep the library busy for ever."""
+        """Reads nothing behind the file's end, and no endless list: the library makes an object of each value."""
+
+        values = 0
 
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            self.values += 1
+            if self.values > MAX_VALUES:
+                raise ValueError(f"it has over {MAX_VALUES} values in its keys")
             if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
                 raise ValueError("it ends in the middle of a value")
             return super()._get(offset, dtype, count, override_order)
@@ -128,6 +136,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         if not _TENSORS.fullmatch(name):
             raise InputError(f"{path} holds the tensor {name}, which no layer known here uses: {_INSTEAD}")
     own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
+    check_counts({name.rpartition(".")[2]: value for name, value in own_keys.items()}, str(path))
     _check_heads(path, own_keys)
     factors = np.array(tensors["rope_freqs.weight"].data) if "rope_freqs.weight" in tensors else None
     names = keys.get("tokenizer.ggml.tokens", ())

@@ -297,13 +297,23 @@ class LlamaCppTokens:
 def tokenizer_of(model: LlamaCppModel) -> Tokenizer:
     """The tokenizer, chat template and end-of-text ids that a GGUF file carries."""
     ids = {
-        name: int(found)
+        name: token
         for name, word in _SPECIAL_TOKENS.items()
-        if (found := model.metadata(f"tokenizer.ggml.{word}_token_id")) is not None
+        if (token := _id_of(model, f"tokenizer.ggml.{word}_token_id")) is not None
     }
     special = {f"{name}_token": model.token_text(token) for name, token in ids.items()}
     stops = tuple(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if name in ids))
     return Tokenizer(LlamaCppTokens(model), stops, model.metadata("tokenizer.chat_template") or "", special)
+
+
+def _id_of(model: LlamaCppModel, key: str) -> int | None:
+    """A token id from a file's metadata; None if it names none. The library ends the process for one that it lacks."""
+    found = model.metadata(key)
+    if found is None:
+        return None
+    if not found.isdecimal() or len(found) > 10 or int(found) >= model.vocabulary_size:
+        raise LlamaCppError(f"{model.path} says {key} = {found[:40]}, and has {model.vocabulary_size} tokens")
+    return int(found)
 
 
 class LlamaCppDrafter:

@@ -17,21 +17,26 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
 from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
-from multispin.models.references import check_sizes, converted_folder, is_whole, locate
+from multispin.models.references import MOST_BYTES, WEIGHTS_FILE, check_sizes, converted_folder, is_whole, locate
+from multispin.outside import json_value, read_file
 
 CANNOT_LOAD = "cannot load the model"
 
 RECOMPUTED = ("rotary_emb.inv_freq",)
 """Ends of names of tensors that old files hold and that the configuration says as well."""
+
+NUMBERS_OF_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
+"""How weights may be stored."""
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +49,38 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
     source = resolve(reference)
     _read(reference, lambda: check_family(AutoConfig.from_pretrained(source, trust_remote_code=False)))
+    _read(reference, lambda: _check_numbers(reference, Path(source)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
     try:
         model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot put {reference} on device {device!r}: {_first_line(error)}") from None
     return whole_weights(model) if dtype == INT8 else model
+
+
+def _check_numbers(reference: str, folder: Path) -> None:
+    """InputError for weights that are no floating-point numbers: transformers would take them as such, unscaled."""
+    index = folder / "model.safetensors.index.json"
+    names = {WEIGHTS_FILE}
+    if index.is_file():
+        listed = json_value(read_file(index, MOST_BYTES[index.name]), str(index)).get("weight_map", {})
+        names = {str(name) for name in listed.values()}
+    for path in (folder / name for name in sorted(names)):
+        if path.parent != folder:
+            raise InputError(f"{index} names weights outside of its folder: {shown(str(path))}")
+        if not path.is_file():  # transformers says so, and knows other names
+            if path.exists():  # a device file has no end, and a pipe no beginning
+                raise InputError(f"{path} is not a file")
+            continue
+        if path.suffix != ".safetensors":
+            raise InputError(f"{index} names weights that are not in a .safetensors file: {shown(path.name)}")
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if (kind := file.get_slice(name).get_dtype()) not in NUMBERS_OF_WEIGHTS:
+                    raise InputError(
+                        f"cannot load the model {reference}: {name} is stored as {kind}, not as floating-point "
+                        "numbers: its weights are quantised in a way that is not known here"
+                    )
 
 
 def check_place(place: str) -> None:
@@ -176,6 +207,7 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
             f"{model.config.model_type} model does not use: it would compute something else than it was made to"
         )
     loaded: PreTrainedModel = model
+    loaded.config.return_dict = True  # or its modules would hand tuples to each other
     return loaded
 
 
@@ -192,7 +224,10 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -
         cause = f"a safetensors file is truncated or damaged ({_first_line(error)}); fetch it again"
         raise InputError(f"{problem} {reference}: {cause}") from error
     except Exception as error:
-        raise InputError(f"{problem} {reference}: {_first_line(error)}") from error
+        cause = _first_line(error)
+        if "ignore_mismatched_sizes" in cause:  # it refers to a report that nobody sees
+            cause = "some weights have another shape than its configuration says"
+        raise InputError(f"{problem} {reference}: {cause}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -63,6 +63,11 @@ class PackedModel:
         # Rounded weights multiply few rows in other numbers than many: they draft, and are never a text's own model.
         exact = not any(isinstance(module, RoundedLinear) for module in model.modules())
         expected = own_logits(model) if exact else []
+        if not all(bool(logits.isfinite().any(dim=-1).all()) for logits in expected):
+            raise InputError(
+                f"this {model.config.model_type} model computes no finite number for some text: its weights are "
+                f"damaged, or {model.dtype} is too narrow for it (try float32)"
+            )
         packed = (model if own else shared_copy(model)).eval()
         if reorder:
             packed = prepack(lean(packed))

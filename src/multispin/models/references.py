@@ -3,6 +3,7 @@
 Light to import: commands refuse a wrong name before torch and transformers are loaded.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.outside import user_path
 
@@ -35,6 +37,11 @@ MOST_BYTES = {
 """Largest settings files of a model folder [bytes]; published ones have a quarter of that at most."""
 CONVERSION = 2
 """Counts the ways in which GGUF files were converted: copies of an older one are made anew."""
+MAX_PARTS = 4096
+"""Most layers, heads or experts of a model; published ones have some hundreds."""
+_COUNTS = re.compile(
+    r"n_(layers?|heads?)|num_(\w+_)?(layers|heads|experts)|block_count|\w*(head_count|expert_count)\w*"
+)
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 """What a Hub id looks like: owner/name."""
 
@@ -104,11 +111,33 @@ def is_whole(folder: Path) -> bool:
 
 
 def check_sizes(folder: Path) -> None:
-    """InputError if a settings file of a model folder is larger than its kind ever is."""
+    """InputError if a settings file of a model folder is larger than its kind ever is, or counts more than any does."""
     for name, most_bytes in MOST_BYTES.items():
         path = folder / name
         if path.is_file() and (size := path.stat().st_size) > most_bytes:
             raise InputError(f"{path} has {size} bytes, over the limit of {most_bytes} for such a file")
+        if path.exists() and not path.is_file():  # a device file has no end
+            raise InputError(f"{path} is not a file")
+    path, config = folder / "config.json", None
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # said by whoever reads it
+        config = json.loads(path.read_bytes())
+    check_counts(config, str(path))
+
+
+def check_counts(config: object, source: str) -> None:
+    """InputError if a model's configuration counts more parts than any model has: each would become an object.
+
+    Args:
+        config: the configuration, a dictionary with further ones in it; anything else counts nothing.
+        source: where it stands, for the refusal.
+
+    """
+    if not isinstance(config, dict):
+        return
+    for each in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for name, value in each.items():
+            if isinstance(value, int | float) and _COUNTS.fullmatch(name) and value > MAX_PARTS:
+                raise InputError(f"{source} says {name} = {shown(value)}, over the limit of {MAX_PARTS}")
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,16 @@ TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 """Variables of a chat template that have a meaning of their own."""
+MAX_IDS = 2**21
+"""Most ids of a vocabulary; the largest published ones have a quarter of a million."""
+LONG_CHARACTERS = 4096
+"""Texts of more characters, and lists of more ids, are handed over as a batch of one: only then does the library let
+Python's other threads run meanwhile, and two million characters take it seconds."""
 _FINGERPRINT_DIGITS = 16
 _NAMED = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # what special tokens look like where a file does not say so
 _PADDING = re.compile(r"\[PAD(\d+)\]")
 _MARK = "\ue000"  # a private character, in no template
+_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -44,6 +50,7 @@ class Tokenizer:
         stop_ids: ids that end a text.
         template: chat template in Jinja; "" for a model that has none.
         special_tokens: texts that the template may name, such as "eos_token".
+        known_ids: number of ids that the model has; a token beyond can be neither read nor written. None: it has all.
 
     """
 
@@ -51,12 +58,12 @@ class Tokenizer:
     stop_ids: tuple[int, ...] = ()
     template: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    known_ids: int | None = None
 
     @cached_property
     def size(self) -> int:
         """Number of ids: one more than the largest that has a token. Padding (`[PAD151666]`) is no token."""
-        vocabulary: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
-        return 1 + max(index for token, index in vocabulary.items() if not _is_padding(token, index))
+        return 1 + max(index for token, index in self._vocabulary.items() if not _is_padding(token, index))
 
     @cached_property
     def tokens(self) -> Mapping[int, bytes]:
@@ -69,9 +76,21 @@ class Tokenizer:
         end = self.special_tokens.get("eos_token")
         return {
             index: bytes_of(token)
-            for token, index in self.backend.get_vocab(with_added_tokens=True).items()
+            for token, index in self._vocabulary.items()
             if token == end or not (index in special or _NAMED.fullmatch(token))
         }
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there is any token but padding."""
+        return any(not _is_padding(token, index) for token, index in self._vocabulary.items())
+
+    @property
+    def _vocabulary(self) -> dict[str, int]:
+        """Ids by token, of those that the model has."""
+        found: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
+        most = self.known_ids
+        return found if most is None else {token: index for token, index in found.items() if index < most}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,11 +113,20 @@ class Tokenizer:
             special_tokens: whether to put the tokens around it that the tokenizer puts around a text; default yes.
 
         Raises:
-            InputError: the text holds halves of characters, which a chat template can write.
+            InputError: the text holds halves of characters, which a chat template can write, or the tokenizer gives up.
 
         """
         whole(text, "the text to be tokenised")
-        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+        try:
+            if len(text) > LONG_CHARACTERS and hasattr(self.backend, "encode_batch_fast"):
+                (found,) = self.backend.encode_batch_fast([text], add_special_tokens=special_tokens)
+            else:
+                found = self.backend.encode(text, add_special_tokens=special_tokens)
+            return list(found.ids)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the library, whose expressions may give up on a text
+                raise
+            raise InputError(f"the model's tokenizer cannot split this text: {_first_line(error)}") from None
 
     def encode_messages(
         self,
@@ -137,6 +165,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
+        if len(ids) > LONG_CHARACTERS and hasattr(self.backend, "decode_batch"):
+            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=True)[0])
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     @property
@@ -193,7 +223,7 @@ def _load(reference: str, folder: Path) -> Tokenizer:
         from multispin.models.loading import older_tokenizer  # transformers knows older files too
 
         backend, text, special = older_tokenizer(reference)
-        return Tokenizer(backend, _end_ids(reference, folder, backend, special), text, special)
+        return _made(reference, folder, backend, text, special)
     import tokenizers
 
     try:
@@ -201,33 +231,68 @@ def _load(reference: str, folder: Path) -> Tokenizer:
     except Exception as error:  # the library raises nothing more special
         raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
     settings = _json(reference, folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in settings:  # older files name special and further tokens in files of their own
+        older, added = (_json(reference, folder / name) for name in ("special_tokens_map.json", "added_tokens.json"))
+        settings |= {name: older[name] for name in _SPECIAL_TOKENS if older.get(name)}
+        settings["added_tokens_decoder"] = {index: {"content": token} for token, index in added.items()}
     try:
         special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
         named = _named(settings.get("chat_template"))
-    except (KeyError, TypeError) as error:
+        _as_transformers_does(backend, settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the tokenizer_config.json of {reference} is damaged: {_first_line(error)}") from error
     template = folder / TEMPLATE_FILE
-    text = read_file(template) if template.is_file() else named
-    return Tokenizer(backend, _end_ids(reference, folder, backend, special), text, special)
+    return _made(reference, folder, backend, read_file(template) if template.is_file() else named, special)
 
 
-def _end_ids(
-    reference: str, folder: Path, backend: "tokenizers.Tokenizer", special: Mapping[str, str]
-) -> tuple[int, ...]:
+def _made(reference: str, folder: Path, backend: Any, template: str, special: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer of a model, with what the model's settings say of its ids."""
+    config = _json(reference, folder / "config.json")
+    text = config.get("text_config")
+    known = (text if isinstance(text, dict) else config).get("vocab_size")
+    most = known if isinstance(known, int) and not isinstance(known, bool) and known > 0 else None
+    made = Tokenizer(backend, (), template, special, most)
+    if not made.has_tokens:
+        raise InputError(f"the {TOKENIZER_FILE} of {reference} has no token, or none that the model knows")
+    if made.size > MAX_IDS:
+        raise InputError(f"the {TOKENIZER_FILE} of {reference} has ids up to {made.size - 1}, over the limit {MAX_IDS}")
+    return replace(made, stop_ids=_end_ids(reference, folder, made))
+
+
+def _as_transformers_does(backend: "tokenizers.Tokenizer", settings: Mapping[str, Any]) -> None:
+    """Change a tokenizer as transformers does: it reads whole texts, and tokens that only the settings name."""
+    from tokenizers import AddedToken
+
+    backend.no_truncation()  # a file may hold the limits of what it was trained with
+    backend.no_padding()
+    for _, token in sorted(settings.get("added_tokens_decoder", {}).items(), key=lambda pair: int(pair[0])):
+        if backend.token_to_id(_text(token)) is None:
+            flags = {name: bool(token[name]) for name in _TOKEN_FLAGS if name in token}
+            backend.add_tokens([AddedToken(_text(token), **flags)])
+
+
+def _end_ids(reference: str, folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids that end a text: the tokenizer's own, the model's, and those that only its generation settings name."""
     model, generation = (_json(reference, folder / name) for name in ("config.json", "generation_config.json"))
+    backend, special = tokenizer.backend, tokenizer.special_tokens
     stops = [backend.token_to_id(special["eos_token"])] if "eos_token" in special else []
     text = model.get("text_config")
     for settings in (model, text if isinstance(text, dict) else {}, generation):
         named = settings.get("eos_token_id")
         stops += named if isinstance(named, list) else [named]
-    ids = dict.fromkeys(stop for stop in stops if stop is not None)
-    if any(isinstance(stop, bool) or not isinstance(stop, int) or stop < 0 for stop in ids):
+    stops = [stop for stop in stops if stop is not None]
+    if any(isinstance(stop, bool) or not isinstance(stop, int) or stop < 0 for stop in stops):
         raise InputError(f"the eos_token_id of {reference} is not a token id or a list of them")
+    ids = dict.fromkeys(stops)
     if not ids:
         log.warning("%s names no token that ends a text: texts end at their limit or at a stop string", reference)
-    known = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-    return tuple(stop for stop in ids if stop <= known)  # no text ends with an id that it cannot have
+    possible = tuple(stop for stop in ids if stop < tokenizer.size)  # no text ends with an id that it cannot have
+    if ids and not possible:
+        log.warning(
+            "%s ends texts with the id %d, which the model lacks: texts end at their limit or at a stop string",
+            *(reference, min(ids)),
+        )
+    return possible
 
 
 def _json(reference: str, path: Path) -> dict[str, Any]:

@@ -24,6 +24,11 @@ LIES = {
     "says that a draft took an hour": "answers in time, and says so",
     "never right": "none of its tokens is accepted",
     "stalls": "is 2 s late with every third draft",
+    "right, then never right": "none of its tokens is accepted after the thirtieth draft",
+    "quick, then 0.4 s late": "answers 0.4 s late after the thirtieth draft",
+    "drafts one token": "answers every grant with one token; in streams it drafts as told",
+    "says that drafts take no time": "at first and in each draft",
+    "claims a perfect link": "says 1,000 bit/s/Hz, and has an ordinary link",
 }
 """What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines:
 there "just under the deadline" is 0.4 s late."""
@@ -32,6 +37,8 @@ LATE_S = 0.4
 STALL_S = 2.0
 MARGIN_S = 1e-3
 ANSWERED = 20
+TURNS = 30
+"""Drafts after which a peer that was honest turns bad."""
 
 
 class Liar(SimulatedDevice):
@@ -54,6 +61,10 @@ class Liar(SimulatedDevice):
             said = Profile(3600.0, said.spectral_efficiency)
         elif lie.startswith("claims 1e-9"):
             said = Profile(said.seconds_per_token, 1e-9)
+        elif lie == "claims a perfect link":
+            said = Profile(said.seconds_per_token, 1000.0)
+        elif lie == "says that drafts take no time":
+            said = Profile(1e-9, said.spectral_efficiency)
         elif lie.startswith("claims to be"):
             said = Profile(said.seconds_per_token / 100.0, said.spectral_efficiency)
         elif lie.startswith("100 times slower"):
@@ -69,6 +80,10 @@ class Liar(SimulatedDevice):
         match self._lie:
             case "0.4 s late":
                 return message, draft_s + LATE_S
+            case "quick, then 0.4 s late" if self._drafts > TURNS:
+                return message, draft_s + LATE_S
+            case "says that drafts take no time":
+                return structs.replace(message, draft_us=0), draft_s
             case "just under the deadline":
                 return message, max(draft_s, self._deadline_s() - self._now_s() - MARGIN_S)
             case "falls silent" if self._drafts > ANSWERED:
@@ -96,19 +111,28 @@ class Liar(SimulatedDevice):
                 return [structs.replace(frame, draft_us=3_600_000_000) for frame in frames]
             case "claims to be 100 times faster" | "100 times slower than it claims":
                 return [structs.replace(frame, draft_us=frame.draft_us // 100) for frame in frames]
+            case "says that drafts take no time":
+                return [structs.replace(frame, draft_us=0) for frame in frames]
         return [] if self._lie.endswith("silent") else frames
 
     def queue(self, now_s: float, air_s: float) -> float:
         """When a frame of a stream has left; those behind it leave after it."""
         late_s = 0.0
-        if self._lie in ("0.4 s late", "just under the deadline"):
+        turned = self._lie == "quick, then 0.4 s late" and self._drafts > TURNS
+        if turned or self._lie in ("0.4 s late", "just under the deadline"):
             late_s = LATE_S
         elif self._lie == "stalls" and self._drafts % 3 == 0:
             late_s = STALL_S
         return super().queue(now_s, air_s + late_s)
 
+    @property
+    def _is_wrong(self) -> bool:
+        turned = self._lie == "right, then never right" and self._drafts > TURNS
+        return turned or self._lie == "never right"
+
     def _chain(self, drafting: Drafting) -> list[int]:
-        return [WRONG] * drafting.count if self._lie == "never right" else super()._chain(drafting)
+        return [WRONG] * drafting.count if self._is_wrong else super()._chain(drafting)
 
     def _ids(self, length: int) -> list[int]:
-        return [WRONG] * length if self._lie == "never right" else super()._ids(length)
+        length = min(1, length) if self._lie == "drafts one token" else length
+        return [WRONG] * length if self._is_wrong else super()._ids(length)

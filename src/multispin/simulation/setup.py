@@ -182,8 +182,8 @@ class ScenarioFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._document = read_document(path)
-        self._traces: dict[str, Traces] = {}
-        self._links: dict[str, EfficiencyTrace] = {}
+        self._traces: dict[Path, Traces] = {}
+        self._links: dict[Path, EfficiencyTrace] = {}
 
     def setup(self, changes: Mapping[str, Any] | None = None) -> Setup:
         """The file's setup with some keys changed.
@@ -222,9 +222,9 @@ class ScenarioFile:
             del devices[value:]
         elif table == "device" and name and isinstance(devices, list):
             for each in devices:
-                each[name] = value
+                _put(each, name, value)
         elif table in ("cell", "verifier", EDGE_DRAFTER_TABLE, RADIO_TABLE, SIMULATION_TABLE) and name:
-            document.setdefault(table, {})[name] = value
+            _put(document.setdefault(table, {}), name, value)
         else:
             raise InputError(
                 f"{key!r} names no value: cell.K, verifier.K, edge_drafter.K, radio.K, simulation.K, device.K and "
@@ -236,19 +236,27 @@ class ScenarioFile:
         trace, link = given.pop("acceptance_trace", None), given.pop("efficiency_trace", None)
         life = DeviceLife(**given)
         if trace is not None:
-            if trace not in self._traces:
-                self._traces[trace] = load_traces(self._beside("acceptance_trace", trace))
-            life = replace(life, traces=self._traces[trace])
+            path = self._beside("acceptance_trace", trace)
+            if path not in self._traces:
+                self._traces[path] = load_traces(path)
+            life = replace(life, traces=self._traces[path])
         if link is not None:
-            if link not in self._links:
-                self._links[link] = load_efficiency_trace(self._beside("efficiency_trace", link))
-            life = replace(life, link=self._links[link])
+            path = self._beside("efficiency_trace", link)
+            if path not in self._links:
+                self._links[path] = load_efficiency_trace(path)
+            life = replace(life, link=self._links[path])
         return life
 
     def _beside(self, key: str, name: object) -> Path:
         if not isinstance(name, str):
-            raise InputError(f"{key} is {name!r}; it must be the name of a file")
+            raise InputError(f"{key} is {shown(name)}; it must be the name of a file")
         return self.path.parent / name
+
+
+def _put(table: Any, name: str, value: Any) -> None:
+    """Change a value of a table; what should be one and is none is refused where the document is read."""
+    if isinstance(table, dict):
+        table[name] = value
 
 
 def _tokens(name: str, value: Any) -> Whole | None:

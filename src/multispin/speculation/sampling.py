@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MIN_TEMPERATURE = 1e-6
 """Smallest temperature above 0: logits divided by it are still finite numbers, whatever the rule."""
 MAX_TEMPERATURE = 10.0
+MAX_TOP_K = 2**31 - 1
 MAX_BIASES = 64
 MAX_BIAS = 100.0
 MAX_PENALTY = 2.0
@@ -76,8 +77,8 @@ class SamplingParams:
             raise InputError(
                 f"temperature = {self.temperature} is outside {MIN_TEMPERATURE} … {MAX_TEMPERATURE} and not 0 (greedy)"
             )
-        if self.top_k < 0:
-            raise InputError(f"top_k = {self.top_k} is negative (0 keeps every token)")
+        if not 0 <= self.top_k <= MAX_TOP_K:
+            raise InputError(f"top_k = {self.top_k} is outside 0 … {MAX_TOP_K} (0 keeps every token)")
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p = {self.top_p} is outside (0, 1]")
         if not 0.0 <= self.min_p <= 1.0:

@@ -43,6 +43,7 @@ class TextStream:
         self._window: list[int] = []
         self._read = 0  # tokens of the window whose text is settled
         self._settled = ""  # text of these tokens
+        self._decoded = ""  # text of the whole window
         self._text = ""  # settled text that has not left yet, behind what a stop string may still reach back to
         self._left = 0  # characters of `_text` that have left
         self._early = 0  # characters of `_text` in which no stop string counts
@@ -69,6 +70,9 @@ class TextStream:
         self.tokens += 1
         self._window.append(token)
         text = self._decode(self._window)
+        if len(self._window) > _WINDOW_TOKENS and text == self._decoded and not self._decode([token]):
+            self._window.pop()  # it leaves no text, as an end id that is ignored: the window need not hold it
+        self._decoded = text
         held = len(text) - len(text.rstrip(_UNDECIDED)) if len(self._window) - self._read < _MOST_HELD_TOKENS else 0
         # A decoder that changes its mind about settled text settles nothing more until it comes back to it.
         if text.startswith(self._settled) and len(text) - held > len(self._settled):
@@ -89,7 +93,7 @@ class TextStream:
             context = self._window[-count:]
             settled = self._decode(context)
             if settled and settled[0] != _UNDECIDED and text.endswith(settled):
-                self._window, self._read, self._settled = context, count, settled
+                self._window, self._read, self._settled, self._decoded = context, count, settled, settled
                 return
 
     def _look(self) -> None:
