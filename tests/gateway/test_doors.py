@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 
+import pytest
 from tests.gateway.site import api, post, schema
 
 from multispin.edge import TokenFile
