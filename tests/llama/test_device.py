@@ -22,31 +22,27 @@ def edge():
         yield f"ws://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Nothing of an earlier run, or of another environment, is found."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    """Runs a device in whose cache nothing of an earlier run, or of another environment, is found.
 
-
-def device(*arguments):
-    """The last event of a device, and the most memory that it had [KiB]."""
+    Gives its last event, and the most memory that it had [KiB].
+    """
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     code = (
         "import resource, sys; from multispin.cli.main import run; code = run(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); "
         "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules); sys.exit(code)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, "device", *arguments, "--json"], capture_output=True, text=True, timeout=240
-    )
-    assert ran.returncode == 0, ran.stderr
-    *_, done, memory = ran.stdout.splitlines()
-    return json.loads(done), int(memory)
+
+    def run(*arguments):
+        command = [sys.executable, "-c", code, "device", *arguments, "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=480, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        *_, done, memory = ran.stdout.splitlines()
+        return json.loads(done), int(memory)
+
+    return run
 
 
 def test_this_environment_has_no_torch():
@@ -54,14 +50,14 @@ def test_this_environment_has_no_torch():
 
 
 @pytest.mark.parametrize("draft", ["small", "embedded", "q8", "lookup", "none"])
-def test_a_device_writes_the_targets_text(edge, draft):
+def test_a_device_writes_the_targets_text(edge, device, draft):
     done, _ = device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "12")
     assert done["text"] == EXPECTED
     assert (done["accepted"] > 0) == (draft not in ("lookup", "none"))
 
 
 @pytest.mark.parametrize("draft", ["small", "embedded"])
-def test_it_fits_a_small_machine(edge, draft):
+def test_it_fits_a_small_machine(edge, device, draft):
     device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "2")  # makes the file
     _, memory = device(edge, "--draft", draft, "--prompt", QUESTION, "--max-tokens", "12", "--temperature", "0.8")
     assert memory < MOST_MEMORY_KIB

@@ -13,6 +13,7 @@ from multispin.models.draft_source import load_draft_source
 from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel, tokenizer_of
 from multispin.models.references import embedded_path
 from multispin.speculation import DistributionFormat, SamplingParams
+from multispin.speculation.conformance import check_drafter
 from multispin.speculation.grammar import allowed
 from multispin.speculation.row_sampling import draw_row
 
@@ -75,6 +76,52 @@ def test_distributions_are_those_that_the_tokens_are_drawn_from(model, prompt):
     for token, distribution in zip(ids, distributions, strict=True):
         assert distribution.weight(token) > 0
     assert LlamaCppDrafter(model).draft_distributions(prompt, 5, SamplingParams(0.9, seed=4), form)[0] == ids
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), HOT])
+def test_branches_of_a_text_are_drafted_from_copies_of_its_cache(path, prompt, params, monkeypatch):
+    """Two alternative next tokens, drafted in turns, as two drafters would that each read the whole text."""
+    loaded = LlamaCppModel(path)
+    context = LlamaCppContext(loaded, 64, branches=3)
+    read = []
+    decode = context.decode
+    monkeypatch.setattr(
+        context,
+        "decode",
+        lambda start, tokens, branch=0: read.append((branch, len(tokens))) or decode(start, tokens, branch),
+    )
+    trunk = LlamaCppDrafter(context)
+    (best,) = trunk.draft(prompt, 1, params)
+    tails = [[best, 28], [28, 338]]
+    branches = [trunk.fork(1), trunk.fork(2)]
+    drafts = [branch.draft([*prompt, *tail], 3, params) for branch, tail in zip(branches, tails, strict=True)]
+    for _ in range(2):  # in turns: neither disturbs the other, nor what they have in common
+        for branch, tail, draft in zip(branches, tails, drafts, strict=True):
+            draft += branch.draft([*prompt, *tail, *draft], 2, params)
+    assert trunk.draft(prompt, 1, params) == [best]
+    for tail, draft in zip(tails, drafts, strict=True):
+        alone = LlamaCppDrafter(LlamaCppContext(loaded, 64, branches=2))  # with the same way to compute attention
+        assert draft == alone.draft([*prompt, *tail], 7, params)
+    assert drafts[0] != drafts[1]
+    assert max(tokens for branch, tokens in read if branch > 0) == 2  # the prompt was read once
+    other = list(range(100, 140))  # nothing in common
+    assert branches[0].draft(other, 4, params) == LlamaCppDrafter(LlamaCppContext(loaded, 64, branches=2)).draft(
+        other, 4, params
+    )
+    check_drafter(
+        lambda: LlamaCppDrafter(context).fork(1),
+        [prompt, [*prompt, 28, 338]],
+        context.vocabulary_size,
+        distributions=False,
+    )
+
+
+def test_a_branch_that_the_context_lacks_is_refused(path, model):
+    for branch in (0, 1, -1):
+        with pytest.raises(ValueError, match="branch"):
+            LlamaCppDrafter(model).fork(branch)
+    with pytest.raises(InputError, match="branches"):
+        LlamaCppContext(LlamaCppModel(path), 64, branches=0)
 
 
 def test_drafts_stop_where_the_drafters_context_ends(path, prompt):
@@ -173,3 +220,37 @@ def test_drafts_of_llama_cpp_follow_the_requests_grammar():
         written = tokenizer.encode(text)
         matcher = grammars.matcher(grammar)
         assert (own.mask(written) == matcher.mask(written)).all()
+
+
+def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, prompt, monkeypatch):
+    """As on aarch64: there a row's products leave out its end, unless another row is read with it."""
+    loaded = LlamaCppModel(path)
+    usual = LlamaCppContext(loaded, 64)
+    real = loaded.library.llama_get_logits_ith
+    rows = {"read": 0, "wrong": 1}
+
+    class Wrong:
+        """The library, wrong for calls with one row."""
+
+        def __getattr__(self, name):
+            return getattr(real_library, name)
+
+        def llama_decode(self, context, batch):
+            rows["read"] = batch.n_tokens
+            return real_library.llama_decode(context, batch)
+
+        def llama_get_logits_ith(self, context, place):
+            found = real(context, place)
+            if rows["read"] <= rows["wrong"]:
+                found[0] = found[1] + 50.0
+            return found
+
+    real_library = loaded.library
+    monkeypatch.setattr(loaded, "library", Wrong())
+    context = LlamaCppContext(loaded, 64)
+    assert (usual.twins, context.twins) == (False, True)
+    for params in (SamplingParams(), HOT):
+        assert LlamaCppDrafter(context).draft(prompt, 8, params) == LlamaCppDrafter(usual).draft(prompt, 8, params)
+    rows["wrong"] = 2  # now pairs are wrong too
+    with pytest.raises(InputError, match="failed its self-test"):
+        LlamaCppContext(loaded, 64)

@@ -80,9 +80,14 @@ class Page(Tab):
         """Pretend that the machine has so many processor cores."""
         await self.send("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=count)
 
+    async def before(self, script):
+        """Run a script before the page's own, whenever a page is loaded from now on."""
+        await self.send("Page.enable")
+        await self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     async def reload(self, script):
         """Load the page anew; the script runs before the page's own."""
-        await self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+        await self.before(script)
         await self.send("Page.reload")
 
     async def picture(self, path, dark=False):

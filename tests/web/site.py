@@ -30,7 +30,7 @@ class Target:
         self.drafter = PageDrafter("small", gguf_copy("small"))
 
     @asynccontextmanager
-    async def edge(self, slots=4, longest=4, mode="rounds", port=0):
+    async def edge(self, slots=4, longest=4, mode="rounds", port=0, secret=SECRET, name="embedded"):
         """A real edge whose page drafts, for the length of a block."""
         verifier = Verifier(self.model, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
@@ -39,9 +39,9 @@ class Target:
         engine = PacedEngine(verifier, Verification(0.15, 0.0, 0.0)) if mode == "streams" else verifier
         passes = Passes(engine, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
         events = []
-        access = Access(SECRET)
+        access = Access(secret)
         application = EdgeServer(passes, events.append, access, come_back_s=0.5).application()
-        page = DevicePage("embedded", self.tokenizer, self.table, verifier.max_length, self.drafter)
+        page = DevicePage(name, self.tokenizer, self.table, verifier.max_length, self.drafter)
         page.add_routes(application, guard(access))
         async with listening(application, port=port) as port:
             yield Edge(port, passes, events)
@@ -67,12 +67,19 @@ class Phones:
     def __init__(self, browser, edge):
         self._browser, self._edge = browser, edge
 
-    async def join(self, secret=SECRET, cores=2):
+    async def join(self, cores=2):
         """A tab whose drafter is ready, on a phone with so many processor cores."""
+        page = await self.open(cores=cores)
+        await ready(page)
+        return page
+
+    async def open(self, script="", cores=2):
+        """A tab that has just joined; the script runs before the page's own."""
         page = await self._browser.page()
         await page.cores(cores)
-        await page.open(f"{self._edge.address}/device#token={secret.replace(' ', '%20')}")
-        await ready(page)
+        if script:
+            await page.before(script)
+        await page.open(f"{self._edge.address}/device#token={SECRET.replace(' ', '%20')}")
         return page
 
 

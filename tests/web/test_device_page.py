@@ -268,6 +268,167 @@ def test_a_text_goes_on_at_an_edge_that_was_started_anew(target):
     asyncio.run(scenario())
 
 
+ANSWERS = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail));"
+NO_STORE = """
+for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });
+}
+"""
+FULL_STORE = """
+Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); };
+IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExceededError"); };
+"""
+
+
+@pytest.mark.parametrize("script", [NO_STORE, FULL_STORE])
+def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, script):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.open(script)
+            await ready(page)
+            await ask(page, RAINBOW)
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+            assert page.errors == []
+
+    asyncio.run(scenario())
+
+
+def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.open("WebAssembly.validate = () => false;")
+            await page.until("/^no drafter here .*SIMD/.test(document.getElementById('drafter-state').textContent)")
+            await ask(page, RAINBOW)
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert not [url for url in page.requests if url.endswith(".gguf")]  # nothing was fetched for nothing
+            assert page.errors == []
+
+    asyncio.run(scenario())
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(target):
+    breaking = """
+    const whole = window.fetch;
+    window.ranges = [];
+    window.fetch = async (path, options) => {
+      const answer = await whole(path, options);
+      if (!String(path).endsWith(".gguf")) return answer;
+      ranges.push([options.headers.Range ?? "", answer.status]);
+      if (ranges.length > 1) return answer;
+      const reader = answer.body.getReader();
+      let parts = 0;
+      return new Response(new ReadableStream({
+        async pull(to) {
+          if (++parts > 3) return to.error(new TypeError("network error"));
+          to.enqueue((await reader.read()).value);
+        },
+      }));
+    };
+    """
+
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.open(breaking)
+            await ready(page)
+            (first, _), (second, status) = await page.run("ranges")
+            assert (first, status) == ("", 206)
+            assert int(second.removeprefix("bytes=").removesuffix("-")) > 0
+            await ask(page, RAINBOW)
+            assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
+
+    asyncio.run(scenario())
+
+
+def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target):
+    async def scenario():
+        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, POEM, most=60)
+            await page.until("document.querySelector('.assistant')?.innerText.length > 30")
+            await page.run("window.dispatchEvent(new Event('online'))")
+            answer = await answered(page)
+            assert answer["ids"] == own_text(target, POEM, 60)
+            assert [event.session for event in edge.events if isinstance(event, Connected)] == [1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
+    """The edge is away, then it has another token, then another name: the page says so each time, and goes on."""
+    question = "document.getElementById('question').value"
+    note = "[...document.querySelectorAll('.note')].at(-1)?.textContent"
+
+    async def scenario():
+        async with Chromium() as browser:
+            async with target.edge() as edge:
+                page = await Phones(browser, edge).join()
+            await ask(page, RAINBOW)
+            await page.until(f"/cannot be reached/.test({note})")
+            assert await page.run(question) == RAINBOW
+            async with target.edge(port=edge.port, secret="another"):
+                await page.run("document.getElementById('ask').requestSubmit()")
+                await page.until("!document.getElementById('join').hidden")
+                assert await page.run(question) == RAINBOW
+                await page.run("document.getElementById('token').value = 'another'")
+                await page.run("document.getElementById('join-form').requestSubmit()")
+                await page.until("!document.getElementById('ask').hidden")
+                await page.run("document.getElementById('ask').requestSubmit()")
+                assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
+            async with target.edge(port=edge.port, secret="another", name="another model"):
+                await page.before(ANSWERS)
+                await ask(page, POEM, most=10)
+                await page.until(f"/started anew/.test({note})")
+                assert await page.run(question) == POEM
+                assert "another model" in await page.run("document.getElementById('state').textContent")
+                said = "[...document.querySelectorAll('main > div:not(.note)')].map((box) => box.className)"
+                assert await page.run(said) == ["user", "assistant"]
+                await page.run("document.getElementById('ask').requestSubmit()")
+                await answered(page)
+
+    asyncio.run(scenario())
+
+
+def test_a_text_of_another_model_does_not_go_on(target):
+    """A reload, after the edge was started with a model whose ids mean something else."""
+
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, POEM, most=200)
+            await page.until("document.querySelector('.assistant')?.innerText.length > 30")
+            await page.reload(
+                "const kept = JSON.parse(sessionStorage.getItem('multispin.text'));"
+                "const changed = JSON.stringify({ ...kept, fingerprint: 'another' });"
+                "if (kept) sessionStorage.setItem('multispin.text', changed);"
+            )
+            await page.until("/does not go on/.test(document.querySelector('.note')?.textContent)")
+            assert len(await page.run("document.querySelector('.assistant').innerText")) > 30
+            await page.run("document.getElementById('forget').click()")
+            await ask(page, RAINBOW)
+            assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
+
+    asyncio.run(scenario())
+
+
+def test_a_new_conversation_begins_empty_even_in_mid_text(target):
+    async def scenario():
+        async with target.edge() as edge, edge.browser() as phones:
+            page = await phones.join()
+            await ask(page, POEM, most=200)
+            await page.until("document.querySelector('.assistant')?.innerText.length > 10")
+            await page.run("document.getElementById('forget').click()")
+            await answered(page)
+            await page.until("document.querySelectorAll('main > div').length === 0")
+            assert await page.run("JSON.parse(sessionStorage.getItem('multispin.messages'))") is None
+            await ask(page, RAINBOW)
+            assert (await answered(page, 2))["ids"] == own_text(target, RAINBOW, 40)
+
+    asyncio.run(scenario())
+
+
 def test_a_closed_tab_hurts_nobody(target):
     async def scenario():
         async with target.edge() as edge, edge.browser() as phones:

@@ -23,7 +23,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
 /**
  * @typedef {object} Patience how long to go on without an edge
  * @property {number} atFirstMs while no edge has ever answered; default 10 s
- * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s
+ * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s. Time in which a page
+ *   slept and made no attempts does not count.
  * @property {number} firstDelayMs delay after the first failure; it doubles with each that follows
  * @property {number} longestDelayMs
  */
@@ -56,8 +57,8 @@ export class DeviceClient {
     this.stopped = false;
     this.drafting = null; // {grant, base, abort, done}
     this.known = false; // whether an edge has ever answered
-    this.awaySince = null; // when the edge was lost, if the text has not grown since
-    this.failures = 0; // since then
+    this.resetPatience();
+    this.endWait = () => {}; // of the wait before the next attempt
   }
 
   /**
@@ -70,7 +71,7 @@ export class DeviceClient {
   async generate(request) {
     if (request) this.session.begin(request);
     this.stopped = false;
-    [this.failures, this.awaySince] = [0, null];
+    this.resetPatience();
     // The text need not wait for the drafter to have read the prompt: until then the edge writes alone.
     Promise.resolve(this.drafter.prepare([...this.session.committed])).catch((error) => this.lost?.(error));
     try {
@@ -94,6 +95,25 @@ export class DeviceClient {
     this.stopped = true;
     this.goodbye();
     this.lost?.(new LinkLostError("stopped"));
+    this.endWait();
+  }
+
+  /** Try again at once, where the next attempt to reach the edge is waited for. */
+  hurry() {
+    this.endWait();
+  }
+
+  /** Connect anew, because the connection may have died unnoticed: the phone slept, or its network changed. */
+  reconnect() {
+    this.lost?.(new LinkLostError("connecting anew"));
+    this.endWait();
+  }
+
+  resetPatience() {
+    this.failures = 0; // since the text last grew
+    this.awayMs = 0; // in which attempts were made
+    this.failedAt = null; // when the newest attempt failed
+    this.delayMs = 0; // after which the next one was due
   }
 
   /** One connection, from its greeting to the end of the text; an error says why it ended before. */
@@ -134,7 +154,7 @@ export class DeviceClient {
       this.known = true;
       if (session.stage.name === "Welcomed") this.send(session.open());
     }
-    if (progress.tokens.length) [this.failures, this.awaySince] = [0, null];
+    if (progress.tokens.length) this.resetPatience();
     if (progress.tokens.length || progress.finish) this.onProgress(progress);
     const unsent = session.unsent();
     if (unsent) this.send(unsent);
@@ -171,13 +191,21 @@ export class DeviceClient {
       session.forgetEdge();
     }
     const limit = this.known ? patience.onceKnownMs : patience.atFirstMs;
-    this.awaySince ??= Date.now();
-    if (Date.now() - this.awaySince > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
+    const now = Date.now();
+    if (this.failedAt !== null) this.awayMs += Math.min(now - this.failedAt, this.delayMs + WELCOME_TIMEOUT_MS);
+    this.failedAt = now;
+    if (this.awayMs > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
     const whole = Math.min(patience.longestDelayMs, patience.firstDelayMs * 2 ** Math.min(this.failures++, 30));
     const chance = Math.random(); // so that many devices do not come back at once
     const delay = Math.max(whole * (0.5 + 0.5 * chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
+    this.delayMs = delay;
     this.onOutage(error.message, delay);
-    await new Promise((resolve) => setTimeout(resolve, delay));
+    let timer;
+    await new Promise((resolve) => {
+      this.endWait = resolve;
+      timer = setTimeout(resolve, delay);
+    });
+    clearTimeout(timer);
   }
 
   // Drafting --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 /** What the vectors do not say: text, saving, sizes, and the client over a WebSocket that the test plays. */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import * as everything from "../src/index.js";
 import { DeviceClient, DeviceSession, decode, encode, gumbel, gumbelArgmax, InputError, keys, pack, packIds, PROTOCOL_VERSION, TextStream, TokenTable, unpack } from "../src/index.js";
 
 const letters = new TokenTable([..."abcde<>"].map((letter) => new TextEncoder().encode(letter)).concat([[0xe2], [0x98], [0x8e]].map((b) => Uint8Array.from(b))));
@@ -154,4 +156,59 @@ test("a refusal is final", async () => {
   globalThis.WebSocket = playedSocket(() => [{ type: "Error", code: "unauthorised", sentence: "the credential is wrong" }]);
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} } });
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), { code: "unauthorised" });
+});
+
+test("a client that slept while its edge was away still tries", async () => {
+  const { now } = Date;
+  let slept = 0;
+  Date.now = () => now() + slept;
+  try {
+    let connections = 0;
+    globalThis.WebSocket = playedSocket((message) => {
+      if (message.type === "Hello" && ++connections === 1) return [WELCOME];
+      if (message.type === "Open" && connections === 1) return ["cut"];
+      if (message.type === "Hello") return [WELCOME];
+      if (message.type === "Open") return [{ type: "Tail", session: 7, base: 1, ids: packIds([3], 10), count: 1, finish: "stop" }];
+      if (message.type !== "Resume") return [];
+      slept += 3600e3; // an hour passes between one attempt and the next
+      return ++tries < 4 ? ["cut"] : [{ type: "Error", code: "unknown-session", sentence: "gone" }];
+    });
+    let tries = 0;
+    const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience: { firstDelayMs: 1 } });
+    assert.deepEqual(await client.generate({ prompt: [1], maxTokens: 3 }), [3]);
+    assert.equal(tries, 4);
+  } finally {
+    Date.now = now;
+  }
+});
+
+test("a client that waits for its next attempt can be hurried, and stopped", async () => {
+  let attempts = 0;
+  globalThis.WebSocket = playedSocket(() => (++attempts, ["cut"]));
+  const patience = { firstDelayMs: 1e7, longestDelayMs: 1e7 };
+  let waits;
+  const waiting = () => new Promise((resolve) => (waits = resolve));
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience, onOutage: () => setTimeout(waits) });
+  let next = waiting();
+  const text = client.generate({ prompt: [1], maxTokens: 3 });
+  await next;
+  next = waiting();
+  client.hurry();
+  await next;
+  assert.equal(attempts, 2);
+  client.stop();
+  assert.deepEqual(await text, []);
+});
+
+test("the types name what the package has, and nothing else", () => {
+  const types = readFileSync(new URL("../types/index.d.ts", import.meta.url), "utf8");
+  const named = [...types.matchAll(/^export declare (?:const|class|function) (\w+)/gm)].map((found) => found[1]);
+  assert.deepEqual(named.sort(), Object.keys(everything).sort());
+  for (const [, name, body] of types.matchAll(/^export declare class (\w+)[^{]*{\n([^]*?)^}/gm)) {
+    for (const [, member] of body.matchAll(/^  (\w+)\(/gm)) assert.ok(member in everything[name].prototype, `${name}.${member}`);
+  }
+  const session = new DeviceSession(HELLO, letters);
+  session.begin({ prompt: [1], maxTokens: 2 });
+  const body = /class DeviceSession {([^]*?)\n}/.exec(types)[1];
+  for (const [, member] of body.matchAll(/^  (?:readonly )?(\w+): /gm)) assert.ok(member in session, member);
 });

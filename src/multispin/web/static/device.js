@@ -1,14 +1,16 @@
 /** The page that drafts: it joins its edge, loads the drafter, and holds a conversation. */
 import { DeviceClient, InputError, PROTOCOL_VERSION, TokenTable } from "/device/client/index.js";
 import { element, Figures, say, write } from "./chat.js";
+import { Conversation } from "./conversation.js";
 import { Edge, TokenError } from "./edge.js";
+import { keep, kept } from "./kept.js";
 import { keepToken, token } from "./token.js";
 
-// What a reload must not lose; each tab has its own.
-const MESSAGES = "multispin.messages";
-const UNDER_WAY = "multispin.text";
 const RELOADED = "multispin.reloaded";
+const AGAIN_MS = 3000;
+const SLEPT_MS = 20_000;
 const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measures the link
+const PATIENCE = { onceKnownMs: 12 * 3600e3 }; // whoever looks at the page sees that the edge is away, and can stop
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
   prepare: async (committed) => drafter?.prepare(committed),
@@ -16,38 +18,54 @@ const whoeverIsThere = {
 };
 
 const figures = new Figures();
-let edge, about, table, client;
+const conversation = new Conversation();
+let edge, about, table;
 let drafter = null;
+let client = null; // of the text under way
+let busy = null; // ends when the question that is being sent, or the text under way, has ended
+let hiddenAt = 0;
 let unasked = false; // whether this device could have helped with the newest text, and was never asked
-let messages = JSON.parse(sessionStorage.getItem(MESSAGES) ?? "[]");
 
 async function join() {
   edge = new Edge(token());
   try {
     about = await edge.about();
+    if (about.version !== PROTOCOL_VERSION) return newerPage();
+    table = TokenTable.unpack(await edge.tokens());
   } catch (error) {
-    element("state").textContent = error.message;
-    if (!(error instanceof TokenError)) return void setTimeout(join, 3000); // the edge may be starting
-    element("join").hidden = false;
-    return;
+    if (error instanceof TokenError) return askForToken(error);
+    tell(`${error.message}; trying again`);
+    return void setTimeout(join, AGAIN_MS);
   }
-  if (about.version !== PROTOCOL_VERSION) return newerPage();
-  table = TokenTable.unpack(await edge.tokens());
   element("join").hidden = true;
   for (const id of ["help", "chat", "ask"]) element(id).hidden = false;
-  element("state").textContent = `joined: ${about.target}`;
-  messages.forEach(({ role, content }) => say(role, content));
-  goOn();
-  await loadDrafter();
+  tell(`joined: ${about.target}`);
+  if (!element("chat").children.length) {
+    conversation.messages.forEach(({ role, content }) => say(role, content));
+    alone(goOn);
+  }
+  const question = conversation.takeQuestion();
+  if (question) {
+    say("note", "The edge was started anew, so this page was loaded again. Your message was not sent yet.");
+    element("question").value = question;
+  }
+  if (!drafter) await loadDrafter();
+}
+
+const tell = (text) => (element("state").textContent = text);
+
+function askForToken(error) {
+  tell(error.message);
+  element("join").hidden = false;
+  element("ask").hidden = true;
 }
 
 /** The edge was updated while this page was open: load the page that belongs to it, but not for ever. */
 function newerPage() {
-  if (sessionStorage.getItem(RELOADED) === String(about.version)) {
-    element("state").textContent = `the edge speaks protocol ${about.version} and this page ${PROTOCOL_VERSION}: clear the browser's cache`;
-    return;
+  if (kept("sessionStorage", RELOADED) === String(about.version)) {
+    return tell(`the edge speaks protocol ${about.version} and this page ${PROTOCOL_VERSION}: clear the browser's cache`);
   }
-  sessionStorage.setItem(RELOADED, String(about.version));
+  keep("sessionStorage", RELOADED, String(about.version));
   location.reload();
 }
 
@@ -57,6 +75,8 @@ async function loadDrafter() {
   const state = element("drafter-state");
   const million = (bytes) => (bytes / 1e6).toFixed(0);
   try {
+    const { WllamaDrafter } = await import("./drafter.js");
+    WllamaDrafter.check();
     state.textContent = `loading ${file.name} …`;
     bar.hidden = false;
     const blob = await edge.drafter(file, (done) => {
@@ -64,7 +84,6 @@ async function loadDrafter() {
       state.textContent = `loading ${file.name}: ${million(done)} of ${million(file.bytes)} MB`;
     });
     state.textContent = `starting ${file.name} …`;
-    const { WllamaDrafter } = await import("./drafter.js");
     drafter = await WllamaDrafter.load(blob, about.max_length, table);
     showSpeed();
   } catch (error) {
@@ -107,16 +126,15 @@ function newClient(box) {
     drafter: whoeverIsThere,
     table,
     maxWastedShare: maxWastedShare(),
+    patience: PATIENCE,
     onProgress: (progress) => {
       write(box, progress);
       figures.count(progress);
       if (drafter) showSpeed();
-      save();
-      element("state").textContent = `joined: ${about.target}`;
+      keepText();
+      tell(`joined: ${about.target}`);
     },
-    onOutage: (why, delayMs) => {
-      element("state").textContent = `${why}; trying again in ${(delayMs / 1e3).toFixed(1)} s`;
-    },
+    onOutage: (why, delayMs) => tell(`${why}; trying again in ${(delayMs / 1e3).toFixed(1)} s`),
   });
 }
 
@@ -125,61 +143,98 @@ function deviceName() {
   return `page on ${known ? known[0] : "a browser"}`;
 }
 
-function save() {
-  const saved = client.session.save();
-  if (saved) sessionStorage.setItem(UNDER_WAY, JSON.stringify(saved));
-  else sessionStorage.removeItem(UNDER_WAY);
-}
+const keepText = () => conversation.keepText(client.session.save(), about.fingerprint, client.session.text);
 
-/** Have one answer written, from a request or from what a page before this one has kept. */
-async function answer(request, saved = null) {
-  const box = say("assistant");
-  client = newClient(box);
+/**
+ * Have one answer written.
+ *
+ * @param {DeviceClient} made for it
+ * @param {HTMLElement} box where it is written
+ * @param {object|null} request null to go on with what the client's session has restored
+ * @returns {Promise<Error|null>} why nothing at all was written, if so; a text that breaks off later gets a note
+ */
+async function answer(made, box, request) {
+  client = made;
   element("send").textContent = "Stop";
+  let problem = null;
   try {
-    if (saved) {
-      client.session.restore(saved);
-      box.append(client.session.text);
-    }
     await client.generate(request);
   } catch (error) {
-    say("note", error instanceof InputError ? error.message : `something went wrong: ${error.message}`);
+    problem = error instanceof InputError ? error : new Error(`something went wrong: ${error.message}`);
   }
-  unasked = client.session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
+  const { session } = client;
+  unasked = session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
   figures.end();
   if (drafter) showSpeed();
-  messages.push({ role: "assistant", content: client.session.text });
-  const { session } = client;
-  document.dispatchEvent(new CustomEvent("answered", { detail: { ids: session.generated, text: session.text, finish: session.finish, seed: String(session.params.seed) } }));
+  tell(problem ? "not connected" : `joined: ${about.target}`);
+  const answered = session.text !== "" || session.finish !== "";
+  if (answered) conversation.add("assistant", session.text);
+  else box.remove();
+  if (answered && problem) say("note", `The text broke off: ${problem.message}.`);
+  conversation.keepText(null);
   client = null;
-  sessionStorage.setItem(MESSAGES, JSON.stringify(messages));
-  sessionStorage.removeItem(UNDER_WAY);
   element("send").textContent = "Send";
+  document.dispatchEvent(new CustomEvent("answered", { detail: { ids: session.generated, text: session.text, finish: session.finish, seed: String(session.params.seed) } }));
+  return answered ? null : (problem ?? new Error("it was stopped before its first word"));
 }
 
 /** Go on with the text that was under way when the page was loaded anew. */
-function goOn() {
-  const kept = sessionStorage.getItem(UNDER_WAY);
-  if (kept) answer(null, JSON.parse(kept));
+async function goOn() {
+  const { underWay } = conversation;
+  if (!underWay) return;
+  const box = say("assistant", "");
+  const made = newClient(box);
+  try {
+    if (underWay.fingerprint !== about.fingerprint) throw new Error("the edge runs another model now");
+    made.session.restore(underWay.saved);
+  } catch (error) {
+    conversation.keepText(null);
+    conversation.add("assistant", underWay.text);
+    box.append(underWay.text);
+    return void say("note", `This text does not go on: ${error.message}.`);
+  }
+  box.append(made.session.text);
+  const problem = await answer(made, box, null);
+  if (problem) say("note", `This text does not go on: ${problem.message}.`);
 }
 
 async function ask(question) {
-  messages.push({ role: "user", content: question });
-  sessionStorage.setItem(MESSAGES, JSON.stringify(messages));
-  say("user", question);
+  conversation.add("user", question);
+  const box = say("user", question);
   try {
-    const prompt = await edge.prompt(messages);
+    const [now, prompt] = await Promise.all([edge.about(), edge.prompt(conversation.messages)]);
+    if (JSON.stringify(now) !== JSON.stringify(about)) {
+      conversation.takeBack();
+      conversation.keepQuestion(question);
+      return location.reload(); // the edge was started anew, with another model or drafter
+    }
     const room = about.max_length - prompt.length;
     if (room < 1) throw new Error("the conversation is too long for this edge: begin a new one");
-    await answer({
+    const answerBox = say("assistant");
+    const problem = await answer(newClient(answerBox), answerBox, {
       prompt,
       maxTokens: Math.min(Number(element("most").value) || 128, room),
       stopIds: about.stop_ids,
       temperature: Number(element("temperature").value) || 0,
       seed: null,
     });
+    if (problem) throw problem;
   } catch (error) {
-    say("note", error.message);
+    conversation.takeBack();
+    box.remove();
+    element("question").value ||= question;
+    say("note", `Not answered: ${error.message}.`);
+    if (error instanceof TokenError) askForToken(error);
+  }
+}
+
+/** Do what writes a text; one at a time. */
+async function alone(work) {
+  busy = work();
+  try {
+    await busy;
+  } finally {
+    busy = null;
   }
 }
 
@@ -192,8 +247,9 @@ element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   if (client) return client.stop();
   const question = element("question").value.trim();
+  if (busy || !question) return;
   element("question").value = "";
-  if (question) ask(question);
+  alone(() => ask(question));
 });
 // The browser points at a setting that cannot be: it must be seen.
 element("ask").addEventListener("invalid", ({ target }) => (target.closest("details").open = true), true);
@@ -204,10 +260,17 @@ element("question").addEventListener("keydown", (event) => {
   }
 });
 element("marking").addEventListener("change", ({ target }) => element("chat").classList.toggle("plain", !target.checked));
-element("forget").addEventListener("click", () => {
+element("forget").addEventListener("click", async () => {
   client?.stop();
-  messages = [];
-  for (const key of [MESSAGES, UNDER_WAY]) sessionStorage.removeItem(key);
+  await busy;
+  conversation.clear();
   element("chat").replaceChildren();
 });
+// A phone that slept, or changed its network, may hold a connection that is dead and does not say so.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) hiddenAt = performance.now();
+  else if (performance.now() - hiddenAt > SLEPT_MS) client?.reconnect();
+  else client?.hurry();
+});
+window.addEventListener("online", () => client?.reconnect());
 join();

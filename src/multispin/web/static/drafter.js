@@ -8,9 +8,17 @@ const KEPT = 2048; // most probable tokens that a draw looks at; the rest is nea
 const COMPARED = 200; // ids whose text is compared
 const TEST_TOKENS = 8;
 const TOLERANCE = 0.02; // of the most probable token, between tokens read at once and one by one
+/** A module with one vector instruction, which llama.cpp's needs. */
+const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
 const silent = { debug() {}, log() {}, warn() {}, error: console.error };
 
 export class WllamaDrafter {
+  /** An error that says why this browser cannot draft, before anything is fetched for it. */
+  static check() {
+    if (typeof WebAssembly === "undefined") throw new Error("this browser runs no WebAssembly");
+    if (!WebAssembly.validate(SIMD)) throw new Error("this browser's WebAssembly has no SIMD: a newer one is needed");
+  }
+
   /**
    * Load a GGUF file, and check that its tokens are the target's, and that rolling back and reading at once change nothing.
    *

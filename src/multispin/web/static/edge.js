@@ -3,7 +3,12 @@
 /** The edge does not know this device's token. */
 export class TokenError extends Error {}
 
+/** The edge cannot be reached now. */
+export class AwayError extends Error {}
+
 const STORE = "files";
+const MOST_FAILURES = 20; // of a download, one after the other
+const AGAIN_MS = 3000;
 
 export class Edge {
   /** @param {string} token credential of this device; may be empty */
@@ -16,10 +21,12 @@ export class Edge {
     return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/session`;
   }
 
-  async fetch(path, options = {}) {
-    const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
-    const answer = await fetch(path, { ...options, headers });
-    if (answer.status === 401) throw new TokenError("this edge does not know the token");
+  async fetch(path, { headers, ...options } = {}) {
+    const own = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    const answer = await fetch(path, { ...options, headers: { ...own, ...headers } }).catch(() => {
+      throw new AwayError("the edge cannot be reached");
+    });
+    if (answer.status === 401) throw new TokenError(this.token ? "this edge does not know the token" : "this edge wants a token");
     if (!answer.ok) {
       const said = await answer.json().catch(() => ({}));
       throw new Error(said.error?.message ?? said.error ?? `the edge answered ${answer.status}`);
@@ -44,7 +51,7 @@ export class Edge {
   }
 
   /**
-   * The drafter's file, kept in the browser by its SHA-256.
+   * The drafter's file, kept in the browser by its SHA-256. A download that breaks off goes on where it was.
    *
    * @param {{url: string, bytes: number, sha256: string}} file
    * @param {(done: number) => void} onProgress told how many bytes have come
@@ -53,11 +60,22 @@ export class Edge {
   async drafter(file, onProgress) {
     const kept = await keep("readonly", (store) => store.get(file.sha256)).catch(() => undefined);
     if (kept?.size === file.bytes) return kept;
-    const parts = [];
+    let parts = [];
     let done = 0;
-    for await (const part of chunks((await this.fetch(file.url)).body)) {
-      parts.push(part);
-      onProgress((done += part.length));
+    for (let failures = 0; done < file.bytes; ) {
+      try {
+        const answer = await this.fetch(file.url, { headers: done ? { Range: `bytes=${done}-` } : {} });
+        if (done && answer.status !== 206) [parts, done] = [[], 0]; // a proxy that begins anew
+        for await (const part of chunks(answer.body)) {
+          parts.push(part);
+          onProgress((done += part.length));
+          failures = 0;
+        }
+        if (done < file.bytes) throw new AwayError("the download ended early");
+      } catch (error) {
+        if (!(error instanceof AwayError) || (failures += 1) > MOST_FAILURES) throw error;
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
     }
     const blob = new Blob(parts);
     if (blob.size !== file.bytes) throw new Error(`the drafter's file has ${blob.size} bytes, not ${file.bytes}`);
@@ -71,7 +89,11 @@ export class Edge {
 
 async function* chunks(body) {
   const reader = body.getReader();
-  for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+  const read = () =>
+    reader.read().catch(() => {
+      throw new AwayError("the edge cannot be reached");
+    });
+  for (let next = await read(); !next.done; next = await read()) yield next.value;
 }
 
 /** One transaction with the browser's database; it works on pages without TLS too. */
@@ -81,10 +103,14 @@ function keep(mode, use) {
     opening.onupgradeneeded = () => opening.result.createObjectStore(STORE);
     opening.onerror = () => reject(opening.error);
     opening.onsuccess = () => {
-      const transaction = opening.result.transaction(STORE, mode);
-      const request = use(transaction.objectStore(STORE));
-      transaction.oncomplete = () => resolve(request.result);
-      transaction.onerror = transaction.onabort = () => reject(transaction.error);
+      try {
+        const transaction = opening.result.transaction(STORE, mode);
+        const request = use(transaction.objectStore(STORE));
+        transaction.oncomplete = () => resolve(request.result);
+        transaction.onerror = transaction.onabort = () => reject(transaction.error);
+      } catch (error) {
+        reject(error); // a browser may refuse at once
+      }
     };
   });
 }

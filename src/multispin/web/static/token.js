@@ -1,4 +1,6 @@
 /** The token of this browser, which both pages show the edge. */
+import { keep, kept } from "./kept.js";
+
 const TOKEN = "multispin.token";
 
 /** @returns {string} the token: from the address that a QR code holds, or from before; may be empty */
@@ -8,10 +10,10 @@ export function token() {
     keepToken(given);
     history.replaceState(null, "", location.pathname);
   }
-  return localStorage.getItem(TOKEN) ?? "";
+  return kept("localStorage", TOKEN) ?? "";
 }
 
 /** @param {string} given the token to show from now on */
 export function keepToken(given) {
-  localStorage.setItem(TOKEN, given);
+  keep("localStorage", TOKEN, given);
 }
