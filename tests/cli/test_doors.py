@@ -26,6 +26,8 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["profile", "--target", "TINY", "--temperature", "nan"], "--temperature is not a number"),
         (["profile", "--target", "TINY", "--plot", "FOLDER/x.xyz"], "must end in .png"),
         (["serve", "--target", "TINY", "--prefill-share", "nan"], "--prefill-share is not a number"),
+        (["serve", "--engine", "vllm", "--edge-draft", "small"], "vLLM drafts only inside its own step"),
+        (["demo", "--engine", "vllm", "--edge-draft", "small"], "vLLM drafts only inside its own step"),
         (["reproduce", "--out", "FILE/report"], "cannot write to the folder"),
         (["profile", "--target", "TINY", "--draft", "nonsense"], "there is no model 'nonsense'"),
         (["profile", "--target", "TINY", "--draft", "q4:nonsense"], "there is no model 'nonsense'"),

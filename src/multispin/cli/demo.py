@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from multispin.cli.engine import check_engine, engine_arguments, engine_options
+from multispin.cli.engine import check_edge_draft, check_engine, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
 from multispin.cli.unused import idle_policies
@@ -94,6 +94,7 @@ def command(context: click.Context, /, **options: Any) -> int:
     from multispin.demo.program import run
     from multispin.demo.view import lost_devices, print_summary
 
+    check_edge_draft(options)
     check_engine(options)
     if options["engine"] == "vllm" and options["place"] != "cpu":
         raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")

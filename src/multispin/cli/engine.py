@@ -64,6 +64,15 @@ def check_engine(options: Mapping[str, Any]) -> None:
         raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
 
 
+def check_edge_draft(options: Mapping[str, Any]) -> None:
+    """InputError if a drafter of the edge's own is named beside an engine that it cannot be joined with."""
+    if options["edge_draft"] is not None and options["engine"] == "vllm":
+        raise InputError(
+            "--edge-draft is for --engine embedded: vLLM drafts only inside its own step, for every text and with a "
+            "fixed length, so that it cannot be joined with drafts of devices"
+        )
+
+
 def load_engine(options: Mapping[str, Any]) -> Any:
     """The engine that the options of `serve` name."""
     check_engine(options)

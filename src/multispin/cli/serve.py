@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from multispin.cli.config import config_options, printed
-from multispin.cli.engine import engine_options, load_engine
+from multispin.cli.engine import check_edge_draft, engine_options, load_engine
 from multispin.cli.lifetime import Parent, end_in_order, stop_signal
 from multispin.cli.main import Termination
 from multispin.cli.output import Output, OutputHandler
@@ -216,13 +216,9 @@ def _load(options: Mapping[str, Any]) -> _Loaded:
 
 def _check_mode(options: Mapping[str, Any]) -> None:
     """InputError if a mode has no drafter, or a drafter has no engine to go with."""
+    check_edge_draft(options)
     if options["mode"] == "edge" and options["edge_draft"] is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
-    if options["edge_draft"] is not None and options["engine"] == "vllm":
-        raise InputError(
-            "--edge-draft is for --engine embedded: vLLM drafts only inside its own step, for every text and with a "
-            "fixed length, so that it cannot be joined with drafts of devices"
-        )
     if options["edge_draft"] is not None and options["mode"] in ("plain", "rounds"):
         raise InputError(
             f"--mode {options['mode']} never drafts at the edge: leave --edge-draft out, or use --mode auto"
