@@ -25,7 +25,7 @@ from multispin.protocol import (
     Tail,
 )
 from multispin.protocol.device_stream import Streaming
-from multispin.simulation.acceptance import Acceptance
+from multispin.simulation.acceptance import Acceptance, acceptance_of
 from multispin.simulation.uplink import Channel
 from multispin.speculation import (
     ID_RULES,
@@ -167,6 +167,20 @@ class SimulatedDevice:
         self._lost_chain = -1  # epoch of the newest chain with a wrong token
         self._free_s = 0.0  # until when it is busy with a token that is in vain
         self.drafting: Drafting | None = None
+
+    def becomes(self, truth: Device) -> None:
+        """Be another device from now on: its drafter warms up, its text changes, its link gets worse.
+
+        What it says of itself in its drafts follows; what it said when it came does not. Frames that are on the air
+        arrive as they would have, so that a link which recovers goes on after them.
+
+        Args:
+            truth: what it is like from now on.
+
+        """
+        self.truth = self.heard = truth
+        self._listened_s = -1.0
+        self.acceptance = acceptance_of(truth, None, self.generator)
 
     def greet(self) -> Hello | Resume:
         """Come to the site as a new device."""
