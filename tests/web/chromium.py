@@ -100,6 +100,7 @@ class Page(Tab):
 
     async def close(self):
         """Close the tab, as a user would."""
+        self.closed = True
         with contextlib.suppress(PageError):
             await self.send("Page.close")
         await self._socket.close()
@@ -125,8 +126,7 @@ class Chromium(Browser):
         self._address = f"http://127.0.0.1:{port}"
         return bool(line_end)
 
-    async def page(self):
-        """A new tab."""
+    async def new_tab(self):
         async with self.http.put(f"{self._address}/json/new?about:blank") as answer:
             target = await answer.json(content_type=None)
         socket = await self.http.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28)

@@ -85,6 +85,7 @@ class Page(Tab):
 
     async def close(self):
         """Close the tab, as a user would."""
+        self.closed = True
         with contextlib.suppress(PageError):
             await self._browser.call("browsingContext.close", context=self._context)
 
@@ -149,8 +150,7 @@ class Firefox(Browser):
             if not future.done():
                 future.set_exception(PageError("the browser is gone"))
 
-    async def page(self):
-        """A new tab."""
+    async def new_tab(self):
         context = (await self.call("browsingContext.create", type="tab"))["context"]
         self._pages[context] = Page(self, context)
         return self._pages[context]

@@ -9,7 +9,7 @@ from multispin.control import Verification
 from multispin.edge import Access, EdgeServer, listening
 from multispin.edge.paced import PacedEngine
 from multispin.gateway import guard
-from multispin.models import Verifier, load_model, load_tokenizer
+from multispin.models import PackedModel, Verifier, load_model, load_tokenizer
 from multispin.models.gguf_copy import gguf_copy
 from multispin.models.references import EMBEDDED
 from multispin.models.token_table import token_table
@@ -24,15 +24,16 @@ SECRET = "open sesame"
 class Target:
     """The embedded target and its page drafter, loaded once."""
 
-    def __init__(self):
+    def __init__(self, browsers):
+        self.browsers, self.run = browsers, browsers.run
         self.model, self.tokenizer = load_model(EMBEDDED), load_tokenizer(EMBEDDED)
-        self.table = token_table(self.tokenizer)
+        self.packed, self.table = PackedModel.of(self.model), token_table(self.tokenizer)
         self.drafter = PageDrafter("small", gguf_copy("small"))
 
     @asynccontextmanager
     async def edge(self, slots=4, longest=4, mode="rounds", port=0, secret=SECRET, name="embedded"):
         """A real edge whose page drafts, for the length of a block."""
-        verifier = Verifier(self.model, slots, 512)
+        verifier = Verifier(self.packed, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
         limits = Limits(resume_grace_s=5.0)
         # In streams the engine takes its time, so that the page's drafts are in time on any machine, however busy.
@@ -44,20 +45,20 @@ class Target:
         page = DevicePage(name, self.tokenizer, self.table, verifier.max_length, self.drafter)
         page.add_routes(application, guard(access))
         async with listening(application, port=port) as port:
-            yield Edge(port, passes, events)
+            yield Edge(port, passes, events, self.browsers)
 
 
 class Edge:
     """An edge under test."""
 
-    def __init__(self, port, passes, events):
-        self.port, self.passes, self.events = port, passes, events
+    def __init__(self, port, passes, events, browsers):
+        self.port, self.passes, self.events, self._browsers = port, passes, events, browsers
         self.address = f"http://127.0.0.1:{port}"
         self.url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
 
     @asynccontextmanager
     async def browser(self, kind=Chromium):
-        async with kind() as browser:
+        async with self._browsers.started(kind) as browser:
             yield Phones(browser, self)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +33,7 @@ class Tab:
 
     def __init__(self):
         self.console, self.errors, self.requests = [], [], []
+        self.closed = False
 
     async def run(self, script):
         """Value of a JavaScript expression; a promise is awaited."""
@@ -77,7 +79,25 @@ class Browser:
     async def disconnect(self):
         """Wait until what `connect` began has ended; the process has ended already."""
 
+    async def new_tab(self):
+        """A new tab."""
+        raise NotImplementedError
+
+    async def page(self):
+        """A new tab, which `close_tabs` closes."""
+        page = await self.new_tab()
+        self._tabs.append(page)
+        return page
+
+    async def close_tabs(self):
+        """Close the tabs that are still open."""
+        tabs, self._tabs = self._tabs, []
+        for tab in tabs:
+            if not tab.closed:
+                await tab.close()
+
     async def __aenter__(self):
+        self._tabs = []
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         profile = Path(self._folder.name)
         self.prepare(profile)
@@ -103,3 +123,31 @@ class Browser:
         await self.disconnect()
         await self.http.close()
         self._folder.cleanup()
+
+
+class Browsers:
+    """Browsers that are started once for all tests; tests run in one event loop, which is theirs."""
+
+    def __init__(self):
+        self._runner, self._started = asyncio.Runner(), {}
+
+    def run(self, scenario):
+        """Run a coroutine."""
+        return self._runner.run(scenario)
+
+    @asynccontextmanager
+    async def started(self, kind):
+        """A browser of a kind; the tabs that were opened are closed at the end of the block."""
+        if kind not in self._started:
+            self._started[kind] = await kind().__aenter__()
+        browser = self._started[kind]
+        try:
+            yield browser
+        finally:
+            await browser.close_tabs()
+
+    def close(self):
+        """End all of them."""
+        for browser in self._started.values():
+            self.run(browser.__aexit__())
+        self._runner.close()

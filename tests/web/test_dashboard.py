@@ -65,9 +65,9 @@ async def look(browser, port, screen=DESKTOP):
     return page
 
 
-def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder):
+def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder, browsers):
     async def scenario():
-        async with edge(tiny_folder) as (port, write, dashboard), Chromium() as browser:
+        async with edge(tiny_folder) as (port, write, dashboard), browsers.started(Chromium) as browser:
             page = await look(browser, port)
             await page.until("document.getElementById('state').textContent === 'live'")
             assert not await page.run("document.getElementById('none').hidden")
@@ -98,24 +98,24 @@ def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder):
                 while dashboard.viewers:
                     await asyncio.sleep(0.05)
 
-    asyncio.run(scenario())
+    browsers.run(scenario())
 
 
-def test_it_fits_a_phone(tiny_folder):
+def test_it_fits_a_phone(tiny_folder, browsers):
     async def scenario():
-        async with edge(tiny_folder) as (port, write, _), Chromium() as browser:
+        async with edge(tiny_folder) as (port, write, _), browsers.started(Chromium) as browser:
             page = await look(browser, port, {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
             text = asyncio.create_task(write("a device with quite a long name that does not fit one line"))
             await page.until("document.querySelectorAll('#sessions li').length === 1")
             assert await page.run("document.documentElement.scrollWidth <= 360")
             await text
 
-    asyncio.run(scenario())
+    browsers.run(scenario())
 
 
-def test_without_the_token_it_shows_nothing_and_asks(tiny_folder):
+def test_without_the_token_it_shows_nothing_and_asks(tiny_folder, browsers):
     async def scenario():
-        async with edge(tiny_folder) as (port, _, _), Chromium() as browser:
+        async with edge(tiny_folder) as (port, _, _), browsers.started(Chromium) as browser:
             page = await browser.page()
             await page.open(f"http://127.0.0.1:{port}/dashboard", DESKTOP)
             await page.until("!document.getElementById('join').hidden")
@@ -126,16 +126,16 @@ def test_without_the_token_it_shows_nothing_and_asks(tiny_folder):
             )
             await page.until("document.getElementById('state').textContent === 'live'")
 
-    asyncio.run(scenario())
+    browsers.run(scenario())
 
 
-def test_it_says_so_when_the_edge_has_gone(tiny_folder):
+def test_it_says_so_when_the_edge_has_gone(tiny_folder, browsers):
     async def scenario():
-        async with Chromium() as browser:
+        async with browsers.started(Chromium) as browser:
             async with edge(tiny_folder) as (port, _, _):
                 page = await look(browser, port)
                 await page.until("document.getElementById('state').textContent === 'live'")
             await page.until("document.getElementById('state').textContent !== 'live'")
             await page.close()
 
-    asyncio.run(scenario())
+    browsers.run(scenario())

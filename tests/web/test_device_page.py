@@ -65,7 +65,7 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
             assert sum(device.accepted for device in devices) > 0
             assert not any(SECRET in url for url in page.requests)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
@@ -83,7 +83,7 @@ def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
             assert 0 < int(words[0]) == ended[0].accepted
             assert page.errors == []
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target):
@@ -114,7 +114,7 @@ def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target):
             assert await page.run("document.querySelectorAll('.user').length") == 0
             assert page.errors == []
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_phone_with_more_cores_drafts_with_more_threads(target):
@@ -122,13 +122,13 @@ def test_a_phone_with_more_cores_drafts_with_more_threads(target):
         async with target.edge() as edge, edge.browser() as phones:
             page = await phones.join(cores=4)
             assert "2 threads" in await page.run("document.getElementById('drafter-state').textContent")
-            await ask(page, RAINBOW)
+            await ask(page, RAINBOW, most=12)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["ids"] == own_text(target, RAINBOW, 12)
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             assert page.errors == []
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind):
@@ -137,12 +137,12 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind
             page = await phones.join()
             seeds = []
             for helping in (True, False):
-                await ask(page, POEM, most=30, temperature=0.8, helping=helping)
+                await ask(page, POEM, most=16, temperature=0.8, helping=helping)
                 answer = await answered(page, len(seeds) + 1)
                 seeds.append(answer["seed"])
                 params = SamplingParams(0.8, seed=int(answer["seed"]))
                 prompt = target.tokenizer.encode_chat(POEM)
-                assert answer["ids"] == decode_alone(target.model, prompt, params, 30, target.tokenizer.stop_ids)
+                assert answer["ids"] == decode_alone(target.model, prompt, params, 16, target.tokenizer.stop_ids)
                 with_help, without = await page.run(
                     "['with', 'without'].map((id) => document.getElementById(id).textContent)"
                 )
@@ -152,7 +152,7 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind
             drafters = [event.drafter for event in edge.events if isinstance(event, Connected)]
             assert drafters == ["small (page)", "none"]
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(target):
@@ -187,7 +187,7 @@ def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(ta
             margin = 1.96 * math.sqrt(max(rate * (1 - rate), 0.01) / drafted)
             assert page_accepted / page_drafted >= rate - margin
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 class OverTheWire:
@@ -229,7 +229,7 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
                 check_drafter, lambda: OverTheWire(loop, page), texts, target.tokenizer.size, distributions=False
             )
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
@@ -250,12 +250,12 @@ def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, kind, 
             fetched = [url for url in page.requests if url.endswith(".gguf")]
             assert len(fetched) == 1
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_text_goes_on_at_an_edge_that_was_started_anew(target):
     async def scenario():
-        async with Chromium() as browser:
+        async with target.browsers.started(Chromium) as browser:
             async with target.edge() as edge:
                 page = await Phones(browser, edge).join()
                 await ask(page, POEM, most=60)
@@ -265,7 +265,7 @@ def test_a_text_goes_on_at_an_edge_that_was_started_anew(target):
                 assert answer["ids"] == own_text(target, POEM, 60)
                 assert any(isinstance(event, Connected) for event in other.events)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 ANSWERS = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail));"
@@ -444,7 +444,7 @@ def test_a_closed_tab_hurts_nobody(target):
                 while edge.passes.sessions:
                     await asyncio.sleep(0.1)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_stopped_text_ends_at_the_edge_too(target):
@@ -460,7 +460,7 @@ def test_a_stopped_text_ends_at_the_edge_too(target):
                 while edge.passes.sessions:
                     await asyncio.sleep(0.05)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_page_without_the_token_asks_for_it(target):
@@ -478,4 +478,4 @@ def test_a_page_without_the_token_asks_for_it(target):
                 await page.until(f"document.getElementById('ask').hidden !== {str(joined).lower()}")
             assert "joined" in await page.run("document.getElementById('state').textContent")
 
-    asyncio.run(scenario())
+    target.run(scenario())
