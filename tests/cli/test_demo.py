@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.started import Started
+from tests.contract.recorded import check_keys, keys_of
 
 from multispin.cli.main import run as multispin
 
@@ -135,6 +136,7 @@ def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tm
     assert code == 0, stderr
     result = json.loads(stdout)
     check_result(result, 2)
+    check_keys("keys-demo", {"printed": keys_of(result)})
     assert [device["name"] for device in result["devices"]] == ["near", "far"]
     assert (result["mode"], result["policy"], result["site"]) == ("rounds", "fixed", str(tmp_path / "site.toml"))
     assert result["slower"] >= 1

@@ -20,6 +20,7 @@ import click
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.contract.recorded import HERE, check, check_keys, keys_of
 
 from multispin.cli.main import COMMANDS, run
 from multispin.cli.plan import plan_json
@@ -28,25 +29,10 @@ from multispin.edge.metrics import Counts, Metrics
 from multispin.errors import InputError
 from multispin.protocol.events import Event, Order, Round, RoundDevice, RoundGrant
 
-HERE = Path(__file__).resolve().parent
 SCENARIOS = HERE.parents[1] / "examples" / "scenarios"
-WRITING = os.environ.get("MULTISPIN_WRITE_CONTRACT") == "1"
 ACCURACY = 1e-8
 """Largest relative difference of a number that still counts as the same: other processors and other versions of HiGHS
 round differently."""
-
-
-def check(name, found, compare):
-    """Compare `found` with the recorded document of this name, by `compare(recorded, found)`."""
-    path = HERE / f"{name}.json"
-    if WRITING:
-        path.write_text(one_line_per_entry(found), encoding="utf-8")
-    compare(json.loads(path.read_text(encoding="utf-8")), found)
-
-
-def one_line_per_entry(document):
-    rows = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items())
-    return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
 def assert_same(recorded, found, where=""):
@@ -186,32 +172,6 @@ def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch
 
 
 # Keys of JSON documents and events --------------------------------------------------------------------------------
-
-DATA = {"tokens", "drafted", "seconds_per_token"}
-"""Keys in a demo's round log whose objects have devices' names as keys."""
-
-
-def paths(value, at=""):
-    """All paths of keys in a document, such as `devices[].name`; keys that are data are written `*`."""
-    if isinstance(value, dict):
-        data = at.startswith("round_log") and at.rpartition(".")[2] in DATA
-        inner = {path for key, each in value.items() for path in paths(each, f"{at}.{'*' if data else key}".strip("."))}
-        return inner | ({at} if at else set())
-    if isinstance(value, list):
-        return {at} | {path for each in value for path in paths(each, f"{at}[]")}
-    return {at}
-
-
-def check_keys(name, document):
-    def kept(recorded, found):
-        missing = {kind: sorted(set(keys) - set(found.get(kind, ()))) for kind, keys in recorded.items()}
-        assert {kind: keys for kind, keys in missing.items() if keys} == {}
-
-    check(name, document, kept)
-
-
-def keys_of(*documents):
-    return sorted({path for document in documents for path in paths(document)})
 
 
 def test_profile_prints_and_writes_the_recorded_keys(tiny_folder, tmp_path, capsys):
@@ -376,10 +336,3 @@ async def look_at_every_path(url):
                 async with client.request(method, path) as answer:
                     found[f"{method} {path}"] = answer.status
     return found
-
-
-@pytest.mark.processes
-def test_demo_prints_the_recorded_keys(tiny_folder, capsys):
-    few = ("--devices", "2", "--draft", "q6", "--draft", "lookup", "--prompt", "abab", "--max-tokens", "6")
-    assert run(["demo", "--target", tiny_folder, *few, "--json"]) == 0
-    check_keys("keys-demo", {"printed": keys_of(json.loads(capsys.readouterr().out))})

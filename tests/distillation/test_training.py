@@ -1,14 +1,13 @@
 """Training: it learns, and a run that was killed equals one that was not."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from tests.cli.started import Started
 
+from multispin.cli.main import run
 from multispin.distillation import Order, distil
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
@@ -130,34 +129,33 @@ def test_a_qwen_target_gets_a_drafter_that_drafts_for_it(qwen_folder, tmp_path):
 
 
 @pytest.mark.processes
-def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path):
-    """The real command on a tiny target: killed in training, started again, and equal to a run without a break."""
+def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path, capsys):
+    """The real command on a tiny target: killed as a process, started again, and equal to a run without a break."""
 
     def arguments(out):
         return [
-            *(sys.executable, "-m", "multispin", "distill", "--target", tiny_folder, "--out", str(tmp_path / out)),
+            *("distill", "--target", tiny_folder, "--out", str(tmp_path / out)),
             *("--layers", "1", "--steps", "60", "--tokens", "3000", "--answer-tokens", "12", "--vocabulary", "128"),
             *("--batch", "8", "--positions", "64", "--storage", "bfloat16", "--threads", "1", "--json"),
         ]
 
-    process = subprocess.Popen(arguments("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while len(list((tmp_path / "killed" / "corpus").glob("shard-*.safetensors"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = subprocess.run(arguments("killed"), capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    card = json.loads(done.stdout)
+    def made(out):
+        assert run(arguments(out)) == 0
+        return json.loads(capsys.readouterr().out)
+
+    with Started(*arguments("killed")) as process:
+        deadline = time.monotonic() + 200
+        while len(list((tmp_path / "killed" / "corpus").glob("shard-*.safetensors"))) < 2:
+            assert process.returncode is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    card = made("killed")
     assert card["layers"] == [1]
     assert card["results"]["all"]["rejection"]["acceptance_rate"] > 0
-    again = subprocess.run(arguments("whole"), capture_output=True, text=True, timeout=250)
-    assert again.returncode == 0, again.stderr
+    whole = made("whole")
     weights = [(tmp_path / out / "weights.safetensors").read_bytes() for out in ("killed", "whole")]
     assert weights[0] == weights[1]
-    assert json.loads(again.stdout)["results"] == card["results"]
+    assert whole["results"] == card["results"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["drafter.json", "weights.safetensors"]
 
 

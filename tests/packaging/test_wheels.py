@@ -155,22 +155,23 @@ def test_the_drafters_are_found_once_their_package_is_installed(wheels, tmp_path
     subprocess.run([str(environment.python), "-c", look], cwd=tmp_path, env={}, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("draft", ["none", "lookup"])
-def test_a_device_without_a_model_needs_its_tokenizer_and_no_torch(wheels, tmp_path, tiny_folder, draft):
+def test_a_device_without_a_model_needs_its_tokenizer_and_no_torch(wheels, tmp_path, tiny_folder):
     environment = Environment(tmp_path, wheels[0], extras=("device",))
     assert not environment.can_import("torch")
-    said = asyncio.run(write_at_an_edge(environment, tiny_folder, "--draft", draft))
     model, tokenizer = multispin.load_model(tiny_folder), multispin.load_tokenizer(tiny_folder)
     prompt = tokenizer.encode_chat("abab")
     alone = decode_alone(model, prompt, multispin.SamplingParams(), 8, tokenizer.stop_ids)
-    assert said["ids"] == alone
-    assert said["text"] == tokenizer.decode(alone)
+    for said in asyncio.run(write_at_an_edge(environment, tiny_folder, "none", "lookup")):
+        assert said["ids"] == alone
+        assert said["text"] == tokenizer.decode(alone)
 
 
-async def write_at_an_edge(environment, target, *arguments):
-    """The last event of a device of that environment, at an edge in this process."""
-    request = ("--target", target, "--prompt", "abab", "--max-tokens", "8", "--json", *arguments)
+async def write_at_an_edge(environment, target, *drafters):
+    """The last event of devices of that environment, one after the other, at an edge in this process."""
+    request, last = ("--target", target, "--prompt", "abab", "--max-tokens", "8", "--json"), []
     async with multispin.run_edge(target, slots=1, max_length=64) as url:
-        code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request)
-    assert (code, errors) == (0, "")
-    return json.loads(said.splitlines()[-1])
+        for draft in drafters:
+            code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request, "--draft", draft)
+            assert (code, errors) == (0, "")
+            last.append(json.loads(said.splitlines()[-1]))
+    return last
