@@ -57,12 +57,13 @@ def test_devices_of_every_kind_get_the_targets_own_text(tiny_folder, params):
 
 @pytest.mark.parametrize(
     ("mode", "bits"),
-    [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("auto", None), ("streams", None), ("streams", 6)],
+    [("plain", None), ("edge", 6), ("auto", 6), ("auto", 3), ("streams", None)],
 )
 def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits):
     """Devices that draft well, badly, at random lengths and not at all; the edge drafts well, badly or not.
 
-    Each kind of device writes a greedy text and a sampled one, all of them in the same passes.
+    Each kind of device writes a greedy text and a sampled one, all of them in the same passes. With the same drafters,
+    `auto` and `streams` are one program.
     """
     wanted = [([*PROMPT, 10 + i], params) for params in (SamplingParams(), HOT) for i in range(4)]
 
@@ -77,13 +78,13 @@ def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits):
             ]
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
             texts = await asyncio.gather(
-                *(c.generate(Request(prompt, params, 80)) for c, (prompt, params) in zip(clients, wanted, strict=True))
+                *(c.generate(Request(prompt, params, 60)) for c, (prompt, params) in zip(clients, wanted, strict=True))
             )
             assert site.passes.sessions == {}
         return texts, [event for event in site.events if isinstance(event, Round)]
 
     texts, rounds = run(scenario())
-    assert texts == [alone(tiny_folder, prompt, params, 80) for prompt, params in wanted]
+    assert texts == [alone(tiny_folder, prompt, params, 60) for prompt, params in wanted]
     accepted = sum(device.accepted for each in rounds for device in each.devices)
     if mode != "auto":  # that may find that nothing pays here
         assert (accepted > 0) == (mode != "plain")

@@ -158,10 +158,10 @@ def test_settings_alone_do_not_count_as_a_model(files, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("wait", "bytes came in 4 s"),
-        ("drip", "bytes came in 4 s"),
+        ("wait", "bytes came in 2 s"),
+        ("drip", "bytes came in 2 s"),
         ("endless", "a file is larger than the hub's listing says"),
-        ("endless listing", "its listing takes more than|only 0 bytes came in 4 s"),
+        ("endless listing", "its listing takes more than|only 0 bytes came in 2 s"),
         ("large", "'model.safetensors' has 1152921504606846976 bytes, over the limit"),
         ("no size", "'tokenizer.json' has None bytes, over the limit of 134217728"),
         ("many files", "it holds 900. files, over the limit of 2000"),
@@ -171,7 +171,7 @@ def test_a_server_can_take_neither_time_nor_disk_nor_memory(files, monkeypatch, 
     with serving(files, fault) as (_, url):
         monkeypatch.setenv("HF_ENDPOINT", url)
         with pytest.raises(InputError, match=reason):  # or the test never ends
-            hub.folder_of(NAME, quiet_s=4.0, memory_bytes=2**30)
+            hub.folder_of(NAME, quiet_s=2.0, memory_bytes=2**30)
     assert sum(file.stat().st_size for file in tmp_path.rglob("hub/hub/**/blobs/*")) < 2**22
 
 

@@ -63,11 +63,15 @@ class Text:
 
 @pytest.mark.parametrize("numbers", ["float32", "int8"])
 def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, numbers, processor):
-    """Every drafter with every way to sample, all of them in the same passes."""
+    """Every drafter with every way to sample, all of them in the same passes.
+
+    What is done with logits is the same for every family: one of them is sampled in all ways.
+    """
     if numbers == "int8" and processor != "cpu":
         pytest.skip("whole numbers are for a CPU")
-    model, limit = make_model(family).to(processor), 30
-    ways = list(SAMPLING.values()) if numbers == "float32" else [SAMPLING["greedy"], SAMPLING["coupled"]]
+    model, limit = make_model(family).to(processor), 24
+    every = numbers == "float32" and family == "llama"
+    ways = [SAMPLING[name] for name in (SAMPLING if every else ("greedy", "coupled-penalties"))]
     if numbers == "int8":
         model = whole_weights(model)
     drafters = [

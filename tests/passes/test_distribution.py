@@ -41,7 +41,7 @@ from multispin.speculation import (
     truncate,
 )
 
-TEXTS, MUTANT_TEXTS, DEVICES = 1500, 1000, 100
+TEXTS, DEVICES = 1000, 100
 PROMPT = (1, 3, 0, 2, 0)
 FORM = DistributionFormat(V, retained=4, probability_bits=3)
 PARAMS = SamplingParams(0.9, top_p=0.85, logit_bias=((1, 0.4),))
@@ -241,12 +241,12 @@ def test_the_text_follows_the_targets_distribution_whatever_is_lost_or_late(rule
 @pytest.mark.parametrize("rule", [Rule.COUPLED, Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_the_text_follows_the_targets_distribution_whoever_drafts(rule, mode):
     site = Site(rule, mode=mode)
-    assert follows_the_distribution(site.write(MUTANT_TEXTS))
+    assert follows_the_distribution(site.write(TEXTS))
     assert sum(count for report in site.reports for count in report.drafted) > 300
 
 
 def test_a_refused_draft_that_is_forgotten_and_drawn_anew_is_caught():
-    assert not follows_the_distribution(Site(Rule.REJECTION_UP, forgetful=True).write(MUTANT_TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_UP, forgetful=True).write(TEXTS))
 
 
 def test_an_edge_that_draws_from_the_whole_distribution_where_the_draft_distribution_is_missing_is_caught(monkeypatch):
@@ -255,7 +255,7 @@ def test_an_edge_that_draws_from_the_whole_distribution_where_the_draft_distribu
         return Outcome(rejection.accepted, int(torch.multinomial(rejection.distribution, 1, generator=generator)))
 
     monkeypatch.setattr(edge_session, "resolve_up", from_the_whole_distribution)
-    assert not follows_the_distribution(Site(Rule.REJECTION_UP).write(MUTANT_TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_UP).write(TEXTS))
 
 
 def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
@@ -264,4 +264,4 @@ def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
         return int(floor.ids[floor.weights.argmax()]) if len(floor.ids) else offer.rest_token
 
     monkeypatch.setattr(device_stages, "resolve_down", likeliest)
-    assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(MUTANT_TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(TEXTS))
