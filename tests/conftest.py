@@ -5,28 +5,35 @@ import pytest
 # Waiting threads sleep, and tiny models need only one: tests stay quick beside other work on a few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
 from hypothesis import settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
-
-torch.set_num_threads(1)
 
 # A slow machine is no bug: no example has a deadline.
 settings.register_profile("multispin", deadline=None)
 settings.load_profile("multispin")
 
 
-def save_tiny_model(folder, seed=0, extra_token="<|end|>", kind=LlamaConfig, **changes):
+def pytest_configure(config):
+    """Tiny models need one thread. The process that only hands out tests to others does without torch."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def save_tiny_model(folder, seed=0, extra_token="<|end|>", kind="LlamaConfig", **changes):
     """A random model that speaks bytes, as a model folder; seconds to make and run."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index for index, character in enumerate(alphabet)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=extra_token)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=extra_token)
     torch.manual_seed(seed)
-    config = kind(
+    config = getattr(transformers, kind)(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
@@ -38,7 +45,7 @@ def save_tiny_model(folder, seed=0, extra_token="<|end|>", kind=LlamaConfig, **c
         eos_token_id=tokenizer.eos_token_id,
         **changes,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -58,16 +65,17 @@ def other_vocabulary_folder(tmp_path_factory):
 def qwen_folder(request, tmp_path_factory):
     """Qwen 2 has biases and ties its embeddings here; Qwen 3 norms queries and keys and has a head of its own."""
     kind, changes = {
-        "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
-        "qwen3": (Qwen3Config, {"tie_word_embeddings": False, "head_dim": 8}),
+        "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+        "qwen3": ("Qwen3Config", {"tie_word_embeddings": False, "head_dim": 8}),
     }[request.param]
     return save_tiny_model(tmp_path_factory.mktemp(request.param), kind=kind, **changes)
 
 
-@pytest.fixture(
-    scope="session",
-    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))],
-)
+@pytest.fixture(scope="session", params=["cpu", "cuda"])
 def processor(request):
     """Where torch computes: what holds on a CPU must hold on a GPU."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA")
     return request.param
