@@ -6,6 +6,7 @@ The families stand in for the data sets of Table I of arXiv 2606.04581 (MBPP+, G
 devices differ in how well their drafts are accepted. They share no text with them and measure no one's skill.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -43,9 +44,18 @@ class Prompt:
 
 
 def scenario_path(name: str) -> Path:
-    """The scenario file that a user names: a path, or the bare name of a bundled one, such as "paper-llama"."""
+    """The scenario file that a user names: a path, or the bare name of a bundled one, such as "paper-llama".
+
+    Raises:
+        InputError: a bare word that is neither.
+
+    """
+    if Path(name).exists():
+        return Path(name)
     bundled = bundled_scenarios()
-    return Path(name) if Path(name).exists() else bundled.get(name, Path(name))
+    if name not in bundled and re.fullmatch(r"[\w-]+", name):
+        raise InputError(f"there is no scenario {name!r}: name one of {', '.join(bundled)}, or a scenario file")
+    return bundled.get(name, Path(name))
 
 
 def bundled_scenarios() -> dict[str, Path]:

@@ -17,6 +17,7 @@ from multispin.demo.view import live_view, progress_line
 from multispin.errors import InputError
 from multispin.models import DrafterName, load_tokenizer
 from multispin.models.gguf_drafter import file_for_llama_cpp, is_for_llama_cpp
+from multispin.models.loading import check_place
 from multispin.speculation import ID_RULES, TextStream
 
 PROGRESS_PERIOD_S = 2.0
@@ -35,6 +36,7 @@ def run(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
     names = {spec.drafter: DrafterName.parse(spec.drafter) for spec in order.crew}
     for name in names.values():
         name.check()
+    check_place(order.place)
     load_tokenizer(order.target)  # refuses a model that does not exist, and converts a GGUF file once
     for name in names.values():
         if is_for_llama_cpp(name, order.target):
