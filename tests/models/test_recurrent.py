@@ -1,6 +1,9 @@
 """What only recurrent layers need: states that move along, replays from a checkpoint, and limits on going back."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -140,3 +143,37 @@ def test_recurrent_layers_of_another_kind_are_refused(sizes):
     config = Qwen3NextConfig(**sizes, head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8)
     with pytest.raises(InputError, match="qwen3_next"):
         Verifier(AutoModelForCausalLM.from_config(config), slots=1, max_length=50)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels may be used where there is a card")
+def test_without_a_card_no_kernel_that_needs_one_is_called(tmp_path):
+    """transformers takes kernels wherever they are installed; here they are, and all of them fail."""
+    fails = "def {0}(*_, **__):\n    raise RuntimeError('0 active drivers')\n"
+    for package, inside, names in (
+        ("fla", "ops/gated_delta_rule", ("chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule")),
+        ("causal_conv1d", "", ("causal_conv1d_fn", "causal_conv1d_update")),
+    ):
+        for folder in [tmp_path / package, *(tmp_path / package / part for part in ("ops", inside) if inside)]:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "__init__.py").write_text("".join(fails.format(name) for name in names))
+    program = """
+from tests.models.conftest import tiny_model
+from transformers.models.qwen3_5 import modeling_qwen3_5 as found
+wrapped = found.torch_chunk_gated_delta_rule
+from multispin.models import CachedModel
+from multispin.speculation import Feed, SamplingParams
+plain = tiny_model("qwen3.5")
+try:
+    wrapped(*[None] * 5)
+except RuntimeError as error:
+    assert "0 active drivers" in str(error)  # transformers did find the kernel
+else:
+    raise AssertionError
+model = CachedModel(plain, 1, 40)
+print(model.forward([Feed(model.open(), 0, list(range(9)), SamplingParams())])[0].shape)
+"""
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program], text=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ by transformers' own functions, so what is here is bookkeeping.
 """
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,17 @@ RECURRENT_MODELS = {"qwen3_5_text"}
 HISTORY = 64
 """Positions, counted from the furthest that a slot has reached, that it can always go back; a draft is shorter."""
 _CAPACITY = 4 * HISTORY  # inputs kept per slot; the checkpoint moves when they do not fit
+_KERNELS = (
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+    "torch_chunk_gated_delta_rule",
+    "torch_recurrent_gated_delta_rule",
+)
+"""Functions that transformers replaces by those of flash-linear-attention and causal-conv1d where it finds them."""
+
+if not torch.cuda.is_available():  # it asks for no card, but those kernels compute on nothing else
+    for _name in _KERNELS:
+        setattr(reference, _name, inspect.unwrap(getattr(reference, _name)))
 
 
 class RecurrentLayer:
