@@ -99,7 +99,8 @@ def command(**options: Any) -> None:
 
     order = settled(options)
     name = DrafterName.parse(order["draft"])
-    prepare(order["threads"], name.needs_model and not _runs_llama_cpp(name, order))
+    by_llama_cpp = _runs_llama_cpp(name, order)  # refuses --gpu-layers for a drafter without a model, too
+    prepare(order["threads"], name.needs_model and not by_llama_cpp)
     if order["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(drafting.serve(order))
