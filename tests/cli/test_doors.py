@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from multispin.cli.main import COMMANDS, run
 
@@ -23,6 +24,11 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["distill", "--out", "FOLDER/drafter", "--corpus", "FILE/corpus"], "cannot write to the folder"),
         (["distill", "--out", "FOLDER/drafter", "--learning-rate", "nan"], "--learning-rate is not a number"),
         (["distill", "--out", "FOLDER/drafter", "--device", "cuda:99"], "there is no device 'cuda:99'"),
+        pytest.param(
+            ["profile", "--target", "TINY", "--draft", "TINY", "--draft-on", "mps"],
+            "there is no device 'mps' here: it is the graphics processor of a Mac",
+            marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is here"),
+        ),
         (["profile", "--target", "TINY", "--temperature", "nan"], "--temperature is not a number"),
         (["profile", "--target", "TINY", "--plot", "FOLDER/x.xyz"], "must end in .png"),
         (["serve", "--target", "TINY", "--prefill-share", "nan"], "--prefill-share is not a number"),

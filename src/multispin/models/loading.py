@@ -90,6 +90,8 @@ def check_place(place: str) -> None:
         place: a device of torch's, such as "cpu", "cuda:0" or "mps".
 
     """
+    if place.partition(":")[0] == "mps" and not torch.backends.mps.is_available():  # torch's own reason is a page long
+        raise InputError(f"there is no device {place!r} here: it is the graphics processor of a Mac with Apple's chips")
     try:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
