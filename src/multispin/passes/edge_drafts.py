@@ -6,7 +6,7 @@ from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
 from multispin.passes.steps import DraftHere, EdgeAsk, EdgeDraft
 from multispin.protocol import Pending
-from multispin.speculation import ID_RULES, AheadMatcher, BatchDrafter, DraftAsk
+from multispin.speculation import AheadMatcher, BatchDrafter, DraftAsk
 
 UNTIMED_LENGTH = 2
 """Until it was seen how long the edge's drafter takes, it drafts no further: what is believed before is a guess."""
@@ -57,7 +57,7 @@ class EdgeDrafts:
         for seat, text, length in wanted:
             request, slot = seat.session.request, seat.slot
             if length and request is not None and slot is not None:
-                form = None if request.rule in ID_RULES else request.form
+                form = None if request.ids_only else request.form
                 ahead = text[len(request.committed) :]  # drafted by the device
                 matcher = None if request.matcher is None else AheadMatcher(request.matcher, ahead)
                 ask = DraftAsk(self._slots[slot], tuple(text), length, request.params, matcher)

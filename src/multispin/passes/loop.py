@@ -39,7 +39,6 @@ from multispin.protocol import (
     check_version,
 )
 from multispin.speculation import (
-    ID_RULES,
     BatchDrafter,
     Engine,
     Failure,
@@ -270,7 +269,7 @@ class Passes:
         )
         seat.trial = None
         beliefs, number = self.controller.beliefs, seat.session.number
-        if request.rule in ID_RULES:
+        if request.ids_only:
             beliefs.charge(number)
         else:
             bits = bits_per_token(request.rule, request.form)

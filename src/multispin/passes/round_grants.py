@@ -12,7 +12,6 @@ from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPla
 from multispin.passes.seats import Seat, Trial
 from multispin.passes.state import EdgeState
 from multispin.protocol import Grant, Granted, Pending
-from multispin.speculation import ID_RULES
 
 
 @dataclass
@@ -111,7 +110,7 @@ class RoundGrants:
         drafter = self._edge_drafts
         edge_room = drafter.room(room) if drafter is not None and seat.session.offer is None else 0
         request = seat.session.request
-        comparable = request is not None and request.rule in ID_RULES
+        comparable = request is not None and request.ids_only
         able = seat.session.hello.drafts and seat.trial is None
         return Member(seat.session.number, room if able else 0, edge_room, comparable)
 

@@ -28,7 +28,7 @@ from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState, Row
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
 from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Pending, Streaming
-from multispin.speculation import ID_RULES, Failure, Finding, Outcome
+from multispin.speculation import Failure, Finding, Outcome
 
 LOOK_EVERY = 8
 """Windows are looked at again after so many passes of their session."""
@@ -251,7 +251,7 @@ class Streams:
         for seat in idle:
             request, session = seat.session.request, seat.session
             assert request is not None
-            if request.rule not in ID_RULES:
+            if not request.ids_only:
                 if not self._seats.unread(seat):
                     self._grants.grant(seat, self._bands.of(session.number), self._pass_s, now_s)
             else:  # its device may draft while its prompt is read
@@ -263,7 +263,7 @@ class Streams:
     def _rests(self, seat: Seat) -> bool:
         """Whether the seat's device is only tried now and then. Rules that draft in grants have probes of their own."""
         request = seat.session.request
-        return self._paying.rests(seat.session.number) and request is not None and request.rule in ID_RULES
+        return self._paying.rests(seat.session.number) and request is not None and request.ids_only
 
     def _try(self, resting: Sequence[Seat], drafting: int, now_s: float) -> None:
         """End trials that had their time, and begin those that are due, a few at a time."""
@@ -315,7 +315,7 @@ class Streams:
         """Look at a device anew, and tell it its window if that has changed in a way that matters."""
         session, number = seat.session, seat.session.number
         stage, request = session.stage, session.request
-        if request is None or request.rule not in ID_RULES or request.finish:
+        if request is None or not request.ids_only or request.finish:
             return
         flow.device, flow.rides, flow.view = self._device(seat), 0, None
         length, chunk, band_hz = 0, 1, 0.0

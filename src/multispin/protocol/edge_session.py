@@ -56,6 +56,8 @@ from multispin.speculation import (
 
 _MAY_OWE = Idle, Granted
 """Stages in which a device may owe the token of an offer."""
+_WITHOUT_GRANT = Idle, Streaming
+"""Stages in which no verdict of a grant is to come."""
 
 
 class EdgeSession:
@@ -118,7 +120,7 @@ class EdgeSession:
     def grant(self) -> Grant | None:
         """The grant whose verdict is still to come."""
         stage = self.stage
-        return None if isinstance(stage, Idle | Streaming) else stage.grant
+        return None if isinstance(stage, _WITHOUT_GRANT) else stage.grant
 
     @property
     def offer(self) -> Offer | None:

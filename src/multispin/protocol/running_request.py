@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from multispin.errors import InputError
 from multispin.protocol.messages import Open, longest_draft
 from multispin.protocol.request import Request
-from multispin.speculation import Grammars, Matcher, Rule, Score
+from multispin.speculation import ID_RULES, Grammars, Matcher, Rule, Score
 
 
 class ProtocolError(InputError):
@@ -29,6 +29,7 @@ class RunningRequest:
         prompt_tokens: number of ids that the user gave.
         finish: empty while the text goes on, else "stop" or "length".
         rule: acceptance rule of its drafts.
+        ids_only: whether that is a rule of `ID_RULES`, under which drafts are ids and nothing else.
         form: how distributions are written under the rejection rules.
         longest_draft: longest draft that a frame holds under its rule.
         params: sampling parameters, with the stop ids withheld until `min_tokens`.
@@ -53,6 +54,7 @@ class RunningRequest:
         self.stop_ids = frozenset(request.stop_ids)
         self.params = request.effective_params
         self.rule = request.acceptance_rule
+        self.ids_only = self.rule in ID_RULES
         self.form = request.form(vocabulary_size)
         self.longest_draft = longest_draft(self.rule, self.form)
         self.finish = ""
