@@ -292,7 +292,7 @@ def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, 
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             assert page.errors == []
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target):
@@ -306,7 +306,7 @@ def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target):
             assert not [url for url in page.requests if url.endswith(".gguf")]  # nothing was fetched for nothing
             assert page.errors == []
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_was(target):
@@ -339,7 +339,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(target):
             await ask(page, RAINBOW)
             assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target):
@@ -353,7 +353,7 @@ def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target):
             assert answer["ids"] == own_text(target, POEM, 60)
             assert [event.session for event in edge.events if isinstance(event, Connected)] == [1, 1]
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
@@ -362,7 +362,7 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
     note = "[...document.querySelectorAll('.note')].at(-1)?.textContent"
 
     async def scenario():
-        async with Chromium() as browser:
+        async with target.browsers.started(Chromium) as browser:
             async with target.edge() as edge:
                 page = await Phones(browser, edge).join()
             await ask(page, RAINBOW)
@@ -388,7 +388,7 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
                 await page.run("document.getElementById('ask').requestSubmit()")
                 await answered(page)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_text_of_another_model_does_not_go_on(target):
@@ -410,7 +410,7 @@ def test_a_text_of_another_model_does_not_go_on(target):
             await ask(page, RAINBOW)
             assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_new_conversation_begins_empty_even_in_mid_text(target):
@@ -426,7 +426,7 @@ def test_a_new_conversation_begins_empty_even_in_mid_text(target):
             await ask(page, RAINBOW)
             assert (await answered(page, 2))["ids"] == own_text(target, RAINBOW, 40)
 
-    asyncio.run(scenario())
+    target.run(scenario())
 
 
 def test_a_closed_tab_hurts_nobody(target):
