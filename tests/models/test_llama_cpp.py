@@ -10,7 +10,14 @@ import pytest
 from multispin.errors import InputError
 from multispin.models import TextGrammars, load_tokenizer
 from multispin.models.draft_source import load_draft_source
-from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel, tokenizer_of
+from multispin.models.llama_cpp import (
+    LlamaCppContext,
+    LlamaCppDrafter,
+    LlamaCppError,
+    LlamaCppModel,
+    tokenizer_of,
+    try_file,
+)
 from multispin.models.references import embedded_path
 from multispin.speculation import DistributionFormat, SamplingParams
 from multispin.speculation.conformance import check_drafter
@@ -254,3 +261,14 @@ def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, pro
     rows["wrong"] = 2  # now pairs are wrong too
     with pytest.raises(InputError, match="failed its self-test"):
         LlamaCppContext(loaded, 64)
+
+
+def test_a_file_at_which_the_library_ends_its_process_is_refused_and_not_loaded(path, tmp_path):
+    """A constant that is no number: the library asserts that its logits are numbers."""
+    whole, key = path.read_bytes(), b"llama.attention.layer_norm_rms_epsilon"
+    at = whole.index(key) + len(key) + 4  # behind the type of the value
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(whole[:at] + b"\x00\x00\xc0\x7f" + whole[at + 4 :])
+    with pytest.raises(LlamaCppError, match=r"llama\.cpp (breaks off|does not come to an end)"):
+        try_file(damaged, timeout_s=10.0)
+    try_file(path)

@@ -158,9 +158,12 @@ def check_drafter_place(name: DrafterName, place: str) -> None:
 
 
 def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers: int) -> DraftSource:
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of, try_file
 
-    model = LlamaCppModel(file_for_llama_cpp(name, target), gpu_layers)
+    path = file_for_llama_cpp(name, target)
+    if name.kind is DrafterKind.MODEL and name.reference != EMBEDDED:  # all other files were made here
+        try_file(path)
+    model = LlamaCppModel(path, gpu_layers)
     own = tokenizer_of(model)
     if name.reference and target not in (None, name.reference):  # else the file was made from the target's own
         assert target is not None
@@ -179,8 +182,10 @@ def _tokenizer_of(target: str) -> Tokenizer:
     unpacks = is_whole(converted_folder(target, found)) or find_spec("torch") is not None
     if unpacks and find_spec("tokenizers") is not None:
         return load_tokenizer(target)
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of, try_file
 
+    if target != EMBEDDED:
+        try_file(found)
     return tokenizer_of(LlamaCppModel(found, only_vocabulary=True))
 
 
