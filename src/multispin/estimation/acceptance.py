@@ -53,6 +53,11 @@ class AcceptanceEstimator:
         self._rejected = kept * self._rejected + (trials - accepted)
 
     @property
+    def trials(self) -> float:
+        """How many trials are remembered, what is left of the prior included."""
+        return self._accepted + self._rejected
+
+    @property
     def rate(self) -> float:
         """Posterior mean of α, strictly between 0 and 1."""
         a, b = self._beta

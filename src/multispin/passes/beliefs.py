@@ -4,6 +4,7 @@ A running edge learns (`LearnedBeliefs`, on the estimators). A simulation may kn
 Neither knows policies, plans or rounds.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -22,6 +23,11 @@ View = tuple[float, float, float]
 
 _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
 """Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
+
+_EDGE_SHARED_TRIALS = 16.0
+"""A session's own acceptance of the edge's drafts counts as much as that of all sessions after so many trials …"""
+_EDGE_HALF_LIFE_TRIALS = 400.0
+"""… and half as much after so many trials of others: who got no drafts for long is believed to be like the others."""
 
 
 class Believed(Protocol):
@@ -167,6 +173,7 @@ class _Estimates:
         "acceptance",
         "belief",
         "edge_acceptance",
+        "edge_trials",
         "link",
         "most_token_bits",
         "overhead_bits",
@@ -182,6 +189,7 @@ class _Estimates:
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.edge_acceptance: AcceptanceEstimator | None = None  # None: no draft of the edge was verified yet
+        self.edge_trials = 0.0  # of all sessions, when its last one was verified
         self.belief: _Belief | None = None  # what follows from the others; None: to be found anew
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
         self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
@@ -291,6 +299,7 @@ class LearnedBeliefs:
         # Drafting steps take the place of devices and drafted tokens that of tokens: nothing else costs time.
         self._edge_time = VerificationEstimator(0.0, *_EDGE_STEP_PRIOR_S)
         self._edge_acceptance = AcceptanceEstimator()  # of all sessions together
+        self._edge_trials = 0.0
         self._delays = delays
         self._bits_per_id = bits_per_id
         self._max_draft_length = max_draft_length
@@ -354,7 +363,9 @@ class LearnedBeliefs:
     def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn how often the edge's own drafts are accepted, for this session and for all."""
         self._edge_acceptance.observe(drafted, accepted)
+        self._edge_trials += min(accepted + 1, drafted)
         known = self._changing(session)
+        known.edge_trials = self._edge_trials
         if known.edge_acceptance is None:
             known.edge_acceptance = AcceptanceEstimator(self._edge_acceptance.rate)
         known.edge_acceptance.observe(drafted, accepted)
@@ -412,6 +423,8 @@ class LearnedBeliefs:
         known = self._sessions[session]
         if known.belief is None:
             known.belief = self._found(known)
+        elif known.edge_acceptance is not None and known.edge_trials != self._edge_trials:
+            known.belief = known.belief._replace(edge_acceptance_rate=self._edge_rate(known))
         return known.belief
 
     def _found(self, known: _Estimates) -> _Belief:
@@ -423,8 +436,17 @@ class LearnedBeliefs:
             known.token_bits,
             known.overhead_bits,
             known.refusal_bits,
-            None if known.edge_acceptance is None else known.edge_acceptance.rate,
+            self._edge_rate(known),
         )
+
+    def _edge_rate(self, known: _Estimates) -> float | None:
+        """α of the edge's drafts for a session: its own, as far as it is known and new, else that of all sessions."""
+        if known.edge_acceptance is None:
+            return None
+        age = (self._edge_trials - known.edge_trials) / _EDGE_HALF_LIFE_TRIALS
+        weight = known.edge_acceptance.trials * math.exp2(-age)
+        shared = _EDGE_SHARED_TRIALS * self._edge_acceptance.rate
+        return (shared + weight * known.edge_acceptance.rate) / (_EDGE_SHARED_TRIALS + weight)
 
     def _efficiency(self, known: _Estimates) -> float:
         """R [bit/s/Hz]."""
