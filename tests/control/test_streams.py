@@ -84,6 +84,35 @@ def test_if_nobody_is_worth_a_pass_the_next_arrival_is_awaited() -> None:
     assert choose(idle, PAPER, 250.0) == Wait(pytest.approx(0.03))
 
 
+def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> None:
+    """At 100 tokens/s ten milliseconds cost one token; four devices that begin anew bring 2.2 more each."""
+    engine = Verification(0.1, 0.0)
+    anew = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
+    ready = [Ready(9, 8, 0.8), *anew]
+    assert isinstance(choose(ready, engine, 100.0), Go)
+    assert choose(ready, engine, 100.0, patience_s=0.02) == Wait(pytest.approx(0.01), puts_off=True)
+    assert isinstance(choose(ready, engine, 100.0, patience_s=0.009), Go)  # not longer than it may
+    assert isinstance(choose(ready, engine, 2000.0, patience_s=0.02), Go)  # twenty tokens for nine
+    late = [each._replace(next_s=0.03) for each in anew[:2]]
+    # The first frames are worth a wait, and where time is cheap those that come 20 ms later are, too.
+    assert choose([*late, *anew[2:]], engine, 100.0, patience_s=0.05) == Wait(pytest.approx(0.03), puts_off=True)
+    assert choose([*late, *anew[2:]], engine, 400.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
+
+
+def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() -> None:
+    """A frame of 2 tokens comes each 10 ms: after 30 ms there are 6, and with room for 4 only 4."""
+    engine = Verification(0.1, 0.0)
+    quick = Ready(1, 0, 0.9, next_s=0.01, next_tokens=2, tokens_per_s=200.0, room=16)
+    clock = Ready(2, 0, 0.0, next_s=0.03, next_tokens=1, tokens_per_s=1.0, room=1)  # worth nothing, but an arrival
+    gains = expected(0.9, 6) - expected(0.9, 2)
+    made = choose([quick, clock], engine, 0.99 * gains / 0.02, patience_s=0.03)
+    assert made == Wait(pytest.approx(0.03), puts_off=True)
+    made = choose([quick, clock], engine, 1.01 * gains / 0.02, patience_s=0.03)
+    assert made == Wait(pytest.approx(0.01), puts_off=True)
+    narrow = choose([quick._replace(room=4), clock], engine, 0.99 * gains / 0.02, patience_s=0.03)
+    assert narrow == Wait(pytest.approx(0.01), puts_off=True)
+
+
 def test_where_a_ride_costs_nothing_everybody_rides() -> None:
     engine = Verification(0.024, 0.0)
     ready = [Ready(k, k, 0.7, next_s=0.001, next_tokens=4, tokens_per_s=200.0, room=16) for k in range(10)]

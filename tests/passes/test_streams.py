@@ -223,7 +223,8 @@ def test_texts_are_the_targets_whoever_drafts_and_every_token_is_counted_once(ri
         assert (counts.accepted, counts.rejected) == (phone.accepted, phone.rejected)
         assert phone.accepted + phone.rejected + phone.session.wasted + phone.drafting == phone.made
     drafting = [session.counts for session in sessions[:4]]
-    assert sum(counts.accepted for counts in drafting) > (10 if right else -1)
+    # Where the edge drafts as well as the devices do, few of their tokens come in time.
+    assert sum(counts.accepted for counts in drafting) > (-1 if not right else 0 if edge else 10)
     if edge and decision is whatever:
         assert site.edge.asked > 0
 
@@ -283,18 +284,21 @@ def test_a_silent_device_holds_up_nobody_and_gets_its_text():
 
 
 def test_a_device_behind_a_long_round_trip_does_not_slow_others_and_stays_near_plain():
-    def ended(mode, delays):
+    def ended(mode, delays, seed):
         site = Site(mode=mode, pass_s=lambda jobs: 0.02 + 0.002 * sum(len(job.feed.tokens) for job in jobs))
+        site.rng.seed(seed)
         numbers = [site.join(f"d{k}", 100, delay_s=delay_s, drafts=mode != "plain") for k, delay_s in enumerate(delays)]
         site.run()
         assert all(site.phones[number].session.generated == expected(100) for number in numbers)
         return [site.phones[number].ended_s for number in numbers]
 
-    near = ended("streams", [0.002] * 4)
-    far = ended("streams", [0.002] * 3 + [0.1])
-    plain = ended("plain", [0.002] * 3 + [0.1])
-    assert max(far[:3]) <= 1.15 * max(near)
-    assert far[3] <= 1.12 * plain[3]  # the others' drafts make passes longer, and its own come too late to be of use
+    def summed(mode, far_s):  # one draw differs from another by some 10 %
+        draws = [ended(mode, [0.002] * 3 + [far_s], seed) for seed in range(6)]
+        return sum(sum(each[:3]) for each in draws), sum(each[3] for each in draws)
+
+    near, far, plain = summed("streams", 0.002), summed("streams", 0.1), summed("plain", 0.1)
+    assert far[0] <= 1.15 * near[0]
+    assert far[1] <= 1.05 * plain[1]  # the others' drafts make passes longer, and its own come too late to be of use
 
 
 def test_who_comes_back_goes_on_with_a_new_chain():
@@ -443,6 +447,9 @@ def test_windows_cover_the_round_trip_and_end_where_tokens_are_seldom_right():
     assert window_of(view(0.85, 0.01), 0.1, 1e6, 0.05, 63)[0] == 25  # 0.85²⁵ is below a fiftieth
     assert window_of(view(0.3, 0.01), 0.1, 1e6, 0.05, 63)[0] == 4  # 0.3⁴ is below a fiftieth
     assert window_of(view(0.9, 0.01), 0.0, 0.0, 0.05, 16) == (0, 1)
+    assert window_of(view(0.9, 0.01), 0.0, 1e6, 1.0, 63)[1] == 16  # a hundred tokens in a pass, ten in a row
+    assert window_of(view(0.4, 0.01), 0.0, 1e6, 1.0, 63)[1] == 2  # few stand: a long frame only comes later …
+    assert window_of(view(0.4, 0.01), 0.0, 1e6, 1.0, 63, devices=10)[1] == 4  # … but so many frames cost the edge
     slow_link = window_of(lambda chunk: (0.9, 0.001, 1e4 / chunk), 0.0, 1e6, 0.002, 16)
     assert slow_link[1] > window_of(view(0.9, 0.001), 0.0, 1e6, 0.002, 16)[1]
     assert window_of(view(1.0, 0.0001), 1.0, 1e6, 1.0, 500)[0] == MAX_DRAFT_LENGTH

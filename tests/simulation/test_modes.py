@@ -1,6 +1,7 @@
 """Whatever pays: sites at which each choice is best, learned and not known."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -45,23 +46,27 @@ def goodput(scenario, mode, knows=False, seed=1, passes=120, behaviour=BEHAVIOUR
     return sum(rates[skip:]), site
 
 
+@cache
+def summed(name, mode):
+    """Goodput of several draws together: one differs from another by up to a tenth; and whether all texts went on."""
+    draws = [goodput(SITES[name], mode, seed=seed) for seed in (1, 2, 3)]
+    whole = all(
+        device.session.finish == "" for _, site in draws for device in site.devices if device.number is not None
+    )
+    return sum(rate for rate, _ in draws), whole
+
+
 @pytest.mark.parametrize("name", SITES)
 @pytest.mark.parametrize("chooses", ["mixture", "auto"])
 def test_what_chooses_is_never_slower_than_the_edge_alone_and_about_as_good_as_rounds_where_they_pay(name, chooses):
-    scenario = SITES[name]
-    modes = ["plain", "rounds"] + ["edge"] * (scenario.edge_drafter is not None)
-    # A pass of this one site is 150 ms long whoever rides, and streams do not wait for everybody (docs/modes.md). There
-    # one draw is 0.83 to 1.03 of the rounds, so several are added up.
-    seeds, least = (
-        ((1, 2, 3, 4), 0.9) if (chooses, name) == ("auto", "and the edge has a poor drafter") else ((1,), 0.93)
-    )
-    passes = 120 // len(seeds) + 30
-    alone = {mode: sum(goodput(scenario, mode, seed=seed, passes=passes)[0] for seed in seeds) for mode in modes}
-    draws = [goodput(scenario, chooses, seed=seed, passes=passes) for seed in seeds]
-    chosen, site = sum(rate for rate, _ in draws), draws[-1][1]
+    modes = ["plain", "rounds"] + ["edge"] * (SITES[name].edge_drafter is not None)
+    alone = {mode: summed(name, mode)[0] for mode in modes}
+    chosen, whole = summed(name, chooses)
     assert chosen >= 0.97 * max(alone[mode] for mode in modes if mode != "rounds"), alone
+    # A pass of this one site is 150 ms long whoever rides, and streams wait for a small part of it only (docs/modes.md).
+    least = 0.9 if (chooses, name) == ("auto", "and the edge has a poor drafter") else 0.93
     assert chosen >= least * alone["rounds"], (chosen, alone)
-    assert all(device.session.finish == "" for device in site.devices if device.number is not None)
+    assert whole
 
 
 def test_a_delay_is_paid_twice_a_round_and_not_at_all_by_who_does_not_draft():

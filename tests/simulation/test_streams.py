@@ -54,6 +54,21 @@ def test_streams_are_better_than_rounds_and_plain_where_drafting_pays() -> None:
         assert streams > 1.1 * goodput(setup, "plain", 120)
 
 
+def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices that nearly always begin anew after a pass of 125 ms, and need some 10 ms for a draft."""
+    devices = (Device("a", 0.0017, 1.5, 0.57), Device("b", 0.005, 4.6, 0.3))
+    setup = Setup(Scenario(Cell(8e4, 16, 16, 0), Verification(0.125, 0.0), devices), Behaviour(frame_bits=176))
+
+    def summed(mode: str) -> float:
+        runs = [SimulatedRun(setup, "heterogeneous", seed, 250, False, mode=mode) for seed in range(3)]
+        return sum(simulate(run).goodput_tokens_per_s for run in runs)
+
+    streams, rounds = summed("streams"), summed("rounds")
+    monkeypatch.setattr("multispin.passes.streams.MOST_WAIT", 0.0)
+    assert streams > 1.1 * summed("streams")
+    assert streams > 0.9 * rounds  # learning included
+
+
 def test_streams_are_no_worse_than_the_edge_drafts_where_these_are_best() -> None:
     setup = site(Verification(0.01, 0.0, 2e-5), edge=EdgeDrafter(0.001, 0.0, 0.7))
     assert goodput(setup, "streams", 400) > 0.98 * goodput(setup, "edge", 400)

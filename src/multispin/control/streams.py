@@ -21,6 +21,8 @@ from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
+WAITS = 4
+"""A pass that begins now is compared with passes that begin at so many expected arrivals, at most."""
 SLACK_TOKENS = 2.0
 """By so much a session may be short of that before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0
@@ -112,9 +114,11 @@ class Wait:
 
     Args:
         for_s: time from now after which to ask again [s]; infinite: only a message changes anything.
+        puts_off: whether a pass that is worth its time is put off, because it is worth more then; default no.
     """
 
     for_s: float
+    puts_off: bool = False
 
 
 def choose(
@@ -122,6 +126,7 @@ def choose(
     verifier: Verification,
     price_tokens_per_s: float,
     edge_drafter: EdgeDrafter | None = None,
+    patience_s: float = 0.0,
 ) -> Go | Wait:
     """Decide who rides in the pass that begins now, or to wait. A pure function.
 
@@ -144,11 +149,15 @@ def choose(
     more, and time is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding. π_k doubles with every token that
     it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further behind.
 
+    A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less λ times the wait is
+    greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin anew.
+
     Args:
         ready: all sessions that could ride now; who has nothing pending may ride for its one token.
         verifier: T_ver = fixed + per_device·K + per_token·Σ(L_k + 1).
         price_tokens_per_s: λ, what a second of the engine is worth, see `Worth` [tokens/s].
         edge_drafter: the edge's own drafter; default none.
+        patience_s: how long a pass that is worth its time may be put off, at most [s]; default 0, not at all.
 
     Returns: a pass, or for how long to wait; `Wait(inf)` if nobody is ready.
     """
@@ -164,6 +173,8 @@ def choose(
         rides = (drafts.surplus >= 0.0) | due
     if not rides.any():
         return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
+    if patience_s >= LEAST_WAIT_S and (wait_s := table.worth_waiting(due, patience_s)) > 0.0:
+        return Wait(wait_s, puts_off=True)
     chosen = np.flatnonzero(rides).tolist()
     device, edge = drafts.device.astype(int).tolist(), drafts.edge.astype(int).tolist()
     return Go(
@@ -192,6 +203,8 @@ class _Drafts(NamedTuple):
 class _Table:
     """What is ready, as arrays over sessions, [K]; and what it would bring with m tokens of the edge each, [M + 1, K].
 
+    Arrays over times of a wait, too, have them as their first axis, [T, M + 1, K].
+
     Attributes:
         must: who rides whatever it brings.
         next_s: time until more is expected [s].
@@ -213,32 +226,40 @@ class _Table:
         # Who has less than plain decoding would give it counts more, and time is dearer by what it should have in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
         price += float(more.sum()) * LEAST_OF_PLAIN / self._plain_s
-        own_weight, weight = weight, weight + more
-        token_price = price * verifier.per_token_s
+        self._price, self._weight, self._own_weight = price, weight + more, weight
+        self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
         if edge_drafter is None:
-            edge, extra = np.zeros((1, 1)), np.zeros((1, 1))
+            edge, self._extra = np.zeros((1, 1)), np.zeros((1, 1))
         else:
-            self._step_price, of_edge = price * edge_drafter.fixed_s, token_price + price * edge_drafter.per_device_s
+            self._step_price = price * edge_drafter.fixed_s
+            of_edge = self._token_price + price * edge_drafter.per_device_s
             most = np.minimum(edge_room, room)
             edge = np.minimum(np.arange(int(most.max()) + 1)[:, None], most)
-            extra = _expected(edge_alpha, edge) - 1.0
+            self._extra = _expected(edge_alpha, edge) - 1.0
+        self._edge, self._edge_price = edge, of_edge * edge
         drafts_on = self._rate > 0.0
-        lost = np.where(drafts_on, restart_worth, 0.0)
-        survives = alpha ** (edge + 1.0)
+        self._lost = np.where(drafts_on, restart_worth, 0.0)
+        self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
-        after = extra + lost * survives / weight
-        device = np.minimum(pending, room - edge)
-        first = weight * (alpha - (1.0 - alpha) * after)
-        device = np.where(first > token_price, device, 0.0)
-        if token_price > 0.0:
-            device = np.minimum(device, _steps(first, alpha, token_price))
-        alive = alpha**device
-        tokens = weight * (_expected(alpha, device) + alive * extra)
-        cost = price * verifier.per_device_s + token_price * (device + 1.0) + of_edge * edge
-        held = np.where(drafts_on, token_worth * np.minimum(pending, _steps(weight * alpha, alpha, token_worth)), 0.0)
-        self._device, self._edge, self._tokens = device, edge, tokens * own_weight / weight
-        self._surplus: Floats = tokens - cost - held - lost * (1.0 - alive * survives)
+        after = self._extra + self._lost * self._survives / self._weight
+        first = self._weight * (alpha - (1.0 - alpha) * after)
+        self._most_device = np.where(first > self._token_price, room - edge, 0.0)
+        if self._token_price > 0.0:
+            self._most_device = np.minimum(self._most_device, _steps(first, alpha, self._token_price))
+        self._token_worth = np.where(drafts_on, token_worth, 0.0)
+        self._most_held = _steps(self._weight * alpha, alpha, token_worth)
+        self._device, self._tokens, self._surplus = self._valued(pending)
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
+
+    def _valued(self, pending: Floats) -> tuple[Floats, Floats, Floats]:
+        """Tokens of the device that ride, w E[N], and the surplus of each ride, where so many are pending."""
+        device = np.minimum(pending, self._most_device)
+        alive = self._alpha**device
+        tokens = _expected(self._alpha, device) + alive * self._extra
+        cost = self._ride_price + self._token_price * (device + 1.0) + self._edge_price
+        held = self._token_worth * np.minimum(pending, self._most_held)
+        surplus = self._weight * tokens - cost - held - self._lost * (1.0 - alive * self._survives)
+        return device, self._own_weight * tokens, surplus
 
     def best(self, must: Mask) -> _Drafts:
         """Drafts of the number of steps with which a pass is worth most, if these ride in any case."""
@@ -251,6 +272,27 @@ class _Table:
         """Greatest sum of surpluses, less the price of the steps, for each number of steps of the edge, [M + 1]."""
         worth = np.where(must, self._best, np.maximum(self._best, 0.0)).sum(axis=1)
         return np.asarray(worth - self._step_price * np.arange(len(worth)))
+
+    def worth_waiting(self, must: Mask, most_s: float) -> float:
+        """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
+        soon_s = np.unique(self.next_s[(self.next_s >= LEAST_WAIT_S) & (self.next_s <= most_s)])
+        if not soon_s.size:
+            return 0.0
+        waits_s = soon_s[np.unique(np.linspace(0, soon_s.size - 1, WAITS).round().astype(int))]
+        surplus = self._valued(self._pending_after(waits_s[:, None])[:, None])[2]
+        best = np.maximum.accumulate(surplus, axis=1)
+        gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
+        worths = gains.max(axis=1) - self._price * waits_s
+        longest = int(np.argmax(worths))
+        return float(waits_s[longest]) if worths[longest] > self.worths(must).max() else 0.0
+
+    def _pending_after(self, wait_s: Floats) -> Floats:
+        """What will be pending after a wait, if frames come as expected, [T, K]."""
+        with np.errstate(invalid="ignore"):
+            more = self._more + self._rate * np.maximum(wait_s - self.next_s, 0.0)
+        frame = np.maximum(self._more, 1.0)
+        come = np.where(wait_s >= self.next_s, frame * np.floor(more / frame + 1e-9), 0.0)
+        return np.minimum(self._pending + come, np.maximum(self._pending, self._room))
 
     def pass_s(self, drafts: _Drafts, rides: Mask) -> float:
         """Duration of a pass of these riders, or of the shortest ride if there are none [s]."""

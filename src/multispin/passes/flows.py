@@ -25,7 +25,7 @@ MOST_AIR = 0.5
 SAVES = 0.2
 """… while that saves at least this share of the bits. Where tokens are dear a long frame only comes later."""
 PER_PASS = 8
-"""As many frames of a device are wanted while a pass lasts, at most …"""
+"""So many frames of a device are wanted while a pass lasts, at most, if they have fewer tokens than stand in a row …"""
 FRAMES = 400
 """… and so many of all devices together, but two of each: every frame costs the edge some microseconds."""
 YOUNG = 16
@@ -60,6 +60,7 @@ class Flow:
         chunks: frames that came.
         behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
         short_tokens: the same for what it is not to fall below at any price.
+        resumed_s: when its device was told something that lets it draft on after it had stood at its window [s].
 
     """
 
@@ -74,6 +75,7 @@ class Flow:
     chunks: int = 0
     behind_tokens: float = 0.0
     short_tokens: float = 0.0
+    resumed_s: float = -math.inf
 
     def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
@@ -130,10 +132,13 @@ class Flow:
             air_s = token_hz_s / window.bandwidth_hz
             per_s = 1.0 / max(token_s, air_s)
             gap_s = window.chunk / per_s
-            if stage.alive:
-                due_s = self.arrived_s + gap_s if pending < window.length else math.inf
+            first_s = 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)  # after it was told something
+            if not stage.alive:
+                due_s = self.told_s + first_s
+            elif pending >= window.length:
+                due_s = math.inf
             else:
-                due_s = self.told_s + 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)
+                due_s = max(self.arrived_s + gap_s, self.resumed_s + first_s)
             late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
             next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
         return Ready(
@@ -165,7 +170,8 @@ def window_of(
     """How far a device may draft ahead, and how many tokens it sends in a frame.
 
     Far enough that it never pauses: it hears of a token a round trip and up to two passes after it has drafted it. But
-    not where the token is right with a probability below `LEAST_WORTH`.
+    not where the token is right with a probability below `LEAST_WORTH`. A frame has about as many tokens as stand in a
+    row: where a pass lasts long, a longer one only comes later.
 
     Args:
         view: α, T^S [s] and Q/r [Hz s] of a token in frames of so many tokens.
@@ -181,9 +187,14 @@ def window_of(
     if most < 1 or bandwidth_hz <= 0.0:
         return 0, 1
     rate, token_s, token_hz_s = view(1)
-    per_pass = min(PER_PASS, max(2, FRAMES // max(1, devices)))
     takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending go on side by side
-    chunk = next((c for c in CHUNKS if c * per_pass * takes_s >= pass_s), CHUNKS[-1])
+    useful = 1.0 / (1.0 - rate) if rate < 1.0 else math.inf  # E[N] of the longest draft
+    most_frames = max(2, FRAMES // max(1, devices))
+
+    def long_enough(tokens: int) -> bool:
+        return tokens * takes_s * (most_frames if tokens >= useful else min(PER_PASS, most_frames)) >= pass_s
+
+    chunk = next((tokens for tokens in CHUNKS if long_enough(tokens)), CHUNKS[-1])
     while (
         chunk < CHUNKS[-1]
         and (before := view(chunk)[2]) / bandwidth_hz > MOST_AIR * token_s

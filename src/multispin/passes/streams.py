@@ -40,6 +40,8 @@ TRIED_RATE = 0.8
 """In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
 UNLEARNED_PASSES = 32
 """In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
+MOST_WAIT = 0.15
+"""A pass that is worth its time is put off for at most this share of the usual time of a pass."""
 LOOK_S = 2e-5
 """Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
 SHORTEST_SLEEP_S = 2e-4
@@ -93,6 +95,7 @@ class Streams:
         self._bands = Bands(state.controller.settings.bandwidth_hz)
         self._report: RoundReport | None = None
         self._looks_s = 0.0  # it is better to wait, and whether it still is is not asked before [s]
+        self._put_off_s: float | None = None  # since when a pass that is worth its time is put off [s]
         self._planned: Go | None = None  # the pass to come, or under way
 
     @property
@@ -134,7 +137,12 @@ class Streams:
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
-        decision = choose(ready, self._beliefs.verifier(), self._price(ready), self._edge_drafter())
+        patience_s = MOST_WAIT * self._pass_s - (0.0 if self._put_off_s is None else now_s - self._put_off_s)
+        decision = choose(ready, self._beliefs.verifier(), self._price(ready), self._edge_drafter(), patience_s)
+        if isinstance(decision, Go):
+            self._put_off_s = None
+        elif decision.puts_off and self._put_off_s is None:
+            self._put_off_s = now_s
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
@@ -466,7 +474,7 @@ class Streams:
     def _settle(self, seat: Seat, stage: Streaming, job: Job, outcome: Outcome, now_s: float) -> None:
         """Commit what was found of a stream, have it told, and learn from it."""
         session, number, request = seat.session, job.session, seat.session.request
-        riding, was_alive = stage.riding, stage.alive
+        riding, was_alive, stood = stage.riding, stage.alive, len(stage.pending) >= stage.window.length
         if riding is None or request is None:
             return
         self._state.engine.commit(job.feed.slot, job.feed.start + 1 + outcome.accepted)
@@ -501,6 +509,8 @@ class Streams:
             flow.device = self._device(seat)
         if was_alive and not stage.alive:
             flow.starts_over(len(request.committed), now_s)
+        elif stood:
+            flow.resumed_s = now_s
         if changed:
             self._bands.take_back(number)
             if self._paying.rests(number):
