@@ -288,11 +288,10 @@ class _Table:
 
     def _pending_after(self, wait_s: Floats) -> Floats:
         """What will be pending after a wait, if frames come as expected, [T, K]."""
-        with np.errstate(invalid="ignore"):
-            more = self._more + self._rate * np.maximum(wait_s - self.next_s, 0.0)
+        more = self._more + self._rate * np.maximum(wait_s - self.next_s, 0.0)
         frame = np.maximum(self._more, 1.0)
         come = np.where(wait_s >= self.next_s, frame * np.floor(more / frame + 1e-9), 0.0)
-        return np.minimum(self._pending + come, np.maximum(self._pending, self._room))
+        return np.asarray(np.minimum(self._pending + come, np.maximum(self._pending, self._room)))
 
     def pass_s(self, drafts: _Drafts, rides: Mask) -> float:
         """Duration of a pass of these riders, or of the shortest ride if there are none [s]."""
