@@ -63,7 +63,7 @@ def test_what_chooses_is_never_slower_than_the_edge_alone_and_about_as_good_as_r
     alone = {mode: summed(name, mode)[0] for mode in modes}
     chosen, whole = summed(name, chooses)
     assert chosen >= 0.97 * max(alone[mode] for mode in modes if mode != "rounds"), alone
-    # A pass of this one site is 150 ms long whoever rides, and streams wait for a small part of it only (docs/modes.md).
+    # A pass of this one site is 150 ms long whoever rides, and streams wait for little of it only (docs/modes.md).
     least = 0.9 if (chooses, name) == ("auto", "and the edge has a poor drafter") else 0.93
     assert chosen >= least * alone["rounds"], (chosen, alone)
     assert whole
