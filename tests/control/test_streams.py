@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.control.streams import (
+    WAIT_PRICE,
     Go,
     Price,
     Ready,
@@ -85,18 +86,18 @@ def test_if_nobody_is_worth_a_pass_the_next_arrival_is_awaited() -> None:
 
 
 def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> None:
-    """At 100 tokens/s ten milliseconds cost one token; four devices that begin anew bring 2.2 more each."""
+    """At 100 tokens/s ten milliseconds cost 1.5 tokens; four devices that begin anew bring 2.2 more each."""
     engine = Verification(0.1, 0.0)
     anew = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
     ready = [Ready(9, 8, 0.8), *anew]
     assert isinstance(choose(ready, engine, 100.0), Go)
     assert choose(ready, engine, 100.0, patience_s=0.02) == Wait(pytest.approx(0.01), puts_off=True)
     assert isinstance(choose(ready, engine, 100.0, patience_s=0.009), Go)  # not longer than it may
-    assert isinstance(choose(ready, engine, 2000.0, patience_s=0.02), Go)  # twenty tokens for nine
+    assert isinstance(choose(ready, engine, 2000.0, patience_s=0.02), Go)  # thirty tokens for nine
     late = [each._replace(next_s=0.03) for each in anew[:2]]
     # The first frames are worth a wait, and where time is cheap those that come 20 ms later are, too.
-    assert choose([*late, *anew[2:]], engine, 100.0, patience_s=0.05) == Wait(pytest.approx(0.03), puts_off=True)
-    assert choose([*late, *anew[2:]], engine, 400.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
+    assert choose([*late, *anew[2:]], engine, 70.0, patience_s=0.05) == Wait(pytest.approx(0.03), puts_off=True)
+    assert choose([*late, *anew[2:]], engine, 275.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
 
 
 def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() -> None:
@@ -105,11 +106,11 @@ def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() 
     quick = Ready(1, 0, 0.9, next_s=0.01, next_tokens=2, tokens_per_s=200.0, room=16)
     clock = Ready(2, 0, 0.0, next_s=0.03, next_tokens=1, tokens_per_s=1.0, room=1)  # worth nothing, but an arrival
     gains = expected(0.9, 6) - expected(0.9, 2)
-    made = choose([quick, clock], engine, 0.99 * gains / 0.02, patience_s=0.03)
+    made = choose([quick, clock], engine, 0.99 * gains / 0.02 / WAIT_PRICE, patience_s=0.03)
     assert made == Wait(pytest.approx(0.03), puts_off=True)
-    made = choose([quick, clock], engine, 1.01 * gains / 0.02, patience_s=0.03)
+    made = choose([quick, clock], engine, 1.01 * gains / 0.02 / WAIT_PRICE, patience_s=0.03)
     assert made == Wait(pytest.approx(0.01), puts_off=True)
-    narrow = choose([quick._replace(room=4), clock], engine, 0.99 * gains / 0.02, patience_s=0.03)
+    narrow = choose([quick._replace(room=4), clock], engine, 0.99 * gains / 0.02 / WAIT_PRICE, patience_s=0.03)
     assert narrow == Wait(pytest.approx(0.01), puts_off=True)
 
 
@@ -303,3 +304,11 @@ def test_drafts_that_help_whoever_is_short_remain() -> None:
     assert isinstance(usual, Go)
     assert isinstance(short, Go)
     assert min(ride.edge_tokens for ride in short.rides) >= min(ride.edge_tokens for ride in usual.rides) > 0
+
+
+def test_nothing_is_put_off_while_somebody_is_short_of_its_floor() -> None:
+    engine = Verification(0.1, 0.0)
+    ready = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
+    assert isinstance(choose(ready, engine, 100.0, patience_s=0.02), Wait)
+    behind = [ready[0]._replace(short_tokens=4.0), *ready[1:]]
+    assert isinstance(choose(behind, engine, 100.0, patience_s=0.02), Go)

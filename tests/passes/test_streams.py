@@ -298,7 +298,7 @@ def test_a_device_behind_a_long_round_trip_does_not_slow_others_and_stays_near_p
 
     near, far, plain = summed("streams", 0.002), summed("streams", 0.1), summed("plain", 0.1)
     assert far[0] <= 1.15 * near[0]
-    assert far[1] <= 1.05 * plain[1]  # the others' drafts make passes longer, and its own come too late to be of use
+    assert far[1] <= 1.1 * plain[1]  # the others' drafts make passes longer, and its own come too late to be of use
 
 
 def test_who_comes_back_goes_on_with_a_new_chain():

@@ -19,6 +19,8 @@ from multispin.control.goodput import Floats, Mask
 from multispin.control.latency import verification_s
 from multispin.control.scenario import EdgeDrafter, Scenario, Verification
 
+WAIT_PRICE = 1.5
+"""Time for which a pass is put off costs so many times λ: what is expected may not come, and the others wait too."""
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
 WAITS = 4
@@ -149,8 +151,10 @@ def choose(
     more, and time is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding. π_k doubles with every token that
     it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further behind.
 
-    A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less λ times the wait is
-    greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin anew.
+    A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
+    wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
+    anew.
+    Nothing is put off while somebody is short of its floor.
 
     Args:
         ready: all sessions that could ride now; who has nothing pending may ride for its one token.
@@ -226,6 +230,7 @@ class _Table:
         # Who has less than plain decoding would give it counts more, and time is dearer by what it should have in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
         price += float(more.sum()) * LEAST_OF_PLAIN / self._plain_s
+        self._short = bool(more.any())
         self._price, self._weight, self._own_weight = price, weight + more, weight
         self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
         if edge_drafter is None:
@@ -275,6 +280,8 @@ class _Table:
 
     def worth_waiting(self, must: Mask, most_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
+        if self._short:  # who rides in every pass is helped by nothing but time
+            return 0.0
         soon_s = np.unique(self.next_s[(self.next_s >= LEAST_WAIT_S) & (self.next_s <= most_s)])
         if not soon_s.size:
             return 0.0
@@ -282,7 +289,7 @@ class _Table:
         surplus = self._valued(self._pending_after(waits_s[:, None])[:, None])[2]
         best = np.maximum.accumulate(surplus, axis=1)
         gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
-        worths = gains.max(axis=1) - self._price * waits_s
+        worths = gains.max(axis=1) - WAIT_PRICE * self._price * waits_s
         longest = int(np.argmax(worths))
         return float(waits_s[longest]) if worths[longest] > self.worths(must).max() else 0.0
 
