@@ -31,6 +31,7 @@ def _play(arguments, pipes, ignores_ctrl_c):
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_ctrl_c else signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves were started with
     sys.argv = ["multispin", *arguments]
     from multispin.cli.main import main
 

@@ -78,6 +78,8 @@ def test_a_bundled_scenario_is_found_by_its_name_and_a_file_of_the_same_name_com
     path = scenario_path("recorded")
     assert path.is_file()
     assert (path.parent / "../traces/embedded-q4.json").is_file()
-    assert scenario_path("nothing-of-the-kind") == Path("nothing-of-the-kind")
+    assert scenario_path("nothing-of-the-kind.toml") == Path("nothing-of-the-kind.toml")
+    with pytest.raises(InputError, match=r"no scenario 'nothing-of-the-kind': name one of .*recorded"):
+        scenario_path("nothing-of-the-kind")
     Path("recorded").touch()
     assert scenario_path("recorded") == Path("recorded")

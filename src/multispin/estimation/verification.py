@@ -126,9 +126,7 @@ class VerificationEstimator:
         shape_s = scale * self._prior_s
         terms = features * shape_s  # so that the unknowns are factors around 1
         ridge = max(prior_weight, LEAST_PRIOR)
-        # What was found last is hardly ever far from what is found now: two reweightings are enough then.
-        before: NDArray[np.float64] = np.divide(self._coefficients_s, shape_s, out=np.ones(3), where=shape_s > 0.0)
-        factors, spread = before.tolist(), PRIOR_SPREAD
+        factors, spread = [1.0, 1.0, 1.0], PRIOR_SPREAD
         for _ in range(PASSES):
             predicted = terms @ factors
             relative = seconds / predicted - 1.0

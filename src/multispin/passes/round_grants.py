@@ -81,9 +81,8 @@ class RoundGrants:
         if phase_s is None:
             phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
         wait_s = self._patience.most_s(phase_s)
-        if not self.rides:  # else a draft that is late is taken back, which costs its device more than a round
-            verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
-            wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
+        verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
+        wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
         # Nobody waits for a device that was late already, nor for a probe.
         self.round = Round(
             self.round.number + 1,

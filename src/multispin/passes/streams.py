@@ -38,7 +38,7 @@ TRIALS_AT_ONCE = 8
 """One of so many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
 """In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
-UNLEARNED_PASSES = 32
+UNLEARNED_PASSES = 12
 """In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
 MOST_WAIT = 0.15
 """A pass that is worth its time is put off for at most this share of the usual time of a pass."""
