@@ -143,9 +143,13 @@ class Case:
 
 
 def patient(
-    ready: Sequence[Ready], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None = None
+    ready: Sequence[Ready],
+    verifier: Verification,
+    price: float,
+    edge_drafter: EdgeDrafter | None = None,
+    patience_s: float = 0.0,  # noqa: ARG001
 ) -> Go | Wait:
-    """`choose`, but a pass is put off to an arrival that is worth more than the wait."""
+    """`choose`, but a pass is put off to an arrival that is worth more than the wait, however long that is."""
     made = choose(ready, verifier, price, edge_drafter)
     if not isinstance(made, Go):
         return made
