@@ -1,7 +1,9 @@
 """What the API refuses, and how it says so: error documents with the statuses that clients know."""
 
 import asyncio
+import gc
 import gzip
+import weakref
 
 import pytest
 from tests.gateway.site import api, post, schema
@@ -45,6 +47,20 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
         assert (seen, document["error"]["param"]) == (status, param), document
         assert document["error"]["message"]
     assert [status for status, _ in found[-2:]] == [400, 413]
+
+
+def test_an_edge_that_has_stopped_is_forgotten(tiny_folder):
+    async def scenario():
+        async with api(tiny_folder) as http:
+            await post(http, "/v1/completions", {"prompt": "a", "max_tokens": 2})
+            for path in ("/healthz", "/v1/models", "/v1/nothing", "/nothing"):
+                async with http.get(path) as answer:
+                    await answer.read()
+            return weakref.ref(http.edge)
+
+    stopped = asyncio.run(scenario())
+    gc.collect()
+    assert stopped() is None
 
 
 def test_a_path_or_method_that_is_not_there_is_an_error_document_with_a_name(tiny_folder):

@@ -8,8 +8,8 @@ import asyncio
 import ipaddress
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Collection
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Collection
+from typing import cast
 
 from aiohttp import web
 
@@ -31,6 +31,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 """A TLS handshake may take so long."""
 
 log = logging.getLogger(__name__)
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Gate:
@@ -112,25 +113,30 @@ class Gate:
         """Watch over a connection that was let in."""
         return Guarded(inner, self, name)
 
-    @web.middleware
-    async def middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Note that a request's head is complete, and give its body a time."""
-        guarded = self._guarded.get(request.transport) if request.transport is not None else None
-        if guarded is not None:
-            guarded.asked()
-        waiting = None
-        if not request.content.is_eof():
-            waiting = asyncio.get_running_loop().call_later(
-                self._body_timeout_s, _too_late, request, self._body_timeout_s
-            )
-        try:
-            response: web.StreamResponse = await handler(request)
-            return response
-        except ConnectionResetError:  # the client has gone: nobody reads an answer, and no log needs to tell
-            return web.Response(status=CLIENT_GONE)
-        finally:
-            if waiting is not None:
-                waiting.cancel()
+    def around(self, handler: Handler) -> Handler:
+        """Wraps what answers all requests, so that each request counts as one, and its body has a time.
+
+        Not a middleware: aiohttp remembers the applications that have any for as long as the process lives.
+        """
+
+        async def guarded_handler(request: web.BaseRequest) -> web.StreamResponse:
+            guarded = self._guarded.get(request.transport) if request.transport is not None else None
+            if guarded is not None:
+                guarded.asked()
+            waiting = None
+            if not request.content.is_eof():
+                waiting = asyncio.get_running_loop().call_later(
+                    self._body_timeout_s, _too_late, request, self._body_timeout_s
+                )
+            try:
+                return await handler(request)
+            except ConnectionResetError:  # the client has gone: nobody reads an answer, and no log needs to tell
+                return web.Response(status=CLIENT_GONE)
+            finally:
+                if waiting is not None:
+                    waiting.cancel()
+
+        return guarded_handler
 
     def _make_room(self) -> bool:
         """Hang up on the connection that has asked for nothing longest, if there is one."""
@@ -242,7 +248,7 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _too_late(request: web.Request, timeout_s: float) -> None:
+def _too_late(request: web.BaseRequest, timeout_s: float) -> None:
     if not request.content.is_eof():
         text = f"the body did not come within {timeout_s:.0f} s\n"
         request.content.set_exception(web.HTTPRequestTimeout(text=text, headers={"Connection": "close"}))

@@ -82,13 +82,14 @@ async def listening(
 
     """
     gate = gate or Gate()
-    application.middlewares.insert(0, gate.middleware)
     runner = web.AppRunner(
         application, access_log=None, logger=_Complaints(), shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         keepalive_timeout=KEEP_ALIVE_S,
         auto_decompress=False,  # a kilobyte can become a megabyte, also of a body that nobody reads
     )  # fmt: skip
     await runner.setup()
+    assert runner.server is not None
+    runner.server.request_handler = gate.around(runner.server.request_handler)
     sockets: list[socket.socket] = []
     tasks: list[asyncio.Task[None]] = []
     try:

@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.gateway.answers import error_document
@@ -55,20 +55,22 @@ def is_of_api(request: web.Request) -> bool:
     return request.path.startswith(_PATHS) and request.path != SESSION_PATH
 
 
-@web.middleware
-async def no_such_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A path or method that the API does not have is answered in OpenAI's shape, as all errors are."""
-    try:
-        return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        if not is_of_api(request):
-            raise
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return _refusal(405, f"{request.path} takes {allowed}, not {request.method}", {"Allow": allowed})
-    except web.HTTPNotFound:
-        if not is_of_api(request):
-            raise
+async def no_such_path(request: web.Request) -> web.StreamResponse:
+    """The handler of all paths and methods that are not served, for a route that is asked last.
+
+    The API's are answered in OpenAI's shape, as all its errors are. This is no middleware: aiohttp remembers the
+    applications that have any for as long as the process lives.
+    """
+    allowed = set[str]()
+    for resource in request.app.router.resources():
+        allowed |= (await resource.resolve(request))[1]
+    allowed.discard(hdrs.METH_ANY)  # that is this handler's own route
+    if not is_of_api(request):
+        raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
+    if not allowed:
         return _refusal(404, "there is no such path here: /openapi.json lists those that there are")
+    named = ", ".join(sorted(allowed))
+    return _refusal(405, f"{request.path} takes {named}, not {request.method}", {"Allow": named})
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:

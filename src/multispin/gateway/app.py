@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from multispin.device import EdgeAwayError
 from multispin.errors import InputError
@@ -81,7 +81,6 @@ class Gateway:
             guard: wraps each handler, for example with a check of credentials.
         """
         app.on_response_prepare.append(name_answer)
-        app.middlewares.append(no_such_path)
         for method, path, handler in (
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
@@ -93,6 +92,7 @@ class Gateway:
             ("POST", "/detokenize", self.detokenize),
         ):
             app.router.add_route(method, path, guard(_answering_errors(handler)))
+        app.router.add_route(hdrs.METH_ANY, "/{path:.*}", no_such_path)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`/v1/chat/completions`."""
