@@ -24,6 +24,7 @@ SITES = {
 }
 BEHAVIOUR = Behaviour(frame_bits=176)
 WAYS = [
+    ("plain", "heterogeneous"),
     ("rounds", "heterogeneous"),
     ("rounds", "fair"),
     ("rounds", "fixed"),

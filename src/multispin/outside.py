@@ -7,6 +7,7 @@ not end a program that only wanted to tell somebody.
 
 import codecs
 import contextlib
+import io
 import json
 import os
 import re
@@ -158,6 +159,32 @@ def never_fails(*streams: TextIO) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+class _Unheard(io.FileIO):
+    """A descriptor on which writing never fails: what nobody can read is lost."""
+
+    def write(self, data: Any) -> int:
+        """Write, or do not."""
+        written = None
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+        return len(data) if written is None else written
+
+
+def unheard(stream: TextIO) -> TextIO:
+    """A stream for remarks, to which writing never fails: not on a full disk, nor where nobody reads any more.
+
+    Args:
+        stream: standard error; one without a descriptor of its own is returned as it is.
+
+    """
+    try:
+        raw = _Unheard(stream.fileno(), "w", closefd=False)
+    except (OSError, ValueError, AttributeError):
+        return stream
+    encoding = stream.encoding or "utf-8"
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=True)
 
 
 def complain(message: str, who: str = "multispin") -> None:

@@ -77,6 +77,45 @@ def test_no_socket_gets_the_number_of_a_standard_stream_that_was_closed(closed):
     assert subprocess.run([sys.executable, "-c", code], preexec_fn=close, capture_output=True).returncode == 0
 
 
+def command(arguments, **streams):
+    """A command as a process, with its standard streams as they are given: "full" or "gone"."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            places = {"full": full, "gone": writer, "read": subprocess.PIPE}
+            return subprocess.run(
+                [sys.executable, "-m", "multispin", *arguments],
+                **{name: places[place] for name, place in streams.items()},
+                check=False,
+            )
+    finally:
+        os.close(writer)
+
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
+
+
+@FULL
+@pytest.mark.parametrize("place", ["full", "gone"])
+def test_remarks_that_nobody_can_read_end_no_command(place, tmp_path):
+    tokens = str(tmp_path / "tokens.json")
+    for arguments in (["plan", CELL, "--compare"], ["token", "add", "anna", "--tokens", tokens]):
+        found = command(arguments, stdout="read", stderr=place)
+        assert found.returncode == 0
+        assert found.stdout
+
+
+@FULL
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["plan", CELL]])
+def test_output_that_nobody_takes_ends_a_command_without_a_traceback(arguments):
+    found = command(arguments, stdout="full", stderr="read")
+    assert found.returncode == 2
+    assert found.stderr == b"multispin: a file or the output: No space left on device\n"
+    found = command(arguments, stdout="gone", stderr="read")
+    assert (found.returncode, found.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize("name", ["serve", "profile", "distill"])
 def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, capsys):
     from importlib import import_module

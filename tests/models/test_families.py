@@ -259,6 +259,25 @@ def test_weights_that_the_model_does_not_use_are_refused_by_name(tmp_path, tiny_
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rotary_frequencies_in_old_files_must_be_those_of_the_configuration(tmp_path, tiny_folder, dtype):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    name, usual = "model.layers.1.self_attn.rotary_emb.inv_freq", 10000.0 ** -(torch.arange(4) / 4)
+    save_file({**weights, name: usual.to(dtype)}, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(str(folder))
+    scaled = json.loads((folder / "config.json").read_text())
+    scaled["rope_parameters"] = {**THETA, "rope_type": "linear", "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(scaled))
+    load_model(str(folder))  # such files were scaled in the program
+    save_file({**weights, name: (usual / 2).to(dtype)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"layers\.1\.self_attn\.rotary_emb\.inv_freq"):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("case", ["gpt_oss", "gemma2", "llama"])
 def test_an_attention_that_leaves_something_out_fails_the_self_test(case, monkeypatch):
     attend = PackedBatch.attend

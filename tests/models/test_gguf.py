@@ -1,6 +1,7 @@
 """A GGUF file is the model of its folder, key by key; what is not understood is refused by name."""
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,22 @@ def test_what_is_not_understood_is_refused_by_name_and_nothing_is_kept(make_fold
     with pytest.raises(InputError, match=part):
         load_model(file)
     assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+def test_a_full_disk_is_one_sentence_and_nothing_is_kept(make_folder, gguf_of, tmp_path):
+    import resource
+
+    file = gguf_of(make_folder("m", hidden_size=64), "llama")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, usual[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written: .*File too large"):
+            load_model(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not list(tmp_path.glob("cache/multispin/models/*"))
+    assert not list(tmp_path.glob("cache/multispin/models/.*"))
 
 
 def test_a_file_with_endless_lists_is_refused(make_folder, gguf_of, monkeypatch):

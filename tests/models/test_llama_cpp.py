@@ -176,9 +176,33 @@ def test_another_version_of_the_library_is_refused(monkeypatch, path):
         LlamaCppModel(path)
 
 
-def test_a_token_of_another_vocabulary_is_refused(model):
-    with pytest.raises(InputError, match="outside"):
-        LlamaCppDrafter(model).draft([1, model.vocabulary_size], 1, SamplingParams())
+def test_a_token_that_the_drafter_lacks_ends_its_drafts_and_nothing_else(model, prompt):
+    drafter, size = LlamaCppDrafter(model, vocabulary_size=model.vocabulary_size + 3), model.vocabulary_size
+    form = DistributionFormat(size + 3)
+    lacked = SamplingParams(
+        1.0, logit_bias=((size, 5.0), (size + 1, -3.0)), withheld=(size + 2,), withheld_until=1000,
+        repetition_penalty=1.2, presence_penalty=0.5,
+    )  # fmt: skip
+    for text in ([1, size], [*prompt, size + 2, 5]):
+        drafter.prepare(text)
+        assert drafter.draft(text, 4, SamplingParams()) == []
+        assert drafter.draft_distributions(text, 4, lacked, form) == ([], [])
+    assert len(drafter.draft(prompt, 4, lacked)) == 4
+    ids, distributions = drafter.draft_distributions(prompt, 4, lacked, form)
+    assert len(ids) == 4
+    assert all(distribution.ids.max() < size for distribution in distributions)
+
+
+def test_padding_of_the_drafter_is_never_drawn(model, prompt):
+    """A target has as many ids as its tokenizer; files are padded beyond that."""
+    whole = model.decode(0, prompt)
+    size = int(whole.argmax())  # the likeliest token becomes padding
+    drafter, form = LlamaCppDrafter(model, vocabulary_size=size), DistributionFormat(size, 64)
+    text = [token for token in prompt if token < size] or [1]
+    assert max(drafter.draft(text, 6, SamplingParams())) < size
+    ids, distributions = drafter.draft_distributions(text, 6, SamplingParams(0.9, seed=4), form)
+    assert len(ids) == len(distributions) == 6
+    assert max(max(ids), *(int(each.ids.max()) for each in distributions)) < size
 
 
 def test_a_gguf_drafter_comes_with_its_own_tokenizer(path, tiny_folder, prompt):

@@ -1,5 +1,6 @@
 """`multispin`: finds the command, and turns refused input into one sentence and exit code 2."""
 
+import contextlib
 import gc
 import importlib
 import os
@@ -12,7 +13,7 @@ import click
 
 from multispin import __version__
 from multispin.errors import InputError, missing_extra
-from multispin.outside import complain, never_fails
+from multispin.outside import complain, never_fails, unheard
 
 COMMANDS = {
     "demo": "Start one edge and several devices here, and let them write together.",
@@ -65,12 +66,12 @@ def cli() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0, 2 for refused input, 130 after Ctrl-C."""
+    """Run one command line and return its exit code: 0, 2 for refused input, 130 after Ctrl-C.
+
+    1 where whoever read the output has gone, as click has it.
+    """
     try:
-        result = cli.main(args=arguments, prog_name="multispin", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
+        result = _obey(arguments)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "multispin"
         complain(f"{error.format_message()} (see {where} --help)", where)
@@ -87,13 +88,26 @@ def run(arguments: list[str]) -> int:
             raise
         complain(str(missing))
         return 2
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere, without a word
+        return 1
     except OSError as error:  # a full disk, a file without permission
-        complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        complain(f"{error.filename or 'a file or the output'}: {error.strerror or error}")
         return 2
     except (KeyboardInterrupt, click.Abort):
         complain("stopped")
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _obey(arguments: list[str]) -> object:
+    """What a command line returns; help where it names no command."""
+    try:
+        return cli.main(args=arguments, prog_name="multispin", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
 
 
 class Termination:
@@ -144,7 +158,8 @@ def main() -> None:
     them took a fifth of the start and a second of the end, and the end of one device slowed down its neighbours.
     """
     keep_standard_numbers()
-    never_fails(sys.stdout, sys.stderr)
+    never_fails(sys.stdout)
+    sys.stderr = unheard(sys.stderr)
     for number in end_signals():
         signal.signal(number, _terminated)
     gc.set_threshold(*RARELY)

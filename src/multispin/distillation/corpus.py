@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multispin.distillation.prompts import training_prompts
@@ -23,6 +24,7 @@ from multispin.errors import InputError
 from multispin.models.cached import CachedModel
 from multispin.models.distilled import fingerprint
 from multispin.models.packable import PackedModel
+from multispin.models.references import writing
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
@@ -67,13 +69,17 @@ class Shard:
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         part = path.with_suffix(".part")
-        save_file({name: getattr(self, name).contiguous() for name in ("tokens", "states", "begins", "ends")}, part)
-        part.rename(path)
+        with writing(path):
+            save_file({name: getattr(self, name).contiguous() for name in ("tokens", "states", "begins", "ends")}, part)
+            part.rename(path)
 
     @classmethod
     def load(cls, path: Path) -> "Shard":
-        """Read one that `save` wrote."""
-        return cls(**load_file(path))
+        """Read one that `save` wrote; InputError if it is damaged."""
+        try:
+            return cls(**load_file(path))
+        except (SafetensorError, TypeError) as error:
+            raise InputError(f"{path} is damaged: remove it, and it is written anew") from error
 
 
 class Writer:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard
 from multispin.errors import InputError
 from multispin.models.distilled import learned
+from multispin.models.references import writing
 
 Example = tuple[Shard, int, torch.Tensor | None]
 """A shard, a row of it, and that row's states after the frozen layers, [T, H], if there are any."""
@@ -267,20 +268,22 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         part = path.with_suffix(".part")
-        torch.save(
-            {
-                "recipe": repr(self.recipe),
-                "step": self.step,
-                "spent_s": self.spent_s,
-                "parameters": [parameter.detach().cpu() for parameter in self._parameters],
-                "optimiser": self._optimiser.state_dict(),
-            },
-            part,
-        )
-        part.rename(path)
+        kept = {
+            "recipe": repr(self.recipe),
+            "step": self.step,
+            "spent_s": self.spent_s,
+            "parameters": [parameter.detach().cpu() for parameter in self._parameters],
+            "optimiser": self._optimiser.state_dict(),
+        }
+        with writing(path):
+            torch.save(kept, part)
+            part.rename(path)
 
     def _restore(self, path: Path) -> None:
-        kept = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            kept = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch has many for a damaged file
+            raise InputError(f"{path} is damaged: remove it, and training begins anew") from error
         if kept["recipe"] != repr(self.recipe):
             raise InputError(
                 f"{path} belongs to another recipe: {kept['recipe']}; delete it or make this drafter in another folder"

@@ -29,6 +29,7 @@ from multispin.models.drafter_card import (
 )
 from multispin.models.drafter_name import CARD_FILE
 from multispin.models.quantised import round_weights
+from multispin.models.references import writing
 
 STORED = (torch.int8, torch.bfloat16, torch.float32)
 
@@ -152,10 +153,11 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
         tensors[VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
     # The card comes last: a folder without one is no drafter yet.
     card_part, weights_part = (folder / f"{name}.part" for name in (CARD_FILE, WEIGHTS_FILE))
-    save_file(tensors, weights_part)
-    card_part.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
-    weights_part.replace(folder / WEIGHTS_FILE)
-    card_part.replace(folder / CARD_FILE)
+    with writing(folder):
+        save_file(tensors, weights_part)
+        card_part.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+        weights_part.replace(folder / WEIGHTS_FILE)
+        card_part.replace(folder / CARD_FILE)
 
 
 def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

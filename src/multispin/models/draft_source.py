@@ -40,11 +40,14 @@ class GgufDrafting:
     model: LlamaCppModel
     threads: int = 1
 
-    def drafter(self, max_length: int, grammars: Grammars | None = None) -> LlamaCppDrafter:
+    def drafter(
+        self, max_length: int, grammars: Grammars | None = None, vocabulary_size: int | None = None
+    ) -> LlamaCppDrafter:
         """A drafter for one text of at most `max_length` tokens, which follows grammars where it can compile them."""
         from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter
 
-        return LlamaCppDrafter(LlamaCppContext(self.model, max_length, self.threads), grammars)
+        context = LlamaCppContext(self.model, max_length, self.threads)
+        return LlamaCppDrafter(context, grammars, vocabulary_size=vocabulary_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,7 @@ class DraftSource:
     def drafter(self, max_length: int) -> Drafter:
         """A drafter for one text of at most `max_length` tokens; a model's positions may cut its drafts earlier."""
         if self.gguf is not None:
-            return self.gguf.drafter(max_length, self.grammars)
+            return self.gguf.drafter(max_length, self.grammars, self.tokenizer.size)
         if self.model is not None:
             from multispin.models.drafter import ModelDrafter
 
@@ -164,11 +167,12 @@ def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers
     if name.kind is DrafterKind.MODEL and name.reference != EMBEDDED:  # all other files were made here
         try_file(path)
     model = LlamaCppModel(path, gpu_layers)
-    own = tokenizer_of(model)
+    tokenizer = tokenizer_of(model)
     if name.reference and target not in (None, name.reference):  # else the file was made from the target's own
         assert target is not None
-        _compare(own, name.reference, _tokenizer_of(target))
-    return DraftSource(name, own, None, GgufDrafting(model, threads))
+        own, tokenizer = tokenizer, _tokenizer_of(target)
+        _compare(own, name.reference, tokenizer)
+    return DraftSource(name, tokenizer, None, GgufDrafting(model, threads))
 
 
 def _tokenizer_of(target: str) -> Tokenizer:

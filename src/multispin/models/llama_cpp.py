@@ -35,7 +35,7 @@ from multispin.speculation import (
 )
 from multispin.speculation.drafter import kept_prefix
 from multispin.speculation.grammar import allowed
-from multispin.speculation.row_sampling import Row, draw_row, truncate_row
+from multispin.speculation.row_sampling import Row, draw_row, fitted_row, truncate_row
 
 LIBRARY_VERSION = "0.1.5"
 """The version of `ik-llama-cpp-python` whose structures this file was tested with."""
@@ -397,15 +397,26 @@ def _id_of(model: LlamaCppModel, key: str) -> int | None:
 class LlamaCppDrafter:
     """A `Drafter` over llama.cpp.
 
+    A text that the file cannot hold (longer than its positions, or with ids that it lacks) gets an empty or shorter
+    draft: the drafter never limits what the target may write.
+
     Args:
         context: cache of the text, and the model.
         grammars: compiles the grammars of requests; by default drafts follow none.
         branch: which of the context's branches it fills; default 0.
+        vocabulary_size: number of ids that the target can emit; by default what the file has, its padding included.
 
     """
 
-    def __init__(self, context: LlamaCppContext, grammars: Grammars | None = None, branch: int = 0) -> None:
+    def __init__(
+        self,
+        context: LlamaCppContext,
+        grammars: Grammars | None = None,
+        branch: int = 0,
+        vocabulary_size: int | None = None,
+    ) -> None:
         self._context, self._grammars, self._branch = context, grammars, branch
+        self._size = context.vocabulary_size if vocabulary_size is None else vocabulary_size
         self._follower = Follower(grammars)
 
     def fork(self, branch: int) -> "LlamaCppDrafter":
@@ -417,19 +428,20 @@ class LlamaCppDrafter:
         if branch == self._branch or not 0 <= branch < len(self._context.cached):
             raise ValueError(f"branch {branch} is none of the {len(self._context.cached)} of this context, or its own")
         self._context.copy(self._branch, branch)
-        return LlamaCppDrafter(self._context, self._grammars, branch)
+        return LlamaCppDrafter(self._context, self._grammars, branch, self._size)
 
     def prepare(self, committed: Sequence[int]) -> None:
         """Read all but the newest committed token, so that the first draft is not slower than the others."""
-        committed = committed[: self._context.max_length]
         start = kept_prefix(self._context.cached[self._branch], committed)
-        if start < len(committed) - 1:
+        if start < len(committed) - 1 and self._holds(committed):
             self._feed(start, committed[start:-1])
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
         """Draw up to `length` tokens one after the other; fewer where the drafter's context ends."""
-        mask = self._masking(committed, params)
-        return self._draw(committed, length, lambda row, text: draw_row(mask(row, text), text, params))
+        mask, size = self._masking(committed, params), self._size
+        return self._draw(
+            committed, length, lambda row, text: draw_row(mask(fitted_row(row, size), text), text, params)
+        )
 
     def draft_distributions(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
@@ -439,7 +451,8 @@ class LlamaCppDrafter:
         mask = self._masking(committed, params)
 
         def pick(row: Row, text: Sequence[int]) -> int:
-            distributions.append(truncate_row(mask(row, text), text, params, form))
+            fitted = fitted_row(row, form.vocabulary_size)
+            distributions.append(truncate_row(mask(fitted, text), text, params, form))
             return draft_token(distributions[-1], params.seed, len(committed), len(text))
 
         return self._draw(committed, length, pick), distributions
@@ -461,7 +474,7 @@ class LlamaCppDrafter:
 
     def _draw(self, committed: Sequence[int], length: int, pick: Callable[[Row, Sequence[int]], int]) -> list[int]:
         length = min(length, self._context.max_length - len(committed) + 1)
-        if length <= 0:
+        if length <= 0 or not self._holds(committed):
             return []
         start = kept_prefix(self._context.cached[self._branch], committed)
         text = [*committed]
@@ -469,6 +482,9 @@ class LlamaCppDrafter:
         while len(text) < len(committed) + length:
             text.append(pick(self._feed(len(text) - 1, text[-1:]), text))
         return text[len(committed) :]
+
+    def _holds(self, committed: Sequence[int]) -> bool:
+        return len(committed) <= self._context.max_length and max(committed) < self._context.vocabulary_size
 
     def _feed(self, start: int, tokens: Sequence[int]) -> Row:
         return self._context.decode(start, tokens, self._branch)

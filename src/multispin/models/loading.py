@@ -10,7 +10,7 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,23 @@ from multispin.models.gguf_file import read_facts
 from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
-from multispin.models.references import MOST_BYTES, WEIGHTS_FILE, check_sizes, converted_folder, is_whole, locate
+from multispin.models.references import (
+    MOST_BYTES,
+    WEIGHTS_FILE,
+    check_sizes,
+    converted_folder,
+    is_whole,
+    locate,
+    writing,
+)
 from multispin.outside import json_value, read_file
 
 CANNOT_LOAD = "cannot load the model"
 
-RECOMPUTED = ("rotary_emb.inv_freq",)
-"""Ends of names of tensors that old files hold and that the configuration says as well."""
+RECOMPUTED = "rotary_emb.inv_freq"
+"""End of the names of tensors that old files hold and that the configuration says as well (`_check_frequencies`)."""
+FREQUENCY_TOLERANCE = 0.02
+"""How far such a tensor may be off, relatively: it may be stored in few bits."""
 
 NUMBERS_OF_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 """How weights may be stored."""
@@ -51,6 +61,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     _read(reference, lambda: check_family(AutoConfig.from_pretrained(source, trust_remote_code=False)))
     _read(reference, lambda: _check_numbers(reference, Path(source)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
+    _read(reference, lambda: _check_frequencies(reference, Path(source), model))
     try:
         model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -58,8 +69,8 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     return whole_weights(model) if dtype == INT8 else model
 
 
-def _check_numbers(reference: str, folder: Path) -> None:
-    """InputError for weights that are no floating-point numbers: transformers would take them as such, unscaled."""
+def _weight_files(folder: Path) -> Iterator[Path]:
+    """The files of a model's weights; InputError for one that is none, or lies elsewhere."""
     index = folder / "model.safetensors.index.json"
     names = {WEIGHTS_FILE}
     if index.is_file():
@@ -74,6 +85,12 @@ def _check_numbers(reference: str, folder: Path) -> None:
             continue
         if path.suffix != ".safetensors":
             raise InputError(f"{index} names weights that are not in a .safetensors file: {shown(path.name)}")
+        yield path
+
+
+def _check_numbers(reference: str, folder: Path) -> None:
+    """InputError for weights that are no floating-point numbers: transformers would take them as such, unscaled."""
+    for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 if (kind := file.get_slice(name).get_dtype()) not in NUMBERS_OF_WEIGHTS:
@@ -81,6 +98,33 @@ def _check_numbers(reference: str, folder: Path) -> None:
                         f"cannot load the model {reference}: {name} is stored as {kind}, not as floating-point "
                         "numbers: its weights are quantised in a way that is not known here"
                     )
+
+
+def _check_frequencies(reference: str, folder: Path, model: PreTrainedModel) -> None:
+    """InputError for rotary frequencies in a file that are not those of its configuration, which are used instead."""
+    known: list[torch.Tensor] = []
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in (name for name in file.keys() if name.endswith(RECOMPUTED)):  # noqa: SIM118
+                known = known or _frequencies(model)
+                found = file.get_tensor(name).float()
+                if not any(
+                    found.shape == each.shape and torch.allclose(found, each, rtol=FREQUENCY_TOLERANCE, atol=1e-6)
+                    for each in known
+                ):
+                    raise InputError(
+                        f"cannot load the model {reference}: its files hold the rotary frequencies {name}, which are "
+                        "not those of its configuration"
+                    )
+
+
+def _frequencies(model: PreTrainedModel) -> list[torch.Tensor]:
+    """The rotary frequencies that a model computes with, and those before any scaling."""
+    used = [buffer.float().cpu() for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+    config = model.config.get_text_config()
+    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+    plain = [theta ** -(torch.arange(len(each)) / len(each)) for each in used if each.ndim == 1] if theta else []
+    return [*used, *plain]
 
 
 def check_place(place: str) -> None:
@@ -181,9 +225,10 @@ def _convert(path: Path, folder: Path) -> None:
             model.generation_config.eos_token_id = list(facts.end_ids)
         special = [token for token in facts.special if token in tokenizer.get_vocab()]
         tokenizer.add_special_tokens({"additional_special_tokens": special})
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-        work.rename(folder)
+        with writing(folder):
+            model.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,6 +45,23 @@ _COUNTS = re.compile(
 )
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 """What a Hub id looks like: owner/name."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever a library makes of a full disk becomes one sentence that names what is written.
+
+    Args:
+        path: the file or folder.
+
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # safetensors and tokenizers have exceptions of their own for it
+        why = str(getattr(error, "strerror", None) or error).strip().splitlines()[:1]
+        raise InputError(f"{path} cannot be written: {why[0] if why else type(error).__name__}") from error
 
 
 def locate(reference: str) -> Path | str:

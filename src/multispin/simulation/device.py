@@ -122,6 +122,8 @@ class SimulatedDevice:
         truth: true speed, link and acceptance of the device.
         heard: the same as this round's channel lets it be heard.
         number: number of its session; None while it is not at the site.
+        away: whether its connection is lost.
+        losses: how often it was lost; what was on its way then never arrives.
         gone: whether it will not come back.
 
     Args:
@@ -154,6 +156,8 @@ class SimulatedDevice:
             self._params, self._rule = SamplingParams(temperature=1.0), Rule.REJECTION
         self.record = DeviceRecord(truth.name)
         self.number: int | None = None
+        self.away = False
+        self.losses = 0
         self.gone = False
         self._channel = channel
         drafts = truth.max_draft_length is None or truth.max_draft_length > 0
@@ -185,8 +189,19 @@ class SimulatedDevice:
     def greet(self) -> Hello | Resume:
         """Come to the site as a new device."""
         self.session = DeviceSession(self._hello)
-        self._lost_chain, self.drafting = -1, None
+        self._lost_chain, self.drafting, self.away = -1, None, False
         return self.session.greet()
+
+    def breaks_off(self, message: Downlink) -> float | None:
+        """How long its connection is lost after a message [s]; None: it holds."""
+        return None
+
+    def lose(self) -> None:
+        """Its connection is lost, with all that is on its way."""
+        self.session.lose()
+        self.record.drop()
+        self.away = True
+        self.losses += 1
 
     def present_s(self, now_s: float) -> float:
         """Time spent at the site so far [s]."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import structs
 
-from multispin.protocol import Chunk, Draft, Grant, Profile
+from multispin.protocol import Chunk, Commit, Downlink, Draft, Grant, Profile, Verdict
 from multispin.simulation.device import WRONG, Drafting, SimulatedDevice
+from multispin.speculation import pack_ids, unpack_ids
 
 LIES = {
     "claims 3,600 s per token, silent": "says that it is slow, and never answers",
@@ -29,16 +30,26 @@ LIES = {
     "drafts one token": "answers every grant with one token; in streams it drafts as told",
     "says that drafts take no time": "at first and in each draft",
     "claims a perfect link": "says 1,000 bit/s/Hz, and has an ordinary link",
+    "claims a link 30 times worse": "so that a plan gives it much of the band",
+    "right and wrong in turns": "none of its tokens is accepted in every other thirty drafts",
+    "quick and late in turns": "is 0.4 s late in every other thirty drafts",
+    "answers every second grant": "and in streams sends every second chain",
+    "comes back at each verdict": "its connection breaks when it has heard one, and it resumes at once",
+    "away at each verdict": "the same, and it is away for 0.3 s",
+    "a frame for each token": "sends each token of a stream by itself, however many it is told to send together",
 }
 """What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines:
 there "just under the deadline" is 0.4 s late."""
 
 LATE_S = 0.4
+AWAY_S = 0.3
 STALL_S = 2.0
 MARGIN_S = 1e-3
 ANSWERED = 20
 TURNS = 30
 """Drafts after which a peer that was honest turns bad."""
+_LATER = ("quick, then 0.4 s late", "right, then never right")
+_IN_TURNS = ("quick and late in turns", "right and wrong in turns")
 
 
 class Liar(SimulatedDevice):
@@ -63,6 +74,8 @@ class Liar(SimulatedDevice):
             said = Profile(said.seconds_per_token, 1e-9)
         elif lie == "claims a perfect link":
             said = Profile(said.seconds_per_token, 1000.0)
+        elif lie == "claims a link 30 times worse":
+            said = Profile(said.seconds_per_token, said.spectral_efficiency / 30.0)
         elif lie == "says that drafts take no time":
             said = Profile(1e-9, said.spectral_efficiency)
         elif lie.startswith("claims to be"):
@@ -80,8 +93,10 @@ class Liar(SimulatedDevice):
         match self._lie:
             case "0.4 s late":
                 return message, draft_s + LATE_S
-            case "quick, then 0.4 s late" if self._drafts > TURNS:
+            case "quick, then 0.4 s late" | "quick and late in turns" if self._has_turned:
                 return message, draft_s + LATE_S
+            case "answers every second grant" if self._drafts % 2 == 0:
+                return message, math.inf
             case "says that drafts take no time":
                 return structs.replace(message, draft_us=0), draft_s
             case "just under the deadline":
@@ -113,22 +128,48 @@ class Liar(SimulatedDevice):
                 return [structs.replace(frame, draft_us=frame.draft_us // 100) for frame in frames]
             case "says that drafts take no time":
                 return [structs.replace(frame, draft_us=0) for frame in frames]
+            case "answers every second grant":
+                return [frame for frame in frames if frame.epoch % 2]
+            case "a frame for each token":
+                return [single for frame in frames for single in self._singles(frame)]
         return [] if self._lie.endswith("silent") else frames
 
     def queue(self, now_s: float, air_s: float) -> float:
         """When a frame of a stream has left; those behind it leave after it."""
         late_s = 0.0
-        turned = self._lie == "quick, then 0.4 s late" and self._drafts > TURNS
+        turned = self._lie.startswith("quick") and self._has_turned
         if turned or self._lie in ("0.4 s late", "just under the deadline"):
             late_s = LATE_S
         elif self._lie == "stalls" and self._drafts % 3 == 0:
             late_s = STALL_S
         return super().queue(now_s, air_s + late_s)
 
+    def _singles(self, frame: Chunk) -> list[Chunk]:
+        """A frame as one for each of its tokens."""
+        welcome = self.session.welcome
+        assert welcome is not None
+        size = welcome.vocabulary_size
+        return [
+            Chunk(frame.epoch, frame.start + place, 1, pack_ids([token], size), frame.draft_us // frame.length)
+            for place, token in enumerate(unpack_ids(frame.ids, frame.length, size))
+        ]
+
+    def breaks_off(self, message: Downlink) -> float | None:
+        """How long it is away after a message [s]; None if its connection holds."""
+        if isinstance(message, Verdict | Commit) and not message.finish:
+            return {"comes back at each verdict": 0.0, "away at each verdict": AWAY_S}.get(self._lie)
+        return None
+
+    @property
+    def _has_turned(self) -> bool:
+        """Whether it is bad by now, if it is one that turns."""
+        if self._lie in _IN_TURNS:
+            return self._drafts // TURNS % 2 == 1
+        return self._lie in _LATER and self._drafts > TURNS
+
     @property
     def _is_wrong(self) -> bool:
-        turned = self._lie == "right, then never right" and self._drafts > TURNS
-        return turned or self._lie == "never right"
+        return self._lie == "never right" or (self._lie.startswith("right") and self._has_turned)
 
     def _chain(self, drafting: Drafting) -> list[int]:
         return [WRONG] * drafting.count if self._is_wrong else super()._chain(drafting)

@@ -256,17 +256,26 @@ class Site:
     def _tell(self, number: int, message: Downlink) -> None:
         """Send a message to a device. The downlink takes its one-way delay and nothing else (eq. 9)."""
         device = self._present[number]
-        text = device.record.requests
+        if device.away:
+            return
+        on = device.losses, device.record.requests
         if device.truth.delay_s > 0.0:
             heard_s = self.queue.now_s + device.truth.delay_s
-            self.queue.at(heard_s, partial(self._hear, number, device, message, text))
+            self.queue.at(heard_s, partial(self._hear, number, device, message, on))
         else:
-            self._hear(number, device, message, text)
+            self._hear(number, device, message, on)
 
-    def _hear(self, number: int, device: SimulatedDevice, message: Downlink, text: int) -> None:
-        if device.number != number or device.record.requests != text:  # lost or gone, or its text has ended
+    def _hear(self, number: int, device: SimulatedDevice, message: Downlink, on: tuple[int, int]) -> None:
+        """A message is there, unless its connection was lost, or the text that it is about has ended."""
+        if device.number != number or (device.losses, device.record.requests) != on:
             return
         device.hear(message, self.queue.now_s)
+        if (away_s := device.breaks_off(message)) is not None:
+            device.lose()
+            self.passes.disconnect(number, self.queue.now_s)
+            self.queue.at(self.queue.now_s + away_s, partial(self._resume, number, device))
+            self._wake()
+            return
         if (grant := device.session.grant) is not None:
             device.listen(self.queue.now_s)  # a round begins
         if device.session.finish:
@@ -285,6 +294,16 @@ class Site:
             self._draft(number, device, grant)
         else:
             self._stream_on(number, device)
+
+    def _resume(self, number: int, device: SimulatedDevice) -> None:
+        """A device whose connection was lost is there again; what was on its way to it is lost."""
+        if device.number != number:
+            return
+        device.away = False
+        _, answers = self.passes.connect(device.session.greet(), self.queue.now_s)
+        for answer in answers:
+            self._tell(number, answer)
+        self._wake()
 
     # Streams ------------------------------------------------------------------------------------------------------
 
@@ -315,17 +334,17 @@ class Site:
         air_s = sending_s(device.listen(self.queue.now_s), bits, band_hz)
         if math.isfinite(air_s):  # else it never leaves, and those after it do not wait for it
             leaves_s = device.queue(self.queue.now_s, air_s)
-            text = device.record.requests
-            arrived = partial(self._chunk_arrived, number, device, chunk, bits, band_hz * air_s, text)
+            on = device.losses, device.record.requests
+            arrived = partial(self._chunk_arrived, number, device, chunk, bits, band_hz * air_s, on)
             self.queue.at(leaves_s + device.truth.delay_s, arrived)
 
     def _chunk_arrived(
-        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, air_hz_s: float, text: int
+        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, air_hz_s: float, on: tuple[int, int]
     ) -> None:
         if device.number != number:
             return
         device.record.air_hz_s += air_hz_s
-        if device.record.requests != text:  # its text has ended without it
+        if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
             return
         now_s = self.queue.now_s
         for answer in self.passes.receive(number, chunk, math.ceil(bits / 8), now_s):
@@ -349,17 +368,24 @@ class Site:
         bits = message.length * device.bits_per_token + self.setup.behaviour.frame_bits
         begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
         if math.isfinite(leaves_s):
-            text = device.record.requests
-            arrived = partial(self._arrived, number, device, grant, message, bits, leaves_s - begins_s, text)
+            on = device.losses, device.record.requests
+            arrived = partial(self._arrived, number, device, grant, message, bits, leaves_s - begins_s, on)
             self.queue.at(leaves_s + device.truth.delay_s, arrived)
 
     def _arrived(
-        self, number: int, device: SimulatedDevice, grant: Grant, message: Draft, bits: float, air_s: float, text: int
+        self,
+        number: int,
+        device: SimulatedDevice,
+        grant: Grant,
+        message: Draft,
+        bits: float,
+        air_s: float,
+        on: tuple[int, int],
     ) -> None:
         if device.number != number:
             return
         device.record.air_hz_s += grant.bandwidth_hz * air_s
-        if device.record.requests != text:  # its text has ended without it
+        if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
             return
         now_s = self.queue.now_s
         for answer in self.passes.receive(number, message, math.ceil(bits / 8), now_s):

@@ -22,6 +22,13 @@ Row = NDArray[np.float32]
 """[V] float32 logits."""
 
 
+def fitted_row(row: Row, size: int) -> Row:
+    """[size] logits of a row: ids from `size` on cannot be drawn, nor ids that the drafter lacks (−inf)."""
+    if size <= len(row):
+        return row[:size]
+    return np.pad(row, (0, size - len(row)), constant_values=-np.inf)
+
+
 def shaped_row(row: Row, position: int, params: SamplingParams) -> Row:
     """Logits with the request's bias added and its withheld ids at −inf.
 
