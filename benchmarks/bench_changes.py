@@ -14,17 +14,12 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 
-from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
-from multispin.simulation.setup import Behaviour, Setup
+from five_phones import BEHAVIOUR, LONG_PASS, PAPER, SMALL_TARGET
+from multispin.control import Scenario
+from multispin.simulation.setup import Setup
 from multispin.simulation.site import Site
 
-CELL = Cell(bandwidth_hz=5e5, bits_per_token=16, max_draft_length=12, min_draft_length=0)
-DEVICES = tuple(Device(f"d{k}", 0.006 + 0.001 * k, 3.0 + 0.2 * k, 0.8 - 0.02 * k, delay_s=0.003) for k in range(5))
-SITES = {
-    "paper": Scenario(CELL, Verification(0.0227, 0.0127), DEVICES),
-    "an edge drafter": Scenario(CELL, Verification(0.03, 0.002, 0.001), DEVICES, EdgeDrafter(0.004, 0.0004, 0.5)),
-    "long pass": Scenario(CELL, Verification(0.15, 0.002, 0.0005), DEVICES),
-}
+SITES = {"paper": PAPER, "an edge drafter": SMALL_TARGET, "long pass": LONG_PASS}
 TROUBLES: Mapping[str, tuple[int, Mapping[str, float]]] = {
     "never right": (0, {"acceptance_rate": 0.0}),
     "slow": (0, {"seconds_per_token": 0.9}),
@@ -32,7 +27,6 @@ TROUBLES: Mapping[str, tuple[int, Mapping[str, float]]] = {
     "slow later": (20, {"seconds_per_token": 0.9}),
 }
 """From which pass on a device is of no use, and what it is like then."""
-BEHAVIOUR = Behaviour(frame_bits=176)
 BEGIN, CHANGE = 50, 100
 """Passes after which costs are counted, and after which the device is useful."""
 ENOUGH = 20

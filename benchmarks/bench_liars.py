@@ -10,19 +10,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from five_phones import BEHAVIOUR, LONG_PASS, PAPER, SMALL_TARGET
+from multispin.control import Scenario
 from multispin.simulation.liars import LIES
-from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.setup import Setup
 from multispin.simulation.site import Site
 
-CELL = Cell(bandwidth_hz=5e5, bits_per_token=16, max_draft_length=12, min_draft_length=0)
-DEVICES = tuple(Device(f"d{k}", 0.006 + 0.001 * k, 3.0 + 0.2 * k, 0.8 - 0.02 * k, delay_s=0.003) for k in range(5))
-SITES = {
-    "paper": Scenario(CELL, Verification(0.0227, 0.0127), DEVICES),
-    "small target": Scenario(CELL, Verification(0.03, 0.002, 0.001), DEVICES, EdgeDrafter(0.004, 0.0004, 0.5)),
-    "long pass": Scenario(CELL, Verification(0.15, 0.002, 0.0005), DEVICES),
-}
-BEHAVIOUR = Behaviour(frame_bits=176)
+SITES = {"paper": PAPER, "small target": SMALL_TARGET, "long pass": LONG_PASS}
 WAYS = [
     ("plain", "heterogeneous"),
     ("rounds", "heterogeneous"),

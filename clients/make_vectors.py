@@ -22,12 +22,12 @@ from multispin.protocol import (
     Close,
     Commit,
     DeviceSession,
+    Distribution,
     Draft,
     EdgeSession,
     Error,
     Grant,
     Hello,
-    Distribution,
     Open,
     Profile,
     Request,
@@ -262,7 +262,8 @@ class Script:
     def passes(self, truth: list[int], most: int) -> None:
         """A pass takes at most so many of the tokens that came, and its Commit is heard."""
         stage, request = self.edge.stage, self.edge.request
-        assert isinstance(stage, Streaming) and request is not None
+        assert isinstance(stage, Streaming)
+        assert request is not None
         riding = list(stage.take(min(most, self.edge.room)))
         base = len(request.committed)
         outcome = accept_matching(riding, truth[base : base + len(riding) + 1])
@@ -416,7 +417,8 @@ def stream(truth: list[int]) -> Script:
     script.passes(truth, 3)
     script.hear(script.edge.stream(0, 2, 1e4))  # a window of nothing: what was being drafted is kept, and not sent
     script.ahead(truth[len(script.device.ahead) :][:1])
-    assert script.device.stage.ids and not script.device.stage.sent  # type: ignore[union-attr]
+    assert script.device.stage.ids  # type: ignore[union-attr]
+    assert not script.device.stage.sent  # type: ignore[union-attr]
     script.passes(truth, 0)
     script.hear(script.edge.stream(63, 4, 1e4))
     while not script.device.finish:

@@ -36,14 +36,18 @@ def vendor(folder: Path = HERE / "src" / "multispin_wllama") -> None:
     if npm is None:
         raise SystemExit("npm is needed to fetch @wllama/wllama: install Node.js, or use a wheel that is built already")
     with tempfile.TemporaryDirectory() as scratch:
-        ran = subprocess.run([npm, "pack", *IMPATIENT, PACKAGE], cwd=scratch, capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            [npm, "pack", *IMPATIENT, PACKAGE], cwd=scratch, capture_output=True, text=True, check=False
+        )
         if ran.returncode:
             reasons = [line for line in ran.stderr.splitlines() if line.startswith(("npm error", "npm ERR"))]
             raise SystemExit(f"npm cannot fetch {PACKAGE}: {reasons[0] if reasons else ran.stderr.strip()}")
         (archive,) = Path(scratch).glob("*.tgz")
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != SHA256:
-            raise SystemExit(f"npm's {PACKAGE} has the SHA-256 {found}, not {SHA256}: it is not the package that was tested")
+            raise SystemExit(
+                f"npm's {PACKAGE} has the SHA-256 {found}, not {SHA256}: it is not the package that was tested"
+            )
         with tarfile.open(archive) as files:
             for path, name in FILES.items():
                 member = files.extractfile(path)

@@ -178,14 +178,17 @@ def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder,
     student = carve(model, (0, 1), ids, frozen=1)
     below = {name: value.clone() for name, value in student.model.layers[0].named_parameters()}
     recipe = Recipe(steps=3, batch=4, positions=32)
-    pupil = Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=1)
-    rows = pupil._batches.batch(0)
+    whole, pupil = (
+        Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=frozen)
+        for frozen in (0, 1)
+    )
     with torch.no_grad():
-        through, _ = pupil._states(rows, 10_000, torch.Generator().manual_seed(0))
-        pupil._frozen, pupil._upper = 0, student.model
-        whole, _ = pupil._states(rows, 10_000, torch.Generator().manual_seed(0))
-    assert torch.allclose(through.float(), whole.float(), atol=0.05)
-    again = Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=1)
-    again.run(tmp_path / "c.pt", lambda *_: None)
+        (ours, aim), (through, same_aim) = (
+            each.states(each.batches.batch(0), 10_000, torch.Generator().manual_seed(0)) for each in (whole, pupil)
+        )
+    assert len(through) > 100
+    assert torch.equal(aim, same_aim)
+    assert torch.allclose(through.float(), ours.float(), atol=0.05)
+    pupil.run(tmp_path / "c.pt", lambda *_: None)
     assert all(torch.equal(below[name], value) for name, value in student.model.layers[0].named_parameters())
     assert not any(p.requires_grad for p in student.model.layers[0].parameters())

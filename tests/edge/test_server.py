@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import pytest
@@ -220,16 +221,21 @@ def test_bias_minimal_length_and_stop_strings_end_a_text_where_the_target_alone_
 
 
 @pytest.mark.parametrize("mode", ["rounds", "auto"])
-def test_texts_are_written_while_a_plan_is_made(tiny_folder, mode, monkeypatch):
+def test_texts_are_written_while_a_plan_is_made(tiny_folder, mode):
     """A plan that never ends before the texts do."""
-    ended = threading.Event()
-    monkeypatch.setattr("multispin.passes.planning.plan", lambda *_, **__: ended.wait())
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, work):
+            return super().submit(lambda: (begun.set(), ended.wait(), work())[-1])
 
     async def scenario():
-        async with Site(tiny_folder, mode=mode) as site:
+        async with Site(tiny_folder, mode=mode, server={"planning": Slow(1)}) as site:
             clients = [site.client(ModelDrafter(load_model(tiny_folder), 256), f"device-{i}") for i in range(2)]
-            texts = await asyncio.gather(*(client.generate(Request(PROMPT, HOT, 20)) for client in clients))
-            ended.set()
-        return texts
+            try:
+                return await asyncio.gather(*(client.generate(Request(PROMPT, HOT, 20)) for client in clients))
+            finally:
+                ended.set()
 
     assert run(scenario()) == [alone(tiny_folder, PROMPT, HOT, 20)] * 2
+    assert begun.is_set()

@@ -46,7 +46,7 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
     Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-        http.passes, http.edge, http.url = passes, server, f"ws://127.0.0.1:{port}{SESSION_PATH}"
+        http.passes, http.edge, http.application, http.url = passes, server, app, f"ws://127.0.0.1:{port}{SESSION_PATH}"
         yield http
 
 

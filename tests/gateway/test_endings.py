@@ -137,7 +137,7 @@ def test_a_stream_that_does_not_end_in_time_is_told_so(tiny_folder):
             first = await answer.content.readline()
             reading = asyncio.create_task(answer.content.read())
             await http.edge.finish(0.0)
-            await http.edge._hang_up(None)  # as the web server does when it closes
+            await http.application.shutdown()  # as the web server does when it closes
             return first + await reading
 
     *_, error, done, _ = asyncio.run(scenario()).decode().split("\n\n")

@@ -55,7 +55,8 @@ def truth(params):
 class Wire:
     """A device and an edge that keeps its session, and what is in flight between them."""
 
-    def __init__(self, by):
+    def __init__(self, by, **edge):
+        self.edge_options = edge
         logprobs = None if by in (Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 2
         self.params = SamplingParams(0.0 if by is Rule.GREEDY else 1.0, seed=8, logprobs=logprobs)
         self.scores = []  # what the device was told of its tokens
@@ -98,7 +99,7 @@ class Wire:
             match message:
                 case Hello():
                     self.edges += 1
-                    self.edge = EdgeSession(self.edges, f"secret {self.edges}", message, V)
+                    self.edge = EdgeSession(self.edges, f"secret {self.edges}", message, V, **self.edge_options)
                     self.say_down(self.welcome())
                 case Resume():
                     if self.edge is None or self.edge.resume_token != message.resume_token:
@@ -207,11 +208,15 @@ class Wire:
 @pytest.mark.parametrize("by", list(Rule))
 @pytest.mark.parametrize("loss", [Wire.cut, Wire.lose_edge])
 def test_a_cut_before_or_after_any_step_changes_nothing(by, loss):
-    steps = Wire(by).finish()
+    cut_everywhere(by, loss)
+
+
+def cut_everywhere(by, loss, **edge):
+    steps = Wire(by, **edge).finish()
     assert steps > 15
     for first in range(steps):
         for second in range(0, 12, 2) if first % 4 == 0 else (0, 3):
-            wire = Wire(by)
+            wire = Wire(by, **edge)
             for stretch in (first, second):
                 for _ in range(stretch):
                     if not wire.device.finish:
@@ -221,10 +226,9 @@ def test_a_cut_before_or_after_any_step_changes_nothing(by, loss):
             wire.finish()
 
 
-def test_log_probabilities_that_were_missed_come_in_several_messages(monkeypatch):
-    monkeypatch.setattr("multispin.protocol.edge_session.MAX_SCORED_TAIL", 2)
-    test_a_cut_before_or_after_any_step_changes_nothing(Rule.COUPLED, Wire.cut)
-    wire = Wire(Rule.COUPLED)
+def test_log_probabilities_that_were_missed_come_in_several_messages():
+    cut_everywhere(Rule.COUPLED, Wire.cut, scored_tail=2)
+    wire = Wire(Rule.COUPLED, scored_tail=2)
     wire.finish()
     tails = wire.edge.catch_up(len(PROMPT))
     assert [len(tail.scores) for tail in tails] == [tail.count for tail in tails] == [2, 2, 2, 1]

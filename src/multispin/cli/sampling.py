@@ -15,90 +15,91 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+_OPTIONS = (  # the last one is the first of the help
+    click.option(
+        "--probability-bits",
+        type=click.IntRange(2, MAX_PROBABILITY_BITS),
+        default=16,
+        show_default=True,
+        help="Bits of a probability, under the rejection rules.",
+    ),
+    click.option(
+        "--retained",
+        type=click.IntRange(1, MAX_RETAINED),
+        default=1024,
+        show_default=True,
+        help="Most tokens of a sent distribution, under the rejection rules.",
+    ),
+    click.option(
+        "--rule",
+        type=click.Choice([rule.value for rule in Rule]),
+        show_default="greedy at temperature 0, else coupled",
+        help="Acceptance rule; docs/losslessness.md says what each costs.",
+    ),
+    click.option(
+        "--logit-bias",
+        "biases",
+        multiple=True,
+        metavar="ID=BIAS",
+        help="Added to the logit of a token id, −100 … 100; repeatable.",
+    ),
+    click.option("--stop", "stops", multiple=True, help="The output ends before this text; repeatable."),
+    click.option(
+        "--min-tokens",
+        type=click.IntRange(0, 2**20),
+        default=0,
+        help="The text does not end before this many tokens.",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling noise; the text depends on it."
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Divides the logits of tokens that occur in the prompt or the text.",
+    ),
+    click.option(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        help="Subtracted from a token's logit for each time that it was generated.",
+    ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        help="Subtracted from the logits of all tokens generated before; −2 … 2.",
+    ),
+    click.option(
+        "--min-p",
+        type=float,
+        default=0.0,
+        help="Keep tokens with at least this share of the likeliest token's probability.",
+    ),
+    click.option("--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest tokens."),
+    click.option(
+        "--top-p",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Keep the likeliest tokens with this much probability together.",
+    ),
+    click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(1, 2**20),
+        default=96,
+        show_default=True,
+        help="Longest text, in tokens.",
+    ),
+)
+
+
 def sampling_options(function: _Function) -> _Function:
     """Add the options of the sampling parameters, of what ends a text, and of the acceptance rule to a command."""
-    for option in (
-        click.option(
-            "--probability-bits",
-            type=click.IntRange(2, MAX_PROBABILITY_BITS),
-            default=16,
-            show_default=True,
-            help="Bits of a probability, under the rejection rules.",
-        ),
-        click.option(
-            "--retained",
-            type=click.IntRange(1, MAX_RETAINED),
-            default=1024,
-            show_default=True,
-            help="Most tokens of a sent distribution, under the rejection rules.",
-        ),
-        click.option(
-            "--rule",
-            type=click.Choice([rule.value for rule in Rule]),
-            show_default="greedy at temperature 0, else coupled",
-            help="Acceptance rule; docs/losslessness.md says what each costs.",
-        ),
-        click.option(
-            "--logit-bias",
-            "biases",
-            multiple=True,
-            metavar="ID=BIAS",
-            help="Added to the logit of a token id, −100 … 100; repeatable.",
-        ),
-        click.option("--stop", "stops", multiple=True, help="The output ends before this text; repeatable."),
-        click.option(
-            "--min-tokens",
-            type=click.IntRange(0, 2**20),
-            default=0,
-            help="The text does not end before this many tokens.",
-        ),
-        click.option(
-            "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling noise; the text depends on it."
-        ),
-        click.option(
-            "--repetition-penalty",
-            type=float,
-            default=1.0,
-            show_default=True,
-            help="Divides the logits of tokens that occur in the prompt or the text.",
-        ),
-        click.option(
-            "--frequency-penalty",
-            type=float,
-            default=0.0,
-            help="Subtracted from a token's logit for each time that it was generated.",
-        ),
-        click.option(
-            "--presence-penalty",
-            type=float,
-            default=0.0,
-            help="Subtracted from the logits of all tokens generated before; −2 … 2.",
-        ),
-        click.option(
-            "--min-p",
-            type=float,
-            default=0.0,
-            help="Keep tokens with at least this share of the likeliest token's probability.",
-        ),
-        click.option(
-            "--top-k", type=click.IntRange(0), default=0, show_default="all", help="Keep the K likeliest tokens."
-        ),
-        click.option(
-            "--top-p",
-            type=float,
-            default=1.0,
-            show_default=True,
-            help="Keep the likeliest tokens with this much probability together.",
-        ),
-        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
-        click.option(
-            "--max-tokens",
-            type=click.IntRange(1, 2**20),
-            default=96,
-            show_default=True,
-            help="Longest text, in tokens.",
-        ),
-    ):
+    for option in _OPTIONS:
         function = option(function)
     return function
 

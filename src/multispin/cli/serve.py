@@ -32,7 +32,10 @@ from multispin.passes.settings import MODES
 from multispin.protocol.events import as_line
 
 if TYPE_CHECKING:
-    from multispin.edge import Access, Certificate, Gate
+    from aiohttp import web
+
+    from multispin.edge import Access, Certificate, EdgeServer, Gate
+    from multispin.passes import Passes
     from multispin.protocol.events import EdgeEvent
     from multispin.speculation import BatchDrafter, Engine
 
@@ -233,21 +236,45 @@ async def _serve(
     show: Callable[[str], None],
     dropped: Callable[[], int],
 ) -> None:
-    from aiohttp import web
-    from prometheus_client import disable_created_metrics
-
-    from multispin.edge import EdgeServer, Metrics, listening
+    from multispin.edge import EdgeServer, listening
     from multispin.gateway import Gateway, guard, local_sessions
-    from multispin.models import load_grammars
-    from multispin.passes import Controller, ControllerSettings, Passes
-    from multispin.protocol import usual_frame_bits
     from multispin.protocol.events import Listening
-    from multispin.speculation import bits_per_id
 
     parent, stop = Parent(options["attended"]), stop_signal()
     await parent.connect()
-    verifier, tokenizer, edge_drafter = loaded
+    verifier, tokenizer, _ = loaded
     access, gate, certificate = doors
+    passes = _passes(options, loaded)
+    server = EdgeServer(passes, tell, access, options["come_back_s"])
+    application, name = server.application(), options["model_name"] or options["target"]
+    if options["api"]:
+        texts = options["slots"] + options["max_waiting"]
+        source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
+        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
+        gateway.add_routes(application, guard(access))
+    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
+    async with contextlib.AsyncExitStack() as stack:
+        await _add_metrics(options, application, server, access, name, dropped, stack)
+        with flag("--port"):
+            tls = certificate.context if certificate is not None else None
+            port = await stack.enter_async_context(listening(application, options["host"], options["port"], gate, tls))
+        tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
+        if (about := pages.opened(port)) and not options["as_json"]:
+            show(about)
+        await _until_told(server, parent, stop, certificate)
+        if stop.is_set():
+            log.info("stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs", options["finish_s"])
+            await end_in_order(server.finish, options["finish_s"], stop)
+
+
+def _passes(options: Mapping[str, Any], loaded: _Loaded) -> "Passes":
+    """The loop of passes, as the options say."""
+    from multispin.models import load_grammars
+    from multispin.passes import Controller, ControllerSettings, Passes
+    from multispin.protocol import usual_frame_bits
+    from multispin.speculation import bits_per_id
+
+    verifier, tokenizer, edge_drafter = loaded
     settings = ControllerSettings(
         options["policy"],
         options["bandwidth_hz"],
@@ -257,7 +284,7 @@ async def _serve(
         mode=options["mode"],
         edge_drafts=options["edge_draft"] is not None,
     )
-    passes = Passes(
+    return Passes(
         _paced(verifier, options["emulated_verification_s"]),
         Controller(settings),
         tokenizer.fingerprint,
@@ -266,42 +293,48 @@ async def _serve(
         edge_drafter=edge_drafter,
         grammars=load_grammars(tokenizer),
     )
-    server = EdgeServer(passes, tell, access, options["come_back_s"])
-    application, name = server.application(), options["model_name"] or options["target"]
-    if options["api"]:
-        texts = options["slots"] + options["max_waiting"]
-        source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
-        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
-        gateway.add_routes(application, guard(access))
-    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
+
+
+async def _add_metrics(
+    options: Mapping[str, Any],
+    application: "web.Application",
+    server: "EdgeServer",
+    access: "Access",
+    name: str,
+    dropped: Callable[[], int],
+    stack: contextlib.AsyncExitStack,
+) -> None:
+    """Serve the metrics beside the API, or at an address of their own until the stack ends."""
+    from aiohttp import web
+    from prometheus_client import disable_created_metrics
+
+    from multispin.edge import Metrics, listening
+    from multispin.gateway import guard
+
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, and nobody asks for it
     metrics = Metrics(name, server.counts, dropped)
     server.audience.add(metrics.tell)
-    async with contextlib.AsyncExitStack() as stack:
-        if options["metrics_at"] is None:
-            application.router.add_get(METRICS_PATH, guard(access)(metrics.answer))
-        else:
-            alone = web.Application()
-            alone.router.add_get(METRICS_PATH, metrics.answer)
-            with flag("--metrics-at"):
-                await stack.enter_async_context(listening(alone, *options["metrics_at"]))
-        with flag("--port"):
-            tls = certificate.context if certificate is not None else None
-            port = await stack.enter_async_context(listening(application, options["host"], options["port"], gate, tls))
-        tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
-        if (about := pages.opened(port)) and not options["as_json"]:
-            show(about)
-        failure = asyncio.create_task(server.failure())
-        others = [asyncio.create_task(parent.gone()), asyncio.create_task(stop.wait())]
-        renewing = None if certificate is None else asyncio.create_task(certificate.renew())
-        await asyncio.wait([failure, *others], return_when=asyncio.FIRST_COMPLETED)
-        if renewing is not None:
-            renewing.cancel()
-        if failure.done():
-            raise failure.result()
-        if stop.is_set():
-            log.info("stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs", options["finish_s"])
-            await end_in_order(server.finish, options["finish_s"], stop)
+    if options["metrics_at"] is None:
+        application.router.add_get(METRICS_PATH, guard(access)(metrics.answer))
+        return
+    alone = web.Application()
+    alone.router.add_get(METRICS_PATH, metrics.answer)
+    with flag("--metrics-at"):
+        await stack.enter_async_context(listening(alone, *options["metrics_at"]))
+
+
+async def _until_told(
+    server: "EdgeServer", parent: Parent, stop: asyncio.Event, certificate: "Certificate | None"
+) -> None:
+    """Serve until a signal comes or the parent is gone; what ends the loop of passes is raised here."""
+    failure = asyncio.create_task(server.failure())
+    others = [asyncio.create_task(parent.gone()), asyncio.create_task(stop.wait())]
+    renewing = None if certificate is None else asyncio.create_task(certificate.renew())
+    await asyncio.wait([failure, *others], return_when=asyncio.FIRST_COMPLETED)
+    if renewing is not None:
+        renewing.cancel()
+    if failure.done():
+        raise failure.result()
 
 
 def _doors(options: Mapping[str, Any]) -> _Doors:

@@ -22,7 +22,8 @@ from multispin.outside import in_markup
 from multispin.passes.settings import MODES
 
 if TYPE_CHECKING:
-    from multispin.simulation.study import Result
+    from multispin.simulation.measures import Measures
+    from multispin.simulation.study import Result, SimulatedRun
 
 USUAL_POLICIES = ("heterogeneous", "uniform-bandwidth", "homogeneous", "fixed")
 _HELP = f"""Let a site run under a virtual clock: the real edge, sessions, controller and estimators.
@@ -93,15 +94,7 @@ def command(
     plot_file: Path | None,
 ) -> None:
     """The command behind `multispin simulate`; its help is `_HELP`."""
-    if len(sweeps) > 2:
-        raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
-    check_plot(plot_file)
-    if live is not None and (knows or on_ray):
-        why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
-        raise InputError(f"--live cannot go with {why}")
-    for path in (csv_file, plot_file):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
+    _check_flags(sweeps, live, knows, on_ray, csv_file, plot_file)
     from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
     from multispin.simulation.study import (
         NeedsTruthError,
@@ -110,8 +103,6 @@ def command(
         parse_sweep,
         points,
         results_of,
-        run_all,
-        run_on_ray,
         runs_of,
     )
 
@@ -127,6 +118,45 @@ def command(
         todo = runs_of(scenario, grid, chosen, numbers, rounds, knows, replan_tolerance, modes)
     except NeedsTruthError as error:
         raise InputError(f"{error}; add --knows") from error
+    results = results_of(_measured(todo, jobs, target, live, on_ray), grid, chosen, numbers, modes)
+    if csv_file is not None:
+        _write_csv(csv_file, as_rows(results))
+    if plot_file is not None:
+        from multispin.report.simulation_figures import draw
+
+        draw(results, Path(file).name, rounds, knows, plot_file)
+    if as_json:
+        click.echo(json.dumps(as_document(file, rounds, results, knows), indent=2))
+    else:
+        _print(file, results, rounds, knows)
+
+
+def _check_flags(
+    sweeps: Sequence[str],
+    live: str | None,
+    knows: bool,
+    on_ray: bool,
+    csv_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """InputError if flags do not go together, or a file cannot be written."""
+    if len(sweeps) > 2:
+        raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
+    check_plot(plot_file)
+    if live is not None and (knows or on_ray):
+        why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
+        raise InputError(f"--live cannot go with {why}")
+    for path in (csv_file, plot_file):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+
+
+def _measured(
+    todo: "Sequence[SimulatedRun]", jobs: int, target: str, live: str | None, on_ray: bool
+) -> "list[Measures]":
+    """What all runs brought, made in processes of this machine, with real models, or on a Ray cluster."""
+    from multispin.simulation.study import run_all, run_on_ray
+
     models = None
     with progress() as show:
         if live is not None:
@@ -140,20 +170,8 @@ def command(
 
         if on_ray:
             with flag("--ray"):
-                measured = run_on_ray(todo, told)
-        else:
-            measured = run_all(todo, jobs, told, models)
-    results = results_of(measured, grid, chosen, numbers, modes)
-    if csv_file is not None:
-        _write_csv(csv_file, as_rows(results))
-    if plot_file is not None:
-        from multispin.report.simulation_figures import draw
-
-        draw(results, Path(file).name, rounds, knows, plot_file)
-    if as_json:
-        click.echo(json.dumps(as_document(file, rounds, results, knows), indent=2))
-    else:
-        _print(file, results, rounds, knows)
+                return run_on_ray(todo, told)
+        return run_all(todo, jobs, told, models)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

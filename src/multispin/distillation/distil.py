@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -113,49 +113,17 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         The card, which is stored in `order.out` with the weights.
 
     """
-    tokenizer = load_tokenizer(order.target)
     model = load_model(order.target, "float32", order.device)
-    total = int(model.config.get_text_config().num_hidden_layers)
-    frozen, before = order.frozen, None
-    if order.begin is not None:
-        card = read_card(order.begin)
-        layers, frozen, before = card.layers, card.frozen, _continued(order.begin, model)
-    else:
-        layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
-        check_layers(model, layers, frozen)
+    layers, frozen = _layers(order, model)
+    before = None if order.begin is None else _continued(order.begin, model)
+    written = _write(order, report)
     head = model.get_output_embeddings().weight.detach()
-    writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
-    writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
-    texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
-    paths = []
-    for path, total in write_corpus(
-        writer, order.corpus or order.out / CORPUS_FOLDER, order.recipe.seed, order.tokens, texts
-    ):
-        paths.append(path)
-        report(
-            StageProgress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target")
-        )
-    prompts = load_prompts()
-    short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS)
-    greedy, sampled = (held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
-    del writer, short, writing
-
     if before is None:
-        ids = frequent_ids(paths, order.vocabulary, len(head), tokenizer.stop_ids)
+        ids = frequent_ids(written.shards, order.vocabulary, len(head), load_tokenizer(order.target).stop_ids)
         student = carve(model, layers, ids, frozen)
     else:
         student, ids = before
-
-    def prepared(done: int, of: int) -> None:
-        report(StageProgress("reading", done, of, "shards read by the frozen layers"))
-
-    trainer = Trainer(student, head, ids, order.recipe, paths, order.device, frozen, prepared)
-
-    def taught(step: int, loss: float, step_s: float) -> None:
-        report(StageProgress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
-
-    order.out.mkdir(parents=True, exist_ok=True)
-    trainer.run(order.out / CHECKPOINT_FILE, taught)
+    trainer = _train(order, student, head, ids, frozen, written.shards, report)
     card = DrafterCard(
         target=order.target,
         fingerprint=fingerprint(model),
@@ -165,7 +133,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         frozen=frozen,
         made={
             **made,
-            "corpus_tokens": sum(Shard.load(path).generated for path in paths),
+            "corpus_tokens": sum(Shard.load(path).generated for path in written.shards),
             "training_s": round(trainer.spent_s, 1),
             "recipe": dataclasses.asdict(order.recipe),
             "begun_from": "layers of the target" if order.begin is None else "a drafter made before",
@@ -175,7 +143,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     report(StageProgress("evaluation", 0, 1, "comparing distributions on held-out prompts"))
     stored = load_for_drafting(order.out, model)  # what is measured is what will draft
     form = DistributionFormat(len(head), min(1024, len(head)), 16)
-    results = compare_distributions(stored, head, prompts, greedy, sampled, form)
+    results = compare_distributions(stored, head, load_prompts(), written.greedy, written.sampled, form)
     card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})
     save_drafter(student, card, order.out)
     (order.out / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -183,6 +151,67 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         shutil.rmtree(order.out / CORPUS_FOLDER)
     report(StageProgress("evaluation", 1, 1, "done"))
     return card
+
+
+def _layers(order: Order, model: Any) -> tuple[tuple[int, ...], int]:
+    """The target's layers in the student, and how many of them stay frozen."""
+    if order.begin is not None:
+        card = read_card(order.begin)
+        return card.layers, card.frozen
+    total = int(model.config.get_text_config().num_hidden_layers)
+    layers = spread_layers(order.layers, total) if isinstance(order.layers, int) else order.layers
+    check_layers(model, layers, order.frozen)
+    return layers, order.frozen
+
+
+class _Written(NamedTuple):
+    """What the target wrote: the files of the corpus, and its answers to held-out prompts, greedy and sampled."""
+
+    shards: list[Path]
+    greedy: Shard
+    sampled: Shard
+
+
+def _write(order: Order, report: Callable[[StageProgress], None]) -> _Written:
+    """Let the target write. Its second copy in memory, which writes, is gone afterwards."""
+    tokenizer = load_tokenizer(order.target)
+    writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
+    writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
+    texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
+    folder, shards = order.corpus or order.out / CORPUS_FOLDER, []
+    for path, total in write_corpus(writer, folder, order.recipe.seed, order.tokens, texts):
+        shards.append(path)
+        report(
+            StageProgress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target")
+        )
+    short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS)
+    prompts = load_prompts()
+    return _Written(
+        shards, *(held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
+    )
+
+
+def _train(
+    order: Order,
+    student: Any,
+    head: torch.Tensor,
+    ids: torch.Tensor,
+    frozen: int,
+    shards: Sequence[Path],
+    report: Callable[[StageProgress], None],
+) -> Trainer:
+    """Teach the student, in place; the trainer knows how long that took."""
+
+    def prepared(done: int, of: int) -> None:
+        report(StageProgress("reading", done, of, "shards read by the frozen layers"))
+
+    def taught(step: int, loss: float, step_s: float) -> None:
+        report(StageProgress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
+
+    trainer = Trainer(student, head, ids, order.recipe, shards, order.device, frozen, prepared)
+    order.out.mkdir(parents=True, exist_ok=True)
+    trainer.run(order.out / CHECKPOINT_FILE, taught)
+    return trainer
 
 
 def frequent_ids(paths: Sequence[Path], count: int, vocabulary_size: int, stop_ids: Sequence[int]) -> torch.Tensor:

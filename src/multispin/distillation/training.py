@@ -133,6 +133,13 @@ class Batches:
 class Trainer:
     """One student in training.
 
+    Attributes:
+        student: the model that is taught.
+        recipe: how it is taught.
+        batches: the sequences of each step.
+        step: steps done.
+        spent_s: time of these steps [s].
+
     Args:
         student: model from `models.distilled.carve`, in float32.
         head: output embeddings of the target, shape [V, H].
@@ -172,7 +179,7 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
-        self._batches = Batches(shards, recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
+        self.batches = Batches(shards, recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
 
     def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
         """Teach until the recipe's last step, or go on from a checkpoint.
@@ -188,7 +195,7 @@ class Trainer:
         self.student.train()
         while self.step < self.recipe.steps:
             began = time.monotonic()
-            loss = self._learn(self._batches.batch(self.step))
+            loss = self._learn(self.batches.batch(self.step))
             if not math.isfinite(loss):
                 raise InputError(f"the loss at step {self.step} is not finite: try a lower learning rate")
             self.step += 1
@@ -205,7 +212,7 @@ class Trainer:
         noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.rate(self.step)
-        hidden, aim = self._states(rows, recipe.positions, noise)
+        hidden, aim = self.states(rows, recipe.positions, noise)
         ours, theirs = self._logits(hidden), self._logits(aim)
         target = functional.softmax(theirs, -1)
         if self.step >= (1.0 - recipe.variation_share) * recipe.steps:
@@ -219,8 +226,18 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _states(self, rows: list[Example], positions: int, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Final hidden states of student and target at some positions of the answers: [P, H] each."""
+    def states(self, rows: list[Example], positions: int, noise: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final hidden states of student and target at some positions of the answers.
+
+        Args:
+            rows: sequences of the corpus.
+            positions: most positions P to take.
+            noise: source of randomness; it picks the positions.
+
+        Returns:
+            The student's states [P, H], in bfloat16, and the target's, as they stand in the corpus.
+
+        """
         longest = max(int(shard.ends[row]) for shard, row, _ in rows)
         places = [
             (k, t)

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from multispin.edge.account import Account
@@ -39,16 +39,17 @@ class PassLoop:
         passes: sessions and passes of the edge.
         account: turns what happened in passes into events.
         audience: listeners that are told of the events.
+        planning: one thread, in which plans are made until this edge ends; by default a new one.
 
     """
 
-    def __init__(self, passes: Passes, account: Account, audience: Audience) -> None:
+    def __init__(self, passes: Passes, account: Account, audience: Audience, planning: Executor | None = None) -> None:
         self._passes, self._account, self._audience = passes, account, audience
         self._wake = asyncio.Event()
         self._ending = False  # the pass under way is the last one
         self._faults = 0  # of the engine, one after the other
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._planning_thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
+        self._planning_thread = planning or ThreadPoolExecutor(1, thread_name_prefix="planning")
         passes.controller.plan_in(self._planning_thread, time.thread_time)
 
     def wake(self) -> None:

@@ -6,6 +6,7 @@ for load balancers. `edge.devices` speaks with the devices, `edge.pass_loop` run
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, cast
 
 from aiohttp import web
@@ -41,6 +42,7 @@ class EdgeServer:
         on_event: called with everything that happens; must not block. `audience` tells further listeners.
         access: knows who may use this edge, and bounds connections; default: everybody may.
         come_back_s: devices are told to come back so long after this edge stops [s]; default 10.
+        planning: one thread, in which plans are made until this edge ends; by default a new one.
 
     """
 
@@ -50,13 +52,14 @@ class EdgeServer:
         on_event: Callable[[EdgeEvent], None] = lambda _: None,
         access: Access | None = None,
         come_back_s: float = COME_BACK_S,
+        planning: Executor | None = None,
     ) -> None:
         self._passes = passes
         self.audience = Audience(on_event, log_text)
         self.access = access or Access()
         self._door = self.access.door
         self._account = Account(passes)
-        self._loop = PassLoop(passes, self._account, self.audience)
+        self._loop = PassLoop(passes, self._account, self.audience, planning)
         self._devices = Devices(passes, self._loop, self._account, self.audience, self.access, come_back_s)
         self._running: asyncio.Task[None] | None = None
         self._failed = asyncio.Event()

@@ -76,16 +76,25 @@ class EdgeSession:
         resume_token: secret that a reconnecting device shows.
         hello: the device's greeting, already accepted by `check_hello`.
         vocabulary_size: number of the target's token ids.
+        scored_tail: most tokens in a Tail with log probabilities; default `MAX_SCORED_TAIL`, which a frame can hold.
 
     """
 
-    def __init__(self, number: int, resume_token: str, hello: Hello, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        resume_token: str,
+        hello: Hello,
+        vocabulary_size: int,
+        scored_tail: int = MAX_SCORED_TAIL,
+    ) -> None:
         self.number = number
         self.resume_token = resume_token
         self.hello = hello
         self.request: RunningRequest | None = None
         self.stage: Stage = Idle()
         self._vocabulary_size = vocabulary_size
+        self._scored_tail = scored_tail
         self._last_verdict: Verdict | None = None  # answers a draft or a distribution that comes once more
         self.counts = StreamCounts()
         self._epoch = 0  # of the newest chain that any stream of this session had
@@ -332,7 +341,7 @@ class EdgeSession:
         """Everything committed from `base` on, in as many messages as the log probabilities make necessary."""
         request, parts = self.request, list[Tail]()
         while request is not None and request.params.logprobs is not None:
-            end = base + MAX_SCORED_TAIL
+            end = base + self._scored_tail
             if end >= len(request.committed):
                 break
             parts.append(replace(self.tail(base, end), finish="", grant=None))

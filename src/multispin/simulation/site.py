@@ -81,45 +81,19 @@ class Site:
         self.queue = EventQueue()
         self.setup = setup
         scenario, behaviour = setup.scenario, setup.behaviour
-        count = len(scenario.devices)
         self._models = live
         if live is not None and behaviour.distributions:
             raise InputError("simulation.distributions is for drafts that are drawn, not for real models")
-        slots, longest = behaviour.slots or count, _greatest(behaviour.tokens_per_request or USUAL_TOKENS)
+        slots = behaviour.slots or len(scenario.devices)
+        longest = _greatest(behaviour.tokens_per_request or USUAL_TOKENS)
         self.engine: Engine = SimulatedEngine(slots) if live is None else live.engine(slots, longest)
-        cell = scenario.cell
-        settings = ControllerSettings(
-            policy,
-            cell.bandwidth_hz,
-            math.ceil(cell.bits_per_token),
-            cell.max_draft_length,
-            replan_tolerance,
-            behaviour.frame_bits,
-            cell.multiple_access,
-            mode,
-            scenario.edge_drafter is not None and live is None,
-        )
-        drafter = None
-        if settings.edge_drafts and mode != "rounds":
-            drafter = SimulatedEdgeDrafter(scenario, seed)
+        settings = _settings(setup, policy, replan_tolerance, mode, live is None)
+        drafter = SimulatedEdgeDrafter(scenario, seed) if settings.edge_drafts and mode != "rounds" else None
         self._edge_drafter = drafter
         self._present: dict[int, SimulatedDevice] = {}
-        beliefs: Beliefs = BoundedBeliefs(scenario, self._present, behaviour.frame_bits, mode != "rounds")
-        if knows:
-            known_bits = 0.0 if mode == "rounds" else behaviour.frame_bits  # the paper's rounds have no frames
-            beliefs = TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, known_bits)
-        self.controller = Controller(settings, beliefs)
-        limits = Limits(
-            max_sessions=count,
-            max_waiting=count,
-            prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
-            prefill_share=behaviour.prefill_share,
-            deadline_factor=behaviour.deadline_factor,
-            deadline_slack_s=behaviour.deadline_slack_s,
-            choose_deadline=behaviour.choose_deadline,
-        )
+        self.controller = Controller(settings, self._beliefs(mode, knows, knows_acceptance))
         self.passes = Passes(
-            self.engine, self.controller, FINGERPRINT, limits, new_token=self._token, edge_drafter=drafter
+            self.engine, self.controller, FINGERPRINT, _limits(setup), new_token=self._token, edge_drafter=drafter
         )
         self._tokens = 0
         self.rounds = 0
@@ -129,29 +103,9 @@ class Site:
         self._until_s = -1.0  # the last time at which a look is due already
         self._looks = False  # whether a look is due at this very moment
         self._watching = False  # whether a look for lost devices is due
-        site_generator = np.random.default_rng([seed, 2**31])
         self._stragglers = np.random.default_rng([seed, 2**31, 1])
-        self.devices: list[SimulatedDevice] = []
-        arrival_s = 0.0
-        for k, (truth, life) in enumerate(zip(scenario.devices, setup.lives, strict=True)):
-            bits = cell.bits_per_token if truth.bits_per_token is None else truth.bits_per_token
-            # Three sources, so that what happens to a device is the same under every policy.
-            lucky, fading, living = (np.random.default_rng([seed, k, use]) for use in range(3))
-            acceptance = acceptance_of(truth, life.traces, lucky)
-            channel = _channel(behaviour, life, fading)
-            what = (truth, cell, bits, channel, acceptance, living, behaviour.distributions)
-            if lies and k in lies:
-                device: SimulatedDevice = Liar(lies[k], self._deadline_s, self._now_s, *what)
-            elif live is None:
-                device = SimulatedDevice(*what)
-            else:
-                texts = live.fitting(longest)
-                prompts = islice(cycle(texts), int(living.integers(len(texts))), None)
-                device = LiveDevice(live.drafter_for(longest), prompts, *what)
-            self.devices.append(device)
-            if behaviour.arrivals_per_s is not None:
-                arrival_s += float(site_generator.exponential(1.0 / behaviour.arrivals_per_s))
-            self._live(device, life, life.arrives_s + arrival_s)
+        self.devices = [self._device(k, seed, longest, lies or {}) for k in range(len(scenario.devices))]
+        self._expect_all(np.random.default_rng([seed, 2**31]))
 
     def run(self, rounds: int, progress: Callable[[int], None] = lambda _: None) -> None:
         """Go on until so many rounds have been verified, or nothing is left to happen.
@@ -168,7 +122,41 @@ class Site:
                 progress(told)
         progress(self.rounds)
 
+    def _beliefs(self, mode: str, knows: bool, knows_acceptance: bool) -> Beliefs:
+        """What the controller believes: the truth, or what it learns."""
+        scenario, frame_bits = self.setup.scenario, self.setup.behaviour.frame_bits
+        if not knows:
+            return BoundedBeliefs(scenario, self._present, frame_bits, mode != "rounds")
+        known_bits = 0.0 if mode == "rounds" else frame_bits  # the paper's rounds have no frames
+        return TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, known_bits)
+
     # Devices ------------------------------------------------------------------------------------------------------
+
+    def _device(self, place: int, seed: int, longest: int, lies: Mapping[int, str]) -> SimulatedDevice:
+        """The device at a place of the scenario; `longest` is the longest text, prompt included [tokens]."""
+        scenario, behaviour, life = self.setup.scenario, self.setup.behaviour, self.setup.lives[place]
+        truth, cell = scenario.devices[place], scenario.cell
+        bits = cell.bits_per_token if truth.bits_per_token is None else truth.bits_per_token
+        # Three sources, so that what happens to a device is the same under every policy.
+        lucky, fading, living = (np.random.default_rng([seed, place, use]) for use in range(3))
+        acceptance = acceptance_of(truth, life.traces, lucky)
+        channel = _channel(behaviour, life, fading)
+        what = (truth, cell, bits, channel, acceptance, living, behaviour.distributions)
+        if place in lies:
+            return Liar(lies[place], self._deadline_s, self._now_s, *what)
+        if self._models is None:
+            return SimulatedDevice(*what)
+        texts = self._models.fitting(longest)
+        prompts = islice(cycle(texts), int(living.integers(len(texts))), None)
+        return LiveDevice(self._models.drafter_for(longest), prompts, *what)
+
+    def _expect_all(self, generator: np.random.Generator) -> None:
+        """Put into the queue when each device comes; times between arrivals are drawn where the scenario says so."""
+        arrival_s, arrivals_per_s = 0.0, self.setup.behaviour.arrivals_per_s
+        for device, life in zip(self.devices, self.setup.lives, strict=True):
+            if arrivals_per_s is not None:
+                arrival_s += float(generator.exponential(1.0 / arrivals_per_s))
+            self._live(device, life, life.arrives_s + arrival_s)
 
     def _live(self, device: SimulatedDevice, life: DeviceLife, arrives_s: float) -> None:
         """Put into the queue what the scenario says of a device."""
@@ -459,6 +447,36 @@ class Site:
 
     def _deadline_s(self) -> float:
         return self.passes.deadline_s
+
+
+def _settings(
+    setup: Setup, policy: str, replan_tolerance: float, mode: str, edge_may_draft: bool
+) -> ControllerSettings:
+    cell = setup.scenario.cell
+    return ControllerSettings(
+        policy,
+        cell.bandwidth_hz,
+        math.ceil(cell.bits_per_token),
+        cell.max_draft_length,
+        replan_tolerance,
+        setup.behaviour.frame_bits,
+        cell.multiple_access,
+        mode,
+        setup.scenario.edge_drafter is not None and edge_may_draft,
+    )
+
+
+def _limits(setup: Setup) -> Limits:
+    behaviour, count = setup.behaviour, len(setup.scenario.devices)
+    return Limits(
+        max_sessions=count,
+        max_waiting=count,
+        prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
+        prefill_share=behaviour.prefill_share,
+        deadline_factor=behaviour.deadline_factor,
+        deadline_slack_s=behaviour.deadline_slack_s,
+        choose_deadline=behaviour.choose_deadline,
+    )
 
 
 def _drawn(tokens: Whole, generator: np.random.Generator) -> int:

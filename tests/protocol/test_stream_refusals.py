@@ -1,0 +1,182 @@
+"""What each end of a stream refuses, and what becomes of tokens and chains in single cases."""
+
+import random
+
+import pytest
+from tests.protocol.stream_wire import HELLO, PROMPT, V, Wire, chunk, pair, truth
+
+from multispin.errors import InputError
+from multispin.protocol import (
+    Chunk,
+    Commit,
+    DeviceSession,
+    EdgeSession,
+    Grant,
+    ProtocolError,
+    Request,
+    Tail,
+    Verdict,
+    Window,
+    decode_uplink,
+)
+from multispin.protocol.device_stages import Waiting
+from multispin.protocol.device_stream import Streaming as Ahead
+from multispin.speculation import Rule, SamplingParams
+
+
+def test_what_no_honest_device_sends_is_refused_by_code():
+    wire = pair()
+    for message, code in [(chunk(1, 4, 5), "gap"), (chunk(1, 3, 1, 2, 3, 4, 5), "too-many")]:
+        with pytest.raises(ProtocolError) as refusal:
+            wire.edge.receive_chunk(message)
+        assert refusal.value.code == code
+        wire = pair()
+    wire.edge.receive_chunk(chunk(1, 3, 5, 6))
+    with pytest.raises(ProtocolError) as refusal:  # sent twice
+        wire.edge.receive_chunk(chunk(1, 3, 5, 6))
+    assert refusal.value.code == "gap"
+    with pytest.raises(InputError, match="bytes"):
+        wire.edge.receive_chunk(Chunk(1, 5, 1, b"\xff\xff", 10))
+    fresh = EdgeSession(7, "secret", HELLO, V)
+    with pytest.raises(ProtocolError, match="before any request"):
+        fresh.receive_chunk(chunk(1, 3, 1))
+    fresh.open(wire.device.request.to_open(7, [], V), 100)
+    with pytest.raises(ProtocolError, match="does not stream"):
+        fresh.receive_chunk(chunk(1, 3, 1))
+
+
+def test_a_device_that_streams_believes_no_nonsense():
+    for message, sentence in [
+        (Commit(3, 1, 1, 1, (2,)), "never sent"),
+        (Commit(9, 1, 0, 0, (2,)), "never sent"),
+        (Commit(3, 1, 0, 0, (V,)), "outside its vocabulary"),
+        (Commit(3, 1, 0, 0, (1,), "bored"), "not known here"),
+        (Commit(3, 1, 0, 0, (1,) * 13), "more than the 12"),
+        (Grant(1, 1, 2, 1e4), "a text that streams"),
+        (Verdict(1, 1, 3, 0, 1), "a text that streams"),
+        (Tail(1, 3, b"", 0), "a text that streams"),
+        (Window(1, 4, 2, float("nan")), "band"),
+    ]:
+        device = pair().device
+        with pytest.raises(InputError, match=sentence):
+            device.receive(message)
+        assert device.generated == []
+
+
+def test_a_text_under_a_rejection_rule_does_not_stream():
+    wire = Wire()
+    wire.device = DeviceSession(HELLO)
+    wire.device.begin(Request(PROMPT, SamplingParams(1.0), 12, rule=Rule.REJECTION))
+    wire.connect()
+    for _ in range(2):
+        wire.hear_up()
+        while wire.down:
+            wire.hear_down()
+    with pytest.raises(InputError, match="cannot stream"):
+        wire.device.receive(Window(1, 4, 2, 1e4))
+
+
+def test_only_what_an_honest_device_may_send_is_awaited():
+    wire = pair()
+    edge = wire.edge
+    assert edge.awaits(chunk(1, 3, 5, 6))
+    edge.receive_chunk(chunk(1, 3, 5, 6))
+    assert edge.awaits(chunk(1, 5, 5, 6))
+    assert not edge.awaits(chunk(2, 3, 5, 6))  # the chain is alive, so why start over?
+    wire.take(0)
+    wire.settle()  # the next token is another one: the chain is dead
+    for _ in range(2):
+        assert edge.awaits(chunk(1, 5, 5, 6))
+        edge.receive_chunk(chunk(1, 5, 5, 6))
+    assert not edge.awaits(chunk(1, 9, 5, 6))  # a window's worth has come
+    assert edge.awaits(chunk(2, 4, 5, 6))
+
+
+def test_a_device_that_begins_one_chain_after_the_other_unasked_makes_noise():
+    wire = pair()
+    awaited = 0
+    for epoch in range(1, 300):  # each is wrong where the text is written, and so ends at once
+        awaited += wire.edge.awaits(chunk(epoch, 0, 7))
+        wire.edge.receive_chunk(chunk(epoch, 0, 7))
+    assert awaited <= 3
+    wire.take(0)
+    wire.settle()
+    assert wire.edge.awaits(chunk(300, 4, 5))  # it was told something: it may start over once
+    wire.edge.receive_chunk(chunk(300, 0, 7))
+    assert not wire.edge.awaits(chunk(301, 4, 5))
+
+
+def test_what_was_on_its_way_when_the_text_ended_is_dropped_and_the_next_text_streams_anew():
+    wire = pair(length=1)
+    wire.edge.stage.change(Window(1, 4, 2, 1e4))
+    wire.take(0)
+    wire.settle()
+    assert wire.edge.request.finish == "length"
+    assert wire.edge.awaits(chunk(1, 3, 5, 6))
+    wire.edge.receive_chunk(chunk(1, 3, 5, 6))
+    assert wire.edge.counts.wasted == 2
+    wire.hear_down()
+    wire.device.begin(Request(PROMPT, SamplingParams(), 12))
+    wire.edge.open(wire.device.open(), 100)
+    wire.device.receive(wire.edge.stream(4, 1, 1e4))
+    assert isinstance(wire.device.stage, Ahead)
+    wire.begin()
+    wire.end(True)
+    frame, _ = wire.up.pop()
+    wire.edge.receive_chunk(decode_uplink(frame))
+    assert len(wire.edge.stage.pending) == 1
+
+
+def test_a_stop_id_ends_the_text_inside_a_chain_and_nothing_is_drafted_after_it():
+    whole = truth(PROMPT, 12)
+    place = next(i for i in range(5, 15) if whole[i] not in whole[3:i])
+    wire = Wire(12, stop_ids=(whole[place],))
+    wire.connect()
+    rng = random.Random(4)
+    for _ in range(2000):
+        if wire.device.finish:
+            break
+        wire.step(rng, 1.0, 0.0)
+    assert wire.device.finish == "stop"
+    assert wire.device.committed == whole[: place + 1]
+    counts = wire.edge.counts
+    assert counts.received == counts.accepted + counts.rejected + counts.wasted
+
+
+def test_a_drafter_with_nothing_to_say_is_asked_again_when_the_text_goes_on():
+    wire = pair()
+    wire.device.drafted(1, 3, [], 0.0)
+    assert wire.device.room_ahead == 0
+    wire.take(0)
+    wire.settle()
+    wire.hear_down()
+    assert wire.device.room_ahead == 4
+    wire.device.drafted(1, 4, [V], 0.0)  # a special token that the target lacks
+    assert wire.device.room_ahead == 0
+    assert wire.device.wasted == 1
+
+
+def test_a_stage_before_the_stream_is_waiting_again_after_a_loss():
+    wire = pair()
+    wire.begin()
+    wire.end(True)
+    wire.cut()
+    assert wire.device.wasted == 1
+    wire.connect()
+    wire.hear_up()
+    wire.hear_down()
+    wire.hear_down()
+    assert isinstance(wire.device.stage, Waiting)
+    wire.hear_down()
+    assert wire.device.epoch == 2
+
+
+def test_a_device_with_a_window_of_nothing_sends_nothing_and_keeps_what_it_was_drafting():
+    wire = pair()
+    wire.device.receive(Window(1, 0, 1, 0.0))
+    wire.device.drafted(wire.device.epoch, 3, [5, 6], 0.1)  # it was at it when the window came
+    assert wire.device.chunk() is None
+    wire.device.receive(Window(1, 4, 2, 1e4))
+    frame = wire.device.chunk()
+    assert frame is not None
+    assert (frame.start, frame.length) == (3, 2)
