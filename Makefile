@@ -44,8 +44,8 @@ demo: setup      ## Run the main job: four devices and one edge server write tex
 reproduce: setup ## Compute the paper's figures and how they differ (build/reproduce/report.html)
 	OMP_NUM_THREADS=1 $(BIN)/multispin reproduce --out build/reproduce
 
-quick: setup     ## Run the tests that need neither the embedded model nor processes of their own
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not embedded and not processes and not wheels"
+quick: setup     ## Run the tests that need neither the embedded model, nor processes of their own, nor many seconds each
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not embedded and not processes and not wheels and not long"
 
 test: setup try-wllama ## Run all tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal

@@ -242,11 +242,11 @@ def test_an_answer_without_end_is_refused(monkeypatch, capsys):
     assert "the server's answer is longer than 20 bytes" in capsys.readouterr().err
 
 
-def test_without_a_server_there_is_one_sentence_and_exit_code_2():
-    found = subprocess.run(
-        [sys.executable, "-m", "multispin", "chat", "http://127.0.0.1:9/v1"], capture_output=True, text=True
-    )
-    assert found.returncode == 2
-    assert "start `multispin serve`" in found.stderr
-    found = subprocess.run([sys.executable, "-m", "multispin", "chat", "ftp://x"], capture_output=True, text=True)
-    assert (found.returncode, "base URL" in found.stderr) == (2, True)
+@pytest.mark.parametrize(
+    ("url", "sentence"), [("http://127.0.0.1:9/v1", "start `multispin serve`"), ("ftp://x", "base URL")]
+)
+def test_without_a_server_there_is_one_sentence_and_exit_code_2(url, sentence, capsys):
+    assert run(["chat", url]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1

@@ -153,6 +153,7 @@ def test_a_small_gain_of_streams_is_no_reason_for_devices_and_a_large_one_is():
         assert sentences(found)[0].startswith("Devices pay here" if useful else "Devices do not pay here")
 
 
+@pytest.mark.long
 def test_a_site_that_cannot_stream_says_why():
     def streams(_site: Scenario, _seeds: int) -> Streamed:
         raise InputError("no streams here")

@@ -98,6 +98,7 @@ def test_the_intervals_cover_every_choice_that_could_be_better(kind, draw, all_l
     assert checked > 500
 
 
+@pytest.mark.long
 def test_at_least_as_good_as_every_other_policy(draw):
     random = np.random.default_rng(11)
     others = [p for p in POLICIES if p not in ("heterogeneous", "centralized", "algorithm1")]

@@ -178,6 +178,7 @@ def test_equals_brute_force(fair, draw):
         assert made.goodput_tokens_per_s <= made.upper_bound_tokens_per_s
 
 
+@pytest.mark.long
 def test_no_policy_beats_the_bound_and_bands_fit(draw):
     random = np.random.default_rng(13)
     for index in range(100):

@@ -41,6 +41,8 @@ from multispin.speculation import (
     truncate,
 )
 
+pytestmark = pytest.mark.long
+
 TEXTS, DEVICES = 1000, 100
 PROMPT = (1, 3, 0, 2, 0)
 FORM = DistributionFormat(V, retained=4, probability_bits=3)

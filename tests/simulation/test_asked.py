@@ -8,6 +8,8 @@ from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
+pytestmark = pytest.mark.long
+
 # In rounds devices compete for the band, in streams for the engine: so it is scarce in the former.
 BAND_HZ = {"rounds": 2e4, "mixture": 2e4, "auto": 1e6}
 

@@ -7,6 +7,8 @@ from multispin.simulation.liars import LIES
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
+pytestmark = pytest.mark.long
+
 SCENARIO = Scenario(
     Cell(5e5, 16, max_draft_length=8, min_draft_length=0),
     Verification(0.05, 0.005, 0.0005),

@@ -9,6 +9,8 @@ from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
+pytestmark = pytest.mark.long
+
 BEHAVIOUR = Behaviour(tokens_per_request=(40, 120), prompt_tokens=(4, 60), frame_bits=176)
 
 
@@ -56,8 +58,8 @@ def summed(name, mode):
     return sum(rate for rate, _ in draws), whole
 
 
-@pytest.mark.parametrize("name", SITES)
 @pytest.mark.parametrize("chooses", ["mixture", "auto"])
+@pytest.mark.parametrize("name", SITES)
 def test_what_chooses_is_never_slower_than_the_edge_alone_and_about_as_good_as_rounds_where_they_pay(name, chooses):
     modes = ["plain", "rounds"] + ["edge"] * (SITES[name].edge_drafter is not None)
     alone = {mode: summed(name, mode)[0] for mode in modes}

@@ -107,6 +107,7 @@ def test_nobody_decides_better_than_who_knows_the_arrivals() -> None:
     assert not (eager.policy.riders == 0).any()
 
 
+@pytest.mark.long
 def test_the_model_of_a_small_site_is_that_of_the_simulator() -> None:
     """One device, one token a frame: it rides in every pass, and finishes a token before it begins anew."""
     token_s, delay_s, alpha = 0.01, 0.005, 0.8

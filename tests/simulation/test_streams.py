@@ -12,6 +12,8 @@ from multispin.simulation.setup import Behaviour, DeviceLife, ScenarioFile, Setu
 from multispin.simulation.site import Site
 from multispin.simulation.study import SimulatedRun, simulate
 
+pytestmark = pytest.mark.long
+
 PAPER = Verification(0.02268, 0.01272)
 BATCHING = Verification(0.024, 0.0)
 
