@@ -2,6 +2,7 @@ import pytest
 from hypothesis import example, given, strategies
 
 from multispin.errors import InputError
+from multispin.models.tokenizer import _byte_alphabet
 from multispin.speculation import TextStream, text_of
 
 TEXTS = [
@@ -13,6 +14,10 @@ TEXTS = [
     "🍕 and 🦄, 👩‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 👍🏽 thumb, 🇩🇪",
     "e\u0301 combining, \u200bzero width, \ufeff mark",
 ]
+
+
+BYTES = {byte: character for character, byte in _byte_alphabet().items()}
+"""How byte-level tokenizers write each byte."""
 
 
 def decode(ids):
@@ -143,6 +148,35 @@ def test_streams_of_real_tokenizers_write_what_the_whole_decodes_to(kind, text):
         pieces = [stream.push([token]) for token in mixed]
         assert "".join(pieces) + stream.end() == tokenizer.decode(mixed) == text
         assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\n\xf0",
+        b"\xf0\x9f\x8d\x95\xf0\x9f",
+        b"\n\x80\n",
+        b"\x80" * 5,
+        b"\n" * 70 + b"\xe6\xbc",
+        b"\xe6\xbc\xa2\n\xff\xe6",
+    ],
+)
+def test_bytes_that_are_no_text_take_nothing_of_what_stands_around_them(kind, broken):
+    """A decoder may take back whole characters before a broken one, as they are all written byte by byte."""
+    tokenizer = tokenizers_of_every_kind()[kind]
+    if kind == "byte level":
+        space, by_byte = " ", [tokenizer.token_to_id(BYTES[byte]) for byte in broken]
+    else:
+        space, by_byte = "▁", [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in broken]
+    words = tokenizer.encode(f"{space}abc").ids
+    for count in (1, 40):
+        stream = TextStream(tokenizer.decode)
+        pieces = [stream.push([token]) for token in [*words, *by_byte, *words * count]]
+        text = "".join(pieces) + stream.end()
+        assert text.startswith("abc" if kind == "byte fallback" else " abc")
+        assert text.endswith(" abc" * count)
+        assert pieces[-1] == "c"
 
 
 @pytest.mark.parametrize("kind", ["byte level", "byte fallback"])

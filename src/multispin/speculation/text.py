@@ -59,7 +59,7 @@ class TextStream:
     def end(self) -> str:
         """The text that is still due when no more ids will come."""
         if not self.stopped:
-            self._text += self._decode(self._window)[len(self._settled) :]
+            self._text += self._behind(self._decoded, len(self._window))
             self._window, self._read, self._settled = [], 0, ""
             if self.tokens >= self._min_tokens:
                 self._look()
@@ -72,12 +72,13 @@ class TextStream:
         text = self._decode(self._window)
         if len(self._window) > _WINDOW_TOKENS and text == self._decoded and not self._decode([token]):
             self._window.pop()  # it leaves no text, as an end id that is ignored: the window need not hold it
-        self._decoded = text
         held = len(text) - len(text.rstrip(_UNDECIDED)) if len(self._window) - self._read < _MOST_HELD_TOKENS else 0
-        # A decoder that changes its mind about settled text settles nothing more until it comes back to it.
-        if text.startswith(self._settled) and len(text) - held > len(self._settled):
-            self._text += text[len(self._settled) : len(text) - held]
-            self._settled = text[: len(text) - held]
+        settled = text[: len(text) - held]
+        # A decoder that changes its mind about settled text may come back to it with the next byte.
+        if not held or (text.startswith(self._settled) and len(settled) > len(self._settled)):
+            self._text += self._behind(settled, len(self._window) - 1)
+            self._settled = settled
+        self._decoded = text
         if not held:
             self._read = len(self._window)
             if self._read > _WINDOW_TOKENS:
@@ -86,6 +87,23 @@ class TextStream:
             self._early = len(self._text)
         else:
             self._look()
+
+    def _behind(self, text: str, known: int) -> str:
+        """What of the window's text stands behind the settled one.
+
+        Decoders that write a character which they lack byte by byte replace a whole run of bytes if it is no text, and
+        so take back what they have said of its beginning. That stands here, and what follows is decoded without it.
+
+        Args:
+            text: text of the window, without what is undecided at its end.
+            known: tokens of the window whose text is `_decoded`.
+
+        """
+        if text.startswith(self._settled):
+            return text[len(self._settled) :]
+        if text.startswith(self._decoded):  # so that a space at the start of the newest token is kept
+            return self._decode(self._window[self._read : known]) + text[len(self._decoded) :]
+        return self._decode(self._window[self._read :])
 
     def _move_on(self, text: str) -> None:
         """Begin the window at newer tokens, but neither inside a character nor with tokens that are no text."""
