@@ -25,6 +25,8 @@ PROBES_AT_ONCE = 8
 """One of so many sessions may be probed at a time, and at least one."""
 PROBE_BAND = 0.1
 """Share of the band that probes have together while other devices draft."""
+EDGE_SHARE = 0.01
+"""Most of the time that probes of the edge's drafter take in the long run: all sessions of a pass wait for them."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at to tell whether to decide anew."""
 _EDGE = -1
@@ -72,6 +74,7 @@ class Chooser:
 
     def __init__(self, mode: str, policy: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
         self.probes = Probes()
+        self._edge_probes = Probes(EDGE_SHARE, self.probes.costs)
         self._bandwidth_hz = bandwidth_hz
         self._turn = 0  # which sessions the edge's drafter is tried for
         self._mode = mode
@@ -187,16 +190,23 @@ class Chooser:
         plan = self.with_trials(plan, members, now_s)
         sessions = list(plan.sessions)
         able = [i for i, member in enumerate(members) if member.edge_room]
-        edge = [i for i in able if sessions[i].drafter == NOBODY]
-        if able and not any(s.drafter == EDGE for s in sessions) and self.probes.due(_EDGE, now_s):
-            # Where every device drafts, a probe takes the place of a device's draft, and costs a period.
-            self.probes.begin(_EDGE, now_s if edge else now_s - plan.round_s)
-            edge = edge or able
-            self._turn += 1
-            edge = edge[self._turn % len(edge) :] + edge[: self._turn % len(edge)]
-            for index in edge[: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]:
-                length = min(PROBE_LENGTH, members[index].edge_room)
-                sessions[index] = SessionPlan(members[index].session, length, 0.0, EDGE)
+        if not able or any(s.drafter == EDGE for s in sessions) or not self._edge_probes.due(_EDGE, now_s):
+            return plan
+        edge_idle = any(sessions[i].drafter == NOBODY for i in able)
+        # Where every device drafts, a probe takes the place of a device's draft, and costs a period of these sessions.
+        edge = [i for i in able if not edge_idle or sessions[i].drafter == NOBODY]
+        turn = (self._turn + 1) % len(edge)
+        edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
+        lengths = {i: min(PROBE_LENGTH, members[i].edge_room) for i in edge}
+        drafting_s = self._beliefs.edge_drafter().draft_s(list(lengths.values()))
+        instead_s = 0.0 if edge_idle else plan.round_s * len(edge) / len(members)
+        if not self.probes.costs.allow(drafting_s + instead_s, now_s):
+            return plan
+        self._turn += 1
+        self.probes.costs.spend(instead_s, now_s)
+        self._edge_probes.begin(_EDGE, now_s, 1.0, drafting_s)
+        for i, length in lengths.items():
+            sessions[i] = SessionPlan(members[i].session, length, 0.0, EDGE)
         return replace(plan, sessions=tuple(sessions))
 
     def with_trials(
@@ -219,25 +229,27 @@ class Chooser:
             and not (session.drafter == DEVICE and session.draft_length)
             and self.probes.due(member.session, now_s)
         ]
-        able = able[: max(1, len(members) // PROBES_AT_ONCE)]
         if not able:
             return plan
+        count = min(len(able), max(1, len(members) // PROBES_AT_ONCE))
         shared = not in_turns and any(session.bandwidth_hz for session in sessions)
-        band_hz = self._bandwidth_hz if in_turns else (PROBE_BAND if shared else 1.0) * self._bandwidth_hz / len(able)
-        probes = {index: self._probe(members[index], band_hz) for index in able}
-        probes = {index: probe for index, probe in probes.items() if probe.expected_s <= MOST_S}
-        if probes and shared:
-            sessions = [s._replace(bandwidth_hz=s.bandwidth_hz * (1.0 - PROBE_BAND)) for s in sessions]
-        for index, probe in probes.items():
-            number = members[index].session
-            self.probes.begin(number, now_s)
+        band_hz = self._bandwidth_hz if in_turns else (PROBE_BAND if shared else 1.0) * self._bandwidth_hz / count
+        begun: dict[int, SessionPlan] = {}
+        for index in sorted(able, key=lambda k: self.probes.due_since_s(members[k].session)):
+            number, probe = members[index].session, self._probe(members[index], band_hz)
             # Where the text does not show what would have been accepted, the session waits for its probe.
-            sessions[index] = (
-                sessions[index]._replace(probe=probe)
-                if members[index].comparable and self._mode != "rounds"
-                else SessionPlan(number, probe.draft_length, band_hz, DEVICE, probe)
-            )
-        return replace(plan, sessions=tuple(sessions))
+            beside = members[index].comparable and self._mode != "rounds"
+            lost = shared * PROBE_BAND / count + (0.0 if beside else 1.0 / len(members))
+            if probe.expected_s > MOST_S or not self.probes.costs.allow(lost * probe.expected_s, now_s):
+                continue
+            self.probes.begin(number, now_s, lost, probe.expected_s)
+            waits = SessionPlan(number, probe.draft_length, band_hz, DEVICE, probe)
+            begun[index] = sessions[index]._replace(probe=probe) if beside else waits
+            if len(begun) == count:
+                break
+        if begun and shared:
+            sessions = [each._replace(bandwidth_hz=each.bandwidth_hz * (1.0 - PROBE_BAND)) for each in sessions]
+        return replace(plan, sessions=tuple(begun.get(index, each) for index, each in enumerate(sessions)))
 
     def _probe(self, member: Member, band_hz: float) -> Probe:
         length = min(PROBE_LENGTH, member.room)
@@ -247,7 +259,7 @@ class Chooser:
 
     def edge_drafted(self, now_s: float) -> None:
         """The edge's drafter has drafted."""
-        self.probes.end(_EDGE, now_s)
+        self._edge_probes.end(_EDGE, now_s)
 
     # Drift --------------------------------------------------------------------------------------------------------
 

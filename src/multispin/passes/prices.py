@@ -59,6 +59,7 @@ class Prices:
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
+        self._streaming: frozenset[int] = frozenset()  # those of them that have a stream
         self._views: list[View] = []  # what was believed then
         self._asks = 0
 
@@ -76,7 +77,7 @@ class Prices:
 
         Args:
             sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
-                device that cannot draft.
+                device that cannot draft, or drafts in grants: of those only the weight and the time of a ride count.
             edge_rooms: whether the edge's own drafter can draft for them, and it is known how fast.
             now_s: the time [s].
 
@@ -92,6 +93,7 @@ class Prices:
         )
         if self._background.idle and (due or (sessions and not self._asked)):
             self._asked_s, self._asked, self._asks = now_s, there, self._asks + 1
+            self._streaming = frozenset(number for number, tokens in sessions.items() if tokens)
             self._views = self._viewed(sorted(there), edge_rooms)
             planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
             most = self._settings.max_draft_length
@@ -102,7 +104,8 @@ class Prices:
         if (found := self._background.take()) is not None:
             self._worth, self._goodputs = found
             self._by = math.inf
-            self._bands_hz = {int(name): each.bandwidth_hz for name, each in self._worth.sessions.items()}
+            rates = self._worth.sessions
+            self._bands_hz = {number: rates[str(number)].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
 
     def _viewed(self, sessions: Sequence[int], edge_rooms: bool) -> list[View]:

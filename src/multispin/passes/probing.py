@@ -8,12 +8,20 @@ rules the session waits for its probe.
 A probe that took t seconds is followed by at least `gap`·t seconds without one. The gap grows from `FIRST_GAP` up to
 1 / `SHARE`: in the long run probes take at most the share `SHARE` of a session's time, and a device that has become
 useful is tried again within t / `SHARE` seconds.
+
+What probes cost everybody is counted too: the share of the goodput that is lost meanwhile, times their time. No probe
+begins while those before have cost more than `SHARE` of the time since the first one and `LOAN` probes like it. So
+probes of all sessions together cost at most this share in the long run, however many there are. Where many devices
+share the band with their probes, each has its turn later for that.
 """
 
+import math
 from dataclasses import dataclass
 
 SHARE = 0.02
-"""Most of a session's time that probes take in the long run."""
+"""Most of a session's time that its probes take in the long run, and most of the goodput that all of them cost."""
+LOAN = 4.0
+"""At first probes may have cost more, by so many of them: what is not known yet must be found out."""
 FIRST_GAP = 5.0
 """Time without a probe after the first one, in durations of that probe."""
 GROWTH = 2.0
@@ -33,6 +41,8 @@ class _Trial:
         gap: time until the next one, in durations of the last.
         since_s: when the one under way began [s]; None: none is.
         distrusted: whether its last draft never came, so that only probes are asked of it.
+        lost: share of the goodput that is lost while the one under way lasts.
+        charged_s: what was charged for it when it began [s].
 
     """
 
@@ -40,6 +50,32 @@ class _Trial:
     gap: float = FIRST_GAP
     since_s: float | None = None
     distrusted: bool = False
+    lost: float = 0.0
+    charged_s: float = 0.0
+
+
+class Costs:
+    """What probes have cost everybody.
+
+    Args:
+        share: most of the goodput that they cost in the long run; default `SHARE`.
+
+    """
+
+    def __init__(self, share: float = SHARE) -> None:
+        self._share = share
+        self._spent_s = 0.0  # as much goodput was lost as is made in so much time
+        self._since_s: float | None = None  # since when it is counted
+
+    def allow(self, cost_s: float, now_s: float) -> bool:
+        """Whether a probe may begin that costs as much as so much time of everybody [s]."""
+        elapsed_s = 0.0 if self._since_s is None else now_s - self._since_s
+        return cost_s <= 0.0 or self._spent_s <= self._share * elapsed_s + LOAN * cost_s
+
+    def spend(self, cost_s: float, now_s: float) -> None:
+        """Count a cost; negative where less was lost than was counted before [s]."""
+        self._since_s = now_s if self._since_s is None else self._since_s
+        self._spent_s += cost_s
 
 
 class Probes:
@@ -47,12 +83,19 @@ class Probes:
 
     Args:
         share: most of the time that they take in the long run; default `SHARE`.
+        costs: what they and others cost everybody; default an account of their own.
 
     """
 
-    def __init__(self, share: float = SHARE) -> None:
+    def __init__(self, share: float = SHARE, costs: Costs | None = None) -> None:
         self._trials: dict[int, _Trial] = {}
         self._longest_gap = 1.0 / share
+        self.costs = costs or Costs()
+
+    def due_since_s(self, key: int) -> float:
+        """Since when its next probe has been due [s]: who has waited longest comes first."""
+        trial = self._trials.get(key)
+        return -math.inf if trial is None else trial.next_s
 
     def due(self, key: int, now_s: float) -> bool:
         """Whether a probe may begin."""
@@ -64,9 +107,20 @@ class Probes:
         trial = self._trials.get(key)
         return trial is not None and trial.distrusted
 
-    def begin(self, key: int, now_s: float) -> None:
-        """A probe begins."""
-        self._trials.setdefault(key, _Trial()).since_s = now_s
+    def begin(self, key: int, now_s: float, lost: float = 0.0, expected_s: float = 0.0) -> None:
+        """A probe begins.
+
+        Args:
+            key: whose.
+            now_s: the time [s].
+            lost: share of the goodput that is lost while it lasts; default 0.
+            expected_s: how long it is expected to take [s]; default 0.
+
+        """
+        trial = self._trials.setdefault(key, _Trial())
+        trial.since_s, trial.lost, trial.charged_s = now_s, lost, lost * expected_s
+        if lost:
+            self.costs.spend(trial.charged_s, now_s)
 
     def end(self, key: int, now_s: float) -> None:
         """A draft came, in answer to a probe or not."""
@@ -96,5 +150,8 @@ class Probes:
     def _wait(self, trial: _Trial, now_s: float) -> None:
         if trial.since_s is not None:
             took_s = max(now_s - trial.since_s, SHORTEST_S)
+            if trial.lost:
+                self.costs.spend(trial.lost * took_s - trial.charged_s, now_s)
+            trial.lost = trial.charged_s = 0.0
             trial.next_s, trial.since_s = now_s + trial.gap * took_s, None
             trial.gap = min(GROWTH * trial.gap, self._longest_gap)

@@ -380,22 +380,29 @@ class Streams:
                     each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
                 found.append(each)
                 chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
-            elif isinstance(stage, Pending):
-                length, rate = len(stage.draft), self._beliefs.view(session.number, 1)[0]
-                edge_room = 0 if length else self._edge_room(seat)
-                found.append(
-                    Ready(
-                        session.number,
-                        length,
-                        rate,
-                        must_ride=True,
-                        room=max(length, edge_room),
-                        edge_room=edge_room,
-                        edge_acceptance_rate=edge_rate,
-                    )
-                )
+            elif not self._seats.unread(seat):  # it drafts in grants
+                chunks[session.number] = 0
+                if isinstance(stage, Pending):
+                    found.append(self._ready_of_grant(seat, stage, edge_rate))
         self._prices.look(chunks, self._edge_drafts is not None and self._edge_drafts.timed, now_s)
         return found
+
+    def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Ready:
+        """A session that drafts in grants rides with all that has come: its device waits for the verdict."""
+        number, length = seat.session.number, len(stage.draft)
+        edge_room, worth = 0 if length else self._edge_room(seat), self._prices.of(number)
+        if edge_room and (own_rate := self._device(seat).edge_acceptance_rate) is not None:
+            edge_rate = own_rate
+        return Ready(
+            number,
+            length,
+            self._beliefs.view(number, 1)[0],
+            worth.weight,
+            must_ride=True,
+            room=max(length, edge_room),
+            edge_room=edge_room,
+            edge_acceptance_rate=edge_rate,
+        )
 
     def _price(self, ready: Sequence[Ready]) -> float:
         """The price of time [tokens/s]; at least what plain decoding of these makes of it, also before any is known."""

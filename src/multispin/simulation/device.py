@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -97,9 +97,9 @@ class DeviceRecord:
         self.under_way = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drafting:
-    """Tokens that a device is drafting in a stream.
+    """Tokens that a device is drafting in a stream, one after the other.
 
     Attributes:
         epoch: number of the chain that they continue.
@@ -245,20 +245,39 @@ class SimulatedDevice:
 
     def drafted(self, drafting: "Drafting") -> list[Chunk]:
         """The tokens that it was drafting are there; the frames that are to be sent now."""
-        session, record = self.session, self.record
         self.drafting = None
-        draft_s = drafting.count * self.truth.seconds_per_token
-        record.drafted += drafting.count
-        record.under_way += drafting.count
-        record.drafting_s += draft_s
-        before = session.wasted
-        ids = self._chain(drafting) if session.epoch == drafting.epoch else [WRONG] * drafting.count
-        session.drafted(drafting.epoch, drafting.start, ids, draft_s)
-        self._waste(session.wasted - before)
+        self._take(drafting, drafting.count)
         frames = []
-        while (frame := session.chunk()) is not None:
+        while (frame := self.session.chunk()) is not None:
             frames.append(frame)
         return frames
+
+    def _take(self, drafting: "Drafting", count: int) -> None:
+        """The first of the tokens that it is drafting are there."""
+        session, record = self.session, self.record
+        part = replace(drafting, count=count)
+        draft_s = count * self.truth.seconds_per_token
+        record.drafted += count
+        record.under_way += count
+        record.drafting_s += draft_s
+        before = session.wasted
+        ids = self._chain(part) if session.epoch == part.epoch else [WRONG] * count
+        session.drafted(part.epoch, part.start, ids, draft_s)
+        self._waste(session.wasted - before)
+        if isinstance(session.stage, Streaming) and not session.stage.ids:
+            self._lost_chain = -1  # the text has gone another way meanwhile, and the next token follows that
+
+    def _keep_what_is_done(self, now_s: float) -> None:
+        """Of a frame's tokens, those that are there by now are compared with what the text says now."""
+        if (drafting := self.drafting) is None:
+            return
+        token_s = self.truth.seconds_per_token
+        done = min(drafting.count - 1, int((now_s - drafting.since_s) / token_s + 1e-9))
+        if done > 0:
+            self._take(drafting, done)
+            drafting.start += done
+            drafting.count -= done
+            drafting.since_s += done * token_s
 
     def diverted(self, now_s: float) -> float | None:
         """When it can begin anew, if the text has gone another way than what it is drafting or beyond it; else None.
@@ -313,6 +332,7 @@ class SimulatedDevice:
 
     def hear(self, message: Downlink, now_s: float) -> None:
         """Take in a message and note what it brings."""
+        self._keep_what_is_done(now_s)
         progress, record = self.session.receive(message), self.record
         if isinstance(message, Tail):  # the draft under way was stale
             record.drop()
