@@ -117,7 +117,7 @@ $(CLIENTS_READY): requirements-clients.txt
 	@touch $@
 
 web: setup $(WLLAMA_READY) ## Set up the page that drafts (needs npm), test it in Chromium and Firefox, and serve it
-	$(BIN)/python -m pytest tests/web tests/vectors
+	MULTISPIN_BOTH_BROWSERS=1 $(BIN)/python -m pytest tests/web tests/vectors
 	$(BIN)/multispin serve --web --host 0.0.0.0
 
 try-wllama: setup

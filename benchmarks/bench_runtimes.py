@@ -1,15 +1,21 @@
 """What a device pays for each drafter, in each library that can run it, and what it gets.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12]
+    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12] [--no-page]
 
-Times are medians of one process that holds all drafters and lets them draft in turns, so that other work on the machine
-hits all alike: ms per drafted token at temperature 0 and under `coupled` at 1, and for llama.cpp its own loop of decode
-and argmax. Each row's other numbers come from a process of its own: acceptance along the target's own texts (the share
-of tokens that it would have drafted), resident memory, time from the start of the process to its first draft, and the
-size of all that the device has installed.
+One process holds all drafters and lets them draft in turns, so that other work on the machine hits all alike. Printed
+are medians: ms per drafted token at temperature 0, on the clock; times the library's own loop of decode and argmax, and
+what the draw of `coupled` at temperature 1 adds, both in processor time (the page's on the clock). Each row's other
+numbers come from a process of its own: acceptance along the target's own texts (the share of tokens that it would have
+drafted), resident memory, time from the start of the process to its first draft, and the size of all that the device
+has installed.
+
+The page drafts in a tab of headless Chromium, which has fetched its files before. Its memory is that of the tab's
+process, its start begins where the page is opened, and what it has installed is what the browser has fetched.
 """
 
 import argparse
+import asyncio
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -21,41 +27,61 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests know how to drive a browser
+
 ROWS = [(name, "torch") for name in ("small", "medium", "large", "q8", "embedded")]
 ROWS += [(name, "llama.cpp") for name in ("small", "medium", "large", "q8", "embedded")]
-ROWS += [("lookup", "numpy")]
+ROWS += [("lookup", "numpy"), ("small", "page")]
 EXTRAS = {"torch": "models", "llama.cpp": "llama", "numpy": "device"}
 HEAD = (
-    "| drafter | library | ms/token | coupled | own loop | accepted T=0 | T=1 | memory MB | start s | installed MB |",
+    "| drafter | library | ms/token | of its own loop | coupled adds | accepted T=0 | T=1 | memory MB | start s | "
+    "installed MB |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 TURNS, LENGTH, TEXT_TOKENS, MAX_LENGTH = 12, 16, 48, 512
+QUESTION = "Why is the sky blue?"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--no-page", action="store_true", help="leave out the page, which needs Chromium")
     parser.add_argument("--row", nargs=3, metavar=("DRAFTER", "LIBRARY", "TEXTS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         print(json.dumps(measure(*options.row, options.threads)))
         return
+    rows = [row for row in ROWS if row[1] != "page" or not options.no_page]
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(write_texts(options.prompts)))
         print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD), flush=True)
-        times = measure_times(options.threads)
-        for name, library in ROWS:
+        times = measure_times(rows, options.threads)
+        for name, library in rows:
             row = [sys.executable, __file__, "--threads", str(options.threads), "--row", name, library, str(texts)]
             if library == "llama.cpp":  # its file is made before, once
                 subprocess.run([*row[:-1], ""], check=True, capture_output=True)
             began = time.time()
             found = json.loads(subprocess.run(row, check=True, capture_output=True, text=True).stdout)
-            cells = [f"{1e3 * statistics.median(each):.2f}" if each else "" for each in times[name, library]]
+            cells = times_cells(times[name, library])
             cells += [f"{rate:.3f}" for rate in found["accepted"]]
-            cells += [f"{found['memory']:.0f}", f"{found['first'] - began:.1f}", f"{installed_mb(EXTRAS[library]):.0f}"]
+            installed = found["fetched"] if library == "page" else installed_mb(EXTRAS[library])
+            began = found.get("began", began)
+            cells += [f"{found['memory']:.0f}", f"{found['first'] - began:.1f}", f"{installed:.0f}"]
             print(f"| {name} | {library} | {' | '.join(cells)} |", flush=True)
+
+
+def times_cells(turns):
+    """Milliseconds per token, times the own loop, and what the draw adds: medians over turns."""
+    median = statistics.median
+    own = [turn["greedy"] / turn["own"] for turn in turns if "own" in turn]
+    adds = [turn["coupled"] / turn["greedy"] - 1.0 for turn in turns if turn["greedy"] > 1e-4]
+    return [
+        f"{1e3 * median(turn['clock'] for turn in turns):.2f}",
+        f"{median(own):.2f}" if own else "",
+        f"{100 * median(adds):+.0f} %" if adds else "",
+    ]
 
 
 def write_texts(count):
@@ -79,32 +105,44 @@ def write_texts(count):
 
 def load(name, library, threads):
     """A drafter, and the ids of a prompt."""
-    from multispin.models import load_draft_source
+    from multispin.models import load_draft_source, load_tokenizer
 
+    if library == "page":
+        return InChromium(name, threads), load_tokenizer("embedded").encode_chat(QUESTION)
     if library == "torch":
         import torch
 
         torch.set_num_threads(threads)
     source = load_draft_source(name, "embedded", threads=threads, batched=library == "torch")
-    return source.drafter(MAX_LENGTH), source.tokenizer.encode_chat("Why is the sky blue?")
+    return source.drafter(MAX_LENGTH), source.tokenizer.encode_chat(QUESTION)
 
 
-def measure_times(threads):
-    """Seconds per token of each row, drafter by drafter in turns: greedy, coupled, and llama.cpp's own loop."""
+def measure_times(rows, threads):
+    """For each row its turns: seconds per token, drafter by drafter."""
     from multispin.speculation import SamplingParams
 
-    drafters = {row: load(*row, threads) for row in ROWS}
-    times = {row: ([], [], []) for row in ROWS}
-    for turn in range(TURNS + 1):
-        for row, (drafter, prompt) in drafters.items():
-            found = times[row] if turn else ([], [], [])  # the first turn is not counted
-            for place, params in enumerate((SamplingParams(), SamplingParams(1.0, seed=turn))):
-                drafter.prepare(prompt)
-                began = time.perf_counter()
-                drafted = drafter.draft(prompt, LENGTH, params)
-                found[place].append((time.perf_counter() - began) / max(1, len(drafted)))
-            if row[1] == "llama.cpp":
-                found[2].append(own_loop(drafter, prompt))
+    with contextlib.ExitStack() as stack:
+        drafters = {row: load(*row, threads) for row in rows}
+        for drafter, _ in drafters.values():
+            if isinstance(drafter, InChromium):
+                stack.callback(drafter.close)
+        times = {row: [] for row in rows}
+        for turn in range(TURNS + 1):
+            for row, (drafter, prompt) in drafters.items():
+                found, page = {}, row[1] == "page"
+                for kind, params in (("greedy", SamplingParams()), ("coupled", SamplingParams(1.0, seed=turn))):
+                    drafter.prepare(prompt)
+                    began, busy = time.perf_counter(), time.process_time()
+                    drafted = max(1, len(drafter.draft(prompt, LENGTH, params)))
+                    clock, busy = time.perf_counter() - began, time.process_time() - busy
+                    found[kind] = (clock if page else busy) / drafted
+                    found.setdefault("clock", clock / drafted)
+                if page:
+                    found["own"] = drafter.own_loop(prompt)
+                elif row[1] == "llama.cpp":
+                    found["own"] = own_loop(drafter, prompt)
+                if turn:  # the first one is not counted
+                    times[row].append(found)
     return times
 
 
@@ -113,8 +151,12 @@ def measure(name, library, texts, threads):
     from multispin.speculation import SamplingParams
 
     drafter, prompt = load(name, library, threads)
+    found = {}
+    if library == "page":  # it has fetched its files now, as it would have been opened once before
+        found = {"fetched": drafter.fetched_mb(), "began": time.time()}
+        drafter.open()
     drafter.draft(prompt, 1, SamplingParams())
-    found = {"first": time.time()}
+    found["first"] = time.time()
     if not texts:
         return found
     accepted = {0.0: [], 1.0: []}
@@ -122,26 +164,147 @@ def measure(name, library, texts, threads):
         params = SamplingParams(temperature, seed=seed)
         for place, token in enumerate(text):
             accepted[temperature].append(drafter.draft([*ids, *text[:place]], 1, params) == [token])
-    status = Path("/proc/self/status").read_text()
     found["accepted"] = [statistics.mean(values) for values in accepted.values()]
-    found["memory"] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+    found["memory"] = drafter.memory_mb() if library == "page" else resident_mb("self")
+    if library == "page":
+        drafter.close()
     return found
 
 
+def resident_mb(process):
+    """Resident memory of a process."""
+    status = Path(f"/proc/{process}/status").read_text()
+    resident = re.search(r"VmRSS:\s+(\d+)", status)
+    return int(resident[1]) / 1024 if resident else 0.0
+
+
+class InChromium:
+    """The drafter of the page in a tab of headless Chromium: a `Drafter` whose calls are calls in the browser.
+
+    Args:
+        name: of the shipped drafter.
+        threads: of its WebAssembly; the page takes half of the processor's cores.
+
+    """
+
+    def __init__(self, name, threads):
+        from tests.web.chromium import Chromium
+
+        self._name, self._threads, self._kind = name, threads, Chromium
+        self._runner, self._stack = asyncio.Runner(), contextlib.AsyncExitStack()
+        self._page, self._fetched_bytes = None, 0
+        self.open()
+
+    def open(self):
+        """Open the page, or open it anew, and load its drafter."""
+        self._runner.run(self._open())
+
+    async def _open(self):
+        from aiohttp import web
+
+        from multispin.edge import Access, listening
+        from multispin.gateway import guard
+        from multispin.models import load_tokenizer
+        from multispin.models.gguf_copy import gguf_copy
+        from multispin.models.token_table import token_table
+        from multispin.web import DevicePage, PageDrafter
+
+        if self._page is None:
+            app, tokenizer = web.Application(), load_tokenizer("embedded")
+
+            async def count(_, answer):
+                self._fetched_bytes += answer.content_length or 0
+
+            app.on_response_prepare.append(count)
+            drafter = PageDrafter(self._name, gguf_copy(self._name))
+            DevicePage("embedded", tokenizer, token_table(tokenizer), MAX_LENGTH, drafter).add_routes(
+                app, guard(Access())
+            )
+            port = await self._stack.enter_async_context(listening(app, port=0))
+            self._browser = await self._stack.enter_async_context(self._kind())
+            # The page itself would load its drafter too: here is a document of the same edge with nothing in it.
+            self._address = f"http://127.0.0.1:{port}/device/static/icon.svg"
+            self._page = await self._browser.page()
+            await self._page.cores(2 * self._threads)
+        await self._page.open(self._address)
+        await self._page.run(
+            """(async () => {
+              const client = await import("/device/client/index.js");
+              const { Edge } = await import("/device/static/edge.js");
+              const { WllamaDrafter } = await import("/device/static/drafter.js");
+              const edge = new Edge("");
+              const about = await edge.about();
+              const table = client.TokenTable.unpack(await edge.tokens());
+              const file = await edge.drafter(about.drafter, () => {});
+              window.theDrafter = await WllamaDrafter.load(file, about.max_length, table);
+            })()"""
+        )
+
+    def prepare(self, committed):
+        self._call(f"theDrafter.prepare({list(committed)})")
+
+    def draft(self, committed, length, params):
+        given = {"temperature": params.temperature, "topK": params.top_k, "topP": params.top_p, "seed": params.seed}
+        return self._call(f"theDrafter.draft({list(committed)}, {length}, {given}, new AbortController().signal)")
+
+    def own_loop(self, prompt):
+        """Seconds per token of the library's own decode, one token each, and its most probable token."""
+        return self._call(
+            f"""(async () => {{
+              const {{ wllama }} = theDrafter;
+              await theDrafter.rewind([-1]);
+              await wllama.decode({list(prompt[:-1])}, {{ skipLogits: true }});
+              let token = {prompt[-1]};
+              const began = performance.now();
+              for (let step = 0; step < {LENGTH}; step++) {{
+                await wllama.decode([token], {{}});
+                [{{ token }}] = await wllama.getLogits(1);
+              }}
+              const seconds = (performance.now() - began) / 1e3 / {LENGTH};
+              await wllama.kvClear();
+              return seconds;
+            }})()"""
+        )
+
+    def fetched_mb(self):
+        """What the page has fetched in all, its drafter included."""
+        return self._fetched_bytes / 1e6
+
+    def memory_mb(self):
+        """Resident memory of the browser's largest process, the one of the tab."""
+        parents = {}
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):
+                parents[status.parent.name] = re.search(r"PPid:\s+(\d+)", status.read_text())[1]
+        family, grown = {str(self._browser._process.pid)}, True
+        while grown:
+            grown = {each for each, parent in parents.items() if parent in family} - family
+            family |= grown
+        return max(resident_mb(each) for each in family - {str(self._browser._process.pid)})
+
+    def close(self):
+        """End the browser."""
+        self._runner.run(self._stack.aclose())
+        self._runner.close()
+
+    def _call(self, script):
+        return self._runner.run(self._page.run(script))
+
+
 def own_loop(drafter, prompt):
-    """Seconds per token of the library's own decode, one token each, and the argmax of its logits in numpy."""
+    """Seconds of processor per token of the library's own decode, one token each, and the argmax in numpy."""
     context = drafter._context
     context.decode(0, prompt[:-1])
     token, place = prompt[-1], len(prompt) - 1
     native, batch = context._library, context._batch
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(LENGTH):
         batch.n_tokens, batch.token[0], batch.pos[0], batch.logits[0] = 1, token, place, 1
         native.llama_decode(context._context, batch)
         row = native.llama_get_logits_ith(context._context, 0)
         token, place = max_of(row, context.vocabulary_size), place + 1
     context.cached[0].clear()
-    return (time.perf_counter() - began) / LENGTH
+    return (time.process_time() - began) / LENGTH
 
 
 def max_of(row, size):

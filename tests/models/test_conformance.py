@@ -24,17 +24,20 @@ V = 97
 TEXTS = [[4, 8, 15, 16, 23, 42, 4, 8, 15], [4, 8, 15, 16, 3, 3], [60, 61, 60, 61, 60]]
 
 
+@pytest.mark.conformance
 @pytest.mark.parametrize("make", [NoDrafter, PromptLookupDrafter])
 def test_drafters_without_a_model(make):
     check_drafter(make, TEXTS, V)
 
 
+@pytest.mark.conformance
 def test_the_drafter_of_torch(make_model, family):
     """How tokens are drawn from logits is the same for every family: one of them draws often."""
     model, most = PackedModel.of(make_model(family)), family == "llama"
     check_drafter(lambda: ModelDrafter(model, 64), TEXTS if most else TEXTS[1:], V, seeds=SEEDS if most else 20)
 
 
+@pytest.mark.conformance
 @pytest.mark.embedded
 def test_the_drafter_of_llama_cpp():
     from multispin.models.gguf_copy import gguf_copy
@@ -44,15 +47,18 @@ def test_the_drafter_of_llama_cpp():
     check_drafter(lambda: LlamaCppDrafter(LlamaCppContext(model, 64)), TEXTS[1:], model.vocabulary_size, seeds=20)
 
 
+@pytest.mark.conformance
 def test_the_engine_of_torch(make_model, family):
     check_engine(Verifier(make_model(family), slots=3, max_length=64))
 
 
+@pytest.mark.conformance
 def test_an_engine_whose_time_is_emulated(make_model):
     real = Verifier(make_model("llama"), slots=3, max_length=64)
     check_engine(PacedEngine(real, Verification(0.001, 0.0, 0.0), sleep=lambda _: None))
 
 
+@pytest.mark.conformance
 def test_the_engine_of_the_simulator():
     check_engine(SimulatedEngine(3))
 

@@ -39,6 +39,7 @@ SAMPLING = {
 }
 
 
+@pytest.mark.conformance
 def test_both_engines_keep_what_the_interface_promises(engine):
     check_engine(engine)
 

@@ -1,6 +1,24 @@
+import os
+
 import pytest
+from tests.web.chromium import Chromium
+from tests.web.firefox import Firefox
 from tests.web.site import Target
 from tests.web.tab import Browsers
+
+
+def pytest_generate_tests(metafunc):
+    """`kind` is each kind of browser in turn: both for marked tests, and for all tests where somebody asks for it."""
+    if "kind" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("both_browsers") or os.environ.get("MULTISPIN_BOTH_BROWSERS")
+        metafunc.parametrize("kind", [Chromium, Firefox] if both else [Chromium], indirect=True)
+
+
+@pytest.fixture
+def kind(request):
+    """A kind of browser that is installed here."""
+    request.param.path()
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,7 @@ from pathlib import Path
 
 from tests.web.tab import PHONE, Browser, PageError, Tab, browser_path
 
-CORES = 2
-PREFERENCES = f"""
-user_pref("dom.maxHardwareConcurrency", {CORES});
-user_pref("browser.shell.checkDefaultBrowser", false);
-"""
+PREFERENCES = 'user_pref("browser.shell.checkDefaultBrowser", false);\n'
 EVENTS = ["log.entryAdded", "network.beforeRequestSent"]
 
 
@@ -68,14 +64,17 @@ class Page(Tab):
         return plain(found["result"])
 
     async def cores(self, count):
-        """Firefox has so many cores from its start; another number is refused."""
-        if count != CORES:
-            raise PageError(f"Firefox was started with {CORES} cores, not {count}")
+        """Pretend to the page that the machine has so many processor cores."""
+        await self.before(f"Object.defineProperty(navigator, 'hardwareConcurrency', {{ get: () => {count} }})")
+
+    async def before(self, script):
+        """Run a script before the page's own, whenever a page is loaded from now on."""
+        function = f"() => {{ {script}; }}"
+        await self._browser.call("script.addPreloadScript", functionDeclaration=function, contexts=[self._context])
 
     async def reload(self, script):
         """Load the page anew; the script runs before the page's own."""
-        function = f"() => {{ {script}; }}"
-        await self._browser.call("script.addPreloadScript", functionDeclaration=function, contexts=[self._context])
+        await self.before(script)
         await self._browser.call("browsingContext.reload", context=self._context)
 
     async def picture(self, path):

@@ -1,10 +1,9 @@
-"""The dashboard in headless Chromium, at a real edge with a tiny target and devices over real sockets."""
+"""The dashboard in headless browsers, at a real edge with a tiny target and devices over real sockets."""
 
 import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.web.chromium import Chromium
 from tests.web.tab import DESKTOP
 
 from multispin.control import Verification
@@ -24,11 +23,6 @@ pytestmark = pytest.mark.processes
 SECRET = "open sesame"
 EVIL = "<img src=x onerror=document.title='owned'>"
 PROMPT = list(b"abcabcabc")
-
-
-@pytest.fixture(autouse=True)
-def _browser():
-    Chromium.path()
 
 
 @asynccontextmanager
@@ -65,9 +59,9 @@ async def look(browser, port, screen=DESKTOP):
     return page
 
 
-def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder, browsers):
+def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder, browsers, kind):
     async def scenario():
-        async with edge(tiny_folder) as (port, write, dashboard), browsers.started(Chromium) as browser:
+        async with edge(tiny_folder) as (port, write, dashboard), browsers.started(kind) as browser:
             page = await look(browser, port)
             await page.until("document.getElementById('state').textContent === 'live'")
             assert not await page.run("document.getElementById('none').hidden")
@@ -101,9 +95,9 @@ def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder, browsers)
     browsers.run(scenario())
 
 
-def test_it_fits_a_phone(tiny_folder, browsers):
+def test_it_fits_a_phone(tiny_folder, browsers, kind):
     async def scenario():
-        async with edge(tiny_folder) as (port, write, _), browsers.started(Chromium) as browser:
+        async with edge(tiny_folder) as (port, write, _), browsers.started(kind) as browser:
             page = await look(browser, port, {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
             text = asyncio.create_task(write("a device with quite a long name that does not fit one line"))
             await page.until("document.querySelectorAll('#sessions li').length === 1")
@@ -113,9 +107,9 @@ def test_it_fits_a_phone(tiny_folder, browsers):
     browsers.run(scenario())
 
 
-def test_without_the_token_it_shows_nothing_and_asks(tiny_folder, browsers):
+def test_without_the_token_it_shows_nothing_and_asks(tiny_folder, browsers, kind):
     async def scenario():
-        async with edge(tiny_folder) as (port, _, _), browsers.started(Chromium) as browser:
+        async with edge(tiny_folder) as (port, _, _), browsers.started(kind) as browser:
             page = await browser.page()
             await page.open(f"http://127.0.0.1:{port}/dashboard", DESKTOP)
             await page.until("!document.getElementById('join').hidden")
@@ -129,9 +123,9 @@ def test_without_the_token_it_shows_nothing_and_asks(tiny_folder, browsers):
     browsers.run(scenario())
 
 
-def test_it_says_so_when_the_edge_has_gone(tiny_folder, browsers):
+def test_it_says_so_when_the_edge_has_gone(tiny_folder, browsers, kind):
     async def scenario():
-        async with browsers.started(Chromium) as browser:
+        async with browsers.started(kind) as browser:
             async with edge(tiny_folder) as (port, _, _):
                 page = await look(browser, port)
                 await page.until("document.getElementById('state').textContent === 'live'")

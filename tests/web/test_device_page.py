@@ -6,8 +6,6 @@ import math
 from functools import cache
 
 import pytest
-from tests.web.chromium import Chromium
-from tests.web.firefox import Firefox
 from tests.web.site import SECRET, Phones, answered, ask, ready
 
 from multispin.device import DeviceClient
@@ -25,15 +23,8 @@ POEM = "Write a poem about the sea."
 PROMPTS = (RAINBOW, "Count from one to twenty.", "Name five animals and say what each of them eats.")
 
 
-@pytest.fixture(params=[Chromium, Firefox])
-def kind(request):
-    """A kind of browser."""
-    return request.param
-
-
 @pytest.fixture(autouse=True)
-def _browser(request):
-    (request.getfixturevalue("kind") if "kind" in request.fixturenames else Chromium).path()
+def _page():
     if importlib.util.find_spec("multispin_wllama") is None:
         pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
 
@@ -45,6 +36,7 @@ def own_text(target, question, tokens, temperature=0.0):
     return decode_alone(target.model, prompt, SamplingParams(temperature), tokens, target.tokenizer.stop_ids)
 
 
+@pytest.mark.both_browsers
 def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
     async def scenario():
         async with target.edge() as edge, edge.browser(kind) as phones:
@@ -68,6 +60,7 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
     target.run(scenario())
 
 
+@pytest.mark.both_browsers
 def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     async def scenario():
         async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
@@ -86,9 +79,9 @@ def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     target.run(scenario())
 
 
-def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target):
+def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target, kind):
     async def scenario():
-        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+        async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await page.run(
                 """(async () => {
@@ -117,9 +110,9 @@ def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target):
     target.run(scenario())
 
 
-def test_a_phone_with_more_cores_drafts_with_more_threads(target):
+def test_a_phone_with_more_cores_drafts_with_more_threads(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join(cores=4)
             assert "2 threads" in await page.run("document.getElementById('drafter-state').textContent")
             await ask(page, RAINBOW, most=12)
@@ -131,6 +124,7 @@ def test_a_phone_with_more_cores_drafts_with_more_threads(target):
     target.run(scenario())
 
 
+@pytest.mark.both_browsers
 def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind):
     async def scenario():
         async with target.edge() as edge, edge.browser(kind) as phones:
@@ -155,7 +149,7 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind
     target.run(scenario())
 
 
-def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(target):
+def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(target, kind):
     """One token a draft: each is a trial. The page's rate lies in the 95 % interval of the other, or above it."""
 
     async def python_counts(edge):
@@ -173,7 +167,7 @@ def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(ta
         return drafted, accepted
 
     async def scenario():
-        async with target.edge(longest=1) as edge, edge.browser() as phones:
+        async with target.edge(longest=1) as edge, edge.browser(kind) as phones:
             drafted, accepted = await python_counts(edge)
             page = await phones.join()
             for number, question in enumerate(PROMPTS, 1):
@@ -208,9 +202,10 @@ class OverTheWire:
         return asyncio.run_coroutine_threadsafe(self._page.run(f"theDrafter.{call}"), self._loop).result(60)
 
 
-def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
+@pytest.mark.conformance
+def test_the_pages_drafter_keeps_what_a_drafter_promises(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await page.run(
                 """(async () => {
@@ -232,6 +227,7 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target):
     target.run(scenario())
 
 
+@pytest.mark.both_browsers
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
 def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, kind, mode):
     async def scenario():
@@ -253,9 +249,9 @@ def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, kind, 
     target.run(scenario())
 
 
-def test_a_text_goes_on_at_an_edge_that_was_started_anew(target):
+def test_a_text_goes_on_at_an_edge_that_was_started_anew(target, kind):
     async def scenario():
-        async with target.browsers.started(Chromium) as browser:
+        async with target.browsers.started(kind) as browser:
             async with target.edge() as edge:
                 page = await Phones(browser, edge).join()
                 await ask(page, POEM, most=60)
@@ -281,9 +277,9 @@ IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExce
 
 
 @pytest.mark.parametrize("script", [NO_STORE, FULL_STORE])
-def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, script):
+def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, kind, script):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open(script)
             await ready(page)
             await ask(page, RAINBOW)
@@ -295,9 +291,9 @@ def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, 
     target.run(scenario())
 
 
-def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target):
+def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open("WebAssembly.validate = () => false;")
             await page.until("/^no drafter here .*SIMD/.test(document.getElementById('drafter-state').textContent)")
             await ask(page, RAINBOW)
@@ -309,7 +305,7 @@ def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target):
     target.run(scenario())
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(target):
+def test_a_download_that_breaks_off_goes_on_where_it_was(target, kind):
     breaking = """
     const whole = window.fetch;
     window.ranges = [];
@@ -330,7 +326,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(target):
     """
 
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open(breaking)
             await ready(page)
             (first, _), (second, status) = await page.run("ranges")
@@ -342,9 +338,9 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(target):
     target.run(scenario())
 
 
-def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target):
+def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target, kind):
     async def scenario():
-        async with target.edge(mode="streams") as edge, edge.browser() as phones:
+        async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=60)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
@@ -356,13 +352,13 @@ def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target):
     target.run(scenario())
 
 
-def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
+def test_a_question_to_an_edge_that_is_away_is_not_lost(target, kind):
     """The edge is away, then it has another token, then another name: the page says so each time, and goes on."""
     question = "document.getElementById('question').value"
     note = "[...document.querySelectorAll('.note')].at(-1)?.textContent"
 
     async def scenario():
-        async with target.browsers.started(Chromium) as browser:
+        async with target.browsers.started(kind) as browser:
             async with target.edge() as edge:
                 page = await Phones(browser, edge).join()
             await ask(page, RAINBOW)
@@ -391,11 +387,11 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target):
     target.run(scenario())
 
 
-def test_a_text_of_another_model_does_not_go_on(target):
+def test_a_text_of_another_model_does_not_go_on(target, kind):
     """A reload, after the edge was started with a model whose ids mean something else."""
 
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
@@ -413,9 +409,9 @@ def test_a_text_of_another_model_does_not_go_on(target):
     target.run(scenario())
 
 
-def test_a_new_conversation_begins_empty_even_in_mid_text(target):
+def test_a_new_conversation_begins_empty_even_in_mid_text(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 10")
@@ -429,9 +425,9 @@ def test_a_new_conversation_begins_empty_even_in_mid_text(target):
     target.run(scenario())
 
 
-def test_a_closed_tab_hurts_nobody(target):
+def test_a_closed_tab_hurts_nobody(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             stays, leaves = await phones.join(), await phones.join()
             await ask(leaves, POEM, most=200)
             await ask(stays, RAINBOW)
@@ -447,9 +443,9 @@ def test_a_closed_tab_hurts_nobody(target):
     target.run(scenario())
 
 
-def test_a_stopped_text_ends_at_the_edge_too(target):
+def test_a_stopped_text_ends_at_the_edge_too(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 10")
@@ -463,9 +459,9 @@ def test_a_stopped_text_ends_at_the_edge_too(target):
     target.run(scenario())
 
 
-def test_a_page_without_the_token_asks_for_it(target):
+def test_a_page_without_the_token_asks_for_it(target, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser() as phones:
+        async with target.edge() as edge, edge.browser(kind) as phones:
             page = await phones._browser.page()
             await page.open(f"{edge.address}/device")
             await page.until("!document.getElementById('join').hidden")

@@ -1,6 +1,6 @@
 /**
- * A device: drafts when it is granted, sends what it drafted, and comes back after every loss. It runs in a browser and in
- * Node (22 or newer, which has a WebSocket).
+ * A device: drafts when it is granted, sends what it drafted, and comes back after every loss. It runs wherever there is a
+ * `WebSocket`: in browsers, Electron, React Native, Node 22, and Node 20 with --experimental-websocket.
  */
 import { InputError, RefusedError, SessionGoneError } from "./errors.js";
 import { decode, encode } from "./messages.js";
@@ -69,6 +69,9 @@ export class DeviceClient {
    *   reached or what it says makes no sense.
    */
   async generate(request) {
+    if (typeof WebSocket === "undefined") {
+      throw new InputError("there is no WebSocket here: use Node 22 or newer, or start Node 20 with --experimental-websocket");
+    }
     if (request) this.session.begin(request);
     this.stopped = false;
     this.resetPatience();

@@ -158,6 +158,17 @@ test("a refusal is final", async () => {
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), { code: "unauthorised" });
 });
 
+test("where there is no WebSocket, a client says what has one", async () => {
+  const { WebSocket } = globalThis;
+  delete globalThis.WebSocket;
+  try {
+    const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} } });
+    await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /--experimental-websocket/);
+  } finally {
+    if (WebSocket) globalThis.WebSocket = WebSocket;
+  }
+});
+
 test("a client that slept while its edge was away still tries", async () => {
   const { now } = Date;
   let slept = 0;

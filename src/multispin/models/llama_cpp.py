@@ -108,8 +108,11 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
     except subprocess.TimeoutExpired:
         raise LlamaCppError(f"llama.cpp does not come to an end with {path}: this GGUF file is damaged") from None
     finally:
-        with contextlib.suppress(ProcessLookupError):  # whatever it has started, too
-            os.killpg(trial.pid, signal.SIGKILL)
+        if sys.platform == "win32":  # which has no groups of processes
+            trial.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):  # whatever it has started, too
+                os.killpg(trial.pid, signal.SIGKILL)
         trial.wait()
     if code_of_end < 0:
         raise LlamaCppError(f"llama.cpp breaks off at {path} (signal {-code_of_end}): this GGUF file is damaged")
