@@ -364,6 +364,7 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target, kind):
             await ask(page, RAINBOW)
             await page.until(f"/cannot be reached/.test({note})")
             assert await page.run(question) == RAINBOW
+            assert await page.run("document.getElementById('state').textContent") == "not connected"
             async with target.edge(port=edge.port, secret="another"):
                 await page.run("document.getElementById('ask').requestSubmit()")
                 await page.until("!document.getElementById('join').hidden")
@@ -443,6 +444,21 @@ def test_a_closed_tab_hurts_nobody(target, kind):
     target.run(scenario())
 
 
+def test_a_text_that_is_stopped_while_its_edge_is_away_does_not_count_as_joined(target, kind):
+    async def scenario():
+        async with target.browsers.started(kind) as browser:
+            async with target.edge() as edge:
+                page = await Phones(browser, edge).join()
+                await ask(page, POEM, most=200)
+                await page.until("document.querySelector('.assistant')?.innerText.length > 10")
+            await page.until("/trying again/.test(document.getElementById('state').textContent)")
+            await page.run("document.getElementById('ask').requestSubmit()")
+            assert (await answered(page))["ids"]
+            assert await page.run("document.getElementById('state').textContent") == "not connected"
+
+    target.run(scenario())
+
+
 def test_a_stopped_text_ends_at_the_edge_too(target, kind):
     async def scenario():
         async with target.edge() as edge, edge.browser(kind) as phones:
@@ -471,6 +487,8 @@ def test_a_page_without_the_token_asks_for_it(target, kind):
                     f"document.getElementById('token').value = '{secret}';"
                     "document.getElementById('join-form').requestSubmit()"
                 )
+                if not joined:
+                    await page.until("/does not know/.test(document.getElementById('join-problem').textContent)")
                 await page.until(f"document.getElementById('ask').hidden !== {str(joined).lower()}")
             assert "joined" in await page.run("document.getElementById('state').textContent")
 

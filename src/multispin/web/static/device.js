@@ -2,7 +2,7 @@
 import { DeviceClient, InputError, PROTOCOL_VERSION, TokenTable } from "/device/client/index.js";
 import { element, Figures, say, write } from "./chat.js";
 import { Conversation } from "./conversation.js";
-import { Edge, TokenError } from "./edge.js";
+import { AwayError, Edge, TokenError } from "./edge.js";
 import { keep, kept } from "./kept.js";
 import { keepToken, token } from "./token.js";
 
@@ -55,7 +55,8 @@ async function join() {
 const tell = (text) => (element("state").textContent = text);
 
 function askForToken(error) {
-  tell(error.message);
+  tell(edge.token ? "not joined" : error.message);
+  element("join-problem").textContent = edge.token ? `${error.message}: look for a typing error, or ask for a new one` : "";
   element("join").hidden = false;
   element("ask").hidden = true;
 }
@@ -166,7 +167,7 @@ async function answer(made, box, request) {
   unasked = session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
   figures.end();
   if (drafter) showSpeed();
-  tell(problem ? "not connected" : `joined: ${about.target}`);
+  tell(problem || made.failures ? "not connected" : `joined: ${about.target}`);
   const answered = session.text !== "" || session.finish !== "";
   if (answered) conversation.add("assistant", session.text);
   else box.remove();
@@ -225,6 +226,7 @@ async function ask(question) {
     element("question").value ||= question;
     say("note", `Not answered: ${error.message}.`);
     if (error instanceof TokenError) askForToken(error);
+    if (error instanceof AwayError) tell("not connected");
   }
 }
 
