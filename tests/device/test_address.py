@@ -26,6 +26,7 @@ def test_an_address_leads_to_the_session_endpoint(address, url):
     [
         *("", "edge", "127.0.0.1:8765", "http://edge", "ws://", "ws://:8765", "ws://edge:99999", "ws://[::1"),
         *("ws://e#x", "ws://a..b", f"ws://{'a' * 64}.example", "ws://.:80"),
+        *("ws://a b:1", "ws://a\u00a0b"),
     ],
 )
 def test_what_is_no_address_is_refused_in_one_sentence(address):

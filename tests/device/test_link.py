@@ -247,6 +247,23 @@ def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart():
     run(scenario())
 
 
+def test_an_address_that_leads_in_a_circle_is_told():
+    async def scenario():
+        async def round_about(request):
+            raise web.HTTPFound(request.path)
+
+        app = web.Application()
+        app.router.add_get("/edge", round_about)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        with pytest.raises(LinkLostError, match="in a circle"):
+            await WebSocketLink().connect(f"ws://127.0.0.1:{runner.addresses[0][1]}/edge")
+        await runner.cleanup()
+
+    run(scenario())
+
+
 def test_text_is_refused_because_no_edge_sends_it():
     async def scenario():
         async with linked("web socket") as (tried, url, peers):

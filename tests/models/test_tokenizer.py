@@ -20,6 +20,8 @@ PLAIN = """{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' 
 MARKED = """{% for message in messages %}{% if loop.index > 1 %}{% break %}{% endif %}
 {% generation %}{{ message | tojson }}{% endgeneration %}
 {% endfor %}{{ strftime_now('%Y') | length }}{% if tools is none %}!{% endif %}"""
+AS_JSON = """{{ messages | tojson(ensure_ascii=False) }}{{ messages | tojson(ensure_ascii=True, indent=2) }}
+{{ messages | tojson(separators=(',', ':'), sort_keys=true) }}{{ messages | tojson(true) }}"""
 
 
 def save(folder, template=None, **settings):
@@ -53,7 +55,7 @@ def assert_same(reference, theirs):
     return ours
 
 
-@pytest.mark.parametrize("template", [None, PLAIN, MARKED])
+@pytest.mark.parametrize("template", [None, PLAIN, MARKED, AS_JSON])
 def test_it_says_what_transformers_says(tmp_path, template):
     reference = save(tmp_path, template)
     ours = assert_same(reference, AutoTokenizer.from_pretrained(reference))

@@ -37,5 +37,7 @@ def session_url(address: str) -> str:
 
 
 def _is_host(host: str) -> bool:
-    """Whether this may be a host: an address, or a name none of whose parts is empty or too long."""
+    """Whether this may be a host: an address, or a name without blanks none of whose parts is empty or too long."""
+    if any(character.isspace() for character in host):
+        return False
     return ":" in host or all(0 < len(part) <= MAX_PART_CHARACTERS for part in host.removesuffix(".").split("."))

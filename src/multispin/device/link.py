@@ -97,6 +97,8 @@ class WebSocketLink:
                 )
         except TimeoutError:
             raise LinkLostError(f"no answer within {self._connect_timeout_s:.0f} s") from None
+        except aiohttp.TooManyRedirects:
+            raise LinkLostError("this address leads to others in a circle") from None
         except aiohttp.WSServerHandshakeError as error:
             raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
         except aiohttp.ClientConnectorCertificateError as error:
