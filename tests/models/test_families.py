@@ -259,6 +259,13 @@ def test_weights_that_the_model_does_not_use_are_refused_by_name(tmp_path, tiny_
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("changes", [{"hidden_size": 31}, {"num_key_value_heads": 3}, {"num_attention_heads": 5}])
+@pytest.mark.parametrize("case", ["cohere norms", "qwen2_moe"])
+def test_sizes_that_do_not_fit_each_other_are_one_sentence(case, changes):
+    with pytest.raises(InputError, match="cannot compute a text"):
+        PackedModel.of(build(case, **changes), reorder=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_rotary_frequencies_in_old_files_must_be_those_of_the_configuration(tmp_path, tiny_folder, dtype):
     from safetensors.torch import load_file, save_file

@@ -62,7 +62,11 @@ class PackedModel:
         check_family(model.config)
         # Rounded weights multiply few rows in other numbers than many: they draft, and are never a text's own model.
         exact = not any(isinstance(module, RoundedLinear) for module in model.modules())
-        expected = own_logits(model) if exact else []
+        try:
+            expected = own_logits(model) if exact else []
+        except (RuntimeError, ValueError, IndexError) as error:  # sizes that do not fit each other, or no memory
+            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise InputError(f"this {model.config.model_type} model cannot compute a text: {why}") from error
         if not all(bool(logits.isfinite().any(dim=-1).all()) for logits in expected):
             raise InputError(
                 f"this {model.config.model_type} model computes no finite number for some text: its weights are "
