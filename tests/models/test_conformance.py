@@ -31,6 +31,7 @@ def test_drafters_without_a_model(make):
 
 
 @pytest.mark.conformance
+@pytest.mark.long
 def test_the_drafter_of_torch(make_model, family):
     """How tokens are drawn from logits is the same for every family: one of them draws often."""
     model, most = PackedModel.of(make_model(family)), family == "llama"

@@ -115,6 +115,7 @@ def written_by(verifier, grammars, prompt, params, drafter, stop_ids):
     return text[len(prompt) :], accepted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", sorted(SAMPLING))
 def test_a_text_under_a_schema_is_that_of_naive_masked_decoding(model, tokenizer, grammars, sampling):
     prompt, rng = tokenizer.encode("Give me JSON: "), random.Random(2)

@@ -61,7 +61,7 @@ class Text:
         self.slot = self.verifier.open()
 
 
-@pytest.mark.parametrize("numbers", ["float32", "int8"])
+@pytest.mark.parametrize("numbers", ["float32", pytest.param("int8", marks=pytest.mark.long)])
 def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, numbers, processor):
     """Every drafter with every way to sample, all of them in the same passes.
 

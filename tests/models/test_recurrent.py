@@ -36,6 +36,7 @@ def full_logits(model, tokens):
     return logits
 
 
+@pytest.mark.long
 def test_long_texts_with_long_chunks_and_far_rollbacks_equal_a_full_forward(model):
     verifier = Verifier(model, slots=2, max_length=LENGTH)
     slots, texts, rng = [verifier.open(), verifier.open()], [[], []], random.Random(4)
@@ -142,6 +143,7 @@ def test_recurrent_layers_of_another_kind_are_refused(sizes):
         Verifier(AutoModelForCausalLM.from_config(config), slots=1, max_length=50)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels may be used where there is a card")
 def test_without_a_card_no_kernel_that_needs_one_is_called(tmp_path):
     """transformers takes kernels wherever they are installed; here they are, and all of them fail."""

@@ -245,12 +245,14 @@ def differing(model, batch_invariant):
     return differ
 
 
+@pytest.mark.long
 def test_in_bfloat16_who_shares_a_pass_changes_texts_unless_all_passes_have_one_shape(make_model):
     model = make_model("llama").to(torch.bfloat16)
     assert differing(model, batch_invariant=False) > 0
     assert differing(model, batch_invariant=True) == 0
 
 
+@pytest.mark.long
 def test_passes_of_one_shape_are_exact_with_sliding_windows_too(make_model):
     assert differing(make_model("gemma3").to(torch.bfloat16), batch_invariant=True) == 0
 

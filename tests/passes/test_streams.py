@@ -283,6 +283,7 @@ def test_a_silent_device_holds_up_nobody_and_gets_its_text():
     assert took_s[1] <= 1.1 * took_s[0]
 
 
+@pytest.mark.long
 def test_a_device_behind_a_long_round_trip_does_not_slow_others_and_stays_near_plain():
     def ended(mode, delays, seed):
         site = Site(mode=mode, pass_s=lambda jobs: 0.02 + 0.002 * sum(len(job.feed.tokens) for job in jobs))

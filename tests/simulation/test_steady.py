@@ -16,6 +16,7 @@ SITE = Scenario(
 )
 
 
+@pytest.mark.long
 def test_what_is_simulated_is_between_plain_decoding_and_the_bound():
     plain = 3 / (0.08 + 3 * 0.02)
     found = streamed(SITE, 2)

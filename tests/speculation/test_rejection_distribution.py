@@ -89,11 +89,13 @@ def distribution_down(context: int, base: int, seed: int) -> list[int]:
     return [*drafted[: found.accepted], resolve_down(found, DISTRIBUTIONS[contexts[found.accepted]], seed)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rounds", [distributions_up, scalars_up, distribution_down])
 def test_the_text_follows_the_targets_distribution(rounds):
     assert follows_the_distribution(generate(2000, rounds))
 
 
+@pytest.mark.long
 def test_a_scalar_and_one_distribution_give_the_same_text_as_all_distributions_for_drafts_of_one_token():
     """For longer drafts the payload with all distributions is verified as a block, and the texts differ."""
     alone = partial(scalars_up, length=1), partial(distributions_up, length=1)
