@@ -66,7 +66,8 @@ Examples:
               help="Factor by which the site is played slower.")  # fmt: skip
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
               help="Without a site: how many devices.")  # fmt: skip
-@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
+@click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous",
+              show_default="heterogeneous and fixed at a site, else heterogeneous",
               help="How the edge plans, in the modes rounds and mixture.")  # fmt: skip
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
               help="Without a site: uplink band that all devices share.")  # fmt: skip
