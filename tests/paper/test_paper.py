@@ -196,6 +196,7 @@ def test_a_missed_number_is_called_missed():
     assert " above it" in hete.why
 
 
+@pytest.mark.long
 def test_calibrated_values_fit_as_well_as_the_search_printed():
     """The draws of `multispin reproduce --calibrate`, which printed 0.067 over its whole grid."""
     llama, qwen = CALIBRATED["llama"], CALIBRATED["qwen"]

@@ -25,6 +25,7 @@ def test_acceptance_is_learned_for_next_to_nothing_and_an_unknown_channel_is_dea
     assert goodput("heterogeneous", "nothing") < 0.85 * known
 
 
+@pytest.mark.long
 def test_a_deadline_pays_where_drafts_are_late_and_is_free_where_none_is():
     table = running.run_cases("lateness", FEW, CALIBRATED, [(1, 0), (1, 1)], rounds=25)
     found = {(row[1], row[2]): row[3] for row in table.rows}

@@ -10,6 +10,8 @@ from multispin.paper.experiments import Study
 from multispin.report.bundle import draw
 from multispin.report.running_figures import streams as figure
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def study():
