@@ -147,6 +147,12 @@ def one_line(text: str) -> str:
     return _UNSAFE_IN_LINE.sub(_escaped, text)
 
 
+def first_line(why: BaseException | str) -> str:
+    """The first line of what a library gives as its reason, at most 300 characters, to stand inside a sentence."""
+    text = str(why).strip() or (type(why).__name__ if isinstance(why, BaseException) else "no reason given")
+    return text.splitlines()[0].rstrip(".: ")[:300]
+
+
 def in_markup(text: str) -> str:
     """`one_line` for a text in which rich looks for markup: what looks like a tag is shown as it is."""
     escaped = _TAG.sub(lambda tag: 2 * tag[1] + "\\" + tag[2], one_line(text))

@@ -22,6 +22,11 @@ class Estimate:
         return Estimate(self.mean - value, self.low - value, self.high - value)
 
 
+def spread(*estimates: Estimate) -> tuple[float, ...]:
+    """Mean, lower and upper end of each estimate, one after the other: cells of a table's row."""
+    return tuple(value for one in estimates for value in (one.mean, one.low, one.high))
+
+
 def estimate(values: ArrayLike) -> Estimate:
     """Mean of independent realisations with its 95 % interval; a single one has no interval of its own (NaN)."""
     array = np.asarray(values, dtype=np.float64)

@@ -18,6 +18,7 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.models.tokenizer import Tokenizer
+from multispin.outside import first_line
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, Mask
 
 MAX_COMPILED = 64
@@ -68,7 +69,7 @@ class TextMatcher:
                 return self._everything
             words: Mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             if self._matcher.is_error():
-                raise InputError(f"the grammar became too complex: {_first_line(self._matcher.get_error())}")
+                raise InputError(f"the grammar became too complex: {first_line(self._matcher.get_error())}")
             return words[: len(self._everything)]
         finally:
             if taken:
@@ -123,7 +124,7 @@ class TextGrammars:
             listed = self._library.TokenizerWrapper(_Listed(self._tokenizer))
             return self._library.LLTokenizer(listed, n_vocab=size, eos_token=list(ends))
         except (AttributeError, ValueError, RuntimeError) as error:
-            raise InputError(f"llguidance cannot use this model's tokenizer: {_first_line(str(error))}") from None
+            raise InputError(f"llguidance cannot use this model's tokenizer: {first_line(error)}") from None
 
     def matcher(self, grammar: str) -> TextMatcher:
         """A matcher at the beginning of a text; InputError says why a grammar cannot be compiled."""
@@ -134,7 +135,7 @@ class TextGrammars:
         if compiled is None:
             compiled = self._library.LLMatcher(self._tokens, grammar, log_level=0, limits=self._limits)
             if compiled.is_error():
-                raise InputError(f"the grammar cannot be compiled: {_first_line(compiled.get_error())}")
+                raise InputError(f"the grammar cannot be compiled: {first_line(compiled.get_error())}")
             self._begun(compiled).mask([])  # some, such as a rule that is only itself, fail at their first token
         with self._lock:
             self._compiled[grammar] = compiled
@@ -171,8 +172,3 @@ def load_library() -> Any:
         return importlib.import_module("llguidance")
     except ImportError as error:
         raise InputError(f"grammars need llguidance ({error}): pip install 'multispin[device]'") from None
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no reason given"

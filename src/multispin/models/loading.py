@@ -36,7 +36,7 @@ from multispin.models.references import (
     locate,
     writing,
 )
-from multispin.outside import json_value, read_file
+from multispin.outside import first_line, json_value, read_file
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -65,7 +65,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     try:
         model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot put {reference} on device {device!r}: {_first_line(error)}") from None
+        raise InputError(f"cannot put {reference} on device {device!r}: {first_line(error)}") from None
     return whole_weights(model) if dtype == INT8 else model
 
 
@@ -139,7 +139,7 @@ def check_place(place: str) -> None:
     try:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"there is no device {place!r} here: {_first_line(error)}") from None
+        raise InputError(f"there is no device {place!r} here: {first_line(error)}") from None
 
 
 def known_positions(reference: str) -> int | None:
@@ -268,15 +268,10 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -
     except (KeyboardInterrupt, MemoryError, InputError):
         raise
     except SafetensorError as error:
-        cause = f"a safetensors file is truncated or damaged ({_first_line(error)}); fetch it again"
+        cause = f"a safetensors file is truncated or damaged ({first_line(error)}); fetch it again"
         raise InputError(f"{problem} {reference}: {cause}") from error
     except Exception as error:
-        cause = _first_line(error)
+        cause = first_line(error)
         if "ignore_mismatched_sizes" in cause:  # it refers to a report that nobody sees
             cause = "some weights have another shape than its configuration says"
         raise InputError(f"{problem} {reference}: {cause}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".: ")[:300]

@@ -17,7 +17,7 @@ from multispin.errors import InputError
 from multispin.models.hub import folder_of
 from multispin.models.references import check_sizes, converted_folder, is_whole, locate
 from multispin.models.template import render
-from multispin.outside import json_value, read_file, whole
+from multispin.outside import first_line, json_value, read_file, whole
 
 if TYPE_CHECKING:
     import tokenizers
@@ -126,7 +126,7 @@ class Tokenizer:
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of the library, whose expressions may give up on a text
                 raise
-            raise InputError(f"the model's tokenizer cannot split this text: {_first_line(error)}") from None
+            raise InputError(f"the model's tokenizer cannot split this text: {first_line(error)}") from None
 
     def encode_messages(
         self,
@@ -229,7 +229,7 @@ def _load(reference: str, folder: Path) -> Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
-        raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {_first_line(error)}") from error
+        raise InputError(f"the {TOKENIZER_FILE} of {reference} is damaged: {first_line(error)}") from error
     settings = _json(reference, folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in settings:  # older files name special and further tokens in files of their own
         older, added = (_json(reference, folder / name) for name in ("special_tokens_map.json", "added_tokens.json"))
@@ -240,7 +240,7 @@ def _load(reference: str, folder: Path) -> Tokenizer:
         named = _named(settings.get("chat_template"))
         _as_transformers_does(backend, settings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the tokenizer_config.json of {reference} is damaged: {_first_line(error)}") from error
+        raise InputError(f"the tokenizer_config.json of {reference} is damaged: {first_line(error)}") from error
     template = folder / TEMPLATE_FILE
     return _made(reference, folder, backend, read_file(template) if template.is_file() else named, special)
 
@@ -318,11 +318,6 @@ def _named(template: str | Sequence[Mapping[str, str]] | None) -> str:
     if template is None or isinstance(template, str):
         return template or ""
     return _text(next((each["template"] for each in template if each["name"] == "default"), ""))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".: ")[:300]
 
 
 def _is_padding(token: str, index: int) -> bool:

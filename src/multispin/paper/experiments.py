@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.estimation.intervals import Estimate, estimate, ratio_of_means
+from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import CALIBRATED, PAIRS, PROBABILITY_BITS, REALISATIONS, SEEDS, Assumptions
 from multispin.paper.schemes import COMPARED, EDGE_ALONE, OTHER_SCHEMES
 from multispin.paper.table import Table, Value
@@ -126,7 +126,7 @@ def table_of(figure: str, study: Study) -> Table:
             values = study.goodput(setting, scheme)
             over = [ratio_of_means(values, study.goodput(setting, base)).less(1.0) for base in ("fixed", "plain")]
             where = (setting.pair, scheme, setting.devices, setting.bandwidth_hz)
-            rows.append((*where, *_spread(estimate(values), *over)))
+            rows.append((*where, *spread(estimate(values), *over)))
     columns = ("pair", "scheme", "devices", "bandwidth_hz", *_GOODPUT, *_RELATIVE)
     return Table(f"fig-{figure}", title, study.note, columns, tuple(rows))
 
@@ -147,7 +147,7 @@ def _payload_table(study: Study) -> Table:
         for scheme in setting.schemes:
             bits = setting.bits_per_token or PAIRS[setting.pair].bits_per_token
             values = estimate(study.goodput(setting, scheme))
-            rows.append((setting.pair, _mode(setting), scheme, bits, setting.bandwidth_hz, *_spread(values)))
+            rows.append((setting.pair, _mode(setting), scheme, bits, setting.bandwidth_hz, *spread(values)))
     return Table(
         "beyond-payload",
         "Beyond the paper: what is sent per drafted token, K = 20",
@@ -176,7 +176,7 @@ def _fairness_table(study: Study) -> Table:
     for setting in settings_of("fairness"):
         for scheme in setting.schemes:
             values, jain = estimate(study.goodput(setting, scheme)), estimate(study.jain(setting, scheme))
-            rows.append((setting.pair, scheme, *_spread(values), jain.mean, jain.low, jain.high))
+            rows.append((setting.pair, scheme, *spread(values), jain.mean, jain.low, jain.high))
     return Table(
         "beyond-fairness",
         "Beyond the paper: goodput against fairness, and a practitioner's rule, K = 20, B = 10 MHz",
@@ -185,7 +185,3 @@ def _fairness_table(study: Study) -> Table:
         ("pair", "scheme", *_GOODPUT, "jain_index", "jain_low", "jain_high"),
         tuple(rows),
     )
-
-
-def _spread(*estimates: Estimate) -> tuple[float, ...]:
-    return tuple(value for one in estimates for value in (one.mean, one.low, one.high))

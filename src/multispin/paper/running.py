@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.control import Scenario
-from multispin.estimation.intervals import Estimate, estimate, ratio_of_means
+from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.schemes import EDGE_ALONE, TITLES
 from multispin.paper.table import Table, Value
@@ -147,7 +147,7 @@ def _learning(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
     rows: list[tuple[Value, ...]] = []
     for (pair, title), found in bars.items():
         known = goodput[Case(pair, "heterogeneous", "all")]
-        rows.append((pair, title, *_spread(estimate(found)), *_spread(ratio_of_means(found, known))))
+        rows.append((pair, title, *spread(estimate(found)), *spread(ratio_of_means(found, known))))
     return Table(
         "beyond-learning",
         "Beyond the paper: what it costs to learn everything while running",
@@ -160,11 +160,11 @@ def _learning(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
 
 def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Floats], note: str) -> Table:
     rows: list[tuple[Value, ...]] = [
-        (case.pair, case.wait, case.late_share, *_spread(estimate(found))) for case, found in goodput.items()
+        (case.pair, case.wait, case.late_share, *spread(estimate(found))) for case, found in goodput.items()
     ]
     shares = dict.fromkeys(case.late_share for case in goodput)
     rows += [
-        (pair, scheme, share, *_spread(estimate(found))) for (pair, scheme), found in alone.items() for share in shares
+        (pair, scheme, share, *spread(estimate(found))) for (pair, scheme), found in alone.items() for share in shares
     ]
     return Table(
         "beyond-lateness",
@@ -177,7 +177,3 @@ def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
         ("pair", "wait", "late_share", "goodput_tokens_per_s", "low", "high"),
         tuple(rows),
     )
-
-
-def _spread(value: Estimate) -> tuple[float, float, float]:
-    return value.mean, value.low, value.high

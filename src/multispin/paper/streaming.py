@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.estimation.intervals import Estimate, estimate, ratio_of_means
+from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.experiments import Study
 from multispin.paper.table import Table, Value
@@ -91,7 +91,7 @@ def run_streams(
     rows: list[tuple[Value, ...]] = []
     for (pair, scheme, band), values in goodput.items():
         over = [ratio_of_means(values, goodput[pair, base, band]) for base in ("heterogeneous", "fixed")]
-        rows.append((pair, scheme, band, *_spread(estimate(values), *over)))
+        rows.append((pair, scheme, band, *spread(estimate(values), *over)))
     passes = PASSES_PER_ROUND * rounds
     note = (
         f"Mean and 95 % interval over {len(draws)} realisations, K = 20. Streams: simulated, {passes} passes of the "
@@ -129,7 +129,3 @@ def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, 
     return SimulatedRun(
         setup, "heterogeneous", seed * 1000 + index, PASSES_PER_ROUND * rounds, knows=False, mode="streams"
     )
-
-
-def _spread(*estimates: Estimate) -> tuple[float, ...]:
-    return tuple(value for one in estimates for value in (one.mean, one.low, one.high))
