@@ -62,7 +62,7 @@ def recordings(run, edge_drafter):
 
 def setup(site, run, recorded):
     """The site with these recordings."""
-    from multispin.demo.site import read_site
+    from multispin.demo.site import PROMPT_TOKENS, read_site
     from multispin.estimation.traces import Traces
     from multispin.simulation.setup import Behaviour, DeviceLife, Setup
 
@@ -75,7 +75,13 @@ def setup(site, run, recorded):
         drafter = next(each["drafter"] for each in run["devices"] if each["name"] == device.name)
         lives.append(DeviceLife(traces=Traces(run["target"], drafter, 0.0, (trace,))))
     prompt = round(statistics.mean(length for _, length, _ in recorded.values()))
-    behaviour = Behaviour(prompt_tokens=prompt, texts=1, frame_bits=FRAME_BITS)
+    behaviour = Behaviour(  # a played site reads all prompts together
+        prompt_tokens=prompt,
+        texts=1,
+        frame_bits=FRAME_BITS,
+        prefill_tokens_per_round=PROMPT_TOKENS,
+        prefill_share=100.0,
+    )
     return Setup(replace(scenario, devices=tuple(devices)), behaviour, tuple(lives))
 
 

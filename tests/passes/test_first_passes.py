@@ -6,7 +6,7 @@ import pytest
 from tests.passes.test_streams import Site, expected
 
 from multispin.control.streams import choose
-from multispin.passes.edge_drafts import UNTIMED_LENGTH
+from multispin.passes.edge_drafts import PROMPT_LENGTH, UNTIMED_LENGTH
 from multispin.passes.streams import UNLEARNED_PASSES
 
 
@@ -72,3 +72,20 @@ def test_the_edges_drafter_drafts_little_until_its_time_was_seen(asked):
     _, drafts = asked
     assert drafts[0] <= UNTIMED_LENGTH
     assert max(drafts) > UNTIMED_LENGTH
+
+
+@pytest.mark.parametrize(("unread", "most"), [(9, 3), (PROMPT_LENGTH + 1, UNTIMED_LENGTH)])
+def test_drafts_after_what_a_device_drafted_are_timed_and_those_after_a_prompt_are_not(unread, most):
+    site = Site(edge=0.9)
+    site.edge.unread = lambda slot, committed: unread
+    number, lengths, drafted = site.join("d", 120, drafts=False), [], site.passes.drafted
+
+    def noted(step, *more):
+        lengths.extend(each.ask.length for each in step.asks)
+        drafted(step, *more)
+
+    site.passes.drafted = noted
+    site.run()
+    assert site.phones[number].session.generated == expected(120)
+    assert max(lengths) >= most
+    assert (max(lengths) > UNTIMED_LENGTH) == (unread <= PROMPT_LENGTH)

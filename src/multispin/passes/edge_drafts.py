@@ -10,6 +10,8 @@ from multispin.speculation import AheadMatcher, BatchDrafter, DraftAsk
 
 UNTIMED_LENGTH = 2
 """Until it was seen how long the edge's drafter takes, it drafts no further: what is believed before is a guess."""
+PROMPT_LENGTH = 32
+"""A draft that has more tokens of its text to read first says nothing of the time of drafting [tokens]."""
 
 
 class EdgeDrafts:
@@ -64,8 +66,9 @@ class EdgeDrafts:
                 asks.append(EdgeAsk(seat.session.number, ask, form))
         if not asks:
             return None
-        # After a draft that was accepted whole two tokens are new; what is more is a prompt, or was missed.
-        self._reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > 1 for each in asks)
+        # What its device drafted, and what was accepted of it, is new in almost every pass of a stream: reading that is
+        # part of the time. A prompt, or what came while nobody asked for drafts, is not.
+        self._reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > PROMPT_LENGTH for each in asks)
         self._state.seats.begin_batch(self._state.seats[each.session].slot or 0 for each in asks)
         return DraftHere(tuple(asks))
 

@@ -67,16 +67,17 @@ class SimulatedEdgeDrafter:
         assert scenario.edge_drafter is not None
         self._truth = scenario.edge_drafter
         self._generator = np.random.default_rng([seed, 2**31, 2])
-        self._slots = 0
+        self._read: list[int] = []  # by slot, how many tokens of its text were read
 
     def open(self) -> int:
         """Take a slot."""
-        self._slots += 1
-        return self._slots - 1
+        self._read.append(0)
+        return len(self._read) - 1
 
     def unread(self, slot: int, committed: Sequence[int]) -> int:
-        """Reading takes no time."""
-        return 0
+        """Tokens of a text that were not read. Reading them takes no time, but a real edge learns nothing from it."""
+        new = len(committed) - 1 - self._read[slot]
+        return new if new >= 0 else len(committed) - 1  # a shorter text is another one
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
         """Draft without knowing for whom."""
@@ -88,10 +89,11 @@ class SimulatedEdgeDrafter:
         """There are no distributions."""
         raise NotImplementedError
 
-    def draft_for(self, device: Device, length: int) -> EdgeDraft:
+    def draft_for(self, device: Device, ask: DraftAsk) -> EdgeDraft:
         """A draft for a device's text."""
+        self._read[ask.slot] = len(ask.committed) - 1
         rate = device.edge_acceptance_rate
-        return self._ids(self._truth.acceptance_rate if rate is None else rate, length), []
+        return self._ids(self._truth.acceptance_rate if rate is None else rate, ask.length), []
 
     def draft_s(self, lengths: Sequence[int]) -> float:
         """Time that drafts of these lengths take together [s]."""

@@ -426,9 +426,7 @@ class Site:
 
     def _draft_here(self, step: DraftHere) -> None:
         assert self._edge_drafter is not None
-        drafts = [
-            self._edge_drafter.draft_for(self._present[each.session].truth, each.ask.length) for each in step.asks
-        ]
+        drafts = [self._edge_drafter.draft_for(self._present[each.session].truth, each.ask) for each in step.asks]
         draft_s = self._edge_drafter.draft_s([each.ask.length for each in step.asks])
         self.edge_drafting_s += draft_s
         self.queue.at(self.queue.now_s + draft_s, partial(self._drafted, step, drafts, draft_s))
