@@ -65,6 +65,7 @@ def test_sampled_text_follows_the_distribution(tiny_folder, target):
     assert chisquare(seen, expected).pvalue > 1e-4
 
 
+@pytest.mark.long
 def test_a_corpus_goes_on_where_it_stopped_and_depends_on_its_seed_alone(tiny_folder, tmp_path):
     whole = [path for path, _ in write_corpus(writer(tiny_folder), tmp_path / "whole", 5, 4000)]
     assert len(whole) >= 3

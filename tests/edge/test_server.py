@@ -91,6 +91,7 @@ def test_texts_are_the_targets_own_whoever_drafts(tiny_folder, mode, bits):
         assert (accepted > 0) == (mode != "plain")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [None, 6], ids=["devices", "devices and edge"])
 def test_in_streams_a_text_does_not_depend_on_who_shares_its_passes(tiny_folder, bits):
     """Each alone, a greedy beside a sampled one, and both beside a crowd that comes and goes: the ids are the same."""

@@ -181,12 +181,18 @@ class Trainer:
         )
         self.batches = Batches(shards, recipe.batch, recipe.seed, self._trunk if frozen else None, prepared)
 
-    def run(self, checkpoint: Path, report: Callable[[int, float, float], None]) -> None:
+    def run(
+        self,
+        checkpoint: Path,
+        report: Callable[[int, float, float], None],
+        period_s: float = CHECKPOINT_PERIOD_S,
+    ) -> None:
         """Teach until the recipe's last step, or go on from a checkpoint.
 
         Args:
-            checkpoint: file that is rewritten about once a minute and at the end.
+            checkpoint: file that is rewritten now and then, and at the end.
             report: function that is called after each step with (steps done, loss, seconds of a step).
+            period_s: time between two checkpoints [s]; default `CHECKPOINT_PERIOD_S`.
 
         """
         if checkpoint.exists():
@@ -202,7 +208,7 @@ class Trainer:
             now = time.monotonic()
             self.spent_s += now - began
             report(self.step, loss, now - began)
-            if now - saved > CHECKPOINT_PERIOD_S or self.step == self.recipe.steps:
+            if now - saved >= period_s or self.step == self.recipe.steps:
                 self._save(checkpoint)
                 saved = now
         self.student.eval()
