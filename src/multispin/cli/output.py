@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from multispin.outside import one_line
 
 MAX_LINES = 10_000
-"""Lines that wait to be written; what comes then is dropped, and counted."""
+"""At most this many lines wait to be written; further ones are dropped and counted."""
 MAX_CHARACTERS = 8192
 """Longest line of a log."""
 FLUSH_TIMEOUT_S = 2.0

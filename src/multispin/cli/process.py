@@ -50,7 +50,7 @@ place_option = click.option(
     "--on", "--device", "place", cls=_Renamed, default="cpu", show_default=True,
     help="Where the target runs: cpu, or a GPU such as cuda:0.",
 )  # fmt: skip
-"""--device was its name while a device was also a phone or a laptop."""
+"""Its old name, --device, still works; it was ambiguous, because a phone or a laptop is called a device too."""
 
 SPIN_COUNT = 100_000
 """Turns for which a waiting thread of a model spins before it sleeps: 1 to 7 ms, by how long the processor pauses.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 QUIET_S = 2.0
-"""A stage that is over sooner is not told of, where lines are written."""
+"""Where progress is written as lines, a stage that ends sooner than this is not mentioned [s]."""
 LINE_PERIOD_S = 5.0
 
 

@@ -23,7 +23,7 @@ MAX_USERS = 200
 """Most users that are tried for the break-even, unless the site has more."""
 _USERS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, MAX_USERS)
 _SEEDS = 2
-"""Seeds with which a site is simulated; a point of a curve has one."""
+"""A site is simulated with this many seeds, a point of a curve with one."""
 _STREAMED_USERS = 64
 """Most users with whom streams are simulated for a curve, beside the site's own number."""
 _HALVINGS = 9

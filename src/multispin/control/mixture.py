@@ -28,7 +28,7 @@ from multispin.control.scenario import Scenario
 _PHASES = 10
 """Device phases that are tried for each guess of what the edge makes meanwhile."""
 _FEW = 12
-"""Up to so many sessions every start is improved; of more, only the best, as the others end up no better or little."""
+"""Up to this many sessions, every start is improved; beyond, only the best one: the others end up hardly better."""
 _GUESSES = 2
 """Starts whose prices are the first guesses, the best ones."""
 _PRICE_STEPS = 5
@@ -43,7 +43,7 @@ _AT_ONCE = 30_000
 """Entries of one sweep, about; of many sessions it tries some at a time."""
 _CHANGES = (-2, -1, 1, 2)
 _STARVES = -1e12
-"""Value of a mixture that leaves somebody less."""
+"""Value of a mixture in which somebody has less than the least goodput."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from multispin.demo.state import DemoState, DeviceState
 from multispin.speculation import ID_RULES
 
 LATE = 1.1
-"""A pass, or a drafted token, that takes more than so many times what the site says is late."""
+"""A pass or a drafted token is late if it takes more than this many times what the site says."""
 
 Identical = dict[str, bool]
 """For each device whose text was compared, whether it is the target's own."""

@@ -14,11 +14,11 @@ from multispin.passes import Limits
 from multispin.speculation import derive_seed
 
 SITE = "a100-7b"
-"""The site that `multispin demo` plays unless it is told otherwise: one where devices pay."""
+"""The site that `multispin demo` plays by default: devices pay there."""
 MAX_SLOWER = 1000.0
 
 SKILLS = ((0.65, "large"), (0.55, "medium"), (0.0, "small"))
-"""Drafters for the embedded target, each for devices whose acceptance rate in the site file is at least so high."""
+"""Drafters for the embedded target, each with the least acceptance rate in the site file for which it stands."""
 OTHER_TARGET = "q8"
 """Drafter for any other target."""
 DRAFT_S = {"large": 0.022, "medium": 0.018, "small": 0.007}

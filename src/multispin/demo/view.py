@@ -23,7 +23,7 @@ SHOWN_CHARACTERS = 240
 _WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "mixture": "a mixture", "auto": "whoever pays"}
 """Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
-"""Share of late passes from which on a person is told."""
+"""From this share of late passes on, the user is told."""
 
 
 def live_view(state: DemoState) -> RenderableType:

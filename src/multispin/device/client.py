@@ -44,7 +44,7 @@ from multispin.protocol.device_stages import Welcomed
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
 WELCOME_TIMEOUT_S = 10.0
-"""Longest wait for the answer to a greeting; an edge that takes the connection and says nothing is as good as none."""
+"""Longest wait for the answer to a greeting [s]; after it, an edge that says nothing counts as unreachable."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})

@@ -20,7 +20,7 @@ from multispin.speculation.distributions import floor_distribution, target_distr
 RULES = ("greedy", "coupled", "rejection", "rejection-down")
 """Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft distribution."""
 EVERY = 3
-"""Every so many positions of sampled text are compared."""
+"""Of a sampled text, one position in this many is compared."""
 
 
 @dataclass(frozen=True)

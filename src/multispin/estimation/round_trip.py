@@ -22,8 +22,8 @@ class RoundTripEstimator:
 
     t is the time from a grant to its draft's arrival, without drafting: both delays and the transmission (eq. 9 of
     arXiv 2606.04581). Weighted least squares of relative residuals over a window, frames weighted by age, and by
-    Huber's rule so that a stall counts little. The device's own word for r is a prior, forgotten like a frame but for a
-    rest: frames of one size cannot tell delay from rate, and then the claimed rate is believed and the rest is delay.
+    Huber's rule so that a stall counts little. The r that the device claims is a prior. It loses weight like a frame,
+    but keeps `LEAST_PRIOR`: frames of one size cannot tell delay from rate, so that the claim then gives the rate.
     r is at most `MOST_EFFICIENCY`, or what is claimed: a link that is faster still is not limited by its band.
 
     A device may understate what drafting takes it. Then a longer draft comes later than its size explains, so time that

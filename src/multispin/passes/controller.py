@@ -32,9 +32,9 @@ _MANY = 32
 _FIRST_LENGTH = 4
 """Draft length assumed of a session before its first plan."""
 _FIRST_PHASE_S = 2.0
-"""Time that drafts may take before anything was planned, as far as one can tell [s]."""
+"""Before the first plan, drafts may take this long, by what is believed then [s]."""
 _AS_LONG = 2.0
-"""A newcomer's draft may take so many times as long as the others' drafts."""
+"""A newcomer's draft may take this many times as long as the others' drafts."""
 
 
 @dataclass(frozen=True)

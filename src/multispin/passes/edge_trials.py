@@ -12,7 +12,7 @@ from multispin.control.streams import Ride
 from multispin.passes.probing import PROBE_LENGTH, Probes
 
 SHARE = 0.01
-"""Most of the time that trials take in the long run: all sessions of a pass wait for them."""
+"""In the long run, trials take at most this share of the time: all sessions of a pass wait for them."""
 AT_ONCE = 4
 """The edge's drafter is tried for so many sessions at once, or one of so many where there are more."""
 _EDGE = -1

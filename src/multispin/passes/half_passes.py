@@ -14,7 +14,7 @@ from multispin.control.streams import Ride
 FIRST_ALIKE, MOST_ALIKE = 8, 48
 """After so many passes that were alike one has half of the riders; twice as many each time, up to the greater."""
 DIFFERS = 0.25
-"""A pass with so much more or fewer riders than usual, as a share of them, shows both costs by itself."""
+"""If the number of riders differs from the usual one by at least this share, the pass shows both costs by itself."""
 _MEMORY = 0.2
 
 

@@ -20,7 +20,7 @@ LEAST_SHARE = 0.03
 ENOUGH = 64.0
 """… of about so many tokens of text, the latest ones; it is not judged before there were as many [tokens]."""
 LATE = 2.0
-"""A trial ends when nothing has come of it in so many times its expected time …"""
+"""A trial ends if nothing has arrived after this many times its expected time …"""
 SLACK_S = 0.5
 """… and this much longer [s]."""
 

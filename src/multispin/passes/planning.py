@@ -15,23 +15,22 @@ from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
 _USUAL_LENGTHS = (2, 8)
-"""Draft lengths over which a frame's fixed bits are spread on trial, beside each device's last one."""
+"""Guesses of the draft length over which a frame's fixed bits are spread, beside each device's last length [tokens]."""
 _RELATIVE_GAP = 0.01
 _MAX_EFFORT = 5e6
 """What a plan may work through, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
 MOST_S = 20.0
 """A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
 _WORTH = 0.95
-"""A device is left out of the drafting where the plan without its draft makes so much more: this share is left with it.
-"""
+"""A device gets no draft if the plan with it makes less than this share of what the plan without it makes …"""
 _SLOW = 2.0
-"""… and where its draft takes so many times as long as that of most others; who is merely slower takes part."""
+"""… and if its draft takes this many times as long as most others' drafts. A merely slower device takes part."""
 _LEFT_OUT = 8
-"""Most devices that are left out for that reason, the slowest ones."""
+"""At most this many devices, the slowest ones, are left out for that reason."""
 LEAST_BAND = 0.1
 """Least band of a device that drafts, as a share of an even split."""
 _NEGLIGIBLE = 0.01
-"""Fixed bits are not worth several guesses where they are a smaller share of a one-token draft than this."""
+"""Several guesses are made only if fixed bits are at least this share of a one-token draft."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import math
 from dataclasses import dataclass
 
 SHARE = 0.02
-"""Most of a session's time that its probes take in the long run, and most of the goodput that all of them cost."""
+"""In the long run a session's probes take at most this share of its time, and all probes this share of the goodput."""
 LOAN = 4.0
 """At first probes may have cost more, by so many of them: what is not known yet must be found out."""
 FIRST_GAP = 5.0
 """Time without a probe after the first one, in durations of that probe."""
 GROWTH = 2.0
-"""Each gap is so many times the one before."""
+"""Each gap is this many times as long as the one before."""
 PROBE_LENGTH = 4
 """Tokens of a probe: enough to tell a device that is always refused from one that is usually accepted."""
 SHORTEST_S = 1e-3

@@ -32,7 +32,7 @@ from multispin.protocol import (
 from multispin.speculation import Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
 
 PATIENCE = 0.5
-"""Drafts that are late by this share of a pass are late enough for a pass without them."""
+"""If drafts are late by this share of a pass, a pass is made without them."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from multispin.checks import within
 DISTANCES = (63, 32, 16, 12, 8, 6, 4, 3)
 """Tokens ahead that are tried, the greatest first."""
 LOOK_EVERY_TOKENS = 16
-"""The distance is chosen anew after so many tokens have been decided."""
+"""The distance is chosen anew whenever this many tokens have been decided."""
 REMEMBERED = 0.8
 """Share of what was seen of a distance that still counts after another look."""
 REST_COMMITS = 32
-"""Where every distance wastes too much, the device drafts nothing for so many commits."""
+"""If every distance wastes too much, the device drafts nothing for this many commits."""
 
 
 class Thrift:

@@ -47,7 +47,7 @@ STALL_S = 2.0
 MARGIN_S = 1e-3
 ANSWERED = 20
 TURNS = 30
-"""Drafts after which a peer that was honest turns bad."""
+"""A peer that turns bad is honest for this many drafts."""
 _LATER = ("quick, then 0.4 s late", "right, then never right")
 _IN_TURNS = ("quick and late in turns", "right and wrong in turns")
 

@@ -14,11 +14,11 @@ from multispin.simulation.study import quiet_collector
 FRAME_BITS = 176.0
 """Overhead of a frame beside its ids [bit], as measured. Streams send more frames than rounds do."""
 WORK = 4800
-"""Passes times users of a run, about: what bounds its time."""
+"""A run has about this many passes times users, which bounds its time."""
 PASSES = (60, 400)
 """Fewest and most passes of a run."""
 BEFORE = 0.25
-"""Share of a run that is not counted: streams begin, and the price of time is found."""
+"""This share at the beginning of a run is not counted: streams begin, and the price of time is found."""
 
 
 def streamed(scenario: Scenario, seeds: int) -> Streamed:

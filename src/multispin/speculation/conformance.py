@@ -23,7 +23,7 @@ PROMPT_TOKENS = 9
 SEEDS = 120
 """Drafts by which a drafter's distributions are held against what it draws."""
 MOST_DEVIATIONS = 5.0
-"""Standard deviations by which they may differ: chance does that once in two million times."""
+"""They may differ by this many standard deviations: chance does more than that once in two million times."""
 
 _GREEDY = SamplingParams()
 _DRAWN = (SamplingParams(0.8, seed=3), SamplingParams(1.0, top_k=20, top_p=0.9, seed=4))

@@ -14,9 +14,9 @@ _UNDECIDED = "\ufffd"
 _CONTEXT_TOKENS = 8
 """Tokens decoded again before the new ones: some tokenizers write a token differently at the start of a text."""
 _WINDOW_TOKENS = 64
-"""Beyond so many tokens the window moves on; so each token costs the same however long the text is."""
+"""The window moves on after this many tokens, so that a token costs the same however long the text is."""
 _MOST_HELD_TOKENS = 256
-"""So many tokens without one complete character are no character: they are let go as they are."""
+"""If this many tokens hold no complete character, they are passed on as they are."""
 
 
 class TextStream:

@@ -19,16 +19,16 @@ from multispin.protocol.events import (
 )
 
 MAX_SESSIONS = 512
-"""Sessions that are kept in mind; the one that has been silent longest gives way."""
+"""At most this many sessions are remembered; the one that has been silent longest is forgotten first."""
 MAX_SHOWN = 64
-"""Sessions that are shown; of more, those whose text grew last."""
+"""At most this many sessions are shown: those whose text grew last."""
 HISTORY_S = 300
-"""Seconds of which the rates are kept."""
+"""Rates are kept for this long [s]."""
 MAX_PASSES = 200
 PASSES_S = 12.0
 """Length of the time line of passes [s]."""
 SHARE_PASSES = 16
-"""A band share is a mean over so many passes: in `mixture` each plan grants a few devices only."""
+"""A band share is a mean over this many passes: in `mixture` each plan grants only a few devices a band."""
 
 
 @dataclass

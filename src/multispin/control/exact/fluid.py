@@ -40,13 +40,13 @@ from multispin.errors import InputError
 _CUTS = 12
 """Rounds of tangents at most."""
 _FIRST_TANGENTS = (0.05, 0.15, 0.35, 0.65, 1.0)
-"""Where tangents touch at first, in shares of the rate of a device that is never kept from drafting."""
+"""Where the first tangents touch, as shares of the rate of a device that may always draft."""
 _NEARLY = 0.995
 """Tangents touch no nearer than this to the rate that no band carries."""
 _SLACK = 1e-7
 """Share by which floors are lowered, so that rounding does not forbid plain decoding."""
 _OVER = 1e-4
-"""Use of the band beyond the whole that ends the search for tangents; rates are then scaled to fit."""
+"""The search for tangents ends when rates need at most this share of the band too much; then they are scaled to fit."""
 
 
 @dataclass(frozen=True)
