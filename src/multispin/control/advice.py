@@ -46,7 +46,7 @@ class Streamed:
 
 
 Streams = Callable[[Scenario, int], Streamed]
-"""Simulates a site in streams with so many seeds, the edge knowing the truth."""
+"""Simulates a site in streams with a number of seeds, the edge knowing the truth."""
 
 
 @dataclass(frozen=True)

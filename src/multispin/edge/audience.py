@@ -11,7 +11,7 @@ from multispin.protocol.events import EdgeEvent, Ended
 MAX_QUEUED_EVENTS = 1000
 """Events that wait for one subscriber; then the oldest give way."""
 MAX_COMPLAINTS = 20
-"""So many failures of listeners are logged; the rest are only counted."""
+"""The first failures of listeners, this many, are logged; the rest are only counted."""
 
 log = logging.getLogger(__name__)
 Listener = Callable[[EdgeEvent], None]

@@ -18,7 +18,7 @@ from multispin.protocol import Downlink, Error, ProtocolError, encode
 MAX_QUEUED_MESSAGES = 64
 """Messages that wait for a device which does not read; one more ends its connection."""
 MAX_UNSENT_BYTES = 2**16
-"""A connection with so much to be sent still has no room for more."""
+"""A connection with this much still to be sent has no room for more."""
 
 
 class Wire(Protocol):

@@ -28,9 +28,9 @@ from multispin.protocol import (
 from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Lost, Refused
 
 HELLO_TIMEOUT_S = 10.0
-"""A connection must greet within so long."""
+"""A connection must greet within this long."""
 CLOSE_TIMEOUT_S = 2.0
-"""Connections that the edge closes have so long to say goodbye."""
+"""Connections that the edge closes have this long to say goodbye."""
 
 
 class Devices:

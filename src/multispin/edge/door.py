@@ -21,15 +21,15 @@ MAX_CONNECTIONS = 1024
 MAX_PER_ADDRESS = 256
 """Device connections at once from one address."""
 GUESS_DELAY_S = 1.0
-"""A wrong credential is answered after so long, and the next one from its address is not looked at before."""
+"""A wrong credential is answered after this long, and the next one from its address is not looked at before."""
 MAX_GUESS_WAIT_S = 10.0
-"""Who would have to wait longer for that is refused at once."""
+"""A request that would have to wait longer for that is refused at once."""
 MAX_MESSAGES_PER_S = 200
 """Messages which answer nothing that a device may send in a second."""
 MAX_GUESSERS = 10_000
 """Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
 LOG_PERIOD_S = 10.0
-"""Wrong credentials are logged at most so often, with their number."""
+"""Wrong credentials are logged at most this often, with their number."""
 
 log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

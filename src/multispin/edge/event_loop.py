@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 SWITCH_S = 0.001
-"""A thread that plans gives Python's lock back to the loop after so long; Python's own value is five times as long."""
+"""A thread that plans gives Python's lock back to the loop after this long [s]; Python's default is five times that."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -20,15 +20,15 @@ MAX_OPEN = 4096
 RESERVED_DESCRIPTORS = 64
 """Descriptors that connections leave to the model, to files and to the log."""
 REQUEST_TIMEOUT_S = 10.0
-"""The head of the first request must be complete after so long."""
+"""The head of the first request must be complete after this long."""
 BODY_TIMEOUT_S = 30.0
-"""The body of a request must be complete so long after its head."""
+"""The body of a request must be complete this long after its head."""
 STALL_TIMEOUT_S = 60.0
-"""Who does not read for so long what is sent is hung up on."""
+"""A client that reads nothing for this long, though something was sent to it, is disconnected."""
 CLIENT_GONE = 499
 """Status for an answer that nobody reads; the name of it is nginx'."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""A TLS handshake may take so long."""
+"""A TLS handshake may take this long."""
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

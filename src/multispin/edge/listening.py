@@ -21,15 +21,15 @@ from multispin.errors import InputError
 SHUTDOWN_TIMEOUT_S = 3.0
 """How long connections may take to say goodbye."""
 KEEP_ALIVE_S = 75.0
-"""A connection without a request is closed after so long, a half one included."""
+"""A connection without a request is closed after this long, a half one included."""
 BACKLOG = 128
 """Connections that the system keeps for a server that is busy."""
 PAUSE_S = 1.0
-"""Without descriptors or memory for a connection, a server accepts none for so long."""
+"""Without descriptors or memory for a connection, a server accepts none for this long."""
 LOG_PERIOD_S = 10.0
-"""That is logged at most so often, and so are requests that are none."""
+"""That is logged at most this often, and so are broken requests."""
 MAX_QUOTED_CHARACTERS = 200
-"""So much of a complaint about a request is logged."""
+"""This much of a complaint about a request is logged."""
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from multispin.protocol import Downlink
 from multispin.speculation import Failure, Finding
 
 MAX_ENGINE_FAULTS = 3
-"""So many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
+"""This many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
 
 log = logging.getLogger(__name__)
 Argument = TypeVar("Argument")

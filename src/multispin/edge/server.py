@@ -25,9 +25,9 @@ from multispin.protocol.events import EdgeEvent
 HEARTBEAT_S = 15.0
 COME_BACK_S = 10.0
 FINISH_TIMEOUT_S = 10.0
-"""An edge that is told to stop waits so long for the pass under way."""
+"""An edge that is told to stop waits this long for the pass under way."""
 FINISH_TEXTS_S = 10.0
-"""Before that, texts of HTTP clients, which can go on nowhere else, have so long to end."""
+"""Before that, texts of HTTP clients, which can go on nowhere else, have this long to end."""
 
 
 class EdgeServer:

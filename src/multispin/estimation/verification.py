@@ -23,7 +23,7 @@ HUBER = 1.5  # residuals beyond as many standard deviations lose influence
 PASSES = 8  # of reweighting; two or three are usual
 LEAST_PRIOR = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
 FIT_EACH, FIT_EVERY = 64, 4
-"""The fit is made after each of the first batches, and later after every so many: it takes 0.2 ms."""
+"""The fit is made after each of the first batches, and later once in this many: it takes 0.2 ms."""
 _SAME = 1e-3
 """Coefficients that change by less from one reweighting to the next are found."""
 

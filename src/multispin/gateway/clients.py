@@ -13,7 +13,7 @@ from multispin.gateway.source import Piece
 from multispin.protocol import Progress, RefusedError, Request
 
 FINISH_TEXTS_S = 10.0
-"""A pool that ends lets texts under way go on for so long."""
+"""A pool that ends lets texts under way go on for this long."""
 
 
 class SessionPool:

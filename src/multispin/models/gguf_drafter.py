@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LIBRARY = "ik_llama_cpp"
 """The Python package that brings llama.cpp's library."""
 COPIED_BITS = 8
-"""The drafter q8 is the target with its weights in so many bits, which is GGUF's Q8_0."""
+"""The drafter q8 is the target with its weights in this many bits, which is GGUF's Q8_0."""
 
 log = logging.getLogger(__name__)
 

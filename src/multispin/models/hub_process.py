@@ -24,7 +24,7 @@ UNREAD = ("consolidated*",)
 """The same weights again, in other programs' names."""
 _FOLDERS = "*/*"
 _SPARE_BYTES = 2**20
-"""A file may be so much larger than the listing says: locks and listings are written too."""
+"""A file may be this much larger than the listing says: locks and listings are written too."""
 
 
 class _RefusedError(Exception):

@@ -43,7 +43,7 @@ MAX_CONTEXT_TOKENS = 2**17
 MIN_CONTEXT_TOKENS = 16
 """Shortest context: the self-test needs a few positions."""
 TRIAL_TIMEOUT_S = 60.0
-"""A file may take so long to be tried."""
+"""A file may take this long to be tried."""
 MAX_METADATA_BYTES = 2**20
 """Longest text that is read from a file's metadata, such as its chat template."""
 _PROMPT_TOKENS_AT_ONCE = 16

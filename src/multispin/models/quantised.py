@@ -28,7 +28,7 @@ _LARGEST = 63.0 * _PART + 63.0  # in both parts at once
 _LEAST = 1e-12  # a row of zeros has a scale, too
 _MANY_ROWS_DTYPE = torch.bfloat16 if multiplies_bfloat16() else torch.float32
 FEW_ROWS = 4 if multiplies_bfloat16() else 16
-"""Up to so many rows are multiplied by the whole numbers themselves; for more, PyTorch's product is slow."""
+"""Up to this many rows are multiplied by the whole numbers themselves; for more, PyTorch's product is slow."""
 
 
 class RoundedLinear(nn.Module):

@@ -17,7 +17,7 @@ from multispin.errors import InputError, require
 MOST_S = 10.0
 """A template that takes longer is ended [s]; usual ones take a millisecond."""
 START_S = 60.0
-"""The process that runs templates starts within so long [s]; it takes half a second on a machine that is not busy."""
+"""The process that runs templates starts within this long [s]; it takes half a second on a machine that is not busy."""
 MOST_BYTES = 2**29
 """Most memory of the process that runs templates [bytes]."""
 MOST_CHARACTERS = 2**22

@@ -47,7 +47,7 @@ WAITS: Mapping[str, tuple[float, float]] = {
     "patient": (1000.0, 0.0),
 }
 """Deadlines as (factor on the planned time before verification, slack [s]). "chosen" is the edge's own way: the
-deadline with the best goodput by what it has seen, at most so late. The others are always so late."""
+deadline with the best goodput by what it has seen, at most that late. The others are always as late as that."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ STREAMS: Mapping[str, str] = {
 """What a device sends in a stream, and how much of it is accepted: α as everywhere, or with ids only at least
 α/(2 − α)."""
 PASSES_PER_ROUND = 2
-"""A pass of streams takes in fewer devices than a round, so runs of so many times as many are about as long."""
+"""A pass of streams takes in fewer devices than a round, so runs of this many times as many are about as long."""
 
 
 @dataclass(frozen=True)

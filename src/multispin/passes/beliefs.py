@@ -25,9 +25,9 @@ _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
 """Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
 
 _EDGE_SHARED_TRIALS = 16.0
-"""A session's own acceptance of the edge's drafts counts as much as that of all sessions after so many trials …"""
+"""A session's own acceptance of the edge's drafts counts as much as that of all sessions after this many trials …"""
 _EDGE_HALF_LIFE_TRIALS = 400.0
-"""… and half as much after so many trials of others: who got no drafts for long is believed to be like the others."""
+"""… and half as much after this many trials of others: who got no drafts for long is believed to be like the others."""
 
 
 class Believed(Protocol):

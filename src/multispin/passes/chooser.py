@@ -22,7 +22,7 @@ PERIOD_PER_SESSION_S = 0.02
 LEAST_TOLERANCE = 0.05
 """A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
 PROBES_AT_ONCE = 8
-"""One of so many sessions may be probed at a time, and at least one."""
+"""One of this many sessions may be probed at a time, and at least one."""
 PROBE_BAND = 0.1
 """Share of the band that probes have together while other devices draft."""
 EDGE_SHARE = 0.01

@@ -28,7 +28,7 @@ _PLANNING = 0.02
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
 _MANY = 32
-"""Beyond so many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
+"""Beyond this many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
 _FIRST_LENGTH = 4
 """Draft length assumed of a session before its first plan."""
 _FIRST_PHASE_S = 2.0

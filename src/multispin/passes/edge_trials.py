@@ -14,7 +14,7 @@ from multispin.passes.probing import PROBE_LENGTH, Probes
 SHARE = 0.01
 """In the long run, trials take at most this share of the time: all sessions of a pass wait for them."""
 AT_ONCE = 4
-"""The edge's drafter is tried for so many sessions at once, or one of so many where there are more."""
+"""The edge's drafter is tried for this many sessions at once, or for one in this many if there are more."""
 _EDGE = -1
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from multispin.passes.probing import Probes
 
 LEAST_SHARE = 0.03
-"""A device pays if so much of its text are tokens of its own …"""
+"""A device pays if this much of its text are tokens of its own …"""
 ENOUGH = 64.0
-"""… of about so many tokens of text, the latest ones; it is not judged before there were as many [tokens]."""
+"""… of about this many tokens of text, the latest ones; it is not judged before there were as many [tokens]."""
 LATE = 2.0
 """A trial ends if nothing has arrived after this many times its expected time …"""
 SLACK_S = 0.5

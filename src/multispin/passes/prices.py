@@ -22,11 +22,11 @@ from multispin.passes.settings import ControllerSettings
 LEAST_PERIOD_S = 0.25
 """Prices are found at least so far apart [s] …"""
 PERIOD_PER_SESSION_S = 0.02
-"""… and so much further for each session: it takes about a millisecond for each."""
+"""… and this much further for each session: it takes about a millisecond for each."""
 FIRST_PERIODS = (0.125, 0.25, 0.5)
 """The first prices follow from guesses. After these shares of that time they are found again, where beliefs differ."""
 USUAL_PERIOD_S = 2.0
-"""Prices are found again after so long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
+"""Prices are found again after this long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
 DRIFTED = 0.05
 """… by this share: of a pass's time, of the edge's drafter or, on average, of the devices."""
 LOOKED_AT = 64

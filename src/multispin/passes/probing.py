@@ -21,7 +21,7 @@ from dataclasses import dataclass
 SHARE = 0.02
 """In the long run a session's probes take at most this share of its time, and all probes this share of the goodput."""
 LOAN = 4.0
-"""At first probes may have cost more, by so many of them: what is not known yet must be found out."""
+"""At first probes may have cost more, by this many of them: what is not known yet must be found out."""
 FIRST_GAP = 5.0
 """Time without a probe after the first one, in durations of that probe."""
 GROWTH = 2.0

@@ -35,7 +35,7 @@ class Trial:
 
 
 MAKES_ROOM_AFTER_S = 1.0
-"""A session that asks for nothing for so long may have to make room for a newcomer [s]."""
+"""A session that asks for nothing for this long may have to make room for a newcomer [s]."""
 
 
 @dataclass(eq=False)
