@@ -4,34 +4,67 @@ import random
 
 import pytest
 
-from multispin.passes.probing import LOAN, SHARE, Costs, Probes
+from multispin.passes import Controller, ControllerSettings
+from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
+from multispin.passes.probing import COST_SHARE, SHARE, Probes
 
 
-@pytest.mark.parametrize("devices", [1, 8, 60])
-@pytest.mark.parametrize("wrong", [0.1, 1.0, 5.0])
-def test_what_probes_cost_everybody_is_bounded(devices, wrong):
-    """Each takes a tenth of the band while it lasts; how long it will last is guessed wrongly by a factor."""
-    rng, probes, now_s, lost, lost_s, longest_s = random.Random(devices), Probes(), 0.0, 0.1, 0.0, 0.0
+@pytest.mark.parametrize("renewed", [False, True])
+@pytest.mark.parametrize(("devices", "lost"), [(1, 0.1), (8, 0.1), (8, 0.5), (60, 0.1)])
+def test_what_probes_cost_everybody_is_bounded(devices, lost, renewed):
+    rng, probes, now_s, lost_s = random.Random(devices), Probes(), 0.0, 0.0
+    usual_s = {key: rng.uniform(0.2, 1.0) for key in range(devices)}
     ends_s: dict[int, float] = {}
-    while now_s < 400.0:
+    from_s = 600.0  # the first few of each have been
+    while now_s < 2000.0:
         for key in [key for key, end_s in ends_s.items() if end_s <= now_s]:
             probes.end(key, now_s)
+            if renewed:  # with every text
+                probes.renew(key)
             del ends_s[key]
         for key in range(devices):
-            took_s = rng.uniform(0.2, 2.0)
-            if probes.due(key, now_s) and probes.costs.allow(lost * wrong * took_s, now_s):
-                probes.begin(key, now_s, lost, wrong * took_s)
-                ends_s[key], longest_s = now_s + took_s, max(longest_s, took_s)
-        now_s += 0.05
-        lost_s += lost * 0.05 * len(ends_s)
-    assert lost_s <= SHARE * now_s + (LOAN * max(1.0, wrong) + 1.0) * lost * longest_s * min(devices, 1.0 / wrong + 4.0)
-    if devices == 60:
-        assert lost_s > 0.5 * SHARE * now_s  # who is many uses what there is
+            if probes.due(key, now_s):
+                probes.begin(key, now_s, lost)
+                ends_s[key] = now_s + usual_s[key]
+        now_s += 0.1
+        lost_s += lost * 0.1 * len(ends_s) * (now_s > from_s)
+    assert lost_s <= 1.25 * COST_SHARE * (now_s - from_s)
+    if devices == 60:  # who is many uses what there is
+        assert lost_s >= 0.5 * COST_SHARE * (now_s - from_s)
 
 
-def test_a_probe_that_costs_nobody_anything_is_always_allowed():
-    costs = Costs()
-    costs.spend(100.0, 0.0)
-    assert costs.allow(0.0, 1.0)
-    assert not costs.allow(0.5, 1.0)
-    assert costs.allow(0.5, 100.0 / SHARE)
+def test_a_dear_probe_keeps_no_cheap_one_waiting():
+    probes = Probes()
+    for key, took_s in ((1, 10.0), (2, 0.1)):
+        now_s = 0.0
+        for _ in range(8):
+            probes.begin(key, now_s, 0.5)
+            probes.end(key, now_s + took_s)
+            now_s = probes.due_since_s(key)
+    probes.begin(2, now_s, 0.5)
+    probes.end(2, now_s + 0.1)
+    assert probes.due(2, now_s + 0.1 + 2 * 0.5 * 0.1 / COST_SHARE + 0.1 / SHARE)
+
+
+def test_a_probe_that_takes_a_part_of_the_band_makes_nobody_late():
+    controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode="mixture"))
+    for session in (1, 2):
+        controller.beliefs.join(session, 0.01, 5.0)
+    drafts, rides = SessionPlan(1, 4, 1e6, DEVICE), SessionPlan(2, 0, 0.0, NOBODY)
+    made = controller.chooser.with_trials(
+        RoundPlan((drafts, rides), 0.2, 10.0, phase_s=0.1), [Member(1, 8), Member(2, 8)], 0.0
+    )
+    assert made.sessions[1].probe is not None
+    narrower = made.sessions[0].bandwidth_hz / drafts.bandwidth_hz
+    assert narrower < 1.0
+    assert made.phase_s >= 0.1 / narrower
+    assert made.round_s - made.phase_s == pytest.approx(0.1)
+
+
+def test_a_device_that_says_it_is_too_slow_keeps_no_other_from_being_tried():
+    controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode="mixture"))
+    for session, token_s in ((1, 3600.0), (2, 0.01)):
+        controller.beliefs.join(session, token_s, 5.0)
+    plan = RoundPlan((SessionPlan(1, 0, 0.0, NOBODY), SessionPlan(2, 0, 0.0, NOBODY)), 0.2, 10.0)
+    made = controller.chooser.with_trials(plan, [Member(1, 8), Member(2, 8)], 0.0)
+    assert [each.probe is not None for each in made.sessions] == [False, True]

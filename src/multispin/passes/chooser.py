@@ -74,7 +74,7 @@ class Chooser:
 
     def __init__(self, mode: str, policy: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
         self.probes = Probes()
-        self._edge_probes = Probes(EDGE_SHARE, self.probes.costs)
+        self._edge_probes = Probes(EDGE_SHARE)
         self._bandwidth_hz = bandwidth_hz
         self._turn = 0  # which sessions the edge's drafter is tried for
         self._mode = mode
@@ -198,13 +198,8 @@ class Chooser:
         turn = (self._turn + 1) % len(edge)
         edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
         lengths = {i: min(PROBE_LENGTH, members[i].edge_room) for i in edge}
-        drafting_s = self._beliefs.edge_drafter().draft_s(list(lengths.values()))
-        instead_s = 0.0 if edge_idle else plan.round_s * len(edge) / len(members)
-        if not self.probes.costs.allow(drafting_s + instead_s, now_s):
-            return plan
         self._turn += 1
-        self.probes.costs.spend(instead_s, now_s)
-        self._edge_probes.begin(_EDGE, now_s, 1.0, drafting_s)
+        self._edge_probes.begin(_EDGE, now_s, 1.0, 0.0 if edge_idle else plan.round_s * len(edge) / len(members))
         for i, length in lengths.items():
             sessions[i] = SessionPlan(members[i].session, length, 0.0, EDGE)
         return replace(plan, sessions=tuple(sessions))
@@ -240,15 +235,16 @@ class Chooser:
             # Where the text does not show what would have been accepted, the session waits for its probe.
             beside = members[index].comparable and self._mode != "rounds"
             lost = shared * PROBE_BAND / count + (0.0 if beside else 1.0 / len(members))
-            if probe.expected_s > MOST_S or not self.probes.costs.allow(lost * probe.expected_s, now_s):
+            if probe.expected_s > MOST_S:
                 continue
-            self.probes.begin(number, now_s, lost, probe.expected_s)
+            self.probes.begin(number, now_s, lost)
             waits = SessionPlan(number, probe.draft_length, band_hz, DEVICE, probe)
             begun[index] = sessions[index]._replace(probe=probe) if beside else waits
             if len(begun) == count:
                 break
         if begun and shared:
             sessions = [each._replace(bandwidth_hz=each.bandwidth_hz * (1.0 - PROBE_BAND)) for each in sessions]
+            plan = _longer(plan, 1.0 / (1.0 - PROBE_BAND))
         return replace(plan, sessions=tuple(begun.get(index, each) for index, each in enumerate(sessions)))
 
     def _probe(self, member: Member, band_hz: float) -> Probe:
@@ -306,3 +302,10 @@ class Chooser:
 
     def _verify_s(self, members: Sequence[Member]) -> float:
         return self._beliefs.verifier().verify_s([0] * len(members))
+
+
+def _longer(plan: RoundPlan, by: float) -> RoundPlan:
+    """The plan where drafts may take longer by a factor; nobody counts as late who only had a narrower band."""
+    phase_s = plan.round_s if plan.phase_s is None else plan.phase_s
+    longer_s = None if plan.phase_s is None else by * phase_s
+    return replace(plan, round_s=plan.round_s + (by - 1.0) * phase_s, phase_s=longer_s)

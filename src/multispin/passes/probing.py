@@ -9,25 +9,27 @@ A probe that took t seconds is followed by at least `gap`·t seconds without one
 1 / `SHARE`: in the long run probes take at most the share `SHARE` of a session's time, and a device that has become
 useful is tried again within t / `SHARE` seconds.
 
-What probes cost everybody is counted too: the share of the goodput that is lost meanwhile, times their time. No probe
-begins while those before have cost more than `SHARE` of the time since the first one and `LOAN` probes like it. So
-probes of all sessions together cost at most this share in the long run, however many there are. Where many devices
-share the band with their probes, each has its turn later for that.
+A probe may cost everybody something: the share `lost` of the goodput while it lasts. One that took t seconds is followed
+by n · lost · t / `COST_SHARE` seconds without one, where n drafters are probed. So all probes together cost at most
+`COST_SHARE` of the goodput in the long run, however many drafters there are, and a dear one never keeps a cheap one
+waiting. The first few of a drafter may come sooner: what is not known yet must be found out.
 """
 
 import math
 from dataclasses import dataclass
 
 SHARE = 0.02
-"""In the long run a session's probes take at most this share of its time, and all probes this share of the goodput."""
-LOAN = 4.0
-"""At first probes may have cost more, by this many of them: what is not known yet must be found out."""
+"""Most of a session's time that its probes take in the long run."""
+COST_SHARE = 0.01
+"""Most of the goodput that the probes of all devices cost together in the long run; as much for the edge's drafter."""
 FIRST_GAP = 5.0
 """Time without a probe after the first one, in durations of that probe."""
 GROWTH = 2.0
 """Each gap is this many times as long as the one before."""
 PROBE_LENGTH = 4
 """Tokens of a probe: enough to tell a device that is always refused from one that is usually accepted."""
+MOST_MADE = 16
+"""More probes of a drafter than this are not counted."""
 SHORTEST_S = 1e-3
 """A probe counts as at least this long [s]."""
 
@@ -42,7 +44,8 @@ class _Trial:
         since_s: when the one under way began [s]; None: none is.
         distrusted: whether its last draft never came, so that only probes are asked of it.
         lost: share of the goodput that is lost while the one under way lasts.
-        charged_s: what was charged for it when it began [s].
+        more_s: what it costs beside, as time of everybody [s].
+        made: how many there were.
 
     """
 
@@ -51,31 +54,8 @@ class _Trial:
     since_s: float | None = None
     distrusted: bool = False
     lost: float = 0.0
-    charged_s: float = 0.0
-
-
-class Costs:
-    """What probes have cost everybody.
-
-    Args:
-        share: most of the goodput that they cost in the long run; default `SHARE`.
-
-    """
-
-    def __init__(self, share: float = SHARE) -> None:
-        self._share = share
-        self._spent_s = 0.0  # as much goodput was lost as is made in so much time
-        self._since_s: float | None = None  # since when it is counted
-
-    def allow(self, cost_s: float, now_s: float) -> bool:
-        """Whether a probe may begin that costs as much as so much time of everybody [s]."""
-        elapsed_s = 0.0 if self._since_s is None else now_s - self._since_s
-        return cost_s <= 0.0 or self._spent_s <= self._share * elapsed_s + LOAN * cost_s
-
-    def spend(self, cost_s: float, now_s: float) -> None:
-        """Count a cost; negative where less was lost than was counted before [s]."""
-        self._since_s = now_s if self._since_s is None else self._since_s
-        self._spent_s += cost_s
+    more_s: float = 0.0
+    made: int = 0
 
 
 class Probes:
@@ -83,14 +63,12 @@ class Probes:
 
     Args:
         share: most of the time that they take in the long run; default `SHARE`.
-        costs: what they and others cost everybody; default an account of their own.
 
     """
 
-    def __init__(self, share: float = SHARE, costs: Costs | None = None) -> None:
+    def __init__(self, share: float = SHARE) -> None:
         self._trials: dict[int, _Trial] = {}
         self._longest_gap = 1.0 / share
-        self.costs = costs or Costs()
 
     def due_since_s(self, key: int) -> float:
         """Since when its next probe has been due [s]: who has waited longest comes first."""
@@ -107,20 +85,18 @@ class Probes:
         trial = self._trials.get(key)
         return trial is not None and trial.distrusted
 
-    def begin(self, key: int, now_s: float, lost: float = 0.0, expected_s: float = 0.0) -> None:
+    def begin(self, key: int, now_s: float, lost: float = 0.0, more_s: float = 0.0) -> None:
         """A probe begins.
 
         Args:
             key: whose.
             now_s: the time [s].
             lost: share of the goodput that is lost while it lasts; default 0.
-            expected_s: how long it is expected to take [s]; default 0.
+            more_s: what it costs beside, as time of everybody; default 0 [s].
 
         """
         trial = self._trials.setdefault(key, _Trial())
-        trial.since_s, trial.lost, trial.charged_s = now_s, lost, lost * expected_s
-        if lost:
-            self.costs.spend(trial.charged_s, now_s)
+        trial.since_s, trial.lost, trial.more_s = now_s, lost, more_s
 
     def end(self, key: int, now_s: float) -> None:
         """A draft came, in answer to a probe or not."""
@@ -150,8 +126,9 @@ class Probes:
     def _wait(self, trial: _Trial, now_s: float) -> None:
         if trial.since_s is not None:
             took_s = max(now_s - trial.since_s, SHORTEST_S)
-            if trial.lost:
-                self.costs.spend(trial.lost * took_s - trial.charged_s, now_s)
-            trial.lost = trial.charged_s = 0.0
-            trial.next_s, trial.since_s = now_s + trial.gap * took_s, None
+            cost_s = trial.lost * took_s + trial.more_s
+            early = min(1.0, FIRST_GAP * GROWTH**trial.made * SHARE)
+            rest_s = early * len(self._trials) * cost_s / COST_SHARE
+            trial.next_s, trial.since_s = now_s + max(trial.gap * took_s, rest_s), None
             trial.gap = min(GROWTH * trial.gap, self._longest_gap)
+            trial.made = min(trial.made + 1, MOST_MADE)
