@@ -58,8 +58,9 @@ class Ready(NamedTuple):
         restart_worth: what is lost if a verdict contradicts what its device has drafted meanwhile [tokens]; default 0.
         behind_tokens: how far it is behind what it is to have at least, plain decoding included, as of its last ride;
             negative where it is ahead [tokens]; default 0.
-        short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, as of its last ride; negative where it is
-            ahead [tokens]; default 0.
+        short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, or what was asked for it if that is more,
+            as of its last ride; negative where it is ahead [tokens]; default 0.
+        asked_tokens_per_s: goodput that was asked for it and can be had; default 0.
     """
 
     session: int
@@ -79,6 +80,7 @@ class Ready(NamedTuple):
     restart_worth: float = 0.0
     behind_tokens: float = 0.0
     short_tokens: float = 0.0
+    asked_tokens_per_s: float = 0.0
 
 
 class Ride(NamedTuple):
@@ -147,9 +149,10 @@ def choose(
     a step pays depends on who rides because of it.
 
     Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings. Who
-    rides in every pass is helped by shorter passes only. So a session that is short of plain decoding counts by π_k
-    more, and time is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding. π_k doubles with every token that
-    it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further behind.
+    rides in every pass is helped by shorter passes only. So a session that is short of f_k counts by π_k more, and time
+    is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k doubles with every
+    token that it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further
+    behind.
 
     A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
     wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
@@ -219,7 +222,7 @@ class _Table:
     ) -> None:
         columns: Floats = np.array(ready, dtype=np.float64).T
         pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
-        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind, short = columns[9:]
+        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind, short, asked = columns[9:]
         room = np.where(np.isnan(room), pending, room)
         self.must: Mask = must > 0.0
         self._verifier, self._drafter = verifier, edge_drafter
@@ -227,9 +230,10 @@ class _Table:
         self._plain_s = verifier.verify_s([0] * len(ready))
         self._floor = np.maximum(least, 1.0 / self._plain_s)
         self._step_price, of_edge = 0.0, 0.0
-        # Who has less than plain decoding would give it counts more, and time is dearer by what it should have in it.
+        # Who has less than plain decoding would give it, or than was asked, counts more, and time is dearer by what it
+        # should have in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
-        price += float(more.sum()) * LEAST_OF_PLAIN / self._plain_s
+        price += float(more @ np.maximum(LEAST_OF_PLAIN / self._plain_s, asked))
         self._short = bool(more.any())
         self._price, self._weight, self._own_weight = price, weight + more, weight
         self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
@@ -381,6 +385,7 @@ class SessionWorth:
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
         least_tokens_per_s: what the edge alone would give the session, or its least goodput [tokens/s].
         weight: w_k, what one of its tokens counts; default 1.
+        asked_tokens_per_s: goodput that was asked for it, if the best rates have that; default 0.
     """
 
     bandwidth_hz: float
@@ -388,6 +393,7 @@ class SessionWorth:
     restart_worth: float
     least_tokens_per_s: float
     weight: float = 1.0
+    asked_tokens_per_s: float = 0.0
 
     def scaled(self, by: float) -> "SessionWorth":
         """The same where all prices are higher by a factor."""
@@ -444,7 +450,7 @@ def worth(scenario: Scenario) -> Worth:
         alone = max(alone, edge_drafts(scenario), key=lambda each: each.goodput_tokens_per_s)
     floors = [tokens / alone.pass_s for tokens in alone.expected_tokens]
     best = fluid(scenario, floors)
-    pass_s = 1.0 / best.passes_per_s
+    pass_s, can_be_had = 1.0 / best.passes_per_s, best.status == "feasible"
     return Worth(
         min(1.0, best.engine_tokens_per_s / best.goodput_tokens_per_s),
         best.goodput_tokens_per_s,
@@ -456,6 +462,7 @@ def worth(scenario: Scenario) -> Worth:
                 rates.drafting_tokens_per_s * (pass_s + 2.0 * device.delay_s),
                 max(floor, device.min_goodput_tokens_per_s or 0.0),
                 device.weight,
+                (device.min_goodput_tokens_per_s or 0.0) if can_be_had else 0.0,
             )
             for device, rates, floor in zip(scenario.devices, best.devices, floors, strict=True)
         },

@@ -97,19 +97,21 @@ class Flow:
         """Whether the speed and the frame of the last chunk are to be learned from."""
         return self.young > 0 or self.chunks % SAMPLED == 0
 
-    def owes(self, now_s: float, tokens: int, least_tokens_per_s: float, plain_tokens_per_s: float) -> None:
+    def owes(self, now_s: float, tokens: int, plain_tokens_per_s: float, worth: SessionWorth) -> None:
         """Count what it had less than the least in the time since its last pass. To be told before `rode`.
 
         Args:
             now_s: the time [s].
             tokens: what it brought.
-            least_tokens_per_s: what it is to have at least.
             plain_tokens_per_s: what plain decoding of all would give it.
+            worth: what it is to have at least, and what was asked for it.
 
         """
-        short = self.short_tokens + LEAST_OF_PLAIN * plain_tokens_per_s * (now_s - self.since_s) - tokens
+        since_s = now_s - self.since_s
+        floor_per_s = max(LEAST_OF_PLAIN * plain_tokens_per_s, worth.asked_tokens_per_s)
+        short = self.short_tokens + floor_per_s * since_s - tokens
         self.short_tokens = min(max(short, -MOST_SPARE), MOST_BEHIND)
-        behind = self.behind_tokens + least_tokens_per_s * (now_s - self.since_s) - tokens
+        behind = self.behind_tokens + max(plain_tokens_per_s, worth.least_tokens_per_s) * since_s - tokens
         self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
 
     def rode(self, now_s: float) -> None:
@@ -161,6 +163,7 @@ class Flow:
             restart_worth=worth.restart_worth,
             behind_tokens=self.behind_tokens,
             short_tokens=self.short_tokens,
+            asked_tokens_per_s=worth.asked_tokens_per_s,
         )
 
 

@@ -9,10 +9,10 @@ A probe that took t seconds is followed by at least `gap`·t seconds without one
 1 / `SHARE`: in the long run probes take at most the share `SHARE` of a session's time, and a device that has become
 useful is tried again within t / `SHARE` seconds.
 
-A probe may cost everybody something: the share `lost` of the goodput while it lasts. One that took t seconds is followed
-by n · lost · t / `COST_SHARE` seconds without one, where n drafters are probed. So all probes together cost at most
-`COST_SHARE` of the goodput in the long run, however many drafters there are, and a dear one never keeps a cheap one
-waiting. The first few of a drafter may come sooner: what is not known yet must be found out.
+A probe may cost everybody something: the share `lost` of the goodput while it lasts. One that took t seconds is
+followed by n · lost · t / `COST_SHARE` seconds without one, where n drafters are probed. So all probes together cost at
+most `COST_SHARE` of the goodput in the long run, however many drafters there are, and a dear one never keeps a cheap
+one waiting. The first few of a drafter may come sooner: what is not known yet must be found out.
 """
 
 import math

@@ -508,9 +508,8 @@ class Streams:
         flow = self._flows.get(number)
         if flow is None:
             return
-        least_per_s, plain_per_s = self._prices.of(number).least_tokens_per_s, self._plain_per_s
         if self._number > UNLEARNED_PASSES:
-            flow.owes(now_s, delivered, max(plain_per_s, least_per_s), plain_per_s)
+            flow.owes(now_s, delivered, self._plain_per_s, self._prices.of(number))
         flow.rode(now_s)
         if flow.young:
             flow.device = self._device(seat)
