@@ -266,6 +266,11 @@ def test_sizes_that_do_not_fit_each_other_are_one_sentence(case, changes):
         PackedModel.of(build(case, **changes), reorder=False)
 
 
+def test_heads_that_cannot_be_rotated_are_one_sentence():
+    with pytest.raises(InputError, match="cannot compute a text"):
+        PackedModel.of(build("gemma", head_dim=1), reorder=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_rotary_frequencies_in_old_files_must_be_those_of_the_configuration(tmp_path, tiny_folder, dtype):
     from safetensors.torch import load_file, save_file

@@ -1,7 +1,8 @@
 """A language model whose layers take packed rows, made from one of transformers' without touching that one."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,11 +63,8 @@ class PackedModel:
         check_family(model.config)
         # Rounded weights multiply few rows in other numbers than many: they draft, and are never a text's own model.
         exact = not any(isinstance(module, RoundedLinear) for module in model.modules())
-        try:
+        with _computing(model):
             expected = own_logits(model) if exact else []
-        except (RuntimeError, ValueError, IndexError) as error:  # sizes that do not fit each other, or no memory
-            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise InputError(f"this {model.config.model_type} model cannot compute a text: {why}") from error
         if not all(bool(logits.isfinite().any(dim=-1).all()) for logits in expected):
             raise InputError(
                 f"this {model.config.model_type} model computes no finite number for some text: its weights are "
@@ -79,7 +77,8 @@ class PackedModel:
         make_packable(packed)
         made = cls(packed)
         if exact:
-            made.self_test(expected)
+            with _computing(model):
+                made.self_test(expected)
         return made
 
     @torch.inference_mode()
@@ -137,6 +136,18 @@ class PackedModel:
                 f"this {self.config.model_type} model fails its self-test: in a batch its logits are off by "
                 f"{error:.3g} of their spread from its own attention's (allowed: {allowed}); choose another model"
             )
+
+
+@contextmanager
+def _computing(model: PreTrainedModel) -> Iterator[None]:
+    """Sizes that do not fit each other, or too little memory, become one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"this {model.config.model_type} model cannot compute a text: {why}") from error
 
 
 def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
