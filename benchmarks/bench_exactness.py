@@ -1,12 +1,13 @@
 """How many texts differ from the target's own, by number type, when ragged drafts of others share each pass.
 
     python benchmarks/bench_exactness.py [--types float32 int8 bfloat16] [--models 4] [--batches 4] [--tokens 40]
-        [--batch-invariant]
+        [--batch-invariant] [--target embedded]
 
-Tiny random models of Llama's family write six texts at once, half of them greedy, half with `coupled` at temperature
-0.8. Each text joins four passes of five with a draft of 0 to 5 tokens, half of which end in a wrong one. The reference
-is plain decoding by transformers, one text at a time, in the same number type. In bfloat16 a sum depends on the number
-of rows in its batch, and near ties of a random model are common: a trained model has fewer of both kinds.
+Tiny random models of Llama's family, or a real one (--target) on bundled prompts, write six texts at once, half of them
+greedy, half with `coupled` at temperature 0.8. Each text joins four passes of five with a draft of 0 to 5 tokens, half
+of which end in a wrong one. The reference is plain decoding by transformers, one text at a time, in the same number
+type. In bfloat16 a sum depends on the number of rows in its batch, and near ties of a random model are common: a
+trained model has fewer of both kinds.
 
 With --batch-invariant two verifiers write the same texts, one whose passes all have one shape and one without that. The
 reference of each is the same verifier with one text at a time; their times are compared.
@@ -19,14 +20,17 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from multispin.models import Verifier, decode_alone
+from multispin.data import load_prompts
+from multispin.models import Verifier, decode_alone, load_model, load_tokenizer
 from multispin.models.quantised import whole_weights
 from multispin.speculation import Feed, SamplingParams
 
 VOCABULARY, TEXTS = 500, 6
 
 
-def model_of(seed, kind):
+def model_of(seed, kind, target):
+    if target is not None:
+        return load_model(target, kind)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -40,6 +44,14 @@ def model_of(seed, kind):
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     return whole_weights(model) if kind == "int8" else model.to(getattr(torch, kind))
+
+
+def prompts_of(target, rng):
+    """The prompts of six texts."""
+    if target is None:
+        return [[rng.randrange(VOCABULARY) for _ in range(rng.choice([3, 9, 20, 31]))] for _ in range(TEXTS)]
+    tokenizer = load_tokenizer(target)
+    return [tokenizer.encode_chat(prompt.text) for prompt in rng.sample(load_prompts(), TEXTS)]
 
 
 def draft_for(own, done, tokens, rng):
@@ -87,17 +99,19 @@ def main():
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--batch-invariant", action="store_true")
+    parser.add_argument("--target", help="a real model, such as embedded; by default tiny random ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for kind in options.types:
         differ, times = {False: 0, True: 0}, {False: 0.0, True: 0.0}  # without and with one shape
         for seed in range(options.models):
-            model, rng = model_of(seed, kind), random.Random(seed)
-            engines = {False: Verifier(model, TEXTS, 128)}
+            model, rng = model_of(seed, kind, options.target), random.Random(seed)
+            length = 128 if options.target is None else 512
+            engines = {False: Verifier(model, TEXTS, length)}
             if options.batch_invariant:
-                engines[True] = Verifier(model, TEXTS, 128, batch_invariant=True)
+                engines[True] = Verifier(model, TEXTS, length, batch_invariant=True)
             for batch in range(options.batches):
-                prompts = [[rng.randrange(VOCABULARY) for _ in range(rng.choice([3, 9, 20, 31]))] for _ in range(TEXTS)]
+                prompts = prompts_of(options.target, rng)
                 samplings = [
                     SamplingParams() if k % 2 else SamplingParams(0.8, seed=100 * batch + k) for k in range(TEXTS)
                 ]

@@ -247,17 +247,18 @@ def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart():
     run(scenario())
 
 
-def test_an_address_that_leads_in_a_circle_is_told():
+@pytest.mark.parametrize(("status", "sentence"), [(302, "in a circle"), (407, "proxy asks for a credential")])
+def test_what_stands_before_an_edge_is_told(status, sentence):
     async def scenario():
-        async def round_about(request):
-            raise web.HTTPFound(request.path)
+        async def answer(request):
+            return web.Response(status=status, headers={"Location": request.path})
 
         app = web.Application()
-        app.router.add_get("/edge", round_about)
+        app.router.add_get("/edge", answer)
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        with pytest.raises(LinkLostError, match="in a circle"):
+        with pytest.raises(LinkLostError, match=sentence):
             await WebSocketLink().connect(f"ws://127.0.0.1:{runner.addresses[0][1]}/edge")
         await runner.cleanup()
 

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Protocol
 
 import aiohttp
@@ -100,6 +101,8 @@ class WebSocketLink:
         except aiohttp.TooManyRedirects:
             raise LinkLostError("this address leads to others in a circle") from None
         except aiohttp.WSServerHandshakeError as error:
+            if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                raise LinkLostError("the proxy asks for a credential: write http://NAME:PASSWORD@HOST") from None
             raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
