@@ -93,6 +93,28 @@ def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float =
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def check_file(path: Path, most_bytes: int) -> None:
+    """InputError unless a library may read this file to its end: a device file has none, and a pipe no beginning.
+
+    Args:
+        path: the file.
+        most_bytes: most bytes that it may hold.
+
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path} is not a file")
+        if found.st_size > most_bytes:
+            raise InputError(f"{path} is longer than {most_bytes} bytes, the limit")
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file, and a pipe although nobody may ever write into it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -78,6 +79,8 @@ def test_plain_and_tls_do_not_meet_by_accident(stub_site, run, files):
 def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
     encrypted, nothing = tmp_path / "encrypted.pem", tmp_path / "nothing.pem"
     nothing.write_text("nothing")
+    large = tmp_path / "large.pem"
+    large.write_bytes(bytes(2**20 + 1))
     subprocess.run(
         ["openssl", "pkey", "-in", files["key"], "-aes256", "-passout", "pass:secret", "-out", encrypted], check=True
     )
@@ -87,7 +90,10 @@ def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
         (files["certificate"], None, "not a certificate and its key in PEM form"),
         (nothing, files["key"], "not a certificate and its key in PEM form"),
         (tmp_path / "nowhere.pem", files["key"], "cannot be read: No such file"),
-        (tmp_path, files["key"], "cannot be read: Is a directory"),
+        (tmp_path, files["key"], "is not a file"),
+        (Path("/dev/zero"), files["key"], "is not a file"),
+        (files["certificate"], Path("/dev/zero"), "is not a file"),
+        (large, files["key"], "is longer than"),
     ):
         with pytest.raises(InputError, match=said):
             Certificate(certificate, key)
@@ -95,6 +101,8 @@ def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
         trusting(nothing)
     with pytest.raises(InputError, match="No such file"):
         trusting(tmp_path / "nowhere.pem")
+    with pytest.raises(InputError, match="is not a file"):
+        trusting(Path("/dev/zero"))
 
 
 def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, files, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Channels that change between rounds, and when a draft has left."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,17 @@ def test_a_damaged_recording_of_a_link_is_refused(text, tmp_path):
         file.write_text(text)
     with pytest.raises(InputError, match=r"link\.csv"):
         load_efficiency_trace(file)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no device files here")
+def test_a_recording_without_an_end_or_with_a_mark_of_its_byte_order(tmp_path):
+    with pytest.raises(InputError, match="/dev/zero is longer than"):
+        load_efficiency_trace(Path("/dev/zero"))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_efficiency_trace(tmp_path / "no\0name")
+    file = tmp_path / "link.csv"
+    file.write_bytes("\ufeff0,4\r\n1,2\r\n".encode())
+    assert load_efficiency_trace(file).times_s == (0.0, 1.0)
 
 
 def test_a_draft_leaves_at_the_granted_rate():

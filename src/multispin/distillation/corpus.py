@@ -26,6 +26,7 @@ from multispin.models.distilled import fingerprint
 from multispin.models.packable import PackedModel
 from multispin.models.references import writing
 from multispin.models.tokenizer import Tokenizer
+from multispin.outside import json_value, read_file
 from multispin.speculation import SamplingParams
 from multispin.speculation.engine import Feed
 
@@ -293,8 +294,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         part.replace(path)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json_value(read_file(path), str(path))
+    except InputError:
         found = None
     if not isinstance(found, dict):
         raise InputError(f"the corpus in {folder} does not say what it was made from ({CORPUS_FILE}): choose another")

@@ -6,11 +6,13 @@ import ssl
 from pathlib import Path
 
 from multispin.errors import InputError
+from multispin.outside import check_file
 
 RENEWAL_PERIOD_S = 60.0
 """How often an edge looks whether its certificate has been renewed."""
 
-MAX_KEY_BYTES = 65536
+MAX_PEM_BYTES = 2**20
+"""Largest file of certificates or of a key; usual ones have some kilobytes."""
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +55,14 @@ class Certificate:
     def _load(self) -> None:
         for file in (self._certificate, self._key):
             if file is not None:
-                try:
-                    with file.open("rb"):
-                        pass
-                except OSError as error:
-                    raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+                check_file(file, MAX_PEM_BYTES)
         try:
             # Without a password, OpenSSL would ask for one on the terminal.
             self.context.load_cert_chain(self._certificate, self._key, password=lambda: "")
         except ssl.SSLError as error:
             key = self._key or self._certificate
             with key.open("rb") as text:
-                encrypted = b"ENCRYPTED" in text.read(MAX_KEY_BYTES)
+                encrypted = b"ENCRYPTED" in text.read(MAX_PEM_BYTES)
             if encrypted:
                 raise InputError(
                     f"the key in {key} is encrypted: run `openssl pkey -in {key} -out plain.pem`"

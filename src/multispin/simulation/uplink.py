@@ -12,8 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from multispin.checks import shown
 from multispin.control import Device, Scenario
 from multispin.errors import InputError
+from multispin.outside import read_file
 from multispin.radio import shannon_efficiency
 
 
@@ -86,11 +88,7 @@ def load_efficiency_trace(path: Path) -> EfficiencyTrace:
     """Read lines of "seconds,bit/s/Hz"; a first line that holds no numbers is a header."""
     times: list[float] = []
     values: list[float] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_file(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -98,7 +96,7 @@ def load_efficiency_trace(path: Path) -> EfficiencyTrace:
         except ValueError:
             if number == 1:
                 continue
-            raise InputError(f"{path}, line {number}: {line!r} is not two numbers, seconds and bit/s/Hz") from None
+            raise InputError(f"{path}, line {number}: {shown(line)} is not two numbers, seconds and bit/s/Hz") from None
         if not (math.isfinite(time) and 0 < value < math.inf) or (time <= times[-1] if times else time != 0):
             raise InputError(
                 f"{path}, line {number}: times must begin with 0 and rise, spectral efficiencies must be > 0"
