@@ -22,6 +22,13 @@ def test_javascript_and_python_take_damaged_frames_alike():
     assert counts["session", "read"] > 100
 
 
+@pytest.mark.parametrize(("frame", "verdict"), [("950903a574946b656e0ce5", "read"), ("930aa2c3ffa178", "refused")])
+def test_text_that_is_no_utf8_is_refused_in_a_known_field_and_skipped_in_an_unknown_one(monkeypatch, frame, verdict):
+    monkeypatch.setattr(javascript, "SHARES", {"message": 1})
+    monkeypatch.setattr(javascript, "a_message", lambda rng: bytes.fromhex(frame))
+    assert javascript.fuzz(1, seed=1) == {("message", verdict): 1}
+
+
 def test_a_frame_that_only_one_of_them_reads_is_caught(monkeypatch):
     monkeypatch.setattr(javascript, "SHARES", {"message": 1})
     monkeypatch.setattr(javascript, "a_message", lambda rng: b"\x92\x09\x07")

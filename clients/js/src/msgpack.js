@@ -2,8 +2,8 @@
  * The part of MessagePack that the protocol uses: nil, booleans, integers, float64, text, bytes and arrays.
  *
  * Integers beyond 2^53 are BigInt and floats instances of `Float`, in both directions: a JavaScript number does not say
- * whether it is one. Maps and extensions, which a newer edge might send in a field that is not known here, are read as
- * `OTHER`. https://github.com/msgpack/msgpack/blob/master/spec.md
+ * whether it is one. Maps, extensions and text that is not UTF-8, which may stand in a field that is not known here, are
+ * read as `OTHER`. https://github.com/msgpack/msgpack/blob/master/spec.md
  */
 import { InputError } from "./errors.js";
 
@@ -162,7 +162,7 @@ class Reader {
     try {
       return TEXT.decode(this.bytes.subarray(began, began + size));
     } catch {
-      throw new InputError("a frame holds text that is not UTF-8");
+      return OTHER; // refused in every field that is known, and of no interest in others
     }
   }
 
