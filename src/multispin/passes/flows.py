@@ -12,7 +12,7 @@ from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
 from multispin.control.streams import Ready, SessionWorth
 from multispin.passes.beliefs import Beliefs, View
-from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, EdgeSession, Streaming
+from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
 
 LEAST_WORTH = 0.02
 """A token so far ahead that it is right with less than this probability is not drafted …"""
@@ -77,7 +77,7 @@ class Flow:
     short_tokens: float = 0.0
     resumed_s: float = -math.inf
 
-    def arrived(self, session: EdgeSession, message: Chunk, arrival: Arrival, now_s: float) -> float:
+    def arrived(self, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
 
         It can be told of the first chunk of a chain that begins where the device was told to start over.
@@ -121,13 +121,13 @@ class Flow:
         if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:
             self.young, self.view = max(0, self.young - 1), None
 
-    def ready(self, session: EdgeSession, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
-              longest_wait_s: float, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
+    def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
+              longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
         """What the decision needs to know of it."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
         if self.view is None:
-            self.view = beliefs.view(session.number, window.chunk)
+            self.view = beliefs.view(session, window.chunk)
         rate, token_s, token_hz_s = self.view
         next_s, per_s = math.inf, 0.0
         if window.length and window.bandwidth_hz > 0.0:
@@ -144,7 +144,7 @@ class Flow:
             late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
             next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
         return Ready(
-            session.number,
+            session,
             pending,
             rate,
             worth.weight,
@@ -153,7 +153,7 @@ class Flow:
             next_s=next_s,
             next_tokens=window.chunk if next_s < math.inf else 0,
             tokens_per_s=per_s,
-            room=session.room,
+            room=room,
             edge_room=edge_room,
             edge_acceptance_rate=edge_rate
             if self.device.edge_acceptance_rate is None

@@ -70,7 +70,9 @@ class Paying:
             now_s: the time [s].
 
         """
-        account = self._accounts.setdefault(session, _Account())
+        account = self._accounts.get(session)
+        if account is None:
+            account = self._accounts[session] = _Account()
         if account.rests:
             if not own or account.until_s is None:
                 return False

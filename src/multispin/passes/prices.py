@@ -30,7 +30,9 @@ USUAL_PERIOD_S = 2.0
 DRIFTED = 0.05
 """… by this share: of a pass's time, of the edge's drafter or, on average, of the devices."""
 LOOKED_AT = 64
-"""Sessions whose beliefs are looked at for that."""
+"""Sessions whose beliefs are looked at for that …"""
+LOOKS = 8
+"""… at most so often in the time after which prices may be found again."""
 SAME = 0.02
 """Prices that differ by a smaller share are the same."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
@@ -55,12 +57,13 @@ class Prices:
         self._worth: Worth | None = None
         self._learned = Price()
         self._by = math.inf
-        self._scaled: dict[str, SessionWorth] = {}
+        self._scaled: dict[int, SessionWorth] = {}
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
         self._streaming: frozenset[int] = frozenset()  # those of them that have a stream
         self._views: list[View] = []  # what was believed then
+        self._looked_s = -math.inf  # when beliefs were compared with that
         self._asks = 0
 
     def use(self, executor: Executor) -> None:
@@ -82,16 +85,8 @@ class Prices:
             now_s: the time [s].
 
         """
-        waited_s, there = now_s - self._asked_s, frozenset(sessions)
-        period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(sessions)
-        if self._asks <= len(FIRST_PERIODS):
-            period_s *= FIRST_PERIODS[self._asks - 1]
-        due = (
-            bool(sessions)
-            and waited_s >= period_s
-            and (there != self._asked or waited_s >= USUAL_PERIOD_S or self._drift(sorted(there), edge_rooms) > DRIFTED)
-        )
-        if self._background.idle and (due or (sessions and not self._asked)):
+        there = frozenset(sessions)
+        if there and self._background.idle and (not self._asked or self._due(there, edge_rooms, now_s)):
             self._asked_s, self._asked, self._asks = now_s, there, self._asks + 1
             self._streaming = frozenset(number for number, tokens in sessions.items() if tokens)
             self._views = self._viewed(sorted(there), edge_rooms)
@@ -107,6 +102,20 @@ class Prices:
             rates = self._worth.sessions
             self._bands_hz = {number: rates[str(number)].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
+
+    def _due(self, there: frozenset[int], edge_rooms: bool, now_s: float) -> bool:
+        """Whether prices are to be found again for these sessions."""
+        waited_s, period_s = now_s - self._asked_s, LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(there)
+        if self._asks <= len(FIRST_PERIODS):
+            period_s *= FIRST_PERIODS[self._asks - 1]
+        if waited_s < period_s:
+            return False
+        if there != self._asked or waited_s >= USUAL_PERIOD_S:
+            return True
+        if now_s - self._looked_s < period_s / LOOKS:
+            return False
+        self._looked_s = now_s
+        return self._drift(sorted(there), edge_rooms) > DRIFTED
 
     def _viewed(self, sessions: Sequence[int], edge_rooms: bool) -> list[View]:
         """What prices follow from: time of a pass, the edge's drafter, and some sessions' devices."""
@@ -137,7 +146,7 @@ class Prices:
 
     def of(self, session: int) -> SessionWorth:
         """What is worth what for one session, at the engine's present price."""
-        return self._scaled.get(str(session), NOTHING)
+        return self._scaled.get(session, NOTHING)
 
     def _scale_sessions(self) -> None:
         """Find what is worth what for each session; asked for once for each of them in every pass."""
@@ -145,7 +154,7 @@ class Prices:
             by = self._worth.scale(self._learned.tokens_per_s)
             if not abs(by / self._by - 1.0) <= SAME:
                 self._by = by
-                self._scaled = {name: each.scaled(by) for name, each in self._worth.sessions.items()}
+                self._scaled = {int(name): each.scaled(by) for name, each in self._worth.sessions.items()}
 
 
 _Found = tuple[Worth, Mapping[str, float]]

@@ -208,18 +208,24 @@ class Streams:
     ) -> list[Downlink]:
         """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
         match message:
+            case Chunk():  # as nearly always
+                self._take(seat, message, frame_bytes, now_s)
+                return []
             case Draft():
                 return self._grants.receive(seat, message, frame_bytes, now_s)
             case Distribution():
                 return self._state.receive_distribution(seat, message, frame_bytes)
+
+    def _take(self, seat: Seat, message: Chunk, frame_bytes: int, now_s: float) -> None:
+        """Take some tokens of a stream, and learn from them."""
         session, number = seat.session, seat.session.number
         wasted = session.counts.wasted
         arrival = session.receive_chunk(message)
         self._state.late_tokens += session.counts.wasted - wasted
         flow, stage = self._flows.get(number), session.stage
         if flow is None or not isinstance(stage, Streaming):
-            return []
-        way_s = flow.arrived(session, message, arrival, now_s)
+            return
+        way_s = flow.arrived(message, arrival, now_s)
         if way_s > 0.0 or flow.is_sample:
             draft_s, band_hz = message.draft_us * 1e-6, stage.window.bandwidth_hz
             self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
@@ -227,7 +233,6 @@ class Streams:
             self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
             if arrival.trials.equal < arrival.trials.compared and self._paying.tried(number):
                 self._rest(seat, now_s)
-        return []
 
     def came_back(self, seat: Seat) -> None:
         """A device is connected again: it has been told its window again, and begins another chain."""
@@ -363,23 +368,25 @@ class Streams:
         edge_rate = drafter.acceptance_rate if drafter is not None else 0.0
         chunks: dict[int, int] = {}
         for seat in self._seats:
-            session, stage, request = seat.session, seat.session.stage, seat.session.request
-            if request is None or not (seat.running and seat.connected):
+            if not (seat.connected and seat.running):
                 continue
+            session, stage = seat.session, seat.session.stage
             if isinstance(stage, Streaming):
-                flow = self._flows.get(session.number)
+                number = session.number
+                flow = self._flows.get(number)
                 if flow is None:
                     continue
                 if self._seats.unread(seat):  # it cannot be in a pass yet
                     flow.since_s = now_s
                     continue
-                edge_room = self._edge_room(seat)
-                worth = self._prices.of(session.number)
-                each = flow.ready(session, stage, self._beliefs, worth, now_s, longest_s, edge_room, edge_rate)
-                if (least := self._least_rate(session.number)) > each.acceptance_rate:
+                room = session.room
+                edge_room = self._edge_drafts.room(room) if self._edge_drafts is not None else 0
+                worth = self._prices.of(number)
+                each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
+                if (least := self._least_rate(number)) > each.acceptance_rate:
                     each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
                 found.append(each)
-                chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
+                chunks[number] = stage.window.chunk if session.hello.drafts else 0
             elif not self._seats.unread(seat):  # it drafts in grants
                 chunks[session.number] = 0
                 if isinstance(stage, Pending):

@@ -119,10 +119,12 @@ class EdgeSession:
     @property
     def room(self) -> int:
         """Longest draft that still makes sense: one token comes after it, and a frame must hold it."""
-        request = self.request
+        request, stage = self.request, self.stage
         if request is None:
             return 0
-        left = request.remaining - (self.offer is not None) - 1
+        left = request.remaining - 1
+        if isinstance(stage, _MAY_OWE) and stage.offer is not None:
+            left -= 1
         return 0 if left < 0 else min(left, request.longest_draft)
 
     @property

@@ -212,6 +212,7 @@ class Streaming:
 def _compare(ids: Sequence[int], written: Sequence[int]) -> Trials:
     """Drafted tokens beside what was written at their places."""
     compared = min(len(ids), len(written))
-    if [*ids[:compared]] == [*written[:compared]]:
-        return Trials(compared, compared)
-    return Trials(compared, next(index for index in range(compared) if ids[index] != written[index]))
+    for index in range(compared):
+        if ids[index] != written[index]:
+            return Trials(compared, index)
+    return Trials(compared, compared)

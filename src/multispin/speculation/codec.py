@@ -59,7 +59,7 @@ def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
 def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
     """The inverse of `pack_ids`; refuses a wrong length, padding that is not zero and ids outside the vocabulary."""
     width = bits_per_id(vocabulary_size)
-    if len(packed) != -(-count * width // 8):
+    if len(packed) != (count * width + 7) // 8:
         raise InputError(f"{count} ids of {width} bits need {-(-count * width // 8)} bytes, not {len(packed)}")
     if count <= _FEW:
         number, padding = int.from_bytes(packed, "big"), -(count * width) % 8
@@ -67,7 +67,7 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
             raise InputError("the padding bits are not zero")
         number >>= padding
         mask = (1 << width) - 1
-        few = [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
+        few = [number] if count == 1 else [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
         if few and max(few) >= vocabulary_size:
             raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
         return few

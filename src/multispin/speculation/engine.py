@@ -107,8 +107,8 @@ class SlotTable:
 
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest."""
-        if not 0 <= length <= self.cached(slot):
-            raise ValueError(f"slot {slot} has {self.cached(slot)} positions cached, cannot keep {length}")
+        if not 0 <= length <= (cached := self.cached(slot)):
+            raise ValueError(f"slot {slot} has {cached} positions cached, cannot keep {length}")
         self._cached[slot] = length
 
     def check(self, feeds: Sequence[Feed], max_length: int, vocabulary_size: int) -> None:
