@@ -9,12 +9,14 @@ import pty
 import re
 import select
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+import trustme
 from aiohttp import web
 from tests.cli.started import Started
 
@@ -123,7 +125,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(edge):
 
 
 @contextlib.contextmanager
-def server(chunks, asked):
+def server(chunks, asked, tls=None):
     """An API that streams these choices; `asked` takes the bodies and keys of its requests."""
     address, stop = [], threading.Event()
 
@@ -143,8 +145,8 @@ def server(chunks, asked):
         app = web.Application()
         app.router.add_get("/v1/models", models)
         app.router.add_post("/v1/chat/completions", complete)
-        async with listening(app, port=0) as port:
-            address.append(f"http://127.0.0.1:{port}/v1")
+        async with listening(app, port=0, tls=tls) as port:
+            address.append(f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1")
             await asyncio.to_thread(stop.wait)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
@@ -240,6 +242,21 @@ def test_an_answer_without_end_is_refused(monkeypatch, capsys):
     with server([choice("yes")], []) as url:
         assert run(["chat", url]) == 2
     assert "the server's answer is longer than 20 bytes" in capsys.readouterr().err
+
+
+def test_a_private_authority_is_trusted_where_it_is_named(monkeypatch, capsys, tmp_path):
+    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    with server([choice("Hello")], [], tls) as url:
+        for options, code in (([], 2), (["--ca-file", str(tmp_path / "authority.pem")], 0)):
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n")))
+            assert run(["chat", url, *options]) == code
+    found = capsys.readouterr()
+    assert found.out == "Hello\n"
+    assert re.search(r"certificate of https://.* is not trusted: .*--ca-file", found.err)
+    assert run(["chat", url, "--ca-file", str(tmp_path / "none.pem")]) == 2
+    assert "--ca-file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,16 @@ def test_only_its_owner_may_read_the_file(file):
         file.read()
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_the_administrator_changes_stays_its_owners(file):
+    file.add("anna")
+    os.chown(file.path, 65534, 65534)
+    file.add("bert")
+    file.revoke("anna")
+    found = file.path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65534, 0o600)
+
+
 def test_a_token_is_revoked_by_id_or_by_a_name_that_only_it_has(file):
     for name in ("anna", "ben", "ben"):
         file.add(name)

@@ -93,3 +93,7 @@ def test_a_window_of_a_stream_holds_until_there_is_another_one():
         board.tell(Round(number, float(number), 0.1, 0, None, None, (row,), grants, **streams))
     [shown] = board.shown(3.0)["sessions"]
     assert (shown["length"], shown["bandwidth_hz"]) == (6, 5e3)
+    for by, length in (("nobody", 6), ("edge", 2), ("nobody", 6)):
+        row = RoundDevice("a", 2 if by == "edge" else 0, 0, 1, 0.8, 0.01, 1, by)
+        board.tell(Round(4, 4.0, 0.1, 0, None, None, (row,), (), **streams))
+        assert board.shown(4.0)["sessions"][0]["length"] == length

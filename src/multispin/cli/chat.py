@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -14,8 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from multispin.checks import shown
+from multispin.cli.process import flag
 from multispin.errors import InputError
-from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, whole
+from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, user_path, whole
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 DEFAULT_URL = "http://127.0.0.1:8765/v1"
 KEY_VARIABLE = "MULTISPIN_API_KEY"
@@ -81,6 +85,7 @@ class Talk:
         options: sampling fields of every request.
         system: system message; empty for none.
         messages: what was said, without the system message.
+        tls: TLS settings for https:// addresses; None: the usual ones.
 
     """
 
@@ -90,6 +95,7 @@ class Talk:
     options: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
     messages: list[dict[str, str]] = field(default_factory=list)
+    tls: "SSLContext | None" = None
 
     def body(self) -> dict[str, Any]:
         """The request for the next answer."""
@@ -113,7 +119,8 @@ class Talk:
 @click.option("--top-p", type=float, help="Keep this much probability.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same answers.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
-def command(url: str, **options: Any) -> None:
+@click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at https:// addresses.")
+def command(url: str, ca_file: str | None, **options: Any) -> None:
     """Talk with a model in the terminal, over any OpenAI-compatible API.
 
     URL is the API's base URL. An answer comes while it is written; on a terminal, text that a device had drafted is
@@ -131,6 +138,11 @@ def command(url: str, **options: Any) -> None:
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
     talk = Talk(url.rstrip("/"), options["model"] or "", system=whole(options["system"], "--system"))
     talk.options = {name: value for name, value in named.items() if value is not None}
+    if ca_file is not None:
+        from multispin.device import trusting
+
+        with flag("--ca-file"):
+            talk.tls = trusting(user_path(ca_file))
     asyncio.run(_greet(talk))
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
@@ -257,10 +269,16 @@ async def _greet(talk: Talk) -> None:
     import aiohttp
 
     try:
-        async with _http() as http, http.get(f"{talk.url}/models") as answer:
+        async with _http(talk) as http, http.get(f"{talk.url}/models") as answer:
             found = await _whole(answer)
     except InputError:
         raise
+    except aiohttp.ClientConnectorCertificateError as error:
+        why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+        raise InputError(
+            f"the certificate of {talk.url} is not trusted: {one_line(why)}; name the authority that signed it "
+            "(--ca-file)"
+        ) from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # the last: what is no name of a host
         raise InputError(
             f"no API answers at {talk.url} ({one_line(str(error)) or 'time ran out'}): start `multispin serve`, or "
@@ -278,7 +296,7 @@ async def _events(talk: Talk) -> AsyncIterator[Answer]:
     import aiohttp
 
     try:
-        async with _http() as http, http.post(f"{talk.url}/chat/completions", json=talk.body()) as answer:
+        async with _http(talk) as http, http.post(f"{talk.url}/chat/completions", json=talk.body()) as answer:
             if answer.status != 200:
                 await _whole(answer)
             async for line in answer.content:
@@ -292,13 +310,14 @@ async def _events(talk: Talk) -> AsyncIterator[Answer]:
         raise InputError(f"the server broke off: {one_line(str(error)) or 'time ran out'}") from None
 
 
-def _http() -> Any:
+def _http(talk: Talk) -> Any:
     import aiohttp
 
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-    return aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=MAX_LINE_BYTES)
+    connector = aiohttp.TCPConnector(ssl=True if talk.tls is None else talk.tls)
+    return aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=MAX_LINE_BYTES, connector=connector)
 
 
 async def _whole(answer: Any) -> Answer:

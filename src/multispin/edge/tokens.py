@@ -137,9 +137,10 @@ class TokenFile:
         return removed[0]
 
     def _change(self, change: Callable[[list[Token]], list[Token]]) -> None:
-        """Replace the file as a whole, so that no reader ever sees half of it."""
+        """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner."""
         with self._errors(), self._locked():
-            tokens = change(self.read() if self.path.exists() else [])
+            before = self.path.stat() if self.path.exists() else None
+            tokens = change(self.read() if before is not None else [])
             text = msgspec.json.format(msgspec.json.encode(_File(tokens)), indent=1)
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
             try:
@@ -147,6 +148,8 @@ class TokenFile:
                     file.write(text + b"\n")
                     file.flush()
                     os.fsync(file.fileno())
+                if before is not None and os.name == "posix":
+                    os.chown(name, before.st_uid, before.st_gid)
                 Path(name).replace(self.path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)

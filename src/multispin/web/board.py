@@ -33,13 +33,14 @@ SHARE_PASSES = 16
 
 @dataclass
 class _Session:
-    """One session as it is shown."""
+    """One session as it is shown; `granted` is the length of its device's last grant or window."""
 
     name: str
     drafter: str = ""
     state: str = "connected"
     by: str = "nobody"
     length: int = 0
+    granted: int = 0
     bands_hz: deque[float] = field(default_factory=lambda: deque(maxlen=SHARE_PASSES))
     drafted: int = 0
     accepted: int = 0
@@ -141,12 +142,15 @@ class Board:
                 session.acceptance_rate = device.acceptance_rate
             elif device.drafted:  # what is believed of its device says nothing about the edge's drafter
                 session.acceptance_rate = session.accepted / session.drafted
-            if session.by != "device":  # its device has no grant; the edge drafts as much as it sees fit
-                session.length = device.drafted
+            if session.by == "edge" or (session.by == "nobody" and event.planned_pass_s is None):
+                session.length = device.drafted  # its device has no grant; the edge drafts as much as it sees fit
+            else:  # in a stream its window holds, though nothing of it came in time for this pass
+                session.length = session.granted
             session.writing = True
         granted = {grant.session: grant.bandwidth_hz for grant in event.grants}
         for grant in event.grants:
-            self._session(grant.session, grant.name).length = grant.length
+            session = self._session(grant.session, grant.name)
+            session.length = session.granted = grant.length
         for number in {*granted, *(each.session for each in event.devices)} & self._sessions.keys():
             bands_hz = self._sessions[number].bands_hz
             # A window of a stream holds until there is another one; a grant is for its round alone.
@@ -175,4 +179,4 @@ class Board:
         return self._seconds[-1]
 
 
-_FIELDS = tuple(name for name in _Session.__dataclass_fields__ if name != "bands_hz")
+_FIELDS = tuple(name for name in _Session.__dataclass_fields__ if name not in ("bands_hz", "granted"))
