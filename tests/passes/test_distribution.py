@@ -266,4 +266,4 @@ def test_a_device_that_takes_the_likeliest_of_an_offer_is_caught(monkeypatch):
         return int(floor.ids[floor.weights.argmax()]) if len(floor.ids) else offer.rest_token
 
     monkeypatch.setattr(device_stages, "resolve_down", likeliest)
-    assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(TEXTS))
+    assert not follows_the_distribution(Site(Rule.REJECTION_DOWN).write(300))
