@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.control.streams import (
+    LEAST_WAIT_S,
     WAIT_PRICE,
     Go,
     Price,
     Ready,
     Ride,
+    SessionWorth,
     Wait,
+    Worth,
     choose,
     fair_weights,
     learned,
@@ -100,6 +104,15 @@ def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> Non
     assert choose([*late, *anew[2:]], engine, 275.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
 
 
+@pytest.mark.parametrize("next_s", [0.0, 0.4 * LEAST_WAIT_S])
+def test_a_frame_that_is_expected_at_once_is_waited_for_although_it_is_a_little_late(next_s: float) -> None:
+    """Who sends it would else bring nothing, or stay behind for a whole pass."""
+    ready = [Ready(0, 8, 0.8), Ready(1, 0, 0.8, next_s=next_s, next_tokens=8, tokens_per_s=100.0, room=8)]
+    engine = Verification(0.5, 0.1)
+    assert choose(ready, engine, 8.0, patience_s=0.05) == Wait(LEAST_WAIT_S, puts_off=True)
+    assert isinstance(choose(ready, engine, 8.0, patience_s=0.0), Go)  # not for ever
+
+
 def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() -> None:
     """A frame of 2 tokens comes each 10 ms: after 30 ms there are 6, and with room for 4 only 4."""
     engine = Verification(0.1, 0.0)
@@ -174,6 +187,38 @@ def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
     made = choose([plain._replace(token_worth=0.2, restart_worth=5.0), *others], engine, 150.0, drafter)
     assert isinstance(made, Go)
     assert not any(ride.session == 1 for ride in made.rides)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 4),
+    st.floats(0.05, 0.95),
+    st.floats(0.05, 0.95),
+    st.floats(0.0, 0.3),
+    st.floats(0.0, 3.0),
+    st.floats(5.0, 60.0),
+)
+def test_a_ride_is_the_best_of_all_lengths_with_what_it_takes_from_the_device(
+    pending: int, alpha: float, of_edge: float, token_worth: float, restart_worth: float, price: float
+) -> None:
+    """The formula of `choose` for one session, for all numbers of tokens of the device and of the edge."""
+    verifier, drafter, rate = Verification(0.01, 0.005, 0.0005), EdgeDrafter(0.004, 0.0003, 0.5), 150.0
+    ready = Ready(1, pending, alpha, tokens_per_s=rate, room=8, edge_room=3, edge_acceptance_rate=of_edge)
+    ready = ready._replace(token_worth=token_worth, restart_worth=restart_worth)
+    held = sum(alpha**n > token_worth for n in range(1, pending + 1))
+
+    def surplus(device: int, edge: int) -> float:
+        goes_on = alpha ** (device + edge + 1)
+        in_vain = token_worth * (min(held, pending) + edge * goes_on)
+        later = restart_worth + token_worth * rate * drafter.fixed_s * edge
+        return value(ready, device, edge, verifier, price, drafter) - in_vain - later * (1.0 - goes_on)
+
+    steps = price * drafter.fixed_s
+    every = {(own, m): surplus(own, m) - steps * m for m in range(4) for own in range(pending + 1)}
+    best = max(every, key=lambda each: every[each])
+    made = choose([ready._replace(must_ride=True)], verifier, price, drafter)
+    assert isinstance(made, Go)
+    assert every[made.rides[0][1:]] == pytest.approx(every[best], abs=1e-9)
 
 
 SESSIONS = st.lists(
@@ -255,14 +300,26 @@ def site(edge: EdgeDrafter | None = None) -> Scenario:
     return Scenario(Cell(1e6, 60, 25, 0), PAPER, devices, edge)
 
 
-def test_the_price_never_falls_below_what_the_edge_alone_makes() -> None:
+def test_prices_never_add_up_to_less_than_the_edge_alone_makes() -> None:
     made = worth(site())
     assert made.alone_tokens_per_s == pytest.approx(12 / PAPER.verify_s([0] * 12))
-    assert made.price(0.0) >= made.alone_tokens_per_s
+    assert made.price(0.0) >= made.engine_share * made.alone_tokens_per_s
     assert made.price(0.0) <= made.price(made.most_tokens_per_s) == made.price(1e9)
     drafted = worth(site(EdgeDrafter(0.001, 0.0, 0.9)))
     assert drafted.alone_tokens_per_s > made.alone_tokens_per_s
     assert sum(each.bandwidth_hz for each in drafted.sessions.values()) == pytest.approx(1e6)
+    idle = worth(replace(site(), devices=tuple(replace(each, max_draft_length=0) for each in site().devices)))
+    assert idle.price(0.0) == pytest.approx(idle.alone_tokens_per_s)  # nobody else earns anything
+
+
+@pytest.mark.parametrize("alone", [20.0, 60.0, 90.0])
+@pytest.mark.parametrize("seen", [0.0, 80.0, 95.0, 200.0])
+def test_the_prices_of_the_engine_and_of_the_devices_rise_and_fall_together(alone: float, seen: float) -> None:
+    """Where the edge alone makes nearly what it makes with its devices, their time is not worth nothing beside it."""
+    made = Worth(0.5, 100.0, alone, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    goodput = min(max(seen, 75.0, alone), 100.0)
+    assert made.price(seen) == pytest.approx(0.5 * goodput)
+    assert made.sessions["d"].scaled(made.scale(seen)).restart_worth == pytest.approx(2.0 * goodput / 100.0)
 
 
 def test_prices_count_a_session_by_its_weight() -> None:

@@ -244,7 +244,7 @@ def test_a_window_is_told_once_while_nothing_changes():
     for number in numbers:
         windows = [message for message in site.phones[number].heard if isinstance(message, Window)]
         assert 1 <= len(windows) <= 6
-        assert all(1 <= window.chunk <= window.length <= 16 for window in windows)
+        assert all(1 <= window.chunk <= window.length <= MAX_DRAFT_LENGTH for window in windows)
         assert not any(isinstance(message, Grant) for message in site.phones[number].heard)
 
 
@@ -454,6 +454,21 @@ def test_windows_cover_the_round_trip_and_end_where_tokens_are_seldom_right():
     slow_link = window_of(lambda chunk: (0.9, 0.001, 1e4 / chunk), 0.0, 1e6, 0.002, 16)
     assert slow_link[1] > window_of(view(0.9, 0.001), 0.0, 1e6, 0.002, 16)[1]
     assert window_of(view(1.0, 0.0001), 1.0, 1e6, 1.0, 500)[0] == MAX_DRAFT_LENGTH
+    # While the longest draft is verified the next one is drafted, and so on for as long as nothing is heard.
+    assert window_of(view(0.99, 0.001), 0.0, 1e6, 0.2, 8)[0] == 16
+    assert window_of(view(0.99, 0.001), 0.2, 1e6, 0.2, 8)[0] == 32
+
+
+def test_a_device_drafts_on_while_its_longest_draft_is_verified_and_no_pass_has_a_longer_one():
+    site = Site(pass_s=lambda jobs: 0.3)
+    number = site.join("d", 200, right=0.97, token_s=0.005)
+    site.run()
+    assert site.phones[number].session.generated == expected(200)
+    windows = [message.length for message in site.phones[number].heard if isinstance(message, Window)]
+    assert max(windows) > 16
+    drafted = [tokens for report in site.reports for tokens in report.drafted]
+    assert max(drafted) == 16
+    assert drafted.count(16) > len(drafted) / 3  # the next one is there when the pass ends, but after a wrong token
 
 
 def test_a_window_is_told_again_only_if_it_matters():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
-from multispin.data import scenario_path
+from multispin.data import bundled_sites, scenario_path
 from multispin.simulation.acceptance import IndependentAcceptance
 from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, ScenarioFile, Setup
@@ -140,6 +140,19 @@ def test_the_edge_drafter_is_tried_where_a_guess_says_that_it_does_not_pay() -> 
     """The guess is 4 ms a step and 0.4 ms for each text; in truth a step takes 0.2 ms."""
     setup = site(Verification(0.005, 0.0), 20, edge=EdgeDrafter(0.0002, 0.0, 0.8))
     assert goodput(setup, "auto", 300) > 1.5 * goodput(setup, "plain", 300)
+
+
+def test_a_drafter_of_the_edge_hardly_makes_a_site_slower_whose_devices_are_better() -> None:
+    """An option more can make the best no worse. With λ raised to what this edge makes alone it lost 7 % here."""
+    setup = ScenarioFile(bundled_sites()["a100-27b"]).setup()
+    without = replace(setup, scenario=replace(setup.scenario, edge_drafter=None))
+    assert sum(rate(setup, seed) for seed in range(3)) > 0.97 * sum(rate(without, seed) for seed in range(3))
+
+
+def rate(setup: Setup, seed: int) -> float:
+    run = Site(setup, "heterogeneous", seed, mode="streams")
+    run.run(400)
+    return sum(device.record.tokens for device in run.devices) / run.queue.now_s
 
 
 def test_a_token_of_a_stream_is_right_as_often_as_its_place_in_a_draft_says() -> None:

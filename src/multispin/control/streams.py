@@ -137,9 +137,11 @@ def choose(
     A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
     engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
     as long as another token of its device would bring more than that; and if the verdict contradicts what the device
-    has drafted meanwhile, a pass and a round trip of drafting are lost. Its surplus is
+    has drafted meanwhile, a pass and a round trip of drafting are lost. What the edge drafts takes from the device,
+    too: a stream that goes on has drafted the same m tokens in vain, and one that is contradicted hears of it later by
+    the time of the m steps. Its surplus is
 
-        w E(l, m) − λ · its engine time − ν T min(l, l*) − ν (pass + 2 d) (1 − σ(l, m)).
+        w E(l, m) − λ · its engine time − ν T (min(l, l*) + m σ(l, m)) − ν (m steps + pass + 2 d) (1 − σ(l, m)).
 
     It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
     when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.
@@ -247,15 +249,18 @@ class _Table:
             self._extra = _expected(edge_alpha, edge) - 1.0
         self._edge, self._edge_price = edge, of_edge * edge
         drafts_on = self._rate > 0.0
+        self._token_worth = np.where(drafts_on, token_worth, 0.0)
         self._lost = np.where(drafts_on, restart_worth, 0.0)
+        if edge_drafter is not None:  # a contradicted device hears of it when the edge has drafted, too
+            self._lost = self._lost + self._token_worth * self._rate * edge_drafter.fixed_s * edge
+        self._vain = self._token_worth * edge
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
-        after = self._extra + self._lost * self._survives / self._weight
+        after = self._extra + (self._lost - self._vain) * self._survives / self._weight
         first = self._weight * (alpha - (1.0 - alpha) * after)
         self._most_device = np.where(first > self._token_price, room - edge, 0.0)
         if self._token_price > 0.0:
             self._most_device = np.minimum(self._most_device, _steps(first, alpha, self._token_price))
-        self._token_worth = np.where(drafts_on, token_worth, 0.0)
         self._most_held = _steps(self._weight * alpha, alpha, token_worth)
         self._device, self._tokens, self._surplus = self._valued(pending)
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
@@ -264,10 +269,11 @@ class _Table:
         """Tokens of the device that ride, w E[N], and the surplus of each ride, where so many are pending."""
         device = np.minimum(pending, self._most_device)
         alive = self._alpha**device
+        goes_on = alive * self._survives
         tokens = _expected(self._alpha, device) + alive * self._extra
         cost = self._ride_price + self._token_price * (device + 1.0) + self._edge_price
         held = self._token_worth * np.minimum(pending, self._most_held)
-        surplus = self._weight * tokens - cost - held - self._lost * (1.0 - alive * self._survives)
+        surplus = self._weight * tokens - cost - held - self._vain * goes_on - self._lost * (1.0 - goes_on)
         return device, self._own_weight * tokens, surplus
 
     def best(self, must: Mask) -> _Drafts:
@@ -286,7 +292,8 @@ class _Table:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
         if self._short:  # who rides in every pass is helped by nothing but time
             return 0.0
-        soon_s = np.unique(self.next_s[(self.next_s >= LEAST_WAIT_S) & (self.next_s <= most_s)])
+        # What is expected at once may be late by a little; after a pass it would be late by much.
+        soon_s = np.unique(np.maximum(self.next_s[self.next_s <= most_s], LEAST_WAIT_S))
         if not soon_s.size:
             return 0.0
         waits_s = soon_s[np.unique(np.linspace(0, soon_s.size - 1, WAITS).round().astype(int))]
@@ -409,7 +416,7 @@ class Worth:
             earns and not the devices; 1 at most, as λ pays for floors too where these are dear.
         most_tokens_per_s: goodput of the best rates [tokens/s].
         alone_tokens_per_s: goodput of the edge alone, by plain decoding or with its own drafter [tokens/s]. It can make
-            this of any second, so no second is worth less.
+            this of any second in which no device drafts, so no second of edge and devices together is worth less.
         sessions: by device name.
     """
 
@@ -421,16 +428,21 @@ class Worth:
     def price(self, learned_tokens_per_s: float) -> float:
         """λ [tokens/s], from the goodput that was learned (`Price`).
 
+        The price of the engine and those of the devices' time add up to a goodput, and are scaled together: if λ alone
+        were raised, say to what the edge makes alone, devices would seem to earn what the edge has been paid for.
         A goodput that is poor because the price was too low must not lower the price further. So no less is believed
-        than `_ATTAINED` of the best rates' goodput, and no more than that goodput.
+        than `_ATTAINED` of the best rates' goodput, or what the edge makes alone, and no more than the best rates.
         """
-        most = self.most_tokens_per_s
-        goodput = min(max(learned_tokens_per_s, _ATTAINED * most), most)
-        return max(self.engine_share * goodput, self.alone_tokens_per_s)
+        return self.engine_share * self._goodput(learned_tokens_per_s)
 
     def scale(self, learned_tokens_per_s: float) -> float:
         """The price over that of the best rates, for the prices of `sessions`."""
-        return self.price(learned_tokens_per_s) / max(self.engine_share * self.most_tokens_per_s, 1e-300)
+        return self._goodput(learned_tokens_per_s) / self.most_tokens_per_s
+
+    def _goodput(self, learned_tokens_per_s: float) -> float:
+        """The goodput that prices add up to, that of the engine and those of the devices' time [tokens/s]."""
+        least = max(_ATTAINED * self.most_tokens_per_s, self.alone_tokens_per_s)
+        return min(max(learned_tokens_per_s, least), self.most_tokens_per_s)
 
 
 def worth(scenario: Scenario) -> Worth:

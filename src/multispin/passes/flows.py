@@ -173,20 +173,20 @@ def window_of(
     """How far a device may draft ahead, and how many tokens it sends in a frame.
 
     Far enough that it never pauses: it hears of a token a round trip and up to two passes after it has drafted it. But
-    not where the token is right with a probability below `LEAST_WORTH`. A frame has about as many tokens as stand in a
-    row: where a pass lasts long, a longer one only comes later.
+    not further than passes can verify in that time, and not where the token is right with a probability below
+    `LEAST_WORTH`. So a window may be longer than the longest draft: while that is verified, the next one is drafted. A
+    frame has about as many tokens as stand in a row: where a pass lasts long, a longer one only comes later.
 
     Args:
         view: α, T^S [s] and Q/r [Hz s] of a token in frames of so many tokens.
         delay_s: one-way delay of its link [s].
         bandwidth_hz: its band [Hz].
         pass_s: usual time of a pass [s].
-        most: most tokens ahead.
+        most: longest draft, the most of its tokens that are verified at once.
         devices: number of devices that stream; default 1.
 
     Returns: tokens ahead and tokens in a frame; 0 ahead where it cannot draft.
     """
-    most = min(most, MAX_DRAFT_LENGTH)
     if most < 1 or bandwidth_hz <= 0.0:
         return 0, 1
     rate, token_s, token_hz_s = view(1)
@@ -205,9 +205,10 @@ def window_of(
     ):
         chunk *= 2
     token_hz_s = view(chunk)[2]
-    covers = (2.0 * delay_s + 2.0 * pass_s) / max(token_s, token_hz_s / bandwidth_hz) + chunk
+    unheard_s = 2.0 * delay_s + 2.0 * pass_s
+    covers = min(unheard_s / max(token_s, token_hz_s / bandwidth_hz) + chunk, most * unheard_s / pass_s)
     worth = math.log(LEAST_WORTH) / math.log(rate) if 0.0 < rate < 1.0 else (math.inf if rate >= 1.0 else 0.0)
-    length = max(min(most, LEAST_AHEAD), min(most, math.ceil(min(covers, worth, MAX_DRAFT_LENGTH))))
+    length = max(min(most, LEAST_AHEAD), math.ceil(min(covers, worth, MAX_DRAFT_LENGTH)))
     return length, min(chunk, length)
 
 

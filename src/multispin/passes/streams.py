@@ -379,7 +379,7 @@ class Streams:
                 if self._seats.unread(seat):  # it cannot be in a pass yet
                     flow.since_s = now_s
                     continue
-                room = session.room
+                room = min(session.room, self._settings.max_draft_length)
                 edge_room = self._edge_drafts.room(room) if self._edge_drafts is not None else 0
                 worth = self._prices.of(number)
                 each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
