@@ -14,6 +14,7 @@ protocol, the scheduler, events and metrics, each with its own processor time (`
 
     python benchmarks/bench_server.py
     python benchmarks/bench_server.py --devices 50 --http 5 --mode mixture --json
+    python benchmarks/bench_server.py --devices 50 --http 5 --prompt-tokens 6000
     python benchmarks/bench_server.py --devices 50 --mode streams --profile
     python benchmarks/bench_server.py --without-sockets
 """
@@ -107,9 +108,10 @@ class StubWords:
 
 
 @contextlib.asynccontextmanager
-async def clients(url, devices, http, token_s):
+async def clients(url, devices, http, token_s, prompt_tokens=5):
     """A process of clients for as long as the block runs; gives what its processor time so far is [s]."""
     arguments = ["--play", url, "--devices", str(devices), "--http", str(http), "--token-s", str(token_s)]
+    arguments += ["--prompt-tokens", str(prompt_tokens)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, __file__, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -189,7 +191,7 @@ def measure_without_sockets(devices, mode, passes_wanted, profile=None):
     }
 
 
-async def measure(devices, http, mode, passes_wanted, profile=None):
+async def measure(devices, http, mode, passes_wanted, profile=None, prompt_tokens=5):
     """One row: an edge with so many clients."""
     slots = devices + http
     engine, controller, limits = edge_of(slots, mode, pass_s(slots))
@@ -204,7 +206,7 @@ async def measure(devices, http, mode, passes_wanted, profile=None):
     server.audience.add(metrics.tell)
     async with listening(application, port=0, gate=Gate(most_per_address=65536)) as port:
         url = f"http://127.0.0.1:{port}{SESSION_PATH}"
-        async with clients(url, devices, http, pass_s(slots) / 6) as spent_s:
+        async with clients(url, devices, http, pass_s(slots) / 6, prompt_tokens) as spent_s:
             await until(lambda: len(passes.sessions) == slots)
             first = engine.passes
             await until(lambda: engine.passes >= first + WARM_UP_PASSES)
@@ -313,6 +315,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 20, 50, 200, 1000])
     parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
+    parser.add_argument("--prompt-tokens", type=int, default=5, help="length of HTTP clients' prompts; default 5")
     parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "mixture", "streams"])
     parser.add_argument("--passes", type=int, help="default: fewer for many devices")
     parser.add_argument("--without-sockets", action="store_true", help="devices in this process, under a virtual clock")
@@ -325,7 +328,7 @@ def main():
     gc.set_threshold(*RARELY)  # as `multispin serve` has it
     logging.disable()  # of clients that are cut off in the end
     if options.play:
-        asyncio.run(play(options.play, options.devices[0], options.http, options.token_s))
+        asyncio.run(play(options.play, options.devices[0], options.http, options.token_s, options.prompt_tokens))
         return
     columns = PARTS if options.without_sockets else COLUMNS
     if not options.json:
@@ -337,7 +340,8 @@ def main():
             row = measure_without_sockets(devices, mode, passes_wanted, profile)
         else:
             work: Callable = measure_floor if mode == "floor" else measure
-            what = (devices, passes_wanted) if mode == "floor" else (devices, http, mode, passes_wanted, profile)
+            what: tuple = (devices, http, mode, passes_wanted, profile, options.prompt_tokens)
+            what = (devices, passes_wanted) if mode == "floor" else what
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 row = runner.run(work(*what))
         cells = (f"{row.get(each, ''):>{max(11, len(each))}}" for each in columns)

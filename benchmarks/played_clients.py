@@ -117,7 +117,7 @@ async def _converse(socket, number, token_s):
         device.hear(frame.data)
 
 
-async def play(url, devices, http, token_s):
+async def play(url, devices, http, token_s, prompt_tokens):
     """Play them until the parent is gone; each line on standard input asks for the processor time so far [s]."""
     connector = aiohttp.TCPConnector(limit=0)
     base = url.removesuffix(SESSION_PATH)
@@ -132,7 +132,7 @@ async def play(url, devices, http, token_s):
 
     async def browser():
         while True:
-            body = {"prompt": "hello", "max_tokens": 512, "stream": True, "ignore_eos": True}
+            body = {"prompt": "h" * prompt_tokens, "max_tokens": 512, "stream": True, "ignore_eos": True}
             async with session.post(base + "/v1/completions", json=body) as answer:
                 async for _ in answer.content:
                     pass
