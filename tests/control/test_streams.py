@@ -363,9 +363,13 @@ def test_drafts_that_help_whoever_is_short_remain() -> None:
     assert min(ride.edge_tokens for ride in short.rides) >= min(ride.edge_tokens for ride in usual.rides) > 0
 
 
-def test_nothing_is_put_off_while_somebody_is_short_of_its_floor() -> None:
+def test_the_more_somebody_is_short_of_its_floor_the_less_is_put_off() -> None:
     engine = Verification(0.1, 0.0)
-    ready = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
-    assert isinstance(choose(ready, engine, 100.0, patience_s=0.02), Wait)
-    behind = [ready[0]._replace(short_tokens=4.0), *ready[1:]]
-    assert isinstance(choose(behind, engine, 100.0, patience_s=0.02), Go)
+    ready = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(3)]
+
+    def made(short: float) -> Go | Wait:
+        return choose([*ready, Ready(3, 0, 0.8, short_tokens=short)], engine, 100.0, patience_s=0.02)
+
+    assert isinstance(made(-4.0), Wait)
+    assert isinstance(made(2.5), Wait)
+    assert isinstance(made(8.0), Go)

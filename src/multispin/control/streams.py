@@ -159,7 +159,7 @@ def choose(
     A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
     wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
     anew.
-    Nothing is put off while somebody is short of its floor.
+    Time is dearer while somebody is short of its floor, so that less is put off then.
 
     Args:
         ready: all sessions that could ride now; who has nothing pending may ride for its one token.
@@ -236,7 +236,6 @@ class _Table:
         # should have in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
         price += float(more @ np.maximum(LEAST_OF_PLAIN / self._plain_s, asked))
-        self._short = bool(more.any())
         self._price, self._weight, self._own_weight = price, weight + more, weight
         self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
         if edge_drafter is None:
@@ -290,8 +289,6 @@ class _Table:
 
     def worth_waiting(self, must: Mask, most_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
-        if self._short:  # who rides in every pass is helped by nothing but time
-            return 0.0
         # What is expected at once may be late by a little; after a pass it would be late by much.
         soon_s = np.unique(np.maximum(self.next_s[self.next_s <= most_s], LEAST_WAIT_S))
         if not soon_s.size:
