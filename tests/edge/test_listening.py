@@ -1,10 +1,12 @@
 import asyncio
 import logging
+import socket
 
 import pytest
+from aiohttp import web
 
 from multispin.device import session_url
-from multispin.edge import place_of
+from multispin.edge import listening, place_of
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,20 @@ from multispin.edge import place_of
 def test_a_place_is_written_so_that_a_device_can_read_it(host, place):
     assert place_of(host, 8765) == place
     assert session_url(f"ws://{place}") == f"ws://{place}/v1/session"
+
+
+def test_a_connection_that_comes_while_the_server_stops_is_no_error():
+    said = []
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with listening(web.Application(), port=0) as port:
+            await asyncio.sleep(0.05)
+            with socket.create_connection(("127.0.0.1", port)):
+                await asyncio.sleep(0)  # its event is seen in the same turn of the loop in which the server stops
+
+    asyncio.run(scenario())
+    assert said == []
 
 
 def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(stub_site, run, caplog):

@@ -1,6 +1,7 @@
 """A server on a port, for as long as a block runs."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -97,7 +98,10 @@ async def listening(
         tasks = [asyncio.create_task(_accept(each, runner, gate, tls)) for each in sockets]
         yield int(sockets[0].getsockname()[1])
     finally:
-        for task in tasks:
+        for each, task in zip(sockets, tasks, strict=False):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                # asyncio would accept a connection that comes just now for a task that has been cancelled.
+                asyncio.get_running_loop().remove_reader(each)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for each in sockets:
