@@ -85,14 +85,49 @@ class Environment:
         )
         return done.returncode, done.stdout, done.stderr
 
+    def answers(self, commands):
+        """By the arguments of each command (exit code, output, errors); all of them run in one process, in turn."""
+        done = subprocess.run(
+            [str(self.python), "-c", IN_TURN, json.dumps(commands)],
+            cwd=self.folder, env={"HOME": str(self.folder)}, capture_output=True, text=True, timeout=240, check=True,
+        )  # fmt: skip
+        return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+
     def can_import(self, module):
         command = [str(self.python), "-c", f"import {module}"]
         return subprocess.run(command, cwd=self.folder, env={}, capture_output=True, check=False).returncode == 0
 
 
+IN_TURN = """
+import contextlib, io, json, sys
+from multispin.cli.main import run
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = run(arguments)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+COMMANDS = ["demo", "serve", "device", "plan", "profile", "distill", "convert", "simulate", "reproduce"]
+LACKING = [
+    (("profile",), "models"),
+    (("serve",), "models"),
+    (("demo",), "models"),
+    (("device", "--prompt", "hello"), "models"),
+    (("device", "--draft", "none", "--prompt", "hello"), "device"),
+    (("convert", "small", "small.gguf"), "llama"),
+    (("reproduce", "--figures", "7"), "figures"),
+    (("simulate", "recorded", "--plot", "x.png"), "figures"),
+]
+
+
 @pytest.fixture(scope="session")
 def core(wheels, tmp_path_factory):
     return Environment(tmp_path_factory.mktemp("core"), wheels[0])
+
+
+@pytest.fixture(scope="session")
+def answers(core):
+    """What the core says when it is asked for help, or for what needs an extra."""
+    return core.answers([*((command, "--help") for command in COMMANDS), *(arguments for arguments, _ in LACKING)])
 
 
 def test_the_wheel_of_the_code_is_small_and_holds_its_data(wheels):
@@ -120,30 +155,16 @@ def test_the_core_plans_and_simulates_without_torch(core):
     assert '"goodput_tokens_per_s"' in printed
 
 
-@pytest.mark.parametrize(
-    "command", ["demo", "serve", "device", "plan", "profile", "distill", "convert", "simulate", "reproduce"]
-)
-def test_the_core_shows_the_help_of_every_command(core, command):
-    code, printed, errors = core.run(command, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_core_shows_the_help_of_every_command(answers, command):
+    code, printed, errors = answers[command, "--help"]
     assert (code, errors) == (0, "")
     assert printed.startswith(f"Usage: multispin {command}")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (("profile",), "models"),
-        (("serve",), "models"),
-        (("demo",), "models"),
-        (("device", "--prompt", "hello"), "models"),
-        (("device", "--draft", "none", "--prompt", "hello"), "device"),
-        (("convert", "small", "small.gguf"), "llama"),
-        (("reproduce", "--figures", "7"), "figures"),
-        (("simulate", "recorded", "--plot", "x.png"), "figures"),
-    ],
-)
-def test_a_missing_extra_is_one_sentence(core, arguments, extra):
-    code, _, errors = core.run(*arguments)
+@pytest.mark.parametrize(("arguments", "extra"), LACKING)
+def test_a_missing_extra_is_one_sentence(answers, arguments, extra):
+    code, _, errors = answers[arguments]
     assert code == 2
     assert errors.count("\n") == 1
     assert f"pip install 'multispin[{extra}]'" in errors
