@@ -114,7 +114,8 @@ def write_gguf(folder, path, architecture, keys=None, tensors=None, padding=0, e
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    if "rope.freq_base" not in (keys or {}):  # an older library refuses a key that comes twice
+        writer.add_rope_freq_base(10000.0)
     if architecture == "llama":
         writer.add_rope_dimension_count(head_dim)
     writer.add_vocab_size(config.vocab_size)
