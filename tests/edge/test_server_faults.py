@@ -3,16 +3,15 @@
 import asyncio
 
 import aiohttp
+import llguidance
 import pytest
 from tests.edge.model_site import PROFILE, PROMPT, CuttingProxy, Site, alone, run
 
 from multispin.device import DeviceClient, Emulation, Patience
+from multispin.device.link import LinkLostError, WebSocketLink
 from multispin.edge.pass_loop import MAX_ENGINE_FAULTS
 from multispin.errors import InputError
-from multispin.models import (
-    ModelDrafter,
-    load_model,
-)
+from multispin.models import ModelDrafter, TextGrammars, load_model, load_tokenizer, round_weights
 from multispin.protocol import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -51,6 +50,69 @@ def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_
     text, reconnects = run(scenario())
     assert text == alone(tiny_folder, PROMPT, SamplingParams(0.9, seed=4), 60)
     assert reconnects >= (3 if mode == "rounds" else 2)  # a stream says the same in fewer bytes
+
+
+class Cut(WebSocketLink):
+    """A link that breaks at some of its frames, before or after they are sent; of what comes, the frame is lost."""
+
+    def __init__(self, frames, before):
+        super().__init__()
+        self._frames, self._before, self._count = set(frames), before, 0
+
+    def _breaks(self):
+        self._count += 1
+        return self._count in self._frames
+
+    async def send(self, frame):
+        breaks = self._breaks()
+        if not (breaks and self._before):
+            await super().send(frame)
+        if breaks:
+            raise LinkLostError("cut")
+
+    async def receive(self):
+        frame = await super().receive()
+        if self._breaks():
+            raise LinkLostError("cut")
+        return frame
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_text_with_a_form_is_the_same_however_often_its_link_breaks(tiny_folder, mode, before):
+    tokenizer = load_tokenizer(tiny_folder)
+    grammars, drafting = TextGrammars(tokenizer), round_weights(load_model(tiny_folder), 4)
+    form = llguidance.LLMatcher.grammar_from_json_schema(
+        '{"type": "array", "items": {"type": "integer", "minimum": 10, "maximum": 99}, "minItems": 4, "maxItems": 6}'
+    )
+    params = SamplingParams(0.9, seed=5, grammar=form, logprobs=1, repetition_penalty=1.2)
+    request = Request(PROMPT, params, 30, stop_ids=tokenizer.stop_ids)
+
+    async def scenario():
+        edge = round_weights(load_model(tiny_folder), 6) if mode == "streams" else None
+        async with Site(tiny_folder, mode=mode, edge=edge) as site:
+            site.passes.grammars = grammars
+            found = []
+            for drafter, cuts in (
+                (NoDrafter(), ()),
+                *((ModelDrafter(drafting, 256, tokenizer.size, grammars), range(k, 40, 4)) for k in (2, 3, 4, 5)),
+            ):
+                scores = []
+                client = site.client(
+                    drafter,
+                    link=Cut(cuts, before),
+                    patience=Patience(5.0, 10.0, 0.01, 0.02),
+                    on_progress=lambda progress, scores=scores: scores.extend(progress.scores),
+                )
+                ids = await client.generate(request)
+                found.append((ids, len(scores)))
+                assert client.counters.reconnects >= (2 if cuts else 0)
+                client.close()
+            return found
+
+    alone, *cut = run(scenario())
+    assert cut == [alone] * 4
+    assert tokenizer.decode(alone[0]).lstrip().startswith("[")
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
