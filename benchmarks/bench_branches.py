@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from multispin.control import Device, Scenario, load_scenario
+from multispin.control.edge import plain
 from multispin.data import scenario_path
 
 SITES = ("a100-7b", "a100-27b", "desk-32b", "h100-7b", "paper-llama", "paper-qwen")
@@ -161,7 +162,7 @@ def main() -> None:
         found = {way: studied(scenario, way, options.second, options.passes) for way in WAYS}
         base = found["chain"][0]
         print(
-            f"{Path(name).stem:20} chain {base:7.1f} tokens/s; "
+            f"{Path(name).stem:20} plain {plain(scenario).goodput_tokens_per_s:7.1f}, chain {base:7.1f} tokens/s; "
             + "; ".join(
                 f"{way} {rate / base:.3f} x, drafted {drafted:.1f}, fed {verified:.1f} a token"
                 for way, (rate, drafted, verified) in found.items()

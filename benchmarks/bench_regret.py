@@ -26,6 +26,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from multispin.control import Device, EdgeDrafter, Scenario, Verification, load_scenario
+from multispin.control.edge import plain
 from multispin.control.exact.fluid import fluid
 from multispin.control.streams import LEAST_WAIT_S, Go, Ready, Wait, Worth, _Table, choose, worth
 from multispin.data import scenario_path
@@ -202,7 +203,7 @@ def main() -> None:
     for name in options.sites:
         scenario = load_scenario(scenario_path(name))
         alone = replace(scenario, edge_drafter=None)
-        print(Path(name).stem, flush=True)
+        print(f"{Path(name).stem}: plain decoding {plain(scenario).goodput_tokens_per_s:.1f} tokens/s", flush=True)
         if not options.whole:
             print(f"  small: {of_small(small(alone, options.devices), options.ticks)}", flush=True)
         print(f"  whole: {of_whole(alone)}", flush=True)
