@@ -457,6 +457,8 @@ def test_windows_cover_the_round_trip_and_end_where_tokens_are_seldom_right():
     # While the longest draft is verified the next one is drafted, and so on for as long as nothing is heard.
     assert window_of(view(0.99, 0.001), 0.0, 1e6, 0.2, 8)[0] == 16
     assert window_of(view(0.99, 0.001), 0.2, 1e6, 0.2, 8)[0] == 32
+    dear_frames = window_of(lambda chunk: (0.99, 0.001, 1e4 / chunk), 0.0, 1e6, 0.2, 4)
+    assert dear_frames == (8, 4)  # no frame has more than a pass can verify
 
 
 def test_a_device_drafts_on_while_its_longest_draft_is_verified_and_no_pass_has_a_longer_one():

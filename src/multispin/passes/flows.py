@@ -209,7 +209,7 @@ def window_of(
     covers = min(unheard_s / max(token_s, token_hz_s / bandwidth_hz) + chunk, most * unheard_s / pass_s)
     worth = math.log(LEAST_WORTH) / math.log(rate) if 0.0 < rate < 1.0 else (math.inf if rate >= 1.0 else 0.0)
     length = max(min(most, LEAST_AHEAD), math.ceil(min(covers, worth, MAX_DRAFT_LENGTH)))
-    return length, min(chunk, length)
+    return length, min(chunk, most, length)
 
 
 def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
