@@ -1,13 +1,12 @@
 """What a device pays for each drafter, in each library that can run it, and what it gets.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12] [--no-page]
+    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12] [--turns 12] [--times]
 
 One process holds all drafters and lets them draft in turns, so that other work on the machine hits all alike. Printed
-are medians: ms per drafted token at temperature 0, on the clock; times the library's own loop of decode and argmax, and
-what the draw of `coupled` at temperature 1 adds, both in processor time (the page's on the clock). Each row's other
-numbers come from a process of its own: acceptance along the target's own texts (the share of tokens that it would have
-drafted), resident memory, time from the start of the process to its first draft, and the size of all that the device
-has installed.
+are medians of processor time: ms per drafted token at temperature 0, how many times that of the library's own loop of
+decode and argmax it is, and what the draw of `coupled` at temperature 1 adds. Each row's other numbers come from a
+process of its own: acceptance along the target's own texts (the share of tokens that it would have drafted), resident
+memory, time from the start of the process to its first draft, and the size of all that the device has installed.
 
 The page drafts in a tab of headless Chromium, which has fetched its files before. Its memory is that of the tab's
 process, its start begins where the page is opened, and what it has installed is what the browser has fetched.
@@ -38,7 +37,7 @@ HEAD = (
     "installed MB |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
-TURNS, LENGTH, TEXT_TOKENS, MAX_LENGTH = 12, 16, 48, 512
+LENGTH, TEXT_TOKENS, MAX_LENGTH = 16, 48, 512
 QUESTION = "Why is the sky blue?"
 
 
@@ -46,6 +45,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--times", action="store_true", help="only the columns of time")
     parser.add_argument("--no-page", action="store_true", help="leave out the page, which needs Chromium")
     parser.add_argument("--row", nargs=3, metavar=("DRAFTER", "LIBRARY", "TEXTS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -53,11 +54,16 @@ def main():
         print(json.dumps(measure(*options.row, options.threads)))
         return
     rows = [row for row in ROWS if row[1] != "page" or not options.no_page]
+    if options.times:
+        print("\n".join(cut(line, 5) for line in HEAD))
+        for row, turns in measure_times(rows, options.threads, options.turns).items():
+            print(f"| {' | '.join([*row, *times_cells(turns)])} |")
+        return
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(write_texts(options.prompts)))
         print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD), flush=True)
-        times = measure_times(rows, options.threads)
+        times = measure_times(rows, options.threads, options.turns)
         for name, library in rows:
             row = [sys.executable, __file__, "--threads", str(options.threads), "--row", name, library, str(texts)]
             if library == "llama.cpp":  # its file is made before, once
@@ -72,13 +78,18 @@ def main():
             print(f"| {name} | {library} | {' | '.join(cells)} |", flush=True)
 
 
+def cut(line, cells):
+    """The first cells of a line of a table."""
+    return "|".join(line.split("|")[: cells + 1]) + "|"
+
+
 def times_cells(turns):
     """Milliseconds per token, times the own loop, and what the draw adds: medians over turns."""
     median = statistics.median
     own = [turn["greedy"] / turn["own"] for turn in turns if "own" in turn]
     adds = [turn["coupled"] / turn["greedy"] - 1.0 for turn in turns if turn["greedy"] > 1e-4]
     return [
-        f"{1e3 * median(turn['clock'] for turn in turns):.2f}",
+        f"{1e3 * median(turn['greedy'] for turn in turns):.2f}",
         f"{median(own):.2f}" if own else "",
         f"{100 * median(adds):+.0f} %" if adds else "",
     ]
@@ -117,7 +128,7 @@ def load(name, library, threads):
     return source.drafter(MAX_LENGTH), source.tokenizer.encode_chat(QUESTION)
 
 
-def measure_times(rows, threads):
+def measure_times(rows, threads, turns):
     """For each row its turns: seconds per token, drafter by drafter."""
     from multispin.speculation import SamplingParams
 
@@ -127,23 +138,26 @@ def measure_times(rows, threads):
             if isinstance(drafter, InChromium):
                 stack.callback(drafter.close)
         times = {row: [] for row in rows}
-        for turn in range(TURNS + 1):
+        for turn in range(turns + 1):
             for row, (drafter, prompt) in drafters.items():
-                found, page = {}, row[1] == "page"
+                found = {}
                 for kind, params in (("greedy", SamplingParams()), ("coupled", SamplingParams(1.0, seed=turn))):
                     drafter.prepare(prompt)
-                    began, busy = time.perf_counter(), time.process_time()
+                    began = busy_s(drafter)
                     drafted = max(1, len(drafter.draft(prompt, LENGTH, params)))
-                    clock, busy = time.perf_counter() - began, time.process_time() - busy
-                    found[kind] = (clock if page else busy) / drafted
-                    found.setdefault("clock", clock / drafted)
-                if page:
+                    found[kind] = (busy_s(drafter) - began) / drafted
+                if row[1] == "page":
                     found["own"] = drafter.own_loop(prompt)
                 elif row[1] == "llama.cpp":
                     found["own"] = own_loop(drafter, prompt)
                 if turn:  # the first one is not counted
                     times[row].append(found)
     return times
+
+
+def busy_s(drafter):
+    """Processor time that has gone into a drafter so far, and into all else that its processes did [s]."""
+    return drafter.busy_s() if isinstance(drafter, InChromium) else time.process_time()
 
 
 def measure(name, library, texts, threads):
@@ -248,22 +262,34 @@ class InChromium:
         return self._call(f"theDrafter.draft({list(committed)}, {length}, {given}, new AbortController().signal)")
 
     def own_loop(self, prompt):
-        """Seconds per token of the library's own decode, one token each, and its most probable token."""
-        return self._call(
+        """Seconds of processor per token of the library's own decode, one token each, and its most probable token."""
+        self._call(
+            f"""(async () => {{
+              await theDrafter.rewind([-1]);
+              await theDrafter.wllama.decode({list(prompt[:-1])}, {{ skipLogits: true }});
+            }})()"""
+        )
+        began = self.busy_s()
+        self._call(
             f"""(async () => {{
               const {{ wllama }} = theDrafter;
-              await theDrafter.rewind([-1]);
-              await wllama.decode({list(prompt[:-1])}, {{ skipLogits: true }});
               let token = {prompt[-1]};
-              const began = performance.now();
               for (let step = 0; step < {LENGTH}; step++) {{
                 await wllama.decode([token], {{}});
                 [{{ token }}] = await wllama.getLogits(1);
               }}
-              const seconds = (performance.now() - began) / 1e3 / {LENGTH};
-              await wllama.kvClear();
-              return seconds;
             }})()"""
+        )
+        busy = self.busy_s() - began
+        self._call("theDrafter.wllama.kvClear()")
+        return busy / LENGTH
+
+    def busy_s(self):
+        """Processor time of all threads of the browser so far [s]."""
+        return 1e-9 * sum(
+            int(task.read_text().split()[0])
+            for process in self._family()
+            for task in Path(f"/proc/{process}/task").glob("*/schedstat")
         )
 
     def fetched_mb(self):
@@ -271,16 +297,20 @@ class InChromium:
         return self._fetched_bytes / 1e6
 
     def memory_mb(self):
-        """Resident memory of the browser's largest process, the one of the tab."""
+        """Resident memory of the browser's largest process but its first: the one of the tab."""
+        return max(resident_mb(each) for each in self._family() if each != str(self._browser._process.pid))
+
+    def _family(self):
+        """Numbers of the browser's processes."""
         parents = {}
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):
                 parents[status.parent.name] = re.search(r"PPid:\s+(\d+)", status.read_text())[1]
-        family, grown = {str(self._browser._process.pid)}, True
+        family, grown = set(), {str(self._browser._process.pid)}
         while grown:
-            grown = {each for each, parent in parents.items() if parent in family} - family
             family |= grown
-        return max(resident_mb(each) for each in family - {str(self._browser._process.pid)})
+            grown = {each for each, parent in parents.items() if parent in family} - family
+        return family
 
     def close(self):
         """End the browser."""
