@@ -24,8 +24,8 @@ from multispin.speculation import SamplingParams
 
 DEVICES = 3
 AT_ONCE = 8
-LIMIT_S = 60.0
-"""A schedule that has not ended by then is stuck."""
+LIMIT_S = 240.0
+"""A schedule that has not ended by then is stuck. Alone it takes some seconds, but many run at once."""
 OF_PROCESSES = 4
 """Every so many schedules, one is of real processes."""
 CYCLE = OF_PROCESSES * len(world.MODES)
