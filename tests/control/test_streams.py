@@ -104,13 +104,14 @@ def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> Non
     assert choose([*late, *anew[2:]], engine, 275.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
 
 
-@pytest.mark.parametrize("next_s", [0.0, 0.4 * LEAST_WAIT_S])
-def test_a_frame_that_is_expected_at_once_is_waited_for_although_it_is_a_little_late(next_s: float) -> None:
+@pytest.mark.parametrize("next_s", [0.1 * LEAST_WAIT_S, 0.9 * LEAST_WAIT_S])
+def test_a_frame_that_is_expected_at_once_is_waited_for_and_one_that_is_late_is_not(next_s: float) -> None:
     """Who sends it would else bring nothing, or stay behind for a whole pass."""
     ready = [Ready(0, 8, 0.8), Ready(1, 0, 0.8, next_s=next_s, next_tokens=8, tokens_per_s=100.0, room=8)]
     engine = Verification(0.5, 0.1)
     assert choose(ready, engine, 8.0, patience_s=0.05) == Wait(LEAST_WAIT_S, puts_off=True)
     assert isinstance(choose(ready, engine, 8.0, patience_s=0.0), Go)  # not for ever
+    assert isinstance(choose([ready[0], ready[1]._replace(next_s=0.0)], engine, 8.0, patience_s=0.05), Go)
 
 
 def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() -> None:

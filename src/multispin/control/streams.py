@@ -289,8 +289,9 @@ class _Table:
 
     def worth_waiting(self, must: Mask, most_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
-        # What is expected at once may be late by a little; after a pass it would be late by much.
-        soon_s = np.unique(np.maximum(self.next_s[self.next_s <= most_s], LEAST_WAIT_S))
+        # What is expected at once may be late by a little. What should have come already is not waited for: of a device
+        # behind a long way all frames may be late, and each pass would begin later in vain.
+        soon_s = np.unique(np.maximum(self.next_s[(self.next_s > 0.0) & (self.next_s <= most_s)], LEAST_WAIT_S))
         if not soon_s.size:
             return 0.0
         waits_s = soon_s[np.unique(np.linspace(0, soon_s.size - 1, WAITS).round().astype(int))]
