@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from multispin.edge import Metrics
 from multispin.edge.device_metrics import MAX_DEVICES, OTHER
 from multispin.edge.metrics import Counts
-from multispin.protocol import Request
+from multispin.protocol import MAX_DRAFT_LENGTH, Request
 from multispin.protocol.events import Round, RoundDevice, RoundGrant
 from multispin.speculation import NoDrafter, SamplingParams
 
@@ -159,7 +159,7 @@ def test_what_streams_expect_is_told_beside_what_came_and_every_drafted_token_is
     assert min(planned_s, observed_s) > 0.0
     assert value(found, "multispin_price_of_time_tokens_per_second") > 0
     for name in ("a", "b"):
-        assert 1 <= value(both, "multispin_device_draft_length", device=name) <= 8
+        assert 1 <= value(both, "multispin_device_draft_length", device=name) <= MAX_DRAFT_LENGTH  # its window
         assert 0.0 < value(both, "multispin_device_bandwidth_hertz", device=name) <= 1e6
         assert 0.0 < value(both, "multispin_device_acceptance_ratio", device=name) < 1.0
         assert 0 < value(both, "multispin_device_tokens_total", device=name) <= 100
