@@ -81,6 +81,11 @@ class Conversation(RuleBasedStateMachine):
     def device_ends_a_token(self, right):
         self.wire.end(right)
 
+    @precondition(lambda self: self.wire.device.finish)
+    @rule()
+    def the_text_has_ended(self):
+        """Nothing else may be left to do then, and a machine without a rule is an error of hypothesis's."""
+
     @invariant()
     def holds(self):
         if hasattr(self, "wire"):
