@@ -6,8 +6,9 @@
 1. Plays a site with `multispin demo --json`: real models, sockets and decisions; the times are the site's.
 2. Follows, as `multispin profile` does, the target's own text of each device's prompt: which tokens its drafter gets
    right, and which share of them the edge's own drafter does.
-3. Lets the simulator play the same site: its times, these recordings, one text for each device, a controller that
-   learns from nothing, frames with their fixed bits.
+3. Lets the simulator play the same site as many times slower as the demo played it: these recordings, one text for
+   each device, a controller that learns from nothing (so what it assumes at first is as far off as it was there), and
+   frames with their fixed bits.
 4. Prints both in Markdown. Tokens per second are counted as the demo counts them: for each user from when all prompts
    have been read to its last token, then added up.
 """
@@ -60,13 +61,36 @@ def recordings(run, edge_drafter):
     return found
 
 
+def played(scenario, slower):
+    """The site as many times slower as it was played."""
+    engine, drafter, cell = scenario.verifier, scenario.edge_drafter, scenario.cell
+    if drafter is not None:
+        drafter = replace(drafter, fixed_s=slower * drafter.fixed_s, per_device_s=slower * drafter.per_device_s)
+    return replace(
+        scenario,
+        cell=replace(cell, bandwidth_hz=cell.bandwidth_hz / slower),
+        verifier=replace(
+            engine,
+            fixed_s=slower * engine.fixed_s,
+            per_device_s=slower * engine.per_device_s,
+            per_token_s=slower * engine.per_token_s,
+        ),
+        edge_drafter=drafter,
+        devices=tuple(
+            replace(each, seconds_per_token=slower * each.seconds_per_token, delay_s=slower * each.delay_s)
+            for each in scenario.devices
+        ),
+    )
+
+
 def setup(site, run, recorded):
-    """The site with these recordings."""
+    """The site with these recordings, as it was played."""
     from multispin.demo.site import PROMPT_TOKENS, read_site
     from multispin.estimation.traces import Traces
+    from multispin.passes import Limits
     from multispin.simulation.setup import Behaviour, DeviceLife, Setup
 
-    scenario = read_site(site)
+    scenario = played(read_site(site), run["slower"])
     devices, lives = [], []
     for device in scenario.devices:
         trace, _, rate = recorded[device.name]
@@ -81,12 +105,13 @@ def setup(site, run, recorded):
         frame_bits=FRAME_BITS,
         prefill_tokens_per_round=PROMPT_TOKENS,
         prefill_share=100.0,
+        deadline_slack_s=run["slower"] * Limits.deadline_slack_s,
     )
     return Setup(replace(scenario, devices=tuple(devices)), behaviour, tuple(lives))
 
 
 def simulated(what, mode, seed):
-    """Tokens per second of the site, by the demo's count."""
+    """Tokens per second, by the demo's count, of the site as it was played."""
     from multispin.simulation.site import Site
 
     site = Site(what, "heterogeneous", seed, mode=mode)
@@ -131,7 +156,7 @@ def main():
     means = {}
     for mode, found in measured.items():
         real = [goodput for goodput, _ in found]
-        twin = [simulated(what, mode, seed) for seed in range(options.seeds)]
+        twin = [runs[0]["slower"] * simulated(what, mode, seed) for seed in range(options.seeds)]
         means[mode] = statistics.mean(real), statistics.mean(twin)
         error = means[mode][1] / means[mode][0] - 1.0
         shown = f"{means[mode][0]:.1f}" + (f" ({min(real):.1f} … {max(real):.1f})" if len(real) > 1 else "")
