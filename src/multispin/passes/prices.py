@@ -32,7 +32,7 @@ DRIFTED = 0.05
 LOOKED_AT = 64
 """Sessions whose beliefs are looked at for that …"""
 LOOKS = 8
-"""… at most so often in the time after which prices may be found again."""
+"""… at most this many times in the time after which prices may be found again."""
 SAME = 0.02
 """Prices that differ by a smaller share are the same."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
