@@ -36,10 +36,6 @@ class InputError(ValueError):
         self.where = where
 
 
-class MultispinWarning(UserWarning):
-    """Something works, but not as well as the user would expect. Tests turn it into an error."""
-
-
 def require(module: str) -> None:
     """InputError if an optional library is not installed; for before long work that needs it at its end."""
     if find_spec(module) is None:

@@ -15,7 +15,7 @@ from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences, with_users
 from multispin.data import scenario_path
-from multispin.data.presets import device_preset, device_presets, engine_preset, engine_presets
+from multispin.data.presets import EnginePreset, device_preset, device_presets, engine_preset, engine_presets
 from multispin.errors import InputError
 from multispin.outside import in_markup
 
@@ -133,10 +133,9 @@ def _scenario(
             "advise needs a SITE, or --engine with --device (or with --seconds-per-token and --acceptance-rate); "
             "`multispin advise --presets` lists what there is"
         )
-    titles = []
+    titles = [site] if site is not None else []
     if site is not None:
         scenario = load_scenario(scenario_path(site))
-        titles.append(site)
     else:
         devices = tuple(Device(f"user-{k + 1}", 1.0, _SPECTRAL_EFFICIENCY, 0.5) for k in range(users or _USERS))
         scenario = Scenario(_CELL, Verification(1.0, 0.0), devices)
@@ -145,6 +144,20 @@ def _scenario(
         titles.append(preset.title)
         seconds_per_token = preset.seconds_per_token if seconds_per_token is None else seconds_per_token
         acceptance_rate = preset.acceptance_rate if acceptance_rate is None else acceptance_rate
+    scenario = _with_devices(scenario, seconds_per_token, acceptance_rate, delay_s)
+    if users is not None:
+        scenario = with_users(scenario, users)
+    if engine is not None:
+        chosen = engine_preset(engine)
+        titles.insert(0, chosen.title)
+        scenario = _on_engine(scenario, chosen)
+    return _with_edge_drafter(scenario, edge_drafter_s, edge_acceptance_rate), ", ".join(titles)
+
+
+def _with_devices(
+    scenario: Scenario, seconds_per_token: float | None, acceptance_rate: float | None, delay_s: float | None
+) -> Scenario:
+    """The scenario with these values in all of its devices; None leaves theirs."""
     changes: dict[str, Any] = {}
     if seconds_per_token is not None:
         changes["seconds_per_token"] = seconds_per_token
@@ -152,32 +165,28 @@ def _scenario(
         changes |= {"acceptance_rate": acceptance_rate, "acceptance_profile": None, "modes": ()}
     if delay_s is not None:
         changes["delay_s"] = delay_s
-    if changes:
-        scenario = replace(scenario, devices=tuple(replace(each, **changes) for each in scenario.devices))
-    if users is not None:
-        scenario = with_users(scenario, users)
-    alpha = _mean_acceptance(scenario) if edge_acceptance_rate is None else edge_acceptance_rate
-    if engine is not None:
-        chosen = engine_preset(engine)
-        titles.insert(0, chosen.title)
-        drafter = None
-        if chosen.drafter_fixed_s is not None:
-            drafter = EdgeDrafter(chosen.drafter_fixed_s, chosen.drafter_per_device_s, alpha)
-        verifier = Verification(chosen.fixed_s, chosen.per_device_s, chosen.per_token_s)
-        scenario = replace(scenario, verifier=verifier, edge_drafter=drafter)
-    elif edge_acceptance_rate is not None and scenario.edge_drafter is not None:
-        scenario = replace(scenario, edge_drafter=replace(scenario.edge_drafter, acceptance_rate=alpha))
-    if edge_drafter_s is not None:
-        own = scenario.edge_drafter
-        drafter = None
-        if edge_drafter_s != 0.0:
-            drafter = (
-                EdgeDrafter(edge_drafter_s, own.per_device_s, own.acceptance_rate)
-                if own
-                else EdgeDrafter(edge_drafter_s, 0.0, alpha)
-            )
-        scenario = replace(scenario, edge_drafter=drafter)
-    return scenario, ", ".join(titles)
+    return replace(scenario, devices=tuple(replace(each, **changes) for each in scenario.devices))
+
+
+def _on_engine(scenario: Scenario, engine: EnginePreset) -> Scenario:
+    """The scenario with the times of an engine and of its drafter, whose tokens are as good as the devices'."""
+    drafter = None
+    if engine.drafter_fixed_s is not None:
+        drafter = EdgeDrafter(engine.drafter_fixed_s, engine.drafter_per_device_s, _mean_acceptance(scenario))
+    verifier = Verification(engine.fixed_s, engine.per_device_s, engine.per_token_s)
+    return replace(scenario, verifier=verifier, edge_drafter=drafter)
+
+
+def _with_edge_drafter(scenario: Scenario, fixed_s: float | None, acceptance_rate: float | None) -> Scenario:
+    """The scenario with another step time [s] or acceptance rate of the edge's drafter; a time of 0 takes it away."""
+    own = scenario.edge_drafter
+    if fixed_s == 0.0:
+        own = None
+    elif fixed_s is not None:
+        own = replace(own, fixed_s=fixed_s) if own else EdgeDrafter(fixed_s, 0.0, _mean_acceptance(scenario))
+    if own is not None and acceptance_rate is not None:
+        own = replace(own, acceptance_rate=acceptance_rate)
+    return replace(scenario, edge_drafter=own)
 
 
 def _mean_acceptance(scenario: Scenario) -> float:

@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from multispin.errors import InputError
 from multispin.outside import in_markup, read_file
 
 if TYPE_CHECKING:
+    from multispin.distillation import Order
     from multispin.models.drafter_card import DrafterCard
 
 GGUF_FILE = "drafter.gguf"
@@ -87,11 +89,32 @@ def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **optio
     prepare(threads)
     import torch
 
-    from multispin.distillation import Order, Recipe, distil
+    from multispin.distillation import distil
 
-    order = Order(
+    order = _order(options, wanted)
+    made = {
+        "command": shlex.join(["multispin", *sys.argv[1:]]),
+        "hardware": machine_name(options["place"], threads),
+        "torch": str(torch.__version__),
+    }
+    with progress() as show:
+        card = distil(order, made, lambda now: show(now.stage, now.done, now.total, now.text))
+        if gguf:
+            file = GgufOrder(str(order.out), order.out / GGUF_FILE, order.target)
+            write_gguf(file, lambda done, total: show("gguf", done, total))
+    if as_json:
+        click.echo(json.dumps(_plain(card), indent=2))
+    else:
+        _print_card(card, order.out)
+
+
+def _order(options: Mapping[str, Any], layers: int | tuple[int, ...]) -> "Order":
+    """The drafter that the options ask for."""
+    from multispin.distillation import Order, Recipe
+
+    return Order(
         target=options["target"],
-        layers=wanted,
+        layers=layers,
         out=options["out"],
         recipe=Recipe(
             steps=options["steps"],
@@ -112,20 +135,6 @@ def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **optio
         texts=tuple(part for path in options["texts"] for part in _paragraphs(path)),
         device=options["place"],
     )
-    made = {
-        "command": shlex.join(["multispin", *sys.argv[1:]]),
-        "hardware": machine_name(options["place"], threads),
-        "torch": str(torch.__version__),
-    }
-    with progress() as show:
-        card = distil(order, made, lambda now: show(now.stage, now.done, now.total, now.text))
-        if gguf:
-            file = GgufOrder(str(order.out), order.out / GGUF_FILE, order.target)
-            write_gguf(file, lambda done, total: show("gguf", done, total))
-    if as_json:
-        click.echo(json.dumps(_plain(card), indent=2))
-    else:
-        _print_card(card, order.out)
 
 
 def _layers(text: str) -> int | tuple[int, ...]:

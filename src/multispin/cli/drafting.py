@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -155,9 +155,7 @@ def prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
 async def _generate(
     options: Mapping[str, Any], begin: Begin, drafter: Any, tokenizer: Any, prompt: list[int], tell: Any
 ) -> None:
-    seed = options["seed"]
-    params, rule = sampling_and_rule(options, seed or 0)
-    hello = _hello(options, tokenizer, begin.slower)
+    """Write one text as the parent's `begin` says, and tell of it as it grows."""
 
     def progress(_: Progress) -> None:
         session, counters = client.session, client.counters
@@ -168,7 +166,7 @@ async def _generate(
 
     client = DeviceClient(
         session_url(begin.url) if begin.url else options["urls"],
-        hello,
+        _hello(options, tokenizer, begin.slower),
         drafter,
         _emulation(options, begin.slower),
         progress,
@@ -178,46 +176,55 @@ async def _generate(
         patience=_patience(options),
         on_outage=outage,
     )
+    request = _request(options, tokenizer, prompt)
     began_s = time.monotonic()
     try:
-        ids = await client.generate(
-            Request(
-                tuple(prompt),
-                params,
-                options["max_tokens"],
-                options["min_tokens"],
-                tokenizer.stop_ids,
-                options["stops"],
-                rule,
-                seed is None,
-                options["retained"],
-                options["probability_bits"],
-            )
-        )
+        ids = await client.generate(request)
     except RefusedError as error:
         if error.code == "unauthorised":
             raise InputError(f"{error} (--credential-file)") from error
         raise
     finally:
         client.close()
+    tell(_done(client, ids, request, time.monotonic() - began_s))
+
+
+def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> Request:
+    """What the options ask for, for a prompt of these ids."""
+    seed = options["seed"]
+    params, rule = sampling_and_rule(options, seed or 0)
+    return Request(
+        tuple(prompt),
+        params,
+        options["max_tokens"],
+        options["min_tokens"],
+        tokenizer.stop_ids,
+        options["stops"],
+        rule,
+        seed is None,
+        options["retained"],
+        options["probability_bits"],
+    )
+
+
+def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float) -> Done:
+    """What became of a text that took so many seconds."""
     counters = client.counters
-    tell(
-        Done(
-            ids=tuple(ids),
-            text=client.session.text,
-            tokens=len(ids),
-            finish=client.session.finish,
-            rule=rule.value,
-            seconds=time.monotonic() - began_s,
-            drafted=counters.drafted,
-            accepted=counters.accepted,
-            rounds=counters.rounds,
-            uplink_bytes=counters.uplink_bytes,
-            draft_bytes=counters.draft_bytes,
-            reconnects=counters.reconnects,
-            wasted=counters.wasted,
-            downlink_bytes=counters.downlink_bytes,
-        )
+    return Done(
+        ids=tuple(ids),
+        text=client.session.text,
+        tokens=len(ids),
+        finish=client.session.finish,
+        rule=request.acceptance_rule.value,
+        seconds=seconds,
+        drafted=counters.drafted,
+        accepted=counters.accepted,
+        rounds=counters.rounds,
+        uplink_bytes=counters.uplink_bytes,
+        draft_bytes=counters.draft_bytes,
+        reconnects=counters.reconnects,
+        wasted=counters.wasted,
+        downlink_bytes=counters.downlink_bytes,
     )
 
 

@@ -122,13 +122,3 @@ class OutputHandler(logging.Handler):
             if (value := getattr(record, name, None)) is not None:
                 said[name] = value[:200] if isinstance(value, str) else value
         return json.dumps(said)  # ASCII: nothing that a terminal would obey
-
-
-def log_to(output: Output, as_json: bool) -> None:
-    """Let this process log through an `Output` alone."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-    root.addHandler(OutputHandler(output, as_json))
-    root.setLevel(logging.WARNING)
-    logging.getLogger("multispin").setLevel(logging.INFO)

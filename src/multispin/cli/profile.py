@@ -85,41 +85,7 @@ def command(**options: Any) -> None:
       multispin profile --temperature 1 --modes --bandwidth-hz 1e6 --out site.toml && multispin plan site.toml
       multispin profile --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --on cuda:0 --dtype bfloat16 --out gpu.toml
     """
-    grid = [(k, length) for k in _numbers("--batches", options["batches"], 1)
-            for length in _numbers("--lengths", options["lengths"], 0)]  # fmt: skip
-    drafts = options["drafts"] or (("large", "medium", "small", "lookup") if options["target"] == "embedded" else ())
-    if len(set(drafts)) < len(drafts):
-        raise InputError("--draft names a drafter twice")
-    for path in (options["out"], options["trace"], options["plot"]):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} to")
-    if options["out"] is not None and not drafts:
-        raise InputError("--out: a scenario needs a drafter: name one with --draft")
-    if options["with_advice"] and not drafts:
-        raise InputError("--advise: there is nobody who could draft: name a drafter with --draft")
-    if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
-        raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
-    if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
-        raise InputError("--modes: none of these drafters has a distribution to send; name a model with --draft")
-    if len(grid) < FEWEST_POINTS:
-        raise InputError(
-            f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
-        )
-    check_plot(options["plot"])
-    for name in ("temperature", "bandwidth_hz", "spectral_efficiency"):
-        if not math.isfinite(options[name]):
-            raise InputError(f"--{name.replace('_', '-')} is not a number")
-    threads = options["threads"] or os.cpu_count() or 1
-    prepare(threads)
-    check_engine(options)
-    from multispin.models import DrafterName, check_drafter
-    from multispin.models.draft_source import check_drafter_place
-
-    for spec in drafts:
-        check_drafter(spec)
-        if options["draft_place"] != "cpu":
-            with flag("--draft-on"):
-                check_drafter_place(DrafterName.parse(spec), options["draft_place"])
+    grid, drafts, threads = _settled(options)
     with progress() as show:
         found = _measure(options, grid, drafts, show)
     found["machine"] = _machine(options, threads)
@@ -130,6 +96,64 @@ def command(**options: Any) -> None:
         _advise(found, options)
     if options["as_json"]:
         click.echo(json.dumps(found, indent=2))
+    _write(found, options)
+
+
+def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequence[str], int]:
+    """Sizes of the batches to time, drafters to measure and processor threads; InputError before long work begins."""
+    grid = [
+        (k, length)
+        for k in _numbers("--batches", options["batches"], 1)
+        for length in _numbers("--lengths", options["lengths"], 0)
+    ]
+    if len(grid) < FEWEST_POINTS:
+        raise InputError(
+            f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
+        )
+    for name in ("temperature", "bandwidth_hz", "spectral_efficiency"):
+        if not math.isfinite(options[name]):
+            raise InputError(f"--{name.replace('_', '-')} is not a number")
+    drafts = options["drafts"] or (("large", "medium", "small", "lookup") if options["target"] == "embedded" else ())
+    _check_results(options, drafts)
+    threads = options["threads"] or os.cpu_count() or 1
+    prepare(threads)
+    check_engine(options)
+    _check_drafters(drafts, options["draft_place"])
+    return grid, drafts, threads
+
+
+def _check_results(options: Mapping[str, Any], drafts: Sequence[str]) -> None:
+    """InputError if these drafters cannot give what is to be written or said."""
+    for path in (options["out"], options["trace"], options["plot"]):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    check_plot(options["plot"])
+    if options["out"] is not None and not drafts:
+        raise InputError("--out: a scenario needs a drafter: name one with --draft")
+    if options["with_advice"] and not drafts:
+        raise InputError("--advise: there is nobody who could draft: name a drafter with --draft")
+    if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
+        raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
+    if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
+        raise InputError("--modes: none of these drafters has a distribution to send; name a model with --draft")
+
+
+def _check_drafters(drafts: Sequence[str], place: str) -> None:
+    """InputError if a drafter is unknown, named twice, or cannot run at `place`."""
+    from multispin.models import DrafterName, check_drafter
+    from multispin.models.draft_source import check_drafter_place
+
+    if len(set(drafts)) < len(drafts):
+        raise InputError("--draft names a drafter twice")
+    for spec in drafts:
+        check_drafter(spec)
+        if place != "cpu":
+            with flag("--draft-on"):
+                check_drafter_place(DrafterName.parse(spec), place)
+
+
+def _write(found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Write the scenario and the picture that were asked for."""
     if options["out"] is not None:
         options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
         print(f"wrote {options['out']}", file=sys.stderr)
@@ -155,16 +179,25 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
 def _measure(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
-    from multispin.estimation.traces import save_traces
-    from multispin.models import decode_together, known_positions, load_drafter, load_tokenizer, load_verifier
-    from multispin.profiling import drafting_times, fit_latency, follow, measure_latency
-    from multispin.speculation import SamplingParams, derive_seed
+    """Time verification over `grid`, then measure every drafter: the JSON of the command, but for the machine."""
+    from multispin.models import known_positions, load_tokenizer
 
-    tokenizer = load_tokenizer(options["target"])
-    after = options["tokens"] + DRAFT_LENGTH
-    most_prompt = (known_positions(options["target"]) or UNKNOWN_POSITIONS) - after
+    most_prompt = (known_positions(options["target"]) or UNKNOWN_POSITIONS) - options["tokens"] - DRAFT_LENGTH
     if drafts and most_prompt < 1:
         raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
+    return {
+        "target": options["target"],
+        "engine": options["engine"],
+        "temperature": options["temperature"],
+        "vocabulary": load_tokenizer(options["target"]).size,
+        "verification": _time_verification(options, grid, show),
+        "drafters": _measure_drafters(options, drafts, most_prompt, show) if drafts else [],
+    }
+
+
+def _time_verification(options: Mapping[str, Any], grid: Sequence[tuple[int, int]], show: Show) -> dict[str, Any]:
+    from multispin.profiling import fit_latency, measure_latency
+
     most, longest = max(k for k, _ in grid), max(length for _, length in grid)
     room = options["context"] + longest + 2
     with stage(show, f"loading {options['target']}"):
@@ -175,22 +208,30 @@ def _measure(
     finally:
         if options["engine"] == "vllm":
             engine.shutdown()  # its memory and its workers are not for the rest
-    fit = fit_latency(points)
-    del engine
-    found: dict[str, Any] = {
-        "target": options["target"],
-        "engine": options["engine"],
-        "temperature": options["temperature"],
-        "vocabulary": tokenizer.size,
-        "verification": _verification(points, fit, options),
-        "drafters": [],
-    }
-    if not drafts:
-        return found
+    return _verification(points, fit_latency(points), options)
 
+
+def _measure_drafters(
+    options: Mapping[str, Any], drafts: Sequence[str], most_prompt: int, show: Show
+) -> list[dict[str, Any]]:
+    """Have the target write texts, and each drafter guess every token of them.
+
+    Args:
+        options: the command's.
+        drafts: the drafters' names.
+        most_prompt: longest prompt [tokens]; of a longer one the end is taken.
+        show: function that shows the progress.
+
+    """
+    from multispin.estimation.traces import save_traces
+    from multispin.models import decode_together, load_drafter, load_tokenizer, load_verifier
+    from multispin.profiling import drafting_times, follow
+    from multispin.speculation import SamplingParams, derive_seed
+
+    tokenizer = load_tokenizer(options["target"])
     prompts = [p for task in TASKS for p in [q for q in load_prompts() if q.task == task][: options["per_task"]]]
     encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
-    max_length = max(map(len, encoded)) + after
+    max_length = max(map(len, encoded)) + options["tokens"] + DRAFT_LENGTH
     target = load_verifier(options["target"], 4, max_length, place=options["place"])
     samplings = [
         SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))
@@ -200,6 +241,7 @@ def _measure(
         part = list(zip(encoded, samplings, strict=True))[at : at + target.slots]
         texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
         show("the target writes", min(at + target.slots, len(prompts)), len(prompts))
+    found = []
     for spec in drafts:
         drafter, _ = load_drafter(spec, options["target"], max_length, options["draft_place"])
         followings, times = [], []
@@ -208,7 +250,7 @@ def _measure(
             whole = encoded[k] + texts[k]
             followings.append(follow(drafter, target, whole, len(encoded[k]), samplings[k], prompt.name, prompt.task))
             show(f"following with {spec}", k + 1, len(prompts))
-        found["drafters"].append(_drafter(spec, statistics.median(times), followings))
+        found.append(_drafter(spec, statistics.median(times), followings))
         if options["trace"] is not None:
             path = _trace_path(options["trace"], spec, len(drafts))
             save_traces(path, options["target"], spec, options["temperature"], [f.trace for f in followings])

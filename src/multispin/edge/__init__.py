@@ -1,7 +1,7 @@
 """The server: the HTTP and WebSocket application around the passes."""
 
 from multispin.edge.access import CALLER, Access, Caller, TokenExpiredError, bearer
-from multispin.edge.audience import Audience, Subscription
+from multispin.edge.audience import Audience
 from multispin.edge.event_loop import new_event_loop
 from multispin.edge.gate import Gate
 from multispin.edge.listening import listening, place_of
@@ -19,7 +19,6 @@ __all__ = [
     "EdgeServer",
     "Gate",
     "Metrics",
-    "Subscription",
     "TokenExpiredError",
     "TokenFile",
     "bearer",

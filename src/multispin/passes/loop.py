@@ -199,16 +199,7 @@ class Passes:
         return self._seats.find(resume_token).session.number
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
-        """Take a further message of a session.
-
-        Args:
-            number: the session's.
-            message: what came.
-            frame_bytes: size of its frame [bytes].
-            now_s: the time [s].
-
-        Returns:
-            What is answered at once.
+        """Take a further message of a session, whose frame had so many bytes; returns what is answered at once.
 
         Raises:
             ProtocolError: the message breaks the protocol, or the session has ended. The caller ends the session.
