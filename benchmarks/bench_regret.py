@@ -23,12 +23,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 from multispin.control import Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.edge import plain
 from multispin.control.exact.fluid import fluid
-from multispin.control.streams import LEAST_WAIT_S, Go, Ready, Wait, Worth, _Table, choose, worth
+from multispin.control.streams import LEAST_WAIT_S, Decide, Go, Ready, Wait, _Table, choose
+from multispin.control.worth import Worth, worth
 from multispin.data import scenario_path
 from multispin.passes.flows import window_of
 from multispin.simulation.oracle import Policy, SmallSite, State, Stream, Value
@@ -180,11 +180,12 @@ def after(each: Ready, time_s: float) -> Ready:
     return each._replace(pending=min(each.pending + frames * each.next_tokens, most))
 
 
-def simulated(scenario: Scenario) -> float:
+def simulated(scenario: Scenario, decide: Decide = choose) -> float:
     """Tokens per second in the simulator, the first quarter left out."""
     rates = []
     for seed in SEEDS:
-        site = Site(Setup(scenario, Behaviour(frame_bits=FRAME_BITS)), "heterogeneous", seed, True, mode="streams")
+        setup = Setup(scenario, Behaviour(frame_bits=FRAME_BITS))
+        site = Site(setup, "heterogeneous", seed, True, mode="streams", decide=decide)
         site.run(PASSES // 4)
         begin_s, before = site.queue.now_s, sum(device.record.tokens for device in site.devices)
         site.run(PASSES)
@@ -229,8 +230,7 @@ def of_small(scenario: Scenario, ticks: float) -> str:
 def of_whole(scenario: Scenario) -> str:
     """What a whole site makes in the simulator."""
     made, bound = simulated(scenario), fluid(scenario).upper_bound_tokens_per_s
-    with patch("multispin.passes.streams.choose", patient):
-        waited = simulated(scenario)
+    waited = simulated(scenario, patient)
     return f"{made:.1f} of at most {bound:.1f} ({made / bound:.3f}); with patience {waited:.1f} ({waited / made:.3f})"
 
 

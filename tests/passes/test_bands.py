@@ -6,7 +6,7 @@ import pytest
 
 from multispin.control import load_scenario
 from multispin.control.exact.fluid import fluid
-from multispin.control.streams import worth
+from multispin.control.worth import worth
 from multispin.data import scenario_path
 from multispin.passes.bands import EVEN, SPARE, Bands
 

@@ -11,7 +11,7 @@ from multispin.passes.streams import UNLEARNED_PASSES
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked():
     """What the decision was told each time: number of the pass that ended last, and the sessions."""
     calls = []
 
@@ -19,9 +19,8 @@ def asked(monkeypatch):
         calls.append((site.passes.round, ready))
         return choose(ready, verifier, price, *more)
 
-    monkeypatch.setattr("multispin.passes.streams.choose", spy)
     # A pass takes ten times what is believed at first: who believes that owes everybody much.
-    site = Site(edge=0.9, pass_s=lambda jobs: 0.3)
+    site = Site(edge=0.9, pass_s=lambda jobs: 0.3, decide=spy)
     numbers = [site.join(f"d{k}", 120, right=0.5, token_s=0.02) for k in range(4)]
     drafts, drafted = [], site.passes.drafted
 
@@ -42,15 +41,14 @@ class Never(Executor):
         return Future()
 
 
-def test_time_is_worth_what_plain_decoding_makes_of_it_before_a_price_was_found(monkeypatch):
+def test_time_is_worth_what_plain_decoding_makes_of_it_before_a_price_was_found():
     calls = []
 
     def spy(ready, verifier, price, *more):
         calls.append((len(ready), verifier.verify_s([0] * max(1, len(ready))), price))
         return choose(ready, verifier, price, *more)
 
-    monkeypatch.setattr("multispin.passes.streams.choose", spy)
-    site = Site(edge=0.9)
+    site = Site(edge=0.9, decide=spy)
     site.passes.controller.prices.use(Never())
     numbers = [site.join(f"d{k}", 20) for k in range(4)]
     site.run()

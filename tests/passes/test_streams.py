@@ -13,7 +13,8 @@ from multispin.control.streams import Go, Ride, Wait, choose
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, Passes, Send, Sleep, Verify
 from multispin.passes.flows import grant_length, matters, window_of
-from multispin.passes.streams import LOOK_S, MOST_GONE
+from multispin.passes.streams import LOOK_S
+from multispin.passes.windows import MOST_GONE
 from multispin.protocol import (
     MAX_DRAFT_LENGTH,
     PROTOCOL_VERSION,
@@ -56,11 +57,15 @@ class Phone:
 class Site:
     """What a server does with a real clock."""
 
-    def __init__(self, edge=None, pass_s=lambda jobs: 0.02, slots=8, mode="streams", engine=None, **limits):
+    def __init__(
+        self, edge=None, pass_s=lambda jobs: 0.02, slots=8, mode="streams", engine=None, decide=choose, **limits
+    ):
         self.queue, self.engine, self.pass_s = EventQueue(), engine or CountingEngine(slots), pass_s
         settings = ControllerSettings("heterogeneous", 1e6, 7, 16, mode=mode, edge_drafts=edge is not None)
         self.edge = None if edge is None else RandomDrafter(edge)
-        self.passes = Passes(self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge)
+        self.passes = Passes(
+            self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge, decide=decide
+        )
         self.rng, self.phones, self.sleeping_s, self.reports = random.Random(3), {}, -1.0, []
 
     def join(self, name, tokens=60, right=0.8, token_s=0.005, delay_s=0.002, drafts=True, prompt=(1, 2, 3), **request):
@@ -209,9 +214,8 @@ def whatever(ready, *_):
 @pytest.mark.parametrize("edge", [None, 0.7])
 @pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("decision", [choose, whatever])
-def test_texts_are_the_targets_whoever_drafts_and_every_token_is_counted_once(right, edge, decision, monkeypatch):
-    monkeypatch.setattr("multispin.passes.streams.choose", decision)
-    site = Site(edge, lambda jobs: 0.05)
+def test_texts_are_the_targets_whoever_drafts_and_every_token_is_counted_once(right, edge, decision):
+    site = Site(edge, lambda jobs: 0.05, decide=decision)
     numbers = [site.join(f"d{k}", 40 + k, right, 0.003 * (k + 1), 0.001 + 0.02 * k, drafts=k != 4) for k in range(6)]
     sessions = [site.passes.session(number) for number in numbers]
     site.run()
@@ -497,18 +501,21 @@ def test_streams_need_a_band_for_each_device():
         ControllerSettings("heterogeneous", 1e5, 7, 8, mode="streams", multiple_access="tdma")
 
 
-def test_who_waits_does_not_look_at_everybody_for_each_frame(monkeypatch):
-    site, looks = Site(slots=40), []
+def test_who_waits_does_not_look_at_everybody_for_each_frame():
+    looks, waits = [], False
+
+    def decide(ready, *more):
+        looks.append(len(ready))
+        return Wait(1.0) if waits else choose(ready, *more)
+
+    site = Site(slots=40, decide=decide)
     for number in range(40):
         site.join(f"d{number}", tokens=30)
     site.run(0.3)
     step_s = 1e-5
 
-    def waiting(ready, *_):
-        looks.append(len(ready))
-        return Wait(1.0)
-
-    monkeypatch.setattr("multispin.passes.streams.choose", waiting)
+    looks.clear()
+    waits = True
     while not looks:  # until the pass under way is over
         site.run(site.queue.now_s + 0.01)
     looks.clear()
@@ -526,4 +533,4 @@ def test_nothing_stays_of_texts_whose_clients_have_gone():
         site.run(site.queue.now_s + 0.1)
         site.passes.leave(number)
         del site.phones[number]
-    assert len(site.passes._scheduler._flows) <= MOST_GONE + 4
+    assert len(site.passes._scheduler._windows._flows) <= MOST_GONE + 4

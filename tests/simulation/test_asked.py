@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
-from multispin.passes import streams
+from multispin.control.streams import choose
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -53,16 +53,15 @@ def test_what_nobody_can_have_stops_nobody(mode):
     assert min(most) > 0.3 * min(rates(mode))
 
 
-def test_a_text_that_drafts_in_grants_counts_by_its_weight_too(monkeypatch):
-    weights, choose = {}, streams.choose
+def test_a_text_that_drafts_in_grants_counts_by_its_weight_too():
+    weights = {}
 
     def seen(ready, *more):
         weights.update({each.session: each.weight for each in ready})
         return choose(ready, *more)
 
-    monkeypatch.setattr(streams, "choose", seen)
     devices = tuple(Device(f"d{k}", 0.012, 3.0, 0.75, weight=1.0 + k) for k in range(3))
     scenario = Scenario(Cell(1e7, 2000, 12, 0), Verification(0.02, 0.015), devices, EdgeDrafter(0.008, 0.001, 0.4))
-    site = Site(Setup(scenario, Behaviour(distributions=True)), "heterogeneous", 1, mode="auto")
+    site = Site(Setup(scenario, Behaviour(distributions=True)), "heterogeneous", 1, mode="auto", decide=seen)
     site.run(30)
     assert weights == {device.number: device.truth.weight for device in site.devices}

@@ -6,13 +6,12 @@ is fair. The method is that of Frank and Wolfe: solve the linear program for the
 its answer. The goodputs are those of the model, so that luck does not move the weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from multispin.control.edge import plain
 from multispin.control.exact.fluid import fluid
 from multispin.control.scenario import Scenario
-from multispin.control.streams import fair_weights
 
 STEPS = 4
 """Linear programs that are solved each time …"""
@@ -56,3 +55,16 @@ def _weighted(scenario: Scenario, weights: list[float]) -> Scenario:
         scenario,
         devices=tuple(replace(device, weight=weight) for device, weight in zip(scenario.devices, weights, strict=True)),
     )
+
+
+def fair_weights(weights: Sequence[float], tokens_per_s: Sequence[float]) -> list[float]:
+    """Weights with which a small gain of Σ w_k · goodput_k is one of Σ w_k log goodput_k, in tokens.
+
+    The gradient is w_k / goodput_k; it is scaled so that all together are worth what they get now.
+
+    Args:
+        weights: w_k.
+        tokens_per_s: what each has had lately, at least a little [tokens/s].
+    """
+    scale = sum(tokens_per_s) / sum(weights)
+    return [weight * scale / rate for weight, rate in zip(weights, tokens_per_s, strict=True)]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from multispin.control import Device
 from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import Ready, SessionWorth
+from multispin.control.streams import Ready
+from multispin.control.worth import SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
 

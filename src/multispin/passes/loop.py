@@ -12,6 +12,7 @@ devices draft on meanwhile, and whoever is worth it rides.
 import secrets
 from collections.abc import Callable, Sequence
 
+from multispin.control.streams import Decide, choose
 from multispin.passes.batches import masked_feed
 from multispin.passes.controller import Controller
 from multispin.passes.edge_drafts import EdgeDrafts
@@ -66,6 +67,7 @@ class Passes:
         new_token: function that makes resume tokens; by default random ones.
         edge_drafter: the edge's own drafter; default none.
         grammars: compiles the grammars of requests; by default a request with one is refused.
+        decide: decides in streams who rides in a pass; default `control.streams.choose`.
 
     """
 
@@ -79,6 +81,7 @@ class Passes:
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         edge_drafter: BatchDrafter | None = None,
         grammars: Grammars | None = None,
+        decide: Decide = choose,
     ) -> None:
         self.engine = engine
         self.grammars = grammars
@@ -91,8 +94,11 @@ class Passes:
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
-        streams = controller.settings.streams
-        self._scheduler: Scheduler = (Streams if streams else Rounds)(self._state, self._edge_drafts)
+        self._scheduler: Scheduler
+        if controller.settings.streams:
+            self._scheduler = Streams(self._state, self._edge_drafts, decide)
+        else:
+            self._scheduler = Rounds(self._state, self._edge_drafts)
 
     # What a driver needs ------------------------------------------------------------------------------------------
 

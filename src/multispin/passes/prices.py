@@ -1,4 +1,4 @@
-"""Prices of streams: what time is worth at this edge now. The thin shell around `control.streams.worth`.
+"""Prices of streams: what time is worth at this edge now. The thin shell around `control.worth`.
 
 It asks anew when sessions have come or gone or beliefs have drifted, and not too often, and keeps the last answer
 meanwhile. Does not know slots, tokens or messages.
@@ -12,7 +12,7 @@ from functools import partial
 
 from multispin.control import policy_named
 from multispin.control.fairness import fairly_weighted
-from multispin.control.streams import Price, SessionWorth, Worth, learned, worth
+from multispin.control.worth import Price, SessionWorth, Worth, learned, worth
 from multispin.passes.background import Background
 from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.planning import Planning

@@ -12,6 +12,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
+from multispin.control.streams import Decide, choose
 from multispin.errors import InputError
 from multispin.passes import (
     EXPIRY_PERIOD_S,
@@ -63,6 +64,7 @@ class Site:
         knows_acceptance: whether the truth that it knows includes acceptance.
         mode: who drafts (`ControllerSettings`); by default the devices do, as the policy says.
         lies: devices that do not do as they should, by their place in the scenario (`simulation.liars`).
+        decide: decides in streams who rides in a pass; default `control.streams.choose`.
 
     """
 
@@ -77,6 +79,7 @@ class Site:
         knows_acceptance: bool = True,
         mode: str = "rounds",
         lies: Mapping[int, str] | None = None,
+        decide: Decide = choose,
     ) -> None:
         self.queue = EventQueue()
         self.setup = setup
@@ -93,7 +96,13 @@ class Site:
         self._present: dict[int, SimulatedDevice] = {}
         self.controller = Controller(settings, self._beliefs(mode, knows, knows_acceptance))
         self.passes = Passes(
-            self.engine, self.controller, FINGERPRINT, _limits(setup), new_token=self._token, edge_drafter=drafter
+            self.engine,
+            self.controller,
+            FINGERPRINT,
+            _limits(setup),
+            new_token=self._token,
+            edge_drafter=drafter,
+            decide=decide,
         )
         self._tokens = 0
         self.rounds = 0

@@ -1,0 +1,149 @@
+"""Streams: what time is worth, of the engine and of each device, and what was learned of it.
+
+The prices follow from the best rates (`control.exact.fluid`) of what is known of a site, and are scaled by the goodput
+that it really has. Pure functions. Does not know what is decided by the prices (`control.streams`).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from multispin.control.edge import edge_drafts, plain
+from multispin.control.exact.fluid import fluid
+from multispin.control.scenario import Scenario
+
+PRICE_MEMORY_S = 5.0
+"""What was learned of the price of time counts 1/e after this time [s] …"""
+PRICE_MEMORY_PASSES = 36.0
+"""… or after so many passes, if these take longer: a site that is played more slowly remembers as many."""
+ATTAINED = 0.75
+"""Share of the best rates' goodput that streams are taken to reach at least; seen are 0.72 to 0.9."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """The price of time G, learned from what the engine has made of its time lately.
+
+    Args:
+        tokens: weighted tokens that came, what is long ago forgotten [tokens].
+        seconds: time that they took, waiting included [s].
+    """
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """G [tokens/s]; 0 before anything was learned."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def learned(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) -> Price:
+    """The price after a pass: Σ w_k of the tokens that it brought, in the time since the pass before ended.
+
+    Args:
+        price: what was known before.
+        tokens: weighted tokens that were committed.
+        seconds: time since the last call, waiting included [s].
+        pass_s: usual time of a pass, which bounds how soon one is forgotten; default 0, by `PRICE_MEMORY_S` alone [s].
+    """
+    kept = math.exp(-seconds / max(PRICE_MEMORY_S, PRICE_MEMORY_PASSES * pass_s))
+    return Price(kept * price.tokens + tokens, kept * price.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class SessionWorth:
+    """What `Ready` and the device need to know of the best rates.
+
+    Args:
+        bandwidth_hz: B_k [Hz].
+        token_worth: ν_k T_k, what the time of a drafted token is worth [tokens].
+        restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
+        least_tokens_per_s: what the edge alone would give the session, or its least goodput [tokens/s].
+        weight: w_k, what one of its tokens counts; default 1.
+        asked_tokens_per_s: goodput that was asked for it, if the best rates have that; default 0.
+    """
+
+    bandwidth_hz: float
+    token_worth: float
+    restart_worth: float
+    least_tokens_per_s: float
+    weight: float = 1.0
+    asked_tokens_per_s: float = 0.0
+
+    def scaled(self, by: float) -> "SessionWorth":
+        """The same where all prices are higher by a factor."""
+        return replace(self, token_worth=by * self.token_worth, restart_worth=by * self.restart_worth)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What time is worth at a site, and how the band is shared out.
+
+    Args:
+        engine_share: λ over the goodput, in the best rates (`exact.fluid`): the part of the goodput that the engine
+            earns and not the devices; 1 at most, as λ pays for floors too where these are dear.
+        most_tokens_per_s: goodput of the best rates [tokens/s].
+        alone_tokens_per_s: goodput of the edge alone, by plain decoding or with its own drafter [tokens/s]. It can make
+            this of any second in which no device drafts, so no second of edge and devices together is worth less.
+        sessions: by device name.
+    """
+
+    engine_share: float
+    most_tokens_per_s: float
+    alone_tokens_per_s: float
+    sessions: dict[str, SessionWorth]
+
+    def price(self, learned_tokens_per_s: float) -> float:
+        """λ [tokens/s], from the goodput that was learned (`Price`).
+
+        The price of the engine and those of the devices' time add up to a goodput, and are scaled together: if λ alone
+        were raised, say to what the edge makes alone, devices would seem to earn what the edge has been paid for.
+        A goodput that is poor because the price was too low must not lower the price further. So no less is believed
+        than `ATTAINED` of the best rates' goodput, or what the edge makes alone, and no more than the best rates.
+        """
+        return self.engine_share * self._goodput(learned_tokens_per_s)
+
+    def scale(self, learned_tokens_per_s: float) -> float:
+        """The price over that of the best rates, for the prices of `sessions`."""
+        return self._goodput(learned_tokens_per_s) / self.most_tokens_per_s
+
+    def _goodput(self, learned_tokens_per_s: float) -> float:
+        """The goodput that prices add up to, that of the engine and those of the devices' time [tokens/s]."""
+        least = max(ATTAINED * self.most_tokens_per_s, self.alone_tokens_per_s)
+        return min(max(learned_tokens_per_s, least), self.most_tokens_per_s)
+
+
+def worth(scenario: Scenario) -> Worth:
+    """What time is worth at a site. A pure function; it takes some milliseconds, so not for every pass.
+
+    Nobody is to have less than the edge alone would give it: plain decoding, or the edge's own drafts if these are
+    better for all together.
+
+    Args:
+        scenario: what is known; its weights may be those of `fair_weights`.
+
+    Raises:
+        InputError: as in `fluid`.
+    """
+    alone = plain(scenario)
+    if scenario.edge_drafter is not None:
+        alone = max(alone, edge_drafts(scenario), key=lambda each: each.goodput_tokens_per_s)
+    floors = [tokens / alone.pass_s for tokens in alone.expected_tokens]
+    best = fluid(scenario, floors)
+    pass_s, can_be_had = 1.0 / best.passes_per_s, best.status == "feasible"
+    return Worth(
+        min(1.0, best.engine_tokens_per_s / best.goodput_tokens_per_s),
+        best.goodput_tokens_per_s,
+        alone.goodput_tokens_per_s,
+        {
+            device.name: SessionWorth(
+                rates.bandwidth_hz,
+                rates.drafting_tokens_per_s * device.seconds_per_token,
+                rates.drafting_tokens_per_s * (pass_s + 2.0 * device.delay_s),
+                max(floor, device.min_goodput_tokens_per_s or 0.0),
+                device.weight,
+                (device.min_goodput_tokens_per_s or 0.0) if can_be_had else 0.0,
+            )
+            for device, rates, floor in zip(scenario.devices, best.devices, floors, strict=True)
+        },
+    )

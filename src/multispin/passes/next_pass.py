@@ -1,0 +1,105 @@
+"""The pass of streams that comes next: who rides in it, what the edge's own drafter adds, and the batch of it.
+
+Does not know why these ride, nor what time is worth.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from multispin.control.streams import Ride
+from multispin.passes.batches import collect, job_of, pending_job, prompt_due
+from multispin.passes.edge_drafts import EdgeDrafts
+from multispin.passes.plans import DEVICE, EDGE
+from multispin.passes.seats import Seat
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import Batch, DraftHere, Job
+from multispin.protocol import Pending, Streaming
+
+
+class _Ride(NamedTuple):
+    """One session's part of the pass to come.
+
+    Attributes:
+        seat: the session's.
+        ride: what was decided.
+        epoch: of the chain that its device's tokens are of.
+
+    """
+
+    seat: Seat
+    ride: Ride
+    epoch: int
+
+
+class NextPass:
+    """The pass to come.
+
+    Args:
+        state: the sessions.
+        edge_drafts: the edge's own drafter at work; None if it has none.
+
+    """
+
+    def __init__(self, state: EdgeState, edge_drafts: EdgeDrafts | None) -> None:
+        self._state = state
+        self._edge_drafts = edge_drafts
+        self._rides: list[_Ride] = []
+
+    def board(self, rides: Sequence[Ride]) -> None:
+        """These ride in it, and nobody else."""
+        self._rides = []
+        for ride in rides:
+            seat = self._state.seats[ride.session]
+            stage = seat.session.stage
+            self._rides.append(_Ride(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0))
+
+    def to_draft(self) -> DraftHere | None:
+        """What the edge's own drafter is to draft for it; None if there is nothing."""
+        if self._edge_drafts is None or not any(ride.edge_tokens for _, ride, _ in self._rides):
+            return None
+        texts: list[tuple[Seat, Sequence[int], int]] = []
+        for seat, ride, _ in self._rides:
+            request, stage = seat.session.request, seat.session.stage
+            if request is None or not ride.edge_tokens:
+                continue
+            text: Sequence[int] = request.committed
+            if isinstance(stage, Streaming):
+                text = [*text, *stage.pending[: ride.device_tokens]]
+            else:
+                seat.drafter, seat.to_draft = EDGE, ride.edge_tokens
+            texts.append((seat, text, ride.edge_tokens))
+        return self._edge_drafts.step(texts)
+
+    def batch(self, number: int, added: Mapping[int, Sequence[int]], pass_s: float) -> Batch | None:
+        """Everybody's part of it, and prompts; None if there is nothing. Nobody is in the pass after it yet.
+
+        Who has gone while the edge's drafter was at work has no part, and what that has drafted after a chain which
+        has ended is not used.
+
+        Args:
+            number: of the pass.
+            added: what the edge's drafter has drafted, by session.
+            pass_s: usual time of a pass [s].
+
+        """
+        jobs = [job for each in self._rides if (job := self._job(each, added)) is not None]
+        self._rides = []
+        if not jobs and not any(prompt_due(self._state, seat) for seat in self._state.seats):
+            return None
+        return collect(self._state, number, jobs, pass_s)
+
+    def _job(self, each: _Ride, added: Mapping[int, Sequence[int]]) -> Job | None:
+        seat, ride, epoch = each
+        session, stage = seat.session, seat.session.stage
+        if self._state.seats.get(session.number) is not seat or not seat.running:
+            return None
+        if isinstance(stage, Pending):
+            return pending_job(seat)
+        if not isinstance(stage, Streaming):
+            return None
+        more, own = added.get(session.number, ()), min(ride.device_tokens, session.room)
+        if own and (stage.epoch != epoch or own > len(stage.pending)):
+            more = ()
+        ids = stage.take(own, more[: session.room - own])
+        own = min(own, len(ids))
+        return job_of(seat, ids, None, own, EDGE if len(ids) > own == 0 else DEVICE)
