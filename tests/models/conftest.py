@@ -94,11 +94,13 @@ GGUF_NAMES = {
 }
 
 
-def write_gguf(folder, path, architecture, keys=None, tensors=None, padding=0, end_ids=None, rope_freqs=None):
+def write_gguf(
+    folder, path, architecture, keys=None, tensors=None, padding=0, end_ids=None, rope_freqs=None, without=()
+):
     """Write a model folder's own GGUF file, with float32 weights, as llama.cpp's converter names and orders things.
 
     `keys` are further keys under the architecture's name, `padding` the number of [PAD…] tokens, `end_ids` the end ids
-    by the last part of their key.
+    by the last part of their key, `without` names keys that are left out.
     """
     import gguf
     import numpy as np
@@ -151,6 +153,8 @@ def write_gguf(folder, path, architecture, keys=None, tensors=None, padding=0, e
         writer.add_tensor("rope_freqs.weight", np.asarray(rope_freqs, dtype=np.float32))
     for name, value in (tensors or {}).items():
         writer.add_tensor(name, np.asarray(value, dtype=np.float32))
+    for key in without:
+        del writer.kv_data[0][f"{architecture}.{key}"]
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -266,6 +266,11 @@ def test_sizes_that_do_not_fit_each_other_are_one_sentence(case, changes):
         PackedModel.of(build(case, **changes), reorder=False)
 
 
+def test_layers_of_no_width_are_one_sentence():
+    with pytest.raises(InputError, match="cannot compute a text"):
+        PackedModel.of(build("mistral", intermediate_size=0))
+
+
 def test_heads_that_cannot_be_rotated_are_one_sentence():
     with pytest.raises(InputError, match="cannot compute a text"):
         PackedModel.of(build("gemma", head_dim=1), reorder=False)

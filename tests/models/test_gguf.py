@@ -1,6 +1,8 @@
 """A GGUF file is the model of its folder, key by key; what is not understood is refused by name."""
 
 import logging
+import math
+import struct
 import sys
 from pathlib import Path
 
@@ -45,6 +47,7 @@ def text(reference):
         ("qwen2", Qwen2Config, YARN, {"keys": YARN_KEYS}),
         ("qwen2", Qwen2Config, None, {"padding": 9}),
         ("qwen3", Qwen3Config, YARN, {"keys": YARN_KEYS}),
+        ("qwen3", Qwen3Config, None, {"keys": {"attention.key_length": 128, "attention.value_length": 128}}),
     ],
 )
 def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind, rope, options):
@@ -76,8 +79,12 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
         ({"rope_freqs": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "rope_freqs.weight"),
         ({"rope_freqs": [1.0] * 7 + [8.0], "keys": LINEAR_KEYS}, "twice"),
         ({"keys": {"rope.scaling.type": "linear"}}, "damaged or truncated .*rope.scaling.factor"),
-        ({"rope_freqs": [1.0] * 7 + [8.0], "keys": {"rope.freq_base": 0.0}}, "damaged or truncated"),
+        ({"rope_freqs": [1.0] * 7 + [8.0], "keys": {"rope.freq_base": 0.0}}, "rope.freq_base = 0.0"),
         ({"tensors": {"blk.0.attn_sinks.weight": [0.0] * 4}}, "blk.0.attn_sinks.weight"),
+        ({"without": ["block_count"]}, "lacks the key block_count"),
+        ({"without": ["attention.head_count_kv"]}, "lacks the key attention.head_count_kv"),
+        ({"end_ids": {"eos_token_id": 259}}, "eos_token_id = 259 is none of its 259 tokens"),
+        ({"end_ids": {"eom_token_id": 10**6}}, "eom_token_id = 1000000"),
         ({"tensors": {"blk.0.attn_q_norm.bias": [0.0] * 16}}, "blk.0.attn_q_norm.bias"),
     ],
 )
@@ -86,6 +93,74 @@ def test_what_is_not_understood_is_refused_by_name_and_nothing_is_kept(make_fold
     with pytest.raises(InputError, match=part):
         load_model(file)
     assert not list(tmp_path.glob("cache/multispin/models/*"))
+
+
+def number(name, value):
+    """A number in a file's header with its key; `value` in its own type."""
+    kind, letter = (6, "f") if isinstance(value, float) else (4, "I")
+    return name.encode() + struct.pack(f"<I{letter}", kind, value)
+
+
+def word(text):
+    return struct.pack("<Q", len(text)) + text
+
+
+def place(name, dimensions, offset):
+    """Name, shape, number type (float32) and place of a tensor."""
+    sizes = struct.pack(f"<{len(dimensions)}Q", *dimensions)
+    return word(name) + struct.pack("<I", len(dimensions)) + sizes + struct.pack("<IQ", 0, offset)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "part"),
+    [
+        (number("block_count", 2), number("block_count", 1), "block_count = 1, so that no block uses .* blk.1."),
+        (number("block_count", 2), number("block_count", 0), "block_count = 0, which is no whole number from 1 on"),
+        (number("feed_forward_length", 64), number("feed_forward_length", 64.0), "feed_forward_length = 64.0"),
+        (number("rms_epsilon", 1e-6), number("rms_epsilon", 0.0), "rms_epsilon = 0.0, which is no number above 0"),
+        (number("freq_base", 1e4), number("freq_base", math.nan), "freq_base = nan"),
+        (number("freq_base", 1e4), number("freq_base", 5), "freq_base = 5"),
+        (word(b"gpt2"), word(b"bert"), "the tokenizer 'bert'"),
+        (word(b"default"), word(b"unheard"), "'gpt2' with 'unheard', not known here"),
+        (word(b"b"), word(b"c"), "259 tokens has repetitions"),
+        (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [64], 32), "output_norm.weight"),
+        (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [32], 0), "does not begin where"),
+        (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [2**62], 0), "damaged or truncated"),
+    ],
+)
+def test_a_header_that_lies_is_refused_in_one_sentence(make_folder, gguf_of, found, instead, part):
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    data = path.read_bytes()
+    if found[8:].startswith(b"output_norm"):  # where it stands depends on the order of the tensors
+        stands = data.index(found[:-8])
+        offset = int.from_bytes(data[stands + len(found) - 8 : stands + len(found)], "little")
+        shift = int.from_bytes(instead[-8:], "little")
+        found, instead = (
+            part[:-8] + struct.pack("<Q", at) for part, at in ((found, offset), (instead, offset + shift))
+        )
+    assert found in data
+    path.write_bytes(data.replace(found, instead, 1))
+    with pytest.raises(InputError, match=part) as raised:
+        load_model(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_that_no_text_of_the_self_test_uses_must_be_a_finite_number(make_folder, gguf_of, value):
+    from gguf import GGUFReader
+
+    path = gguf_of(make_folder("m", hidden_size=64), "llama")
+    reader = GGUFReader(path, "r+")
+    next(each for each in reader.tensors if each.name == "token_embd.weight").data[255, 3] = value
+    reader.data.flush()
+    with pytest.raises(InputError, match=r"embed_tokens\.weight has values that are not finite numbers"):
+        load_model(path)
+
+
+def test_a_part_of_a_head_that_rotates_is_refused(make_folder, gguf_of):
+    file = gguf_of(make_folder("m", Qwen2Config, hidden_size=64), "qwen2", keys={"rope.dimension_count": 8})
+    with pytest.raises(InputError, match=r"rope.dimension_count = 8, and only 16 is known"):
+        load_model(file)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
@@ -125,6 +200,11 @@ def test_end_ids_of_a_file_are_its_stop_ids(make_folder, gguf_of, caplog):
     file = gguf_of(folder, "llama", end_ids={"eos_token_id": 258, "eot_token_id": 259})
     assert load_tokenizer(file).stop_ids == (258, 259)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_file_without_an_end_id_has_none(make_folder, gguf_of, caplog):
+    assert load_tokenizer(gguf_of(make_folder("m"), "llama", end_ids={})).stop_ids == ()
+    assert "names no token that ends a text" in caplog.text
 
 
 def test_a_file_and_its_folder_accept_each_other(make_folder, gguf_of):

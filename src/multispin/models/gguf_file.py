@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.references import check_counts
 
@@ -28,7 +29,7 @@ _DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDeco
 _INSTEAD = "use the model's folder"
 _ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
 """Keys that say nothing about what the model computes (the tokenizer's are read by transformers)."""
-_SIZES = frozenset(
+_COUNTS = frozenset(
     {
         "context_length",
         "block_count",
@@ -37,15 +38,32 @@ _SIZES = frozenset(
         "vocab_size",
         "attention.head_count",
         "attention.head_count_kv",
-        "attention.layer_norm_rms_epsilon",
         "attention.key_length",
         "attention.value_length",
-        "rope.freq_base",
         "rope.dimension_count",
     }
 )
+_NUMBERS = frozenset({"attention.layer_norm_rms_epsilon", "rope.freq_base"})
+_NEEDED = (
+    "context_length",
+    "block_count",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+)
+"""Keys for which transformers would put the sizes of some other model where a file lacks them."""
+_QWEN3_HEAD = 128  # transformers takes it for every file of this architecture
 _SCALING = re.compile(r"rope\.scaling\.(type|factor|original_context_length|finetuned|yarn_beta_fast|yarn_beta_slow)")
 _OFF: Mapping[str, object] = {"expert_count": 0, "expert_used_count": 0, "rope.scaling.attn_factor": 1.0}
+_TOKENIZERS = frozenset({"gpt2", "llama"})
+_SPLITS = frozenset(
+    {"default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"}
+    | {"tekken", "qwen2", "deepseek-r1-qwen", "megrez"}
+)
+"""How a text is cut before its tokens are found (`tokenizer.ggml.pre`): transformers passes over all other names."""
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 _TENSORS = re.compile(
     r"(token_embd|output_norm|output)\.weight|rope_freqs\.weight|blk\.\d+\.((attn_(q|k|v|output)|ffn_(gate|up|down))"
     r"\.(weight|bias)|(attn_norm|ffn_norm|attn_q_norm|attn_k_norm)\.weight)"
@@ -111,7 +129,9 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
     reader = reader or open_gguf(path)
     try:
         keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-        return _facts(path, keys, {tensor.name: tensor for tensor in reader.tensors})
+        facts = _facts(path, keys, {tensor.name: tensor for tensor in reader.tensors})
+        _check_tensors(path, reader, int(keys[f"{keys['general.architecture']}.block_count"]))
+        return facts
     except InputError:
         raise
     except (*_DAMAGE, TypeError, ArithmeticError) as error:  # a key that is missing, or of another type than it has
@@ -127,7 +147,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         )
     for name, value in keys.items():
         own = name.removeprefix(architecture + ".")
-        known = _ABOUT.fullmatch(name) or own in _SIZES or _SCALING.fullmatch(own)
+        known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS or _SCALING.fullmatch(own)
         if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
             raise InputError(
                 f"{path} sets {name} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
@@ -137,9 +157,11 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
             raise InputError(f"{path} holds the tensor {name}, which no layer known here uses: {_INSTEAD}")
     own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
     check_counts({name.rpartition(".")[2]: value for name, value in own_keys.items()}, str(path))
-    _check_heads(path, own_keys)
+    _check_values(path, own_keys)
+    _check_heads(path, architecture, own_keys)
+    _check_vocabulary(path, keys)
     factors = np.array(tensors["rope_freqs.weight"].data) if "rope_freqs.weight" in tensors else None
-    names = keys.get("tokenizer.ggml.tokens", ())
+    names = keys["tokenizer.ggml.tokens"]
     types = keys.get("tokenizer.ggml.token_type", ())
     ends = {int(keys[key]) for key in (f"tokenizer.ggml.{name}" for name in _END_KEYS) if key in keys}
     return GgufFacts(
@@ -149,13 +171,57 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
     )
 
 
-def _check_heads(path: Path, keys: Mapping[str, Any]) -> None:
-    """InputError for sizes of heads that transformers does not read and that are not the usual ones."""
-    rotated = int(keys.get("rope.dimension_count", 0))
-    for name in ("attention.key_length", "attention.value_length"):
-        usual = rotated or int(keys["embedding_length"]) // int(keys["attention.head_count"])
-        if name in keys and int(keys[name]) != usual:
-            raise InputError(f"{path} sets {name} = {keys[name]}, and only {usual} is known here: {_INSTEAD}")
+def _check_values(path: Path, keys: Mapping[str, Any]) -> None:
+    """InputError for a size that is missing or no whole number from 1 on, and for numbers that are not above 0."""
+    for name in _NEEDED:
+        if name not in keys:
+            raise InputError(f"{path} lacks the key {name}: this GGUF file is damaged")
+    for name, value in keys.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if name in _COUNTS and not (whole and value >= 1):
+            raise InputError(f"{path} sets {name} = {shown(value)}, which is no whole number from 1 on")
+        if name in _NUMBERS and not (isinstance(value, float) and 0.0 < value < math.inf):
+            raise InputError(f"{path} sets {name} = {shown(value)}, which is no number above 0")
+
+
+def _check_heads(path: Path, architecture: str, keys: Mapping[str, Any]) -> None:
+    """InputError for sizes of heads other than the one that transformers computes with."""
+    size = int(keys["embedding_length"]) // int(keys["attention.head_count"])
+    if architecture == "qwen3":
+        size = _QWEN3_HEAD
+    elif architecture == "llama":
+        size = int(keys.get("rope.dimension_count", size))
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        if name in keys and int(keys[name]) != size:
+            raise InputError(f"{path} sets {name} = {keys[name]}, and only {size} is known here: {_INSTEAD}")
+
+
+def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
+    """InputError for a damaged list of tokens, and for ways to cut texts into them that transformers passes over."""
+    own = {name.removeprefix("tokenizer.ggml."): value for name, value in keys.items()}
+    model, split = own.get("model"), own.get("pre", "default")
+    if model not in _TOKENIZERS or (model == "gpt2" and split not in _SPLITS):
+        raise InputError(f"{path} has the tokenizer {shown(model)} with {shown(split)}, not known here: {_INSTEAD}")
+    if model == "llama" and own.get("add_space_prefix", True) is not True:
+        raise InputError(f"{path} sets tokenizer.ggml.add_space_prefix = False, not known here: {_INSTEAD}")
+    tokens, types = own["tokens"], own.get("token_type", ())
+    if len(set(tokens)) < len(tokens) or len(types) not in (0, len(tokens)):
+        raise _damaged(path, ValueError(f"its list of {len(tokens)} tokens has repetitions, or lacks types"))
+    for name, value in own.items():
+        if name.endswith("_token_id") and not (isinstance(value, int) and 0 <= value < len(tokens)):
+            raise _damaged(path, ValueError(f"{name} = {shown(value)} is none of its {len(tokens)} tokens"))
+
+
+def _check_tensors(path: Path, reader: "GGUFReader", blocks: int) -> None:
+    """InputError for tensors of blocks that the model does not have, and unless one begins where the last one ends."""
+    start, alignment = int(reader.data_offset), int(reader.alignment)
+    for tensor in reader.tensors:
+        block = _BLOCK.match(tensor.name)
+        if block and (int(block[1]) >= blocks or str(int(block[1])) != block[1]):
+            raise InputError(f"{path} says block_count = {blocks}, so that no block uses its tensor {tensor.name}")
+        if tensor.data_offset != start or math.prod(map(int, tensor.shape)) != tensor.n_elements:
+            raise _damaged(path, ValueError(f"{tensor.name} does not begin where the tensor before it ends"))
+        start += -(-tensor.n_bytes // alignment) * alignment
 
 
 def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | None") -> Mapping[str, Any] | None:

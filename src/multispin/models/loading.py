@@ -66,6 +66,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
         model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot put {reference} on device {device!r}: {first_line(error)}") from None
+    _check_finite(reference, model)
     return whole_weights(model) if dtype == INT8 else model
 
 
@@ -98,6 +99,13 @@ def _check_numbers(reference: str, folder: Path) -> None:
                         f"cannot load the model {reference}: {name} is stored as {kind}, not as floating-point "
                         "numbers: its weights are quantised in a way that is not known here"
                     )
+
+
+def _check_finite(reference: str, model: PreTrainedModel) -> None:
+    """InputError for weights that are not finite numbers: a text in which no wrong one counts would not show them."""
+    for name, weights in model.named_parameters():
+        if weights.numel() and not all(bool(end.isfinite()) for end in weights.detach().aminmax()):
+            raise InputError(f"cannot load the model {reference}: {name} has values that are not finite numbers")
 
 
 def _check_frequencies(reference: str, folder: Path, model: PreTrainedModel) -> None:
@@ -221,8 +229,8 @@ def _convert(path: Path, folder: Path) -> None:
         model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
         if facts.rope is not None:
             model.config.rope_parameters = dict(facts.rope)
-        if facts.end_ids:
-            model.generation_config.eos_token_id = list(facts.end_ids)
+        # A file that names none has none: its configuration has got that of the first model of its family.
+        model.config.eos_token_id = model.generation_config.eos_token_id = list(facts.end_ids) or None
         special = [token for token in facts.special if token in tokenizer.get_vocab()]
         tokenizer.add_special_tokens({"additional_special_tokens": special})
         with writing(folder):

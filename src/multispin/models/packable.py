@@ -72,7 +72,8 @@ class PackedModel:
             )
         packed = (model if own else shared_copy(model)).eval()
         if reorder:
-            packed = prepack(lean(packed))
+            with _computing(model):
+                packed = prepack(lean(packed))
         packed.set_attn_implementation(PACKED_ATTENTION)
         make_packable(packed)
         made = cls(packed)
