@@ -9,6 +9,8 @@ import time
 import pytest
 
 from multispin.cli.output import MAX_CHARACTERS, Output, OutputHandler
+from multispin.cli.serve import say
+from multispin.protocol.events import Round, RoundDevice
 
 
 def logger_to(stream, as_json):
@@ -88,3 +90,23 @@ def test_a_stream_that_was_closed_when_the_program_began_drops_its_lines_and_end
     output.close()
     assert output.dropped == 3
     assert output._done.is_set()
+
+
+def test_only_a_terminal_is_watched(tmp_path):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, (tmp_path / "log").open("w") as file:
+        assert [Output(each).watched for each in (terminal, file, io.StringIO(), None)] == [True, False, False, False]
+    assert not Output(terminal).watched  # closed by now
+    os.close(ours)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_passes_are_told_on_a_terminal_and_not_to_a_log(watched):
+    class Lines:
+        said, line = "", lambda self, text: setattr(self, "said", text)
+
+    output = Lines()
+    output.watched = watched
+    device = RoundDevice("anna", drafted=4, accepted=3, tokens=4, acceptance_rate=0.8, seconds_per_token=0.01)
+    say(output, "ws", Round(7, 1.0, 0.02, 0, None, None, (device,), ()))
+    assert ("anna 3/4" in output.said) == watched

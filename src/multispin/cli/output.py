@@ -48,6 +48,14 @@ class Output:
         self._done = threading.Event()
         threading.Thread(target=self._work, name="output", daemon=True).start()
 
+    @property
+    def watched(self) -> bool:
+        """Whether it is a terminal, where somebody may look on."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # it was closed meanwhile
+            return False
+
     def line(self, text: str) -> None:
         """Have a line written, without waiting for it."""
         try:

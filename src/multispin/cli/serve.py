@@ -169,7 +169,7 @@ def command(**options: Any) -> None:
         if stopped():
             log.info("stopped before the model was loaded")
             return
-        tell: Callable[[EdgeEvent], None] = partial(_say, events, "ws" if options["tls_certificate"] is None else "wss")
+        tell: Callable[[EdgeEvent], None] = partial(say, events, "ws" if options["tls_certificate"] is None else "wss")
         if options["as_json"]:
             tell = partial(_say_as_json, events)
         from multispin.edge import new_event_loop
@@ -389,7 +389,7 @@ def _say_as_json(output: Output, event: "EdgeEvent") -> None:
     output.line(as_line(event))
 
 
-def _say(output: Output, scheme: str, event: "EdgeEvent") -> None:
+def say(output: Output, scheme: str, event: "EdgeEvent") -> None:
     """Tell a person what happens."""
     from multispin.edge import place_of
     from multispin.protocol import events
@@ -408,7 +408,7 @@ def _say(output: Output, scheme: str, event: "EdgeEvent") -> None:
             output.line(f"- {one_line(event.name)} did not come back")
         case events.Refused():
             output.line(f"- {one_line(event.name)}: {one_line(event.why)}")
-        case events.Round():
+        case events.Round() if output.watched:  # dozens a second: more than a log of a service should keep
             shares = ", ".join(
                 f"{one_line(device.name)} {device.accepted}/{device.drafted}" for device in event.devices
             )
