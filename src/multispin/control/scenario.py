@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
 from multispin.control.access import ACCESS
-from multispin.control.latency import fed_tokens, verification_s
+from multispin.control.latency import verification_s
 from multispin.errors import InputError
 from multispin.radio import shannon_efficiency
 
@@ -77,8 +77,9 @@ class Verification:
 
     def verify_s(self, draft_lengths: Sequence[int]) -> float:
         """T_ver of one pass over drafts of these lengths, one for each session in it [s]."""
-        tokens = float(fed_tokens(draft_lengths, self.padded))
-        return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, len(draft_lengths), tokens)
+        count = len(draft_lengths)
+        tokens = float(count * (max(draft_lengths, default=0) + 1) if self.padded else sum(draft_lengths) + count)
+        return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, count, tokens)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ that it really has. Pure functions. Does not know what is decided by the prices 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from multispin.control.edge import edge_drafts, plain
 from multispin.control.exact.fluid import fluid
@@ -72,7 +72,9 @@ class SessionWorth:
 
     def scaled(self, by: float) -> "SessionWorth":
         """The same where all prices are higher by a factor."""
-        return replace(self, token_worth=by * self.token_worth, restart_worth=by * self.restart_worth)
+        worths = by * self.token_worth, by * self.restart_worth
+        floors = self.least_tokens_per_s, self.weight, self.asked_tokens_per_s
+        return SessionWorth(self.bandwidth_hz, *worths, *floors)
 
 
 @dataclass(frozen=True)

@@ -305,6 +305,8 @@ class LearnedBeliefs:
         self._max_draft_length = max_draft_length
         self._frame_bits = frame_bits
         self._sessions: dict[int, _Estimates] = {}
+        self._verifier: Verification | None = None  # None: to be made anew
+        self._edge_drafter: EdgeDrafter | None = None
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
         """Begin with what a device says of itself."""
@@ -354,14 +356,17 @@ class LearnedBeliefs:
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn the time of a verification."""
         self.verification.observe(devices, tokens, seconds)
+        self._verifier = None
 
     def observe_edge_draft(self, lengths: Sequence[int], seconds: float) -> None:
         """Learn the time of a drafting step."""
+        self._edge_drafter = None
         if any(lengths):
             self._edge_time.observe(max(lengths), sum(lengths), seconds)
 
     def observe_edge_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn how often the edge's own drafts are accepted, for this session and for all."""
+        self._edge_drafter = None
         self._edge_acceptance.observe(drafted, accepted)
         self._edge_trials += min(accepted + 1, drafted)
         known = self._changing(session)
@@ -406,12 +411,17 @@ class LearnedBeliefs:
 
     def verifier(self) -> Verification:
         """The planner's verifier."""
-        known = self.verification
-        return Verification(known.fixed_s, known.per_device_s, known.per_token_s)
+        if self._verifier is None:
+            known = self.verification
+            self._verifier = Verification(known.fixed_s, known.per_device_s, known.per_token_s)
+        return self._verifier
 
     def edge_drafter(self) -> EdgeDrafter:
         """The planner's view of the edge's own drafter."""
-        return EdgeDrafter(self._edge_time.per_device_s, self._edge_time.per_token_s, self._edge_acceptance.rate)
+        if self._edge_drafter is None:
+            step_s, token_s = self._edge_time.per_device_s, self._edge_time.per_token_s
+            self._edge_drafter = EdgeDrafter(step_s, token_s, self._edge_acceptance.rate)
+        return self._edge_drafter
 
     def _changing(self, session: int) -> _Estimates:
         """What has been learned of a session, which is about to change."""

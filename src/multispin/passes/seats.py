@@ -250,10 +250,11 @@ class Seats:
 
     def unread(self, seat: Seat) -> int:
         """Number of committed tokens, all but the newest, that are not in the cache yet."""
-        request = seat.session.request
-        if seat.slot is None or request is None or request.finish:
+        request, slot = seat.session.request, seat.slot
+        if slot is None or request is None or request.finish:
             return 0
-        return max(0, len(request.committed) - 1 - self._engine.cached(seat.slot))
+        unread = len(request.committed) - 1 - self._engine.cached(slot)
+        return unread if unread > 0 else 0
 
     def _held(self) -> set[int]:
         return {seat.slot for seat in self._seats.values() if seat.slot is not None}

@@ -85,9 +85,10 @@ class Windows:
         for seat in self._seats:
             if not (seat.running and seat.connected):
                 continue
-            if seat.session.hello.drafts:
+            session = seat.session
+            if session.hello.drafts:
                 (resting if self._rests(seat) else drafting).append(seat)
-            if is_idle(seat) or (isinstance(seat.session.stage, Streaming) and seat.session.number not in self._flows):
+            if session.number not in self._flows if isinstance(session.stage, Streaming) else is_idle(seat):
                 idle.append(seat)
         self._drafting = len(drafting)
         if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts did

@@ -38,15 +38,16 @@ class Arrival(NamedTuple):
     """What a chunk brought.
 
     Attributes:
-        kept: tokens of it that wait for a verification now.
         begins: whether it is the first of its chain.
         trials: what it shows of the drafter.
 
     """
 
-    kept: int = 0
     begins: bool = False
     trials: Trials = Trials()
+
+
+_BEGINS, _GOES_ON = Arrival(begins=True), Arrival()
 
 
 @dataclass(slots=True)
@@ -137,7 +138,7 @@ class Streaming:
         elif message.epoch < self.epoch or not self.alive:
             self.late = max(0, self.late - len(ids))
             self.counts.wasted += len(ids)
-            return Arrival()
+            return _GOES_ON
         end = len(committed) + len(self.pending)
         if not self.received <= message.start <= end:
             raise ProtocolError("gap", f"a chunk starts at {message.start}, which is not {self.received} … {end}")
@@ -148,14 +149,14 @@ class Streaming:
             )
         if message.start >= len(committed):  # as nearly always
             self.pending += ids
-            return Arrival(len(ids), begins)
+            return _BEGINS if begins else _GOES_ON
         written = committed[message.start : self.received]
         trials = _compare(ids, written)
         self.counts.wasted += len(written)
         self.pending += ids[len(written) :]
         if trials.equal < trials.compared:
             self.kill()
-        return Arrival(len(ids) - len(written) if self.alive else 0, begins, trials)
+        return Arrival(begins, trials)
 
     def take(self, count: int, added: Sequence[int] = ()) -> tuple[int, ...]:
         """What is in the pass to come: the first `count` pending tokens, or all; and what the edge drafted after them.

@@ -1,6 +1,7 @@
 """Token ids packed at ⌈log2 V⌉ bits each, and the bit strings that all payloads are made of."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,7 @@ _FEW = 64
 """Up to this many ids (any draft) one long integer is faster than arrays. For more (prompts) arrays are faster."""
 
 
+@lru_cache(maxsize=64)  # asked for with every frame
 def bits_per_id(vocabulary_size: int) -> int:
     """⌈log2 V⌉, the bits of one token id (the index part of eq. 9 in arXiv 2606.04581); 15 for V = 32,000."""
     if vocabulary_size < 2:
@@ -66,8 +68,10 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
         if number & ((1 << padding) - 1):
             raise InputError("the padding bits are not zero")
         number >>= padding
+        if count == 1 and number < vocabulary_size:  # as most frames of a stream
+            return [number]
         mask = (1 << width) - 1
-        few = [number] if count == 1 else [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
+        few = [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
         if few and max(few) >= vocabulary_size:
             raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
         return few
