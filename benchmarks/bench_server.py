@@ -7,7 +7,8 @@ once warm, per pass. Processor time does not count what other processes take mea
 shared: compare within one run.
 
 The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
-WebSockets and receives the answers, and does nothing else.
+WebSockets and receives the answers, and does nothing else. `floor-streams` is the same with as many answers as
+devices send in streams, where each of the six tokens that a device drafts in a pass comes in a frame of its own.
 
 With `--without-sockets` the same edge and devices are in this process, under a virtual clock: what is left is the
 protocol, the scheduler, events and metrics, each with its own processor time (`played_site`).
@@ -43,6 +44,7 @@ from multispin.edge.gate import raise_descriptors
 from multispin.gateway import Gateway, guard, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import SESSION_PATH
+from multispin.protocol.events import Lost
 from multispin.speculation import ID_RULES, Outcome, SlotTable
 from played_clients import play, right_token
 from played_site import Site
@@ -50,12 +52,28 @@ from played_site import Site
 VOCABULARY = 32_000
 MAX_LENGTH = 8192
 WARM_UP_PASSES = 40
+WARM_UP_SESSIONS = 8000
+"""Less is warmed up where there are many sessions: in rounds of 1,000 a pass and the drafting before it take 4 s."""
+TOKENS_PER_PASS = 6
+FLOORS = ("floor", "floor-streams")
 FLOOR_FRAME = b"x" * 24
+LIMIT_S = 600.0
+"""A part of the benchmark may take so long [s]."""
 
 
 def pass_s(devices):
     """Time of a pass of the stub [s]. It grows with the devices, so that one process of clients can keep up."""
     return 0.03 + 0.0015 * devices
+
+
+def token_s(devices):
+    """Time that a device takes to draft a token [s]."""
+    return pass_s(devices) / TOKENS_PER_PASS
+
+
+def warm_up_passes(slots):
+    """Passes that are not measured."""
+    return max(8, min(WARM_UP_PASSES, WARM_UP_SESSIONS // slots))
 
 
 class Stub(SlotTable):
@@ -108,31 +126,43 @@ class StubWords:
 
 
 @contextlib.asynccontextmanager
-async def clients(url, devices, http, token_s, prompt_tokens=5):
-    """A process of clients for as long as the block runs; gives what its processor time so far is [s]."""
+async def clients(url, devices, http, token_s, prompt_tokens=5, frames=1):
+    """A process of clients for as long as the block runs; gives the `Clients`."""
     arguments = ["--play", url, "--devices", str(devices), "--http", str(http), "--token-s", str(token_s)]
-    arguments += ["--prompt-tokens", str(prompt_tokens)]
+    arguments += ["--prompt-tokens", str(prompt_tokens), "--frames", str(frames)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, __file__, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-
-    async def spent_s():
-        process.stdin.write(b"\n")
-        return float(await process.stdout.readline())
-
     try:
-        yield spent_s
+        yield Clients(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
 
 
-async def until(test, limit_s=300.0):
-    """Wait until something is so."""
-    async with asyncio.timeout(limit_s):
-        while not test():  # noqa: ASYNC110
-            await asyncio.sleep(0.3)
+class Clients:
+    """A process of clients."""
+
+    def __init__(self, process):
+        self._process = process
+
+    async def spent_s(self):
+        """Its processor time so far [s]."""
+        self._process.stdin.write(b"\n")
+        return float(await self._process.stdout.readline())
+
+    async def play_until(self, test):
+        """Wait until something is so; end the benchmark if it cannot come to be so any more."""
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while not test():
+                    if self._process.returncode is not None:
+                        raise SystemExit("the process of clients has ended by itself; its complaint stands above")
+                    await asyncio.sleep(0.3)
+        except TimeoutError:
+            sentence = f"the site did not come so far within {LIMIT_S:.0f} s: take fewer clients, or a quieter machine"
+            raise SystemExit(sentence) from None
 
 
 async def longest_stretch(test):
@@ -172,8 +202,8 @@ def edge_of(slots, mode, least_s):
 def measure_without_sockets(devices, mode, passes_wanted, profile=None):
     """One row: the same without sockets, by part."""
     engine, controller, limits = edge_of(devices, mode, 0.0)
-    site = Site(engine, controller, limits, devices, pass_s(devices), pass_s(devices) / 6)
-    site.run(WARM_UP_PASSES)
+    site = Site(engine, controller, limits, devices, pass_s(devices), token_s(devices))
+    site.run(warm_up_passes(devices))
     before, passes, members, frames = dict(site.spent_s), site.passes, site.members, site.frames
     with profile or contextlib.nullcontext():
         site.run(passes_wanted)
@@ -204,18 +234,26 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
     Gateway(source, words, "stub").add_routes(application, guard(access))
     metrics = Metrics("stub", server.counts)
     server.audience.add(metrics.tell)
+    lost = 0
+
+    def hear(event):
+        nonlocal lost
+        lost += isinstance(event, Lost)
+
+    server.audience.add(hear)
     async with listening(application, port=0, gate=Gate(most_per_address=65536)) as port:
         url = f"http://127.0.0.1:{port}{SESSION_PATH}"
-        async with clients(url, devices, http, pass_s(slots) / 6, prompt_tokens) as spent_s:
-            await until(lambda: len(passes.sessions) == slots)
+        async with clients(url, devices, http, token_s(slots), prompt_tokens) as played:
+            await played.play_until(lambda: len(passes.sessions) == slots)
             first = engine.passes
-            await until(lambda: engine.passes >= first + WARM_UP_PASSES)
+            await played.play_until(lambda: engine.passes >= first + warm_up_passes(slots))
             meter = Meter(engine)
-            before, client_before_s = meter.read(), await spent_s()
+            before, client_before_s = meter.read(), await played.spent_s()
             with profile or contextlib.nullcontext():
-                await until(lambda: engine.passes >= before["passes"] + passes_wanted)
-            after, client_after_s = meter.read(), await spent_s()
+                await played.play_until(lambda: engine.passes >= before["passes"] + passes_wanted)
+            after, client_after_s = meter.read(), await played.spent_s()
             longest_s = await longest_stretch(lambda: engine.passes >= after["passes"] + passes_wanted // 2)
+            broken = lost  # those that end with the block are not counted
     spent = {key: after[key] - before[key] for key in before}
     count = spent["passes"]
     return {
@@ -229,13 +267,15 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
         "planning_ms": round(1e3 * spent["planning_s"] / count, 2),
         "client_ms": round(1e3 * (client_after_s - client_before_s) / count, 2),
         "longest_ms": round(1e3 * longest_s, 1),
+        "lost": broken,
         "failed_listeners": server.audience.failures,
     }
 
 
-async def measure_floor(devices, passes_wanted):
-    """The first row: what sockets and aiohttp alone cost for one frame to each device, and one back."""
+async def measure_floor(devices, mode, passes_wanted):
+    """What sockets and aiohttp alone cost for a frame to each device, and one back or as many as in streams."""
     sockets, answers, complete = [], 0, asyncio.Event()
+    frames = TOKENS_PER_PASS if mode == "floor-streams" else 1
 
     async def handler(request):
         nonlocal answers
@@ -244,7 +284,7 @@ async def measure_floor(devices, passes_wanted):
         sockets.append(socket)
         while (await socket.receive()).type is aiohttp.WSMsgType.BINARY:
             answers += 1
-            if answers == devices:
+            if answers == devices * frames:
                 complete.set()
         return socket
 
@@ -255,24 +295,25 @@ async def measure_floor(devices, passes_wanted):
         for each in sockets:
             await each.send_bytes(FLOOR_FRAME)
         await complete.wait()
-        await asyncio.sleep(pass_s(devices))
+        if frames == 1:  # else the answers take as long
+            await asyncio.sleep(pass_s(devices))
 
     application = web.Application()
     application.router.add_get("/floor", handler)
     async with (
         listening(application, port=0, gate=Gate(most_per_address=65536)) as port,
-        clients(f"http://127.0.0.1:{port}/floor", devices, 0, 0.0) as spent_s,
+        clients(f"http://127.0.0.1:{port}/floor", devices, 0, token_s(devices), frames=frames) as played,
     ):
-        await until(lambda: len(sockets) == devices)
+        await played.play_until(lambda: len(sockets) == devices)
         await one_pass()
-        began_s, client_began_s = time.process_time(), await spent_s()
+        began_s, client_began_s = time.process_time(), await played.spent_s()
         for _ in range(passes_wanted):
             await one_pass()
-        edge_s, client_s = time.process_time() - began_s, await spent_s() - client_began_s
+        edge_s, client_s = time.process_time() - began_s, await played.spent_s() - client_began_s
     return {
         "devices": devices,
         "http": 0,
-        "mode": "floor",
+        "mode": mode,
         "passes": passes_wanted,
         "sessions_per_pass": devices,
         "edge_ms": round(1e3 * edge_s / passes_wanted, 2),
@@ -291,6 +332,7 @@ COLUMNS = (
     "planning_ms",
     "client_ms",
     "longest_ms",
+    "lost",
 )
 PARTS = (
     *("devices", "mode", "passes", "sessions_per_pass", "frames_per_pass", "edge_ms"),
@@ -303,9 +345,9 @@ def rows(options) -> "list[tuple[int, int, str]]":
     found = []
     for devices in options.devices:
         if options.without_sockets:
-            found += [(devices, 0, mode) for mode in options.mode if mode != "floor"]
+            found += [(devices, 0, mode) for mode in options.mode if mode not in FLOORS]
             continue
-        found += [(devices, options.http or 0, mode) for mode in options.mode]
+        found += [(devices, 0 if mode in FLOORS else options.http or 0, mode) for mode in options.mode]
         if options.http is None and "rounds" in options.mode:
             found.append((devices, max(1, devices // 10), "rounds"))
     return found
@@ -316,37 +358,39 @@ def main():
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 20, 50, 200, 1000])
     parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
     parser.add_argument("--prompt-tokens", type=int, default=5, help="length of HTTP clients' prompts; default 5")
-    parser.add_argument("--mode", nargs="+", default=["floor", "rounds", "mixture", "streams"])
+    parser.add_argument("--mode", nargs="+", default=["floor", "floor-streams", "rounds", "mixture", "streams"])
     parser.add_argument("--passes", type=int, help="default: fewer for many devices")
     parser.add_argument("--without-sockets", action="store_true", help="devices in this process, under a virtual clock")
     parser.add_argument("--json", action="store_true", help="one JSON object for each row")
     parser.add_argument("--profile", action="store_true", help="print where the event loop's time goes")
     parser.add_argument("--play", help=argparse.SUPPRESS)
     parser.add_argument("--token-s", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     raise_descriptors()
     gc.set_threshold(*RARELY)  # as `multispin serve` has it
     logging.disable()  # of clients that are cut off in the end
     if options.play:
-        asyncio.run(play(options.play, options.devices[0], options.http, options.token_s, options.prompt_tokens))
+        what = (options.devices[0], options.http, options.token_s, options.prompt_tokens, options.frames)
+        asyncio.run(play(options.play, *what))
         return
     columns = PARTS if options.without_sockets else COLUMNS
     if not options.json:
         print("  ".join(f"{each:>{max(11, len(each))}}" for each in columns))
     for devices, http, mode in rows(options):
-        passes_wanted = options.passes or max(20, min(200, 6000 // devices))
+        passes_wanted = options.passes or max(8, min(200, 6000 // devices))
         profile = cProfile.Profile(time.thread_time) if options.profile else None
         if options.without_sockets:
             row = measure_without_sockets(devices, mode, passes_wanted, profile)
         else:
-            work: Callable = measure_floor if mode == "floor" else measure
+            work: Callable = measure_floor if mode in FLOORS else measure
             what: tuple = (devices, http, mode, passes_wanted, profile, options.prompt_tokens)
-            what = (devices, passes_wanted) if mode == "floor" else what
+            what = (devices, mode, passes_wanted) if mode in FLOORS else what
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 row = runner.run(work(*what))
         cells = (f"{row.get(each, ''):>{max(11, len(each))}}" for each in columns)
         print(json.dumps(row) if options.json else "  ".join(cells), flush=True)
-        if profile is not None and mode != "floor":
+        if profile is not None and mode not in FLOORS:
             pstats.Stats(profile).sort_stats("tottime").print_stats(60)
 
 

@@ -117,7 +117,7 @@ async def _converse(socket, number, token_s):
         device.hear(frame.data)
 
 
-async def play(url, devices, http, token_s, prompt_tokens):
+async def play(url, devices, http, token_s, prompt_tokens, frames):
     """Play them until the parent is gone; each line on standard input asks for the processor time so far [s]."""
     connector = aiohttp.TCPConnector(limit=0)
     base = url.removesuffix(SESSION_PATH)
@@ -129,6 +129,9 @@ async def play(url, devices, http, token_s, prompt_tokens):
     async def echo(socket):
         async for frame in socket:
             await socket.send_bytes(frame.data)
+            for _ in range(frames - 1):
+                await asyncio.sleep(token_s)
+                await socket.send_bytes(frame.data)
 
     async def browser():
         while True:
