@@ -130,6 +130,39 @@ def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):
     assert run(scenario()) == 0
 
 
+WHOLE = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
+
+
+@pytest.mark.parametrize(("said", "answered"), [(WHOLE, True), (HALF + b"\r\nhalf", False)])
+def test_neither_an_answered_request_nor_half_a_body_keeps_a_place(run, said, answered):
+    async def scenario():
+        one = Gate(most=3)
+        async with listening(application(), port=0, gate=one) as port:
+            held = [await say(port, said) for _ in range(3)]
+            for reader, _ in held if answered else ():
+                await reader.readuntil(b"\r\n\r\nx")
+            reader, _ = await say(port, WHOLE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\nx"), 20)
+            assert await until_closed(held[0][0]) == b""
+            return one.refused
+
+    assert run(scenario()) == 0
+
+
+def test_a_request_that_is_being_served_keeps_its_place(run):
+    async def scenario():
+        one = Gate(most=2)
+        async with listening(application(), port=0, gate=one) as port:
+            reader, _ = await say(port, b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readexactly(10)
+            for _ in range(4):
+                newcomer, _ = await say(port, WHOLE)
+                await asyncio.wait_for(newcomer.readuntil(b"\r\n\r\nx"), 20)
+            return len(await asyncio.wait_for(reader.readexactly(1000), 20))
+
+    assert run(scenario()) == 1000
+
+
 STARVED = """
     import asyncio, logging, resource, socket, sys
     from aiohttp import web

@@ -69,7 +69,7 @@ class Gate:
         self._proxies = tuple(proxies)
         self._addresses: Counter[str] = Counter()
         self._open = 0
-        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # without a complete request, by when they came
+        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # no whole request is being served; longest first
         self._guarded: dict[asyncio.BaseTransport, Guarded] = {}
 
     @property
@@ -79,7 +79,7 @@ class Gate:
 
     @property
     def silent(self) -> int:
-        """Of them, those that have not made a complete request yet."""
+        """Of them, those for which no whole request is being served."""
         return len(self._silent)
 
     def enter(self, host: str) -> str | None:
@@ -123,6 +123,7 @@ class Gate:
             guarded = self._guarded.get(request.transport) if request.transport is not None else None
             if guarded is not None:
                 guarded.asked()
+                request.content.on_eof(guarded.served)
             waiting = None
             if not request.content.is_eof():
                 waiting = asyncio.get_running_loop().call_later(
@@ -135,11 +136,13 @@ class Gate:
             finally:
                 if waiting is not None:
                     waiting.cancel()
+                if guarded is not None:
+                    guarded.answered()
 
         return guarded_handler
 
     def _make_room(self) -> bool:
-        """Hang up on the connection that has asked for nothing longest, if there is one."""
+        """Hang up on the connection that has had nothing to be served for longest, if there is one."""
         if not self._silent:
             return False
         next(iter(self._silent)).hang_up()
@@ -175,10 +178,18 @@ class Guarded(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def asked(self) -> None:
-        """A request has come."""
-        self._gate._silent.pop(self, None)
+        """The head of a request has come."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def served(self) -> None:
+        """A request is there as a whole: until it is answered, nobody takes this connection's place."""
+        self._gate._silent.pop(self, None)
+
+    def answered(self) -> None:
+        """Between two requests a connection is as good as one that has said nothing."""
+        if self._transport in self._gate._guarded:
+            self._gate._silent[self] = None
 
     def hang_up(self) -> None:
         """End the connection at once."""
