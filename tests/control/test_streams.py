@@ -182,6 +182,16 @@ def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
     assert not any(ride.session == 1 for ride in made.rides)
 
 
+def test_the_edge_takes_nothing_from_a_device_that_drafts_next_to_nothing_in_a_pass() -> None:
+    """Its time is dear, as it seems, and its stream goes on as if it had begun anew: nearly nothing is lost."""
+    engine, drafter = Verification(0.006, 0.0, 0.0001), EdgeDrafter(0.0012, 0.0, 0.4)
+    slow = Ready(1, 0, 0.6, tokens_per_s=3.0, room=8, edge_room=8, edge_acceptance_rate=0.4)
+    slow = slow._replace(token_worth=0.44, restart_worth=0.01)
+    made = choose([slow, slow._replace(session=2)], engine, 340.0, drafter)
+    assert isinstance(made, Go)
+    assert [ride.edge_tokens for ride in made.rides] == [1, 1]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 4),
@@ -202,9 +212,9 @@ def test_a_ride_is_the_best_of_all_lengths_with_what_it_takes_from_the_device(
 
     def surplus(device: int, edge: int) -> float:
         goes_on = alpha ** (device + edge + 1)
-        in_vain = token_worth * (min(held, pending) + edge * goes_on)
         later = restart_worth + token_worth * rate * drafter.fixed_s * edge
-        return value(ready, device, edge, verifier, price, drafter) - in_vain - later * (1.0 - goes_on)
+        lost = token_worth * min(held, pending) + min(token_worth * edge, later) * goes_on + later * (1.0 - goes_on)
+        return value(ready, device, edge, verifier, price, drafter) - lost
 
     steps = price * drafter.fixed_s
     every = {(own, m): surplus(own, m) - steps * m for m in range(4) for own in range(pending + 1)}

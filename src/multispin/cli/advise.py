@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,12 @@ def asked(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | 
     """The advice for a site, with progress on standard error; a picture of it goes to `plot`."""
     from multispin.simulation.steady import streamed  # the simulator takes a moment to load
 
+    simulated = cache(streamed)  # the picture asks for the site itself again
     with progress() as show:
-        advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), streamed)
+        advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), simulated)
         can_stream = advice.option("streams") is not None
         if plot is not None:
-            streams = streamed if can_stream else None
+            streams = simulated if can_stream else None
             drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0), streams)
             _draw(advice, drawn, title, plot)
     return advice

@@ -137,10 +137,10 @@ def choose(
     engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
     as long as another token of its device would bring more than that; and if the verdict contradicts what the device
     has drafted meanwhile, a pass and a round trip of drafting are lost. What the edge drafts takes from the device,
-    too: a stream that goes on has drafted the same m tokens in vain, and one that is contradicted hears of it later by
-    the time of the m steps. Its surplus is
+    too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and one that is contradicted
+    hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
 
-        w E(l, m) − λ · its engine time − ν T (min(l, l*) + m σ(l, m)) − ν (m steps + pass + 2 d) (1 − σ(l, m)).
+        w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
 
     It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
     when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.
@@ -251,7 +251,7 @@ class _Table:
         self._lost = np.where(drafts_on, restart_worth, 0.0)
         if edge_drafter is not None:  # a contradicted device hears of it when the edge has drafted, too
             self._lost = self._lost + self._token_worth * self._rate * edge_drafter.fixed_s * edge
-        self._vain = self._token_worth * edge
+        self._vain = np.minimum(self._token_worth * edge, self._lost)  # it may begin anew just as well
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
         after = self._extra + (self._lost - self._vain) * self._survives / self._weight

@@ -12,13 +12,13 @@ from multispin.control.advice import Advice, Curve, Option
 from multispin.report.style import COLOURS, RC, canvas, legend_above
 
 _MODES = {
-    "plain": ("nobody drafts", "#555555", "-"),
-    "edge": ("the edge drafts", "#CC79A7", "-"),
-    "rounds": ("every device drafts", "#0072B2", "--"),
+    "plain": ("nobody", "#000000", "-"),
+    "edge": ("the edge", "#CC79A7", "-"),
+    "rounds": ("devices (heterogeneous)", "#0072B2", "--"),
     "streams": ("devices, in streams", "#332288", "-"),
     "mixture": ("best mixture, no streams", "#D55E00", "-"),
 }
-"""Label, colour and line of each mode."""
+"""Who drafts, colour and line of each mode."""
 
 
 def draw(advice: Advice, curves: tuple[Curve, Curve], title: str, path: Path) -> None:
@@ -100,7 +100,7 @@ def _bars(panel: Axes, advice: Advice) -> None:
 
 
 def _label(option: Option) -> str:
-    return option.policy if option.mode == "rounds" else _MODES[option.mode][0]
+    return f"devices ({option.policy})" if option.mode == "rounds" else _MODES[option.mode][0]
 
 
 def _colour(option: Option) -> str:
