@@ -16,6 +16,7 @@ import time
 
 from tests.chaos import proxy, world
 
+from multispin.demo.forks import PRELOAD
 from multispin.protocol import SESSION_PATH, Request
 from multispin.speculation import SamplingParams
 
@@ -139,7 +140,7 @@ class Cast:
 
 def play(seed, mode, own_text=world.undisturbed):
     """Play one schedule; returns what it was. AssertionError if a text is not `own_text`, or does not end."""
-    multiprocessing.set_forkserver_preload(["tests.chaos.world", "tests.chaos.proxy"])
+    multiprocessing.set_forkserver_preload([*PRELOAD, "tests.chaos.world", "tests.chaos.proxy"])
     cast = Cast(seed, mode)
     faults = []
     try:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import aiohttp
 from tests.chaos import world
 
+from multispin.demo.forks import PRELOAD
 from multispin.protocol import SESSION_PATH, Request
 from multispin.speculation import SamplingParams
 
@@ -221,7 +222,7 @@ def main(seconds, devices, mode):
 
 
 if __name__ == "__main__":
-    multiprocessing.set_forkserver_preload(["tests.chaos.world"])
+    multiprocessing.set_forkserver_preload([*PRELOAD, "tests.chaos.world"])
     given, usual = sys.argv[1:], ["1800", "20", "auto"]
     seconds, devices, mode = given + usual[len(given) :]
     main(float(seconds), int(devices), mode)

@@ -1,41 +1,26 @@
 """`multispin …` as a process of its own that is forked from one which has imported torch already.
 
 It has its own pipes, signals and exit code, as `python -m multispin …` has: only the seconds of importing are missing.
-`test_demo`, one test of `test_stop` and `tests/packaging` start commands by their names.
+A demo forks its processes in the same way. One test of `test_stop` and `tests/packaging` start commands by their names.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
-from multiprocessing.reduction import DupFd
+
+from multispin.demo.forks import PRELOAD, Pipes, be_multispin
 
 _forks = multiprocessing.get_context("forkserver")
-PRELOAD = [
-    "torch",
-    "transformers",
-    "uvloop",
-    "multispin.models.verifier",
-    "multispin.cli.serve",
-    "multispin.cli.device",
-]
 
 
 def _play(arguments, pipes, ignores_ctrl_c):
     """In the new process: be `multispin ARGUMENTS`."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, pipe in enumerate(pipes, 1):
-        os.dup2(pipe.detach(), number)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.SIG_IGN if ignores_ctrl_c else signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves were started with
-    sys.argv = ["multispin", *arguments]
-    from multispin.cli.main import main
-
-    main()
+    be_multispin(arguments, pipes)
 
 
 class Started:
@@ -48,12 +33,13 @@ class Started:
     """
 
     def __init__(self, *arguments, ignores_ctrl_c=False):
-        _forks.set_forkserver_preload(PRELOAD)
-        (self.stdout, out), (self.stderr, err) = (_pipe() for _ in range(2))
-        given = (list(map(str, arguments)), _Pipes(out, err), ignores_ctrl_c)
-        self._process = _forks.Process(target=_play, args=given, daemon=True)
+        _forks.set_forkserver_preload(list(PRELOAD))
+        (self.stdout, out), (self.stderr, err), nothing = _pipe(), _pipe(), os.open(os.devnull, os.O_RDONLY)
+        given = (list(map(str, arguments)), Pipes(nothing, out, err), ignores_ctrl_c)
+        self._process = _forks.Process(target=_play, args=given)
         self._process.start()
-        for end in (out, err):
+        atexit.register(self.kill)
+        for end in (nothing, out, err):
             os.close(end)
 
     def __enter__(self):
@@ -95,22 +81,6 @@ class Started:
         for each in readers:
             each.join(timeout)
         return said[0][0], said[1][0]
-
-
-class _Pipes:
-    """Descriptors that go to a new process."""
-
-    def __init__(self, *ends):
-        self._ends = ends
-
-    def __getstate__(self):
-        return [DupFd(end) for end in self._ends]
-
-    def __setstate__(self, state):
-        self._ends = state
-
-    def __iter__(self):
-        return iter(self._ends)
 
 
 def _pipe():

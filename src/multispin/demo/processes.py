@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from multispin.demo.crew import DeviceSpec
+from multispin.demo.forks import ForkedProcess
 from multispin.demo.state import DemoState, DeviceState
 from multispin.errors import InputError
 from multispin.protocol.events import Begin, Event, Listening, Order, Ready, Tried, Try, as_order, from_line
@@ -32,38 +33,45 @@ MAX_LINE_BYTES = 4 * 2**20
 class _Child:
     """One process and its JSON lines."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         self._process = process
         self._errors: list[str] = []
         self._reader = asyncio.create_task(self._read_errors())
 
     @classmethod
-    async def start(cls, arguments: Sequence[str], threads: int) -> "_Child":
-        """Start `multispin ARGUMENTS --json --attended` with its threads set."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    async def start(cls, arguments: Sequence[str], threads: int, forks: bool, yielding: int = 0) -> "_Child":
+        """Start `multispin ARGUMENTS --json --attended` in a session of its own: by a fork, or anew.
+
+        Ctrl-C reaches this process alone, which then ends the others in order.
+
+        Args:
+            arguments: the command and its options.
+            threads: threads of its model.
+            forks: whether it is forked from a process that has imported PyTorch.
+            yielding: by how much it is nicer than this process; default 0.
+
+        """
+        arguments = [*arguments, "--threads", str(threads), "--json", "--attended"]
+        if forks:
+            return cls(await ForkedProcess.start(arguments, MAX_LINE_BYTES, yielding))
         pipe = asyncio.subprocess.PIPE
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "multispin", *arguments),
-                *("--threads", str(threads), "--json", "--attended"),
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                env=environment,
-                limit=MAX_LINE_BYTES,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
-            )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "multispin", *arguments),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            limit=MAX_LINE_BYTES,
+            start_new_session=True,
         )
+        if hasattr(os, "setpriority"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + yielding)
+        return cls(process)
 
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def yields(self) -> None:
-        """Let other processes go first, where the system knows of that; before it has started threads."""
-        if hasattr(os, "setpriority"):
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self.pid, os.getpriority(os.PRIO_PROCESS, 0) + YIELDING)
 
     async def event(self) -> Event | None:
         """The next event; None at the end."""
@@ -89,7 +97,8 @@ class _Child:
         """Give it an order; a process that has ended hears nothing."""
         assert self._process.stdin is not None
         if self._process.returncode is None:
-            self._process.stdin.write(as_order(order))
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(as_order(order))
 
     async def stop(self) -> None:
         """End it: by the end of its input, by a signal, by force."""
@@ -118,10 +127,15 @@ class Crew:
         specs: the devices.
         device: arguments of `multispin device` that all of them share.
         started: function that gets the name and process id of every process.
+        forks: whether processes may be forked from one that has imported PyTorch, which saves seconds for each. Not
+            where one of them computes on a GPU or starts workers of its own.
 
     """
 
-    def __init__(self, specs: Sequence[DeviceSpec], device: Sequence[str], started: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, specs: Sequence[DeviceSpec], device: Sequence[str], started: Callable[[str, int], None], forks: bool
+    ) -> None:
+        self._forks = forks and sys.platform == "linux"
         self._specs = specs
         self._device = device
         self._started = started
@@ -131,8 +145,9 @@ class Crew:
     async def start(self) -> None:
         """Start the devices, and wait until they have loaded their drafters and read their prompts."""
         for spec in self._specs:
-            self._devices[spec.name] = child = await _Child.start(["device", *_arguments(spec), *self._device], 1)
-            child.yields()
+            self._devices[spec.name] = child = await _Child.start(
+                ["device", *_arguments(spec), *self._device], 1, self._forks, YIELDING
+            )
             self._started(spec.name, child.pid)
         await _in_time(asyncio.gather(*(child.expect(Ready) for child in self._devices.values())))
 
@@ -155,7 +170,7 @@ class Crew:
             InputError: the edge fails.
 
         """
-        edge = await _Child.start(["serve", "--port", "0", *serve], CORES)
+        edge = await _Child.start(["serve", "--port", "0", *serve], CORES, self._forks)
         self._edges.append(edge)
         self._started("edge", edge.pid)
         listening = await _in_time(edge.expect(Listening))

@@ -93,7 +93,8 @@ async def _watched(order: DemoOrder) -> tuple[DemoSite | None, list[DemoState]]:
 
 async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
     """Play all plays, each with a state at the end of `states`; the site as it was played."""
-    crew = Crew(order.crew, order.device, lambda name, pid: _say(f"{name} is process {pid}"))
+    forks = order.engine == "embedded" and order.place == "cpu"
+    crew = Crew(order.crew, order.device, lambda name, pid: _say(f"{name} is process {pid}"), forks)
     try:
         await crew.start()
         site, slower = None, 1.0

@@ -1,0 +1,142 @@
+"""`python -m multispin …` as a process that is forked from one which has imported PyTorch and transformers already.
+
+These imports take seconds of processor, and a demo starts up to ten processes that need them: one imports them for all.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from io import FileIO
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+PRELOAD = (
+    *("torch", "transformers", "uvloop"),
+    *("multispin.models.verifier", "multispin.cli.serve", "multispin.cli.device", "multispin.cli.drafting"),
+)
+"""What is imported once. A module that is not there is left out."""
+
+
+class ForkedProcess:
+    """As much of `asyncio.subprocess.Process` as a demo needs.
+
+    Attributes:
+        pid: number of the process.
+        stdin: what it reads.
+        stdout: what it writes.
+        stderr: what it writes as errors.
+
+    """
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        stdin: FileIO,
+        stdout: asyncio.StreamReader,
+        stderr: asyncio.StreamReader,
+    ) -> None:
+        assert process.pid is not None
+        self.pid = process.pid
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self._process = process
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(process.sentinel, self._end)
+
+    @classmethod
+    async def start(cls, arguments: Sequence[str], limit: int, yielding: int = 0) -> "ForkedProcess":
+        """Start it in a session of its own.
+
+        Args:
+            arguments: what follows `python -m multispin`.
+            limit: longest line that is read from it [bytes].
+            yielding: by how much it is nicer than this process; default 0.
+
+        """
+        (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
+        # The first start waits for the imports.
+        process = await asyncio.to_thread(_start, arguments, (theirs_in, theirs_out, theirs_err), yielding)
+        stdin = os.fdopen(ours_in, "wb", buffering=0)
+        return cls(process, stdin, await _reader(ours_out, limit), await _reader(ours_err, limit))
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    async def wait(self) -> int:
+        """Wait until it has ended; its exit code."""
+        await self._ended.wait()
+        code = self.returncode
+        assert code is not None
+        return code
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        self._process.join()
+        self._ended.set()
+
+
+class Pipes:
+    """Descriptors that go to a new process.
+
+    Args:
+        ends: of its standard input, output and errors.
+
+    """
+
+    def __init__(self, *ends: int) -> None:
+        self._ends: Sequence[int] = ends
+
+    def __getstate__(self) -> list[Any]:
+        return [DupFd(end) for end in self._ends]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        self._ends = [end.detach() for end in state]
+
+    def take(self) -> None:
+        """Make them the standard streams of this process."""
+        for number, end in enumerate(self._ends):
+            os.dup2(end, number)
+            os.close(end)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
+
+
+def be_multispin(arguments: Sequence[str], pipes: Pipes, yielding: int = 0) -> None:
+    """In a new process: be `python -m multispin ARGUMENTS`, in a session of its own and so much nicer."""
+    os.setsid()
+    os.nice(yielding)
+    pipes.take()
+    sys.argv = ["multispin", *arguments]
+    runpy.run_module("multispin", run_name="__main__")
+
+
+def _start(arguments: Sequence[str], ends: Sequence[int], yielding: int) -> BaseProcess:
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(list(PRELOAD))
+    process = forks.Process(target=be_multispin, args=(arguments, Pipes(*ends), yielding), daemon=True)
+    try:
+        process.start()
+    finally:
+        for end in ends:
+            os.close(end)
+    return process
+
+
+async def _reader(end: int, limit: int) -> asyncio.StreamReader:
+    reader, pipe = asyncio.StreamReader(limit), os.fdopen(end, "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader
