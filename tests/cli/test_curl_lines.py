@@ -53,7 +53,7 @@ def test_there_are_some():
     assert {page for page, _ in curl_lines()} >= {"README.md", "api.md"}
 
 
-@pytest.mark.parametrize(("page", "command"), curl_lines(), ids=lambda text: text[:60])
+@pytest.mark.parametrize(("page", "command"), list(curl_lines()), ids=lambda text: text[:60])
 def test_a_curl_line_works(answers, page, command):
     code, said, errors = answers[page, command]
     assert code == 0, said + errors
