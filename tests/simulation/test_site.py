@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification, plan
+from multispin.passes.plans import Member
 from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, Setup
 from multispin.simulation.site import Site
@@ -216,6 +217,18 @@ def test_frames_overheads_and_a_last_text():
     assert (record.requests, record.tokens) == (1, 7)
     assert site.devices[0].gone
     assert record.times_s[-1] == pytest.approx(expected)
+
+
+def test_a_controller_that_knows_the_truth_knows_that_frames_have_a_fixed_part():
+    """Without it bands are split for tokens alone: a quick device gets a sliver, and its frame holds everybody up."""
+    devices = tuple(Device(f"d{k}", 0.005 * (1 + k), 3.0, acceptance_rate=0.8) for k in range(4))
+    scenario = Scenario(Cell(2e4, 16, max_draft_length=8), Verification(0.1, 0.0), devices)
+    site = Site(Setup(scenario, Behaviour(frame_bits=176)), "heterogeneous", 1, knows=True)
+    site.run(10)
+    begin_s = site.queue.now_s
+    site.run(40)
+    plan = site.passes.controller.plan([Member(number, 8) for number in site.passes.sessions], now_s=site.queue.now_s)
+    assert (site.queue.now_s - begin_s) / 30 == pytest.approx(plan.round_s, rel=0.01)
 
 
 @pytest.mark.parametrize("knows", [True, False])

@@ -136,8 +136,7 @@ class Site:
         scenario, frame_bits = self.setup.scenario, self.setup.behaviour.frame_bits
         if not knows:
             return BoundedBeliefs(scenario, self._present, frame_bits, mode != "rounds")
-        known_bits = 0.0 if mode == "rounds" else frame_bits  # the paper's rounds have no frames
-        return TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, known_bits)
+        return TrueBeliefs(scenario, self._present, self._now_s, knows_acceptance, frame_bits)
 
     # Devices ------------------------------------------------------------------------------------------------------
 
