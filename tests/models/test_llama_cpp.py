@@ -15,6 +15,7 @@ from multispin.models.llama_cpp import (
     LlamaCppDrafter,
     LlamaCppError,
     LlamaCppModel,
+    load_library,
     tokenizer_of,
     try_file,
 )
@@ -296,3 +297,9 @@ def test_a_file_at_which_the_library_ends_its_process_is_refused_and_not_loaded(
     with pytest.raises(LlamaCppError, match=r"llama\.cpp (breaks off|does not come to an end)"):
         try_file(damaged, timeout_s=10.0)
     try_file(path)
+
+
+def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused(path, monkeypatch):
+    monkeypatch.setattr(load_library()._lib, "llama_supports_gpu_offload", lambda: False)
+    with pytest.raises(InputError, match=r"--gpu-layers 9: .* leave it out"):
+        LlamaCppModel(path, gpu_layers=9)

@@ -16,7 +16,7 @@ from multispin.speculation import (
     truncated_logits,
     uniform_numpy,
 )
-from multispin.speculation.gumbel_max import _everywhere
+from multispin.speculation.gumbel_max import _everywhere, gumbel_argmax_row
 from multispin.speculation.noise import high_words, tokens_of_high_words
 from multispin.speculation.sampling import _nuclei
 
@@ -69,6 +69,22 @@ def test_the_fast_draw_gives_the_plain_draws_token(kind, vocabulary, count):
         assert gumbel_argmax(row, 99, position) == plain(row, 99, position)
         if position % 5 == 0:
             assert gumbel_argmax(row.double(), 99, position) == plain(row, 99, position)
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_a_drafters_draw_is_the_plain_one_of_the_tokens_that_are_near_the_largest_logit(kind):
+    for position, row in enumerate(rows(kind, 100, 1000)):
+        near = row.masked_fill(row <= row.max() - 14.0, -torch.inf)
+        assert gumbel_argmax_row(row.numpy(), 99, position, far=False) == plain(near, 99, position)
+
+
+def test_a_drafter_leaves_out_a_far_token_with_great_luck():
+    for position in range(3000):
+        best = tokens_of_high_words(7, position, np.arange(2**32 - 100, 2**32, dtype=np.uint32))
+        for lucky in best[best < 200_000]:
+            row = np.full(200_000, -40.0, np.float32)
+            row[lucky], row[(int(lucky) + 1) % 200_000] = -15.0, 0.0
+            assert gumbel_argmax_row(row, 7, position, far=False) == (int(lucky) + 1) % 200_000
 
 
 def test_a_row_whose_most_probable_token_has_the_worst_luck_is_drawn_right():

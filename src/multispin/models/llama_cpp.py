@@ -134,6 +134,7 @@ def _declare(library: Any) -> None:
         ("llama_token_is_control", [pointer, integer], ctypes.c_bool),
         ("llama_token_get_text", [pointer, integer], ctypes.c_char_p),
         ("llama_model_is_recurrent", [pointer], ctypes.c_bool),
+        ("llama_supports_gpu_offload", [], ctypes.c_bool),
     ):
         function = getattr(library._lib, name)
         function.argtypes, function.restype = arguments, result
@@ -145,7 +146,8 @@ class LlamaCppModel:
 
     Args:
         path: the GGUF file.
-        gpu_layers: layers that a graphics processor computes, where the library has a backend for one; 0 for none.
+        gpu_layers: layers that a graphics processor computes; 0 for none. InputError where the library has no backend
+            for one.
         only_vocabulary: read no weights; for a tokenizer. Default no.
 
     """
@@ -156,6 +158,10 @@ class LlamaCppModel:
             raise InputError(f"there is no GGUF file {path}")
         self.path = path
         self.library = load_library()
+        if gpu_layers and not self._native.llama_supports_gpu_offload():
+            raise InputError(
+                f"--gpu-layers {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"
+            )
         options = self.library.llama_model_default_params()
         options.n_gpu_layers, options.vocab_only = gpu_layers, only_vocabulary
         self._handle = self.library.llama_model_load_from_file(str(path).encode(), options)

@@ -72,14 +72,19 @@ def derive_seed(seed: int, *path: int) -> int:
     return seed >> 1
 
 
-def _mix_numpy(words: NDArray[np.uint32], key: int, shifted: NDArray[np.uint32]) -> None:
-    """Apply the keyed finaliser in place; `shifted` is a scratch array of the same shape."""
-    words ^= np.uint32(key)
-    words ^= np.right_shift(words, 16, out=shifted)
+def _folded(key: int) -> np.uint32:
+    """A key after a shift of its own: (w ^ k) ^ ((w ^ k) >> 16) = (w ^ (w >> 16)) ^ `_folded(k)`.
+
+    So the shift that ends one finaliser and the one that begins the next one cancel, and a third of all work is saved.
+    """
+    return np.uint32(key ^ (key >> 16))
+
+
+def _scramble(words: NDArray[np.uint32], shifted: NDArray[np.uint32]) -> None:
+    """The middle of the finaliser, in place; `shifted` is a scratch array of the same shape."""
     words *= np.uint32(_FACTORS[0])
     words ^= np.right_shift(words, 15, out=shifted)
     words *= np.uint32(_FACTORS[1])
-    words ^= np.right_shift(words, 16, out=shifted)
 
 
 def _words(
@@ -87,8 +92,11 @@ def _words(
 ) -> NDArray[np.uint32]:
     words, shifted = room or (np.empty(tokens.shape, np.uint32), np.empty(tokens.shape, np.uint32))
     np.copyto(words, tokens, casting="unsafe")
-    _mix_numpy(words, first_key, shifted)
-    _mix_numpy(words, second_key, shifted)
+    words ^= np.right_shift(words, 16, out=shifted)
+    for key in (first_key, second_key):
+        words ^= _folded(key)
+        _scramble(words, shifted)
+    words ^= np.right_shift(words, 16, out=shifted)
     return words
 
 
@@ -111,14 +119,13 @@ def high_words(
 def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """The inverse of `high_words`: the 32-bit number, a token id or beyond all of them, that has each upper word."""
     key_a, key_b, _, _ = _keys(seed, position)
-    tokens = words.copy()
+    tokens = words ^ (words >> np.uint32(16))
     for key in (key_b, key_a):
-        tokens ^= tokens >> np.uint32(16)
         tokens *= np.uint32(_INVERSE_FACTORS[1])
         tokens ^= (tokens >> np.uint32(15)) ^ (tokens >> np.uint32(30))
         tokens *= np.uint32(_INVERSE_FACTORS[0])
-        tokens ^= tokens >> np.uint32(16)
-        tokens ^= np.uint32(key)
+        tokens ^= _folded(key)
+    tokens ^= tokens >> np.uint32(16)
     return tokens
 
 

@@ -96,7 +96,9 @@ async function loadDrafter() {
 
 function showSpeed() {
   const { name } = about.drafter;
-  const threads = drafter.threads === 1 ? "1 thread" : `${drafter.threads} threads`;
+  const bound = !globalThis.crossOriginIsolated && navigator.hardwareConcurrency >= 4;
+  const one = bound ? "1 thread (more where the page comes over https)" : "1 thread";
+  const threads = drafter.threads === 1 ? one : `${drafter.threads} threads`;
   const alone = unasked ? "; the edge did not ask for its drafts: it is faster without" : "";
   element("drafter-state").textContent = `ready: ${name}, ${(drafter.secondsPerToken * 1e3).toFixed(0)} ms a token, ${threads}${alone}`;
 }
