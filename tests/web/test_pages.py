@@ -123,10 +123,12 @@ def test_a_prompt_becomes_ids_or_one_sentence(tokenizer, tmp_path, body, status)
     asyncio.run(scenario())
 
 
-def test_the_table_of_tokens_spells_any_text(tokenizer, tmp_path):
+@pytest.mark.parametrize("encoding", ["gzip, br", "identity"])
+def test_the_table_of_tokens_spells_any_text(tokenizer, tmp_path, encoding):
     async def scenario():
         async with pages(tokenizer, tmp_path) as (client, _, _):
-            async with client.get("/device/tokens", headers=BEARER) as answer:
+            async with client.get("/device/tokens", headers={**BEARER, "Accept-Encoding": encoding}) as answer:
+                assert ("Content-Encoding" in answer.headers) == (encoding != "identity")
                 return await answer.read()
 
     table = asyncio.run(scenario())

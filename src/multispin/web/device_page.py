@@ -103,7 +103,7 @@ class DevicePage:
         wllama: Path | None = None,
     ) -> None:
         self._target, self._tokens, self._max_length, self._drafter = target, tokens, max_length, drafter
-        self._table = gzip.compress(table, mtime=0)
+        self._table, self._compressed_table = table, gzip.compress(table, mtime=0)
         self._wllama = wllama or wllama_folder()
         with drafter.path.open("rb") as file:
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,8 +143,10 @@ class DevicePage:
         )
 
     async def _token_table(self, request: web.Request) -> web.StreamResponse:
-        kind = {"Content-Type": "application/octet-stream", "Content-Encoding": "gzip"}
-        return web.Response(body=self._table, headers={**headers(request), **kind})
+        kind = {**headers(request), "Content-Type": "application/octet-stream", "Vary": "Accept-Encoding"}
+        if "gzip" not in request.headers.get("Accept-Encoding", ""):
+            return web.Response(body=self._table, headers=kind)
+        return web.Response(body=self._compressed_table, headers={**kind, "Content-Encoding": "gzip"})
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         """Ids of a conversation; a model without a chat template reads the newest message as it stands."""

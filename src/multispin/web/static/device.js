@@ -89,6 +89,7 @@ async function loadDrafter() {
     showSpeed();
   } catch (error) {
     state.textContent = `no drafter here (${error.message}); the edge writes alone`;
+    element("help").classList.add("alone"); // there is nothing to switch off
   } finally {
     bar.hidden = true;
   }
