@@ -204,6 +204,16 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
         ("LlamaConfig", {**SIZES, "rope_parameters": {**THETA, "rope_type": "linear", "factor": 0.0}}, "factor is 0"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": float("inf")}}, "rope_theta is inf"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": "1e4"}}, "rope_theta is '1e4'"),
+        (
+            "Qwen2Config",
+            {**SIZES, "layer_types": ["chunked_attention"] * 3},
+            "'chunked_attention' are not known in a qwen2",
+        ),
+        (
+            "Qwen3Config",
+            {**HEADS, "layer_types": ["linear_attention"] * 3},
+            "'linear_attention' are not known in a qwen3",
+        ),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": 0}, "max_position_embeddings = 0"),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": -5}, "max_position_embeddings = -5"),
     ],

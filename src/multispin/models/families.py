@@ -79,6 +79,10 @@ REPEATED = _names(
 OFF: dict[str, Any] = {"full_attn_mod": 1, "interpolate_factor": 1}
 """Values that turn a field off, beside None, False and nothing at all."""
 
+LAYERS = frozenset({"full_attention", "sliding_attention"})
+RECURRENT = ("linear_attention", "qwen3_5_text")
+"""Kinds of layers (`layer_types`); the last one in its family alone."""
+
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn", "dynamic", "longrope"})
 """Rotary positions; the last two change with the longest text of a batch beyond `longest_text`."""
 ROPE_FIELDS = _names(
@@ -122,6 +126,9 @@ def check_family(config: Any) -> None:
     longest = getattr(text, "max_position_embeddings", None)
     if longest is not None and longest < 1:
         raise InputError(f"the configuration says max_position_embeddings = {longest}, which leaves no text")
+    for kind in getattr(text, "layer_types", None) or ():
+        if kind not in LAYERS and (kind, family) != RECURRENT:
+            raise InputError(f"layers of the type {str(kind)[:60]!r} are not known in a {family} model: choose another")
     for name, part in (getattr(text, "rope_parameters", None) or {}).items():
         if isinstance(part, dict) and name not in (getattr(text, "layer_types", None) or ()):
             raise InputError(f"the rotary positions of {str(name)[:60]!r} are of no kind of layers that this model has")

@@ -36,6 +36,9 @@ LIES = {
     "answers every second grant": "and in streams sends every second chain",
     "comes back at each verdict": "its connection breaks when it has heard one, and it resumes at once",
     "away at each verdict": "the same, and it is away for 0.3 s",
+    "right in the first token only": "the rest of each draft costs the engine and brings nothing",
+    "later and later": "each draft is 10 ms later than the one before, up to 2 s, and then it begins anew",
+    "says an hour and no time in turns": "of its drafting, which takes as long as ever",
     "a frame for each token": "sends each token of a stream by itself, however many it is told to send together",
 }
 """What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines:
@@ -44,6 +47,8 @@ there "just under the deadline" is 0.4 s late."""
 LATE_S = 0.4
 AWAY_S = 0.3
 STALL_S = 2.0
+LATER_S = 0.01
+HOUR_US = 3_600_000_000
 MARGIN_S = 1e-3
 ANSWERED = 20
 TURNS = 30
@@ -99,6 +104,10 @@ class Liar(SimulatedDevice):
                 return message, math.inf
             case "says that drafts take no time":
                 return structs.replace(message, draft_us=0), draft_s
+            case "says an hour and no time in turns":
+                return structs.replace(message, draft_us=self._said_in_turns), draft_s
+            case "later and later":
+                return message, draft_s + self._later_s
             case "just under the deadline":
                 return message, max(draft_s, self._deadline_s() - self._now_s() - MARGIN_S)
             case "falls silent" if self._drafts > ANSWERED:
@@ -106,7 +115,7 @@ class Liar(SimulatedDevice):
             case "stalls" if self._drafts % 3 == 0:
                 return message, draft_s + STALL_S
             case "says that a draft took an hour":
-                return structs.replace(message, draft_us=3_600_000_000), draft_s
+                return structs.replace(message, draft_us=HOUR_US), draft_s
             case "claims to be 100 times faster" | "100 times slower than it claims":
                 return structs.replace(message, draft_us=message.draft_us // 100), draft_s
         return message, math.inf if self._lie.endswith("silent") else draft_s
@@ -123,11 +132,13 @@ class Liar(SimulatedDevice):
             case "falls silent" if self._drafts > ANSWERED:
                 return []
             case "says that a draft took an hour":
-                return [structs.replace(frame, draft_us=3_600_000_000) for frame in frames]
+                return [structs.replace(frame, draft_us=HOUR_US) for frame in frames]
             case "claims to be 100 times faster" | "100 times slower than it claims":
                 return [structs.replace(frame, draft_us=frame.draft_us // 100) for frame in frames]
             case "says that drafts take no time":
                 return [structs.replace(frame, draft_us=0) for frame in frames]
+            case "says an hour and no time in turns":
+                return [structs.replace(frame, draft_us=self._said_in_turns) for frame in frames]
             case "answers every second grant":
                 return [frame for frame in frames if frame.epoch % 2]
             case "a frame for each token":
@@ -142,6 +153,8 @@ class Liar(SimulatedDevice):
             late_s = LATE_S
         elif self._lie == "stalls" and self._drafts % 3 == 0:
             late_s = STALL_S
+        elif self._lie == "later and later":
+            late_s = self._later_s
         return super().queue(now_s, air_s + late_s)
 
     def _singles(self, frame: Chunk) -> list[Chunk]:
@@ -168,12 +181,25 @@ class Liar(SimulatedDevice):
         return self._lie in _LATER and self._drafts > TURNS
 
     @property
+    def _later_s(self) -> float:
+        return self._drafts * LATER_S % STALL_S
+
+    @property
+    def _said_in_turns(self) -> int:
+        return HOUR_US if self._drafts % 2 else 0
+
+    @property
     def _is_wrong(self) -> bool:
         return self._lie == "never right" or (self._lie.startswith("right") and self._has_turned)
 
     def _chain(self, drafting: Drafting) -> list[int]:
-        return [WRONG] * drafting.count if self._is_wrong else super()._chain(drafting)
+        return self._spoilt(super()._chain(drafting))
 
     def _ids(self, length: int) -> list[int]:
         length = min(1, length) if self._lie == "drafts one token" else length
-        return [WRONG] * length if self._is_wrong else super()._ids(length)
+        return self._spoilt(super()._ids(length))
+
+    def _spoilt(self, ids: list[int]) -> list[int]:
+        """What it makes of its tokens."""
+        right = 1 if self._lie == "right in the first token only" else 0 if self._is_wrong else len(ids)
+        return ids[:right] + [WRONG] * (len(ids) - right)
