@@ -174,11 +174,13 @@ def choose(
     table = _Table(ready, verifier, price_tokens_per_s, edge_drafter)
     drafts = table.best(table.must)
     rides = (drafts.surplus >= 0.0) | table.must
-    until_due_s = table.until_due(table.pass_s(drafts, rides))
+    pass_s = table.pass_s(drafts, rides)
+    until_due_s = table.until_due(pass_s)
     due = table.must | (until_due_s <= 0.0)
     if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
         drafts = table.best(due)
         rides = (drafts.surplus >= 0.0) | due
+        pass_s = table.pass_s(drafts, rides)
     if not rides.any():
         return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
     if patience_s >= LEAST_WAIT_S and (wait_s := table.worth_waiting(due, patience_s)) > 0.0:
@@ -188,7 +190,7 @@ def choose(
     return Go(
         tuple(Ride(ready[k].session, device[k], edge[k]) for k in chosen),
         float(drafts.tokens[rides].sum()),
-        table.pass_s(drafts, rides),
+        pass_s,
     )
 
 
@@ -290,10 +292,12 @@ class _Table:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
         # What is expected at once may be late by a little. What should have come already is not waited for: of a device
         # behind a long way all frames may be late, and each pass would begin later in vain.
-        soon_s = np.unique(np.maximum(self.next_s[(self.next_s > 0.0) & (self.next_s <= most_s)], LEAST_WAIT_S))
-        if not soon_s.size:
+        soon_s = sorted({max(LEAST_WAIT_S, next_s) for next_s in self.next_s.tolist() if 0.0 < next_s <= most_s})
+        if not soon_s:
             return 0.0
-        waits_s = soon_s[np.unique(np.linspace(0, soon_s.size - 1, WAITS).round().astype(int))]
+        if len(soon_s) > WAITS:
+            soon_s = [soon_s[round(k * (len(soon_s) - 1) / (WAITS - 1))] for k in range(WAITS)]
+        waits_s = np.array(soon_s)
         surplus = self._valued(self._pending_after(waits_s[:, None])[:, None])[2]
         best = np.maximum.accumulate(surplus, axis=1)
         gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
