@@ -89,13 +89,13 @@ def test_a_delay_is_paid_twice_a_round_and_not_at_all_by_who_does_not_draft():
 
 @pytest.mark.parametrize("trouble", ["slow", "never right"])
 @pytest.mark.parametrize("chooses", ["mixture", "auto"])
-def test_one_bad_device_costs_the_others_at_most_a_twentieth(trouble, chooses):
-    scenario = SITES["each session costs much"]
-    bad = replace(
-        scenario.devices[0],
-        **({"seconds_per_token": 1.0} if trouble == "slow" else {"acceptance_rate": 0.0}),
-    )
-    assert of_the_others(bad, chooses) >= 0.95 * of_the_others(scenario.devices[0], chooses)
+def test_one_bad_device_costs_the_others_at_most_a_twentieth_or_what_its_user_costs_without_a_drafter(trouble, chooses):
+    """Its user keeps plain decoding. That alone may cost the others more: an honest device needs fewer rides."""
+    first = SITES["each session costs much"].devices[0]
+    bad = replace(first, **({"seconds_per_token": 1.0} if trouble == "slow" else {"acceptance_rate": 0.0}))
+    honest, without = (of_the_others(each, chooses) for each in (first, replace(first, max_draft_length=0)))
+    assert of_the_others(bad, chooses) >= min(0.95 * honest, 0.97 * without)
+    assert without >= 0.9 * honest
 
 
 @cache
