@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -18,6 +19,12 @@ def pytest_configure(config):
         import torch
 
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session):
+    """What is there before the first test stays: the collector need not look through all of torch again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def save_tiny_model(folder, seed=0, extra_token="<|end|>", kind="LlamaConfig", **changes):
