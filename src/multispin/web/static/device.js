@@ -34,7 +34,7 @@ async function join() {
     table = TokenTable.unpack(await edge.tokens());
   } catch (error) {
     if (error instanceof TokenError) return askForToken(error);
-    tell(`${error.message}; trying again`);
+    tell(`${error.message}; trying again${error instanceof AwayError ? ". Is this device in its network?" : ""}`);
     return void setTimeout(join, AGAIN_MS);
   }
   element("join").hidden = true;
@@ -227,7 +227,8 @@ async function ask(question) {
     conversation.takeBack();
     box.remove();
     element("question").value ||= question;
-    say("note", `Not answered: ${error.message}.`);
+    const away = error instanceof AwayError ? " Is it running, and is this device in its network? Send again when it is." : "";
+    say("note", `Not answered: ${error.message}.${away}`);
     if (error instanceof TokenError) askForToken(error);
     if (error instanceof AwayError) tell("not connected");
   }
