@@ -146,7 +146,7 @@ def _computing(model: PreTrainedModel) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (RuntimeError, ValueError, LookupError) as error:
+    except (RuntimeError, ValueError, LookupError, ArithmeticError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"this {model.config.model_type} model cannot compute a text: {why}") from error
 
