@@ -50,6 +50,10 @@ class Started:
         self.wait(60)
 
     @property
+    def pid(self):
+        return self._process.pid
+
+    @property
     def returncode(self):
         return self._process.exitcode
 

@@ -220,6 +220,16 @@ def test_when_the_demo_ends_early_all_its_processes_end(tiny_folder, end):
     assert no_process_left(heard + rest)
 
 
+def test_ctrl_c_in_a_terminal_while_libraries_are_imported_is_no_traceback(tiny_folder):
+    """A terminal sends it to every process of its group."""
+    process = start_demo("--devices", "1", "--target", tiny_folder, "--draft", "lookup")
+    _, heard = read_until(process, "starting")
+    os.killpg(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in heard + rest
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -7,9 +7,11 @@ import asyncio
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from io import FileIO
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -56,6 +58,7 @@ class ForkedProcess:
             yielding: by how much it is nicer than this process; default 0.
 
         """
+        _import_once()
         (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (os.pipe() for _ in range(3))
         # The first start waits for the imports.
         process = await asyncio.to_thread(_start, arguments, (theirs_in, theirs_out, theirs_err), yielding)
@@ -118,16 +121,27 @@ class Pipes:
 def be_multispin(arguments: Sequence[str], pipes: Pipes, yielding: int = 0) -> None:
     """In a new process: be `python -m multispin ARGUMENTS`, in a session of its own and so much nicer."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.nice(yielding)
     pipes.take()
     sys.argv = ["multispin", *arguments]
     runpy.run_module("multispin", run_name="__main__")
 
 
+def _import_once() -> None:
+    """Begin the imports in a process of their own, if they have not begun."""
+    multiprocessing.set_forkserver_preload(list(PRELOAD))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process alone
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(arguments: Sequence[str], ends: Sequence[int], yielding: int) -> BaseProcess:
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(list(PRELOAD))
-    process = forks.Process(target=be_multispin, args=(arguments, Pipes(*ends), yielding), daemon=True)
+    process = multiprocessing.get_context("forkserver").Process(
+        target=be_multispin, args=(arguments, Pipes(*ends), yielding), daemon=True
+    )
     try:
         process.start()
     finally:
