@@ -8,7 +8,8 @@ shared: compare within one run.
 
 The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
 WebSockets and receives the answers, and does nothing else. `floor-streams` is the same with as many answers as
-devices send in streams, where each of the six tokens that a device drafts in a pass comes in a frame of its own.
+devices send in streams: of up to 66 devices each of the six tokens that one drafts in a pass comes in a frame of its
+own, of 200 and more there are two frames.
 
 With `--without-sockets` the same edge and devices are in this process, under a virtual clock: what is left is the
 protocol, the scheduler, events and metrics, each with its own processor time (`played_site`).
@@ -43,6 +44,7 @@ from multispin.edge.door import Door
 from multispin.edge.gate import raise_descriptors
 from multispin.gateway import Gateway, guard, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
+from multispin.passes.flows import FRAMES
 from multispin.protocol import SESSION_PATH
 from multispin.protocol.events import Lost
 from multispin.speculation import ID_RULES, Outcome, SlotTable
@@ -275,7 +277,7 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
 async def measure_floor(devices, mode, passes_wanted):
     """What sockets and aiohttp alone cost for a frame to each device, and one back or as many as in streams."""
     sockets, answers, complete = [], 0, asyncio.Event()
-    frames = TOKENS_PER_PASS if mode == "floor-streams" else 1
+    frames = min(TOKENS_PER_PASS, max(2, FRAMES // devices)) if mode == "floor-streams" else 1
 
     async def handler(request):
         nonlocal answers
@@ -302,7 +304,7 @@ async def measure_floor(devices, mode, passes_wanted):
     application.router.add_get("/floor", handler)
     async with (
         listening(application, port=0, gate=Gate(most_per_address=65536)) as port,
-        clients(f"http://127.0.0.1:{port}/floor", devices, 0, token_s(devices), frames=frames) as played,
+        clients(f"http://127.0.0.1:{port}/floor", devices, 0, pass_s(devices) / frames, frames=frames) as played,
     ):
         await played.play_until(lambda: len(sockets) == devices)
         await one_pass()
