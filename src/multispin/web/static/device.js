@@ -227,7 +227,7 @@ async function ask(question) {
     conversation.takeBack();
     box.remove();
     element("question").value ||= question;
-    const away = error instanceof AwayError ? " Is it running, and is this device in its network? Send again when it is." : "";
+    const away = error instanceof AwayError ? " Look whether it runs and whether this device is in its network, and send again." : "";
     say("note", `Not answered: ${error.message}.${away}`);
     if (error instanceof TokenError) askForToken(error);
     if (error instanceof AwayError) tell("not connected");
