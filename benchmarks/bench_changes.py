@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_changes.py [--draws 4] [--modes rounds mixture auto]
 
-One of five devices is of no use until the 100th pass: its tokens are never right, or it drafts 150 times more slowly;
-from the beginning, or from the 20th pass on. Then it is like the others, again. Everything is learned.
+One of five devices is of no use until the 100th pass: its tokens are never right, it drafts 150 times more slowly, or
+its link is some thousand times worse; from the beginning, or from the 20th pass on. Then it is like the others, again.
+Everything is learned.
 
 *Found* is the time until 20 of its drafted tokens have been accepted [s], the mean and the longest of some draws.
 *Cost* is what the site makes less than one where this device says that it has no drafter, from the 50th to the 100th
@@ -25,6 +26,7 @@ TROUBLES: Mapping[str, tuple[int, Mapping[str, float]]] = {
     "slow": (0, {"seconds_per_token": 0.9}),
     "never right later": (20, {"acceptance_rate": 0.0}),
     "slow later": (20, {"seconds_per_token": 0.9}),
+    "bad link later": (20, {"spectral_efficiency": 1e-3}),
 }
 """From which pass on a device is of no use, and what it is like then."""
 BEGIN, CHANGE = 50, 100
@@ -68,12 +70,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--modes", nargs="+", default=["rounds", "mixture", "auto"])
     parser.add_argument("--policy", default="heterogeneous")
+    parser.add_argument("--sites", nargs="+", choices=SITES, default=[*SITES])
+    parser.add_argument("--troubles", nargs="+", choices=TROUBLES, default=[*TROUBLES])
     options = parser.parse_args()
-    for name, scenario in SITES.items():
+    for name in options.sites:
         print(f"{name}: found after [s], mean and longest; cost [%]")
         print(f"{'':18}" + "".join(f"{mode:>24}" for mode in options.modes))
-        for trouble, (since, change) in TROUBLES.items():
-            cells = []
+        for trouble in options.troubles:
+            (since, change), scenario, cells = TROUBLES[trouble], SITES[name], []
             for mode in options.modes:
                 draws = range(1, options.draws + 1)
                 found = [one(scenario, mode, options.policy, since, change, seed) for seed in draws]

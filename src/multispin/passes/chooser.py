@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from multispin.control import Plan, Scenario
 from multispin.control.who import Choice, Decision
+from multispin.passes.bare_passes import BarePasses
 from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.planning import MOST_S
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
@@ -76,6 +77,7 @@ class Chooser:
         self.probes = Probes()
         self._edge_probes = Probes(EDGE_SHARE)
         self._bandwidth_hz = bandwidth_hz
+        self._bare_passes = BarePasses()
         self._turn = 0  # which sessions the edge's drafter is tried for
         self._mode = mode
         self._policy = policy
@@ -98,6 +100,8 @@ class Chooser:
         if self._latest is None or self._latest[0] != frame:
             self._latest = frame, self._carried_out(basis, trusted, chosen, made)
         plan = self._latest[1]
+        if self._bare_passes.due(sum(each.draft_length for each in plan.sessions if each.drafter == EDGE)):
+            return replace(plan, sessions=tuple(map(_without_edge, plan.sessions)))
         return self._with_probes(plan, trusted if self._mode == "edge" else members, now_s)
 
     def trusted(self, members: Sequence[Member]) -> list[Member]:
@@ -302,6 +306,11 @@ class Chooser:
 
     def _verify_s(self, members: Sequence[Member]) -> float:
         return self._beliefs.verifier().verify_s([0] * len(members))
+
+
+def _without_edge(session: SessionPlan) -> SessionPlan:
+    """The session, for which the edge drafts nothing."""
+    return session if session.drafter != EDGE else SessionPlan(session.session, 0, 0.0, NOBODY)
 
 
 def _longer(plan: RoundPlan, by: float) -> RoundPlan:
