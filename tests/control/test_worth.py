@@ -61,6 +61,13 @@ def test_the_prices_of_the_engine_and_of_the_devices_rise_and_fall_together(alon
     assert made.sessions["d"].scaled(made.scale(seen)).restart_worth == pytest.approx(2.0 * goodput / 100.0)
 
 
+def test_what_the_edges_drafter_would_give_is_no_floor() -> None:
+    plain_per_s = 1.0 / PAPER.verify_s([0] * 12)
+    made = worth(site(EdgeDrafter(0.001, 0.0, 0.9)))
+    floors = [each.least_tokens_per_s for each in made.sessions.values()]
+    assert floors == pytest.approx([plain_per_s] * 12)
+
+
 def test_prices_count_a_session_by_its_weight() -> None:
     devices = site().devices
     made = worth(Scenario(Cell(1e6, 60, 25, 0), PAPER, (Device("d0", 0.006, 3.0, 0.6, weight=3.0), *devices[1:])))

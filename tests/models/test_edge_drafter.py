@@ -6,6 +6,7 @@ import pytest
 
 from multispin.errors import InputError
 from multispin.models import EdgeDrafter, ModelDrafter, PackedModel
+from multispin.models.edge_drafter import READ_ALONG
 from multispin.speculation import DistributionFormat, DraftAsk, SamplingParams, SlotsTakenError
 
 SAMPLING = [
@@ -59,6 +60,21 @@ def test_under_the_rejection_rules_no_draft_ends_because_of_its_last_token(make_
         assert len(drafted) == len(distributions) == 6
         assert max(drafted) < 30
         assert all(distribution.ids.max() < 30 for distribution in distributions)
+
+
+@pytest.mark.parametrize(("unread", "passes"), [(1, 3), (7, 3), (READ_ALONG, 3), (READ_ALONG + 1, 4)])
+def test_what_a_device_drafted_is_read_in_the_pass_that_drafts_the_first_token(make_model, unread, passes):
+    model, fed = make_model("llama"), []
+    drafter = EdgeDrafter(model, 1, 200)
+    slot, text = drafter.open(), [(3 * k) % 90 + 1 for k in range(60)]
+    drafter.prepare([(slot, text[: len(text) - unread])])
+    assert drafter.unread(slot, text) == unread
+    forward = drafter.model.forward
+    drafter.model.forward = lambda feeds: fed.append(feeds) or forward(feeds)
+    drafted = drafter.draft([DraftAsk(slot, text, 3, SamplingParams())])
+    assert len(fed) == passes
+    fresh = EdgeDrafter(model, 1, 200)
+    assert drafted == fresh.draft([DraftAsk(fresh.open(), text, 3, SamplingParams())])
 
 
 def test_prompts_are_read_a_budget_at_a_time(make_model):

@@ -58,7 +58,7 @@ class SessionWorth:
         bandwidth_hz: B_k [Hz].
         token_worth: ν_k T_k, what the time of a drafted token is worth [tokens].
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
-        least_tokens_per_s: what the edge alone would give the session, or its least goodput [tokens/s].
+        least_tokens_per_s: what plain decoding would give the session, or its least goodput [tokens/s].
         weight: w_k, what one of its tokens counts; default 1.
         asked_tokens_per_s: goodput that was asked for it, if the best rates have that; default 0.
     """
@@ -118,8 +118,9 @@ class Worth:
 def worth(scenario: Scenario) -> Worth:
     """What time is worth at a site. A pure function; it takes some milliseconds, so not for every pass.
 
-    Nobody is to have less than the edge alone would give it: plain decoding, or the edge's own drafts if these are
-    better for all together.
+    Nobody is to have less than plain decoding of all would give it. What the edge's own drafts would give each is no
+    such floor: where that is near to what the devices make, somebody is always a little behind it and rides with
+    nothing, and everybody has less.
 
     Args:
         scenario: what is known; its weights may be those of `fair_weights`.
@@ -127,16 +128,17 @@ def worth(scenario: Scenario) -> Worth:
     Raises:
         InputError: as in `fluid`.
     """
-    alone = plain(scenario)
+    least = plain(scenario)
+    alone_tokens_per_s = least.goodput_tokens_per_s
     if scenario.edge_drafter is not None:
-        alone = max(alone, edge_drafts(scenario), key=lambda each: each.goodput_tokens_per_s)
-    floors = [tokens / alone.pass_s for tokens in alone.expected_tokens]
+        alone_tokens_per_s = max(alone_tokens_per_s, edge_drafts(scenario).goodput_tokens_per_s)
+    floors = [tokens / least.pass_s for tokens in least.expected_tokens]
     best = fluid(scenario, floors)
     pass_s, can_be_had = 1.0 / best.passes_per_s, best.status == "feasible"
     return Worth(
         min(1.0, best.engine_tokens_per_s / best.goodput_tokens_per_s),
         best.goodput_tokens_per_s,
-        alone.goodput_tokens_per_s,
+        alone_tokens_per_s,
         {
             device.name: SessionWorth(
                 rates.bandwidth_hz,

@@ -27,6 +27,8 @@ from multispin.speculation import (
 )
 from multispin.speculation.drafter import kept_prefix
 
+READ_ALONG = 32
+"""So many unread tokens of a text are read in the pass that drafts its first token; more in a pass of their own."""
 Pick = Callable[[DraftAsk, torch.Tensor, list[int]], int]
 """Chooses a token: (ask, [1, V] logits, what has been drafted so far)."""
 
@@ -141,13 +143,13 @@ class EdgeDrafter:
             for ask in asks
         ]
         running = [k for k, length in enumerate(lengths) if length > 0]
-        # A prompt, or what came while a session was away: no logits are wanted of it.
-        long = [k for k in running if self.unread(asks[k].slot, asks[k].committed) > 1]
+        # Of a prompt, or of what came while a session was away, no logits are wanted.
+        long = [k for k in running if self.unread(asks[k].slot, asks[k].committed) > READ_ALONG]
         self.prepare([(asks[k].slot, asks[k].committed) for k in long])
         feeds = []
         for k in running:
             ask, start = asks[k], kept_prefix(self._texts[asks[k].slot], asks[k].committed)
-            # A draft accepted whole leaves two tokens to read: both in one pass, as a pass costs the same for either.
+            # What a device drafted, or what was accepted, is read along: a pass costs about the same for some tokens.
             feeds.append(Feed(ask.slot, start, ask.committed[start:], ask.params))
         while running:
             going, feeds_of = [], self.feed(feeds)

@@ -41,6 +41,9 @@ MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
 """Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
 MOST_SPARE = 4.0
 """Tokens by which it may count as ahead of plain decoding."""
+LATER = 1.1
+"""A frame counts as due after so many times its expected time. What is believed of a long draft is wrong by some
+milliseconds, and a pass that waits for one must not begin just before it comes."""
 OVERDUE = 2.0
 """What has not come after so many times its expected interval is not expected any more."""
 
@@ -137,11 +140,11 @@ class Flow:
             gap_s = window.chunk / per_s
             first_s = 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)  # after it was told something
             if not stage.alive:
-                due_s = self.told_s + first_s
+                due_s = self.told_s + LATER * first_s
             elif pending >= window.length:
                 due_s = math.inf
             else:
-                due_s = max(self.arrived_s + gap_s, self.resumed_s + first_s)
+                due_s = max(self.arrived_s + LATER * gap_s, self.resumed_s + LATER * first_s)
             late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
             next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
         return Ready(

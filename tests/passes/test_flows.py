@@ -1,0 +1,32 @@
+"""What is expected of a stream, and when."""
+
+import math
+
+import pytest
+
+from multispin.control import Device
+from multispin.passes.flows import LATER, Flow
+from multispin.passes.prices import NOTHING
+from multispin.protocol import Streaming, Window
+from multispin.protocol.edge_stream import StreamCounts
+
+TOKEN_S, CHUNK, DELAY_S = 0.01, 4, 0.005
+FRAME_S = 2 * DELAY_S + CHUNK * 2 * TOKEN_S  # drafted, and then on the air for as long
+
+
+class Known:
+    """Beliefs that know the truth."""
+
+    def view(self, session, length):
+        return 0.8, TOKEN_S, TOKEN_S * 1e3
+
+
+@pytest.mark.parametrize(
+    ("after_s", "expected"), [(0.5 * FRAME_S, True), (FRAME_S + 0.002, True), (LATER * FRAME_S + 0.001, False)]
+)
+def test_a_frame_that_comes_some_milliseconds_later_than_believed_is_still_waited_for(after_s, expected):
+    stage = Streaming(Window(1, 8, CHUNK, 1e3), 1, StreamCounts())
+    flow = Flow(0.0, 0.0, 3, 0.0, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
+    made = flow.ready(1, stage, Known(), NOTHING, after_s, math.inf, 16, 0, 0.0)
+    assert (made.next_s > 0.0) == expected
+    assert made.next_tokens == CHUNK
