@@ -44,6 +44,29 @@ def test_some_of_many_have_a_short_draft_within_their_room_others_in_turn() -> N
     assert full == (Ride(1, 5), Ride(2, 0, 1))
 
 
+def test_who_had_a_prompt_to_read_is_tried_once_more_in_the_next_pass() -> None:
+    many = [Ride(k, 0) for k in range(40)]
+    trials, now_s = EdgeTrials(), 0.0
+
+    def tried(timed: bool) -> set[int]:
+        nonlocal now_s
+        now_s += 0.01
+        made = {ride.session for ride in trials.added(many, ROOMS, now_s) if ride.edge_tokens}
+        if made:
+            trials.ended(now_s + 0.005, timed)
+        return made
+
+    first = tried(timed=False)
+    assert first
+    assert tried(timed=True) == first
+    assert not tried(timed=True)
+    now_s += 100.0
+    second = tried(timed=False)
+    assert second != first
+    assert tried(timed=False) == second  # and no third time
+    assert not tried(timed=True)
+
+
 def test_where_nobody_has_room_nothing_is_tried() -> None:
     assert EdgeTrials().added(RIDES, {}, 0.0) == tuple(RIDES)
     assert EdgeTrials().added([], ROOMS, 0.0) == ()

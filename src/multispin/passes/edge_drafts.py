@@ -19,6 +19,7 @@ class EdgeDrafts:
 
     Attributes:
         timed: whether it was seen how long a draft takes.
+        reads: whether its last draft had a prompt to read first, so that its time says nothing of drafting.
 
     Args:
         state: the sessions.
@@ -32,7 +33,7 @@ class EdgeDrafts:
         # The drafter's slot for each of the engine's: it knows by its texts when another session has come into one.
         self._slots = [drafter.open() for _ in range(state.engine.slots)]
         self.timed = False
-        self._reads = False  # whether it has a prompt to read first, so that its time says nothing of drafting
+        self.reads = False
 
     def room(self, room: int) -> int:
         """Longest draft of the drafter that makes sense where so many more tokens fit."""
@@ -68,7 +69,7 @@ class EdgeDrafts:
             return None
         # What its device drafted, and what was accepted of it, is new in almost every pass of a stream: reading that is
         # part of the time. A prompt, or what came while nobody asked for drafts, is not.
-        self._reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > PROMPT_LENGTH for each in asks)
+        self.reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > PROMPT_LENGTH for each in asks)
         self._state.seats.begin_batch(self._state.seats[each.session].slot or 0 for each in asks)
         return DraftHere(tuple(asks))
 
@@ -94,7 +95,7 @@ class EdgeDrafts:
             if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
                 seat.to_draft = 0
                 seat.session.draft_here(ids, distributions)
-        if not self._reads:
+        if not self.reads:
             self.timed = True
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self._state.controller.chooser.edge_drafted(now_s)

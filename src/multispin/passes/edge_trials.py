@@ -2,6 +2,8 @@
 
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
 get a short one now and then, ever more seldom (`probing`): trials take at most `SHARE` of the time in the long run.
+A session that is tried seldom has much for the drafter to read first, and then its time says nothing of drafting. So it
+is tried again in the next pass, when that was read: else a first guess of the time would be believed for ever.
 
 Does not know prices or texts.
 """
@@ -24,6 +26,8 @@ class EdgeTrials:
     def __init__(self) -> None:
         self._probes = Probes(SHARE)
         self._turn = 0
+        self._tried: frozenset[int] = frozenset()  # sessions of the trial under way
+        self._again = False  # whether they are tried once more
 
     def added(self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float) -> tuple[Ride, ...]:
         """The rides of the pass to come, with short drafts of the edge where a trial is due.
@@ -34,19 +38,35 @@ class EdgeTrials:
             now_s: the time [s].
 
         """
-        drafts = any(ride.edge_tokens for ride in rides)
+        if any(ride.edge_tokens for ride in rides):
+            self._tried, self._again = frozenset(), False
+            self._probes.begin(_EDGE, now_s)
+            return tuple(rides)
         able = [k for k, ride in enumerate(rides) if rooms.get(ride.session, 0) > ride.device_tokens]
-        if not drafts and not (able and self._probes.due(_EDGE, now_s)):
+        again = [k for k in able if rides[k].session in self._tried] if self._again else []
+        if again:
+            tried = [rides[k] for k in again]
+        elif able and (self._again or self._probes.due(_EDGE, now_s)):
+            self._again = False
+            self._probes.begin(_EDGE, now_s)
+            self._turn += 1
+            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
+            tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
+        else:
             return tuple(rides)
-        self._probes.begin(_EDGE, now_s)
-        if drafts:
-            return tuple(rides)
-        self._turn += 1
-        first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
-        tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
+        self._tried = frozenset(each.session for each in tried)
         lengths = {each.session: min(PROBE_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
         return tuple(ride._replace(edge_tokens=lengths.get(ride.session, 0)) for ride in rides)
 
-    def ended(self, now_s: float) -> None:
-        """The edge's drafter has drafted."""
-        self._probes.end(_EDGE, now_s)
+    def ended(self, now_s: float, timed: bool = True) -> None:
+        """The edge's drafter has drafted.
+
+        Args:
+            now_s: the time [s].
+            timed: whether the time that it took says how fast it drafts; default yes.
+
+        """
+        self._again = not timed and not self._again and bool(self._tried)
+        if not self._again:
+            self._tried = frozenset()
+            self._probes.end(_EDGE, now_s)

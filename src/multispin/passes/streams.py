@@ -154,7 +154,7 @@ class Streams:
         """Take what the edge's own drafter drafted, and begin the pass that it was for."""
         assert self._edge_drafts is not None
         self._edge_drafts.drafted(step, drafts, draft_s, now_s)
-        self._edge_trials.ended(now_s)
+        self._edge_trials.ended(now_s, timed=not self._edge_drafts.reads)
         added: dict[int, Sequence[int]] = {each.session: ids for each, (ids, _) in zip(step.asks, drafts, strict=True)}
         self._busy, self._added = False, added
 
