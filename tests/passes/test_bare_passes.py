@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
+from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
 from multispin.passes.bare_passes import FIRST_ALIKE, MOST_ALIKE, BarePasses
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
@@ -39,3 +39,16 @@ def test_an_edge_that_drafts_alike_for_all_learns_that_a_token_costs_it_little(m
     beliefs = site.passes.controller.beliefs
     assert beliefs.verifier().verify_s([0] * 16) == pytest.approx(verifier.verify_s([0] * 16), rel=0.03)
     assert beliefs.verifier().verify_s([4] * 16) == pytest.approx(verifier.verify_s([4] * 16), rel=0.03)
+
+
+def test_an_edge_whose_drafter_is_as_quick_as_believed_drafts_as_long_as_is_best_all_the_same():
+    """Before it was timed it drafts two tokens. Nothing that is believed changes then, but the room does."""
+    devices = tuple(Device(f"d{k}", 0.4, 3.0, 0.3, max_draft_length=0) for k in range(4))
+    verifier, drafter = Verification(0.075, 0.02), EdgeDrafter(0.008, 0.0, 0.8)
+    scenario = Scenario(Cell(2e5, 16, 12, 0), verifier, devices, drafter)
+    site = Site(Setup(scenario, Behaviour()), "heterogeneous", 1, True, mode="edge")
+    site.run(20)
+    best = [choice.draft_length for choice in decide(scenario, mode="edge").sessions]
+    decision = site.passes.controller.chooser.decision
+    assert min(best) > 4
+    assert [choice.draft_length for choice in decision.sessions] == best

@@ -48,6 +48,7 @@ class _Basis:
         views: what was believed of the sessions, and of the edge's drafter.
         delays_s: what was believed of the sessions' one-way delays [s].
         verify_s: believed time of a verification of everybody [s].
+        edge_room: longest draft of the edge that made sense for anybody [tokens].
         at_s: when it was made [s].
 
     """
@@ -58,6 +59,7 @@ class _Basis:
     views: dict[int, View]
     delays_s: dict[int, float]
     verify_s: float
+    edge_room: int
     at_s: float
 
 
@@ -138,6 +140,7 @@ class Chooser:
             self._views(members),
             self._delays_s(members),
             self._verify_s(members),
+            _edge_room(members),
             at_s,
         )
 
@@ -268,8 +271,10 @@ class Chooser:
         basis = self._basis
         if basis is None or self._mode == "plain":
             return self._mode != "plain"
-        period_s = LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members)
-        return now_s >= basis.at_s + period_s and self._drift(basis, members) > self._tolerance
+        if now_s < basis.at_s + LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members):
+            return False
+        # The edge's drafter had little room before it was timed, or while texts ended.
+        return _edge_room(members) > basis.edge_room or self._drift(basis, members) > self._tolerance
 
     def _drift(self, basis: _Basis, members: Sequence[Member]) -> float:
         """Mean over sessions of |Δα| + |ΔT|/T + |ΔA|/A + |Δ round trip|/period, plus the verification's change.
@@ -306,6 +311,10 @@ class Chooser:
 
     def _verify_s(self, members: Sequence[Member]) -> float:
         return self._beliefs.verifier().verify_s([0] * len(members))
+
+
+def _edge_room(members: Sequence[Member]) -> int:
+    return max((member.edge_room for member in members), default=0)
 
 
 def _without_edge(session: SessionPlan) -> SessionPlan:
