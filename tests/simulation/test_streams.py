@@ -89,20 +89,6 @@ def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited() -> No
     assert streams > 0.9 * rounds  # learning included
 
 
-def test_a_device_alone_drafts_while_a_pass_waits_for_it_if_a_draft_takes_half_of_a_pass() -> None:
-    """After a contradiction 4 tokens come in some 70 ms; a pass without them takes 255 ms and brings one token."""
-    setup = Setup(
-        Scenario(Cell(4.8e3, 16, 16, 0), Verification(0.17, 0.085), (Device("a", 0.0105, 5.0, 0.81),)),
-        Behaviour(frame_bits=176),
-    )
-
-    def summed(mode: str) -> float:
-        runs = [SimulatedRun(setup, "heterogeneous", seed, 150, False, mode=mode) for seed in range(4)]
-        return sum(simulate(run).goodput_tokens_per_s for run in runs)
-
-    assert summed("streams") > 0.98 * summed("rounds")
-
-
 def test_a_drafter_of_the_edge_that_nearly_keeps_up_with_the_devices_does_no_harm() -> None:
     """At `a100-7b` the edge alone makes three quarters of what devices make: as a floor that cost 5 % of goodput."""
     setup = ScenarioFile(scenario_path("a100-7b")).setup()

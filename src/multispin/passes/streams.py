@@ -27,7 +27,7 @@ from multispin.speculation import Failure, Finding, Outcome
 
 UNLEARNED_PASSES = 12
 """In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
-MOST_WAIT = 0.6
+MOST_WAIT = 0.15
 """A pass that is worth its time is put off for at most this share of the usual time of a pass."""
 LOOK_S = 2e-5
 """Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
