@@ -111,3 +111,13 @@ def test_given_prompts_and_texts_are_used(tiny_folder, tmp_path, target):
     assert shards[0].generated == len(text) - 1
     prompt = tokenizer.encode_chat("only this")
     assert all(shards[1].tokens[row, : len(prompt)].tolist() == prompt for row in range(len(shards[1].ends)))
+
+
+def test_a_batch_is_told_of_while_it_is_written(tiny_folder):
+    """A batch takes minutes on a small machine: whoever waits sees that it goes on."""
+    told = []
+    shard = writer(tiny_folder, tell=told.append).shard(seed=3, number=0)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert len(set(told)) == 12  # one after each token of an answer but the last
+    assert max(told) < int((shard.ends - shard.begins).sum())

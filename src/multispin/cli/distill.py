@@ -169,15 +169,16 @@ def _print_card(card: "DrafterCard", out: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"{out}: layers {', '.join(map(str, card.layers))} of {card.target}, {card.vocabulary:,} ids")
-    table.add_column("held-out prompts")
+    table.add_column("prompts")
     for rule in _RULES:
-        table.add_column(f"{rule}\nacceptance rate", justify="right")
+        table.add_column(rule, justify="right", no_wrap=True)
     for task, found in card.results.items():
         cells = [f"{found[rule]['acceptance_rate']:.3f} ± {found[rule]['standard_error']:.3f}" for rule in _RULES]
         table.add_row(task, *cells)
     Console().print(table)
     Console(highlight=False).print(
-        "greedy at temperature 0, the others at 1; rejection-up accepts what rejection does. "
+        "Acceptance rates on held-out prompts: greedy at temperature 0, the others at 1; "
+        "rejection-up accepts what rejection does. "
         f"Try it: multispin demo --target {in_markup(card.target)} --draft {in_markup(str(out))}",
         soft_wrap=True,
     )

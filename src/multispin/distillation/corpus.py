@@ -9,7 +9,7 @@ embeddings turn them into logits.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ class Writer:
         answer_tokens: longest answer [tokens].
         prompts: user messages to answer; None for those of the bundled templates.
         prompt_tokens: longest prompt [tokens]; longer ones are cut.
+        tell: called with every token of a batch; its argument is how many tokens of answers the batch has so far.
+            Default: nobody is told.
 
     """
 
@@ -102,7 +104,9 @@ class Writer:
         answer_tokens: int,
         prompts: Sequence[str] | None = None,
         prompt_tokens: int = MAX_PROMPT_TOKENS,
+        tell: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._tell = tell
         self._prompts = prompts
         self._prompt_tokens = prompt_tokens
         self._length = prompt_tokens + answer_tokens
@@ -148,7 +152,7 @@ class Writer:
     def write(self, prompts: Sequence[list[int]], temperatures: Sequence[float], noise: torch.Generator) -> Shard:
         """Answer up to `sequences` prompts, each at its own temperature."""
         prompts = [prompt[: self._prompt_tokens] for prompt in prompts]
-        texts, states = self._write(prompts, temperatures, self._answer_tokens, noise)
+        texts, states = self._write(prompts, temperatures, self._answer_tokens, noise, self._tell)
         return _shard(texts, [len(prompt) for prompt in prompts], states)
 
     def read(self, texts: Sequence[list[int]]) -> Shard:
@@ -166,13 +170,21 @@ class Writer:
         if frame is None:
             return []
         before, after = frame
-        texts, _ = self._write([list(before)] * count, [1.0] * count, INVENTED_PROMPT_TOKENS, noise)
+        temperatures = [1.0] * count
+        texts, _ = self._write(
+            [list(before)] * count, temperatures, INVENTED_PROMPT_TOKENS, noise, lambda _: self._tell(0)
+        )
         stops = set(self._tokenizer.stop_ids)
         messages = [[token for token in text[len(before) :] if token not in stops] for text in texts]
         return [[*before, *message, *after] for message in messages if message]
 
     def _write(
-        self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int, noise: torch.Generator
+        self,
+        prompts: Sequence[list[int]],
+        temperatures: Sequence[float],
+        limit: int,
+        noise: torch.Generator,
+        tell: Callable[[int], None],
     ) -> tuple[list[list[int]], torch.Tensor]:
         """Continue all prompts until a stop id or `limit` tokens; returns texts and final hidden states."""
         stops = set(self._tokenizer.stop_ids)
@@ -182,7 +194,10 @@ class Writer:
         running = list(range(len(texts)))
         room = [min(limit, self._length - len(prompt)) for prompt in prompts]
         self._prefill(slots, texts, running, states)
+        drawn_tokens = 0
         while running:
+            tell(drawn_tokens)
+            drawn_tokens += len(running)
             logits = self._feed(
                 [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], _ASK) for k in running], running, states
             )

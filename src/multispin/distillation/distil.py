@@ -176,19 +176,30 @@ def _write(order: Order, report: Callable[[StageProgress], None]) -> _Written:
     """Let the target write. Its second copy in memory, which writes, is gone afterwards."""
     tokenizer = load_tokenizer(order.target)
     writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
-    writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts)
+    before = 0
+
+    def written(in_batch: int) -> None:
+        done = before + in_batch
+        report(StageProgress("corpus", min(done, order.tokens), order.tokens, f"{done:,} tokens written by the target"))
+
+    writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts, tell=written)
     texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
     folder, shards = order.corpus or order.out / CORPUS_FOLDER, []
     for path, total in write_corpus(writer, folder, order.recipe.seed, order.tokens, texts):
         shards.append(path)
-        report(
-            StageProgress("corpus", min(total, order.tokens), order.tokens, f"{total:,} tokens written by the target")
-        )
-    short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS)
-    prompts = load_prompts()
-    return _Written(
-        shards, *(held_out_texts(short, tokenizer, prompts, temperature, seed=1) for temperature in (0.0, 1.0))
-    )
+        before = total
+        written(0)
+    prompts, held_out = load_prompts(), list[Shard]()
+    most = order.evaluation_tokens * len(prompts)
+
+    def answered(in_batch: int) -> None:
+        done = len(held_out) * most + in_batch
+        report(StageProgress("held-out answers", done, 2 * most, "written by the target, to measure with"))
+
+    short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS, tell=answered)
+    for temperature in (0.0, 1.0):
+        held_out.append(held_out_texts(short, tokenizer, prompts, temperature, seed=1))
+    return _Written(shards, *held_out)
 
 
 def _train(
