@@ -30,16 +30,16 @@ def test_a_drafter_follows_the_committed_text_wherever_it_turns(make_model):
     assert drafter.draft([50, 51], 3, GREEDY) == fresh.draft([50, 51], 3, GREEDY)  # another text altogether
 
 
-def test_what_a_draft_accepted_whole_leaves_to_read_costs_no_pass_of_its_own(make_model, monkeypatch):
-    drafter, text = ModelDrafter(make_model("llama"), 64), list(range(20))
+@pytest.mark.parametrize(("prompt", "reading"), [(20, [20]), (60, [59, 1])], ids=["short prompt", "long prompt"])
+def test_what_a_draft_accepted_whole_leaves_to_read_costs_no_pass_of_its_own(make_model, monkeypatch, prompt, reading):
+    """A short prompt is read along with the first draft, a long one before it."""
+    drafter, text = ModelDrafter(make_model("llama"), 128), list(range(prompt))
     passes = []
     forward = CachedModel.forward
     monkeypatch.setattr(CachedModel, "forward", lambda self, feeds: passes.append(feeds) or forward(self, feeds))
     text += [*drafter.draft(text, 3, GREEDY), 7]
-    assert len(passes) == 4  # the prompt, and three tokens
-    text += drafter.draft(text, 3, GREEDY)
-    assert len(passes) == 7
-    assert [len(feeds[0].tokens) for feeds in passes] == [19, 1, 1, 1, 2, 1, 1]
+    drafter.draft(text, 3, GREEDY)
+    assert [len(feeds[0].tokens) for feeds in passes] == [*reading, 1, 1, 2, 1, 1]
 
 
 def test_a_full_slot_shortens_the_draft(make_model):
