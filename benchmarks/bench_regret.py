@@ -149,6 +149,7 @@ def patient(
     price: float,
     edge_drafter: EdgeDrafter | None = None,
     patience_s: float = 0.0,  # noqa: ARG001
+    patience_for_all_s: float = 0.0,  # noqa: ARG001
 ) -> Go | Wait:
     """`choose`, but a pass is put off to an arrival that is worth more than the wait, however long that is."""
     made = choose(ready, verifier, price, edge_drafter)

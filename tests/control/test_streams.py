@@ -96,6 +96,18 @@ def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> Non
     assert choose([*late, *anew[2:]], engine, 275.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
 
 
+def test_a_pass_is_put_off_for_longer_the_more_sessions_are_waited_for() -> None:
+    """Four of four come after 30 ms, or one of four: that is worth the wait, too, but may not take so long."""
+    engine = Verification(0.1, 0.0)
+    late = [Ready(k, 0, 0.8, next_s=0.03, next_tokens=8, tokens_per_s=400.0, room=8) for k in range(4)]
+    there = [Ready(k, 8, 0.8) for k in range(3)]
+    for ready, waits in ((late, True), ([*there, late[3]], False)):
+        made = choose(ready, engine, 20.0, patience_s=0.01, patience_for_all_s=0.04)
+        assert (made == Wait(pytest.approx(0.03), puts_off=True)) == waits
+        assert isinstance(choose(ready, engine, 20.0, patience_s=0.01), Go)
+        assert isinstance(choose(ready, engine, 20.0, patience_s=0.04), Wait)
+
+
 @pytest.mark.parametrize("next_s", [0.1 * LEAST_WAIT_S, 0.9 * LEAST_WAIT_S])
 def test_a_frame_that_is_expected_at_once_is_waited_for_and_one_that_is_late_is_not(next_s: float) -> None:
     """Who sends it would else bring nothing, or stay behind for a whole pass."""

@@ -30,3 +30,21 @@ def test_a_frame_that_comes_some_milliseconds_later_than_believed_is_still_waite
     made = flow.ready(1, stage, Known(), NOTHING, after_s, math.inf, 16, 0, 0.0)
     assert (made.next_s > 0.0) == expected
     assert made.next_tokens == CHUNK
+
+
+def test_a_device_that_rests_is_not_waited_for_until_it_has_sent_more_than_that():
+    stage = Streaming(Window(1, 16, CHUNK, 1e3), 1, StreamCounts())
+    flow = Flow(0.0, 0.0, 3, 0.0, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
+
+    def expected(pending, now_s):
+        stage.pending, stage.alive = [7] * pending, True
+        return flow.ready(1, stage, Known(), NOTHING, now_s, math.inf, 16, 0, 0.0).next_s < math.inf
+
+    gap_s = CHUNK * TOKEN_S
+    assert expected(8, gap_s)
+    assert not expected(8, 2 * gap_s)  # it has sent nothing for twice as long as it takes
+    flow.arrived_s = 1.0
+    assert not expected(8, 1.0)  # and so it does when it has sent as many again
+    assert expected(4, 1.0)
+    assert expected(12, 1.0)  # it goes on further than that
+    assert expected(8, 1.0)

@@ -73,7 +73,7 @@ def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited() -> No
     setup = Setup(Scenario(Cell(8e4, 16, 16, 0), Verification(0.125, 0.0), devices), Behaviour(frame_bits=176))
 
     def impatient(ready: Sequence[Ready], verifier: Verification, price: float, drafter: EdgeDrafter | None,
-                  _: float) -> Go | Wait:  # fmt: skip
+                  _: float, __: float) -> Go | Wait:  # fmt: skip
         return choose(ready, verifier, price, drafter)
 
     def summed(mode: str, decide: Decide = choose) -> float:

@@ -120,7 +120,7 @@ class Wait:
     puts_off: bool = False
 
 
-Decide = Callable[[Sequence[Ready], Verification, float, EdgeDrafter | None, float], Go | Wait]
+Decide = Callable[[Sequence[Ready], Verification, float, EdgeDrafter | None, float, float], Go | Wait]
 """Decides who rides in the pass that begins now, or to wait: `choose`, or another function of its arguments."""
 
 
@@ -130,6 +130,7 @@ def choose(
     price_tokens_per_s: float,
     edge_drafter: EdgeDrafter | None = None,
     patience_s: float = 0.0,
+    patience_for_all_s: float = 0.0,
 ) -> Go | Wait:
     """Decide who rides in the pass that begins now, or to wait. A pure function.
 
@@ -165,7 +166,10 @@ def choose(
         verifier: T_ver = fixed + per_device·K + per_token·Σ(L_k + 1).
         price_tokens_per_s: λ, what a second of the engine is worth, see `Worth` [tokens/s].
         edge_drafter: the edge's own drafter; default none.
-        patience_s: how long a pass that is worth its time may be put off, at most [s]; default 0, not at all.
+        patience_s: how long a pass that is worth its time may be put off for the sake of a few, at most [s]; default 0,
+            not at all.
+        patience_for_all_s: the same where everybody is waited for, if that is longer [s]; between the two it grows with
+            the share of those who are. So one slow device does not hold up many. Default 0: no longer than for a few.
 
     Returns: a pass, or for how long to wait; `Wait(inf)` if nobody is ready.
     """
@@ -183,7 +187,7 @@ def choose(
         pass_s = table.pass_s(drafts, rides)
     if not rides.any():
         return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
-    if patience_s >= LEAST_WAIT_S and (wait_s := table.worth_waiting(due, patience_s)) > 0.0:
+    if (wait_s := table.worth_waiting(due, patience_s, max(patience_s, patience_for_all_s))) > 0.0:
         return Wait(wait_s, puts_off=True)
     chosen = np.flatnonzero(rides).tolist()
     device, edge = drafts.device.astype(int).tolist(), drafts.edge.astype(int).tolist()
@@ -288,11 +292,18 @@ class _Table:
         worth = np.where(must, self._best, np.maximum(self._best, 0.0)).sum(axis=1)
         return np.asarray(worth - self._step_price * np.arange(len(worth)))
 
-    def worth_waiting(self, must: Mask, most_s: float) -> float:
-        """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s]."""
+    def worth_waiting(self, must: Mask, for_few_s: float, for_all_s: float) -> float:
+        """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s].
+
+        It is at most `for_few_s` and, of the time from there to `for_all_s`, the share of sessions that come in it.
+        """
+        if for_all_s < LEAST_WAIT_S:
+            return 0.0
         # What is expected at once may be late by a little. What should have come already is not waited for: of a device
         # behind a long way all frames may be late, and each pass would begin later in vain.
-        soon_s = sorted({max(LEAST_WAIT_S, next_s) for next_s in self.next_s.tolist() if 0.0 < next_s <= most_s})
+        come_s = sorted(max(LEAST_WAIT_S, next_s) for next_s in self.next_s.tolist() if 0.0 < next_s <= for_all_s)
+        longer_s = (for_all_s - for_few_s) / len(self.next_s) ** 2
+        soon_s = sorted({wait_s for k, wait_s in enumerate(come_s, 1) if wait_s <= for_few_s + k * k * longer_s})
         if not soon_s:
             return 0.0
         if len(soon_s) > WAITS:

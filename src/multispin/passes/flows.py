@@ -44,6 +44,8 @@ MOST_SPARE = 4.0
 LATER = 1.1
 """A frame counts as due after so many times its expected time. What is believed of a long draft is wrong by some
 milliseconds, and a pass that waits for one must not begin just before it comes."""
+RESTS = 0.5
+"""A device whose frame is late by more than this share of its interval counts as resting at so many pending tokens."""
 OVERDUE = 2.0
 """What has not come after so many times its expected interval is not expected any more."""
 
@@ -65,6 +67,7 @@ class Flow:
         behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
         short_tokens: the same for what it is not to fall below at any price.
         resumed_s: when its device was told something that lets it draft on after it had stood at its window [s].
+        rests_at: pending tokens at which its device sent no more lately, though it may: to save energy, for instance.
 
     """
 
@@ -80,6 +83,7 @@ class Flow:
     behind_tokens: float = 0.0
     short_tokens: float = 0.0
     resumed_s: float = -math.inf
+    rests_at: float = math.inf
 
     def arrived(self, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
@@ -144,7 +148,7 @@ class Flow:
             elif pending >= window.length:
                 due_s = math.inf
             else:
-                due_s = max(self.arrived_s + LATER * gap_s, self.resumed_s + LATER * first_s)
+                due_s = self._due_s(pending, gap_s, first_s, now_s)
             late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
             next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
         return Ready(
@@ -169,6 +173,15 @@ class Flow:
             short_tokens=self.short_tokens,
             asked_tokens_per_s=worth.asked_tokens_per_s,
         )
+
+    def _due_s(self, pending: int, gap_s: float, first_s: float, now_s: float) -> float:
+        """When the next frame of a chain is expected that goes on; never where its device rests [s]."""
+        due_s = max(self.arrived_s + LATER * gap_s, self.resumed_s + LATER * first_s)
+        if pending > self.rests_at:
+            self.rests_at = math.inf
+        elif now_s > due_s + RESTS * gap_s:
+            self.rests_at = pending
+        return due_s if pending < self.rests_at else math.inf
 
 
 def window_of(

@@ -28,7 +28,9 @@ from multispin.speculation import Failure, Finding, Outcome
 UNLEARNED_PASSES = 12
 """In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
 MOST_WAIT = 0.15
-"""A pass that is worth its time is put off for at most this share of the usual time of a pass."""
+"""A pass that is worth its time is put off for at most this share of the usual time of a pass …"""
+MOST_WAIT_FOR_ALL = 0.6
+"""… and, the more of those present it waits for, up to this share of it."""
 LOOK_S = 2e-5
 """Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
 SHORTEST_SLEEP_S = 2e-4
@@ -131,9 +133,10 @@ class Streams:
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
-        patience_s = MOST_WAIT * self._pass_s - (0.0 if self._put_off_s is None else now_s - self._put_off_s)
+        waited_s = 0.0 if self._put_off_s is None else now_s - self._put_off_s
+        patience_s, for_all_s = (share * self._pass_s - waited_s for share in (MOST_WAIT, MOST_WAIT_FOR_ALL))
         verifier, price = self._beliefs.verifier(), self._price(ready)
-        decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s)
+        decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s, for_all_s)
         if isinstance(decision, Go):
             self._put_off_s = None
         elif decision.puts_off and self._put_off_s is None:
