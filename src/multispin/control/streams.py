@@ -169,7 +169,8 @@ def choose(
         patience_s: how long a pass that is worth its time may be put off for the sake of a few, at most [s]; default 0,
             not at all.
         patience_for_all_s: the same where everybody is waited for, if that is longer [s]; between the two it grows with
-            the share of those who are. So one slow device does not hold up many. Default 0: no longer than for a few.
+            the square of the share of those who are. So one slow device does not hold up many. Default 0: no longer
+            than for a few.
 
     Returns: a pass, or for how long to wait; `Wait(inf)` if nobody is ready.
     """
@@ -295,7 +296,7 @@ class _Table:
     def worth_waiting(self, must: Mask, for_few_s: float, for_all_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s].
 
-        It is at most `for_few_s` and, of the time from there to `for_all_s`, the share of sessions that come in it.
+        If n of K sessions are waited for, it is at most for_few + (n/K)² (for_all − for_few).
         """
         if for_all_s < LEAST_WAIT_S:
             return 0.0
