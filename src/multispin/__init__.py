@@ -1,9 +1,9 @@
 """Multi-SPIN: many devices draft tokens, one edge server verifies them, a controller shares the uplink.
 
 The names of `__all__` are the front door: each is loaded when it is first used, so that `import multispin` is quick.
-`multispin.plan("paper-llama")` plans a round, `multispin.simulate("paper-llama")` lets a site run under a virtual
-clock, `multispin.run_edge` serves devices, `multispin.generate` is one, and `examples/one_pass.py` drafts, verifies and
-commits pass by pass.
+`multispin.advise("paper-llama")` says who should draft at a site, `multispin.plan` plans one round of it,
+`multispin.simulate` lets it run under a virtual clock, `multispin.run_edge` serves devices, `multispin.generate` is
+one, and `examples/one_pass.py` drafts, verifies and commits pass by pass.
 
 The rooms of this package, lowest first: `errors` and `checks` (what is bad input?), `outside` (text from outside),
 `data` (prompts and scenarios), `radio` (how many bit/s?), `control` (what should every device do?), `speculation`
@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING
 from multispin.lazily import lazily
 
 if TYPE_CHECKING:
-    from multispin.api import Generated, Text, generate, load_scenario, one_pass, open_text, plan, run_edge, simulate
+    from multispin.api import (
+        Generated,
+        Text,
+        advise,
+        generate,
+        load_scenario,
+        one_pass,
+        open_text,
+        plan,
+        run_edge,
+        simulate,
+    )
     from multispin.control import Plan, Scenario
     from multispin.errors import InputError
     from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
@@ -38,6 +49,7 @@ __all__ = [
     "Text",
     "Verifier",
     "__version__",
+    "advise",
     "generate",
     "load_drafter",
     "load_model",
@@ -57,6 +69,7 @@ __getattr__ = lazily(
         "api": (
             "Generated",
             "Text",
+            "advise",
             "generate",
             "load_scenario",
             "one_pass",

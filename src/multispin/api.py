@@ -17,6 +17,7 @@ from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, Sampling
 
 if TYPE_CHECKING:
     from multispin.control import Plan, Scenario
+    from multispin.control.advice import Advice
     from multispin.protocol.events import EdgeEvent
     from multispin.simulation.study import Result
 
@@ -59,6 +60,7 @@ def simulate(
     scenario: Scenario | str | Path,
     policy: str = "heterogeneous",
     *,
+    mode: str = "rounds",
     rounds: int = 200,
     seeds: Sequence[int] = (1, 2, 3, 4, 5),
     knows: bool = False,
@@ -67,8 +69,11 @@ def simulate(
 
     Args:
         scenario: a scenario, the path of its file, or the name of a bundled one.
-        policy: how the edge plans; one of `multispin.control.RUNTIME_POLICIES`.
-        rounds: verified rounds per run.
+        policy: how the edge plans rounds; one of `multispin.control.RUNTIME_POLICIES`. "heterogeneous" is the exact
+            optimum.
+        mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "streams" and "auto" are
+            the others that `multispin serve --mode` explains.
+        rounds: verified rounds per run; in the other modes, passes.
         seeds: one run each.
         knows: whether the controller knows the truth; otherwise it learns, as a real one does.
 
@@ -76,19 +81,41 @@ def simulate(
         The measures of all runs; its `estimates()` are means with 95 % intervals.
 
     """
+    from multispin.checks import one_of
     from multispin.control import RUNTIME_POLICIES, Scenario
     from multispin.data import scenario_path
+    from multispin.passes.settings import MODES
     from multispin.simulation.setup import ScenarioFile, Setup
     from multispin.simulation.study import Result, SimulatedRun
     from multispin.simulation.study import simulate as run
 
-    if policy not in RUNTIME_POLICIES:
-        raise InputError(f"policy = {policy!r} is none of {', '.join(RUNTIME_POLICIES)}")
+    one_of("policy", policy, RUNTIME_POLICIES)
+    one_of("mode", mode, MODES)
     if not seeds:
         raise InputError("seeds is empty: a simulation needs at least one")
     setup = Setup(scenario) if isinstance(scenario, Scenario) else ScenarioFile(scenario_path(str(scenario))).setup()
-    runs = tuple(run(SimulatedRun(setup, policy, seed, rounds, knows)) for seed in seeds)
-    return Result(policy, (), tuple(seeds), runs)
+    runs = tuple(run(SimulatedRun(setup, policy, seed, rounds, knows, mode=mode)) for seed in seeds)
+    return Result(policy, (), tuple(seeds), runs, mode)
+
+
+def advise(scenario: Scenario | str | Path) -> Advice:
+    """Say whether devices should draft at a site: every way to serve it, side by side.
+
+    Args:
+        scenario: a scenario, the path of its file, or the name of a bundled one.
+
+    Returns:
+        An option for each way: nobody drafts, the edge's own drafter does, devices do in rounds by each policy or in
+        streams, and the best mixture. Streams are simulated, the others planned, all with the truth known. And from
+        where on devices pay, as one quantity changes. `multispin.control.advice.sentences` puts it into words.
+
+    """
+    from multispin.control import Scenario
+    from multispin.control.advice import advise as compare
+    from multispin.simulation.steady import streamed
+
+    chosen = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    return compare(chosen, streams=streamed)
 
 
 @dataclass(eq=False)
@@ -208,6 +235,8 @@ async def run_edge(
     engine: Engine | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    mode: str = "auto",
+    edge_draft: str | None = None,
     policy: str = "heterogeneous",
     bandwidth_hz: float = 20e3,
     slots: int = 16,
@@ -224,7 +253,10 @@ async def run_edge(
         engine: verification engine that runs the target model; default: a `Verifier` of it on the CPU.
         host: address to listen on; default: this machine only.
         port: default 0, any free one.
-        policy: how draft lengths and bands are chosen; one of `multispin.control.RUNTIME_POLICIES`.
+        mode: who drafts, as `multispin serve --mode` explains it; default "auto", whatever pays.
+        edge_draft: drafter of the edge's own, as `multispin serve --edge-draft` names it; default none.
+        policy: how draft lengths and bands are chosen in the modes "rounds" and "mixture"; one of
+            `multispin.control.RUNTIME_POLICIES`.
         bandwidth_hz: uplink band that all devices share [Hz]; default 20 kHz.
         slots: texts that are written at once, of the default engine; default 16.
         max_length: prompt and generated tokens per text, of the default engine; default 1024.
@@ -235,19 +267,37 @@ async def run_edge(
         The address for devices, such as "ws://127.0.0.1:40123".
 
     """
+    from multispin.checks import one_of
     from multispin.edge import Access, EdgeServer, listening, place_of
-    from multispin.models import load_grammars, load_tokenizer, load_verifier
+    from multispin.models import load_draft_source, load_grammars, load_tokenizer, load_verifier
     from multispin.passes import Controller, ControllerSettings, Passes
+    from multispin.passes.settings import MODES
     from multispin.protocol import usual_frame_bits
     from multispin.speculation import bits_per_id
 
+    one_of("mode", mode, MODES)
+    if edge_draft is not None and mode in ("plain", "rounds"):
+        raise InputError(f"mode = {mode!r} never drafts at the edge: leave edge_draft out, or use mode = 'auto'")
     tokenizer = await asyncio.to_thread(load_tokenizer, target)
     if engine is None:
         engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
-    bits = bits_per_id(engine.vocabulary_size)
-    settings = ControllerSettings(policy, bandwidth_hz, bits, frame_bits=usual_frame_bits())
-    grammars = load_grammars(tokenizer)
-    passes = Passes(engine, Controller(settings), tokenizer.fingerprint, grammars=grammars)
+    settings = ControllerSettings(
+        *(policy, bandwidth_hz, bits_per_id(engine.vocabulary_size)),
+        frame_bits=usual_frame_bits(),
+        mode=mode,
+        edge_drafts=edge_draft is not None,
+    )
+    edge_drafter = None
+    if edge_draft is not None:
+        source = await asyncio.to_thread(load_draft_source, edge_draft, target, batched=True)
+        edge_drafter = source.edge_drafter(engine.slots, engine.max_length)
+    passes = Passes(
+        engine,
+        Controller(settings),
+        tokenizer.fingerprint,
+        edge_drafter=edge_drafter,
+        grammars=load_grammars(tokenizer),
+    )
     server = EdgeServer(passes, on_event, Access(credential))
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())

@@ -4,12 +4,14 @@ import asyncio
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import multispin
 from multispin.models import ModelDrafter, decode_alone, load_model, load_tokenizer, round_weights
+from multispin.protocol.events import Round
 from multispin.simulation.setup import ScenarioFile
 from multispin.simulation.study import SimulatedRun
 from multispin.simulation.study import simulate as run
@@ -29,7 +31,17 @@ NAMES = [
         "SamplingParams",
         "Scenario",
     ),
-    *("Text", "Verifier", "__version__", "generate", "load_drafter", "load_model", "load_scenario", "load_tokenizer"),
+    *(
+        "Text",
+        "Verifier",
+        "__version__",
+        "advise",
+        "generate",
+        "load_drafter",
+        "load_model",
+        "load_scenario",
+        "load_tokenizer",
+    ),
     *("one_pass", "open_text", "plan", "run_edge", "simulate"),
 ]
 
@@ -69,10 +81,33 @@ def test_a_simulation_is_the_mean_of_its_runs():
     assert found.estimates()["goodput_tokens_per_s"].mean == pytest.approx(mean)
 
 
-@pytest.mark.parametrize(("policy", "seeds", "reason"), [("p2p", (1,), "policy = 'p2p'"), ("fixed", (), "seeds")])
-def test_a_simulation_refuses_what_cannot_be(policy, seeds, reason):
+def test_a_simulation_runs_in_the_mode_that_is_asked_for():
+    found = multispin.simulate("a100-7b", mode="plain", rounds=5, seeds=(1,))
+    assert (found.mode, found.label) == ("plain", "plain")
+    same = multispin.simulate("a100-7b", "fixed", mode="plain", rounds=5, seeds=(1,))
+    rate = "goodput_tokens_per_s"  # nobody drafts, so the policy plans nothing
+    assert found.estimates()[rate] == same.estimates()[rate]
+    assert found.estimates()[rate] != multispin.simulate("a100-7b", rounds=5, seeds=(1,)).estimates()[rate]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [({"policy": "p2p"}, "policy is 'p2p'"), ({"mode": "best"}, "mode is 'best'"), ({"seeds": ()}, "seeds")],
+)
+def test_a_simulation_refuses_what_cannot_be(asked, reason):
     with pytest.raises(multispin.InputError, match=reason):
-        multispin.simulate("paper-llama", policy, seeds=seeds)
+        multispin.simulate("paper-llama", **asked)
+
+
+def test_advice_compares_every_way_to_serve_a_site():
+    scenario = multispin.load_scenario("a100-7b")
+    small = replace(scenario, devices=scenario.devices[:2])
+    found = multispin.advise(small)
+    modes = [option.mode for option in found.options]
+    assert {"plain", "edge", "rounds", "streams", "mixture"} == set(modes)
+    plain, mixture = found.option("plain"), found.option("mixture")
+    assert plain.gain_over_plain == 0.0
+    assert mixture.goodput_tokens_per_s >= plain.goodput_tokens_per_s
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
@@ -126,13 +161,14 @@ def test_the_example_prints_the_targets_own_texts(tiny_folder, capsys):
     assert "passes; without drafts it takes" in printed
 
 
-def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder):
+@pytest.mark.parametrize("mode", ["auto", "rounds"])
+def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder, mode):
     sampling = multispin.SamplingParams(0.9, seed=5)
     events = []
 
     async def write():
         async with multispin.run_edge(
-            tiny_folder, slots=2, max_length=128, credential="open", on_event=events.append
+            tiny_folder, mode=mode, slots=2, max_length=128, credential="open", on_event=events.append
         ) as url:
             same = {"target": tiny_folder, "max_tokens": 16, "credential": "open"}
             return await asyncio.gather(
@@ -151,7 +187,8 @@ def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder):
         assert 0 < written.rounds <= 16
         assert written.uplink_bytes > 0
         assert written.accepted <= written.drafted
-    assert found[1].accepted > 0
+    if mode == "rounds":
+        assert found[1].accepted > 0
     names = {event.name for event in events if type(event).__name__ == "Connected"}
     assert names == {"one", "two"}
 
@@ -167,3 +204,37 @@ def test_a_stop_string_ends_a_generated_text(tiny_folder):
             )
 
     assert asyncio.run(write()).text == alone[: alone.index(alone[3:6])]
+
+
+def test_an_edge_drafts_itself_for_whoever_cannot(tiny_folder):
+    model, tokenizer = load_model(tiny_folder), load_tokenizer(tiny_folder)
+    events = []
+
+    async def write():
+        edge = {"mode": "edge", "edge_draft": "q6", "slots": 1, "max_length": 128}
+        async with multispin.run_edge(tiny_folder, **edge, on_event=events.append) as url:
+            return await multispin.generate(url, "abcabcabc", target=tiny_folder, draft="none", max_tokens=24)
+
+    alone = decode_alone(model, tokenizer.encode_chat("abcabcabc"), multispin.SamplingParams(), 24, tokenizer.stop_ids)
+    written = asyncio.run(write())
+    assert list(written.ids) == alone
+    assert written.drafted == 0
+    devices = [device for event in events if isinstance(event, Round) for device in event.devices]
+    assert sum(device.accepted for device in devices if device.drafter == "edge") > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"mode": "best"}, "mode is 'best'"),
+        ({"mode": "edge"}, "needs a drafter of the edge's own"),
+        ({"mode": "rounds", "edge_draft": "small"}, "never drafts at the edge"),
+    ],
+)
+def test_an_edge_refuses_what_cannot_be(tiny_folder, asked, reason):
+    async def begin():
+        async with multispin.run_edge(tiny_folder, slots=1, max_length=32, **asked):
+            pass
+
+    with pytest.raises(multispin.InputError, match=reason):
+        asyncio.run(begin())
