@@ -114,10 +114,10 @@ class StubWords:
     stop_ids = ()
     size = VOCABULARY
 
-    def encode(self, text):
+    def encode(self, text, special_tokens=True):
         return [ord(each) % VOCABULARY for each in text]
 
-    def encode_messages(self, messages, variables):
+    def encode_messages(self, messages, variables, tools=None, answered=True, special_tokens=False):
         return self.encode("".join(message["content"] for message in messages))
 
     def token_bytes(self, token):

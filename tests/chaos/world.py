@@ -75,10 +75,10 @@ class Letters:
 
     stop_ids, size, knows_tools = (), V, False
 
-    def encode(self, text):
+    def encode(self, text, special_tokens=True):
         return [ord(letter) - 256 for letter in text]
 
-    def encode_messages(self, messages, variables, tools=None):
+    def encode_messages(self, messages, variables, tools=None, answered=True, special_tokens=False):
         return self.encode(messages[-1]["content"])
 
     def token_bytes(self, token):

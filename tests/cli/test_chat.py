@@ -194,7 +194,7 @@ def test_a_servers_refusal_is_one_sentence_and_the_conversation_goes_on():
             text=True,
             timeout=TIMEOUT_S,
         )
-    assert found.returncode == 0
+    assert found.returncode == 2  # so that a script knows
     assert found.stderr == "the server refuses: no \\x1b[1mroom\n" * 2
 
 

@@ -4,6 +4,7 @@ Everything runs in this process: importing torch anew for each sentence would ta
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("multispin")]
     assert len(said) == 1
     assert filled(sentence) in said[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["serve", "--port", "BUSY"], "--port"),
+        (["serve", "--port", "0", "--metrics-at", "127.0.0.1:BUSY"], "--metrics-at"),
+        (["device", "--draft", "lookup", "--serve", "127.0.0.1:BUSY"], "--serve"),
+    ],
+)
+def test_a_port_that_is_in_use_is_refused_before_a_model_is_loaded(arguments, option, monkeypatch, capsys):
+    for load in ("multispin.cli.serve._load", "multispin.cli.drafting._load_source"):
+        monkeypatch.setattr(load, lambda *_: pytest.fail("it began to load a model"))
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        assert run([each.replace("BUSY", port) for each in arguments]) == 2
+    assert f"{option}: port {port} on 127.0.0.1 is in use" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)], ids=str)

@@ -56,6 +56,11 @@ def test_what_cannot_be_is_refused_in_one_sentence(token, arguments, said):
     assert told.err.count("\n") == 1
 
 
+def test_a_file_in_no_folder_is_refused_as_such(tmp_path, capsys):
+    assert run(["token", "add", "anna", "--tokens", str(tmp_path / "nowhere" / "tokens.json")]) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+
+
 def test_a_token_can_end(token):
     (listed,) = _listed(token, "2999-12-31")
     assert listed["expires"] == "2999-12-31T23:59:59+00:00"

@@ -3,12 +3,17 @@ import json
 import pytest
 
 from multispin.gateway.bodies import REFUSED, BadRequestError, ChatBody, CompletionBody, read_body
+from multispin.gateway.responses import LOGPROBS, ResponsesBody
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 def chat(**fields):
     return read_body(json.dumps({**HELLO, **fields}).encode(), ChatBody)
+
+
+def responses(**fields):
+    return read_body(json.dumps({"input": "Hello", **fields}).encode(), ResponsesBody)
 
 
 def test_a_chat_needs_only_messages():
@@ -100,6 +105,42 @@ def test_fields_of_vllm_that_would_change_the_answer_are_refused_by_name(field, 
     chat(**{field: None})
 
 
+def test_a_whole_number_may_have_a_point_and_a_temperature_as_good_as_0_is_0():
+    body = chat(max_tokens=8.0, top_k=5.0, seed=3.0, n=2.0)
+    assert (body.most_tokens, body.params(0).top_k, body.params(0).seed, body.choices) == (8, 5, 3, 2)
+    for field, value in (("max_tokens", 8.5), ("max_tokens", "8"), ("n", True), ("top_k", 1e30)):
+        with pytest.raises(BadRequestError) as refusal:
+            chat(**{field: value}).params(0)
+        assert refusal.value.param == field
+    assert chat(temperature=1e-9).params(0).greedy
+    assert chat(temperature=0.1).params(0).temperature == 0.1
+
+
+def test_what_an_assistant_said_may_be_a_refusal_or_nothing():
+    parts = [{"type": "refusal", "refusal": "No."}]
+    body = chat(messages=[{"role": "assistant", "content": parts}, {"role": "assistant", "content": None}])
+    assert [each["content"] for each in body.conversation()] == ["No.", ""]
+    (said,) = responses(input=[{"role": "assistant", "content": parts}]).conversation()
+    assert said == {"role": "assistant", "content": "No."}
+
+
+def test_the_effort_of_reasoning_is_a_variable_of_the_template():
+    assert chat(reasoning_effort="low").variables == {"reasoning_effort": "low"}
+    body = chat(reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high", "x": 1})
+    assert body.variables == {"reasoning_effort": "high", "x": 1}
+    assert responses(reasoning={"effort": "low", "summary": "auto"}).variables == {"reasoning_effort": "low"}
+    assert responses(reasoning={"effort": None, "summary": None}, chat_template_kwargs={"x": 1}).variables == {"x": 1}
+    with pytest.raises(BadRequestError, match="effort is not a text"):
+        responses(reasoning={"effort": 3}).variables  # noqa: B018
+
+
+def test_a_response_may_include_what_no_answer_of_this_server_has():
+    assert responses(include=["reasoning.encrypted_content"]).reported is None
+    assert responses(include=["reasoning.encrypted_content", LOGPROBS], top_logprobs=2).reported == 2
+    with pytest.raises(BadRequestError, match="include names 'more'"):
+        responses(include=["more"]).reported  # noqa: B018
+
+
 def test_unknown_fields_are_ignored():
     chat(user="somebody", metadata={"a": 1}, parallel_tool_calls=True)
 
@@ -131,7 +172,7 @@ def test_unknown_fields_are_ignored():
         ({"logit_bias": {"": 1}}, "logit_bias"),
         ({"logit_bias": {"٥": 1}}, "logit_bias"),
         ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
-        ({"logit_bias": {str(token): 1 for token in range(65)}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias"),
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"messages": []}, "messages"),

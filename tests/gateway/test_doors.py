@@ -21,7 +21,10 @@ def test_what_cannot_be_served_is_an_error_document(tiny_folder):
         (400, "echo", {"prompt": "a", "echo": True}),
         (400, "tools", {"prompt": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}),
         (400, "response_format", {"prompt": "a", "response_format": {"type": "xml"}}),
-        (400, None, {"prompt": "a", "response_format": schema({"type": "nothing"})}),
+        (400, "response_format", {"prompt": "a", "response_format": schema({"type": "nothing"})}),
+        (400, "stop_token_ids", {"prompt": "a", "stop_token_ids": [-1]}),
+        (400, "stop_token_ids", {"prompt": "a", "stop_token_ids": [10**9]}),
+        (400, "logit_bias", {"prompt": "a", "logit_bias": {"999999": 1}}),
         (400, "min_tokens", {"prompt": "a", "response_format": schema({}), "min_tokens": 3}),
         (400, "ignore_eos", {"prompt": "a", "response_format": schema({}), "ignore_eos": True}),
         (400, "prompt", {"prompt": "a", "max_tokens": 1000}),
@@ -114,7 +117,7 @@ def test_a_compressed_body_is_refused_and_never_unpacked(tiny_folder, data):
                 return answer.status, await answer.json()
 
     status, document = asyncio.run(scenario())
-    assert status == 415
+    assert (status, document["error"]["type"]) == (415, "invalid_request_error")
     assert "Content-Encoding" in document["error"]["message"]
 
 

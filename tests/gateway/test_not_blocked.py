@@ -23,9 +23,9 @@ class SlowWords(world.Letters):
     def __init__(self, held):
         self._held = held
 
-    def encode(self, text):
+    def encode(self, text, special_tokens=True):
         self._held()
-        return super().encode(text)
+        return super().encode(text, special_tokens)
 
 
 class SlowEngine(world.Engine):

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 from tests.gateway.site import api, device_of, events, post, schema
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 CITY = {
     "type": "object",
@@ -24,6 +26,51 @@ def tiny_chat_folder(tiny_folder, tmp_path_factory):
     template = "{% if tools %}t{% endif %}{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}a:"
     (folder / "chat_template.jinja").write_text(template)
     return str(folder)
+
+
+def test_tokens_are_counted_as_the_fields_of_a_request_say(tiny_chat_folder, tmp_path):
+    folder = shutil.copytree(tiny_chat_folder, tmp_path / "begins")
+    path = str(folder / "tokenizer.json")
+    backend = Tokenizer.from_file(path)
+    first = backend.encode("a").ids[0]
+    backend.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", first)])
+    backend.save(path)
+    (folder / "chat_template.jinja").write_text(
+        "{% if tools %}t{% endif %}{{ x }}{{ messages[0]['content'] }}{% if add_generation_prompt %}!{% endif %}"
+    )
+    chat = {"messages": [{"role": "user", "content": "bc"}]}
+
+    async def scenario():
+        async with api(str(folder)) as http:
+
+            async def text_of(**fields):
+                _, found = await post(http, "/tokenize", fields)
+                assert found["count"] == len(found["tokens"])
+                return (await post(http, "/detokenize", {"tokens": found["tokens"]}))[1]["prompt"]
+
+            async def read(path, **fields):
+                return (await post(http, path, {"max_tokens": 1, **fields}))[1]["usage"]["prompt_tokens"]
+
+            texts = [
+                await text_of(prompt="bc"),
+                await text_of(prompt="bc", add_special_tokens=False),
+                await text_of(prompt="", add_special_tokens=False),
+                await text_of(**chat),
+                await text_of(**chat, add_special_tokens=True, add_generation_prompt=False),
+                await text_of(**chat, tools=TOOLS, chat_template_kwargs={"x": "y"}),
+            ]
+            used = [
+                await read("/v1/completions", prompt="bc"),
+                await read("/v1/completions", prompt="bc", add_special_tokens=False),
+                await read("/v1/chat/completions", **chat),
+                await read("/v1/chat/completions", **chat, add_special_tokens=True),
+                await read("/v1/chat/completions", **chat, add_generation_prompt=False),
+            ]
+            return texts, used
+
+    texts, used = asyncio.run(scenario())
+    assert texts == ["abc", "bc", "", "bc!", "abc", "tybc!"]
+    assert used == [3, 2, 3, 4, 2]
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams", "edge"])

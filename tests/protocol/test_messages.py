@@ -89,7 +89,7 @@ def test_noise_on_the_wire_is_refused_in_one_way(frame):
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 4097],  # distributions too long
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 33],  # probabilities too fine
         [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "best-of-both"],  # no such rule
-        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 16, 0, [[1, 0.5]] * 65],  # too many biases
+        [3, 1, b"", 1, 5, 0.5, 0, 1.0, 0, [], 0, "coupled", 9, 16, 0, [[1, 0.5]] * 301],  # too many biases
         [1, 1, "f" * 81, "n", "d", True, [0.1, 1.0]],  # a name too long
         [1, 1, "f", "n", "d", True, [-0.1, 1.0]],  # negative time
         [3, 1, b"", 0, 5, 0.0, 0, 1.0, 0],  # an empty prompt

@@ -13,7 +13,7 @@ export const MAX_FRAME_BYTES = 256 * 1024;
 export const MAX_DRAFT_LENGTH = 63;
 export const MAX_STOP_IDS = 16;
 
-const MAX_BIASES = 64;
+const MAX_BIASES = 300;
 const MAX_SCORED_TAIL = 512;
 const RULES = ["greedy", "coupled", "rejection", "rejection-up", "rejection-down"];
 

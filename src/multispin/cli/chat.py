@@ -120,7 +120,7 @@ class Talk:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same answers.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
 @click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at https:// addresses.")
-def command(url: str, ca_file: str | None, **options: Any) -> None:
+def command(url: str, ca_file: str | None, **options: Any) -> int:
     """Talk with a model in the terminal, over any OpenAI-compatible API.
 
     URL is the API's base URL. An answer comes while it is written; on a terminal, text that a device had drafted is
@@ -133,6 +133,8 @@ def command(url: str, ca_file: str | None, **options: Any) -> None:
       multispin chat http://127.0.0.1:8766/v1             # a device's own API (multispin device --serve)
       MULTISPIN_API_KEY=… multispin chat https://edge.example.org/v1 --temperature 0.7
       echo "Why is the sky blue?" | multispin chat --temperature 0
+
+    A program that writes to it gets exit code 2 if an answer was refused.
     """
     _check(url)
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
@@ -144,16 +146,19 @@ def command(url: str, ca_file: str | None, **options: Any) -> None:
         with flag("--ca-file"):
             talk.tls = trusting(user_path(ca_file))
     asyncio.run(_greet(talk))
-    terminal = sys.stdin is not None and sys.stdin.isatty()
+    terminal, refused = sys.stdin is not None and sys.stdin.isatty(), False
     if terminal:
         click.echo(f"{one_line(talk.model)} at {url}; /help lists commands, /quit leaves")
         _edit_lines()
     while (line := _line(terminal)) is not None:
         if line.startswith("/"):
             if not _obey(talk, line):
-                return
-        elif line.strip():
-            _answer(talk, line)
+                break
+        elif line.strip() and not _answer(talk, line):
+            refused = True
+            if terminal and talk.messages:
+                click.echo("/clear forgets the conversation, if it has become too long", err=True)
+    return 2 if refused and not terminal else 0
 
 
 def _check(url: str) -> None:
@@ -221,20 +226,22 @@ def _obey(talk: Talk, line: str) -> bool:
     return True
 
 
-def _answer(talk: Talk, line: str) -> None:
-    """Ask, show the answer while it comes, and remember what came of it."""
+def _answer(talk: Talk, line: str) -> bool:
+    """Ask, show the answer while it comes, and remember what came of it; False if the server refused or broke off."""
     talk.messages.append({"role": "user", "content": line})
-    written: list[str] = []
+    written, answered = list[str](), True
     try:
         asyncio.run(_stream(talk, written))
     except KeyboardInterrupt:
         click.echo(click.style("\n[stopped]", dim=True))
     except InputError as error:
+        answered = False
         click.echo(f"{chr(10) if written else ''}{one_line(str(error))}", err=True)
     if written:
         talk.messages.append({"role": "assistant", "content": "".join(written)})
     else:
         talk.messages.pop()
+    return answered
 
 
 async def _stream(talk: Talk, written: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multispin.cli.lifetime import Parent, end_in_order, ended_in_order, stop_signal
-from multispin.cli.process import writer
+from multispin.cli.process import flag, writer
 from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
 from multispin.errors import InputError
@@ -24,10 +24,13 @@ async def serve(options: Mapping[str, Any]) -> None:
     """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
     from aiohttp import web
 
-    from multispin.edge import Access, listening, place_of
+    from multispin.edge import Access, check_free, listening, place_of
     from multispin.gateway import Gateway, SessionPool, guard
     from multispin.gateway.clients import FINISH_TEXTS_S
 
+    host, port = options["serve_at"]
+    with flag("--serve"):
+        await check_free(host, port)  # before a model is loaded
     source = await asyncio.to_thread(_load_source, options)
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
 
@@ -46,7 +49,6 @@ async def serve(options: Mapping[str, Any]) -> None:
     name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
     grammars = source.grammars
     Gateway(pool, source.tokenizer, name, int(time.time()), grammars).add_routes(application, guard(Access()))
-    host, port = options["serve_at"]
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
         stop = stop_signal()

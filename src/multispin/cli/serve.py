@@ -164,6 +164,7 @@ def command(**options: Any) -> None:
         for sentence in idle_of_serve(command, options):
             log.warning(sentence)
         doors = _doors(options)  # what is wrong there is said before a model is loaded
+        asyncio.run(_check_places(options))
         with _stops_at_once() as stopped:
             loaded = _load(options)
         if stopped():
@@ -356,6 +357,17 @@ def _doors(options: Mapping[str, Any]) -> _Doors:
         tls = None if certificate is None else Certificate(user_path(certificate), user_path(key) if key else None)
     raise_descriptors()
     return _Doors(access, Gate(most_per_address=most, proxies=proxies), tls)
+
+
+async def _check_places(options: Mapping[str, Any]) -> None:
+    """InputError if another program listens where this edge is to listen."""
+    from multispin.edge import check_free
+
+    with flag("--port"):
+        await check_free(options["host"], options["port"])
+    if options["metrics_at"] is not None:
+        with flag("--metrics-at"):
+            await check_free(*options["metrics_at"])
 
 
 def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":

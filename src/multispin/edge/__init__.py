@@ -4,7 +4,7 @@ from multispin.edge.access import CALLER, Access, Caller, TokenExpiredError, bea
 from multispin.edge.audience import Audience
 from multispin.edge.event_loop import new_event_loop
 from multispin.edge.gate import Gate
-from multispin.edge.listening import listening, place_of
+from multispin.edge.listening import check_free, listening, place_of
 from multispin.edge.metrics import Metrics
 from multispin.edge.server import EdgeServer
 from multispin.edge.tls import Certificate
@@ -22,6 +22,7 @@ __all__ = [
     "TokenExpiredError",
     "TokenFile",
     "bearer",
+    "check_free",
     "listening",
     "new_event_loop",
     "place_of",

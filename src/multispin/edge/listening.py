@@ -40,6 +40,17 @@ def place_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+async def check_free(host: str, port: int) -> None:
+    """InputError if a server could not have this address now: to be said before a model is loaded.
+
+    Args:
+        host: address to listen on.
+        port: 0 is always free.
+    """
+    for each in await _bound(host, port):
+        each.close()
+
+
 class _Complaints(logging.LoggerAdapter[logging.Logger]):
     """The web server's log. Requests that are none are counted, and told now and then: a stranger can send millions."""
 

@@ -138,6 +138,8 @@ class TokenFile:
 
     def _change(self, change: Callable[[list[Token]], list[Token]]) -> None:
         """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner."""
+        if not self.path.parent.is_dir():
+            raise InputError(f"there is no folder {self.path.parent} for the file of tokens: make it first")
         with self._errors(), self._locked():
             before = self.path.stat() if self.path.exists() else None
             tokens = change(self.read() if before is not None else [])

@@ -20,17 +20,13 @@ DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
 
 ERROR_TYPES: Mapping[int, str] = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
-    413: "invalid_request_error",
     429: "rate_limit_error",
-    500: "server_error",
     503: "service_unavailable_error",
 }
-"""The `type` of an error by its HTTP status."""
+"""The `type` of an error by its HTTP status; others below 500 are "invalid_request_error", and above "server_error"."""
 
 
 @dataclass
@@ -223,5 +219,5 @@ def error_document(status: int, sentence: str, param: str | None = None, code: s
         param: the field of the body that is at fault.
         code: for programs; the status if there is none.
     """
-    kind = ERROR_TYPES.get(status, "server_error")
+    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": sentence, "type": kind, "param": param, "code": code or status}}

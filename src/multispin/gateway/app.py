@@ -28,6 +28,7 @@ from multispin.gateway.bodies import (
     DetokenizeBody,
     Sampling,
     TokenizeBody,
+    plain_conversation,
     read_body,
 )
 from multispin.gateway.openapi import openapi_document
@@ -97,12 +98,12 @@ class Gateway:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`/v1/chat/completions`."""
         body = await self._body(request, ChatBody)
-        if body.add_generation_prompt is False:
-            raise BadRequestError("add_generation_prompt = false is not supported", "add_generation_prompt")
         use = body.tool_use()
-        prompt = await self._prompt(body.conversation(), body.chat_template_kwargs or {}, use)
-        grammar = body.format_grammar() if use is None else use.grammar()
-        requests = await self._requests(body, [prompt], body.most_tokens, grammar)
+        prompt = await self._prompt(
+            body.conversation(), body.variables, use, body.add_generation_prompt is not False,
+            body.add_special_tokens is True,
+        )  # fmt: skip
+        requests = await self._requests(body, [prompt], body.most_tokens, await self._form(body, use))
         answer = self._begun(body, True, len(prompt))
         return await self._answer(request, body, answer, requests, use is not None)
 
@@ -110,20 +111,21 @@ class Gateway:
         """`/v1/completions`."""
         body = await self._body(request, CompletionBody)
         given = body.prompts()
+        special = body.add_special_tokens is not False
         prompts = [
-            await asyncio.to_thread(self._words.encode, each) if isinstance(each, str) else list(each) for each in given
+            await asyncio.to_thread(self._words.encode, each, special) if isinstance(each, str) else list(each)
+            for each in given
         ]
         limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        requests = await self._requests(body, prompts, limit, body.format_grammar())
+        requests = await self._requests(body, prompts, limit, await self._form(body))
         return await self._answer(request, body, self._begun(body, False, sum(map(len, prompts))), requests)
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """`/v1/responses`, without memory of earlier ones."""
         body = await self._body(request, ResponsesBody)
         use = body.tool_use()
-        prompt = await self._prompt(body.conversation(), {}, use)
-        grammar = body.format_grammar() if use is None else use.grammar()
-        (text,) = await self._requests(body, [prompt], body.max_output_tokens, grammar)
+        prompt = await self._prompt(body.conversation(), body.variables, use)
+        (text,) = await self._requests(body, [prompt], body.max_output_tokens, await self._form(body, use))
         answer = ResponseAnswer(self._model, body, len(prompt), self._words.token_bytes)
         with self._place():
             parts = parts_of(self._source, self._words, text, answer.count, use is not None)
@@ -151,10 +153,12 @@ class Gateway:
         if (body.prompt is None) == (body.messages is None):
             raise BadRequestError("tokenize takes either prompt or messages", "prompt")
         if body.prompt is not None:
-            ids = await asyncio.to_thread(self._words.encode, body.prompt)
+            ids = await asyncio.to_thread(self._words.encode, body.prompt, body.add_special_tokens is not False)
         else:
-            messages = [message.plain() for message in body.messages or ()]
-            ids = await asyncio.to_thread(self._words.encode_messages, messages, {})
+            ids = await self._prompt(
+                plain_conversation(body.messages or ()), body.chat_template_kwargs or {}, body.tool_use(),
+                body.add_generation_prompt is not False, body.add_special_tokens is True,
+            )  # fmt: skip
         return web.json_response(
             {"count": len(ids), "max_model_len": self._source.max_length, "tokens": ids, "token_strs": None}
         )
@@ -184,13 +188,29 @@ class Gateway:
         return body
 
     async def _prompt(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], use: ToolUse | None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        use: ToolUse | None,
+        answered: bool = True,
+        special_tokens: bool = False,
     ) -> list[int]:
         """Token ids of a chat, with its tools, in the model's template."""
         tools = None if use is None else [tool.document() for tool in use.tools]
         if not self._words.knows_tools:
             messages, tools = plain_messages(messages, use), None
-        return await asyncio.to_thread(self._words.encode_messages, messages, variables, tools)
+        encode = self._words.encode_messages
+        return await asyncio.to_thread(encode, messages, variables, tools, answered, special_tokens)
+
+    async def _form(self, body: Sampling, use: ToolUse | None = None) -> str:
+        """The grammar of a text, compiled so that a wrong one is refused at once; empty if any text will do."""
+        grammar, field = (body.format_grammar(), body.form_field) if use is None else (use.grammar(), "tools")
+        if grammar and self._grammars is not None:
+            try:
+                await asyncio.to_thread(self._grammars.matcher, grammar)
+            except InputError as error:
+                raise BadRequestError(str(error), field) from None
+        return grammar
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -240,12 +260,14 @@ class Gateway:
         if limit is not None and (body.min_tokens or 0) > limit:
             sentence = f"min_tokens = {body.min_tokens} is above {body.limit_field} = {limit}"
             raise BadRequestError(sentence, "min_tokens")
-        if grammar and self._grammars is not None:
-            await asyncio.to_thread(self._grammars.matcher, grammar)
         count, found = body.choices, []
         params = body.params(secrets.randbits(63), grammar)
+        self._check_ids(body.stop_token_ids or (), "stop_token_ids")
+        self._check_ids([token for token, _ in params.logit_bias], "logit_bias")
         for prompt in prompts:
-            self._check_ids(prompt, "prompt")
+            if not prompt:
+                raise BadRequestError(f"{body.prompt_field} is empty", body.prompt_field)
+            self._check_ids(prompt, body.prompt_field)
             room = self._source.max_length - len(prompt)
             if room < 1 or (limit is not None and limit > room):
                 asked = "at least one token" if limit is None else f"{limit} tokens"
@@ -343,9 +365,7 @@ class Gateway:
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
-        if not ids:
-            raise BadRequestError(f"{param} is empty", param)
-        if min(ids) < 0 or max(ids) >= self._words.size:
+        if ids and (min(ids) < 0 or max(ids) >= self._words.size):
             raise BadRequestError(f"a token id of {param} is outside 0 … {self._words.size - 1}", param)
 
     def _card(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from multispin.gateway.formats import FormatError, grammar_of_format
 from multispin.gateway.tools import ToolUse, read_tools
 from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
-from multispin.speculation.sampling import MAX_BIASES
+from multispin.speculation.sampling import MAX_BIASES, MIN_TEMPERATURE
 from multispin.speculation.stopping import MAX_STOP_STRINGS
 
 MAX_BODY_BYTES = 2 * 2**20
@@ -94,10 +94,20 @@ NOT_OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
 
 
 class TextPart(Struct, frozen=True):
-    """One part of a message's content; only text is understood."""
+    """One part of a message's content; only text is understood, a refusal's too."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
+
+    def plain(self) -> str:
+        """Its text; BadRequestError if it is anything else."""
+        found = self.refusal if self.type == "refusal" else self.text
+        if self.type not in ("text", "input_text", "output_text", "refusal") or found is None:
+            raise BadRequestError(
+                f"a message part of type {self.type!r} is not supported: this server takes text only", "messages"
+            )
+        return found
 
 
 class CalledFunction(Struct, frozen=True):
@@ -136,16 +146,12 @@ class Message(Struct, frozen=True):
         """The message as chat templates take it; BadRequestError if it holds anything but text and calls."""
         content, role = self.content, plain_role(self.role)
         if isinstance(content, list):
-            for part in content:
-                if part.type not in ("text", "input_text", "output_text") or part.text is None:
-                    raise BadRequestError(
-                        f"a message part of type {part.type!r} is not supported: this server takes text only",
-                        "messages",
-                    )
-            content = "".join(part.text or "" for part in content)
+            content = "".join(part.plain() for part in content)
         if self.tool_calls:
             calls = [{"type": "function", "id": each.id, "function": each.plain()} for each in self.tool_calls]
             return {"role": role, "content": content or "", "tool_calls": calls}
+        if content is None and role == "assistant":  # an answer that had neither text nor calls
+            content = ""
         if content is None:
             raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
         # Some templates name who speaks, and refuse a result that does not say which call it answers.
@@ -176,7 +182,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: name of the model; must be the one that is served.
-        temperature: default 1; 0 is greedy decoding.
+        temperature: default 1; 0, and what is as good as 0, is greedy decoding.
         top_p, top_k: truncation of the distribution; top_k 0 or −1 keeps all tokens.
         min_p: only tokens with at least this share of the likeliest token's probability are kept.
         presence_penalty, frequency_penalty: lower the logits of generated tokens, once and per time.
@@ -192,6 +198,8 @@ class Sampling(Struct, frozen=True, kw_only=True):
         stream: whether the text is sent while it is written.
         response_format: form of the text: text, a JSON object, or JSON that fits a schema.
         mark_drafted: whether a stream says which text is of accepted drafts: `drafted` of a chunk's choice.
+        add_special_tokens: whether the tokenizer puts its tokens, such as the one that begins a text, around the
+            prompt; default yes for plain prompts, no for chats, whose template writes them.
 
     """
 
@@ -215,9 +223,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     response_format: dict[str, Any] | None = None
     mark_drafted: bool | None = None
+    add_special_tokens: bool | None = None
 
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     prompt_field: ClassVar[str] = "messages"
+    form_field: ClassVar[str] = "response_format"
 
     @property
     def limit_field(self) -> str:
@@ -276,9 +286,10 @@ class Sampling(Struct, frozen=True, kw_only=True):
             raise BadRequestError("min_tokens cannot be combined with a form that decides when it ends", "min_tokens")
         if grammar and self.ignore_eos:
             raise BadRequestError("ignore_eos cannot be combined with a form that decides when it ends", "ignore_eos")
+        temperature = 1.0 if self.temperature is None else self.temperature
         return _naming(
             lambda: SamplingParams(
-                temperature=1.0 if self.temperature is None else self.temperature,
+                temperature=0.0 if 0.0 < temperature < MIN_TEMPERATURE else temperature,
                 top_k=0 if self.top_k in (None, -1) else self.top_k,
                 top_p=1.0 if self.top_p is None else self.top_p,
                 seed=self._seed(seed),
@@ -306,12 +317,18 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return tuple((int(token), bias) for token, bias in given.items())
 
 
+def template_variables(given: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
+    """What a chat template is told: the request's own variables, and the effort as vLLM calls it."""
+    return ({} if effort is None else {"reasoning_effort": effort}) | dict(given or {})
+
+
 class ChatBody(Sampling, frozen=True, kw_only=True):
     """The body of `/v1/chat/completions`."""
 
     messages: list[Message]
     max_completion_tokens: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -349,9 +366,12 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages as chat templates take them."""
-        if not 1 <= len(self.messages) <= MAX_MESSAGES:
-            raise BadRequestError(f"{len(self.messages)} messages are outside 1 … {MAX_MESSAGES}", "messages")
-        return [message.plain() for message in self.messages]
+        return plain_conversation(self.messages)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All variables of the chat template."""
+        return template_variables(self.chat_template_kwargs, self.reasoning_effort)
 
 
 class CompletionBody(Sampling, frozen=True, kw_only=True):
@@ -385,14 +405,22 @@ class CompletionBody(Sampling, frozen=True, kw_only=True):
         return found
 
 
-class TokenizeBody(Struct, frozen=True):
+class TokenizeBody(Struct, frozen=True, kw_only=True):
     """The body of `/tokenize`: a text, or a chat."""
 
     prompt: str | None = None
     messages: list[Message] | None = None
     model: str | None = None
-    add_special_tokens: bool = True
-    return_token_strs: Literal[False] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {"return_token_strs": (None, False)}
+
+    def tool_use(self) -> ToolUse | None:
+        """The tools of the chat; None without any."""
+        return named(lambda: read_tools(self.tools, None, None), "tools")
 
 
 class DetokenizeBody(Struct, frozen=True):
@@ -400,6 +428,13 @@ class DetokenizeBody(Struct, frozen=True):
 
     tokens: list[int]
     model: str | None = None
+
+
+def plain_conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates take them; BadRequestError if they are too few or too many."""
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise BadRequestError(f"{len(messages)} messages are outside 1 … {MAX_MESSAGES}", "messages")
+    return [message.plain() for message in messages]
 
 
 Body = TypeVar("Body", bound=Struct)
@@ -428,9 +463,14 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         if not isinstance(value, UnsetType) and value not in harmless:
             raise BadRequestError(f"{name} = {_short(value)} is not supported by this server: leave it out", name)
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert({name: _whole(value) for name, value in given.items()}, kind)
     except msgspec.ValidationError as error:
         raise BadRequestError(str(error), _field_of(str(error))) from None
+
+
+def _whole(value: Any) -> Any:
+    """A number such as 4.0 as a whole one, which JSON does not tell apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < SEEDS else value
 
 
 def _field_of(sentence: str) -> str | None:

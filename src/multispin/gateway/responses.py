@@ -8,7 +8,15 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from multispin.gateway.answers import Drafting
-from multispin.gateway.bodies import BadRequestError, Message, Sampling, TextPart, named, plain_role
+from multispin.gateway.bodies import (
+    BadRequestError,
+    Message,
+    Sampling,
+    TextPart,
+    named,
+    plain_role,
+    template_variables,
+)
 from multispin.gateway.formats import FormatError, grammar_of_format
 from multispin.gateway.logprobs import Scored, response_logprobs
 from multispin.gateway.parts import Part
@@ -19,6 +27,12 @@ MAX_ITEMS = 1024
 """Most items of an input."""
 LOGPROBS = "message.output_text.logprobs"
 """What `include` must name for log probabilities."""
+NEVER_THERE = frozenset({
+    "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
+    "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+})  # fmt: skip
+"""What else `include` may name: parts of items that no answer of this server has."""
 
 
 class ResponsesBody(Sampling, frozen=True, kw_only=True):
@@ -32,6 +46,8 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
+    reasoning: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     top_logprobs: int | None = None
     metadata: dict[str, Any] | None = None
 
@@ -42,7 +58,6 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         "prompt": (None,),
         "truncation": (None, "disabled"),
         "max_tool_calls": (None,),
-        "reasoning": (None, {}),
         "n": (None, 1),
         "max_tokens": (None,),
         "response_format": (None,),
@@ -50,14 +65,28 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         "context_management": (None,),
     }
     prompt_field: ClassVar[str] = "input"
+    form_field: ClassVar[str] = "text"
+
+    @property
+    def effort(self) -> str | None:
+        """`reasoning.effort`, a variable of chat templates; BadRequestError if it is no text."""
+        found = (self.reasoning or {}).get("effort")
+        if found is not None and not isinstance(found, str):
+            raise BadRequestError("reasoning.effort is not a text", "reasoning")
+        return found
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All variables of the chat template."""
+        return template_variables(self.chat_template_kwargs, self.effort)
 
     @property
     def reported(self) -> int | None:
         """`top_logprobs`, where `include` names log probabilities."""
-        others = [each for each in self.include or () if each != LOGPROBS]
-        if others:
-            raise BadRequestError(f"include names {others[0][:80]!r}: only {LOGPROBS!r} is supported", "include")
-        if not self.include:
+        asked = set(self.include or ())
+        if others := asked - NEVER_THERE - {LOGPROBS}:
+            raise BadRequestError(f"include names {min(others)[:80]!r}: only {LOGPROBS!r} is supported", "include")
+        if LOGPROBS not in asked:
             if self.top_logprobs:
                 raise BadRequestError(f"top_logprobs needs include = [{LOGPROBS!r}]", "top_logprobs")
             return None
@@ -128,12 +157,13 @@ def _plain_content(role: str, content: str | list[Any]) -> str:
         return content
     parts = []
     for part in content:
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else None
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
             raise FormatError(f"a part of the type {str(kind)[:60]!r} is not supported: this server takes text only")
-        parts.append(TextPart(str(part.get("type")), part["text"]))
-    text: str = Message(role, parts).plain()["content"]
-    return text
+        parts.append(TextPart(str(kind), text, text))
+    said: str = Message(role, parts).plain()["content"]
+    return said
 
 
 class ResponseAnswer:
@@ -190,7 +220,7 @@ class ResponseAnswer:
             "output": self._items,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": body.effort, "summary": None},
             "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": body.form},

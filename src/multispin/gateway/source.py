@@ -53,8 +53,8 @@ class Words(Protocol):
     def size(self) -> int:
         """Number of token ids."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a plain text."""
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Token ids of a plain text, with or without those that the tokenizer puts around a text."""
 
     @property
     def knows_tools(self) -> bool:
@@ -65,6 +65,8 @@ class Words(Protocol):
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        answered: bool = True,
+        special_tokens: bool = False,
     ) -> list[int]:
         """Token ids of a chat in the model's template; InputError if the template cannot write it."""
 

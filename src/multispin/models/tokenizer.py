@@ -133,6 +133,8 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        answered: bool = True,
+        special_tokens: bool = False,
     ) -> list[int]:
         """Ids of a chat in the model's template, up to where the answer begins.
 
@@ -140,6 +142,8 @@ class Tokenizer:
             messages: each with a `role` and its `content`.
             variables: further values for the template, such as `enable_thinking`; default none.
             tools: functions that the model may call, as OpenAI's API describes them; default none.
+            answered: whether the template writes how an answer begins, after the last message; default yes.
+            special_tokens: whether the tokenizer puts its own tokens around what the template wrote; default no.
 
         Raises:
             InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
@@ -150,7 +154,7 @@ class Tokenizer:
         given = dict(variables or {})
         if reserved := given.keys() & (RESERVED | self.special_tokens.keys()):
             raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
-        return self.encode(self._render(messages, given, tools), special_tokens=False)
+        return self.encode(self._render(messages, given, tools, answered), special_tokens)
 
     def encode_chat(self, text: str) -> list[int]:
         """Ids of one user message in the model's chat template, or of the plain text if the model has none."""
@@ -186,8 +190,9 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        answered: bool = True,
     ) -> str:
-        fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": True, "tools": list(tools) if tools else None}
+        fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": answered, "tools": list(tools) if tools else None}
         return render(self.template, {**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
 
 

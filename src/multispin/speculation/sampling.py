@@ -27,7 +27,7 @@ MIN_TEMPERATURE = 1e-6
 """Smallest temperature above 0: logits divided by it are still finite numbers, whatever the rule."""
 MAX_TEMPERATURE = 10.0
 MAX_TOP_K = 2**31 - 1
-MAX_BIASES = 64
+MAX_BIASES = 300
 MAX_BIAS = 100.0
 MAX_PENALTY = 2.0
 MAX_REPETITION_PENALTY = 10.0
