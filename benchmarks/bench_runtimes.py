@@ -6,7 +6,11 @@ One process holds all drafters and lets them draft in turns, so that other work 
 are medians of processor time: ms per drafted token at temperature 0, how many times that of the library's own loop of
 decode and argmax it is, and what the draw of `coupled` at temperature 1 adds. Each row's other numbers come from a
 process of its own: acceptance along the target's own texts (the share of tokens that it would have drafted), resident
-memory, time from the start of the process to its first draft, and the size of all that the device has installed.
+memory, time from the start of the process to its first draft, and the size of all that the device has installed,
+compiled bytecode included and Python left out.
+
+A name such as `small.f16` is a drafter that `multispin convert` has stored in other numbers; without such an ending a
+distilled drafter is stored as q8_0.
 
 The page drafts in a tab of headless Chromium, which has fetched its files before. Its memory is that of the tab's
 process, its start begins where the page is opened, and what it has installed is what the browser has fetched.
@@ -29,7 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests know how to drive a browser
 
 ROWS = [(name, "torch") for name in ("small", "medium", "large", "q8", "embedded")]
-ROWS += [(name, "llama.cpp") for name in ("small", "medium", "large", "q8", "embedded")]
+ROWS += [(name, "llama.cpp") for name in ("small", "small.f16", "small.q4_0", "medium", "large", "q8", "embedded")]
 ROWS += [("lookup", "numpy"), ("small", "page")]
 EXTRAS = {"torch": "models", "llama.cpp": "llama", "numpy": "device"}
 HEAD = (
@@ -37,6 +41,8 @@ HEAD = (
     "installed MB |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
+FOLDER = "BENCH_RUNTIMES_FOLDER"
+"""The variable of the environment that names the folder of these files."""
 LENGTH, TEXT_TOKENS, MAX_LENGTH = 16, 48, 512
 QUESTION = "Why is the sky blue?"
 
@@ -54,12 +60,18 @@ def main():
         print(json.dumps(measure(*options.row, options.threads)))
         return
     rows = [row for row in ROWS if row[1] != "page" or not options.no_page]
-    if options.times:
-        print("\n".join(cut(line, 5) for line in HEAD))
-        for row, turns in measure_times(rows, options.threads, options.turns).items():
-            print(f"| {' | '.join([*row, *times_cells(turns)])} |")
-        return
+    from multispin.models.gguf_drafter import GgufOrder, write_gguf
+
     with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER] = folder
+        for name, library in rows:
+            if library == "llama.cpp" and (path := file_of(name)) != name:
+                write_gguf(GgufOrder(name.partition(".")[0], Path(path), storage=name.partition(".")[2]))
+        if options.times:
+            print("\n".join(cut(line, 5) for line in HEAD))
+            for row, turns in measure_times(rows, options.threads, options.turns).items():
+                print(f"| {' | '.join([*row, *times_cells(turns)])} |")
+            return
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(write_texts(options.prompts)))
         print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD), flush=True)
@@ -114,10 +126,16 @@ def write_texts(count):
     ]
 
 
+def file_of(name):
+    """The file of a drafter that is stored in numbers of its own; of any other its name."""
+    return str(Path(os.environ[FOLDER]) / f"{name}.gguf") if "." in name else name
+
+
 def load(name, library, threads):
     """A drafter, and the ids of a prompt."""
     from multispin.models import load_draft_source, load_tokenizer
 
+    name = file_of(name)
     if library == "page":
         return InChromium(name, threads), load_tokenizer("embedded").encode_chat(QUESTION)
     if library == "torch":
@@ -347,7 +365,9 @@ def installed_mb(extra):
     """Size of this package with an extra and all that they require, as installed here."""
     from packaging.requirements import Requirement
 
-    seen, waiting, size = set(), [("multispin", extra), ("multispin", "")], 0
+    own = Path(importlib.import_module("multispin").__file__).parent  # is not in the records of an editable install
+    size = sum(file.stat().st_size for file in own.rglob("*") if file.is_file())
+    seen, waiting = set(), [("multispin", extra), ("multispin", "")]
     while waiting:
         name, wanted = waiting.pop()
         if (name.lower(), wanted) in seen:

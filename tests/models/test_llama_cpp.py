@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import llguidance
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from multispin.errors import InputError
 from multispin.models import TextGrammars, load_tokenizer
 from multispin.models.draft_source import load_draft_source
+from multispin.models.gguf_trial import try_file
 from multispin.models.llama_cpp import (
     LlamaCppContext,
     LlamaCppDrafter,
@@ -17,7 +19,6 @@ from multispin.models.llama_cpp import (
     LlamaCppModel,
     load_library,
     tokenizer_of,
-    try_file,
 )
 from multispin.models.references import embedded_path
 from multispin.speculation import DistributionFormat, SamplingParams
@@ -167,6 +168,9 @@ def test_what_it_cannot_read_is_refused(path, tmp_path):
     damaged.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(InputError, match="cannot read"):
         LlamaCppModel(damaged)
+    damaged.write_bytes(b"\x1b[2J it is a text")
+    with pytest.raises(InputError, match="is not a GGUF file"):
+        LlamaCppModel(damaged)
     with pytest.raises(InputError, match="threads"):
         LlamaCppContext(LlamaCppModel(path), 64, threads=0)
 
@@ -296,7 +300,37 @@ def test_a_file_at_which_the_library_ends_its_process_is_refused_and_not_loaded(
     damaged.write_bytes(whole[:at] + b"\x00\x00\xc0\x7f" + whole[at + 4 :])
     with pytest.raises(LlamaCppError, match=r"llama\.cpp (breaks off|does not come to an end)"):
         try_file(damaged, timeout_s=10.0)
-    try_file(path)
+
+
+def test_what_the_library_writes_of_a_file_that_it_refuses_does_not_reach_the_terminal(path, tmp_path, capfd):
+    """Its own message goes past Python, and may hold bytes of the file."""
+    file = tmp_path / "damaged.gguf"
+    file.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(LlamaCppError, match=r"llama\.cpp cannot read .*damaged\.gguf"):
+        try_file(file)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_has_passed_is_tried_again_when_it_has_changed(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    trials = []
+
+    def popen(*given, **options):
+        trials.append(given)
+        return subprocess.Popen(*given, **options)
+
+    monkeypatch.setattr(
+        "multispin.models.gguf_trial.subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+    )
+    file = tmp_path / "copy.gguf"
+    file.write_bytes(path.read_bytes())
+    try_file(file)
+    try_file(file)
+    assert len(trials) == 1
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(LlamaCppError):
+        try_file(file)
+    assert len(trials) == 2
 
 
 def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused(path, monkeypatch):

@@ -161,7 +161,8 @@ def check_drafter_place(name: DrafterName, place: str) -> None:
 
 
 def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers: int) -> DraftSource:
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of, try_file
+    from multispin.models.gguf_trial import try_file
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
 
     path = file_for_llama_cpp(name, target)
     if name.kind is DrafterKind.MODEL and name.reference != EMBEDDED:  # all other files were made here
@@ -186,7 +187,8 @@ def _tokenizer_of(target: str) -> Tokenizer:
     unpacks = is_whole(converted_folder(target, found)) or find_spec("torch") is not None
     if unpacks and find_spec("tokenizers") is not None:
         return load_tokenizer(target)
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of, try_file
+    from multispin.models.gguf_trial import try_file
+    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
 
     if target != EMBEDDED:
         try_file(found)

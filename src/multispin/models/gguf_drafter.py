@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from multispin.models.drafter_card import HASHED_ROWS, SCALE, VOCABULARY, WEIGHT
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import open_gguf, read_facts
 from multispin.models.gguf_storage import STORAGES
-from multispin.models.references import EMBEDDED, cache_folder, locate, sha256_of
+from multispin.models.references import EMBEDDED, cache_folder, locate, remove_older, sha256_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor
@@ -167,21 +166,13 @@ def _kept_copy(label: str, order: GgufOrder, sources: Sequence[Path]) -> Path:
     readable = re.sub(r"[^\w.-]+", "-", label)[:_LABEL_CHARACTERS].lstrip(".-")
     kept = cache_folder() / "drafters" / f"{readable}-{mark[:16]}-{_VERSION}.gguf"
     if not kept.is_file():
-        _remove_older(kept.parent, "*.part", PART_KEPT_S)
-        _remove_older(kept.parent, "*.gguf", COPY_KEPT_S)
+        remove_older(kept.parent, "*.part", PART_KEPT_S)
+        remove_older(kept.parent, "*.gguf", COPY_KEPT_S)
         log.info("writing the drafter %s as a GGUF file, once; it is kept in %s", label, kept.parent)
         write_gguf(replace(order, out=kept))
     with contextlib.suppress(OSError):
         kept.touch()  # the time of its last use
     return kept
-
-
-def _remove_older(folder: Path, pattern: str, seconds: float) -> None:
-    """Remove files that were not changed for so long."""
-    for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > seconds:
-                path.unlink()
 
 
 def _is_gguf(reference: str) -> bool:
@@ -320,7 +311,7 @@ def _write(
     architecture = str(reader.fields["general.architecture"].contents())
     try:
         order.out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_older(order.out.parent, f"{glob.escape(order.out.name)}.*.part", PART_KEPT_S)
+        remove_older(order.out.parent, f"{glob.escape(order.out.name)}.*.part", PART_KEPT_S)
         handle, name = tempfile.mkstemp(prefix=f"{order.out.name}.", suffix=".part", dir=order.out.parent)
         os.close(handle)
         work = Path(name)

@@ -9,14 +9,9 @@ On aarch64 the library's product of one row with a matrix in blocks of 32 leaves
 logits are asked for gets a twin: the same token at the next position, which is forgotten at once.
 """
 
-import contextlib
 import ctypes
 import importlib
 import importlib.metadata
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +37,6 @@ LIBRARY_VERSION = "0.1.5"
 MAX_CONTEXT_TOKENS = 2**17
 MIN_CONTEXT_TOKENS = 16
 """Shortest context: the self-test needs a few positions."""
-TRIAL_TIMEOUT_S = 60.0
-"""A file may take this long to be tried."""
 MAX_METADATA_BYTES = 2**20
 """Longest text that is read from a file's metadata, such as its chat template."""
 _PROMPT_TOKENS_AT_ONCE = 16
@@ -51,6 +44,7 @@ _PROMPT_TOKENS_AT_ONCE = 16
 AVX-512; shorter batches equal single steps there bit by bit."""
 _TOLERANCE = 0.02
 """Largest difference between a batch and single steps that passes the self-test, as a share of the logits' range."""
+_MAGIC = b"GGUF"
 _PIECE_BYTES = 1024
 _SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot", "eom": "eom"}
 """Special tokens as chat templates call them, with the word of the file's metadata."""
@@ -77,45 +71,6 @@ def load_library() -> Any:
         )
     _declare(library)
     return library
-
-
-def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
-    """Let a process of its own load a file and pass the self-test: the library ends its process where a file lies.
-
-    Args:
-        path: a GGUF file that somebody else made.
-        timeout_s: how long that may take [s]; default `TRIAL_TIMEOUT_S`.
-
-    Raises:
-        LlamaCppError: the library ended that process, or did not come to an end. What it merely refuses is said when
-            the file is loaded.
-
-    """
-    code = (
-        "import pathlib, sys; from multispin.models.llama_cpp import LlamaCppContext, LlamaCppModel, tokenizer_of; "
-        "model = LlamaCppModel(pathlib.Path(sys.argv[1])); LlamaCppContext(model, 64); tokenizer_of(model).encode('a')"
-    )
-    trial = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-        start_new_session=True,
-    )
-    try:
-        code_of_end = trial.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        raise LlamaCppError(f"llama.cpp does not come to an end with {path}: this GGUF file is damaged") from None
-    finally:
-        if sys.platform == "win32":  # which has no groups of processes
-            trial.kill()
-        else:
-            with contextlib.suppress(ProcessLookupError):  # whatever it has started, too
-                os.killpg(trial.pid, signal.SIGKILL)
-        trial.wait()
-    if code_of_end < 0:
-        raise LlamaCppError(f"llama.cpp breaks off at {path} (signal {-code_of_end}): this GGUF file is damaged")
 
 
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -156,6 +111,13 @@ class LlamaCppModel:
         self._handle = None
         if not path.is_file():
             raise InputError(f"there is no GGUF file {path}")
+        try:
+            with path.open("rb") as file:
+                first = file.read(len(_MAGIC))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        if first != _MAGIC:  # the library would write these bytes to the terminal
+            raise LlamaCppError(f"{path} is not a GGUF file")
         self.path = path
         self.library = load_library()
         if gpu_layers and not self._native.llama_supports_gpu_offload():

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -174,3 +175,11 @@ def cache_folder() -> Path:
     """Where converted models are kept: $XDG_CACHE_HOME/multispin, by default ~/.cache/multispin."""
     folder = os.environ.get("XDG_CACHE_HOME")
     return (Path(folder) if folder else user_path("~") / ".cache") / "multispin"
+
+
+def remove_older(folder: Path, pattern: str, seconds: float) -> None:
+    """Remove the files of a folder that were not changed for so long [s]."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()

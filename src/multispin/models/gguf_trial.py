@@ -1,0 +1,85 @@
+"""A GGUF file is tried in a process of its own: where a file lies, llama.cpp ends its process."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from multispin.errors import InputError
+from multispin.models.llama_cpp import LIBRARY_VERSION, LlamaCppContext, LlamaCppError, LlamaCppModel, tokenizer_of
+from multispin.models.references import cache_folder, remove_older
+
+TRIAL_TIMEOUT_S = 60.0
+"""A file may take this long to be tried."""
+PASSED_KEPT_S = 90 * 86_400.0
+"""Time after which a file that has passed is tried again [s]."""
+_REFUSED = 3  # exit status of a trial that says why the file cannot be used
+_SHORT_CONTEXT_TOKENS = 64
+
+
+def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
+    """Let a process of its own load a file and pass the self-test. A file that has passed is not tried again.
+
+    Args:
+        path: a GGUF file that somebody else made.
+        timeout_s: how long that may take [s]; default `TRIAL_TIMEOUT_S`.
+
+    Raises:
+        LlamaCppError: the library refuses the file, ended that process, or did not come to an end.
+
+    """
+    if not path.is_file():
+        raise InputError(f"there is no GGUF file {path}")
+    passed = _mark_of(path)
+    if passed.is_file():
+        return
+    trial = subprocess.Popen(
+        [sys.executable, "-c", "from multispin.models.gguf_trial import main; main()", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8"},
+        start_new_session=True,
+    )
+    try:
+        said, _ = trial.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise LlamaCppError(f"llama.cpp does not come to an end with {path}: this GGUF file is damaged") from None
+    finally:
+        if sys.platform == "win32":  # which has no groups of processes
+            trial.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):  # whatever it has started, too
+                os.killpg(trial.pid, signal.SIGKILL)
+        trial.wait()
+    if trial.returncode < 0:
+        raise LlamaCppError(f"llama.cpp breaks off at {path} (signal {-trial.returncode}): this GGUF file is damaged")
+    if trial.returncode == _REFUSED:
+        raise LlamaCppError(said.decode(errors="replace"))
+    if trial.returncode == 0:
+        with contextlib.suppress(OSError):  # without a cache it is tried each time
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            remove_older(passed.parent, "*", PASSED_KEPT_S)
+            passed.touch()
+
+
+def main() -> None:
+    """The trial: ends with the reason on standard output where the file cannot be used."""
+    try:
+        model = LlamaCppModel(Path(sys.argv[1]))
+        LlamaCppContext(model, _SHORT_CONTEXT_TOKENS)
+        tokenizer_of(model).encode("a")
+    except InputError as error:
+        sys.stdout.write(str(error))
+        sys.stdout.flush()
+        sys.exit(_REFUSED)
+
+
+def _mark_of(path: Path) -> Path:
+    """The empty file in the cache that says that a file, as it is now, has passed with this version of the library."""
+    found = path.stat()
+    about = f"{path.resolve()} {found.st_size} {found.st_mtime_ns} {LIBRARY_VERSION}"
+    return cache_folder() / "tried" / hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:32]
