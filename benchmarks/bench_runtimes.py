@@ -1,13 +1,13 @@
 """What a device pays for each drafter, in each library that can run it, and what it gets.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12] [--turns 12] [--times]
+    OMP_NUM_THREADS=1 python benchmarks/bench_runtimes.py [--threads 1] [--prompts 12] [--turns 12] [--keep FILE]
 
 One process holds all drafters and lets them draft in turns, so that other work on the machine hits all alike. Printed
 are medians of processor time: ms per drafted token at temperature 0, how many times that of the library's own loop of
 decode and argmax it is, and what the draw of `coupled` at temperature 1 adds. Each row's other numbers come from a
 process of its own: acceptance along the target's own texts (the share of tokens that it would have drafted), resident
-memory, time from the start of the process to its first draft, and the size of all that the device has installed,
-compiled bytecode included and Python left out.
+memory, processor time from the start of the process to its first draft, and the size of all that the device has
+installed, compiled bytecode included and Python left out.
 
 A name such as `small.f16` is a drafter that `multispin convert` has stored in other numbers; without such an ending a
 distilled drafter is stored as q8_0.
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--times", action="store_true", help="only the columns of time")
+    parser.add_argument("--keep", type=Path, help="JSON file: what was measured is kept there, and not measured again")
     parser.add_argument("--no-page", action="store_true", help="leave out the page, which needs Chromium")
     parser.add_argument("--row", nargs=3, metavar=("DRAFTER", "LIBRARY", "TEXTS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -62,37 +62,51 @@ def main():
     rows = [row for row in ROWS if row[1] != "page" or not options.no_page]
     from multispin.models.gguf_drafter import GgufOrder, write_gguf
 
+    kept = Kept(options.keep)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[FOLDER] = folder
         for name, library in rows:
             if library == "llama.cpp" and (path := file_of(name)) != name:
                 write_gguf(GgufOrder(name.partition(".")[0], Path(path), storage=name.partition(".")[2]))
-        if options.times:
-            print("\n".join(cut(line, 5) for line in HEAD))
-            for row, turns in measure_times(rows, options.threads, options.turns).items():
-                print(f"| {' | '.join([*row, *times_cells(turns)])} |")
-            return
         texts = Path(folder) / "texts.json"
-        texts.write_text(json.dumps(write_texts(options.prompts)))
+        texts.write_text(json.dumps(kept.once("texts", lambda: write_texts(options.prompts))))
         print(f"{options.threads} threads, {options.prompts} prompts\n\n" + "\n".join(HEAD), flush=True)
-        times = measure_times(rows, options.threads, options.turns)
+        times = kept.once("times", lambda: measure_times(rows, options.threads, options.turns))
         for name, library in rows:
             row = [sys.executable, __file__, "--threads", str(options.threads), "--row", name, library, str(texts)]
-            if library == "llama.cpp":  # its file is made before, once
-                subprocess.run([*row[:-1], ""], check=True, capture_output=True)
-            began = time.time()
-            found = json.loads(subprocess.run(row, check=True, capture_output=True, text=True).stdout)
-            cells = times_cells(times[name, library])
+            found = kept.once(f"{name} {library}", lambda row=row: in_process(row))
+            cells = times_cells(times[f"{name} {library}"])
             cells += [f"{rate:.3f}" for rate in found["accepted"]]
             installed = found["fetched"] if library == "page" else installed_mb(EXTRAS[library])
-            began = found.get("began", began)
-            cells += [f"{found['memory']:.0f}", f"{found['first'] - began:.1f}", f"{installed:.0f}"]
+            cells += [f"{found['memory']:.0f}", f"{found['start']:.1f}", f"{installed:.0f}"]
             print(f"| {name} | {library} | {' | '.join(cells)} |", flush=True)
 
 
-def cut(line, cells):
-    """The first cells of a line of a table."""
-    return "|".join(line.split("|")[: cells + 1]) + "|"
+class Kept:
+    """What has been measured, so that a run that was stopped goes on.
+
+    Args:
+        path: JSON file; None to keep nothing.
+
+    """
+
+    def __init__(self, path):
+        self._path = path
+        self._found = json.loads(path.read_text()) if path and path.is_file() else {}
+
+    def once(self, name, measure):
+        """The result of this name; measured if it is not there."""
+        if name not in self._found:
+            self._found[name] = measure()
+            if self._path:
+                self._path.write_text(json.dumps(self._found))
+        return self._found[name]
+
+
+def in_process(row):
+    """A row's numbers, measured by a process of its own, once its files have been made."""
+    subprocess.run([*row[:-1], ""], check=True, capture_output=True)
+    return json.loads(subprocess.run(row, check=True, capture_output=True, text=True).stdout)
 
 
 def times_cells(turns):
@@ -170,7 +184,7 @@ def measure_times(rows, threads, turns):
                     found["own"] = own_loop(drafter, prompt)
                 if turn:  # the first one is not counted
                     times[row].append(found)
-    return times
+    return {" ".join(row): turns for row, turns in times.items()}
 
 
 def busy_s(drafter):
@@ -179,16 +193,16 @@ def busy_s(drafter):
 
 
 def measure(name, library, texts, threads):
-    """What does not depend on how busy the machine is, but for the start, in a process of its own."""
+    """What takes a process of its own."""
     from multispin.speculation import SamplingParams
 
     drafter, prompt = load(name, library, threads)
-    found = {}
+    found, before = {}, 0.0
     if library == "page":  # it has fetched its files now, as it would have been opened once before
-        found = {"fetched": drafter.fetched_mb(), "began": time.time()}
+        found, before = {"fetched": drafter.fetched_mb()}, busy_s(drafter)
         drafter.open()
     drafter.draft(prompt, 1, SamplingParams())
-    found["first"] = time.time()
+    found["start"] = busy_s(drafter) - before
     if not texts:
         return found
     accepted = {0.0: [], 1.0: []}

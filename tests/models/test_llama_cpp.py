@@ -161,6 +161,14 @@ def test_its_tokenizer_is_that_of_the_unpacked_file(model):
         assert ours.decode(ids) == theirs.decode(ids)
 
 
+def test_a_tokenizer_that_loses_text_is_refused(path, monkeypatch):
+    model, whole = LlamaCppModel(path, only_vocabulary=True), LlamaCppModel.tokenize
+    tokenizer_of(model)
+    monkeypatch.setattr(LlamaCppModel, "tokenize", lambda *given: whole(*given)[:-1])
+    with pytest.raises(LlamaCppError, match="tokenizer failed its self-test"):
+        tokenizer_of(model)
+
+
 def test_what_it_cannot_read_is_refused(path, tmp_path):
     with pytest.raises(InputError, match="there is no GGUF file"):
         LlamaCppModel(tmp_path / "missing.gguf")
@@ -309,6 +317,23 @@ def test_what_the_library_writes_of_a_file_that_it_refuses_does_not_reach_the_te
     with pytest.raises(LlamaCppError, match=r"llama\.cpp cannot read .*damaged\.gguf"):
         try_file(file)
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_neither_library_can_read_a_file_one_reason_is_given(path, tmp_path, caplog):
+    file = tmp_path / "damaged.gguf"
+    file.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        load_draft_source(str(file), "embedded")
+    assert not caplog.messages
+
+
+def test_torch_drafts_where_llama_cpp_cannot_and_says_so(monkeypatch, caplog):
+    def refuse(*_):
+        raise LlamaCppError("it cannot")
+
+    monkeypatch.setattr("multispin.models.draft_source._gguf_source", refuse)
+    assert load_draft_source("small", "embedded").model is not None
+    assert caplog.messages == ["it cannot; torch drafts instead"]
 
 
 def test_a_file_that_has_passed_is_tried_again_when_it_has_changed(path, tmp_path, monkeypatch):

@@ -115,17 +115,24 @@ def load_draft_source(
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.
 
     """
-    name = DrafterName.parse(spec)
+    name, refusal = DrafterName.parse(spec), None
     if place == "cpu" and not batched and is_for_llama_cpp(name, target):
         try:
             return _gguf_source(name, target, threads, gpu_layers)
         except LlamaCppError as error:
             if find_spec("torch") is None:
                 raise
-            log.warning("%s; torch drafts instead", error)
+            refusal = error
+    source = _torch_source(name, target or EMBEDDED, place)
+    if refusal is not None:  # told last: where torch cannot read it either, its reason is the one to know
+        log.warning("%s; torch drafts instead", refusal)
+    return source
+
+
+def _torch_source(name: DrafterName, target: str, place: str) -> DraftSource:
+    """A drafter that torch runs, or that needs no model."""
     if place != "cpu":
         check_drafter_place(name, place)
-    target = target or EMBEDDED
     tokenizer = _tokenizer_of(target)
     if name.kind in (DrafterKind.LOOKUP, DrafterKind.NONE):
         return DraftSource(name, tokenizer, None)

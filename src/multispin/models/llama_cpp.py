@@ -46,6 +46,7 @@ _TOLERANCE = 0.02
 """Largest difference between a batch and single steps that passes the self-test, as a share of the logits' range."""
 _MAGIC = b"GGUF"
 _PIECE_BYTES = 1024
+_TESTED_TOKENS = 64
 _SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot", "eom": "eom"}
 """Special tokens as chat templates call them, with the word of the file's metadata."""
 
@@ -320,6 +321,18 @@ class LlamaCppTokens:
         self._model = model
         self._pieces = model.pieces()
         self._control = frozenset(token for token in range(model.vocabulary_size) if model.is_control(token))
+        self._self_test()
+
+    def _self_test(self) -> None:
+        """Split a text of tokens from all over the vocabulary; LlamaCppError if its ids stand for another text."""
+        step = max(1, len(self._pieces) // _TESTED_TOKENS)
+        tokens = [token for token in range(0, len(self._pieces), step) if token not in self._control]
+        text = "".join(piece for token in tokens if (piece := _readable(self._pieces[token])))
+        found = b"".join(self._pieces[token] for token in self._model.tokenize(text))
+        if found.lstrip(b" ") != text.encode().lstrip(b" "):  # some families put a space before a text
+            raise LlamaCppError(
+                f"llama.cpp's tokenizer failed its self-test on {self._model.path}: a text was not kept"
+            )
 
     def get_vocab_size(self, with_added_tokens: bool = True) -> int:
         """Number of token ids."""
@@ -341,6 +354,12 @@ class LlamaCppTokens:
         """Text of ids."""
         skipped = self._control if skip_special_tokens else frozenset[int]()
         return b"".join(self._pieces[token] for token in ids if token not in skipped).decode(errors="replace")
+
+
+def _readable(piece: bytes) -> str:
+    """What a token stands for, if that is printable text of its own; else nothing."""
+    text = piece.decode(errors="ignore")
+    return text if text.isprintable() and text.encode() == piece else ""
 
 
 def tokenizer_of(model: LlamaCppModel) -> Tokenizer:
