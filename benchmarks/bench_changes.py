@@ -7,8 +7,6 @@ its link is some thousand times worse; from the beginning, or from the 20th pass
 Everything is learned.
 
 *Found* is the time until 20 of its drafted tokens have been accepted [s], the mean and the longest of some draws.
-In streams, frames queued over the bad link leave at its old speed, also when it is good again: there that row says more
-of the simulator than of the edge.
 *Cost* is what the site makes less than one where this device says that it has no drafter, from the 50th to the 100th
 pass [%].
 """

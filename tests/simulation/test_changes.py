@@ -18,7 +18,9 @@ TRIALS = {"rounds": 3, "mixture": 6, "auto": 3}
 
 
 @pytest.mark.parametrize("mode", ["rounds", "mixture", "auto"])
-@pytest.mark.parametrize("trouble", [{"acceptance_rate": 0.0}, {"seconds_per_token": 0.9}])
+@pytest.mark.parametrize(
+    "trouble", [{"acceptance_rate": 0.0}, {"seconds_per_token": 0.9}, {"spectral_efficiency": 1e-3}]
+)
 def test_it_is_found_again_within_some_trials_and_drafts_as_before(mode, trouble):
     site = Site(Setup(SITE, Behaviour(frame_bits=176)), "heterogeneous", 1, mode=mode)
     site.run(20)

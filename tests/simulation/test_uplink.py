@@ -1,6 +1,7 @@
 """Channels that change between rounds, and when a draft has left."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 
 from multispin.control import Device
 from multispin.errors import InputError
-from multispin.simulation.uplink import FrequencyDivision, RayleighChannel, TimeDivision, load_efficiency_trace
+from multispin.simulation.clock import EventQueue
+from multispin.simulation.uplink import (
+    FrameQueue,
+    FrequencyDivision,
+    RayleighChannel,
+    TimeDivision,
+    load_efficiency_trace,
+)
 
 DEVICE = Device("d", 0.01, 5.0, acceptance_rate=0.8)
 
@@ -83,3 +91,22 @@ def test_one_after_the_other_waits_for_the_air():
     assert air.send(DEVICE, 1.0, 1000.0, 100.0) == pytest.approx((1.0, 3.0))
     assert air.send(DEVICE, 1.5, 500.0, 100.0) == pytest.approx((3.0, 4.0))
     assert air.send(DEVICE, 9.0, 500.0, 100.0) == pytest.approx((9.0, 10.0))
+
+
+def test_frames_leave_one_after_the_other_and_at_the_speed_that_the_link_has_meanwhile():
+    events, link = EventQueue(), [5.0]
+    frames, left = FrameQueue(events, lambda: replace(DEVICE, spectral_efficiency=link[0])), {}
+
+    def becomes(efficiency):
+        link[0] = efficiency
+        frames.link_changed()
+
+    for name, bits, late_s in (("first", 1000.0, 0.0), ("second", 1000.0, 0.0), ("third", 500.0, 3.0)):
+        frames.send(bits, 100.0, lambda air_s, name=name: left.setdefault(name, (events.now_s, air_s)), late_s)
+    events.at(3.0, lambda: becomes(0.001))  # the other half of the second frame would take 5,000 s now
+    events.at(1003.0, lambda: becomes(5.0))  # and a hundredth of the frame has left meanwhile
+    while events.step():
+        pass
+    assert left["first"] == pytest.approx((2.0, 2.0))
+    assert left["second"] == pytest.approx((1003.0 + 0.8, 1001.8))
+    assert left["third"] == pytest.approx((1003.8 + 3.0 + 1.0, 4.0))

@@ -26,7 +26,8 @@ from multispin.protocol import (
 )
 from multispin.protocol.device_stream import Streaming
 from multispin.simulation.acceptance import Acceptance, acceptance_of
-from multispin.simulation.uplink import Channel
+from multispin.simulation.clock import EventQueue
+from multispin.simulation.uplink import Channel, FrameQueue
 from multispin.speculation import (
     ID_RULES,
     DistributionFormat,
@@ -124,6 +125,7 @@ class SimulatedDevice:
         number: number of its session; None while it is not at the site.
         away: whether its connection is lost.
         losses: how often it was lost; what was on its way then never arrives.
+        frames: its frames of streams that have not left.
         gone: whether it will not come back.
 
     Args:
@@ -133,6 +135,7 @@ class SimulatedDevice:
         channel: its radio channel.
         acceptance: source of accepted and rejected tokens.
         generator: draws what happens to it.
+        events: the virtual clock.
         distributions: whether its drafts carry distributions, by the rule `rejection`; default no.
 
     """
@@ -145,6 +148,7 @@ class SimulatedDevice:
         channel: Channel,
         acceptance: Acceptance,
         generator: np.random.Generator,
+        events: EventQueue,
         distributions: bool = False,
     ) -> None:
         self.truth = self.heard = truth
@@ -167,7 +171,7 @@ class SimulatedDevice:
         self._waits_since_s = 0.0
         self._listened_s = -1.0
         self._begun = True
-        self._sent_s = 0.0  # until when its frames are on the air
+        self.frames = FrameQueue(events, lambda: self.listen(events.now_s))
         self._lost_chain = -1  # epoch of the newest chain with a wrong token
         self._free_s = 0.0  # until when it is busy with a token that is in vain
         self.drafting: Drafting | None = None
@@ -175,8 +179,8 @@ class SimulatedDevice:
     def becomes(self, truth: Device) -> None:
         """Be another device from now on: its drafter warms up, its text changes, its link gets worse.
 
-        What it says of itself in its drafts follows; what it said when it came does not. Frames that are on the air
-        arrive as they would have, so that a link which recovers goes on after them.
+        What it says of itself in its drafts follows; what it said when it came does not. Frames of a stream that have
+        not left go at the speed of its new link; a draft of a round that is on the air arrives as it would have.
 
         Args:
             truth: what it is like from now on.
@@ -185,6 +189,7 @@ class SimulatedDevice:
         self.truth = self.heard = truth
         self._listened_s = -1.0
         self.acceptance = acceptance_of(truth, None, self.generator)
+        self.frames.link_changed()
 
     def greet(self) -> Hello | Resume:
         """Come to the site as a new device."""
@@ -301,10 +306,9 @@ class SimulatedDevice:
         self._free_s = drafting.since_s + done * token_s
         return self._free_s
 
-    def queue(self, now_s: float, air_s: float) -> float:
-        """When a frame that needs so much time has left: frames of a device are sent one after the other [s]."""
-        self._sent_s = max(now_s, self._sent_s) + air_s
-        return self._sent_s
+    def late_s(self) -> float:
+        """How long it holds back the frame that it drafted last [s]."""
+        return 0.0
 
     def _waste(self, count: int) -> None:
         self.record.under_way -= count

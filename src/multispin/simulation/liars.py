@@ -145,17 +145,15 @@ class Liar(SimulatedDevice):
                 return [single for frame in frames for single in self._singles(frame)]
         return [] if self._lie.endswith("silent") else frames
 
-    def queue(self, now_s: float, air_s: float) -> float:
-        """When a frame of a stream has left; those behind it leave after it."""
-        late_s = 0.0
-        turned = self._lie.startswith("quick") and self._has_turned
-        if turned or self._lie in ("0.4 s late", "just under the deadline"):
-            late_s = LATE_S
-        elif self._lie == "stalls" and self._drafts % 3 == 0:
-            late_s = STALL_S
-        elif self._lie == "later and later":
-            late_s = self._later_s
-        return super().queue(now_s, air_s + late_s)
+    def late_s(self) -> float:
+        """How long it holds back a frame of a stream, and those behind it [s]."""
+        if self._lie in ("0.4 s late", "just under the deadline") or (
+            self._lie.startswith("quick") and self._has_turned
+        ):
+            return LATE_S
+        if self._lie == "stalls" and self._drafts % 3 == 0:
+            return STALL_S
+        return self._later_s if self._lie == "later and later" else 0.0
 
     def _singles(self, frame: Chunk) -> list[Chunk]:
         """A frame as one for each of its tokens."""

@@ -46,7 +46,6 @@ from multispin.simulation.uplink import (
     RayleighChannel,
     TimeDivision,
     in_turns,
-    sending_s,
 )
 from multispin.speculation import Engine, Failure, Finding
 
@@ -149,7 +148,7 @@ class Site:
         lucky, fading, living = (np.random.default_rng([seed, place, use]) for use in range(3))
         acceptance = acceptance_of(truth, life.traces, lucky)
         channel = _channel(behaviour, life, fading)
-        what = (truth, cell, bits, channel, acceptance, living, behaviour.distributions)
+        what = (truth, cell, bits, channel, acceptance, living, self.queue, behaviour.distributions)
         if place in lies:
             return Liar(lies[place], self._deadline_s, self._now_s, *what)
         if self._models is None:
@@ -327,21 +326,24 @@ class Site:
             return
         band_hz = stage.window.bandwidth_hz
         bits = chunk.length * device.bits_per_token + self.setup.behaviour.frame_bits
-        air_s = sending_s(device.listen(self.queue.now_s), bits, band_hz)
-        if math.isfinite(air_s):  # else it never leaves, and those after it do not wait for it
-            leaves_s = device.queue(self.queue.now_s, air_s)
+        if band_hz > 0.0:  # else it never leaves
             on = device.losses, device.record.requests
-            arrived = partial(self._chunk_arrived, number, device, chunk, bits, band_hz * air_s, on)
-            self.queue.at(leaves_s + device.truth.delay_s, arrived)
+            left = partial(self._chunk_left, number, device, chunk, bits, band_hz, on)
+            device.frames.send(bits, band_hz, left, device.late_s())
+
+    def _chunk_left(
+        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, band_hz: float, on: tuple[int, int],
+        air_s: float,
+    ) -> None:  # fmt: skip
+        device.record.air_hz_s += band_hz * air_s
+        arrived = partial(self._chunk_arrived, number, device, chunk, bits, on)
+        self.queue.at(self.queue.now_s + device.truth.delay_s, arrived)
 
     def _chunk_arrived(
-        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, air_hz_s: float, on: tuple[int, int]
+        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, on: tuple[int, int]
     ) -> None:
-        if device.number != number:
-            return
-        device.record.air_hz_s += air_hz_s
-        if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
-            return
+        if device.number != number or (device.losses, device.record.requests) != on:  # its text has ended, or it has
+            return  # gone, or its connection broke
         now_s = self.queue.now_s
         for answer in self.passes.receive(number, chunk, math.ceil(bits / 8), now_s):
             self._tell(number, answer)

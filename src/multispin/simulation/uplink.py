@@ -6,7 +6,10 @@ that whoever plans with the truth plans with the fading too.
 
 import math
 from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +20,7 @@ from multispin.control import Device, Scenario
 from multispin.errors import InputError
 from multispin.outside import read_file
 from multispin.radio import shannon_efficiency
+from multispin.simulation.clock import EventQueue
 
 
 class Channel(Protocol):
@@ -159,3 +163,70 @@ def sending_s(device: Device, bits: float, bandwidth_hz: float) -> float:
     if rate > 0.0:
         return bits / rate
     return math.inf if bits > 0 else 0.0
+
+
+@dataclass(slots=True)
+class _Frame:
+    bits: float  # that have not left
+    band_hz: float
+    late_s: float
+    left: Callable[[float], None]
+    begun_s: float | None = None
+
+
+class FrameQueue:
+    """A device's frames of streams: sent one after the other, each at the speed that the link has meanwhile.
+
+    Args:
+        events: the virtual clock.
+        heard: function that returns the device as it is heard now.
+
+    """
+
+    def __init__(self, events: EventQueue, heard: Callable[[], Device]) -> None:
+        self._events, self._heard = events, heard
+        self._frames: deque[_Frame] = deque()
+        self._since_s = 0.0  # since when the first of them goes at this rate [s]
+        self._rate = 0.0  # [bit/s]
+        self._turn = 0
+
+    def send(self, bits: float, band_hz: float, left: Callable[[float], None], late_s: float = 0.0) -> None:
+        """Put a frame at the end of the queue.
+
+        Args:
+            bits: its size [bit].
+            band_hz: its band, more than 0 [Hz].
+            left: function that is called when its last bit has left, with the time that it was on the air [s].
+            late_s: time that it is held back before, with all frames behind it; default 0 [s].
+
+        """
+        self._frames.append(_Frame(bits, band_hz, late_s, left))
+        if len(self._frames) == 1:
+            self._begin()
+
+    def link_changed(self) -> None:
+        """The rest of the frame on the air goes at the new speed."""
+        if not self._frames:
+            return
+        frame, passed_s = self._frames[0], self._events.now_s - self._since_s
+        frame.bits = max(0.0, frame.bits - self._rate * max(0.0, passed_s - frame.late_s))
+        frame.late_s = max(0.0, frame.late_s - passed_s)
+        self._begin()
+
+    def _begin(self) -> None:
+        frame, self._since_s = self._frames[0], self._events.now_s
+        if frame.begun_s is None:
+            frame.begun_s = self._since_s
+        self._rate = self._heard().rate_bits_per_s(frame.band_hz)
+        self._turn += 1
+        if self._rate > 0.0:  # else it waits for a link that is better
+            self._events.at(self._since_s + frame.late_s + frame.bits / self._rate, partial(self._leave, self._turn))
+
+    def _leave(self, turn: int) -> None:
+        if turn != self._turn:  # the link has changed meanwhile
+            return
+        frame = self._frames.popleft()
+        assert frame.begun_s is not None
+        frame.left(self._events.now_s - frame.begun_s)
+        if self._frames:
+            self._begin()
