@@ -290,9 +290,9 @@ def test_serve_and_device_work_as_two_commands(tiny_folder):
 
 
 @pytest.mark.embedded
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_the_embedded_pair_writes_the_targets_own_text(temperature, capsys):
-    options = ("--max-tokens", 12, "--temperature", temperature, "--draft", "large", "--draft", "lookup")
+def test_the_embedded_pair_writes_the_targets_own_text(capsys):
+    """At temperature 0 the tests above do, with tiny models."""
+    options = ("--max-tokens", 12, "--temperature", 0.8, "--draft", "large", "--draft", "lookup")
     code, stdout, stderr = run_here(capsys, "demo", "--json", "--devices", 2, *options)
     assert code == 0, stderr
     result = json.loads(stdout)

@@ -102,7 +102,7 @@ def test_the_intervals_cover_every_choice_that_could_be_better(kind, draw, all_l
 def test_at_least_as_good_as_every_other_policy(draw):
     random = np.random.default_rng(11)
     others = [p for p in POLICIES if p not in ("heterogeneous", "centralized", "algorithm1")]
-    for index in range(800):
+    for index in range(400):
         scenario = draw(random, int(random.integers(1, 13)), int(random.integers(1, 26)))
         exact = plan(scenario, relative_gap=0.0)
         # p2p runs in a batch of one, which P2 has no notion of.

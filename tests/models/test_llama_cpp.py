@@ -117,11 +117,14 @@ def test_branches_of_a_text_are_drafted_from_copies_of_its_cache(path, prompt, p
     assert branches[0].draft(other, 4, params) == LlamaCppDrafter(LlamaCppContext(loaded, 64, branches=2)).draft(
         other, 4, params
     )
+
+
+def test_a_branch_keeps_what_a_drafter_promises(path, prompt):
+    """With the prompt's end, so that it is read often and quickly."""
+    context = LlamaCppContext(LlamaCppModel(path), 64, branches=3)
+    end = prompt[-6:]
     check_drafter(
-        lambda: LlamaCppDrafter(context).fork(1),
-        [prompt, [*prompt, 28, 338]],
-        context.vocabulary_size,
-        distributions=False,
+        lambda: LlamaCppDrafter(context).fork(1), [end, [*end, 28, 338]], context.vocabulary_size, distributions=False
     )
 
 

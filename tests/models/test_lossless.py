@@ -65,7 +65,8 @@ class Text:
 def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(make_model, family, numbers, processor):
     """Every drafter with every way to sample, all of them in the same passes.
 
-    What is done with logits is the same for every family: one of them is sampled in all ways.
+    What is done with logits is the same for every family: one of them is sampled in all ways. Drafters know nothing of
+    a target's numbers: with whole ones, two of them draft, one that is nearly always wrong and one that is often right.
     """
     if numbers == "int8" and processor != "cpu":
         pytest.skip("whole numbers are for a CPU")
@@ -80,6 +81,8 @@ def test_texts_equal_plain_decoding_for_random_drafts_joins_leaves_and_resumes(m
         ModelDrafter(round_weights(make_model(family), 5), 128),
         ModelDrafter(make_model(family, seed=9), 128),
     ]
+    if numbers == "int8":
+        drafters = [drafters[0], drafters[2]]
     rng = random.Random(5)
     wanted = [
         ([rng.randrange(97) for _ in range(rng.randint(1, 20))], params, drafter)

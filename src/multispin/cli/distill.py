@@ -128,6 +128,7 @@ def _order(options: Mapping[str, Any], layers: int | tuple[int, ...]) -> "Order"
         corpus=options["corpus"],
         tokens=options["tokens"],
         answer_tokens=options["answer_tokens"],
+        evaluation_tokens=min(options["answer_tokens"], Order.evaluation_tokens),
         vocabulary=options["vocabulary"],
         storage=options["storage"],
         begin=options["begin"],
