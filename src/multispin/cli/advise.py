@@ -20,15 +20,15 @@ from multispin.data.presets import EnginePreset, device_preset, device_presets, 
 from multispin.errors import InputError
 from multispin.outside import in_markup
 
-_HELP = f"""Say whether devices should draft here, before anyone buys anything.
+_HELP = f"""Say whether devices should draft at a site, before anyone buys anything.
 
 SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Presets stand in for what you
 have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
-Without a SITE both are needed. The figures are those of the planner's model: no jitter, no stragglers, everything
-known. Those of streams are simulated, with everything known as well.
+Without a SITE both are needed. The figures come from the planner's model: it knows everything, and it has neither
+jitter nor stragglers. The figures of streams are simulated; that simulation knows everything too.
 
-The rows are modes of `serve`: nobody is plain, the edge is edge, devices (POLICY) is rounds, devices in streams is
-streams, and the best mixture is mixture. The usual mode, auto, decides as streams do.
+Each row of the table is a mode of `serve`: "nobody" is plain, "the edge" is edge, "devices (POLICY)" is rounds,
+"devices, in streams" is streams, and "best mixture" is mixture. The default mode, auto, decides as streams do.
 
 Engines: {", ".join(engine_presets())}
 
@@ -57,15 +57,15 @@ _NAMES = {
 
 @click.command(help=_HELP, short_help="Say whether devices should draft at a site.")
 @click.argument("site", required=False)
-@click.option("--engine", metavar="PRESET", help="Engine of the edge, with its drafter.")
-@click.option("--device", metavar="PRESET", help="Drafting speed and acceptance rate of all devices.")
+@click.option("--engine", metavar="PRESET", help="Preset for the engine of the edge and its own drafter.")
+@click.option("--device", metavar="PRESET", help="Preset for the drafting speed and acceptance rate of all devices.")
 @click.option(
     "--users",
     type=click.IntRange(1, 1000),
     help=f"Number of devices, like those of the site.  [default: the site's, or {_USERS}]",
 )
-@click.option("--seconds-per-token", type=float, help="Drafting time of all devices [s].")
-@click.option("--acceptance-rate", type=float, help="Share of the devices' drafted tokens that is accepted, per token.")
+@click.option("--seconds-per-token", type=float, help="Drafting time per token of all devices [s].")
+@click.option("--acceptance-rate", type=float, help="Probability that a token drafted by a device is accepted.")
 @click.option("--delay-s", type=float, help="One-way delay between edge and devices [s].")
 @click.option(
     "--edge-drafter-s", type=float, help="Time of one step of the edge's own drafter for all users [s]; 0 for none."
@@ -73,18 +73,18 @@ _NAMES = {
 @click.option(
     "--edge-acceptance-rate",
     type=float,
-    help="Share of the edge's drafted tokens that is accepted.  [default: the devices' mean]",
+    help="Probability that a token drafted by the edge is accepted.  [default: the devices' mean]",
 )
 @click.option(
     "--policy",
     "policies",
     type=click.Choice(RUNTIME_POLICIES),
     multiple=True,
-    help="Rounds to compare; repeat it.  [default: all]",
+    help="Policy of the rounds to compare; repeatable.  [default: all]",
 )
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
-@click.option("--presets", is_flag=True, help="List the presets with their sources, and stop.")
+@click.option("--presets", is_flag=True, help="List the presets with their sources, and end.")
 def command(
     site: str | None, policies: tuple[str, ...], plot: Path | None, as_json: bool, presets: bool, **given: Any
 ) -> None:

@@ -114,18 +114,22 @@ class Talk:
 @click.command()
 @click.argument("url", default=DEFAULT_URL)
 @click.option("--model", help="Name of the model.  [default: the server's first]")
-@click.option("--system", default="", help="System message.")
-@click.option("--temperature", type=float, help="0 is greedy decoding.  [default: the server's]")
-@click.option("--top-p", type=float, help="Keep this much probability.")
+@click.option("--system", default="", help="System message before the conversation.")
+@click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy decoding.  [default: the server's]")
+@click.option(
+    "--top-p",
+    type=float,
+    help="Keep the likeliest tokens that together have this probability.  [default: the server's]",
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same answers.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer.")
 @click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at https:// addresses.")
 def command(url: str, ca_file: str | None, **options: Any) -> int:
     """Talk with a model in the terminal, over any OpenAI-compatible API.
 
-    URL is the API's base URL. An answer comes while it is written; on a terminal, text that a device had drafted is
-    green, and that of an edge's own drafter cyan. /help lists what can be typed. The environment variable
-    MULTISPIN_API_KEY holds the API key.
+    URL is the API's base URL. The answer appears while it is written. On a terminal, text that a device drafted is
+    green, and text that the edge's own drafter drafted is cyan. Type /help for a list of commands. The environment
+    variable MULTISPIN_API_KEY holds the API key.
 
     \b
     Examples:

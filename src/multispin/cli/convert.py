@@ -15,7 +15,9 @@ from multispin.models.gguf_storage import STORAGES
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--target", show_default="the one that it names",
               help="GGUF file of the target that a distilled drafter was made from.")  # fmt: skip
-@click.option("--storage", type=click.Choice(STORAGES), default="q8_0", show_default=True, help="Type of the matrices.")
+@click.option(
+    "--storage", type=click.Choice(STORAGES), default="q8_0", show_default=True, help="Number type of the matrices."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(drafter: str, file: Path, target: str | None, storage: str, as_json: bool) -> None:
     """Write DRAFTER as FILE, a GGUF file that llama.cpp and browsers run. Needs no torch.

@@ -29,16 +29,16 @@ SITE_TOKENS = 32
 """Longest text where a site is played and --max-tokens is not given."""
 COMPARED = ("heterogeneous", "fixed")
 """Policies that are compared on a site, unless --policy names one."""
-_HELP = f"""Start one edge server and several devices here, and let them write together.
+_HELP = f"""Start one edge server and several devices on this machine, and let them write texts together.
 
-A site is played: an edge with a large model, devices that draft for it, and the links between them. The same prompts
-are written in several ways, and a table says what each brings. Models, texts and sockets are real; the speeds of engine
-and devices, and the links, are emulated. Afterwards the target writes every text once more, alone, and the tokens are
-compared. Under the rejection rules there is no text to compare with. Texts have up to {SITE_TOKENS} tokens unless
---max-tokens is given, and the policies {" and ".join(COMPARED)} are compared unless --policy is.
+The demo plays a site: an edge with a large model, devices that draft for it, and the links between them. It writes the
+same prompts in several ways and prints a table of what each way brings. Models, texts and sockets are real. The links
+and the speeds of engine and devices are emulated. At the end the target writes every text once more, alone, and all
+tokens are compared. Under the rejection rules there is no text to compare with. Texts have up to {SITE_TOKENS} tokens
+unless --max-tokens is given. The policies {" and ".join(COMPARED)} are compared unless --policy is given.
 
-With --devices or --bandwidth-hz no site is played: the engine is as fast as it is here, and the devices are a laptop, a
-tablet, a phone and a watch, in turn.
+With --devices or --bandwidth-hz the demo plays no site. The engine is then as fast as this machine makes it, and the
+devices are a laptop, a tablet, a phone and a watch, in turn.
 
 \b
 Sites: {", ".join(bundled_sites())}
@@ -63,9 +63,9 @@ Examples:
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
-              help="Factor by which the site is played slower.")  # fmt: skip
+              help="Play the site this many times slower than it is.")  # fmt: skip
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
-              help="Without a site: how many devices.")  # fmt: skip
+              help="Without a site: number of devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous",
               show_default="heterogeneous and fixed at a site, else heterogeneous",
               help="How the edge plans, in the modes rounds and mixture.")  # fmt: skip

@@ -24,22 +24,24 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.command("device")
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--draft", default="q8", show_default=True,
-              help="Model reference, .gguf file (for llama.cpp), q3 … q8, lookup, or none.")  # fmt: skip
+              help="What drafts: a model, a .gguf file (in llama.cpp), small, medium, large, q3 … q8 (the "
+              "target with rounded "
+              "weights), lookup, or none.")  # fmt: skip
 @click.option("--target", show_default="embedded; for a .gguf drafter in llama.cpp, its own file",
-              help="Target whose tokenizer and weights q8 … use.")  # fmt: skip
+              help="Target of the edge. The device needs its tokenizer, and for q3 … q8 its weights.")  # fmt: skip
 @click.option("--on", "place", default="cpu", show_default=True,
-              help="Where torch runs the drafter: cpu, or a graphics processor such as cuda:0 or mps.")  # fmt: skip
+              help="Where torch runs the drafter: cpu, or a GPU such as cuda:0 or mps.")  # fmt: skip
 @click.option("--gpu-layers", type=click.IntRange(0, 1000), default=0, show_default=True,
-              help="Layers of a .gguf drafter that a graphics processor computes.")  # fmt: skip
+              help="Number of layers of a .gguf drafter that run on a GPU.")  # fmt: skip
 @click.option("--serve", "serve_at", metavar="HOST:PORT",
               help="Serve OpenAI clients of this machine; this device drafts for them.")  # fmt: skip
 @click.option("--sessions", type=click.IntRange(1, 64), default=2, show_default=True,
-              help="With --serve: texts written at once.")  # fmt: skip
+              help="With --serve: most texts written at once.")  # fmt: skip
 @click.option("--max-length", type=click.IntRange(2, 2**17), default=1024, show_default=True,
               help="With --serve: most tokens of a text, prompt included.")  # fmt: skip
-@click.option("--name", default="", help="How the edge and its operator call this device.")
+@click.option("--name", default="", help="Name of this device, shown to the edge and its operator.")
 @click.option("--prompt", help="Text to answer; read from standard input if it is left out.")
-@click.option("--system", help="System message that stands before the prompt.")
+@click.option("--system", help="System message before the prompt.")
 @click.option(
     "--template-variable",
     "variables",
@@ -56,7 +58,9 @@ MAX_CREDENTIAL_BYTES = 4096
     default=0.0,
     help="Emulate a device that takes this long to draft a token.",
 )
-@click.option("--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate this uplink, bit/s/Hz.")
+@click.option(
+    "--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate an uplink with this many bit/s/Hz."
+)
 @click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
               help="Emulate a network that delays every message by this time, one way.")  # fmt: skip
 @click.option("--max-wasted-share", type=click.FloatRange(0.0, 1.0), default=1.0, show_default="no bound",
@@ -78,7 +82,7 @@ MAX_CREDENTIAL_BYTES = 4096
     help="Seconds for which the device looks for an edge before it gives up.",
 )
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for everything that happens.")
 @attended_option
 def command(**options: Any) -> None:
     """Draft with a small model, let the edge at URL verify, and print the text that comes out.

@@ -27,35 +27,53 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 
 @click.command("distill", short_help="Make a small drafter for a target.")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
-@click.option("--layers", default="3", show_default=True, help="How many layers, or which: 0,1,2,29.")
+@click.option(
+    "--layers",
+    default="3",
+    show_default=True,
+    help="Number of layers to take from the target, or their places, such as 0,1,2,29.",
+)
 @click.option("--frozen", type=click.IntRange(0), default=0, show_default=True,
-              help="So many of them, the first ones, stay the target's: neither taught nor stored.")  # fmt: skip
+              help="The first layers, this many, stay the target's own: they are "
+              "neither taught nor stored.")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
 @click.option("--steps", type=click.IntRange(1, 10**7), default=1500, show_default=True, help="Optimiser steps.")
 @click.option("--tokens", type=click.IntRange(1, 10**10), default=500_000, show_default=True,
-              help="Tokens of text that the target writes first.")  # fmt: skip
+              help="Tokens of text that the target writes, to learn from.")  # fmt: skip
 @click.option("--corpus", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder of that text, shared between drafters; else OUT/corpus, removed at the end.")  # fmt: skip
-@click.option("--answer-tokens", type=click.IntRange(2, 4096), default=160, show_default=True, help="Longest answer.")
+              help="Folder for that text, which several drafters can share.  [default: OUT/corpus, removed at "
+              "the end]")  # fmt: skip
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(2, 4096),
+    default=160,
+    show_default=True,
+    help="Most tokens of an answer. Answers to measure with have at most 96.",
+)
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="User messages to have answered, one per line, instead of the bundled templates'.")  # fmt: skip
+              help="File of user messages that the target answers, one per line, instead "
+              "of the bundled ones.")  # fmt: skip
 @click.option("--text", "texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
-              help="File of further plain text to learn from, one document per paragraph; repeatable.")  # fmt: skip
+              help="File of plain text to learn from as well, one document per paragraph; repeatable.")  # fmt: skip
 @click.option("--vocabulary", type=click.IntRange(0), default=12_288, show_default=True,
-              help="Token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per step.")
+              help="Number of token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=12, show_default=True, help="Sequences per training step."
+)
 @click.option("--positions", type=click.IntRange(1, 10**6), default=512, show_default=True,
-              help="Positions per step at which distributions are compared.")  # fmt: skip
+              help="Positions per training step at which distributions are compared.")  # fmt: skip
 @click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True,
               help="Highest learning rate of AdamW.")  # fmt: skip
 @click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
-              help="Last share of the steps, taught by total variation instead of KL.")  # fmt: skip
+              help="Share of the steps, the last ones, that reduce the total variation distance instead of the "
+              "KL divergence.")  # fmt: skip
 @click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True,
               help="Number type in which the drafter is stored.")  # fmt: skip
 @click.option("--gguf", is_flag=True,
-              help="Write OUT/drafter.gguf too, for llama.cpp and browsers; --target must be a GGUF file.")  # fmt: skip
+              help="Also write OUT/drafter.gguf, for llama.cpp and browsers. --target "
+              "must be a GGUF file.")  # fmt: skip
 @click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Go on from this drafter instead of the target's layers.")  # fmt: skip
+              help="Begin with this drafter instead of the target's layers.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help="Seed of the text and of the training.")  # fmt: skip
 @place_option
@@ -64,8 +82,8 @@ _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **options: Any) -> None:
     """Make a small drafter for a target: a few of its layers, taught what the target itself writes.
 
-    Takes layers out of the target, lets it answer prompts, teaches the student its next-token distribution, and
-    measures acceptance on held-out prompts. A run that was stopped goes on from where it was when it is started again.
+    It copies layers of the target, lets the target answer prompts, teaches the copy the target's next-token
+    distribution, and measures acceptance on held-out prompts. To go on with a run that was stopped, start it again.
     docs/distill.md says how long it takes and what to expect.
 
     \b

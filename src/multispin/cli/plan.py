@@ -25,8 +25,8 @@ from multispin.outside import in_markup
 
 _HELP = f"""Choose every device's draft length and share of the uplink for the next round.
 
-FILE is a scenario in TOML: [cell], [verifier] and one [[device]] each; docs/control.md lists the keys. The name of a
-bundled scenario will do as well: {", ".join(bundled_scenarios())}.
+FILE is a scenario in TOML, with the tables [cell] and [verifier] and one [[device]] for each device; docs/control.md
+lists the keys. FILE may also be the name of a bundled scenario: {", ".join(bundled_scenarios())}.
 
 \b
 Examples:
@@ -35,7 +35,7 @@ Examples:
   multispin plan my-site.toml --compare
 """
 _FULL_TABLE = 40
-"""Up to this many devices the table has a row for each; beyond, one for each draft length."""
+"""With up to this many devices the table has a row for each device; with more, a row for each draft length."""
 
 
 @click.command(help=_HELP, short_help="Choose draft lengths and bandwidth shares for a scenario file.")
@@ -54,7 +54,7 @@ _FULL_TABLE = 40
     type=click.FloatRange(0.0, 1.0, max_open=True),
     default=1e-6,
     show_default=True,
-    help="How far the proven bound may be above the answer (heterogeneous and fair).",
+    help="The search ends when the proven upper bound is at most this share above the answer (heterogeneous and fair).",
 )
 @click.option("--all-devices", is_flag=True, help=f"A row for every device, also beyond {_FULL_TABLE} of them.")
 def command(file: str, policy: str, compare: bool, as_json: bool, relative_gap: float, all_devices: bool) -> None:

@@ -25,7 +25,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1, MAX_THREADS),
-    help="Threads for the model; processes on one machine share its cores, so set this on purpose.",
+    help="Processor threads for the model. Set this if several processes share the cores of this machine.",
 )
 attended_option = click.option(
     "--attended", is_flag=True, hidden=True, help="Begin at a line on standard input, end at its end."

@@ -38,44 +38,57 @@ _SUREST = 0.9999  # acceptance rate of a device in a scenario: 1 would promise d
 _RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv 2606.04581
 
 
-@click.command("profile", short_help="Measure what the controller needs, here.")
+@click.command("profile", short_help="Measure on this machine what the controller needs.")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--draft", "drafts", multiple=True,
-              help="Drafter to measure; repeatable. Usually large, medium, small and lookup for embedded.")  # fmt: skip
+              help="Drafter to measure; repeatable.  [default for embedded: large, "
+              "medium, small and lookup]")  # fmt: skip
 @engine_options
 @click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True,
               help="Temperature at which acceptance is measured; 0 is greedy decoding.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampling noise.")
 @click.option("--prompts", "per_task", type=click.IntRange(1, 12), default=3, show_default=True,
-              help="Bundled prompts of each task family.")  # fmt: skip
-@click.option("--tokens", type=click.IntRange(2, 4096), default=64, show_default=True, help="Longest text per prompt.")
-@click.option("--batches", default="1,2,4,8", show_default=True, help="Devices per batch to time, with commas.")
-@click.option("--lengths", default="0,2,4,8", show_default=True, help="Draft lengths to time, with commas.")
+              help="Number of bundled prompts of each task family.")  # fmt: skip
+@click.option(
+    "--tokens",
+    type=click.IntRange(2, 4096),
+    default=64,
+    show_default=True,
+    help="Most tokens of the text for a prompt.",
+)
+@click.option(
+    "--batches", default="1,2,4,8", show_default=True, help="Numbers of devices per batch to time, separated by commas."
+)
+@click.option("--lengths", default="0,2,4,8", show_default=True, help="Draft lengths to time, separated by commas.")
 @click.option("--context", type=click.IntRange(1, 10**6), default=128, show_default=True,
               help="Tokens in the cache of each session while timing.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1, 1000), default=7, show_default=True, help="Timings of each batch.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 1000), default=7, show_default=True, help="How often each batch is timed."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a scenario file.")
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write which tokens were right; NAME.json becomes NAME-DRAFTER.json for several.")  # fmt: skip
+              help="Write which drafted tokens were right. With several drafters NAME.json becomes "
+              "NAME-DRAFTER.json.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
-              help="For the scenario: the shared band.")  # fmt: skip
+              help="For the scenario: the shared band [Hz].")  # fmt: skip
 @click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
 @click.option("--advise", "with_advice", is_flag=True,
-              help="Say as well whether these drafters should draft for this engine.")  # fmt: skip
+              help="Also say whether these drafters should draft for this engine.")  # fmt: skip
 @click.option("--modes", is_flag=True,
-              help="In the scenario, let each device choose its acceptance rule; above temperature 0.")  # fmt: skip
+              help="Let each device of the scenario choose its acceptance rule. Needs a "
+              "temperature above 0.")  # fmt: skip
 @place_option
 @click.option("--draft-on", "draft_place", default="cpu", show_default=True,
-              help="Where the drafters run: cpu, or a graphics processor such as cuda:0 or mps.")  # fmt: skip
+              help="Where the drafters run: cpu, or a GPU such as cuda:0 or mps.")  # fmt: skip
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(**options: Any) -> None:
-    """Measure, on the machine at hand, what the controller needs to know.
+    """Measure on this machine what the controller needs to know.
 
-    Seconds per drafted token of each drafter; verification latency over batch size and draft length, with a fitted
-    model and its error; acceptance rates and profiles per task family, with 95 % intervals.
+    It measures the drafting time per token of each drafter; the verification time by batch size and draft length, with
+    a fitted model and its error; and the acceptance rates of each task family, with 95 % intervals.
 
     \b
     Examples:

@@ -30,8 +30,8 @@ FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING, "strea
 """What can be asked for: the paper's figures by number, and some beyond the paper."""
 _HELP = f"""Reproduce figures 3 to 8 of the Multi-SPIN paper (arXiv 2606.04581), and go a little beyond.
 
-Writes CSV, PNG and SVG per figure, summary.json (what the paper says, what we get, why they differ) and one
-self-contained report.html. What the paper leaves open is assumed, and printed on every figure.
+It writes each figure as CSV, PNG and SVG, a file summary.json (what the paper says, what we get, why they differ) and
+one self-contained report.html. Each figure names the assumptions for what the paper leaves open.
 
 \b
 Figures: {", ".join(FIGURES)}
@@ -61,20 +61,22 @@ INTRODUCTION = (
 
 @click.command(help=_HELP, short_help="Reproduce the paper's figures.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("build/reproduce"),
-              show_default=True, help="Folder to write to; made if it is not there.")  # fmt: skip
-@click.option("--figures", default=",".join(FIGURES), show_default=True, help="Which ones, separated by commas.")
+              show_default=True, help="Folder to write to. It is made if it does not exist.")  # fmt: skip
+@click.option(
+    "--figures", default=",".join(FIGURES), show_default=True, help="Figures to compute, separated by commas."
+)
 @click.option("--realisations", type=click.IntRange(1, 1000), default=REALISATIONS, show_default=True,
-              help="Draws of tasks, speeds and mean gains from each seed.")  # fmt: skip
+              help="Number of draws of tasks, speeds and mean gains from each seed.")  # fmt: skip
 @click.option("--blocks", type=click.IntRange(1, 10_000), default=BLOCKS, show_default=True,
-              help="Fading blocks in each realisation.")  # fmt: skip
+              help="Number of fading blocks in each realisation.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10, 100_000), default=ROUNDS, show_default=True,
               help="Rounds of each simulated run (learning, lateness, streams).")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=SEEDS[0], show_default=True, help="First seed of the draws.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=len(SEEDS), show_default=True,
               help="Number of seeds, counted up from the first.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(1, 256), default=min(2, os.cpu_count() or 1), show_default=True,
-              help="Processes to plan with.")  # fmt: skip
-@click.option("--calibrate", "calibrating", is_flag=True, help="Search the assumed values again, and print them.")
+              help="Number of processes.")  # fmt: skip
+@click.option("--calibrate", "calibrating", is_flag=True, help="Only search the assumed values again, and print them.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of a table.")
 def command(
     out: Path,

@@ -21,14 +21,14 @@ _OPTIONS = (  # the last one is the first of the help
         type=click.IntRange(2, MAX_PROBABILITY_BITS),
         default=16,
         show_default=True,
-        help="Bits of a probability, under the rejection rules.",
+        help="Under the rejection rules: bits in which a probability is sent.",
     ),
     click.option(
         "--retained",
         type=click.IntRange(1, MAX_RETAINED),
         default=1024,
         show_default=True,
-        help="Most tokens of a sent distribution, under the rejection rules.",
+        help="Under the rejection rules: most tokens of a distribution that are sent.",
     ),
     click.option(
         "--rule",
@@ -41,9 +41,11 @@ _OPTIONS = (  # the last one is the first of the help
         "biases",
         multiple=True,
         metavar="ID=BIAS",
-        help="Added to the logit of a token id, −100 … 100; repeatable.",
+        help="Number added to the logit of a token id, −100 … 100; repeatable.",
     ),
-    click.option("--stop", "stops", multiple=True, help="The output ends before this text; repeatable."),
+    click.option(
+        "--stop", "stops", multiple=True, help="Generation ends at this text, which is cut from the output; repeatable."
+    ),
     click.option(
         "--min-tokens",
         type=click.IntRange(0, 2**20),
@@ -58,19 +60,19 @@ _OPTIONS = (  # the last one is the first of the help
         type=float,
         default=1.0,
         show_default=True,
-        help="Divides the logits of tokens that occur in the prompt or the text.",
+        help="Number that divides the logits of tokens in the prompt or the text.",
     ),
     click.option(
         "--frequency-penalty",
         type=float,
         default=0.0,
-        help="Subtracted from a token's logit for each time that it was generated.",
+        help="Number subtracted from a token's logit for each time that it was generated; −2 … 2.",
     ),
     click.option(
         "--presence-penalty",
         type=float,
         default=0.0,
-        help="Subtracted from the logits of all tokens generated before; −2 … 2.",
+        help="Number subtracted from the logits of all tokens generated before; −2 … 2.",
     ),
     click.option(
         "--min-p",
@@ -84,15 +86,17 @@ _OPTIONS = (  # the last one is the first of the help
         type=float,
         default=1.0,
         show_default=True,
-        help="Keep the likeliest tokens with this much probability together.",
+        help="Keep the likeliest tokens that together have this probability.",
     ),
-    click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy decoding."),
+    click.option(
+        "--temperature", type=float, default=0.0, show_default=True, help="Sampling temperature; 0 is greedy decoding."
+    ),
     click.option(
         "--max-tokens",
         type=click.IntRange(1, 2**20),
         default=96,
         show_default=True,
-        help="Longest text, in tokens.",
+        help="Most tokens of an answer.",
     ),
 )
 

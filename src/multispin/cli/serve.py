@@ -60,33 +60,53 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
               "all passes have one shape. It costs speed; see docs/losslessness.md.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to listen at; 0.0.0.0 lets other machines in.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port to listen at; 0 takes any free port.",
+)
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
               help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; streams, every "
               "device, also while it is verified; mixture, for each text the best of the first three; auto, whatever "
               "pays.")  # fmt: skip
-@click.option("--edge-draft", metavar="DRAFTER", help="Drafter of the edge's own, for many texts at once: small, "
+@click.option("--edge-draft", metavar="DRAFTER", help="The edge's own drafter, which drafts many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
               help="How draft lengths and bands of devices are planned, in the modes rounds and mixture.")  # fmt: skip
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True,
               help="Longest draft, in tokens; in streams also how far a device may draft ahead.")  # fmt: skip
-@click.option("--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts written at once.")
-@click.option("--max-length", type=click.IntRange(2), show_default="1024 or less", help="Tokens per text.")
-@_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that ride in one round.")
-@_limit("prefill_share", click.FloatRange(0.0, 100.0), "Prompts lengthen other people's rounds by at most this share.")
+@click.option(
+    "--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Most texts written at once."
+)
+@click.option(
+    "--max-length", type=click.IntRange(2), show_default="1024 or less", help="Most tokens of a text, prompt included."
+)
+@_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that are read in one pass.")
+@_limit(
+    "prefill_share",
+    click.FloatRange(0.0, 100.0),
+    "Reading prompts makes a pass longer by at most this share of its time.",
+)
 @_limit(
     "deadline_factor",
     click.FloatRange(1.0, 1000.0),
-    "A round waits for drafts at most this many times their planned time, …",
+    "A round waits for drafts at most this many times their planned time, plus --deadline-slack-s.",
 )
-@_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "… and this much longer.")
+@_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "Seconds that a round may wait beyond --deadline-factor.")
 @_limit(
-    "longest_wait_s", click.FloatRange(0.0, 3600.0), "In streams a text that was in no pass for so long rides next."
+    "longest_wait_s",
+    click.FloatRange(0.0, 3600.0),
+    "In streams: a text that was in no pass for this many seconds is in the next one.",
 )
-@_limit("max_sessions", click.IntRange(1, 65536), "Devices connected or soon to come back.")
-@_limit("max_waiting", click.IntRange(0, 65536), "Requests that may wait for a slot.")
+@_limit(
+    "max_sessions",
+    click.IntRange(1, 65536),
+    "Most devices at once: those connected, and those whose sessions are kept until they come back.",
+)
+@_limit("max_waiting", click.IntRange(0, 65536), "Most requests that may wait for a slot.")
 @_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "Seconds for which a lost device's session is kept.")
 @_limit(
     "slot_grace_s",
@@ -112,32 +132,39 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
               "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Secret that devices and clients may send instead of a token.")  # fmt: skip
-@click.option("--tokens", metavar="FILE", help="File of tokens (multispin token add); whoever has none is refused.")
+@click.option(
+    "--tokens", metavar="FILE", help="File of access tokens (multispin token add). A peer without one is refused."
+)
 @click.option("--trusted-proxy", "proxies", multiple=True, metavar="NETWORK",
-              help="Proxy whose X-Forwarded-For is believed, such as 127.0.0.1; repeatable.")  # fmt: skip
+              help="Address or network of a proxy whose X-Forwarded-For is believed, such as 127.0.0.1; "
+              "repeatable.")  # fmt: skip
 @click.option("--max-connections-per-address", type=click.IntRange(1, 65536), default=256, show_default=True,
-              help="Connections at once from one address.")  # fmt: skip
-@click.option("--tls-certificate", metavar="FILE", help="PEM file of a certificate and its chain: wss:// and https://.")
-@click.option("--tls-key", metavar="FILE", help="PEM file of its private key; default: in the same file.")
+              help="Most connections at once from one address.")  # fmt: skip
+@click.option(
+    "--tls-certificate",
+    metavar="FILE",
+    help="PEM file of a certificate and its chain. The edge then serves wss:// and https://.",
+)
+@click.option("--tls-key", metavar="FILE", help="PEM file of the certificate's private key.  [default: the same file]")
 @click.option("--metrics-at", metavar="HOST:PORT", show_default="beside the API, for whoever may use it",
-              help="Serve /metrics there alone, and to everybody.")  # fmt: skip
+              help="Serve /metrics at this address only, and without asking for a token.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
-              help="Lines of the log on standard error.")  # fmt: skip
+              help="Format of the log on standard error.")  # fmt: skip
 @click.option("--finish-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
-              help="When this edge stops, texts of HTTP clients may go on for so many seconds.")  # fmt: skip
+              help="Seconds for which texts of HTTP clients may go on after the edge was told to stop.")  # fmt: skip
 @click.option("--come-back-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
-              help="When this edge stops, devices are told to come back after so many seconds.")  # fmt: skip
+              help="Seconds after which devices should come back; they are told when the edge stops.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
-              help="Whether OpenAI clients are served, at http://HOST:PORT/v1.")  # fmt: skip
+              help="Serve OpenAI clients at http://HOST:PORT/v1, or do not.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
 @web_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
-              help="Noise seed of requests that name none.")  # fmt: skip
+              help="Seed of the sampling noise of requests that name none.")  # fmt: skip
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for everything that happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for everything that happens.")
 @attended_option
 def command(**options: Any) -> None:
-    """Verify everybody's drafts with the target model, and share out draft lengths and bandwidth.
+    """Run an edge: verify the drafts of all devices with the target model, and decide how much each device drafts.
 
     \b
     Examples:
@@ -180,7 +207,7 @@ def command(**options: Any) -> None:
 
 
 class _Doors(NamedTuple):
-    """What bounds who may use the edge, and by what it is known."""
+    """Who may use the edge, and the certificate that identifies it."""
 
     access: "Access"
     gate: "Gate"
@@ -188,7 +215,7 @@ class _Doors(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What takes long to load."""
+    """The parts of an edge that take long to load."""
 
     engine: Any
     tokenizer: Any
@@ -197,9 +224,9 @@ class _Loaded(NamedTuple):
 
 @contextlib.contextmanager
 def _stops_at_once() -> Iterator[Callable[[], bool]]:
-    """While a model is loaded, SIGTERM and SIGINT end that; the block's value then says so.
+    """Let SIGTERM and SIGINT end the loading of a model. The function that is yielded says whether one of them came.
 
-    A shell has SIGINT ignored in the background of a script, so that it has to be heard on purpose.
+    A shell lets background processes of a script ignore SIGINT, so a handler is installed here.
     """
     stopped = False
     with contextlib.suppress(ValueError):  # only a main thread may

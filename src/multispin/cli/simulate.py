@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from multispin.simulation.study import Result, SimulatedRun
 
 USUAL_POLICIES = ("heterogeneous", "uniform-bandwidth", "homogeneous", "fixed")
-_HELP = f"""Let a site run under a virtual clock: the real edge, sessions, controller and estimators.
+_HELP = f"""Simulate a site: the real loop, sessions, controller and estimators run under a virtual clock.
 
-FILE is a scenario in TOML, as for `multispin plan`, with a [simulation] table if requests, arrivals, fading or
-stragglers are wanted; docs/simulation.md lists the keys. The name of a bundled scenario will do as well:
+FILE is a scenario in TOML, as for `multispin plan`, and may have a [simulation] table for requests, arrivals, fading
+and stragglers; docs/simulation.md lists the keys. FILE may also be the name of a bundled scenario:
 {", ".join(bundled_scenarios())}.
-Figures are means over the seeds with 95 % intervals.
+The figures are means over the seeds, with 95 % intervals.
 
 \b
 Examples:
@@ -53,26 +53,34 @@ Examples:
               "(rounds), for each session the best of these (mixture), the devices while they are verified (streams), "
               "or whatever pays (auto); repeatable.  [default: rounds]")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 10_000_000), default=200, show_default=True,
-              help="Verified rounds per run.")  # fmt: skip
+              help="Rounds (in other modes: passes) of each run.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True,
-              help="Runs per policy; one alone has no interval.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="First seed.")
+              help="Runs per policy, each with a seed of its own. One run has no interval.")  # fmt: skip
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=1,
+    show_default=True,
+    help="Seed of the first run; the others count up from it.",
+)
 @click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
               "real one does.  [default: learns]")  # fmt: skip
 @click.option("--replan-tolerance", type=click.FloatRange(0.0), default=0.02, show_default=True,
-              help="How far estimates may drift before the controller plans anew.")  # fmt: skip
+              help="Share by which estimates may change before the controller plans anew.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
               "radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
-              help="Processes.")  # fmt: skip
+              help="Number of processes.")  # fmt: skip
 @click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "
               "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="With --live: the model that verifies.")
 @click.option("--ray", "on_ray", is_flag=True,
               help="Run on the Ray cluster of RAY_ADDRESS, or on one started here (multispin[ray]).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a row per run.")
+@click.option(
+    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a table with one row per run."
+)
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write a picture (.png, .svg or .pdf).")  # fmt: skip
 def command(

@@ -26,19 +26,19 @@ def web_options(function: _Function) -> _Function:
             "allowed_hosts",
             metavar="NAME",
             multiple=True,
-            help="Name under which browsers may reach this edge, as they do under addresses and localhost; repeatable.",
+            help="Name under which browsers may reach this edge, beside its addresses and localhost; repeatable.",
         ),
         click.option(
             "--dashboard/--no-dashboard",
             default=True,
             show_default=True,
-            help="Whether http://HOST:PORT/dashboard shows who drafts for whom.",
+            help="Serve http://HOST:PORT/dashboard, which shows who drafts for whom, or do not.",
         ),
         click.option(
             "--web-draft",
             metavar="DRAFTER",
             show_default="small for the embedded target",
-            help="What the page drafts with: small, medium, large, a folder of distill, or a .gguf file.",
+            help="Drafter of the page: small, medium, large, a folder that distill wrote, or a .gguf file.",
         ),
         click.option(
             "--web", is_flag=True, help="Serve a page that drafts, at http://HOST:PORT/device: open it on a phone."
