@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 QUIET_S = 2.0
-"""Where progress is written as lines, a stage that ends sooner than this is not mentioned [s]."""
+"""A stage that ends sooner than this is not mentioned, if progress is written as lines [s]."""
 LINE_PERIOD_S = 5.0
 
 

@@ -66,7 +66,7 @@ Examples:
 @click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
               "real one does.  [default: learns]")  # fmt: skip
 @click.option("--replan-tolerance", type=click.FloatRange(0.0), default=0.02, show_default=True,
-              help="Share by which estimates may change before the controller plans anew.")  # fmt: skip
+              help="Share by which estimates may change before the controller plans again.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
               "radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip

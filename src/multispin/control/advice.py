@@ -193,7 +193,7 @@ def pays(scenario: Scenario) -> bool:
 
 
 def with_users(scenario: Scenario, users: int) -> Scenario:
-    """The site with so many users: its devices again and again, or the first of them."""
+    """The site with this many users: its devices again and again, or the first of them."""
     devices = scenario.devices
     chosen = [devices[k % len(devices)] for k in range(users)]
     if users > len(devices):
@@ -383,7 +383,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _border(good: float, bad: float, tried: Callable[[float], bool], *, ratio: bool = True) -> float | None:
-    """Where `tried` turns from true at `good` to false at `bad`; None if it is the same at both ends."""
+    """The value at which `tried` turns from true (at `good`) to false (at `bad`); None if both ends are the same."""
     if tried(good) == tried(bad):
         return None
     for _ in range(_HALVINGS):

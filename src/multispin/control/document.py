@@ -130,7 +130,7 @@ def read_document(path: str | Path) -> Document:
 
 
 def _lines(text: str) -> dict[Where, int]:
-    """Where tables and keys stand, as far as a look at each line tells."""
+    """Lines of the tables and keys of a document, as far as each line by itself tells."""
     found: dict[Where, int] = {}
     counts: dict[Where, int] = {}
     table: Where = ()

@@ -15,7 +15,7 @@ from multispin.errors import InputError
 _STEPS = 50
 """Iterations on the price of time at most; three or four are usual."""
 LEAST_OF_PLAIN = 0.95
-"""Nobody is to have less than this share of what plain decoding of all would give it."""
+"""Each session gets at least this share of what it would get if nobody drafted."""
 
 
 @dataclass(frozen=True)

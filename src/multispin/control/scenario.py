@@ -108,11 +108,11 @@ class EdgeDrafter:
         probability("acceptance_rate", self.acceptance_rate, of="edge_drafter.")
 
     def step_s(self, sessions: int) -> float:
-        """Time of one drafting step for so many sessions [s]; 0 for none."""
+        """Time of one drafting step for this many sessions [s]; 0 for none."""
         return self.fixed_s + sessions * self.per_device_s if sessions else 0.0
 
     def draft_s(self, draft_lengths: Sequence[int]) -> float:
-        """Time to draft so many tokens for each session [s]."""
+        """Time to draft this many tokens for each session [s]."""
         return self.fixed_s * max(draft_lengths, default=0) + self.per_device_s * sum(draft_lengths)
 
 

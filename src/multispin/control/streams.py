@@ -19,11 +19,11 @@ from multispin.control.latency import verification_s
 from multispin.control.scenario import EdgeDrafter, Verification
 
 WAIT_PRICE = 1.5
-"""Time for which a pass is put off costs so many times λ: what is expected may not come, and the others wait too."""
+"""Time for which a pass is put off costs this many times λ: what is expected may not come, and the others wait too."""
 LEAST_WAIT_S = 0.001
 """Shortest time for which `choose` waits [s]: what is expected at once may be late."""
 WAITS = 4
-"""A pass that begins now is compared with passes that begin at so many expected arrivals, at most."""
+"""A pass that begins now is compared with passes that begin at this many expected arrivals, at most."""
 SLACK_TOKENS = 2.0
 """By so much a session may be short of that before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0
@@ -158,7 +158,7 @@ def choose(
 
     A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
     wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
-    anew.
+    again.
     Time is dearer while somebody is short of its floor, so that less is put off then.
 
     Args:
@@ -258,7 +258,7 @@ class _Table:
         self._lost = np.where(drafts_on, restart_worth, 0.0)
         if edge_drafter is not None:  # a contradicted device hears of it when the edge has drafted, too
             self._lost = self._lost + self._token_worth * self._rate * edge_drafter.fixed_s * edge
-        self._vain = np.minimum(self._token_worth * edge, self._lost)  # it may begin anew just as well
+        self._vain = np.minimum(self._token_worth * edge, self._lost)  # it may begin again just as well
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
         after = self._extra + (self._lost - self._vain) * self._survives / self._weight
@@ -271,7 +271,7 @@ class _Table:
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
 
     def _valued(self, pending: Floats) -> tuple[Floats, Floats, Floats]:
-        """Tokens of the device that ride, w E[N], and the surplus of each ride, where so many are pending."""
+        """Tokens of the device that ride, w E[N], and the surplus of each ride, where this many are pending."""
         device = np.minimum(pending, self._most_device)
         alive = self._alpha**device
         goes_on = alive * self._survives
@@ -335,7 +335,7 @@ class _Table:
         return drafting_s + verification_s(v.fixed_s, v.per_device_s, v.per_token_s, count, tokens)
 
     def until_due(self, lasts_s: float) -> Floats:
-        """Time until each session must begin to ride so as not to fall below its floor, if passes last so long [s].
+        """Time until each session must begin to ride so as not to fall below its floor, if passes last this long [s].
 
         Riding in the pass after one that begins now, it would have waited for two passes by the end. Who is behind its
         floor already may wait for less, and who is ahead for longer. Not sooner than half of a plain pass after its

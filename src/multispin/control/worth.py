@@ -14,7 +14,7 @@ from multispin.control.scenario import Scenario
 PRICE_MEMORY_S = 5.0
 """What was learned of the price of time counts 1/e after this time [s] …"""
 PRICE_MEMORY_PASSES = 36.0
-"""… or after so many passes, if these take longer: a site that is played more slowly remembers as many."""
+"""… or after this many passes, if these take longer: a site that is played more slowly remembers as many."""
 ATTAINED = 0.75
 """Share of the best rates' goodput that streams are taken to reach at least; seen are 0.72 to 0.9."""
 

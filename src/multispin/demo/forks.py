@@ -20,11 +20,11 @@ PRELOAD = (
     *("torch", "transformers", "uvloop"),
     *("multispin.models.verifier", "multispin.cli.serve", "multispin.cli.device", "multispin.cli.drafting"),
 )
-"""What is imported once. A module that is not there is left out."""
+"""Modules that the first process imports once for all. A module that is not installed is left out."""
 
 
 class ForkedProcess:
-    """As much of `asyncio.subprocess.Process` as a demo needs.
+    """The part of the interface of `asyncio.subprocess.Process` that a demo needs.
 
     Attributes:
         pid: number of the process.

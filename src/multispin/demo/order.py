@@ -46,7 +46,7 @@ class DemoOrder:
         plays: the ways in which the same prompts are played, at least one.
         site: name and scenario of the site whose engine, devices and links are emulated; None if only devices and
             their links are.
-        slower: the site is played so many times slower; None for as much as this machine needs.
+        slower: the site is played this many times slower; None for as much as this machine needs.
         target: reference of the target model.
         engine: name of the verification engine.
         dtype: numbers that the target computes in.

@@ -40,7 +40,7 @@ class _Child:
 
     @classmethod
     async def start(cls, arguments: Sequence[str], threads: int, forks: bool, yielding: int = 0) -> "_Child":
-        """Start `multispin ARGUMENTS --json --attended` in a session of its own: by a fork, or anew.
+        """Start `multispin ARGUMENTS --json --attended` in a session of its own: by a fork, or again.
 
         Ctrl-C reaches this process alone, which then ends the others in order.
 
@@ -163,7 +163,7 @@ class Crew:
 
         Args:
             serve: arguments of `multispin serve`, the port excepted.
-            slower: the devices are so many times slower than their specifications.
+            slower: the devices are this many times slower than their specifications.
             state: filled while the play goes on.
 
         Raises:

@@ -122,7 +122,7 @@ class DemoResult:
             not timed.
         mode: mode of the play, such as "plain" or "rounds".
         site: name of the site that was played; None if only devices and links were emulated.
-        slower: the site was played so many times slower.
+        slower: the site was played this many times slower.
         comparison: all plays, in their order.
 
     """

@@ -46,7 +46,7 @@ class DemoSite:
     Attributes:
         name: name of the site, or its file.
         scenario: what is emulated: engine, band, devices and links.
-        slower: the site is played so many times slower, 1 … `MAX_SLOWER`.
+        slower: the site is played this many times slower, 1 … `MAX_SLOWER`.
 
     """
 

@@ -59,7 +59,7 @@ class DeviceState:
         return self.timed_tokens / (self.last_s - self.started_s)
 
     def count_from(self, now_s: float) -> None:
-        """Begin to count anew: all prompts have been read."""
+        """Begin to count again: all prompts have been read."""
         self.before_tokens_per_s, self.timed_tokens, self.started_s = self.tokens_per_s, 0, now_s
 
 
@@ -70,7 +70,7 @@ class DemoState:
     Attributes:
         devices: the devices by name.
         label: what people call this way of playing.
-        slower: the site is played so many times slower.
+        slower: the site is played this many times slower.
         passes: passes so far that brought tokens, whatever the mode.
         rounds: planned rounds verified so far.
         began_s: monotonic time of the start signal [s]; 0 before.

@@ -1,4 +1,4 @@
-"""Whose certificates a device trusts."""
+"""The certificates that a device trusts."""
 
 import ssl
 from pathlib import Path

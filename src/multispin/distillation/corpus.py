@@ -37,7 +37,7 @@ SEQUENCES_PER_SHARD = 128
 GPU_SEQUENCES_PER_SHARD = 512
 """Sequences that a GPU writes at once: its passes take hardly longer for them."""
 _PREFILL_TOKENS = 512  # prompt tokens read in one forward pass, …
-_PREFILL = 8  # … by a CPU at most so many prompts
+_PREFILL = 8  # … by a CPU at most this many prompts
 MAX_PROMPT_TOKENS = 128
 INVENTED_PROMPT_TOKENS = 64
 CORPUS_FILE = "corpus.json"
@@ -80,7 +80,7 @@ class Shard:
         try:
             return cls(**load_file(path))
         except (SafetensorError, TypeError) as error:
-            raise InputError(f"{path} is damaged: remove it, and it is written anew") from error
+            raise InputError(f"{path} is damaged: remove it, and it is written again") from error
 
 
 class Writer:

@@ -20,7 +20,7 @@ from multispin.speculation.distributions import floor_distribution, target_distr
 RULES = ("greedy", "coupled", "rejection", "rejection-down")
 """Rules that are measured; `rejection-up` accepts what `rejection` does, for the same draft distribution."""
 EVERY = 3
-"""Of a sampled text, one position in this many is compared."""
+"""One in this many positions of a sampled text is compared."""
 
 
 @dataclass(frozen=True)

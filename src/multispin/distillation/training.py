@@ -306,7 +306,7 @@ class Trainer:
         try:
             kept = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch has many for a damaged file
-            raise InputError(f"{path} is damaged: remove it, and training begins anew") from error
+            raise InputError(f"{path} is damaged: remove it, and training begins again") from error
         if kept["recipe"] != repr(self.recipe):
             raise InputError(
                 f"{path} belongs to another recipe: {kept['recipe']}; delete it or make this drafter in another folder"

@@ -134,7 +134,7 @@ class Access:
         return bool(self._credential) or self._file is not None
 
     async def admit(self, secret: str, address: str, now_s: float) -> Holder:
-        """Whose secret this is.
+        """The holder of a secret.
 
         A token of the file is let in at once. Whatever else comes from an address that has just guessed wrong has to
         wait its turn.

@@ -76,7 +76,7 @@ class WebSocketWire:
         try:
             await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
         finally:
-            # The other end's goodbye has armed the heartbeat anew, whose timer would hold the connection for 22 s.
+            # The other end's goodbye has armed the heartbeat again, whose timer would hold the connection for 22 s.
             getattr(self._socket, "_cancel_heartbeat", _nothing)()
 
 

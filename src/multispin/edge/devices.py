@@ -42,7 +42,7 @@ class Devices:
         account: turns what happens to texts into events.
         audience: listeners that are told of the events.
         access: knows who may use this edge, and bounds connections.
-        come_back_s: devices are told to come back so long after this edge stops [s].
+        come_back_s: devices are told to come back this long after this edge stops [s].
 
     """
 
@@ -89,7 +89,7 @@ class Devices:
     # The end --------------------------------------------------------------------------------------------------------
 
     async def send_away(self, texts_s: float) -> None:
-        """Take nobody new and send the devices away; sessions of HTTP clients have so long to end by themselves [s].
+        """Take nobody new and send the devices away; sessions of HTTP clients have this long to end by themselves [s].
 
         A device has its text and goes on at another edge, so it is told at once. An HTTP client has nothing but its
         answer.

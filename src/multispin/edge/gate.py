@@ -74,12 +74,12 @@ class Gate:
 
     @property
     def connections(self) -> int:
-        """Connections at the moment."""
+        """Number of open connections."""
         return self._open
 
     @property
     def silent(self) -> int:
-        """Of them, those for which no whole request is being served."""
+        """Connections for which no complete request is being served."""
         return len(self._silent)
 
     def enter(self, host: str) -> str | None:

@@ -1,4 +1,4 @@
-"""TLS: an edge's certificate, taken anew when it is renewed."""
+"""TLS: an edge's certificate, taken again when it is renewed."""
 
 import asyncio
 import logging

@@ -138,7 +138,7 @@ class ForgettingMedian:
 
     @property
     def standard_deviation(self) -> float:
-        """Of the estimate (not of one observation), in its unit, to first order."""
+        """Standard deviation of the estimate (not of one observation), in its unit, to first order."""
         return self.value * self._log_error
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
@@ -149,7 +149,7 @@ class ForgettingMedian:
 
 
 class MedianEstimator:
-    """What estimators of one quantity share that are a forgotten median of something.
+    """Base of the estimators whose value is a forgetting median of observations.
 
     Args:
         prior: value before anything is observed.
@@ -162,7 +162,7 @@ class MedianEstimator:
 
     @property
     def standard_deviation(self) -> float:
-        """Of the estimate, in its unit."""
+        """Standard deviation of the estimate, in its unit."""
         return self._median.standard_deviation
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:

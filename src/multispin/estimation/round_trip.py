@@ -103,7 +103,7 @@ class RoundTripEstimator:
         return max(0.0, float(below + (place - int(place)) * (slopes[math.ceil(place)] - below)))
 
     def _solve(self, taken: list[float]) -> tuple[float, float]:
-        """Delay and 1/r of frames that took so long [s]."""
+        """Delay and 1/r of frames that took this long [s]."""
         frames = [
             (age / (seconds * seconds), asked, seconds)
             for age, (asked, _, _), seconds in zip(self._ages[-len(taken) :], self._frames, taken, strict=True)

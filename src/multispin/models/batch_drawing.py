@@ -263,7 +263,7 @@ def _pick(
     bound: torch.Tensor,
     block: torch.Tensor,
 ) -> torch.Tensor:
-    """Draw among what is kept: tokens above the edge of top-p, and so many at it, the lowest ids first."""
+    """Draw among what is kept: tokens above the edge of top-p, and this many at it, the lowest ids first."""
     level, above = order == edge[:, None], order > edge[:, None]
     before = torch.where(above, weights, 0.0).sum(-1, dtype=torch.float64)
     weight = torch.where(level, weights, 0.0).amax(-1).double()

@@ -19,9 +19,9 @@ WINDOWS = (16, 32, 64, 128)
 """Inputs that a recurrent layer scans per slot: those replayed and the new ones."""
 
 UNIFORM_TOKENS_PER_SLOT = 4
-"""Where all passes have one shape, its tokens per slot: longer drafts of everybody take further passes."""
+"""Tokens per slot, if all passes have one shape. If everybody's drafts are longer, they take more passes."""
 UNIFORM_ROWS = 8
-"""Where all passes have one shape and attention is padded, tokens of one slot in a pass."""
+"""Tokens of one slot in a pass, if all passes have one shape and attention is padded."""
 
 
 class Piece(NamedTuple):
@@ -89,7 +89,7 @@ def uniform_shape(tokens: Sequence[int], slots: int, max_length: int, ragged: bo
 
 
 def split(counts: Sequence[int], shape: Shape) -> list[list[Piece]]:
-    """Runs of so many tokens as passes of one shape, each with at most one piece of a run, in the runs' order."""
+    """Runs of this many tokens as passes of one shape, each with at most one piece of a run, in the runs' order."""
     passes: list[list[Piece]] = []
     done = [0] * len(counts)
     while any(taken < count for taken, count in zip(done, counts, strict=True)):

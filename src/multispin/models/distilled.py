@@ -93,7 +93,7 @@ def carve(
         model: the target, of the Llama or Qwen family.
         layers: indices of its layers, ascending.
         ids: [V'] ascending token ids of the head; None for all.
-        frozen: so many of the layers, the first ones, share their weights with the target.
+        frozen: this many of the layers, the first ones, share their weights with the target.
 
     """
     check_layers(model, layers, frozen)

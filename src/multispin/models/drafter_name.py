@@ -3,7 +3,7 @@
 lookup                    prompt lookup: copies what followed the newest few tokens before
 none                      drafts nothing
 small | medium | large    distilled from the embedded target; data of the package `multispin-drafters`
-q3 … q8[:MODEL]           MODEL, by default the target, with its weights rounded to so many bits
+q3 … q8[:MODEL]           MODEL, by default the target, with its weights rounded to this many bits
 FOLDER                    a drafter that `multispin distill` wrote
 MODEL                     any model reference (see `references`)
 """

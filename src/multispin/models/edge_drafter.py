@@ -28,7 +28,7 @@ from multispin.speculation import (
 from multispin.speculation.drafter import kept_prefix
 
 READ_ALONG = 32
-"""So many unread tokens of a text are read in the pass that drafts its first token; more in a pass of their own."""
+"""This many unread tokens of a text are read in the pass that drafts its first token; more in a pass of their own."""
 Pick = Callable[[DraftAsk, torch.Tensor, list[int]], int]
 """Chooses a token: (ask, [1, V] logits, what has been drafted so far)."""
 

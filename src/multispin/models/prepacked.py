@@ -1,7 +1,7 @@
 """Linear layers in the order in which oneDNN reads them: the same numbers, up to twice as fast for a few rows on a CPU.
 
 PyTorch hands float32 products to a library that is slow for few rows on many CPUs, and lets oneDNN reorder a bfloat16
-weight anew in every call. Reordered once, a weight is read straight through. It costs a private copy of every linear
+weight again in every call. Reordered once, a weight is read straight through. It costs a private copy of every linear
 weight (the file's own stays mapped and is not read any more), and the model cannot be saved or trained after that.
 benchmarks/bench_verifier.py measures it.
 """

@@ -75,7 +75,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
     if not 3 <= bits <= 8:
         raise InputError(f"bits = {bits} is outside 3 … 8")
     if any(isinstance(module, PrepackedLinear) for module in model.modules()):
-        raise InputError("this model's weights are in a verifier's order already: load it anew to round it")
+        raise InputError("this model's weights are in a verifier's order already: load it again to round it")
     model = model.to(torch.bfloat16)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -189,7 +189,7 @@ class RecurrentPass:
 
 
 def checkpoint_after(checkpoint: int, end: int) -> int:
-    """Where the checkpoint stands when the inputs up to `end` have been taken."""
+    """Position of the checkpoint after the inputs up to `end` were taken."""
     return checkpoint if end - checkpoint <= _CAPACITY else end - HISTORY
 
 

@@ -17,7 +17,7 @@ from multispin.models.static_recurrent import StaticRecurrent
 
 
 class StaticBatch(PassBatch):
-    """Where each token of a row of static shape belongs; filled in anew before each pass.
+    """Where each token of a row of static shape belongs; filled in again before each pass.
 
     Args:
         cache: keys and values of all slots, with a spare one.

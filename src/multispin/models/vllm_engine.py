@@ -32,7 +32,7 @@ from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, S
 from multispin.speculation.engine import Failure, Feed, SlotTable
 
 MAX_PROMPT_TOKENS_PER_STEP = 2048
-"""Of a step's tokens; what is over is read in the next step, for which all wait."""
+"""Most prompt tokens that vLLM reads in one step. The rest is read in the next step, for which everybody waits."""
 CPU_BLOCK_TOKENS = 32
 """Tokens per block of vLLM's cache on a CPU, where its own default is 128: less is read again when a session moves."""
 NOT_BUILT = frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty", "grammar", "logprobs"})
@@ -298,7 +298,7 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
 
 
 def vllm_version() -> str:
-    """Of the vLLM that is installed, for records."""
+    """Version of the installed vLLM, for records."""
     return str(_import_internals().VERSION)
 
 
@@ -365,7 +365,7 @@ def _size_cache(
 
 
 def _bytes_per_token(config: Any, dtype: str) -> int:
-    """Of a model's key-value cache, with a tenth to spare: only for the default of a CPU."""
+    """Bytes of the key-value cache per token, with a tenth to spare. Only the default of a CPU uses it."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(1.1 * 2 * config.num_hidden_layers * heads * width * DTYPES[dtype].itemsize) + 1

@@ -104,7 +104,7 @@ def run_cases(
     goodput = dict(zip(cases, found.reshape(len(cases), len(draws)), strict=True))
     note = (
         f"Mean and 95 % interval over {len(draws)} realisations of {rounds} rounds each, in the simulator: the edge's "
-        "own round loop under a virtual clock, K = 20, B = 10 MHz, fading drawn anew for every round. Plain decoding "
+        "own round loop under a virtual clock, K = 20, B = 10 MHz, fading drawn again for every round. Plain decoding "
         "and edge drafts are computed, not simulated: no device drafts there, so nobody can be late. "
         + "; ".join(f"{pair}: {value}" for pair, value in assumed.items())
     )

@@ -95,7 +95,7 @@ def run_streams(
     passes = PASSES_PER_ROUND * rounds
     note = (
         f"Mean and 95 % interval over {len(draws)} realisations, K = 20. Streams: simulated, {passes} passes of the "
-        "edge's own scheduler, which learns everything, the first passes included; fading drawn anew for every frame; "
+        "edge's own scheduler, which learns everything, the first passes included; fading drawn again for every frame; "
         "the paper's payload is drafted in grants. "
         "All others: planned with the truth, eq. 26, the paper's payload. Ids only: 15 (Llama) and 18 (Qwen) bit per "
         "token and 176 per frame; acceptance is at least α/(2 − α) (arXiv 2408.07978) and at most about α, that of a "

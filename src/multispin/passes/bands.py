@@ -1,6 +1,6 @@
 """Bands of streams: over how much of the uplink each device may send. Does not know windows, texts or messages.
 
-The band is split by the best rates (`control.exact.fluid`) once these are known, and evenly before. It is split anew
+The band is split by the best rates (`control.exact.fluid`) once these are known, and evenly before. It is split again
 only when that matters to somebody, because each change has to be told.
 """
 
@@ -14,9 +14,9 @@ without a band nothing is learned."""
 SPARE = 0.05
 """This part of the band is kept for who comes next, and for trials of devices that do not draft."""
 LEAST_LENT = 0.005
-"""Where less of the band than this is spare, nothing is lent."""
+"""Nothing is lent if a smaller share of the band than this is spare."""
 MATTERS = 0.25
-"""The band is split anew when somebody's share changes by more than this."""
+"""The band is split again when somebody's share changes by more than this."""
 
 
 class Bands:

@@ -13,7 +13,7 @@ DIFFERS = 0.25
 
 
 class BarePasses:
-    """What is known of the drafts of late."""
+    """Decides when a pass should go without drafts of the edge, from the drafts of recent passes."""
 
     def __init__(self) -> None:
         self._drafted = 0

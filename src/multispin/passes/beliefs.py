@@ -160,7 +160,7 @@ class Beliefs(Believed, Protocol):
         """The estimate of T^S [s], from drafts alone."""
 
     def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
-        """Expected time to send so many bits over a band [s]."""
+        """Expected time to send this many bits over a band [s]."""
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
         """What is believed of these sessions now. It does not change, so that another thread may plan from it."""
@@ -190,7 +190,7 @@ class _Estimates:
         self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.edge_acceptance: AcceptanceEstimator | None = None  # None: no draft of the edge was verified yet
         self.edge_trials = 0.0  # of all sessions, when its last one was verified
-        self.belief: _Belief | None = None  # what follows from the others; None: to be found anew
+        self.belief: _Belief | None = None  # what follows from the others; None: to be found again
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
         self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
 
@@ -235,7 +235,7 @@ class _Belief(NamedTuple):
         return 1.0 - self.token_bits / self.bits_per_token(1)
 
     def device(self, session: int, longest: int, length: int, edge_longest: int, shortest: int = 1) -> Device:
-        """The planner's device, for drafts of at least and at most so many tokens."""
+        """The planner's device, for drafts of at least and at most this many tokens."""
         return Device(
             name=str(session),
             seconds_per_token=self.seconds_per_token,
@@ -305,7 +305,7 @@ class LearnedBeliefs:
         self._max_draft_length = max_draft_length
         self._frame_bits = frame_bits
         self._sessions: dict[int, _Estimates] = {}
-        self._verifier: Verification | None = None  # None: to be made anew
+        self._verifier: Verification | None = None  # None: to be made again
         self._edge_drafter: EdgeDrafter | None = None
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
@@ -384,7 +384,7 @@ class LearnedBeliefs:
         return self._sessions[session].speed.seconds_per_token
 
     def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
-        """Expected time to send so many bits over a band [s]."""
+        """Expected time to send this many bits over a band [s]."""
         return bits / (self._efficiency(self._sessions[session]) * bandwidth_hz)
 
     def view(self, session: int, length: int) -> View:

@@ -1,7 +1,7 @@
 """Who drafts for each session until the next plan: the thin shell around `control.decide`.
 
-It decides anew when beliefs have drifted and not too often, keeps the choices meanwhile, and adds probes of what is not
-used. Does not know slots, tokens or messages.
+It decides again when beliefs have drifted, but not too often. It keeps the choices meanwhile, and adds probes of
+what is not used. It does not know slots, tokens or messages.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ PROBE_BAND = 0.1
 EDGE_SHARE = 0.01
 """Most of the time that probes of the edge's drafter take in the long run: all sessions of a pass wait for them."""
 _LOOKED_AT = 64
-"""Sessions whose beliefs are looked at to tell whether to decide anew."""
+"""Sessions whose beliefs are looked at to tell whether to decide again."""
 _EDGE = -1
 """Key of the edge's own drafter among the probes."""
 

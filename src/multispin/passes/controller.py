@@ -1,6 +1,6 @@
 """The controller: beliefs in, everybody's draft length and band for the next round out.
 
-It decides when to plan anew, and what serves until the new plan is there; `passes.planning` makes plans. Does not know
+It decides when to plan again, and what serves until the new plan is there; `passes.planning` makes plans. Does not know
 sockets, tokens or slots, nor where its beliefs come from.
 """
 
@@ -26,7 +26,7 @@ _GUESS_EVERY = 8
 _PLANNING = 0.02
 """Plans that are made in a thread take at most this share of a processor: they take Python's lock, too."""
 _LOOKED_AT = 64
-"""Sessions whose beliefs are looked at in every round to tell whether to plan anew."""
+"""Sessions whose beliefs are looked at in every round to tell whether to plan again."""
 _MANY = 32
 """Beyond this many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
 _FIRST_LENGTH = 4
@@ -161,7 +161,7 @@ class Controller:
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
-        counts 1, plus the relative changes of the verification time and of the band. The band is split anew if
+        counts 1, plus the relative changes of the verification time and of the band. The band is split again if
         anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
         one is there, and plans take at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few
         tokens.

@@ -36,7 +36,7 @@ class EdgeDrafts:
         self.reads = False
 
     def room(self, room: int) -> int:
-        """Longest draft of the drafter that makes sense where so many more tokens fit."""
+        """Longest draft of the drafter that makes sense where this many more tokens fit."""
         return room if self.timed else min(room, UNTIMED_LENGTH)
 
     def wanted(self) -> DraftHere | None:

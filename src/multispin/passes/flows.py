@@ -16,9 +16,9 @@ from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
 
 LEAST_WORTH = 0.02
-"""A token so far ahead that it is right with less than this probability is not drafted …"""
+"""A device does not draft further ahead once a token is right with less than this probability …"""
 LEAST_AHEAD = 2
-"""… but so many tokens are in any case: what is not drafted is not observed."""
+"""… but it always drafts this many tokens, because only what is drafted can be observed."""
 CHUNKS = (1, 2, 4, 8, 16)
 """Tokens of a frame."""
 MOST_AIR = 0.5
@@ -26,15 +26,15 @@ MOST_AIR = 0.5
 SAVES = 0.2
 """… while that saves at least this share of the bits. Where tokens are dear a long frame only comes later."""
 PER_PASS = 8
-"""So many frames of a device are wanted while a pass lasts, at most, if they have fewer tokens than stand in a row …"""
+"""A device should send at most this many frames during a pass, if they hold fewer tokens than are right in a row …"""
 FRAMES = 400
-"""… and so many of all devices together, but two of each: every frame costs the edge some microseconds."""
+"""… and all devices together this many, but each at least two: every frame costs the edge some microseconds."""
 YOUNG = 16
-"""In its first passes what is believed of a stream is looked at each time …"""
+"""During its first passes, this many, the beliefs about a stream are looked at in every pass …"""
 LOOK_AT_VIEW_EVERY = 4
-"""… and later after so many."""
+"""… and later in one of this many passes."""
 SAMPLED = 4
-"""One of so many chunks is learned from: they come often, and are much alike."""
+"""The edge learns from one of this many chunks: they come often and are much alike."""
 MATTERS = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
 MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
@@ -42,12 +42,12 @@ MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
 MOST_SPARE = 4.0
 """Tokens by which it may count as ahead of plain decoding."""
 LATER = 1.1
-"""A frame counts as due after so many times its expected time. What is believed of a long draft is wrong by some
+"""A frame counts as due after this many times its expected time. What is believed of a long draft is wrong by some
 milliseconds, and a pass that waits for one must not begin just before it comes."""
 RESTS = 0.5
-"""A device whose frame is late by more than this share of its interval counts as resting at so many pending tokens."""
+"""A device whose frame is late by more than this share of its interval counts as resting at its pending tokens."""
 OVERDUE = 2.0
-"""What has not come after so many times its expected interval is not expected any more."""
+"""A frame that has not come after this many times its expected interval is not expected any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -195,7 +195,7 @@ def window_of(
     frame has about as many tokens as stand in a row: where a pass lasts long, a longer one only comes later.
 
     Args:
-        view: α, T^S [s] and Q/r [Hz s] of a token in frames of so many tokens.
+        view: α, T^S [s] and Q/r [Hz s] of a token in frames of this many tokens.
         delay_s: one-way delay of its link [s].
         bandwidth_hz: its band [Hz].
         pass_s: usual time of a pass [s].

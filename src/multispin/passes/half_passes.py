@@ -19,7 +19,7 @@ _MEMORY = 0.2
 
 
 class HalfPasses:
-    """What is known of the number of riders of late."""
+    """Decides when a pass should go with half of its riders, from the numbers of riders of recent passes."""
 
     def __init__(self) -> None:
         self._usual = 0.0
@@ -43,7 +43,7 @@ class HalfPasses:
         return tuple(ride for ride in rides if ride.session not in left_out)
 
     def rode(self, count: int) -> None:
-        """So many sessions were in a pass."""
+        """This many sessions were in a pass."""
         self._usual = self._usual or count
         if self._tried or abs(count - self._usual) >= DIFFERS * self._usual:
             if self._alike >= self._most_alike:

@@ -13,22 +13,23 @@ class Limits:
     """What bounds an edge.
 
     Attributes:
-        max_sessions: most devices, connected or soon to come back.
+        max_sessions: most devices, those connected and those that may still come back.
         max_waiting: most requests that may wait for a slot.
         prefill_tokens_per_round: most prompt tokens in one pass.
-        prefill_share: beside other people's drafts, prompt tokens may lengthen a pass by this share of the round's
-            planned time, as far as the controller knows the verifier; `LEAST_PREFILL_TOKENS` always ride.
-        resume_grace_s: a lost device's session is kept for so long [s].
-        slot_grace_s: a lost device keeps its slot for so long while others wait for one [s]. Its text is read anew if
-            it comes back later.
-        deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time …
-        deadline_slack_s: … and this much longer [s], before it verifies without the late ones.
+        prefill_share: prompt tokens beside drafts may lengthen a pass by this share of the round's planned time, as far
+            as the controller knows the verifier. `LEAST_PREFILL_TOKENS` are always read.
+        resume_grace_s: a lost device's session is kept for this long [s].
+        slot_grace_s: a lost device keeps its slot for this long while others wait for one [s]. If it comes back
+            later, its text is read again.
+        deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time, plus
+            `deadline_slack_s`. Then it verifies without the late ones.
+        deadline_slack_s: time that is added to that wait [s].
         choose_deadline: whether a round waits only as long as waiting has raised the goodput (`Patience`), or always as
             long as the two values above allow.
-        longest_wait_s: in streams a session that was in no pass for so long rides in the next one, whatever it brings
+        longest_wait_s: in streams a session that was in no pass for this long rides in the next one, whatever it brings
             [s].
         draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
-        idle_timeout_s: a device that asks for nothing for so long is let go [s].
+        idle_timeout_s: a device that asks for nothing for this long is let go [s].
 
     """
 

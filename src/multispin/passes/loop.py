@@ -205,7 +205,7 @@ class Passes:
         return self._seats.find(resume_token).session.number
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
-        """Take a further message of a session, whose frame had so many bytes; returns what is answered at once.
+        """Take a further message of a session, whose frame had this many bytes; returns what is answered at once.
 
         Raises:
             ProtocolError: the message breaks the protocol, or the session has ended. The caller ends the session.
@@ -214,7 +214,7 @@ class Passes:
         """
         seat = self._seats.get(number)
         if seat is None:
-            raise ProtocolError("unknown-session", "this session has ended: greet anew and open the request again")
+            raise ProtocolError("unknown-session", "this session has ended: greet again and open the request again")
         seat.heard_at_s = now_s
         match message:
             case Chunk() | Draft() | Distribution():

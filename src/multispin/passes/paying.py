@@ -90,7 +90,7 @@ class Paying:
         return account is not None and account.rests and account.until_s is None and self._probes.due(session, now_s)
 
     def begin(self, session: int, expected_s: float, now_s: float) -> None:
-        """A trial begins, the answer to which is expected in so long [s]."""
+        """A trial begins, the answer to which is expected in this long [s]."""
         self._probes.begin(session, now_s)
         self._accounts[session].until_s = now_s + LATE * expected_s + SLACK_S
 

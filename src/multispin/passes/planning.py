@@ -76,7 +76,7 @@ class Planning:
         return made
 
     def alone_s(self, member: Member, length: int, sharing: int) -> float:
-        """Time from a grant of so many tokens to the draft's arrival [s], over the band's share of one of `sharing`."""
+        """Time from a grant of `length` tokens to the arrival of the draft [s], over one of `sharing` even bands."""
         if not length:
             return 0.0
         _, token_s, token_hz_s = self.beliefs.view(member.session, length)

@@ -1,6 +1,6 @@
 """Prices of streams: what time is worth at this edge now. The thin shell around `control.worth`.
 
-It asks anew when sessions have come or gone or beliefs have drifted, and not too often, and keeps the last answer
+It asks again when sessions have come or gone or beliefs have drifted, and not too often, and keeps the last answer
 meanwhile. Does not know slots, tokens or messages.
 """
 
@@ -71,12 +71,12 @@ class Prices:
         self._background.use(executor)
 
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
-        """So many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
+        """This many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
         self._learned = learned(self._learned, tokens, seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
-        """See whether prices are to be found anew, and take those that were found.
+        """See whether prices are to be found again, and take those that were found.
 
         Args:
             sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
@@ -141,7 +141,7 @@ class Prices:
 
     @property
     def bands_hz(self) -> dict[int, float] | None:
-        """B_k of the best rates, by session [Hz]; another object whenever they were found anew, None before."""
+        """B_k of the best rates, by session [Hz]; another object whenever they were found again, None before."""
         return self._bands_hz
 
     def of(self, session: int) -> SessionWorth:

@@ -23,7 +23,7 @@ class ControllerSettings:
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted [tokens]; default 16.
         replan_tolerance: a plan's draft lengths are kept while the beliefs that it was made from have drifted by no
-            more than this (`Controller.plan`); 0 plans anew whenever anything has changed; default 0.02.
+            more than this (`Controller.plan`); 0 plans again whenever anything has changed; default 0.02.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
             are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
         multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.

@@ -19,11 +19,11 @@ from multispin.passes.state import EdgeState
 from multispin.protocol import Chunk, Streaming
 
 LOOK_EVERY = 8
-"""Windows are looked at again after so many passes of their session."""
+"""Windows are looked at again after this many passes of their session."""
 MOST_GONE = 64
-"""What was known of so many streams of sessions that have gone may stay for a while."""
+"""What was known of this many streams of sessions that have gone may stay for a while."""
 TRIALS_AT_ONCE = 8
-"""One of so many devices may be tried at a time, and at least one."""
+"""One of this many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
 """In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
 
@@ -60,7 +60,7 @@ class Windows:
         return self._flows.get(number)
 
     def forget(self, number: int) -> None:
-        """A session's stream begins anew, with another chain."""
+        """A session's stream begins again, with another chain."""
         self._flows.pop(number, None)
 
     def edge_room(self, seat: Seat) -> int:
@@ -120,7 +120,7 @@ class Windows:
                 self._tune(known, flow)
 
     def _tune(self, seat: Seat, flow: Flow) -> None:
-        """Look at a device anew, and tell it its window if that has changed in a way that matters."""
+        """Look at a device again, and tell it its window if that has changed in a way that matters."""
         session, number = seat.session, seat.session.number
         stage, request = session.stage, session.request
         if request is None or not request.ids_only or request.finish:
@@ -241,7 +241,7 @@ class Windows:
             self._bands.take_back(number)
             if self._paying.rests(number):
                 self._tune(seat, flow)
-            else:  # it is seated anew, with a band of its own
+            else:  # it is seated again, with a band of its own
                 self._flows.pop(number)
             return
         if contradicted and self._paying.tried(number):

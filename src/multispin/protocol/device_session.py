@@ -58,7 +58,7 @@ from multispin.speculation import (
 )
 
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
-"""Refusals of a Resume after which the device greets anew and opens from where it stands."""
+"""Refusals of a Resume after which the device greets again and opens from where it stands."""
 
 
 class DeviceSession(DeviceStanding):

@@ -57,7 +57,7 @@ class Drafted(Struct, frozen=True, eq=False):
     sent: bool
 
     def answers(self, grant: Grant, committed: int, head: int | None) -> bool:
-        """Whether it is what a grant asks for, of a text of so many tokens with that token still to be named."""
+        """Whether it is what a grant asks for, of a text of this many tokens with that token still to be named."""
         message = self.message
         asked = (grant.round, committed, head)
         return (message.round, message.base, message.head) == asked and message.length <= grant.length

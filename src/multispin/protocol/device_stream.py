@@ -109,7 +109,7 @@ class Chains:
         self._thrift = Thrift(max_wasted_share)
 
     def begin_text(self) -> None:
-        """Begin to count anew."""
+        """Begin to count again."""
         self.wasted = self._seen = 0
 
     def begin(self, window: Window) -> Streaming:

@@ -274,7 +274,7 @@ class Begin(_Order, frozen=True, tag="begin"):
 
     Attributes:
         url: address of the edge; default the one that the device was started with.
-        slower: the emulated speed and delay of the device are so many times slower; default 1.
+        slower: the emulated speed and delay of the device are this many times slower; default 1.
 
     """
 
@@ -283,7 +283,7 @@ class Begin(_Order, frozen=True, tag="begin"):
 
 
 class Try(_Order, frozen=True, tag="try"):
-    """Draft so many tokens after the prompt, and tell how long each took."""
+    """Draft this many tokens after the prompt, and tell how long each took."""
 
     tokens: int
 

@@ -78,7 +78,7 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
         rule: the acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
         retained: V̂, most tokens of a sent distribution under the rejection rules.
         probability_bits: Q_B, bits of a probability under the rejection rules.
-        min_tokens: stop ids have probability 0 before so many tokens are generated.
+        min_tokens: stop ids have probability 0 before this many tokens are generated.
         logit_bias: (id, what is added to its logit).
         min_p, presence_penalty, frequency_penalty, repetition_penalty, grammar, logprobs: as in `SamplingParams`.
 

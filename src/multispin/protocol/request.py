@@ -34,7 +34,7 @@ class Request:
         prompt: token ids, at least one.
         params: sampling parameters.
         max_tokens: most tokens to generate, 1 … 2^20.
-        min_tokens: neither a stop id nor a stop string ends the text before so many tokens; default 0.
+        min_tokens: neither a stop id nor a stop string ends the text before this many tokens; default 0.
         stop_ids: token ids that end the text and stay in it; default none.
         stop_strings: texts that end the text before them; default none. The device looks for them, because it has
             the tokenizer at hand; they are not sent.

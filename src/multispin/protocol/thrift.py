@@ -10,7 +10,7 @@ from multispin.checks import within
 DISTANCES = (63, 32, 16, 12, 8, 6, 4, 3)
 """Tokens ahead that are tried, the greatest first."""
 LOOK_EVERY_TOKENS = 16
-"""The distance is chosen anew whenever this many tokens have been decided."""
+"""The distance is chosen again whenever this many tokens have been decided."""
 REMEMBERED = 0.8
 """Share of what was seen of a distance that still counts after another look."""
 REST_COMMITS = 32

@@ -100,7 +100,7 @@ class TraceAcceptance:
         return max(0, min(length, len(self._text) - position)) if wrong < 0 else wrong - position
 
     def right_after(self, position: int, ahead: int) -> bool:
-        """As it was recorded; nothing is right beyond the end of the text."""
+        """Whether the recorded token was right; beyond the end of the text none is."""
         return self._text[position : position + 1] == "1"
 
 

@@ -35,7 +35,7 @@ class LiveModels:
     prompts: tuple[tuple[int, ...], ...]
 
     def fitting(self, tokens: int) -> tuple[tuple[int, ...], ...]:
-        """The prompts that leave room for so many tokens among the positions that the target knows."""
+        """The prompts that leave room for this many tokens among the positions that the target knows."""
         limit = self.target.longest_text
         fitting = tuple(prompt for prompt in self.prompts if limit is None or len(prompt) + tokens <= limit)
         if not fitting:
@@ -45,7 +45,7 @@ class LiveModels:
         return fitting
 
     def engine(self, slots: int, tokens: int) -> Engine:
-        """An embedded verifier for texts of so many tokens."""
+        """An embedded verifier for texts of this many tokens."""
         size = min(self.source.tokenizer.size, self.target.width)
         return models.Verifier(self.target, slots, self._length(tokens), vocabulary_size=size)
 

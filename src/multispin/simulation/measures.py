@@ -19,18 +19,18 @@ class Measures:
             that it was there.
         device_tokens_per_s_p50: median of the devices' goodputs [tokens/s].
         device_tokens_per_s_p95: 95th percentile of the same.
-        time_to_first_token_s_p50: from the opening of a request to its first verdict: waiting for a slot, the prompt
-            and the first round.
+        time_to_first_token_s_p50: median time from the opening of a request to its first verdict [s]. It includes the
+            wait for a slot, reading the prompt, and the first round.
         time_to_first_token_s_p95: 95th percentile of the same [s].
-        time_per_token_s_p50: of the later tokens: time since the verdict before, over the tokens that came.
+        time_per_token_s_p50: median time per later token [s]: time between two verdicts over the tokens that came.
         time_per_token_s_p95: 95th percentile of the same [s].
         time_per_token_s_p99: 99th percentile of the same [s].
-        round_s: time of the run over its rounds.
+        round_s: mean time of a round [s].
         server_utilisation: share of the time in which the server verifies.
         device_utilisation: share of the time present that the devices draft, on average.
         uplink_utilisation: share of band times time over which drafts travel.
-        wasted_draft_fraction: of the drafted tokens that were answered or dropped, those that were not accepted.
-        dropped_draft_fraction: of the same, those that were never answered, or never verified in a stream.
+        wasted_draft_fraction: share of the drafted tokens, answered or dropped, that was not accepted.
+        dropped_draft_fraction: share of them that was never answered, or in a stream never verified.
         drafted_tokens: tokens drafted by all devices.
         text_tokens: tokens of text of all devices.
         requests_finished: requests that ended, of all devices.
@@ -120,7 +120,7 @@ def _times(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArra
 def _percentiles(
     values: NDArray[np.float64], at: tuple[int, ...], weights: NDArray[np.float64] | None = None
 ) -> list[float]:
-    """Smallest values at or below which so many percent of the weight lie."""
+    """Smallest values at or below which this many percent of the weight lie."""
     if len(values) == 0:
         return [float("nan")] * len(at)
     order = np.argsort(values, kind="stable")

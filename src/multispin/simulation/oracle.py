@@ -59,11 +59,11 @@ class Stream:
 
     @property
     def anew(self) -> State:
-        """Where it begins, and begins again when a verdict contradicts it."""
+        """State in which a stream begins, and begins again when a verdict contradicts it."""
         return 0, self.restart
 
     def later(self, state: State, ticks: int) -> State:
-        """Where it is so many ticks later, if nothing of it is decided meanwhile."""
+        """State of the stream after this many ticks, if no pass decides about it meanwhile."""
         held, left = state
         while left and ticks >= left:
             ticks -= left
@@ -72,7 +72,7 @@ class Stream:
         return held, left - ticks if left else 0
 
     def decided(self, state: State, length: int, ticks: int) -> State:
-        """Where it is after a pass of so many ticks in which `length` of its tokens and the edge's next one stand."""
+        """State after a pass of this many ticks that accepts `length` of its tokens and the edge's next one."""
         held, left = self.later(state, ticks)
         held -= length + 1
         if held < -self.chunk:  # the edge has written beyond what the device is drafting
@@ -260,7 +260,7 @@ class SmallSite:
         return most, riders, over
 
     def _expected(self, worth: Floats, rides: Sequence[bool], ticks: int) -> Floats:
-        """Expected worth of what follows in so many ticks."""
+        """Expected worth of what follows in this many ticks."""
         found = worth
         for k, yes in enumerate(rides):
             if not yes:

@@ -54,7 +54,7 @@ class Behaviour:
             always as long as the two values above allow.
         texts: number of texts after which a device leaves for good; None (default): it stays.
         distributions: whether drafts carry a distribution for each token, as under the rule `rejection`; default false,
-            ids only. In streams such drafts are made in grants, as they begin anew after each verdict.
+            ids only. In streams such drafts are made in grants, as they begin again after each verdict.
         frame_bits: overhead of a draft on the air, beside its tokens [bit]; default 0.
         round_overhead_s: time of a round that is not drafting, upload or verification, such as planning [s]; default 0.
 
@@ -190,7 +190,7 @@ class ScenarioFile:
 
         Args:
             changes: values by key: "cell.K", "verifier.K", "edge_drafter.K", "radio.K", "simulation.K", "device.K" (for
-                every device), or "devices" (only so many of the file's devices, from the first on).
+                every device), or "devices" (only this many of the file's devices, from the first on).
 
         Raises:
             InputError: one sentence with the file and the key that is wrong.

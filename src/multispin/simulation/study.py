@@ -44,7 +44,7 @@ class SimulatedRun:
         seed: seed of everything random.
         rounds: verified rounds after which the run ends.
         knows: whether the controller knows the truth; else it learns, as the real one does.
-        replan_tolerance: how far estimates may drift before the controller plans anew.
+        replan_tolerance: how far estimates may drift before the controller plans again.
         knows_acceptance: whether the truth that it knows includes acceptance rates; default yes.
         mode: who drafts, one of `passes.settings.MODES`; default "rounds".
 
@@ -168,7 +168,7 @@ def runs_of(
 def run_all(
     runs: Sequence[SimulatedRun], processes: int, progress: Told = lambda _: None, live: LiveModels | None = None
 ) -> list[Measures]:
-    """Simulate all runs on so many processes of this machine, and return their measures in order.
+    """Simulate all runs on this many processes of this machine, and return their measures in order.
 
     With real models everything runs in this process, which holds them.
     """

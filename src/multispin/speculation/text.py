@@ -25,7 +25,7 @@ class TextStream:
     Args:
         decode: text of token ids, special tokens left out; bytes that are no text become U+FFFD.
         strings: stop strings; the text ends before the first of them.
-        min_tokens: a stop string that is complete before so many tokens does not count; default 0.
+        min_tokens: a stop string that is complete before this many tokens does not count; default 0.
 
     Attributes:
         tokens: ids taken so far; none are taken after a stop string.

@@ -33,7 +33,7 @@ class Dashboard:
         board: what is shown.
         picture: QR code of an address as SVG.
         period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
-        write_timeout_s: a viewer that takes no document for so long is let go [s]; default `WRITE_TIMEOUT_S`.
+        write_timeout_s: a viewer that takes no document for this long is let go [s]; default `WRITE_TIMEOUT_S`.
 
     """
 

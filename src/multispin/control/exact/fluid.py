@@ -40,7 +40,7 @@ from multispin.errors import InputError
 _CUTS = 12
 """Rounds of tangents at most."""
 _FIRST_TANGENTS = (0.05, 0.15, 0.35, 0.65, 1.0)
-"""Where the first tangents touch, as shares of the rate of a device that may always draft."""
+"""Points at which the first tangents touch, as shares of the rate of a device that may always draft."""
 _NEARLY = 0.995
 """Tangents touch no nearer than this to the rate that no band carries."""
 _SLACK = 1e-7
@@ -217,7 +217,7 @@ class _Program:
         return np.array([every.sum(axis=0).max(), *every[1:].max(axis=-1)])
 
     def shares(self, rate: Floats) -> Floats:
-        """Shares b_k of the band that carry so many tokens per second, [K]; infinite where no band does."""
+        """Shares b_k of the band that carry this many tokens per second, [K]; infinite where no band does."""
         return self._share_and_slope(rate)[0]
 
     def solve(self, floors: Floats) -> tuple[Floats, _Prices, list[Floats]] | None:
