@@ -1,7 +1,10 @@
 """A real edge with its pages, and a browser that opens them."""
 
+import asyncio
 import json
+import os
 from contextlib import asynccontextmanager
+from functools import cache
 
 from tests.web.chromium import Chromium
 
@@ -9,13 +12,14 @@ from multispin.control import Verification
 from multispin.edge import Access, EdgeServer, listening
 from multispin.edge.paced import PacedEngine
 from multispin.gateway import guard
-from multispin.models import PackedModel, Verifier, load_model, load_tokenizer
+from multispin.models import PackedModel, Verifier, decode_alone, load_model, load_tokenizer
 from multispin.models.gguf_copy import gguf_copy
 from multispin.models.references import EMBEDDED
 from multispin.models.token_table import token_table
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import SESSION_PATH
-from multispin.speculation import bits_per_id
+from multispin.protocol.events import Connected
+from multispin.speculation import SamplingParams, bits_per_id
 from multispin.web import DevicePage, PageDrafter
 
 SECRET = "open sesame"
@@ -33,6 +37,20 @@ class Target:
         self.packed, self.table = PackedModel.of(self.model), token_table(self.tokenizer)
         self.drafter = PageDrafter("small", gguf_copy("small"))
 
+    async def is_written_by(self, command, question, mode, folder=None):
+        """Run a program that is the device `copies` of an edge: it drafts, and prints what the target alone writes."""
+        async with self.edge(mode=mode) as edge:
+            pipe, environment = asyncio.subprocess.PIPE, {**os.environ, "MULTISPIN_CREDENTIAL": SECRET}
+            ran = await asyncio.create_subprocess_exec(
+                *command, edge.address, question, cwd=folder, env=environment, stdout=pipe, stderr=pipe
+            )
+            said, errors = await asyncio.wait_for(ran.communicate(), 120)
+            assert ran.returncode == 0, errors.decode()
+            assert said.decode().strip() == self.tokenizer.decode(own_text(self, question, 64)).strip()
+            assert [event.drafter for event in edge.events if isinstance(event, Connected)] == ["copies"]
+            devices = [device for event in edge.events for device in getattr(event, "devices", ())]
+            assert sum(device.drafted for device in devices) > 0
+
     @asynccontextmanager
     async def edge(self, slots=4, longest=4, mode="rounds", port=0, secret=SECRET, name="embedded"):
         """A real edge whose page drafts, for the length of a block."""
@@ -49,6 +67,13 @@ class Target:
         page.add_routes(application, guard(access))
         async with listening(application, port=port) as port:
             yield Edge(port, passes, events, self.browsers)
+
+
+@cache
+def own_text(target, question, tokens, temperature=0.0):
+    """The ids that the target writes alone, with the edge's first seed."""
+    prompt = target.tokenizer.encode_chat(question)
+    return decode_alone(target.model, prompt, SamplingParams(temperature), tokens, target.tokenizer.stop_ids)
 
 
 class Edge:

@@ -3,10 +3,9 @@
 import asyncio
 import importlib.util
 import math
-from functools import cache
 
 import pytest
-from tests.web.site import SECRET, Phones, answered, ask, ready
+from tests.web.site import SECRET, Phones, answered, ask, own_text, ready
 
 from multispin.device import DeviceClient
 from multispin.models import decode_alone, load_draft_source
@@ -27,13 +26,6 @@ PROMPTS = (RAINBOW, "Count from one to twenty.", "Name five animals and say what
 def _page():
     if importlib.util.find_spec("multispin_wllama") is None:
         pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
-
-
-@cache
-def own_text(target, question, tokens, temperature=0.0):
-    """What the target writes alone, with the edge's first seed."""
-    prompt = target.tokenizer.encode_chat(question)
-    return decode_alone(target.model, prompt, SamplingParams(temperature), tokens, target.tokenizer.stop_ids)
 
 
 @pytest.mark.both_browsers

@@ -27,21 +27,34 @@ def verification_s(
         per_device_s: T_lin, further time for each session in it [s].
         per_token_s: further time for each token fed [s].
         devices: K, a number or an array.
-        tokens: n, see `fed_tokens`; a number or an array.
+        tokens: n, see `tokens_of_pass`; a number or an array.
 
     Source: arXiv 2606.04581, eq. 7, which is the case per_token_s = 0.
     """
     return fixed_s + per_device_s * devices + per_token_s * tokens
 
 
-def fed_tokens(draft_lengths: ArrayLike, padded: bool) -> Floats:
-    """Tokens fed to verify drafts of these lengths, [..., K] → [...].
+@overload
+def tokens_of_pass(devices: int, total: float, longest: float, padded: bool) -> float: ...
+@overload
+def tokens_of_pass(devices: int, total: Floats, longest: Floats, padded: bool) -> Floats: ...
+def tokens_of_pass(devices: int, total: float | Floats, longest: float | Floats, padded: bool) -> float | Floats:
+    """Tokens fed in one pass: every session feeds its draft and the token before it.
 
-    Every session feeds its draft and the token before it: Σ_k (L_k + 1) in a packed batch, K·(max L + 1) in a padded
-    one.
+    Σ_k (L_k + 1) in a packed batch, K·(max L + 1) in a padded one.
+
+    Args:
+        devices: K, number of sessions.
+        total: Σ_k L_k, drafted tokens of all sessions; a number or an array.
+        longest: max L_k, tokens of the longest draft; a number or an array.
+        padded: whether shorter drafts are padded to the longest one.
+
     """
+    return devices * (longest + 1.0) if padded else total + devices
+
+
+def fed_tokens(draft_lengths: ArrayLike, padded: bool) -> Floats:
+    """Tokens fed to verify drafts of these lengths, [..., K] → [...]; see `tokens_of_pass`."""
     length = np.asarray(draft_lengths, dtype=np.float64)
-    size = length.shape[-1]
-    if padded:
-        return np.asarray(size * (length.max(axis=-1, initial=0.0) + 1.0))
-    return np.asarray(length.sum(axis=-1) + size)
+    total, longest = length.sum(axis=-1), length.max(axis=-1, initial=0.0)
+    return np.asarray(tokens_of_pass(length.shape[-1], total, longest, padded))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from multispin.checks import LEAST, not_negative, one_of, positive, probability, shown, whole
 from multispin.control.access import ACCESS
-from multispin.control.latency import verification_s
+from multispin.control.latency import tokens_of_pass, verification_s
 from multispin.errors import InputError
 from multispin.radio import shannon_efficiency
 
@@ -78,7 +78,7 @@ class Verification:
     def verify_s(self, draft_lengths: Sequence[int]) -> float:
         """T_ver of one pass over drafts of these lengths, one for each session in it [s]."""
         count = len(draft_lengths)
-        tokens = float(count * (max(draft_lengths, default=0) + 1) if self.padded else sum(draft_lengths) + count)
+        tokens = tokens_of_pass(count, float(sum(draft_lengths)), float(max(draft_lengths, default=0)), self.padded)
         return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, count, tokens)
 
 
