@@ -5,18 +5,8 @@ from dataclasses import replace
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
-from multispin.control.advice import (
-    MATTERS,
-    STREAMS_MATTER,
-    Advice,
-    Streamed,
-    advise,
-    curves,
-    pays,
-    sentences,
-    slowed,
-    with_users,
-)
+from multispin.control.advice import STREAMS_MATTER, Advice, Streamed, advise, curves, sentences
+from multispin.control.break_even import MATTERS, pays, slowed, with_users
 from multispin.control.exact.fluid import fluid
 from multispin.errors import InputError
 

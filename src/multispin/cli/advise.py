@@ -14,7 +14,8 @@ from rich.table import Table
 from multispin.cli.process import check_plot
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
-from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences, with_users
+from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences
+from multispin.control.break_even import with_users
 from multispin.data import scenario_path
 from multispin.data.presets import EnginePreset, device_preset, device_presets, engine_preset, engine_presets
 from multispin.errors import InputError

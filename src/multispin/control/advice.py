@@ -1,35 +1,39 @@
-"""Will it help here? Every way to serve a site side by side, and how far the site is from where devices begin to pay.
+"""Will it help here? Every way to serve a site side by side, in figures and in words.
 
 A pure function of a scenario. It knows no language model: what it says is as good as the times and acceptance rates in
-the scenario, and as the planner's model (docs/control.md): no jitter, no stragglers, everything known. Streams have no
-formula that is near what they make, only a bound. Whoever asks brings a function that simulates them.
+the scenario, and as the planner's model (docs/control.md): no jitter, no stragglers, everything known. No formula says
+what streams make, there is only a bound; the caller brings a function that simulates them.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from multispin.control.break_even import (
+    BREAK_EVENS,
+    MATTERS,
+    MAX_EFFORT,
+    USER_COUNTS,
+    BreakEven,
+    drafting,
+    in_words,
+    mean_of,
+    milliseconds,
+    pays,
+    slowed,
+    with_users,
+)
 from multispin.control.exact.fluid import fluid
 from multispin.control.policies import RUNTIME_POLICIES, policy_named
-from multispin.control.scenario import Device, Scenario
+from multispin.control.scenario import Scenario
 from multispin.control.who import DEVICE, EDGE, MODES, Decision, decide
 from multispin.errors import InputError
 
-MATTERS = 0.01
-"""Devices are said to pay if they add at least this share to the goodput of the edge alone."""
 STREAMS_MATTER = 0.05
-"""The same for streams, whose goodput is simulated: chance moves it by some percent, and a real edge has to learn."""
-MAX_USERS = 200
-"""Most users that are tried for the break-even, unless the site has more."""
-_USERS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, MAX_USERS)
+"""The same for streams: more, as chance moves simulated goodput by some percent and a real edge has to learn."""
 _SEEDS = 2
 """A site is simulated with this many seeds, a point of a curve with one."""
 _STREAMED_USERS = 64
 """Most users with whom streams are simulated for a curve, beside the site's own number."""
-_HALVINGS = 14
-"""Halvings of the range of a border: a factor up to 30 is found within 0.05 %, a round trip within 0.2 ms."""
-_MAX_EFFORT = 5e6
-"""Bounds each plan, see `plan`."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +91,6 @@ class Option:
 
 
 @dataclass(frozen=True)
-class BreakEven:
-    """From where on devices pay, if one quantity of the site changed and all else stayed.
-
-    Args:
-        quantity: "seconds_per_token", "acceptance_rate", "round_trip_s" or "users".
-        pays: "below" or "above" `value`, "always" or "never" within what was tried.
-        value: the border; None for "always" and "never".
-        here: what the site has, a mean over its devices.
-    """
-
-    quantity: str
-    pays: str
-    value: float | None
-    here: float
-
-
-@dataclass(frozen=True)
 class Advice:
     """What to expect of a site.
 
@@ -151,11 +138,11 @@ def advise(
             skipped.append((policy, "it plans from what came of the last round"))
             continue
         try:
-            decisions.append(("rounds", policy, decide(scenario, policy, mode="rounds", max_effort=_MAX_EFFORT)))
+            decisions.append(("rounds", policy, decide(scenario, policy, mode="rounds", max_effort=MAX_EFFORT)))
         except InputError as error:
             skipped.append((policy, str(error)))
     told("the best mixture", 0.4)
-    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=_MAX_EFFORT)))
+    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=MAX_EFFORT)))
     plain = _total(decisions[0][2])
     edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
 
@@ -175,35 +162,13 @@ def advise(
             found = option("streams", "streams", made.goodput_tokens_per_s, made.slowest_tokens_per_s, None)
             options.insert(-1, replace(found, upper_bound_tokens_per_s=bound))
     break_evens = []
-    for index, find in enumerate((_speed, _acceptance, _round_trip, _users)):
-        told(find.__name__.strip("_").replace("_", " ") + ": where devices begin to pay", 0.5 + 0.125 * index)
+    for index, (name, find) in enumerate(BREAK_EVENS.items()):
+        told(f"{name}: where devices begin to pay", 0.5 + 0.125 * index)
         break_evens.append(find(scenario))
     alone = plain if edge is None else max(plain, edge)
     streamed = max((each.goodput_tokens_per_s for each in options if each.mode == "streams"), default=0.0)
     useful = pays(scenario) or streamed >= alone * (1.0 + STREAMS_MATTER)
     return Advice(tuple(options), tuple(break_evens), useful, tuple(skipped))
-
-
-def pays(scenario: Scenario) -> bool:
-    """Whether devices add at least `MATTERS` to what the edge can do alone, by the weighted goodput."""
-    made = decide(scenario, max_effort=_MAX_EFFORT)
-    alone = max(goodput for kind, goodput in made.alternatives if kind in ("plain", "edge"))
-    drafting = any(choice.drafter == DEVICE for choice in made.sessions)
-    return drafting and made.goodput_tokens_per_s >= alone * (1.0 + MATTERS)
-
-
-def with_users(scenario: Scenario, users: int) -> Scenario:
-    """The site with this many users: its devices again and again, or the first of them."""
-    devices = scenario.devices
-    chosen = [devices[k % len(devices)] for k in range(users)]
-    if users > len(devices):
-        chosen = [replace(device, name=f"user-{k + 1}") for k, device in enumerate(chosen)]
-    return replace(scenario, devices=tuple(chosen))
-
-
-def slowed(scenario: Scenario, factor: float) -> Scenario:
-    """The site with all devices drafting slower by a factor."""
-    return _each(scenario, lambda d: replace(d, seconds_per_token=factor * d.seconds_per_token))
 
 
 @dataclass(frozen=True)
@@ -231,9 +196,9 @@ def curves(
     streams: Streams | None = None,
 ) -> tuple[Curve, Curve]:
     """Goodput over the devices' drafting time, and over the number of users; arguments as for `advise`."""
-    here = _mean([device.seconds_per_token for device in _drafting(scenario)])
+    here = mean_of([device.seconds_per_token for device in drafting(scenario)])
     factors = [10 ** (k / 6) for k in range(-6, 7)]
-    counts = sorted({*_USERS, len(scenario.devices)})
+    counts = sorted({*USER_COUNTS, len(scenario.devices)})
     swept = [
         ("seconds_per_token", [f * here for f in factors], [slowed(scenario, f) for f in factors], here),
         ("users", [float(n) for n in counts], [with_users(scenario, n) for n in counts], float(len(scenario.devices))),
@@ -249,7 +214,7 @@ def curves(
                 streamed.append((values[index], streams(site, _SEEDS if at_home else 1).goodput_tokens_per_s))
             for mode in MODES:
                 if mode != "edge" or scenario.edge_drafter is not None:
-                    goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=_MAX_EFFORT)))
+                    goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=MAX_EFFORT)))
         by_mode = {mode: tuple(series) for mode, series in goodputs.items()}
         found.append(Curve(quantity, tuple(values), by_mode, now, tuple(streamed)))
     return found[0], found[1]
@@ -295,7 +260,7 @@ def sentences(advice: Advice) -> list[str]:
         said.append(
             f"Rounds of devices alone would make {rounds.goodput_tokens_per_s:.4g} tokens/s at best ({rounds.policy})."
         )
-    said += [_in_words(found) for found in advice.break_evens]
+    said += [in_words(found) for found in advice.break_evens]
     return said
 
 
@@ -311,54 +276,7 @@ def _mix(made: Decision, best: str) -> str:
         parts.append(f"nobody drafts for {rest}")
     passes = "1 more pass" if made.extra_passes == 1 else f"{made.extra_passes} more passes"
     extra = f", and the edge makes {passes} while the devices draft" if made.extra_passes else ""
-    return f"{best}: {', '.join(parts)}{extra}. That takes {_milliseconds(made.period_s)}, and begins again."
-
-
-_WORDS = {
-    # quantity: what a border says, and what is said where devices always or never pay
-    "seconds_per_token": (
-        "In rounds devices pay when they draft a token in less than {}",
-        "In rounds devices pay even if they draft 30 times more slowly",
-        "In rounds devices do not pay even if they draft 30 times faster",
-    ),
-    "acceptance_rate": (
-        "In rounds devices pay when more than {} of their tokens are accepted",
-        "In rounds devices pay even if very few of their tokens are accepted",
-        "In rounds devices do not pay even if nearly all of their tokens are accepted",
-    ),
-    "round_trip_s": (
-        "In rounds devices pay with a round trip of less than {}",
-        "In rounds devices pay with any round trip up to 2 s",
-        "In rounds devices do not pay even without a round trip",
-    ),
-    "users": (
-        "In rounds devices pay with {} users or",
-        f"In rounds devices pay with any number of users up to {MAX_USERS}",
-        f"In rounds devices do not pay with any number of users up to {MAX_USERS}",
-    ),
-}
-
-
-def _in_words(found: BreakEven) -> str:
-    """One break-even as a sentence."""
-    border, always, never = _WORDS[found.quantity]
-    show: Callable[[float], str] = _milliseconds
-    if found.quantity == "acceptance_rate":
-        show = _percent
-    elif found.quantity == "users":
-        show = "{:.0f}".format
-        border += " more" if found.pays == "above" else " fewer"
-    here = show(found.here) + ("" if found.quantity == "users" else " on average")
-    said = never if found.pays == "never" else always if found.value is None else border.format(show(found.value))
-    return f"{said} (now {here})."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"
+    return f"{best}: {', '.join(parts)}{extra}. This takes {milliseconds(made.period_s)} and then repeats."
 
 
 def _total(decision: Decision) -> float:
@@ -367,98 +285,3 @@ def _total(decision: Decision) -> float:
 
 def _least(decision: Decision) -> float:
     return min(choice.tokens_per_s for choice in decision.sessions)
-
-
-def _each(scenario: Scenario, change: Callable[[Device], Device]) -> Scenario:
-    return replace(scenario, devices=tuple(change(device) for device in scenario.devices))
-
-
-def _drafting(scenario: Scenario) -> list[Device]:
-    """Devices that have a drafter; all if none has."""
-    return [d for d in scenario.devices if scenario.limits(d)[1] > 0] or list(scenario.devices)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _border(good: float, bad: float, tried: Callable[[float], bool], *, ratio: bool = True) -> float | None:
-    """The value at which `tried` turns from true (at `good`) to false (at `bad`); None if both ends are the same."""
-    if tried(good) == tried(bad):
-        return None
-    for _ in range(_HALVINGS):
-        middle = math.sqrt(good * bad) if ratio else 0.5 * (good + bad)
-        if tried(middle):
-            good = middle
-        else:
-            bad = middle
-    return math.sqrt(good * bad) if ratio else 0.5 * (good + bad)
-
-
-def _found(quantity: str, here: float, value: float | None, side: str, best: bool) -> BreakEven:
-    """A border, or whether devices pay at the best end of what was tried where there is none."""
-    return BreakEven(quantity, side if value is not None else "always" if best else "never", value, here)
-
-
-def _speed(scenario: Scenario) -> BreakEven:
-    """All devices faster or slower by a factor, up to 30."""
-    here = _mean([device.seconds_per_token for device in _drafting(scenario)])
-    border = _border(1 / 30, 30.0, lambda factor: pays(slowed(scenario, factor)))
-    value = None if border is None else border * here
-    return _found("seconds_per_token", here, value, "below", pays(slowed(scenario, 1 / 30)))
-
-
-def _acceptance(scenario: Scenario) -> BreakEven:
-    """All acceptance rates raised to a power, from a tenth to ten."""
-
-    def powered(power: float) -> Scenario:
-        def change(device: Device) -> Device:
-            if device.modes:
-                return device
-            if device.acceptance_profile is not None:
-                return replace(device, acceptance_profile=tuple(rate**power for rate in device.acceptance_profile))
-            assert device.acceptance_rate is not None
-            return replace(device, acceptance_rate=device.acceptance_rate**power)
-
-        return _each(scenario, change)
-
-    def mean(power: float) -> float:
-        first = [device.ways[0] for device in _drafting(powered(power))]
-        return _mean([w.acceptance_profile[0] if w.acceptance_profile else w.acceptance_rate or 0.0 for w in first])
-
-    border = _border(0.1, 10.0, lambda power: pays(powered(power)))
-    value = None if border is None else mean(border)
-    return _found("acceptance_rate", mean(1.0), value, "above", pays(powered(0.1)))
-
-
-def _round_trip(scenario: Scenario) -> BreakEven:
-    """All devices at the same distance, up to a round trip of 2 s."""
-
-    def at(round_trip_s: float) -> Scenario:
-        return _each(scenario, lambda device: replace(device, delay_s=0.5 * round_trip_s))
-
-    here = _mean([2.0 * device.delay_s for device in _drafting(scenario)])
-    if scenario.cell.multiple_access == "tdma":
-        return BreakEven("round_trip_s", "always" if pays(scenario) else "never", None, here)
-    border = _border(0.0, 2.0, lambda s: pays(at(s)), ratio=False)
-    return _found("round_trip_s", here, border, "below", pays(at(0.0)))
-
-
-def _users(scenario: Scenario) -> BreakEven:
-    """From one user to `MAX_USERS`, with devices like those of the site."""
-    here = len(scenario.devices)
-    counts = [n for n in _USERS if n <= max(MAX_USERS, here)]
-    good = [pays(with_users(scenario, n)) for n in counts]
-    if all(good) or not any(good):
-        return BreakEven("users", "always" if good[0] else "never", None, here)
-    # What is told is the border beside the site's own number, should there be several.
-    borders = [i for i in range(len(counts) - 1) if good[i] != good[i + 1]]
-    index = min(borders, key=lambda i: abs(math.log(counts[i] * counts[i + 1]) / 2 - math.log(here)))
-    low, high, begins = counts[index], counts[index + 1], good[index + 1]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if pays(with_users(scenario, middle)) == begins:
-            high = middle
-        else:
-            low = middle
-    return BreakEven("users", "above" if begins else "below", float(high if begins else low), here)
