@@ -27,12 +27,22 @@ MAX_PIPE_WAIT_S = 20.0
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
 _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
-_UNSEEN = "\u061c\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+_UNSEEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u2060-\u2064\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U000e0000-\U000e007f"
+)
 """Characters that show nothing: two names that differ in them look alike. Texts may need them, as Thai does."""
 _UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}{_UNSEEN}\t\n]")
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
 """What rich takes for markup, with the backslashes before it."""
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks, and how Python calls the encodings that they begin."""
 
 
 def decode(data: bytes, source: str) -> str:

@@ -260,20 +260,24 @@ def test_several_addresses_are_tried_in_turn_and_a_broken_connection_first_where
         good, bad = MemoryEdge(lambda: 0.5), MemoryEdge()
         bad.away_until_s = float("inf")
         edges = {"ws://a": bad, "ws://b": good}
-        tried = []
+        tried, outages = [], []
 
         def accept(url, end):
             tried.append(url)
             edges[url].accept(url, end)
 
-        client = DeviceClient(["ws://a", "ws://b"], HELLO, Guesser(SamplingParams(), 30), link=MemoryLink(accept))
+        client = DeviceClient(
+            list(edges), HELLO, Guesser(SamplingParams(), 30), link=MemoryLink(accept), on_outage=outages.append
+        )
         ids = await client.generate(Request(PROMPT, SamplingParams(), 30))
-        return ids, tried, [type(message).__name__ for message in good.heard if isinstance(message, Hello | Resume)]
+        greetings = [type(message).__name__ for message in good.heard if isinstance(message, Hello | Resume)]
+        return ids, tried, greetings, [outage.url for outage in outages]
 
-    ids, tried, greetings = run(scenario())
+    ids, tried, greetings, missed = run(scenario())
     assert ids == truth(SamplingParams(), 30)
     assert tried[:2] == ["ws://a", "ws://b"]
     assert set(tried[2:]) == {"ws://b"}
+    assert missed == tried[:-1]  # each outage names the address that was tried, not the next one
     assert greetings[0] == "Hello"
     assert set(greetings[1:]) == {"Resume"}
 

@@ -298,6 +298,13 @@ def test_a_proxy_that_makes_no_sense_is_told(proxy, monkeypatch):
         asyncio.run(WebSocketLink().connect("ws://127.0.0.1:1/v1/session"))
 
 
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(LinkLostError, match=r"the proxy 127\.0\.0\.1:9, of the environment, does not answer: Conn"):
+        asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
+
+
 def test_a_proxy_of_the_environment_is_used_and_exceptions_from_it_are_kept(monkeypatch):
     async def scenario():
         asked = []

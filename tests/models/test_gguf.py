@@ -44,6 +44,7 @@ def text(reference):
         ("llama", LlamaConfig, LLAMA3, {"rope_freqs": llama3_factors(THETA, 8, 8.0, 64)}),
         ("llama", LlamaConfig, None, {"rope_freqs": [1.0] * 8}),
         ("llama", LlamaConfig, LINEAR, {"keys": LINEAR_KEYS}),
+        ("llama", LlamaConfig, LINEAR, {"keys": {"rope.scaling.factor": 4.0}}),
         ("qwen2", Qwen2Config, YARN, {"keys": YARN_KEYS}),
         ("qwen2", Qwen2Config, None, {"padding": 9}),
         ("qwen3", Qwen3Config, YARN, {"keys": YARN_KEYS}),
@@ -79,6 +80,8 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
         ({"rope_freqs": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "rope_freqs.weight"),
         ({"rope_freqs": [1.0] * 7 + [8.0], "keys": LINEAR_KEYS}, "twice"),
         ({"keys": {"rope.scaling.type": "linear"}}, "damaged or truncated .*rope.scaling.factor"),
+        ({"keys": {"rope.scaling.factor": math.nan}}, "rope.scaling.factor = nan"),
+        ({"keys": {"rope.scaling.type": "linear", "rope.scaling.factor": "4"}}, "rope.scaling.factor = '4'"),
         ({"rope_freqs": [1.0] * 7 + [8.0], "keys": {"rope.freq_base": 0.0}}, "rope.freq_base = 0.0"),
         ({"tensors": {"blk.0.attn_sinks.weight": [0.0] * 4}}, "blk.0.attn_sinks.weight"),
         ({"without": ["block_count"]}, "lacks the key block_count"),
@@ -145,6 +148,33 @@ def test_a_header_that_lies_is_refused_in_one_sentence(make_folder, gguf_of, fou
     assert "\n" not in str(raised.value)
 
 
+def with_keys(data, reader, *keys):
+    """A file with further keys before the others; its tensors stand where 32 bytes of alignment put them."""
+    last = reader.tensors[-1].field
+    end = last.offset + sum(part.nbytes for part in last.parts)
+    header = data[:16] + struct.pack("<Q", struct.unpack_from("<Q", data, 16)[0] + len(keys)) + b"".join(keys)
+    header += data[24:end]
+    return header + bytes(-len(header) % 32) + data[reader.data_offset :]
+
+
+@pytest.mark.parametrize("alignment", [1, 2, 4, 8, 16])
+def test_an_alignment_that_shifts_all_tensors_is_refused(make_folder, gguf_of, alignment):
+    """The data stay where they were: read from elsewhere, they are other weights."""
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    data, reader = path.read_bytes(), gguf_file.open_gguf(path)
+    key = word(b"general.alignment") + struct.pack("<II", 4, alignment)
+    refusals = []
+    for length in range(32):  # the header ends at each place between two multiples of 32
+        name = word(b"general.name") + struct.pack("<I", 8) + word(b"x" * length)
+        path.write_bytes(with_keys(data, reader, key, name))
+        try:
+            gguf_file.read_facts(path)
+        except InputError as error:
+            refusals.append(str(error))
+    assert len(refusals) == 32 - alignment
+    assert all("its tensors end at byte" in why for why in refusals)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_no_text_of_the_self_test_uses_must_be_a_finite_number(make_folder, gguf_of, value):
     from gguf import GGUFReader
@@ -155,6 +185,31 @@ def test_a_weight_that_no_text_of_the_self_test_uses_must_be_a_finite_number(mak
     reader.data.flush()
     with pytest.raises(InputError, match=r"embed_tokens\.weight has values that are not finite numbers"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "value", "part"),
+    [
+        ("scores", "f", [0.0] * 5, "it has 5 scores for 259 tokens"),
+        ("scores", "f", [math.nan] * 259, "or one is no number"),
+        ("add_bos_token", None, "no", "add_bos_token = 'no' is neither true nor false"),
+        ("eos_token_ids", "I", [2, 5], r"tokenizer.ggml.eos_token_ids = \[2, 5\], not known here"),
+        ("remove_extra_whitespaces", None, True, "remove_extra_whitespaces = True, not known here"),
+        ("suppress_tokens", "I", [5], "suppress_tokens"),
+    ],
+)
+def test_what_a_file_says_of_its_tokenizer_is_read_or_refused(make_folder, gguf_of, name, array, value, part):
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    data, reader = path.read_bytes(), gguf_file.open_gguf(path)
+    key = word(b"tokenizer.ggml." + name.encode())
+    if array:
+        kind = {"I": 4, "f": 6}[array]
+        key += struct.pack(f"<IIQ{len(value)}{array}", 9, kind, len(value), *value)
+    else:
+        key += struct.pack("<I?", 7, value) if isinstance(value, bool) else struct.pack("<I", 8) + word(value.encode())
+    path.write_bytes(with_keys(data, reader, key))
+    with pytest.raises(InputError, match=part):
+        load_model(str(path))
 
 
 def test_a_part_of_a_head_that_rotates_is_refused(make_folder, gguf_of):

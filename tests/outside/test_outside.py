@@ -55,7 +55,7 @@ def test_markup_in_a_name_is_shown_and_not_obeyed(text):
     assert bold.plain.endswith(" and more")
 
 
-@pytest.mark.parametrize("hidden", ["\u200b", "\ufeff", "\u2060", "\U000e0041"])
+@pytest.mark.parametrize("hidden", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u3164", "\U000e0041"])
 def test_a_name_cannot_hide_what_it_holds_and_a_text_may(hidden):
     assert one_line(f"ph{hidden}one") == "ph" + hidden.encode("unicode_escape").decode() + "one"
     assert printable(f"ph{hidden}one") == f"ph{hidden}one"
@@ -73,7 +73,7 @@ def test_whatever_is_shown_holds_no_control_character(text):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_text_is_read_with_and_without_a_byte_order_mark(text, encoding):
     assert decode(text.encode(encoding), "the prompt") == text
 

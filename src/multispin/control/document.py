@@ -45,11 +45,9 @@ class Document:
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{source}: is not valid TOML: {error}") from error
         except RecursionError:
-            raise InputError(
-                f"{source}: values are nested too deep; a scenario has tables, lists and numbers"
-            ) from None
+            raise InputError(f"{source}: values are nested too deep") from None
         except ValueError as error:  # tomllib lets the limit on digits through
-            raise InputError(f"{source}: a number is too long: {error}") from error
+            raise InputError(f"{source}: a number is too long") from error
         self._lines = _lines(text)
 
     def copy(self) -> "Document":

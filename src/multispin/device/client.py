@@ -230,7 +230,7 @@ class DeviceClient:
 
     async def _wait(self, retries: Retries, error: LinkLostError | RefusedError) -> None:
         """After a lost connection: choose where to try next, and wait; raises the error when it is time to give up."""
-        session, now_s = self.session, asyncio.get_running_loop().time()
+        session, tried, now_s = self.session, self._url, asyncio.get_running_loop().time()
         if isinstance(error, RefusedError) and not (isinstance(error, SessionGoneError) or error.code in _LATER):
             raise error
         # An edge that has welcomed the device may keep its session: it is tried once more before the next one.
@@ -251,7 +251,7 @@ class DeviceClient:
             self._stop_drafting()
             session.forget_edge()
         self.counters.reconnects += 1
-        self._on_outage(Outage(self._url, str(error), delay_s, retries.limit_s))
+        self._on_outage(Outage(tried, str(error), delay_s, retries.limit_s))
         await self._first_of(timeout_s=delay_s)
 
     async def _say_goodbye(self) -> None:

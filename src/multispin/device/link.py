@@ -116,6 +116,11 @@ class WebSocketLink:
             ) from None
         except aiohttp.ClientConnectorSSLError:
             raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
+        except aiohttp.ClientProxyConnectionError as error:
+            proxy = f"{error.host}:{error.port}"
+            raise LinkLostError(
+                f"the proxy {proxy}, of the environment, does not answer: {_reason(error.os_error)}"
+            ) from None
         except aiohttp.ClientConnectorError as error:
             raise LinkLostError(_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:

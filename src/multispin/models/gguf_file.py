@@ -27,8 +27,12 @@ MAX_VALUES = 5_000_000
 """Most values in a file's keys, texts counted twice; a vocabulary of 256,000 tokens with merges has 1.5 million."""
 _DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError, RecursionError)
 _INSTEAD = "use the model's folder"
-_ABOUT = re.compile(r"general\..*|quantize\..*|tokenizer\..*|split\.(no|tensors\.count)")
-"""Keys that say nothing about what the model computes (the tokenizer's are read by transformers)."""
+_ABOUT = re.compile(
+    r"general\..*|quantize\..*|split\.(no|tensors\.count)|tokenizer\.(chat_templates?(\..*)?|huggingface\.json)"
+    r"|tokenizer\.ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|\w+_token_id"
+    r"|add_(bos|eos)_token|add_space_prefix)"
+)
+"""Keys that say nothing about what the model computes, and those of the tokenizer that are read."""
 _COUNTS = frozenset(
     {
         "context_length",
@@ -41,9 +45,18 @@ _COUNTS = frozenset(
         "attention.key_length",
         "attention.value_length",
         "rope.dimension_count",
+        "rope.scaling.original_context_length",
     }
 )
-_NUMBERS = frozenset({"attention.layer_norm_rms_epsilon", "rope.freq_base"})
+_NUMBERS = frozenset(
+    {
+        "attention.layer_norm_rms_epsilon",
+        "rope.freq_base",
+        "rope.scaling.factor",
+        "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow",
+    }
+)
 _NEEDED = (
     "context_length",
     "block_count",
@@ -55,8 +68,15 @@ _NEEDED = (
 )
 """Keys for which transformers would put the sizes of some other model where a file lacks them."""
 _QWEN3_HEAD = 128  # transformers takes it for every file of this architecture
-_SCALING = re.compile(r"rope\.scaling\.(type|factor|original_context_length|finetuned|yarn_beta_fast|yarn_beta_slow)")
-_OFF: Mapping[str, object] = {"expert_count": 0, "expert_used_count": 0, "rope.scaling.attn_factor": 1.0}
+_SCALING = frozenset({"rope.scaling.type", "rope.scaling.finetuned"})
+_OFF: Mapping[str, object] = {
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "rope.scaling.attn_factor": 1.0,
+    "tokenizer.ggml.add_sep_token": False,
+    "tokenizer.ggml.remove_extra_whitespaces": False,
+}
+"""Keys that change nothing with these values."""
 _TOKENIZERS = frozenset({"gpt2", "llama"})
 _SPLITS = frozenset(
     {"default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"}
@@ -69,7 +89,8 @@ _TENSORS = re.compile(
     r"\.(weight|bias)|(attn_norm|ffn_norm|attn_q_norm|attn_k_norm)\.weight)"
 )
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_CONTROL = 3  # a token type of GGUF: special, leaves no text
+_KINDS = range(7)  # of tokens in GGUF
+_CONTROL = 3  # special, leaves no text
 _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0  # of all published models
 _LLAMA3_CONTEXTS = tuple(2**power for power in range(4, 21))
 
@@ -147,7 +168,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         )
     for name, value in keys.items():
         own = name.removeprefix(architecture + ".")
-        known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS or _SCALING.fullmatch(own)
+        known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS | _SCALING
         if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
             raise InputError(
                 f"{path} sets {name} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
@@ -158,9 +179,11 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
     own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
     check_counts({name.rpartition(".")[2]: value for name, value in own_keys.items()}, str(path))
     _check_values(path, own_keys)
-    _check_heads(path, architecture, own_keys)
+    head = _head_size(path, architecture, own_keys)
     _check_vocabulary(path, keys)
     factors = np.array(tensors["rope_freqs.weight"].data) if "rope_freqs.weight" in tensors else None
+    if factors is not None and factors.shape != (head // 2,):
+        raise _damaged(path, ValueError(f"rope_freqs.weight is not of {head // 2} numbers, one per pair of a head"))
     names = keys["tokenizer.ggml.tokens"]
     types = keys.get("tokenizer.ggml.token_type", ())
     ends = {int(keys[key]) for key in (f"tokenizer.ggml.{name}" for name in _END_KEYS) if key in keys}
@@ -184,8 +207,8 @@ def _check_values(path: Path, keys: Mapping[str, Any]) -> None:
             raise InputError(f"{path} sets {name} = {shown(value)}, which is no number above 0")
 
 
-def _check_heads(path: Path, architecture: str, keys: Mapping[str, Any]) -> None:
-    """InputError for sizes of heads other than the one that transformers computes with."""
+def _head_size(path: Path, architecture: str, keys: Mapping[str, Any]) -> int:
+    """Size of a head that transformers computes with; InputError where the keys name another one."""
     size = int(keys["embedding_length"]) // int(keys["attention.head_count"])
     if architecture == "qwen3":
         size = _QWEN3_HEAD
@@ -194,6 +217,7 @@ def _check_heads(path: Path, architecture: str, keys: Mapping[str, Any]) -> None
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if name in keys and int(keys[name]) != size:
             raise InputError(f"{path} sets {name} = {keys[name]}, and only {size} is known here: {_INSTEAD}")
+    return size
 
 
 def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
@@ -207,43 +231,55 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
     tokens, types = own["tokens"], own.get("token_type", ())
     if len(set(tokens)) < len(tokens) or len(types) not in (0, len(tokens)):
         raise _damaged(path, ValueError(f"its list of {len(tokens)} tokens has repetitions, or lacks types"))
+    if not all(isinstance(kind, int) and kind in _KINDS for kind in types):
+        raise _damaged(path, ValueError("its tokens are of kinds that GGUF does not have"))
+    scores = own.get("scores", ())
+    if len(scores) not in (0, len(tokens)) or not np.isfinite(np.asarray(scores, np.float64)).all():
+        raise _damaged(path, ValueError(f"it has {len(scores)} scores for {len(tokens)} tokens, or one is no number"))
     for name, value in own.items():
-        if name.endswith("_token_id") and not (isinstance(value, int) and 0 <= value < len(tokens)):
+        if name.startswith("add_") and not isinstance(value, bool):
+            raise _damaged(path, ValueError(f"{name} = {shown(value)} is neither true nor false"))
+        if name.endswith("_token_id") and not (type(value) is int and 0 <= value < len(tokens)):
             raise _damaged(path, ValueError(f"{name} = {shown(value)} is none of its {len(tokens)} tokens"))
 
 
 def _check_tensors(path: Path, reader: "GGUFReader", blocks: int) -> None:
-    """InputError for tensors of blocks that the model does not have, and unless one begins where the last one ends."""
+    """InputError for tensors of blocks that the model does not have, and unless they fill the file without a gap."""
     start, alignment = int(reader.data_offset), int(reader.alignment)
+    end = start
     for tensor in reader.tensors:
         block = _BLOCK.match(tensor.name)
         if block and (int(block[1]) >= blocks or str(int(block[1])) != block[1]):
             raise InputError(f"{path} says block_count = {blocks}, so that no block uses its tensor {tensor.name}")
         if tensor.data_offset != start or math.prod(map(int, tensor.shape)) != tensor.n_elements:
             raise _damaged(path, ValueError(f"{tensor.name} does not begin where the tensor before it ends"))
+        end = start + int(tensor.n_bytes)
         start += -(-tensor.n_bytes // alignment) * alignment
+    if not end <= len(reader.data) <= start:  # a wrong general.alignment shifts all tensors
+        raise _damaged(path, ValueError(f"its tensors end at byte {end} of {len(reader.data)}"))
 
 
 def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | None") -> Mapping[str, Any] | None:
     """Settings of scaled rotary positions."""
-    kind, base = str(keys.get("rope.scaling.type", "none")), float(keys.get("rope.freq_base", 10000.0))
+    base, scaled = float(keys.get("rope.freq_base", 10000.0)), "rope.scaling.factor" in keys
+    kind = str(keys.get("rope.scaling.type", "linear" if scaled else "none"))  # as llama.cpp reads a file without one
     if kind not in ("none", "linear", "yarn"):
         raise InputError(f"{path} scales rotary positions by {kind!r}, which is not known here: {_INSTEAD}")
     if factors is not None:
         if kind != "none":
             raise InputError(f"{path} scales rotary positions twice (rope_freqs.weight and {kind}): {_INSTEAD}")
-        return _llama3(path, base, [float(value) for value in factors.reshape(-1)])
+        return _llama3(path, base, [float(value) for value in factors])
     if kind == "none":
         return None
-    rope = {"rope_type": kind, "rope_theta": base, "factor": float(keys["rope.scaling.factor"])}
+    rope = {"rope_type": kind, "rope_theta": base, "factor": keys["rope.scaling.factor"]}
     if kind == "yarn":
         original = keys.get("rope.scaling.original_context_length")
         if original is None:
             raise InputError(f"{path} lacks rope.scaling.original_context_length, which yarn needs")
-        rope["original_max_position_embeddings"] = int(original)
+        rope["original_max_position_embeddings"] = original
         for name in ("beta_fast", "beta_slow"):
             if f"rope.scaling.yarn_{name}" in keys:
-                rope[name] = float(keys[f"rope.scaling.yarn_{name}"])
+                rope[name] = keys[f"rope.scaling.yarn_{name}"]
     return rope
 
 

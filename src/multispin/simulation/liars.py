@@ -28,6 +28,7 @@ LIES = {
     "right, then never right": "none of its tokens is accepted after the thirtieth draft",
     "quick, then 0.4 s late": "answers 0.4 s late after the thirtieth draft",
     "drafts one token": "answers every grant with one token; in streams it drafts as told",
+    "claims to be 100 times faster, drafts one token": "so that it is granted much and uses little",
     "says that drafts take no time": "at first and in each draft",
     "claims a perfect link": "says 1,000 bit/s/Hz, and has an ordinary link",
     "claims a link 30 times worse": "so that a plan gives it much of the band",
@@ -194,7 +195,7 @@ class Liar(SimulatedDevice):
         return self._spoilt(super()._chain(drafting))
 
     def _ids(self, length: int) -> list[int]:
-        length = min(1, length) if self._lie == "drafts one token" else length
+        length = min(1, length) if self._lie.endswith("drafts one token") else length
         return self._spoilt(super()._ids(length))
 
     def _spoilt(self, ids: list[int]) -> list[int]:
