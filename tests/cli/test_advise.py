@@ -46,6 +46,14 @@ def test_the_table_and_the_words_say_the_same():
     assert "Devices pay" in text
 
 
+def test_a_files_name_reaches_no_terminal_raw(tmp_path):
+    site = tmp_path / "\x1b[31mred\x07[bold]\nforged.toml"
+    site.write_text(scenario_path("paper-llama").read_text())
+    shown = output(str(site), "--policy", "fixed")
+    assert "\x1b" not in shown
+    assert r"\x1b[31mred\x07[bold]\nforged.toml" in shown
+
+
 def test_options_change_the_site():
     document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--delay-s", "0.05"))
     assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "mixture"]

@@ -276,6 +276,20 @@ def test_sizes_that_do_not_fit_each_other_are_one_sentence(case, changes):
         PackedModel.of(build(case, **changes), reorder=False)
 
 
+def test_logits_that_are_no_numbers_are_one_sentence():
+    """Zero over zero, for one id of many: the others are finite, and a self-test that skips it would pass."""
+    model = build("gemma3_text", final_logit_softcapping=0.0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5] = 0.0  # its logit, too: the head is the same matrix
+    with pytest.raises(InputError, match="computes no finite number"):
+        PackedModel.of(model, reorder=False)
+
+
+def test_scores_with_a_scale_that_is_no_real_number_are_one_sentence():
+    with pytest.raises(InputError, match="cannot compute a text"):
+        PackedModel.of(build("gemma3_text", query_pre_attn_scalar=-4), reorder=False)
+
+
 def test_layers_of_no_width_are_one_sentence():
     with pytest.raises(InputError, match="cannot compute a text"):
         PackedModel.of(build("mistral", intermediate_size=0))

@@ -19,7 +19,7 @@ from multispin.control.break_even import with_users
 from multispin.data import scenario_path
 from multispin.data.presets import EnginePreset, device_preset, device_presets, engine_preset, engine_presets
 from multispin.errors import InputError
-from multispin.outside import in_markup
+from multispin.outside import in_markup, one_line
 
 _HELP = f"""Say whether devices should draft at a site, before anyone buys anything.
 
@@ -101,7 +101,7 @@ def command(
     else:
         show_advice(advice, scenario, title)
         if plot is not None:
-            click.echo(f"Picture: {plot}")
+            click.echo(f"Picture: {one_line(str(plot))}")
 
 
 def asked(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
@@ -237,8 +237,7 @@ def document(advice: Advice, title: str) -> dict[str, Any]:
 def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
     """Print an advice for a person: a table, then sentences."""
     console = Console(highlight=False)
-    console.print(f"[bold]Will it help?[/bold] {len(scenario.devices)} users, ", end="", soft_wrap=True)
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(f"[bold]Will it help?[/bold] {len(scenario.devices)} users, {in_markup(title)}", soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("who drafts", no_wrap=True)
     for name in ("tokens/s", "per user", "slowest", "over plain", "over edge"):
@@ -254,7 +253,7 @@ def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
         )
     console.print(table)
     for said in sentences(advice):
-        console.print(said, markup=False, soft_wrap=True)
+        console.print(in_markup(said), soft_wrap=True)
     for policy, reason in advice.skipped:
         console.print(f"[dim]{policy}: {in_markup(reason)}[/dim]", soft_wrap=True)
 

@@ -8,6 +8,7 @@ import click
 from multispin.cli.progress import progress
 from multispin.errors import require
 from multispin.models.gguf_storage import STORAGES
+from multispin.outside import one_line
 
 
 @click.command("convert", short_help="Write a drafter as a GGUF file.")
@@ -41,4 +42,4 @@ def command(drafter: str, file: Path, target: str | None, storage: str, as_json:
     if as_json:
         click.echo(json.dumps({"drafter": drafter, "file": str(file), "storage": storage, "bytes": size}))
     else:
-        click.echo(f"{file}: {size / 1e6:.1f} MB")
+        click.echo(f"{one_line(str(file))}: {size / 1e6:.1f} MB")

@@ -21,7 +21,7 @@ from multispin.cli.progress import Show, progress, stage
 from multispin.control import RUNTIME_POLICIES, Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
 from multispin.errors import InputError
-from multispin.outside import in_markup
+from multispin.outside import in_markup, one_line
 
 if TYPE_CHECKING:
     from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
@@ -169,12 +169,12 @@ def _write(found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Write the scenario and the picture that were asked for."""
     if options["out"] is not None:
         options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
-        print(f"wrote {options['out']}", file=sys.stderr)
+        print(f"wrote {one_line(str(options['out']))}", file=sys.stderr)
     if options["plot"] is not None:
         from multispin.report.profile_figures import write_profile
 
         write_profile(options["plot"], found)
-        print(f"wrote {options['plot']}", file=sys.stderr)
+        print(f"wrote {one_line(str(options['plot']))}", file=sys.stderr)
 
 
 def _numbers(flag: str, text: str, least: int) -> list[int]:
@@ -267,7 +267,7 @@ def _measure_drafters(
         if options["trace"] is not None:
             path = _trace_path(options["trace"], spec, len(drafts))
             save_traces(path, options["target"], spec, options["temperature"], [f.trace for f in followings])
-            print(f"wrote {path}", file=sys.stderr)
+            print(f"wrote {one_line(str(path))}", file=sys.stderr)
     return found
 
 
@@ -419,7 +419,7 @@ def _print(found: Mapping[str, Any]) -> None:
 
     console, fit = Console(highlight=False), found["verification"]
     worst = fit["worst"]
-    console.print(found["machine"])
+    console.print(in_markup(found["machine"]))
     console.print(
         f"verification by {in_markup(found['engine'])}: {1e3 * fit['fixed_s']:.2f} ms + "
         f"{1e3 * fit['per_device_s']:.2f} ms per device + {1e3 * fit['per_token_s']:.3f} ms per token; relative error "

@@ -65,7 +65,7 @@ class PackedModel:
         exact = not any(isinstance(module, RoundedLinear) for module in model.modules())
         with _computing(model):
             expected = own_logits(model) if exact else []
-        if not all(bool(logits.isfinite().any(dim=-1).all()) for logits in expected):
+        if any(bool(logits.isnan().any()) or not logits.isfinite().any(dim=-1).all() for logits in expected):
             raise InputError(
                 f"this {model.config.model_type} model computes no finite number for some text: its weights are "
                 f"damaged, or {model.dtype} is too narrow for it (try float32)"
@@ -146,7 +146,7 @@ def _computing(model: PreTrainedModel) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (RuntimeError, ValueError, LookupError, ArithmeticError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"this {model.config.model_type} model cannot compute a text: {why}") from error
 
