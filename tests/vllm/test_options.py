@@ -26,3 +26,8 @@ def test_options_are_read_without_vllm():
 def test_options_of_another_form_are_refused_without_vllm(pair):
     with pytest.raises(InputError, match="NAME=VALUE"):
         vllm_options.parse_options([pair])
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000, "NaN]", ""])
+def test_a_value_that_is_no_json_is_a_text(value):
+    assert vllm_options.parse_options([f"x={value}"]) == {"x": value}

@@ -125,7 +125,7 @@ def is_whole(folder: Path) -> bool:
         weights = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
         names = ["config.json", "tokenizer.json", *weights]
         return all((folder / name).stat().st_size > 0 for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

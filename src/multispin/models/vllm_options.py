@@ -26,6 +26,6 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--engine-option {pair!r} is not of the form NAME=VALUE")
         try:
             options[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # not JSON, nested too deeply, or a number of very many digits
             options[name.replace("-", "_")] = value
     return options
