@@ -128,6 +128,7 @@ def place(name, dimensions, offset):
         (word(b"b"), word(b"c"), "259 tokens has repetitions"),
         (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [64], 32), "output_norm.weight"),
         (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [32], 0), "does not begin where"),
+        (word(b"token_embd.weight"), word(b"rope_freqs.weight"), "it has no tensor token_embd.weight"),
         (place(b"output_norm.weight", [64], 0), place(b"output_norm.weight", [2**62], 0), "damaged or truncated"),
     ],
 )

@@ -122,6 +122,14 @@ def test_damaged_weights_are_refused(target, tmp_path):
         card.write_text(json.dumps({**document, "layers": layers}))
         with pytest.raises(InputError, match=part):
             write_gguf(GgufOrder(str(tmp_path / "d"), tmp_path / "out.gguf"))
+    for odd in ([], [-1, 0], [3, 0], [0, 0], [0, 3, 3]):
+        card.write_text(json.dumps({**document, "layers": odd}))
+        with pytest.raises(InputError, match="not ascending indices"):
+            write_gguf(GgufOrder(str(tmp_path / "d"), tmp_path / "out.gguf"))
+    for frozen in (-1, 2, 9):
+        card.write_text(json.dumps({**document, "frozen": frozen}))
+        with pytest.raises(InputError, match="cannot be frozen"):
+            write_gguf(GgufOrder(str(tmp_path / "d"), tmp_path / "out.gguf"))
     card.write_text(json.dumps(document))
     for data in (b"", b"{}", weights.read_bytes()[:-9]):
         weights.write_bytes(data)

@@ -24,6 +24,7 @@ from multispin.models.drafter_card import (
     VOCABULARY,
     WEIGHTS_FILE,
     DrafterCard,
+    check_order,
     fingerprint_of,
     read_card,
 )
@@ -76,12 +77,9 @@ def check_layers(model: PreTrainedModel, layers: tuple[int, ...], frozen: int) -
             f"cannot take layers out of a {type(model).__name__}: only Llama- and Qwen-like models are known"
         )
     total = int(model.config.get_text_config().num_hidden_layers)
-    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
+    check_order(layers, frozen)
+    if layers[-1] >= total:
         raise InputError(f"layers {list(layers)} are not ascending indices of the target's {total} layers")
-    if not 0 <= frozen < len(layers) or layers[:frozen] != tuple(range(frozen)):
-        raise InputError(
-            f"{frozen} of the layers {list(layers)} cannot be frozen: they must be the target's first ones"
-        )
 
 
 def carve(

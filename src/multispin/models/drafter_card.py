@@ -1,12 +1,14 @@
 """The card of a distilled drafter, and the names in its files: read without torch."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.drafter_name import CARD_FILE
 from multispin.outside import read_file
@@ -58,7 +60,18 @@ def read_card(folder: Path) -> DrafterCard:
         raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
     if card.format != FORMAT or card.storage not in STORAGES:
         raise InputError(f"{folder} holds a drafter of format {card.format!r} in {card.storage!r}, not {FORMAT!r}")
+    check_order(card.layers, card.frozen)
     return card
+
+
+def check_order(layers: Sequence[int], frozen: int) -> None:
+    """InputError unless these are ascending indices of layers, and the frozen ones the first of their target."""
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+        raise InputError(f"layers {shown(list(layers))} are not ascending indices of a target's layers")
+    if not 0 <= frozen < len(layers) or list(layers[:frozen]) != list(range(frozen)):
+        raise InputError(
+            f"{frozen} of the layers {shown(list(layers))} cannot be frozen: they must be the target's first ones"
+        )
 
 
 def fingerprint_of(rows: bytes) -> str:

@@ -83,6 +83,7 @@ _SPLITS = frozenset(
     | {"tekken", "qwen2", "deepseek-r1-qwen", "megrez"}
 )
 """How a text is cut before its tokens are found (`tokenizer.ggml.pre`): transformers passes over all other names."""
+_ALWAYS = frozenset({"token_embd.weight", "output_norm.weight"})
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _TENSORS = re.compile(
     r"(token_embd|output_norm|output)\.weight|rope_freqs\.weight|blk\.\d+\.((attn_(q|k|v|output)|ffn_(gate|up|down))"
@@ -171,11 +172,13 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS | _SCALING
         if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
             raise InputError(
-                f"{path} sets {name} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
+                f"{path} sets {name[:80]} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
             )
     for name in tensors:
         if not _TENSORS.fullmatch(name):
-            raise InputError(f"{path} holds the tensor {name}, which no layer known here uses: {_INSTEAD}")
+            raise InputError(f"{path} holds the tensor {name[:80]}, which no layer known here uses: {_INSTEAD}")
+    for name in _ALWAYS - tensors.keys():
+        raise _damaged(path, ValueError(f"it has no tensor {name}"))
     own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
     check_counts({name.rpartition(".")[2]: value for name, value in own_keys.items()}, str(path))
     _check_values(path, own_keys)
