@@ -172,7 +172,8 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS | _SCALING
         if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
             raise InputError(
-                f"{path} sets {name[:80]} = {str(value)[:60]}, not known here: it may change what it computes; {_INSTEAD}"
+                f"{path} sets {name[:80]} = {str(value)[:60]}, not known here: it may change what it computes; "
+                f"{_INSTEAD}"
             )
     for name in tensors:
         if not _TENSORS.fullmatch(name):
