@@ -1,3 +1,5 @@
+import math
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -99,6 +101,27 @@ def test_noise_on_the_wire_is_refused_in_one_way(frame):
 def test_values_out_of_bounds_are_refused_while_decoding(fields):
     with pytest.raises(InputError, match="not a message"):
         decode_uplink(msgspec.msgpack.encode(fields))
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        [math.nan],
+        [math.inf],
+        [-math.inf],
+        [0.1],
+        [-1.0, [[7, math.nan]]],
+        [-1.0, [[-1, -1.0]]],
+        [-1.0, [[7, -1.0]] * 21],
+    ],
+    ids=str,
+)
+def test_a_log_probability_that_is_none_is_refused_while_decoding(score):
+    """A client would be told NaN, which is no JSON, or an id that no tokenizer has would fail its request."""
+    commit = [15, 5, 1, 0, 0, [7], "", [score]]
+    with pytest.raises(InputError, match="not a message"):
+        decode_downlink(msgspec.msgpack.encode(commit))
+    decode_downlink(msgspec.msgpack.encode([*commit[:-1], [[-1.0, [[7, -1.0]] * 20]]]))
 
 
 def test_a_frame_over_the_limit_is_refused_unread():

@@ -64,6 +64,16 @@ def test_every_file_of_a_page_may_load_from_its_edge_only(tokenizer, tmp_path):
     asyncio.run(scenario())
 
 
+def test_an_edges_address_alone_leads_to_the_dashboard(tokenizer, tmp_path):
+    async def scenario():
+        async with pages(tokenizer, tmp_path) as (client, _, _), client.get("/") as answer:
+            return answer.status, answer.url.path, await answer.text()
+
+    status, path, text = asyncio.run(scenario())
+    assert (status, path) == (200, "/dashboard")
+    assert "<!doctype html>" in text
+
+
 def test_a_strange_host_does_not_get_into_the_policy(tokenizer, tmp_path):
     async def scenario():
         async with pages(tokenizer, tmp_path) as (client, _, _):

@@ -50,12 +50,12 @@ const stopIds = kind("stop ids", list(MAX_STOP_IDS, integer(0, 2 ** 31 - 1)));
 const newIds = kind("token ids", list(MAX_DRAFT_LENGTH + 1, integer(0, 2 ** 31 - 1)));
 const grammar = kind("a text", text(2 ** 16));
 const logprobs = kind("0 … 20 or nil", (value) => value === null || integer(0, 20)(value));
-const anyInteger = (value) => Number.isInteger(value) || typeof value === "bigint";
 /** [id, number] pairs, as they are written and read. */
 const writePair = ([id, value]) => [id, new Float(value)];
 const readPair = (raw) => (Array.isArray(raw) ? [raw[0], ...raw.slice(1).map(toNumber)] : raw);
 /** A score is [log probability, [[id, log probability], …]]; the second may be missing in a frame. */
-const isScore = pair(isNumber, list(Infinity, pair(anyInteger, isNumber)));
+const isLogprob = number(-9999, 0);
+const isScore = pair(isLogprob, list(20, pair(integer(0, 2 ** 31 - 1), isLogprob)));
 const writeScore = ([own, others]) => [new Float(own), others.map(writePair)];
 const readScore = (raw) =>
   Array.isArray(raw) && raw.length ? [toNumber(raw[0]), raw.length > 1 ? each(readPair)(raw[1]) : [], ...raw.slice(2)] : raw;

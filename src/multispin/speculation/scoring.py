@@ -7,7 +7,9 @@ vLLM reports by default (`raw_logprobs`). They change nothing of the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from msgspec import Meta
 
 if TYPE_CHECKING:
     import torch
@@ -18,17 +20,23 @@ LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of 0, which JSON cannot write; vLLM's number."""
 
 
+Logprob = Annotated[float, Meta(ge=LEAST_LOGPROB, le=0.0)]
+"""A log probability as it may come from another machine: JSON can write it, as it can no NaN and no infinity."""
+
+
 class Score(NamedTuple):
     """What is reported of one token.
 
     Attributes:
-        logprob: natural logarithm of its probability.
+        logprob: natural logarithm of its probability, `LEAST_LOGPROB` … 0.
         top: ids of the likeliest tokens at its place with theirs, the likeliest first.
 
     """
 
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    logprob: Logprob
+    top: Annotated[
+        tuple[tuple[Annotated[int, Meta(ge=0, le=2**31 - 1)], Logprob], ...], Meta(max_length=MAX_LOGPROBS)
+    ] = ()
 
 
 def scores(logits: torch.Tensor, tokens: Sequence[int], most: int) -> tuple[Score, ...]:
@@ -41,7 +49,7 @@ def scores(logits: torch.Tensor, tokens: Sequence[int], most: int) -> tuple[Scor
     """
     import torch
 
-    rows = logits[: len(tokens)].float().log_softmax(-1).clamp_(min=LEAST_LOGPROB)
+    rows = logits[: len(tokens)].float().log_softmax(-1).clamp_(LEAST_LOGPROB, 0.0)
     own = rows.gather(-1, torch.tensor([[token] for token in tokens], device=rows.device))[:, 0].tolist()
     best = rows.topk(min(most, rows.shape[-1]), dim=-1)
     tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -67,6 +67,7 @@ class Dashboard:
             app: the application.
             guard: wraps handlers that only who may use this edge may call.
         """
+        app.router.add_get("/", _at_dashboard)
         app.router.add_get(DASHBOARD, serving(STATIC / "dashboard.html"))
         for name in _FILES:
             app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / name))
@@ -116,3 +117,8 @@ class Dashboard:
             document = json.dumps(self._board.shown(now_s), separators=(",", ":"), allow_nan=False)
             self._document, self._made_s = f"data: {document}\n\n".encode(), now_s
         return self._document
+
+
+async def _at_dashboard(_: web.Request) -> web.StreamResponse:
+    """`/`: who types an edge's address alone into a browser sees the dashboard."""
+    raise web.HTTPFound(DASHBOARD[1:])  # below whatever path a proxy has put before it
