@@ -1,4 +1,4 @@
-"""When `serve` and `device` begin and end: the orders of a parent process, its death, and signals."""
+"""The beginning and end of `serve` and `device`: orders of a parent process, its death, and signals."""
 
 import asyncio
 import contextlib

@@ -64,7 +64,7 @@ def stage(show: Show, name: str) -> Iterator[None]:
 
 @dataclass
 class _Stage:
-    """When a stage began, when it was last told of, and how much was done at the beginning."""
+    """The time at which a stage began, the time of its last line, and how much was done when it began."""
 
     began_s: float
     told_s: float

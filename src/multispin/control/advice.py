@@ -86,7 +86,7 @@ class Option:
 
     @property
     def basis(self) -> str:
-        """Where the figures come from: "planned" by the model, or "simulated"."""
+        """Source of the figures: "planned" by the model, or "simulated"."""
         return "simulated" if self.decision is None else "planned"
 
 
@@ -253,7 +253,8 @@ def sentences(advice: Advice) -> list[str]:
     said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
     if streams is not None:
         said.append(
-            f"In streams, simulated with all known, devices and edge make {streams.goodput_tokens_per_s:.4g} tokens/s; "
+            "In streams, by a simulation that knows everything, devices and edge make "
+            f"{streams.goodput_tokens_per_s:.4g} tokens/s; "
             f"no schedule of streams can make more than {streams.upper_bound_tokens_per_s:.4g}."
         )
     if rounds is not None and rounds.goodput_tokens_per_s < 0.99 * best.goodput_tokens_per_s:

@@ -93,7 +93,7 @@ def makespan(ready_s: Floats, upload_s: Floats) -> Floats:
 
 
 def start_times(ready_s: Floats, upload_s: Floats) -> Floats:
-    """When each device begins to send in that order [s], [K]."""
+    """Times at which the devices begin to send in that order [s], [K]."""
     start = np.array(ready_s, dtype=np.float64)
     free = 0.0
     for k in np.argsort(ready_s, kind="stable"):

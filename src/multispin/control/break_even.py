@@ -138,7 +138,7 @@ def _round_trip(scenario: Scenario) -> BreakEven:
 
 
 def _users(scenario: Scenario) -> BreakEven:
-    """From one user to `MAX_USERS`, with devices like those of the site."""
+    """The number of users, from one to `MAX_USERS`, with devices like those of the site."""
     here = len(scenario.devices)
     counts = [n for n in USER_COUNTS if n <= max(MAX_USERS, here)]
     good = [pays(with_users(scenario, n)) for n in counts]

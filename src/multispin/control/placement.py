@@ -1,4 +1,4 @@
-"""Where devices stand: distance and transmit power in a scenario file become received power over noise density."""
+"""The places of devices: distance and transmit power of a scenario file become received power over noise density."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

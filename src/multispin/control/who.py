@@ -69,7 +69,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Decision:
-    """Who drafts, and what that is expected to give.
+    """The decision who drafts, and what it is expected to give.
 
     Args:
         policy: the policy whose objective was maximised.

@@ -1,4 +1,4 @@
-"""Who takes part in a demo: emulated devices with real drafters, and what each of them is asked."""
+"""The devices of a demo: emulated devices with real drafters, and what each of them is asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -55,7 +55,7 @@ class ForkedProcess:
         Args:
             arguments: what follows `python -m multispin`.
             limit: longest line that is read from it [bytes].
-            yielding: by how much it is nicer than this process; default 0.
+            yielding: number that is added to this process's niceness; default 0.
 
         """
         _import_once()
@@ -119,7 +119,7 @@ class Pipes:
 
 
 def be_multispin(arguments: Sequence[str], pipes: Pipes, yielding: int = 0) -> None:
-    """In a new process: be `python -m multispin ARGUMENTS`, in a session of its own and so much nicer."""
+    """Turn a new process into `python -m multispin ARGUMENTS`, in a session of its own; `nice` rises by `yielding`."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.nice(yielding)

@@ -84,7 +84,7 @@ class TokenExpiredError(ProtocolError):
 
 
 class Caller(NamedTuple):
-    """Who stands behind an HTTP request or a connection.
+    """The holder of the token behind an HTTP request or a connection.
 
     Attributes:
         holder: whose token was shown.

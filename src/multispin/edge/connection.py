@@ -26,7 +26,7 @@ class Wire(Protocol):
 
     @property
     def address(self) -> str:
-        """Where its other end is; empty inside this process."""
+        """Address of the other end; empty inside this process."""
 
     async def receive(self) -> bytes | None:
         """The next frame; None at the end of the connection. ProtocolError for what is no binary frame."""

@@ -159,7 +159,7 @@ class Door:
         await asyncio.sleep(self._guess_delay_s)
 
     def address_of(self, request: web.Request) -> str:
-        """Where a request comes from: its peer, or what a trusted proxy says.
+        """The address that a request comes from: its peer, or what a trusted proxy says.
 
         Of an IPv6 address only the network of 64 bits counts, since one machine has all of its addresses.
         """

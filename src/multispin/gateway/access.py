@@ -1,4 +1,4 @@
-"""Who may use the API: who shows a token where the edge asks for one, and no web page of another origin."""
+"""Access to the API: a token, if the edge asks for one, and no request from a web page of another origin."""
 
 import asyncio
 import math

@@ -31,7 +31,7 @@ class Scoring(NamedTuple):
 
 
 class PassBatch:
-    """Where each token of one pass belongs in a slot cache: what the layers of a model ask, whatever the layout.
+    """The place of each token of a pass in a slot cache: what the layers of a model ask for, whatever the layout.
 
     Attributes:
         cache: keys and values of all slots.

@@ -22,7 +22,7 @@ PACKED_ATTENTION = "multispin_packed"
 
 
 class PackedBatch(PassBatch):
-    """Where each token of a packed row belongs; made once per forward pass, shared by all layers.
+    """The place of each token in a packed row. It is made once per forward pass and shared by all layers.
 
     Args:
         cache: keys and values of all slots.

@@ -17,7 +17,7 @@ from multispin.models.static_recurrent import StaticRecurrent
 
 
 class StaticBatch(PassBatch):
-    """Where each token of a row of static shape belongs; filled in again before each pass.
+    """The place of each token in a row of static shape. It is filled in again before each pass.
 
     Args:
         cache: keys and values of all slots, with a spare one.

@@ -212,10 +212,10 @@ def _alone(setting: Setting, scheme: str) -> Setting:
 
 
 def _of_radio(snr_db: float, draft_s: float) -> Assumptions:
-    """For every scheme but Cen-SPIN, which alone looks at the server's drafting time."""
+    """Assumptions for every scheme except Cen-SPIN: only that one depends on the server's drafting time."""
     return Assumptions(snr_db, draft_s, 1.0)
 
 
 def _of_server(server_draft_s: float) -> Assumptions:
-    """For Cen-SPIN, which looks at nothing else."""
+    """Assumptions for Cen-SPIN, which depends on nothing else."""
     return Assumptions(0.0, 1.0, server_draft_s)

@@ -175,7 +175,7 @@ class Flow:
         )
 
     def _due_s(self, pending: int, gap_s: float, first_s: float, now_s: float) -> float:
-        """When the next frame of a chain is expected that goes on; never where its device rests [s]."""
+        """Time at which the next frame of a chain that goes on is expected [s]; infinite if its device rests."""
         due_s = max(self.arrived_s + LATER * gap_s, self.resumed_s + LATER * first_s)
         if pending > self.rests_at:
             self.rests_at = math.inf

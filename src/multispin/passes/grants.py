@@ -32,7 +32,7 @@ class Grants:
 
     @property
     def due_s(self) -> float | None:
-        """When the next draft is late [s]; None if none is awaited."""
+        """Time from which the next draft is late [s]; None if none is awaited."""
         return self._due[0][0] if self._due else None
 
     def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:

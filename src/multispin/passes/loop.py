@@ -152,7 +152,7 @@ class Passes:
 
     @property
     def deadline_s(self) -> float:
-        """When the round under way goes on without the drafts that have not come [s]; streams wait for none: 0."""
+        """Time at which the current round goes on without the drafts that have not come [s]; 0 in streams."""
         return self._scheduler.deadline_s
 
     @property

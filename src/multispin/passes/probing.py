@@ -1,4 +1,4 @@
-"""When to try again what is not done: probes of drafters that nobody uses, at a bounded cost.
+"""Probes: short drafts that try a drafter which nobody uses, at a bounded cost.
 
 What is not drafted is not observed. So a device that does not draft is asked for a short draft now and then. Nobody
 waits for it. Under `greedy` and `coupled` not even its own session does: its text goes on, and shows by itself how many

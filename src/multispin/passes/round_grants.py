@@ -65,7 +65,7 @@ class RoundGrants:
 
     @property
     def due_s(self) -> float | None:
-        """When the next grant is late [s]; None if none is."""
+        """Time from which the next grant is late [s]; None if none is awaited."""
         return self._due[0][0] if self._due else None
 
     def schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:

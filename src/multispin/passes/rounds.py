@@ -100,7 +100,7 @@ class Rounds:
 
     @property
     def deadline_s(self) -> float:
-        """When the round under way goes on without the drafts that have not come [s]."""
+        """Time at which the current round goes on without the drafts that have not come [s]."""
         return self._grants.round.deadline_s
 
     @property
@@ -213,7 +213,7 @@ class Rounds:
     # Sessions that no device drafts for ---------------------------------------------------------------------------
 
     def _ride(self, now_s: float) -> Step:
-        """While drafts are awaited: a pass of the sessions that no device drafts for, if it is time for one.
+        """A pass of the sessions that no device drafts for, if it is time for one while drafts are awaited.
 
         It is while such passes are planned, while one more is over before the drafts are expected, and when the drafts
         are late: nobody waits for them but who drafts.
@@ -307,7 +307,7 @@ class Rounds:
     # What is waited for -------------------------------------------------------------------------------------------
 
     def _until_s(self) -> float | None:
-        """When waiting ends without a message [s]."""
+        """Time at which waiting ends without a message [s]."""
         match self._phase:
             case _Drafting() | _Verifying():
                 return None

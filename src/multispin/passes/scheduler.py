@@ -18,7 +18,7 @@ class Scheduler(Protocol):
 
     @property
     def deadline_s(self) -> float:
-        """When it goes on without the drafts that are awaited [s]; 0 if none are."""
+        """Time at which it goes on without the awaited drafts [s]; 0 if none are awaited."""
 
     @property
     def price_tokens_per_s(self) -> float:

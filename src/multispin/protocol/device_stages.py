@@ -1,4 +1,4 @@
-"""Where a device's session stands, as one value with a tag: the connection outside, the draft under way inside.
+"""The stages of a device's session, as one value with a tag: the connection outside, the current draft inside.
 
     Away ──greet──► Greeting ──Welcome──► Welcomed ──open──► Waiting ◄─► Granted ──answer──► Drafted
       ▲    └─────► Resuming ──Welcome, Tail──────────────────► one of the three, as the edge says

@@ -1,4 +1,4 @@
-"""Where a device stands in its session: its text, its stage, and what follows from them. It is asked, and does nothing.
+"""The state of a device's session: its text, its stage, and what follows from them. It answers, and does nothing.
 
 `device_session` is what moves it.
 """

@@ -10,7 +10,7 @@ from multispin.speculation import SamplingParams, Score, TextStream
 
 
 class Grown(NamedTuple):
-    """By what a text has grown.
+    """The part by which a text has grown.
 
     Attributes:
         tokens: its new ids.

@@ -1,4 +1,4 @@
-"""Where a session's next draft is, as the edge sees it: one value, which says everything that belongs to that stage.
+"""The stages of a session's next draft, as the edge sees it: one value that holds everything of its stage.
 
 A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → Refused → Idle. A grant of no
 tokens skips Granted, unless the device still has to name a token. A session whose device drafts on by itself is

@@ -32,8 +32,8 @@ def figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
     users = advice.options[0].users
     note = (
         f"{title}: {users} users. Tokens per second of all users together, by the planner's model: no jitter, no "
-        "stragglers, speeds and acceptance rates known; streams are simulated, all known. Dotted: the site as it is. "
-        "Shaded: where devices pay in rounds."
+        "stragglers, speeds and acceptance rates known; streams are simulated and know them too. Dotted: the site as "
+        "it is. Shaded: where devices pay in rounds."
     )
     drawn, axes = canvas("Will it help?", note, 1, 3, 4.0, legend=True)
     bars, speed, many = axes[0]

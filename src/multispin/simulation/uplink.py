@@ -130,7 +130,7 @@ class Air(Protocol):
     """How devices share the uplink."""
 
     def send(self, device: Device, now_s: float, bits: float, bandwidth_hz: float) -> tuple[float, float]:
-        """When a draft that is ready now begins to be sent, and when its last bit has left (infinite: never)."""
+        """Time at which a draft that is ready now begins to be sent, and that of its last bit [s] (infinite: never)."""
         ...
 
 

@@ -33,7 +33,7 @@ class PageTokens(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """By which both ends know that they mean the same ids."""
+        """Fingerprint by which both ends know that they mean the same ids."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ class Relaxation:
         return left, loss_start, loss_end, top_start, top_end
 
     def wide(self, intervals: Intervals, excess: Floats, first: int = 0) -> Mask:
-        """Where most of the excess comes from the interval's width, so that cutting it helps, [N]."""
+        """Intervals whose excess comes mostly from their width, so that cutting them helps, [N]."""
         middle = self.middle_excess[first : first + len(excess)]
         return (middle < 0.5 * excess) & (intervals.end - intervals.start > 1e-13 * intervals.end)
 

@@ -92,7 +92,7 @@ def greedy_tdma(
 
 
 def _ready(problem: Problem, rows: int) -> Floats:
-    """When options are ready to send, [R, 1, K]."""
+    """Times at which options are ready to send [s], [R, 1, K]."""
     return np.asarray(problem.drafted(np.arange(rows))[:, None, None] * problem.seconds_per_token)
 
 
