@@ -22,7 +22,7 @@ class Show(Protocol):
             stage: name of the stage.
             done: how much of it is done, 0 … `total`.
             total: all of it, above 0.
-            note: what else a person wants to know; default nothing.
+            note: text to show beside it; default none.
 
         """
 

@@ -21,7 +21,7 @@ class Access:
     [..., K] [s], and then `snr` and `round_trip_s` as in `bandwidth.draft_time`.
 
     Attributes:
-        name: as `cell.multiple_access` has it.
+        name: the value of `cell.multiple_access`.
         splits_band: whether devices have parts of the band, so that its split is a choice.
         draft_time: φ, the shortest time in which all drafts can be there, [...] [s].
         shares: share of the band in which each device sends then, [..., K]; 0 for those without a draft.

@@ -65,7 +65,7 @@ class Option:
         gain_over_plain: goodput over that of plain decoding, minus 1.
         gain_over_edge: the same over the edge's own drafts; None if the edge has no drafter.
         users: number of users.
-        decision: what everybody does; None in streams, where that changes from pass to pass.
+        decision: the decision for every session; None in streams, where it changes from pass to pass.
         upper_bound_tokens_per_s: goodput that no schedule exceeds; None but in streams (`exact.fluid`).
     """
 
@@ -124,7 +124,7 @@ def advise(
     Args:
         scenario: the site; `edge_drafter` None means that the edge cannot draft.
         policies: policies whose rounds are compared; one that plans from what happened is skipped.
-        told: hears what is worked on, and how much of everything is done, 0 … 1.
+        told: function of the current stage and the share of everything that is done, 0 … 1.
         streams: simulates the site in streams; None leaves streams out.
     """
     decisions: list[tuple[str, str, Decision]] = []
@@ -179,7 +179,7 @@ class Curve:
         quantity: "seconds_per_token" or "users".
         values: values of the quantity, in seconds or users.
         goodputs: tokens/s of all users together by mode, one for each value.
-        here: what the site has.
+        here: the site's own value.
         streamed: some of the values with what streams make there [tokens/s]; empty if they were not asked for.
     """
 

@@ -81,7 +81,7 @@ def makespan(ready_s: Floats, upload_s: Floats) -> Floats:
     The best order; `tdma` has the proof.
 
     Args:
-        ready_s: when a device has drafted [s], [..., K].
+        ready_s: times at which the devices have drafted [s], [..., K].
         upload_s: its upload time over the whole band [s], [..., K].
 
     Source: Lawler, Management Science 19 (1973) 544, for 1 | r_j | C_max.

@@ -30,7 +30,7 @@ class BreakEven:
         quantity: "seconds_per_token", "acceptance_rate", "round_trip_s" or "users".
         pays: "below" or "above" `value`, "always" or "never" within what was tried.
         value: the border; None for "always" and "never".
-        here: what the site has, a mean over its devices.
+        here: the site's own value, a mean over its devices.
     """
 
     quantity: str

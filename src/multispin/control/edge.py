@@ -41,7 +41,7 @@ def plain(scenario: Scenario, tables: "EdgeTables | None" = None) -> EdgePass:
     """Plain batched decoding: each pass gives a token to every session. Example: 20 in 24 ms make 833 tokens/s.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         tables: the scenario's tables, if they have been made already.
     """
     return _as_pass(tables or EdgeTables(scenario), np.zeros(len(scenario.devices), dtype=np.int64))
@@ -53,7 +53,7 @@ def edge_drafts(scenario: Scenario, *, fair: bool = False, tables: "EdgeTables |
     The paper's `centralized` is the special case of a common length and of a server that drafts as well as the devices.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
         tables: the scenario's tables, if they have been made already.
 
@@ -70,7 +70,7 @@ class EdgeTables:
     """The sessions' gains from the edge's drafts, as arrays.
 
     Attributes:
-        scenario: what they were made from.
+        scenario: the site that they were made for.
         weight: w_k, [K].
         longest: longest draft of the edge for each session, [K]; 0 for all if the edge has no drafter.
         tokens: E[N_k] by draft length, [L_max + 1, K].

@@ -25,7 +25,7 @@ def fairly_weighted(
     """The scenario with the weights that are fair, and the goodputs g_k that they follow from, by device name.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         before: goodputs that were found before, by device name, to go on from; others begin with plain decoding
             [tokens/s].
         steps: linear programs that are solved.
@@ -64,7 +64,7 @@ def fair_weights(weights: Sequence[float], tokens_per_s: Sequence[float]) -> lis
 
     Args:
         weights: w_k.
-        tokens_per_s: what each has had lately, at least a little [tokens/s].
+        tokens_per_s: recent goodput of each device, above 0 [tokens/s].
     """
     scale = sum(tokens_per_s) / sum(weights)
     return [weight * scale / rate for weight, rate in zip(weights, tokens_per_s, strict=True)]

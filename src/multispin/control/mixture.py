@@ -57,7 +57,7 @@ class Mixture:
         phase_s: φ [s].
         period_s: duration of a period [s].
         extra_passes: m.
-        value: what is maximised.
+        value: the objective to maximise.
     """
 
     lengths: Ints
@@ -83,7 +83,7 @@ class MixtureSearch:
     """One search. The scenario's devices are in their first modes, and send by frequency division.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         problem: the same in numbers.
         fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
         equal_bands: each device that drafts gets an equal share of the band.

@@ -32,7 +32,7 @@ class Policy:
     """A way to choose who drafts how much: a row of the table.
 
     Args:
-        name: what commands call it.
+        name: its name in commands.
         lengths: how it chooses draft lengths, in words.
         choose: function that makes its plan; None if it plans from the outcome of the last round alone.
         equal_bands: whether each device that can draft gets B/K, rather than the best split for the lengths.
@@ -86,7 +86,7 @@ def plan(
     """Choose every device's draft length and share of the band for the next round. A pure function.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         policy: name of any policy of the table but `REACTIVE`.
         relative_gap: for `heterogeneous` and `fair`, how far the proven bound may be above the answer; up to 32
             devices always get the optimum, to 1e-10.
@@ -126,8 +126,8 @@ def rank(scenario: Scenario, policy: Policy, rates: Sequence[float]) -> tuple[fl
     """Order of ways to serve a scenario: by how far all least goodputs are met, then by what the policy maximises.
 
     Args:
-        scenario: whose devices have weights and least goodputs.
-        policy: whose objective counts.
+        scenario: the site, with the weights and least goodputs of its devices.
+        policy: name of the policy whose objective counts.
         rates: tokens per second of each device.
 
     Returns: the least share of a least goodput that anybody has, 1 if all are met; and Σ w_k goodput_k, or
@@ -152,7 +152,7 @@ def plan_for_lengths(
     first one.
 
     Args:
-        scenario: what is known.
+        scenario: the site as it is known.
         draft_lengths: L_k [tokens], one per device.
         policy: the name to put on the plan.
         equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA.

@@ -123,7 +123,7 @@ class Mode:
     Exactly one of `acceptance_rate` and `acceptance_profile` is given.
 
     Args:
-        name: what plans call it; unique for a device.
+        name: its name in plans; unique for a device.
         acceptance_rate: α, as in `Device`.
         acceptance_profile: as in `Device`.
         bits_per_token: payload per drafted token [bit]; None takes the cell's.
@@ -156,7 +156,7 @@ class Device:
     `modes`.
 
     Args:
-        name: what plans and messages call it; unique in a scenario.
+        name: its name in plans and messages; unique in a scenario.
         seconds_per_token: T_k^S, time to draft one token [s].
         spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8), whatever the band.
         snr_hz: p g / N₀, received power over noise density [Hz]: the rate in a band b is b log2(1 + snr_hz / b)
@@ -261,7 +261,7 @@ class Scenario:
 
     Args:
         cell: the shared uplink.
-        verifier: what a verification takes.
+        verifier: time of a verification.
         devices: one for each session, whether it drafts or not.
         edge_drafter: the edge's own drafter; None if it has none.
     """

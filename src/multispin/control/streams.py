@@ -97,7 +97,7 @@ class Go:
     """A pass begins now.
 
     Args:
-        rides: who takes part; at least one session.
+        rides: the sessions in the pass, at least one.
         expected_tokens: Σ w_k E[N_k] of the pass [tokens].
         pass_s: its expected duration, the edge's drafting included [s].
     """
@@ -206,7 +206,7 @@ class _Drafts(NamedTuple):
         device: tokens of the device.
         edge: tokens that the edge's drafter adds.
         tokens: w E[N].
-        surplus: what riding now is worth beyond not riding, at the price of time [tokens].
+        surplus: worth of riding now over not riding, at the price of time [tokens].
     """
 
     device: Floats
@@ -221,7 +221,7 @@ class _Table:
     Arrays over times of a wait, too, have them as their first axis, [T, M + 1, K].
 
     Attributes:
-        must: who rides whatever it brings.
+        must: sessions that ride whatever they bring.
         next_s: time until more is expected [s].
     """
 

@@ -111,14 +111,14 @@ def decide(
     `fair` compares Σ w log(tokens/s).
 
     Args:
-        scenario: what is known; `edge_drafter` None means that the edge cannot draft.
+        scenario: the site as it is known; `edge_drafter` None means that the edge cannot draft.
         policy: a policy of `POLICIES`; how lengths and bands follow when devices draft.
         mode: one of `MODES`; "mixture" (default) chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
             happened (`plan_for_lengths`); None makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
             quicker and may find less.
-        max_effort: as in `plan`.
+        max_effort: bound on the work of each plan, as in `plan`.
 
     Raises:
         InputError: the mode is unknown, or "edge" without an edge drafter.

@@ -41,7 +41,7 @@ def learned(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) ->
     """The price after a pass: Σ w_k of the tokens that it brought, in the time since the pass before ended.
 
     Args:
-        price: what was known before.
+        price: the price of time that was known before.
         tokens: weighted tokens that were committed.
         seconds: time since the last call, waiting included [s].
         pass_s: usual time of a pass, which bounds how soon one is forgotten; default 0, by `PRICE_MEMORY_S` alone [s].
@@ -87,7 +87,7 @@ class Worth:
         most_tokens_per_s: goodput of the best rates [tokens/s].
         alone_tokens_per_s: goodput of the edge alone, by plain decoding or with its own drafter [tokens/s]. It can make
             this of any second in which no device drafts, so no second of edge and devices together is worth less.
-        sessions: by device name.
+        sessions: worth of each session, by device name.
     """
 
     engine_share: float
@@ -123,7 +123,7 @@ def worth(scenario: Scenario) -> Worth:
     nothing, and everybody has less.
 
     Args:
-        scenario: what is known; its weights may be those of `fair_weights`.
+        scenario: the site as it is known; its weights may be those of `fair_weights`.
 
     Raises:
         InputError: as in `fluid`.

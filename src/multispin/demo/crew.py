@@ -21,7 +21,7 @@ class DeviceSpec:
 
     Attributes:
         name: its name, unique in the demo.
-        drafter: what drafts for it, as `--draft` of `multispin device` names it.
+        drafter: its drafter, as `--draft` of `multispin device` names it.
         seconds_per_token: emulated time per drafted token [s].
         spectral_efficiency: emulated uplink [bit/s/Hz].
         task: task family of its prompt, or "yours".

@@ -28,9 +28,9 @@ class ForkedProcess:
 
     Attributes:
         pid: number of the process.
-        stdin: what it reads.
-        stdout: what it writes.
-        stderr: what it writes as errors.
+        stdin: its standard input.
+        stdout: its standard output.
+        stderr: its standard error.
 
     """
 
@@ -53,7 +53,7 @@ class ForkedProcess:
         """Start it in a session of its own.
 
         Args:
-            arguments: what follows `python -m multispin`.
+            arguments: arguments after `python -m multispin`.
             limit: longest line that is read from it [bytes].
             yielding: number that is added to this process's niceness; default 0.
 

@@ -15,7 +15,7 @@ class Play:
     """One way in which the same prompts are played.
 
     Attributes:
-        mode: who drafts, one of `passes.settings.MODES`.
+        mode: mode of the edge, one of `passes.settings.MODES`.
         policy: how the edge plans rounds.
         edge_drafter: the edge's own drafter; None if it has none, or none in this mode.
 

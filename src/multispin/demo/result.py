@@ -21,7 +21,7 @@ class DeviceResult:
 
     Attributes:
         name: the device's name.
-        drafter: what drafted for it.
+        drafter: its drafter.
         task: task family of its prompt.
         prompt: the user message.
         text: the text that came out.
@@ -113,11 +113,11 @@ class DemoResult:
         rule: acceptance rule.
         not_compared: why the texts are not compared with the target's own; None if they are.
         goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
-        predicted_goodput_tokens_per_s: what the plans promised for the same rounds.
+        predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds.
         rounds: rounds verified.
         wall_s: time from the order to begin to the end of the last text, as it was played [s].
         devices: each device's part.
-        round_log: what the edge told of each round; times are as they were played.
+        round_log: the edge's report of each round; times are as they were played.
         target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch; None if it was
             not timed.
         mode: mode of the play, such as "plain" or "rounds".
@@ -163,10 +163,10 @@ def result_of(
     """What came of a run.
 
     Args:
-        order: what was asked for.
+        order: the order of the demo.
         site: the site as it was played; None if none was.
-        states: what is known of each play.
-        compared: for each play, which texts are the target's own.
+        states: the state of each play.
+        compared: which texts are the target's own, for each play.
         alone_tokens_per_s: speed of the target alone; None if it was not timed.
 
     """

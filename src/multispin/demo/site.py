@@ -45,7 +45,7 @@ class DemoSite:
 
     Attributes:
         name: name of the site, or its file.
-        scenario: what is emulated: engine, band, devices and links.
+        scenario: the site to emulate: engine, band, devices and links.
         slower: the site is played this many times slower, 1 … `MAX_SLOWER`.
 
     """

@@ -22,7 +22,7 @@ class DeviceState:
         acceptance_rate: the edge's estimate, α in [0, 1]; None before its first round.
         length: draft length granted for this round [tokens].
         bandwidth_hz: band granted for this round [Hz].
-        done: what it told at the end of its text; None before.
+        done: its event at the end of its text; None before.
         lost: why its process ended early, in a sentence; empty if it did not.
         started_s: the edge's clock when it could begin to write, its prompt read [s], or later, when all could; None
             before.
@@ -69,7 +69,7 @@ class DemoState:
 
     Attributes:
         devices: the devices by name.
-        label: what people call this way of playing.
+        label: name of this way of playing, for people.
         slower: the site is played this many times slower.
         passes: passes so far that brought tokens, whatever the mode.
         rounds: planned rounds verified so far.
@@ -80,7 +80,7 @@ class DemoState:
         delivered: tokens committed between the two.
         planned_tokens: tokens that the plans of those rounds promised.
         planned_s: planned time of those rounds [s].
-        log: what the edge told of each round, rounds that only read prompts included.
+        log: the edge's event of each round, also of rounds that only read prompts.
 
     """
 

@@ -28,11 +28,11 @@ class Holder:
     """Whoever shows one token.
 
     Attributes:
-        name: whose token it is; empty for the shared credential and for an edge that asks for none.
-        token: what the file says of it; None: no limits.
+        name: name of the token's holder; empty for the shared credential and for an edge that asks for none.
+        token: the token's entry in the file; None: no limits.
         sessions: numbers of its sessions; those that have ended are dropped at the next look.
         left: tokens left of its minute; below 0 after a long prompt.
-        counted_s: when `left` was right [s].
+        counted_s: time at which `left` was right [s].
 
     """
 
@@ -87,7 +87,7 @@ class Caller(NamedTuple):
     """The holder of the token behind an HTTP request or a connection.
 
     Attributes:
-        holder: whose token was shown.
+        holder: holder of the token that was shown.
         address: network address that it came from.
         request: identifier of the HTTP request; empty for a device's connection.
 
@@ -140,7 +140,7 @@ class Access:
         wait its turn.
 
         Args:
-            secret: what was shown; empty if nothing was.
+            secret: the secret that was shown; empty if none was.
             address: network address that it came from.
             now_s: time [s].
 

@@ -17,9 +17,9 @@ class _Text:
         name: name of its device.
         request: name of the HTTP request that it belongs to; empty for a device's own.
         prompt_tokens: tokens of its prompt.
-        opened_s: when its request came [s].
-        began_s: when the first pass with it began [s]; None before.
-        first_s: when its first token was committed [s]; None before.
+        opened_s: time at which its request came [s].
+        began_s: time at which the first pass with it began [s]; None before.
+        first_s: time at which its first token was committed [s]; None before.
         tokens: tokens committed.
         drafted: tokens drafted for it and verified.
         accepted: accepted tokens among them.

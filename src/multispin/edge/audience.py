@@ -21,7 +21,7 @@ class Audience:
         failures: how often a listener has raised.
 
     Args:
-        listeners: who is told from the start.
+        listeners: listeners from the start.
 
     """
 

@@ -89,7 +89,7 @@ class Connection:
     """One device's connection.
 
     Attributes:
-        wire: what carries its frames.
+        wire: the wire that carries its frames.
         holder: holder of the token that was shown.
         max_messages_per_s: messages which answer nothing that the device may send in a second.
         request: name of the HTTP request that it serves; empty for a device's own.

@@ -57,7 +57,7 @@ class _Device:
 
     Attributes:
         sessions: numbers of its sessions.
-        row: what the last pass with a draft of it brought; None before.
+        row: its row of the last pass with a draft of it; None before.
         grant: its last grant; None before.
         tokens: tokens of its texts.
 

@@ -49,7 +49,7 @@ class Counts(NamedTuple):
         sessions: numbers of all sessions.
         connections: open connections of devices.
         slots: texts that fit at once.
-        price_tokens_per_s: what the engine makes of its time, as decisions take it [tokens/s].
+        price_tokens_per_s: price of time that decisions use [tokens/s].
         wrong_credentials: wrong credentials that have come.
         failed_listeners: how often telling somebody has failed.
 

@@ -27,7 +27,7 @@ class PacedEngine:
         engine: engine that computes.
         verification: T_ver of the emulated engine.
         clock: function that returns the time [s].
-        sleep: waits for this many seconds.
+        sleep: function that waits for a number of seconds.
 
     """
 
@@ -101,7 +101,7 @@ class PacedBatchDrafter:
         drafter: drafter that computes.
         times: time of a drafting step of the emulated drafter.
         clock: function that returns the time [s].
-        sleep: waits for this many seconds.
+        sleep: function that waits for a number of seconds.
 
     """
 

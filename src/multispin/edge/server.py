@@ -34,8 +34,8 @@ class EdgeServer:
     """Drives `Passes` with a clock, sockets, a thread for the engine and one for plans.
 
     Attributes:
-        audience: who is told of everything that happens.
-        access: who may use this edge.
+        audience: listeners to everything that happens.
+        access: check of who may use this edge.
 
     Args:
         passes: sessions and passes of this edge.
@@ -132,7 +132,7 @@ class EdgeServer:
 
         Args:
             wire: connection to a device, just opened.
-            caller: who stands behind it, if that is known already; else its first message must show a credential.
+            caller: holder of its token, if known already; else its first message must show a credential.
 
         """
         await self._devices.converse(wire, caller)

@@ -18,7 +18,7 @@ class LinkEstimator(MedianEstimator):
     band would shrink from plan to plan, as each narrower band makes the link look more efficient.
 
     Args:
-        prior_spectral_efficiency: what is believed before anything is observed, in bit/s/Hz, worth two frames.
+        prior_spectral_efficiency: belief before anything is observed [bit/s/Hz]; it counts as two frames.
         half_life_frames: after as many frames an observation counts half.
 
     """

@@ -12,7 +12,7 @@ class DraftSpeedEstimator(MedianEstimator):
     A warm-up or a stall does not move it; a lasting change of speed does, within `half_life_rounds`.
 
     Args:
-        prior_seconds_per_token: what is believed before anything is observed, worth two rounds.
+        prior_seconds_per_token: belief before anything is observed [s]; it counts as two rounds.
         half_life_rounds: after as many rounds an observation counts half.
 
     """

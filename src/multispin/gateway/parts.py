@@ -20,7 +20,7 @@ class Part(NamedTuple):
         calls: parts of calls of tools.
         tokens: tokens with their log probabilities, where the request wants them; those of the end are left out.
         finish: "stop", "length" or "tool_calls" with the last part, else empty.
-        drafted: who drafted the text's tokens, if they were accepted drafts, "device" or "edge"; else empty.
+        drafted: drafter of the text's tokens, "device" or "edge", if they were accepted drafts; else empty.
 
     """
 
@@ -44,7 +44,7 @@ async def parts_of(
     Args:
         source: where the text comes from.
         words: its tokens as text.
-        request: what is asked for.
+        request: the request.
         count: function that gets every pass.
         with_tools: whether calls of tools are to be read from it.
         split: whether text of accepted drafted tokens comes in parts of its own.

@@ -34,7 +34,7 @@ class Tool(NamedTuple):
 
     Attributes:
         name: 1 … 64 letters, digits, "_", "." or "-".
-        description: what it does, for the model.
+        description: description of the tool, for the model.
         parameters: JSON schema of its arguments, an object.
 
     """

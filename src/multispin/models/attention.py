@@ -77,7 +77,7 @@ def hidden_keys(
     Args:
         positions: [slots, rows], position of the token in each row.
         keys: keys per slot.
-        window: as in `Scoring`.
+        window: positions of a sliding window, as in `Scoring`.
         shared: query heads per key head.
         dtype: number type of the mask.
 
@@ -110,7 +110,7 @@ def attend_slots(
         columns: [slots · rows], the token of each (slot, row) place.
         keys: [slots, kv_heads, end, head_dim].
         values: [slots, kv_heads, end, head_dim].
-        mask: as `hidden_keys` makes it; None where every key may be seen.
+        mask: mask from `hidden_keys`; None if every key may be seen.
         scoring: how keys are weighed; its window is in the mask.
 
     Returns:

@@ -40,8 +40,8 @@ class DrafterName:
     """A drafter's name, parsed.
 
     Attributes:
-        text: as it was written.
-        kind: what stands behind it.
+        text: the name as it was written.
+        kind: the kind of drafter behind the name.
         reference: the model that drafts, for `rounded` and `model`; "" under `rounded` for the target itself.
         bits: bits of a rounded model's weights, 3 … 8; 0 for the other kinds.
         folder: folder of a distilled drafter; None for the other kinds.

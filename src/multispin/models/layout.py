@@ -70,7 +70,7 @@ def grouped(runs: Sequence[Run], pair_cost: int) -> list[_Group]:
     """Join neighbouring slots while one padded call is cheaper than two.
 
     Args:
-        runs: what is read into each slot, at most one run per slot.
+        runs: tokens to read into each slot, at most one run per slot.
         pair_cost: multiply-adds per query-key pair, heads times head size.
     """
     groups: list[_Group] = []

@@ -115,7 +115,7 @@ def packed_attention(
         sliding_window: keys that a token may look back on, itself included; None for all.
         softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
         s_aux: [heads], sinks of gpt-oss, or None.
-        others: what asks for nothing (`PLAIN_ARGUMENTS`).
+        others: further arguments, which must ask for nothing (`PLAIN_ARGUMENTS`).
 
     Returns:
         [1, Σ n_i, heads, head_dim], and no weights.

@@ -161,7 +161,7 @@ class RecurrentPass:
 
     Args:
         slots: the states of all slots; those of the runs are under way from now on, until `end`.
-        runs: what is read into each slot, at most one run per slot, in the order of the row.
+        runs: tokens to read into each slot, at most one run per slot, in the order of the row.
 
     """
 

@@ -99,7 +99,7 @@ def render(template: str, variables: Mapping[str, Any], process: TemplateProcess
 
     Args:
         template: Jinja source, with the additions that templates on the hub rely on.
-        variables: what it may name, as values of JSON.
+        variables: variables that it may use, as values of JSON.
         process: the process that runs it; by default one for all.
 
     Raises:

@@ -55,8 +55,8 @@ class _Judge:
 
     Attributes:
         base: tokens committed when the draft began.
-        drafted: what vLLM verifies: all of the draft.
-        evidence: what came with it.
+        drafted: drafted ids that vLLM verifies: the whole draft.
+        evidence: evidence that came with the draft.
         params: the request's sampling parameters.
 
     """

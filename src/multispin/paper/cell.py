@@ -162,7 +162,7 @@ def scenario(
 
     Args:
         pair: the models.
-        assumed: what the paper leaves open.
+        assumed: assumptions for what the paper leaves open.
         drawn: tasks, speeds and gains.
         block: which fading block.
         devices: K, at most `MOST_DEVICES`.

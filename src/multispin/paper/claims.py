@@ -44,14 +44,14 @@ class Claim:
     """One row of summary.json.
 
     Args:
-        claim: what is claimed, with the unit.
+        claim: the claim, with the unit.
         paper: the paper's number, or its words where it gives none; None where only we claim it.
         ours: our number.
         low: lower end of our 95 % interval over realisations; equal to `ours` where nothing is random,
             but if that is the worst of several cases, the least of them.
         high: upper end of the interval.
         verdict: how our number stands to the paper's.
-        why: what makes it so, and what explains a difference.
+        why: the cause, and the explanation of a difference.
     """
 
     claim: str

@@ -39,7 +39,7 @@ class Study:
         realisations: draws of tasks, speeds and mean gains from each seed.
         blocks: fading blocks in each realisation.
         assumed: assumptions by pair.
-        results: what has been run so far.
+        results: results of the settings that were run so far.
     """
 
     seeds: tuple[int, ...] = SEEDS

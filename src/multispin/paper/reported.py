@@ -25,7 +25,7 @@ class Reported:
     Args:
         figure: where the paper shows it.
         pair: which models.
-        claim: what it says, with the unit.
+        claim: the claim, with the unit.
         value: the number, as a ratio of goodputs (1.88 for +88 %) or a goodput [tokens/s].
         baseline: scheme in the denominator; None for the goodput itself.
         devices: K of the point.

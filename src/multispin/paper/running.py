@@ -57,7 +57,7 @@ class Case:
     Args:
         pair: key of the models in `cell.PAIRS`.
         policy: the edge's policy.
-        knows: what the controller is told: "all", "all but acceptance" or "nothing".
+        knows: knowledge of the controller: "all", "all but acceptance" or "nothing".
         late_share: share of drafts that are late.
         wait: which deadline of `WAITS`.
     """
@@ -91,7 +91,7 @@ def run_cases(
 
     Args:
         figure: "learning" or "lateness".
-        cases: what to simulate; `cases_of(figure)` for the whole figure.
+        cases: the cases to simulate; `cases_of(figure)` for the whole figure.
         assumed: assumptions by pair.
         draws: (seed, index) of each realisation; the same for every case.
         rounds: rounds of each run.

@@ -71,12 +71,12 @@ def run_streams(
     """Simulate streams, and put them beside the schemes of the study in one table.
 
     Args:
-        study: has run `planned_settings()`.
+        study: study that has run `planned_settings()`.
         draws: (seed, index) of the realisations to compare in, of those of the study.
         rounds: length of a run; `PASSES_PER_ROUND` passes each.
         processes: number of processes to run on.
         progress: called with the share that is done, 0 … 1.
-        cases: what to simulate.
+        cases: the cases to simulate.
     """
     runs = [_run(case, study.assumed, seed, index, rounds) for case in cases for seed, index in draws]
     found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])

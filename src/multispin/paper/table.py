@@ -16,7 +16,7 @@ class Table:
 
     Args:
         name: file name without its ending, such as "fig-7".
-        title: what it shows, one sentence.
+        title: the title: one sentence that says what it shows.
         note: settings and assumptions, printed on the figure.
         columns: names, with units.
         rows: one value per column each.

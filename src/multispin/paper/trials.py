@@ -47,7 +47,7 @@ class Trial:
 
     Args:
         setting: the point on the figure.
-        assumed: what the paper leaves open.
+        assumed: assumptions for what the paper leaves open.
         seed: seed of the draws.
         index: which realisation of this seed.
         blocks: number of fading blocks.

@@ -42,14 +42,14 @@ class _Basis:
     """A decision, and what it was made from.
 
     Attributes:
-        decision: what was decided.
+        decision: the decision.
         usual: drafter and draft length of most sessions.
         drafting: number of devices that draft, at least 1.
-        views: what was believed of the sessions, and of the edge's drafter.
-        delays_s: what was believed of the sessions' one-way delays [s].
+        views: beliefs about the sessions and the edge's drafter at that time.
+        delays_s: believed one-way delays of the sessions at that time [s].
         verify_s: believed time of a verification of everybody [s].
         edge_room: longest draft of the edge that made sense for anybody [tokens].
-        at_s: when it was made [s].
+        at_s: time at which it was made [s].
 
     """
 
@@ -68,10 +68,10 @@ class Chooser:
 
     Args:
         mode: "plain", "edge" or "mixture".
-        policy: whose objective is maximised, and which plans the devices' drafts.
+        policy: policy that plans the devices' drafts; its objective is maximised.
         bandwidth_hz: uplink band that all devices share [Hz].
         tolerance: drift within which a decision is kept.
-        beliefs: what is known of sessions, verifier and the edge's drafter.
+        beliefs: beliefs about sessions, verifier and the edge's drafter.
 
     """
 
@@ -120,8 +120,8 @@ class Chooser:
 
         Args:
             chosen: the choice for each of its members that is still here.
-            decision: what was decided.
-            at_s: when that was begun [s].
+            decision: the decision.
+            at_s: time at which that was begun [s].
 
         """
         if not chosen:
@@ -217,7 +217,7 @@ class Chooser:
         """The plan, with short drafts of devices that do not draft, where these are due and have a chance to come.
 
         Args:
-            plan: what is planned.
+            plan: the plan.
             members: whom it is for.
             now_s: the time [s].
             in_turns: whether devices send in turns, so that nobody has to share the band with a trial.

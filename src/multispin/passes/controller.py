@@ -42,13 +42,13 @@ class _Found:
     """What was planned, from scratch.
 
     Attributes:
-        members: who was planned for.
+        members: sessions that the plan is for.
         reserved_hz: band that was not there [Hz].
-        beliefs: what was believed of them then.
-        plan: for all of their devices.
+        beliefs: beliefs about them at that time.
+        plan: the plan for all of their devices.
         given: whether its draft lengths were given, so that it is no basis for others.
-        decision: who drafts; None in mode "rounds".
-        at_s: when it was begun [s].
+        decision: the decision who drafts; None in mode "rounds".
+        at_s: time at which it was begun [s].
 
     """
 
@@ -67,7 +67,7 @@ class _Basis:
 
     Attributes:
         plan: the plan.
-        views: what was believed of its members, by session.
+        views: beliefs about its members at that time, by session.
         lengths: draft lengths that no end of a text has cut short, by session.
         verify_s: predicted time of its verification [s].
         band_hz: band that was there to be shared [Hz].
@@ -99,8 +99,8 @@ class Controller:
     """Plans every round from what is believed.
 
     Args:
-        settings: what the operator decides.
-        beliefs: what is known of sessions and verifier; by default it is learned.
+        settings: the operator's settings.
+        beliefs: beliefs about sessions and verifier; default: learned ones.
 
     """
 

@@ -55,18 +55,18 @@ class Flow:
     """What is known of a stream.
 
     Attributes:
-        since_s: when it was last in a pass, or could first be in one [s].
-        told_s: when its device was told something that makes it start over [s].
+        since_s: time at which it was last in a pass, or could first be in one [s].
+        told_s: time at which its device was told something that makes it start over [s].
         told_at: length of the committed text then [tokens].
-        arrived_s: when its last chunk came [s].
-        device: what is believed of its device, looked at now and then.
+        arrived_s: time at which its last chunk came [s].
+        device: belief about its device, renewed now and then.
         rides: passes since then.
-        view: what was believed of its tokens lately; None: to be looked at.
+        view: recent belief about its tokens; None: to be found.
         young: passes for which it still counts as new.
         chunks: frames that came.
         behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
         short_tokens: the same for what it is not to fall below at any price.
-        resumed_s: when its device was told something that lets it draft on after it had stood at its window [s].
+        resumed_s: time at which its device was told something that lets it draft beyond its full window [s].
         rests_at: pending tokens at which its device sent no more lately, though it may: to save energy, for instance.
 
     """
@@ -110,9 +110,9 @@ class Flow:
 
         Args:
             now_s: the time [s].
-            tokens: what it brought.
-            plain_tokens_per_s: what plain decoding of all would give it.
-            worth: what it is to have at least, and what was asked for it.
+            tokens: tokens that it brought.
+            plain_tokens_per_s: its goodput if nobody drafted.
+            worth: its least goodput, and the goodput that was asked for it.
 
         """
         since_s = now_s - self.since_s
@@ -244,7 +244,7 @@ def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int)
     It maximises E[N(L)] / (cycle + L · (time per token, transmission included)).
 
     Args:
-        device: what is believed of it.
+        device: belief about the device.
         bandwidth_hz: its band [Hz].
         cycle_s: time of a grant beside drafting and transmission: the round trip and a pass [s].
         most: longest draft that makes sense [tokens].

@@ -21,8 +21,8 @@ class _Ride(NamedTuple):
 
     Attributes:
         seat: the session's.
-        ride: what was decided.
-        epoch: of the chain that its device's tokens are of.
+        ride: the decision for the session.
+        epoch: epoch of the chain of its device's tokens.
 
     """
 
@@ -77,8 +77,8 @@ class NextPass:
         has ended is not used.
 
         Args:
-            number: of the pass.
-            added: what the edge's drafter has drafted, by session.
+            number: number of the pass.
+            added: ids that the edge's drafter has drafted, by session.
             pass_s: usual time of a pass [s].
 
         """

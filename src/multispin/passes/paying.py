@@ -33,7 +33,7 @@ class _Account:
         rests: whether it drafts in trials only.
         own: tokens of its own in its text lately.
         text: tokens of its text since it began to draft.
-        until_s: when its trial ends without an answer [s]; None: none is under way.
+        until_s: time at which its trial ends without an answer [s]; None if there is no trial.
 
     """
 

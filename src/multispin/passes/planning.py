@@ -38,8 +38,8 @@ class Planning:
     """Makes plans by what is believed.
 
     Args:
-        settings: what the operator decides.
-        beliefs: what is believed of sessions and verifier.
+        settings: the operator's settings.
+        beliefs: beliefs about sessions and verifier.
         reserved_hz: band still in use by drafts that are late [Hz].
 
     """

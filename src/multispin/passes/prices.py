@@ -43,8 +43,8 @@ class Prices:
     """What time is worth, for the sessions that are there.
 
     Args:
-        settings: what the operator decides.
-        beliefs: what is known of sessions, verifier and the edge's drafter.
+        settings: the operator's settings.
+        beliefs: beliefs about sessions, verifier and the edge's drafter.
 
     """
 

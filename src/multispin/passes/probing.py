@@ -41,10 +41,10 @@ class _Trial:
     Attributes:
         next_s: not before this time [s].
         gap: time until the next one, in durations of the last.
-        since_s: when the one under way began [s]; None: none is.
+        since_s: time at which the current probe began [s]; None if there is none.
         distrusted: whether its last draft never came, so that only probes are asked of it.
         lost: share of the goodput that is lost while the one under way lasts.
-        more_s: what it costs beside, as time of everybody [s].
+        more_s: further cost, as time of all sessions [s].
         made: how many there were.
 
     """
@@ -89,10 +89,10 @@ class Probes:
         """A probe begins.
 
         Args:
-            key: whose.
+            key: key of the drafter that is probed.
             now_s: the time [s].
             lost: share of the goodput that is lost while it lasts; default 0.
-            more_s: what it costs beside, as time of everybody; default 0 [s].
+            more_s: further cost, as time of all sessions [s]; default 0.
 
         """
         trial = self._trials.setdefault(key, _Trial())

@@ -21,10 +21,10 @@ class Round:
     Attributes:
         number: number of the round.
         planned_s: its planned time [s].
-        deadline_s: when it goes on without the drafts that have not come [s].
+        deadline_s: time at which it goes on without the missing drafts [s].
         members: sessions whose drafts may still be awaited. A look at its end tells which are.
-        expected_s: when the drafts of its devices are expected to have come [s].
-        riders: what is done for the sessions that no device drafts for, by number.
+        expected_s: time at which all of its drafts are expected to have come [s].
+        riders: decisions for the sessions that no device drafts for, by number.
         passes: how many more passes of theirs are planned before that.
 
     """

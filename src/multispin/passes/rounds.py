@@ -45,7 +45,7 @@ class _Verifying:
     """A batch is being verified.
 
     Attributes:
-        batch: what is verified.
+        batch: the batch that is verified.
         waits: whether drafts of the round are still awaited, so that this is a pass of the other sessions.
 
     """
@@ -59,11 +59,11 @@ class _Settling:
     """A batch has been verified; its verdicts wait for the distributions that were asked for.
 
     Attributes:
-        batch: what was verified.
-        findings: what was found, per job.
+        batch: the batch that was verified.
+        findings: the result of each job.
         verify_s: how long that took [s].
         asked: sessions that owe a distribution; those found at the end that do not drop off.
-        until_s: when the others' verdicts wait no longer [s].
+        until_s: time until which the others' verdicts wait [s].
         waits: whether drafts of the round are still awaited.
 
     """

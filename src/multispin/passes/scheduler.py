@@ -34,7 +34,7 @@ class Scheduler(Protocol):
         """Take what the edge's own drafter drafted.
 
         Args:
-            step: what it was asked for.
+            step: the step that asked for the drafts.
             drafts: one draft per ask, in this order.
             draft_s: how long the drafting took [s].
             now_s: the time [s].
@@ -47,7 +47,7 @@ class Scheduler(Protocol):
         """Take what the verification of a batch found.
 
         Args:
-            batch: what was verified.
+            batch: the batch that was verified.
             findings: one per job, in this order; a Failure ends its own session only, None is a prompt's.
             verify_s: how long the verification took [s].
             now_s: the time [s].
@@ -61,7 +61,7 @@ class Scheduler(Protocol):
 
         Args:
             seat: the device's.
-            message: what came.
+            message: the message that came.
             frame_bytes: size of its frame [bytes].
             now_s: the time [s].
 

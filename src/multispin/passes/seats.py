@@ -21,9 +21,9 @@ class Trial:
     The device is told nothing until its draft has come, so that it does not give the draft up.
 
     Attributes:
-        grant: what the device may draft.
+        grant: the grant that the device has.
         base: number of tokens committed when it was asked.
-        asked_s: when it was asked [s].
+        asked_s: time at which it was asked [s].
         ids: the draft; None until it has come. It is kept until the text shows what of it was right.
 
     """
@@ -43,16 +43,16 @@ class Seat:
     """A session at this edge.
 
     Attributes:
-        session: what was said, and what is owed.
+        session: the edge's half of the conversation with the device.
         slot: the engine's slot that holds its text; None while it has none.
         connected: whether its device is there.
-        lost_at_s: when the device was lost last [s].
-        asked_at_s: when the edge last asked the device for something, or the device came back [s].
+        lost_at_s: time at which the device was last lost [s].
+        asked_at_s: time at which the edge last asked the device for something, or the device came back [s].
         planned_s: planned time from its grant to its draft's arrival [s]; 0 where that says nothing.
         evicted: whether its text had a slot which another request took.
-        heard_at_s: when the device said something last [s].
+        heard_at_s: time of the device's last message [s].
         turn: the order in which texts got their slots; prompts are read in it.
-        drafter: who drafts for it until the next plan.
+        drafter: the drafter for it until the next plan.
         to_draft: tokens that the edge's own drafter is still to draft for the pass to come.
         trial: a draft that is asked of the device beside; None if none is.
 

@@ -84,7 +84,7 @@ class EdgeState:
 
         Args:
             seat: the device's.
-            grant: what it answers.
+            grant: the grant that it answers.
             message: the draft.
             frame_bytes: size of its frame [bytes].
             took_s: time from the grant to the draft's arrival [s].

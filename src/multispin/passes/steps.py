@@ -20,7 +20,7 @@ class Job(NamedTuple):
         feed: the tokens that it brings.
         drafted: how many of them were drafted.
         granted: how many could have been drafted.
-        drafter: who drafted them: `DEVICE` or `EDGE`.
+        drafter: drafter of the tokens: `DEVICE` or `EDGE`.
         matcher: follows the text, where its request has a grammar; else None.
 
     """
@@ -65,8 +65,8 @@ class RoundReport:
         verify_s: time of the forward pass and the acceptance rules [s].
         prompt_tokens: prompt tokens that rode along.
         plan: the plan for the next round; None if nobody is left, and in streams.
-        planned_pass_s: in streams, the time that the pass was expected to take, prompts not counted [s].
-        planned_tokens: in streams, the tokens that it was expected to bring.
+        planned_pass_s: expected time of the pass without prompts [s]; in streams only.
+        planned_tokens: expected tokens of text of the pass; in streams only.
 
     """
 
@@ -87,7 +87,7 @@ class Sleep:
     """There is nothing to do before `until_s` or the next message.
 
     Attributes:
-        until_s: on the driver's clock [s]; None: only a message changes anything.
+        until_s: time on the driver's clock [s]; None: only a message changes anything.
 
     """
 
@@ -130,7 +130,7 @@ class Verify:
     """This batch is to be verified; `Passes.verified` takes what was found.
 
     Attributes:
-        batch: what to verify.
+        batch: the batch to verify.
 
     """
 

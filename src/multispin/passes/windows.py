@@ -36,7 +36,7 @@ class Windows:
 
     Args:
         state: the sessions.
-        grants: of the texts under a rejection rule.
+        grants: grants of the texts under a rejection rule.
         edge_drafts: the edge's own drafter at work; None if it has none.
 
     """

@@ -95,7 +95,7 @@ class Away(Struct, frozen=True):
     """There is no connection.
 
     Attributes:
-        kept: what was under way at the edge; None if no request is open there.
+        kept: the stage at the edge; None if no request is open there.
 
     """
 
@@ -114,7 +114,7 @@ class Resuming(Struct, frozen=True):
     """A Resume is sent; a Welcome and then a Tail must come.
 
     Attributes:
-        kept: what was under way before.
+        kept: the stage before.
         welcomed: whether the Welcome has come.
 
     """

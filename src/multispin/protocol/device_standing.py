@@ -24,8 +24,8 @@ class DeviceStanding:
     Args:
         hello: how this device introduces itself.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
-        max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
-            default 1, as far as the edge allows.
+        max_wasted_share: greatest share of its tokens that may be wasted. In a stream it drafts less far ahead to keep
+            to it. Default 1: it drafts as far ahead as the edge allows.
 
     """
 

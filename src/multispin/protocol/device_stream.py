@@ -141,7 +141,7 @@ class Chains:
 
         Args:
             chain: the chain that was under way.
-            tokens: what was committed.
+            tokens: the committed ids.
             verified: tokens of the chain that the pass has verified.
             goes_on: whether the text goes on.
 

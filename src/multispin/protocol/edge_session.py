@@ -69,7 +69,7 @@ class EdgeSession:
         hello: the device's greeting, already accepted by `check_hello`.
         request: the text that is being generated; None before the first one.
         stage: where the next draft is: not granted, granted, pending or refused; or that the device streams.
-        counts: what became of the tokens of its streams, in all texts.
+        counts: counts of what became of the tokens of its streams, in all texts.
 
     Args:
         number: the session's number on the wire.

@@ -39,7 +39,7 @@ class Arrival(NamedTuple):
 
     Attributes:
         begins: whether it is the first of its chain.
-        trials: what it shows of the drafter.
+        trials: outcomes of drafted tokens, from which the drafter is learned.
 
     """
 
@@ -89,14 +89,14 @@ class Streaming:
     """The stage of a session whose device drafts on by itself.
 
     Attributes:
-        window: what the device was told last.
+        window: the window that the device was last told [tokens].
         epoch: number of the newest chain that has been seen.
-        counts: what became of its tokens.
+        counts: counts of what became of its tokens.
         longest: longest window that this text has had [tokens]; more is never on its way.
         alive: whether the text agrees with the chain so far.
         pending: its tokens that follow the committed text, those in the pass under way included.
         received: position behind its last token that came.
-        riding: what is in the pass under way; None if nothing of this session is.
+        riding: its part of the current pass; None if it is not in it.
         late: tokens of dead chains that may still be on their way.
         restarts: chains that the device may begin: it begins one at most for each thing that it is told.
 

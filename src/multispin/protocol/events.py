@@ -132,7 +132,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         acceptance_rate: the controller's estimate after the round, α in [0, 1].
         seconds_per_token: the controller's estimate of the time per drafted token [s].
         session: number of its session.
-        drafter: who drafted, one of `WHO_DRAFTS`.
+        drafter: drafter of the tokens, one of `WHO_DRAFTS`.
 
     """
 
@@ -164,12 +164,12 @@ class Round(_Line, frozen=True, tag="round"):
         verify_s: how long the engine took [s].
         prompt_tokens: prompt tokens that rode in the same batch.
         planned_round_s: planned time of the next round; None if nothing was planned.
-        planned_goodput_tokens_per_s: what that plan promises; None if nothing was planned.
+        planned_goodput_tokens_per_s: goodput that the plan expects; None if nothing was planned.
         devices: the devices whose drafts were verified.
         grants: the next round's grants; in streams, the windows that have changed.
         late_tokens: drafted tokens that were not verified: they came too late, or after a token that was wrong.
-        planned_pass_s: in streams, the time that the engine was expected to take, prompts not counted [s]; else None.
-        planned_tokens: in streams, the tokens that the pass was expected to bring; else None.
+        planned_pass_s: expected time of the engine without prompts [s], in streams; else None.
+        planned_tokens: expected tokens of text of the pass, in streams; else None.
 
     """
 
@@ -198,7 +198,7 @@ class Away(_Line, frozen=True, tag="away"):
 
     Attributes:
         url: address that was tried.
-        why: what is wrong with it, in words.
+        why: the error, in words.
         delay_s: time until the next attempt [s].
         limit_s: time without an edge after which the device gives up [s].
 

@@ -121,7 +121,7 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
 
     Attributes:
         length: drafted tokens.
-        payload: what the rule puts on the air for them (`speculation.pack_draft`).
+        payload: the bits that the rule sends for them (`speculation.pack_draft`).
         draft_us: time spent drafting, microseconds.
         head: under `rejection-down`, the token before `base` that the device found itself from the last offer.
 

@@ -24,7 +24,7 @@ class RunningRequest:
     """One prompt on its way to becoming a text.
 
     Attributes:
-        request: what was asked for.
+        request: the request.
         committed: prompt and generated ids; the only truth.
         prompt_tokens: number of ids that the user gave.
         finish: empty while the text goes on, else "stop" or "length".
@@ -34,10 +34,10 @@ class RunningRequest:
         longest_draft: longest draft that a frame holds under its rule.
         params: sampling parameters, with the stop ids withheld until `min_tokens`.
         stop_ids: ids that end the text.
-        matcher: has taken in what was generated, where the request has a grammar; else None.
+        matcher: matcher that has read the generated text, if the request has a grammar; else None.
 
     Args:
-        request: what was asked for.
+        request: the request.
         generated: ids that another edge has generated already.
         vocabulary_size: number of the target's token ids.
         matcher: the grammar's matcher at the beginning of a text, where the request has a grammar; default none.

@@ -30,7 +30,7 @@ class Granted:
     """A draft is granted and has not come.
 
     Attributes:
-        grant: what the device may draft.
+        grant: the grant that the device has.
         offer: under `rejection-down`, the offer whose token the device names with this draft.
 
     """
@@ -44,9 +44,9 @@ class Pending:
     """A draft has come and awaits its verification.
 
     Attributes:
-        grant: what it answers.
+        grant: the grant that it answers.
         draft: the drafted ids.
-        evidence: what came with them; None for `greedy` and `coupled`.
+        evidence: evidence that came with them; None for `greedy` and `coupled`.
 
     """
 
@@ -60,9 +60,9 @@ class Refused:
     """A drafted token was refused under `rejection-up`; the device owes the distribution that it was drawn from.
 
     Attributes:
-        grant: what the draft answers.
+        grant: the grant that the draft answers.
         draft: the drafted ids, of which those before the refused one are accepted.
-        rejection: what the verification found.
+        rejection: the rejection that the verification found.
 
     """
 

@@ -18,7 +18,7 @@ def write_profile(path: Path, found: Mapping[str, Any]) -> None:
 
     Args:
         path: file of the picture; its ending says the format.
-        found: what `multispin profile --json` prints.
+        found: the document that `multispin profile --json` prints.
 
     """
     verification = found["verification"]

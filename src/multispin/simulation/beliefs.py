@@ -21,7 +21,7 @@ class BoundedBeliefs(LearnedBeliefs):
         scenario: scenario that holds them.
         devices: all devices at the site, by session number.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
-        delays: as in `LearnedBeliefs`.
+        delays: whether a link's delay is told from its rate, as in `LearnedBeliefs`.
 
     """
 

@@ -144,8 +144,8 @@ class Setup:
 
     Attributes:
         scenario: the truth about cell, verifier and devices.
-        behaviour: what happens to all devices: requests, arrivals, fading, delays.
-        lives: what happens to each device, in the scenario's order; empty if nothing does.
+        behaviour: events of all devices: requests, arrivals, fading, delays.
+        lives: events of each device, in the scenario's order; empty if there are none.
 
     """
 

@@ -54,7 +54,7 @@ class Site:
     """One edge and its devices under a virtual clock.
 
     Args:
-        setup: what is there, and what happens to it.
+        setup: the site, and what happens to it.
         policy: how the edge plans.
         seed: seed of everything that is drawn.
         knows: whether the controller knows the truth or learns it.

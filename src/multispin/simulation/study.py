@@ -46,7 +46,7 @@ class SimulatedRun:
         knows: whether the controller knows the truth; else it learns, as the real one does.
         replan_tolerance: how far estimates may drift before the controller plans again.
         knows_acceptance: whether the truth that it knows includes acceptance rates; default yes.
-        mode: who drafts, one of `passes.settings.MODES`; default "rounds".
+        mode: mode of the edge, one of `passes.settings.MODES`; default "rounds".
 
     """
 

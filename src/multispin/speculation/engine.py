@@ -23,7 +23,7 @@ class Feed(NamedTuple):
         start: absolute position of the first token; at most the number of positions cached for the slot.
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
-        evidence: what the draft brings beside its ids under a rejection rule; None under `greedy` and `coupled`.
+        evidence: evidence of the draft under a rejection rule, beside its ids; None under `greedy` and `coupled`.
         text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty.
         masks: [len(tokens), ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
 

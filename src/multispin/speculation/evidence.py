@@ -68,7 +68,7 @@ def judge(
 
     Args:
         drafted: L token ids for the absolute positions base … base+L−1.
-        evidence: what came with the ids, or None.
+        evidence: evidence that came with the ids, or None.
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
         params: the request's sampling parameters and seed.

@@ -43,7 +43,7 @@ class AheadMatcher:
     """A matcher for what follows tokens that were drafted but are not committed.
 
     Args:
-        matcher: has taken in the committed text.
+        matcher: matcher that has read the committed text.
         ahead: the drafted tokens.
 
     """

@@ -220,7 +220,7 @@ def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -
     device names it at the start of its next draft. An edge that asks for the distribution can check it.
 
     Args:
-        offer: what `verify_floored` returned.
+        offer: the offer that `verify_floored` returned.
         distribution: the draft's distribution at position base + accepted.
         seed: the request's seed.
     """

@@ -55,7 +55,7 @@ class PageDrafter:
     """The model that the page drafts with.
 
     Attributes:
-        name: for people.
+        name: its name, for people.
         path: GGUF file.
 
     """
@@ -85,7 +85,7 @@ class DevicePage:
         tokens: the target's tokenizer.
         table: bytes of all tokens (`models.token_table`).
         max_length: most tokens of a text, prompt included.
-        drafter: what the page drafts with.
+        drafter: drafter of the page.
         wllama: folder of the programs that run it; by default that of the package multispin-wllama.
 
     Raises:

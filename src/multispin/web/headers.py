@@ -23,7 +23,7 @@ def headers(request: web.Request, cache: str = ASK_AGAIN) -> Mapping[str, str]:
     (Cross-Origin-…-Policy), without which browsers give WebAssembly one thread only.
 
     Args:
-        request: what is answered.
+        request: the request that is answered.
         cache: value of Cache-Control.
     """
     host = request.headers.get("Host", "")

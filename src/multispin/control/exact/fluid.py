@@ -100,7 +100,7 @@ def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None)
     are short and a device that is not used now can still be heard.
 
     Args:
-        scenario: what is known; `min_draft_length` is not looked at.
+        scenario: the site as it is known; `min_draft_length` is not used.
         least_tokens_per_s: what each device is to have at least, beside its least goodput; by default what plain
             decoding of all would give it [tokens/s].
 
@@ -171,7 +171,7 @@ class _Program:
         busy_s: time of the device that a ride takes, [kinds, R, K] [s].
         pass_s: engine time of a pass of either kind before anybody rides, [kinds] [s]; passes with the edge's drafts
             are passes too, so the second is what they cost beyond the first.
-        plain: what plain decoding of all gives each, [K] [tokens/s].
+        plain: goodput of each session if nobody drafts, [K] [tokens/s].
     """
 
     def __init__(self, scenario: Scenario, problem: Problem) -> None:

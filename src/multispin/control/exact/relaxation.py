@@ -164,7 +164,7 @@ def relax(
 
     Args:
         problem: the scenario in numbers.
-        objective: what is maximised.
+        objective: the objective to maximise.
         level: the score that choices are tested against.
         intervals: N intervals of φ.
         shortest: least lengths that any feasible choice has, [K].

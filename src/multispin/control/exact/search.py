@@ -161,7 +161,7 @@ def maximise(
 
     Args:
         problem: the scenario in numbers.
-        objective: what to maximise.
+        objective: the objective to maximise.
         shortest: least lengths of any feasible choice, themselves feasible, [K].
         relative_gap: stop once the bound is within this fraction of the score (`EXACT_GAP` up to `EXACT_SIZE`).
         warm_start: options [K] to begin with, for instance those of the round before.
