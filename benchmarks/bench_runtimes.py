@@ -104,8 +104,9 @@ class Kept:
 
 
 def in_process(row):
-    """A row's numbers, measured by a process of its own, once its files have been made."""
-    subprocess.run([*row[:-1], ""], check=True, capture_output=True)
+    """A row's numbers, measured by a process of its own."""
+    if row[-2] == "llama.cpp":  # its file is made and tried before, once
+        subprocess.run([*row[:-1], ""], check=True, capture_output=True)
     return json.loads(subprocess.run(row, check=True, capture_output=True, text=True).stdout)
 
 
@@ -126,18 +127,18 @@ def write_texts(count):
     import torch
 
     from multispin.data import load_prompts
-    from multispin.models import decode_alone, load_model, load_tokenizer
+    from multispin.models import Verifier, decode_together, load_model, load_tokenizer
     from multispin.speculation import SamplingParams
 
     torch.set_num_threads(os.cpu_count() or 1)
-    target, tokenizer = load_model("embedded"), load_tokenizer("embedded")
+    tokenizer = load_tokenizer("embedded")
     prompts = [ids for each in load_prompts() if len(ids := tokenizer.encode_chat(each.text)) < 200]
     chosen = prompts[:: max(1, len(prompts) // count)][:count]
-    return [
-        (temperature, seed, ids, decode_alone(target, ids, SamplingParams(temperature, seed=seed), TEXT_TOKENS))
-        for temperature in (0.0, 1.0)
-        for seed, ids in enumerate(chosen)
-    ]
+    asked = [(temperature, seed, ids) for temperature in (0.0, 1.0) for seed, ids in enumerate(chosen)]
+    engine = Verifier(load_model("embedded"), len(asked), MAX_LENGTH)
+    requests = [(ids, SamplingParams(temperature, seed=seed)) for temperature, seed, ids in asked]
+    texts, _ = decode_together(engine, requests, TEXT_TOKENS, (), time.monotonic)
+    return [(*each, text) for each, text in zip(asked, texts, strict=True)]
 
 
 def file_of(name):
@@ -207,14 +208,25 @@ def measure(name, library, texts, threads):
         return found
     accepted = {0.0: [], 1.0: []}
     for temperature, seed, ids, text in json.loads(Path(texts).read_text()):
-        params = SamplingParams(temperature, seed=seed)
-        for place, token in enumerate(text):
-            accepted[temperature].append(drafter.draft([*ids, *text[:place]], 1, params) == [token])
+        guesses = drafted_along(drafter, ids, text, SamplingParams(temperature, seed=seed))
+        accepted[temperature] += [guess == token for guess, token in zip(guesses, text, strict=True)]
     found["accepted"] = [statistics.mean(values) for values in accepted.values()]
     found["memory"] = drafter.memory_mb() if library == "page" else resident_mb("self")
     if library == "page":
         drafter.close()
     return found
+
+
+def drafted_along(drafter, prompt, text, params):
+    """What a drafter would draft after each beginning of a text: a token, or None."""
+    from multispin.speculation import draw, shaped_after
+
+    if hasattr(drafter, "logits_along"):  # all positions in one pass
+        logits = drafter.logits_along([*prompt, *text], len(prompt), params)
+        shaped, rest = shaped_after(logits, prompt, text[:-1], params)
+        return [int(token) for token in draw(shaped, range(len(prompt), len(prompt) + len(text)), rest)]
+    drafts = [drafter.draft([*prompt, *text[:place]], 1, params) for place in range(len(text))]
+    return [draft[0] if draft else None for draft in drafts]
 
 
 def resident_mb(process):
