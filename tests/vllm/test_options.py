@@ -29,5 +29,5 @@ def test_options_of_another_form_are_refused_without_vllm(pair):
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000, "NaN]", ""])
-def test_a_value_that_is_no_json_is_a_text(value):
+def test_a_value_that_is_no_json_is_a_text_without_vllm(value):
     assert vllm_options.parse_options([f"x={value}"]) == {"x": value}
