@@ -38,33 +38,6 @@ def test_json_has_the_keys_that_scripts_rely_on():
     assert document["users"] == 4
 
 
-def test_the_table_and_the_words_say_the_same():
-    text = output("paper-llama", "--edge-drafter-s", "0.004", "--policy", "fixed")
-    assert "best mixture" in text
-    assert "devices (fixed)" in text
-    assert "the edge" in text
-    assert "Devices pay" in text
-
-
-def test_a_files_name_reaches_no_terminal_raw(tmp_path):
-    site = tmp_path / "\x1b[31mred\x07[bold]\nforged.toml"
-    site.write_text(scenario_path("paper-llama").read_text())
-    shown = output(str(site), "--policy", "fixed")
-    assert "\x1b" not in shown
-    assert r"\x1b[31mred\x07[bold]\nforged.toml" in shown
-
-
-def test_options_change_the_site():
-    document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--delay-s", "0.05"))
-    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "mixture"]
-    assert next(b for b in document["break_even"] if b["quantity"] == "round_trip_s")["here"] == pytest.approx(0.1)
-    slow = json.loads(output(*PRESETS, "--json", "--seconds-per-token", "5", "--acceptance-rate", "0.1"))
-    assert not slow["devices_pay"]
-    given = {b["quantity"]: b["here"] for b in slow["break_even"]}
-    assert given["seconds_per_token"] == 5.0
-    assert given["acceptance_rate"] == pytest.approx(0.1)
-
-
 SITE = """
 [cell]
 bandwidth_hz = 2e6
@@ -87,13 +60,46 @@ seconds_per_token = 0.02
 spectral_efficiency = 2.0
 acceptance_rate = 0.7
 """
-"""A site that cannot run streams, so that none are simulated for its picture."""
+"""A site that cannot run streams, so that none are simulated, which takes seconds."""
 
 
-def test_a_picture_is_written(tmp_path):
+@pytest.fixture
+def site(tmp_path):
     (tmp_path / "site.toml").write_text(SITE)
+    return str(tmp_path / "site.toml")
+
+
+def test_the_table_and_the_words_say_the_same(site):
+    text = output(site, "--edge-drafter-s", "0.004", "--edge-acceptance-rate", "0.1", "--policy", "fixed")
+    assert "best mixture" in text
+    assert "devices (fixed)" in text
+    assert "the edge" in text
+    assert "Devices pay" in text
+    assert "without padding" in text  # why there are no streams
+
+
+def test_options_change_the_site(site):
+    alike = ("--policy", "heterogeneous", "--json")
+    document = json.loads(output(site, *alike, "--edge-drafter-s", "0.004", "--delay-s", "0.05", "--users", "3"))
+    assert [option["mode"] for option in document["options"]] == ["plain", "edge", "rounds", "mixture"]
+    assert document["users"] == 3
+    assert next(b for b in document["break_even"] if b["quantity"] == "round_trip_s")["here"] == pytest.approx(0.1)
+    slow = json.loads(output(site, *alike, "--seconds-per-token", "5", "--acceptance-rate", "0.1"))
+    assert [option["mode"] for option in slow["options"]] == ["plain", "rounds", "mixture"]
+    assert not slow["devices_pay"]
+    given = {b["quantity"]: b["here"] for b in slow["break_even"]}
+    assert given["seconds_per_token"] == 5.0
+    assert given["acceptance_rate"] == pytest.approx(0.1)
+
+
+def test_a_preset_goes_without_its_edge_drafter():
+    document = json.loads(output(*PRESETS, "--json", "--edge-drafter-s", "0", "--users", "1"))
+    assert [option["mode"] for option in document["options"]] == ["plain", "rounds", "streams", "mixture"]
+
+
+def test_a_picture_is_written(site, tmp_path):
     path = tmp_path / "advice.svg"
-    text = output(str(tmp_path / "site.toml"), "--policy", "heterogeneous", "--plot", str(path))
+    text = output(site, "--policy", "heterogeneous", "--plot", str(path))
     assert str(path) in text
     drawn = path.read_text(encoding="utf-8")
     assert "best mixture" in drawn
