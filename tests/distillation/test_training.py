@@ -126,15 +126,15 @@ def test_a_qwen_target_gets_a_drafter_that_drafts_for_it(qwen_folder, tmp_path):
         recipe = Recipe(steps=steps, batch=16, positions=128, learning_rate=5e-3)
         return Order(
             *(qwen_folder, 1, tmp_path / str(steps), recipe),
-            corpus=tmp_path / "corpus", tokens=4000, answer_tokens=16, vocabulary=200, evaluation_tokens=8,
+            corpus=tmp_path / "corpus", tokens=6000, answer_tokens=16, vocabulary=200, evaluation_tokens=8,
         )  # fmt: skip
 
     hardly, taught = (
-        distil(made(steps), {}, lambda _: None).results["all"]["rejection"]["acceptance_rate"] for steps in (1, 40)
+        distil(made(steps), {}, lambda _: None).results["all"]["rejection"]["acceptance_rate"] for steps in (1, 60)
     )
     assert taught > hardly + 0.1
-    ids = load_student(tmp_path / "40", load_model(qwen_folder)).lm_head.ids
-    drafter, tokenizer = load_drafter(str(tmp_path / "40"), qwen_folder, 64)
+    ids = load_student(tmp_path / "60", load_model(qwen_folder)).lm_head.ids
+    drafter, tokenizer = load_drafter(str(tmp_path / "60"), qwen_folder, 64)
     drafted = drafter.draft(tokenizer.encode_chat("Why is the sky blue?")[-20:], 8, SamplingParams())
     assert len(drafted) == 8
     assert set(drafted) <= set(ids.tolist())
