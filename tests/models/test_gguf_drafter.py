@@ -90,6 +90,29 @@ def test_rows_that_do_not_divide_into_blocks_stay_as_they_are(make_folder, gguf_
     assert torch.equal(*weights)
 
 
+def test_a_file_with_an_alignment_of_its_own_is_stored_anew_as_it_is(target, tmp_path, monkeypatch):
+    import gguf
+
+    class Aligned(gguf.GGUFWriter):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.add_custom_alignment(128)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf, "GGUFWriter", Aligned)
+        own = target("llama")
+    write_gguf(GgufOrder(own, tmp_path / "out.gguf"))
+    expected, found = logits(load_model(own)), logits(load_model(str(tmp_path / "out.gguf")))
+    assert 0 < float((found - expected).std()) < 0.1 * float(expected.std())
+
+
+def test_a_file_whose_tensors_lie_elsewhere_than_it_says_is_not_stored_anew(target, tmp_path):
+    own = Path(target("llama"))
+    own.write_bytes(own.read_bytes() + bytes(32))
+    with pytest.raises(InputError, match="its tensors end at byte"):
+        write_gguf(GgufOrder(str(own), tmp_path / "out.gguf"))
+
+
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(target, tiny_folder, tmp_path):
     own = target("llama")
     distilled(own, tmp_path / "d", (0, 3))

@@ -23,7 +23,7 @@ import numpy as np
 from multispin.errors import InputError
 from multispin.models.drafter_card import HASHED_ROWS, SCALE, VOCABULARY, WEIGHTS_FILE, fingerprint_of, read_card
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
-from multispin.models.gguf_file import open_gguf, read_facts
+from multispin.models.gguf_file import check_layout, open_gguf, read_facts
 from multispin.models.gguf_storage import STORAGES
 from multispin.models.references import EMBEDDED, cache_folder, locate, remove_older, sha256_of
 
@@ -59,7 +59,13 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 """Parts of a layer as transformers calls them, with GGUF's names."""
-_NOT_COPIED = ("general.file_type", "general.quantization_version", "general.name", "general.size_label")
+_NOT_COPIED = (
+    "general.alignment",
+    "general.file_type",
+    "general.quantization_version",
+    "general.name",
+    "general.size_label",
+)
 _QUANTISATION_VERSION = 2
 
 Matrix = np.ndarray[Any, Any]
@@ -112,6 +118,7 @@ def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = Non
     elif name.kind is DrafterKind.MODEL:
         source = gguf_of(name.reference)
         reader = open_gguf(source)
+        check_layout(source, reader)
         tensors, keys = {each.name: each.name for each in reader.tensors}, {}
     else:
         raise InputError(

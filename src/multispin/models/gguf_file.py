@@ -248,13 +248,25 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
 
 
 def _check_tensors(path: Path, reader: "GGUFReader", blocks: int) -> None:
-    """InputError for tensors of blocks that the model does not have, and unless they fill the file without a gap."""
-    start, alignment = int(reader.data_offset), int(reader.alignment)
-    end = start
+    """InputError for tensors of blocks that the model does not have, and for a damaged layout."""
     for tensor in reader.tensors:
         block = _BLOCK.match(tensor.name)
         if block and (int(block[1]) >= blocks or str(int(block[1])) != block[1]):
             raise InputError(f"{path} says block_count = {blocks}, so that no block uses its tensor {tensor.name}")
+    check_layout(path, reader)
+
+
+def check_layout(path: Path, reader: "GGUFReader") -> None:
+    """InputError unless a GGUF file's tensors fill it to its end, one behind the other.
+
+    Args:
+        path: the file, for the refusal.
+        reader: the file, open.
+
+    """
+    start, alignment = int(reader.data_offset), int(reader.alignment)
+    end = start
+    for tensor in reader.tensors:
         if tensor.data_offset != start or math.prod(map(int, tensor.shape)) != tensor.n_elements:
             raise _damaged(path, ValueError(f"{tensor.name} does not begin where the tensor before it ends"))
         end = start + int(tensor.n_bytes)
