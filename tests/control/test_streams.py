@@ -108,6 +108,13 @@ def test_a_pass_is_put_off_for_longer_the_more_sessions_are_waited_for() -> None
         assert isinstance(choose(ready, engine, 20.0, patience_s=0.04), Wait)
 
 
+def test_nobody_is_waited_for_because_it_is_short_of_its_floor() -> None:
+    """Two tokens that are hardly right are not worth 20 ms of everybody, whatever their user is owed."""
+    there = [Ready(k, 8, 0.8) for k in range(3)]
+    owed = Ready(9, 0, 0.3, next_s=0.02, next_tokens=2, tokens_per_s=100.0, room=2, short_tokens=7.0)
+    assert isinstance(choose([*there, owed], Verification(0.15, 0.002), 30.0, patience_s=0.05), Go)
+
+
 @pytest.mark.parametrize("next_s", [0.1 * LEAST_WAIT_S, 0.9 * LEAST_WAIT_S])
 def test_a_frame_that_is_expected_at_once_is_waited_for_and_one_that_is_late_is_not(next_s: float) -> None:
     """Who sends it would else bring nothing, or stay behind for a whole pass."""

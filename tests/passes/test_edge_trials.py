@@ -1,8 +1,7 @@
 """When the edge's own drafter is tried."""
 
 from multispin.control.streams import Ride
-from multispin.passes.edge_trials import AT_ONCE, SHARE, EdgeTrials
-from multispin.passes.probing import PROBE_LENGTH
+from multispin.passes.edge_trials import AT_ONCE, SHARE, TRIAL_LENGTH, EdgeTrials
 
 RIDES = [Ride(k, 0) for k in range(3)]
 ROOMS = dict.fromkeys(range(100), 20)
@@ -35,7 +34,7 @@ def test_some_of_many_have_a_short_draft_within_their_room_others_in_turn() -> N
         drafts = [ride for ride in made if ride.edge_tokens]
         assert [ride._replace(edge_tokens=0) for ride in made] == many
         assert len(drafts) == 40 // AT_ONCE
-        assert all(ride.edge_tokens == PROBE_LENGTH for ride in drafts)
+        assert all(ride.edge_tokens == TRIAL_LENGTH for ride in drafts)
         tried |= {ride.session for ride in drafts}
         trials.ended(now_s + 0.01)
         now_s += 10.0

@@ -306,6 +306,31 @@ def test_a_device_behind_a_long_round_trip_does_not_slow_others_and_stays_near_p
     assert far[1] <= 1.1 * plain[1]  # the others' drafts make passes longer, and its own come too late to be of use
 
 
+def test_a_pass_may_be_put_off_as_long_as_was_chosen_at_first_also_when_some_of_those_waited_for_have_come():
+    until_s, left_s = 0.0, []
+
+    def decide(ready, verifier, price, drafter, patience_s, for_all_s):
+        nonlocal until_s
+        now_s = site.queue.now_s
+        if not ready:
+            return Wait(math.inf)
+        if until_s and now_s < until_s:
+            left_s.append((patience_s, until_s - now_s))
+            return Wait(until_s - now_s, puts_off=True)
+        if not until_s:
+            until_s = now_s + 0.05
+            return Wait(0.05, puts_off=True)
+        until_s = 0.0
+        return Go(tuple(Ride(each.session, each.pending) for each in ready), 1.0, 0.02)
+
+    site = Site(pass_s=lambda jobs: 0.02, decide=decide)
+    for k in range(3):
+        site.join(f"d{k}", 30)
+    site.run(2.0)
+    assert len(left_s) > 20
+    assert all(patience_s >= still_s - 1e-9 for patience_s, still_s in left_s)
+
+
 def test_who_comes_back_goes_on_with_a_new_chain():
     for seed in range(12):
         site = Site(edge=0.5 if seed % 3 == 0 else None)

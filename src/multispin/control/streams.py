@@ -267,10 +267,10 @@ class _Table:
         if self._token_price > 0.0:
             self._most_device = np.minimum(self._most_device, _steps(first, alpha, self._token_price))
         self._most_held = _steps(self._weight * alpha, alpha, token_worth)
-        self._device, self._tokens, self._surplus = self._valued(pending)
+        self._device, self._tokens, self._surplus = self._valued(pending, self._weight)
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
 
-    def _valued(self, pending: Floats) -> tuple[Floats, Floats, Floats]:
+    def _valued(self, pending: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
         """Tokens of the device that ride, w E[N], and the surplus of each ride, where this many are pending."""
         device = np.minimum(pending, self._most_device)
         alive = self._alpha**device
@@ -278,7 +278,7 @@ class _Table:
         tokens = _expected(self._alpha, device) + alive * self._extra
         cost = self._ride_price + self._token_price * (device + 1.0) + self._edge_price
         held = self._token_worth * np.minimum(pending, self._most_held)
-        surplus = self._weight * tokens - cost - held - self._vain * goes_on - self._lost * (1.0 - goes_on)
+        surplus = weight * tokens - cost - held - self._vain * goes_on - self._lost * (1.0 - goes_on)
         return device, self._own_weight * tokens, surplus
 
     def best(self, must: Mask) -> _Drafts:
@@ -296,7 +296,9 @@ class _Table:
     def worth_waiting(self, must: Mask, for_few_s: float, for_all_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s].
 
-        If n of K sessions are waited for, it is at most for_few + (n/K)² (for_all − for_few).
+        If n of K sessions are waited for, it is at most for_few + (n/K)² (for_all − for_few). While a session is short
+        of its floor time is dearer, but its own tokens count no more than usual: else each pass would wait for the
+        drafts of a device that is never right, because its user has too little.
         """
         if for_all_s < LEAST_WAIT_S:
             return 0.0
@@ -309,13 +311,12 @@ class _Table:
             return 0.0
         if len(soon_s) > WAITS:
             soon_s = [soon_s[round(k * (len(soon_s) - 1) / (WAITS - 1))] for k in range(WAITS)]
-        waits_s = np.array(soon_s)
-        surplus = self._valued(self._pending_after(waits_s[:, None])[:, None])[2]
+        waits_s = np.array([0.0, *soon_s])
+        pending = np.vstack([self._pending, self._pending_after(waits_s[1:, None])])
+        surplus = self._valued(pending[:, None], self._own_weight)[2]
         best = np.maximum.accumulate(surplus, axis=1)
         gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
-        worths = gains.max(axis=1) - WAIT_PRICE * self._price * waits_s
-        longest = int(np.argmax(worths))
-        return float(waits_s[longest]) if worths[longest] > self.worths(must).max() else 0.0
+        return float(waits_s[int(np.argmax(gains.max(axis=1) - WAIT_PRICE * self._price * waits_s))])
 
     def _pending_after(self, wait_s: Floats) -> Floats:
         """What will be pending after a wait, if frames come as expected, [T, K]."""

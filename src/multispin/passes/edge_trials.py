@@ -11,12 +11,14 @@ Does not know prices or texts.
 from collections.abc import Mapping, Sequence
 
 from multispin.control.streams import Ride
-from multispin.passes.probing import PROBE_LENGTH, Probes
+from multispin.passes.probing import Probes
 
 SHARE = 0.01
 """In the long run, trials take at most this share of the time: all sessions of a pass wait for them."""
 AT_ONCE = 4
 """The edge's drafter is tried for this many sessions at once, or for one in this many if there are more."""
+TRIAL_LENGTH = 2
+"""Tokens of a trial, for each of them. All sessions wait for each step, and tokens after a wrong one teach nothing."""
 _EDGE = -1
 
 
@@ -55,7 +57,7 @@ class EdgeTrials:
         else:
             return tuple(rides)
         self._tried = frozenset(each.session for each in tried)
-        lengths = {each.session: min(PROBE_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
+        lengths = {each.session: min(TRIAL_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
         return tuple(ride._replace(edge_tokens=lengths.get(ride.session, 0)) for ride in rides)
 
     def ended(self, now_s: float, timed: bool = True) -> None:

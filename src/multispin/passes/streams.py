@@ -68,7 +68,8 @@ class Streams:
         self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
         self._report: RoundReport | None = None
         self._looks_s = 0.0  # it is better to wait, and whether it still is is not asked before [s]
-        self._put_off_s: float | None = None  # since when a pass that is worth its time is put off [s]
+        self._put_off_s: float | None = None  # since when a pass that is worth its time is put off [s] …
+        self._put_off_until_s = 0.0  # … and until when it may be, for the sake of those that it waited for at first [s]
         self._planned: Go | None = None  # the pass to come, or under way
 
     @property
@@ -135,12 +136,15 @@ class Streams:
             self._since_s = now_s
         waited_s = 0.0 if self._put_off_s is None else now_s - self._put_off_s
         patience_s, for_all_s = (share * self._pass_s - waited_s for share in (MOST_WAIT, MOST_WAIT_FOR_ALL))
+        if self._put_off_s is not None:  # some of those have come meanwhile, and the others are fewer
+            patience_s = max(patience_s, self._put_off_until_s - now_s)
         verifier, price = self._beliefs.verifier(), self._price(ready)
         decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s, for_all_s)
         if isinstance(decision, Go):
             self._put_off_s = None
-        elif decision.puts_off and self._put_off_s is None:
-            self._put_off_s = now_s
+        elif decision.puts_off:
+            self._put_off_s = now_s if self._put_off_s is None else self._put_off_s
+            self._put_off_until_s = now_s + decision.for_s
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
