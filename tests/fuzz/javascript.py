@@ -103,18 +103,23 @@ def a_table(rng: random.Random) -> bytes:
 
 
 def read_message(data: bytes) -> str:
-    """The frame of what either decoder reads, with the one NaN that JavaScript can write."""
+    """The frame of what either decoder reads."""
     try:
         message = decode_downlink(data)
     except InputError:
         message = decode_uplink(data)
-    return msgspec.msgpack.encode(_one_nan(msgspec.msgpack.decode(encode(message)))).hex()
+    return with_one_nan(encode(message).hex())
 
 
-def _one_nan(value):
-    if isinstance(value, list):
-        return [_one_nan(each) for each in value]
-    return math.nan if value != value else value
+def with_one_nan(digits: str) -> str:
+    """A frame with one kind of NaN: JavaScript may change its sign, and says nothing by it."""
+
+    def same(value):
+        if isinstance(value, list):
+            return [same(each) for each in value]
+        return math.nan if value != value else value
+
+    return msgspec.msgpack.encode(same(msgspec.msgpack.decode(bytes.fromhex(digits)))).hex()
 
 
 def read_ids(data: bytes) -> str:
@@ -232,6 +237,8 @@ def _part(inputs: int, seed: int, program: str) -> Counter:
     for (name, data), (verdict, result), (own, found, took_ms) in zip(given, wanted, answers, strict=True):
         where = f"{name}: {data!r}"[:6000]
         assert own == verdict, f"{where}: Python says {verdict} ({result!r:.500}), JavaScript {own} ({found!r:.500})"
+        if (name, verdict, own) == ("message", "read", "read"):
+            found = with_one_nan(found)
         if verdict == "read" and found != result:
             step = next(at for at in range(len(result)) if found[at : at + 1] != result[at : at + 1])
             at = max(0, step - 40) if isinstance(result, str) else step
