@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 import trustme
@@ -122,6 +124,14 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(edge):
     chat.wait(r"\[stopped\].*\r\n> ")
     chat.type("\x04")
     assert chat.code() == 0
+
+
+def test_the_address_of_the_edge_alone_leads_a_browser_to_its_dashboard(edge):
+    with urllib.request.urlopen(edge.removesuffix("v1")) as answer:
+        assert answer.url.endswith("/dashboard")
+        assert b"<!doctype html>" in answer.read()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{edge}/nothing")
 
 
 @contextlib.contextmanager

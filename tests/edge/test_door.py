@@ -6,7 +6,8 @@ from multidict import CIMultiDict
 from tests.virtual_time import run
 
 from multispin.edge import door
-from multispin.edge.door import Door, FullError
+from multispin.edge.door import Door, FullError, read_origin
+from multispin.errors import InputError
 from multispin.protocol import ProtocolError
 
 
@@ -144,3 +145,26 @@ def test_what_a_client_says_of_itself_does_not_count_where_a_proxy_adds_a_line_o
 def test_only_pages_of_the_edge_itself_may_use_it(headers, refused):
     request = make_mocked_request("GET", "/", headers=headers)
     assert bool(Door(allowed_hosts=["edge.local"]).refuses(request)) == refused
+
+
+def test_pages_of_an_allowed_origin_may_use_it_too():
+    door = Door(allowed_origins=[read_origin("https://Chat.example/"), read_origin("app://notes")])
+    for origin, refused in (
+        ("https://chat.example", False),
+        ("app://notes", False),
+        ("http://chat.example", True),
+        ("https://chat.example:444", True),
+        ("https://chat.example.evil", True),
+        ("null", True),
+        ("", True),
+    ):
+        request = make_mocked_request("GET", "/", headers={"Host": "edge.example", "Origin": origin})
+        assert bool(door.refuses(request)) == refused, origin
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "null", "", "chat.example", "https://", "https://a/b", "https://a?b", "https://u:p@a", "https://a:b"]
+)
+def test_what_is_no_origin_is_refused(text):
+    with pytest.raises(InputError, match="no origin of web pages"):
+        read_origin(text)

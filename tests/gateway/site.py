@@ -9,6 +9,7 @@ from aiohttp import web
 from multispin.control import Verification
 from multispin.device import DeviceClient
 from multispin.edge import Access, EdgeServer, listening
+from multispin.edge.door import Door
 from multispin.edge.paced import PacedEngine
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
 from multispin.models import (
@@ -29,7 +30,7 @@ MAX_LENGTH = 256
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, **limits):
+async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, origins=(), **limits):
     tokenizer = load_tokenizer(folder)
     drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
@@ -41,10 +42,10 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s
         edge_drafter=drafter if edge or mode == "edge" else None,
         grammars=load_grammars(tokenizer),
     )
-    server = EdgeServer(passes, access=Access(credential, tokens))
+    server = EdgeServer(passes, access=Access(credential, tokens, Door(allowed_origins=origins)))
     app = server.application()
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
-    Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access))
+    Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access), server.access.door)
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         http.passes, http.edge, http.application, http.url = passes, server, app, f"ws://127.0.0.1:{port}{SESSION_PATH}"
         yield http

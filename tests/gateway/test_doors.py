@@ -108,6 +108,40 @@ def test_a_credential_is_asked_for_and_other_origins_are_refused(tiny_folder):
     assert asyncio.run(scenario()) == [401, 401, 200, 403, 403, 403]
 
 
+def test_a_page_of_an_allowed_origin_asks_first_and_may_read_the_answer(tiny_folder):
+    own, path = "https://chat.example", "/v1/completions"
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+
+    async def scenario():
+        async with api(tiny_folder, credential=KEY, origins=[own]) as http:
+
+            async def ask(method, origin, headers, **more):
+                headers = headers if origin is None else {**headers, "Origin": origin}
+                async with http.request(method, path, headers=headers, **more) as answer:
+                    return answer.status, answer.headers
+
+            said = {"Authorization": f"Bearer {KEY}"}
+            body = {"prompt": "a", "max_tokens": 1}
+            return [
+                await ask("OPTIONS", own, asking),
+                await ask("OPTIONS", "https://evil.example", asking),
+                await ask("OPTIONS", None, asking),
+                await ask("POST", own, said, json=body),
+                await ask("POST", own, said, json={**body, "stream": True}),
+                await ask("POST", own, {}, json=body),
+                await ask("POST", "https://evil.example", said, json=body),
+                await ask("POST", None, said, json=body),
+                await ask("GET", own, said),
+            ]
+
+    first, *found = asyncio.run(scenario())
+    assert [status for status, _ in (first, *found)] == [204, 403, 403, 200, 200, 401, 403, 200, 405]
+    assert first[1]["Access-Control-Allow-Headers"] == asking["Access-Control-Request-Headers"]
+    assert "POST" in first[1]["Access-Control-Allow-Methods"]
+    readable = [headers.get("Access-Control-Allow-Origin") for _, headers in (first, *found)]
+    assert readable == [own, None, None, own, own, own, None, None, own]
+
+
 @pytest.mark.parametrize("data", [b"no gzip at all", gzip.compress(b" " * 10**7)])
 def test_a_compressed_body_is_refused_and_never_unpacked(tiny_folder, data):
     async def scenario():

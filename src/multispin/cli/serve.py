@@ -275,12 +275,13 @@ async def _serve(
     passes = _passes(options, loaded)
     server = EdgeServer(passes, tell, access, options["come_back_s"])
     application, name = server.application(), options["model_name"] or options["target"]
+    # Before the API, whose last route answers for all that is not there.
+    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
     if options["api"]:
         texts = options["slots"] + options["max_waiting"]
         source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
         gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
-        gateway.add_routes(application, guard(access))
-    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
+        gateway.add_routes(application, guard(access), access.door)
     async with contextlib.AsyncExitStack() as stack:
         await _add_metrics(options, application, server, access, name, dropped, stack)
         with flag("--port"):
@@ -368,13 +369,16 @@ async def _until_told(
 def _doors(options: Mapping[str, Any]) -> _Doors:
     """Who may use the edge, how many connections it takes, and its certificate."""
     from multispin.edge import Access, Certificate, Gate, TokenFile
-    from multispin.edge.door import Door, read_network
+    from multispin.edge.door import Door, read_network, read_origin
     from multispin.edge.gate import raise_descriptors
 
     with flag("--trusted-proxy"):
         proxies = [read_network(text) for text in options["proxies"]]
+    with flag("--allowed-origin"):
+        origins = [read_origin(text) for text in options["allowed_origins"]]
     most = options["max_connections_per_address"]
-    door = Door(most_per_address=most, allowed_hosts=options["allowed_hosts"], proxies=proxies)
+    hosts = options["allowed_hosts"]
+    door = Door(most_per_address=most, allowed_hosts=hosts, proxies=proxies, allowed_origins=origins)
     tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
     access = Access(options["credential"], tokens, door)
     certificate, key = options["tls_certificate"], options["tls_key"]

@@ -19,8 +19,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def web_options(function: _Function) -> _Function:
-    """Add --web, --web-draft, --dashboard and --allowed-host to a command."""
+    """Add --web, --web-draft, --dashboard, --allowed-host and --allowed-origin to a command."""
     for option in (
+        click.option(
+            "--allowed-origin",
+            "allowed_origins",
+            metavar="ORIGIN",
+            multiple=True,
+            help="Other server whose web pages may use this edge, such as https://chat.example; repeatable.",
+        ),
         click.option(
             "--allowed-host",
             "allowed_hosts",

@@ -56,6 +56,7 @@ class Door:
         max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
         max_messages_per_s: messages which answer nothing that a device may send in a second; default
             `MAX_MESSAGES_PER_S`.
+        allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them.
 
     """
 
@@ -68,6 +69,7 @@ class Door:
         guess_delay_s: float = GUESS_DELAY_S,
         max_guessers: int = MAX_GUESSERS,
         max_messages_per_s: int = MAX_MESSAGES_PER_S,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self.max_messages_per_s = max_messages_per_s
         self._most = most
@@ -78,11 +80,17 @@ class Door:
         self._address_of: dict[int, str] = {}
         self._free_s: OrderedDict[str, float] = OrderedDict()  # when the next guess from an address is looked at
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
+        self._allowed_origins = frozenset(allowed_origins)
         self._greeted: set[int] = set()
         self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
         self._next = 0
         self.guesses = 0  # wrong credentials ever
         self._guesses, self._logged_at_s = 0, -LOG_PERIOD_S
+
+    @property
+    def invites(self) -> bool:
+        """Whether pages of any other origin may use this edge."""
+        return bool(self._allowed_origins)
 
     @property
     def guessers(self) -> int:
@@ -175,6 +183,11 @@ class Door:
             return f"{ipaddress.ip_network((address, 64), strict=False).network_address}/64"
         return str(address or "unknown")
 
+    def invited(self, request: web.Request) -> str:
+        """The origin of the page that asks, if it is one of the allowed ones; else empty."""
+        origin = request.headers.get("Origin", "")
+        return origin if origin.lower() in self._allowed_origins else ""
+
     def refuses(self, request: web.Request) -> str:
         """Why a web page may not use this edge; empty if it may, or if no web page asks.
 
@@ -182,7 +195,7 @@ class Door:
         number or by a name that it knows: any page could otherwise reach an edge on its visitor's own machine.
         """
         origin = request.headers.get("Origin")
-        if origin is None:
+        if origin is None or self.invited(request):
             return ""
         host = request.headers.get("Host", "")
         try:
@@ -195,6 +208,18 @@ class Door:
         if not (name in self._allowed_hosts or name == "localhost" or _is_address(name)):
             return f"this edge is not called {name[:200]!r}"
         return ""
+
+
+def read_origin(text: str) -> str:
+    """An origin of web pages, such as https://chat.example or http://localhost:3000; InputError if it is none."""
+    try:
+        split = urlsplit(text.lower().removesuffix("/"))
+        whole = f"{split.scheme}://{split.netloc}" == split.geturl() and split.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not split.scheme or not split.hostname or "@" in split.netloc:
+        raise InputError(f"{text!r} is no origin of web pages, such as https://chat.example or http://localhost:3000")
+    return split.geturl()
 
 
 def read_network(text: str) -> Network:

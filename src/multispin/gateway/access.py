@@ -4,11 +4,12 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import hdrs, web
 
 from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
+from multispin.edge.door import Door
 from multispin.gateway.answers import error_document
 from multispin.protocol import SESSION_PATH, ProtocolError
 
@@ -71,6 +72,34 @@ async def no_such_path(request: web.Request) -> web.StreamResponse:
         return _refusal(404, "there is no such path here: /openapi.json lists those that there are")
     named = ", ".join(sorted(allowed))
     return _refusal(405, f"{request.path} takes {named}, not {request.method}", {"Allow": named})
+
+
+def let_pages_in(app: web.Application, door: Door, paths: Collection[str]) -> None:
+    """Let browsers hand what the edge says to pages of the allowed origins (CORS). To be called before other routes.
+
+    Args:
+        app: the edge's web application.
+        door: knows the allowed origins.
+        paths: paths of the API.
+    """
+
+    async def may_ask(request: web.Request) -> web.StreamResponse:
+        """What a browser asks before it lets a page of another origin send a request; it shows no credential yet."""
+        if not door.invited(request):
+            return _refusal(403, door.refuses(request) or "only a browser asks this, for a page of another origin")
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": asked}
+        return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
+
+    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+        if origin := door.invited(request):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = f"{REQUEST_ID}, Retry-After"
+            response.headers.add("Vary", "Origin")
+
+    for path in paths:
+        app.router.add_route(hdrs.METH_OPTIONS, path, may_ask)
+    app.on_response_prepare.append(tell)
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from multispin.device import EdgeAwayError
+from multispin.edge.door import Door
 from multispin.errors import InputError
-from multispin.gateway.access import Handler, name_answer, no_such_path
+from multispin.gateway.access import Handler, let_pages_in, name_answer, no_such_path
 from multispin.gateway.answers import DONE, Answer, error_document, event
 from multispin.gateway.bodies import (
     DEFAULT_COMPLETION_TOKENS,
@@ -74,15 +75,21 @@ class Gateway:
         self._source, self._words, self._model, self._created = source, words, model, created
         self._serving = 0
 
-    def add_routes(self, app: web.Application, guard: Callable[[Handler], Handler] = lambda handler: handler) -> None:
+    def add_routes(
+        self,
+        app: web.Application,
+        guard: Callable[[Handler], Handler] = lambda handler: handler,
+        door: Door | None = None,
+    ) -> None:
         """Put the API into a web application.
 
         Args:
             app: the application.
             guard: wraps each handler, for example with a check of credentials.
+            door: knows which pages of other origins may use the API; default none may.
         """
         app.on_response_prepare.append(name_answer)
-        for method, path, handler in (
+        routes = (
             ("POST", "/v1/chat/completions", self.chat),
             ("POST", "/v1/completions", self.complete),
             ("POST", "/v1/responses", self.respond),
@@ -91,7 +98,10 @@ class Gateway:
             ("GET", "/v1/models/{model:.+}", self.one_model),
             ("POST", "/tokenize", self.tokenize),
             ("POST", "/detokenize", self.detokenize),
-        ):
+        )
+        if door is not None and door.invites:
+            let_pages_in(app, door, [path for _, path, _ in routes])
+        for method, path, handler in routes:
             app.router.add_route(method, path, guard(_answering_errors(handler)))
         app.router.add_route(hdrs.METH_ANY, "/{path:.*}", no_such_path)
 
