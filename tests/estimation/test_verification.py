@@ -67,6 +67,15 @@ def test_the_coefficients_themselves_converge():
     assert estimator.per_token_s == pytest.approx(PACKED[2], rel=0.1)
 
 
+def test_one_round_of_half_of_the_devices_tells_what_a_device_costs():
+    """The times of five rounds, nearly without noise, are two equations for two unknowns; the prior counts little."""
+    estimator = VerificationEstimator(0.03, 0.005, 0.0)
+    for devices in (4, 4, 4, 2, 4):
+        estimator.observe(devices, 4 * devices, latency_s(GPU, devices, 4 * devices))
+    assert estimator.per_device_s == pytest.approx(GPU[1], rel=0.1)
+    assert estimator.fixed_s == pytest.approx(GPU[0], rel=0.2)
+
+
 @pytest.mark.parametrize("factor", [0.1, 1.0, 30.0])
 def test_one_round_is_enough_to_predict_its_like(factor):
     """The prior's shape is scaled to what was seen, so the other sizes stay in proportion."""

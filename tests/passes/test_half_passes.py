@@ -50,7 +50,7 @@ def test_a_session_that_alone_may_be_left_out_is_not_left_out_of_every_pass() ->
         made = halves.chosen(rides, set(range(1, 10)))
         halves.rode(len(made))
         without += [number] if len(made) < 10 else []
-    assert len(without) <= 6
+    assert len(without) <= 7
     assert all(b - a > FIRST_ALIKE for a, b in pairwise(without))
 
 

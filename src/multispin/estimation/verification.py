@@ -17,7 +17,7 @@ from multispin.estimation.forgetting import (
 )
 from multispin.estimation.nonnegative import nonnegative_minimum
 
-PRIOR_SPREAD = 0.5  # relative, of one latency, before any was seen
+PRIOR_SPREAD = 0.1  # relative, of one latency, before any was seen; a greater one drowns what the first passes show
 LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
 HUBER = 1.5  # residuals beyond as many standard deviations lose influence
 PASSES = 8  # of reweighting; two or three are usual

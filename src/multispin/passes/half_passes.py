@@ -11,8 +11,8 @@ from collections.abc import Sequence, Set
 
 from multispin.control.streams import Ride
 
-FIRST_ALIKE, MOST_ALIKE = 8, 96
-"""After 8 similar passes one has half of the riders. The next comes after twice as many, and so on up to 96: where
+FIRST_ALIKE, MOST_ALIKE = 3, 96
+"""After 3 similar passes one has half of the riders. The next comes after twice as many, and so on up to 96: where
 everybody rides in every pass, that costs half a percent."""
 DIFFERS = 0.25
 """If the number of riders differs from the usual one by at least this share, the pass shows both costs by itself."""
