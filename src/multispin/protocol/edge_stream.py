@@ -140,8 +140,10 @@ class Streaming:
             self.counts.wasted += len(ids)
             return _GOES_ON
         end = len(committed) + len(self.pending)
-        if not self.received <= message.start <= end:
-            raise ProtocolError("gap", f"a chunk starts at {message.start}, which is not {self.received} … {end}")
+        if message.start < self.received:
+            raise ProtocolError("gap", f"a chunk starts at {message.start}, but the last one ended at {self.received}")
+        if message.start > end:
+            raise ProtocolError("gap", f"a chunk starts at {message.start}, but the text and its drafts end at {end}")
         self.received = message.start + len(ids)
         if self.received - len(committed) > self.longest:
             raise ProtocolError(
