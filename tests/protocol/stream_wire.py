@@ -52,7 +52,7 @@ class Wire:
         self.length, self.stop_ids = length, stop_ids
         self.device, self.edge = DeviceSession(HELLO), None
         self.device.begin(Request(PROMPT, SamplingParams(logprobs=0), length, stop_ids=stop_ids))
-        self.scores = []  # what the device was told of its tokens: here each token's own number
+        self.scores = []  # what the device was told of its tokens: here the negative of each token's number
         self.up, self.down = deque(), deque()
         self.ghosts = []  # frames of a lost connection that come after all
         self.connected = self.greeted = False
@@ -138,7 +138,7 @@ class Wire:
         ids, text = self.streaming().riding.ids, self.edge.request.committed
         own = [following(token, len(text) + i) for i, token in enumerate([text[-1], *ids])]
         outcome = accept_matching(list(ids), own)
-        scores = tuple(Score(float(token)) for token in own[: outcome.accepted + 1])
+        scores = tuple(Score(-float(token)) for token in own[: outcome.accepted + 1])
         commit, _ = self.edge.settle_stream(outcome._replace(scores=scores))
         self.tell(commit)
 
@@ -186,7 +186,7 @@ class Wire:
     def check(self):
         whole = truth(PROMPT, self.length)
         assert self.device.committed == whole[: len(self.device.committed)]
-        assert self.scores == [Score(float(token)) for token in self.device.generated]
+        assert self.scores == [Score(-float(token)) for token in self.device.generated]
         if self.edge is None or self.edge.request is None:
             return
         text = self.edge.request.committed
