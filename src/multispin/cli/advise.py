@@ -255,7 +255,7 @@ def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
     for said in sentences(advice):
         console.print(in_markup(said), soft_wrap=True)
     for policy, reason in advice.skipped:
-        console.print(f"[dim]{policy}: {in_markup(reason)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]Left out: {policy}, because {in_markup(reason)}[/dim]", soft_wrap=True)
 
 
 def _name(option: Option) -> str:

@@ -227,7 +227,7 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
         if any(made.policy == policy for made in plans):
             console.print(f"[dim]{policy}: {POLICY_TABLE[policy].lengths}[/dim]", soft_wrap=True)
     for policy, reason in skipped:
-        console.print(f"[dim]{policy}: {in_markup(reason)}[/dim]", soft_wrap=True)
+        console.print(f"[dim]Left out: {policy}, because {in_markup(reason)}[/dim]", soft_wrap=True)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -39,7 +39,7 @@ async function join() {
   }
   element("join").hidden = true;
   for (const id of ["help", "chat", "ask"]) element(id).hidden = false;
-  tell(`joined: ${about.target}`);
+  tell(`joined; large model: ${about.target}`);
   if (!element("chat").children.length) {
     conversation.messages.forEach(({ role, content }) => say(role, content));
     alone(goOn);
@@ -136,7 +136,7 @@ function newClient(box) {
       figures.count(progress);
       if (drafter) showSpeed();
       keepText();
-      tell(`joined: ${about.target}`);
+      tell(`joined; large model: ${about.target}`);
     },
     onOutage: (why, delayMs) => tell(`${why}; trying again in ${(delayMs / 1e3).toFixed(1)} s`),
   });
@@ -170,7 +170,7 @@ async function answer(made, box, request) {
   unasked = session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
   figures.end();
   if (drafter) showSpeed();
-  tell(problem || made.failures ? "not connected" : `joined: ${about.target}`);
+  tell(problem || made.failures ? "not connected" : `joined; large model: ${about.target}`);
   const answered = session.text !== "" || session.finish !== "";
   if (answered) conversation.add("assistant", session.text);
   else box.remove();
