@@ -15,6 +15,7 @@ HUBER = 0.3  # relative residual beyond which a frame loses influence
 STEPS = 3  # of reweighting
 QUARTILE = 0.25  # of the slopes between pairs of frames
 LEAST_PAIRS = 4  # frames of different lengths that tell what was not said of drafting
+PAIRS_EVERY = 4  # and pairs are looked at once in so many frames, which is most of the time of a fit
 
 
 class RoundTripEstimator:
@@ -43,6 +44,7 @@ class RoundTripEstimator:
         self._frames: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
         self._untold_s = 0.0  # per token
         self._observed = 0
+        self._paired = 0  # frames that were observed when pairs were looked at last
         self._fit: tuple[float, float] | None = (0.0, self._prior)  # delay [s], 1/r; None: to be found
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float, tokens: int = 0) -> None:
@@ -79,7 +81,8 @@ class RoundTripEstimator:
         if self._fit is None:
             seconds = [seconds for _, seconds, _ in self._frames]
             fit = self._solve(seconds)
-            self._untold_s = self._untold(fit[1])
+            if self._observed - self._paired >= PAIRS_EVERY:
+                self._paired, self._untold_s = self._observed, self._untold(fit[1])
             if self._untold_s:
                 told = zip(self._frames, seconds, strict=True)
                 fit = self._solve([max(SHORTEST_S, taken - self._untold_s * frame[2]) for frame, taken in told])
