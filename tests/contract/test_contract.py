@@ -157,7 +157,10 @@ def column(values):
     [("paper-llama", ("--policy", "fixed", "--sweep", "devices=3,5")), ("evening-cell", ()), ("recorded", ())],
 )
 def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch, tmp_path):
-    """Recorded when rounds waited by a fixed rule and `min_draft_length = 0` was ignored: both are undone here."""
+    """Rounds wait by a fixed rule and `min_draft_length = 0` is ignored, as when these files were first written.
+
+    They were written anew when estimates of a pass's time began to trust the first passes more.
+    """
     site = shutil.copytree(SCENARIOS.resolve().parent, tmp_path / "data") / SCENARIOS.resolve().name
     text = (site / f"{file}.toml").read_text().replace("min_draft_length = 0\n", "")
     head, table, rest = text.partition("[simulation]\n")

@@ -215,7 +215,7 @@ class EdgeSession:
     def _end_stream(self, stage: Streaming) -> None:
         """The text has ended, or has lost its slot; the next stream begins with a greater epoch."""
         stage.kill()
-        self._epoch, self._late, self.stage = stage.epoch, stage.longest, Idle()
+        self._epoch, self._late, self.stage = stage.epoch, stage.longest * (1 + stage.restarts), Idle()
 
     # Drafts in grants -----------------------------------------------------------------------------------------------
 
