@@ -182,3 +182,14 @@ def test_a_device_with_a_window_of_nothing_sends_nothing_and_keeps_what_it_was_d
     frame = wire.device.chunk()
     assert frame is not None
     assert (frame.start, frame.length) == (3, 2)
+
+
+def test_all_that_a_device_may_have_on_its_way_when_a_text_ends_is_awaited():
+    """A window of its chain, and one of the chain that it began when it was contradicted."""
+    wire = pair(length=1)
+    wire.take(0)
+    wire.settle()
+    assert wire.edge.request.finish == "length"
+    for message in (chunk(1, 3, 5, 6), chunk(1, 5, 5, 6), chunk(2, 4, 5, 6), chunk(2, 6, 5, 6)):
+        assert wire.edge.awaits(message)
+        wire.edge.receive_chunk(message)
