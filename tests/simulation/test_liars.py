@@ -41,3 +41,16 @@ def test_one_liar_costs_the_others_at_most_a_tenth(mode, policy):
     honest = honest_tokens_per_s(mode, policy, None)
     shares = {lie: honest_tokens_per_s(mode, policy, lie) / honest for lie in LIES}
     assert min(shares.values()) >= 0.9, shares
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_who_breaks_the_protocol_is_sent_away_and_may_come_again(mode):
+    """In streams it leaves out a part of a chain and goes on, which no link that keeps the order can do."""
+    lie = "silent for ten drafts in twenty"
+    site = Site(Setup(SCENARIO, Behaviour(frame_bits=176)), "heterogeneous", 1, mode=mode, lies={4: lie})
+    site.run(200)
+    *honest, liar = site.devices
+    assert [device.number for device in honest] == [1, 2, 3, 4]
+    assert (liar.number > 5) == (mode == "streams")
+    record = liar.record
+    assert record.drafted == record.accepted + record.rejected + record.dropped + record.wasted + record.under_way

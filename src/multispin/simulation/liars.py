@@ -35,6 +35,7 @@ LIES = {
     "right and wrong in turns": "none of its tokens is accepted in every other thirty drafts",
     "quick and late in turns": "is 0.4 s late in every other thirty drafts",
     "answers every second grant": "and in streams sends every second chain",
+    "silent for ten drafts in twenty": "and in streams goes on with the chain that it left out a part of",
     "comes back at each verdict": "its connection breaks when it has heard one, and it resumes at once",
     "away at each verdict": "the same, and it is away for 0.3 s",
     "right in the first token only": "the rest of each draft costs the engine and brings nothing",
@@ -52,6 +53,7 @@ LATER_S = 0.01
 HOUR_US = 3_600_000_000
 MARGIN_S = 1e-3
 ANSWERED = 20
+PAUSES = 10
 TURNS = 30
 """A peer that turns bad is honest for this many drafts."""
 _LATER = ("quick, then 0.4 s late", "right, then never right")
@@ -113,6 +115,8 @@ class Liar(SimulatedDevice):
                 return message, max(draft_s, self._deadline_s() - self._now_s() - MARGIN_S)
             case "falls silent" if self._drafts > ANSWERED:
                 return message, math.inf
+            case "silent for ten drafts in twenty" if self._drafts // PAUSES % 2:
+                return message, math.inf
             case "stalls" if self._drafts % 3 == 0:
                 return message, draft_s + STALL_S
             case "says that a draft took an hour":
@@ -131,6 +135,8 @@ class Liar(SimulatedDevice):
             case "drafts nothing":
                 return []
             case "falls silent" if self._drafts > ANSWERED:
+                return []
+            case "silent for ten drafts in twenty" if self._drafts // PAUSES % 2:
                 return []
             case "says that a draft took an hour":
                 return [structs.replace(frame, draft_us=HOUR_US) for frame in frames]

@@ -28,7 +28,7 @@ from multispin.passes import (
     Sleep,
     Verify,
 )
-from multispin.protocol import Chunk, Close, Downlink, Draft, Grant
+from multispin.protocol import Chunk, Close, Downlink, Draft, Grant, ProtocolError
 from multispin.protocol.device_stream import Streaming as DeviceStreaming
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
@@ -344,11 +344,7 @@ class Site:
     ) -> None:
         if device.number != number or (device.losses, device.record.requests) != on:  # its text has ended, or it has
             return  # gone, or its connection broke
-        now_s = self.queue.now_s
-        for answer in self.passes.receive(number, chunk, math.ceil(bits / 8), now_s):
-            self._tell(number, answer)
-        if not self.passes.waits(now_s):
-            self._wake()
+        self._receive(number, device, chunk, bits)
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)
@@ -385,8 +381,19 @@ class Site:
         device.record.air_hz_s += grant.bandwidth_hz * air_s
         if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
             return
+        self._receive(number, device, message, bits)
+
+    def _receive(self, number: int, device: SimulatedDevice, message: Chunk | Draft, bits: float) -> None:
+        """Hand what was drafted to the edge; who breaks the protocol is sent away, and greets anew."""
         now_s = self.queue.now_s
-        for answer in self.passes.receive(number, message, math.ceil(bits / 8), now_s):
+        try:
+            answers = self.passes.receive(number, message, math.ceil(bits / 8), now_s)
+        except ProtocolError:
+            self.passes.leave(number)
+            self._forget(device)
+            self._join(device)
+            return
+        for answer in answers:
             self._tell(number, answer)
         if not self.passes.waits(now_s):
             self._wake()
