@@ -227,6 +227,8 @@ def rules(options):
         feeds = [Feed(slot, CONTEXT, list(range(9)), SamplingParams(0.8, seed=slot), evidence) for slot in slots]
         ms = median_ms(options, lambda feeds=feeds: verifier.verify(feeds), 5)
         say(what="verify", model="7B", mix="20 x 9", rule=rule.value, ms=ms)
+        if options.on != "cpu":
+            traced(lambda feeds=feeds: verifier.verify(feeds), most=8, model="7B", mix="20 x 9", rule=rule.value)
 
 
 def mixed_in(verifier, slots):
@@ -237,7 +239,7 @@ def mixed_in(verifier, slots):
     return lambda: verifier.verify(feeds)
 
 
-def traced(run, **facts):
+def traced(run, most=12, **facts):
     """Which kernels a pass spends its time in."""
     import torch
     from torch.profiler import ProfilerActivity, profile
@@ -251,7 +253,7 @@ def traced(run, **facts):
     events.sort(key=lambda event: -event.self_device_time_total)
     busy_ms = sum(event.self_device_time_total for event in events) / 1e3
     say(what="profile", **facts, kernels=sum(event.count for event in events), busy_ms=round(busy_ms, 3))
-    for event in events[:12]:
+    for event in events[:most]:
         ms = round(event.self_device_time_total / 1e3, 3)
         say(what="kernel", **facts, name=event.key[:90], count=event.count, ms=ms)
 
@@ -312,6 +314,7 @@ def alone(options):
 def hybrid(options):
     import torch
 
+    from multispin.models import static_recurrent
     from multispin.profiling.latency import fit_latency, measure_latency
 
     config = shape("27B hybrid", options.tiny)
@@ -352,8 +355,14 @@ def hybrid(options):
             kind=kind,
             ms=median_ms(options, turn(verifier, slots, sizes, 128, **SAMPLED[kind]), 7),
         )
-    if options.on != "cpu":
-        traced(turn(verifier, slots, [9] * 8, 128), model="27B hybrid", mix="8 x 9", kind="greedy")
+    if options.on == "cpu":
+        return
+    ours = median_ms(options, turn(verifier, slots, [9] * 8, 128), 7)
+    traced(turn(verifier, slots, [9] * 8, 128), model="27B hybrid", mix="8 x 9", kind="greedy")
+    static_recurrent.kernel = lambda _device: None
+    verifier._static._passes.clear()
+    plain = median_ms(options, turn(verifier, slots, [9] * 8, 128), 7)
+    say(what="recurrent layers, 8 x 9", in_one_kernel_ms=ours, in_steps_of_pytorch_ms=plain)
 
 
 def distill(options):
@@ -411,7 +420,10 @@ def tests(options):
     """The tests that need a GPU: those that a CPU skips."""
     import importlib.util
 
-    names = "models/test_static models/test_batch_drawing models/test_packed models/test_lossless models/test_drafter"
+    names = (
+        "models/test_gated_delta models/test_static models/test_batch_drawing models/test_packed models/test_lossless"
+    )
+    names += " models/test_drafter"
     names += " models/test_edge_drafter speculation/test_rejection_at_once speculation/test_noise"
     names += " speculation/test_gumbel_max speculation/test_rules"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "100"]

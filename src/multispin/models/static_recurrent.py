@@ -4,9 +4,12 @@ Each slot takes part with a window of its inputs: those since its newest state t
 windows are scanned at once from the slots' newest states. The state that is kept is that of the position where the
 slot's new tokens began, or where they end if no token of them can be rejected (a prompt). So the next pass replays only
 what this one's verdict accepted, and no state is ever taken back. `recurrent` does the same session by session.
+
+On a GPU one kernel does all of a layer's windows (`gated_delta`), if Triton is installed; PyTorch for CUDA brings it on
+Linux. What is here runs elsewhere, and says what the kernel is to give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +34,7 @@ class StaticRecurrent:
 
     def __init__(self, slots: Any, shape: Shape, parts: dict[str, torch.Tensor]) -> None:
         self.slots, self.shape, self._parts = slots, shape, parts
+        self._kernel = kernel(parts["windows"].device)
 
     @staticmethod
     def sizes(shape: Shape) -> dict[str, int]:
@@ -101,12 +105,34 @@ class StaticRecurrent:
 
         """
         layer, slots, window = self.slots.layers[index], self.shape.slots, self.shape.window
-        context, heads = layer.kernel - 1, decay.shape[-1]
         all_inputs, all_decay, all_beta = (part.flatten(0, 1) for part in (layer.mixed, layer.decay, layer.beta))
         all_inputs.index_copy_(0, self._parts["input_lines"], mixed)
         all_decay.index_copy_(0, self._parts["gate_lines"], decay)
         all_beta.index_copy_(0, self._parts["gate_lines"], beta.to(all_beta.dtype))
-        inputs = all_inputs.index_select(0, self._inputs).view(slots, context + window, -1)
+        if self._kernel is not None and module.activation == "silu":
+            out = self._kernel(
+                *(
+                    all_inputs,
+                    all_decay,
+                    all_beta,
+                    module.conv1d.weight[:, 0],
+                    module.conv1d.bias,
+                    layer.newest[:slots],
+                ),
+                tuple(self._parts[name] for name in ("windows", "window_gates", "counts", "kept")),
+                window,
+                module.key_dim // module.head_k_dim,
+            )
+        else:
+            out = self._scanned(module, layer, all_inputs, all_decay, all_beta)
+        return out.index_select(0, self._parts["outputs"])
+
+    def _scanned(
+        self, module: Any, layer: Any, all_inputs: torch.Tensor, all_decay: torch.Tensor, all_beta: torch.Tensor
+    ) -> torch.Tensor:
+        """What the kernel computes, in steps of PyTorch's: [slots · window, value heads, value head size]."""
+        slots, window, heads = self.shape.slots, self.shape.window, all_decay.shape[-1]
+        inputs = all_inputs.index_select(0, self._inputs).view(slots, layer.kernel - 1 + window, -1)
         counted = self._counted[..., None]
         window_decay = all_decay.index_select(0, self._gates).view(slots, window, heads) * counted
         window_beta = all_beta.index_select(0, self._gates).view(slots, window, heads).float() * counted
@@ -115,7 +141,7 @@ class StaticRecurrent:
         assert isinstance(convolved, torch.Tensor)
         if module.conv1d.bias is not None:
             convolved = convolved + module.conv1d.bias.float()
-        convolved = ACT2FN[module.activation](convolved.to(mixed.dtype))
+        convolved = ACT2FN[module.activation](convolved.to(inputs.dtype))
         query, key, value = convolved.split((module.key_dim, module.key_dim, module.value_dim), dim=-1)
         out = scan_windows(
             query.view(slots, window, -1, module.head_k_dim),
@@ -126,7 +152,18 @@ class StaticRecurrent:
             layer.newest[:slots],
             self._parts["kept"],
         )
-        return out.reshape(slots * window, heads, -1).index_select(0, self._parts["outputs"])
+        return out.reshape(slots * window, heads, -1)
+
+
+def kernel(device: torch.device) -> Callable[..., torch.Tensor] | None:
+    """`gated_delta.scan_slots` if it runs on this device, else None."""
+    if device.type != "cuda":
+        return None
+    try:
+        from multispin.models.gated_delta import scan_slots
+    except ImportError:
+        return None
+    return scan_slots
 
 
 def scan_windows(
