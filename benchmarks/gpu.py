@@ -30,7 +30,7 @@ STEPS = {
     "commands": 160,
     "hybrid": 90,
     "distill": 50,
-    "rules": 40,
+    "rules": 60,
     "alone": 60,
     "vllm": 120,
 }
