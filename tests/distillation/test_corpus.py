@@ -9,6 +9,7 @@ from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
 from multispin.models import load_model, load_tokenizer
+from multispin.models.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +114,22 @@ def test_given_prompts_and_texts_are_used(tiny_folder, tmp_path, target):
     assert all(shards[1].tokens[row, : len(prompt)].tolist() == prompt for row in range(len(shards[1].ends)))
 
 
-def test_a_batch_is_told_of_while_it_is_written(tiny_folder):
-    """A batch takes minutes on a small machine: whoever waits sees that it goes on."""
-    told = []
-    shard = writer(tiny_folder, tell=told.append).shard(seed=3, number=0)
-    assert told[0] == 0
-    assert told == sorted(told)
-    assert len(set(told)) == 12  # one after each token of an answer but the last
-    assert max(told) < int((shard.ends - shard.begins).sum())
+def test_a_batch_is_told_of_while_it_is_written(tiny_folder, monkeypatch):
+    """A batch takes minutes on a small machine: whoever waits sees that it goes on, and with what."""
+    monkeypatch.setattr(Tokenizer, "chat_frame", lambda _: ([5, 6], [7]))  # as a model that chats has
+    told, doing = [], []
+
+    def tell(drawn, text):
+        told.append(drawn)
+        doing.append(text)
+
+    shard = writer(tiny_folder, tell=tell).shard(seed=3, number=0)
+    invented = [text for text in doing if "invents 64 prompts" in text]
+    assert len(set(invented)) == len(invented) > 20  # a pass each, until all prompts have ended
+    assert invented[0].endswith(": 0 of 64 tokens")
+    assert "the target has read 64 of 128 texts" in doing
+    answers = [drawn for drawn, text in zip(told, doing, strict=True) if not text]
+    assert told == [0] * (len(told) - len(answers)) + answers
+    assert answers == sorted(answers)
+    assert len(set(answers)) == 12  # one after each token of an answer but the last
+    assert max(answers) < int((shard.ends - shard.begins).sum())

@@ -8,7 +8,7 @@ import torch
 from tests.cli.started import Started
 
 from multispin.cli.main import run
-from multispin.distillation import Order, distil
+from multispin.distillation import Order, distil, training
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
 from multispin.errors import InputError
@@ -171,8 +171,10 @@ def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["drafter.json", "weights.safetensors"]
 
 
-def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder, tmp_path):
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder, tmp_path, monkeypatch, numbers):
     """The states below are computed once; the model above them gives what the whole student gives."""
+    monkeypatch.setattr(training, "quick_dtype", lambda _: numbers)
     model = load_model(tiny_folder)
     ids = torch.arange(257)
     student = carve(model, (0, 1), ids, frozen=1)

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from multispin.errors import InputError
-from multispin.models import round_weights
-from multispin.models.prepacked import PrepackedLinear, can_prepack, prepack
+from multispin.models import prepacked, round_weights
+from multispin.models.prepacked import PrepackedLinear, can_prepack, prepack, quick_dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -32,3 +32,10 @@ def test_a_reordered_model_is_not_rounded_in_part(make_model):
         pytest.skip("nothing was reordered")
     with pytest.raises(InputError, match="load it again"):
         round_weights(model, 8)
+
+
+@pytest.mark.parametrize(("narrow", "quickest"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_many_rows_are_multiplied_in_float32_where_bfloat16_is_emulated(monkeypatch, narrow, quickest):
+    monkeypatch.setattr(prepacked, "multiplies_bfloat16", lambda: narrow)
+    assert quick_dtype("cpu") == quickest
+    assert quick_dtype("cuda:0") == torch.bfloat16

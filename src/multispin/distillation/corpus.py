@@ -92,8 +92,8 @@ class Writer:
         answer_tokens: longest answer [tokens].
         prompts: user messages to answer; None for those of the bundled templates.
         prompt_tokens: longest prompt [tokens]; longer ones are cut.
-        tell: called with every token of a batch; its argument is how many tokens of answers the batch has so far.
-            Default: nobody is told.
+        tell: called with every forward pass of a batch, with the tokens of answers that the batch has so far, and a
+            sentence about what the target does beside writing answers, or "". Default: nobody is told.
 
     """
 
@@ -104,7 +104,7 @@ class Writer:
         answer_tokens: int,
         prompts: Sequence[str] | None = None,
         prompt_tokens: int = MAX_PROMPT_TOKENS,
-        tell: Callable[[int], None] = lambda _: None,
+        tell: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         self._tell = tell
         self._prompts = prompts
@@ -152,7 +152,9 @@ class Writer:
     def write(self, prompts: Sequence[list[int]], temperatures: Sequence[float], noise: torch.Generator) -> Shard:
         """Answer up to `sequences` prompts, each at its own temperature."""
         prompts = [prompt[: self._prompt_tokens] for prompt in prompts]
-        texts, states = self._write(prompts, temperatures, self._answer_tokens, noise, self._tell)
+        texts, states = self._write(
+            prompts, temperatures, self._answer_tokens, noise, lambda drawn, _: self._tell(drawn, "")
+        )
         return _shard(texts, [len(prompt) for prompt in prompts], states)
 
     def read(self, texts: Sequence[list[int]]) -> Shard:
@@ -172,7 +174,13 @@ class Writer:
         before, after = frame
         temperatures = [1.0] * count
         texts, _ = self._write(
-            [list(before)] * count, temperatures, INVENTED_PROMPT_TOKENS, noise, lambda _: self._tell(0)
+            [list(before)] * count,
+            temperatures,
+            INVENTED_PROMPT_TOKENS,
+            noise,
+            lambda _, longest: self._tell(
+                0, f"the target invents {count} prompts: {longest} of {INVENTED_PROMPT_TOKENS} tokens"
+            ),
         )
         stops = set(self._tokenizer.stop_ids)
         messages = [[token for token in text[len(before) :] if token not in stops] for text in texts]
@@ -184,9 +192,12 @@ class Writer:
         temperatures: Sequence[float],
         limit: int,
         noise: torch.Generator,
-        tell: Callable[[int], None],
+        tell: Callable[[int, int], None],
     ) -> tuple[list[list[int]], torch.Tensor]:
-        """Continue all prompts until a stop id or `limit` tokens; returns texts and final hidden states."""
+        """Continue all prompts until a stop id or `limit` tokens; returns texts and final hidden states.
+
+        `tell` hears how many tokens were drawn for all of them, and for the longest one.
+        """
         stops = set(self._tokenizer.stop_ids)
         texts = [list(prompt) for prompt in prompts]
         slots = [self._target.open() for _ in texts]
@@ -194,10 +205,10 @@ class Writer:
         running = list(range(len(texts)))
         room = [min(limit, self._length - len(prompt)) for prompt in prompts]
         self._prefill(slots, texts, running, states)
-        drawn_tokens = 0
+        drawn_tokens = longest = 0
         while running:
-            tell(drawn_tokens)
-            drawn_tokens += len(running)
+            tell(drawn_tokens, longest)
+            drawn_tokens, longest = drawn_tokens + len(running), longest + 1
             logits = self._feed(
                 [Feed(slots[k], len(texts[k]) - 1, texts[k][-1:], _ASK) for k in running], running, states
             )
@@ -216,9 +227,10 @@ class Writer:
     def _prefill(self, slots: list[int], texts: Sequence[list[int]], rows: list[int], states: torch.Tensor) -> None:
         """Feed all but the last token of every text."""
         some: list[int] = []
-        for k in rows:
+        for index, k in enumerate(rows):
             count = sum(len(texts[other]) - 1 for other in some) + len(texts[k]) - 1
             if some and (count > _PREFILL_TOKENS or (self._device.type == "cpu" and len(some) == _PREFILL)):
+                self._tell(0, f"the target has read {index - len(some)} of {len(rows)} texts")
                 self._feed([Feed(slots[k], 0, texts[k][:-1], None) for k in some], some, states)
                 some = []
             if len(texts[k]) > 1:

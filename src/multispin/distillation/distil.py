@@ -28,6 +28,7 @@ from multispin.models.distilled import (
 from multispin.models.drafter_card import STORAGES, DrafterCard, read_card
 from multispin.models.loading import load_model
 from multispin.models.packable import PackedModel
+from multispin.models.prepacked import quick_dtype
 from multispin.models.tokenizer import load_tokenizer
 from multispin.speculation import DistributionFormat
 
@@ -116,7 +117,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     model = load_model(order.target, "float32", order.device)
     layers, frozen = _layers(order, model)
     before = None if order.begin is None else _continued(order.begin, model)
-    written = _write(order, report)
+    written = _write(order, model, report)
     head = model.get_output_embeddings().weight.detach()
     if before is None:
         ids = frequent_ids(written.shards, order.vocabulary, len(head), load_tokenizer(order.target).stop_ids)
@@ -140,16 +141,20 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         },
     )
     save_drafter(student, card, order.out)
-    report(StageProgress("evaluation", 0, 1, "comparing distributions on held-out prompts"))
+    prompts = load_prompts()
+
+    def compared(done: int) -> None:
+        report(StageProgress("evaluation", done, len(prompts), "held-out prompts, on which distributions are compared"))
+
+    compared(0)
     stored = load_for_drafting(order.out, model)  # what is measured is what will draft
     form = DistributionFormat(len(head), min(1024, len(head)), 16)
-    results = compare_distributions(stored, head, load_prompts(), written.greedy, written.sampled, form)
+    results = compare_distributions(stored, head, prompts, written.greedy, written.sampled, form, compared)
     card = dataclasses.replace(card, results={found.task: _numbers(found) for found in results})
     save_drafter(student, card, order.out)
     (order.out / CHECKPOINT_FILE).unlink(missing_ok=True)
     if order.corpus is None:
         shutil.rmtree(order.out / CORPUS_FOLDER)
-    report(StageProgress("evaluation", 1, 1, "done"))
     return card
 
 
@@ -172,15 +177,19 @@ class _Written(NamedTuple):
     sampled: Shard
 
 
-def _write(order: Order, report: Callable[[StageProgress], None]) -> _Written:
-    """Let the target write. Its second copy in memory, which writes, is gone afterwards."""
+def _write(order: Order, model: Any, report: Callable[[StageProgress], None]) -> _Written:
+    """Let the target write. The copy of its weights that writes is gone afterwards."""
     tokenizer = load_tokenizer(order.target)
-    writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
+    if quick_dtype(order.device) == model.dtype:
+        writing = PackedModel.of(model)
+    else:
+        writing = PackedModel.of(load_model(order.target, "bfloat16", order.device), own=True)
     before = 0
 
-    def written(in_batch: int) -> None:
+    def written(in_batch: int, doing: str = "") -> None:
         done = before + in_batch
-        report(StageProgress("corpus", min(done, order.tokens), order.tokens, f"{done:,} tokens written by the target"))
+        text = f"{done:,} tokens written by the target"
+        report(StageProgress("corpus", min(done, order.tokens), order.tokens, doing or text))
 
     writer = Writer(writing, tokenizer, order.answer_tokens, order.prompts, tell=written)
     texts = [tokenizer.encode(text, special_tokens=False) for text in order.texts]
@@ -192,9 +201,9 @@ def _write(order: Order, report: Callable[[StageProgress], None]) -> _Written:
     prompts, held_out = load_prompts(), list[Shard]()
     most = order.evaluation_tokens * len(prompts)
 
-    def answered(in_batch: int) -> None:
+    def answered(in_batch: int, doing: str) -> None:
         done = len(held_out) * most + in_batch
-        report(StageProgress("held-out answers", done, 2 * most, "written by the target, to measure with"))
+        report(StageProgress("held-out answers", done, 2 * most, doing or "written by the target, to measure with"))
 
     short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS, tell=answered)
     for temperature in (0.0, 1.0):

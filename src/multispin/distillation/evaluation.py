@@ -4,7 +4,7 @@ The target answers the bundled prompts, and the distributions of both are compar
 are per token, given that all tokens before it were accepted: the controller's α.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,13 @@ def held_out_texts(
 
 
 def compare_distributions(
-    student: Any, head: torch.Tensor, prompts: Sequence[Prompt], greedy: Shard, sampled: Shard, form: DistributionFormat
+    student: Any,
+    head: torch.Tensor,
+    prompts: Sequence[Prompt],
+    greedy: Shard,
+    sampled: Shard,
+    form: DistributionFormat,
+    report: Callable[[int], None] = lambda _: None,
 ) -> list[RuleAcceptance]:
     """Compare the distributions of student and target.
 
@@ -61,6 +67,7 @@ def compare_distributions(
         greedy: the target's answers at temperature 0.
         sampled: the target's answers at temperature 1.
         form: format of the distributions that `rejection` uploads.
+        report: function that is called after each prompt with the number of prompts compared; default none.
 
     Returns:
         The rates over all prompts, then those of each task family.
@@ -83,6 +90,7 @@ def compare_distributions(
             floor = floor_distribution(distribution, form)
             _, a, b = np.intersect1d(floor.ids, draft.ids, assume_unique=True, return_indices=True)
             found["rejection-down"][k].append(float(np.minimum(floor.weights[a] / form.total, q[b]).sum()))
+        report(k + 1)
     groups = [("all", list(range(len(prompts))))]
     groups += [(task, [k for k, prompt in enumerate(prompts) if prompt.task == task]) for task in TASKS]
     return [_summary(task, {rule: [found[rule][k] for k in rows] for rule in RULES}) for task, rows in groups if rows]

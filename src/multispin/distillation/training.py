@@ -22,6 +22,7 @@ from torch.nn import functional
 from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard
 from multispin.errors import InputError
 from multispin.models.distilled import learned
+from multispin.models.prepacked import quick_dtype
 from multispin.models.references import writing
 
 Example = tuple[Shard, int, torch.Tensor | None]
@@ -168,7 +169,8 @@ class Trainer:
         self.step = 0
         self.spent_s = 0.0
         self._device = torch.device(device)
-        self._rows = head.detach()[ids].to(self._device, torch.bfloat16)
+        self._dtype = quick_dtype(device)
+        self._rows = head.detach()[ids].to(self._device, self._dtype)
         self._parameters = list(learned(student, frozen).values())
         self._frozen = frozen
         self._upper = _upper(student.model, frozen) if frozen else student.model
@@ -241,7 +243,7 @@ class Trainer:
             noise: source of randomness; it picks the positions.
 
         Returns:
-            The student's states [P, H], in bfloat16, and the target's, as they stand in the corpus.
+            The student's states [P, H], and the target's, as they stand in the corpus.
 
         """
         longest = max(int(shard.ends[row]) for shard, row, _ in rows)
@@ -258,13 +260,13 @@ class Trainer:
             for k, (shard, row, trunk) in enumerate(rows):
                 assert trunk is not None
                 begun[k, : shard.ends[row]] = trunk[: shard.ends[row]]
-            inputs = {"inputs_embeds": begun.to(self._device)}
+            inputs = {"inputs_embeds": begun.to(self._device, self._dtype)}
         else:
             tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
             for k, (shard, row, _) in enumerate(rows):
                 tokens[k, : shard.ends[row]] = shard.tokens[row, : shard.ends[row]]
             inputs = {"input_ids": tokens.to(self._device)}
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with self._computing():
             hidden = self._upper(**inputs, use_cache=False).last_hidden_state
         return hidden[picked[:, 0], picked[:, 1]], aim
 
@@ -278,7 +280,7 @@ class Trainer:
         config = self.student.model.config
         layers, config.num_hidden_layers = config.num_hidden_layers, self._frozen + 1  # the models stop there
         try:
-            with torch.autocast(self._device.type, torch.bfloat16):
+            with self._computing():
                 for tokens in torch.split(shard.tokens, self.recipe.batch):
                     self.student.model(input_ids=tokens.to(self._device), use_cache=False)
         finally:
@@ -287,7 +289,11 @@ class Trainer:
         return torch.cat(kept)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        return (states.to(torch.bfloat16) @ self._rows.T).float()
+        return (states.to(self._dtype) @ self._rows.T).float()
+
+    def _computing(self) -> torch.autocast:
+        """Products are computed in the place's quickest numbers while the block runs; sums that need it in float32."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def _save(self, path: Path) -> None:
         part = path.with_suffix(".part")
