@@ -24,6 +24,9 @@ CLIENTS_BIN := $(CLIENTS_VENV)/bin
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
 WLLAMA_READY := $(VENV)/.ready-wllama
 
+# Where this is set, as in many containers, each of the processes that tests start would compile the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo reproduce quick test fuzz chaos soak coverage test-lowest check format bench gpu vllm device-llama clients web try-wllama clean
 
 help:            ## Show this list

@@ -63,6 +63,12 @@ def tiny_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_copy(tmp_path_factory):
+    """The same model in a folder that may be changed."""
+    return save_tiny_model(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="session")
 def other_vocabulary_folder(tmp_path_factory):
     """The same kind of model whose tokenizer differs in one token."""
     return save_tiny_model(tmp_path_factory.mktemp("other"), extra_token="<|other|>")

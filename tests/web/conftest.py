@@ -30,4 +30,9 @@ def browsers():
 
 @pytest.fixture(scope="session")
 def target(browsers):
-    return Target(browsers)
+    return Target.embedded(browsers)
+
+
+@pytest.fixture(scope="session")
+def tiny(browsers, tiny_copy):
+    return Target.tiny(browsers, tiny_copy)

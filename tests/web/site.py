@@ -1,12 +1,19 @@
-"""A real edge with its pages, and a browser that opens them."""
+"""A real edge with its pages, and a browser that opens them.
+
+What a page drafts, and how well, is tested with the embedded target. All else that it does takes no real model:
+these tests have a tiny target, which needs a tenth of the processor.
+"""
 
 import asyncio
 import json
 import os
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
+from string import ascii_letters
 
 from tests.web.chromium import Chromium
+from tests.written_gguf import write_gguf
 
 from multispin.control import Verification
 from multispin.edge import Access, EdgeServer, listening
@@ -26,16 +33,47 @@ SECRET = "open sesame"
 
 PASS_S = 0.4
 """A pass of an edge that streams takes at least so long [s]: a page on a busy machine drafts some tokens meanwhile."""
+TINY_PASS_S = 0.1
+"""A pass over the tiny target takes at least so long [s]: a text is still being written when a test looks at it."""
 
 
 class Target:
-    """The embedded target and its page drafter, loaded once."""
+    """A target and its page drafter, loaded once.
 
-    def __init__(self, browsers):
+    Args:
+        browsers: the browsers that open its pages.
+        reference: the target, as `load_model` takes it.
+        drafter: what the page drafts with.
+        pass_s: time that a pass takes at least, by mode [s]; none where it is not named.
+
+    """
+
+    def __init__(self, browsers, reference, drafter, pass_s):
         self.browsers, self.run = browsers, browsers.run
-        self.model, self.tokenizer = load_model(EMBEDDED), load_tokenizer(EMBEDDED)
+        self.model, self.tokenizer = load_model(reference), load_tokenizer(reference)
         self.packed, self.table = PackedModel.of(self.model), token_table(self.tokenizer)
-        self.drafter = PageDrafter("small", gguf_copy("small"))
+        self.drafter, self._pass_s = drafter, pass_s
+
+    @classmethod
+    def embedded(cls, browsers):
+        """The embedded target and the shipped drafter."""
+        # In streams the engine takes its time, so that the page's drafts are in time on any machine, however busy.
+        return cls(browsers, EMBEDDED, PageDrafter("small", gguf_copy("small")), {"streams": PASS_S})
+
+    @classmethod
+    def tiny(cls, browsers, folder):
+        """A target that writes random letters for ever, and a drafter that knows all of them."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        letters = load_tokenizer(folder).encode(ascii_letters)
+        others = [index for index in range(model.config.vocab_size) if index not in letters]
+        with torch.no_grad():
+            model.lm_head.weight[others] = 0  # the likeliest of many random letters is likelier than they are
+        model.save_pretrained(folder)
+        drafter = PageDrafter("tiny", Path(write_gguf(folder, Path(folder) / "drafter.gguf", "llama")))
+        return cls(browsers, folder, drafter, dict.fromkeys(("rounds", "streams"), TINY_PASS_S))
 
     async def is_written_by(self, command, question, mode, folder=None):
         """Run a program that is the device `copies` of an edge: it drafts, and prints what the target alone writes."""
@@ -57,8 +95,8 @@ class Target:
         verifier = Verifier(self.packed, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
         limits = Limits(resume_grace_s=5.0)
-        # In streams the engine takes its time, so that the page's drafts are in time on any machine, however busy.
-        engine = PacedEngine(verifier, Verification(PASS_S, 0.0, 0.0)) if mode == "streams" else verifier
+        pass_s = self._pass_s.get(mode)
+        engine = verifier if pass_s is None else PacedEngine(verifier, Verification(pass_s, 0.0, 0.0))
         passes = Passes(engine, Controller(settings), self.tokenizer.fingerprint, limits, seed=3)
         events = []
         access = Access(secret)

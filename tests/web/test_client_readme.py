@@ -9,13 +9,13 @@ from tests.fuzz import javascript
 
 from multispin.errors import InputError
 
-pytestmark = [pytest.mark.embedded, pytest.mark.processes]
+pytestmark = pytest.mark.processes
 
 PACKAGE = Path(__file__).resolve().parents[2] / "clients" / "js"
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
-def test_the_device_of_its_readme_writes_the_targets_text(target, tmp_path, mode):
+def test_the_device_of_its_readme_writes_the_targets_text(tiny, tmp_path, mode):
     try:
         node = javascript.node()
     except InputError as error:
@@ -30,4 +30,4 @@ def test_the_device_of_its_readme_writes_the_targets_text(target, tmp_path, mode
     (tmp_path / "node_modules" / "multispin-device").symlink_to(PACKAGE)  # as npm install does with a folder
 
     command = [node, "--experimental-websocket", "device.mjs"]
-    target.run(target.is_written_by(command, "Count from one to twenty.", mode, tmp_path))
+    tiny.run(tiny.is_written_by(command, "Count from one to twenty.", mode, tmp_path))

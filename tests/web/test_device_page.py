@@ -1,4 +1,4 @@
-"""The page that drafts, in headless browsers at a real edge with the embedded target: the main tests in Firefox too."""
+"""The page that drafts, in headless browsers at a real edge; the main tests run in Firefox and with a real model."""
 
 import asyncio
 import importlib.util
@@ -15,7 +15,7 @@ from multispin.protocol.events import Connected, Ended, Lost
 from multispin.speculation import SamplingParams
 from multispin.speculation.conformance import check_drafter
 
-pytestmark = [pytest.mark.embedded, pytest.mark.processes]
+pytestmark = pytest.mark.processes
 
 RAINBOW = "What is a rainbow? Answer in two sentences."
 POEM = "Write a poem about the sea."
@@ -28,6 +28,7 @@ def _page():
         pytest.skip("multispin-wllama is not installed: the page that drafts is not tested here (make web)")
 
 
+@pytest.mark.embedded
 @pytest.mark.both_browsers
 def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
     async def scenario():
@@ -52,6 +53,7 @@ def test_the_page_drafts_and_its_text_is_the_targets_own(target, kind):
     target.run(scenario())
 
 
+@pytest.mark.embedded
 @pytest.mark.both_browsers
 def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     async def scenario():
@@ -71,9 +73,9 @@ def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     target.run(scenario())
 
 
-def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target, kind):
+def test_a_phone_that_may_waste_little_drafts_less_far_ahead(tiny, kind):
     async def scenario():
-        async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
+        async with tiny.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await page.run(
                 """(async () => {
@@ -91,7 +93,7 @@ def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target, kind):
                 await ask(page, RAINBOW, most=4)
                 answer = await answered(page, number)
                 await page.run("document.getElementById('forget').click()")
-                assert answer["ids"] == own_text(target, RAINBOW, 4)
+                assert answer["ids"] == own_text(tiny, RAINBOW, 4)
             assert await page.run("distances") == ["Infinity", "63", "Infinity"]
             await page.run("document.getElementById('wasted').value = '-5'")
             await ask(page, RAINBOW, most=4)
@@ -99,27 +101,27 @@ def test_a_phone_that_may_waste_little_drafts_less_far_ahead(target, kind):
             assert await page.run("document.querySelectorAll('.user').length") == 0
             assert page.errors == []
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_phone_with_more_cores_drafts_with_more_threads(target, kind):
+def test_a_phone_with_more_cores_drafts_with_more_threads(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join(cores=4)
             assert "2 threads" in await page.run("document.getElementById('drafter-state').textContent")
             await ask(page, RAINBOW, most=12)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, RAINBOW, 12)
+            assert answer["ids"] == own_text(tiny, RAINBOW, 12)
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             assert page.errors == []
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
 @pytest.mark.both_browsers
-def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind):
+def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             seeds = []
             for helping in (True, False):
@@ -127,8 +129,8 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind
                 answer = await answered(page, len(seeds) + 1)
                 seeds.append(answer["seed"])
                 params = SamplingParams(0.8, seed=int(answer["seed"]))
-                prompt = target.tokenizer.encode_chat(POEM)
-                assert answer["ids"] == decode_alone(target.model, prompt, params, 16, target.tokenizer.stop_ids)
+                prompt = tiny.tokenizer.encode_chat(POEM)
+                assert answer["ids"] == decode_alone(tiny.model, prompt, params, 16, tiny.tokenizer.stop_ids)
                 with_help, without = await page.run(
                     "['with', 'without'].map((id) => document.getElementById(id).textContent)"
                 )
@@ -136,11 +138,12 @@ def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(target, kind
                 assert without == "–" if helping else float(without) > 0
                 await page.run("document.getElementById('forget').click()")
             drafters = [event.drafter for event in edge.events if isinstance(event, Connected)]
-            assert drafters == ["small (page)", "none"]
+            assert drafters == ["tiny (page)", "none"]
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
+@pytest.mark.embedded
 def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(target, kind):
     """One token a draft: each is a trial. The page's rate lies in the 95 % interval of the other, or above it."""
 
@@ -194,6 +197,7 @@ class OverTheWire:
         return asyncio.run_coroutine_threadsafe(self._page.run(f"theDrafter.{call}"), self._loop).result(60)
 
 
+@pytest.mark.embedded
 @pytest.mark.conformance
 def test_the_pages_drafter_keeps_what_a_drafter_promises(target, kind):
     async def scenario():
@@ -221,39 +225,39 @@ def test_the_pages_drafter_keeps_what_a_drafter_promises(target, kind):
 
 @pytest.mark.both_browsers
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
-def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(target, kind, mode):
+def test_a_reload_in_mid_text_goes_on_and_ends_with_the_same_text(tiny, kind, mode):
     async def scenario():
-        async with target.edge(mode=mode) as edge, edge.browser(kind) as phones:
+        async with tiny.edge(mode=mode) as edge, edge.browser(kind) as phones:
             page = await phones.join()
-            await ask(page, POEM, most=60)
+            await ask(page, POEM, most=120)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
             before = await page.run("document.querySelector('.assistant').innerText")
             script = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail))"
             await page.reload(script)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, POEM, 60)
+            assert answer["ids"] == own_text(tiny, POEM, 120)
             assert answer["text"].startswith(before.strip()[:30])
             assert [event.session for event in edge.events if isinstance(event, Connected)] == [1, 1]  # it resumed
             await ready(page)  # from the browser's own store
             fetched = [url for url in page.requests if url.endswith(".gguf")]
             assert len(fetched) == 1
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_text_goes_on_at_an_edge_that_was_started_anew(target, kind):
+def test_a_text_goes_on_at_an_edge_that_was_started_anew(tiny, kind):
     async def scenario():
-        async with target.browsers.started(kind) as browser:
-            async with target.edge() as edge:
+        async with tiny.browsers.started(kind) as browser:
+            async with tiny.edge() as edge:
                 page = await Phones(browser, edge).join()
-                await ask(page, POEM, most=60)
+                await ask(page, POEM, most=120)
                 await page.until("document.querySelector('.assistant')?.innerText.length > 30")
-            async with target.edge(port=edge.port) as other:
+            async with tiny.edge(port=edge.port) as other:
                 answer = await answered(page)
-                assert answer["ids"] == own_text(target, POEM, 60)
+                assert answer["ids"] == own_text(tiny, POEM, 120)
                 assert any(isinstance(event, Connected) for event in other.events)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
 ANSWERS = "document.addEventListener('answered', (event) => (window.answers ??= []).push(event.detail));"
@@ -269,34 +273,35 @@ IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExce
 
 
 @pytest.mark.parametrize("script", [NO_STORE, FULL_STORE])
-def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(target, kind, script):
+def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(tiny, kind, script):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open(script)
             await ready(page)
             await ask(page, RAINBOW)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["ids"] == own_text(tiny, RAINBOW, 40)
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             assert page.errors == []
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(target, kind):
+def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open("WebAssembly.validate = () => false;")
             await page.until("/^no drafter here .*SIMD/.test(document.getElementById('drafter-state').textContent)")
             await ask(page, RAINBOW)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["ids"] == own_text(tiny, RAINBOW, 40)
             assert not [url for url in page.requests if url.endswith(".gguf")]  # nothing was fetched for nothing
             assert page.errors == []
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
+@pytest.mark.embedded
 def test_a_download_that_breaks_off_goes_on_where_it_was(target, kind):
     breaking = """
     const whole = window.fetch;
@@ -330,34 +335,34 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(target, kind):
     target.run(scenario())
 
 
-def test_a_phone_whose_network_changes_connects_anew_and_goes_on(target, kind):
+def test_a_phone_whose_network_changes_connects_anew_and_goes_on(tiny, kind):
     async def scenario():
-        async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
+        async with tiny.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
-            await ask(page, POEM, most=60)
+            await ask(page, POEM, most=120)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
             await page.run("window.dispatchEvent(new Event('online'))")
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, POEM, 60)
+            assert answer["ids"] == own_text(tiny, POEM, 120)
             assert [event.session for event in edge.events if isinstance(event, Connected)] == [1, 1]
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_question_to_an_edge_that_is_away_is_not_lost(target, kind):
+def test_a_question_to_an_edge_that_is_away_is_not_lost(tiny, kind):
     """The edge is away, then it has another token, then another name: the page says so each time, and goes on."""
     question = "document.getElementById('question').value"
     note = "[...document.querySelectorAll('.note')].at(-1)?.textContent"
 
     async def scenario():
-        async with target.browsers.started(kind) as browser:
-            async with target.edge() as edge:
+        async with tiny.browsers.started(kind) as browser:
+            async with tiny.edge() as edge:
                 page = await Phones(browser, edge).join()
             await ask(page, RAINBOW)
             await page.until(f"/cannot be reached/.test({note})")
             assert await page.run(question) == RAINBOW
             assert await page.run("document.getElementById('state').textContent") == "not connected"
-            async with target.edge(port=edge.port, secret="another"):
+            async with tiny.edge(port=edge.port, secret="another"):
                 await page.run("document.getElementById('ask').requestSubmit()")
                 await page.until("!document.getElementById('join').hidden")
                 assert await page.run(question) == RAINBOW
@@ -365,8 +370,8 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target, kind):
                 await page.run("document.getElementById('join-form').requestSubmit()")
                 await page.until("!document.getElementById('ask').hidden")
                 await page.run("document.getElementById('ask').requestSubmit()")
-                assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
-            async with target.edge(port=edge.port, secret="another", name="another model"):
+                assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
+            async with tiny.edge(port=edge.port, secret="another", name="another model"):
                 await page.before(ANSWERS)
                 await ask(page, POEM, most=10)
                 await page.until(f"/started anew/.test({note})")
@@ -377,14 +382,14 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(target, kind):
                 await page.run("document.getElementById('ask').requestSubmit()")
                 await answered(page)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_text_of_another_model_does_not_go_on(target, kind):
+def test_a_text_of_another_model_does_not_go_on(tiny, kind):
     """A reload, after the edge was started with a model whose ids mean something else."""
 
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 30")
@@ -397,14 +402,14 @@ def test_a_text_of_another_model_does_not_go_on(target, kind):
             assert len(await page.run("document.querySelector('.assistant').innerText")) > 30
             await page.run("document.getElementById('forget').click()")
             await ask(page, RAINBOW)
-            assert (await answered(page))["ids"] == own_text(target, RAINBOW, 40)
+            assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_new_conversation_begins_empty_even_in_mid_text(target, kind):
+def test_a_new_conversation_begins_empty_even_in_mid_text(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 10")
@@ -413,33 +418,33 @@ def test_a_new_conversation_begins_empty_even_in_mid_text(target, kind):
             await page.until("document.querySelectorAll('main > div').length === 0")
             assert await page.run("JSON.parse(sessionStorage.getItem('multispin.messages'))") is None
             await ask(page, RAINBOW)
-            assert (await answered(page, 2))["ids"] == own_text(target, RAINBOW, 40)
+            assert (await answered(page, 2))["ids"] == own_text(tiny, RAINBOW, 40)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_closed_tab_hurts_nobody(target, kind):
+def test_a_closed_tab_hurts_nobody(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             stays, leaves = await phones.join(), await phones.join()
             await ask(leaves, POEM, most=200)
             await ask(stays, RAINBOW)
             await leaves.until("document.querySelector('.assistant')?.innerText.length > 10")
             await leaves.close()
             answer = await answered(stays)
-            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["ids"] == own_text(tiny, RAINBOW, 40)
             assert any(isinstance(event, Lost) for event in edge.events)
             async with asyncio.timeout(30):
                 while edge.passes.sessions:
                     await asyncio.sleep(0.1)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_text_that_is_stopped_while_its_edge_is_away_does_not_count_as_joined(target, kind):
+def test_a_text_that_is_stopped_while_its_edge_is_away_does_not_count_as_joined(tiny, kind):
     async def scenario():
-        async with target.browsers.started(kind) as browser:
-            async with target.edge() as edge:
+        async with tiny.browsers.started(kind) as browser:
+            async with tiny.edge() as edge:
                 page = await Phones(browser, edge).join()
                 await ask(page, POEM, most=200)
                 await page.until("document.querySelector('.assistant')?.innerText.length > 10")
@@ -448,12 +453,12 @@ def test_a_text_that_is_stopped_while_its_edge_is_away_does_not_count_as_joined(
             assert (await answered(page))["ids"]
             assert await page.run("document.getElementById('state').textContent") == "not connected"
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_stopped_text_ends_at_the_edge_too(target, kind):
+def test_a_stopped_text_ends_at_the_edge_too(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             await ask(page, POEM, most=200)
             await page.until("document.querySelector('.assistant')?.innerText.length > 10")
@@ -464,12 +469,12 @@ def test_a_stopped_text_ends_at_the_edge_too(target, kind):
                 while edge.passes.sessions:
                     await asyncio.sleep(0.05)
 
-    target.run(scenario())
+    tiny.run(scenario())
 
 
-def test_a_page_without_the_token_asks_for_it(target, kind):
+def test_a_page_without_the_token_asks_for_it(tiny, kind):
     async def scenario():
-        async with target.edge() as edge, edge.browser(kind) as phones:
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones._browser.page()
             await page.open(f"{edge.address}/device")
             await page.until("!document.getElementById('join').hidden")
@@ -484,4 +489,4 @@ def test_a_page_without_the_token_asks_for_it(target, kind):
                 await page.until(f"document.getElementById('ask').hidden !== {str(joined).lower()}")
             assert "joined" in await page.run("document.getElementById('state').textContent")
 
-    target.run(scenario())
+    tiny.run(scenario())
