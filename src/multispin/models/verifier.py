@@ -13,7 +13,7 @@ from multispin.models.packable import PackedModel
 from multispin.models.references import USUAL_MAX_LENGTH
 from multispin.models.static import PassResult
 from multispin.models.tokenizer import load_tokenizer
-from multispin.speculation import Failure, Feed, Finding, Rule, SamplingParams, accept_matching, judge
+from multispin.speculation import Failure, Feed, Finding, Judged, Rule, SamplingParams, accept_matching, judge_together
 
 _GREEDY = SamplingParams()
 
@@ -57,7 +57,7 @@ class Verifier(CachedModel):
             elif feed.params is None:
                 findings.append(None)
             else:
-                findings.append(_judged(feed, flat[row:last]))
+                findings += _judged([(feed, flat[row:last])])
             row = last
         return findings
 
@@ -75,6 +75,7 @@ class Verifier(CachedModel):
             parts = list(self._drawing(found.logits, asked))
         tokens, doubtful, finite = read_back((*parts, found.finite))
         findings: list[Finding | Failure | None] = [None] * len(feeds)
+        others: dict[int, torch.Tensor] = {}  # those that ask for more than a draw, and their logits
         row = 0
         for index in order:
             feed, rows = feeds[index], slice(row, row + len(feeds[index].tokens))
@@ -90,7 +91,10 @@ class Verifier(CachedModel):
                 ]
                 findings[index] = accept_matching(feed.tokens[1:], emitted)
             else:
-                findings[index] = _judged(feed, found.logits[rows])
+                others[index] = found.logits[rows]
+        judged = _judged([(feeds[index], logits) for index, logits in others.items()])
+        for index, finding in zip(others, judged, strict=True):
+            findings[index] = finding
         return findings
 
     def _failed(self, feeds: Sequence[Feed], flat: torch.Tensor) -> set[int]:
@@ -153,10 +157,15 @@ def load_verifier(
     return verifier
 
 
-def _judged(feed: Feed, logits: torch.Tensor) -> Finding | Failure:
-    """What the request's rule finds; a Failure where its own values make that impossible."""
-    assert feed.params is not None
-    try:
-        return judge(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text, feed.masks)
-    except InputError as error:
-        return Failure(str(error), of_request=True)
+def _judged(asked: Sequence[tuple[Feed, torch.Tensor]]) -> list[Finding | Failure]:
+    """What each request's rule finds in its logits; a Failure where its own values make that impossible."""
+    drafts = []
+    for feed, logits in asked:
+        assert feed.params is not None
+        drafts.append(
+            Judged(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text, feed.masks)
+        )
+    return [
+        Failure(str(finding), of_request=True) if isinstance(finding, InputError) else finding
+        for finding in judge_together(drafts)
+    ]

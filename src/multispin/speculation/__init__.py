@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     )
     from multispin.speculation.drafter import BatchDrafter, DraftAsk, Drafter, NoDrafter, PromptLookupDrafter
     from multispin.speculation.engine import Engine, Failure, Feed, SlotsTakenError, SlotTable
-    from multispin.speculation.evidence import ID_RULES, Evidence, Finding, judge, pack_draft, rule_for, unpack_draft
+    from multispin.speculation.evidence import (
+        ID_RULES,
+        Evidence,
+        Finding,
+        Judged,
+        judge,
+        judge_together,
+        pack_draft,
+        rule_for,
+        unpack_draft,
+    )
     from multispin.speculation.grammar import AheadMatcher, Follower, Grammars, Matcher, masked, masks_along
     from multispin.speculation.gumbel_max import gumbel_argmax, gumbel_argmax_rows
     from multispin.speculation.noise import derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
@@ -72,6 +82,7 @@ __all__ = [
     "FlooredDistribution",
     "Follower",
     "Grammars",
+    "Judged",
     "Matcher",
     "NoDrafter",
     "Offer",
@@ -101,6 +112,7 @@ __all__ = [
     "gumbel_numpy",
     "gumbel_torch",
     "judge",
+    "judge_together",
     "largest",
     "masked",
     "masks_along",
@@ -150,7 +162,17 @@ __getattr__ = lazily(
         ),
         "drafter": ("BatchDrafter", "DraftAsk", "Drafter", "NoDrafter", "PromptLookupDrafter"),
         "engine": ("Engine", "Failure", "Feed", "SlotsTakenError", "SlotTable"),
-        "evidence": ("ID_RULES", "Evidence", "Finding", "judge", "pack_draft", "rule_for", "unpack_draft"),
+        "evidence": (
+            "ID_RULES",
+            "Evidence",
+            "Finding",
+            "Judged",
+            "judge",
+            "judge_together",
+            "pack_draft",
+            "rule_for",
+            "unpack_draft",
+        ),
         "grammar": ("AheadMatcher", "Follower", "Grammars", "Matcher", "masked", "masks_along"),
         "gumbel_max": ("gumbel_argmax", "gumbel_argmax_rows"),
         "noise": ("derive_seed", "gumbel_numpy", "gumbel_torch", "uniform_numpy", "uniform_torch"),

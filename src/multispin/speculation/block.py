@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multispin.speculation.distributions import TruncatedDistribution
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def block_stops(
     distributions: Sequence[TruncatedDistribution],
     target: Callable[[int], torch.Tensor],
     chance_of: Callable[[int], float] | None = None,
+    shares_of: Callable[[int], NDArray[np.float64]] | None = None,
 ) -> Iterator[Stop]:
     """The places where a draft may end: the longest prefix first, the empty one (chance 1) last.
 
@@ -58,6 +62,7 @@ def block_stops(
         distributions: L draft distributions; token i was drawn from distribution i.
         target: target(i) computes the target's distribution, [V] float64, after the first i drafted tokens, i = 0 … L.
         chance_of: chance_of(i) is what that distribution gives to drafted token i; by default it is read from it.
+        shares_of: shares_of(i) is what it gives to the ids of distribution i, [n]; by default it is read from it.
     """
     rows: list[torch.Tensor] = []
     prefix = [1.0]
@@ -71,24 +76,19 @@ def block_stops(
         yield Stop(len(drafted), prefix[-1], partial(target, len(drafted)))
     for accepted in range(len(rows) - 1, -1, -1):
         weight, row, distribution = prefix[accepted], rows[accepted], distributions[accepted]
-        ids, q = _on_device(distribution, row)
-        left = max(0.0, weight - float((weight * row[ids]).minimum(q).sum()))
+        shares = row.cpu().numpy()[distribution.ids] if shares_of is None else shares_of(accepted)
+        q = distribution.weights / distribution.form.total
+        left = max(0.0, weight - float(np.minimum(weight * shares, q).sum()))
         chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
         yield Stop(accepted, chance, partial(_residual, weight, row, distribution))
 
 
 def _residual(weight: float, row: torch.Tensor, distribution: TruncatedDistribution) -> torch.Tensor:
     """max(0, w·p − q), [V]; p itself where rounding has left nothing, which has probability 0."""
-    ids, q = _on_device(distribution, row)
-    residual = weight * row
-    residual[ids] -= q
-    residual.clamp_(min=0.0)
-    return residual if float(residual.sum()) > 0.0 else row
-
-
-def _on_device(distribution: TruncatedDistribution, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and probabilities of a draft distribution, beside the target's."""
     import torch
 
-    probabilities = torch.from_numpy(distribution.weights / distribution.form.total)
-    return torch.from_numpy(distribution.ids).to(row.device), probabilities.to(row.device)
+    q = torch.from_numpy(distribution.weights / distribution.form.total).to(row.device)
+    residual = weight * row
+    residual[torch.from_numpy(distribution.ids).to(row.device)] -= q
+    residual.clamp_(min=0.0)
+    return torch.where(residual.sum() > 0.0, residual, row)

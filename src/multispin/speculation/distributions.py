@@ -219,7 +219,13 @@ def certain_distribution(token: int, form: DistributionFormat) -> TruncatedDistr
 
 def floor_distribution(distribution: torch.Tensor, form: DistributionFormat) -> FlooredDistribution:
     """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down."""
-    ids, probabilities = _most_probable(distribution, form.retained)
+    return floor_of(*_most_probable(distribution, form.retained), form)
+
+
+def floor_of(
+    ids: NDArray[np.int64], probabilities: NDArray[np.float64], form: DistributionFormat
+) -> FlooredDistribution:
+    """`floor_distribution`, from the [n] ids (ascending) and probabilities of the V̂ most probable tokens."""
     weights = np.floor(probabilities * form.total).astype(np.int64)
     return FlooredDistribution(ids[weights > 0], weights[weights > 0], form)
 

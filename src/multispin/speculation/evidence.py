@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from multispin.speculation.rule import Rule
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
 from multispin.speculation.scoring import scores
+from multispin.speculation.together import Draft, decide_together
 
 if TYPE_CHECKING:
     import torch
@@ -81,37 +82,82 @@ def judge(
         an Offer, to be finished by `resolve_down`.
 
     """
-    finding = _decide(drafted, evidence, logits, base, params, text, masks)
-    if params.logprobs is None or not isinstance(finding, Outcome):
-        return finding
-    tokens = [*drafted[: finding.accepted], finding.next_token]
-    return finding._replace(scores=scores(logits, tokens, params.logprobs))
+    [finding] = judge_together([Judged(drafted, evidence, logits, base, params, text, masks)])
+    if isinstance(finding, InputError):
+        raise finding
+    return finding
 
 
-def _decide(
-    drafted: Sequence[int],
-    evidence: Evidence | None,
-    logits: torch.Tensor,
-    base: int,
-    params: SamplingParams,
-    text: Sequence[int],
-    masks: NDArray[np.uint8] | None,
-) -> Finding:
-    """`judge`, without log probabilities."""
+class Judged(NamedTuple):
+    """A draft to be judged: the arguments of `judge`."""
+
+    drafted: Sequence[int]
+    evidence: Evidence | None
+    logits: torch.Tensor
+    base: int
+    params: SamplingParams
+    text: Sequence[int] = ()
+    masks: NDArray[np.uint8] | None = None
+
+
+def judge_together(drafts: Sequence[Judged]) -> list[Finding | InputError]:
+    """`judge` for each of some drafts over one vocabulary; those under the rejection rules are decided at once.
+
+    Returns:
+        A finding for each, or the InputError that `judge` would raise.
+
+    """
+    found: dict[int, Finding | InputError] = {}
+    rejecting: dict[int, Draft] = {}
+    for index, draft in enumerate(drafts):
+        try:
+            logits, params = _shaped(draft)
+            if draft.evidence is None:
+                found[index] = verify_draft(draft.drafted, logits, draft.base, params)
+            elif logits.device.type == "cpu" and len(drafts) == 1:
+                found[index] = _decide(draft, draft.evidence, logits, params)
+            else:
+                evidence = draft.evidence
+                rejecting[index] = Draft(
+                    *(draft.drafted, evidence.rule, evidence.form, evidence.distributions, evidence.weights),
+                    *(logits, draft.base, params),
+                )
+        except InputError as error:
+            found[index] = error
+    found.update(zip(rejecting, decide_together(list(rejecting.values())), strict=True))
+    return [_scored(draft, found[index]) for index, draft in enumerate(drafts)]
+
+
+def _shaped(draft: Judged) -> tuple[torch.Tensor, SamplingParams]:
+    """Logits after the grammar and the penalties, and the parameters that are still to be applied."""
+    logits, params = draft.logits, draft.params
     if params.grammar:
-        if masks is None or len(masks) != len(logits):
+        if draft.masks is None or len(draft.masks) != len(logits):
             raise InputError("a grammar needs the masks of every position, and they are not at hand")
-        logits = masked(logits, masks)
+        logits = masked(logits, draft.masks)
     if params.remembers:
-        if len(text) != base:
-            raise InputError(f"penalties need the {base} tokens before a draft, but {len(text)} are at hand")
-        logits, params = shaped_after(logits, text, drafted, params)
-    if evidence is None:
-        return verify_draft(drafted, logits, base, params)
+        if len(draft.text) != draft.base:
+            raise InputError(
+                f"penalties need the {draft.base} tokens before a draft, but {len(draft.text)} are at hand"
+            )
+        logits, params = shaped_after(logits, draft.text, draft.drafted, params)
+    return logits, params
+
+
+def _decide(draft: Judged, evidence: Evidence, logits: torch.Tensor, params: SamplingParams) -> Finding:
+    """A rejection rule for one draft: it computes only the rows that it comes to."""
     if evidence.rule is Rule.REJECTION:
-        return verify_distributions(drafted, evidence.distributions, logits, base, params)
+        return verify_distributions(draft.drafted, evidence.distributions, logits, draft.base, params)
     verify = verify_scalars if evidence.rule is Rule.REJECTION_UP else verify_floored
-    return verify(drafted, evidence.weights, evidence.form, logits, base, params)
+    return verify(draft.drafted, evidence.weights, evidence.form, logits, draft.base, params)
+
+
+def _scored(draft: Judged, finding: Finding | InputError) -> Finding | InputError:
+    """A finding with the log probabilities that its request asks for."""
+    if draft.params.logprobs is None or not isinstance(finding, Outcome):
+        return finding
+    tokens = [*draft.drafted[: finding.accepted], finding.next_token]
+    return finding._replace(scores=scores(draft.logits, tokens, draft.params.logprobs))
 
 
 def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:

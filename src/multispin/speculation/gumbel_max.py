@@ -137,19 +137,39 @@ def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]
     return _everywhere(logits, seed, positions)
 
 
+def gumbel_argmax_each(logits: torch.Tensor, seeds: Sequence[int], positions: Sequence[int]) -> list[int | None]:
+    """`gumbel_argmax` of each row of [R, V], with a seed and a position of its own; None where no token is left."""
+    if logits.device.type != "cpu":
+        return [None if token < 0 else token for token in _best_everywhere(logits, seeds, positions)]
+    found: list[int | None] = []
+    for row, seed, position in zip(logits, seeds, positions, strict=True):
+        try:
+            found.append(gumbel_argmax(row, seed, position))
+        except InputError:
+            found.append(None)
+    return found
+
+
 def _everywhere(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
-    """The plain definition for [R, V], on the logits' own device; one wait for it per `_ROWS_AT_ONCE` rows."""
+    """The plain definition for [R, V], on the logits' own device."""
+    drawn = _best_everywhere(logits, [seed] * len(positions), positions)
+    if -1 in drawn:
+        raise InputError("a row of logits has no token to draw: all are −inf or not numbers")
+    return drawn
+
+
+def _best_everywhere(logits: torch.Tensor, seeds: Sequence[int], positions: Sequence[int]) -> list[int]:
+    """Each row's token, −1 where there is none; one wait for the device per `_ROWS_AT_ONCE` rows."""
     import torch
 
     tokens = torch.arange(logits.shape[-1], device=logits.device)
     drawn: list[int] = []
     for first in range(0, len(positions), _ROWS_AT_ONCE):
-        rows = logits[first : first + _ROWS_AT_ONCE].double()
-        noise = gumbel_torch(seed, positions[first : first + _ROWS_AT_ONCE], tokens)
+        part = slice(first, first + _ROWS_AT_ONCE)
+        rows = logits[part].double()
+        noise = gumbel_torch(seeds[part], positions[part], tokens)
         scores = torch.where(rows > -math.inf, rows + noise, -math.inf)
         best = scores.argmax(-1)
         best[scores.amax(-1) == -math.inf] = -1
         drawn += best.tolist()
-    if -1 in drawn:
-        raise InputError("a row of logits has no token to draw: all are −inf or not numbers")
     return drawn

@@ -152,11 +152,11 @@ def _mix_torch(words: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return words ^ (words >> 16)
 
 
-def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+def uniform_torch(seed: int | Sequence[int], positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
     """`uniform_numpy` at several positions, on the device of the token ids; the same bits.
 
     Args:
-        seed: the request's seed.
+        seed: the request's seed, or one seed per position.
         positions: R absolute positions.
         tokens: [N] token ids.
 
@@ -165,7 +165,9 @@ def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> 
     """
     import torch
 
-    keys = torch.tensor([_keys(seed, position) for position in positions], dtype=torch.int64).reshape(-1, 4, 1)
+    seeds = [seed] * len(positions) if isinstance(seed, int) else seed
+    each = [_keys(own, position) for own, position in zip(seeds, positions, strict=True)]
+    keys = torch.tensor(each, dtype=torch.int64).reshape(-1, 4, 1)
     key_a, key_b, key_c, key_d = keys.to(tokens.device).unbind(1)
     ids = tokens.to(torch.int64)
     high = _mix_torch(_mix_torch(ids, key_a), key_b).to(torch.float64)
@@ -173,6 +175,6 @@ def uniform_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> 
     return (high * 2.0**20 + low + 0.5) * 2.0**-52
 
 
-def gumbel_torch(seed: int, positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+def gumbel_torch(seed: int | Sequence[int], positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
     """`gumbel_numpy` at several positions, on the device of the token ids: [R, N]."""
     return uniform_torch(seed, positions, tokens).log().neg().log().neg()

@@ -10,16 +10,22 @@ p is the target's distribution after temperature, top-k and top-p, in float64; q
 The last two decide token by token, because block verification needs the whole of q at every drafted position: a drafted
 x ~ q stands with probability min(1, p(x)/q(x)), the rule of Leviathan et al. (arXiv 2211.17192) and of eq. 4 of
 arXiv 2606.04581. docs/losslessness.md has the proofs.
+
+A rule is written once, as a generator that asks for what takes a walk over the vocabulary: a token drawn from weights,
+or the part of a distribution that fits on the air. Here each question is answered when it is asked; `together` answers
+those of many drafts at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.block import Stop, block_stops
@@ -82,6 +88,42 @@ class Offer:
     rest_token: int
 
 
+Deciding = Generator["Draw | Floor", Any, "Outcome | Rejection | Offer"]
+"""A rule at work on one draft."""
+
+
+class Draw(NamedTuple):
+    """A question: which token is drawn in proportion to these weights? The answer is its id.
+
+    Attributes:
+        weights: computes [V] float64 weights.
+        position: absolute position of the token.
+    """
+
+    weights: Callable[[], torch.Tensor]
+    position: int
+
+
+class Floor(NamedTuple):
+    """A question: which part of the target's distribution after `accepted` drafted tokens fits on the air?"""
+
+    accepted: int
+
+
+class Targets(Protocol):
+    """The target's distributions along a draft, and numbers of them that a rule asks for."""
+
+    def distribution(self, index: int) -> torch.Tensor:
+        """P after the first `index` drafted tokens, [V] float64, index = 0 … L."""
+
+    def chance(self, index: int) -> float:
+        """P of drafted token `index` there."""
+
+    @property
+    def shares(self) -> Callable[[int], NDArray[np.float64]] | None:
+        """P of the ids of the draft's distribution `index`, [n]; None where they are read from `distribution`."""
+
+
 def verify_distributions(
     drafted: Sequence[int],
     distributions: Sequence[TruncatedDistribution],
@@ -98,22 +140,41 @@ def verify_distributions(
         base: number of tokens committed (prompt included) when the draft began.
         params: the request's sampling parameters and seed; temperature > 0.
     """
+    check_distributions(drafted, distributions, logits)
+    targets = _Targets(drafted, logits, base, params)
+    found = _answered(
+        decide_distributions(drafted, distributions, targets, base, params.seed), targets, base, params.seed
+    )
+    assert isinstance(found, Outcome)
+    return found
+
+
+def check_distributions(
+    drafted: Sequence[int], distributions: Sequence[TruncatedDistribution], logits: torch.Tensor
+) -> None:
+    """InputError if these are not the distributions of a draft."""
     if len(distributions) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(distributions)} distributions")
     if not distributions:
-        return _bonus((), logits, base, params)
+        return
     if any(distribution.form != distributions[0].form for distribution in distributions):
         raise InputError("the distributions of one draft are written in different formats")
     weights = [distribution.weight(token) for distribution, token in zip(distributions, drafted, strict=True)]
-    _check_draft(drafted, weights, distributions[0].form, logits)
-    targets = _Targets(drafted, logits, base, params)
+    check_draft(drafted, weights, distributions[0].form, logits)
+
+
+def decide_distributions(
+    drafted: Sequence[int], distributions: Sequence[TruncatedDistribution], targets: Targets, base: int, seed: int
+) -> Deciding:
+    """The rule of `verify_distributions`."""
 
     def stands(stop: Stop) -> bool:
         """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
-        return not stop.accepted or _coin(params.seed, base, base + stop.accepted - 1) < stop.chance
+        return not stop.accepted or _coin(seed, base, base + stop.accepted - 1) < stop.chance
 
-    stop = next(filter(stands, block_stops(drafted, distributions, targets.distribution, targets.chance)))
-    return Outcome(stop.accepted, _emit(stop.weights(), base, base + stop.accepted, params.seed))
+    stops = block_stops(drafted, distributions, targets.distribution, targets.chance, targets.shares)
+    stop = next(filter(stands, stops))
+    return Outcome(stop.accepted, (yield Draw(stop.weights, base + stop.accepted)))
 
 
 def verify_scalars(
@@ -137,12 +198,21 @@ def verify_scalars(
     Returns:
         The outcome if every token stands, or else the rejection, to be finished by `resolve_up`.
     """
-    _check_draft(drafted, weights, form, logits)
+    check_draft(drafted, weights, form, logits)
     targets = _Targets(drafted, logits, base, params)
+    found = _answered(decide_scalars(drafted, weights, form, targets, base, params.seed), targets, base, params.seed)
+    assert not isinstance(found, Offer)
+    return found
+
+
+def decide_scalars(
+    drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, targets: Targets, base: int, seed: int
+) -> Deciding:
+    """The rule of `verify_scalars`."""
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        if _coin(params.seed, base, base + index) * (weight / form.total) >= targets.chance(index):
-            return Rejection(index, token, weight, form, base, params.seed, targets.distribution(index))
-    return _bonus(drafted, logits, base, params)
+        if _coin(seed, base, base + index) * (weight / form.total) >= targets.chance(index):
+            return Rejection(index, token, weight, form, base, seed, targets.distribution(index).clone())
+    return Outcome(len(drafted), (yield _bonus(drafted, targets, base)))
 
 
 def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Outcome:
@@ -185,32 +255,41 @@ def verify_floored(
 
     Arguments and shapes as in `verify_scalars`. A rejection is finished by `resolve_down`.
     """
+    check_draft(drafted, weights, form, logits)
+    targets = _Targets(drafted, logits, base, params, form)
+    found = _answered(decide_floored(drafted, weights, form, targets, base, params.seed), targets, base, params.seed)
+    assert not isinstance(found, Rejection)
+    return found
+
+
+def decide_floored(
+    drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, targets: Targets, base: int, seed: int
+) -> Deciding:
+    """The rule of `verify_floored`."""
+    for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
+        chance, floor = targets.chance(index), None
+        floored = math.floor(chance * form.total)
+        # At most 1/p tokens are as probable as one of probability p: it is then surely among those retained.
+        if chance * form.retained < 1.0:
+            floor = yield Floor(index)
+            floored = floor.weight(token)
+        coin = stream_word(seed, Stream.ACCEPT, base, base + index)
+        if coin * weight >= floored << 52:
+            floor = floor or (yield Floor(index))
+            rest = partial(_rest, targets.distribution(index), floor)
+            return Offer(index, base, floor, (yield Draw(rest, base + index)))
+    return Outcome(len(drafted), (yield _bonus(drafted, targets, base)))
+
+
+def _rest(distribution: torch.Tensor, floor: FlooredDistribution) -> torch.Tensor:
+    """What of a distribution its floor lacks, [V]; all of it where that is nothing, as then the token is never used."""
     import torch
 
-    _check_draft(drafted, weights, form, logits)
-    targets = _Targets(drafted, logits, base, params)
-    for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
-        chance = targets.chance(index)
-        # At most 1/p tokens are as probable as one of probability p: it is then surely among those retained.
-        sure = chance * form.retained >= 1.0
-        floored = (
-            math.floor(chance * form.total)
-            if sure
-            else floor_distribution(targets.distribution(index), form).weight(token)
-        )
-        coin = stream_word(params.seed, Stream.ACCEPT, base, base + index)
-        if coin * weight >= floored << 52:
-            distribution = targets.distribution(index)
-            floor = floor_distribution(distribution, form)
-            rest = distribution.clone()
-            rest[torch.from_numpy(floor.ids).to(rest.device)] -= torch.from_numpy(floor.weights / form.total).to(
-                rest.device
-            )
-            rest.clamp_(min=0.0)
-            if not float(rest.sum()) > 0.0:  # then floor.rest is 0 and the token is never used
-                rest = distribution
-            return Offer(index, base, floor, _emit(rest, base, base + index, params.seed))
-    return _bonus(drafted, logits, base, params)
+    rest = distribution.clone()
+    weights = torch.from_numpy(floor.weights / floor.form.total).to(rest.device)
+    rest[torch.from_numpy(floor.ids).to(rest.device)] -= weights
+    rest.clamp_(min=0.0)
+    return torch.where(rest.sum() > 0.0, rest, distribution)
 
 
 def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -> int:
@@ -243,9 +322,8 @@ def possible_after(offer: Offer, token: int) -> bool:
     return offer.floor.weight(token) > 0 or (offer.floor.rest > 0 and token == offer.rest_token)
 
 
-def _check_draft(
-    drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, logits: torch.Tensor
-) -> None:
+def check_draft(drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, logits: torch.Tensor) -> None:
+    """InputError if these are not the tokens and weights of a draft."""
     if len(weights) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(weights)} probabilities")
     if tuple(logits.shape) != (len(drafted) + 1, form.vocabulary_size):
@@ -264,59 +342,66 @@ def _coin(seed: int, base: int, position: int) -> float:
     return (stream_word(seed, Stream.ACCEPT, base, position) + 0.5) * 2.0**-52
 
 
-def _bonus(drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> Outcome:
-    position = base + len(drafted)
-    return Outcome(len(drafted), _emit(_distribution(logits, len(drafted), base, params), base, position, params.seed))
-
-
-def _waits(logits: torch.Tensor) -> bool:
-    """Whether reading a number of these logits means to wait for a device."""
-    return logits.device.type != "cpu"
+def _bonus(drafted: Sequence[int], targets: Targets, base: int) -> Draw:
+    """The token after a draft that stands whole."""
+    return Draw(partial(targets.distribution, len(drafted)), base + len(drafted))
 
 
 class _Targets:
-    """The target's distributions along a draft: on a CPU each when it is asked for, elsewhere all at once.
+    """The target's distributions along a draft, each computed when it is asked for.
 
     Args:
         drafted: L token ids.
         logits: [L + 1, V].
         base: position of the first drafted token.
         params: the request's sampling parameters.
+        form: how floors are written; only where they are asked for.
 
     """
 
-    def __init__(self, drafted: Sequence[int], logits: torch.Tensor, base: int, params: SamplingParams) -> None:
-        self._of, self._drafted = (logits, base, params), drafted
-        self._distributions: torch.Tensor | dict[int, torch.Tensor] = {}
-        self._chances: list[float] = []
-        if drafted and _waits(logits):
-            import torch
+    shares = None
 
-            positions = list(range(base, base + len(drafted)))
-            self._distributions = target_distribution(shaped(logits[: len(drafted)], positions, params), params)
-            ids = torch.tensor(drafted, device=logits.device)
-            self._chances = self._distributions.gather(1, ids[:, None])[:, 0].tolist()
+    def __init__(
+        self,
+        drafted: Sequence[int],
+        logits: torch.Tensor,
+        base: int,
+        params: SamplingParams,
+        form: DistributionFormat | None = None,
+    ) -> None:
+        self._drafted, self._logits, self._base, self._params, self._form = drafted, logits, base, params, form
+        self._last: tuple[int, torch.Tensor] | None = None  # what is asked for again
 
     def distribution(self, index: int) -> torch.Tensor:
         """P after the first `index` drafted tokens, [V] float64."""
-        if isinstance(self._distributions, dict):
-            if index not in self._distributions:  # the last one is what is asked for again
-                self._distributions = {index: _distribution(self._of[0], index, *self._of[1:])}
-            return self._distributions[index]
-        return (
-            self._distributions[index]
-            if index < len(self._distributions)
-            else _distribution(self._of[0], index, *self._of[1:])
-        )
+        if self._last is None or self._last[0] != index:
+            row = shaped(self._logits[index : index + 1], [self._base + index], self._params)
+            self._last = index, target_distribution(row, self._params)[0]
+        return self._last[1]
 
     def chance(self, index: int) -> float:
-        """P of the drafted token `index`."""
-        return self._chances[index] if self._chances else float(self.distribution(index)[self._drafted[index]])
+        """P of drafted token `index` there."""
+        return float(self.distribution(index)[self._drafted[index]])
+
+    def floor(self, index: int) -> FlooredDistribution:
+        """The part of the distribution there that fits on the air."""
+        assert self._form is not None
+        return floor_distribution(self.distribution(index), self._form)
 
 
-def _distribution(logits: torch.Tensor, index: int, base: int, params: SamplingParams) -> torch.Tensor:
-    """The target's distribution at position base + index, [V] float64."""
-    return target_distribution(shaped(logits[index : index + 1], [base + index], params), params)[0]
+def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Outcome | Rejection | Offer:
+    """What a rule decides, each of its questions answered when it is asked."""
+    answer: Any = None
+    while True:
+        try:
+            question = deciding.send(answer)
+        except StopIteration as decided:
+            found: Outcome | Rejection | Offer = decided.value
+            return found
+        if isinstance(question, Floor):
+            answer = targets.floor(question.accepted)
+        else:
+            answer = _emit(question.weights(), base, question.position, seed)
 
 
 def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
