@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 from tests import virtual_time
+from yarl import URL
 
 from multispin.device import DelayedLink, LinkLostError, MemoryLink, ShapedLink, WebSocketLink
+from multispin.device.proxy import proxy_of
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
 
@@ -290,12 +292,46 @@ def test_addresses_of_version_six_and_query_strings_reach_the_edge():
     assert run(scenario()) == "/edge?room=7"
 
 
-@pytest.mark.parametrize("proxy", ["http://[::1", "http://a:99999", "foo bar"])
-def test_a_proxy_that_makes_no_sense_is_told(proxy, monkeypatch):
-    monkeypatch.setenv("http_proxy", proxy)
+@pytest.mark.parametrize(
+    ("name", "proxy", "sentence"),
+    [
+        ("http_proxy", "http://[::1", "HTTP_PROXY holds no address"),
+        ("http_proxy", "http://a:99999", "HTTP_PROXY holds no address"),
+        ("http_proxy", "foo:bar", "HTTP_PROXY holds no address"),
+        ("http_proxy", "https://127.0.0.1:9", "HTTP_PROXY names a https proxy"),
+        ("http_proxy", "socks5h://127.0.0.1:9", "HTTP_PROXY names a socks5h proxy"),
+        ("all_proxy", "socks5://127.0.0.1:9", "ALL_PROXY names a socks5 proxy"),
+        ("all_proxy", "http://", "ALL_PROXY holds no address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_told(name, proxy, sentence, monkeypatch):
+    monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(InputError, match="HTTP_PROXY, HTTPS_PROXY or NETRC"):
+    with pytest.raises(InputError, match=f"{sentence}.*add 127.0.0.1 to NO_PROXY"):
         asyncio.run(WebSocketLink().connect("ws://127.0.0.1:1/v1/session"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "address", "proxy"),
+    [
+        ({}, "ws://edge.example:8765/", None),
+        ({"all_proxy": "http://127.0.0.1:9"}, "ws://edge.example:8765/", "http://127.0.0.1:9"),
+        ({"all_proxy": "127.0.0.1:9"}, "wss://edge.example/", "http://127.0.0.1:9"),
+        ({"all_proxy": "socks5://a:9", "http_proxy": "http://b:9"}, "ws://edge.example/", "http://b:9"),
+        ({"http_proxy": "http://b:9"}, "wss://edge.example/", None),
+        ({"https_proxy": "http://me:secret@b:9"}, "wss://edge.example/", "http://me:secret@b:9"),
+        ({"all_proxy": "http://b:9", "no_proxy": "edge.example:8765"}, "ws://edge.example:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "edge.example:8765"}, "ws://edge.example:80/", "http://b:9"),
+        ({"all_proxy": "http://b:9", "no_proxy": "::1"}, "ws://[::1]:8765/", None),
+    ],
+)
+def test_which_proxy_the_environment_names(environment, address, proxy, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(address) == (proxy and URL(proxy))
 
 
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch):

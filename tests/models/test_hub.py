@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import hub
+from multispin.models import hub, hub_process
 from multispin.models.references import locate
 from multispin.models.tokenizer import load_tokenizer
 
@@ -197,3 +197,17 @@ def test_a_repository_of_another_kind_is_refused(files, monkeypatch, missing, re
         monkeypatch.setenv("HF_ENDPOINT", url)
         with pytest.raises(InputError, match=reason):
             hub.folder_of(NAME)
+
+
+def test_a_proxy_by_which_the_hub_was_not_reached_is_named_without_its_credential(monkeypatch):
+    class ConnectError(Exception):  # the library's own name, whichever HTTP client it uses
+        pass
+
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    error = ConnectError("[Errno 111] Connection refused")
+    assert hub_process._why(error) == "Connection refused"
+    monkeypatch.setenv("all_proxy", "http://me:secret@127.0.0.1:9")
+    assert "the proxy 127.0.0.1:9 that HTTPS_PROXY" in hub_process._why(error)
+    assert "secret" not in hub_process._why(error)
+    assert "proxy" not in hub_process._why(ValueError("no such repository"))

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import aiohttp
 
+from multispin.device.proxy import proxy_of
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
 from multispin.radio import TokenBucket
@@ -59,7 +60,7 @@ class Link(Protocol):
 
 
 class WebSocketLink:
-    """A WebSocket, by way of the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name.
+    """A WebSocket, by way of the proxy that the environment names (`proxy_of`).
 
     Args:
         tls: whose certificates are trusted at a wss:// address (`trusting`); default: the usual authorities'.
@@ -83,13 +84,14 @@ class WebSocketLink:
     async def connect(self, url: str) -> None:
         """Open a WebSocket at a ws:// or wss:// address."""
         await self.close()
-        # aiohttp looks for a proxy by the scheme of the address, and the variables speak of HTTP.
+        # Proxies know the schemes of HTTP only.
         address = "http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url
-        self._http = aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=None))
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 self._socket = await self._http.ws_connect(
                     address,
+                    proxy=proxy_of(url),
                     ssl=True if self._tls is None else self._tls,
                     compress=0,
                     max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses what reaches its limit
@@ -110,10 +112,9 @@ class WebSocketLink:
                 f"the certificate of {url} is not trusted: {why}; name the authority that signed it (--ca-file)"
             ) from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a host without a name, …
-            raise InputError(
-                f"{url} is not an address of an edge (write ws://HOST:PORT), or what HTTP_PROXY, HTTPS_PROXY or NETRC "
-                f"say makes no sense: {error}"
-            ) from None
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{url} is not an address of an edge (write ws://HOST:PORT): {error}") from None
         except aiohttp.ClientConnectorSSLError:
             raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
         except aiohttp.ClientProxyConnectionError as error:

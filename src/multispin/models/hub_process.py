@@ -9,12 +9,14 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.tiktoken", "tokenizer.model")
 """Files of a model beside its weights; those in folders are for other programs."""
@@ -25,6 +27,8 @@ UNREAD = ("consolidated*",)
 _FOLDERS = "*/*"
 _SPARE_BYTES = 2**20
 """A file may be this much larger than the listing says: locks and listings are written too."""
+
+_ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 
 
 class _RefusedError(Exception):
@@ -107,6 +111,18 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".: ")[:300]
 
 
+def _why(error: Exception) -> str:
+    """Why a download failed, in one sentence; with the proxy, where one is named and the hub was not reached."""
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "a file is larger than the hub's listing says"
+    reason = _ERROR_NUMBER.sub("", _first_line(error))
+    by_way_of = getproxies().get("https") or getproxies().get("all")
+    if by_way_of is None or "connect" not in type(error).__name__.lower():
+        return reason
+    place = by_way_of.rpartition("@")[2].removeprefix("http://")
+    return f"{reason}, by way of the proxy {place} that HTTPS_PROXY or ALL_PROXY names"
+
+
 def _end_with_input() -> None:
     sys.stdin.read()
     os._exit(1)
@@ -131,8 +147,7 @@ def main(reference: str, part: str, place: str, limits: dict[str, Any]) -> None:
     except MemoryError:
         _say(refused=f"its listing takes more than {limits['memory_bytes']} bytes of memory")
     except Exception as error:  # whatever the library makes of a server's answers
-        large = isinstance(error, OSError) and error.errno == errno.EFBIG
-        _say(refused="a file is larger than the hub's listing says" if large else _first_line(error))
+        _say(refused=_why(error))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""The proxy on a device's way to its edge, as the environment names it."""
+
+from urllib.request import getproxies, proxy_bypass
+
+from yarl import URL
+
+from multispin.errors import InputError
+
+
+def proxy_of(address: str) -> URL | None:
+    """The proxy by way of which an address is reached; None: it is reached directly.
+
+    HTTP_PROXY counts for ws:// addresses, HTTPS_PROXY for wss:// ones, ALL_PROXY where neither is set, and NO_PROXY
+    names hosts for which none counts, with or without a port.
+
+    Args:
+        address: an address of an edge, "ws://HOST:PORT/PATH" or "wss://…".
+
+    Raises:
+        InputError: the proxy is none that speaks HTTP, as SOCKS proxies, or its address makes no sense.
+
+    """
+    url = URL(address)
+    if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    named, scheme = getproxies(), "https" if url.scheme in ("wss", "https") else "http"
+    name = scheme if scheme in named else "all"
+    if name not in named:
+        return None
+    remedy = f"write http://HOST:PORT there, or add {url.host} to NO_PROXY to reach the edge without a proxy"
+    try:
+        proxy = URL(named[name] if "://" in named[name] else f"http://{named[name]}")
+        makes_sense = bool(proxy.host and proxy.port) or proxy.scheme != "http"
+    except ValueError:
+        makes_sense = False
+    if not makes_sense:
+        raise InputError(f"{name.upper()}_PROXY holds no address of a proxy: {remedy}")
+    if proxy.scheme != "http":
+        raise InputError(f"{name.upper()}_PROXY names a {proxy.scheme} proxy, which a device cannot use: {remedy}")
+    return proxy
