@@ -297,6 +297,7 @@ async def run_edge(
         tokenizer.fingerprint,
         edge_drafter=edge_drafter,
         grammars=load_grammars(tokenizer),
+        target=target,
     )
     server = EdgeServer(passes, on_event, Access(credential))
     async with listening(server.application(), host, port) as taken:

@@ -177,8 +177,8 @@ def test_a_greeting_is_checked():
         assert refusal.value.code == code
     with pytest.raises(ProtocolError, match=r"version 2 is not this edge's 3: install the same multispin on both"):
         check_hello(replace(HELLO, version=2), "abc")
-    with pytest.raises(ProtocolError, match=r"xyz.*abc"):
-        check_hello(replace(HELLO, fingerprint="xyz"), "abc")
+    with pytest.raises(ProtocolError, match=r"xyz.*target owner/model .abc.*--target"):
+        check_hello(replace(HELLO, fingerprint="xyz"), "abc", "owner/model")
 
 
 def test_a_device_does_not_believe_nonsense():

@@ -321,6 +321,7 @@ def _passes(options: Mapping[str, Any], loaded: _Loaded) -> "Passes":
         seed=options["seed"],
         edge_drafter=edge_drafter,
         grammars=load_grammars(tokenizer),
+        target=options["model_name"] or options["target"],
     )
 
 

@@ -68,6 +68,7 @@ class Passes:
         edge_drafter: the edge's own drafter; default none.
         grammars: compiles the grammars of requests; by default a request with one is refused.
         decide: decides in streams who rides in a pass; default `control.streams.choose`.
+        target: what the target is called, told to a device with another tokenizer; default nothing.
 
     """
 
@@ -82,12 +83,13 @@ class Passes:
         edge_drafter: BatchDrafter | None = None,
         grammars: Grammars | None = None,
         decide: Decide = choose,
+        target: str = "",
     ) -> None:
         self.engine = engine
         self.grammars = grammars
         self.controller = controller
         self.limits = limits or Limits()
-        self._fingerprint = fingerprint
+        self._fingerprint, self._target = fingerprint, target
         self._seed = seed
         self._new_token = new_token
         self._seats = Seats(engine, self.limits)
@@ -181,7 +183,7 @@ class Passes:
         """
         match message:
             case Hello():
-                check_hello(message, self._fingerprint)
+                check_hello(message, self._fingerprint, self._target)
                 number = self._last_number + 1
                 session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
                 idle = self._seats.add(session, now_s)

@@ -54,6 +54,7 @@ from multispin.speculation import (
     unpack_ids,
 )
 
+_SHOWN_CHARACTERS = 200  # of a target's name, in a sentence
 _MAY_OWE = Idle, Granted
 """Stages in which a device may owe the token of an offer."""
 _WITHOUT_GRANT = Idle, Streaming
@@ -397,14 +398,23 @@ class EdgeSession:
         return [Ask(self.number, stage.grant.round, stage.rejection.accepted)]
 
 
-def check_hello(hello: Hello, fingerprint: str) -> None:
-    """Refuse a greeting that cannot work: another protocol, another tokenizer, an odd profile."""
+def check_hello(hello: Hello, fingerprint: str, target: str = "") -> None:
+    """Refuse a greeting that cannot work: another protocol, another tokenizer, an odd profile.
+
+    Args:
+        hello: the greeting.
+        fingerprint: fingerprint of the target's tokenizer.
+        target: what the target is called, for the sentence that refuses another tokenizer; default nothing.
+
+    """
     check_version(hello.version)
     if hello.fingerprint != fingerprint:
+        name = f" {target[:_SHOWN_CHARACTERS]}" if target else ""
         raise ProtocolError(
             "tokenizer-mismatch",
-            f"the drafter's tokenizer {hello.fingerprint} is not the target's {fingerprint}: "
-            "draft with a model of the target's family",
+            f"the device's tokenizer ({hello.fingerprint}) is not that of the edge's target{name} "
+            f"({fingerprint}): start the device with the edge's target (--target), "
+            "and draft with a model of its family",
         )
     if not all(math.isfinite(value) for value in (hello.profile.seconds_per_token, hello.profile.spectral_efficiency)):
         raise ProtocolError("bad-profile", "the device profile holds a number that is not finite")
