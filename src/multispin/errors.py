@@ -44,7 +44,7 @@ def require(module: str) -> None:
 
 
 def missing_extra(error: ModuleNotFoundError) -> InputError | None:
-    """What to tell a user whose installation lacks an optional library; None if the missing module is another."""
+    """A sentence for a user whose installation lacks an optional library; None if the missing module is another."""
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if extra is None:
         return None

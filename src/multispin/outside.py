@@ -34,7 +34,7 @@ _UNSEEN = (
 """Characters that show nothing: two names that differ in them look alike. Texts may need them, as Thai does."""
 _UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}{_UNSEEN}\t\n]")
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?])")
-"""What rich takes for markup, with the backslashes before it."""
+"""Text that rich takes for markup, with the backslashes before it."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
@@ -148,7 +148,7 @@ def user_path(text: str) -> Path:
 
 
 def json_value(text: str, source: str) -> Any:
-    """What a JSON text holds; InputError for one that is damaged, nested too deeply or holds an endless number."""
+    """The value in a JSON text; InputError for one that is damaged, nested too deeply or holds an endless number."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -65,7 +65,7 @@ class _Model(Struct):
 
 
 class Answer(Struct):
-    """What of a server's answer is of interest: a part of a streamed chat, a list of models, or an error."""
+    """The parts of a server's answer that are read: a part of a streamed chat, a list of models, or an error."""
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None

@@ -113,7 +113,7 @@ def command(**options: Any) -> None:
 
 
 def settled(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options ask for, with the prompt from standard input if none names it.
+    """The request that the options ask for, with the prompt from standard input if none names it.
 
     InputError for what does not fit together: before anything is loaded.
     """

@@ -192,7 +192,7 @@ async def _generate(
 
 
 def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> Request:
-    """What the options ask for, for a prompt of these ids."""
+    """The request that the options ask for, for a prompt of these ids."""
     seed = options["seed"]
     params, rule = sampling_and_rule(options, seed or 0)
     return Request(
@@ -210,7 +210,7 @@ def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> R
 
 
 def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float) -> Done:
-    """What became of a text that took so many seconds."""
+    """Result of a text that took so many seconds."""
     counters = client.counters
     return Done(
         ids=tuple(ids),

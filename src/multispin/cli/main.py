@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _obey(arguments: list[str]) -> object:
-    """What a command line returns; help where it names no command."""
+    """Run a command line and return its result; show help where it names no command."""
     try:
         return cli.main(args=arguments, prog_name="multispin", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

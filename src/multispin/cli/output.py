@@ -23,7 +23,7 @@ FLUSH_TIMEOUT_S = 2.0
 """How long a server that ends waits for its last lines."""
 
 FIELDS = ("session", "device", "request", "finish", "prompt_tokens", "tokens", "first_token_s", "seconds")
-"""What a log line may say beside its message: fields of `extra`."""
+"""Fields of `extra` that a log line may have beside its message."""
 
 
 class Output:

@@ -1,4 +1,4 @@
-"""What commands share as processes: threads, flags and their errors, files to write, JSON lines."""
+"""Functions that commands share: threads, flags and their errors, files to write, JSON lines."""
 
 import contextlib
 import logging
@@ -142,7 +142,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def machine_name(device: str, threads: int) -> str:
-    """What computes here, for records: the GPU, or the processor and the threads used."""
+    """Name of what computes here, for records: the GPU, or the processor and the threads used."""
     if device.startswith("cuda"):
         import torch
 

@@ -341,7 +341,7 @@ def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
 
 
 def _scenario_of(found: Mapping[str, Any], options: Mapping[str, Any]) -> Scenario:
-    """What was measured as a scenario: one device for each drafter and task family."""
+    """The measurements as a scenario: one device for each drafter and task family."""
     verification = found["verification"]
     bits = math.ceil(math.log2(max(2, found["vocabulary"])))
     devices = []

@@ -27,7 +27,7 @@ from multispin.report.page import number
 RUNNING = ("learning", "lateness")
 """Figures of the cell while it runs, in the simulator."""
 FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING, "streams")
-"""What can be asked for: the paper's figures by number, and some beyond the paper."""
+"""Figures that can be asked for: the paper's by number, and some beyond the paper."""
 _HELP = f"""Reproduce figures 3 to 8 of the Multi-SPIN paper (arXiv 2606.04581), and go a little beyond.
 
 It writes each figure as CSV, PNG and SVG, a file summary.json (what the paper says, what we get, why they differ) and

@@ -162,7 +162,7 @@ def _check_flags(
 def _measured(
     todo: "Sequence[SimulatedRun]", jobs: int, target: str, live: str | None, on_ray: bool
 ) -> "list[Measures]":
-    """What all runs brought, made in processes of this machine, with real models, or on a Ray cluster."""
+    """Results of all runs, made in processes of this machine, with real models, or on a Ray cluster."""
     from multispin.simulation.study import run_all, run_on_ray
 
     models = None

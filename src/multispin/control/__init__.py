@@ -1,4 +1,4 @@
-"""What should every device do in the next round? Pure mathematics on frozen, validated, SI-unit values."""
+"""Plans for every device's next round. Pure mathematics on frozen, validated values in SI units."""
 
 from typing import TYPE_CHECKING
 

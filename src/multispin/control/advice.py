@@ -38,7 +38,7 @@ _STREAMED_USERS = 64
 
 @dataclass(frozen=True)
 class Streamed:
-    """What a site makes in streams, as it was simulated.
+    """A site's goodput in streams, as it was simulated.
 
     Args:
         goodput_tokens_per_s: tokens/s of all users together.
@@ -92,7 +92,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to expect of a site.
+    """The goodputs to expect of a site.
 
     Args:
         options: plain, the edge's drafts if it has a drafter, rounds by each policy, streams if they were asked for,

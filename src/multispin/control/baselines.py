@@ -1,4 +1,4 @@
-"""What the paper compares with, and the two heuristics that practitioners know."""
+"""The paper's baselines, and the two heuristics that practitioners know."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the edge can do alone: plain batched decoding, and drafts of its own drafter.
+"""Decoding on the edge alone: plain batched decoding, and drafts of its own drafter.
 
 No device drafts, so that nothing is uploaded and nobody waits for a link. A pass takes the drafting steps of the edge's
 drafter and one verification of all sessions.

@@ -160,7 +160,7 @@ class MixtureSearch:
         return np.asarray(np.where(lengths > 0, self.problem.tokens[lengths, self._devices], of_edge))
 
     def _value(self, lengths: Ints, edge_lengths: Ints, extra: Floats, period_s: Floats) -> Floats:
-        """What is maximised, [..., N] like extra passes and period; far below everything if a least goodput is missed.
+        """The objective, [..., N] like extra passes and period; far below everything if a least goodput is missed.
 
         Without least goodputs, sums over the sessions of drafts [N, K] are made once for all numbers of passes.
         """

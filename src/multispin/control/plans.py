@@ -1,4 +1,4 @@
-"""What everybody is to do in the next round, as frozen values, and how a choice of lengths becomes one."""
+"""Plans of a round as frozen values, and how a choice of lengths becomes one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from multispin.errors import InputError
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """What one device is to do.
+    """The plan of one device.
 
     Args:
         name: the device.
@@ -34,7 +34,7 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What everybody is to do in the next round.
+    """The plan of the next round.
 
     Args:
         policy: which policy made it.

@@ -54,14 +54,14 @@ class Policy:
     chooses_modes: bool = False
 
     def value(self, rates: Sequence[float], weights: Sequence[float]) -> float:
-        """What it maximises, of the devices' tokens per second and weights."""
+        """The policy's objective, from the devices' tokens per second and weights."""
         each = [math.log(rate) if self.fair else rate for rate in rates]
         return sum(weight * value for weight, value in zip(weights, each, strict=True))
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a policy is asked for."""
+    """A question to a policy."""
 
     scenario: Scenario
     problem: Problem
@@ -347,7 +347,7 @@ POLICY_TABLE: Mapping[str, Policy] = MappingProxyType({row.name: row for row in 
 POLICIES = tuple(row.name for row in _ROWS if row.devices_draft and row.choose is not None)
 """The paper's policies and their rivals: all that plan a round of drafts for a scenario."""
 WITHOUT_DEVICES = tuple(row.name for row in _ROWS if not row.devices_draft)
-"""What the edge can do alone."""
+"""Policies that need no device."""
 RUNTIME_POLICIES = tuple(row.name for row in _ROWS if row.runtime)
 """Policies by which a running edge can serve everybody."""
 REACTIVE = "plus-two-minus-one"

@@ -1,4 +1,4 @@
-"""What the controller knows about one round: the cell, the verifier and the devices, validated and in SI units."""
+"""The controller's input for one round: the cell, the verifier and the devices, validated and in SI units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ DOUBLES_TOKENS = 1.0
 
 
 class Ready(NamedTuple):
-    """What one session has when the engine is free.
+    """The state of one session when the engine is free.
 
     Attributes:
         session: its number.
@@ -216,7 +216,7 @@ class _Drafts(NamedTuple):
 
 
 class _Table:
-    """What is ready, as arrays over sessions, [K]; and what it would bring with m tokens of the edge each, [M + 1, K].
+    """Ready tokens as arrays over sessions, [K], and their worth with m tokens of the edge each, [M + 1, K].
 
     Arrays over times of a wait, too, have them as their first axis, [T, M + 1, K].
 
@@ -319,7 +319,7 @@ class _Table:
         return float(waits_s[int(np.argmax(gains.max(axis=1) - WAIT_PRICE * self._price * waits_s))])
 
     def _pending_after(self, wait_s: Floats) -> Floats:
-        """What will be pending after a wait, if frames come as expected, [T, K]."""
+        """Pending tokens after each wait, if frames come as expected, [T, K]."""
         more = self._more + self._rate * np.maximum(wait_s - self.next_s, 0.0)
         frame = np.maximum(self._more, 1.0)
         come = np.where(wait_s >= self.next_s, frame * np.floor(more / frame + 1e-9), 0.0)

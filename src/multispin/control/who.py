@@ -28,8 +28,8 @@ NOBODY, EDGE, DEVICE = "nobody", "edge", "device"
 """Who may draft for a session in a pass."""
 
 MODES = ("plain", "edge", "rounds", "mixture")
-"""What a site may do in rounds: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or
-the best of these for each session."""
+"""Modes of a site in rounds: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or
+each session has the best of these."""
 _ROUNDING = 1e-9
 """Relative shortfall of a least goodput that counts as met."""
 
@@ -46,7 +46,7 @@ def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Choice:
-    """What is decided for one session.
+    """The decision for one session.
 
     Args:
         name: name of the session's device in the scenario.

@@ -12,7 +12,7 @@ from multispin.control.exact.fluid import fluid
 from multispin.control.scenario import Scenario
 
 PRICE_MEMORY_S = 5.0
-"""What was learned of the price of time counts 1/e after this time [s] …"""
+"""The weight of an observed price of time falls to 1/e after this time [s] …"""
 PRICE_MEMORY_PASSES = 36.0
 """… or after this many passes, if these take longer: a site that is played more slowly remembers as many."""
 ATTAINED = 0.75
@@ -52,7 +52,7 @@ def learned(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) ->
 
 @dataclass(frozen=True)
 class SessionWorth:
-    """What `Ready` and the device need to know of the best rates.
+    """The part of the best rates that `Ready` and the device need.
 
     Args:
         bandwidth_hz: B_k [Hz].
@@ -79,7 +79,7 @@ class SessionWorth:
 
 @dataclass(frozen=True)
 class Worth:
-    """What time is worth at a site, and how the band is shared out.
+    """The price of time at a site, and how the band is shared.
 
     Args:
         engine_share: λ over the goodput, in the best rates (`exact.fluid`): the part of the goodput that the engine
@@ -116,7 +116,7 @@ class Worth:
 
 
 def worth(scenario: Scenario) -> Worth:
-    """What time is worth at a site. A pure function; it takes some milliseconds, so not for every pass.
+    """Compute the price of time at a site. A pure function; it takes some milliseconds, so not for every pass.
 
     Nobody is to have less than plain decoding of all would give it. What the edge's own drafts would give each is no
     such floor: where that is near to what the devices make, somebody is always a little behind it and rides with

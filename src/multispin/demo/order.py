@@ -1,4 +1,4 @@
-"""What a demo is asked for."""
+"""The options of a demo."""
 
 from dataclasses import dataclass, replace
 
@@ -33,7 +33,7 @@ class Play:
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "mixture") else self.mode
 
 

@@ -87,7 +87,7 @@ class _Child:
         raise InputError(await self.why())
 
     async def why(self) -> str:
-        """What the process said last, or how it ended."""
+        """The last line that the process wrote, or how it ended."""
         code = await self._process.wait()
         await self._reader
         said = [line for line in self._errors if line.strip()]

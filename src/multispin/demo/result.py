@@ -1,4 +1,4 @@
-"""What came of a demo: for `--json`, and for the tables at its end."""
+"""The result of a demo, for `--json` and for the tables at its end."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,7 +55,7 @@ class DeviceResult:
 
 @dataclass(frozen=True)
 class UserResult:
-    """What one user saw in one play.
+    """The result of one user in one play.
 
     Attributes:
         name: the user's device.
@@ -79,7 +79,7 @@ class UserResult:
 
 @dataclass(frozen=True)
 class PlayResult:
-    """What one play gave; the fields are keys of an entry of `comparison` in `multispin demo --json`.
+    """The result of one play; the fields are keys of an entry of `comparison` in `multispin demo --json`.
 
     Attributes:
         mode: mode of the play, such as "plain" or "rounds".
@@ -144,7 +144,7 @@ class DemoResult:
     comparison: tuple[PlayResult, ...]
 
     def document(self) -> dict[str, Any]:
-        """What `multispin demo --json` prints."""
+        """The document that `multispin demo --json` prints."""
         return asdict(self)
 
     @property
@@ -160,7 +160,7 @@ def result_of(
     compared: list[Identical],
     alone_tokens_per_s: float | None,
 ) -> DemoResult:
-    """What came of a run.
+    """The result of a run.
 
     Args:
         order: the order of the demo.

@@ -1,4 +1,4 @@
-"""What a demo plays: a site with its edge, its devices and its links, and how much slower than there."""
+"""The site that a demo plays, with its edge, its devices and its links, and how much slower than there."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What is known of a demo while it runs: filled from the events that the edge and the devices tell."""
+"""The state of a running demo, filled from the events that the edge and the devices tell."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from multispin.protocol.events import Done, Event, Round, RoundDevice, Written
 
 @dataclass
 class DeviceState:
-    """What is known of a running device.
+    """The state of a running device.
 
     Attributes:
         spec: the device's name, drafter and emulated speed.
@@ -65,7 +65,7 @@ class DeviceState:
 
 @dataclass
 class DemoState:
-    """What is known of one play.
+    """The state of one play.
 
     Attributes:
         devices: the devices by name.
@@ -171,5 +171,5 @@ class DemoState:
 
     @property
     def predicted_goodput_tokens_per_s(self) -> float:
-        """What the controller's plans promised for the same rounds, as a mean over their planned time."""
+        """The goodput that the controller's plans promised for the same rounds, as a mean over their planned time."""
         return self.planned_tokens / self.planned_s if self.planned_s > 0 else 0.0

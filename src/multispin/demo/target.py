@@ -12,7 +12,7 @@ TextRequest = tuple[list[int], SamplingParams]
 
 
 def requests_of(order: DemoOrder, names: Sequence[str]) -> list[TextRequest]:
-    """What the devices of these names ask for."""
+    """The requests of the devices of these names."""
     tokenizer = load_tokenizer(order.target)
     requests = []
     for spec in order.crew:

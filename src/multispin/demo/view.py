@@ -1,4 +1,4 @@
-"""What a person sees of the demo: a live table, the growing texts, and a summary at the end."""
+"""The demo on a terminal: a live table, the growing texts, and a summary at the end."""
 
 import math
 import time
@@ -52,7 +52,7 @@ def live_view(state: DemoState) -> RenderableType:
 
 
 def _plain(text: str) -> Text:
-    """What others said, as one line without effect: neither markup nor control characters are obeyed."""
+    """Text from others as one line without effect: neither markup nor control characters are obeyed."""
     return Text(one_line(text))
 
 
@@ -161,7 +161,7 @@ def _same(identical: bool | None) -> str:
 
 
 def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
-    """What is real and what is emulated, and what the site's own numbers promise."""
+    """Sentences about what is real, what is emulated, and what the site's own numbers promise."""
     verifier = site.scenario.verifier
     sentences = [
         f"Times are those of the site; it was played {site.slower:g} times slower. Real: models, texts, sockets and "
@@ -182,7 +182,7 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
 
 
 def _promise(scenario: Scenario) -> str:
-    """What should be done at a site by its own numbers, and what that would give."""
+    """A sentence about what should be done at a site by its own numbers, and what that would give."""
     decision = decide(scenario)
     made = dict(decision.alternatives)  # a mixture that turned out to be one of the pure choices is said once
     names = {**_WHO, "rounds": "heterogeneous", "mixed": "a mixture of these"}

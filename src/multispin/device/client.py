@@ -57,7 +57,7 @@ class EdgeAwayError(InputError):
 
 @dataclass(frozen=True)
 class Emulation:
-    """What this device pretends to be.
+    """The speed and the link that this device emulates.
 
     Attributes:
         seconds_per_token: least time to draft a token [s]; default 0, as fast as it can.
@@ -73,7 +73,7 @@ class Emulation:
 
 @dataclass
 class Counters:
-    """What a device did in one request.
+    """Counts of a device in one request.
 
     Attributes:
         drafted: tokens drafted and verified.

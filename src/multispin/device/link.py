@@ -35,7 +35,7 @@ class LinkLostError(Exception):
 
 
 class Link(Protocol):
-    """What carries frames between a device and an edge: one connection at a time, and any number after each other."""
+    """Carries frames between a device and an edge: one connection at a time, and any number after each other."""
 
     async def connect(self, url: str) -> None:
         """Open a new connection to the edge at `url`; one that is open is closed.
@@ -177,7 +177,7 @@ def _nothing() -> None:
 
 
 def _reason(error: OSError) -> str:
-    """What the system says, without the library's words around it."""
+    """The system's own message, without the library's words around it."""
     if isinstance(error, socket.gaierror) or not error.errno or error.errno < 0:
         return error.strerror or str(error)
     return os.strerror(error.errno)

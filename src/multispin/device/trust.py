@@ -11,7 +11,7 @@ MAX_BYTES = 2**24
 
 
 def trusting(authority: Path | None) -> ssl.SSLContext | None:
-    """What a device trusts: the usual authorities and this one, a PEM file; None: the usual ones only."""
+    """The authorities that a device trusts: the usual ones and this one, a PEM file; None: the usual ones only."""
     if authority is None:
         return None
     check_file(authority, MAX_BYTES)

@@ -170,7 +170,7 @@ def _layers(order: Order, model: Any) -> tuple[tuple[int, ...], int]:
 
 
 class _Written(NamedTuple):
-    """What the target wrote: the files of the corpus, and its answers to held-out prompts, greedy and sampled."""
+    """The target's texts: the files of the corpus, and its answers to held-out prompts, greedy and sampled."""
 
     shards: list[Path]
     greedy: Shard

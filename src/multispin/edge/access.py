@@ -182,7 +182,7 @@ class Access:
             log.info("%d tokens were read from %s", len(tokens), self._file.path)
 
     def why_gone(self, holder: Holder) -> str:
-        """What has ended a holder's token: that it "was revoked" or "has expired"; empty if it is worth something."""
+        """Why a holder's token has ended: it "was revoked" or "has expired"; empty while the token is valid."""
         if holder.token is None:
             return ""
         if self._holders.get(holder.token.sha256) is not holder:

@@ -97,7 +97,7 @@ class Account:
         )
 
     def round(self, report: RoundReport, now_s: float) -> Round:
-        """What a pass was, and what the next ones are planned to be."""
+        """The event that tells of a pass, and of the plan for the next ones."""
         rows = list(zip(report.members, report.drafted, report.accepted, report.delivered, strict=True))
         for number, drafted, accepted, delivered in rows:
             if (text := self._texts.get(number)) is not None:

@@ -22,7 +22,7 @@ MAX_UNSENT_BYTES = 2**16
 
 
 class Wire(Protocol):
-    """What carries the frames of one connection: a WebSocket, or a queue inside this process."""
+    """Carries the frames of one connection: a WebSocket, or a queue inside this process."""
 
     @property
     def address(self) -> str:

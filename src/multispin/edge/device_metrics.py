@@ -53,7 +53,7 @@ class Times(Collector):
 
 @dataclass(slots=True)
 class _Device:
-    """What is shown of a device.
+    """The figures that are shown of a device.
 
     Attributes:
         sessions: numbers of its sessions.

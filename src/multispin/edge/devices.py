@@ -291,7 +291,7 @@ class Devices:
         return False
 
     def _note(self, number: int, message: Uplink, connection: Connection, now_s: float) -> EdgeEvent | None:
-        """What a message that was taken means for the session's text."""
+        """Record an accepted message of the session's text; the event that tells of it, if any."""
         if isinstance(message, Open):
             connection.holder.spend(message.prompt_tokens, now_s)
             return self._account.opened(number, connection.request, now_s)

@@ -41,7 +41,7 @@ FINISHES = ("stop", "length", "abort", "error")
 
 
 class Counts(NamedTuple):
-    """What an edge counts at the moment.
+    """An edge's counts at the moment.
 
     Attributes:
         running: texts that have a slot.

@@ -91,7 +91,7 @@ class EdgeServer:
         await self._devices.hang_up()
 
     def counts(self) -> Counts:
-        """What this edge counts at the moment."""
+        """This edge's counts at the moment."""
         waiting = self._passes.waiting
         return Counts(
             running=max(0, self._account.open_texts - waiting),

@@ -31,7 +31,7 @@ Limit = Annotated[int, Meta(ge=0, le=10**9)]
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the file says of one token.
+    """One token's entry in the file.
 
     Attributes:
         id: short name for `multispin token revoke`; no secret.
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def digest(secret: str) -> str:
-    """What the file keeps of a token."""
+    """The part of a token that the file keeps."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -216,7 +216,7 @@ def _check(tokens: Sequence[Token], path: Path) -> None:
 
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:
-    """What of a file's state changes when it is written anew."""
+    """The part of a file's state that changes when the file is written anew."""
     with contextlib.suppress(AttributeError):
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
     return found.st_mtime_ns, found.st_size

@@ -1,4 +1,4 @@
-"""What have we learned while running? Acceptance, draft speed, link, verification, each with its uncertainty."""
+"""Estimators of what a run shows: acceptance, draft speed, link, verification, each with its uncertainty."""
 
 from multispin.estimation.acceptance import AcceptanceEstimator
 from multispin.estimation.link import LinkEstimator

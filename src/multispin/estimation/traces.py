@@ -1,4 +1,4 @@
-"""What a real drafter got right, position by position: the one format in which it is recorded and replayed."""
+"""Traces of a real drafter's accepted tokens, position by position: one format to record and replay them."""
 
 import json
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Traces:
 
 
 def traces_document(target: str, drafter: str, temperature: float, texts: Sequence[Trace]) -> dict[str, Any]:
-    """What a trace file holds; texts without a position are left out."""
+    """The contents of a trace file; texts without a position are left out."""
     return {
         "format": TRACE_FORMAT,
         "target": target,

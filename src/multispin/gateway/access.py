@@ -84,7 +84,7 @@ def let_pages_in(app: web.Application, door: Door, paths: Collection[str]) -> No
     """
 
     async def may_ask(request: web.Request) -> web.StreamResponse:
-        """What a browser asks before it lets a page of another origin send a request; it shows no credential yet."""
+        """Answer a browser's preflight request for a page of another origin; it carries no credential yet."""
         if not door.invited(request):
             return _refusal(403, door.refuses(request) or "only a browser asks this, for a page of another origin")
         asked = request.headers.get("Access-Control-Request-Headers", "")

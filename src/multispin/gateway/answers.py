@@ -1,4 +1,4 @@
-"""What clients get: the JSON documents of the OpenAI-compatible API, whole or as a stream of server-sent events.
+"""Answers to clients: the JSON documents of the OpenAI-compatible API, whole or as a stream of server-sent events.
 
 The figures of drafting stand under `metrics.speculative_decoding`, with vLLM's names.
 """

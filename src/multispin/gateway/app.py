@@ -302,7 +302,7 @@ class Gateway:
         return found
 
     async def _watched(self, request: web.Request, writing: Awaitable[Written]) -> Written:
-        """What is written, when it is finished; given up when the client has gone."""
+        """The text, when it is finished; the work is given up when the client has gone."""
         task, left = asyncio.ensure_future(writing), asyncio.create_task(_left(request))
         try:
             await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What clients ask: the bodies of the OpenAI-compatible requests, checked field by field.
+"""The bodies of the OpenAI-compatible requests, checked field by field.
 
 A field is one of three kinds. A supported field has its place in a structure below. A field that would change the text
 but is not built (`REFUSED`) is refused by name, unless it has the value that changes nothing. Any other field is
@@ -165,7 +165,7 @@ def plain_role(role: str) -> str:
 
 
 class StreamOptions(Struct, frozen=True):
-    """What a streamed answer brings beside its text.
+    """Parts of a streamed answer beside its text.
 
     Attributes:
         include_usage: whether the usage follows in an event of its own, after the text.
@@ -318,7 +318,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
 
 def template_variables(given: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
-    """What a chat template is told: the request's own variables, and the effort as vLLM calls it."""
+    """Variables for the chat template: the request's own, and the effort under vLLM's name."""
     return ({} if effort is None else {"reasoning_effort": effort}) | dict(given or {})
 
 
@@ -485,7 +485,7 @@ def _short(value: Any) -> str:
 
 
 def named(make: Callable[[], Made], field: str) -> Made:
-    """What `make` returns; a FormatError becomes a BadRequestError of this field."""
+    """Result of `make`; a FormatError becomes a BadRequestError of this field."""
     try:
         return make()
     except FormatError as error:

@@ -1,4 +1,4 @@
-"""What the edge's own drafter did for the texts of HTTP clients: the protocol tells a device only of its own drafts."""
+"""Counts the edge's own drafts for texts of HTTP clients: the protocol tells a device only of its own drafts."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""What a text must look like: `response_format` as a grammar of the library that masks the target's distribution.
+"""The form of a text: `response_format` as a grammar of the library that masks the target's distribution.
 
 The grammar is written here and compiled elsewhere (`speculation.grammar`), so that this file needs no library.
 """

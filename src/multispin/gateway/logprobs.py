@@ -20,7 +20,7 @@ class Scored(NamedTuple):
 
 
 def chat_logprobs(tokens: Sequence[Scored], bytes_of: Callable[[int], bytes]) -> dict[str, Any]:
-    """What a chat's choice has under `logprobs`."""
+    """The document under `logprobs` of a chat's choice."""
     return {"content": response_logprobs(tokens, bytes_of), "refusal": None}
 
 
@@ -38,7 +38,7 @@ def response_logprobs(tokens: Sequence[Scored], bytes_of: Callable[[int], bytes]
 def completion_logprobs(
     tokens: Sequence[Scored], bytes_of: Callable[[int], bytes], offset: int, most: int
 ) -> dict[str, Any]:
-    """What a completion's choice has under `logprobs`.
+    """The document under `logprobs` of a completion's choice.
 
     Args:
         tokens: generated tokens.

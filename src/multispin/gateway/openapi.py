@@ -15,7 +15,7 @@ PATHS = {
     "/tokenize": ("Token ids of a text or a chat.", TokenizeBody),
     "/detokenize": ("Text of token ids.", DetokenizeBody),
 }
-"""What each path is for, and the structure of its body."""
+"""Purpose of each path, and the structure of its body."""
 STATUSES = {
     400: "A field cannot be served as asked; the error names it.",
     401: "The API key is missing or wrong.",
@@ -25,7 +25,7 @@ STATUSES = {
     429: "The edge is full, or the key has used up its share.",
     503: "No edge can be reached.",
 }
-"""What the statuses of refusals mean."""
+"""Meaning of each status of a refusal."""
 
 
 def openapi_document() -> dict[str, Any]:

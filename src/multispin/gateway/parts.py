@@ -13,7 +13,7 @@ from multispin.speculation.text import TextStream
 
 
 class Part(NamedTuple):
-    """What became final at once.
+    """A part of a text that became final at once.
 
     Attributes:
         text: plain text.

@@ -26,13 +26,13 @@ from multispin.gateway.tools import ToolUse, read_tools
 MAX_ITEMS = 1024
 """Most items of an input."""
 LOGPROBS = "message.output_text.logprobs"
-"""What `include` must name for log probabilities."""
+"""Value of `include` that asks for log probabilities."""
 NEVER_THERE = frozenset({
     "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
     "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 })  # fmt: skip
-"""What else `include` may name: parts of items that no answer of this server has."""
+"""Other values that `include` may have: parts of items that no answer of this server has."""
 
 
 class ResponsesBody(Sampling, frozen=True, kw_only=True):

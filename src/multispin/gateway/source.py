@@ -11,7 +11,7 @@ DEVICE, EDGE = "device", "edge"
 
 
 class Piece(NamedTuple):
-    """What one pass added to a text.
+    """The tokens that one pass added to a text.
 
     Attributes:
         tokens: new token ids, final.

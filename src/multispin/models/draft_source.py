@@ -52,7 +52,7 @@ class GgufDrafting:
 
 @dataclass(frozen=True, eq=False)
 class DraftSource:
-    """What drafters of one name are made from: loaded once, for any number of texts at once.
+    """The model behind drafters of one name: loaded once, for any number of texts at once.
 
     Attributes:
         name: the drafter's name, parsed.
@@ -69,7 +69,7 @@ class DraftSource:
 
     @cached_property
     def grammars(self) -> TextGrammars | None:
-        """What lets drafts follow the grammars of requests; None where the library is not installed."""
+        """The compiler of requests' grammars, which drafts follow; None where the library is not installed."""
         return load_grammars(self.tokenizer)
 
     def drafter(self, max_length: int) -> Drafter:

@@ -63,7 +63,7 @@ class ModelDrafter:
         return DraftAsk(self._slot, committed, length, params, matcher)
 
     def logits_along(self, text: Sequence[int], begin: int, params: SamplingParams) -> torch.Tensor:
-        """What it would draw from at each position of a known text, all at once.
+        """The distributions that it would draw from at each position of a known text, all at once.
 
         Args:
             text: token ids, at most as many as the cache holds.

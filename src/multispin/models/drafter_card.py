@@ -26,7 +26,7 @@ HASHED_ROWS = 256
 
 @dataclass(frozen=True)
 class DrafterCard:
-    """What a distilled drafter was made of, and what it reached.
+    """How a distilled drafter was made, and its measured acceptance.
 
     Attributes:
         target: reference of the target that it was made from.

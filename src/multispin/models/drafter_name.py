@@ -26,7 +26,7 @@ FEWEST_BITS, MOST_BITS = 3, 8
 
 
 class DrafterKind(Enum):
-    """What stands behind a drafter's name."""
+    """The kinds of drafter that a name can stand for."""
 
     LOOKUP = "lookup"
     NONE = "none"

@@ -244,7 +244,7 @@ def _shape_of(values: "Mapping[str, ReaderTensor]", name: str, layers: Sequence[
 
 
 def _learned(folder: Path) -> Iterator[tuple[str, Matrix]]:
-    """What a distilled drafter stores, in float32, by GGUF's names."""
+    """Tensors of a distilled drafter in float32, by GGUF's names."""
     from safetensors import SafetensorError, deserialize
 
     path = folder / WEIGHTS_FILE

@@ -1,4 +1,4 @@
-"""What a GGUF file says beside its weights, and whether all of it is understood.
+"""The keys of a GGUF file beside its weights, and whether all of them are understood.
 
 transformers reads the weights and a few keys; it passes over all others without a word, scaled rotary positions
 among them. So every key and every tensor is looked at here. What is not known is refused by name.
@@ -98,7 +98,7 @@ _LLAMA3_CONTEXTS = tuple(2**power for power in range(4, 21))
 
 @dataclass(frozen=True)
 class GgufFacts:
-    """What a GGUF file says and transformers does not read.
+    """Facts in a GGUF file that transformers does not read.
 
     Attributes:
         rope: settings of scaled rotary positions as transformers writes them; None for plain ones.
@@ -161,7 +161,7 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
 
 
 def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> GgufFacts:
-    """What the keys and tensors of a file say."""
+    """Read the keys and tensors of a file."""
     architecture = str(keys.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         raise InputError(

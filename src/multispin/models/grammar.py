@@ -55,7 +55,7 @@ class TextMatcher:
         self._broken = taken < len(tokens) and not self._over
 
     def mask(self, drafted: Sequence[int]) -> Mask:
-        """What may follow the committed text and some drafted tokens; everything, where those cannot stand.
+        """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
         InputError if the grammar does not allow the committed text, or if it became too complex.
         """

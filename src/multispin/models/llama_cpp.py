@@ -309,7 +309,7 @@ class _Encoded(NamedTuple):
 
 
 class _Added(NamedTuple):
-    """What the library `tokenizers` says of a token beside the vocabulary proper."""
+    """The entry of a token in the library `tokenizers` beside the vocabulary proper."""
 
     special: bool
 
@@ -357,7 +357,7 @@ class LlamaCppTokens:
 
 
 def _readable(piece: bytes) -> str:
-    """What a token stands for, if that is printable text of its own; else nothing."""
+    """The text of a token, if it is printable text of its own; else nothing."""
     text = piece.decode(errors="ignore")
     return text if text.isprintable() and text.encode() == piece else ""
 
@@ -448,7 +448,7 @@ class LlamaCppDrafter:
         return self._draw(committed, length, pick), distributions
 
     def _masking(self, committed: Sequence[int], params: SamplingParams) -> Callable[[Row, Sequence[int]], Row]:
-        """What leaves a row only the ids that the request's grammar allows after a text."""
+        """A function that leaves a row only the ids that the request's grammar allows after a text."""
         matcher = self._follower.follow(params.grammar, committed[params.prompt_tokens :])
         if matcher is None:
             return lambda row, _: row

@@ -121,7 +121,7 @@ class RecurrentSlots:
             self.newest[run.slot] = run.end
 
     def window(self, slot: int, start: int, count: int, final: bool) -> WindowRun:
-        """What a slot would scan in a pass of static shape, after `prepare`; `final` if none of it can be rejected."""
+        """A slot's inputs to a scan of static shape, after `prepare`; `final` if none of it can be rejected."""
         newest = self.newest[slot]
         base = min(start, start if newest is None else newest)
         replayed = start - base

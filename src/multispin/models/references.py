@@ -1,4 +1,4 @@
-"""What a reference names (the embedded target, a model folder, a GGUF file, a Hub id), found without reading weights.
+"""The model behind a reference (embedded, a model folder, a GGUF file, a Hub id), found without reading weights.
 
 Light to import: commands refuse a wrong name before torch and transformers are loaded.
 """
@@ -45,7 +45,7 @@ _COUNTS = re.compile(
     r"n_(layers?|heads?)|num_(\w+_)?(layers|heads|experts)|block_count|\w*(head_count|expert_count)\w*"
 )
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
-"""What a Hub id looks like: owner/name."""
+"""The form of a Hub id: owner/name."""
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def locate(reference: str) -> Path | str:
-    """What a reference names; InputError if it names nothing.
+    """The model that a reference names; InputError if it names nothing.
 
     Returns:
         The path of a GGUF file or of a model folder, or a Hub id (owner/name).

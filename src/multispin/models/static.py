@@ -49,7 +49,7 @@ _SAMPLER_BYTES = 24
 
 
 class PassResult(NamedTuple):
-    """What a pass of static shape computed, row by row, padding behind, all of it valid until the next pass.
+    """Results of a pass of static shape, row by row, padding behind, all of it valid until the next pass.
 
     Attributes:
         rows: Σ n_i, of the tokens fed.
@@ -199,7 +199,7 @@ class StaticPasses:
         return PassResult(rows, found.logits, found.states, found.best, found.finite)
 
     def _windows(self, runs: Sequence[PackedRun]) -> list[WindowRun]:
-        """What recurrent layers scan for these runs; nothing without such layers."""
+        """Inputs of the recurrent layers' scans for these runs; nothing without such layers."""
         recurrent = self._cache.recurrent
         if recurrent is None:
             return []

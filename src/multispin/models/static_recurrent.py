@@ -130,7 +130,7 @@ class StaticRecurrent:
     def _scanned(
         self, module: Any, layer: Any, all_inputs: torch.Tensor, all_decay: torch.Tensor, all_beta: torch.Tensor
     ) -> torch.Tensor:
-        """What the kernel computes, in steps of PyTorch's: [slots · window, value heads, value head size]."""
+        """The kernel's result, computed in steps of PyTorch: [slots · window, value heads, value head size]."""
         slots, window, heads = self.shape.slots, self.shape.window, all_decay.shape[-1]
         inputs = all_inputs.index_select(0, self._inputs).view(slots, layer.kernel - 1 + window, -1)
         counted = self._counted[..., None]

@@ -74,7 +74,7 @@ class TemplateProcess:
 
 
 def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[str, bool]:
-    """What a process answers, and whether it was killed because it had not by `most_s`; "" if there is no answer."""
+    """A process's answer, and whether it was killed because it had none by `most_s`; "" if there is no answer."""
     assert process.stdin is not None
     assert process.stdout is not None
     ended = threading.Timer(most_s, process.kill)

@@ -257,7 +257,7 @@ def decode_by_vllm(
     dtype: str = "float32",
     options: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """What `decode_alone` is to the embedded verifier: plain decoding by vLLM, one request at a time.
+    """Plain decoding by vLLM, one request at a time: the counterpart of `decode_alone` of the embedded verifier.
 
     It shares nothing with `VllmEngine` but vLLM's model and how a token is drawn: no drafts, vLLM's own scheduler and
     sampler, and its documented way for requests to draw their tokens themselves.
@@ -291,7 +291,7 @@ def _is_argmax(params: SamplingParams) -> bool:
 
 
 def _evidence(feed: Feed, drafted: int) -> Evidence | None:
-    """What the feed brings for a draft of this many tokens: of all, or of none."""
+    """The feed's evidence for a draft of this many tokens: for all of its tokens, or for none."""
     if feed.evidence is None or drafted:
         return feed.evidence
     return replace(feed.evidence, distributions=(), weights=())
@@ -335,7 +335,7 @@ def _known(reference: str, dtype: str) -> tuple[ModuleType, str, Any]:
 
 @contextlib.contextmanager
 def _told_in_a_sentence(reference: str) -> Iterator[None]:
-    """What vLLM or transformers say of a bad model or option, as an InputError."""
+    """Turn the errors of vLLM and transformers about a bad model or option into an InputError."""
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:

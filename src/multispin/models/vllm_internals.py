@@ -51,8 +51,8 @@ OWNED = frozenset(
 """Options of vLLM that this project sets itself."""
 
 Judge = Callable[[torch.Tensor], tuple[Sequence[int], Any]]
-"""What a rule makes of one request's rows of logits [rows, V]: the tokens that come out, at most one per row and from
-the first row on, and what else it found, or None. It is sent to the workers, so it can be pickled."""
+"""A rule, applied to one request's rows of logits [rows, V]. It returns the tokens that come out, at most one per row
+and from the first row on, and what else it found, or None. It is sent to the workers, so it can be pickled."""
 
 _NOT_FINITE = "the model's logits are not finite numbers"
 
@@ -112,7 +112,7 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]
 
 
 class WorkerRules:
-    """What each worker process of vLLM can be told beside vLLM's own calls."""
+    """Calls to each worker process of vLLM beside vLLM's own."""
 
     model_runner: Any
 
@@ -128,7 +128,7 @@ class WorkerRules:
             self.model_runner.rejection_sampler.findings = {}
 
     def multispin_findings(self) -> Mapping[str, Any]:
-        """What the rules found since they were told, by request."""
+        """Results of the rules since the rules were last set, by request."""
         sampler = getattr(self.model_runner, "rejection_sampler", None)
         return sampler.findings if sampler is not None else {}
 
@@ -343,7 +343,7 @@ class Core:
             raise
 
     def findings(self) -> dict[str, Any]:
-        """What the rules of the last run found beside the tokens that came out, by request."""
+        """Results of the rules of the last run beside the tokens that came out, by request."""
         found: Mapping[str, Any] = next(iter(filter(None, self._llm.collective_rpc("multispin_findings"))), {})
         return {name: found[own] for name, own in self._names.items() if own in found}
 

@@ -1,4 +1,4 @@
-"""What the paper does not print, chosen once for all figures: the grid point with the least misfit to its numbers.
+"""Values that the paper does not print, chosen once for all figures: those that fit its numbers best, on a grid.
 
 The misfit is the sum of (ln(ours / paper's))² over the numbers that are fitted. "Ours" is the ratio of two mean
 goodputs over the realisations, the same estimate as in the report (`Reported.ours`). One p/N_0 serves both pairs. What

@@ -85,7 +85,7 @@ PAIRS: Mapping[str, Pair] = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the paper does not print, for one pair of models.
+    """Values that the paper does not print, for one pair of models.
 
     Args:
         snr_db: p/N_0, transmit power over noise power before the channel gain [dB]; the same for both pairs.

@@ -1,4 +1,4 @@
-"""What the paper says, what we get, and why the two differ: the rows of summary.json."""
+"""The paper's claims, our results, and why the two differ: the rows of summary.json."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from multispin.paper.trials import Setting
 CLOSE = 0.1
 """Largest |ln(ours / paper's)| that is called close; a number is reproduced if it is close and in our interval."""
 STREAM_AIMS: tuple[tuple[str, float, float], ...] = (("hete", 5e6, 1.4), ("hete", 10e6, 1.25), ("fixed", 5e6, 2.7))
-"""What streams of ids were built to reach: over which scheme with the paper's payload, at which band [Hz], how much."""
+"""Goals of streams of ids: a ratio to a scheme with the paper's payload, at a band [Hz]."""
 
 
 class Verdict(StrEnum):
@@ -183,7 +183,7 @@ def _order(study: Study, pair: str) -> Claim:
 
 
 def _edge_alone(study: Study, pair: str) -> list[Claim]:
-    """What the edge makes without the devices, which the paper does not compare with."""
+    """Goodput of the edge without the devices, which the paper does not compare with."""
     setting = Setting(pair)
     plain, best = (study.goodput(setting, scheme) for scheme in ("plain", "heterogeneous"))
     made = []

@@ -23,7 +23,7 @@ PAYLOADS: Mapping[str, str] = {
     "scalar": "id and one probability",
     "ids": "id only, shared noise",
 }
-"""What a device sends per drafted token."""
+"""Payload of a drafted token."""
 BLOCKS = 3
 """Fading blocks per realisation."""
 _GOODPUT = ("goodput_tokens_per_s", "low", "high")

@@ -104,6 +104,6 @@ CALIBRATION_SPREAD: Mapping[str, float] = {
     "Hete over Fixed BW&L at K = 10, Qwen [%]": 0.053,
     "Hete over Fixed BW&L at K = 24, Qwen [%]": 0.051,
 }
-"""What the calibration leaves open: standard deviation of ln(ours), by claim (`multispin reproduce --calibrate`)."""
+"""The calibration's uncertainty: standard deviation of ln(ours), by claim (`multispin reproduce --calibrate`)."""
 ORDER_RANGE: Mapping[str, tuple[float, float]] = {"llama": (0.972, 0.999), "qwen": (1.000, 1.070)}
 """Least and greatest Uni-BW ÷ Homo over the grid of the calibration, by pair (`reproduce --calibrate`)."""

@@ -13,8 +13,8 @@ PAPER_SCHEMES: Mapping[str, str] = {
 }
 """The paper's schemes: the planner's policy, and its title."""
 EDGE_ALONE: Mapping[str, str] = {"plain": "Plain decoding", "edge-drafts": "Edge drafts"}
-"""What the edge makes without the devices, which the paper does not compare with: nobody drafts, and every session gets
-one token per pass; or a drafter on the edge drafts for the whole batch. Keys stand for modes of `control.decide`."""
+"""Schemes of the edge without the devices, which the paper does not compare with. Either nobody drafts and every
+session gets one token per pass, or a drafter on the edge drafts for the whole batch. Keys are modes of `decide`."""
 COMPARED: Mapping[str, str] = {**PAPER_SCHEMES, **EDGE_ALONE}
 """The schemes of figures 6 to 8."""
 OTHER_SCHEMES: Mapping[str, str] = {"fair": "Fair (Σ log)", "goodput-argmax": "Goodput argmax"}

@@ -30,7 +30,7 @@ STREAMS: Mapping[str, str] = {
     "streams-least": "Streams of ids, least acceptance",
     "streams-ids": "Streams of ids, same acceptance",
 }
-"""What a device sends in a stream, and how much of it is accepted: α as everywhere, or with ids only at least
+"""A device's payload in a stream, and the acceptance rate with it: α as everywhere, or with ids only at least
 α/(2 − α)."""
 PASSES_PER_ROUND = 2
 """A pass of streams takes in fewer devices than a round, so runs of this many times as many are about as long."""

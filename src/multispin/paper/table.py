@@ -1,4 +1,4 @@
-"""What a figure is drawn from: named columns, rows of numbers and words, and the assumptions behind them."""
+"""The data behind a figure: named columns, rows of numbers and words, and the assumptions behind them."""
 
 import csv
 import io

@@ -62,7 +62,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial gives, by scheme.
+    """Result of a trial, by scheme.
 
     Args:
         goodput: mean of τ over the blocks [tokens/s].

@@ -61,7 +61,7 @@ class Background(Generic[Result]):
         self._future.set_result((work(), 0.0))
 
     def take(self, now_s: float = 0.0) -> Result | None:
-        """What was found, once; None while there is nothing. Work that failed in its thread is logged, and is over."""
+        """The result, given once; None while there is none. Work that failed in its thread is logged, and is over."""
         future = self._future
         if future is None or not future.done():
             return None

@@ -40,7 +40,7 @@ class Bands:
 
     @property
     def spare_hz(self) -> float:
-        """What nobody has [Hz]."""
+        """The unassigned part of the band [Hz]."""
         return max(0.0, self._whole_hz - sum(self._of.values()) - sum(self._lent.values()))
 
     def look(self, drafting: Collection[int], best: Mapping[int, float] | None) -> bool:

@@ -1,4 +1,4 @@
-"""What goes into a pass: drafts, and as many tokens of prompts as may ride along."""
+"""The contents of a pass: drafts, and as many tokens of prompts as may ride along."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the controller believes of sessions and verifier: the seam between what is learned and how it is planned for.
+"""The controller's beliefs about sessions and verifier: the seam between learning and planning.
 
 A running edge learns (`LearnedBeliefs`, on the estimators). A simulation may know the truth instead, or a part of it.
 Neither knows policies, plans or rounds.
@@ -19,7 +19,7 @@ from multispin.estimation import (
 )
 
 View = tuple[float, float, float]
-"""What a session's best draft length depends on: α, T^S [s], and the band times time that a token needs, Q/r [Hz·s]."""
+"""Inputs of a session's best draft length: α, T^S [s], and the band times time that a token needs, Q/r [Hz·s]."""
 
 _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
 """Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
@@ -31,7 +31,7 @@ _EDGE_HALF_LIFE_TRIALS = 400.0
 
 
 class Believed(Protocol):
-    """What is believed, as far as a plan needs it."""
+    """The beliefs that a plan needs."""
 
     @property
     def leaves_out(self) -> bool:
@@ -41,7 +41,7 @@ class Believed(Protocol):
         """
 
     def view(self, session: int, length: int) -> View:
-        """What the best draft length depends on, for a draft of about `length` tokens."""
+        """Inputs of the best draft length, for a draft of about `length` tokens."""
 
     def fixed_share(self, session: int) -> float:
         """Share of a one-token draft's bits that a longer draft does not send again, 0 … 1."""
@@ -68,7 +68,7 @@ class Believed(Protocol):
 
 
 class Beliefs(Believed, Protocol):
-    """What is believed, and what beliefs are told.
+    """The beliefs, and the observations that they take in.
 
     Attributes:
         verification: estimator of the time that verifications take, as they were observed.
@@ -163,11 +163,11 @@ class Beliefs(Believed, Protocol):
         """Expected time to send this many bits over a band [s]."""
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
-        """What is believed of these sessions now. It does not change, so that another thread may plan from it."""
+        """The beliefs about these sessions now. The result does not change, so that another thread may plan from it."""
 
 
 class _Estimates:
-    """What has been learned of one session."""
+    """The estimators of one session."""
 
     __slots__ = (
         "acceptance",
@@ -196,7 +196,7 @@ class _Estimates:
 
 
 class _Belief(NamedTuple):
-    """What is believed of one session.
+    """The beliefs about one session.
 
     Attributes:
         acceptance_rate: α.
@@ -226,7 +226,7 @@ class _Belief(NamedTuple):
         return self.token_bits + (self.overhead_bits + refused * self.refusal_bits) / length
 
     def view(self, length: int) -> View:
-        """What the best draft length depends on."""
+        """Inputs of the best draft length."""
         token_hz_s = self.bits_per_token(length) / self.spectral_efficiency
         return self.acceptance_rate, self.seconds_per_token, token_hz_s
 
@@ -252,7 +252,7 @@ class _Belief(NamedTuple):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What was believed at one moment, as `Believed`."""
+    """The beliefs at one moment, as `Believed`."""
 
     sessions: dict[int, _Belief]
     max_draft_length: int
@@ -388,7 +388,7 @@ class LearnedBeliefs:
         return bits / (self._efficiency(self._sessions[session]) * bandwidth_hz)
 
     def view(self, session: int, length: int) -> View:
-        """What the best draft length depends on."""
+        """Inputs of the best draft length."""
         return self._belief(session).view(length)
 
     def fixed_share(self, session: int) -> float:
@@ -405,7 +405,7 @@ class LearnedBeliefs:
         return self._belief(session).device(session, min(room, most), length, min(edge_room, most))
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
-        """What is believed of these sessions now."""
+        """The beliefs about these sessions now."""
         known = {session: self._belief(session) for session in sessions}
         return _Snapshot(known, self._max_draft_length, self.verifier(), self.edge_drafter(), self.leaves_out)
 
@@ -424,7 +424,7 @@ class LearnedBeliefs:
         return self._edge_drafter
 
     def _changing(self, session: int) -> _Estimates:
-        """What has been learned of a session, which is about to change."""
+        """The estimators of a session, which are about to change."""
         known = self._sessions[session]
         known.belief = None
         return known

@@ -90,7 +90,7 @@ class Chooser:
         self._latest: tuple[object, RoundPlan] | None = None
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
-        """What to do for each member until the next plan."""
+        """The task of each member until the next plan."""
         basis = self._basis
         if basis is None:  # nobody need draft, or nobody knows yet
             pass_s = self._verify_s(members)

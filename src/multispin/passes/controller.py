@@ -39,7 +39,7 @@ _AS_LONG = 2.0
 
 @dataclass(frozen=True)
 class _Found:
-    """What was planned, from scratch.
+    """A plan that was made from scratch.
 
     Attributes:
         members: sessions that the plan is for.
@@ -83,7 +83,7 @@ class _Basis:
 
 @dataclass
 class _History:
-    """What the controller keeps of a session beside beliefs.
+    """The controller's state of a session beside beliefs.
 
     Attributes:
         planned: draft length of the last plan from scratch; at least 1.
@@ -199,7 +199,7 @@ class Controller:
         return self._latest[1]
 
     def _frame(self, members: Sequence[Member], reserved_hz: float) -> object:
-        """What must stay the same for a plan to be used again. Rooms beyond the longest draft are all alike."""
+        """Conditions under which a plan is used again. Rooms beyond the longest draft are all alike."""
         most = self.settings.max_draft_length
         return reserved_hz, tuple((member.session, min(member.room, most)) for member in members)
 
@@ -269,7 +269,7 @@ class Controller:
         return found
 
     def _as_basis(self, found: _Found) -> _Basis:
-        """What a plan from scratch leaves behind: lengths that no end of a text has cut short."""
+        """The memory of a plan from scratch: lengths that no end of a text has cut short."""
         planned = [device.draft_length for device in found.plan.devices]
         cut = [member.room < self.settings.max_draft_length for member in found.members]
         whole = [length for length, short in zip(planned, cut, strict=True) if length and not short]

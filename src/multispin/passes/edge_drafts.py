@@ -40,7 +40,7 @@ class EdgeDrafts:
         return room if self.timed else min(room, UNTIMED_LENGTH)
 
     def wanted(self) -> DraftHere | None:
-        """What the drafter is to draft for sessions with empty drafts; None if there is nothing."""
+        """The drafter's task for sessions with empty drafts; None if there is nothing to draft."""
         return self.step(
             [
                 (seat, seat.session.request.committed, seat.to_draft)
@@ -50,7 +50,7 @@ class EdgeDrafts:
         )
 
     def step(self, wanted: Sequence[tuple[Seat, Sequence[int], int]]) -> DraftHere | None:
-        """What the drafter is to draft; None if there is nothing.
+        """The drafter's task; None if there is nothing to draft.
 
         Args:
             wanted: sessions, the text after which to draft for each, and how many tokens.

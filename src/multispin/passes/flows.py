@@ -52,7 +52,7 @@ OVERDUE = 2.0
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """What is known of a stream.
+    """The known state of a stream.
 
     Attributes:
         since_s: time at which it was last in a pass, or could first be in one [s].
@@ -131,7 +131,7 @@ class Flow:
 
     def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
               longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
-        """What the decision needs to know of it."""
+        """The part of it that the decision needs."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
         if self.view is None:

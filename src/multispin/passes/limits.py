@@ -1,4 +1,4 @@
-"""What bounds an edge: every limit has a name here."""
+"""Limits of an edge: every limit has a name here."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ EXPIRY_PERIOD_S = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds an edge.
+    """Limits of an edge.
 
     Attributes:
         max_sessions: most devices, those connected and those that may still come back.

@@ -105,7 +105,7 @@ class Passes:
     # What a driver needs ------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> Step:
-        """What to do next: sleep, verify a batch, or send messages; then ask again."""
+        """The driver's next step: sleep, verify a batch, or send messages; then ask again."""
         return self._scheduler.advance(now_s)
 
     def waits(self, now_s: float) -> bool:
@@ -144,7 +144,7 @@ class Passes:
 
     @property
     def price_tokens_per_s(self) -> float:
-        """What the engine makes of its time, as decisions take it [tokens/s]; 0 while nothing is known."""
+        """The engine's goodput as decisions take it [tokens/s]; 0 while nothing is known."""
         return self._scheduler.price_tokens_per_s
 
     @property

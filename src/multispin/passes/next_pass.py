@@ -54,7 +54,7 @@ class NextPass:
             self._rides.append(_Ride(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0))
 
     def to_draft(self) -> DraftHere | None:
-        """What the edge's own drafter is to draft for it; None if there is nothing."""
+        """The task of the edge's own drafter for this pass; None if there is nothing to draft."""
         if self._edge_drafts is None or not any(ride.edge_tokens for _, ride, _ in self._rides):
             return None
         texts: list[tuple[Seat, Sequence[int], int]] = []

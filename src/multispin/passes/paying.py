@@ -27,7 +27,7 @@ SLACK_S = 0.5
 
 @dataclass(slots=True)
 class _Account:
-    """What is known of one device.
+    """The known state of one device.
 
     Attributes:
         rests: whether it drafts in trials only.

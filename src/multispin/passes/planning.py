@@ -18,7 +18,7 @@ _USUAL_LENGTHS = (2, 8)
 """Guesses of the draft length over which a frame's fixed bits are spread, beside each device's last length [tokens]."""
 _RELATIVE_GAP = 0.01
 _MAX_EFFORT = 5e6
-"""What a plan may work through, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
+"""Greatest effort of a plan, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
 MOST_S = 20.0
 """A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
 _WORTH = 0.95
@@ -160,7 +160,7 @@ class Planning:
         )
 
     def scenario(self, members: Sequence[Member], lengths: Sequence[int]) -> Scenario:
-        """What is believed, with each frame's fixed bits spread over a draft of the given length."""
+        """The beliefs, with each frame's fixed bits spread over a draft of the given length."""
         settings = self.settings
         return Scenario(
             cell=Cell(

@@ -1,4 +1,4 @@
-"""What is planned for, and what a plan says: sessions by number, whatever the mode."""
+"""Inputs and results of a plan: sessions by number, whatever the mode."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Probe(NamedTuple):
 
 
 class SessionPlan(NamedTuple):
-    """What is to be done for one session.
+    """The plan for one session.
 
     Attributes:
         session: its number.
@@ -62,7 +62,7 @@ class SessionPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What everybody is to do until the next plan.
+    """The plan for all sessions, until the next one.
 
     Attributes:
         sessions: one plan per session, in the order of the members.

@@ -36,11 +36,11 @@ LOOKS = 8
 SAME = 0.02
 """Prices that differ by a smaller share are the same."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
-"""What is believed of a session before its prices are there."""
+"""The prices of a session before its own are known."""
 
 
 class Prices:
-    """What time is worth, for the sessions that are there.
+    """The price of time for the sessions that are there.
 
     Args:
         settings: the operator's settings.
@@ -118,7 +118,7 @@ class Prices:
         return self._drift(sorted(there), edge_rooms) > DRIFTED
 
     def _viewed(self, sessions: Sequence[int], edge_rooms: bool) -> list[View]:
-        """What prices follow from: time of a pass, the edge's drafter, and some sessions' devices."""
+        """The inputs of prices: time of a pass, the edge's drafter, and some sessions' devices."""
         drafter = self._beliefs.edge_drafter()
         pass_s = self._beliefs.verifier().verify_s([0] * len(sessions))
         edge = (drafter.acceptance_rate, drafter.step_s(len(sessions))) if edge_rooms else (0.0, 1.0)
@@ -135,7 +135,7 @@ class Prices:
 
     @property
     def engine_tokens_per_s(self) -> float:
-        """What a second of the engine is worth now [tokens/s]; 0 before anything is known."""
+        """The price of a second of the engine now [tokens/s]; 0 before anything is known."""
         goodput = self._learned.tokens_per_s
         return goodput if self._worth is None else self._worth.price(goodput)
 
@@ -145,7 +145,7 @@ class Prices:
         return self._bands_hz
 
     def of(self, session: int) -> SessionWorth:
-        """What is worth what for one session, at the engine's present price."""
+        """The prices for one session, at the engine's present price."""
         return self._scaled.get(session, NOTHING)
 
     def _scale_sessions(self) -> None:

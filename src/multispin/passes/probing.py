@@ -36,7 +36,7 @@ SHORTEST_S = 1e-3
 
 @dataclass
 class _Trial:
-    """What is known of one drafter's probes.
+    """The state of one drafter's probes.
 
     Attributes:
         next_s: not before this time [s].

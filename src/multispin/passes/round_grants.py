@@ -39,7 +39,7 @@ class Round:
 
 
 class RoundGrants:
-    """What the sessions are given in rounds.
+    """Grants of the sessions in rounds.
 
     Attributes:
         round: the round under way.
@@ -141,7 +141,7 @@ class RoundGrants:
         return grant
 
     def as_rider(self, seat: Seat) -> SessionPlan:
-        """What is done for a session until the next plan: what was planned, or plain decoding for a newcomer."""
+        """The session's task until the next plan: the planned one, or plain decoding for a newcomer."""
         number = seat.session.number
         planned = self.round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
         return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)

@@ -109,7 +109,7 @@ class Rounds:
         return self._grants.price_tokens_per_s
 
     def advance(self, now_s: float) -> Step:
-        """What to do next: sleep, verify a batch, or send messages; then ask again."""
+        """The driver's next step: sleep, verify a batch, or send messages; then ask again."""
         if self._grants.rides and self._phase is None:
             self._grants.let_go_of_the_late(now_s)
         if self._state.outbox:
@@ -251,7 +251,7 @@ class Rounds:
         return seat.drafter != DEVICE or stage.grant.round != self._grants.round.number
 
     def _to_draft(self) -> DraftHere | None:
-        """What the edge's own drafter is to draft before the next pass; None if there is nothing."""
+        """The task of the edge's own drafter before the next pass; None if there is nothing to draft."""
         step = self._edge_drafts.wanted() if self._edge_drafts is not None else None
         if step is not None:
             self._phase = _Drafting()

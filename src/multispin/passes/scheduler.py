@@ -22,10 +22,10 @@ class Scheduler(Protocol):
 
     @property
     def price_tokens_per_s(self) -> float:
-        """What the engine makes of its time, as decisions take it [tokens/s]; 0 while nothing is known."""
+        """The engine's goodput as decisions take it [tokens/s]; 0 while nothing is known."""
 
     def advance(self, now_s: float) -> Step:
-        """What to do next: sleep, draft here, verify a batch, or send messages."""
+        """The driver's next step: sleep, draft here, verify a batch, or send messages."""
 
     def waits(self, now_s: float) -> bool:
         """Whether `advance` can only say Sleep."""

@@ -1,4 +1,4 @@
-"""What the operator of an edge decides about plans."""
+"""The operator's settings for plans."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from multispin.control.who import MODES as PLANNED_MODES
 from multispin.errors import InputError
 
 MODES = (*PLANNED_MODES, "streams", "auto")
-"""What an edge may do: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
-session has the best of these three; devices draft on while they are verified; or whatever pays. By the prices of
-streams a session rides for one token, with the edge's drafts or with its device's: all others are cases of that."""
+"""Modes of an edge: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
+session has the best of these three; devices draft on while they are verified; or whatever pays. In the last one a
+session rides for one token, with the edge's drafts or with its device's, by the prices of streams."""
 
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """What the operator decides.
+    """The operator's settings.
 
     Attributes:
         policy: one of `RUNTIME_POLICIES`.

@@ -1,4 +1,4 @@
-"""What the parts of the loop share: sessions, messages that wait, and how drafts in grants are decided."""
+"""State that the parts of the loop share: sessions, messages that wait, and the decisions about drafts in grants."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -135,7 +135,7 @@ class EdgeState:
             self.seats.release(seat)
 
     def report(self, batch: Batch, verify_s: float, plan: RoundPlan | None) -> RoundReport:
-        """What a pass was; the drafts that were decided since the last one are its own."""
+        """The report of a pass; the drafts that were decided since the last one are its own."""
         rows, self.rows = self.rows, []
         return RoundReport(
             batch.round,

@@ -1,4 +1,4 @@
-"""What passes between the loop and whoever drives it: the four things that it can ask for, and what a pass was."""
+"""Values between the loop and its driver: the four steps that it can ask for, and the report of a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round was, and what the next one is planned to be.
+    """The report of a round, and the plan of the next one.
 
     Attributes:
         round: its number.

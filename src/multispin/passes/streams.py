@@ -95,7 +95,7 @@ class Streams:
     # What a driver needs ------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> Step:
-        """What to do next: sleep, draft here, verify a batch, or send messages."""
+        """The driver's next step: sleep, draft here, verify a batch, or send messages."""
         if not self._busy and not self._state.outbox and self._report is None and now_s < self._looks_s:
             return Sleep(self._looks_s)
         if not self._busy:

@@ -21,7 +21,7 @@ from multispin.protocol import Chunk, Streaming
 LOOK_EVERY = 8
 """Windows are looked at again after this many passes of their session."""
 MOST_GONE = 64
-"""What was known of this many streams of sessions that have gone may stay for a while."""
+"""Streams of at most this many sessions that have gone are remembered for a while."""
 TRIALS_AT_ONCE = 8
 """One of this many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
@@ -56,7 +56,7 @@ class Windows:
         self.pass_s = self._beliefs.verifier().verify_s([0])
 
     def flow(self, number: int) -> Flow | None:
-        """What is known of a session's stream; None before it has one."""
+        """The state of a session's stream; None before it has one."""
         return self._flows.get(number)
 
     def forget(self, number: int) -> None:
@@ -68,11 +68,11 @@ class Windows:
         return 0 if self._edge_drafts is None else self._edge_drafts.room(seat.session.room)
 
     def device(self, seat: Seat) -> Device:
-        """What is believed of a session's device."""
+        """The beliefs about a session's device."""
         return self._beliefs.device(seat.session.number, seat.session.room, 1, self.edge_room(seat))
 
     def least_rate(self, number: int) -> float:
-        """What is believed of a device's tokens at least: in a trial it does not count what was seen before."""
+        """The least belief about a device's tokens: in a trial, earlier observations do not count."""
         return TRIED_RATE if self._paying.tried(number) else 0.0
 
     # Before a pass ------------------------------------------------------------------------------------------------

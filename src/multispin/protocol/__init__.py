@@ -1,4 +1,4 @@
-"""What do edge and device say to each other? Messages and the two session state machines, without sockets."""
+"""Messages between edge and device, and the two session state machines, without sockets."""
 
 from typing import TYPE_CHECKING
 

@@ -62,7 +62,7 @@ _GONE = frozenset({"unknown-session", "no-request", "ahead"})
 
 
 class DeviceSession(DeviceStanding):
-    """What a device does and hears in its session; arguments as for `DeviceStanding`."""
+    """A device's side of its session: its actions and the messages that it takes; arguments as for `DeviceStanding`."""
 
     # What the device does -----------------------------------------------------------------------------------------
 

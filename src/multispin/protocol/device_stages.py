@@ -86,7 +86,7 @@ class Ended(Struct, frozen=True):
 
 
 Work = Waiting | Granted | Drafted | Streaming | Ended
-"""What becomes of an open request's next tokens."""
+"""The stages of an open request's next tokens."""
 AT_WORK = (Waiting, Granted, Drafted, Streaming, Ended)
 """The same stages, for `isinstance` in what runs for every message."""
 

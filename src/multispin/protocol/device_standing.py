@@ -14,7 +14,7 @@ from multispin.speculation import DistributionFormat, Rule, SamplingParams
 
 
 class DeviceStanding:
-    """What a device keeps of its session.
+    """The state that a device keeps of its session.
 
     Attributes:
         hello: how this device introduces itself.
@@ -148,7 +148,7 @@ class DeviceStanding:
 
     @property
     def _work(self) -> Work | None:
-        """What is under way, whatever has become of the connection."""
+        """The request that is under way, whatever has become of the connection."""
         stage = self.stage
         if isinstance(stage, (Away, Resuming)):
             return stage.kept

@@ -62,7 +62,7 @@ _WITHOUT_GRANT = Idle, Streaming
 
 
 class EdgeSession:
-    """What the edge keeps of one device.
+    """The state that the edge keeps of one device.
 
     Attributes:
         number: the session's number on the wire.
@@ -312,7 +312,7 @@ class EdgeSession:
         return self._last_verdict
 
     def catch_up(self, base: int) -> list[Verdict | Tail | Ask | Window]:
-        """What a device needs that knows `base` tokens: what is committed, and what waits for its answer."""
+        """The message for a device that knows `base` tokens: the committed ones after them, and what is still open."""
         if isinstance(self.stage, Streaming):  # a new connection inherits nothing: it begins another chain
             self.stage.kill()
             return [*self._tails(base), self.stage.window]

@@ -35,7 +35,7 @@ class Trials(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What a chunk brought.
+    """The result of taking in a chunk.
 
     Attributes:
         begins: whether it is the first of its chain.
@@ -52,7 +52,7 @@ _BEGINS, _GOES_ON = Arrival(begins=True), Arrival()
 
 @dataclass(slots=True)
 class StreamCounts:
-    """What became of the tokens of a session's streams.
+    """Counts of a session's streamed tokens, by their fate.
 
     Attributes:
         received: tokens that came.
@@ -161,7 +161,7 @@ class Streaming:
         return Arrival(begins, trials)
 
     def take(self, count: int, added: Sequence[int] = ()) -> tuple[int, ...]:
-        """What is in the pass to come: the first `count` pending tokens, or all; and what the edge drafted after them.
+        """Tokens of the next pass: the first `count` pending ones, or all, and the edge's own drafts after them.
 
         The edge's tokens must follow just as many of the device's.
         """

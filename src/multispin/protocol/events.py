@@ -1,4 +1,4 @@
-"""What a process tells whoever started it: one typed event per JSON line.
+"""Events that a process tells its starter: one typed event per JSON line.
 
 `multispin serve --json` and `multispin device --json` write these lines; the demo reads them. The field `event` of a
 line says which of the classes below it is.
@@ -122,7 +122,7 @@ WHO_DRAFTS = ("device", "edge", "nobody")
 
 
 class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a round brought one device.
+    """The result of a round for one device.
 
     Attributes:
         name: the device's name.
@@ -147,7 +147,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one device may do: a draft length, in streams a window, in tokens, and a share of the band."""
+    """Permission for one device: a draft length (in streams a window) in tokens, and a part of the band [Hz]."""
 
     name: str
     length: int
@@ -266,7 +266,7 @@ class Done(_Line, frozen=True, tag="done"):
 
 
 class _Order(msgspec.Struct, frozen=True, tag_field="order", forbid_unknown_fields=True):
-    """What a parent writes to the standard input of a device, as one JSON line."""
+    """An order that a parent writes to a device's standard input, as one JSON line."""
 
 
 class Begin(_Order, frozen=True, tag="begin"):
@@ -324,7 +324,7 @@ def from_order(line: str) -> Order:
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], line: bytes | str) -> Any:
-    """What a decoder makes of a line; all that can be wrong with it is a DecodeError."""
+    """The event in a line, read by a decoder; a DecodeError for whatever can be wrong with it."""
     try:
         return decoder.decode(line)
     except (UnicodeDecodeError, RecursionError) as error:

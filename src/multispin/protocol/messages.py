@@ -1,4 +1,4 @@
-"""What edge and device say to each other: one WebSocket per device, each message a MessagePack array.
+"""The messages between edge and device: one WebSocket per device, each message a MessagePack array.
 
 Messages are arrays with a small integer first, so that a draft costs tens of bytes. Everything is checked while it
 is decoded: types by msgspec, sizes by the limits below, before anything else is allocated.
@@ -32,7 +32,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
 class Profile(Struct, frozen=True, array_like=True):
-    """What a device believes of itself, as a prior until it has been measured.
+    """A device's own estimate of itself, used as a prior until it has been measured.
 
     Attributes:
         seconds_per_token: drafting time per token, T^S of eq. 2.

@@ -1,4 +1,4 @@
-"""What a message from the edge changes for a device: new text, or the end of the session."""
+"""Effects of a message from the edge on a device: new text, or the end of the session."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class SessionGoneError(RefusedError):
 
 
 class Progress(NamedTuple):
-    """What a message from the edge changed.
+    """The effect of one message from the edge.
 
     Attributes:
         tokens: new tokens.

@@ -79,7 +79,7 @@ class RunningRequest:
         return self._longest - len(self.committed)
 
     def scores(self, base: int, end: int) -> tuple[Score, ...]:
-        """What is reported of the committed tokens from `base` to `end`; empty where nothing is."""
+        """Reports of the committed tokens from `base` to `end`; empty where none is asked for."""
         first = max(0, base - self._scored_from)
         return tuple(self._scores[first : max(first, end - self._scored_from)])
 

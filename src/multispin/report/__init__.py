@@ -1,1 +1,1 @@
-"""What comes out, for people: CSV, figures and one self-contained HTML page."""
+"""Output for people: CSV, figures and one self-contained HTML page."""

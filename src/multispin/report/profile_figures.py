@@ -1,4 +1,4 @@
-"""What `multispin profile` measured, as a picture."""
+"""The measurements of `multispin profile`, as a picture."""
 
 from collections.abc import Mapping
 from pathlib import Path

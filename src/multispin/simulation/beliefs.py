@@ -1,4 +1,4 @@
-"""What a simulated controller plans with: what it has learned, or the truth, all of it or all but α.
+"""Beliefs of a simulated controller: what it has learned, or the truth, all of it or all but α.
 
 Either way the scenario's limits of draft lengths, weights and least goodputs are its own: they are settings, not
 something to learn.
@@ -92,7 +92,7 @@ class TrueBeliefs(LearnedBeliefs):
         """There is nothing to learn from it."""
 
     def view(self, session: int, length: int) -> View:
-        """What the best draft length depends on, in truth."""
+        """The true inputs of the best draft length."""
         device = self._devices[session]
         heard = device.listen(self._now_s())
         rate = heard.acceptance_rate or 0.0

@@ -45,7 +45,7 @@ _PROFILED_HZ = 1e6
 
 @dataclass
 class DeviceRecord:
-    """What a device did. Every drafted token is accepted, rejected, dropped or wasted once, or under way.
+    """Counts of a device. Every drafted token is accepted, rejected, dropped or wasted once, or under way.
 
     Attributes:
         name: the device's name.
@@ -93,7 +93,7 @@ class DeviceRecord:
         self.drop()
 
     def drop(self) -> None:
-        """What is under way will not be answered."""
+        """Count all that is under way as dropped: it will not be answered."""
         self.dropped += self.under_way
         self.under_way = 0
 

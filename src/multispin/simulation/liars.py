@@ -43,7 +43,7 @@ LIES = {
     "says an hour and no time in turns": "of its drafting, which takes as long as ever",
     "a frame for each token": "sends each token of a stream by itself, however many it is told to send together",
 }
-"""What a peer may be like, and what that means. In streams a frame takes the place of a draft. They have no deadlines:
+"""Kinds of peers, and their meaning. In streams a frame takes the place of a draft. They have no deadlines:
 there "just under the deadline" is 0.4 s late."""
 
 LATE_S = 0.4
@@ -205,6 +205,6 @@ class Liar(SimulatedDevice):
         return self._spoilt(super()._ids(length))
 
     def _spoilt(self, ids: list[int]) -> list[int]:
-        """What it makes of its tokens."""
+        """The peer's own tokens, made from the right ones."""
         right = 1 if self._lie == "right in the first token only" else 0 if self._is_wrong else len(ids)
         return ids[:right] + [WRONG] * (len(ids) - right)

@@ -1,4 +1,4 @@
-"""What a simulated run amounts to, in numbers with units."""
+"""Results of a simulated run, in numbers with units."""
 
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ class Measures:
 
 
 def measure(site: Site) -> Measures:
-    """What came of a site so far. What never happened is NaN."""
+    """Results of a site so far. A figure without an observation is NaN."""
     now_s, cell = site.queue.now_s, site.setup.scenario.cell
     records = [device.record for device in site.devices]
     stays = np.array([device.present_s(now_s) for device in site.devices])

@@ -1,4 +1,4 @@
-"""What could a schedule of streams make at most if it knew when every token will come?
+"""The greatest goodput of a schedule of streams that knows when every token will come.
 
 A small site in whole ticks of time, in which nothing is random but whether tokens are right. A schedule sees what has
 come. The *oracle* also knows when the next frame of every device will come, whatever happens, and what this makes
@@ -101,7 +101,7 @@ class Found(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What a policy makes in the long run.
+    """The goodput of a policy in the long run.
 
     Attributes:
         tokens_per_s: goodput [tokens/s].
@@ -186,7 +186,7 @@ class SmallSite:
         return Policy(riders)
 
     def value(self, policy: Policy) -> Value:
-        """What a policy makes in the long run, by the share of decisions that fall on each joint state."""
+        """The goodput of a policy in the long run, by the share of decisions that fall on each joint state."""
         known = self._visited(policy)
         riders = policy.riders[known]
         place = np.zeros(self.count, dtype=np.int64)
@@ -272,7 +272,7 @@ class SmallSite:
         return found
 
     def _outcomes(self, riders: Ints, joint: Ints) -> list[tuple[Ints, Floats]]:
-        """What may follow a decision in these joint states: the next joint states, and their probabilities."""
+        """The next joint states after a decision in these joint states, and their probabilities."""
         places = np.unravel_index(joint, self.shape)
         ticks = self._of(self._pass_ticks, riders, joint).astype(np.int64)
         found = []

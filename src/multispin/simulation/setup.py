@@ -1,4 +1,4 @@
-"""What is simulated: a scenario, and what happens at its site over time. Scenario files with a [simulation] table."""
+"""The input of a simulation: a scenario, and events at its site. Scenario files with a [simulation] table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ Whole = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What happens at a site beside drafting: the [simulation] table of a scenario file.
+    """Events at a site beside drafting: the [simulation] table of a scenario file.
 
     Attributes:
         tokens_per_request: length of a text [tokens], or [least, greatest]; None (default) for one endless text per
@@ -111,7 +111,7 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class DeviceLife:
-    """What happens to one device over time: keys of its [[device]] table.
+    """Changes of one device over time: keys of its [[device]] table.
 
     Attributes:
         arrives_s: time at which it comes [s]; default 0.

@@ -131,7 +131,7 @@ class Site:
         progress(self.rounds)
 
     def _beliefs(self, mode: str, knows: bool, knows_acceptance: bool) -> Beliefs:
-        """What the controller believes: the truth, or what it learns."""
+        """The controller's beliefs: the truth, or what it learns."""
         scenario, frame_bits = self.setup.scenario, self.setup.behaviour.frame_bits
         if not knows:
             return BoundedBeliefs(scenario, self._present, frame_bits, mode != "rounds")

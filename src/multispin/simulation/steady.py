@@ -1,4 +1,4 @@
-"""What a site makes in streams once they run: a simulation of endless texts, with everything known.
+"""A site's goodput in streams once they run: a simulation of endless texts, with everything known.
 
 For `advise`, which compares ways to serve a site by the planner's model. Streams have no formula, so that the edge's
 own scheduler runs under a virtual clock, on the same terms: no pauses, no stragglers, no prompts, nothing to learn.

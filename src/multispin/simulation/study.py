@@ -72,7 +72,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What people call this way of serving: the policy where it plans the rounds of all devices, else the mode.
+        """The name of this way of serving: the policy where it plans the rounds of all devices, else the mode.
 
         Streams ask only whether the policy is fair.
         """
@@ -228,7 +228,7 @@ def results_of(
 
 
 def as_document(scenario: str, rounds: int, results: Sequence[Result], knows: bool) -> dict[str, Any]:
-    """What `multispin simulate --json` prints; NaN is null."""
+    """The document that `multispin simulate --json` prints; NaN is null."""
     return {
         "scenario": scenario,
         "rounds": rounds,

@@ -1,4 +1,4 @@
-"""What may be accepted, and what does a draft cost on the air? Pure functions over ids and logits.
+"""Acceptance rules, and the bits that a draft costs on the air. Pure functions over ids and logits.
 
 Importing this room loads no torch: its modules name `torch.Tensor` in annotations only (under `TYPE_CHECKING`), and the
 few functions that make tensors import torch when they are called. A device that drafts nothing, or by prompt lookup,

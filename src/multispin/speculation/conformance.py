@@ -1,4 +1,4 @@
-"""What every drafter and every engine must do, as functions that try one: for this package's own and for yours.
+"""Tests of the promises of every drafter and engine, as functions that try one: this package's own or yours.
 
 Call them in a test of your class. A breach raises AssertionError with one sentence. They need no test library.
 
@@ -246,7 +246,7 @@ def _read(engine: Engine, prompt: Sequence[int], cut: int | None = None) -> int:
 def _verify(
     engine: Engine, slot: int, text: Sequence[int], draft: Sequence[int], params: SamplingParams
 ) -> Finding | Failure | None:
-    """What is found about a draft that follows a text, all but whose newest token is cached."""
+    """The outcome for a draft that follows a text, all but whose newest token is cached."""
     (found,) = engine.verify([Feed(slot, len(text) - 1, [text[-1], *draft], params)])
     return found
 

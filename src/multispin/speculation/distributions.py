@@ -27,7 +27,7 @@ _WORD_BITS = 52  # of one uniform variate
 
 
 class Stream(IntEnum):
-    """What a random number decides. No two decisions share one: a coin that also picks the next token biases it."""
+    """The purpose of a random number. No two decisions share one: a coin that also picks the next token biases it."""
 
     DRAFT = 1
     ACCEPT = 2

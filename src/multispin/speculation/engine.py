@@ -39,7 +39,7 @@ class Feed(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What `Engine.verify` answers for a feed that cannot be verified, where the other feeds of the batch can.
+    """Answer of `Engine.verify` for a feed that cannot be verified, where the other feeds of the batch can.
 
     The request cannot go on: whatever its slot holds is not to be used again.
 
@@ -138,7 +138,7 @@ class SlotTable:
 
 
 class Engine(Protocol):
-    """What the loop needs from an engine.
+    """The methods that the loop needs from an engine.
 
     The cache of a session holds all of its committed tokens except the newest one. Each pass feeds [newest] + draft.
     """

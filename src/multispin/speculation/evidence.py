@@ -1,4 +1,4 @@
-"""What a draft brings beside its ids, and the one function that applies every rule to it."""
+"""The data that a draft carries beside its ids, and the one function that applies every rule to it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ID_RULES = frozenset({Rule.GREEDY, Rule.COUPLED})
 """Rules whose drafts are ids and nothing else."""
 
 Finding = Outcome | Rejection | Offer
-"""What a verification says about a draft: decided, or a refusal that the device must help to finish."""
+"""The result of a verification: decided, or a refusal that the device must help to finish."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a draft under a rejection rule brings beside its ids.
+    """The data that a draft under a rejection rule carries beside its ids.
 
     Attributes:
         rule: `rejection`, `rejection-up` or `rejection-down`.

@@ -33,7 +33,7 @@ class Matcher(Protocol):
         """Take in committed tokens. If the grammar does not allow them, the next `mask` says so."""
 
     def mask(self, drafted: Sequence[int]) -> Mask:
-        """What may follow the committed text and some drafted tokens; everything, where those cannot stand.
+        """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
         InputError if the grammar does not allow the committed text, or if it became too complex.
         """
@@ -56,7 +56,7 @@ class AheadMatcher:
         self._ahead += tokens
 
     def mask(self, drafted: Sequence[int]) -> Mask:
-        """What may follow the drafted tokens and some more."""
+        """Mask of the tokens that may follow the drafted tokens and some more."""
         return self._matcher.mask([*self._ahead, *drafted])
 
 

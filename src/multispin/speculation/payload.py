@@ -1,4 +1,4 @@
-"""What each rule sends: the number of bits, for the controller, and the bit strings themselves.
+"""The payload of each rule: the number of bits, for the controller, and the bit strings themselves.
 
 Layouts, most significant bit first, padded with zeros to a whole byte once per message:
 distributions     for each distribution [number n of entries: bits of V̂], then n × [id: ⌈log2 V⌉][weight: Q_B]
@@ -86,7 +86,7 @@ def unpack_scalars(packed: bytes, count: int, form: DistributionFormat) -> tuple
 
 
 def pack_offer(floor: FlooredDistribution, rest_token: int) -> bytes:
-    """What goes down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
+    """Bits that go down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
     form = floor.form
     _check_id(rest_token, form)
     return _to_bytes([*_distribution_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])

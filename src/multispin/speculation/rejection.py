@@ -73,7 +73,7 @@ class Rejection:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """What the edge sends down after a rejection, so that the device can find the next token itself.
+    """The edge's message after a rejection, from which the device finds the next token itself.
 
     Attributes:
         accepted: number of leading drafted tokens that stand.

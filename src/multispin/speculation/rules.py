@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What a verification decided: the first `accepted` drafted tokens stand, and `next_token` follows them.
+    """The decision of a verification: the first `accepted` drafted tokens stand, and `next_token` follows them.
 
     `scores` are those of all these tokens, in order, where the request wants log probabilities.
     """

@@ -116,7 +116,7 @@ class SamplingParams:
 
     @property
     def features(self) -> frozenset[str]:
-        """What of these parameters not every engine can apply, by the names of the fields."""
+        """Names of these parameters that not every engine can apply."""
         changed = {
             "presence_penalty": self.presence_penalty != 0.0,
             "frequency_penalty": self.frequency_penalty != 0.0,
@@ -128,7 +128,7 @@ class SamplingParams:
 
     @cached_property
     def of_shaped(self) -> SamplingParams:
-        """What is still to be done with logits that bias, withheld ids and penalties have changed already."""
+        """The parameters that remain for logits that bias, withheld ids and penalties have already changed."""
         return replace(
             self, logit_bias=(), withheld=(), presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0
         )

@@ -25,7 +25,7 @@ Logprob = Annotated[float, Meta(ge=LEAST_LOGPROB, le=0.0)]
 
 
 class Score(NamedTuple):
-    """What is reported of one token.
+    """The report about one token.
 
     Attributes:
         logprob: natural logarithm of its probability, `LEAST_LOGPROB` … 0.

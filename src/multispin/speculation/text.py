@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from multispin.speculation.stopping import check_stop_strings
 
 _UNDECIDED = "\ufffd"
-"""What decoders write for the bytes of a character that is not complete."""
+"""The character that decoders write for the bytes of an incomplete character."""
 _CONTEXT_TOKENS = 8
 """Tokens decoded again before the new ones: some tokenizers write a token differently at the start of a text."""
 _WINDOW_TOKENS = 64
@@ -89,7 +89,7 @@ class TextStream:
             self._look()
 
     def _behind(self, text: str, known: int) -> str:
-        """What of the window's text stands behind the settled one.
+        """The part of the window's text behind the settled one.
 
         Decoders that write a character which they lack byte by byte replace a whole run of bytes if it is no text, and
         so take back what they have said of its beginning. That stands here, and what follows is decoded without it.

@@ -1,4 +1,4 @@
-"""What the dashboard shows: an edge as it is now, made from its events in bounded memory. No sockets, no clock."""
+"""The dashboard's state: an edge as it is now, made from its events in bounded memory. No sockets, no clock."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field

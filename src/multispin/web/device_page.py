@@ -29,7 +29,7 @@ Guard = Callable[[Handler], Handler]
 
 
 class PageTokens(Protocol):
-    """What the page needs of the target's tokenizer."""
+    """The methods of the target's tokenizer that the page needs."""
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a browser is told about every file of a page: where it may load from, and how long it may keep it."""
+"""HTTP headers of every file of a page: where it may load from, and how long a browser may keep it."""
 
 import re
 from collections.abc import Mapping

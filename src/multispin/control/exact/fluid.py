@@ -51,7 +51,7 @@ _OVER = 1e-4
 
 @dataclass(frozen=True)
 class StreamRates:
-    """What one device does per second.
+    """Rates of one device per second.
 
     Attributes:
         name: name of the device.
@@ -249,7 +249,7 @@ class _Program:
         return low
 
     def bound(self, prices: _Prices, touched: list[Floats]) -> float:
-        """What no rates exceed, by weak duality with any prices ≥ 0.
+        """An upper bound of all rates, by weak duality with any prices ≥ 0.
 
         A ride may claim what its tokens are worth beyond what it takes at these prices. What claims add up to beyond
         the price of a pass is added for all passes that fit into a second.
@@ -313,7 +313,7 @@ class _Program:
         )
 
     def _band_terms(self, prices: _Prices, touched: list[Floats]) -> tuple[Floats, float]:
-        """What a token costs of the band [K], and the tangents' intercepts at their prices."""
+        """Cost of a token's band [K], and the tangents' intercepts at their prices."""
         if self.problem.snr is None:
             return prices.band * self.problem.upload_s, 0.0
         # A device's tangents together must not cost more than its share of the band does.

@@ -1,4 +1,4 @@
-"""What a plan is to maximise, in the one form that the exact solver needs: gains per device against a price of time."""
+"""A plan's objective, in the one form that the exact solver needs: gains per device against a price of time."""
 
 import math
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What the search needs to know of a way to share the uplink: bounds, good choices, and what they cost."""
+"""The search's interface to a way of sharing the uplink: bounds, good choices, and their costs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

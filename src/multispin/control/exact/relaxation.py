@@ -135,7 +135,7 @@ class Relaxation:
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """What each device may do in each interval, and the price of time there: see `relax`.
+    """Each device's options in each interval, and the price of time there: see `relax`.
 
     at_start and at_end are the room that is left for uploads at φ_a and φ_b, see `rate`.
     """
@@ -215,7 +215,7 @@ def greedy(
 def options_of(
     problem: Problem, objective: Objective, level: float, intervals: Intervals, shortest: Ints, allowed: Mask | None
 ) -> Options:
-    """What each option gains, needs and costs within each interval, and which options are open there."""
+    """Gain, need and cost of each option within each interval, and which options are open there."""
     start, end = intervals.start, intervals.end
     rows = problem.tokens.shape[0]
     if problem.mode_upload_s is None:

@@ -30,7 +30,7 @@ EXACT_GAP = 1e-10
 MAX_EFFORT = 4e8
 """Table entries that a search works through before it gives up: a few seconds on one core."""
 _CALL = 20_000.0
-"""What a vectorised step costs besides its entries, in entries."""
+"""Fixed cost of a vectorised step, in entries."""
 _INVERSION = 10.0
 """How much longer an entry takes where a rate is to be inverted."""
 _ENVELOPE = 20.0
@@ -53,7 +53,7 @@ _GROWTH = 1.7
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """What a search found: options [K], their score, a proven bound on any score, and the nodes that it took.
+    """Result of a search: options [K], their score, a proven bound on any score, and the nodes that it took.
 
     `proved` tells whether the bound is within the gap that was asked for.
     """
