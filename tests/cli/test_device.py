@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from multispin.cli import device, drafting
 from multispin.cli.main import run
 from multispin.protocol.events import Away, Done, Written
+from multispin.speculation import NoDrafter
 
 NOWHERE = ("ws://127.0.0.1:9", "--draft", "none", "--retry-for", "0.2")
 
@@ -40,6 +42,7 @@ def order_of(*arguments):
         (["--credential", "c" * 257], "--credential has 257 characters, over the limit of 256"),
         (["--draft", "nonsense"], "there is no model 'nonsense'"),
         (["--draft", "q9"], "asks for 9 bits"),
+        (["--draft", "lookup", "--context", "64"], "--context bounds what a model reads, and 'lookup' has none"),
     ],
 )
 def test_it_refuses_before_anything_is_loaded(arguments, sentence, capsys):
@@ -166,3 +169,19 @@ def test_a_device_is_light_to_import(code):
     resident_mb, loaded = measured(code)
     assert resident_mb <= 130
     assert not loaded & {"torch", "transformers", "highspy", "matplotlib"}
+
+
+def test_a_drafter_has_room_for_the_text_or_for_less_if_a_person_says_so(monkeypatch):
+    rooms = []
+
+    class Source:
+        tokenizer = SimpleNamespace(template="", encode=lambda _: [1] * 40)
+
+        def drafter(self, room):
+            rooms.append(room)
+            return NoDrafter()
+
+    monkeypatch.setattr(drafting, "_load_source", lambda _: Source())
+    for context in ([], ["--context", "32"], ["--context", "4096"]):
+        drafting._load(order_of("--prompt", "x", "--max-tokens", "10", "--draft", "small", *context))
+    assert rooms == [50, 32, 50]

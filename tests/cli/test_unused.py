@@ -2,9 +2,10 @@
 
 import pytest
 
+from multispin.cli import device
 from multispin.cli.main import run
 from multispin.cli.serve import command
-from multispin.cli.unused import idle_of_serve, idle_policies
+from multispin.cli.unused import OF_ONE_TEXT, idle_of_device, idle_of_serve, idle_policies
 
 
 def said(**changed):
@@ -45,3 +46,21 @@ def test_simulate_says_it_beside_its_result(capsys):
     arguments = ["a100-27b", "--mode", "plain", "--policy", "fixed", "--rounds", "2", "--seeds", "1", "--jobs", "1"]
     assert run(["simulate", *arguments, "--json"]) == 0
     assert "--policy fixed has no effect in mode plain" in capsys.readouterr().err
+
+
+def said_of_a_device(*arguments):
+    return list(idle_of_device(device.command, device.command.make_context("device", list(arguments)).params))
+
+
+def test_a_device_that_serves_is_told_that_requests_name_their_own_sampling():
+    arguments = ("--temperature", "0.7", "--stop", "x", "--thinking", "--max-length", "64", "--context", "32")
+    assert said_of_a_device(*arguments, "--serve", "127.0.0.1:0") == [
+        f"{name} has no effect with --serve: each request says its own"
+        for name in ("--thinking", "--temperature", "--stop")
+    ]
+    assert said_of_a_device(*arguments) == ["--max-length has no effect without --serve"]
+    assert said_of_a_device() == said_of_a_device("--serve", "127.0.0.1:0") == []
+
+
+def test_every_option_of_one_text_is_one_of_the_device():
+    assert set(OF_ONE_TEXT) <= {each.name for each in device.command.params}

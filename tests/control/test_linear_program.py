@@ -1,10 +1,13 @@
 """Linear programs against scipy's, which has a solver of its own version."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 from multispin.control.exact.linear_program import LinearProgram
+from multispin.errors import InputError
 
 
 def program_of(cost, matrix):
@@ -48,3 +51,10 @@ def test_a_solver_says_nothing_on_the_standard_output(capfd):
     """There the commands write their JSON."""
     assert program_of(np.array([-1.0]), np.array([[1.0]])).solve(np.array([1.0])) is not None
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_the_library_is_missing_one_sentence_says_what_to_install(monkeypatch):
+    """It has no wheel for Windows on ARM; a device there never needs it."""
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    with pytest.raises(InputError, match=r"plans need the library HiGHS .*: pip install highspy"):
+        LinearProgram(np.array([1.0])).solve(np.array([]))

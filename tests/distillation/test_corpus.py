@@ -6,6 +6,7 @@ import torch
 
 from multispin.data import load_prompts
 from multispin.distillation.corpus import Shard, Writer, write_corpus
+from multispin.distillation.evaluation import held_out_texts
 from multispin.distillation.prompts import training_prompts
 from multispin.errors import InputError
 from multispin.models import load_model, load_tokenizer
@@ -133,3 +134,20 @@ def test_a_batch_is_told_of_while_it_is_written(tiny_folder, monkeypatch):
     assert answers == sorted(answers)
     assert len(set(answers)) == 12  # one after each token of an answer but the last
     assert max(answers) < int((shard.ends - shard.begins).sum())
+
+
+def test_answers_to_held_out_prompts_are_written_once(tiny_folder, tmp_path, monkeypatch):
+    """They take as long as a batch: a run that was stopped does not write them again."""
+    tokenizer, prompts = load_tokenizer(tiny_folder), load_prompts()[:2]
+    first = held_out_texts(writer(tiny_folder), tokenizer, prompts, 1.0, 1, tmp_path)
+    monkeypatch.setattr(Writer, "write", lambda *_: pytest.fail("written again"))
+    again = held_out_texts(writer(tiny_folder), tokenizer, prompts, 1.0, 1, tmp_path)
+    assert torch.equal(first.tokens, again.tokens)
+    for other in ({"temperature": 0.0}, {"seed": 2}, {"prompts": prompts[:1]}):
+        with pytest.raises(pytest.fail.Exception):
+            held_out_texts(
+                writer(tiny_folder),
+                tokenizer,
+                **{"prompts": prompts, "temperature": 1.0, "seed": 1} | other,
+                folder=tmp_path,
+            )

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +12,13 @@ import click
 
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
+from multispin.cli.unused import idle_of_device
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.outside import read_file, read_standard_input, user_path, whole
 from multispin.protocol.limits import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
+
+log = logging.getLogger(__name__)
 
 DEFAULT_URL = "ws://127.0.0.1:8765"
 MAX_DELAY_S = 60.0
@@ -33,6 +37,9 @@ MAX_CREDENTIAL_BYTES = 4096
               help="Where torch runs the drafter: cpu, or a GPU such as cuda:0 or mps.")  # fmt: skip
 @click.option("--gpu-layers", type=click.IntRange(0, 1000), default=0, show_default=True,
               help="Number of layers of a .gguf drafter that run on a GPU.")  # fmt: skip
+@click.option("--context", type=click.IntRange(16, 2**17), show_default="the whole text",
+              help="Most tokens of a text that the drafter reads, which bounds its memory. A text may be longer: it is "
+              "then written on without drafts.")  # fmt: skip
 @click.option("--serve", "serve_at", metavar="HOST:PORT",
               help="Serve OpenAI clients of this machine; this device drafts for them.")  # fmt: skip
 @click.option("--sessions", type=click.IntRange(1, 64), default=2, show_default=True,
@@ -105,6 +112,8 @@ def command(**options: Any) -> None:
     name = DrafterName.parse(order["draft"])
     by_llama_cpp = _runs_llama_cpp(name, order)  # refuses --gpu-layers for a drafter without a model, too
     prepare(order["threads"], name.needs_model and not by_llama_cpp)
+    for sentence in idle_of_device(command, options):
+        log.warning(sentence)
     if order["serve_at"] is not None:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(drafting.serve(order))
@@ -142,7 +151,10 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
         options["prompt"] = read_standard_input()
-    DrafterName.parse(options["draft"]).check()
+    name = DrafterName.parse(options["draft"])
+    name.check()
+    if options["context"] is not None and not name.needs_model:
+        raise InputError(f"--context bounds what a model reads, and {name.text!r} has none: leave it out")
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
     return options
 

@@ -35,7 +35,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
 
     def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
-        drafter, decode = source.drafter(options["max_length"]), source.tokenizer.decode
+        drafter, decode = source.drafter(_room(options, options["max_length"])), source.tokenizer.decode
         return DeviceClient(
             *(options["urls"], hello, drafter, emulation, on_progress),
             decode=decode,
@@ -101,9 +101,14 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     prompt = prompt_ids(source.tokenizer, options)
     if not prompt:
         raise InputError("the prompt is empty")
-    drafter = source.drafter(len(prompt) + options["max_tokens"])
+    drafter = source.drafter(_room(options, len(prompt) + options["max_tokens"]))
     drafter.prepare(prompt)
     return drafter, source.tokenizer, prompt
+
+
+def _room(options: Mapping[str, Any], text_tokens: int) -> int:
+    """Most tokens that a drafter is to hold, for texts of at most `text_tokens`."""
+    return min(text_tokens, options["context"] or text_tokens)
 
 
 def _load_source(options: Mapping[str, Any]) -> Any:

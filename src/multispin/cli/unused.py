@@ -9,6 +9,14 @@ PLANNED = ("rounds", "mixture")
 """Modes whose rounds a policy plans."""
 STREAMED = ("streams", "auto")
 """Modes that ask of a policy only whether it is `fair`."""
+OF_SERVING = ("sessions", "max_length")
+"""Options of `device` for what it serves to its own clients."""
+OF_ONE_TEXT = (
+    *("system", "variables", "thinking", "raw", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens", "stops", "biases", "rule"),
+    *("retained", "probability_bits"),
+)
+"""Options of `device` for the one text that it writes if it serves nobody."""
 OF_DEVICES = ("bandwidth_hz", "deadline_factor", "deadline_slack_s", "draft_timeout_s")
 """Options of `serve` for the drafts of devices."""
 
@@ -38,9 +46,7 @@ def idle_of_serve(command: click.Command, options: Mapping[str, Any]) -> Iterato
         options: its options' values by name.
 
     """
-    defaults = {each.name: each.default for each in command.params}
-    given = {name: value for name, value in options.items() if name in defaults and value is not None}
-    changed = {name for name, value in given.items() if value != defaults[name]}
+    changed = _changed(command, options)
     mode = options["mode"]
     if "policy" in changed and (sentence := idle_policies([options["policy"]], [mode])):
         yield sentence
@@ -51,10 +57,40 @@ def idle_of_serve(command: click.Command, options: Mapping[str, Any]) -> Iterato
         (("emulated_edge_draft_s",), options["edge_draft"] is None, "without --edge-draft"),
         (("model_name", "finish_s"), not options["api"], "with --no-api: it is for HTTP clients"),
     ]
+    yield from _sentences(command, changed, idle)
+
+
+def idle_of_device(command: click.Command, options: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each option of `device` that differs from its default and has no effect beside the others.
+
+    Args:
+        command: the command, which knows the defaults.
+        options: its options' values by name.
+
+    """
+    serves = options["serve_at"] is not None
+    idle = [
+        (OF_SERVING, not serves, "without --serve"),
+        (OF_ONE_TEXT, serves, "with --serve: each request says its own"),
+    ]
+    yield from _sentences(command, _changed(command, options), idle)
+
+
+def _changed(command: click.Command, options: Mapping[str, Any]) -> set[str]:
+    """Names of the options that differ from their defaults."""
+    with command.make_context("", []) as context:
+        return {name for name, value in context.params.items() if options.get(name) not in (None, value)}
+
+
+def _sentences(
+    command: click.Command, changed: set[str], idle: Sequence[tuple[Sequence[str], bool, str]]
+) -> Iterator[str]:
+    """A sentence for each changed option that is idle: names of options, whether they are, and why."""
+    written = {each.name: each.opts[0] for each in command.params}
     for names, applies, why in idle:
         for name in names:
             if applies and name in changed:
-                yield f"--{name.replace('_', '-')} has no effect {why}"
+                yield f"{written[name]} has no effect {why}"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ class Writer:
             "target": fingerprint(packed.model),
             "answer_tokens": answer_tokens,
             "prompt_tokens": prompt_tokens,
-            "prompts": None if prompts is None else _digest(prompts),
+            "prompts": None if prompts is None else digest(prompts),
             **({} if self.sequences == SEQUENCES_PER_SHARD else {"sequences": self.sequences}),
         }
 
@@ -296,7 +296,7 @@ def write_corpus(
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {**writer.identity, "seed": seed, "texts": _digest(texts) if texts else None})
+    _claim(folder, {**writer.identity, "seed": seed, "texts": digest(texts) if texts else None})
     total = 0
     given = [list(texts[at : at + writer.sequences]) for at in range(0, len(texts), writer.sequences)]
     for number in itertools.count():
@@ -331,5 +331,6 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         raise InputError(f"the corpus in {folder} was made with another {' and another '.join(other)}: choose another")
 
 
-def _digest(parts: Sequence[Any]) -> str:
+def digest(parts: Sequence[Any]) -> str:
+    """Name of some values, by which they are recognised: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]

@@ -207,7 +207,7 @@ def _write(order: Order, model: Any, report: Callable[[StageProgress], None]) ->
 
     short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS, tell=answered)
     for temperature in (0.0, 1.0):
-        held_out.append(held_out_texts(short, tokenizer, prompts, temperature, seed=1))
+        held_out.append(held_out_texts(short, tokenizer, prompts, temperature, seed=1, folder=folder))
     return _Written(shards, *held_out)
 
 

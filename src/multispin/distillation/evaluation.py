@@ -6,13 +6,14 @@ are per token, given that all tokens before it were accepted: the controller's Î
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from multispin.data import TASKS, Prompt
-from multispin.distillation.corpus import Shard, Writer
+from multispin.distillation.corpus import Shard, Writer, digest
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import DistributionFormat, SamplingParams, draw
 from multispin.speculation.distributions import floor_distribution, target_distribution, truncate
@@ -42,11 +43,14 @@ class RuleAcceptance:
 
 
 def held_out_texts(
-    writer: Writer, tokenizer: Tokenizer, prompts: Sequence[Prompt], temperature: float, seed: int
+    writer: Writer, tokenizer: Tokenizer, prompts: Sequence[Prompt], temperature: float, seed: int, folder: Path
 ) -> Shard:
-    """The target's answers to prompts."""
+    """The target's answers to prompts, kept in a file of the corpus' folder, where another run finds them."""
     ids = [tokenizer.encode_chat(prompt.text) for prompt in prompts[: writer.sequences]]
-    return writer.write(ids, [temperature] * len(ids), writer.noise(seed))
+    path = folder / f"held-out-{digest([writer.identity, ids, temperature, seed])}.safetensors"
+    if not path.exists():
+        writer.write(ids, [temperature] * len(ids), writer.noise(seed)).save(path)
+    return Shard.load(path)
 
 
 def compare_distributions(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multispin.control.goodput import Floats, Ints
+from multispin.errors import InputError
 
 
 class Solved(NamedTuple):
@@ -48,7 +49,10 @@ class LinearProgram:
             exact: how many rows, the last ones, are equal to their limits; default none.
 
         """
-        import highspy  # what never solves one, --help included, need not wait for it
+        try:
+            import highspy  # what never solves one, --help included, need not wait for it
+        except ImportError as error:
+            raise InputError(f"plans need the library HiGHS ({error}): pip install highspy") from None
 
         count, width = len(limits), len(self._cost)
         rows, columns = np.concatenate(self._rows), np.concatenate(self._columns)
