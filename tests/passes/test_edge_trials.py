@@ -19,6 +19,18 @@ def test_it_is_tried_at_first_and_then_for_a_small_share_of_the_time() -> None:
     assert 0.5 * SHARE < drafting_s / now_s < 1.1 * SHARE
 
 
+def test_the_verification_of_what_is_tried_counts_too() -> None:
+    """Each trial takes 1 ms of drafting, and its six tokens 12 ms of verification."""
+    trials, tried_s, now_s = EdgeTrials(), 0.0, 0.0
+    for _ in range(20_000):
+        tokens = sum(ride.edge_tokens for ride in trials.added(RIDES, ROOMS, now_s, token_s=0.002))
+        if tokens:
+            trials.ended(now_s + 0.001)
+            tried_s, now_s = tried_s + 0.001 + 0.002 * tokens, now_s + 0.001 + 0.002 * tokens
+        now_s += 0.05
+    assert 0.5 * SHARE < tried_s / now_s < 1.1 * SHARE
+
+
 def test_a_draft_that_pays_is_a_trial_too() -> None:
     trials, paying = EdgeTrials(), (Ride(1, 0, 3), Ride(2, 4))
     assert trials.added(paying, ROOMS, 0.0) == paying

@@ -67,6 +67,15 @@ def test_streams_are_better_than_rounds_and_plain_where_drafting_pays() -> None:
         assert streams > 1.1 * goodput(setup, "plain", 120)
 
 
+def test_the_end_of_a_text_does_not_wait_for_what_cannot_come() -> None:
+    """A ride for one last token does not pay here, however late it is: it cost nearly a second."""
+    run = Site(site(PAPER), "heterogeneous", 1, mode="streams")
+    run.run(250)
+    ends = [device.record.gaps_s[first - 1] for device in run.devices for first in device.record.first if first]
+    assert len(ends) > 30
+    assert sum(ends) / len(ends) < 2.0 * PAPER.verify_s([0] * 10)
+
+
 def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited() -> None:
     """Two devices that nearly always begin anew after a pass of 125 ms, and need some 10 ms for a draft."""
     devices = (Device("a", 0.0017, 1.5, 0.57), Device("b", 0.005, 4.6, 0.3))

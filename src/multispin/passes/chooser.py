@@ -206,7 +206,9 @@ class Chooser:
         edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
         lengths = {i: min(PROBE_LENGTH, members[i].edge_room) for i in edge}
         self._turn += 1
-        self._edge_probes.begin(_EDGE, now_s, 1.0, 0.0 if edge_idle else plan.round_s * len(edge) / len(members))
+        verify_s = self._beliefs.verifier().per_token_s * sum(lengths.values())
+        taken_s = 0.0 if edge_idle else plan.round_s * len(edge) / len(members)
+        self._edge_probes.begin(_EDGE, now_s, 1.0, taken_s + verify_s)
         for i, length in lengths.items():
             sessions[i] = SessionPlan(members[i].session, length, 0.0, EDGE)
         return replace(plan, sessions=tuple(sessions))

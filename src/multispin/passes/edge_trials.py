@@ -1,7 +1,8 @@
 """When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
 
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
-get a short one now and then, ever more seldom (`probing`): trials take at most `SHARE` of the time in the long run.
+get a short one now and then, ever more seldom (`probing`): trials take at most `SHARE` of the time in the long run,
+the verification of their tokens included, which may take longer than the drafting.
 A session that is tried seldom has much for the drafter to read first, and then its time says nothing of drafting. So it
 is tried again in the next pass, when that was read: else a first guess of the time would be believed for ever.
 
@@ -11,9 +12,9 @@ Does not know prices or texts.
 from collections.abc import Mapping, Sequence
 
 from multispin.control.streams import Ride
-from multispin.passes.probing import Probes
+from multispin.passes.probing import COST_SHARE, Probes
 
-SHARE = 0.01
+SHARE = COST_SHARE
 """In the long run, trials take at most this share of the time: all sessions of a pass wait for them."""
 AT_ONCE = 4
 """The edge's drafter is tried for this many sessions at once, or for one in this many if there are more."""
@@ -31,13 +32,16 @@ class EdgeTrials:
         self._tried: frozenset[int] = frozenset()  # sessions of the trial under way
         self._again = False  # whether they are tried once more
 
-    def added(self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float) -> tuple[Ride, ...]:
+    def added(
+        self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float, token_s: float = 0.0
+    ) -> tuple[Ride, ...]:
         """The rides of the pass to come, with short drafts of the edge where a trial is due.
 
         Args:
             rides: what was decided.
             rooms: longest draft of the edge for each session that makes sense [tokens].
             now_s: the time [s].
+            token_s: time that the verification of a token takes; default 0 [s].
 
         """
         if any(ride.edge_tokens for ride in rides):
@@ -50,7 +54,6 @@ class EdgeTrials:
             tried = [rides[k] for k in again]
         elif able and (self._again or self._probes.due(_EDGE, now_s)):
             self._again = False
-            self._probes.begin(_EDGE, now_s)
             self._turn += 1
             first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
             tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
@@ -58,6 +61,8 @@ class EdgeTrials:
             return tuple(rides)
         self._tried = frozenset(each.session for each in tried)
         lengths = {each.session: min(TRIAL_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
+        if not again:
+            self._probes.begin(_EDGE, now_s, 1.0, token_s * sum(lengths.values()))
         return tuple(ride._replace(edge_tokens=lengths.get(ride.session, 0)) for ride in rides)
 
     def ended(self, now_s: float, timed: bool = True) -> None:

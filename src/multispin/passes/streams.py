@@ -149,7 +149,8 @@ class Streams:
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
-            rides = self._edge_trials.added(rides, {each.session: each.edge_room for each in ready}, now_s)
+            rooms = {each.session: each.edge_room for each in ready}
+            rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s)
         self._next.board(rides)
         return decision
 
@@ -225,7 +226,7 @@ class Streams:
         for seat in self._seats:
             if not (seat.connected and seat.running):
                 continue
-            session, stage = seat.session, seat.session.stage
+            session, stage, request = seat.session, seat.session.stage, seat.session.request
             if isinstance(stage, Streaming):
                 number = session.number
                 flow = self._windows.flow(number)
@@ -240,6 +241,8 @@ class Streams:
                 each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
                 if (least := self._windows.least_rate(number)) > each.acceptance_rate:
                     each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
+                if request is not None and len(stage.pending) >= request.remaining - 1:
+                    each = each._replace(must_ride=True)  # it can have no more, and its ride costs as much later
                 found.append(each)
                 chunks[number] = stage.window.chunk if session.hello.drafts else 0
             elif not self._seats.unread(seat):  # it drafts in grants
