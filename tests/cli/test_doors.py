@@ -45,6 +45,14 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["profile", "--target", "TINY", "--draft", "lookup", "--tokens", "4000"], "leaves no room for a prompt"),
         (["distill", "--target", "TINY", "--out", "FOLDER/d", "--begin", "FOLDER"], "holds no drafter"),
         (["distill", "--target", "TINY", "--out", "FOLDER/d", "--layers", "9"], "9 layers cannot be taken"),
+        (
+            ["device", "--draft", "lookup", "--allowed-origin", "https://chat.example"],
+            "--allowed-origin is for the API",
+        ),
+        (
+            ["device", "--serve", "127.0.0.1:0", "--allowed-origin", "chat.example"],
+            "--allowed-origin: 'chat.example' is no",
+        ),
         (["simulate", CELL, *BRIEF, "--csv", "FOLDER"], "FOLDER"),
         (["simulate", CELL, *BRIEF, "--csv", "/dev/full"], "No space left"),
     ],

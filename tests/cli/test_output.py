@@ -62,14 +62,16 @@ def test_a_full_disk_costs_lines_only():
 def test_a_line_of_json_says_who_and_is_one_line():
     stream = io.StringIO()
     logger, out = logger_to(stream, True)
-    logger.warning("from %s", "a\nb\x1b[31m", extra={"session": 3, "device": "x" * 500, "request": "req-1"})
+    logger.warning(
+        "from %s", "a\nb\x1b[31m", extra={"session": 3, "device": "x" * 500, "request": "req-1", "seconds": 1.23456789}
+    )
     logger.error("long %s", "y" * 50_000)
     logger.info("broken %d", "no number")
     out.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines[0]["message"] == "from a\nb\x1b[31m"
     assert (lines[0]["session"], lines[0]["request"], lines[0]["level"]) == (3, "req-1", "warning")
-    assert len(lines[0]["device"]) == 200
+    assert (len(lines[0]["device"]), lines[0]["seconds"]) == (200, 1.2346)
     assert len(lines[1]["message"]) == MAX_CHARACTERS
     assert "\x1b" not in stream.getvalue()
     assert (len(lines), out.dropped) == (2, 1)

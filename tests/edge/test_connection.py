@@ -40,7 +40,7 @@ class Wire:
             self._freed.clear()
             await self._freed.wait()
 
-    async def close(self, edge_stops=False):
+    async def close(self, edge_stops=False, floods=False):
         self.closed = True
 
 

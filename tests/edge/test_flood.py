@@ -1,12 +1,14 @@
 """Devices that stream on without heed, over real sockets: each is sent away with a reason, and nobody else notices."""
 
 import asyncio
+import contextlib
 import time
 
 import aiohttp
 import pytest
 from tests.edge.conftest import VOCABULARY, StubEngine
 
+from multispin.edge.connection import MAX_PINGS_PER_S
 from multispin.protocol import Chunk, Error, Open, Request, Welcome, Window, decode_downlink, encode
 from multispin.protocol.events import Refused
 from multispin.speculation import SamplingParams, pack_ids
@@ -69,3 +71,32 @@ def test_a_flood_of_chunks_ends_its_own_device_and_no_other(kind, mode, stub_sit
     assert heard[-1].code == code
     assert (text, later) == ([1] * 60, [1] * 10)
     assert len(refused) == 1
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_pings_are_answered_but_not_by_the_thousand(greeted, stub_site, run):
+    async def scenario():
+        async with stub_site() as site:
+            honest = site.client(name="honest")
+            writing = asyncio.create_task(honest.generate(Request(PROMPT, SamplingParams(), 60)))
+            async with aiohttp.ClientSession() as http, http.ws_connect(site.url, autoping=False) as socket:
+                if greeted:
+                    await socket.send_bytes(encode(site.hello("pings")))
+                    assert isinstance(decode_downlink((await socket.receive()).data), Welcome)
+                for number in range(3):
+                    await socket.ping(b"%d" % number)
+                pongs = [(await socket.receive()).data for _ in range(3)]
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(5000):
+                        await socket.ping()
+                heard = [message async for message in socket]
+            text = await writing
+            honest.close()
+            return pongs, heard, text
+
+    pongs, heard, text = run(scenario())
+    assert pongs == [b"0", b"1", b"2"]
+    assert len([each for each in heard if each.type is aiohttp.WSMsgType.PONG]) <= 2 * MAX_PINGS_PER_S
+    errors = [decode_downlink(each.data) for each in heard if each.type is aiohttp.WSMsgType.BINARY]
+    assert [each.code for each in errors] == ["too-fast" if greeted else "hello-first"]
+    assert text == [1] * 60

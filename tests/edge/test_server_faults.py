@@ -316,5 +316,5 @@ class WireOfQueues:
     async def send(self, frame):
         self.send_now(frame)
 
-    async def close(self, edge_stops=False):
+    async def close(self, edge_stops=False, floods=False):
         pass

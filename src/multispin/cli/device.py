@@ -46,6 +46,9 @@ MAX_CREDENTIAL_BYTES = 4096
               help="With --serve: most texts written at once.")  # fmt: skip
 @click.option("--max-length", type=click.IntRange(2, 2**17), default=1024, show_default=True,
               help="With --serve: most tokens of a text, prompt included.")  # fmt: skip
+@click.option("--allowed-origin", "allowed_origins", metavar="ORIGIN", multiple=True,
+              help="With --serve: another server whose web pages may use it, such as https://chat.example; "
+              "repeatable.")  # fmt: skip
 @click.option("--name", default="", help="Name of this device, shown to the edge and its operator.")
 @click.option("--prompt", help="Text to answer; read from standard input if it is left out.")
 @click.option("--system", help="System message before the prompt.")
@@ -147,6 +150,13 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
         options["serve_at"] = _loopback(options["serve_at"])
         if options["prompt"] is not None:
             raise InputError("--serve answers its clients' prompts: leave --prompt out")
+        if options["allowed_origins"]:
+            from multispin.edge.door import read_origin
+
+            with flag("--allowed-origin"):
+                options["allowed_origins"] = tuple(map(read_origin, options["allowed_origins"]))
+    elif options["allowed_origins"]:
+        raise InputError("--allowed-origin is for the API that --serve opens: add --serve")
     elif options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")

@@ -25,6 +25,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     from aiohttp import web
 
     from multispin.edge import Access, check_free, listening, place_of
+    from multispin.edge.door import Door
     from multispin.gateway import Gateway, SessionPool, guard
     from multispin.gateway.clients import FINISH_TEXTS_S
 
@@ -47,8 +48,9 @@ async def serve(options: Mapping[str, Any]) -> None:
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
     name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
-    grammars = source.grammars
-    Gateway(pool, source.tokenizer, name, int(time.time()), grammars).add_routes(application, guard(Access()))
+    access = Access(door=Door(allowed_origins=options["allowed_origins"]))
+    gateway = Gateway(pool, source.tokenizer, name, int(time.time()), source.grammars)
+    gateway.add_routes(application, guard(access), access.door)
     async with listening(application, host, port) as taken:
         click.echo(f"{name} at http://{place_of(host, taken)}/v1, verified by {options['urls'][0]}")
         stop = stop_signal()

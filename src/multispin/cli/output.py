@@ -24,6 +24,8 @@ FLUSH_TIMEOUT_S = 2.0
 
 FIELDS = ("session", "device", "request", "finish", "prompt_tokens", "tokens", "first_token_s", "seconds")
 """Fields of `extra` that a log line may have beside its message."""
+DIGITS = 4
+"""Digits behind the point of a number in a log line: a tenth of a millisecond, where it is a time."""
 
 
 class Output:
@@ -128,5 +130,12 @@ class OutputHandler(logging.Handler):
         }
         for name in FIELDS:
             if (value := getattr(record, name, None)) is not None:
-                said[name] = value[:200] if isinstance(value, str) else value
+                said[name] = _shown(value)
         return json.dumps(said)  # ASCII: nothing that a terminal would obey
+
+
+def _shown(value: Any) -> Any:
+    """A field's value as a log line has it."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    return value[:200] if isinstance(value, str) else value

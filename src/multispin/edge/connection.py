@@ -17,6 +17,10 @@ from multispin.protocol import Downlink, Error, ProtocolError, encode
 
 MAX_QUEUED_MESSAGES = 64
 """Messages that wait for a device which does not read; one more ends its connection."""
+MAX_PINGS_PER_S = 10
+"""WebSocket pings and pongs that a device may send in a second; nobody needs as many."""
+FLOOD_CLOSE_S = 0.1
+"""A device that floods this edge has this long to read why it has to go [s]."""
 MAX_UNSENT_BYTES = 2**16
 """A connection with this much still to be sent has no room for more."""
 
@@ -37,19 +41,38 @@ class Wire(Protocol):
     async def send(self, frame: bytes) -> None:
         """Send one frame; ConnectionError if that is not possible any more."""
 
-    async def close(self, edge_stops: bool = False) -> None:
-        """Close the connection; a device is told if the edge itself stops."""
+    async def close(self, edge_stops: bool = False, floods: bool = False) -> None:
+        """Close the connection; a device is told if the edge itself stops. One that floods is hardly waited for."""
+
+
+class Counted:
+    """How often something has happened in the second under way."""
+
+    def __init__(self) -> None:
+        self._second, self._count = 0, 0
+
+    def more(self, now_s: float) -> int:
+        """It has happened once more: how often in this second."""
+        if int(now_s) != self._second:
+            self._second, self._count = int(now_s), 0
+        self._count += 1
+        return self._count
 
 
 class WebSocketWire:
-    """A WebSocket as a `Wire`."""
+    """A WebSocket as a `Wire`. It must leave pings to be answered here."""
 
     def __init__(self, socket: web.WebSocketResponse, address: str, transport: asyncio.Transport) -> None:
         self._socket, self.address, self._transport = socket, address, transport
+        self._pings = Counted()
 
     async def receive(self) -> bytes | None:
         """The next binary message."""
-        frame = await self._socket.receive()
+        while (frame := await self._socket.receive()).type in (WSMsgType.PING, WSMsgType.PONG):
+            if self._pings.more(asyncio.get_running_loop().time()) > MAX_PINGS_PER_S:
+                raise ProtocolError("too-fast", f"over {MAX_PINGS_PER_S} pings in a second")
+            if frame.type is WSMsgType.PING:
+                await self._socket.pong(frame.data)
         if frame.type is WSMsgType.TEXT:
             raise ProtocolError("bad-message", "only binary frames are spoken here")
         data: bytes | None = frame.data if frame.type is WSMsgType.BINARY else None
@@ -71,10 +94,11 @@ class WebSocketWire:
         """Send one binary message; waits while much is still to be sent."""
         await self._socket.send_bytes(frame)
 
-    async def close(self, edge_stops: bool = False) -> None:
-        """Close with the code that says why."""
+    async def close(self, edge_stops: bool = False, floods: bool = False) -> None:
+        """Close with the code that says why. Until the other end says goodbye, all that it sends is read."""
         try:
-            await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
+            async with asyncio.timeout(FLOOD_CLOSE_S if floods else None):
+                await self._socket.close(code=WSCloseCode.GOING_AWAY if edge_stops else WSCloseCode.OK)
         finally:
             # The other end's goodbye has armed the heartbeat again, whose timer would hold the connection for 22 s.
             getattr(self._socket, "_cancel_heartbeat", _nothing)()
@@ -95,6 +119,7 @@ class Connection:
         request: name of the HTTP request that it serves; empty for a device's own.
         writer: the task that empties the queue; None before it runs.
         edge_stops: whether it is closed because the edge stops.
+        floods: whether it is closed because its device sends too much, or what is no message.
 
     """
 
@@ -104,11 +129,11 @@ class Connection:
     request: str = ""
     writer: "asyncio.Task[None] | None" = None
     edge_stops: bool = False
+    floods: bool = False
     _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
     _writing: bool = False
     _closing: bool = False
-    _received: int = 0
-    _second: int = 0
+    _messages: Counted = field(default_factory=Counted)
 
     def put(self, message: Downlink) -> None:
         """Send a message, or queue it; a full queue means a device that does not read, and ends the connection."""
@@ -144,12 +169,10 @@ class Connection:
                 self._writing = True
                 await self.wire.send(frame)
                 self._writing = False
-        await self.wire.close(self.edge_stops)
+        with contextlib.suppress(TimeoutError):
+            await self.wire.close(self.edge_stops, self.floods)
 
     def count(self, now_s: float) -> None:
         """Refuse a device that sends too many messages which nobody asked for."""
-        if int(now_s) != self._second:
-            self._second, self._received = int(now_s), 0
-        self._received += 1
-        if self._received > self.max_messages_per_s:
+        if self._messages.more(now_s) > self.max_messages_per_s:
             raise ProtocolError("too-fast", f"over {self.max_messages_per_s} messages in a second that answer nothing")

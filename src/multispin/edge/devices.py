@@ -29,6 +29,8 @@ from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Los
 
 HELLO_TIMEOUT_S = 10.0
 """A connection must greet within this long."""
+FLOODS = "too-fast", "bad-message", "hello-first"
+"""Codes of errors after which a connection may bring much more that nobody needs."""
 CLOSE_TIMEOUT_S = 2.0
 """Connections that the edge closes have this long to say goodbye."""
 
@@ -196,6 +198,7 @@ class Devices:
             code, after_s = (
                 (error.code, error.retry_after_s) if isinstance(error, ProtocolError) else ("bad-message", 0.0)
             )
+            connection.floods = code in FLOODS
             connection.end(Error(code, str(error), after_s))
             if number is not None and self._connections.get(number) is connection:
                 self._leave(number, str(error))

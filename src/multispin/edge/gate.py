@@ -13,6 +13,7 @@ from typing import cast
 
 from aiohttp import web
 
+from multispin.edge.arriving import REQUEST_S, Arriving
 from multispin.edge.door import MAX_PER_ADDRESS, Network
 
 MAX_OPEN = 4096
@@ -173,12 +174,14 @@ class Guarded(asyncio.Protocol):
     def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str) -> None:
         self.made = False
         self._inner, self._gate, self._name = inner, gate, name
+        self._arriving = Arriving(inner)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
     def asked(self) -> None:
         """The head of a request has come."""
+        self._arriving.charge(REQUEST_S)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -200,6 +203,7 @@ class Guarded(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.made, self._transport = True, cast(asyncio.Transport, transport)  # uvloop's has no base class
+        self._arriving.over(self._transport)
         self._gate._guarded[transport] = self
         self._gate._silent[self] = None
         self._timer = asyncio.get_running_loop().call_later(self._gate.request_timeout_s, self.hang_up)
@@ -207,10 +211,11 @@ class Guarded(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Something has come."""
-        self._inner.data_received(data)
+        self._arriving.take(data)
 
     def eof_received(self) -> bool | None:
         """The other end sends no more."""
+        self._arriving.end()
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
@@ -226,6 +231,7 @@ class Guarded(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has ended."""
+        self._arriving.drop()
         for timer in (self._timer, self._stall):
             if timer is not None:
                 timer.cancel()

@@ -174,8 +174,9 @@ class EdgeServer:
                 headers = {"WWW-Authenticate": "Bearer"}
                 raise web.HTTPUnauthorized(text=f"{error}\n", headers=headers) from None
         socket = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S
-        )
+            compress=False, max_msg_size=MAX_FRAME_BYTES + 1, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S,
+            autoping=False,
+        )  # fmt: skip
         await socket.prepare(request)
         transport = cast(asyncio.Transport, request.transport)  # `prepare` would have failed without one
         await self._devices.converse(WebSocketWire(socket, address, transport), caller)

@@ -46,7 +46,7 @@ class _EndWire:
         except LinkLostError as error:
             raise ConnectionResetError(str(error)) from None
 
-    async def close(self, edge_stops: bool = False) -> None:
+    async def close(self, edge_stops: bool = False, floods: bool = False) -> None:
         await self._end.close()
 
 

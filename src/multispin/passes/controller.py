@@ -23,7 +23,7 @@ from multispin.passes.settings import ControllerSettings
 
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
-_PLANNING = 0.02
+_PLANNING = 0.01
 """Plans that are made in a thread take at most this share of a processor: they take Python's lock, too."""
 _LOOKED_AT = 64
 """Sessions whose beliefs are looked at in every round to tell whether to plan again."""

@@ -1,0 +1,101 @@
+"""What arrives over one connection, handed on so that it cannot take the event loop for itself.
+
+A peer may send a megabyte in pieces of one byte: chunks of a body, empty WebSocket frames, TCP segments. Each piece
+costs as much as a message. So pieces are handed on for a short time, then all others have their turn; and a connection
+that takes more than its share of the loop's time is not read for a while. Nothing is lost by that: what comes meanwhile
+waits in the system's buffer, where tiny segments become one.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+PORTION_BYTES = 1024
+"""The first portion of what has come; while portions are cheap, each is twice as large as the one before."""
+AT_ONCE_S = 0.002
+"""What has come is handed on for so long at once, or for as long as one portion takes [s]."""
+SHARE = 0.1
+"""Largest share of the loop's time that what comes over one connection may take in the long run."""
+BURST_S = 0.05
+"""It may take this much at once [s]."""
+READ_S, REQUEST_S = 5e-5, 3e-4
+"""What a read of the socket costs beside, and what an HTTP request costs [s]."""
+MAX_KEPT_BYTES = 2**20
+"""More than this is not kept for later: the connection ends."""
+
+
+class Arriving:
+    """Hands on what arrives over one connection.
+
+    Args:
+        inner: takes what has arrived.
+        clock: returns the time [s]; default `time.perf_counter`.
+
+    """
+
+    def __init__(self, inner: asyncio.Protocol, clock: Callable[[], float] = perf_counter) -> None:
+        self._inner, self._clock = inner, clock
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until it is read on
+        self._kept = b""  # to be handed on then
+        self._debt_s, self._at_s = 0.0, 0.0  # time taken, less its share of the time since; when that was so
+
+    def over(self, transport: asyncio.Transport) -> None:
+        """The connection has been made."""
+        self._transport = transport
+
+    def charge(self, seconds: float) -> None:
+        """Count further time that was taken for what has arrived [s]."""
+        self._debt_s += seconds
+
+    def take(self, data: bytes) -> None:
+        """Something has arrived."""
+        if self._timer is None:
+            self._hand_on(data)
+            return
+        self._kept += data  # the server has read on by itself, after a pause of its own
+        if self._transport is not None:
+            self._transport.pause_reading()
+            if len(self._kept) > MAX_KEPT_BYTES:
+                self._transport.abort()
+
+    def end(self) -> None:
+        """Nothing more arrives: hand on what is left."""
+        self.drop()
+        kept, self._kept = self._kept, b""
+        if kept:
+            self._inner.data_received(kept)
+
+    def drop(self) -> None:
+        """The connection is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hand_on(self, data: bytes) -> None:
+        now_s = began_s = self._clock()
+        done, size = 0, PORTION_BYTES
+        while done < len(data) and now_s - began_s < AT_ONCE_S:
+            self._inner.data_received(data[done : done + size])
+            done, size, now_s = done + size, 2 * size, self._clock()
+        self._kept = data[done:]
+        owed_s = max(0.0, self._debt_s - SHARE * (began_s - self._at_s))
+        self._debt_s, self._at_s = owed_s + now_s - began_s + READ_S, now_s
+        if (self._kept or self._debt_s > BURST_S) and self._transport is not None:
+            self._transport.pause_reading()
+            wait_s = max(0.0, self._debt_s - BURST_S) / SHARE
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._kept:
+            self._hand_on(self._kept)
+        if self._timer is None and not self._full:
+            self._transport.resume_reading()
+
+    @property
+    def _full(self) -> bool:
+        """Whether the server has stopped reading itself, until it has room; it reads on by itself then."""
+        return any(getattr(self._inner, name, False) for name in ("_reading_paused", "_buffer_paused"))
