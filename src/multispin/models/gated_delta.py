@@ -1,9 +1,9 @@
-"""A recurrent layer's windows in one Triton kernel: convolution, gated delta rule, and the state that is kept.
+"""A recurrent layer's windows in two Triton kernels: the convolution, then the gated delta rule and the kept state.
 
 `static_recurrent` computes the same in some hundred steps of PyTorch's, which solve for 64 inputs at once. Windows of a
 pass are short: a few replayed inputs and a draft. So here each program takes the inputs one after the other, for one
-slot, one value head and some of its columns, with their part of the state in registers. Inputs, gates and state are
-read once, and what a slot gets does not depend on who shares its pass or on the window's length.
+slot, one value head and some of its columns, with their part of the state in registers. What a slot gets does not
+depend on who shares its pass or on the window's length.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-_COLUMNS = 32
-"""Columns of the state per program, at most: 128 rows of them fit a program's registers."""
+_COLUMNS = 8
+"""Columns of the state per program, at most. One warp holds 128 rows of them in registers and waits for no other warp."""
 
 
 def scan_slots(
@@ -47,37 +47,84 @@ def scan_slots(
         [slots · window, value heads, value size], in the number type of `inputs`; 0 where a slot has no input.
 
     """
-    slots = len(places[0])
+    slots, channels = len(places[0]), inputs.shape[1]
     _, heads, key_size, value_size = state.shape
+    convolved = torch.empty(slots * window, channels, device=inputs.device)
     out = inputs.new_zeros(slots * window, heads, value_size)
     columns = min(_COLUMNS, triton.next_power_of_2(value_size))
-    _scan[(slots, heads, triton.cdiv(value_size, columns))](
-        *(inputs, decay, beta, taps, taps if bias is None else bias, state, out, *places),
-        window=window,
-        channels=inputs.shape[1],
-        key_heads=key_heads,
-        heads=heads,
-        key_size=key_size,
-        value_size=value_size,
+    first_inputs, first_gates, counts, kept = places
+    sizes = {"window": window, "channels": channels, "key_heads": key_heads, "heads": heads}
+    sizes |= {"key_size": key_size, "value_size": value_size, "num_warps": 1}
+    _convolve[(slots, window, 2 * key_heads + heads)](
+        *(inputs, taps, taps if bias is None else bias, convolved, first_inputs, counts),
         kernel=taps.shape[1],
         has_bias=bias is not None,
+        lines=triton.next_power_of_2(taps.shape[1]),
+        width=triton.next_power_of_2(max(key_size, value_size)),
+        **sizes,
+    )
+    _scan[(slots, heads, triton.cdiv(value_size, columns))](
+        *(convolved, decay, beta, state, out, first_gates, counts, kept),
         keys=triton.next_power_of_2(key_size),
         columns=columns,
-        lines=triton.next_power_of_2(taps.shape[1]),
+        **sizes,
     )
     return out
 
 
 @triton.jit
-def _scan(
+def _convolve(
     inputs,
-    decay,
-    beta,
     taps,
     bias,
+    convolved,
+    first_inputs,
+    counts,
+    window: tl.constexpr,
+    channels: tl.constexpr,
+    key_heads: tl.constexpr,
+    heads: tl.constexpr,  # noqa: ARG001
+    key_size: tl.constexpr,
+    value_size: tl.constexpr,
+    kernel: tl.constexpr,
+    has_bias: tl.constexpr,
+    lines: tl.constexpr,
+    width: tl.constexpr,
+):
+    """One head of queries, keys or values at one place of a window: convolution, SiLU, and the norm of q and k.
+
+    The convolution and SiLU are each rounded to the inputs' number type, as PyTorch does.
+    """
+    slot, step, head = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    if step >= tl.load(counts + slot):
+        return
+    is_value = head >= 2 * key_heads
+    first = tl.where(is_value, 2 * key_heads * (key_size - value_size) + head * value_size, head * key_size)
+    place = tl.arange(0, width)
+    inside = place < tl.where(is_value, value_size, key_size)
+    channel = first + place
+    line = tl.arange(0, lines)[:, None]
+    mask = (line < kernel) & inside
+    seen = tl.load(inputs + (tl.load(first_inputs + slot) + step + line) * channels + channel, mask=mask, other=0.0)
+    weights = tl.load(taps + channel * kernel + line, mask=mask, other=0.0)
+    total = tl.sum(seen.to(tl.float32) * weights.to(tl.float32), 0)
+    if has_bias:
+        total = total + tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    total = total.to(seen.dtype).to(tl.float32)
+    total = (total * tl.sigmoid(total)).to(seen.dtype).to(tl.float32)
+    norm = tl.rsqrt(tl.sum(total * total, 0) + 1e-6)
+    norm = tl.where(head < key_heads, norm / tl.sqrt(key_size * 1.0), norm)
+    total = tl.where(is_value, total, total * norm)
+    tl.store(convolved + (slot * window + step) * channels + channel, total, mask=inside)
+
+
+@triton.jit
+def _scan(
+    convolved,
+    decay,
+    beta,
     state,
     out,
-    first_inputs,
     first_gates,
     counts,
     kept,
@@ -87,54 +134,31 @@ def _scan(
     heads: tl.constexpr,
     key_size: tl.constexpr,
     value_size: tl.constexpr,
-    kernel: tl.constexpr,
-    has_bias: tl.constexpr,
     keys: tl.constexpr,
     columns: tl.constexpr,
-    lines: tl.constexpr,
 ):
+    """The inputs of one slot, one after the other, for one value head and some of its columns."""
     slot, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     key, column = tl.arange(0, keys), tl.program_id(2) * columns + tl.arange(0, columns)
     is_key, is_column = key < key_size, column < value_size
-    query_channel = (head // (heads // key_heads)) * key_size + key
-    key_channel = key_heads * key_size + query_channel
-    value_channel = 2 * key_heads * key_size + head * value_size + column
-    line, is_line = tl.arange(0, lines)[:, None], tl.arange(0, lines)[:, None] < kernel
-    of_query = tl.load(taps + query_channel * kernel + line, mask=is_line & is_key, other=0.0).to(tl.float32)
-    of_key = tl.load(taps + key_channel * kernel + line, mask=is_line & is_key, other=0.0).to(tl.float32)
-    of_value = tl.load(taps + value_channel * kernel + line, mask=is_line & is_column, other=0.0).to(tl.float32)
     place = state + (slot * heads + head) * key_size * value_size + key[:, None] * value_size + column
     inside = is_key[:, None] & is_column
     now = tl.load(place, mask=inside, other=0.0)
-    row = inputs + tl.load(first_inputs + slot) * channels + line * channels
+    queries = convolved + slot * window * channels + (head // (heads // key_heads)) * key_size + key
+    values = convolved + slot * window * channels + 2 * key_heads * key_size + head * value_size + column
     gate = tl.load(first_gates + slot) * heads + head
     keep = tl.load(kept + slot)
     written = out + (slot * window * heads + head) * value_size + column
     for step in range(tl.load(counts + slot)):
-        query = _convolved(row + query_channel, is_line & is_key, of_query, bias + query_channel, is_key, has_bias)
-        keyed = _convolved(row + key_channel, is_line & is_key, of_key, bias + key_channel, is_key, has_bias)
-        value = _convolved(
-            row + value_channel, is_line & is_column, of_value, bias + value_channel, is_column, has_bias
-        )
-        query = query * tl.rsqrt(tl.sum(query * query, 0) + 1e-6) * (1.0 / tl.sqrt(key_size * 1.0))
-        keyed = keyed * tl.rsqrt(tl.sum(keyed * keyed, 0) + 1e-6)
+        query = tl.load(queries, mask=is_key, other=0.0)
+        keyed = tl.load(queries + key_heads * key_size, mask=is_key, other=0.0)[:, None]
+        value = tl.load(values, mask=is_column, other=0.0)
         now = now * tl.exp(tl.load(decay + gate))
-        change = tl.load(beta + gate).to(tl.float32) * (value - tl.sum(keyed[:, None] * now, 0))
-        now = now + keyed[:, None] * change
+        now = now + keyed * (tl.load(beta + gate).to(tl.float32) * (value - tl.sum(keyed * now, 0)))
         tl.store(written, tl.sum(query[:, None] * now, 0).to(out.dtype.element_ty), mask=is_column)
         if step + 1 == keep:
             tl.store(place, now, mask=inside)
-        row += channels
+        queries += channels
+        values += channels
         gate += heads
         written += heads * value_size
-
-
-@triton.jit
-def _convolved(places, inside, taps, bias, is_channel, has_bias: tl.constexpr):
-    """A position's inputs after the convolution and SiLU, each rounded to the inputs' number type as PyTorch does."""
-    seen = tl.load(places, mask=inside, other=0.0)
-    total = tl.sum(seen.to(tl.float32) * taps, 0)
-    if has_bias:
-        total = total + tl.load(bias, mask=is_channel, other=0.0).to(tl.float32)
-    total = total.to(seen.dtype).to(tl.float32)
-    return (total * tl.sigmoid(total)).to(seen.dtype).to(tl.float32)
