@@ -28,7 +28,7 @@ STEPS = {
     "table": 120,
     "tests": 110,
     "commands": 160,
-    "hybrid": 90,
+    "hybrid": 110,
     "distill": 50,
     "rules": 60,
     "alone": 60,
@@ -361,8 +361,9 @@ def hybrid(options):
     traced(turn(verifier, slots, [9] * 8, 128), model="27B hybrid", mix="8 x 9", kind="greedy")
     static_recurrent.kernel = lambda _device: None
     verifier._static._passes.clear()
+    verifier._static._pool = None  # it ends with the last of its graphs
     plain = median_ms(options, turn(verifier, slots, [9] * 8, 128), 7)
-    say(what="recurrent layers, 8 x 9", in_one_kernel_ms=ours, in_steps_of_pytorch_ms=plain)
+    say(what="recurrent layers, 8 x 9", in_two_kernels_ms=ours, in_steps_of_pytorch_ms=plain)
 
 
 def distill(options):
@@ -408,6 +409,7 @@ def edge_drafts(options, model):
     from multispin.speculation import DraftAsk, SamplingParams
 
     drafter = EdgeDrafter(model, 20, 512)
+    drafter.warm_up()
     texts = [(drafter.open(), [(3 * place + text) % 250 for place in range(100)]) for text in range(20)]
     drafter.prepare(texts)
     for kind in ("greedy", "coupled", "top-k, top-p"):
@@ -474,7 +476,7 @@ def commands(options):
         writing = ["--layers", "1", "--steps", "30", "--tokens", "3000", "--answer-tokens", "40", "--vocabulary", "100"]
         writing += ["--prompts", str(prompts), "--out", f"{folder}/drafter"]
         own = ["--devices", "2", "--draft", "q8", "--max-tokens", "8", "--json"]
-        with ThreadPoolExecutor(5) as together:
+        with ThreadPoolExecutor(6) as together:
             tries = [
                 together.submit(
                     *(run, "profile", "profile", *there, "--dtype", "bfloat16", "--draft", "q8", *small),
@@ -483,17 +485,22 @@ def commands(options):
                 ),
                 together.submit(run, "distill", "distill", *there, *writing, seconds=120),
                 together.submit(run, "demo", "demo", *there, *own, seconds=120),
-                *(together.submit(served, run, folder, there, dtype) for dtype in ("float32", "bfloat16")),
+                *(
+                    together.submit(served, run, folder, there, *options)
+                    for options in (["float32"], ["bfloat16"], ["bfloat16", "--batch-invariant"])
+                ),
             ]
         for each in tries:
             each.result()
         run("plan", "plan", site)
 
 
-def served(run, folder, there, dtype):
+def served(run, folder, there, dtype, *more):
     """An edge with plain, edge and device drafting, and a device under each rule."""
-    log = Path(folder) / f"serve-{dtype}.log"
+    kind = ", ".join((dtype, *more))
+    log = Path(folder) / f"serve-{dtype}{len(more)}.log"
     command = ["serve", *there, "--dtype", dtype, "--port", "0", "--json", "--max-length", "300", "--mode", "rounds"]
+    command += more
     with (
         log.open("w") as out,
         subprocess.Popen([sys.executable, "-m", "multispin", *command], stdout=out, stderr=out) as edge,
@@ -504,20 +511,20 @@ def served(run, folder, there, dtype):
                 time.sleep(0.2)
                 port = re.search(r'"port": ?(\d+)', log.read_text())
             if port is None:
-                say(what="error", name=f"serve, {dtype}", text=log.read_text()[-700:])
+                say(what="error", name=f"serve, {kind}", text=log.read_text()[-700:])
                 return
             with ThreadPoolExecutor(5) as devices:
                 for rule in ("greedy", "coupled", "rejection", "rejection-up", "rejection-down"):
                     temperature = "0" if rule == "greedy" else "0.8"
                     device = ["device", f"ws://127.0.0.1:{port[1]}", "--target", there[1], "--draft", "q8"]
                     device += ["--rule", rule, "--temperature", temperature, "--seed", "5", "--prompt", "hello"]
-                    devices.submit(run, f"device, {dtype}, {rule}", *device, "--max-tokens", "16", "--json")
+                    devices.submit(run, f"device, {kind}, {rule}", *device, "--max-tokens", "16", "--json")
         finally:
             edge.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 edge.wait(20)
             edge.kill()
-    say(what="serve", dtype=dtype, tracebacks=log.read_text().count("Traceback"))
+    say(what="serve", kind=kind, tracebacks=log.read_text().count("Traceback"))
 
 
 def vllm(_options):

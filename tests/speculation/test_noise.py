@@ -7,6 +7,7 @@ from scipy import stats
 
 from multispin.errors import InputError
 from multispin.speculation import SamplingParams, derive_seed, gumbel_numpy, gumbel_torch, uniform_numpy, uniform_torch
+from multispin.speculation.noise import MAX_SEED, uniform_word
 
 seeds = st.integers(0, 2**63 - 1)
 positions = st.integers(0, 2**31)
@@ -65,3 +66,11 @@ def test_derived_seeds_are_valid_and_distinct():
 def test_a_seed_out_of_range_is_refused_with_its_value(seed):
     with pytest.raises(InputError, match=str(seed)):
         SamplingParams(seed=seed)
+
+
+def test_the_word_of_one_token_is_that_of_the_array():
+    tokens = np.array([0, 1, 49151, 2**31 - 1])
+    for seed in (0, 7, MAX_SEED):
+        for position in (0, 5, 2**31):
+            words = (uniform_numpy(seed, position, tokens) * 2.0**52).astype(np.int64)
+            assert [uniform_word(seed, position, int(token)) for token in tokens] == words.tolist()

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 _COLUMNS = 8
-"""Columns of the state per program, at most. One warp holds 128 rows of them in registers and waits for no other warp."""
+"""Columns of the state per program, at most: one warp holds 128 rows of them in registers, and waits for no other."""
 
 
 def scan_slots(

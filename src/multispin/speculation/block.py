@@ -77,8 +77,8 @@ def block_stops(
     for accepted in range(len(rows) - 1, -1, -1):
         weight, row, distribution = prefix[accepted], rows[accepted], distributions[accepted]
         shares = row.cpu().numpy()[distribution.ids] if shares_of is None else shares_of(accepted)
-        q = distribution.weights / distribution.form.total
-        left = max(0.0, weight - float(np.minimum(weight * shares, q).sum()))
+        total = distribution.form.total
+        left = max(0.0, weight - float(np.minimum(weight * total * shares, distribution.weights).sum()) / total)
         chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
         yield Stop(accepted, chance, partial(_residual, weight, row, distribution))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from multispin.errors import InputError
 from multispin.speculation.codec import bits_per_id
-from multispin.speculation.noise import derive_seed, uniform_numpy
+from multispin.speculation.noise import derive_seed, uniform_word
 from multispin.speculation.rule import MAX_PROBABILITY_BITS
 from multispin.speculation.sampling import SamplingParams, truncated_logits
 
@@ -46,8 +46,7 @@ def stream_seed(seed: int, stream: Stream, base: int) -> int:
 
 def stream_word(seed: int, stream: Stream, base: int, position: int) -> int:
     """A uniform integer in 0 … 2^52 − 1 for one decision at one absolute position."""
-    uniform = uniform_numpy(stream_seed(seed, stream, base), position, np.zeros(1, dtype=np.int64))[0]
-    return int(uniform * 2.0**_WORD_BITS)
+    return uniform_word(stream_seed(seed, stream, base), position, 0)
 
 
 def scaled_word(word: int, total: int) -> int:

@@ -129,6 +129,21 @@ def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) ->
     return tokens
 
 
+def uniform_word(seed: int, position: int, token: int) -> int:
+    """The 52 bits of one variate as an integer, without numpy: `uniform_numpy` is (this + 0.5) / 2^52."""
+
+    def finalised(word: int, key: int) -> int:
+        word ^= key
+        for factor, shift in zip(_FACTORS, (16, 15), strict=True):
+            word = (word ^ (word >> shift)) * factor & 0xFFFFFFFF
+        return word ^ (word >> 16)
+
+    key_a, key_b, key_c, key_d = _keys(seed, position)
+    high = finalised(finalised(token, key_a), key_b)
+    low = finalised(finalised(token, key_c), key_d)
+    return high << 20 | low >> 12
+
+
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
     """Uniform variates in (0, 1) for token ids of any shape, 52 bits each."""
     key_a, key_b, key_c, key_d = _keys(seed, position)
