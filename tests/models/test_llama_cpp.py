@@ -303,6 +303,25 @@ def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, pro
         LlamaCppContext(loaded, 64)
 
 
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ("exit 3", r"breaks off at .* \(exit code 0x3\)"),  # what abort() gives on Windows
+        ("exit 77", r"breaks off at .* \(exit code 0x4d\)"),
+        ("kill -ABRT $$", r"breaks off at .* \(signal 6\)"),
+        ("echo it is odd; exit 23", r"it is odd"),
+    ],
+)
+def test_however_a_trial_ends_that_did_not_pass_its_file_is_refused(tmp_path, monkeypatch, status, sentence):
+    python, file = tmp_path / "python", tmp_path / "file.gguf"
+    python.write_text(f"#!/bin/sh\n{status}\n")
+    python.chmod(0o755)
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr("multispin.models.gguf_trial.sys.executable", str(python))
+    with pytest.raises(LlamaCppError, match=sentence):
+        try_file(file)
+
+
 def test_a_file_at_which_the_library_ends_its_process_is_refused_and_not_loaded(path, tmp_path):
     """A constant that is no number: the library asserts that its logits are numbers."""
     whole, key = path.read_bytes(), b"llama.attention.layer_norm_rms_epsilon"

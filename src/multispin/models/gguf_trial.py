@@ -16,7 +16,8 @@ TRIAL_TIMEOUT_S = 60.0
 """A file may take this long to be tried."""
 PASSED_KEPT_S = 90 * 86_400.0
 """Time after which a file that has passed is tried again [s]."""
-_REFUSED = 3  # exit status of a trial that says why the file cannot be used
+_REFUSED = 23  # exit status of a trial that says why the file cannot be used; 3 is that of abort() on Windows
+_PYTHON_FAILED = 1  # what went wrong there will go wrong here, and is told then
 _SHORT_CONTEXT_TOKENS = 64
 
 
@@ -55,8 +56,10 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
             with contextlib.suppress(ProcessLookupError):  # whatever it has started, too
                 os.killpg(trial.pid, signal.SIGKILL)
         trial.wait()
-    if trial.returncode < 0:
-        raise LlamaCppError(f"llama.cpp breaks off at {path} (signal {-trial.returncode}): this GGUF file is damaged")
+    if trial.returncode not in (0, _PYTHON_FAILED, _REFUSED):
+        code = trial.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code:#x}"  # Windows has no signals
+        raise LlamaCppError(f"llama.cpp breaks off at {path} ({how}): this GGUF file is damaged")
     if trial.returncode == _REFUSED:
         raise LlamaCppError(said.decode(errors="replace"))
     if trial.returncode == 0:
