@@ -135,8 +135,8 @@ def test_the_address_of_the_edge_alone_leads_a_browser_to_its_dashboard(edge):
 
 
 @contextlib.contextmanager
-def server(chunks, asked, tls=None):
-    """An API that streams these choices; `asked` takes the bodies and keys of its requests."""
+def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n"):
+    """An API that streams these choices and this end; `asked` takes the bodies and keys of its requests."""
     address, stop = [], threading.Event()
 
     async def models(request):
@@ -148,7 +148,7 @@ def server(chunks, asked, tls=None):
         await response.prepare(request)
         for chunk in chunks:
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(end)
         return response
 
     async def run():
@@ -277,3 +277,20 @@ def test_without_a_server_there_is_one_sentence_and_exit_code_2(url, sentence, c
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "sentence"),
+    [
+        (b": the end", "the server's answer ended in the middle, without [DONE]: ask again"),
+        (b"data: " + b"x" * (chat_command.MAX_LINE_BYTES + 2**18), "the server sent a line of over 1048576 bytes"),
+    ],
+    ids=["early", "endless line"],
+)
+def test_an_answer_that_ends_early_or_never_is_told(end, sentence, monkeypatch, capsys):
+    with server([choice("yes")], [], end=end) as url:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi")))
+        assert run(["chat", url]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "yes"
+    assert sentence in shown.err

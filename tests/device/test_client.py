@@ -47,6 +47,7 @@ HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
 LOGITS = 3.0 * torch.randn(V, V, generator=torch.Generator().manual_seed(4))
 """The target: next-token logits by the newest token."""
 URL = "memory://edge"
+REMEDY = "start `multispin serve` there, or name another address"
 
 
 def truth(params, length, prompt=PROMPT):
@@ -247,10 +248,10 @@ def test_patience_ends_and_says_what_was_wrong():
     never, dropping = MemoryEdge(), MemoryEdge(lambda: 0.01, keeps=False)  # welcomes, and goes
     never.away_until_s = float("inf")
     said, took_s = run(scenario(Patience(at_first_s=7.0), never))
-    assert said == f"cannot reach the edge at {URL}: connection refused"
+    assert said == f"cannot reach the edge at {URL} (connection refused): {REMEDY}"
     assert took_s == pytest.approx(7.0, abs=0.1)
     said, took_s = run(scenario(Patience(once_known_s=60.0), dropping))
-    assert said.startswith(f"cannot reach the edge at {URL}: ")
+    assert said.startswith(f"cannot reach the edge at {URL} (")
     assert 60.0 <= took_s < 70.0
     assert dropping.connections < 40
 

@@ -179,7 +179,7 @@ def test_a_server_can_take_neither_time_nor_disk_nor_memory(files, monkeypatch, 
 def test_what_is_not_there_is_refused_in_one_sentence(files, monkeypatch):
     with serving(files) as (_, url):
         monkeypatch.setenv("HF_ENDPOINT", url)
-        with pytest.raises(InputError, match=r"cannot fetch other/one from the hub: 404"):
+        with pytest.raises(InputError, match=r"cannot fetch other/one from the hub \(404.*name a folder"):
             load_tokenizer("other/one")
 
 

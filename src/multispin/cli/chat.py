@@ -310,15 +310,29 @@ async def _events(talk: Talk) -> AsyncIterator[Answer]:
         async with _http(talk) as http, http.post(f"{talk.url}/chat/completions", json=talk.body()) as answer:
             if answer.status != 200:
                 await _whole(answer)
-            async for line in answer.content:
+            async for line in _lines(answer):
                 data = line.strip().removeprefix(b"data:").strip()
-                if not line.startswith(b"data:") or data == b"[DONE]":
-                    continue
-                yield read_answer(data)
+                if data == b"[DONE]" and line.startswith(b"data:"):
+                    return
+                if line.startswith(b"data:"):
+                    yield read_answer(data)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"the server broke off: {one_line(str(error)) or 'time ran out'}") from None
+        raise InputError(f"the server broke off ({one_line(str(error)) or 'time ran out'}): ask again") from None
+    raise InputError("the server's answer ended in the middle, without [DONE]: ask again")
+
+
+async def _lines(answer: Any) -> AsyncIterator[bytes]:
+    """The lines of a streamed answer, as they come; InputError for one that is too long."""
+    begun = b""
+    async for part in answer.content.iter_any():
+        *whole, begun = (begun + part).split(b"\n")
+        for line in whole:
+            yield line
+        if len(begun) > MAX_LINE_BYTES:
+            raise InputError(f"the server sent a line of over {MAX_LINE_BYTES} bytes, the limit")
+    yield begun
 
 
 def _http(talk: Talk) -> Any:
@@ -328,14 +342,16 @@ def _http(talk: Talk) -> Any:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
     connector = aiohttp.TCPConnector(ssl=True if talk.tls is None else talk.tls)
-    return aiohttp.ClientSession(headers=headers, timeout=timeout, read_bufsize=MAX_LINE_BYTES, connector=connector)
+    return aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
 
 
 async def _whole(answer: Any) -> Answer:
     """An answer in one document; InputError with the server's own sentence if it refuses."""
     found = read_answer(await _bounded(answer))
     if answer.status != 200:
-        raise InputError(f"the server answered with status {answer.status}")
+        raise InputError(
+            f"the server answered with status {answer.status}: is this the base URL of an OpenAI-compatible API?"
+        )
     return found
 
 

@@ -102,7 +102,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     source = _load_source(options)
     prompt = prompt_ids(source.tokenizer, options)
     if not prompt:
-        raise InputError("the prompt is empty")
+        raise InputError("the prompt is empty: write one after --prompt or to standard input")
     drafter = source.drafter(_room(options, len(prompt) + options["max_tokens"]))
     drafter.prepare(prompt)
     return drafter, source.tokenizer, prompt

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from multispin.errors import InputError, require
-from multispin.outside import one_line
+from multispin.outside import first_line, one_line
 
 if TYPE_CHECKING:
     from multispin.protocol.events import Event
@@ -149,7 +149,9 @@ def machine_name(device: str, threads: int) -> str:
         try:
             return torch.cuda.get_device_name(device)
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise InputError(f"there is no device {device!r} here: {str(error).splitlines()[0]}") from None
+            raise InputError(
+                f"there is no device {device!r} here: {first_line(error)}; cpu is one everywhere"
+            ) from None
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -242,7 +242,10 @@ class DeviceClient:
         if delay_s is None:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
-            raise EdgeAwayError(f"cannot reach the edge at {', '.join(self._urls)}: {error}") from None
+            raise EdgeAwayError(
+                f"cannot reach the edge at {', '.join(self._urls)} ({error}): start `multispin serve` there, or name "
+                "another address"
+            ) from None
         if moves_on and len(self._urls) > 1:
             self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
             self._stop_drafting()

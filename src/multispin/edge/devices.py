@@ -228,7 +228,9 @@ class Devices:
             self._audience.tell(self._account.gone(min(lost), "abort", self._now_s()))
             self._passes.leave(min(lost))
         elif len(holder.sessions) >= most:
-            raise ProtocolError("full", f"this token has {most} sessions, its limit", retry_after_s=1.0)
+            raise ProtocolError(
+                "full", f"this token has {most} sessions, its limit: close one, or try again later", retry_after_s=1.0
+            )
 
     def _take_over(self, number: int, connection: Connection, answers: list[Downlink]) -> None:
         """Make this connection the session's own; an older one, half open perhaps, is closed."""

@@ -108,10 +108,12 @@ class Door:
             A number for `greeted` and `gone`. FullError if nobody can be asked to leave.
         """
         if address and self._addresses[address] >= self._most_per_address:
-            raise FullError(f"{self._most_per_address} connections come from {address}, the limit for one address")
+            raise FullError(
+                f"{self._most_per_address} connections come from {address}, the limit for one address: close one"
+            )
         if len(self._greeted) + len(self._strangers) >= self._most:
             if not self._strangers:
-                raise FullError(f"this edge holds {self._most} connections, its limit")
+                raise FullError(f"this edge holds {self._most} connections, its limit: try again later")
             _, longest = self._strangers.popitem(last=False)
             longest()
         self._next += 1

@@ -60,7 +60,9 @@ def folder_of(reference: str, weights: bool = True, quiet_s: float = QUIET_S, me
     if isinstance(kept, Path) and all(any(kept.glob(name)) for name in needed):
         log.warning("%s is taken as it was fetched earlier: %s", reference, found)
         return kept
-    raise InputError(f"cannot fetch {reference} from the hub: {found}")
+    raise InputError(
+        f"cannot fetch {reference} from the hub ({found}): name a folder or a .gguf file, or try again later"
+    )
 
 
 class _Fetch:

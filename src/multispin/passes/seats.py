@@ -146,7 +146,9 @@ class Seats:
             latest_s = now_s - MAKES_ROOM_AFTER_S
             quiet = [seat for seat in self._seats.values() if seat.idle and seat.heard_at_s < latest_s]
             if not quiet:
-                raise ProtocolError("full", f"this edge holds {self._limits.max_sessions} sessions, its limit")
+                raise ProtocolError(
+                    "full", f"this edge holds {self._limits.max_sessions} sessions, its limit: try again later"
+                )
             idle = min(quiet, key=lambda seat: seat.heard_at_s).session.number
         self._seats[session.number] = Seat(session, heard_at_s=now_s)
         return idle
