@@ -360,6 +360,20 @@ def test_an_edge_that_takes_the_connection_and_says_nothing_is_as_good_as_none()
     assert run(scenario()) == 4
 
 
+def test_an_edge_that_resumes_a_session_and_says_nothing_of_the_text_counts_as_lost():
+    async def scenario():
+        edge = MemoryEdge(lambda: 0.3 if edge.connections == 1 else None)
+        answers, go_on = edge.answers, edge.go_on
+        edge.answers = lambda message, end: [edge.limits] if isinstance(message, Resume) else answers(message, end)
+        edge.go_on = lambda end: go_on(end) if edge.connections == 1 else asyncio.sleep(0)
+        client = DeviceClient(URL, HELLO, NoDrafter(), link=edge.link(), patience=Patience(once_known_s=25.0))
+        with pytest.raises(InputError, match="no answer to a greeting within 10 s"):
+            await client.generate(Request(PROMPT, SamplingParams(), 40))
+        return edge.connections
+
+    assert run(scenario()) > 2
+
+
 def test_emulated_speed_and_uplink_take_their_time():
     async def scenario(emulation, band_hz):
         edge = MemoryEdge(verify_s=0.0, band_hz=band_hz)

@@ -137,10 +137,10 @@ export class DeviceClient {
       socket.onopen = () => this.send(this.session.greet());
       socket.onclose = socket.onerror = () => this.lost(new LinkLostError("the connection to the edge was lost"));
       socket.onmessage = ({ data }) => {
-        clearTimeout(timer);
         try {
           if (typeof data === "string") throw new InputError("the edge sent text, not a message of this protocol");
           this.take(decode(new Uint8Array(data)));
+          if (!["Greeting", "Resuming"].includes(this.session.stage.name)) clearTimeout(timer);
           if (this.session.finish) finished();
         } catch (error) {
           this.lost(error);

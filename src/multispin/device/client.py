@@ -44,7 +44,7 @@ from multispin.protocol.device_stages import Welcomed
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
 WELCOME_TIMEOUT_S = 10.0
-"""Longest wait for the answer to a greeting [s]; after it, an edge that says nothing counts as unreachable."""
+"""Longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge counts as lost."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
@@ -270,17 +270,15 @@ class DeviceClient:
     async def _read(self, retries: Retries) -> None:
         """Take in what the edge says, until the text ends."""
         loop, session = asyncio.get_running_loop(), self.session
-        greeted = True
         while not session.finish:
             try:
-                async with asyncio.timeout(WELCOME_TIMEOUT_S if greeted else None):
+                async with asyncio.timeout(WELCOME_TIMEOUT_S if session.is_greeting else None):
                     frame = await self._link.receive()
             except TimeoutError:
                 raise LinkLostError(f"no answer to a greeting within {WELCOME_TIMEOUT_S:.0f} s") from None
             self.counters.downlink_bytes += websocket_frame_bytes(len(frame), masked=False)
             message = decode_downlink(frame)
             progress = session.receive(message)
-            greeted = False
             self._count(progress, retries)
             match message:
                 case Welcome():

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 
-from multispin.protocol.device_stages import AT_WORK, Away, DeviceStage, Ended, Granted, Resuming, Work
+from multispin.protocol.device_stages import AT_WORK, Away, DeviceStage, Ended, Granted, Greeting, Resuming, Work
 from multispin.protocol.device_stream import Chains, Streaming
 from multispin.protocol.device_text import DeviceText
 from multispin.protocol.messages import Grant, Hello, Welcome
@@ -101,6 +101,11 @@ class DeviceStanding:
         """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
         work = self._work
         return work.grant if isinstance(work, Granted) else None
+
+    @property
+    def is_greeting(self) -> bool:
+        """Whether the edge still owes what answers a greeting: a Welcome, and after a Resume a Tail."""
+        return isinstance(self.stage, Greeting | Resuming)
 
     @property
     def joined(self) -> bool:
