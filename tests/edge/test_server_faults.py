@@ -197,7 +197,7 @@ def test_a_refused_device_is_told_why_and_does_not_try_again(tiny_folder):
             client = DeviceClient(site.url, site.hello(fingerprint="0" * 16), NoDrafter())
             await client.generate(Request(PROMPT, SamplingParams(), 10))
 
-    with pytest.raises(RefusedError, match="0000000000000000 is not the target's"):
+    with pytest.raises(RefusedError, match="0000000000000000\\) is not that of the edge's target"):
         run(scenario())
 
 

@@ -164,6 +164,7 @@ def test_unknown_fields_are_ignored():
         ({"n": 1000}, "n"),
         ({"stop": ["a"] * 17}, "stop"),
         ({"stop": ""}, "stop"),
+        ({"stop": ["a", "b" * 201]}, "stop"),
         ({"stop_token_ids": list(range(40))}, "stop_token_ids"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1_0": 1}}, "logit_bias"),  # Python reads these four as numbers

@@ -62,10 +62,14 @@ async def no_such_path(request: web.Request) -> web.StreamResponse:
     The API's are answered in OpenAI's shape, as all its errors are. This is no middleware: aiohttp remembers the
     applications that have any for as long as the process lives.
     """
-    allowed = set[str]()
+    allowed, known = set[str](), set[str]()
     for resource in request.app.router.resources():
         allowed |= (await resource.resolve(request))[1]
+        known.add(resource.canonical)
     allowed.discard(hdrs.METH_ANY)  # that is this handler's own route
+    for meant in (f"/v1{request.path}", request.path.removeprefix("/v1")):
+        if not allowed and meant in known:
+            return _refusal(404, f"there is no {request.path} here, but {meant}: look at the client's base URL")
     if not is_of_api(request):
         raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
     if not allowed:

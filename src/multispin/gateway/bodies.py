@@ -14,12 +14,12 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from multispin.errors import InputError
-from multispin.gateway.formats import FormatError, grammar_of_format
+from multispin.gateway.formats import grammar_of_format
 from multispin.gateway.tools import ToolUse, read_tools
 from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
 from multispin.speculation.sampling import MAX_BIASES, MIN_TEMPERATURE
-from multispin.speculation.stopping import MAX_STOP_STRINGS
+from multispin.speculation.stopping import check_stop_strings
 
 MAX_BODY_BYTES = 2 * 2**20
 """Largest request body."""
@@ -251,12 +251,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, none of them empty."""
+        """The stop strings; BadRequestError if there are too many, or one is empty or too long."""
         found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(found) > MAX_STOP_STRINGS:
-            raise BadRequestError(f"stop names {len(found)} texts, over the limit of {MAX_STOP_STRINGS}", "stop")
-        if any(not each for each in found):
-            raise BadRequestError("a stop string is empty", "stop")
+        named(lambda: check_stop_strings(found), "stop")
         return found
 
     def stop_ids(self, of_model: Sequence[int]) -> tuple[int, ...]:
@@ -485,10 +482,12 @@ def _short(value: Any) -> str:
 
 
 def named(make: Callable[[], Made], field: str) -> Made:
-    """Result of `make`; a FormatError becomes a BadRequestError of this field."""
+    """Result of `make`; an InputError that names no field becomes a BadRequestError of this one."""
     try:
         return make()
-    except FormatError as error:
+    except BadRequestError:
+        raise
+    except InputError as error:
         raise BadRequestError(str(error), field) from None
 
 
