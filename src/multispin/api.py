@@ -74,7 +74,7 @@ def simulate(
         mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "streams" and "auto" are
             the others that `multispin serve --mode` explains.
         rounds: verified rounds per run; in the other modes, passes.
-        seeds: one run each.
+        seeds: seeds of the simulation, one run each.
         knows: whether the controller knows the truth; otherwise it learns, as a real one does.
 
     Returns:
@@ -317,10 +317,10 @@ class Generated:
 
     Attributes:
         text: the text after the prompt.
-        ids: its token ids.
-        drafted: tokens drafted.
+        ids: token ids of the text.
+        drafted: number of drafted tokens.
         accepted: how many of them the target accepted.
-        rounds: verdicts received.
+        rounds: number of verdicts that were received.
         uplink_bytes: bytes sent, with all framing.
 
     """

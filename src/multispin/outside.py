@@ -49,7 +49,7 @@ def decode(data: bytes, source: str) -> str:
     """Text of bytes: UTF-8, or what their byte order mark says.
 
     Args:
-        data: what was read.
+        data: bytes that were read.
         source: where it comes from, as the subject of a sentence: "standard input".
 
     Raises:
@@ -107,7 +107,7 @@ def check_file(path: Path, most_bytes: int) -> None:
     """InputError unless a library may read this file to its end: a device file has none, and a pipe no beginning.
 
     Args:
-        path: the file.
+        path: file to read.
         most_bytes: most bytes that it may hold.
 
     """

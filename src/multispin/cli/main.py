@@ -114,7 +114,7 @@ class Termination:
     """Whether a signal to end has come: an exception is lost that is raised while a destructor runs, so one must ask.
 
     Attributes:
-        asked: whether it has.
+        asked: whether a signal to end has come.
 
     """
 

@@ -230,8 +230,8 @@ def _measure_drafters(
     """Have the target write texts, and each drafter guess every token of them.
 
     Args:
-        options: the command's.
-        drafts: the drafters' names.
+        options: options of the command.
+        drafts: names of the drafters.
         most_prompt: longest prompt [tokens]; of a longer one the end is taken.
         show: function that shows the progress.
 

@@ -26,7 +26,7 @@ def idle_policies(policies: Sequence[str], modes: Sequence[str]) -> str:
 
     Args:
         policies: that a person named.
-        modes: that are used.
+        modes: modes in which the option is used.
 
     """
     acts = any(mode in PLANNED or (mode in STREAMED and "fair" in policies) for mode in modes)

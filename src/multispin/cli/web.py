@@ -72,9 +72,9 @@ class Pages:
 
     Args:
         options: the options of `serve`.
-        server: the edge.
-        app: its web application.
-        tokenizer: the target's.
+        server: server of the edge.
+        app: web application of the edge.
+        tokenizer: tokenizer of the target.
         max_length: most tokens of a text, prompt included.
         guard: wraps handlers that only who may use this edge may call.
 

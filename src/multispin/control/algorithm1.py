@@ -41,7 +41,7 @@ def relaxed_lengths(problem: Problem, draft_time: Floats, price: Floats) -> Floa
     Args:
         problem: the scenario in numbers.
         draft_time: φ [s], shape [N].
-        price: λ, shape [N].
+        price: prices λ, shape [N].
 
     Source: arXiv 2606.04581, Proposition 1, eq. 36 and 37.
     """

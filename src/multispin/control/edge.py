@@ -71,7 +71,7 @@ class EdgeTables:
 
     Attributes:
         scenario: the site that they were made for.
-        weight: w_k, [K].
+        weight: weights of the sessions, w_k, [K].
         longest: longest draft of the edge for each session, [K]; 0 for all if the edge has no drafter.
         tokens: E[N_k] by draft length, [L_max + 1, K].
     """

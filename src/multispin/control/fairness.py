@@ -63,7 +63,7 @@ def fair_weights(weights: Sequence[float], tokens_per_s: Sequence[float]) -> lis
     The gradient is w_k / goodput_k; it is scaled so that all together are worth what they get now.
 
     Args:
-        weights: w_k.
+        weights: weights of the devices, w_k.
         tokens_per_s: recent goodput of each device, above 0 [tokens/s].
     """
     scale = sum(tokens_per_s) / sum(weights)

@@ -54,9 +54,9 @@ class Mixture:
         lengths: draft lengths of the devices, [K] tokens; 0 where no device drafts.
         edge_lengths: draft lengths of the edge in each pass of the others, [K] tokens.
         tokens: expected tokens of a period, [K].
-        phase_s: φ [s].
+        phase_s: length of the device phase, φ [s].
         period_s: duration of a period [s].
-        extra_passes: m.
+        extra_passes: number of extra passes, m.
         value: the objective to maximise.
     """
 

@@ -16,7 +16,7 @@ class DevicePlan:
     """The plan of one device.
 
     Args:
-        name: the device.
+        name: name of the device.
         draft_length: L_k [tokens]; 0 is plain decoding, with no upload and no band.
         bandwidth_hz: B_k [Hz]; under TDMA the whole band for everybody who drafts.
         expected_tokens: E[N_k] of the round [tokens].

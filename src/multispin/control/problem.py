@@ -21,7 +21,7 @@ class Problem:
         seconds_per_token: T_k [s], shape [K].
         upload_s: a_k = Q_k / R_k(B), upload time of a token over the whole band [s], shape [K].
         tokens: E[N_k] of every option, [R, K]; see below.
-        weight: w_k, shape [K].
+        weight: weights of the devices, w_k, shape [K].
         shortest: least draft length, shape [K].
         longest: greatest draft length, shape [K].
         minimum_goodput: least E[N_k] / round time [tokens/s], 0 where nothing is asked, shape [K].

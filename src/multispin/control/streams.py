@@ -34,7 +34,7 @@ class Ready(NamedTuple):
     """The state of one session when the engine is free.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         pending: drafted tokens of its device that have arrived and go on from the committed text.
         acceptance_rate: α of the device's tokens.
         weight: w_k, what one of its tokens counts; default 1.
@@ -82,7 +82,7 @@ class Ride(NamedTuple):
     """One session's part of a pass.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         device_tokens: pending tokens of its device that are verified, the first of them.
         edge_tokens: tokens that the edge's own drafter adds after them, before the verification.
     """

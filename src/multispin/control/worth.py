@@ -55,7 +55,7 @@ class SessionWorth:
     """The part of the best rates that `Ready` and the device need.
 
     Args:
-        bandwidth_hz: B_k [Hz].
+        bandwidth_hz: part of the band by the best rates, B_k [Hz].
         token_worth: ν_k T_k, what the time of a drafted token is worth [tokens].
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
         least_tokens_per_s: what plain decoding would give the session, or its least goodput [tokens/s].

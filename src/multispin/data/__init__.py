@@ -26,7 +26,7 @@ class Prompt:
     Attributes:
         name: unique and short, to be shown in a table.
         task: one of `TASKS`.
-        text: the message.
+        text: text of the user message.
 
     """
 

@@ -43,7 +43,7 @@ class DevicePreset:
     Attributes:
         title: device and drafter.
         source: where both numbers come from.
-        seconds_per_token: T^S [s].
+        seconds_per_token: drafting time of a token, T^S [s].
         acceptance_rate: α, per token.
 
     """

@@ -124,7 +124,7 @@ class Crew:
     """The processes of a demo: the same devices for all plays, and one edge for each play.
 
     Args:
-        specs: the devices.
+        specs: descriptions of the devices.
         device: arguments of `multispin device` that all of them share.
         started: function that gets the name and process id of every process.
         forks: whether processes may be forked from one that has imported PyTorch, which saves seconds for each. Not

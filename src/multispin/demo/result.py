@@ -20,8 +20,8 @@ class DeviceResult:
     """One device's part in one play; the fields are keys of `multispin demo --json`.
 
     Attributes:
-        name: the device's name.
-        drafter: its drafter.
+        name: name of the device.
+        drafter: name of its drafter.
         task: task family of its prompt.
         prompt: the user message.
         text: the text that came out.
@@ -58,7 +58,7 @@ class UserResult:
     """The result of one user in one play.
 
     Attributes:
-        name: the user's device.
+        name: name of the user's device.
         tokens_per_s: tokens per second of the site, from when all users' prompts were read to the last token.
         tokens: tokens of the text.
         drafted: tokens drafted for it, by its device or by the edge, that were verified.
@@ -114,9 +114,9 @@ class DemoResult:
         not_compared: why the texts are not compared with the target's own; None if they are.
         goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
         predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds.
-        rounds: rounds verified.
+        rounds: number of verified rounds.
         wall_s: time from the order to begin to the end of the last text, as it was played [s].
-        devices: each device's part.
+        devices: result of each device.
         round_log: the edge's report of each round; times are as they were played.
         target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch; None if it was
             not timed.

@@ -107,7 +107,7 @@ def site_crew(
     """A site's devices with real drafters and prompts.
 
     Args:
-        scenario: the site.
+        scenario: scenario of the site.
         embedded: whether the target is the embedded one, which has drafters of its own.
         drafters: drafters to use in turn; empty to choose by the devices' acceptance rates.
         prompts: prompts to use in turn; empty for the bundled ones.
@@ -146,7 +146,7 @@ def slow_enough(
     """How many times slower a site must be played for the real models to keep pace on this machine, in halves.
 
     Args:
-        scenario: the site.
+        scenario: scenario of the site.
         crew: its devices with their drafters.
         drafting_s: real time per drafted token while all devices draft, by device [s].
         usual_draft_s: processor time per drafted token on a free core, by drafter [s]; default torch's.

@@ -79,7 +79,7 @@ class Counters:
         drafted: tokens drafted and verified.
         accepted: tokens of them that were accepted.
         granted: tokens granted, over all rounds that were answered.
-        rounds: verdicts received.
+        rounds: number of verdicts that were received.
         uplink_bytes: bytes sent, WebSocket framing included.
         draft_bytes: bytes of them in drafts, and in the distributions that the edge asked for.
         downlink_bytes: bytes received, WebSocket framing included.

@@ -65,7 +65,7 @@ class Retries:
         """How long to wait before the next attempt [s]; None when it is time to give up.
 
         Args:
-            now_s: time [s].
+            now_s: present time of the device's clock [s].
             least_s: what the edge asked for [s]; a quarter of it more at most, so that not all come back at once.
         """
         if self._away_since_s is None:

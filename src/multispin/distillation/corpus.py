@@ -89,7 +89,7 @@ class Writer:
     Args:
         model: the target, in float32 or bfloat16; a model of transformers' or a `PackedModel`.
         tokenizer: tokenizer of the target, with or without a chat template.
-        answer_tokens: longest answer [tokens].
+        answer_tokens: length of the longest answer [tokens].
         prompts: user messages to answer; None for those of the bundled templates.
         prompt_tokens: longest prompt [tokens]; longer ones are cut.
         tell: called with every forward pass of a batch, with the tokens of answers that the batch has so far, and a

@@ -65,7 +65,7 @@ def compare_distributions(
     """Compare the distributions of student and target.
 
     Args:
-        student: the drafter.
+        student: drafter to evaluate.
         head: output embeddings of the target, shape [V, H].
         prompts: prompts in the order of the shards' sequences.
         greedy: the target's answers at temperature 0.

@@ -138,7 +138,7 @@ class Trainer:
         student: the model that is taught.
         recipe: how it is taught.
         batches: the sequences of each step.
-        step: steps done.
+        step: number of steps done.
         spent_s: time of these steps [s].
 
     Args:

@@ -142,7 +142,7 @@ class Access:
         Args:
             secret: the secret that was shown; empty if none was.
             address: network address that it came from.
-            now_s: time [s].
+            now_s: present time of the edge's clock [s].
 
         Raises:
             ProtocolError: it is nobody's, or too many guesses come from this address; a `TokenExpiredError` if it was

@@ -20,7 +20,7 @@ class _Text:
         opened_s: time at which its request came [s].
         began_s: time at which the first pass with it began [s]; None before.
         first_s: time at which its first token was committed [s]; None before.
-        tokens: tokens committed.
+        tokens: number of committed tokens.
         drafted: tokens drafted for it and verified.
         accepted: accepted tokens among them.
 

@@ -24,7 +24,7 @@ class PacedEngine:
     shortened.
 
     Args:
-        engine: engine that computes.
+        engine: engine whose results are used.
         verification: T_ver of the emulated engine.
         clock: function that returns the time [s].
         sleep: function that waits for a number of seconds.
@@ -98,7 +98,7 @@ class PacedBatchDrafter:
     """Another drafter of the edge's whose drafts take at least as long as those of an emulated one.
 
     Args:
-        drafter: drafter that computes.
+        drafter: drafter whose drafts are used.
         times: time of a drafting step of the emulated drafter.
         clock: function that returns the time [s].
         sleep: function that waits for a number of seconds.

@@ -72,7 +72,7 @@ class TokenFile:
     """A file of tokens that only its owner may read.
 
     Args:
-        path: the file.
+        path: file of the tokens.
 
     """
 

@@ -20,7 +20,7 @@ def beta_share(a: float, b: float, x: float) -> float:
     Args:
         a: first parameter, positive.
         b: second parameter, positive.
-        x: 0 … 1.
+        x: point of the distribution, 0 … 1.
 
     """
     if x <= 0.0 or x >= 1.0:
@@ -47,7 +47,7 @@ def beta_quantile(a: float, b: float, share: float) -> float:
     Args:
         a: first parameter, positive.
         b: second parameter, positive.
-        share: 0 … 1.
+        share: probability, 0 … 1.
 
     """
     within("a", a, _TINY, MOST)

@@ -35,9 +35,9 @@ class Drafting:
 
     Attributes:
         passes: number of passes by how many drafted tokens they accepted.
-        drafted: tokens drafted.
+        drafted: number of drafted tokens.
         accepted: accepted tokens among them.
-        longest: longest draft.
+        longest: length of the longest draft [tokens].
 
     """
 
@@ -77,7 +77,7 @@ class Answer:
         chat: whether it is a chat, not a completion.
         prompt_tokens: tokens of all prompts.
         id: identifier of the answer.
-        created: seconds since 1970.
+        created: time of the request [s since 1970].
         completion_tokens: generated so far, over all choices.
         drafting: figures over all choices.
         reported: alternatives per token whose log probabilities are reported; None where nothing is.
@@ -147,7 +147,7 @@ class Answer:
 
         Args:
             index: number of the choice.
-            part: what became final.
+            part: part of the text that became final.
             offset: characters of the choice's text before it.
         """
         events, logprobs, drafted = [], self._logprobs(part.tokens, offset), part.drafted

@@ -84,7 +84,7 @@ class Gateway:
         """Put the API into a web application.
 
         Args:
-            app: the application.
+            app: web application of the edge.
             guard: wraps each handler, for example with a check of credentials.
             door: knows which pages of other origins may use the API; default none may.
         """

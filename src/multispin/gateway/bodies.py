@@ -75,7 +75,7 @@ class BadRequestError(InputError):
     """A request that cannot be served as asked.
 
     Args:
-        sentence: why, for people.
+        sentence: reason of the refusal, for people.
         param: the field that is at fault, or None.
 
     """
@@ -194,7 +194,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
         stop_token_ids: further token ids that end the text.
         ignore_eos: whether the model's own end tokens do not end the text.
         logit_bias: what is added to the logit of a token id.
-        n: number of texts.
+        n: number of texts to write.
         stream: whether the text is sent while it is written.
         response_format: form of the text: text, a JSON object, or JSON that fits a schema.
         mark_drafted: whether a stream says which text is of accepted drafts: `drafted` of a chunk's choice.

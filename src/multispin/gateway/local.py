@@ -62,7 +62,7 @@ def local_sessions(
     A session is that of the caller whose request asks for the text (`guard`).
 
     Args:
-        server: the edge.
+        server: server of the edge.
         fingerprint: fingerprint of the target's tokenizer.
         decode: text of token ids.
         size: texts that are written at once; further requests wait for their turn.

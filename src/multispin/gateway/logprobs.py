@@ -10,7 +10,7 @@ class Scored(NamedTuple):
     """A generated token with what is reported of it.
 
     Attributes:
-        token: its id.
+        token: id of the token.
         score: its log probability, and the likeliest tokens at its place.
 
     """
@@ -41,7 +41,7 @@ def completion_logprobs(
     """The document under `logprobs` of a completion's choice.
 
     Args:
-        tokens: generated tokens.
+        tokens: generated tokens with their scores.
         bytes_of: bytes of a token's text.
         offset: characters of the text before them.
         most: alternatives that were asked for; the token itself is always among them.

@@ -44,7 +44,7 @@ async def parts_of(
     Args:
         source: where the text comes from.
         words: its tokens as text.
-        request: the request.
+        request: request of the client.
         count: function that gets every pass.
         with_tools: whether calls of tools are to be read from it.
         split: whether text of accepted drafted tokens comes in parts of its own.

@@ -76,7 +76,7 @@ def hidden_keys(
 
     Args:
         positions: [slots, rows], position of the token in each row.
-        keys: keys per slot.
+        keys: number of keys per slot.
         window: positions of a sliding window, as in `Scoring`.
         shared: query heads per key head.
         dtype: number type of the mask.

@@ -88,7 +88,7 @@ class BatchDrawing:
         """Draw one token per row.
 
         Args:
-            logits: [N, V].
+            logits: rows of logits, [N, V].
             rows: N requests' parameters and positions.
 
         Returns:
@@ -171,7 +171,7 @@ def draw_rows(logits: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """Draw by temperature, noise and argmax.
 
     Args:
-        logits: [N, V], shaped.
+        logits: rows of shaped logits, [N, V].
         block: see `BatchDrawing`.
 
     Returns:
@@ -189,7 +189,7 @@ def draw_truncated_rows(
     """Draw by temperature, top-k, top-p, noise and argmax; arguments and result as `draw_rows`.
 
     Args:
-        logits: [N, V], shaped.
+        logits: rows of shaped logits, [N, V].
         block: see `BatchDrawing`.
         zero_bits: lowest bits that are 0 in each logit as a float32.
         steps: the parts that this is made of, compiled; by default as they are.

@@ -41,7 +41,7 @@ class ReducedHead(nn.Module):
     Args:
         weight: [V', H], rows of the target's head.
         ids: [V'], the token id of each row, ascending.
-        vocabulary_size: V.
+        vocabulary_size: number of ids of the target, V.
 
     """
 
@@ -173,7 +173,7 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     """The drafter in `folder` on top of its target's embeddings.
 
     Args:
-        folder: written by `save_drafter`.
+        folder: folder that `save_drafter` wrote.
         model: its target; its layers are not used.
 
     Raises:

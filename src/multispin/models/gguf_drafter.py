@@ -135,7 +135,7 @@ def is_for_llama_cpp(name: DrafterName, target: str | None) -> bool:
     Cheap: nothing is written, and no weights are read.
 
     Args:
-        name: the drafter.
+        name: name of the drafter.
         target: reference of the target; None for the one that the drafter names, or the embedded one.
 
     """

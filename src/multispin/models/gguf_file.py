@@ -144,7 +144,7 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
     """Read a GGUF file's keys and tensors' names; InputError names the first one that is not known.
 
     Args:
-        path: the file.
+        path: GGUF file.
         reader: the file, if it is open already.
 
     """
@@ -261,7 +261,7 @@ def check_layout(path: Path, reader: "GGUFReader") -> None:
 
     Args:
         path: the file, for the refusal.
-        reader: the file, open.
+        reader: reader of the open file.
 
     """
     start, alignment = int(reader.data_offset), int(reader.alignment)

@@ -132,7 +132,7 @@ def main(reference: str, part: str, place: str, limits: dict[str, Any]) -> None:
     """Find the folder of a model.
 
     Args:
-        reference: its Hub id.
+        reference: Hub id of the model.
         part: "settings", or "all" that is read of it.
         place: "hub" to fetch what is missing, or "kept" for what was fetched earlier.
         limits: see `models.hub`.

@@ -101,7 +101,7 @@ class LlamaCppModel:
     """A GGUF file in llama.cpp: weights and vocabulary, shared by any number of texts.
 
     Args:
-        path: the GGUF file.
+        path: GGUF file of the model.
         gpu_layers: layers that a graphics processor computes; 0 for none. InputError where the library has no backend
             for one.
         only_vocabulary: read no weights; for a tokenizer. Default no.
@@ -188,7 +188,7 @@ class LlamaCppContext:
     """The cache of one text, or of several branches of one, with the model that fills it.
 
     Args:
-        model: the GGUF file.
+        model: loaded GGUF file.
         max_length: positions of the cache [tokens]; at most what the model was trained for is used.
         threads: processor threads for drafting.
         branches: texts that are cached at once; default 1. They share what they have in common.

@@ -31,7 +31,7 @@ class PackedModel:
         config: configuration of the language model, without those of other modalities.
         width: number of logits per row, padding of the vocabulary included.
         longest_text: positions that it knows; None if there is no limit.
-        device: where it computes.
+        device: torch device that computes.
         dtype: number type of hidden states and logits.
 
     """

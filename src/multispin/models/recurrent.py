@@ -238,8 +238,8 @@ def _advance(
 
     Args:
         module: layer that holds the convolution's weights.
-        layer: its states.
-        run: slot and positions.
+        layer: states of the layer.
+        run: slot and positions of the tokens.
         checkpoint: position of the slot's checkpoint.
         newest: position of its newest state.
         mixed: [n, queries + keys + values], before the convolution.

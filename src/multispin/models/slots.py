@@ -24,9 +24,9 @@ class SlotCache:
         config: configuration of a decoder whose layers attend to their own past (full or sliding window) or, as in
             Qwen3.5, keep a state instead.
         slots: number of sessions that fit.
-        max_length: positions per slot.
+        max_length: number of positions per slot.
         dtype: number type of keys and values.
-        device: where they live.
+        device: torch device of the tensors.
         spare: further slots, which no session is given; padding is written there. Default none.
     """
 

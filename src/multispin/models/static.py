@@ -53,7 +53,7 @@ class PassResult(NamedTuple):
 
     Attributes:
         rows: Σ n_i, of the tokens fed.
-        logits: [T, V].
+        logits: rows of logits, [T, V].
         states: [T, H], final hidden states.
         best: [T], index of the first largest logit.
         finite: [T], whether a row's largest logit is a finite number.
@@ -96,7 +96,7 @@ class StaticPasses:
     """Runs a packed model over one slot cache in passes of static shape.
 
     Args:
-        model: the model.
+        model: model to run.
         cache: made for it, with a spare slot.
         vocabulary_size: width of the logits.
         layout: which shapes passes may have.

@@ -266,7 +266,7 @@ def decode_by_vllm(
         reference: Hub id, folder, GGUF file or 'embedded'.
         requests: prompt and sampling parameters of each.
         max_tokens: where a text ends that has not met a stop id; a stop id is included.
-        stop_ids: where it ends.
+        stop_ids: ids that end the text.
         dtype: number type of weights and cache.
         options: further arguments of vLLM's engine, as for the engine that is compared.
     """

@@ -244,9 +244,9 @@ class Core:
     Args:
         model: folder or Hub id.
         dtype: number type of weights and cache.
-        slots: requests at once.
+        slots: number of requests at once.
         max_length: tokens that a request may have.
-        max_draft: the longest draft.
+        max_draft: length of the longest draft [tokens].
         options: further arguments of vLLM's engine by name; those in `OWNED` are refused.
 
     """

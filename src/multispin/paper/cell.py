@@ -161,12 +161,12 @@ def scenario(
     no faster than they are on average: one step for the whole batch takes the mean T^S. An A100 would be faster.
 
     Args:
-        pair: the models.
+        pair: pair of models.
         assumed: assumptions for what the paper leaves open.
         drawn: tasks, speeds and gains.
-        block: which fading block.
+        block: number of the fading block.
         devices: K, at most `MOST_DEVICES`.
-        bandwidth_hz: B [Hz].
+        bandwidth_hz: uplink band, B [Hz].
         bits_per_token: payload per drafted token [bit]; None is the paper's Q_tok.
         coupled: whether acceptance is that of ids only under shared noise: at least (1 − TV)/(1 + TV) where a
             rejection sampler has α = 1 − TV (Daliri, Musco, Suresh, arXiv 2408.07978), so α/(2 − α) is taken.

@@ -46,7 +46,7 @@ class Claim:
     Args:
         claim: the claim, with the unit.
         paper: the paper's number, or its words where it gives none; None where only we claim it.
-        ours: our number.
+        ours: number of this reproduction.
         low: lower end of our 95 % interval over realisations; equal to `ours` where nothing is random,
             but if that is the worst of several cases, the least of them.
         high: upper end of the interval.

@@ -24,7 +24,7 @@ class Reported:
 
     Args:
         figure: where the paper shows it.
-        pair: which models.
+        pair: pair of models, as "llama".
         claim: the claim, with the unit.
         value: the number, as a ratio of goodputs (1.88 for +88 %) or a goodput [tokens/s].
         baseline: scheme in the denominator; None for the goodput itself.

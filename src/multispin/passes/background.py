@@ -36,7 +36,7 @@ class Background(Generic[Result]):
         """Have work done there from now on.
 
         Args:
-            executor: one thread.
+            executor: executor with one thread.
             clock: returns the processor time of the thread that asks [s]; default none, work costs nothing.
 
         """

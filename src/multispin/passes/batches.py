@@ -16,7 +16,7 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
     """Put drafts into a batch, and as many prompt tokens as may ride along.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
         planned_s: time of a round, of which prompts may take their share [s].

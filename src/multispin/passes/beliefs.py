@@ -81,7 +81,7 @@ class Beliefs(Believed, Protocol):
         """Begin with what a device says of itself.
 
         Args:
-            session: its number.
+            session: number of the session.
             seconds_per_token: T^S, time per drafted token [s].
             spectral_efficiency: r of its link [bit/s/Hz].
 
@@ -94,7 +94,7 @@ class Beliefs(Believed, Protocol):
         """Begin a request whose rule puts other things on the air than ids.
 
         Args:
-            session: its number.
+            session: number of the session.
             token_bits: most bits of one drafted token; default an id's.
             refusal_bits: most further bits that a refused draft sends up.
 
@@ -106,8 +106,8 @@ class Beliefs(Believed, Protocol):
         """Learn from a draft that arrived.
 
         Args:
-            session: its number.
-            length: tokens drafted.
+            session: number of the session.
+            length: number of drafted tokens.
             draft_s: time that the device says it spent drafting [s].
             frame_bits: size of the frame on the wire [bit].
             bandwidth_hz: band that had been granted [Hz].
@@ -122,7 +122,7 @@ class Beliefs(Believed, Protocol):
         """Learn from a device's draft that was verified.
 
         Args:
-            session: its number.
+            session: number of the session.
             drafted: tokens of the draft.
             accepted: how many of them stand, from the first on.
 
@@ -135,7 +135,7 @@ class Beliefs(Believed, Protocol):
         """Learn from a pass.
 
         Args:
-            devices: sessions in it.
+            devices: number of sessions in the batch.
             tokens: tokens fed for them.
             seconds: how long it took [s].
 
@@ -145,7 +145,7 @@ class Beliefs(Believed, Protocol):
         """Learn from drafts that the edge's own drafter made together.
 
         Args:
-            lengths: tokens of each.
+            lengths: draft length of each session [tokens].
             seconds: how long all of them took [s].
 
         """
@@ -199,10 +199,10 @@ class _Belief(NamedTuple):
     """The beliefs about one session.
 
     Attributes:
-        acceptance_rate: α.
-        seconds_per_token: T^S [s].
-        spectral_efficiency: r [bit/s/Hz].
-        delay_s: one way [s].
+        acceptance_rate: α, per token.
+        seconds_per_token: drafting time of a token, T^S [s].
+        spectral_efficiency: r, spectral efficiency of the uplink [bit/s/Hz].
+        delay_s: one-way delay [s].
         token_bits: payload of one drafted token [bit].
         overhead_bits: size of a draft's frame beyond its tokens [bit].
         refusal_bits: that a refused draft sends up [bit].

@@ -42,7 +42,7 @@ class _Basis:
     """A decision, and what it was made from.
 
     Attributes:
-        decision: the decision.
+        decision: decision of `control.decide`.
         usual: drafter and draft length of most sessions.
         drafting: number of devices that draft, at least 1.
         views: beliefs about the sessions and the edge's drafter at that time.
@@ -120,7 +120,7 @@ class Chooser:
 
         Args:
             chosen: the choice for each of its members that is still here.
-            decision: the decision.
+            decision: decision of `control.decide`.
             at_s: time at which that was begun [s].
 
         """
@@ -219,9 +219,9 @@ class Chooser:
         """The plan, with short drafts of devices that do not draft, where these are due and have a chance to come.
 
         Args:
-            plan: the plan.
+            plan: the plan that was made.
             members: whom it is for.
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
             in_turns: whether devices send in turns, so that nobody has to share the band with a trial.
 
         """

@@ -66,7 +66,7 @@ class _Basis:
     """A plan from scratch, and what it was made from.
 
     Attributes:
-        plan: the plan.
+        plan: the plan that was made.
         views: beliefs about its members at that time, by session.
         lengths: draft lengths that no end of a text has cut short, by session.
         verify_s: predicted time of its verification [s].
@@ -127,7 +127,7 @@ class Controller:
         """Have long plans made there from now on, one at a time; the last one serves until the next is made.
 
         Args:
-            executor: one thread.
+            executor: executor with one thread.
             clock: returns the processor time of the thread that asks [s]; default none, plans cost nothing.
 
         """
@@ -169,7 +169,7 @@ class Controller:
         Args:
             members: sessions that get a grant.
             reserved_hz: band still in use by drafts that are late [Hz].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
         if not members:

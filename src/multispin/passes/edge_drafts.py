@@ -22,8 +22,8 @@ class EdgeDrafts:
         reads: whether its last draft had a prompt to read first, so that its time says nothing of drafting.
 
     Args:
-        state: the sessions.
-        drafter: the drafter.
+        state: sessions and messages that the parts of the loop share.
+        drafter: the edge's own drafter.
 
     """
 

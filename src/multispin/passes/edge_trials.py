@@ -38,9 +38,9 @@ class EdgeTrials:
         """The rides of the pass to come, with short drafts of the edge where a trial is due.
 
         Args:
-            rides: what was decided.
+            rides: rides of the pass, as `choose` decided.
             rooms: longest draft of the edge for each session that makes sense [tokens].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
             token_s: time that the verification of a token takes; default 0 [s].
 
         """
@@ -69,7 +69,7 @@ class EdgeTrials:
         """The edge's drafter has drafted.
 
         Args:
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
             timed: whether the time that it took says how fast it drafts; default yes.
 
         """

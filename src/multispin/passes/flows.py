@@ -60,10 +60,10 @@ class Flow:
         told_at: length of the committed text then [tokens].
         arrived_s: time at which its last chunk came [s].
         device: belief about its device, renewed now and then.
-        rides: passes since then.
+        rides: number of passes since then.
         view: recent belief about its tokens; None: to be found.
         young: passes for which it still counts as new.
-        chunks: frames that came.
+        chunks: number of frames that came.
         behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
         short_tokens: the same for what it is not to fall below at any price.
         resumed_s: time at which its device was told something that lets it draft beyond its full window [s].
@@ -109,7 +109,7 @@ class Flow:
         """Count what it had less than the least in the time since its last pass. To be told before `rode`.
 
         Args:
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
             tokens: tokens that it brought.
             plain_tokens_per_s: its goodput if nobody drafted.
             worth: its least goodput, and the goodput that was asked for it.
@@ -197,7 +197,7 @@ def window_of(
     Args:
         view: α, T^S [s] and Q/r [Hz s] of a token in frames of this many tokens.
         delay_s: one-way delay of its link [s].
-        bandwidth_hz: its band [Hz].
+        bandwidth_hz: part of the band that it is granted [Hz].
         pass_s: usual time of a pass [s].
         most: longest draft, the most of its tokens that are verified at once.
         devices: number of devices that stream; default 1.
@@ -245,7 +245,7 @@ def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int)
 
     Args:
         device: belief about the device.
-        bandwidth_hz: its band [Hz].
+        bandwidth_hz: part of the band that it is granted [Hz].
         cycle_s: time of a grant beside drafting and transmission: the round trip and a pass [s].
         most: longest draft that makes sense [tokens].
 

@@ -20,7 +20,7 @@ class Grants:
     """The sessions that draft in grants.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
 
     """
 

@@ -32,7 +32,7 @@ class HalfPasses:
         """The riders of the pass to come: all, or half of them if it is time for that.
 
         Args:
-            rides: what was decided.
+            rides: rides of the pass, as `choose` decided.
             must: sessions that ride in any case.
 
         """

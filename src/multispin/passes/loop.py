@@ -55,12 +55,12 @@ class Passes:
 
     Attributes:
         engine: verification engine that runs the target model.
-        controller: plans every round.
+        controller: controller that plans every round.
         limits: bounds of this edge.
 
     Args:
         engine: verification engine that runs the target model.
-        controller: plans every round.
+        controller: controller that plans every round.
         fingerprint: fingerprint of the target's tokenizer; a device with another one is refused.
         limits: bounds of this edge; default `Limits()`.
         seed: default noise seed handed to devices; default 0.

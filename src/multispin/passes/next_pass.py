@@ -20,7 +20,7 @@ class _Ride(NamedTuple):
     """One session's part of the pass to come.
 
     Attributes:
-        seat: the session's.
+        seat: seat of the session.
         ride: the decision for the session.
         epoch: epoch of the chain of its device's tokens.
 
@@ -35,7 +35,7 @@ class NextPass:
     """The pass to come.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         edge_drafts: the edge's own drafter at work; None if it has none.
 
     """

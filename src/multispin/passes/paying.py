@@ -64,10 +64,10 @@ class Paying:
         """Its text went on by `text` tokens, `own` of them the device's; whether it rests or drafts from now on.
 
         Args:
-            session: its number.
+            session: number of the session.
             own: tokens of the device that stand.
             text: all that were committed.
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
         account = self._accounts.get(session)

@@ -12,7 +12,7 @@ class Member(NamedTuple):
     """A session that takes part in the next pass.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         room: longest draft of its device that still makes sense, from the tokens that remain; 0 if it cannot draft.
         edge_room: longest draft of the edge's own drafter that still makes sense; default 0.
         comparable: whether its text shows how many tokens of a draft would have been accepted; so it is under `greedy`
@@ -30,7 +30,7 @@ class Probe(NamedTuple):
     """A short draft that is asked of a device to learn how good it is.
 
     Attributes:
-        draft_length: tokens.
+        draft_length: length of the draft [tokens].
         bandwidth_hz: band to send them over [Hz].
         expected_s: expected time until it arrives [s].
 
@@ -45,7 +45,7 @@ class SessionPlan(NamedTuple):
     """The plan for one session.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         draft_length: L_k [tokens]; 0 is plain decoding.
         bandwidth_hz: B_k [Hz]; 0 unless its device drafts.
         drafter: `DEVICE`, `EDGE` or `NOBODY`.

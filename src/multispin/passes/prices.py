@@ -82,7 +82,7 @@ class Prices:
             sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
                 device that cannot draft, or drafts in grants: of those only the weight and the time of a ride count.
             edge_rooms: whether the edge's own drafter can draft for them, and it is known how fast.
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
         there = frozenset(sessions)

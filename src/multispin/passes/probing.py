@@ -90,7 +90,7 @@ class Probes:
 
         Args:
             key: key of the drafter that is probed.
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
             lost: share of the goodput that is lost while it lasts; default 0.
             more_s: further cost, as time of all sessions [s]; default 0.
 

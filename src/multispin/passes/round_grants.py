@@ -47,7 +47,7 @@ class RoundGrants:
         rides: whether sessions without drafts have passes of their own.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         edge_drafts: the edge's own drafter at work; None if it has none.
 
     """

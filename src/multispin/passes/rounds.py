@@ -80,7 +80,7 @@ class Rounds:
     """The scheduler of rounds.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         edge_drafts: the edge's own drafter at work; None if it has none.
 
     """

@@ -37,7 +37,7 @@ class Scheduler(Protocol):
             step: the step that asked for the drafts.
             drafts: one draft per ask, in this order.
             draft_s: how long the drafting took [s].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
 
@@ -50,7 +50,7 @@ class Scheduler(Protocol):
             batch: the batch that was verified.
             findings: one per job, in this order; a Failure ends its own session only, None is a prompt's.
             verify_s: how long the verification took [s].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
 
@@ -60,10 +60,10 @@ class Scheduler(Protocol):
         """Take what a device drafted, or a distribution that it was asked for.
 
         Args:
-            seat: the device's.
+            seat: seat of the device's session.
             message: the message that came.
             frame_bytes: size of its frame [bytes].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         Returns:
             What is answered at once.

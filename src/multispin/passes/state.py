@@ -59,10 +59,10 @@ class EdgeState:
         """Take in a draft.
 
         Args:
-            seat: the device's.
-            message: the draft.
+            seat: seat of the device's session.
+            message: Draft message of the device.
             frame_bytes: size of its frame [bytes].
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         Returns:
             None if it is the draft that was awaited, else what is answered at once.
@@ -83,9 +83,9 @@ class EdgeState:
         """Learn from a draft.
 
         Args:
-            seat: the device's.
+            seat: seat of the device's session.
             grant: the grant that it answers.
-            message: the draft.
+            message: Draft message of the device.
             frame_bytes: size of its frame [bytes].
             took_s: time from the grant to the draft's arrival [s].
 

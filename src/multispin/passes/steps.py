@@ -16,7 +16,7 @@ class Job(NamedTuple):
     """One session's part of a batch.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         feed: the tokens that it brings.
         drafted: how many of them were drafted.
         granted: how many could have been drafted.
@@ -39,7 +39,7 @@ class Batch:
 
     Attributes:
         round: number of the round that it belongs to.
-        jobs: one per session.
+        jobs: verification jobs, one per session.
 
     """
 
@@ -57,7 +57,7 @@ class RoundReport:
     """The report of a round, and the plan of the next one.
 
     Attributes:
-        round: its number.
+        round: number of the round.
         members: sessions whose drafts were decided.
         drafted: tokens drafted, per member.
         accepted: drafted tokens that were accepted, per member.
@@ -98,7 +98,7 @@ class EdgeAsk(NamedTuple):
     """One session that the edge's own drafter is to draft for.
 
     Attributes:
-        session: its number.
+        session: number of the session.
         ask: slot, text, length and sampling parameters.
         form: how distributions are written, under the rejection rules; None where ids are enough.
 
@@ -118,7 +118,7 @@ class DraftHere:
     """The edge's own drafter is to draft for these sessions; `Passes.drafted` takes what it did.
 
     Attributes:
-        asks: one per session.
+        asks: drafting tasks, one per session.
 
     """
 

@@ -41,7 +41,7 @@ class Streams:
     """The scheduler of streams.
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         edge_drafts: the edge's own drafter at work; None if it has none.
         decide: decides who rides; default `control.streams.choose`.
 

@@ -35,7 +35,7 @@ class Windows:
         pass_s: usual time of a pass; the scheduler keeps it up to date [s].
 
     Args:
-        state: the sessions.
+        state: sessions and messages that the parts of the loop share.
         grants: grants of the texts under a rejection rule.
         edge_drafts: the edge's own drafter at work; None if it has none.
 
@@ -219,11 +219,11 @@ class Windows:
         """A stream was in a pass, and its device is told what was found.
 
         Args:
-            seat: the session's.
+            seat: seat of the session.
             contradicted: whether that ends the chain that its device drafts.
             stood: whether its device had drafted as far as it may, and may draft on now.
             changed: whether the device rests from now on, or drafts again.
-            now_s: the time [s].
+            now_s: present time of the driver's clock [s].
 
         """
         number, request = seat.session.number, seat.session.request

@@ -33,7 +33,7 @@ class Granted(Struct, frozen=True):
     """A draft is granted and not made yet.
 
     Attributes:
-        grant: the edge's grant.
+        grant: grant of the edge that the draft answers.
 
     """
 
@@ -45,7 +45,7 @@ class Drafted(Struct, frozen=True, eq=False):
 
     Attributes:
         message: the draft as it goes on the wire.
-        ids: its tokens.
+        ids: ids of the draft.
         distributions: the distributions that they were drawn from, under the rejection rules.
         sent: whether it was sent, and the edge has not granted it again since.
 
@@ -114,7 +114,7 @@ class Resuming(Struct, frozen=True):
     """A Resume is sent; a Welcome and then a Tail must come.
 
     Attributes:
-        kept: the stage before.
+        kept: stage before the connection was lost.
         welcomed: whether the Welcome has come.
 
     """

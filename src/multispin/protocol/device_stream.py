@@ -17,7 +17,7 @@ class Streaming:
     """The stage of a device that drafts on by itself.
 
     Attributes:
-        window: how far.
+        window: how far the device may draft ahead, and in what frames.
         epoch: number of the chain.
         ids: its tokens that follow the committed text.
         sent: how many of them have been sent.
@@ -141,7 +141,7 @@ class Chains:
 
         Args:
             chain: the chain that was under way.
-            tokens: the committed ids.
+            tokens: committed ids, prompt included.
             verified: tokens of the chain that the pass has verified.
             goes_on: whether the text goes on.
 

@@ -13,9 +13,9 @@ class Grown(NamedTuple):
     """The part by which a text has grown.
 
     Attributes:
-        tokens: its new ids.
+        tokens: new ids of the text.
         finish: why it has ended, "stop" or "length"; empty while it goes on.
-        text: its new words.
+        text: new text of these ids.
         scores: log probabilities of the new ids, where they were asked for.
 
     """
@@ -96,7 +96,7 @@ class DeviceText:
         """Commit tokens that the edge has sent.
 
         Args:
-            tokens: ids.
+            tokens: ids of the tokens.
             finish: why the text ends with them, by the edge; empty while it goes on. A stop string may end it sooner.
             scores: their log probabilities, where they were asked for.
             vocabulary_size: number of the target's token ids.

@@ -224,7 +224,7 @@ class EdgeSession:
         """Take a draft of the edge's own drafter in place of the pending empty one.
 
         Args:
-            ids: drafted tokens.
+            ids: ids of the drafted tokens.
             distributions: the distribution that each was drawn from, under the rejection rules. They are all here, so
                 that the draft is decided at once whichever of these rules the request names: the text follows the same
                 distribution under each.
@@ -402,7 +402,7 @@ def check_hello(hello: Hello, fingerprint: str, target: str = "") -> None:
     """Refuse a greeting that cannot work: another protocol, another tokenizer, an odd profile.
 
     Args:
-        hello: the greeting.
+        hello: Hello message of the device.
         fingerprint: fingerprint of the target's tokenizer.
         target: what the target is called, for the sentence that refuses another tokenizer; default nothing.
 

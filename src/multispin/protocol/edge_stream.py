@@ -55,10 +55,10 @@ class StreamCounts:
     """Counts of a session's streamed tokens, by their fate.
 
     Attributes:
-        received: tokens that came.
+        received: number of tokens that came.
         accepted: were verified and stand.
         rejected: were verified and do not stand.
-        wasted: were never verified.
+        wasted: number of tokens that were never verified.
 
     """
 

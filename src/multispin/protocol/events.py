@@ -68,8 +68,8 @@ class Opened(_Line, frozen=True, tag="opened"):
     """A session has opened a request, which now waits for a slot.
 
     Attributes:
-        session: the session's number.
-        name: the device's name.
+        session: number of the session.
+        name: name of the device.
         request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
         prompt_tokens: tokens of the prompt.
         max_tokens: most tokens to be generated.
@@ -89,12 +89,12 @@ class Ended(_Line, frozen=True, tag="ended"):
     """A text has ended.
 
     Attributes:
-        session: the session's number.
-        name: the device's name.
+        session: number of the session.
+        name: name of the device.
         request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
         finish: why: "stop" or "length"; "abort" if its session ended before it, "error" if it could not be computed.
         prompt_tokens: tokens of the prompt.
-        tokens: generated tokens.
+        tokens: number of generated tokens.
         drafted: drafted tokens that were verified for it.
         accepted: accepted tokens among them.
         first_token_s: time from the request to the first token [s]; None if there was none.
@@ -125,7 +125,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of a round for one device.
 
     Attributes:
-        name: the device's name.
+        name: name of the device.
         drafted: drafted tokens that were verified.
         accepted: drafted tokens that were accepted.
         tokens: tokens that were committed.
@@ -159,7 +159,7 @@ class Round(_Line, frozen=True, tag="round"):
     """A batch was verified, and the next round was granted.
 
     Attributes:
-        round: its number.
+        round: number of the round.
         time_s: the edge's clock when it was over [s].
         verify_s: how long the engine took [s].
         prompt_tokens: prompt tokens that rode in the same batch.
@@ -230,14 +230,14 @@ class Done(_Line, frozen=True, tag="done"):
 
     Attributes:
         ids: token ids of the text.
-        text: the text.
-        tokens: number of ids.
-        finish: why it ended.
+        text: generated text.
+        tokens: number of generated ids.
+        finish: why the text ended: "stop" or "length".
         rule: acceptance rule.
         seconds: time from the first message to the last [s].
         drafted: drafted tokens that were verified.
         accepted: drafted tokens that were accepted.
-        rounds: verdicts received.
+        rounds: number of verdicts that were received.
         uplink_bytes: bytes sent, framing included.
         draft_bytes: bytes of drafts and of the distributions that the edge asked for.
         reconnects: connections that were lost and made again.

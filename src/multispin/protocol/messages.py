@@ -71,8 +71,8 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     """Device → edge: a request.
 
     Attributes:
-        prompt: packed ids.
-        prompt_tokens: their number.
+        prompt: packed ids of the prompt.
+        prompt_tokens: number of prompt ids.
         continued: how many of the last of them are text generated earlier (by an edge that was lost); they count
             towards `max_tokens`.
         rule: the acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
@@ -120,7 +120,7 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
     """Device → edge: a draft for a round; it starts at `base` committed tokens.
 
     Attributes:
-        length: drafted tokens.
+        length: number of drafted tokens.
         payload: the bits that the rule sends for them (`speculation.pack_draft`).
         draft_us: time spent drafting, microseconds.
         head: under `rejection-down`, the token before `base` that the device found itself from the last offer.
@@ -242,7 +242,7 @@ class Chunk(Struct, frozen=True, array_like=True, tag=14):
     Attributes:
         epoch: number of the chain that they belong to; a device that starts over begins a greater one.
         start: position of the first of them in the text.
-        length: number of tokens.
+        length: number of ids.
         ids: packed ids.
         draft_us: time spent drafting them, microseconds.
 

@@ -26,7 +26,7 @@ class Progress(NamedTuple):
     """The effect of one message from the edge.
 
     Attributes:
-        tokens: new tokens.
+        tokens: ids that became committed.
         accepted: how many of them had been drafted.
         drafted: how many tokens had been drafted in all.
         finish: "stop" or "length" at the end of the text, else empty.

@@ -32,7 +32,7 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        params: sampling parameters.
+        params: sampling parameters of the text.
         max_tokens: most tokens to generate, 1 … 2^20.
         min_tokens: neither a stop id nor a stop string ends the text before this many tokens; default 0.
         stop_ids: token ids that end the text and stay in it; default none.

@@ -24,7 +24,7 @@ class RunningRequest:
     """One prompt on its way to becoming a text.
 
     Attributes:
-        request: the request.
+        request: request of the device.
         committed: prompt and generated ids; the only truth.
         prompt_tokens: number of ids that the user gave.
         finish: empty while the text goes on, else "stop" or "length".
@@ -37,7 +37,7 @@ class RunningRequest:
         matcher: matcher that has read the generated text, if the request has a grammar; else None.
 
     Args:
-        request: the request.
+        request: request of the device.
         generated: ids that another edge has generated already.
         vocabulary_size: number of the target's token ids.
         matcher: the grammar's matcher at the beginning of a text, where the request has a grammar; default none.

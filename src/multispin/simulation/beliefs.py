@@ -62,7 +62,7 @@ class TrueBeliefs(LearnedBeliefs):
     What it does not know, and what reports show of sessions, it learns like any other controller.
 
     Args:
-        scenario: the truth.
+        scenario: true scenario of the site.
         devices: all devices at the site, by session number.
         now_s: function that returns the time [s]; a device's link is known as it is now.
         knows_acceptance: whether acceptance is known; otherwise it is learned.

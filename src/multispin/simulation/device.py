@@ -48,7 +48,7 @@ class DeviceRecord:
     """Counts of a device. Every drafted token is accepted, rejected, dropped or wasted once, or under way.
 
     Attributes:
-        name: the device's name.
+        name: name of the device.
         drafted: number of drafted tokens.
         accepted: number of them that were accepted.
         rejected: number of them that were verified and not accepted, or lay beyond the end of the request.
@@ -106,7 +106,7 @@ class Drafting:
         epoch: number of the chain that they continue.
         start: position of the first of them in the text.
         since_s: when the first was begun [s].
-        count: number of tokens.
+        count: number of tokens to draft.
 
     """
 
@@ -132,10 +132,10 @@ class SimulatedDevice:
         truth: true speed, link and acceptance of the device.
         cell: the shared uplink.
         bits_per_token: payload of a drafted token.
-        channel: its radio channel.
+        channel: radio channel of the device.
         acceptance: source of accepted and rejected tokens.
         generator: draws what happens to it.
-        events: the virtual clock.
+        events: queue of events with the virtual clock.
         distributions: whether its drafts carry distributions, by the rule `rejection`; default no.
 
     """

@@ -35,7 +35,7 @@ class Stream:
     """How one device drafts.
 
     Args:
-        acceptance_rate: α.
+        acceptance_rate: α, per token.
         chunk: tokens of a frame.
         window: most tokens ahead of the committed text.
         period: ticks between two frames.
@@ -122,7 +122,7 @@ class SmallSite:
         count: number of joint states.
 
     Args:
-        streams: the devices.
+        streams: devices of the site.
         tick_s: length of a tick [s].
         fixed_s: engine time of a pass [s] …
         per_device_s: … of each rider [s] …

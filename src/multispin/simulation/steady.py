@@ -25,7 +25,7 @@ def streamed(scenario: Scenario, seeds: int) -> Streamed:
     """Simulate a site in streams.
 
     Args:
-        scenario: the site.
+        scenario: scenario of the site.
         seeds: number of runs whose mean is taken.
 
     Raises:

@@ -73,7 +73,7 @@ class EfficiencyTrace:
 
     Attributes:
         times_s: when each value begins to hold, ascending from 0; the last lasts as long as the one before it.
-        spectral_efficiency: r in bit/s/Hz.
+        spectral_efficiency: spectral efficiency of the uplink [bit/s/Hz].
 
     """
 
@@ -178,7 +178,7 @@ class FrameQueue:
     """A device's frames of streams: sent one after the other, each at the speed that the link has meanwhile.
 
     Args:
-        events: the virtual clock.
+        events: queue of events with the virtual clock.
         heard: function that returns the device as it is heard now.
 
     """
@@ -194,7 +194,7 @@ class FrameQueue:
         """Put a frame at the end of the queue.
 
         Args:
-            bits: its size [bit].
+            bits: size of the frame [bit].
             band_hz: its band, more than 0 [Hz].
             left: function that is called when its last bit has left, with the time that it was on the air [s].
             late_s: time that it is held back before, with all frames behind it; default 0 [s].

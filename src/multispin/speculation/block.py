@@ -58,7 +58,7 @@ def block_stops(
     Prefixes that cannot stand, because the target gives one of their tokens the probability 0, are left out.
 
     Args:
-        drafted: L token ids.
+        drafted: the L drafted token ids.
         distributions: L draft distributions; token i was drawn from distribution i.
         target: target(i) computes the target's distribution, [V] float64, after the first i drafted tokens, i = 0 … L.
         chance_of: chance_of(i) is what that distribution gives to drafted token i; by default it is read from it.

@@ -69,7 +69,7 @@ class SlotTable:
         slots: number of slots; at least 1. They are handed out from 0, the one given back last first.
 
     Attributes:
-        slots: the same number.
+        slots: number of slots.
         lacks: `SamplingParams.features` that the engine cannot apply; none, unless a class says otherwise.
 
     """

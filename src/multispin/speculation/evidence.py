@@ -181,7 +181,7 @@ def pack_draft(
     """The payload of a draft under a rule.
 
     Args:
-        drafted: L token ids.
+        drafted: the L drafted token ids.
         distributions: L distributions, one for each token; none under `greedy` and `coupled`.
         rule: the request's acceptance rule.
         form: V, V̂ and Q_B.

@@ -44,7 +44,7 @@ class AheadMatcher:
 
     Args:
         matcher: matcher that has read the committed text.
-        ahead: the drafted tokens.
+        ahead: drafted tokens behind the committed text.
 
     """
 
@@ -83,8 +83,8 @@ def masked(logits: torch.Tensor, masks: NDArray[np.uint8]) -> torch.Tensor:
     """Logits with −inf for every id that may not follow.
 
     Args:
-        logits: [R, V].
-        masks: [R, ⌈V/8⌉].
+        logits: rows of logits, [R, V].
+        masks: one bit per id, [R, ⌈V/8⌉] bytes.
 
     Returns:
         [R, V] float32, a copy. InputError if the grammar leaves a row nothing that the model can emit.

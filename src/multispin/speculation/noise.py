@@ -106,7 +106,7 @@ def high_words(
     """The upper 32 bits h of the uniform variates: h/2^32 < u < (h + 1)/2^32.
 
     Args:
-        seed: the request's seed.
+        seed: seed of the request.
         position: absolute position of the token.
         tokens: token ids, of any shape.
         room: two arrays of that shape that are overwritten, the first with the result; by default new ones.

@@ -75,7 +75,7 @@ def penalised(
     Args:
         logits: [L + 1, V], `shaped` already; row i is for the token after `text` and i drafted tokens.
         text: ids of the committed text, prompt included.
-        drafted: L ids.
+        drafted: the L drafted ids.
         params: the request's penalties, and the length of its prompt.
 
     Returns:
@@ -100,7 +100,7 @@ def shaped_after(
     Args:
         logits: [L + 1, V], row i for the token after `text` and i drafted tokens.
         text: ids of the committed text, prompt included.
-        drafted: L ids.
+        drafted: the L drafted ids.
         params: the request's sampling parameters.
     """
     if len(logits) != len(drafted) + 1:

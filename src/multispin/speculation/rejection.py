@@ -58,7 +58,7 @@ class Rejection:
         weight: q(token) · total, as the device sent it.
         form: V, V̂ and Q_B of the draft's distributions.
         base: position where the draft began; the refused token's position is base + accepted.
-        seed: the request's seed.
+        seed: seed of the request.
         distribution: [V] float64, the target's distribution p at that position.
     """
 
@@ -301,7 +301,7 @@ def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -
     Args:
         offer: the offer that `verify_floored` returned.
         distribution: the draft's distribution at position base + accepted.
-        seed: the request's seed.
+        seed: seed of the request.
     """
     form, floor = offer.floor.form, offer.floor
     if distribution.form != form:
@@ -351,7 +351,7 @@ class _Targets:
     """The target's distributions along a draft, each computed when it is asked for.
 
     Args:
-        drafted: L token ids.
+        drafted: the L drafted token ids.
         logits: [L + 1, V].
         base: position of the first drafted token.
         params: the request's sampling parameters.

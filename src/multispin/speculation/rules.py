@@ -34,7 +34,7 @@ def accept_matching(drafted: Sequence[int], emitted: Sequence[int]) -> Outcome:
     """Keep the drafted prefix that equals what the target emitted, and the target's token after it.
 
     Args:
-        drafted: L token ids.
+        drafted: the L drafted token ids.
         emitted: L + 1 token ids: the target's own token at each drafted position and after the last one.
     """
     accepted = 0

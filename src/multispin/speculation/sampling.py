@@ -155,7 +155,7 @@ def shaped(logits: torch.Tensor, positions: Sequence[int], params: SamplingParam
     """Logits with the request's bias added and its withheld ids at −inf; both sides do this before any rule.
 
     Args:
-        logits: [rows, V].
+        logits: rows of logits, [rows, V].
         positions: absolute position of the token that each row is for.
         params: the request's sampling parameters.
 
@@ -194,7 +194,7 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
     Args:
         logits: [rows, V], any float type, `shaped` already.
-        params: temperature > 0.
+        params: sampling parameters with a temperature > 0.
 
     Returns:
         [rows, V] float32; the softmax of a row is the distribution. Ties at the top-k edge are all kept, so that both

@@ -44,7 +44,7 @@ def scores(logits: torch.Tensor, tokens: Sequence[int], most: int) -> tuple[Scor
 
     Args:
         logits: [R, V] of the model, unchanged; row i is for token i, R at least the number of tokens.
-        tokens: ids.
+        tokens: ids of the committed tokens.
         most: alternatives to report per token, 0 … `MAX_LOGPROBS`.
     """
     import torch

@@ -30,7 +30,7 @@ class Dashboard:
     """The dashboard's page and its feed.
 
     Args:
-        board: what is shown.
+        board: board with the state that is shown.
         picture: QR code of an address as SVG.
         period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
         write_timeout_s: a viewer that takes no document for this long is let go [s]; default `WRITE_TIMEOUT_S`.
@@ -64,7 +64,7 @@ class Dashboard:
         """Put the dashboard into an edge's web application.
 
         Args:
-            app: the application.
+            app: web application of the edge.
             guard: wraps handlers that only who may use this edge may call.
         """
         app.router.add_get("/", _at_dashboard)

@@ -56,7 +56,7 @@ class PageDrafter:
 
     Attributes:
         name: its name, for people.
-        path: GGUF file.
+        path: GGUF file of the drafter.
 
     """
 
@@ -82,7 +82,7 @@ class DevicePage:
 
     Args:
         target: name of the target, for people.
-        tokens: the target's tokenizer.
+        tokens: tokenizer of the target.
         table: bytes of all tokens (`models.token_table`).
         max_length: most tokens of a text, prompt included.
         drafter: drafter of the page.
@@ -112,7 +112,7 @@ class DevicePage:
         """Put the page into an edge's web application.
 
         Args:
-            app: the application.
+            app: web application of the edge.
             guard: wraps handlers that only devices of this edge may use.
         """
         app.router.add_get(PAGE, serving(STATIC / "device.html"))

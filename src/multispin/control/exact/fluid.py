@@ -80,7 +80,7 @@ class Fluid:
         upper_bound_tokens_per_s: no rates have more, by the prices [tokens/s].
         engine_tokens_per_s: λ, what a second of the engine is worth [tokens/s].
         band_tokens_per_s: μ, what the whole band is worth [tokens/s].
-        passes_per_s: y_0 [1/s].
+        passes_per_s: rate of passes, y_0 [1/s].
         devices: one entry per device, in the scenario's order.
     """
 

@@ -12,7 +12,7 @@ class Solved(NamedTuple):
     """The optimum of a linear program with n unknowns and m rows.
 
     Attributes:
-        unknowns: x, [n].
+        unknowns: solution x, [n].
         prices: what the objective would fall by if the limit of a row rose by one, [m]. Never negative for a row that
             is at most its limit.
     """
@@ -25,7 +25,7 @@ class LinearProgram:
     """min cᵀx over x ≥ 0 whose rows are at most, or exactly, their limits.
 
     Args:
-        cost: c, [n].
+        cost: objective c, [n].
 
     """
 

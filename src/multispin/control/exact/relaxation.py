@@ -87,7 +87,7 @@ class Relaxation:
         rest_end: the same at φ_b.
         margin: bound on the rounding error of the sums, [N].
         earliest: least round time of any choice in the interval [s], [N].
-        latest: greatest one.
+        latest: greatest round time of any choice in the interval [s], [N].
         price: μ that was used, [N], or [N, 2, T] under TDMA.
         middle_excess: the priced problem in the middle of the interval: about what no refinement of φ can take
             away, [N].
