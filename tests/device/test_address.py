@@ -1,6 +1,7 @@
 import pytest
 
 from multispin.device import session_url
+from multispin.device.address import without_secrets
 from multispin.errors import InputError
 
 
@@ -32,3 +33,15 @@ def test_an_address_leads_to_the_session_endpoint(address, url):
 def test_what_is_no_address_is_refused_in_one_sentence(address):
     with pytest.raises(InputError, match=r"is not an address|part of a page"):
         session_url(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("wss://me:secret@edge.example:9/rooms/7?key=secret", "wss://edge.example:9/rooms/7"),
+        ("ws://secret@[::1]:8765/v1/session", "ws://[::1]:8765/v1/session"),
+        ("ws://127.0.0.1:8765/v1/session", "ws://127.0.0.1:8765/v1/session"),
+    ],
+)
+def test_what_may_be_a_credential_in_an_address_is_not_shown(address, shown):
+    assert without_secrets(address) == shown

@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from multispin.errors import InputError
 from multispin.models import Tokenizer, load_tokenizer
 from multispin.models.template import TemplateProcess, render
+from multispin.models.tokenizer import MAX_END_IDS
+from multispin.protocol.limits import MAX_STOP_IDS
 
 TEXTS = ("", "Why is the sky blue?", "naïve café — 漢字 🦊\n\n\ttabs", "<|end|> and <|start|>")
 PLAIN = """{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + eos_token }}
@@ -285,3 +287,19 @@ def test_it_loads_neither_torch_nor_transformers(tiny_folder):
     )
     done = subprocess.run([sys.executable, "-c", look, tiny_folder], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_more_ends_of_a_text_than_a_request_may_name_are_refused_at_once(tmp_path):
+    reference, settings = save(tmp_path), tmp_path / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": list(range(100, 100 + MAX_END_IDS - 2))}))  # beside those of `save`
+    assert len(load_tokenizer(reference).stop_ids) == MAX_END_IDS == MAX_STOP_IDS
+    settings.write_text(json.dumps({"eos_token_id": list(range(100, 100 + MAX_END_IDS - 1))}))
+    with pytest.raises(InputError, match="names 17 tokens that end a text, over the limit of 16"):
+        load_tokenizer(reference)
+
+
+def test_stop_strings_of_a_model_are_said_to_be_unused(tmp_path, caplog):
+    reference = save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"stop_strings": ["</s>"]}))
+    load_tokenizer(reference)
+    assert "names stop strings in its generation_config.json, which are not used" in caplog.text

@@ -36,6 +36,14 @@ def session_url(address: str) -> str:
     return str(url.with_path(path, keep_query=True))
 
 
+def without_secrets(address: str) -> str:
+    """An address as messages and logs show it: without a name, a password and a query, which may be credentials."""
+    try:
+        return str(URL(address).with_user(None).with_query(None))
+    except ValueError:
+        return address
+
+
 def _is_host(host: str) -> bool:
     """Whether this may be a host: an address, or a name without blanks none of whose parts is empty or too long."""
     if any(character.isspace() for character in host):

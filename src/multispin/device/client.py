@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from multispin.device.address import without_secrets
 from multispin.device.link import CLOSE_TIMEOUT_S, DelayedLink, Link, LinkLostError, ShapedLink, WebSocketLink
 from multispin.device.retry import Patience, Retries
 from multispin.errors import InputError
@@ -104,7 +105,7 @@ class Outage:
     """There is no edge at the moment.
 
     Attributes:
-        url: address that was tried.
+        url: address that was tried, without its secrets.
         why: what is wrong with it.
         delay_s: time until the next attempt [s].
         limit_s: time without an edge after which the device gives up [s].
@@ -242,8 +243,9 @@ class DeviceClient:
         if delay_s is None:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
+            tried_all = ", ".join(map(without_secrets, self._urls))
             raise EdgeAwayError(
-                f"cannot reach the edge at {', '.join(self._urls)} ({error}): start `multispin serve` there, or name "
+                f"cannot reach the edge at {tried_all} ({error}): start `multispin serve` there, or name "
                 "another address"
             ) from None
         if moves_on and len(self._urls) > 1:
@@ -254,7 +256,7 @@ class DeviceClient:
             self._stop_drafting()
             session.forget_edge()
         self.counters.reconnects += 1
-        self._on_outage(Outage(tried, str(error), delay_s, retries.limit_s))
+        self._on_outage(Outage(without_secrets(tried), str(error), delay_s, retries.limit_s))
         await self._first_of(timeout_s=delay_s)
 
     async def _say_goodbye(self) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import aiohttp
 
+from multispin.device.address import without_secrets
 from multispin.device.proxy import proxy_of
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
@@ -109,12 +110,15 @@ class WebSocketLink:
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
             raise InputError(
-                f"the certificate of {url} is not trusted: {why}; name the authority that signed it (--ca-file)"
+                f"the certificate of {without_secrets(url)} is not trusted: {why}; name the authority that signed it "
+                "(--ca-file)"
             ) from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a host without a name, …
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{url} is not an address of an edge (write ws://HOST:PORT): {error}") from None
+            raise InputError(
+                f"{without_secrets(url)} is not an address of an edge (write ws://HOST:PORT): {error}"
+            ) from None
         except aiohttp.ClientConnectorSSLError:
             raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
         except aiohttp.ClientProxyConnectionError as error:

@@ -30,6 +30,8 @@ RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"}
 """Variables of a chat template that have a meaning of their own."""
 MAX_IDS = 2**21
 """Most ids of a vocabulary; the largest published ones have a quarter of a million."""
+MAX_END_IDS = 16
+"""Most ids that end a text: a request names no more, and published models have up to three."""
 LONG_CHARACTERS = 4096
 """Texts of more characters, and lists of more ids, are handed over as a batch of one: only then does the library let
 Python's other threads run meanwhile, and two million characters take it seconds."""
@@ -289,6 +291,11 @@ def _end_ids(reference: str, folder: Path, tokenizer: Tokenizer) -> tuple[int, .
     if any(isinstance(stop, bool) or not isinstance(stop, int) or stop < 0 for stop in stops):
         raise InputError(f"the eos_token_id of {reference} is not a token id or a list of them")
     ids = dict.fromkeys(stops)
+    if generation.get("stop_strings"):
+        log.warning(
+            "%s names stop strings in its generation_config.json, which are not used: a request names its own",
+            reference,
+        )
     if not ids:
         log.warning("%s names no token that ends a text: texts end at their limit or at a stop string", reference)
     possible = tuple(stop for stop in ids if stop < tokenizer.size)  # no text ends with an id that it cannot have
@@ -297,6 +304,8 @@ def _end_ids(reference: str, folder: Path, tokenizer: Tokenizer) -> tuple[int, .
             "%s ends texts with the id %d, which the model lacks: texts end at their limit or at a stop string",
             *(reference, min(ids)),
         )
+    if len(possible) > MAX_END_IDS:
+        raise InputError(f"{reference} names {len(possible)} tokens that end a text, over the limit of {MAX_END_IDS}")
     return possible
 
 
