@@ -99,6 +99,7 @@ def test_a_simulation_refuses_what_cannot_be(asked, reason):
         multispin.simulate("paper-llama", **asked)
 
 
+@pytest.mark.long
 def test_advice_compares_every_way_to_serve_a_site():
     scenario = multispin.load_scenario("a100-7b")
     small = replace(scenario, devices=scenario.devices[:2])

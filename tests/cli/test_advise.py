@@ -22,6 +22,7 @@ def output(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.long
 def test_json_has_the_keys_that_scripts_rely_on():
     document = json.loads(output(*PRESETS, "--json"))
     assert list(document) == ["site", "users", "devices_pay", "options", "mix", "break_even", "skipped", "sentences"]
@@ -107,6 +108,7 @@ def test_a_picture_is_written(site, tmp_path):
     assert "in streams" not in drawn
 
 
+@pytest.mark.long
 def test_a_picture_shows_streams_where_they_were_simulated(tmp_path):
     """Of invented streams: to simulate those of a whole picture takes a while."""
     scenario, path = load_scenario(scenario_path("paper-llama")), tmp_path / "advice.svg"

@@ -68,6 +68,7 @@ def test_comparison_lists_every_policy_with_its_gain():
     assert max(served, key=lambda name: rows[name]["goodput_tokens_per_s"]) == "heterogeneous"
 
 
+@pytest.mark.long
 def test_comparison_says_why_a_policy_is_left_out():
     document = json.loads(output(str(EXAMPLES / "thousand-phones.toml"), "--compare", "--json"))
     assert [row["policy"] for row in document["skipped"]] == ["centralized", "edge-drafts"]

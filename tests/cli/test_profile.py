@@ -27,6 +27,7 @@ def profiled(tiny_folder, tmp_path_factory):
     return folder, json.loads(said.getvalue())
 
 
+@pytest.mark.long
 def test_what_it_prints(profiled, tiny_folder):
     _, found = profiled
     assert found["target"] == tiny_folder

@@ -66,6 +66,7 @@ def test_one_row_per_run_and_a_picture_of_each_kind(tmp_path):
         picture.unlink()
 
 
+@pytest.mark.long
 def test_modes_stand_side_by_side():
     modes = [word for mode in ("plain", "edge", "rounds", "mixture", "auto") for word in ("--mode", mode)]
     site = ("a100-27b", "--rounds", "60", "--seeds", "1", "--jobs", "1", *modes)
@@ -107,6 +108,7 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'multispin[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ray_gives_the_same_figures_as_this_process():
     pytest.importorskip("ray")
     arguments = (LLAMA, *SMALL, "--policy", "fixed", "--json")

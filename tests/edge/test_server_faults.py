@@ -77,6 +77,7 @@ class Cut(WebSocketLink):
         return frame
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_text_with_a_form_is_the_same_however_often_its_link_breaks(tiny_folder, mode, before):

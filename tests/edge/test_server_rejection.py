@@ -52,6 +52,7 @@ def test_the_edge_drafts_under_the_rejection_rules_too(tiny_folder, rule):
     assert sum(device.accepted for each in rounds for device in each.devices) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["rounds", "streams"])
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny_folder, rule, mode):

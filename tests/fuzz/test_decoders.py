@@ -7,6 +7,7 @@ from multispin.errors import InputError
 from multispin.models.gguf_file import read_facts
 
 
+@pytest.mark.long
 def test_damaged_input_is_read_or_refused():
     counts = decoders.fuzz(20_000, seed=1)
     for name, (read, refused) in counts.items():

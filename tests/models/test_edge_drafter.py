@@ -17,6 +17,7 @@ SAMPLING = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("static", [False, True])
 def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_and_leaves(make_model, family, static):
     model, rng = make_model(family), random.Random(8)

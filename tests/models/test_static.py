@@ -44,6 +44,7 @@ def both(model, slots, length, **layout):
     return ours, CachedModel(model, slots, length, static=False)
 
 
+@pytest.mark.long
 def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make_model, family, ragged):
     ours, theirs = both(make_model(family, **changes(family)), 5, 200, ragged=ragged)
     rng, texts = random.Random(1), {}

@@ -19,6 +19,7 @@ def full_logits(model, tokens):
         return model(torch.tensor([tokens])).logits[0]
 
 
+@pytest.mark.long
 def test_ragged_batches_with_random_rollbacks_equal_separate_full_forwards(make_model, family):
     model = make_model(family)
     verifier = Verifier(copy.deepcopy(model), slots=4, max_length=80)

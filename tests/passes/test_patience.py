@@ -46,6 +46,7 @@ def test_one_device_that_is_always_late_holds_up_no_round():
     assert seen(late_one, Limits(deadline_factor=1000.0)).wait_s(5, 0.2, 0.3) == pytest.approx(0.2 * 1.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", [{"straggler_probability": 0.05, "straggler_delay_s": 2.0}, {"fading": "rayleigh"}])
 def test_a_chosen_deadline_makes_more_than_a_fixed_one(what):
     truth = scenario_of_means(PAIRS["llama"], CALIBRATED["llama"], realise(1, 0, 1))

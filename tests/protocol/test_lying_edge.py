@@ -1,5 +1,6 @@
 """An edge that says anything, in any order: the device refuses it with one sentence, and never believes nonsense."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ messages = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from(list(Rule)),

@@ -17,6 +17,7 @@ TRIALS = {"rounds": 3, "mixture": 6, "auto": 3}
 """What is believed of a device is old, and some trials are needed to believe another thing."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["rounds", "mixture", "auto"])
 @pytest.mark.parametrize(
     "trouble", [{"acceptance_rate": 0.0}, {"seconds_per_token": 0.9}, {"spectral_efficiency": 1e-3}]

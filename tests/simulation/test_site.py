@@ -33,6 +33,7 @@ def lives(**by_name):
     return tuple(by_name.get(device.name, DeviceLife()) for device in SCENARIO.devices)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["heterogeneous", "homogeneous", "fixed", "uniform-bandwidth"])
 def test_goodput_meets_the_formula_where_the_truth_is_known(policy):
     # Mean of 8 seeds within 4 of its own standard errors of tau (eq. 16); frames are whole bytes here as there.

@@ -16,6 +16,7 @@ def distribution(params: SamplingParams) -> np.ndarray:
     return truncated_logits(LOGITS[None], params).softmax(-1)[0].double().numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "params",
     [
