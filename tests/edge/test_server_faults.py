@@ -49,7 +49,7 @@ def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_
 
     text, reconnects = run(scenario())
     assert text == alone(tiny_folder, PROMPT, SamplingParams(0.9, seed=4), 60)
-    assert reconnects >= (3 if mode == "rounds" else 2)  # a stream says the same in fewer bytes
+    assert reconnects >= 2  # how many frames a text takes depends on the speed of the machine
 
 
 class Cut(WebSocketLink):
