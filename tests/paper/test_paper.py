@@ -11,7 +11,7 @@ from multispin.control.goodput import expected_tokens
 from multispin.estimation.intervals import estimate, ratio_of_means, ratio_values
 from multispin.paper.calibration import calibrate
 from multispin.paper.cell import CALIBRATED, MOST_DEVICES, PAIRS, Assumptions, realise, scenario
-from multispin.paper.claims import Verdict, claims_of, summary_json
+from multispin.paper.claims import Agreement, claims_of, summary_json
 from multispin.paper.experiments import Study, settings_of, table_of
 from multispin.paper.reported import CALIBRATION_SPREAD, OUTLIER, REPORTED
 from multispin.paper.theory import figure_3, figure_4, figure_5, local_maxima
@@ -191,7 +191,7 @@ def test_a_missed_number_is_called_missed():
     made.run([Setting(pair) for pair in PAIRS])
     claims = claims_of(made, {}, ["6"])
     hete = next(claim for claim in claims if claim.claim.startswith("Goodput of Hete, Llama"))
-    assert hete.verdict is Verdict.MISSED
+    assert hete.verdict is Agreement.MISSED
     assert hete.finding.startswith("Not reproduced: we are")
     assert " above it" in hete.why
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from multispin.paper import streaming
-from multispin.paper.claims import STREAM_AIMS, Verdict, claims_of
+from multispin.paper.claims import STREAM_AIMS, Agreement, claims_of
 from multispin.paper.experiments import Study
 from multispin.report.bundle import draw
 from multispin.report.running_figures import streams as figure
@@ -59,7 +59,7 @@ def test_ids_need_no_band_distributions_do_and_more_acceptance_is_better(table):
 def test_claims_say_whether_the_aim_was_reached(study, table):
     made = claims_of(study, {"streams": both_pairs(table)}, ["streams"])
     assert len(made) == 4 * len(STREAM_AIMS)
-    assert {claim.verdict for claim in made} == {Verdict.BEYOND}
+    assert {claim.verdict for claim in made} == {Agreement.BEYOND}
     for claim in made:
         aim = float(claim.why.split("our aim was ")[1].split(",")[0])
         assert ("reached" in claim.why) == (claim.ours >= aim)

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from multispin.cli.main import run
-from multispin.paper.claims import Claim, Verdict
+from multispin.paper.claims import Agreement, Claim
 from multispin.report.page import Picture, number, page
 
 ARGUMENTS = [
@@ -87,7 +87,7 @@ def test_an_unknown_figure_is_refused_in_one_sentence(figures, tmp_path, capsys)
 
 
 def test_the_page_escapes_what_it_is_given():
-    claim = Claim("a < b & c", "> 1", 2.0, 1.0, math.nan, Verdict.CLOSE, "<b>")
+    claim = Claim("a < b & c", "> 1", 2.0, 1.0, math.nan, Agreement.CLOSE, "<b>")
     text = page("T & T", ["x < y"], [claim], [Picture('say "hi"', "<note>", b"png")])
     assert "a &lt; b &amp; c" in text
     assert "Close: &lt;b&gt;" in text

@@ -24,7 +24,7 @@ STREAM_AIMS: tuple[tuple[str, float, float], ...] = (("hete", 5e6, 1.4), ("hete"
 """Goals of streams of ids: a ratio to a scheme with the paper's payload, at a band [Hz]."""
 
 
-class Verdict(StrEnum):
+class Agreement(StrEnum):
     """How our number stands to the paper's.
 
     A number of the paper is REPRODUCED if it lies in our interval and differs by at most `CLOSE`; only the second is
@@ -59,7 +59,7 @@ class Claim:
     ours: float
     low: float
     high: float
-    verdict: Verdict
+    verdict: Agreement
     why: str
 
     @property
@@ -124,7 +124,7 @@ def _widened(got: Estimate, spread: float) -> Estimate:
     return Estimate(got.mean, got.mean - half, got.mean + half)
 
 
-def _compared(number: Reported, got: Estimate) -> tuple[Verdict, str]:
+def _compared(number: Reported, got: Estimate) -> tuple[Agreement, str]:
     off = math.log(got.mean / number.value)
     inside = got.low <= number.value <= got.high
     close = abs(off) <= CLOSE
@@ -133,10 +133,10 @@ def _compared(number: Reported, got: Estimate) -> tuple[Verdict, str]:
         ", as a ratio of goodputs" if number.percent else ""
     )
     if inside and close:
-        return Verdict.REPRODUCED, "inside our interval."
+        return Agreement.REPRODUCED, "inside our interval."
     if inside:
-        return Verdict.UNDECIDED, f"{how}, but our interval is so wide that it holds the paper's number."
-    return Verdict.CLOSE if close else Verdict.MISSED, f"{how}."
+        return Agreement.UNDECIDED, f"{how}, but our interval is so wide that it holds the paper's number."
+    return Agreement.CLOSE if close else Agreement.MISSED, f"{how}."
 
 
 def _reason(number: Reported) -> str:
@@ -198,7 +198,7 @@ def _edge_alone(study: Study, pair: str) -> list[Claim]:
         got = ratio_of_means(study.goodput(setting, scheme), plain)
         name = f"{TITLES[scheme]} ÷ plain decoding, {pair.title()}"
         made.append(
-            Claim(name, round(paper / float(plain.mean()), 2), got.mean, got.low, got.high, Verdict.BEYOND, why)
+            Claim(name, round(paper / float(plain.mean()), 2), got.mean, got.low, got.high, Agreement.BEYOND, why)
         )
     got = ratio_of_means(study.goodput(setting, "edge-drafts"), best)
     why = (
@@ -206,7 +206,7 @@ def _edge_alone(study: Study, pair: str) -> list[Claim]:
         "it needs no uplink. The paper's Cen-SPIN asks for a step that takes K times the server's drafting time."
     )
     name = f"Edge drafts ÷ Hete, {pair.title()}"
-    return [*made, Claim(name, None, got.mean, got.low, got.high, Verdict.BEYOND, why)]
+    return [*made, Claim(name, None, got.mean, got.low, got.high, Agreement.BEYOND, why)]
 
 
 def _streams(table: Table, pair: str, kind: str, base: str, band_hz: float, aim: float) -> Claim:
@@ -220,22 +220,22 @@ def _streams(table: Table, pair: str, kind: str, base: str, band_hz: float, aim:
     why = f"our aim was {aim:g}, {'reached' if ours >= aim else 'missed'}. Simulated, all learned; {acceptance}."
     title = {"hete": TITLES["heterogeneous"], "fixed": TITLES["fixed"]}[base]
     name = f"{STREAMS[kind]} ÷ {title} at {band_hz / 1e6:g} MHz, {pair.title()}"
-    return Claim(name, None, ours, low, high, Verdict.BEYOND, why)
+    return Claim(name, None, ours, low, high, Agreement.BEYOND, why)
 
 
-def _above(got: Estimate, border: float) -> tuple[Verdict, str]:
+def _above(got: Estimate, border: float) -> tuple[Agreement, str]:
     """Whether the paper is right in saying that a quantity lies above a border."""
     if not math.isfinite(got.low):
-        return Verdict.NO_INTERVAL, "one realisation has none."
+        return Agreement.NO_INTERVAL, "one realisation has none."
     if got.low > border:
-        return Verdict.REPRODUCED, "the whole interval is above."
+        return Agreement.REPRODUCED, "the whole interval is above."
     if got.high < border:
-        return Verdict.MISSED, "the whole interval is below."
-    return Verdict.UNDECIDED, f"our interval holds {border:g}; the difference is smaller than the luck of the draw."
+        return Agreement.MISSED, "the whole interval is below."
+    return Agreement.UNDECIDED, f"our interval holds {border:g}; the difference is smaller than the luck of the draw."
 
 
-def _held(holds: bool) -> Verdict:
-    return Verdict.REPRODUCED if holds else Verdict.MISSED
+def _held(holds: bool) -> Agreement:
+    return Agreement.REPRODUCED if holds else Agreement.MISSED
 
 
 def _figure_3(table: Table) -> list[Claim]:
@@ -278,4 +278,4 @@ def _algorithm1(study: Study, figures: Collection[str]) -> Claim:
         "states none) cost. Mean, least and most over all points and realisations."
     )
     name = "Goodput that Algorithm 1 leaves to the exact optimum [%]"
-    return Claim(name, None, float(every.mean()), float(every.min()), float(every.max()), Verdict.BEYOND, why)
+    return Claim(name, None, float(every.mean()), float(every.min()), float(every.max()), Agreement.BEYOND, why)

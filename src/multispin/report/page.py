@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multispin.paper.claims import Claim, Verdict
+from multispin.paper.claims import Agreement, Claim
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -22,7 +22,7 @@ img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 """
 
 
-_ROW_CLASS = {Verdict.REPRODUCED: "reproduced", Verdict.CLOSE: "close", Verdict.MISSED: "missed"}
+_ROW_CLASS = {Agreement.REPRODUCED: "reproduced", Agreement.CLOSE: "close", Agreement.MISSED: "missed"}
 """Colour of a row by verdict."""
 
 
