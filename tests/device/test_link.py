@@ -277,6 +277,21 @@ def test_text_is_refused_because_no_edge_sends_it():
     run(scenario())
 
 
+def test_a_ping_that_a_lost_connection_cannot_answer_is_a_lost_connection():
+    """As where a computer wakes: the edge's pings wait, and the connection has ended meanwhile."""
+
+    async def scenario():
+        async with linked("web socket") as (tried, url, peers):
+            await tried.connect(url)
+            await (await peers.get())._socket.ping()
+            await asyncio.sleep(0.1)
+            tried._socket._writer.transport.close()
+            with pytest.raises(LinkLostError, match="closing transport"):
+                await tried.receive()
+
+    run(scenario())
+
+
 def test_addresses_of_version_six_and_query_strings_reach_the_edge():
     async def scenario():
         seen = asyncio.Queue()

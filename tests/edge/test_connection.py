@@ -138,3 +138,28 @@ def test_nothing_of_a_closed_connection_is_left_at_either_end(run):
             return len(here), len(there)
 
     assert run(scenario()) == (0, 0)
+
+
+def test_a_ping_that_a_lost_connection_cannot_answer_is_its_end(run):
+    found = []
+
+    async def handler(request):
+        socket = web.WebSocketResponse(autoping=False)
+        await socket.prepare(request)
+        await asyncio.sleep(0.1)  # the ping has come
+        request.transport.close()
+        found.append(await WebSocketWire(socket, "", request.transport).receive())
+        return socket
+
+    async def scenario():
+        application = web.Application()
+        application.router.add_get("/", handler)
+        async with listening(application, port=0) as port:
+            link = WebSocketLink()
+            await link.connect(f"ws://127.0.0.1:{port}/")
+            await link._socket.ping()
+            await asyncio.sleep(0.3)
+            await link.close()
+
+    run(scenario())
+    assert found == [None]

@@ -148,7 +148,10 @@ class WebSocketLink:
         socket = self._socket  # `close` may run beside this
         if socket is None:
             raise LinkLostError("there is no connection")
-        frame = await socket.receive()
+        try:
+            frame = await socket.receive()
+        except (aiohttp.ClientError, OSError) as error:  # it answers pings and goodbyes, on a connection that is lost
+            raise LinkLostError(str(error) or type(error).__name__) from None
         if frame.type is aiohttp.WSMsgType.BINARY:
             data: bytes = frame.data
             return data

@@ -72,7 +72,10 @@ class WebSocketWire:
             if self._pings.more(asyncio.get_running_loop().time()) > MAX_PINGS_PER_S:
                 raise ProtocolError("too-fast", f"over {MAX_PINGS_PER_S} pings in a second")
             if frame.type is WSMsgType.PING:
-                await self._socket.pong(frame.data)
+                try:
+                    await self._socket.pong(frame.data)
+                except ConnectionError:
+                    return None
         if frame.type is WSMsgType.TEXT:
             raise ProtocolError("bad-message", "only binary frames are spoken here")
         data: bytes | None = frame.data if frame.type is WSMsgType.BINARY else None
