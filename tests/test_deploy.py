@@ -57,6 +57,18 @@ def test_ports_and_paths_agree():
     assert edge["build"]["dockerfile"] == "deploy/Containerfile"
 
 
+def test_an_image_is_built_from_all_that_a_wheel_is_made_of():
+    root = DEPLOY.parent
+    used = {line[1:] for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    hatch = project["tool"]["hatch"]
+    wheel = hatch["build"]["targets"]["wheel"]
+    fragments = hatch["metadata"]["hooks"]["fancy-pypi-readme"]["fragments"]
+    needed = {"pyproject.toml", *project["project"]["license-files"], *(each["path"] for each in fragments)}
+    assert needed | {"src", *wheel["force-include"]} == used
+    assert all(package.startswith("src/") for package in wheel["packages"])
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit(tmp_path):
     """With a program that exists here; a key that systemd does not know is an error."""

@@ -252,3 +252,11 @@ def test_a_text_whose_logits_are_not_numbers_fails_and_others_go_on(make_model):
         [Feed(good, 0, [1, 2, 3], SamplingParams()), Feed(again, 0, [1, 2, 3], SamplingParams())]
     )
     assert outcomes == [expected, expected]
+
+
+def test_weights_that_this_user_may_not_read_are_said_to_be_so(folder, monkeypatch):
+    """safetensors says of them that they do not exist; root may read everything, so the system's answer is played."""
+    hidden = sorted(folder.glob("*.safetensors"))[1]
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != hidden and access(path, mode))
+    refused(lambda: load_model(str(folder)), "may not read", hidden.name, "chmod")

@@ -30,7 +30,7 @@ from multispin.models.drafter_card import (
 )
 from multispin.models.drafter_name import CARD_FILE
 from multispin.models.quantised import round_weights
-from multispin.models.references import writing
+from multispin.models.references import check_readable, writing
 
 STORED = (torch.int8, torch.bfloat16, torch.float32)
 
@@ -189,6 +189,7 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     try:
         if not (folder / WEIGHTS_FILE).is_file():  # a device file has no end
             raise InputError(f"{folder / WEIGHTS_FILE} is not a file")
+        check_readable(folder / WEIGHTS_FILE)
         stored = load_file(folder / WEIGHTS_FILE)
         ids = _vocabulary(folder, stored, int(model.config.get_text_config().vocab_size))
         student = carve(model, card.layers, ids, card.frozen)

@@ -30,6 +30,7 @@ from multispin.models.quantised import whole_weights
 from multispin.models.references import (
     MOST_BYTES,
     WEIGHTS_FILE,
+    check_readable,
     check_sizes,
     converted_folder,
     is_whole,
@@ -86,6 +87,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
             continue
         if path.suffix != ".safetensors":
             raise InputError(f"{index} names weights that are not in a .safetensors file: {shown(path.name)}")
+        check_readable(path)
         yield path
 
 

@@ -183,3 +183,9 @@ def remove_older(folder: Path, pattern: str, seconds: float) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
+
+
+def check_readable(path: Path) -> None:
+    """InputError for a file that this user may not read: safetensors would say that there is none."""
+    if not os.access(path, os.R_OK):  # what safetensors writes, only its owner may read
+        raise InputError(f"this user may not read {path}: let it, for example with chmod a+r")
