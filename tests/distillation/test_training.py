@@ -61,6 +61,12 @@ def test_a_student_learns_and_only_its_own_weights_move(tiny_folder, shards, tmp
     assert all(torch.equal(fixed[n], p) for n, p in pupil.student.named_parameters() if n in fixed)
 
 
+def test_the_last_steps_reduce_the_total_variation():
+    """What is shown as loss falls there at once, as it is another one; progress says so."""
+    recipe = Recipe(steps=10, variation_share=0.3)
+    assert [recipe.by_variation(step) for step in range(10)] == [False] * 7 + [True] * 3
+
+
 @pytest.mark.long
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_folder, shards, tmp_path):
     whole = trainer(tiny_folder, shards, steps=20)

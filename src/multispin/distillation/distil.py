@@ -114,7 +114,9 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
         The card, which is stored in `order.out` with the weights.
 
     """
+    report(StageProgress("loading", 0, 1, "the target"))
     model = load_model(order.target, "float32", order.device)
+    report(StageProgress("loading", 1, 1, "the target"))
     layers, frozen = _layers(order, model)
     before = None if order.begin is None else _continued(order.begin, model)
     written = _write(order, model, report)
@@ -226,7 +228,8 @@ def _train(
         report(StageProgress("reading", done, of, "shards read by the frozen layers"))
 
     def taught(step: int, loss: float, step_s: float) -> None:
-        report(StageProgress("training", step, order.recipe.steps, f"loss {loss:.3f}, {step_s:.2f} s per step"))
+        name = "total variation" if order.recipe.by_variation(step - 1) else "loss"
+        report(StageProgress("training", step, order.recipe.steps, f"{name} {loss:.3f}, {step_s:.2f} s per step"))
 
     trainer = Trainer(student, head, ids, order.recipe, shards, order.device, frozen, prepared)
     order.out.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,10 @@ class Recipe:
         fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, self.steps))))
         return self.learning_rate * min(1.0, (step + 1) / rise) * max(fall, 0.01)
 
+    def by_variation(self, step: int) -> bool:
+        """Whether a step, counted from 0, reduces the total variation."""
+        return step >= (1.0 - self.variation_share) * self.steps
+
 
 class Batches:
     """Sequences of a corpus in a shuffled order, a pool of shards at a time.
@@ -223,7 +227,7 @@ class Trainer:
         hidden, aim = self.states(rows, recipe.positions, noise)
         ours, theirs = self._logits(hidden), self._logits(aim)
         target = functional.softmax(theirs, -1)
-        if self.step >= (1.0 - recipe.variation_share) * recipe.steps:
+        if recipe.by_variation(self.step):
             loss = 0.5 * (target - functional.softmax(ours, -1)).abs().sum(-1).mean()
         else:
             loss = functional.cross_entropy(ours, target)  # KL and a constant
