@@ -1,4 +1,4 @@
-"""What arrives over one connection, handed on so that it cannot take the event loop for itself.
+"""Data that arrives over one connection, handed on so that it cannot take the event loop for itself.
 
 A peer may send a megabyte in pieces of one byte: chunks of a body, empty WebSocket frames, TCP segments. Each piece
 costs as much as a message. So pieces are handed on for a short time, then all others have their turn; and a connection
@@ -13,13 +13,13 @@ from time import perf_counter
 PORTION_BYTES = 1024
 """The first portion of what has come; while portions are cheap, each is twice as large as the one before."""
 AT_ONCE_S = 0.002
-"""What has come is handed on for so long at once, or for as long as one portion takes [s]."""
+"""Longest time for which arrived data is handed on at once, unless one portion takes longer [s]."""
 SHARE = 0.1
 """Largest share of the loop's time that what comes over one connection may take in the long run."""
 BURST_S = 0.05
 """It may take this much at once [s]."""
 READ_S, REQUEST_S = 5e-5, 3e-4
-"""What a read of the socket costs beside, and what an HTTP request costs [s]."""
+"""Additional cost of a read of the socket, and of an HTTP request [s]."""
 MAX_KEPT_BYTES = 2**20
 """More than this is not kept for later: the connection ends."""
 

@@ -158,7 +158,7 @@ def load_verifier(
 
 
 def _judged(asked: Sequence[tuple[Feed, torch.Tensor]]) -> list[Finding | Failure]:
-    """What each request's rule finds in its logits; a Failure where its own values make that impossible."""
+    """The outcome of each request's rule; a Failure where the request's own values make that impossible."""
     drafts = []
     for feed, logits in asked:
         assert feed.params is not None

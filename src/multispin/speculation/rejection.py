@@ -282,7 +282,7 @@ def decide_floored(
 
 
 def _rest(distribution: torch.Tensor, floor: FlooredDistribution) -> torch.Tensor:
-    """What of a distribution its floor lacks, [V]; all of it where that is nothing, as then the token is never used."""
+    """The part of a distribution that its floor lacks, [V]; all of it where that is nothing: it is then never used."""
     import torch
 
     rest = distribution.clone()
@@ -390,7 +390,7 @@ class _Targets:
 
 
 def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Outcome | Rejection | Offer:
-    """What a rule decides, each of its questions answered when it is asked."""
+    """The decision of a rule, each of its questions answered when it is asked."""
     answer: Any = None
     while True:
         try:

@@ -116,7 +116,7 @@ class _Numbers:
 
 
 def decide_together(drafts: Sequence[Draft]) -> list[Outcome | Rejection | Offer | InputError]:
-    """What the rule of each draft decides, as `verify_distributions`, `verify_scalars` or `verify_floored`.
+    """The decision of each draft's rule, as `verify_distributions`, `verify_scalars` or `verify_floored`.
 
     Args:
         drafts: drafts over one vocabulary, their logits on one device.
