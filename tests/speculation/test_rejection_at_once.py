@@ -19,9 +19,9 @@ from multispin.speculation import (
     draft_token,
     judge,
     judge_together,
-    together,
     truncate,
 )
+from multispin.speculation.together import NUMBERS_AT_ONCE
 
 V = 60
 RULES = (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN)
@@ -53,16 +53,15 @@ def a_draft(rng, turn, rule):
     return Judged(drafted, Evidence(rule, form, **given), logits, base, params, list(range(base)))
 
 
-@pytest.mark.parametrize("numbers", [together.NUMBERS_AT_ONCE, 10 * V])
+@pytest.mark.parametrize("at_once", [NUMBERS_AT_ONCE, 10 * V])
 @pytest.mark.parametrize("seed", [3, 20])
-def test_a_batch_of_all_rules_finds_what_each_draft_finds_alone(monkeypatch, seed, numbers, processor):
-    monkeypatch.setattr(together, "NUMBERS_AT_ONCE", numbers)
+def test_a_batch_of_all_rules_finds_what_each_draft_finds_alone(seed, at_once, processor):
     rng, kinds = random.Random(seed), set()
     torch.manual_seed(seed)
     for turn in range(20):
         drafts = [a_draft(rng, 100 * turn + index, rng.choice(RULES)) for index in range(rng.randint(2, 12))]
         expected = [judge(*draft) for draft in drafts]
-        found = judge_together([draft._replace(logits=draft.logits.to(processor)) for draft in drafts])
+        found = judge_together([draft._replace(logits=draft.logits.to(processor)) for draft in drafts], at_once)
         kinds |= {type(each) for each in expected}
         for mine, other in zip(found, expected, strict=True):
             assert type(mine) is type(other)

@@ -20,7 +20,7 @@ from multispin.speculation.rule import Rule
 from multispin.speculation.rules import Outcome, verify_draft
 from multispin.speculation.sampling import SamplingParams
 from multispin.speculation.scoring import scores
-from multispin.speculation.together import Draft, decide_together
+from multispin.speculation.together import NUMBERS_AT_ONCE, RejectionDraft, decide_together
 
 if TYPE_CHECKING:
     import torch
@@ -100,15 +100,19 @@ class Judged(NamedTuple):
     masks: NDArray[np.uint8] | None = None
 
 
-def judge_together(drafts: Sequence[Judged]) -> list[Finding | InputError]:
+def judge_together(drafts: Sequence[Judged], at_once: int = NUMBERS_AT_ONCE) -> list[Finding | InputError]:
     """`judge` for each of some drafts over one vocabulary; those under the rejection rules are decided at once.
+
+    Args:
+        drafts: what `judge` takes, for each.
+        at_once: probabilities that are held at once; drafts beyond take turns.
 
     Returns:
         A finding for each, or the InputError that `judge` would raise.
 
     """
     found: dict[int, Finding | InputError] = {}
-    rejecting: dict[int, Draft] = {}
+    rejecting: dict[int, RejectionDraft] = {}
     for index, draft in enumerate(drafts):
         try:
             logits, params = _shaped(draft)
@@ -118,13 +122,13 @@ def judge_together(drafts: Sequence[Judged]) -> list[Finding | InputError]:
                 found[index] = _decide(draft, draft.evidence, logits, params)
             else:
                 evidence = draft.evidence
-                rejecting[index] = Draft(
+                rejecting[index] = RejectionDraft(
                     *(draft.drafted, evidence.rule, evidence.form, evidence.distributions, evidence.weights),
                     *(logits, draft.base, params),
                 )
         except InputError as error:
             found[index] = error
-    found.update(zip(rejecting, decide_together(list(rejecting.values())), strict=True))
+    found.update(zip(rejecting, decide_together(list(rejecting.values()), at_once), strict=True))
     return [_scored(draft, found[index]) for index, draft in enumerate(drafts)]
 
 

@@ -47,7 +47,7 @@ NUMBERS_AT_ONCE = 2**26
 """Probabilities that are held at once, 8 bytes each and a few times that for a moment; drafts beyond take turns."""
 
 
-class Draft(NamedTuple):
+class RejectionDraft(NamedTuple):
     """A draft under a rejection rule, and what the target says to it.
 
     Attributes:
@@ -115,11 +115,14 @@ class _Numbers:
         return lambda index: self._read[index, 1 : 1 + self._sizes[index]]
 
 
-def decide_together(drafts: Sequence[Draft]) -> list[Outcome | Rejection | Offer | InputError]:
+def decide_together(
+    drafts: Sequence[RejectionDraft], at_once: int = NUMBERS_AT_ONCE
+) -> list[Outcome | Rejection | Offer | InputError]:
     """The decision of each draft's rule, as `verify_distributions`, `verify_scalars` or `verify_floored`.
 
     Args:
         drafts: drafts over one vocabulary, their logits on one device.
+        at_once: probabilities that are held at once.
 
     Returns:
         A finding for each, or the InputError that its own values lead to; the others are not touched by it.
@@ -134,18 +137,18 @@ def decide_together(drafts: Sequence[Draft]) -> list[Outcome | Rejection | Offer
             found[index] = error
         else:
             sound.append(index)
-    for part in _parts(sound, drafts):
+    for part in _parts(sound, drafts, at_once):
         found.update(zip(part, _decided([drafts[index] for index in part]), strict=True))
     return [found[index] for index in range(len(drafts))]
 
 
-def _parts(indices: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
+def _parts(indices: Sequence[int], drafts: Sequence[RejectionDraft], at_once: int) -> Iterator[list[int]]:
     """Drafts in groups whose distributions fit the memory, at least one each."""
     part: list[int] = []
     numbers = 0
     for index in indices:
         own = drafts[index].logits.numel()
-        if part and numbers + own > NUMBERS_AT_ONCE:
+        if part and numbers + own > at_once:
             yield part
             part, numbers = [], 0
         part.append(index)
@@ -154,7 +157,7 @@ def _parts(indices: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int
         yield part
 
 
-def _decided(drafts: Sequence[Draft]) -> list[Outcome | Rejection | Offer | InputError]:
+def _decided(drafts: Sequence[RejectionDraft]) -> list[Outcome | Rejection | Offer | InputError]:
     """Let all rules work until each has asked for something, answer all questions of a kind at once, and go on."""
     numbers = _numbers(drafts)
     rules = [draft.deciding(each) for draft, each in zip(drafts, numbers, strict=True)]
@@ -187,7 +190,7 @@ def _decided(drafts: Sequence[Draft]) -> list[Outcome | Rejection | Offer | Inpu
     return found
 
 
-def _numbers(drafts: Sequence[Draft]) -> list[_Numbers]:
+def _numbers(drafts: Sequence[RejectionDraft]) -> list[_Numbers]:
     """The distributions of all drafts, requests with the same parameters in one step; and one copy of numbers back."""
     import torch
 
@@ -238,7 +241,7 @@ def _floors(asked: Sequence[tuple[DistributionFormat, torch.Tensor]]) -> list[Fl
     return found
 
 
-def _draws(asked: Sequence[tuple[Draft, Draw]]) -> list[int | InputError]:
+def _draws(asked: Sequence[tuple[RejectionDraft, Draw]]) -> list[int | InputError]:
     """A token for each, in proportion to its weights."""
     import torch
 
