@@ -51,7 +51,7 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         ),
         (
             ["device", "--serve", "127.0.0.1:0", "--allowed-origin", "chat.example"],
-            "--allowed-origin: 'chat.example' is no",
+            "--allowed-origin 'chat.example' is no origin",
         ),
         (["simulate", CELL, *BRIEF, "--csv", "FOLDER"], "FOLDER"),
         (["simulate", CELL, *BRIEF, "--csv", "/dev/full"], "No space left"),
