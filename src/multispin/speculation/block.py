@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.speculation.distributions import TruncatedDistribution
+from multispin.speculation.distributions import TruncatedDistribution, residual
 
 if TYPE_CHECKING:
     import torch
@@ -80,15 +80,4 @@ def block_stops(
         total = distribution.form.total
         left = max(0.0, weight - float(np.minimum(weight * total * shares, distribution.weights).sum()) / total)
         chance = left / (left + 1.0 - weight) if weight < 1.0 else 1.0
-        yield Stop(accepted, chance, partial(_residual, weight, row, distribution))
-
-
-def _residual(weight: float, row: torch.Tensor, distribution: TruncatedDistribution) -> torch.Tensor:
-    """max(0, w·p − q), [V]; p itself where rounding has left nothing, which has probability 0."""
-    import torch
-
-    q = torch.from_numpy(distribution.weights / distribution.form.total).to(row.device)
-    residual = weight * row
-    residual[torch.from_numpy(distribution.ids).to(row.device)] -= q
-    residual.clamp_(min=0.0)
-    return torch.where(residual.sum() > 0.0, residual, row)
+        yield Stop(accepted, chance, partial(residual, row, distribution, weight))

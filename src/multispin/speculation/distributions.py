@@ -216,6 +216,23 @@ def certain_distribution(token: int, form: DistributionFormat) -> TruncatedDistr
     return TruncatedDistribution(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
 
 
+def residual(row: torch.Tensor, part: TruncatedDistribution | FlooredDistribution, weight: float = 1.0) -> torch.Tensor:
+    """max(0, weight · p − part), [V]; p itself where nothing is left of it, which has probability 0.
+
+    Args:
+        row: p, [V] float64.
+        part: the distribution, or the part of one, that is taken away.
+        weight: factor of p, 0 … 1.
+
+    """
+    import torch
+
+    left = weight * row
+    left[torch.from_numpy(part.ids).to(row.device)] -= torch.from_numpy(part.weights / part.form.total).to(row.device)
+    left.clamp_(min=0.0)
+    return torch.where(left.sum() > 0.0, left, row)
+
+
 def floor_distribution(distribution: torch.Tensor, form: DistributionFormat) -> FlooredDistribution:
     """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down."""
     return floor_of(*_most_probable(distribution, form.retained), form)

@@ -35,6 +35,7 @@ from multispin.speculation.distributions import (
     Stream,
     TruncatedDistribution,
     floor_distribution,
+    residual,
     scaled_word,
     stream_seed,
     stream_word,
@@ -217,8 +218,6 @@ def decide_scalars(
 
 def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Outcome:
     """Finish a rejection with the distribution that the device sent up: draw from max(0, p − q), normalised."""
-    import torch
-
     if distribution.form != rejection.form:
         raise InputError(f"the distribution is written as {distribution.form}, the draft as {rejection.form}")
     if distribution.weight(rejection.token) != rejection.weight:
@@ -226,16 +225,9 @@ def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Out
             f"the distribution gives token {rejection.token} the weight {distribution.weight(rejection.token)}, "
             f"the draft said {rejection.weight}"
         )
-    residual = rejection.distribution.clone()
-    ids = torch.from_numpy(distribution.ids).to(residual.device)
-    residual[ids] -= torch.from_numpy(distribution.weights / distribution.form.total).to(residual.device)
-    residual.clamp_(min=0.0)
-    if not float(residual.sum()) > 0.0:  # p = q up to rounding, where a refusal has probability 0
-        residual = rejection.distribution
-    return Outcome(
-        rejection.accepted,
-        _emit(residual, rejection.base, rejection.base + rejection.accepted, rejection.seed),
-    )
+    weights = residual(rejection.distribution, distribution)
+    position = rejection.base + rejection.accepted
+    return Outcome(rejection.accepted, _emit(weights, rejection.base, position, rejection.seed))
 
 
 def verify_floored(
@@ -276,20 +268,9 @@ def decide_floored(
         coin = stream_word(seed, Stream.ACCEPT, base, base + index)
         if coin * weight >= floored << 52:
             floor = floor or (yield Floor(index))
-            rest = partial(_rest, targets.distribution(index), floor)
+            rest = partial(residual, targets.distribution(index), floor)
             return Offer(index, base, floor, (yield Draw(rest, base + index)))
     return Outcome(len(drafted), (yield _bonus(drafted, targets, base)))
-
-
-def _rest(distribution: torch.Tensor, floor: FlooredDistribution) -> torch.Tensor:
-    """The part of a distribution that its floor lacks, [V]; all of it where that is nothing: it is then never used."""
-    import torch
-
-    rest = distribution.clone()
-    weights = torch.from_numpy(floor.weights / floor.form.total).to(rest.device)
-    rest[torch.from_numpy(floor.ids).to(rest.device)] -= weights
-    rest.clamp_(min=0.0)
-    return torch.where(rest.sum() > 0.0, rest, distribution)
 
 
 def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -> int:
