@@ -7,9 +7,10 @@ once warm, per pass. Processor time does not count what other processes take mea
 shared: compare within one run.
 
 The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
-WebSockets and receives the answers, and does nothing else. `floor-streams` is the same with as many answers as
-devices send in streams: of up to 66 devices each of the six tokens that one drafts in a pass comes in a frame of its
-own, of 200 and more there are two frames.
+WebSockets and receives the answers, and does nothing else. There all answers come at once; in `floor-apart` each comes
+at its own time within a pass, as those of real devices do, and wakes the server for itself. `floor-streams` is `floor`
+with as many answers as devices send in streams: of up to 66 devices each of the six tokens that one drafts in a pass
+comes in a frame of its own, of 200 and more there are two frames.
 
 With `--without-sockets` the same edge and devices are in this process, under a virtual clock: what is left is the
 protocol, the scheduler, events and metrics, each with its own processor time (`played_site`).
@@ -57,7 +58,7 @@ WARM_UP_PASSES = 40
 WARM_UP_SESSIONS = 8000
 """Less is warmed up where there are many sessions: in rounds of 1,000 a pass and the drafting before it take 4 s."""
 TOKENS_PER_PASS = 6
-FLOORS = ("floor", "floor-streams")
+FLOORS = ("floor", "floor-apart", "floor-streams")
 FLOOR_FRAME = b"x" * 24
 LIMIT_S = 600.0
 """A part of the benchmark may take so long [s]."""
@@ -128,10 +129,10 @@ class StubWords:
 
 
 @contextlib.asynccontextmanager
-async def clients(url, devices, http, token_s, prompt_tokens=5, frames=1):
+async def clients(url, devices, http, token_s, prompt_tokens=5, frames=1, apart_s=0.0):
     """A process of clients for as long as the block runs; gives the `Clients`."""
     arguments = ["--play", url, "--devices", str(devices), "--http", str(http), "--token-s", str(token_s)]
-    arguments += ["--prompt-tokens", str(prompt_tokens), "--frames", str(frames)]
+    arguments += ["--prompt-tokens", str(prompt_tokens), "--frames", str(frames), "--apart-s", str(apart_s)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, __file__, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -278,6 +279,8 @@ async def measure_floor(devices, mode, passes_wanted):
     """What sockets and aiohttp alone cost for a frame to each device, and one back or as many as in streams."""
     sockets, answers, complete = [], 0, asyncio.Event()
     frames = min(TOKENS_PER_PASS, max(2, FRAMES // devices)) if mode == "floor-streams" else 1
+    apart_s = pass_s(devices) if mode == "floor-apart" else 0.0
+    rest_s = pass_s(devices) if mode == "floor" else 0.0  # elsewhere the answers take as long
 
     async def handler(request):
         nonlocal answers
@@ -297,14 +300,13 @@ async def measure_floor(devices, mode, passes_wanted):
         for each in sockets:
             await each.send_bytes(FLOOR_FRAME)
         await complete.wait()
-        if frames == 1:  # else the answers take as long
-            await asyncio.sleep(pass_s(devices))
+        await asyncio.sleep(rest_s)
 
     application = web.Application()
     application.router.add_get("/floor", handler)
     async with (
         listening(application, port=0, gate=Gate(most_per_address=65536)) as port,
-        clients(f"http://127.0.0.1:{port}/floor", devices, 0, pass_s(devices) / frames, frames=frames) as played,
+        clients(f"http://127.0.0.1:{port}/floor", devices, 0, pass_s(devices) / frames, 5, frames, apart_s) as played,
     ):
         await played.play_until(lambda: len(sockets) == devices)
         await one_pass()
@@ -360,7 +362,7 @@ def main():
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 20, 50, 200, 1000])
     parser.add_argument("--http", type=int, help="HTTP clients beside; default: one more row with a tenth as many")
     parser.add_argument("--prompt-tokens", type=int, default=5, help="length of HTTP clients' prompts; default 5")
-    parser.add_argument("--mode", nargs="+", default=["floor", "floor-streams", "rounds", "mixture", "streams"])
+    parser.add_argument("--mode", nargs="+", default=[*FLOORS, "rounds", "mixture", "streams"])
     parser.add_argument("--passes", type=int, help="default: fewer for many devices")
     parser.add_argument("--without-sockets", action="store_true", help="devices in this process, under a virtual clock")
     parser.add_argument("--json", action="store_true", help="one JSON object for each row")
@@ -368,13 +370,14 @@ def main():
     parser.add_argument("--play", help=argparse.SUPPRESS)
     parser.add_argument("--token-s", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--apart-s", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     raise_descriptors()
     gc.set_threshold(*RARELY)  # as `multispin serve` has it
     logging.disable()  # of clients that are cut off in the end
     if options.play:
-        what = (options.devices[0], options.http, options.token_s, options.prompt_tokens, options.frames)
-        asyncio.run(play(options.play, *what))
+        what = (options.devices[0], options.http, options.token_s, options.prompt_tokens)
+        asyncio.run(play(options.play, *what, options.frames, options.apart_s))
         return
     columns = PARTS if options.without_sockets else COLUMNS
     if not options.json:

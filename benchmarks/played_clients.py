@@ -6,6 +6,7 @@ the stub's text has in four places of five, and takes the time that it is told.
 
 import asyncio
 import contextlib
+import random
 import sys
 import time
 
@@ -117,17 +118,21 @@ async def _converse(socket, number, token_s):
         device.hear(frame.data)
 
 
-async def play(url, devices, http, token_s, prompt_tokens, frames):
+async def play(url, devices, http, token_s, prompt_tokens, frames, apart_s):
     """Play them until the parent is gone; each line on standard input asks for the processor time so far [s]."""
     connector = aiohttp.TCPConnector(limit=0)
     base = url.removesuffix(SESSION_PATH)
 
     async def device(number):
         async with session.ws_connect(url, compress=0, heartbeat=15.0) as socket:
-            await (echo(socket) if url.endswith("/floor") else _converse(socket, number, token_s))
+            await (
+                echo(socket, random.Random(number)) if url.endswith("/floor") else _converse(socket, number, token_s)
+            )
 
-    async def echo(socket):
+    async def echo(socket, chance):
         async for frame in socket:
+            if apart_s:
+                await asyncio.sleep(chance.uniform(0.0, apart_s))
             await socket.send_bytes(frame.data)
             for _ in range(frames - 1):
                 await asyncio.sleep(token_s)
