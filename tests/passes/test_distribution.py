@@ -118,7 +118,7 @@ class Site(LocalDriver):
     def __init__(self, rule, forgetful=False, mode="rounds"):
         edge = TableDrafter() if mode in ("edge", "mixture", "auto") else None
         settings = ControllerSettings("fixed", 1e6, 3, 2, mode=mode, edge_drafts=edge is not None)
-        limits = Limits(max_sessions=10**4, max_waiting=10**4, prefill_tokens_per_round=10**6)
+        limits = Limits(10**4, 10**4, prefill_tokens_per_round=10**6, prefill_share=10**6)
         super().__init__(Passes(TableEngine(), Controller(settings), "abc", limits, edge_drafter=edge))
         self.rule, self.forgetful = rule, forgetful
         self.rng = random.Random(5)

@@ -3,7 +3,7 @@
 import pytest
 
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Passes, Sleep
-from multispin.passes.limits import LEAST_PREFILL_TOKENS
+from multispin.passes.limits import LEAST_PREFILL_TOKENS, UNSEEN_PREFILL_TOKENS
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Close,
@@ -407,3 +407,35 @@ def test_a_plan_never_grants_more_than_the_band_or_the_room_that_is_left(policy)
         site.draft(*site.owing())
         site.run()
     assert all(device.finish == "length" for device in site.devices.values())
+
+
+def test_where_tokens_cost_nothing_a_prompt_is_read_in_pieces_that_grow_with_what_was_seen():
+    site = Site(prefill_tokens_per_round=150)
+    site.engine.max_length = 500
+    assert site.verify_s == 0.1  # whatever is in a pass
+    (running,) = start(site, "running", max_tokens=300)
+    for _ in range(20):
+        site.draft(running)
+        site.one_pass()
+    site.join("reader", prompt=tuple(range(97)) * 4, max_tokens=1)
+    pieces = []
+    while sum(pieces) < 387:
+        site.draft(*site.owing())
+        largest = max(map(sum, site.engine.batches))
+        pieces.append(site.one_pass().prompt_tokens)
+        assert pieces[-1] <= UNSEEN_PREFILL_TOKENS or sum(site.engine.batches[-1]) <= 1.5 * largest
+    assert pieces[0] == UNSEEN_PREFILL_TOKENS
+    assert max(pieces) == 150
+    assert len(pieces) <= 5
+
+
+@pytest.mark.parametrize("share", [0.5, 100.0])
+def test_no_piece_of_a_prompt_is_longer_than_the_engine_takes(share):
+    site = Site(prefill_tokens_per_round=1000, prefill_share=share)
+    site.engine.max_length, site.engine.longest_chunk = 500, 20
+    (running,) = start(site, "running", max_tokens=300)
+    site.join("reader", prompt=tuple(range(90)), max_tokens=1)
+    while site.owing() == [running]:
+        site.draft(running)
+        assert site.one_pass().prompt_tokens <= 20
+    assert 20 in {max(batch) for batch in site.engine.batches}

@@ -68,6 +68,11 @@ class PacedEngine:
         """Sampling parameters that it cannot apply."""
         return self._engine.lacks
 
+    @property
+    def longest_chunk(self) -> int:
+        """As the engine's."""
+        return self._engine.longest_chunk
+
     def open(self) -> int:
         """Take a slot."""
         return self._engine.open()

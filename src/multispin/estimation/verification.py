@@ -96,6 +96,12 @@ class VerificationEstimator:
         return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, devices, tokens)
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest batch that still counts; 0 before any was seen."""
+        batches = self._rows[max(0, self._end - self._window) : self._end, 2]
+        return int(batches.max()) if len(batches) else 0
+
+    @property
     def fixed_s(self) -> float:
         """Cost of a batch in s."""
         return float(self._coefficients_s[0])

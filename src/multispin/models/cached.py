@@ -61,6 +61,8 @@ class CachedModel(SlotTable):
         layout = static if isinstance(static, StaticLayout) else StaticLayout(uniform=batch_invariant)
         self._cache = SlotCache(config, slots, max_length, packed.dtype, packed.device, spare=int(bool(static)))
         self._static = StaticPasses(packed, self._cache, self.vocabulary_size, layout) if static else None
+        if self._static is not None:
+            self.longest_chunk = self._static.longest_chunk
 
     @property
     def max_length(self) -> int:

@@ -127,6 +127,12 @@ class StaticPasses:
         """The shapes that passes have had so far."""
         return tuple(self._passes)
 
+    @property
+    def longest_chunk(self) -> int:
+        """Most prompt tokens for which there is a shape beside full drafts: half of the largest one, or a window."""
+        half = self._tokens[-1] // 2
+        return half if self._cache.recurrent is None else min(half, WINDOWS[-1])
+
     def shape(self, runs: Sequence[PackedRun], windows: Sequence[WindowRun]) -> Shape | None:
         """The shape that holds these runs; None if there is none."""
         tokens = at_least(sum(len(ids) for _, _, ids, _ in runs), self._tokens)

@@ -117,9 +117,11 @@ class VllmEngine(SlotTable):
             raise InputError(
                 f"max_length = {max_length} is outside 1 … {known}, the positions that this model knows, but one"
             )
-        # A step must have room for everybody's draft, or vLLM would cut some of them.
-        step = max(MAX_PROMPT_TOKENS_PER_STEP, slots * (max_draft + 1))
+        # A step must have room for everybody's draft and for prompts, or vLLM would cut some of them.
+        drafts = slots * (max_draft + 1)
+        step = max(MAX_PROMPT_TOKENS_PER_STEP, 2 * drafts)
         chosen = _options(internals, options, {"max_num_batched_tokens": step})
+        self.longest_chunk = max(1, int(chosen["max_num_batched_tokens"]) - drafts)
         _size_cache(internals, config, dtype, slots, self._max_length + max_draft + 2, chosen)
         with _told_in_a_sentence(reference):
             self._core = internals.Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from multispin.errors import InputError
-from multispin.passes.limits import LEAST_PREFILL_TOKENS
+from multispin.passes.limits import LEAST_PREFILL_TOKENS, UNSEEN_PREFILL_TOKENS
 from multispin.passes.plans import DEVICE, EDGE
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
@@ -12,20 +12,21 @@ from multispin.protocol import Pending
 from multispin.speculation import Evidence, Failure, Feed, masks_along
 
 
-def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float) -> Batch:
+def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float = 0.0) -> Batch:
     """Put drafts into a batch, and as many prompt tokens as may ride along.
 
     Args:
         state: sessions and messages that the parts of the loop share.
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
-        planned_s: time of a round, of which prompts may take their share [s].
+        planned_s: time of a round, of which prompts may take their share [s]; default 0: they take it of the pass.
 
     """
     jobs = sorted(drafts, key=lambda job: job.session)
-    budget = _prompt_budget(state, planned_s) if jobs else state.limits.prefill_tokens_per_round
+    waiting = [seat for seat in state.seats if prompt_due(state, seat)]
+    budget = _prompt_budget(state, jobs, planned_s) if waiting else 0
     # Whose text has had its slot longest comes first: who opens one prompt after the other waits like all others.
-    for seat in sorted((seat for seat in state.seats if prompt_due(state, seat)), key=lambda seat: seat.turn):
+    for seat in sorted(waiting, key=lambda seat: seat.turn):
         left = prompt_due(state, seat)
         if budget and seat.slot is not None and seat.session.request is not None:
             start, count = state.engine.cached(seat.slot), min(left, budget)
@@ -41,14 +42,18 @@ def prompt_due(state: EdgeState, seat: Seat) -> int:
     return state.seats.unread(seat) if seat.connected else 0
 
 
-def _prompt_budget(state: EdgeState, planned_s: float) -> int:
-    """Prompt tokens that may ride beside drafts."""
-    most = state.limits.prefill_tokens_per_round
-    per_token_s = float(state.controller.beliefs.verification.per_token_s)
-    allowed_s = state.limits.prefill_share * planned_s
-    if per_token_s * most <= allowed_s:
+def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) -> int:
+    """Prompt tokens that may ride in a pass: as many as lengthen it by the stated share, as far as that is known."""
+    verification, share = state.controller.beliefs.verification, state.limits.prefill_share
+    tokens = sum(len(job.feed.tokens) for job in drafts)
+    known = max(UNSEEN_PREFILL_TOKENS, int((1.0 + share) * verification.most_tokens) - tokens)
+    most = min(state.limits.prefill_tokens_per_round, state.engine.longest_chunk, known)
+    without_s = verification.predict(max(1, len(drafts)), max(1, tokens))
+    allowed_s = share * max(planned_s, without_s)
+    if verification.per_token_s * most <= allowed_s:
         return most
-    return min(most, max(LEAST_PREFILL_TOKENS, int(allowed_s / per_token_s)))
+    least = LEAST_PREFILL_TOKENS if drafts else UNSEEN_PREFILL_TOKENS
+    return min(most, max(least, int(allowed_s / verification.per_token_s)))
 
 
 def masked_feed(job: Job) -> Feed | Failure:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 LEAST_PREFILL_TOKENS = 8
 """Prompt tokens that ride in any pass, however short it is, so that nobody waits for ever."""
+UNSEEN_PREFILL_TOKENS = 64
+"""With more prompt tokens than this, a pass has at most the stated share more tokens than the largest recent one: what
+a token costs is known near the passes that were seen. A pass of prompts alone has so many in any case."""
 EXPIRY_PERIOD_S = 1.0
 """How often a driver looks for sessions that have been lost, or have owed an answer, for too long [s]."""
 
@@ -15,9 +18,9 @@ class Limits:
     Attributes:
         max_sessions: most devices, those connected and those that may still come back.
         max_waiting: most requests that may wait for a slot.
-        prefill_tokens_per_round: most prompt tokens in one pass.
-        prefill_share: prompt tokens beside drafts may lengthen a pass by this share of the round's planned time, as far
-            as the controller knows the verifier. `LEAST_PREFILL_TOKENS` are always read.
+        prefill_tokens_per_round: most prompt tokens in one pass; the engine may take fewer (`Engine.longest_chunk`).
+        prefill_share: prompt tokens may lengthen a pass by this share of its own time, or of its round's planned time,
+            by what a token is believed to cost. `LEAST_PREFILL_TOKENS` are always read.
         resume_grace_s: a lost device's session is kept for this long [s].
         slot_grace_s: a lost device keeps its slot for this long while others wait for one [s]. If it comes back
             later, its text is read again.
@@ -35,7 +38,7 @@ class Limits:
 
     max_sessions: int = 256
     max_waiting: int = 64
-    prefill_tokens_per_round: int = 64
+    prefill_tokens_per_round: int = 512
     prefill_share: float = 0.5
     resume_grace_s: float = 30.0
     slot_grace_s: float = 3.0

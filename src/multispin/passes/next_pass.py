@@ -70,7 +70,7 @@ class NextPass:
             texts.append((seat, text, ride.edge_tokens))
         return self._edge_drafts.step(texts)
 
-    def batch(self, number: int, added: Mapping[int, Sequence[int]], pass_s: float) -> Batch | None:
+    def batch(self, number: int, added: Mapping[int, Sequence[int]]) -> Batch | None:
         """Everybody's part of it, and prompts; None if there is nothing. Nobody is in the pass after it yet.
 
         Who has gone while the edge's drafter was at work has no part, and what that has drafted after a chain which
@@ -79,14 +79,13 @@ class NextPass:
         Args:
             number: number of the pass.
             added: ids that the edge's drafter has drafted, by session.
-            pass_s: usual time of a pass [s].
 
         """
         jobs = [job for each in self._rides if (job := self._job(each, added)) is not None]
         self._rides = []
         if not jobs and not any(prompt_due(self._state, seat) for seat in self._state.seats):
             return None
-        return collect(self._state, number, jobs, pass_s)
+        return collect(self._state, number, jobs)
 
     def _job(self, each: _Ride, added: Mapping[int, Sequence[int]]) -> Job | None:
         seat, ride, epoch = each

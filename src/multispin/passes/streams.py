@@ -279,7 +279,7 @@ class Streams:
 
     def _verify(self, added: dict[int, Sequence[int]]) -> Verify | None:
         """Begin the pass to come, with what the edge's drafter has drafted for it; None if it has nothing to do."""
-        batch = self._next.batch(self._number + 1, added, self._pass_s)
+        batch = self._next.batch(self._number + 1, added)
         if batch is None:
             return None
         self._busy, self._number = True, batch.round

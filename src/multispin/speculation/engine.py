@@ -71,10 +71,12 @@ class SlotTable:
     Attributes:
         slots: number of slots.
         lacks: `SamplingParams.features` that the engine cannot apply; none, unless a class says otherwise.
+        longest_chunk: most prompt tokens that a pass takes beside full drafts; no limit, unless a class says otherwise.
 
     """
 
     lacks: frozenset[str] = frozenset()
+    longest_chunk: int = 2**31
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
@@ -162,6 +164,10 @@ class Engine(Protocol):
     @property
     def lacks(self) -> frozenset[str]:
         """`SamplingParams.features` that it cannot apply. A request with one of them is refused when it is opened."""
+
+    @property
+    def longest_chunk(self) -> int:
+        """Most prompt tokens that a pass takes beside full drafts, as memory and the shape of its passes allow."""
 
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""
