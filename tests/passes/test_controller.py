@@ -218,6 +218,26 @@ def test_work_in_a_thread_takes_its_share_of_a_processor_and_the_wait_for_its_re
         assert at_once.rested(1.0)
 
 
+@pytest.mark.parametrize("policy", ["heterogeneous", "fair", "fixed"])
+def test_nobody_waits_an_hour_for_a_newcomer_while_its_first_plan_is_made(policy):
+    thread, control = ByHand(), controller(policy=policy)
+    control.plan_in(thread)
+    for session in (1, 2):
+        learn(control, session, 0.75, 0.01, 6.0)
+    honest = [Member(1, 50), Member(2, 50)]
+    before = control.plan(honest)
+    control.beliefs.join(3, 3600.0, 6.0)
+    first = control.plan([*honest, Member(3, 50)])  # no plan from scratch is there yet
+    assert of_lengths(first)[2] == 0
+    assert first.round_s < 2.0 * before.round_s
+    thread.do()
+    control.plan([*honest, Member(3, 50)], now_s=1.0)
+    learn(control, 4, 0.75, 0.01, 6.0)
+    kept = control.plan([*honest, Member(3, 50), Member(4, 50)], now_s=1.1)  # nor one with somebody else
+    assert of_lengths(kept)[2] == 0
+    assert kept.round_s < 2.0 * before.round_s
+
+
 def test_beliefs_and_sessions_may_change_while_a_plan_is_made():
     thread, control = ByHand(), controller()
     control.plan_in(thread)

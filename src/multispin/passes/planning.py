@@ -128,8 +128,14 @@ class Planning:
         return self.with_lengths(members, [device.draft_length for device in planned.devices])
 
     def with_lengths(self, members: Sequence[Member], lengths: Sequence[int]) -> tuple[Scenario, Plan]:
-        """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split."""
+        """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split.
+
+        A length of 0 means that nobody waits for this device. Without room it has no least length, which a plan would
+        raise the 0 to.
+        """
         policy = self.settings.policy
+        if self.beliefs.leaves_out:
+            members = [m if length else _silent(m) for m, length in zip(members, lengths, strict=True)]
         scenario = self.scenario(members, lengths)
         made = plan_for_lengths(scenario, lengths, policy=policy, equal_bands=policy_named(policy).equal_bands)
         return scenario, self._with_least_bands(scenario, made) if self.beliefs.leaves_out else made
