@@ -374,6 +374,36 @@ def test_an_edge_that_resumes_a_session_and_says_nothing_of_the_text_counts_as_l
     assert run(scenario()) > 2
 
 
+@pytest.mark.parametrize("urls", [1, 2])
+def test_an_edge_that_keeps_the_connection_and_says_nothing_of_the_text_is_left(urls):
+    async def scenario():
+        edge, outages = MemoryEdge(), []
+        edge.go_on = lambda end: asyncio.sleep(0)  # it takes the request, resumes it, and makes no pass
+        addresses = [f"{URL}{place}" for place in range(urls)]
+        client = DeviceClient(addresses, HELLO, NoDrafter(), link=edge.link(), on_outage=outages.append)
+        with pytest.raises(InputError, match="the edge has said nothing of this text for 120 s"):
+            await client.generate(Request(PROMPT, SamplingParams(), 40))
+        assert asyncio.get_running_loop().time() < 400.0
+        assert outages
+        return edge.urls, [isinstance(message, Resume) for message in edge.heard].count(True)
+
+    tried, resumed = run(scenario())
+    assert len(set(tried[:2])) == urls  # elsewhere at once, if there is another
+    assert resumed == (0 if urls == 2 else len(tried) - 1)
+
+
+def test_a_draft_that_takes_long_is_no_silence_of_the_edge():
+    async def scenario():
+        edge = MemoryEdge()
+        client = DeviceClient(URL, HELLO, Guesser(SamplingParams(), 4), Emulation(200.0), link=edge.link())
+        text = await client.generate(Request(PROMPT, SamplingParams(), 4))
+        assert asyncio.get_running_loop().time() > 200.0
+        assert client.counters.reconnects == 0
+        return text
+
+    assert run(scenario()) == truth(SamplingParams(), 4)
+
+
 def test_emulated_speed_and_uplink_take_their_time():
     async def scenario(emulation, band_hz):
         edge = MemoryEdge(verify_s=0.0, band_hz=band_hz)

@@ -25,6 +25,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
  * @property {number} atFirstMs while no edge has ever answered; default 10 s
  * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s. Time in which a page
  *   slept and made no attempts does not count.
+ * @property {number} silenceMs while a connection holds and it is the edge's turn: time in which it says nothing of the text,
+ *   after which it counts as away; default 120 s. Texts that wait for a slot are told every 15 s that passes go on.
  * @property {number} firstDelayMs delay after the first failure; it doubles with each that follows
  * @property {number} longestDelayMs
  */
@@ -52,12 +54,13 @@ export class DeviceClient {
     this.drafter = drafter;
     this.onProgress = onProgress;
     this.onOutage = onOutage;
-    this.patience = { atFirstMs: 10_000, onceKnownMs: 300_000, firstDelayMs: 100, longestDelayMs: 5_000, ...patience };
+    this.patience = { atFirstMs: 10_000, onceKnownMs: 300_000, silenceMs: 120_000, firstDelayMs: 100, longestDelayMs: 5_000, ...patience };
     this.socket = null;
     this.stopped = false;
     this.drafting = null; // {grant, base, abort, done}
     this.known = false; // whether an edge has ever answered
     this.resetPatience();
+    this.listen = () => {}; // begins the wait for the edge's next word anew
     this.endWait = () => {}; // of the wait before the next attempt
   }
 
@@ -123,9 +126,20 @@ export class DeviceClient {
   connection() {
     return new Promise((resolve, reject) => {
       const socket = new WebSocket(this.url);
-      const timer = setTimeout(() => this.lost(new LinkLostError("no answer to a greeting")), WELCOME_TIMEOUT_MS);
+      let timer;
+      const fall = () => {
+        if (this.isGreeting()) return this.lost(new LinkLostError("no answer to a greeting"));
+        if (this.session.wantsDraft) return this.listen(); // it is the device's turn
+        this.awayMs += this.patience.silenceMs;
+        return this.lost(new LinkLostError("the edge keeps the connection and says nothing of this text"));
+      };
+      this.listen = () => {
+        clearTimeout(timer);
+        timer = setTimeout(fall, this.isGreeting() ? WELCOME_TIMEOUT_MS : this.patience.silenceMs);
+      };
       const settle = (end) => (value) => {
         clearTimeout(timer);
+        this.listen = () => {};
         socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
         if (!this.session.finish) socket.close();
         end(value);
@@ -133,6 +147,7 @@ export class DeviceClient {
       const finished = settle(resolve);
       this.lost = settle(reject);
       this.socket = socket;
+      this.listen();
       socket.binaryType = "arraybuffer";
       socket.onopen = () => this.send(this.session.greet());
       socket.onclose = socket.onerror = () => this.lost(new LinkLostError("the connection to the edge was lost"));
@@ -140,7 +155,7 @@ export class DeviceClient {
         try {
           if (typeof data === "string") throw new InputError("the edge sent text, not a message of this protocol");
           this.take(decode(new Uint8Array(data)));
-          if (!["Greeting", "Resuming"].includes(this.session.stage.name)) clearTimeout(timer);
+          this.listen();
           if (this.session.finish) finished();
         } catch (error) {
           this.lost(error);
@@ -174,7 +189,13 @@ export class DeviceClient {
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(encode(message));
+    if (this.socket?.readyState !== WebSocket.OPEN) return;
+    this.socket.send(encode(message));
+    this.listen();
+  }
+
+  isGreeting() {
+    return ["Greeting", "Resuming"].includes(this.session.stage.name);
   }
 
   /** Tell the edge that the session is over, so that what it holds is free at once; then close. */

@@ -152,6 +152,39 @@ test("a client gives up an edge that never answers, and says so", async () => {
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge/);
 });
 
+test("a client leaves an edge that keeps the connection and says nothing of the text", async () => {
+  const said = [];
+  globalThis.WebSocket = playedSocket((message) => {
+    said.push(message.type);
+    if (message.type === "Hello") return [WELCOME];
+    return message.type === "Resume" ? [WELCOME, { type: "Tail", session: 7, base: 1, ids: packIds([], 10), count: 0, finish: "" }] : [];
+  });
+  const patience = { firstDelayMs: 1, onceKnownMs: 25, silenceMs: 10 };
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /says nothing of this text/);
+  assert.deepEqual(said.slice(0, 3), ["Hello", "Open", "Resume"]);
+});
+
+test("a draft that takes longer is no silence of the edge", async () => {
+  const grant = { type: "Grant", session: 7, round: 1, length: 2, bandwidth_hz: 1e4 };
+  const outages = [];
+  globalThis.WebSocket = playedSocket((message) => {
+    if (message.type === "Hello") return [WELCOME];
+    if (message.type === "Open") return [grant];
+    return message.type === "Draft" ? [{ type: "Verdict", session: 7, round: 1, base: 1, accepted: 2, next_token: 0, finish: "length" }] : [];
+  });
+  const draft = () => new Promise((resolve) => setTimeout(resolve, 50, [3, 4]));
+  const client = new DeviceClient({
+    url: "ws://edge",
+    hello: HELLO,
+    drafter: { prepare: async () => {}, draft },
+    patience: { silenceMs: 10 },
+    onOutage: (why) => outages.push(why),
+  });
+  assert.deepEqual(await client.generate({ prompt: [1], maxTokens: 3 }), [3, 4, 0]);
+  assert.deepEqual(outages, []);
+});
+
 test("a refusal is final", async () => {
   globalThis.WebSocket = playedSocket(() => [{ type: "Error", code: "unauthorised", sentence: "the credential is wrong" }]);
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} } });

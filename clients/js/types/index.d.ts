@@ -104,6 +104,7 @@ export interface Progress {
 export interface Patience {
   atFirstMs: number;
   onceKnownMs: number;
+  silenceMs: number;
   firstDelayMs: number;
   longestDelayMs: number;
 }

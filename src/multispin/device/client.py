@@ -46,6 +46,10 @@ from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDi
 
 WELCOME_TIMEOUT_S = 10.0
 """Longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge counts as lost."""
+SILENCE_TIMEOUT_S = 120.0
+"""Longest wait for anything about a text while it is the edge's turn, pings apart [s]; then the edge counts as lost. An
+edge whose passes go on tells texts that wait for a slot, too (`passes.limits.WORD_PERIOD_S`), so a long queue is no
+silence; what this outlasts is one long pass."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
@@ -54,6 +58,10 @@ _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
 
 class EdgeAwayError(InputError):
     """No edge could be reached for as long as the device's patience lasts."""
+
+
+class SilentError(LinkLostError):
+    """The edge is there and says nothing of the text."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,7 @@ class DeviceClient:
         self._drafting: asyncio.Task[None] | None = None
         self._drafting_for: tuple[Grant | int, int] | None = None  # a grant, or the epoch of a chain; and a place
         self._failure: asyncio.Future[None] | None = None  # of the drafter
+        self._turn_s = 0.0  # since when it is the edge's turn to say something [s]
 
     async def generate(self, request: Request) -> list[int]:
         """Have one text generated; returns its ids.
@@ -214,7 +223,9 @@ class DeviceClient:
         await self._link.connect(self._url)
         self._outbox = asyncio.Queue(MAX_MESSAGES_TO_SEND)
         self._outbox.put_nowait(self.session.greet())
-        tasks = [asyncio.create_task(self._read(retries)), asyncio.create_task(self._write())]
+        self._turn_s = asyncio.get_running_loop().time()
+        parts = self._read(retries), self._write(), self._watch(retries)
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             await self._first_of(*tasks)
         finally:
@@ -235,7 +246,7 @@ class DeviceClient:
         if isinstance(error, RefusedError) and not (isinstance(error, SessionGoneError) or error.code in _LATER):
             raise error
         # An edge that has welcomed the device may keep its session: it is tried once more before the next one.
-        moves_on = session.welcome is None or isinstance(error, RefusedError) or not session.joined
+        moves_on = session.welcome is None or isinstance(error, RefusedError | SilentError) or not session.joined
         session.lose()
         await self._link.close()
         asked_s = error.retry_after_s if isinstance(error, RefusedError) and len(self._urls) == 1 else 0.0
@@ -244,6 +255,11 @@ class DeviceClient:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
             tried_all = ", ".join(map(without_secrets, self._urls))
+            if isinstance(error, SilentError):
+                raise EdgeAwayError(
+                    f"the edge at {tried_all} keeps the connection but does not go on ({error}): start it again, or "
+                    "name another address"
+                ) from None
             raise EdgeAwayError(
                 f"cannot reach the edge at {tried_all} ({error}): start `multispin serve` there, or name "
                 "another address"
@@ -273,11 +289,8 @@ class DeviceClient:
         """Take in what the edge says, until the text ends."""
         loop, session = asyncio.get_running_loop(), self.session
         while not session.finish:
-            try:
-                async with asyncio.timeout(WELCOME_TIMEOUT_S if session.is_greeting else None):
-                    frame = await self._link.receive()
-            except TimeoutError:
-                raise LinkLostError(f"no answer to a greeting within {WELCOME_TIMEOUT_S:.0f} s") from None
+            frame = await self._link.receive()
+            self._turn_s = loop.time()
             self.counters.downlink_bytes += websocket_frame_bytes(len(frame), masked=False)
             message = decode_downlink(frame)
             progress = session.receive(message)
@@ -303,6 +316,21 @@ class DeviceClient:
             if session.wants_draft:
                 self._start_drafting()
 
+    async def _watch(self, retries: Retries) -> None:
+        """End a connection on which the edge says nothing when it is its turn, though it may answer pings."""
+        loop, session = asyncio.get_running_loop(), self.session
+        while True:
+            limit_s = WELCOME_TIMEOUT_S if session.is_greeting else SILENCE_TIMEOUT_S
+            if session.wants_draft:  # it is the device's turn
+                self._turn_s = loop.time()
+            left_s = self._turn_s + limit_s - loop.time()
+            if left_s <= 0.0 and session.is_greeting:
+                raise LinkLostError(f"no answer to a greeting within {limit_s:.0f} s")
+            if left_s <= 0.0:
+                retries.away_since(self._turn_s)
+                raise SilentError(f"the edge has said nothing of this text for {limit_s:g} s")
+            await asyncio.sleep(min(left_s, WELCOME_TIMEOUT_S, SILENCE_TIMEOUT_S))  # whose turn it is changes
+
     async def _write(self) -> None:
         """Send what waits, one message after the other."""
         while True:
@@ -319,6 +347,7 @@ class DeviceClient:
         if isinstance(message, Draft | Distribution | Chunk):
             self.counters.draft_bytes += wire_bytes
         await self._link.send(frame)
+        self._turn_s = asyncio.get_running_loop().time()
 
     def _count(self, progress: Progress, retries: Retries) -> None:
         self.counters.wasted = self.session.wasted

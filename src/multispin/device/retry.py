@@ -87,6 +87,11 @@ class Retries:
         if self._away_since_s is not None:
             self._away_s, self._away_since_s = self._away_s + now_s - self._away_since_s, None
 
+    def away_since(self, since_s: float) -> None:
+        """The edge was of no use from this time of the device's clock on [s], though it was connected."""
+        if self._away_since_s is None:
+            self._away_since_s = since_s
+
     def progressed(self) -> None:
         """The text has grown: start over."""
         self._failures, self._away_s = 0, 0.0

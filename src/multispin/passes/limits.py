@@ -10,6 +10,9 @@ a token costs is known near the passes that were seen. A pass of prompts alone h
 EXPIRY_PERIOD_S = 1.0
 """How often a driver looks for sessions that have been lost, or have owed an answer, for too long [s]."""
 
+WORD_PERIOD_S = 15.0
+"""How often those whose text waits for a slot, or whose prompt is being read, are told that passes go on [s]."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -16,7 +16,7 @@ from multispin.control.streams import Decide, choose
 from multispin.passes.batches import masked_feed
 from multispin.passes.controller import Controller
 from multispin.passes.edge_drafts import EdgeDrafts
-from multispin.passes.limits import Limits
+from multispin.passes.limits import WORD_PERIOD_S, Limits
 from multispin.passes.rounds import Rounds
 from multispin.passes.scheduler import Scheduler
 from multispin.passes.seats import Seat, Seats
@@ -95,6 +95,7 @@ class Passes:
         self._seats = Seats(engine, self.limits)
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
+        self._word_s = 0.0  # when those who wait were told last that passes go on [s]
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
         self._scheduler: Scheduler
         if controller.settings.streams:
@@ -133,9 +134,16 @@ class Passes:
     ) -> None:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
 
-        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
+        A failure is its own session's: that session is told why and ends, and the pass goes on with the others. Now
+        and then those who wait are told nothing new, by which they see that passes go on.
         """
         self._scheduler.verified(batch, findings, verify_s, now_s)
+        if now_s - self._word_s >= WORD_PERIOD_S:
+            self._word_s = now_s
+            for seat in self._seats.waiting_for_a_pass():
+                request = seat.session.request
+                if request is not None:
+                    self._state.tell(seat.session.number, seat.session.tail(len(request.committed)))
 
     @property
     def round(self) -> int:

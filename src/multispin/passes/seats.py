@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from multispin.passes.limits import Limits
 from multispin.passes.plans import DEVICE
-from multispin.protocol import EdgeSession, Grant, Granted, ProtocolError, Refused
+from multispin.protocol import EdgeSession, Grant, Granted, Idle, ProtocolError, Refused
 from multispin.speculation import Engine, Rule
 
 
@@ -237,6 +237,12 @@ class Seats:
             or (seat.connected and seat.owes and now_s - seat.asked_at_s > limits.draft_timeout_s)
             or (seat.idle and now_s - seat.heard_at_s > limits.idle_timeout_s)
         ]
+
+    def waiting_for_a_pass(self) -> list[Seat]:
+        """Seats of devices that are there and are told nothing by passes yet: no slot, or a prompt to be read."""
+        waiting = [self._seats[number] for number in self._waiting]
+        reading = [seat for seat in self._seats.values() if isinstance(seat.session.stage, Idle) and self.unread(seat)]
+        return [seat for seat in (*waiting, *reading) if seat.connected]
 
     def begin_batch(self, slots: Iterable[int]) -> None:
         """A batch uses these slots from now on."""

@@ -1,0 +1,68 @@
+"""An edge that answers pings and says nothing of a text, over real sockets; and a queue, which is no such edge."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+import multispin.device.client
+import multispin.passes.loop
+from multispin.device import EdgeAwayError, Patience, WebSocketLink
+from multispin.protocol import Request
+from multispin.speculation import NoDrafter, SamplingParams
+
+SILENCE_S = 0.5
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(multispin.device.client, "SILENCE_TIMEOUT_S", SILENCE_S)
+    monkeypatch.setattr(multispin.passes.loop, "WORD_PERIOD_S", SILENCE_S / 10)
+
+
+def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_sentence(stub_site, run):
+    async def scenario():
+        stuck = threading.Event()
+
+        class Stuck(stub_site.Engine):
+            def verify(self, feeds):
+                stuck.wait()
+                return super().verify(feeds)
+
+        async with stub_site(engine=Stuck(4)) as site:
+            outages = []
+            link = WebSocketLink(heartbeat_s=SILENCE_S / 5)  # an edge that answered no ping would be lost by this
+            client = site.client(link=link, patience=Patience(1.0, 1.0), on_outage=outages.append)
+            try:
+                with pytest.raises(EdgeAwayError, match=r"the edge has said nothing of this text for 0\.5 s"):
+                    await client.generate(Request((1, 2), SamplingParams(), 5))
+            finally:
+                stuck.set()
+        assert outages
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams", "plain"])
+def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, run, mode):
+    async def scenario():
+        class Slow(stub_site.Engine):
+            def verify(self, feeds):
+                time.sleep(0.02)
+                return super().verify(feeds)
+
+        async with stub_site(mode=mode, engine=Slow(1)) as site:
+            first = site.client(NoDrafter(), name="first")
+            second = site.client(name="second")
+            long = asyncio.create_task(first.generate(Request((1, 2), SamplingParams(), 4000)))
+            await asyncio.sleep(0.2)  # the first has the only slot by now
+            short = asyncio.create_task(second.generate(Request((1, 2), SamplingParams(), 5)))
+            await asyncio.sleep(4 * SILENCE_S)
+            assert not long.done()
+            assert not short.done()
+            long.cancel()
+            assert await short == [1] * 5
+            assert second.counters.reconnects == 0
+
+    run(scenario())
