@@ -4,9 +4,12 @@ import random
 
 import pytest
 
+from multispin.control import Cell, Device, Scenario, Verification
 from multispin.passes import Controller, ControllerSettings
 from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
 from multispin.passes.probing import COST_SHARE, SHARE, Probes
+from multispin.simulation.setup import Behaviour, Setup
+from multispin.simulation.site import Site
 
 
 @pytest.mark.parametrize("renewed", [False, True])
@@ -68,3 +71,15 @@ def test_a_device_that_says_it_is_too_slow_keeps_no_other_from_being_tried():
     plan = RoundPlan((SessionPlan(1, 0, 0.0, NOBODY), SessionPlan(2, 0, 0.0, NOBODY)), 0.2, 10.0)
     made = controller.chooser.with_trials(plan, [Member(1, 8), Member(2, 8)], 0.0)
     assert [each.probe is not None for each in made.sessions] == [False, True]
+
+
+def test_probes_of_an_idle_site_leave_band_for_the_next_plans_drafts():
+    # The first pass reads the prompts of most: by that one, a pass is believed to be much shorter than it is.
+    devices = tuple(Device(f"d{k}", 0.006, 3.0, 0.8) for k in range(20))
+    scenario = Scenario(Cell(2e6, 16, min_draft_length=0), Verification(0.023, 0.0127), devices)
+    behaviour = Behaviour(prompt_tokens=60, frame_bits=176, prefill_tokens_per_round=1000, prefill_share=1e3)
+    site = Site(Setup(scenario, behaviour), "heterogeneous", 1)
+    site.run(20)
+    accepted = sum(device.record.accepted for device in site.devices)
+    site.run(25)
+    assert sum(device.record.accepted for device in site.devices) > accepted + 5 * 20

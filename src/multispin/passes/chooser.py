@@ -25,7 +25,9 @@ LEAST_TOLERANCE = 0.05
 PROBES_AT_ONCE = 8
 """One of this many sessions may be probed at a time, and at least one."""
 PROBE_BAND = 0.1
-"""Share of the band that probes have together while other devices draft."""
+"""Share of the band that probes have together while other devices draft …"""
+IDLE_PROBE_BAND = 0.5
+"""… and while none does. They hold it when the next plan is made: with the whole of it, no plan could have drafts."""
 EDGE_SHARE = 0.01
 """Most of the time that probes of the edge's drafter take in the long run: all sessions of a pass wait for them."""
 _LOOKED_AT = 64
@@ -237,7 +239,7 @@ class Chooser:
             return plan
         count = min(len(able), max(1, len(members) // PROBES_AT_ONCE))
         shared = not in_turns and any(session.bandwidth_hz for session in sessions)
-        band_hz = self._bandwidth_hz if in_turns else (PROBE_BAND if shared else 1.0) * self._bandwidth_hz / count
+        band_hz = self._bandwidth_hz * (1.0 if in_turns else (PROBE_BAND if shared else IDLE_PROBE_BAND) / count)
         begun: dict[int, SessionPlan] = {}
         for index in sorted(able, key=lambda k: self.probes.due_since_s(members[k].session)):
             number, probe = members[index].session, self._probe(members[index], band_hz)
