@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import logging
 import socket
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -35,6 +37,26 @@ def test_a_connection_that_comes_while_the_server_stops_is_no_error():
 
     asyncio.run(scenario())
     assert said == []
+
+
+def test_a_crowd_that_comes_while_the_server_is_busy_is_kept_by_the_system():
+    crowd = 300
+    try:
+        most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except OSError:
+        pytest.skip("how many connections the system keeps is not known here")
+    if most <= crowd:
+        pytest.skip(f"the system keeps {most} connections at most")
+
+    async def scenario():
+        async with listening(web.Application(), port=0) as port:
+            with contextlib.ExitStack() as held:
+                for _ in range(crowd):  # all in one turn of the loop, which accepts nobody meanwhile
+                    each = held.enter_context(socket.socket())
+                    each.settimeout(0.9)  # without room, the first packet is dropped and sent again after 1 s
+                    each.connect(("127.0.0.1", port))
+
+    asyncio.run(scenario())
 
 
 def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(stub_site, run, caplog):
