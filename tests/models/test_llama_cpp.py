@@ -221,10 +221,16 @@ def test_padding_of_the_drafter_is_never_drawn(model, prompt):
 
 def test_a_gguf_drafter_comes_with_its_own_tokenizer(path, tiny_folder, prompt):
     source = load_draft_source(str(path), None)
+    assert source.target_name == path.stem
     assert source.tokenizer.encode_chat("Why is the sky blue?") == prompt
     assert len(source.drafter(64).draft(prompt, 4, SamplingParams())) == 4
     with pytest.raises(InputError, match="the tokenizer of"):
         load_draft_source(str(path), tiny_folder)
+
+
+@pytest.mark.parametrize("draft", ["small", "embedded", "q8"])
+def test_a_drafter_of_the_embedded_target_serves_that_one_where_none_is_named(draft):
+    assert load_draft_source(draft, None).target_name == "embedded"
 
 
 def test_neither_torch_nor_transformers_is_loaded(path):

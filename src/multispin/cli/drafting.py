@@ -14,7 +14,6 @@ from multispin.cli.process import flag, writer
 from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
 from multispin.errors import InputError
-from multispin.models.references import EMBEDDED
 from multispin.outside import one_line, printable
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
 from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
@@ -47,7 +46,7 @@ async def serve(options: Mapping[str, Any]) -> None:
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
-    name = options["target"] or (source.gguf.model.path.stem if source.gguf is not None else EMBEDDED)
+    name = options["target"] or source.target_name
     access = Access(door=Door(allowed_origins=options["allowed_origins"]))
     gateway = Gateway(pool, source.tokenizer, name, int(time.time()), source.grammars)
     gateway.add_routes(application, guard(access), access.door)

@@ -67,6 +67,12 @@ class DraftSource:
     model: PackedModel | None
     gguf: GgufDrafting | None = None
 
+    @property
+    def target_name(self) -> str:
+        """The target's name where none is given: that of a GGUF drafter's own file, whose ids count, else embedded."""
+        own = self.gguf is not None and self.name.reference
+        return Path(own).stem if own else EMBEDDED
+
     @cached_property
     def grammars(self) -> TextGrammars | None:
         """The compiler of requests' grammars, which drafts follow; None where the library is not installed."""
