@@ -488,5 +488,9 @@ def test_a_page_without_the_token_asks_for_it(tiny, kind):
                     await page.until("/does not know/.test(document.getElementById('join-problem').textContent)")
                 await page.until(f"document.getElementById('ask').hidden !== {str(joined).lower()}")
             assert "joined" in await page.run("document.getElementById('state').textContent")
+            for given, shown in (("#token=wrong", "join"), ("", "ask")):  # a wrong one takes no other tab's token away
+                other = await phones._browser.page()
+                await other.open(f"{edge.address}/device{given}")
+                await other.until(f"!document.getElementById('{shown}').hidden")
 
     tiny.run(scenario())

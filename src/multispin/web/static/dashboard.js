@@ -1,7 +1,7 @@
 /** The dashboard: what the feed says, put on the page. Names come from devices: they are only ever set as text. */
 import { Curve, drawPasses } from "./chart.js";
 import { fetchWith, follow, TokenError } from "./feed.js";
-import { keepToken, token } from "./token.js";
+import { keepToken, token, tryToken } from "./token.js";
 
 const PASSES_S = 12;
 const AGAIN_MS = 2000;
@@ -13,6 +13,7 @@ let curves = null;
 async function look() {
   try {
     const { address, picture } = await (await fetchWith(token(), "/dashboard/join")).json();
+    keepToken();
     element("join").hidden = true;
     document.querySelector("main").hidden = false;
     element("phone").hidden = !picture;
@@ -123,7 +124,7 @@ function row(item, place, share, text) {
 
 element("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepToken(element("token").value.trim());
+  tryToken(element("token").value.trim());
   look();
 });
 look();

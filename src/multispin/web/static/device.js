@@ -4,7 +4,7 @@ import { element, Figures, say, write } from "./chat.js";
 import { Conversation } from "./conversation.js";
 import { AwayError, Edge, TokenError } from "./edge.js";
 import { keep, kept } from "./kept.js";
-import { keepToken, token } from "./token.js";
+import { keepToken, token, tryToken } from "./token.js";
 
 const RELOADED = "multispin.reloaded";
 const AGAIN_MS = 3000;
@@ -30,6 +30,7 @@ async function join() {
   edge = new Edge(token());
   try {
     about = await edge.about();
+    keepToken();
     if (about.version !== PROTOCOL_VERSION) return newerPage();
     table = TokenTable.unpack(await edge.tokens());
   } catch (error) {
@@ -75,11 +76,11 @@ async function loadDrafter() {
   const bar = element("drafter-progress");
   const state = element("drafter-state");
   const million = (bytes) => (bytes / 1e6).toFixed(0);
+  state.textContent = `loading ${file.name} …`;
+  bar.hidden = false;
   try {
-    const { WllamaDrafter } = await import("./drafter.js");
+    const { WllamaDrafter } = await import("./drafter.js"); // takes its time, too, over a slow link
     WllamaDrafter.check();
-    state.textContent = `loading ${file.name} …`;
-    bar.hidden = false;
     const blob = await edge.drafter(file, (done) => {
       bar.value = done / file.bytes;
       state.textContent = `loading ${file.name}: ${million(done)} of ${million(file.bytes)} MB`;
@@ -246,7 +247,7 @@ async function alone(work) {
 
 element("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepToken(element("token").value.trim());
+  tryToken(element("token").value.trim());
   join();
 });
 element("ask").addEventListener("submit", (event) => {

@@ -3,17 +3,25 @@ import { keep, kept } from "./kept.js";
 
 const TOKEN = "multispin.token";
 
-/** @returns {string} the token: from the address that a QR code holds, or from before; may be empty */
+/** @returns {string} the token to show: the address's (a QR code holds it) or the one typed here, else the last that an edge took */
 export function token() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given !== null) {
-    keepToken(given);
+    tryToken(given);
     history.replaceState(null, "", location.pathname);
   }
-  return kept("localStorage", TOKEN) ?? "";
+  return kept("sessionStorage", TOKEN) ?? kept("localStorage", TOKEN) ?? "";
 }
 
-/** @param {string} given the token to show from now on */
-export function keepToken(given) {
-  keep("localStorage", TOKEN, given);
+/** @param {string} given the token to show from now on in this tab */
+export function tryToken(given) {
+  keep("sessionStorage", TOKEN, given);
+}
+
+/** The edge took the token: all tabs show it from now on. A wrong one has not replaced it. */
+export function keepToken() {
+  const tried = kept("sessionStorage", TOKEN);
+  if (tried === null) return;
+  keep("localStorage", TOKEN, tried);
+  keep("sessionStorage", TOKEN, null);
 }
