@@ -27,11 +27,11 @@ from pathlib import Path
 from multispin.control import Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.edge import plain
 from multispin.control.exact.fluid import fluid
-from multispin.control.streams import LEAST_WAIT_S, Decide, Go, Ready, Wait, _Table, choose
+from multispin.control.streams import LEAST_WAIT_S, Candidate, Decide, Go, Wait, _Table, choose
 from multispin.control.worth import Worth, worth
 from multispin.data import scenario_path
 from multispin.passes.flows import window_of
-from multispin.simulation.oracle import Policy, SmallSite, State, Stream, Value
+from multispin.simulation.oracle import JointPolicy, SmallSite, State, Stream, Value
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -105,7 +105,7 @@ class Case:
         length, chunk = window_of(view, device.delay_s, band_hz, pass_s, most, len(self.scenario.devices))
         return length, chunk, max(device.seconds_per_token, view(chunk)[2] / band_hz)
 
-    def ready(self, states: Sequence[State], goodput: float) -> list[Ready]:
+    def ready(self, states: Sequence[State], goodput: float) -> list[Candidate]:
         """What `choose` is told in a joint state. Nobody is owed anything: both maximise the sum."""
         found, scale = [], self.worth.scale(goodput)
         for k, (stream, (held, left), device) in enumerate(
@@ -113,7 +113,7 @@ class Case:
         ):
             each = self.worth.sessions[device.name].scaled(scale)
             found.append(
-                Ready(
+                Candidate(
                     k,
                     max(0, held),
                     stream.acceptance_rate,
@@ -133,7 +133,7 @@ class Case:
         made = choose(self.ready(states, goodput), self.scenario.verifier, self.worth.price(goodput))
         return sum(1 << ride.session for ride in made.rides) if isinstance(made, Go) else 0
 
-    def followed(self) -> tuple[Policy, Value]:
+    def followed(self) -> tuple[JointPolicy, Value]:
         """The policy of `choose` with the price that it makes itself."""
         goodput = 0.85 * self.worth.most_tokens_per_s
         for _ in range(2):
@@ -144,7 +144,7 @@ class Case:
 
 
 def patient(
-    ready: Sequence[Ready],
+    ready: Sequence[Candidate],
     verifier: Verification,
     price: float,
     edge_drafter: EdgeDrafter | None = None,
@@ -166,13 +166,15 @@ def patient(
     return Wait(when_s) if when_s else made
 
 
-def surplus(ready: Sequence[Ready], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None) -> float:
+def surplus(
+    ready: Sequence[Candidate], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
+) -> float:
     """Greatest sum of surpluses of a pass, less the price of the edge's drafting steps [tokens]."""
     table = _Table(ready, verifier, price, edge_drafter)
     return float(table.worths(table.must).max())
 
 
-def after(each: Ready, time_s: float) -> Ready:
+def after(each: Candidate, time_s: float) -> Candidate:
     """What a session has a little later."""
     if time_s < each.next_s or each.tokens_per_s <= 0.0:
         return each

@@ -426,7 +426,7 @@ def tests(options):
         "models/test_gated_delta models/test_static models/test_batch_drawing models/test_packed models/test_lossless"
     )
     names += " models/test_drafter"
-    names += " models/test_edge_drafter speculation/test_rejection_at_once speculation/test_noise"
+    names += " models/test_batch_drafter speculation/test_rejection_at_once speculation/test_noise"
     names += " speculation/test_gumbel_max speculation/test_rules"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "100"]
     command += ["-k", "size" if options.tiny else "cuda"]

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from multispin.cli.serve import METRICS_PATH, command
-from multispin.edge.devices import CLOSE_TIMEOUT_S
 from multispin.edge.listening import SHUTDOWN_TIMEOUT_S
 from multispin.edge.server import FINISH_TIMEOUT_S
+from multispin.protocol.limits import CLOSE_TIMEOUT_S
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNIT = (DEPLOY / "multispin.service").read_text(encoding="utf-8")

@@ -157,7 +157,7 @@ def json_value(text: str, source: str) -> Any:
         raise InputError(f"{source} is not JSON: {str(error).splitlines()[0]}") from None
 
 
-def whole(text: str, source: str) -> str:
+def whole_characters(text: str, source: str) -> str:
     """The text itself; InputError if it holds halves of characters, as bytes of a command line that are no text."""
     try:
         text.encode()

@@ -11,7 +11,7 @@ from multispin.control.advice import Streamed, advise, curves
 from multispin.control.files import load_scenario
 from multispin.data import scenario_path
 from multispin.data.presets import device_presets, engine_presets
-from multispin.report.advice_figure import draw
+from multispin.report.advice_figure import write_advice_figure
 
 PRESETS = ("--engine", "desktop-32b", "--device", "laptop-m3", "--users", "4", "--policy", "heterogeneous")
 
@@ -119,7 +119,7 @@ def test_a_picture_shows_streams_where_they_were_simulated(tmp_path):
         return Streamed(10.0 * len(site.devices), 10.0)
 
     advice = advise(scenario, ("fixed",), streams=streams)
-    draw(advice, curves(scenario, streams=streams), "a site", path)
+    write_advice_figure(advice, curves(scenario, streams=streams), "a site", path)
     assert "devices, in streams" in path.read_text(encoding="utf-8")
     assert len(set(asked)) > 3
 

@@ -6,7 +6,7 @@ import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
 from multispin.control.advice import STREAMS_MATTER, Advice, Streamed, advise, curves, sentences
-from multispin.control.break_even import MATTERS, pays, slowed, with_users
+from multispin.control.break_even import PAYING_SHARE, pays, slowed, with_users
 from multispin.control.exact.fluid import fluid
 from multispin.errors import InputError
 
@@ -69,7 +69,7 @@ def test_devices_pay_on_one_side_of_every_border_and_not_on_the_other(laptops):
 def test_paying_means_a_gain_that_matters():
     alone = decide(LAPTOPS, mode="edge").goodput_tokens_per_s
     slow = slowed(LAPTOPS, _border(advise(LAPTOPS, ()), "seconds_per_token").value / 0.0115)
-    assert decide(slow).goodput_tokens_per_s == pytest.approx(alone * (1 + MATTERS), rel=2e-3)
+    assert decide(slow).goodput_tokens_per_s == pytest.approx(alone * (1 + PAYING_SHARE), rel=2e-3)
 
 
 def test_a_quick_edge_needs_no_devices_and_one_without_a_drafter_is_compared_with_plain_decoding():

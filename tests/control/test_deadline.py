@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multispin.control.deadline import MARGIN, best_wait_s
+from multispin.control.deadline import JITTER_MARGIN, best_wait_s
 
 
 def drawn_goodput(lateness, awaited, planned_s, verify_s, *waits_s):
@@ -34,9 +34,9 @@ def test_no_other_wait_gives_more_in_drawn_rounds(lateness, awaited):
 
 def test_few_very_late_drafts_are_not_awaited_and_a_lone_one_is():
     lateness = np.concatenate([np.full(95, 1.0), np.full(5, 10.0)])
-    assert best_wait_s(lateness, 20, 0.2, 0.28) == pytest.approx(0.2 * (1.0 + MARGIN))
+    assert best_wait_s(lateness, 20, 0.2, 0.28) == pytest.approx(0.2 * (1.0 + JITTER_MARGIN))
     # A verification that takes long is worth waiting for everybody.
-    assert best_wait_s(lateness, 2, 0.2, 100.0) == pytest.approx(0.2 * (10.0 + MARGIN))
+    assert best_wait_s(lateness, 2, 0.2, 100.0) == pytest.approx(0.2 * (10.0 + JITTER_MARGIN))
     waits = drawn_goodput(lateness, 20, 0.2, 0.28, 0.21, 2.1)
     assert waits[1] == pytest.approx(waits[0] / 3, rel=0.1)  # the docstring's third
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification, dump_scenario, load_scenario, parse_scenario
-from multispin.control.goodput import expected_tokens, token_table
+from multispin.control.goodput import expected_tokens, expected_tokens_table
 from multispin.errors import InputError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "scenarios"
@@ -150,12 +150,12 @@ def test_bundled_examples_load(name):
 def test_expected_tokens_are_the_sum_of_survival():
     assert float(expected_tokens(0.8, 4)) == pytest.approx(3.3616)
     assert expected_tokens([0, 1, 1 - 1e-14], 9) == pytest.approx([1, 10, 10])
-    table = token_table(np.full((9, 1), 0.8))
+    table = expected_tokens_table(np.full((9, 1), 0.8))
     assert table[:, 0] == pytest.approx(expected_tokens(0.8, np.arange(10)))
     # E[N] from the distribution of eq. 11: Pr(N = l) = α^(l−1)(1 − α), Pr(N = L + 1) = α^L.
     distribution = sum(n * 0.8 ** (n - 1) * 0.2 for n in range(1, 5)) + 5 * 0.8**4
     assert float(expected_tokens(0.8, 4)) == pytest.approx(distribution)
-    profile = token_table(np.array([[0.9], [0.5], [0.0], [1.0]]))
+    profile = expected_tokens_table(np.array([[0.9], [0.5], [0.0], [1.0]]))
     assert profile[:, 0] == pytest.approx([1, 1.9, 2.35, 2.35, 2.35])
 
 

@@ -11,15 +11,15 @@ from multispin.control import EdgeDrafter, Verification
 from multispin.control.streams import (
     LEAST_WAIT_S,
     WAIT_PRICE,
+    Candidate,
     Go,
-    Ready,
     Ride,
     Wait,
     choose,
 )
 
 PAPER = Verification(0.02268, 0.01272)
-FEW = [Ready(k, 8 if k < 6 else 0, 0.9) for k in range(2, 21)]
+FEW = [Candidate(k, 8 if k < 6 else 0, 0.9) for k in range(2, 21)]
 """Nineteen sessions, of which four have a draft that is worth a ride at 250 tokens/s."""
 
 
@@ -27,7 +27,7 @@ def expected(alpha: float, length: int) -> float:
     return sum(alpha**j for j in range(length + 1))
 
 
-def value(each: Ready, device: int, edge: int, verifier: Verification, price: float, drafter: EdgeDrafter) -> float:
+def value(each: Candidate, device: int, edge: int, verifier: Verification, price: float, drafter: EdgeDrafter) -> float:
     """What a ride brings less what its engine time costs, but for the steps of the edge's drafter [tokens]."""
     tokens = expected(each.acceptance_rate, device)
     tokens += each.acceptance_rate**device * (expected(each.edge_acceptance_rate, edge) - 1.0)
@@ -40,7 +40,7 @@ def test_nobody_is_ready() -> None:
 
 
 def test_a_session_that_brings_less_than_it_costs_waits_for_more() -> None:
-    long, short = Ready(1, 8, 0.85), Ready(2, 0, 0.85, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16)
+    long, short = Candidate(1, 8, 0.85), Candidate(2, 0, 0.85, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16)
     made = choose([long, short] * 4, PAPER, 250.0)  # a place costs 3.2 tokens
     assert isinstance(made, Go)
     assert made.rides == (Ride(1, 8),) * 4
@@ -49,8 +49,8 @@ def test_a_session_that_brings_less_than_it_costs_waits_for_more() -> None:
 
 
 def test_a_session_that_has_waited_longest_rides_whatever_it_brings() -> None:
-    others = [Ready(k, 8, 0.9) for k in range(2, 10)]
-    starved = Ready(1, 0, 0.1, must_ride=True, next_s=0.01, next_tokens=4)
+    others = [Candidate(k, 8, 0.9) for k in range(2, 10)]
+    starved = Candidate(1, 0, 0.1, must_ride=True, next_s=0.01, next_tokens=4)
     made = choose([starved, *others], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) in made.rides
@@ -58,16 +58,16 @@ def test_a_session_that_has_waited_longest_rides_whatever_it_brings() -> None:
 
 def test_nobody_falls_below_plain_decoding() -> None:
     """Twenty sessions in 277 ms each have 3.6 tokens/s when nobody drafts; one token every 0.4 s would be less."""
-    made = choose([Ready(1, 0, 0.1, waited_s=0.05), *FEW], PAPER, 250.0)
+    made = choose([Candidate(1, 0, 0.1, waited_s=0.05), *FEW], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) not in made.rides
-    made = choose([Ready(1, 0, 0.1, waited_s=0.2), *FEW], PAPER, 250.0)
+    made = choose([Candidate(1, 0, 0.1, waited_s=0.2), *FEW], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) in made.rides
 
 
 def test_a_least_goodput_is_kept_like_plain_decoding() -> None:
-    waiting = Ready(1, 0, 0.1, waited_s=0.1)
+    waiting = Candidate(1, 0, 0.1, waited_s=0.1)
     made = choose([waiting, *FEW], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) not in made.rides
@@ -77,15 +77,15 @@ def test_a_least_goodput_is_kept_like_plain_decoding() -> None:
 
 
 def test_if_nobody_is_worth_a_pass_the_next_arrival_is_awaited() -> None:
-    idle = [Ready(k, 0, 0.8, next_s=0.03 + 0.01 * k, next_tokens=4, tokens_per_s=100.0, room=16) for k in range(20)]
+    idle = [Candidate(k, 0, 0.8, next_s=0.03 + 0.01 * k, next_tokens=4, tokens_per_s=100.0, room=16) for k in range(20)]
     assert choose(idle, PAPER, 250.0) == Wait(pytest.approx(0.03))
 
 
 def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> None:
     """At 100 tokens/s ten milliseconds cost 1.5 tokens; four devices that begin anew bring 2.2 more each."""
     engine = Verification(0.1, 0.0)
-    anew = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
-    ready = [Ready(9, 8, 0.8), *anew]
+    anew = [Candidate(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(4)]
+    ready = [Candidate(9, 8, 0.8), *anew]
     assert isinstance(choose(ready, engine, 100.0), Go)
     assert choose(ready, engine, 100.0, patience_s=0.02) == Wait(pytest.approx(0.01), puts_off=True)
     assert isinstance(choose(ready, engine, 100.0, patience_s=0.009), Go)  # not longer than it may
@@ -99,8 +99,8 @@ def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> Non
 def test_a_pass_is_put_off_for_longer_the_more_sessions_are_waited_for() -> None:
     """Four of four come after 30 ms, or one of four: that is worth the wait, too, but may not take so long."""
     engine = Verification(0.1, 0.0)
-    late = [Ready(k, 0, 0.8, next_s=0.03, next_tokens=8, tokens_per_s=400.0, room=8) for k in range(4)]
-    there = [Ready(k, 8, 0.8) for k in range(3)]
+    late = [Candidate(k, 0, 0.8, next_s=0.03, next_tokens=8, tokens_per_s=400.0, room=8) for k in range(4)]
+    there = [Candidate(k, 8, 0.8) for k in range(3)]
     for ready, waits in ((late, True), ([*there, late[3]], False)):
         made = choose(ready, engine, 20.0, patience_s=0.01, patience_for_all_s=0.04)
         assert (made == Wait(pytest.approx(0.03), puts_off=True)) == waits
@@ -110,15 +110,15 @@ def test_a_pass_is_put_off_for_longer_the_more_sessions_are_waited_for() -> None
 
 def test_nobody_is_waited_for_because_it_is_short_of_its_floor() -> None:
     """Two tokens that are hardly right are not worth 20 ms of everybody, whatever their user is owed."""
-    there = [Ready(k, 8, 0.8) for k in range(3)]
-    owed = Ready(9, 0, 0.3, next_s=0.02, next_tokens=2, tokens_per_s=100.0, room=2, short_tokens=7.0)
+    there = [Candidate(k, 8, 0.8) for k in range(3)]
+    owed = Candidate(9, 0, 0.3, next_s=0.02, next_tokens=2, tokens_per_s=100.0, room=2, short_tokens=7.0)
     assert isinstance(choose([*there, owed], Verification(0.15, 0.002), 30.0, patience_s=0.05), Go)
 
 
 @pytest.mark.parametrize("next_s", [0.1 * LEAST_WAIT_S, 0.9 * LEAST_WAIT_S])
 def test_a_frame_that_is_expected_at_once_is_waited_for_and_one_that_is_late_is_not(next_s: float) -> None:
     """Who sends it would else bring nothing, or stay behind for a whole pass."""
-    ready = [Ready(0, 8, 0.8), Ready(1, 0, 0.8, next_s=next_s, next_tokens=8, tokens_per_s=100.0, room=8)]
+    ready = [Candidate(0, 8, 0.8), Candidate(1, 0, 0.8, next_s=next_s, next_tokens=8, tokens_per_s=100.0, room=8)]
     engine = Verification(0.5, 0.1)
     assert choose(ready, engine, 8.0, patience_s=0.05) == Wait(LEAST_WAIT_S, puts_off=True)
     assert isinstance(choose(ready, engine, 8.0, patience_s=0.0), Go)  # not for ever
@@ -128,8 +128,8 @@ def test_a_frame_that_is_expected_at_once_is_waited_for_and_one_that_is_late_is_
 def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() -> None:
     """A frame of 2 tokens comes each 10 ms: after 30 ms there are 6, and with room for 4 only 4."""
     engine = Verification(0.1, 0.0)
-    quick = Ready(1, 0, 0.9, next_s=0.01, next_tokens=2, tokens_per_s=200.0, room=16)
-    clock = Ready(2, 0, 0.0, next_s=0.03, next_tokens=1, tokens_per_s=1.0, room=1)  # worth nothing, but an arrival
+    quick = Candidate(1, 0, 0.9, next_s=0.01, next_tokens=2, tokens_per_s=200.0, room=16)
+    clock = Candidate(2, 0, 0.0, next_s=0.03, next_tokens=1, tokens_per_s=1.0, room=1)  # worth nothing, but an arrival
     gains = expected(0.9, 6) - expected(0.9, 2)
     made = choose([quick, clock], engine, 0.99 * gains / 0.02 / WAIT_PRICE, patience_s=0.03)
     assert made == Wait(pytest.approx(0.03), puts_off=True)
@@ -141,27 +141,27 @@ def test_frames_that_come_during_a_wait_are_counted_and_never_beyond_the_room() 
 
 def test_where_a_ride_costs_nothing_everybody_rides() -> None:
     engine = Verification(0.024, 0.0)
-    ready = [Ready(k, k, 0.7, next_s=0.001, next_tokens=4, tokens_per_s=200.0, room=16) for k in range(10)]
+    ready = [Candidate(k, k, 0.7, next_s=0.001, next_tokens=4, tokens_per_s=200.0, room=16) for k in range(10)]
     made = choose(ready, engine, 400.0)
     assert isinstance(made, Go)
     assert made.rides == tuple(Ride(k, k) for k in range(10))
 
 
 def test_a_token_is_verified_while_it_is_worth_its_time() -> None:
-    made = choose([Ready(1, 20, 0.5)], Verification(0.01, 0.0, 0.001), 100.0)  # a token costs 0.1: 0.5^3 > 0.1 > 0.5^4
+    made = choose([Candidate(1, 20, 0.5)], Verification(0.01, 0.0, 0.001), 100.0)  # a token costs 0.1; 0.5^4 < 0.1
     assert isinstance(made, Go)
     assert made.rides == (Ride(1, 3),)
 
 
 def test_the_edge_drafts_instead_of_a_device_that_is_seldom_right() -> None:
-    ready = [Ready(k, 4, 0.1, edge_room=4, edge_acceptance_rate=0.9, room=8) for k in range(10)]
+    ready = [Candidate(k, 4, 0.1, edge_room=4, edge_acceptance_rate=0.9, room=8) for k in range(10)]
     made = choose(ready, Verification(0.02, 0.0), 400.0, EdgeDrafter(0.001, 0.0, 0.9))
     assert isinstance(made, Go)
     assert made.rides == tuple(Ride(k, 0, 4) for k in range(10))
 
 
 def test_the_edge_goes_on_where_a_device_has_stopped() -> None:
-    ready = [Ready(k, 2, 0.9, edge_room=4, edge_acceptance_rate=0.8, room=8) for k in range(10)]
+    ready = [Candidate(k, 2, 0.9, edge_room=4, edge_acceptance_rate=0.8, room=8) for k in range(10)]
     made = choose(ready, Verification(0.02, 0.0), 400.0, EdgeDrafter(0.001, 0.0, 0.8))
     assert isinstance(made, Go)
     assert {ride.device_tokens for ride in made.rides} == {2}
@@ -175,7 +175,7 @@ def test_who_is_always_right_or_never_is_the_limit_of_who_nearly_is(always, edge
     verifier = Verification(0.02, 0.001, 0.0001)
 
     def decided(alpha: float, of_edge: float):
-        ready = [Ready(1, 4, alpha, tokens_per_s=10.0, room=8, edge_room=4, edge_acceptance_rate=of_edge)]
+        ready = [Candidate(1, 4, alpha, tokens_per_s=10.0, room=8, edge_room=4, edge_acceptance_rate=of_edge)]
         return choose(ready, verifier, 50.0, edge_drafter)
 
     found, near = decided(always, always), decided(abs(always - 1e-7), abs(always - 1e-7))
@@ -190,8 +190,8 @@ def test_who_is_always_right_or_never_is_the_limit_of_who_nearly_is(always, edge
 def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
     """A ride with drafts of the edge alone would pay, but it ends what the device is drafting."""
     engine, drafter = Verification(0.02, 0.01), EdgeDrafter(0.001, 0.0, 0.7)
-    others = [Ready(k, 8, 0.9) for k in range(2, 10)]
-    plain = Ready(1, 0, 0.9, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16, edge_room=4)
+    others = [Candidate(k, 8, 0.9) for k in range(2, 10)]
+    plain = Candidate(1, 0, 0.9, next_s=0.01, next_tokens=4, tokens_per_s=100.0, room=16, edge_room=4)
     plain = plain._replace(edge_acceptance_rate=0.7)
     made = choose([plain, *others], engine, 150.0, drafter)
     assert isinstance(made, Go)
@@ -204,7 +204,7 @@ def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
 def test_the_edge_takes_nothing_from_a_device_that_drafts_next_to_nothing_in_a_pass() -> None:
     """Its time is dear, as it seems, and its stream goes on as if it had begun anew: nearly nothing is lost."""
     engine, drafter = Verification(0.006, 0.0, 0.0001), EdgeDrafter(0.0012, 0.0, 0.4)
-    slow = Ready(1, 0, 0.6, tokens_per_s=3.0, room=8, edge_room=8, edge_acceptance_rate=0.4)
+    slow = Candidate(1, 0, 0.6, tokens_per_s=3.0, room=8, edge_room=8, edge_acceptance_rate=0.4)
     slow = slow._replace(token_worth=0.44, restart_worth=0.01)
     made = choose([slow, slow._replace(session=2)], engine, 340.0, drafter)
     assert isinstance(made, Go)
@@ -225,7 +225,7 @@ def test_a_ride_is_the_best_of_all_lengths_with_what_it_takes_from_the_device(
 ) -> None:
     """The formula of `choose` for one session, for all numbers of tokens of the device and of the edge."""
     verifier, drafter, rate = Verification(0.01, 0.005, 0.0005), EdgeDrafter(0.004, 0.0003, 0.5), 150.0
-    ready = Ready(1, pending, alpha, tokens_per_s=rate, room=8, edge_room=3, edge_acceptance_rate=of_edge)
+    ready = Candidate(1, pending, alpha, tokens_per_s=rate, room=8, edge_room=3, edge_acceptance_rate=of_edge)
     ready = ready._replace(token_worth=token_worth, restart_worth=restart_worth)
     held = sum(alpha**n > token_worth for n in range(1, pending + 1))
 
@@ -263,7 +263,7 @@ def test_no_choice_is_worth_more(
 ) -> None:
     """Against all subsets and all lengths: what a pass brings less the price of its time; who is due rides anyway."""
     ready = [
-        Ready(k, pending, alpha, weight, room=8, edge_room=edge_room, edge_acceptance_rate=edge_alpha)
+        Candidate(k, pending, alpha, weight, room=8, edge_room=edge_room, edge_acceptance_rate=edge_alpha)
         for k, (pending, alpha, weight, edge_room, edge_alpha) in enumerate(rows)
     ]
     engine, drafter = Verification(0.02, ride_s, token_s), EdgeDrafter(step_s, 0.0002, 0.5)
@@ -285,7 +285,7 @@ def test_no_choice_is_worth_more(
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(0.0, 1.0), st.floats(0.0, 2.0)), min_size=1, max_size=12))
 def test_rides_are_within_what_is_pending(rows: list[tuple[int, float, float]]) -> None:
-    ready = [Ready(k, pending, alpha, waited_s=waited, room=16) for k, (pending, alpha, waited) in enumerate(rows)]
+    ready = [Candidate(k, pending, alpha, waited_s=waited, room=16) for k, (pending, alpha, waited) in enumerate(rows)]
     made = choose(ready, PAPER, 100.0)
     if isinstance(made, Wait):
         assert made.for_s > 0
@@ -299,10 +299,10 @@ def test_rides_are_within_what_is_pending(rows: list[tuple[int, float, float]]) 
 
 def test_where_somebody_is_short_of_plain_decoding_the_others_bring_less() -> None:
     dear = Verification(0.02, 0.0, 0.0005)
-    others = [Ready(k, 8, 0.8) for k in range(2, 11)]
+    others = [Candidate(k, 8, 0.8) for k in range(2, 11)]
 
     def made(short: float) -> Go:
-        found = choose([Ready(1, 0, 0.01, short_tokens=short), *others], dear, 500.0)
+        found = choose([Candidate(1, 0, 0.01, short_tokens=short), *others], dear, 500.0)
         assert isinstance(found, Go)
         return found
 
@@ -314,7 +314,7 @@ def test_where_somebody_is_short_of_plain_decoding_the_others_bring_less() -> No
 
 def test_drafts_that_help_whoever_is_short_remain() -> None:
     """All are short alike: the edge's drafts are as good as if nobody were."""
-    everybody = [Ready(k, 0, 0.5, room=16, edge_room=16, edge_acceptance_rate=0.7) for k in range(10)]
+    everybody = [Candidate(k, 0, 0.5, room=16, edge_room=16, edge_acceptance_rate=0.7) for k in range(10)]
     verifier, drafter = Verification(0.01, 0.0, 2e-5), EdgeDrafter(0.001, 0.0, 0.7)
     usual = choose(everybody, verifier, 2000.0, drafter)
     short = choose([each._replace(short_tokens=8.0) for each in everybody], verifier, 2000.0, drafter)
@@ -325,10 +325,10 @@ def test_drafts_that_help_whoever_is_short_remain() -> None:
 
 def test_the_more_somebody_is_short_of_its_floor_the_less_is_put_off() -> None:
     engine = Verification(0.1, 0.0)
-    ready = [Ready(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(3)]
+    ready = [Candidate(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(3)]
 
     def made(short: float) -> Go | Wait:
-        return choose([*ready, Ready(3, 0, 0.8, short_tokens=short)], engine, 100.0, patience_s=0.02)
+        return choose([*ready, Candidate(3, 0, 0.8, short_tokens=short)], engine, 100.0, patience_s=0.02)
 
     assert isinstance(made(-4.0), Wait)
     assert isinstance(made(2.5), Wait)

@@ -21,7 +21,7 @@ from multispin.control import (
     plan_for_lengths,
     policy_named,
 )
-from multispin.control.who import DEVICE, EDGE, MODES, NOBODY
+from multispin.control.who import DEVICE, EDGE, NOBODY, ROUND_MODES
 from multispin.errors import InputError
 
 _PASSES = 12
@@ -173,7 +173,7 @@ def test_no_policy_is_below_the_best_of_its_pure_choices_and_figures_follow_from
     fair = policy == "fair"
     made = decide(scenario, policy)
     value = _value(scenario, [choice.tokens_per_s for choice in made.sessions], fair)
-    for mode in MODES:
+    for mode in ROUND_MODES:
         if mode != "edge" or scenario.edge_drafter is not None:
             pure = decide(scenario, policy, mode=mode)
             assert value >= _value(scenario, [c.tokens_per_s for c in pure.sessions], fair) * (1 - 1e-9) - 1e-9 * fair

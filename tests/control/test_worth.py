@@ -8,8 +8,8 @@ import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.control.fairness import fair_weights
-from multispin.control.streams import Go, Ready, Ride, choose
-from multispin.control.worth import Price, SessionWorth, Worth, learned, worth
+from multispin.control.streams import Candidate, Go, Ride, choose
+from multispin.control.worth import Price, SessionWorth, Worth, learned_price, worth
 
 PAPER = Verification(0.02268, 0.01272)
 
@@ -17,10 +17,10 @@ PAPER = Verification(0.02268, 0.01272)
 def test_the_price_is_tokens_per_second_of_late() -> None:
     price = Price()
     for _ in range(1000):
-        price = learned(price, 20.0, 0.1)
+        price = learned_price(price, 20.0, 0.1)
     assert price.tokens_per_s == pytest.approx(200.0)
     for _ in range(100):  # ten seconds, of which five are remembered
-        price = learned(price, 40.0, 0.1)
+        price = learned_price(price, 40.0, 0.1)
     assert 350.0 < price.tokens_per_s < 400.0
 
 
@@ -30,7 +30,7 @@ def test_a_site_that_is_played_more_slowly_remembers_as_many_passes(slower: floa
     price, pass_s = Price(), 0.25 * slower
     for tokens, passes in ((20.0, 1000), (40.0, 50)):
         for _ in range(passes):
-            price = learned(price, tokens, pass_s, pass_s)
+            price = learned_price(price, tokens, pass_s, pass_s)
     assert price.tokens_per_s * pass_s == pytest.approx(40.0 - 20.0 * math.exp(-50.0 / 36.0), rel=1e-3)
 
 
@@ -72,7 +72,7 @@ def test_prices_count_a_session_by_its_weight() -> None:
     devices = site().devices
     made = worth(Scenario(Cell(1e6, 60, 25, 0), PAPER, (Device("d0", 0.006, 3.0, 0.6, weight=3.0), *devices[1:])))
     assert [made.sessions[name].weight for name in ("d0", "d1")] == [3.0, 1.0]
-    ready = [Ready(k, 2, 0.6, weight) for k, weight in enumerate((3.0, 1.0))]
+    ready = [Candidate(k, 2, 0.6, weight) for k, weight in enumerate((3.0, 1.0))]
     decided = choose(ready, PAPER, 200.0)  # a ride costs 2.5 tokens, and brings 1.96
     assert isinstance(decided, Go)
     assert decided.rides == (Ride(0, 2),)

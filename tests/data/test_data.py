@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from multispin.data import MAX_CHARACTERS, TASKS, Prompt, load_prompts, parse_prompts, scenario_path
+from multispin.data import MAX_PROMPT_CHARACTERS, TASKS, Prompt, load_prompts, parse_prompts, scenario_path
 from multispin.errors import InputError
 
 
@@ -22,7 +22,7 @@ def test_names_and_texts_are_unique_filled_and_short():
     for prompt in prompts:
         assert 0 < len(prompt.name) <= 20
         assert prompt.text == prompt.text.strip()
-        assert 20 < len(prompt.text) <= MAX_CHARACTERS
+        assert 20 < len(prompt.text) <= MAX_PROMPT_CHARACTERS
 
 
 def test_any_four_in_a_row_from_the_start_are_of_four_families():
@@ -45,7 +45,7 @@ def test_a_prompt_of_an_unknown_family_is_refused_by_name():
         Prompt("ode", "poetry", "Sing of the sea.")
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "x" * (MAX_CHARACTERS + 1)])
+@pytest.mark.parametrize("text", ["", "  \n", "x" * (MAX_PROMPT_CHARACTERS + 1)])
 def test_an_empty_or_endless_text_is_refused(text):
     with pytest.raises(InputError, match="'a'"):
         Prompt("a", "code", text)

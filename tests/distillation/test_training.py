@@ -8,7 +8,7 @@ import torch
 from tests.cli.started import Started
 
 from multispin.cli.main import run
-from multispin.distillation import Order, distil, training
+from multispin.distillation import DistilOrder, distil, training
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
 from multispin.errors import InputError
@@ -130,7 +130,7 @@ def test_a_qwen_target_gets_a_drafter_that_drafts_for_it(qwen_folder, tmp_path):
 
     def made(steps):
         recipe = Recipe(steps=steps, batch=16, positions=128, learning_rate=5e-3)
-        return Order(
+        return DistilOrder(
             *(qwen_folder, 1, tmp_path / str(steps), recipe),
             corpus=tmp_path / "corpus", tokens=6000, answer_tokens=16, vocabulary=200, evaluation_tokens=8,
         )  # fmt: skip

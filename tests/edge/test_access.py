@@ -12,7 +12,7 @@ from multispin.edge import Access, TokenFile, access
 from multispin.edge.access import Holder
 from multispin.edge.connection import Connection
 from multispin.edge.door import Door, FullError
-from multispin.edge.tokens import Token
+from multispin.edge.tokens import AccessToken
 from multispin.protocol import (
     PROTOCOL_VERSION,
     EdgeSession,
@@ -191,7 +191,7 @@ def test_a_token_that_has_used_its_minute_waits(stub_site, run, file):
 
 
 def test_a_minute_gives_back_what_it_took():
-    holder = Holder(token=Token("a", "a", "0" * 64, "", tokens_per_minute=60))
+    holder = Holder(token=AccessToken("a", "a", "0" * 64, "", tokens_per_minute=60))
     holder.check_text(10, 0.0)
     holder.spend(100, 0.0)
     with pytest.raises(ProtocolError, match="41 s"):

@@ -9,7 +9,7 @@ from aiohttp import web
 from tests import virtual_time
 
 from multispin.edge import listening
-from multispin.edge.arriving import AT_ONCE_S, BURST_S, MAX_KEPT_BYTES, PORTION_BYTES, SHARE, Arriving
+from multispin.edge.arriving import AT_ONCE_S, BURST_S, CONNECTION_SHARE, MAX_KEPT_BYTES, PORTION_BYTES, Arriving
 
 
 class Peer:
@@ -71,7 +71,7 @@ def test_costly_data_take_their_share_of_the_time_and_lose_nothing(piece):
 
     peer, took_s = virtual_time.run(scenario())
     assert peer.data == sent
-    assert peer.spent_s <= BURST_S + SHARE * took_s + 3 * AT_ONCE_S + PORTION_BYTES * 2e-5
+    assert peer.spent_s <= BURST_S + CONNECTION_SHARE * took_s + 3 * AT_ONCE_S + PORTION_BYTES * 2e-5
     at_once = Counter()
     for when_s, size in peer.came:
         at_once[when_s] += size

@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from multispin.edge import Metrics
-from multispin.edge.device_metrics import MAX_DEVICES, OTHER
+from multispin.edge.device_metrics import MAX_NAMED_DEVICES, OTHER
 from multispin.edge.metrics import Counts
 from multispin.protocol import MAX_DRAFT_LENGTH, Request
 from multispin.protocol.events import Round, RoundDevice, RoundGrant
@@ -108,15 +108,15 @@ def row(number, name):
 
 
 def test_strangers_choose_names_but_not_how_many():
-    live = range(3 * MAX_DEVICES)
+    live = range(3 * MAX_NAMED_DEVICES)
     metrics = Metrics("m", lambda: EMPTY._replace(sessions=live))
     for number in live:
         grant = RoundGrant(f"device-{number}", 4, 1e4, number)
         metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, (row(number, f"device-{number}"),), (grant,)))
     found = samples(metrics.exposition().decode())
     names = {dict(labels)["device"] for (_, labels) in found if dict(labels).get("device")}
-    assert len(names) == MAX_DEVICES + 1
-    assert value(found, "multispin_device_tokens_total", device=OTHER) == 2 * 2 * MAX_DEVICES
+    assert len(names) == MAX_NAMED_DEVICES + 1
+    assert value(found, "multispin_device_tokens_total", device=OTHER) == 2 * 2 * MAX_NAMED_DEVICES
     metrics.tell(Round(2, 2.0, 0.1, 0, 0.2, 10.0, (row(7, OTHER),), ()))
     assert value(samples(metrics.exposition().decode()), "multispin_device_tokens_total", device=OTHER) > 0
     live = range(5, 7)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from multispin.edge.tokens import PREFIX, TokenFile, digest
+from multispin.edge.tokens import PREFIX, TokenFile, token_digest
 from multispin.errors import InputError
 
 
@@ -23,7 +23,7 @@ def test_a_token_is_in_no_file_and_its_hash_is(file):
     text = file.path.read_text()
     assert secret.removeprefix(PREFIX) not in text
     [token] = file.read()
-    assert (token.name, token.max_sessions, token.sha256) == ("anna", 2, digest(secret))
+    assert (token.name, token.max_sessions, token.sha256) == ("anna", 2, token_digest(secret))
     assert file.add("anna") != secret
 
 
@@ -62,7 +62,7 @@ def test_a_token_is_revoked_by_id_or_by_a_name_that_only_it_has(file):
 def test_commands_at_the_same_time_lose_nothing(file):
     with ThreadPoolExecutor(8) as pool:
         secrets = set(pool.map(lambda number: TokenFile(file.path).add(f"device-{number}"), range(32)))
-    assert {token.sha256 for token in file.read()} == {digest(secret) for secret in secrets}
+    assert {token.sha256 for token in file.read()} == {token_digest(secret) for secret in secrets}
 
 
 def test_a_change_is_seen_once(file):

@@ -20,7 +20,7 @@ from multispin.speculation import (
     accept_matching,
     certain_distribution,
 )
-from multispin.speculation.conformance import SEEDS, check_drafter, check_engine
+from multispin.speculation.conformance import CHECKED_DRAFTS, check_drafter, check_engine
 
 V = 97
 TEXTS = [[4, 8, 15, 16, 23, 42, 4, 8, 15], [4, 8, 15, 16, 3, 3], [60, 61, 60, 61, 60]]
@@ -37,7 +37,9 @@ def test_drafters_without_a_model(make):
 def test_the_drafter_of_torch(make_model, family):
     """How tokens are drawn from logits is the same for every family: one of them draws often."""
     model, most = PackedModel.of(make_model(family)), family == "llama"
-    check_drafter(lambda: ModelDrafter(model, 64), TEXTS if most else TEXTS[1:], V, seeds=SEEDS if most else 20)
+    check_drafter(
+        lambda: ModelDrafter(model, 64), TEXTS if most else TEXTS[1:], V, seeds=CHECKED_DRAFTS if most else 20
+    )
 
 
 @pytest.mark.conformance

@@ -9,7 +9,7 @@ from multispin.models.distilled import (
     ReducedHead,
     carve,
     fingerprint,
-    learned,
+    learned_parameters,
     load_for_drafting,
     load_student,
     save_drafter,
@@ -41,7 +41,7 @@ def test_embeddings_are_shared_and_layers_are_copies(make_model):
     student = carve(model, (0, 2), IDS)
     assert student.model.embed_tokens.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     with torch.no_grad():
-        for parameter in learned(student).values():
+        for parameter in learned_parameters(student).values():
             parameter.zero_()
     assert all(bool(parameter.detach().any()) for parameter in model.model.layers.parameters())
     assert len(model.model.layers) == 3
@@ -65,7 +65,7 @@ def test_what_is_stored_is_read_back(make_model, tmp_path, storage, error):
     again = load_student(tmp_path, make_model("llama"))
     assert isinstance(again.lm_head, ReducedHead)
     assert torch.equal(again.lm_head.ids, IDS)
-    for (name, one), other in zip(learned(student).items(), learned(again).values(), strict=True):
+    for (name, one), other in zip(learned_parameters(student).items(), learned_parameters(again).values(), strict=True):
         limit = one.abs().amax() * error * 1.001 if one.ndim == 2 else 0.0
         assert (one - other).abs().max().item() <= float(limit), name
 

@@ -3,7 +3,7 @@
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import DrafterKind, DrafterName, check_drafter, load_draft_source
+from multispin.models import DrafterKind, DrafterName, check_drafter_name, load_draft_source
 from multispin.speculation import NoDrafter, PromptLookupDrafter, SamplingParams
 
 
@@ -48,7 +48,7 @@ def test_a_folder_with_a_card_is_a_distilled_drafter_and_one_without_is_a_model(
 )
 def test_what_cannot_be_a_drafter_is_refused_in_one_sentence(text, part):
     with pytest.raises(InputError, match=part):
-        check_drafter(text)
+        check_drafter_name(text)
 
 
 def test_one_source_makes_drafters_for_many_texts_and_drafts_the_targets_ids(tiny_folder):

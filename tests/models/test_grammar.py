@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from multispin.errors import InputError
-from multispin.models import EdgeDrafter, ModelDrafter, PackedModel, TextGrammars, Verifier, load_model, load_tokenizer
+from multispin.models import (
+    ModelBatchDrafter,
+    ModelDrafter,
+    PackedModel,
+    TextGrammars,
+    Verifier,
+    load_model,
+    load_tokenizer,
+)
 from multispin.models.grammar import load_grammars
 from multispin.speculation import (
     DistributionFormat,
@@ -161,7 +169,7 @@ def test_a_mutant_that_masks_by_the_committed_text_alone_is_noticed(model, token
 def test_the_edges_drafter_and_the_rejection_rule_stay_within_the_grammar(model, tokenizer, grammars):
     prompt, form = tokenizer.encode("Give me JSON: "), DistributionFormat(tokenizer.size, 50)
     params = SamplingParams(1.0, seed=4, grammar=GRAMMAR, prompt_tokens=len(prompt))
-    drafter = EdgeDrafter(PackedModel.of(model), 1, 256, tokenizer.size)
+    drafter = ModelBatchDrafter(PackedModel.of(model), 1, 256, tokenizer.size)
     matcher = grammars.matcher(GRAMMAR)
     ask = DraftAsk(drafter.open(), prompt, 12, params, matcher)
     check = grammars.matcher(GRAMMAR)

@@ -10,7 +10,7 @@ from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
 from multispin.models.distilled import fingerprint
 from multispin.models.drafter_card import read_card
-from multispin.models.drafter_name import SHIPPED, check_drafter, shipped_folder
+from multispin.models.drafter_name import SHIPPED, check_drafter_name, shipped_folder
 from multispin.profiling import follow
 from multispin.speculation import SamplingParams
 
@@ -65,4 +65,4 @@ def test_they_are_for_no_other_target(tiny_folder):
 def test_a_missing_package_of_drafters_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "multispin_drafters", None)
     with pytest.raises(InputError, match="pip install multispin-drafters"):
-        check_drafter("small")
+        check_drafter_name("small")

@@ -7,7 +7,7 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models import CachedModel, Verifier
-from multispin.models.buckets import KEYS, TOKENS, Piece, Shape, at_least, key_size, slot_size, split, token_sizes
+from multispin.models.buckets import KEYS, TOKENS, Segment, Shape, at_least, key_size, slot_size, split, token_sizes
 from multispin.models.ragged import ragged_attention
 from multispin.models.self_test import relative_error
 from multispin.models.static import StaticLayout
@@ -176,13 +176,13 @@ def test_on_a_cuda_device_narrow_numbers_give_nearly_todays_path(make_model, fam
 
 
 def test_runs_are_split_into_passes_of_one_shape_in_their_order():
-    assert split([3, 2], Shape(8, 2)) == [[Piece(0, 0, 3), Piece(1, 0, 2)]]
+    assert split([3, 2], Shape(8, 2)) == [[Segment(0, 0, 3), Segment(1, 0, 2)]]
     assert split([3, 20], Shape(8, 2)) == [
-        [Piece(0, 0, 3), Piece(1, 0, 5)],
-        [Piece(1, 5, 8)],
-        [Piece(1, 13, 7)],
+        [Segment(0, 0, 3), Segment(1, 0, 5)],
+        [Segment(1, 5, 8)],
+        [Segment(1, 13, 7)],
     ]
-    assert split([5, 1], Shape(8, 2, rows=4)) == [[Piece(0, 0, 4), Piece(1, 0, 1)], [Piece(0, 4, 1)]]
+    assert split([5, 1], Shape(8, 2, rows=4)) == [[Segment(0, 0, 4), Segment(1, 0, 1)], [Segment(0, 4, 1)]]
     counts = [random.Random(k).randrange(1, 40) for k in range(9)]
     passes = split(counts, Shape(32, 9, rows=8))
     assert all(sum(piece.size for piece in each) <= 32 for each in passes)

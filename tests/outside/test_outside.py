@@ -19,7 +19,7 @@ from multispin.outside import (
     read,
     read_file,
     user_path,
-    whole,
+    whole_characters,
 )
 
 TEXTS = ["plain", "Grüße", "你好，世界", "👩‍👩‍👧‍👦 🏳️‍🌈", "مرحبا שלום \u200f.", "हिन्दी", "a\tb\nc"]
@@ -82,8 +82,8 @@ def test_other_encodings_are_refused_with_the_place_and_the_remedy():
     with pytest.raises(InputError, match=r"standard input is not UTF-8 text: byte 0xfc at position 2; .*iconv"):
         decode("Grüße".encode("latin-1"), "standard input")
     with pytest.raises(InputError, match="--prompt is not UTF-8"):
-        whole("Gr\udcfc", "--prompt")
-    assert whole("Grüße", "--prompt") == "Grüße"
+        whole_characters("Gr\udcfc", "--prompt")
+    assert whole_characters("Grüße", "--prompt") == "Grüße"
 
 
 def test_reading_is_bounded():

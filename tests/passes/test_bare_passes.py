@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification, decide
-from multispin.passes.bare_passes import FIRST_ALIKE, MOST_ALIKE, BarePasses
+from multispin.passes.bare_passes import FIRST_BARE_AFTER, LAST_BARE_AFTER, BarePasses
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -14,9 +14,9 @@ def test_a_bare_pass_comes_after_ever_more_passes_that_were_alike():
     bare = BarePasses()
     due = [number for number in range(2000) if bare.due(16)]
     gaps = [later - sooner for sooner, later in pairwise(due)]
-    assert due[0] == FIRST_ALIKE
-    assert gaps[:3] == [2 * FIRST_ALIKE + 1, 4 * FIRST_ALIKE + 1, 8 * FIRST_ALIKE + 1]
-    assert set(gaps[4:]) == {MOST_ALIKE + 1}
+    assert due[0] == FIRST_BARE_AFTER
+    assert gaps[:3] == [2 * FIRST_BARE_AFTER + 1, 4 * FIRST_BARE_AFTER + 1, 8 * FIRST_BARE_AFTER + 1]
+    assert set(gaps[4:]) == {LAST_BARE_AFTER + 1}
 
 
 def test_passes_that_differ_or_have_no_drafts_need_none():

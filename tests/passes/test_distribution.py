@@ -20,15 +20,15 @@ from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
     DeviceSession,
+    DistributionAsked,
     Granted,
     Hello,
     Profile,
-    Refused,
     Request,
     device_stages,
     edge_session,
 )
-from multispin.protocol.device_stages import Away, Waiting
+from multispin.protocol.device_stages import Disconnected, Waiting
 from multispin.speculation import (
     DistributionFormat,
     Outcome,
@@ -159,9 +159,9 @@ class Site(LocalDriver):
         else:
             self.counts["resumed"] += 1
             session = self.passes.session(number)
-            if self.forgetful and isinstance(session.stage, Refused):
+            if self.forgetful and isinstance(session.stage, DistributionAsked):
                 session.stage = Granted(session.grant)
-                device.stage = Away(Waiting())  # both forget the draft, and the device draws anew
+                device.stage = Disconnected(Waiting())  # both forget the draft, and the device draws anew
                 device.attempt += 1
             self.connect(device)
 

@@ -1,7 +1,8 @@
 """When the edge's own drafter is tried."""
 
 from multispin.control.streams import Ride
-from multispin.passes.edge_trials import AT_ONCE, SHARE, TRIAL_LENGTH, EdgeTrials
+from multispin.passes.edge_trials import AT_ONCE, TRIAL_LENGTH, EdgeTrials
+from multispin.passes.probing import COST_SHARE
 
 RIDES = [Ride(k, 0) for k in range(3)]
 ROOMS = dict.fromkeys(range(100), 20)
@@ -16,7 +17,7 @@ def test_it_is_tried_at_first_and_then_for_a_small_share_of_the_time() -> None:
             drafting_s, now_s = drafting_s + 0.02, now_s + 0.02
             trials.ended(now_s)
         now_s += 0.05
-    assert 0.5 * SHARE < drafting_s / now_s < 1.1 * SHARE
+    assert 0.5 * COST_SHARE < drafting_s / now_s < 1.1 * COST_SHARE
 
 
 def test_the_verification_of_what_is_tried_counts_too() -> None:
@@ -28,7 +29,7 @@ def test_the_verification_of_what_is_tried_counts_too() -> None:
             trials.ended(now_s + 0.001)
             tried_s, now_s = tried_s + 0.001 + 0.002 * tokens, now_s + 0.001 + 0.002 * tokens
         now_s += 0.05
-    assert 0.5 * SHARE < tried_s / now_s < 1.1 * SHARE
+    assert 0.5 * COST_SHARE < tried_s / now_s < 1.1 * COST_SHARE
 
 
 def test_a_draft_that_pays_is_a_trial_too() -> None:

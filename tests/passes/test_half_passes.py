@@ -6,7 +6,7 @@ from itertools import pairwise
 from tests.simulation.test_modes import SITES
 
 from multispin.control.streams import Ride
-from multispin.passes.half_passes import FIRST_ALIKE, MOST_ALIKE, HalfPasses
+from multispin.passes.half_passes import FIRST_HALF_AFTER, LAST_HALF_AFTER, HalfPasses
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -21,15 +21,15 @@ def test_one_pass_of_many_that_are_alike_has_half_of_the_riders_and_ever_fewer_d
         halves.rode(len(rides))
     small = [k for k, size in enumerate(sizes) if size == 2]
     gaps = [b - a for a, b in pairwise(small)]
-    assert small[0] <= FIRST_ALIKE + 2
+    assert small[0] <= FIRST_HALF_AFTER + 2
     assert gaps == sorted(gaps)
-    assert MOST_ALIKE < gaps[-1] <= MOST_ALIKE + 4
+    assert LAST_HALF_AFTER < gaps[-1] <= LAST_HALF_AFTER + 4
     assert set(sizes) == {2, 4}
 
 
 def _due() -> HalfPasses:
     halves = HalfPasses()
-    for _ in range(FIRST_ALIKE + 8):
+    for _ in range(FIRST_HALF_AFTER + 8):
         halves.rode(4)
     return halves
 
@@ -51,7 +51,7 @@ def test_a_session_that_alone_may_be_left_out_is_not_left_out_of_every_pass() ->
         halves.rode(len(made))
         without += [number] if len(made) < 10 else []
     assert len(without) <= 7
-    assert all(b - a > FIRST_ALIKE for a, b in pairwise(without))
+    assert all(b - a > FIRST_HALF_AFTER for a, b in pairwise(without))
 
 
 def test_where_the_number_of_riders_changes_by_itself_nobody_is_left_out() -> None:

@@ -8,7 +8,7 @@ from tests.passes.counting import CountingEngine, RandomDrafter, V
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, LocalDriver, Passes, Sleep
-from multispin.passes.probing import PROBE_LENGTH, SHARE, Probes
+from multispin.passes.probing import PROBE_LENGTH, PROBE_SHARE, Probes
 from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Grant, Hello, Profile, Request, Tail
 from multispin.speculation import SamplingParams
 
@@ -165,9 +165,9 @@ def test_probes_take_no_more_than_their_share_and_find_a_change_in_time():
             spent_s += took_s
             probes.end(1, now_s)
         now_s += 0.01
-    assert spent_s / now_s <= SHARE * 1.05
+    assert spent_s / now_s <= PROBE_SHARE * 1.05
     gaps = [later - earlier for earlier, later in itertools.pairwise(begun)]
-    assert max(gaps) <= took_s / SHARE + took_s + 0.05
+    assert max(gaps) <= took_s / PROBE_SHARE + took_s + 0.05
 
 
 def test_a_device_that_missed_a_deadline_is_not_trusted_before_a_probe_has_come():
@@ -175,7 +175,7 @@ def test_a_device_that_missed_a_deadline_is_not_trusted_before_a_probe_has_come(
     probes.miss(1, 10.0, 2.0)
     assert probes.distrusted(1)
     assert not probes.due(1, 10.0 + 2.0)
-    assert probes.due(1, 10.0 + 2.0 / SHARE)
+    assert probes.due(1, 10.0 + 2.0 / PROBE_SHARE)
     probes.begin(1, 200.0)
     probes.end(1, 200.5)
     assert not probes.distrusted(1)

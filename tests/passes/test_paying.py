@@ -6,7 +6,7 @@ import random
 import pytest
 
 from multispin.passes.paying import ENOUGH, LEAST_SHARE, Paying
-from multispin.passes.probing import SHARE
+from multispin.passes.probing import PROBE_SHARE
 
 
 def test_who_brings_nothing_rests_and_who_brings_something_does_not():
@@ -38,7 +38,7 @@ def test_trials_take_at_most_a_fiftieth_of_the_time_and_each_comes_within_51_dur
             tried_s += 0.3
             paying.end(1, now_s)
         now_s += 0.01
-    assert tried_s < 1.2 * SHARE * now_s
+    assert tried_s < 1.2 * PROBE_SHARE * now_s
     assert max(after - before for before, after in itertools.pairwise(began)) < 51 * 0.3 + 0.1
 
 

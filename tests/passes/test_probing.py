@@ -7,7 +7,7 @@ import pytest
 from multispin.control import Cell, Device, Scenario, Verification
 from multispin.passes import Controller, ControllerSettings
 from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
-from multispin.passes.probing import COST_SHARE, SHARE, Probes
+from multispin.passes.probing import COST_SHARE, PROBE_SHARE, Probes
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -46,7 +46,7 @@ def test_a_dear_probe_keeps_no_cheap_one_waiting():
             now_s = probes.due_since_s(key)
     probes.begin(2, now_s, 0.5)
     probes.end(2, now_s + 0.1)
-    assert probes.due(2, now_s + 0.1 + 2 * 0.5 * 0.1 / COST_SHARE + 0.1 / SHARE)
+    assert probes.due(2, now_s + 0.1 + 2 * 0.5 * 0.1 / COST_SHARE + 0.1 / PROBE_SHARE)
 
 
 def test_a_probe_that_takes_a_part_of_the_band_makes_nobody_late():

@@ -26,7 +26,7 @@ from multispin.protocol import (
     encode,
 )
 from multispin.protocol.device_stages import Welcomed
-from multispin.protocol.device_stream import Streaming as Ahead
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.speculation import SamplingParams, Score, accept_matching, pack_ids
 
 V, PROMPT = 8, (1, 2, 3)
@@ -155,7 +155,7 @@ class Wire:
         self.rejected += progress.drafted - progress.accepted
         if isinstance(self.device.stage, Welcomed):
             self.up.append((encode(self.device.open()), None))
-        if isinstance(self.device.stage, Ahead):
+        if isinstance(self.device.stage, DeviceStreaming):
             if self.believed is None or (
                 isinstance(message, Commit) and self.believed[: len(text)] != text[: len(self.believed)]
             ):
@@ -200,9 +200,9 @@ class Wire:
                 under_way += stage.riding.own
         assert counts.accepted + counts.rejected + counts.wasted + under_way == counts.received
         ahead = self.device.stage
-        own = len(ahead.ids) if isinstance(ahead, Ahead) else 0
+        own = len(ahead.ids) if isinstance(ahead, DeviceStreaming) else 0
         assert self.accepted + self.rejected + self.device.wasted + own == self.made
-        if isinstance(ahead, Ahead) and self.believed is not None:
+        if isinstance(ahead, DeviceStreaming) and self.believed is not None:
             assert self.device.ahead == self.believed
 
     # A schedule -----------------------------------------------------------------------------------------------------

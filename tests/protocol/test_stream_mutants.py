@@ -11,8 +11,7 @@ from multispin.protocol import (
     Streaming,
     edge_stream,
 )
-from multispin.protocol.device_stream import Chains
-from multispin.protocol.device_stream import Streaming as Ahead
+from multispin.protocol.device_stream import Chains, DeviceStreaming
 
 
 def old_epoch_is_taken(patch):
@@ -87,7 +86,7 @@ def next_token_is_not_compared(patch):
 
 
 def device_never_starts_over(patch):
-    patch.setattr(Chains, "begin", lambda self, window: Ahead(window, max(1, self.epoch)))
+    patch.setattr(Chains, "begin", lambda self, window: DeviceStreaming(window, max(1, self.epoch)))
 
 
 def device_keeps_what_is_contradicted(patch):
@@ -97,7 +96,7 @@ def device_keeps_what_is_contradicted(patch):
         self.sent = max(0, self.sent - written)
         return written
 
-    patch.setattr(Ahead, "follow", follow)
+    patch.setattr(DeviceStreaming, "follow", follow)
 
 
 def device_takes_a_token_of_an_old_chain(patch):

@@ -20,7 +20,7 @@ from multispin.protocol import (
     decode_uplink,
 )
 from multispin.protocol.device_stages import Waiting
-from multispin.protocol.device_stream import Streaming as Ahead
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.speculation import Rule, SamplingParams
 
 
@@ -121,7 +121,7 @@ def test_what_was_on_its_way_when_the_text_ended_is_dropped_and_the_next_text_st
     wire.device.begin(Request(PROMPT, SamplingParams(), 12))
     wire.edge.open(wire.device.open(), 100)
     wire.device.receive(wire.edge.stream(4, 1, 1e4))
-    assert isinstance(wire.device.stage, Ahead)
+    assert isinstance(wire.device.stage, DeviceStreaming)
     wire.begin()
     wire.end(True)
     frame, _ = wire.up.pop()

@@ -10,7 +10,7 @@ import pytest
 
 from multispin.cli.main import run
 from multispin.paper.claims import Agreement, Claim
-from multispin.report.page import Picture, number, page
+from multispin.report.page import Picture, page, readable_number
 
 ARGUMENTS = [
     *("--figures", "3,5,6,payload,fairness,learning", "--realisations", "2", "--blocks", "1", "--processes", "1"),
@@ -99,4 +99,4 @@ def test_the_page_escapes_what_it_is_given():
     ("value", "shown"), [(None, "–"), (math.nan, "–"), ("> 1", "> 1"), (145.4, "145"), (2.5, "2.5")]
 )
 def test_numbers_for_readers(value, shown):
-    assert number(value) == shown
+    assert readable_number(value) == shown

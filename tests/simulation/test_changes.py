@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification
-from multispin.passes.probing import SHARE
+from multispin.passes.probing import PROBE_SHARE
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -34,7 +34,7 @@ def test_it_is_found_again_within_some_trials_and_drafts_as_before(mode, trouble
     device.becomes(DEVICES[0])
     since_s, accepted = site.queue.now_s, device.record.accepted
     trial_s = TRIAL_S + 4 * trouble.get("seconds_per_token", 0.0)
-    until_s = since_s + TRIALS[mode] * (1.0 + 1.0 / SHARE) * trial_s
+    until_s = since_s + TRIALS[mode] * (1.0 + 1.0 / PROBE_SHARE) * trial_s
     while device.record.accepted < accepted + 20 and site.queue.now_s < until_s:
         site.run(site.rounds + 1)
     assert device.record.accepted >= accepted + 20

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification
-from multispin.control.streams import Go, Ready, choose
+from multispin.control.streams import Candidate, Go, choose
 from multispin.errors import InputError
-from multispin.simulation.oracle import Policy, SmallSite, Stream
+from multispin.simulation.oracle import JointPolicy, SmallSite, Stream
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -88,7 +88,7 @@ def test_nobody_decides_better_than_who_knows_the_arrivals() -> None:
 
     def decide(states: list[tuple[int, int]], price: float) -> int:
         ready = [
-            Ready(k, max(0, held), each.acceptance_rate, room=each.window, behind_tokens=-1e6)
+            Candidate(k, max(0, held), each.acceptance_rate, room=each.window, behind_tokens=-1e6)
             for k, ((held, _), each) in enumerate(zip(states, PAIR, strict=True))
         ]
         made = choose(ready, Verification(0.05, 0.02, 0.001), price)
@@ -96,7 +96,7 @@ def test_nobody_decides_better_than_who_knows_the_arrivals() -> None:
 
     policies = [site.follow(lambda states, price=price: decide(states, price)) for price in (0.0, 20.0, 40.0)]
     random = np.random.default_rng(3)
-    policies += [Policy(random.integers(1, 4, site.count)) for _ in range(5)]
+    policies += [JointPolicy(random.integers(1, 4, site.count)) for _ in range(5)]
     values = [site.value(policy).tokens_per_s for policy in policies]
     best = site.best(max(values))
     assert best.tokens_per_s >= max(values) * (1.0 - 1e-9)

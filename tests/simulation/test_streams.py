@@ -9,9 +9,9 @@ import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.control.exact.fluid import fluid
-from multispin.control.streams import Decide, Go, Ready, Wait, choose
+from multispin.control.streams import Candidate, Decide, Go, Wait, choose
 from multispin.data import bundled_sites, scenario_path
-from multispin.protocol.device_stream import Streaming
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.simulation.acceptance import IndependentAcceptance
 from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, ScenarioFile, Setup
@@ -81,7 +81,7 @@ def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited() -> No
     devices = (Device("a", 0.0017, 1.5, 0.57), Device("b", 0.005, 4.6, 0.3))
     setup = Setup(Scenario(Cell(8e4, 16, 16, 0), Verification(0.125, 0.0), devices), Behaviour(frame_bits=176))
 
-    def impatient(ready: Sequence[Ready], verifier: Verification, price: float, drafter: EdgeDrafter | None,
+    def impatient(ready: Sequence[Candidate], verifier: Verification, price: float, drafter: EdgeDrafter | None,
                   _: float, __: float) -> Go | Wait:  # fmt: skip
         return choose(ready, verifier, price, drafter)
 
@@ -210,7 +210,7 @@ def test_where_bits_are_dear_the_band_goes_to_who_makes_the_most_of_it() -> None
     run.run(150)
     best = [made.bandwidth_hz for made in fluid(setup.scenario).devices]
     stages = [run.devices[k].session.stage for k in np.argsort(best)]
-    share = [stage.window.bandwidth_hz for stage in stages if isinstance(stage, Streaming)]
+    share = [stage.window.bandwidth_hz for stage in stages if isinstance(stage, DeviceStreaming)]
     assert len(share) == len(best)
     assert np.mean(share[-5:]) > 1.5 * np.mean(share[:5])  # what is believed is not what is true: not the same order
     streams = sum(device.record.tokens for device in run.devices) / run.queue.now_s

@@ -24,7 +24,7 @@ from multispin.speculation import (
     verify_distributions,
 )
 from multispin.speculation.block import block_stops
-from multispin.speculation.distributions import Stream
+from multispin.speculation.distributions import Purpose
 
 V, TOTAL = 3, 15
 FORM = DistributionFormat(V, retained=3, probability_bits=4)
@@ -292,8 +292,8 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
     assert chances[0] == 1.0
     coins: dict[int, float] = {}
 
-    def word(seed: int, stream: Stream, of_base: int, position: int) -> int:
-        assert (seed, stream, of_base) == (5, Stream.ACCEPT, base)
+    def word(seed: int, stream: Purpose, of_base: int, position: int) -> int:
+        assert (seed, stream, of_base) == (5, Purpose.ACCEPT, base)
         return int(coins[position] * 2**52)
 
     monkeypatch.setattr(rejection, "stream_word", word)

@@ -23,7 +23,7 @@ from multispin.speculation import (
     verify_floored,
     verify_scalars,
 )
-from multispin.speculation.distributions import Stream, floor_distribution, quantise, scaled_word, stream_word
+from multispin.speculation.distributions import Purpose, floor_distribution, quantise, scaled_word, stream_word
 from multispin.speculation.rejection import Rejection
 
 FORM = DistributionFormat(10, retained=4, probability_bits=8)
@@ -74,9 +74,9 @@ def test_a_scaled_word_never_leaves_its_range(word, total):
 
 def test_no_two_decisions_rounds_or_positions_share_a_word():
     words = {
-        stream_word(7, stream, base, position) for stream in Stream for base in range(5) for position in range(base, 9)
+        stream_word(7, stream, base, position) for stream in Purpose for base in range(5) for position in range(base, 9)
     }
-    assert len(words) == len(Stream) * sum(9 - base for base in range(5))
+    assert len(words) == len(Purpose) * sum(9 - base for base in range(5))
 
 
 @pytest.mark.parametrize(

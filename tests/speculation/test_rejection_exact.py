@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from multispin.speculation import DistributionFormat, Outcome, SamplingParams, distributions, rejection
-from multispin.speculation.distributions import Stream, floor_distribution, target_distribution, truncate
+from multispin.speculation.distributions import Purpose, floor_distribution, target_distribution, truncate
 
 PARAMS = SamplingParams(1.0, top_p=0.97)
 REST = -1
@@ -19,7 +19,7 @@ REST = -1
 
 @pytest.mark.parametrize(("bits", "cells", "pairs"), [(2, 6, 40), (3, 420, 2)])
 def test_every_path_through_a_position_adds_up_to_the_targets_distribution(monkeypatch, bits, cells, pairs):
-    word: dict[Stream, int] = {}
+    word: dict[Purpose, int] = {}
     monkeypatch.setattr(distributions, "stream_word", lambda seed, stream, base, position: word[stream])
     monkeypatch.setattr(rejection, "stream_word", lambda seed, stream, base, position: word[stream])
     monkeypatch.setattr(rejection, "_emit", lambda weights, base, position, seed: REST)
@@ -33,9 +33,9 @@ def test_every_path_through_a_position_adds_up_to_the_targets_distribution(monke
         floor = floor_distribution(target_distribution(target[None], PARAMS)[0], form)
         mass: defaultdict[int, Fraction] = defaultdict(Fraction)
         for cell in range(form.total):
-            word[Stream.DRAFT] = (2 * cell + 1) * 2**52 // (2 * form.total)
+            word[Purpose.DRAFT] = (2 * cell + 1) * 2**52 // (2 * form.total)
             x = distributions.draft_token(draft_distribution, 0, 0, 0)
-            for word[Stream.ACCEPT] in grid:
+            for word[Purpose.ACCEPT] in grid:
                 found = rejection.verify_floored(
                     [x], [draft_distribution.weight(x)], form, target.expand(2, -1), 0, PARAMS
                 )
@@ -43,8 +43,8 @@ def test_every_path_through_a_position_adds_up_to_the_targets_distribution(monke
                     mass[x] += Fraction(1, form.total * cells)
                     continue
                 # Coins only refuse from here on, and the offer does not depend on which one did.
-                refused = cells - grid.index(word[Stream.ACCEPT])
-                for word[Stream.RESOLVE] in grid:
+                refused = cells - grid.index(word[Purpose.ACCEPT])
+                for word[Purpose.RESOLVE] in grid:
                     token = rejection.resolve_down(found, draft_distribution, 0)
                     mass[token] += Fraction(refused, form.total * cells * cells)
                 refusals += 1

@@ -362,10 +362,10 @@ def test_what_cannot_be_is_refused_before_vllm_starts(folder, changes, words):
 def test_a_vllm_whose_inside_is_not_known_is_refused(folder, monkeypatch):
     from multispin.models import vllm_internals
 
-    vllm_internals.check_version("0.32.9")
+    vllm_internals.check_vllm_version("0.32.9")
     for version in ("0.31.2", "0.33.0", "1.0"):
         with pytest.raises(InputError, match=rf"{version} is installed.*0\.32"):
-            vllm_internals.check_version(version)
+            vllm_internals.check_vllm_version(version)
     monkeypatch.setattr(vllm_internals, "NEWEST", (0, 31))  # what is installed is now too new
     with pytest.raises(InputError, match=r"is installed.*pip install 'vllm==0\.31"):
         VllmEngine(folder, 1, LENGTH)

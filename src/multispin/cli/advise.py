@@ -95,7 +95,7 @@ def command(
         return
     check_plot(plot)
     scenario, title = _scenario(site, **given)
-    advice = asked(scenario, title, policies or RUNTIME_POLICIES, plot)
+    advice = asked_advice(scenario, title, policies or RUNTIME_POLICIES, plot)
     if as_json:
         click.echo(json.dumps(document(advice, title), indent=2))
     else:
@@ -104,7 +104,7 @@ def command(
             click.echo(f"Picture: {one_line(str(plot))}")
 
 
-def asked(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
+def asked_advice(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
     """The advice for a site, with progress on standard error; a picture of it goes to `plot`."""
     from multispin.simulation.steady import streamed  # the simulator takes a moment to load
 
@@ -287,6 +287,6 @@ def _print_presets() -> None:
 
 
 def _draw(advice: Advice, drawn: tuple[Curve, Curve], title: str, path: Path) -> None:
-    from multispin.report.advice_figure import draw
+    from multispin.report.advice_figure import write_advice_figure
 
-    draw(advice, drawn, title, path)
+    write_advice_figure(advice, drawn, title, path)

@@ -16,15 +16,15 @@ from msgspec import Struct
 from multispin.checks import shown
 from multispin.cli.process import flag
 from multispin.errors import InputError
-from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, user_path, whole
+from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, user_path, whole_characters
+from multispin.protocol.limits import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-DEFAULT_URL = "http://127.0.0.1:8765/v1"
+API_URL = "http://127.0.0.1:8765/v1"
 KEY_VARIABLE = "MULTISPIN_API_KEY"
 """Environment variable with the API key: a command line would show it to other users of the machine."""
-CONNECT_TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 2**20
 """Longest line of a server's stream."""
 MAX_ANSWER_BYTES = 2**22
@@ -64,7 +64,7 @@ class _Model(Struct):
     owned_by: str = ""
 
 
-class Answer(Struct):
+class ServerAnswer(Struct):
     """The parts of a server's answer that are read: a part of a streamed chat, a list of models, or an error."""
 
     choices: list[_Choice] | None = None
@@ -112,7 +112,7 @@ class Talk:
 
 
 @click.command()
-@click.argument("url", default=DEFAULT_URL)
+@click.argument("url", default=API_URL)
 @click.option("--model", help="Name of the model.  [default: the server's first]")
 @click.option("--system", default="", help="System message before the conversation.")
 @click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy decoding.  [default: the server's]")
@@ -142,7 +142,7 @@ def command(url: str, ca_file: str | None, **options: Any) -> int:
     """
     _check(url)
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
-    talk = Talk(url.rstrip("/"), options["model"] or "", system=whole(options["system"], "--system"))
+    talk = Talk(url.rstrip("/"), options["model"] or "", system=whole_characters(options["system"], "--system"))
     talk.options = {name: value for name, value in named.items() if value is not None}
     if ca_file is not None:
         from multispin.device import trusting
@@ -173,7 +173,7 @@ def _check(url: str) -> None:
     except ValueError:
         known = False
     if not known:
-        raise InputError(f"{shown(url)} is not the base URL of an API, such as {DEFAULT_URL}")
+        raise InputError(f"{shown(url)} is not the base URL of an API, such as {API_URL}")
     if not os.environ.get(KEY_VARIABLE, "").isprintable():
         raise InputError(f"{KEY_VARIABLE} holds a line break or another character that no API key has")
 
@@ -184,7 +184,7 @@ def _line(terminal: bool) -> str | None:
         return _next_line()
     while True:
         try:
-            return whole(input("> "), "what you typed")
+            return whole_characters(input("> "), "what you typed")
         except EOFError:
             click.echo()
             return None
@@ -302,7 +302,7 @@ async def _greet(talk: Talk) -> None:
     talk.ours = any(each.owned_by == "multispin" for each in models)
 
 
-async def _events(talk: Talk) -> AsyncIterator[Answer]:
+async def _events(talk: Talk) -> AsyncIterator[ServerAnswer]:
     """The parts of a streamed answer; InputError says why there is none."""
     import aiohttp
 
@@ -327,8 +327,8 @@ async def _lines(answer: Any) -> AsyncIterator[bytes]:
     """The lines of a streamed answer, as they come; InputError for one that is too long."""
     begun = b""
     async for part in answer.content.iter_any():
-        *whole, begun = (begun + part).split(b"\n")
-        for line in whole:
+        *complete, begun = (begun + part).split(b"\n")
+        for line in complete:
             yield line
         if len(begun) > MAX_LINE_BYTES:
             raise InputError(f"the server sent a line of over {MAX_LINE_BYTES} bytes, the limit")
@@ -345,7 +345,7 @@ def _http(talk: Talk) -> Any:
     return aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
 
 
-async def _whole(answer: Any) -> Answer:
+async def _whole(answer: Any) -> ServerAnswer:
     """An answer in one document; InputError with the server's own sentence if it refuses."""
     found = read_answer(await _bounded(answer))
     if answer.status != 200:
@@ -365,10 +365,10 @@ async def _bounded(answer: Any) -> bytes:
     return data
 
 
-def read_answer(data: bytes) -> Answer:
+def read_answer(data: bytes) -> ServerAnswer:
     """Read a document of a server; InputError if it is none of an OpenAI-compatible API, or says what is wrong."""
     try:
-        found = msgspec.json.decode(data, type=Answer)
+        found = msgspec.json.decode(data, type=ServerAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"the server's answer makes no sense ({error}): is this the base URL of an OpenAI-compatible API?"

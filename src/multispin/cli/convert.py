@@ -7,7 +7,7 @@ import click
 
 from multispin.cli.progress import progress
 from multispin.errors import require
-from multispin.models.gguf_storage import STORAGES
+from multispin.models.gguf_storage import GGUF_STORAGES
 from multispin.outside import one_line
 
 
@@ -17,7 +17,11 @@ from multispin.outside import one_line
 @click.option("--target", show_default="the one that it names",
               help="GGUF file of the target that a distilled drafter was made from.")  # fmt: skip
 @click.option(
-    "--storage", type=click.Choice(STORAGES), default="q8_0", show_default=True, help="Number type of the matrices."
+    "--storage",
+    type=click.Choice(GGUF_STORAGES),
+    default="q8_0",
+    show_default=True,
+    help="Number type of the matrices.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(drafter: str, file: Path, target: str | None, storage: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from multispin.cli.engine import check_edge_draft, check_engine, engine_arguments, engine_options
+from multispin.cli.engine import check_edge_draft, check_engine_options, engine_arguments, engine_options
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
 from multispin.cli.unused import idle_policies
@@ -27,7 +27,7 @@ OWN_SITE = ("devices", "bandwidth_hz")
 """Options of a demo that plays no site."""
 SITE_TOKENS = 32
 """Longest text where a site is played and --max-tokens is not given."""
-COMPARED = ("heterogeneous", "fixed")
+POLICIES_SHOWN = ("heterogeneous", "fixed")
 """Policies that are compared on a site, unless --policy names one."""
 _HELP = f"""Start one edge server and several devices on this machine, and let them write texts together.
 
@@ -35,7 +35,7 @@ The demo plays a site: an edge with a large model, devices that draft for it, an
 same prompts in several ways and prints a table of what each way brings. Models, texts and sockets are real. The links
 and the speeds of engine and devices are emulated. At the end the target writes every text once more, alone, and all
 tokens are compared. Under the rejection rules there is no text to compare with. Texts have up to {SITE_TOKENS} tokens
-unless --max-tokens is given. The policies {" and ".join(COMPARED)} are compared unless --policy is given.
+unless --max-tokens is given. The policies {" and ".join(POLICIES_SHOWN)} are compared unless --policy is given.
 
 With --devices or --bandwidth-hz the demo plays no site. The engine is then as fast as this machine makes it, and the
 devices are a laptop, a tablet, a phone and a watch, in turn.
@@ -92,19 +92,19 @@ def command(context: click.Context, /, **options: Any) -> int:
     if own and (options["site"] is not None or options["slower"] is not None):
         raise InputError(f"--{own[0].replace('_', '-')} is for a demo without a site: leave out --site and --slower")
     prepare(os.cpu_count() or 1)  # before torch is imported
-    from multispin.demo.program import run
+    from multispin.demo.program import play_all
     from multispin.demo.view import lost_devices, print_summary
 
     check_edge_draft(options)
-    check_engine(options)
+    check_engine_options(options)
     if options["engine"] == "vllm" and options["place"] != "cpu":
         raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
     if not own and not given("max_tokens"):
         options["max_tokens"] = SITE_TOKENS
     if given("policy") and (idle := idle_policies([options["policy"]], options["modes"] or MODES)):
         click.echo(idle, err=True)
-    order = _order(options, own=bool(own), policies=(options["policy"],) if given("policy") or own else COMPARED)
-    site, result = run(order)
+    order = _order(options, own=bool(own), policies=(options["policy"],) if given("policy") or own else POLICIES_SHOWN)
+    site, result = play_all(order)
     if options["as_json"]:
         click.echo(json.dumps(result.document()))
         for sentence in lost_devices(result):
@@ -117,7 +117,7 @@ def command(context: click.Context, /, **options: Any) -> int:
 
 
 def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any:
-    from multispin.demo.crew import assemble
+    from multispin.demo.crew import make_devices
     from multispin.demo.order import DemoOrder, Play
     from multispin.demo.site import SITE, read_site, site_crew
 
@@ -126,7 +126,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
     embedded = options["target"] == "embedded"
     serve, site = _serve_arguments(options), None
     if own:
-        crew = assemble(options["devices"], embedded, options["drafts"], options["prompts"], seed)
+        crew = make_devices(options["devices"], embedded, options["drafts"], options["prompts"], seed)
         serve += ("--bandwidth-hz", str(options["bandwidth_hz"]))
     else:
         name = options["site"] or SITE

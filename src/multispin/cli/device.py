@@ -15,12 +15,12 @@ from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
-from multispin.outside import read_file, read_standard_input, user_path, whole
+from multispin.outside import read_file, read_standard_input, user_path, whole_characters
 from multispin.protocol.limits import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
 
 log = logging.getLogger(__name__)
 
-DEFAULT_URL = "ws://127.0.0.1:8765"
+EDGE_URL = "ws://127.0.0.1:8765"
 MAX_DELAY_S = 60.0
 MAX_CREDENTIAL_BYTES = 4096
 
@@ -132,7 +132,7 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     from multispin.device import session_url, trusting
 
     options = dict(options)
-    options["urls"] = tuple(session_url(url) for url in options["urls"] or (DEFAULT_URL,))
+    options["urls"] = tuple(session_url(url) for url in options["urls"] or (EDGE_URL,))
     sampling_and_rule(options, 0)
     options["variables"] = _variables(options)
     with flag("--ca-file"):
@@ -140,9 +140,9 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["credential_file"] is not None:
         options["credential"] = read_file(user_path(options["credential_file"]), MAX_CREDENTIAL_BYTES).strip()
     for option in ("prompt", "system", "name", "credential"):
-        whole(options[option] or "", f"--{option}")
+        whole_characters(options[option] or "", f"--{option}")
     for text in options["stops"]:
-        whole(text, "--stop")
+        whole_characters(text, "--stop")
     for option, most in (("name", MAX_NAME_CHARACTERS), ("credential", MAX_CREDENTIAL_CHARACTERS)):
         if len(options[option]) > most:
             raise InputError(f"--{option} has {len(options[option])} characters, over the limit of {most}")
@@ -199,7 +199,7 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
     """The template variables that the options name; InputError if they do not go with --raw, or are no pairs."""
     variables: dict[str, Any] = {}
     for text in options["variables"]:
-        key, equals, value = whole(text, "--template-variable").partition("=")
+        key, equals, value = whole_characters(text, "--template-variable").partition("=")
         if not equals or not key.isidentifier():
             raise InputError(
                 f"--template-variable {text!r} is not of the form KEY=VALUE, such as enable_thinking=false"

@@ -17,11 +17,11 @@ from multispin.errors import InputError
 from multispin.outside import in_markup, read_file
 
 if TYPE_CHECKING:
-    from multispin.distillation import Order
+    from multispin.distillation import DistilOrder
     from multispin.models.drafter_card import DrafterCard
 
 GGUF_FILE = "drafter.gguf"
-MAX_TEXT_BYTES = 64 * 2**20
+MAX_CORPUS_BYTES = 64 * 2**20
 _RULES = ("greedy", "coupled", "rejection", "rejection-down")
 
 
@@ -126,11 +126,11 @@ def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **optio
         _print_card(card, order.out)
 
 
-def _order(options: Mapping[str, Any], layers: int | tuple[int, ...]) -> "Order":
+def _order(options: Mapping[str, Any], layers: int | tuple[int, ...]) -> "DistilOrder":
     """The drafter that the options ask for."""
-    from multispin.distillation import Order, Recipe
+    from multispin.distillation import DistilOrder, Recipe
 
-    return Order(
+    return DistilOrder(
         target=options["target"],
         layers=layers,
         out=options["out"],
@@ -146,7 +146,7 @@ def _order(options: Mapping[str, Any], layers: int | tuple[int, ...]) -> "Order"
         corpus=options["corpus"],
         tokens=options["tokens"],
         answer_tokens=options["answer_tokens"],
-        evaluation_tokens=min(options["answer_tokens"], Order.evaluation_tokens),
+        evaluation_tokens=min(options["answer_tokens"], DistilOrder.evaluation_tokens),
         vocabulary=options["vocabulary"],
         storage=options["storage"],
         begin=options["begin"],
@@ -167,14 +167,14 @@ def _layers(text: str) -> int | tuple[int, ...]:
 def _lines(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
-    lines = tuple(line.strip() for line in read_file(path, MAX_TEXT_BYTES).splitlines() if line.strip())
+    lines = tuple(line.strip() for line in read_file(path, MAX_CORPUS_BYTES).splitlines() if line.strip())
     if not lines:
         raise InputError(f"{path} holds no prompts: write one per line")
     return lines
 
 
 def _paragraphs(path: Path) -> list[str]:
-    return [part for part in read_file(path, MAX_TEXT_BYTES).split("\n\n") if part.strip()]
+    return [part for part in read_file(path, MAX_CORPUS_BYTES).split("\n\n") if part.strip()]
 
 
 def _plain(card: "DrafterCard") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from multispin.errors import InputError
 from multispin.outside import one_line, printable
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
 from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
+from multispin.protocol.limits import FINISH_TEXTS_S
 
 
 async def serve(options: Mapping[str, Any]) -> None:
@@ -26,7 +27,6 @@ async def serve(options: Mapping[str, Any]) -> None:
     from multispin.edge import Access, check_free, listening, place_of
     from multispin.edge.door import Door
     from multispin.gateway import Gateway, SessionPool, guard
-    from multispin.gateway.clients import FINISH_TEXTS_S
 
     host, port = options["serve_at"]
     with flag("--serve"):

@@ -46,7 +46,7 @@ def engine_arguments(options: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def check_engine(options: Mapping[str, Any]) -> None:
+def check_engine_options(options: Mapping[str, Any]) -> None:
     """InputError if vLLM is meant and cannot be, or options are for an engine that takes none."""
     from multispin.models.vllm_options import check_installed, parse_options
 
@@ -75,7 +75,7 @@ def check_edge_draft(options: Mapping[str, Any]) -> None:
 
 def load_engine(options: Mapping[str, Any]) -> Any:
     """The engine that the options of `serve` name."""
-    check_engine(options)
+    check_engine_options(options)
     if options["engine"] == "vllm":
         from multispin.models.vllm_engine import VllmEngine
         from multispin.models.vllm_options import parse_options

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.engine import check_engine, engine_options, load_engine
+from multispin.cli.engine import check_engine_options, engine_options, load_engine
 from multispin.cli.process import check_plot, flag, machine_name, place_option, prepare, threads_option
 from multispin.cli.progress import Show, progress, stage
 from multispin.control import RUNTIME_POLICIES, Cell, Device, Mode, Scenario, Verification, dump_scenario
@@ -130,7 +130,7 @@ def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequenc
     _check_results(options, drafts)
     threads = options["threads"] or os.cpu_count() or 1
     prepare(threads)
-    check_engine(options)
+    check_engine_options(options)
     _check_drafters(drafts, options["draft_place"])
     return grid, drafts, threads
 
@@ -153,13 +153,13 @@ def _check_results(options: Mapping[str, Any], drafts: Sequence[str]) -> None:
 
 def _check_drafters(drafts: Sequence[str], place: str) -> None:
     """InputError if a drafter is unknown, named twice, or cannot run at `place`."""
-    from multispin.models import DrafterName, check_drafter
+    from multispin.models import DrafterName, check_drafter_name
     from multispin.models.draft_source import check_drafter_place
 
     if len(set(drafts)) < len(drafts):
         raise InputError("--draft names a drafter twice")
     for spec in drafts:
-        check_drafter(spec)
+        check_drafter_name(spec)
         if place != "cpu":
             with flag("--draft-on"):
                 check_drafter_place(DrafterName.parse(spec), place)
@@ -330,10 +330,10 @@ def _machine(options: Mapping[str, Any], threads: int) -> str:
 
 def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
     """Say whether the measured drafters should draft for the measured engine, in print or in `found`."""
-    from multispin.cli.advise import asked, document, show_advice
+    from multispin.cli.advise import asked_advice, document, show_advice
 
     scenario, title = _scenario_of(found, options), f"{found['target']} as measured here"
-    advice = asked(scenario, title, RUNTIME_POLICIES, None)
+    advice = asked_advice(scenario, title, RUNTIME_POLICIES, None)
     if options["as_json"]:
         found["advice"] = document(advice, title)
     else:

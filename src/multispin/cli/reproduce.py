@@ -17,12 +17,11 @@ from multispin.paper.cell import REALISATIONS, SEEDS
 from multispin.paper.claims import Claim, claims_of, summary_json
 from multispin.paper.experiments import BLOCKS, Study, settings_of, table_of
 from multispin.paper.reported import OUTLIER
-from multispin.paper.running import REALISATIONS as SIMULATED_REALISATIONS
-from multispin.paper.running import ROUNDS, cases_of, run_cases
+from multispin.paper.running import ROUNDS, RUN_REALISATIONS, cases_of, run_cases
 from multispin.paper.streaming import planned_settings, run_streams
 from multispin.paper.table import Table
 from multispin.paper.theory import figure_3, figure_4, figure_5
-from multispin.report.page import number
+from multispin.report.page import readable_number
 
 RUNNING = ("learning", "lateness")
 """Figures of the cell while it runs, in the simulator."""
@@ -108,7 +107,7 @@ def command(
     settings = [setting for figure in wanted for setting in settings_of(figure)]
     if "streams" in wanted:
         settings += planned_settings()
-    simulated = [draw for draw in study.draws if draw[1] < SIMULATED_REALISATIONS]
+    simulated = [draw for draw in study.draws if draw[1] < RUN_REALISATIONS]
     with progress() as show:
         study.run(settings, processes, partial(show, "planning rounds"))
     tables = {figure: _table(figure, study) for figure in wanted if figure not in (*RUNNING, "streams")}
@@ -161,7 +160,7 @@ def _print_claims(claims: list[Claim]) -> None:
     for name in ("claim", "paper", "ours", "low", "high", "verdict"):
         table.add_column(name, justify="right" if name in ("ours", "low", "high") else "left")
     for claim in claims:
-        numbers = (number(value) for value in (claim.paper, claim.ours, claim.low, claim.high))
+        numbers = (readable_number(value) for value in (claim.paper, claim.ours, claim.low, claim.high))
         table.add_row(claim.claim, *numbers, claim.verdict.capitalize())
     Console(highlight=False).print(table)
 

@@ -130,9 +130,9 @@ def command(
     if csv_file is not None:
         _write_csv(csv_file, as_rows(results))
     if plot_file is not None:
-        from multispin.report.simulation_figures import draw
+        from multispin.report.simulation_figures import write_simulation_figure
 
-        draw(results, Path(file).name, rounds, knows, plot_file)
+        write_simulation_figure(results, Path(file).name, rounds, knows, plot_file)
     if as_json:
         click.echo(json.dumps(as_document(file, rounds, results, knows), indent=2))
     else:

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from multispin.errors import InputError, require
-from multispin.outside import one_line, user_path, whole
+from multispin.outside import one_line, user_path, whole_characters
 
 if TYPE_CHECKING:
     from multispin.edge import TokenFile
@@ -77,7 +77,7 @@ def add(
     """
     if page is not None:
         require("segno")
-    if not 1 <= len(whole(name, "NAME")) <= 80:
+    if not 1 <= len(whole_characters(name, "NAME")) <= 80:
         raise InputError(f"NAME has {len(name)} characters; it must have 1 to 80")
     until = None if expires is None else _time(expires, datetime.now(UTC))
     secret = _file(file).add(name, max_sessions, tokens_per_minute, max_prompt_tokens, until)

@@ -14,7 +14,7 @@ from multispin.control.goodput import Floats, Ints
 
 
 @dataclass(frozen=True)
-class Access:
+class MultipleAccess:
     """A way to share the uplink.
 
     Its functions take lengths [..., K] [tokens], T_k and the upload time of a token over the whole band, each [K] or
@@ -63,10 +63,12 @@ def _turns(ready_s: Floats, upload_s: Floats) -> list[float]:
     return [float(start) for start in start_times(ready_s, upload_s)]
 
 
-_FREQUENCY_DIVISION = Access("fdma", True, draft_time, bandwidth_shares, token_latency, _no_turns)
+_FREQUENCY_DIVISION = MultipleAccess("fdma", True, draft_time, bandwidth_shares, token_latency, _no_turns)
 """Every device that drafts has a part of the band for the whole round (Lemmas 1 and 3)."""
-_TIME_DIVISION = Access("tdma", False, _time_by_turns, _whole_band, _token_by_turns, _turns)
+_TIME_DIVISION = MultipleAccess("tdma", False, _time_by_turns, _whole_band, _token_by_turns, _turns)
 """Devices send in the order of readiness, each over the whole band. Round trips are not supported (`Scenario`)."""
 
-ACCESS: Mapping[str, Access] = MappingProxyType({each.name: each for each in (_FREQUENCY_DIVISION, _TIME_DIVISION)})
+ACCESS: Mapping[str, MultipleAccess] = MappingProxyType(
+    {each.name: each for each in (_FREQUENCY_DIVISION, _TIME_DIVISION)}
+)
 """All ways to share the uplink, by the name that scenario files use."""

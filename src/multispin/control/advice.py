@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from multispin.control.break_even import (
     BREAK_EVENS,
-    MATTERS,
-    MAX_EFFORT,
+    PAYING_SHARE,
+    PLAN_EFFORT,
     USER_COUNTS,
     BreakEven,
     drafting,
@@ -25,7 +25,7 @@ from multispin.control.break_even import (
 from multispin.control.exact.fluid import fluid
 from multispin.control.policies import RUNTIME_POLICIES, policy_named
 from multispin.control.scenario import Scenario
-from multispin.control.who import DEVICE, EDGE, MODES, Decision, decide
+from multispin.control.who import DEVICE, EDGE, ROUND_MODES, Decision, decide
 from multispin.errors import InputError
 
 STREAMS_MATTER = 0.05
@@ -49,7 +49,7 @@ class Streamed:
     slowest_tokens_per_s: float
 
 
-Streams = Callable[[Scenario, int], Streamed]
+SimulateStreams = Callable[[Scenario, int], Streamed]
 """Simulates a site in streams with a number of seeds, the edge knowing the truth."""
 
 
@@ -98,8 +98,8 @@ class Advice:
         options: plain, the edge's drafts if it has a drafter, rounds by each policy, streams if they were asked for,
             and the best mixture of all but streams.
         break_evens: one for each quantity; from where on devices pay in rounds, or in a mixture of rounds and others.
-        devices_pay: whether devices add at least `MATTERS` to the goodput of the edge alone, or `STREAMS_MATTER` in
-            streams.
+        devices_pay: whether devices add at least `PAYING_SHARE` to the goodput of the edge alone, or `STREAMS_MATTER`
+            in streams.
         skipped: policies that do not fit the site, "streams" among them, with the reason.
     """
 
@@ -117,7 +117,7 @@ def advise(
     scenario: Scenario,
     policies: Sequence[str] = RUNTIME_POLICIES,
     told: Callable[[str, float], None] = lambda _stage, _done: None,
-    streams: Streams | None = None,
+    streams: SimulateStreams | None = None,
 ) -> Advice:
     """All options for a site, and its break-evens.
 
@@ -138,11 +138,11 @@ def advise(
             skipped.append((policy, "it plans from what came of the last round"))
             continue
         try:
-            decisions.append(("rounds", policy, decide(scenario, policy, mode="rounds", max_effort=MAX_EFFORT)))
+            decisions.append(("rounds", policy, decide(scenario, policy, mode="rounds", max_effort=PLAN_EFFORT)))
         except InputError as error:
             skipped.append((policy, str(error)))
     told("the best mixture", 0.4)
-    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=MAX_EFFORT)))
+    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=PLAN_EFFORT)))
     plain = _total(decisions[0][2])
     edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
 
@@ -193,7 +193,7 @@ class Curve:
 def curves(
     scenario: Scenario,
     told: Callable[[str, float], None] = lambda _stage, _done: None,
-    streams: Streams | None = None,
+    streams: SimulateStreams | None = None,
 ) -> tuple[Curve, Curve]:
     """Goodput over the devices' drafting time, and over the number of users; arguments as for `advise`."""
     here = mean_of([device.seconds_per_token for device in drafting(scenario)])
@@ -212,9 +212,9 @@ def curves(
             at_home = values[index] == now  # as exact as in `advise`, so that both say the same
             if streams is not None and (at_home or _is_streamed(site, index)):
                 streamed.append((values[index], streams(site, _SEEDS if at_home else 1).goodput_tokens_per_s))
-            for mode in MODES:
+            for mode in ROUND_MODES:
                 if mode != "edge" or scenario.edge_drafter is not None:
-                    goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=MAX_EFFORT)))
+                    goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=PLAN_EFFORT)))
         by_mode = {mode: tuple(series) for mode, series in goodputs.items()}
         found.append(Curve(quantity, tuple(values), by_mode, now, tuple(streamed)))
     return found[0], found[1]
@@ -237,7 +237,7 @@ def sentences(advice: Advice) -> list[str]:
         figures.append(f"{edge.goodput_tokens_per_s:.4g} with the edge's own drafts alone")
     figures.append(f"{plain.goodput_tokens_per_s:.4g} with plain decoding")
     said = []
-    ahead = streams is not None and streams.goodput_tokens_per_s > (1.0 + MATTERS) * best.goodput_tokens_per_s
+    ahead = streams is not None and streams.goodput_tokens_per_s > (1.0 + PAYING_SHARE) * best.goodput_tokens_per_s
     if advice.devices_pay and ahead and streams is not None:
         others = f"{best.goodput_tokens_per_s:.4g} with the best mixture without streams"
         said.append(
@@ -246,7 +246,7 @@ def sentences(advice: Advice) -> list[str]:
         )
     elif advice.devices_pay:
         said.append(f"Devices pay here: {figures[0]} with their drafts, {', '.join(figures[1:])}.")
-    elif edge is not None and edge.gain_over_plain >= MATTERS:
+    elif edge is not None and edge.gain_over_plain >= PAYING_SHARE:
         said.append(f"Devices do not pay here, the edge's own drafter does: {', '.join(figures[1:])}.")
     else:
         said.append(f"Devices do not pay here: plain decoding makes {plain.goodput_tokens_per_s:.4g} tokens/s.")

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-MARGIN = 0.05
+JITTER_MARGIN = 0.05
 """A deadline lies this share of the planned time behind the draft that it is meant for, so that jitter does no harm."""
 
 
@@ -29,6 +29,6 @@ def best_wait_s(lateness: ArrayLike, awaited: int, planned_s: float, verify_s: f
     arrived = np.arange(1, len(ratio) + 1) / len(ratio)
     somebody_late = 1.0 - arrived**awaited
     before = np.concatenate(([1.0], somebody_late[:-1]))  # on the way to each ratio
-    lasts_s = planned_s * (np.cumsum(np.diff(ratio, prepend=0.0) * before) + MARGIN * somebody_late) + verify_s
+    lasts_s = planned_s * (np.cumsum(np.diff(ratio, prepend=0.0) * before) + JITTER_MARGIN * somebody_late) + verify_s
     best = int(np.argmax(arrived / lasts_s))
-    return float(planned_s * (ratio[best] + MARGIN))
+    return float(planned_s * (ratio[best] + JITTER_MARGIN))

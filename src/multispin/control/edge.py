@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multispin.control.goodput import Floats, Ints, Mask, token_table
+from multispin.control.goodput import Floats, Ints, Mask, expected_tokens_table
 from multispin.control.scenario import Scenario
 from multispin.errors import InputError
 
@@ -87,7 +87,7 @@ class EdgeTables:
             rates[:] = [drafter.acceptance_rate if rate is None else rate for rate, _ in own]
             self.longest[:] = [longest if most is None else most for _, most in own]
         rows = int(self.longest.max())
-        self.tokens = token_table(np.broadcast_to(rates, (rows, len(devices))))
+        self.tokens = expected_tokens_table(np.broadcast_to(rates, (rows, len(devices))))
 
     def expected(self, lengths: Ints) -> Floats:
         """E[N_k] of a pass with these drafts, [K]."""

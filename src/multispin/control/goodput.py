@@ -30,7 +30,7 @@ def expected_tokens(acceptance_rate: ArrayLike, draft_length: ArrayLike) -> Floa
     return result
 
 
-def token_table(conditional: Floats) -> Floats:
+def expected_tokens_table(conditional: Floats) -> Floats:
     """Expected tokens for every draft length, [L + 1, K]: row l is 1 + Σ_{j≤l} Π_{i≤j} p_i.
 
     The rows' differences are a survival curve, so they never grow: gains are concave in the length for any

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from multispin.control.access import ACCESS, Access
-from multispin.control.goodput import Floats, Ints, token_table
+from multispin.control.access import ACCESS, MultipleAccess
+from multispin.control.goodput import Floats, Ints, expected_tokens_table
 from multispin.control.latency import fed_tokens, verification_s
 from multispin.control.rate import upload_time
 from multispin.control.scenario import Device, Mode, Scenario
@@ -55,7 +55,7 @@ class Problem:
     padded: bool
     snr: Floats | None = None
     after_s: Floats | None = None
-    access: Access = ACCESS["fdma"]
+    access: MultipleAccess = ACCESS["fdma"]
     mode_upload_s: Floats | None = None
     round_trip_s: Floats | None = None
 
@@ -213,7 +213,7 @@ def as_problem(scenario: Scenario) -> Problem:
             np.where([mode < len(each) for each in ways], np.array(bits, dtype=np.float64), np.nan) / bits_per_s
         )
         conditional = _conditional(chosen, rows)
-        tables.append(token_table(conditional))
+        tables.append(expected_tokens_table(conditional))
         refusal_s = np.array([way.bits_per_rejection for way in chosen]) / bits_per_s
         refusal_s += np.array([way.seconds_per_rejection for way in chosen])
         # What a longer draft gains is the probability that all of it is accepted.

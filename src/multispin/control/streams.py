@@ -30,8 +30,8 @@ DOUBLES_TOKENS = 1.0
 """… and with so much more they count twice as much [tokens]."""
 
 
-class Ready(NamedTuple):
-    """The state of one session when the engine is free.
+class Candidate(NamedTuple):
+    """A session that may be in the next pass: its state when the engine is free.
 
     Attributes:
         session: number of the session.
@@ -120,12 +120,12 @@ class Wait:
     puts_off: bool = False
 
 
-Decide = Callable[[Sequence[Ready], Verification, float, EdgeDrafter | None, float, float], Go | Wait]
+Decide = Callable[[Sequence[Candidate], Verification, float, EdgeDrafter | None, float, float], Go | Wait]
 """Decides who rides in the pass that begins now, or to wait: `choose`, or another function of its arguments."""
 
 
 def choose(
-    ready: Sequence[Ready],
+    ready: Sequence[Candidate],
     verifier: Verification,
     price_tokens_per_s: float,
     edge_drafter: EdgeDrafter | None = None,
@@ -216,7 +216,7 @@ class _Drafts(NamedTuple):
 
 
 class _Table:
-    """Ready tokens as arrays over sessions, [K], and their worth with m tokens of the edge each, [M + 1, K].
+    """Pending tokens as arrays over sessions, [K], and their worth with m tokens of the edge each, [M + 1, K].
 
     Arrays over times of a wait, too, have them as their first axis, [T, M + 1, K].
 
@@ -226,7 +226,7 @@ class _Table:
     """
 
     def __init__(
-        self, ready: Sequence[Ready], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
+        self, ready: Sequence[Candidate], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
     ) -> None:
         columns: Floats = np.array(ready, dtype=np.float64).T
         pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]

@@ -27,7 +27,7 @@ from multispin.errors import InputError
 NOBODY, EDGE, DEVICE = "nobody", "edge", "device"
 """Who may draft for a session in a pass."""
 
-MODES = ("plain", "edge", "rounds", "mixture")
+ROUND_MODES = ("plain", "edge", "rounds", "mixture")
 """Modes of a site in rounds: nobody drafts; only the edge's drafter does; every device does, as the policy plans; or
 each session has the best of these."""
 _ROUNDING = 1e-9
@@ -113,7 +113,7 @@ def decide(
     Args:
         scenario: the site as it is known; `edge_drafter` None means that the edge cannot draft.
         policy: a policy of `POLICIES`; how lengths and bands follow when devices draft.
-        mode: one of `MODES`; "mixture" (default) chooses among all.
+        mode: one of `ROUND_MODES`; "mixture" (default) chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
             happened (`plan_for_lengths`); None makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
@@ -123,8 +123,8 @@ def decide(
     Raises:
         InputError: the mode is unknown, or "edge" without an edge drafter.
     """
-    if mode not in MODES:
-        raise InputError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    if mode not in ROUND_MODES:
+        raise InputError(f"mode is {mode!r}; it must be one of {', '.join(ROUND_MODES)}")
     if mode == "edge" and scenario.edge_drafter is None:
         raise InputError("mode 'edge' needs an edge drafter, which the scenario does not have ([edge_drafter])")
     row = policy_named(policy)

@@ -37,7 +37,7 @@ class Price:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
-def learned(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) -> Price:
+def learned_price(price: Price, tokens: float, seconds: float, pass_s: float = 0.0) -> Price:
     """The price after a pass: Σ w_k of the tokens that it brought, in the time since the pass before ended.
 
     Args:

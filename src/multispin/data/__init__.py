@@ -16,7 +16,7 @@ from pathlib import Path
 from multispin.errors import InputError
 
 TASKS: tuple[str, ...] = ("code", "arithmetic", "dialogue", "reading")
-MAX_CHARACTERS = 1000  # a prompt is to be read in by a small model in one or two rounds
+MAX_PROMPT_CHARACTERS = 1000  # a prompt is to be read in by a small model in one or two rounds
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Prompt:
             raise InputError("name of a prompt is empty")
         if self.task not in TASKS:
             raise InputError(f"task = {self.task!r} of prompt {self.name!r} is none of {', '.join(TASKS)}")
-        if not 0 < len(self.text.strip()) <= MAX_CHARACTERS:
-            raise InputError(f"text of prompt {self.name!r} is empty or longer than {MAX_CHARACTERS} characters")
+        if not 0 < len(self.text.strip()) <= MAX_PROMPT_CHARACTERS:
+            raise InputError(f"text of prompt {self.name!r} is empty or longer than {MAX_PROMPT_CHARACTERS} characters")
 
 
 def scenario_path(name: str) -> Path:

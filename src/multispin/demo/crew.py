@@ -41,7 +41,7 @@ class DeviceSpec:
     delay_s: float = 0.0
 
 
-def assemble(
+def make_devices(
     count: int, embedded: bool, drafters: Sequence[str], prompts: Sequence[str], seed: int
 ) -> tuple[DeviceSpec, ...]:
     """The devices of a demo.
@@ -57,7 +57,7 @@ def assemble(
     from multispin.speculation import derive_seed
 
     crew = []
-    for k, (task, prompt) in enumerate(asked(count, prompts, seed)):
+    for k, (task, prompt) in enumerate(asked_texts(count, prompts, seed)):
         kind, distilled, rounded, seconds_per_token, efficiency = CLASSES[k % len(CLASSES)]
         drafter = drafters[k % len(drafters)] if drafters else distilled if embedded else rounded
         noise = derive_seed(seed, k)
@@ -65,7 +65,7 @@ def assemble(
     return tuple(crew)
 
 
-def asked(count: int, prompts: Sequence[str], seed: int, tasks: Sequence[str] = TASKS) -> list[tuple[str, str]]:
+def asked_texts(count: int, prompts: Sequence[str], seed: int, tasks: Sequence[str] = TASKS) -> list[tuple[str, str]]:
     """Task and text of `count` prompts: `prompts` in turn, or bundled ones of one task family after another."""
     if prompts:
         return [("yours", prompts[k % len(prompts)]) for k in range(count)]

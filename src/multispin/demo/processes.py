@@ -27,7 +27,7 @@ STOP_TIMEOUT_S = 5.0
 YIELDING = 5
 """By how much a device's processes are nicer than this one. In truth its machine is its own. Here all share one, and
 a late pass of the edge would hold everybody up, where a late token of a device costs that device alone."""
-MAX_LINE_BYTES = 4 * 2**20
+MAX_EVENT_BYTES = 4 * 2**20
 
 
 class _Child:
@@ -53,7 +53,7 @@ class _Child:
         """
         arguments = [*arguments, "--threads", str(threads), "--json", "--attended"]
         if forks:
-            return cls(await ForkedProcess.start(arguments, MAX_LINE_BYTES, yielding))
+            return cls(await ForkedProcess.start(arguments, MAX_EVENT_BYTES, yielding))
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "multispin", *arguments),
@@ -61,7 +61,7 @@ class _Child:
             stdout=pipe,
             stderr=pipe,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            limit=MAX_LINE_BYTES,
+            limit=MAX_EVENT_BYTES,
             start_new_session=True,
         )
         if hasattr(os, "setpriority"):

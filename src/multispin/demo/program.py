@@ -23,7 +23,7 @@ from multispin.speculation import ID_RULES, TextStream
 PROGRESS_PERIOD_S = 2.0
 
 
-def run(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
+def play_all(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
     """Play a demo; progress goes to standard error.
 
     Returns:

@@ -8,7 +8,7 @@ from multispin.demo.site import DemoSite
 from multispin.demo.state import DemoState, DeviceState
 from multispin.speculation import ID_RULES
 
-LATE = 1.1
+LATE_FACTOR = 1.1
 """A pass or a drafted token is late if it takes more than this many times what the site says."""
 
 Identical = dict[str, bool]
@@ -228,7 +228,9 @@ def _late_passes(site: DemoSite | None, state: DemoState) -> float:
     timed = [entry for entry in state.log if not entry["prompt_tokens"]]
     if site is None or not timed:
         return 0.0
-    late: int = sum(e["verify_s"] > LATE * site.verification.verify_s(list(e["drafted"].values())) for e in timed)
+    late: int = sum(
+        e["verify_s"] > LATE_FACTOR * site.verification.verify_s(list(e["drafted"].values())) for e in timed
+    )
     return late / len(timed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multispin.control import Scenario, Verification, load_scenario
 from multispin.data import bundled_sites
-from multispin.demo.crew import DeviceSpec, asked
+from multispin.demo.crew import DeviceSpec, asked_texts
 from multispin.errors import InputError
 from multispin.passes import Limits
 from multispin.speculation import derive_seed
@@ -30,7 +30,7 @@ VERIFY_S = (0.05, 0.006)
 USUAL_DRAFT = 4
 STREAMING = 0.7
 """Share of the time for which a device drafts in streams; in rounds devices and engine take turns."""
-MARGIN = 1.1
+SLOWER_MARGIN = 1.1
 TRIED_TOKENS = 8
 """Tokens that each device drafts to find out how fast it is."""
 PROMPT_TOKENS = 4096
@@ -116,7 +116,7 @@ def site_crew(
     """
     crew = []
     for k, (device, (task, prompt)) in enumerate(
-        zip(scenario.devices, asked(len(scenario.devices), prompts, seed, LONG_ANSWERS), strict=True)
+        zip(scenario.devices, asked_texts(len(scenario.devices), prompts, seed, LONG_ANSWERS), strict=True)
     ):
         if device.spectral_efficiency is None:
             raise InputError(f"device {device.name!r} needs a spectral_efficiency to be played")
@@ -162,10 +162,12 @@ def slow_enough(
     lengths = [USUAL_DRAFT] * len(crew)
     engine_s = burden * (VERIFY_S[0] + VERIFY_S[1] * (sum(lengths) + len(lengths))) * 2 / cores
     pass_s = scenario.verifier.verify_s(lengths)
-    slower = MARGIN * max(drafting, engine_s / pass_s)
+    slower = SLOWER_MARGIN * max(drafting, engine_s / pass_s)
     if streams:  # all cores' time that a second of the site takes
         drafters = sum(usual_draft_s[spec.drafter] / spec.seconds_per_token for spec in known)
-        slower = max(slower, MARGIN * (engine_s / pass_s + STREAMING * burden * drafters / (os.cpu_count() or 1)))
+        slower = max(
+            slower, SLOWER_MARGIN * (engine_s / pass_s + STREAMING * burden * drafters / (os.cpu_count() or 1))
+        )
     return min(MAX_SLOWER, max(1.0, math.ceil(2 * slower) / 2))
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from multispin.control import Scenario, decide
 from multispin.control.advice import STREAMS_MATTER
 from multispin.demo.order import DemoOrder
-from multispin.demo.result import LATE, DemoResult, PlayResult
+from multispin.demo.result import LATE_FACTOR, DemoResult, PlayResult
 from multispin.demo.site import DemoSite
 from multispin.demo.state import DemoState
 from multispin.errors import InputError
@@ -172,7 +172,7 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
     ]
     late = max(play.late_passes for play in result.comparison)
     slow = max((play.slowest_drafting or 0.0 for play in result.comparison), default=0.0)
-    if late > MAX_LATE_SHARE or slow > LATE:
+    if late > MAX_LATE_SHARE or slow > LATE_FACTOR:
         sentences.append(
             f"This machine did not keep pace: {late:.0%} of passes were late, and drafting took up to {slow:.2f} times "
             "as long as at the site. Play it slower with --slower."

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from multispin.device.address import without_secrets
-from multispin.device.link import CLOSE_TIMEOUT_S, DelayedLink, Link, LinkLostError, ShapedLink, WebSocketLink
+from multispin.device.link import DelayedLink, Link, LinkLostError, ShapedLink, WebSocketLink
 from multispin.device.retry import Patience, Retries
 from multispin.errors import InputError
 from multispin.protocol import (
@@ -42,6 +42,7 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.protocol.device_stages import Welcomed
+from multispin.protocol.limits import CLOSE_TIMEOUT_S
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
 WELCOME_TIMEOUT_S = 10.0

@@ -20,13 +20,9 @@ from multispin.device.address import without_secrets
 from multispin.device.proxy import proxy_of
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
+from multispin.protocol.limits import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, HEARTBEAT_S
 from multispin.radio import TokenBucket
 
-CONNECT_TIMEOUT_S = 10.0
-"""Longest wait for a connection, its handshake included."""
-CLOSE_TIMEOUT_S = 2.0
-HEARTBEAT_S = 15.0
-"""A peer that answers no ping within half of this is taken for lost."""
 MAX_FRAMES_UNDER_WAY = 64
 """Frames that an in-memory link holds in one direction before the sender waits."""
 

@@ -38,7 +38,7 @@ HELD_OUT_PROMPT_TOKENS = 320
 
 
 @dataclass(frozen=True)
-class Order:
+class DistilOrder:
     """The drafter to make.
 
     Attributes:
@@ -102,7 +102,7 @@ def spread_layers(count: int, total: int) -> tuple[int, ...]:
     return (*range(count - 1), total - 1)
 
 
-def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress], None]) -> DrafterCard:
+def distil(order: DistilOrder, made: dict[str, Any], report: Callable[[StageProgress], None]) -> DrafterCard:
     """Make a drafter, or continue to make it.
 
     Args:
@@ -160,7 +160,7 @@ def distil(order: Order, made: dict[str, Any], report: Callable[[StageProgress],
     return card
 
 
-def _layers(order: Order, model: Any) -> tuple[tuple[int, ...], int]:
+def _layers(order: DistilOrder, model: Any) -> tuple[tuple[int, ...], int]:
     """The target's layers in the student, and how many of them stay frozen."""
     if order.begin is not None:
         card = read_card(order.begin)
@@ -179,7 +179,7 @@ class _Written(NamedTuple):
     sampled: Shard
 
 
-def _write(order: Order, model: Any, report: Callable[[StageProgress], None]) -> _Written:
+def _write(order: DistilOrder, model: Any, report: Callable[[StageProgress], None]) -> _Written:
     """Let the target write. The copy of its weights that writes is gone afterwards."""
     tokenizer = load_tokenizer(order.target)
     if quick_dtype(order.device) == model.dtype:
@@ -214,7 +214,7 @@ def _write(order: Order, model: Any, report: Callable[[StageProgress], None]) ->
 
 
 def _train(
-    order: Order,
+    order: DistilOrder,
     student: Any,
     head: torch.Tensor,
     ids: torch.Tensor,

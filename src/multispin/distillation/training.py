@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from multispin.distillation.corpus import SEQUENCES_PER_SHARD, Shard
 from multispin.errors import InputError
-from multispin.models.distilled import learned
+from multispin.models.distilled import learned_parameters
 from multispin.models.prepacked import quick_dtype
 from multispin.models.references import writing
 
@@ -175,7 +175,7 @@ class Trainer:
         self._device = torch.device(device)
         self._dtype = quick_dtype(device)
         self._rows = head.detach()[ids].to(self._device, self._dtype)
-        self._parameters = list(learned(student, frozen).values())
+        self._parameters = list(learned_parameters(student, frozen).values())
         self._frozen = frozen
         self._upper = _upper(student.model, frozen) if frozen else student.model
         for parameter in student.parameters():

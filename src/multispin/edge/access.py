@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from multispin.edge.door import Door
-from multispin.edge.tokens import Token, TokenFile, digest
+from multispin.edge.tokens import AccessToken, TokenFile, token_digest
 from multispin.errors import InputError
 from multispin.protocol import ProtocolError
 
@@ -37,7 +37,7 @@ class Holder:
     """
 
     name: str = ""
-    token: Token | None = None
+    token: AccessToken | None = None
     sessions: set[int] = field(default_factory=set)
     left: float = 0.0
     counted_s: float | None = None
@@ -151,7 +151,7 @@ class Access:
         """
         if not self.asks:
             return self._everybody
-        if (holder := self._holders.get(digest(secret))) is not None:
+        if (holder := self._holders.get(token_digest(secret))) is not None:
             if holder.token is not None and holder.token.has_expired():
                 raise TokenExpiredError(
                     "unauthorised", f"the token {EXPIRED}: ask the operator of this edge for another"
@@ -189,7 +189,7 @@ class Access:
             return REVOKED
         return EXPIRED if holder.token.has_expired() else ""
 
-    def _apply(self, tokens: list[Token]) -> None:
+    def _apply(self, tokens: list[AccessToken]) -> None:
         before, self._holders = self._holders, {}
         for each in tokens:
             holder = before.get(each.sha256) or Holder()

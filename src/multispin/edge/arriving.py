@@ -14,7 +14,7 @@ PORTION_BYTES = 1024
 """The first portion of what has come; while portions are cheap, each is twice as large as the one before."""
 AT_ONCE_S = 0.002
 """Longest time for which arrived data is handed on at once, unless one portion takes longer [s]."""
-SHARE = 0.1
+CONNECTION_SHARE = 0.1
 """Largest share of the loop's time that what comes over one connection may take in the long run."""
 BURST_S = 0.05
 """It may take this much at once [s]."""
@@ -79,11 +79,11 @@ class Arriving:
             self._inner.data_received(data[done : done + size])
             done, size, now_s = done + size, 2 * size, self._clock()
         self._kept = data[done:]
-        owed_s = max(0.0, self._debt_s - SHARE * (began_s - self._at_s))
+        owed_s = max(0.0, self._debt_s - CONNECTION_SHARE * (began_s - self._at_s))
         self._debt_s, self._at_s = owed_s + now_s - began_s + READ_S, now_s
         if (self._kept or self._debt_s > BURST_S) and self._transport is not None:
             self._transport.pause_reading()
-            wait_s = max(0.0, self._debt_s - BURST_S) / SHARE
+            wait_s = max(0.0, self._debt_s - BURST_S) / CONNECTION_SHARE
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._go_on)
 
     def _go_on(self) -> None:

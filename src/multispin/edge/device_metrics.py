@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from multispin.outside import one_line
 from multispin.protocol.events import RoundDevice, RoundGrant
 
-MAX_DEVICES = 100
+MAX_NAMED_DEVICES = 100
 """Devices with series of their own; those that come later are counted as `OTHER`."""
 OTHER = "other"
 
@@ -95,7 +95,7 @@ class DeviceMetrics(Collector):
             return self._others
         device = self._devices.get(label)
         if device is None:
-            if len(self._devices) >= MAX_DEVICES:
+            if len(self._devices) >= MAX_NAMED_DEVICES:
                 return self._others
             device = self._devices[label] = _Device()
         device.sessions.add(session)

@@ -26,13 +26,12 @@ from multispin.protocol import (
     websocket_frame_bytes,
 )
 from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Lost, Refused
+from multispin.protocol.limits import CLOSE_TIMEOUT_S
 
 HELLO_TIMEOUT_S = 10.0
 """A connection must greet within this long."""
 FLOODS = "too-fast", "bad-message", "hello-first"
 """Codes of errors after which a connection may bring much more that nobody needs."""
-CLOSE_TIMEOUT_S = 2.0
-"""Connections that the edge closes have this long to say goodbye."""
 
 
 class Devices:

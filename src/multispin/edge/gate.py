@@ -32,7 +32,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 """A TLS handshake may take this long."""
 
 log = logging.getLogger(__name__)
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Gate:
@@ -114,7 +114,7 @@ class Gate:
         """Watch over a connection that was let in."""
         return Guarded(inner, self, name)
 
-    def around(self, handler: Handler) -> Handler:
+    def around(self, handler: RawHandler) -> RawHandler:
         """Wraps what answers all requests, so that each request counts as one, and its body has a time.
 
         Not a middleware: aiohttp remembers the applications that have any for as long as the process lives.

@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from multispin.edge.door import LOG_PERIOD_S
 from multispin.edge.gate import HANDSHAKE_TIMEOUT_S, Gate
 from multispin.errors import InputError
 
@@ -28,8 +29,6 @@ BACKLOG = 4096
 client's first packet, and the client tries again only 1 s later, then 3, 7 and 15 s later."""
 PAUSE_S = 1.0
 """Without descriptors or memory for a connection, a server accepts none for this long."""
-LOG_PERIOD_S = 10.0
-"""That is logged at most this often, and so are broken requests."""
 MAX_QUOTED_CHARACTERS = 200
 """This much of a complaint about a request is logged."""
 

@@ -15,19 +15,17 @@ from multispin.edge.access import Access, Caller, bearer
 from multispin.edge.account import Account
 from multispin.edge.audience import Audience, log_text
 from multispin.edge.connection import WebSocketWire, Wire
-from multispin.edge.devices import CLOSE_TIMEOUT_S, Devices
+from multispin.edge.devices import Devices
 from multispin.edge.metrics import Counts
 from multispin.edge.pass_loop import PassLoop
 from multispin.passes import Passes
 from multispin.protocol import MAX_FRAME_BYTES, SESSION_PATH, ProtocolError
 from multispin.protocol.events import EdgeEvent
+from multispin.protocol.limits import CLOSE_TIMEOUT_S, FINISH_TEXTS_S, HEARTBEAT_S
 
-HEARTBEAT_S = 15.0
 COME_BACK_S = 10.0
 FINISH_TIMEOUT_S = 10.0
 """An edge that is told to stop waits this long for the pass under way."""
-FINISH_TEXTS_S = 10.0
-"""Before that, texts of HTTP clients, which can go on nowhere else, have this long to end."""
 
 
 class EdgeServer:

@@ -22,15 +22,15 @@ from msgspec import Meta
 
 from multispin.errors import InputError
 
-MAX_TOKENS = 10_000
-MAX_FILE_BYTES = 8 * 2**20
+MAX_CREDENTIALS = 10_000
+MAX_TOKEN_FILE_BYTES = 8 * 2**20
 PREFIX = "msp_"
 """How every token begins, so that people and scanners of code know what it is."""
 
 Limit = Annotated[int, Meta(ge=0, le=10**9)]
 
 
-class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class AccessToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One token's entry in the file.
 
     Attributes:
@@ -60,10 +60,10 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    tokens: Annotated[list[Token], Meta(max_length=MAX_TOKENS)]
+    tokens: Annotated[list[AccessToken], Meta(max_length=MAX_CREDENTIALS)]
 
 
-def digest(secret: str) -> str:
+def token_digest(secret: str) -> str:
     """The part of a token that the file keeps."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -80,11 +80,11 @@ class TokenFile:
         self.path = path
         self._seen: tuple[int, ...] | None = None
 
-    def read(self) -> list[Token]:
+    def read(self) -> list[AccessToken]:
         """All tokens; InputError says what is wrong with the file."""
         return self._read()[0]
 
-    def read_if_changed(self) -> list[Token] | None:
+    def read_if_changed(self) -> list[AccessToken] | None:
         """All tokens if the file has changed since this was asked last, else None; InputError as `read`."""
         with self._errors():
             now = _mark(self.path.stat())
@@ -102,30 +102,30 @@ class TokenFile:
         max_prompt_tokens: int = 0,
         expires: datetime | None = None,
     ) -> str:
-        """Make a token and add it to the file, which is made if it is not there; the arguments are as in `Token`.
+        """Make a token and add it to the file, which is made if it is not there; the arguments are as in `AccessToken`.
 
         Returns:
             The token. It is kept nowhere.
         """
         secret = PREFIX + secrets.token_urlsafe(32)
-        new = Token(
-            *(secrets.token_hex(4), name, digest(secret), datetime.now(UTC).isoformat(timespec="seconds")),
+        new = AccessToken(
+            *(secrets.token_hex(4), name, token_digest(secret), datetime.now(UTC).isoformat(timespec="seconds")),
             *(max_sessions, tokens_per_minute, max_prompt_tokens, expires),
         )
 
-        def change(tokens: list[Token]) -> list[Token]:
-            if len(tokens) >= MAX_TOKENS:
-                raise InputError(f"{self.path} has {MAX_TOKENS} tokens, the limit: revoke some")
+        def change(tokens: list[AccessToken]) -> list[AccessToken]:
+            if len(tokens) >= MAX_CREDENTIALS:
+                raise InputError(f"{self.path} has {MAX_CREDENTIALS} tokens, the limit: revoke some")
             return [*tokens, new]
 
         self._change(change)
         return secret
 
-    def revoke(self, wanted: str) -> Token:
+    def revoke(self, wanted: str) -> AccessToken:
         """Remove the token with this id or, if only one has it, this name; InputError if there is none."""
-        removed: list[Token] = []
+        removed: list[AccessToken] = []
 
-        def change(tokens: list[Token]) -> list[Token]:
+        def change(tokens: list[AccessToken]) -> list[AccessToken]:
             found = [each for each in tokens if each.id == wanted] or [each for each in tokens if each.name == wanted]
             if len(found) != 1:
                 many = f"{len(found)} tokens have the name" if found else "no token has the id or name"
@@ -136,7 +136,7 @@ class TokenFile:
         self._change(change)
         return removed[0]
 
-    def _change(self, change: Callable[[list[Token]], list[Token]]) -> None:
+    def _change(self, change: Callable[[list[AccessToken]], list[AccessToken]]) -> None:
         """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner."""
         if not self.path.parent.is_dir():
             raise InputError(f"there is no folder {self.path.parent} for the file of tokens: make it first")
@@ -172,7 +172,7 @@ class TokenFile:
         finally:
             os.close(handle)
 
-    def _read(self) -> tuple[list[Token], tuple[int, ...]]:
+    def _read(self) -> tuple[list[AccessToken], tuple[int, ...]]:
         with self._errors():
             # A pipe would make opening it wait for ever.
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -182,9 +182,9 @@ class TokenFile:
                     raise InputError(f"{self.path} is no ordinary file")
                 if os.name == "posix" and found.st_mode & 0o077:
                     raise InputError(f"{self.path} can be read by others: run `chmod 600 {self.path}`")
-                text = file.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise InputError(f"{self.path} is longer than {MAX_FILE_BYTES} bytes, the limit")
+                text = file.read(MAX_TOKEN_FILE_BYTES + 1)
+        if len(text) > MAX_TOKEN_FILE_BYTES:
+            raise InputError(f"{self.path} is longer than {MAX_TOKEN_FILE_BYTES} bytes, the limit")
         try:
             tokens = msgspec.json.decode(text, type=_File).tokens
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -203,7 +203,7 @@ class TokenFile:
             raise InputError(f"the file of tokens {self.path} {what}{hint}{reason}") from None
 
 
-def _check(tokens: Sequence[Token], path: Path) -> None:
+def _check(tokens: Sequence[AccessToken], path: Path) -> None:
     for what in ("id", "sha256"):
         values = [getattr(each, what) for each in tokens]
         if len(set(values)) < len(values):

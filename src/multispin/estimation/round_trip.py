@@ -7,12 +7,12 @@ import numpy as np
 
 from multispin.checks import MOST, not_negative, positive
 from multispin.estimation.link import MOST_EFFICIENCY
+from multispin.estimation.speed import SHORTEST_S
 
-SHORTEST_S = 1e-9
 WINDOW = 24  # frames that are remembered
 LEAST_PRIOR = 0.01  # share of the prior that stays, to settle what frames of one size leave open
-HUBER = 0.3  # relative residual beyond which a frame loses influence
-STEPS = 3  # of reweighting
+HUBER_SHARE = 0.3  # relative residual beyond which a frame loses influence
+REFITS = 3  # with new weights of the residuals
 QUARTILE = 0.25  # of the slopes between pairs of frames
 LEAST_PAIRS = 4  # frames of different lengths that tell what was not said of drafting
 PAIRS_EVERY = 4  # and pairs are looked at once in so many frames, which is most of the time of a fit
@@ -113,14 +113,14 @@ class RoundTripEstimator:
         ]
         ridge = max(2.0 * 0.5 ** (self._observed / self._half_life), LEAST_PRIOR)
         delay, slope = 0.0, self._prior
-        for step in range(STEPS):
+        for step in range(REFITS):
             a = b = c = u = v = 0.0
             trusted = True  # each of them in full
             for weight, asked, seconds in frames:
                 if step:
                     residual = abs(seconds - delay - slope * asked) / seconds
-                    if residual > HUBER:
-                        weight *= HUBER / residual
+                    if residual > HUBER_SHARE:
+                        weight *= HUBER_SHARE / residual
                         trusted = False
                 a += weight
                 b += (weighted := weight * asked)

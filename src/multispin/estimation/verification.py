@@ -19,9 +19,9 @@ from multispin.estimation.nonnegative import nonnegative_minimum
 
 PRIOR_SPREAD = 0.1  # relative, of one latency, before any was seen; a greater one drowns what the first passes show
 LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
-HUBER = 1.5  # residuals beyond as many standard deviations lose influence
-PASSES = 8  # of reweighting; two or three are usual
-LEAST_PRIOR = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
+HUBER_DEVIATIONS = 1.5  # residuals beyond as many standard deviations lose influence
+REWEIGHTINGS = 8  # at most; two or three are usual
+LEAST_PRIOR_SHAPE = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
 FIT_EACH, FIT_EVERY = 64, 4
 """The fit is made after each of the first batches, and later once in this many: it takes 0.2 ms."""
 _SAME = 1e-3
@@ -131,9 +131,9 @@ class VerificationEstimator:
         scale = weighted_median(np.append(ratios, 1.0), np.append(age, prior_weight))
         shape_s = scale * self._prior_s
         terms = features * shape_s  # so that the unknowns are factors around 1
-        ridge = max(prior_weight, LEAST_PRIOR)
+        ridge = max(prior_weight, LEAST_PRIOR_SHAPE)
         factors, spread = [1.0, 1.0, 1.0], PRIOR_SPREAD
-        for _ in range(PASSES):
+        for _ in range(REWEIGHTINGS):
             predicted = terms @ factors
             relative = seconds / predicted - 1.0
             spread = max(LEAST_SPREAD, robust_spread(relative, age, PRIOR_SPREAD, prior_weight))
@@ -154,7 +154,7 @@ def _step(
     ridge: float,
 ) -> list[float]:
     """One pass of reweighted non-negative least squares for the factors on the prior's shape."""
-    weights = age * (HUBER / np.maximum(deviations, HUBER)) / (predicted * spread) ** 2
+    weights = age * (HUBER_DEVIATIONS / np.maximum(deviations, HUBER_DEVIATIONS)) / (predicted * spread) ** 2
     weighted = terms.T * weights
     gram, moment = weighted @ terms, weighted @ seconds
     gram[_DIAGONAL] += ridge

@@ -30,7 +30,7 @@ ERROR_TYPES: Mapping[int, str] = {
 
 
 @dataclass
-class Drafting:
+class DraftStatistics:
     """How drafting went for one request.
 
     Attributes:
@@ -92,7 +92,7 @@ class Answer:
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     completion_tokens: int = 0
-    drafting: Drafting = field(default_factory=Drafting)
+    drafting: DraftStatistics = field(default_factory=DraftStatistics)
     reported: int | None = None
     bytes_of: Callable[[int], bytes] = lambda _: b""
     counts_along: bool = False

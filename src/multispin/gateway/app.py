@@ -52,7 +52,7 @@ STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed":
 
 log = logging.getLogger(__name__)
 
-Written = TypeVar("Written")
+Result = TypeVar("Result")
 
 
 class Gateway:
@@ -301,7 +301,7 @@ class Gateway:
             each.check_vocabulary(self._words.size)
         return found
 
-    async def _watched(self, request: web.Request, writing: Awaitable[Written]) -> Written:
+    async def _watched(self, request: web.Request, writing: Awaitable[Result]) -> Result:
         """The text, when it is finished; the work is given up when the client has gone."""
         task, left = asyncio.ensure_future(writing), asyncio.create_task(_left(request))
         try:

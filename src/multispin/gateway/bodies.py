@@ -29,7 +29,7 @@ MAX_MESSAGES = 1024
 """Most messages of one chat."""
 RANDOM_SEED = -1
 """The seed that means "any", for clients that always name one; vLLM reads it so."""
-SEEDS = 2**63
+SEED_COUNT = 2**63
 """A negative seed is as good as any other: it counts modulo this."""
 _ID = re.compile(r"[0-9]{1,10}")  # `int` would take "1_0" and " ٥" too
 DEFAULT_COMPLETION_TOKENS = 16
@@ -302,7 +302,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     def _seed(self, drawn: int) -> int:
         given = drawn if self.seed is None or self.seed == RANDOM_SEED else self.seed
-        return given % SEEDS if -SEEDS <= given < 0 else given
+        return given % SEED_COUNT if -SEED_COUNT <= given < 0 else given
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
@@ -467,7 +467,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
 
 def _whole(value: Any) -> Any:
     """A number such as 4.0 as a whole one, which JSON does not tell apart."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < SEEDS else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < SEED_COUNT else value
 
 
 def _field_of(sentence: str) -> str | None:

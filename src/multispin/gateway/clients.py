@@ -11,9 +11,7 @@ from contextlib import suppress
 from multispin.device import DeviceClient
 from multispin.gateway.source import Piece
 from multispin.protocol import Progress, RefusedError, Request
-
-FINISH_TEXTS_S = 10.0
-"""A pool that ends lets texts under way go on for this long."""
+from multispin.protocol.limits import FINISH_TEXTS_S
 
 
 class SessionPool:

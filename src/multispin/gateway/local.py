@@ -11,7 +11,7 @@ from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
 from multispin.edge import CALLER, EdgeServer
 from multispin.gateway.clients import SessionPool
-from multispin.gateway.edge_drafts import EdgeDrafts
+from multispin.gateway.draft_history import DraftHistory
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
 from multispin.speculation import NoDrafter
 
@@ -82,6 +82,6 @@ def local_sessions(
             patience=Patience(0.0, 0.0),
         )  # fmt: skip
 
-    drafts = EdgeDrafts(NAME)
+    drafts = DraftHistory(NAME)
     server.audience.add(drafts.tell)
     return SessionPool(make, size, max_length, drafts.pieces)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from multispin.gateway.answers import Drafting
+from multispin.gateway.answers import DraftStatistics
 from multispin.gateway.bodies import (
     BadRequestError,
     Message,
@@ -180,7 +180,7 @@ class ResponseAnswer:
     def __init__(self, model: str, body: ResponsesBody, prompt_tokens: int, bytes_of: Callable[[int], bytes]) -> None:
         self._model, self._body, self._bytes_of = model, body, bytes_of
         self._reported = body.reported is not None
-        self._prompt_tokens, self._tokens, self._drafting = prompt_tokens, 0, Drafting()
+        self._prompt_tokens, self._tokens, self._drafting = prompt_tokens, 0, DraftStatistics()
         self._id, self._created = "resp_" + secrets.token_hex(16), int(time.time())
         self._status, self._finish = "in_progress", ""
         self._items: list[dict[str, Any]] = []

@@ -23,7 +23,7 @@ MAX_TOOLS = 64
 """Most tools of one request."""
 MAX_CALLS = 8
 """Most calls in one answer that must call; `parallel_tool_calls: false` allows one."""
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"arguments"\s*:\s*')
 _MAX_HEAD = 400  # characters of a call before its arguments; what is longer is text
@@ -82,10 +82,10 @@ class ToolUse(NamedTuple):
         if self.required:
             most = 1 if self.only else self.most_calls
             more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
-            return f'start: call{more}\ncall: "{OPEN}\\n" body "\\n{CLOSE}"\nbody: %json {body}\n'
+            return f'start: call{more}\ncall: "{OPEN_CALL}\\n" body "\\n{CLOSE_CALL}"\nbody: %json {body}\n'
         return (
             "start: call* rest\nrest: TEXT\nTEXT: /(.|\\n)*/\n"
-            f'open[lazy]: TEXT "{OPEN}"\ncall: open "\\n" body "\\n{CLOSE}"\nbody: %json {body}\n'
+            f'open[lazy]: TEXT "{OPEN_CALL}"\ncall: open "\\n" body "\\n{CLOSE_CALL}"\nbody: %json {body}\n'
         )
 
     def told(self) -> str:
@@ -95,7 +95,7 @@ class ToolUse(NamedTuple):
             "You may call functions to help with the user's request. These are their signatures:\n"
             f"<tools>\n{listed}\n</tools>\n"
             "For each call, write a JSON object with the function's name and arguments:\n"
-            f'{OPEN}\n{{"name": "NAME", "arguments": {{…}}}}\n{CLOSE}'
+            f'{OPEN_CALL}\n{{"name": "NAME", "arguments": {{…}}}}\n{CLOSE_CALL}'
         )
 
 
@@ -208,17 +208,17 @@ class CallReader:
         """The plain text that is still due when no more comes."""
         held, self._held = self._held, ""
         if self._state == "head":
-            return OPEN + held
+            return OPEN_CALL + held
         return held if self._state == "text" else ""
 
     def _text(self) -> str:
         if self.calls:  # blanks between calls are no text
             self._held = self._held.lstrip()
-        place = self._held.find(OPEN)
+        place = self._held.find(OPEN_CALL)
         if place >= 0:
-            plain, self._held, self._state = self._held[:place], self._held[place + len(OPEN) :], "head"
+            plain, self._held, self._state = self._held[:place], self._held[place + len(OPEN_CALL) :], "head"
             return plain
-        kept = next((n for n in range(len(OPEN) - 1, 0, -1) if self._held.endswith(OPEN[:n])), 0)
+        kept = next((n for n in range(len(OPEN_CALL) - 1, 0, -1) if self._held.endswith(OPEN_CALL[:n])), 0)
         end = len(self._held) - kept
         plain, self._held = self._held[:end], self._held[end:]
         return plain
@@ -231,7 +231,7 @@ class CallReader:
             self._depth, self._quoted, self._escaped = 0, False, False
             self.calls += 1
         elif len(self._held) > _MAX_HEAD:
-            plain, self._held, self._state = OPEN + self._held, "", "text"
+            plain, self._held, self._state = OPEN_CALL + self._held, "", "text"
             return plain
         return ""
 
@@ -258,7 +258,7 @@ class CallReader:
             self._held = ""
 
     def _tail(self) -> None:
-        _, closed, after = self._held.partition(CLOSE)
+        _, closed, after = self._held.partition(CLOSE_CALL)
         if closed:
             self._held, self._state = after, "text"
 
@@ -278,7 +278,7 @@ def plain_messages(messages: Sequence[Mapping[str, Any]], use: ToolUse | None) -
             plain.append({"role": "user", "content": content})
         elif calls := message.get("tool_calls"):
             written = "\n".join(
-                f"{OPEN}\n{json.dumps(call['function'], ensure_ascii=False)}\n{CLOSE}" for call in calls
+                f"{OPEN_CALL}\n{json.dumps(call['function'], ensure_ascii=False)}\n{CLOSE_CALL}" for call in calls
             )
             plain.append({"role": message["role"], "content": f"{message.get('content') or ''}{written}"})
         else:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from multispin.lazily import lazily
 
 if TYPE_CHECKING:
+    from multispin.models.batch_drafter import ModelBatchDrafter
     from multispin.models.cached import CachedModel
     from multispin.models.draft_source import DraftSource, load_draft_source, load_drafter
     from multispin.models.drafter import ModelDrafter
-    from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter
-    from multispin.models.edge_drafter import EdgeDrafter
+    from multispin.models.drafter_name import DrafterKind, DrafterName, check_drafter_name
     from multispin.models.grammar import TextGrammars, load_grammars
     from multispin.models.loading import known_positions, load_model, resolve
     from multispin.models.packable import PackedModel
@@ -30,14 +30,14 @@ __all__ = [
     "DraftSource",
     "DrafterKind",
     "DrafterName",
-    "EdgeDrafter",
     "Feed",
+    "ModelBatchDrafter",
     "ModelDrafter",
     "PackedModel",
     "TextGrammars",
     "Tokenizer",
     "Verifier",
-    "check_drafter",
+    "check_drafter_name",
     "decode_alone",
     "decode_together",
     "known_positions",
@@ -57,8 +57,8 @@ __getattr__ = lazily(
         "cached": ("CachedModel",),
         "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
         "drafter": ("ModelDrafter",),
-        "drafter_name": ("DrafterKind", "DrafterName", "check_drafter"),
-        "edge_drafter": ("EdgeDrafter",),
+        "drafter_name": ("DrafterKind", "DrafterName", "check_drafter_name"),
+        "edge_drafter": ("ModelBatchDrafter",),
         "grammar": ("TextGrammars", "load_grammars"),
         "loading": ("known_positions", "load_model", "resolve"),
         "packable": ("PackedModel",),

@@ -4,7 +4,8 @@
 noise, argmax in double precision. Here the same steps run for all rows at once, without a sort and without a loop over
 requests: the edges of top-k and top-p are found by bisection over the bits of a logit. A device rounds exponentials and
 logarithms otherwise than a CPU in the last places. So a row whose token depends on that, because two scores are closer
-than `MARGIN` or the token lies within `EDGE` of the edge of top-p, is marked, and drawn by the definition on the CPU.
+than `TIE_MARGIN` or the token lies within `TOP_P_MARGIN` of the edge of top-p, is marked, and drawn by the definition
+on the CPU.
 """
 
 import logging
@@ -20,9 +21,9 @@ from multispin.speculation.noise import noise_keys
 
 log = logging.getLogger(__name__)
 
-MARGIN = 1e-9
+TIE_MARGIN = 1e-9
 """Scores that are closer than this may be in another order on a CPU."""
-EDGE = 4e-6
+TOP_P_MARGIN = 4e-6
 """Share of the probability within which the edge of top-p may lie elsewhere on a CPU."""
 _KNOWN = frozenset(
     ["temperature", "top_k", "top_p", "seed", "logit_bias", "withheld", "withheld_until", "prompt_tokens"]
@@ -34,11 +35,11 @@ _ZERO_BITS = {torch.bfloat16: 16, torch.float16: 13}
 
 _LEAST_ROWS = 8
 
-Row = tuple[SamplingParams, int]
+DrawnRow = tuple[SamplingParams, int]
 """A request's parameters, and the absolute position that a row of logits is for."""
 
 
-_ANY: Row = (SamplingParams(), 0)
+_ANY: DrawnRow = (SamplingParams(), 0)
 
 
 class BatchDrawing:
@@ -84,7 +85,7 @@ class BatchDrawing:
         others = (field for field in fields(params) if field.name not in _KNOWN)
         return all(getattr(params, field.name) == field.default for field in others)
 
-    def __call__(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, rows: Sequence[DrawnRow]) -> torch.Tensor:
         """Draw one token per row.
 
         Args:
@@ -105,7 +106,7 @@ class BatchDrawing:
         found: torch.Tensor = steps.plain(shaped, block)
         return found
 
-    def tokens(self, logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> dict[int, int]:
+    def tokens(self, logits: Sequence[torch.Tensor], rows: Sequence[DrawnRow]) -> dict[int, int]:
         """The tokens of those rows that are sure, finite, and ask for nothing that is not known here.
 
         Args:
@@ -124,7 +125,7 @@ class BatchDrawing:
             at: found[at] for at, (params, _) in enumerate(rows) if finite[at] and not unsure[at] and self.takes(params)
         }
 
-    def _block(self, rows: Sequence[Row]) -> torch.Tensor:
+    def _block(self, rows: Sequence[DrawnRow]) -> torch.Tensor:
         """[8, N] int64: four keys of the noise, greedy, top-k; then as float64 temperature and top-p."""
         block = np.zeros((_PARTS, len(rows)), dtype=np.int64)
         block[:4] = noise_keys([params.seed for params, _ in rows], [position for _, position in rows])
@@ -138,7 +139,7 @@ class BatchDrawing:
             return host
         return host.pin_memory().to(self._device, non_blocking=True)
 
-    def _shaped(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    def _shaped(self, logits: torch.Tensor, rows: Sequence[DrawnRow]) -> torch.Tensor:
         """Logits with each request's bias added and its withheld ids at −inf; themselves if nobody asks for that."""
         biased = [(row, *pair) for row, (params, _) in enumerate(rows) for pair in params.logit_bias]
         held = [
@@ -161,7 +162,7 @@ class BatchDrawing:
         return changed
 
 
-def drawn_on_cpu(logits: torch.Tensor, row: Row) -> int:
+def drawn_on_cpu(logits: torch.Tensor, row: DrawnRow) -> int:
     """The token of one row, [V] logits, by the definition."""
     params, position = row
     return draw(logits[None].float().cpu(), [position], params)[0]
@@ -239,7 +240,7 @@ def _by_mass(
     order: torch.Tensor, weights: torch.Tensor, edge: torch.Tensor, step: torch.Tensor, bound: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Raise each row's edge to the highest of three steps above it that a mass of at least `bound` reaches."""
-    wider = bound * (1.0 + EDGE)
+    wider = bound * (1.0 + TOP_P_MARGIN)
     masses = [torch.where(order >= high, weights, 0.0).sum(-1, dtype=torch.float64) for high in _above(edge, step)]
     return edge + torch.stack([mass >= wider for mass in masses]).sum(0) * step, step // 4
 
@@ -267,7 +268,7 @@ def _pick(
     level, above = order == edge[:, None], order > edge[:, None]
     before = torch.where(above, weights, 0.0).sum(-1, dtype=torch.float64)
     weight = torch.where(level, weights, 0.0).amax(-1).double()
-    fits = before[:, None] + (rank - 1) * weight[:, None] < (bound * (1.0 + EDGE))[:, None]
+    fits = before[:, None] + (rank - 1) * weight[:, None] < (bound * (1.0 + TOP_P_MARGIN))[:, None]
     kept = (order >= inside[:, None]) & (above | (level & fits))
     token, near = _best(torch.where(kept, scaled, -torch.inf), block)
     # Is the token inside the edge of top-p wherever it lies, or only for the wider one?
@@ -275,7 +276,7 @@ def _pick(
     ids = torch.arange(order.shape[-1], device=order.device)
     earlier = (order > found) | ((order == found) & (ids < token[:, None]))
     mass = torch.where(earlier, weights, 0.0).sum(-1, dtype=torch.float64)
-    return torch.stack((token, (near | ((mass > 0.0) & (mass >= bound * (1.0 - EDGE)))).long()))
+    return torch.stack((token, (near | ((mass > 0.0) & (mass >= bound * (1.0 - TOP_P_MARGIN)))).long()))
 
 
 @dataclass
@@ -314,7 +315,7 @@ def _sortable(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _best(scaled: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first of the largest scores of each row, [N], and whether another one is as near as `MARGIN`."""
+    """The first of the largest scores of each row, [N], and whether another one is as near as `TIE_MARGIN`."""
     keys, greedy = block[:4].to(torch.int32)[:, :, None], block[4] > 0
     ids = torch.arange(scaled.shape[-1], dtype=torch.int32, device=scaled.device)
     high = _mixed(_mixed(ids, keys[0]), keys[1])
@@ -324,7 +325,7 @@ def _best(scaled: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torc
     noise = torch.where(greedy[:, None], 0.0, -(-uniform.log()).log())
     scores = torch.where(scaled > -torch.inf, scaled.double() + noise, -torch.inf)
     best = scores.amax(-1, keepdim=True)
-    near = (scores >= best - MARGIN - 4e-15 * best.abs()).sum(-1) > 1
+    near = (scores >= best - TIE_MARGIN - 4e-15 * best.abs()).sum(-1) > 1
     return scores.argmax(-1), near & ~greedy
 
 

@@ -7,7 +7,7 @@ it is first needed. A batch larger than the largest shape runs without a graph.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MEMORY_BYTES = 2**31
+PASS_MEMORY_BYTES = 2**31
 """Memory that the largest pass of static shape may take beside weights and cache."""
 TOKENS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a pass."""
@@ -24,7 +24,7 @@ UNIFORM_ROWS = 8
 """Tokens of one slot in a pass, if all passes have one shape and attention is padded."""
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Tokens of a run that one pass takes: `size` of them, from its `first` on.
 
     Attributes:
@@ -63,7 +63,7 @@ def at_least(count: int, sizes: Sequence[int]) -> int | None:
     return next((size for size in sizes if size >= count), None)
 
 
-def token_sizes(bytes_per_token: int, memory_bytes: int = MEMORY_BYTES) -> tuple[int, ...]:
+def token_sizes(bytes_per_token: int, memory_bytes: int = PASS_MEMORY_BYTES) -> tuple[int, ...]:
     """Those of `TOKENS` whose pass fits the memory; the smallest always does.
 
     Args:
@@ -88,16 +88,16 @@ def uniform_shape(tokens: Sequence[int], slots: int, max_length: int, ragged: bo
     return Shape(size, slots) if ragged else Shape(size, slots, min(UNIFORM_ROWS, size), max_length)
 
 
-def split(counts: Sequence[int], shape: Shape) -> list[list[Piece]]:
+def split(counts: Sequence[int], shape: Shape) -> list[list[Segment]]:
     """Runs of this many tokens as passes of one shape, each with at most one piece of a run, in the runs' order."""
-    passes: list[list[Piece]] = []
+    passes: list[list[Segment]] = []
     done = [0] * len(counts)
     while any(taken < count for taken, count in zip(done, counts, strict=True)):
-        room, pieces = shape.tokens, list[Piece]()
+        room, pieces = shape.tokens, list[Segment]()
         for run, count in enumerate(counts):
             taken = min(count - done[run], room, shape.rows or room)
             if taken:
-                pieces.append(Piece(run, done[run], taken))
+                pieces.append(Segment(run, done[run], taken))
                 done[run] += taken
                 room -= taken
         passes.append(pieces)

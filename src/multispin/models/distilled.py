@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from multispin.errors import InputError
 from multispin.models.drafter_card import (
+    DRAFTER_WEIGHTS_FILE,
     HASHED_ROWS,
     SCALE,
     VOCABULARY,
-    WEIGHTS_FILE,
     DrafterCard,
     check_order,
     fingerprint_of,
@@ -127,7 +127,7 @@ def carve(
     return student.eval()
 
 
-def learned(student: PreTrainedModel, frozen: int = 0) -> dict[str, nn.Parameter]:
+def learned_parameters(student: PreTrainedModel, frozen: int = 0) -> dict[str, nn.Parameter]:
     """The student's own parameters by name: its layers but the frozen ones, and the last norm."""
     own: tuple[str, ...] = ("model.norm.", *(f"model.layers.{k}." for k in range(frozen, len(student.model.layers))))
     return {name: parameter for name, parameter in student.named_parameters() if name.startswith(own)}
@@ -137,7 +137,7 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
     """Write what differs from the target, and the card."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in learned(student, card.frozen).items():
+    for name, parameter in learned_parameters(student, card.frozen).items():
         value = parameter.detach().float().cpu()
         if value.ndim != 2:
             tensors[name] = value.contiguous()
@@ -150,11 +150,11 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
     if isinstance(student.lm_head, ReducedHead):
         tensors[VOCABULARY] = student.lm_head.ids.to(torch.int32).cpu()
     # The card comes last: a folder without one is no drafter yet.
-    card_part, weights_part = (folder / f"{name}.part" for name in (CARD_FILE, WEIGHTS_FILE))
+    card_part, weights_part = (folder / f"{name}.part" for name in (CARD_FILE, DRAFTER_WEIGHTS_FILE))
     with writing(folder):
         save_file(tensors, weights_part)
         card_part.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
-        weights_part.replace(folder / WEIGHTS_FILE)
+        weights_part.replace(folder / DRAFTER_WEIGHTS_FILE)
         card_part.replace(folder / CARD_FILE)
 
 
@@ -187,14 +187,14 @@ def load_student(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
             f"not from this target ({fingerprint(model)}): distil one for it with `multispin distill`"
         )
     try:
-        if not (folder / WEIGHTS_FILE).is_file():  # a device file has no end
-            raise InputError(f"{folder / WEIGHTS_FILE} is not a file")
-        check_readable(folder / WEIGHTS_FILE)
-        stored = load_file(folder / WEIGHTS_FILE)
+        if not (folder / DRAFTER_WEIGHTS_FILE).is_file():  # a device file has no end
+            raise InputError(f"{folder / DRAFTER_WEIGHTS_FILE} is not a file")
+        check_readable(folder / DRAFTER_WEIGHTS_FILE)
+        stored = load_file(folder / DRAFTER_WEIGHTS_FILE)
         ids = _vocabulary(folder, stored, int(model.config.get_text_config().vocab_size))
         student = carve(model, card.layers, ids, card.frozen)
         with torch.no_grad():
-            for name, parameter in learned(student, card.frozen).items():
+            for name, parameter in learned_parameters(student, card.frozen).items():
                 parameter.copy_(_weights(folder, stored, name, parameter.shape))
         if stored:
             raise InputError(f"the weights in {folder} hold {min(stored)}, which this drafter does not use")

@@ -19,7 +19,7 @@ from multispin.models.tokenizer import Tokenizer, load_tokenizer
 from multispin.speculation import Drafter, Grammars, NoDrafter, PromptLookupDrafter
 
 if TYPE_CHECKING:
-    from multispin.models.edge_drafter import EdgeDrafter
+    from multispin.models.batch_drafter import ModelBatchDrafter
     from multispin.models.llama_cpp import LlamaCppDrafter, LlamaCppModel
     from multispin.models.packable import PackedModel
 
@@ -88,13 +88,13 @@ class DraftSource:
             return ModelDrafter(self.model, max_length, self.tokenizer.size, self.grammars)
         return PromptLookupDrafter() if self.name.kind is DrafterKind.LOOKUP else NoDrafter()
 
-    def edge_drafter(self, slots: int, max_length: int) -> EdgeDrafter:
+    def edge_drafter(self, slots: int, max_length: int) -> ModelBatchDrafter:
         """A drafter for `slots` texts at once; InputError for a drafter without a model."""
         if self.model is None:
             raise InputError(f"the drafter {self.name.text!r} has no model of torch's: there is nothing to batch")
-        from multispin.models.edge_drafter import EdgeDrafter
+        from multispin.models.batch_drafter import ModelBatchDrafter
 
-        drafter = EdgeDrafter(self.model, slots, max_length, self.tokenizer.size)
+        drafter = ModelBatchDrafter(self.model, slots, max_length, self.tokenizer.size)
         drafter.warm_up()
         return drafter
 

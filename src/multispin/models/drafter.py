@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from multispin.models.edge_drafter import EdgeDrafter
+from multispin.models.batch_drafter import ModelBatchDrafter
 from multispin.models.packable import PackedModel
 from multispin.speculation import (
     DistributionFormat,
@@ -40,7 +40,7 @@ class ModelDrafter:
         vocabulary_size: int | None = None,
         grammars: Grammars | None = None,
     ) -> None:
-        self._drafter = EdgeDrafter(model, 1, max_length, vocabulary_size)
+        self._drafter = ModelBatchDrafter(model, 1, max_length, vocabulary_size)
         self._slot = self._drafter.open()
         self._follower = Follower(grammars)
 

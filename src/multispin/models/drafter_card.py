@@ -13,7 +13,7 @@ from multispin.errors import InputError
 from multispin.models.drafter_name import CARD_FILE
 from multispin.outside import read_file
 
-WEIGHTS_FILE = "weights.safetensors"
+DRAFTER_WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "multispin-drafter-1"
 STORAGES = ("int8", "bfloat16")
 VOCABULARY = "vocabulary"

@@ -86,7 +86,7 @@ class DrafterName:
             locate(self.reference)
 
 
-def check_drafter(spec: str) -> None:
+def check_drafter_name(spec: str) -> None:
     """InputError if `spec` names no drafter, or one that is not there."""
     DrafterName.parse(spec).check()
 

@@ -21,10 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multispin.errors import InputError
-from multispin.models.drafter_card import HASHED_ROWS, SCALE, VOCABULARY, WEIGHTS_FILE, fingerprint_of, read_card
+from multispin.models.drafter_card import (
+    DRAFTER_WEIGHTS_FILE,
+    HASHED_ROWS,
+    SCALE,
+    VOCABULARY,
+    fingerprint_of,
+    read_card,
+)
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import check_layout, open_gguf, read_facts
-from multispin.models.gguf_storage import STORAGES
+from multispin.models.gguf_storage import GGUF_STORAGES
 from multispin.models.references import EMBEDDED, cache_folder, locate, remove_older, sha256_of
 
 if TYPE_CHECKING:
@@ -79,7 +86,7 @@ class GgufOrder:
         drafter: a distilled drafter (small, medium, large or a folder), or a GGUF file to be stored anew.
         out: the file to write.
         target: GGUF file of the target, for a distilled drafter; None for the one that its card names.
-        storage: how matrices are stored, one of `STORAGES`; default "q8_0".
+        storage: how matrices are stored, one of `GGUF_STORAGES`; default "q8_0".
 
     """
 
@@ -89,8 +96,8 @@ class GgufOrder:
     storage: str = "q8_0"
 
     def __post_init__(self) -> None:
-        if self.storage not in STORAGES:
-            raise InputError(f"storage = {self.storage!r} is none of {', '.join(STORAGES)}")
+        if self.storage not in GGUF_STORAGES:
+            raise InputError(f"storage = {self.storage!r} is none of {', '.join(GGUF_STORAGES)}")
         if self.out.name and self.out.suffix != ".gguf":
             raise InputError(f"{self.out}: the name of a GGUF file must end in .gguf")
 
@@ -160,7 +167,7 @@ def file_for_llama_cpp(name: DrafterName, target: str | None) -> Path:
     if name.kind is DrafterKind.DISTILLED:
         assert name.folder is not None
         target = target or read_card(name.folder).target
-        sources = [name.folder / CARD_FILE, name.folder / WEIGHTS_FILE, gguf_of(target)]
+        sources = [name.folder / CARD_FILE, name.folder / DRAFTER_WEIGHTS_FILE, gguf_of(target)]
         return _kept_copy(name.folder.resolve().name, GgufOrder(str(name.folder), Path(), target), sources)
     drafter = name.reference or target or EMBEDDED
     source = gguf_of(drafter)
@@ -247,7 +254,7 @@ def _learned(folder: Path) -> Iterator[tuple[str, Matrix]]:
     """Tensors of a distilled drafter in float32, by GGUF's names."""
     from safetensors import SafetensorError, deserialize
 
-    path = folder / WEIGHTS_FILE
+    path = folder / DRAFTER_WEIGHTS_FILE
     try:
         if not path.is_file():
             raise InputError(f"{path} is not a file")
@@ -332,7 +339,7 @@ def _write(
             inner = field.types[-1] if field.types[0] is GGUFValueType.ARRAY else None
             writer.add_key_value(key, changed.get(key, field.contents()), field.types[0], inner)
         writer.add_string("general.name", f"{order.drafter[-80:]} {order.storage}")
-        writer.add_file_type(STORAGES[order.storage])
+        writer.add_file_type(GGUF_STORAGES[order.storage])
         writer.add_quantization_version(_QUANTISATION_VERSION)
         own = {each.name: each for each in reader.tensors}
         kind = GGMLQuantizationType[order.storage.upper()]

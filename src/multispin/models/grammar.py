@@ -19,7 +19,7 @@ import numpy as np
 from multispin.errors import InputError
 from multispin.models.tokenizer import Tokenizer
 from multispin.outside import first_line
-from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, Mask
+from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, TokenMask
 
 MAX_COMPILED = 64
 """Compiled grammars that are kept for the next request."""
@@ -42,7 +42,7 @@ class TextMatcher:
     def __init__(self, matcher: Any, size: int, ends: Collection[int]) -> None:
         self._matcher = matcher
         self._ends = frozenset(ends)
-        self._everything: Mask = np.packbits(np.ones(size, dtype=bool), bitorder="little")
+        self._everything: TokenMask = np.packbits(np.ones(size, dtype=bool), bitorder="little")
         self._over = self._broken = False
 
     def advance(self, tokens: Sequence[int]) -> None:
@@ -54,7 +54,7 @@ class TextMatcher:
         self._over = self._ended() or (taken < len(tokens) and tokens[taken] in self._ends and self._stopped())
         self._broken = taken < len(tokens) and not self._over
 
-    def mask(self, drafted: Sequence[int]) -> Mask:
+    def mask(self, drafted: Sequence[int]) -> TokenMask:
         """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
         InputError if the grammar does not allow the committed text, or if it became too complex.
@@ -67,7 +67,7 @@ class TextMatcher:
         try:
             if taken < len(drafted) or self._ended():
                 return self._everything
-            words: Mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            words: TokenMask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             if self._matcher.is_error():
                 raise InputError(f"the grammar became too complex: {first_line(self._matcher.get_error())}")
             return words[: len(self._everything)]
@@ -97,7 +97,7 @@ class TextGrammars:
     """
 
     def __init__(self, tokenizer: Tokenizer, max_compiled: int = MAX_COMPILED) -> None:
-        self._library = load_library()
+        self._library = load_llguidance()
         self._max_compiled = max_compiled
         self._tokenizer = tokenizer
         self._limits = self._library.LLParserLimits(
@@ -166,7 +166,7 @@ def load_grammars(tokenizer: Tokenizer) -> TextGrammars | None:
     return TextGrammars(tokenizer) if find_spec("llguidance") is not None else None
 
 
-def load_library() -> Any:
+def load_llguidance() -> Any:
     """The library llguidance; InputError if it is not installed."""
     try:
         return importlib.import_module("llguidance")

@@ -17,17 +17,17 @@ from queue import Empty, SimpleQueue
 from multispin.errors import InputError, require
 from multispin.models.references import MOST_BYTES
 
-QUIET_S = 60.0
+STALLED_S = 60.0
 """A download that brings less than `LEAST_BYTES` in this time is given up [s]."""
 LEAST_BYTES = 2**16
-"""Fewest bytes in `QUIET_S`, which is some 9 kbit/s."""
+"""Fewest bytes in `STALLED_S`, which is some 9 kbit/s."""
 MODEL_BYTES = 2**41
 """Most bytes of all files of a model: 2 TiB."""
 OTHER_BYTES = 2**27
 """Most bytes of a settings file that `MOST_BYTES` does not name."""
 MOST_FILES = 2000
 """Most files of a model."""
-MEMORY_BYTES = 2**33
+FETCH_MEMORY_BYTES = 2**33
 """Most address space of the process that fetches [bytes]."""
 _TELL_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.5
@@ -37,14 +37,16 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def folder_of(reference: str, weights: bool = True, quiet_s: float = QUIET_S, memory_bytes: int = MEMORY_BYTES) -> Path:
+def folder_of(
+    reference: str, weights: bool = True, quiet_s: float = STALLED_S, memory_bytes: int = FETCH_MEMORY_BYTES
+) -> Path:
     """The folder with the files of a model of the hub, fetched as far as they are not there.
 
     Args:
         reference: its Hub id (owner/name).
         weights: whether its weights are needed too, or only its settings and its tokenizer; default yes.
-        quiet_s: a download that brings less than `LEAST_BYTES` in this time is given up [s]; default `QUIET_S`.
-        memory_bytes: most address space of the process that fetches [bytes]; default `MEMORY_BYTES`.
+        quiet_s: a download that brings less than `LEAST_BYTES` in this time is given up [s]; default `STALLED_S`.
+        memory_bytes: most address space of the process that fetches [bytes]; default `FETCH_MEMORY_BYTES`.
 
     Raises:
         InputError: it cannot be had: not there, too large, or the hub is away and nothing of it is kept.

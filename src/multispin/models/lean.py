@@ -21,14 +21,14 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from multispin.models.attention import PassBatch, Scoring
 from multispin.models.quantised import RoundedLinear
 
-FAMILIES = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+LEAN_LAYERS = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 
 
 class LeanLayer(nn.Module):
     """One decoder layer: attention and a gated feed-forward part, each after a norm and beside a residual.
 
     Args:
-        layer: decoder layer of one of `FAMILIES`, with silu in it.
+        layer: decoder layer of one of `LEAN_LAYERS`, with silu in it.
         together: query, key and value; then gate and up: each as one linear layer.
 
     """
@@ -87,7 +87,7 @@ def lean(model: PreTrainedModel) -> PreTrainedModel:
     """Replace the layers of a model that can be, in place; it then runs in a `Verifier` only."""
     layers: Any = getattr(model.base_model, "layers", ())
     for index, layer in enumerate(layers):
-        if type(layer) not in FAMILIES or layer.mlp.config.hidden_act != "silu":
+        if type(layer) not in LEAN_LAYERS or layer.mlp.config.hidden_act != "silu":
             continue
         attention, mlp = layer.self_attn, layer.mlp
         qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])

@@ -55,7 +55,7 @@ class LlamaCppError(InputError):
     """llama.cpp cannot draft with this file, on this processor, or with this version of its library."""
 
 
-def load_library() -> Any:
+def load_llama_cpp() -> Any:
     """The ctypes declarations of llama.cpp's library; InputError if it is not installed or has another version."""
     try:
         found = importlib.metadata.version("ik-llama-cpp-python")
@@ -120,7 +120,7 @@ class LlamaCppModel:
         if first != _MAGIC:  # the library would write these bytes to the terminal
             raise LlamaCppError(f"{path} is not a GGUF file")
         self.path = path
-        self.library = load_library()
+        self.library = load_llama_cpp()
         if gpu_layers and not self._native.llama_supports_gpu_offload():
             raise InputError(
                 f"--gpu-layers {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"

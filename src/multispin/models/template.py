@@ -14,11 +14,11 @@ from typing import Any
 
 from multispin.errors import InputError, require
 
-MOST_S = 10.0
+TEMPLATE_TIMEOUT_S = 10.0
 """A template that takes longer is ended [s]; usual ones take a millisecond."""
 START_S = 60.0
 """The process that runs templates starts within this long [s]; it takes half a second on a machine that is not busy."""
-MOST_BYTES = 2**29
+TEMPLATE_MEMORY_BYTES = 2**29
 """Most memory of the process that runs templates [bytes]."""
 MOST_CHARACTERS = 2**22
 """Longest text that a template may write; it is far over what any session may hold."""
@@ -29,11 +29,11 @@ class TemplateProcess:
     """The process that runs templates, for all threads of this one. It starts when it is first asked.
 
     Args:
-        most_s: a template that takes longer is ended [s]; default `MOST_S`.
+        most_s: a template that takes longer is ended [s]; default `TEMPLATE_TIMEOUT_S`.
 
     """
 
-    def __init__(self, most_s: float = MOST_S) -> None:
+    def __init__(self, most_s: float = TEMPLATE_TIMEOUT_S) -> None:
         self.most_s = most_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -63,7 +63,7 @@ class TemplateProcess:
     def _running(self) -> "subprocess.Popen[str]":
         """The process; a new one where there is none, or only that of the process that this one was forked from."""
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            command = [sys.executable, "-P", str(_SCRIPT), str(MOST_BYTES), str(MOST_CHARACTERS)]
+            command = [sys.executable, "-P", str(_SCRIPT), str(TEMPLATE_MEMORY_BYTES), str(MOST_CHARACTERS)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                 encoding="utf-8",
@@ -118,6 +118,6 @@ def render(template: str, variables: Mapping[str, Any], process: TemplateProcess
         case {"slow": _}:
             raise InputError(f"the model's chat template does not end within {process.most_s:g} s")
     raise InputError(
-        f"the model's chat template takes more than {MOST_BYTES >> 20} MiB, or writes more than "
+        f"the model's chat template takes more than {TEMPLATE_MEMORY_BYTES >> 20} MiB, or writes more than "
         f"{MOST_CHARACTERS} characters"
     )

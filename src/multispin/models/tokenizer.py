@@ -17,7 +17,7 @@ from multispin.errors import InputError
 from multispin.models.hub import folder_of
 from multispin.models.references import check_sizes, converted_folder, is_whole, locate
 from multispin.models.template import render
-from multispin.outside import first_line, json_value, read_file, whole
+from multispin.outside import first_line, json_value, read_file, whole_characters
 
 if TYPE_CHECKING:
     import tokenizers
@@ -118,7 +118,7 @@ class Tokenizer:
             InputError: the text holds halves of characters, which a chat template can write, or the tokenizer gives up.
 
         """
-        whole(text, "the text to be tokenised")
+        whole_characters(text, "the text to be tokenised")
         try:
             if len(text) > LONG_CHARACTERS and hasattr(self.backend, "encode_batch_fast"):
                 (found,) = self.backend.encode_batch_fast([text], add_special_tokens=special_tokens)

@@ -57,7 +57,7 @@ and from the first row on, and what else it found, or None. It is sent to the wo
 _NOT_FINITE = "the model's logits are not finite numbers"
 
 
-def check_version(version: str = VERSION) -> None:
+def check_vllm_version(version: str = VERSION) -> None:
     """InputError unless this vLLM is one whose inside is known."""
     parts = version.split(".")
     if not OLDEST <= (int(parts[0]), int(parts[1])) <= NEWEST:
@@ -187,7 +187,7 @@ class DrawnProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
         return emit
 
 
-def decode(
+def decode_plainly(
     model: str,
     dtype: str,
     max_length: int,
@@ -208,7 +208,7 @@ def decode(
         stop_ids: ids that end a text.
 
     """
-    check_version()
+    check_vllm_version()
     config = EngineArgs(
         model=model,
         dtype=dtype,
@@ -254,7 +254,7 @@ class Core:
     def __init__(
         self, model: str, dtype: str, slots: int, max_length: int, max_draft: int, options: Mapping[str, Any]
     ) -> None:
-        check_version()
+        check_vllm_version()
         config = EngineArgs(
             model=model,
             dtype=dtype,

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 SNR_DB: tuple[float, ...] = tuple(float(value) for value in range(19, 28))
 """Grid of p/N_0 [dB]."""
-DRAFT_S: tuple[float, ...] = tuple(value / 1e3 for value in range(4, 33, 2))
+DRAFT_GRID_S: tuple[float, ...] = tuple(value / 1e3 for value in range(4, 33, 2))
 """Grid of the mean T^S [s]."""
 SERVER_DRAFT_S: tuple[float, ...] = tuple(value / 1e3 for value in range(2, 31))
 """Grid of the server's drafting time per device and token [s]."""
@@ -75,7 +75,7 @@ def calibrate(
     seeds: Sequence[int] = SEEDS,
     *,
     snr_db: tuple[float, ...] = SNR_DB,
-    draft_s: tuple[float, ...] = DRAFT_S,
+    draft_s: tuple[float, ...] = DRAFT_GRID_S,
     server_draft_s: tuple[float, ...] = SERVER_DRAFT_S,
     realisations: int = REALISATIONS,
     progress: Callable[[int, int], None] = lambda _done, _all: None,

@@ -18,7 +18,7 @@ from multispin.paper.table import Table
 from multispin.paper.theory import local_maxima
 from multispin.paper.trials import Setting
 
-CLOSE = 0.1
+CLOSE_SHARE = 0.1
 """Largest |ln(ours / paper's)| that is called close; a number is reproduced if it is close and in our interval."""
 STREAM_AIMS: tuple[tuple[str, float, float], ...] = (("hete", 5e6, 1.4), ("hete", 10e6, 1.25), ("fixed", 5e6, 2.7))
 """Goals of streams of ids: a ratio to a scheme with the paper's payload, at a band [Hz]."""
@@ -27,8 +27,8 @@ STREAM_AIMS: tuple[tuple[str, float, float], ...] = (("hete", 5e6, 1.4), ("hete"
 class Agreement(StrEnum):
     """How our number stands to the paper's.
 
-    A number of the paper is REPRODUCED if it lies in our interval and differs by at most `CLOSE`; only the second is
-    CLOSE, only the first is UNDECIDED. A statement in words is UNDECIDED if our interval holds the border.
+    A number of the paper is REPRODUCED if it lies in our interval and differs by at most `CLOSE_SHARE`; only the second
+    is CLOSE, only the first is UNDECIDED. A statement in words is UNDECIDED if our interval holds the border.
     """
 
     REPRODUCED = "reproduced"
@@ -127,7 +127,7 @@ def _widened(got: Estimate, spread: float) -> Estimate:
 def _compared(number: Reported, got: Estimate) -> tuple[Agreement, str]:
     off = math.log(got.mean / number.value)
     inside = got.low <= number.value <= got.high
-    close = abs(off) <= CLOSE
+    close = abs(off) <= CLOSE_SHARE
     side = "above" if off > 0 else "below"
     how = f"we are {100 * abs(math.expm1(off)):.0f} % {side} it" + (
         ", as a ratio of goodputs" if number.percent else ""

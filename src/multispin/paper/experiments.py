@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import CALIBRATED, PAIRS, PROBABILITY_BITS, REALISATIONS, SEEDS, Assumptions
 from multispin.paper.schemes import COMPARED, EDGE_ALONE, OTHER_SCHEMES
-from multispin.paper.table import Table, Value
+from multispin.paper.table import Table, TableValue
 from multispin.paper.trials import Setting, Trial, TrialResult, run_trials
 
 BANDWIDTHS_HZ: tuple[float, ...] = (5e6, 7.5e6, 10e6, 12.5e6, 15e6, 17.5e6, 20e6)
@@ -120,7 +120,7 @@ def table_of(figure: str, study: Study) -> Table:
         "7": "Sum goodput over the shared band, K = 20",
         "8": "Sum goodput over the number of devices, B = 10 MHz",
     }[figure]
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for setting in settings_of(figure):
         for scheme in setting.schemes:
             values = study.goodput(setting, scheme)
@@ -142,7 +142,7 @@ def _payload(pair: str, mode: str, band: float) -> Setting:
 
 
 def _payload_table(study: Study) -> Table:
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for setting in settings_of("payload"):
         for scheme in setting.schemes:
             bits = setting.bits_per_token or PAIRS[setting.pair].bits_per_token
@@ -172,7 +172,7 @@ def _fairness(pair: str) -> Setting:
 
 
 def _fairness_table(study: Study) -> Table:
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for setting in settings_of("fairness"):
         for scheme in setting.schemes:
             values, jain = estimate(study.goodput(setting, scheme)), estimate(study.jain(setting, scheme))

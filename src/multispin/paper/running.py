@@ -15,7 +15,7 @@ from multispin.control import Scenario
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.schemes import EDGE_ALONE, TITLES
-from multispin.paper.table import Table, Value
+from multispin.paper.table import Table, TableValue
 from multispin.paper.trials import edge_alone
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.study import SimulatedRun, run_all
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 ROUNDS = 80
 """Rounds of one run. The first ones count too, although little is known in them."""
-REALISATIONS = 3
+RUN_REALISATIONS = 3
 """Realisations of each seed: a run is some 80 times as dear as a plan."""
 LEARNERS: Mapping[tuple[str, str], str] = {
     ("heterogeneous", "all"): "Hete, all known",
@@ -40,7 +40,7 @@ LATE_SHARES: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
 """Share of the drafts that are late."""
 LATE_S = 2.0
 """Delay of a late draft, several rounds long [s]."""
-WAITS: Mapping[str, tuple[float, float]] = {
+DEADLINE_LIMITS: Mapping[str, tuple[float, float]] = {
     "chosen": (2.0, 0.5),
     "tight": (1.2, 0.1),
     "usual": (2.0, 0.5),
@@ -59,7 +59,7 @@ class Case:
         policy: the edge's policy.
         knows: knowledge of the controller: "all", "all but acceptance" or "nothing".
         late_share: share of drafts that are late.
-        wait: which deadline of `WAITS`.
+        wait: which deadline of `DEADLINE_LIMITS`.
     """
 
     pair: str
@@ -74,7 +74,10 @@ def cases_of(figure: str) -> list[Case]:
     if figure == "learning":
         return [Case(pair, policy, knows) for pair in PAIRS for policy, knows in LEARNERS]
     return [
-        Case(pair, "heterogeneous", "all", share, wait) for pair in PAIRS for wait in WAITS for share in LATE_SHARES
+        Case(pair, "heterogeneous", "all", share, wait)
+        for pair in PAIRS
+        for wait in DEADLINE_LIMITS
+        for share in LATE_SHARES
     ]
 
 
@@ -121,7 +124,7 @@ def _truth(pair: str, assumed: Mapping[str, Assumptions], seed: int, index: int)
 
 
 def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
-    factor, slack_s = WAITS[case.wait]
+    factor, slack_s = DEADLINE_LIMITS[case.wait]
     behaviour = Behaviour(
         fading="rayleigh",
         straggler_probability=case.late_share,
@@ -144,7 +147,7 @@ def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, 
 def _learning(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Floats], note: str) -> Table:
     bars = {(case.pair, LEARNERS[case.policy, case.knows]): found for case, found in goodput.items()}
     bars |= {(pair, TITLES[scheme]): found for (pair, scheme), found in alone.items()}
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for (pair, title), found in bars.items():
         known = goodput[Case(pair, "heterogeneous", "all")]
         rows.append((pair, title, *spread(estimate(found)), *spread(ratio_of_means(found, known))))
@@ -159,7 +162,7 @@ def _learning(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
 
 
 def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Floats], note: str) -> Table:
-    rows: list[tuple[Value, ...]] = [
+    rows: list[tuple[TableValue, ...]] = [
         (case.pair, case.wait, case.late_share, *spread(estimate(found))) for case, found in goodput.items()
     ]
     shares = dict.fromkeys(case.late_share for case in goodput)
@@ -171,7 +174,9 @@ def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
         f"Beyond the paper: rounds with a deadline when drafts come {LATE_S:g} s late",
         "A draft that misses its batch joins the next one. chosen: the deadline with the best goodput by what the edge "
         "has seen, at most as late as usual. "
-        + "; ".join(f"{k}: {factor:g} × planned + {s:g} s" for k, (factor, s) in WAITS.items() if k != "chosen")
+        + "; ".join(
+            f"{k}: {factor:g} × planned + {s:g} s" for k, (factor, s) in DEADLINE_LIMITS.items() if k != "chosen"
+        )
         + ". "
         + note,
         ("pair", "wait", "late_share", "goodput_tokens_per_s", "low", "high"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.experiments import Study
-from multispin.paper.table import Table, Value
+from multispin.paper.table import Table, TableValue
 from multispin.paper.trials import Setting
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.steady import FRAME_BITS
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 BANDS_HZ: tuple[float, ...] = (5e6, 10e6)
 """Bands that are compared [Hz]."""
-PLANNED: tuple[str, ...] = ("plain", "p2p", "centralized", "fixed", "heterogeneous", "edge-drafts")
+SCHEMES_BESIDE_STREAMS: tuple[str, ...] = ("plain", "p2p", "centralized", "fixed", "heterogeneous", "edge-drafts")
 """Schemes beside streams."""
 STREAMS: Mapping[str, str] = {
     "streams-payload": "Streams, the paper's payload",
@@ -37,7 +37,7 @@ PASSES_PER_ROUND = 2
 
 
 @dataclass(frozen=True)
-class Case:
+class StreamCase:
     """One bar: a pair, a kind of streams and the band.
 
     Args:
@@ -51,7 +51,9 @@ class Case:
     bandwidth_hz: float
 
 
-CASES: tuple[Case, ...] = tuple(Case(pair, kind, band) for pair in PAIRS for kind in STREAMS for band in BANDS_HZ)
+CASES: tuple[StreamCase, ...] = tuple(
+    StreamCase(pair, kind, band) for pair in PAIRS for kind in STREAMS for band in BANDS_HZ
+)
 """All bars of streams."""
 
 
@@ -66,7 +68,7 @@ def run_streams(
     rounds: int,
     processes: int = 1,
     progress: Callable[[float], None] = lambda _: None,
-    cases: Sequence[Case] = CASES,
+    cases: Sequence[StreamCase] = CASES,
 ) -> Table:
     """Simulate streams, and put them beside the schemes of the study in one table.
 
@@ -83,12 +85,12 @@ def run_streams(
     goodput: dict[tuple[str, str, float], Floats] = {}
     chosen = [study.draws.index(draw) for draw in draws]
     for pair in dict.fromkeys(case.pair for case in cases):
-        for scheme in PLANNED:
+        for scheme in SCHEMES_BESIDE_STREAMS:
             for band in BANDS_HZ:
                 goodput[pair, scheme, band] = study.goodput(Setting(pair, bandwidth_hz=band), scheme)[chosen]
     for case, values in zip(cases, found.reshape(len(cases), len(draws)), strict=True):
         goodput[case.pair, case.kind, case.bandwidth_hz] = values
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for (pair, scheme, band), values in goodput.items():
         over = [ratio_of_means(values, goodput[pair, base, band]) for base in ("heterogeneous", "fixed")]
         rows.append((pair, scheme, band, *spread(estimate(values), *over)))
@@ -114,7 +116,7 @@ def run_streams(
     )
 
 
-def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
+def _run(case: StreamCase, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
     pair, ids = PAIRS[case.pair], case.kind != "streams-payload"
     truth = scenario_of_means(
         pair,

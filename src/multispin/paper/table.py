@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Value = str | int | float | bool
+TableValue = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Table:
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    rows: tuple[tuple[TableValue, ...], ...]
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -41,13 +41,13 @@ class Table:
         writer.writerows(self.rows)
         return text.getvalue()
 
-    def where(self, **equal: Value) -> "Table":
+    def where(self, **equal: TableValue) -> "Table":
         """The rows whose columns have these values."""
         at = {self.columns.index(name): value for name, value in equal.items()}
         rows = tuple(row for row in self.rows if all(row[i] == value for i, value in at.items()))
         return Table(self.name, self.title, self.note, self.columns, rows)
 
-    def column(self, name: str) -> list[Value]:
+    def column(self, name: str) -> list[TableValue]:
         """One column."""
         index = self.columns.index(name)
         return [row[index] for row in self.rows]

@@ -12,17 +12,17 @@ from multispin.control.goodput import expected_tokens
 from multispin.control.uniform import stationary_length
 from multispin.paper.cell import LONGEST_DRAFT, PAIRS, Assumptions, Pair, realise, scenario
 from multispin.paper.schemes import EDGE_ALONE
-from multispin.paper.table import Table, Value
+from multispin.paper.table import Table, TableValue
 from multispin.paper.trials import edge_alone
 
 TASK = "GSM8K"
 """All devices work on this in Fig. 3 and 4, so that α is common, as Theorem 1 asks."""
-ROUNDS = 400
+COUNTED_ROUNDS = 400
 """Rounds of Monte Carlo per draft length."""
 LENGTHS = range(1, LONGEST_DRAFT + 1)
 
 
-def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = ROUNDS) -> Table:
+def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = COUNTED_ROUNDS) -> Table:
     """τ(L) for a common draft length under Lemma 1's bands: the formula, and tokens counted in simulated rounds.
 
     The paper's empirical points come from real models. Ours draw every token's acceptance as Bernoulli(α), so they
@@ -30,7 +30,7 @@ def figure_3(assumed: Mapping[str, Assumptions], seed: int, rounds: int = ROUNDS
 
     Source: arXiv 2606.04581, eq. 12, 16, Lemma 1, Theorem 1 and Fig. 3.
     """
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for pair in PAIRS.values():
         seen = _alike(pair, assumed[pair.key], seed)
         best = plan(seen, "homogeneous").devices[0].draft_length
@@ -63,7 +63,7 @@ def figure_4(assumed: Mapping[str, Assumptions], seed: int) -> Table:
 
     Source: arXiv 2606.04581, Theorem 1, eq. 23 and 24, and Fig. 4.
     """
-    rows: list[tuple[Value, ...]] = []
+    rows: list[tuple[TableValue, ...]] = []
     for pair in PAIRS.values():
         seen = _alike(pair, assumed[pair.key], seed)
         t_ver = pair.verification_s(len(seen.devices))

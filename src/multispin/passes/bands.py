@@ -15,7 +15,7 @@ SPARE = 0.05
 """This part of the band is kept for who comes next, and for trials of devices that do not draft."""
 LEAST_LENT = 0.005
 """Nothing is lent if a smaller share of the band than this is spare."""
-MATTERS = 0.25
+BAND_CHANGE = 0.25
 """The band is split again when somebody's share changes by more than this."""
 
 
@@ -59,7 +59,9 @@ class Bands:
         new = [session for session in drafting if session not in self._of]
         if found:
             target = self._target(drafting)
-            if new or any(abs(hz - self._of[session]) > MATTERS * self._of[session] for session, hz in target.items()):
+            if new or any(
+                abs(hz - self._of[session]) > BAND_CHANGE * self._of[session] for session, hz in target.items()
+            ):
                 self._of = target
                 return True
         elif new:

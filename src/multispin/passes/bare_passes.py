@@ -6,9 +6,9 @@ edge that believes a token to cost much then goes on with short drafts for ever,
 Does not know sessions, prices or times.
 """
 
-FIRST_ALIKE, MOST_ALIKE = 8, 128
+FIRST_BARE_AFTER, LAST_BARE_AFTER = 8, 128
 """After 8 similar passes one has no drafts of the edge. The next comes after twice as many, and so on up to 128."""
-DIFFERS = 0.25
+TOKENS_DIFFER = 0.25
 """If the number of drafted tokens differs from that of the pass before by at least this share, both costs show."""
 
 
@@ -18,7 +18,7 @@ class BarePasses:
     def __init__(self) -> None:
         self._drafted = 0
         self._alike = 0
-        self._most_alike = FIRST_ALIKE
+        self._most_alike = FIRST_BARE_AFTER
 
     def due(self, drafted: int) -> bool:
         """Whether the pass to come should go without drafts of the edge. To be asked once for each pass.
@@ -27,11 +27,11 @@ class BarePasses:
             drafted: tokens that the edge would draft for it [tokens].
 
         """
-        if not drafted or abs(drafted - self._drafted) >= DIFFERS * self._drafted:
+        if not drafted or abs(drafted - self._drafted) >= TOKENS_DIFFER * self._drafted:
             self._alike = 0
         self._drafted = drafted
         self._alike += 1
         if self._alike <= self._most_alike:
             return False
-        self._alike, self._most_alike = 0, min(2 * self._most_alike, MOST_ALIKE)
+        self._alike, self._most_alike = 0, min(2 * self._most_alike, LAST_BARE_AFTER)
         return True

@@ -12,14 +12,10 @@ from multispin.control import Plan, Scenario
 from multispin.control.who import Choice, Decision
 from multispin.passes.bare_passes import BarePasses
 from multispin.passes.beliefs import Beliefs, View
-from multispin.passes.planning import MOST_S
+from multispin.passes.planning import MOST_DRAFT_S, least_period_s
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
 from multispin.passes.probing import PROBE_LENGTH, Probes
 
-LEAST_PERIOD_S = 0.25
-"""Decisions are at least this far apart [s] …"""
-PERIOD_PER_SESSION_S = 0.02
-"""… and this much further for each session: a decision takes a millisecond or so of the loop's time for each."""
 LEAST_TOLERANCE = 0.05
 """A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
 PROBES_AT_ONCE = 8
@@ -246,7 +242,7 @@ class Chooser:
             # Where the text does not show what would have been accepted, the session waits for its probe.
             beside = members[index].comparable and self._mode != "rounds"
             lost = shared * PROBE_BAND / count + (0.0 if beside else 1.0 / len(members))
-            if probe.expected_s > MOST_S:
+            if probe.expected_s > MOST_DRAFT_S:
                 continue
             self.probes.begin(number, now_s, lost)
             waits = SessionPlan(number, probe.draft_length, band_hz, DEVICE, probe)
@@ -275,7 +271,7 @@ class Chooser:
         basis = self._basis
         if basis is None or self._mode == "plain":
             return self._mode != "plain"
-        if now_s < basis.at_s + LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(members):
+        if now_s < basis.at_s + least_period_s(len(members)):
             return False
         # The edge's drafter had little room before it was timed, or while texts ended.
         return _edge_room(members) > basis.edge_room or self._drift(basis, members) > self._tolerance

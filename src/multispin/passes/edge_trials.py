@@ -1,8 +1,8 @@
 """When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
 
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
-get a short one now and then, ever more seldom (`probing`): trials take at most `SHARE` of the time in the long run,
-the verification of their tokens included, which may take longer than the drafting.
+get a short one now and then, ever more seldom (`probing`): trials take at most `COST_SHARE` of the time in the long
+run, the verification of their tokens included, which may take longer than the drafting.
 A session that is tried seldom has much for the drafter to read first, and then its time says nothing of drafting. So it
 is tried again in the next pass, when that was read: else a first guess of the time would be believed for ever.
 
@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from multispin.control.streams import Ride
 from multispin.passes.probing import COST_SHARE, Probes
 
-SHARE = COST_SHARE
-"""In the long run, trials take at most this share of the time: all sessions of a pass wait for them."""
 AT_ONCE = 4
 """The edge's drafter is tried for this many sessions at once, or for one in this many if there are more."""
 TRIAL_LENGTH = 2
@@ -27,7 +25,7 @@ class EdgeTrials:
     """The trials of the edge's own drafter."""
 
     def __init__(self) -> None:
-        self._probes = Probes(SHARE)
+        self._probes = Probes(COST_SHARE)
         self._turn = 0
         self._tried: frozenset[int] = frozenset()  # sessions of the trial under way
         self._again = False  # whether they are tried once more

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multispin.control import Device
 from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import Ready
+from multispin.control.streams import Candidate
 from multispin.control.worth import SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
@@ -35,7 +35,7 @@ LOOK_AT_VIEW_EVERY = 4
 """… and later in one of this many passes."""
 SAMPLED = 4
 """The edge learns from one of this many chunks: they come often and are much alike."""
-MATTERS = 0.25
+WINDOW_CHANGE = 0.25
 """A window that differs by a smaller share from the one granted is not sent."""
 MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
 """Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
@@ -130,7 +130,7 @@ class Flow:
             self.young, self.view = max(0, self.young - 1), None
 
     def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
-              longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Ready:  # fmt: skip
+              longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Candidate:  # fmt: skip
         """The part of it that the decision needs."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
@@ -151,7 +151,7 @@ class Flow:
                 due_s = self._due_s(pending, gap_s, first_s, now_s)
             late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
             next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
-        return Ready(
+        return Candidate(
             session,
             pending,
             rate,
@@ -233,9 +233,9 @@ def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
     """Whether a window (tokens ahead, tokens in a frame, band [Hz]) differs enough from the last one to be sent."""
     if new[2] < old[2] or (old[0] == 0) != (new[0] == 0):  # a band that another one gets must be given up
         return True
-    ahead = abs(new[0] - old[0]) > max(1.0, MATTERS * old[0])
+    ahead = abs(new[0] - old[0]) > max(1.0, WINDOW_CHANGE * old[0])
     frame = new[1] >= 2 * old[1] or 2 * new[1] <= old[1]
-    return ahead or frame or new[2] > (1.0 + MATTERS) * old[2]
+    return ahead or frame or new[2] > (1.0 + WINDOW_CHANGE) * old[2]
 
 
 def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int) -> int:

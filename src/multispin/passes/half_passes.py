@@ -11,10 +11,10 @@ from collections.abc import Sequence, Set
 
 from multispin.control.streams import Ride
 
-FIRST_ALIKE, MOST_ALIKE = 3, 96
+FIRST_HALF_AFTER, LAST_HALF_AFTER = 3, 96
 """After 3 similar passes one has half of the riders. The next comes after twice as many, and so on up to 96: where
 everybody rides in every pass, that costs half a percent."""
-DIFFERS = 0.25
+RIDERS_DIFFER = 0.25
 """If the number of riders differs from the usual one by at least this share, the pass shows both costs by itself."""
 _MEMORY = 0.2
 
@@ -25,7 +25,7 @@ class HalfPasses:
     def __init__(self) -> None:
         self._usual = 0.0
         self._alike = 0
-        self._most_alike = FIRST_ALIKE
+        self._most_alike = FIRST_HALF_AFTER
         self._tried = False  # the pass to come goes without some, or all of its riders had to ride
 
     def chosen(self, rides: Sequence[Ride], must: Set[int]) -> tuple[Ride, ...]:
@@ -46,9 +46,9 @@ class HalfPasses:
     def rode(self, count: int) -> None:
         """This many sessions were in a pass."""
         self._usual = self._usual or count
-        if self._tried or abs(count - self._usual) >= DIFFERS * self._usual:
+        if self._tried or abs(count - self._usual) >= RIDERS_DIFFER * self._usual:
             if self._alike >= self._most_alike:
-                self._most_alike = min(2 * self._most_alike, MOST_ALIKE)
+                self._most_alike = min(2 * self._most_alike, LAST_HALF_AFTER)
             self._alike, self._tried = 0, False
         else:
             self._alike += 1

@@ -19,8 +19,10 @@ _USUAL_LENGTHS = (2, 8)
 _RELATIVE_GAP = 0.01
 _MAX_EFFORT = 5e6
 """Greatest effort of a plan, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
-MOST_S = 20.0
+MOST_DRAFT_S = 20.0
 """A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
+LEAST_PERIOD_S = 0.25
+_PERIOD_PER_SESSION_S = 0.02
 _WORTH = 0.95
 """A device gets no draft if the plan with it makes less than this share of what the plan without it makes …"""
 _SLOW = 2.0
@@ -31,6 +33,11 @@ LEAST_BAND = 0.1
 """Least band of a device that drafts, as a share of an even split."""
 _NEGLIGIBLE = 0.01
 """Several guesses are made only if fixed bits are at least this share of a one-token draft."""
+
+
+def least_period_s(sessions: int) -> float:
+    """Shortest time between two decisions, or two prices, for so many sessions [s]: each takes a millisecond or so."""
+    return LEAST_PERIOD_S + _PERIOD_PER_SESSION_S * sessions
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,9 @@ class Planning:
 
         """
         if self.beliefs.leaves_out:
-            members = [m if self.alone_s(m, min(1, m.room), len(members)) <= MOST_S else _silent(m) for m in members]
+            members = [
+                m if self.alone_s(m, min(1, m.room), len(members)) <= MOST_DRAFT_S else _silent(m) for m in members
+            ]
         scenario, made = self._best(members, last, warm, usual=usual)
         if self.beliefs.leaves_out:
             slow = self._not_worth_waiting_for(members, scenario, made)

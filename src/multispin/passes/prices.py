@@ -12,19 +12,15 @@ from functools import partial
 
 from multispin.control import policy_named
 from multispin.control.fairness import fairly_weighted
-from multispin.control.worth import Price, SessionWorth, Worth, learned, worth
+from multispin.control.worth import Price, SessionWorth, Worth, learned_price, worth
 from multispin.passes.background import Background
 from multispin.passes.beliefs import Beliefs, View
-from multispin.passes.planning import Planning
+from multispin.passes.planning import Planning, least_period_s
 from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
-LEAST_PERIOD_S = 0.25
-"""Prices are found at least so far apart [s] …"""
-PERIOD_PER_SESSION_S = 0.02
-"""… and this much further for each session: it takes about a millisecond for each."""
 FIRST_PERIODS = (0.125, 0.25, 0.5)
-"""The first prices follow from guesses. After these shares of that time they are found again, where beliefs differ."""
+"""Prices that follow from guesses are found again after these shares of `least_period_s`, where beliefs differ."""
 USUAL_PERIOD_S = 2.0
 """Prices are found again after this long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
 DRIFTED = 0.05
@@ -72,7 +68,7 @@ class Prices:
 
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
         """This many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
-        self._learned = learned(self._learned, tokens, seconds, pass_s)
+        self._learned = learned_price(self._learned, tokens, seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
@@ -105,7 +101,7 @@ class Prices:
 
     def _due(self, there: frozenset[int], edge_rooms: bool, now_s: float) -> bool:
         """Whether prices are to be found again for these sessions."""
-        waited_s, period_s = now_s - self._asked_s, LEAST_PERIOD_S + PERIOD_PER_SESSION_S * len(there)
+        waited_s, period_s = now_s - self._asked_s, least_period_s(len(there))
         if self._asks <= len(FIRST_PERIODS):
             period_s *= FIRST_PERIODS[self._asks - 1]
         if waited_s < period_s:

@@ -6,8 +6,8 @@ of the drafted tokens would have been accepted; its device hears of it when the 
 rules the session waits for its probe.
 
 A probe that took t seconds is followed by at least `gap`·t seconds without one. The gap grows from `FIRST_GAP` up to
-1 / `SHARE`: in the long run probes take at most the share `SHARE` of a session's time, and a device that has become
-useful is tried again within t / `SHARE` seconds.
+1 / `PROBE_SHARE`: in the long run probes take at most the share `PROBE_SHARE` of a session's time, and a device that
+has become useful is tried again within t / `PROBE_SHARE` seconds.
 
 A probe may cost everybody something: the share `lost` of the goodput while it lasts. One that took t seconds is
 followed by n · lost · t / `COST_SHARE` seconds without one, where n drafters are probed. So all probes together cost at
@@ -18,7 +18,7 @@ one waiting. The first few of a drafter may come sooner: what is not known yet m
 import math
 from dataclasses import dataclass
 
-SHARE = 0.02
+PROBE_SHARE = 0.02
 """Most of a session's time that its probes take in the long run."""
 COST_SHARE = 0.01
 """Most of the goodput that the probes of all devices cost together in the long run; as much for the edge's drafter."""
@@ -30,7 +30,7 @@ PROBE_LENGTH = 4
 """Tokens of a probe: enough to tell a device that is always refused from one that is usually accepted."""
 MOST_MADE = 16
 """More probes of a drafter than this are not counted."""
-SHORTEST_S = 1e-3
+SHORTEST_PROBE_S = 1e-3
 """A probe counts as at least this long [s]."""
 
 
@@ -62,11 +62,11 @@ class Probes:
     """The probes of all sessions, by number.
 
     Args:
-        share: most of the time that they take in the long run; default `SHARE`.
+        share: most of the time that they take in the long run; default `PROBE_SHARE`.
 
     """
 
-    def __init__(self, share: float = SHARE) -> None:
+    def __init__(self, share: float = PROBE_SHARE) -> None:
         self._trials: dict[int, _Trial] = {}
         self._longest_gap = 1.0 / share
 
@@ -125,9 +125,9 @@ class Probes:
 
     def _wait(self, trial: _Trial, now_s: float) -> None:
         if trial.since_s is not None:
-            took_s = max(now_s - trial.since_s, SHORTEST_S)
+            took_s = max(now_s - trial.since_s, SHORTEST_PROBE_S)
             cost_s = trial.lost * took_s + trial.more_s
-            early = min(1.0, FIRST_GAP * GROWTH**trial.made * SHARE)
+            early = min(1.0, FIRST_GAP * GROWTH**trial.made * PROBE_SHARE)
             rest_s = early * len(self._trials) * cost_s / COST_SHARE
             trial.next_s, trial.since_s = now_s + max(trial.gap * took_s, rest_s), None
             trial.gap = min(GROWTH * trial.gap, self._longest_gap)

@@ -7,15 +7,15 @@ import heapq
 from dataclasses import dataclass, field
 
 from multispin.passes.edge_drafts import EdgeDrafts
-from multispin.passes.patience import Patience
 from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
-from multispin.passes.seats import Seat, Trial
+from multispin.passes.round_deadlines import RoundDeadlines
+from multispin.passes.seats import Seat, TrialDraft
 from multispin.passes.state import EdgeState
 from multispin.protocol import Grant, Granted, Pending
 
 
 @dataclass
-class Round:
+class OpenRound:
     """A round under way.
 
     Attributes:
@@ -57,8 +57,8 @@ class RoundGrants:
         self._seats = state.seats
         self._controller = state.controller
         self._edge_drafts = edge_drafts
-        self._patience = Patience(state.limits)
-        self.round = Round()
+        self._deadlines = RoundDeadlines(state.limits)
+        self.round = OpenRound()
         self.price_tokens_per_s = 0.0
         self.rides = state.controller.settings.mode != "rounds"
         self._due: list[tuple[float, int, int]] = []  # heap of (when a draft is late [s], session, round)
@@ -80,11 +80,11 @@ class RoundGrants:
         phase_s = plan.phase_s
         if phase_s is None:
             phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
-        wait_s = self._patience.most_s(phase_s)
+        wait_s = self._deadlines.most_s(phase_s)
         verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
-        wait_s = self._patience.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
+        wait_s = self._deadlines.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
         # Nobody waits for a device that was late already, nor for a probe.
-        self.round = Round(
+        self.round = OpenRound(
             self.round.number + 1,
             plan.round_s,
             now_s + wait_s,
@@ -136,7 +136,7 @@ class RoundGrants:
                 return None  # the device has nothing to do
             grant = Grant(planned.session, self.round.number, planned.probe.draft_length, planned.probe.bandwidth_hz)
             request = seat.session.request
-            seat.trial = Trial(grant, len(request.committed) if request is not None else 0, now_s)
+            seat.trial = TrialDraft(grant, len(request.committed) if request is not None else 0, now_s)
         heapq.heappush(self._due, (late_s, planned.session, grant.round))
         return grant
 
@@ -166,4 +166,4 @@ class RoundGrants:
 
     def came(self, seat: Seat, now_s: float) -> None:
         """A granted draft has come: learn how late drafts are."""
-        self._patience.observe(seat.planned_s, now_s - seat.asked_at_s)
+        self._deadlines.observe(seat.planned_s, now_s - seat.asked_at_s)

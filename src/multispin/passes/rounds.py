@@ -14,19 +14,19 @@ from multispin.passes.plans import DEVICE, EDGE
 from multispin.passes.round_grants import RoundGrants
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
-from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Message, Send, Sleep, Step, Verify
+from multispin.passes.steps import Addressed, Batch, DraftHere, EdgeDraft, Send, Sleep, Step, Verify
 from multispin.passes.trials import compare, tried
 from multispin.protocol import (
     Ask,
     Chunk,
     Distribution,
+    DistributionAsked,
     Downlink,
     Draft,
     Error,
     Granted,
     Pending,
     ProtocolError,
-    Refused,
     Verdict,
 )
 from multispin.speculation import Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
@@ -286,7 +286,7 @@ class Rounds:
         held = {number for number in verdicts if self._seats[number].held}
         plan, grants = (None, {}) if settling.waits else self._grants.schedule(now_s)
         drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
-        messages: list[Message] = []
+        messages: list[Addressed] = []
         for number, verdict in verdicts.items():
             seat = self._seats[number]
             session, trial = seat.session, seat.trial
@@ -332,7 +332,7 @@ class Rounds:
     def _is_asked(self, number: int) -> bool:
         """Whether a session owes the distribution that a pass waits for."""
         seat = self._seats.get(number)
-        return seat is not None and seat.connected and isinstance(seat.session.stage, Refused)
+        return seat is not None and seat.connected and isinstance(seat.session.stage, DistributionAsked)
 
     def _distribution_s(self, seat: Seat, band_hz: float) -> float:
         """Planned time to send one distribution up [s]; 0 where no link has been granted."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from multispin.passes.limits import Limits
 from multispin.passes.plans import DEVICE
-from multispin.protocol import EdgeSession, Grant, Granted, Idle, ProtocolError, Refused
+from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, ProtocolError
 from multispin.speculation import Engine, Rule
 
 
 @dataclass(eq=False)
-class Trial:
+class TrialDraft:
     """A draft that is asked of a device beside its text, which goes on meanwhile.
 
     The device is told nothing until its draft has come, so that it does not give the draft up.
@@ -69,7 +69,7 @@ class Seat:
     turn: int = 0
     drafter: str = DEVICE
     to_draft: int = 0
-    trial: Trial | None = None
+    trial: TrialDraft | None = None
 
     @property
     def held(self) -> bool:
@@ -96,7 +96,7 @@ class Seat:
     @property
     def owes(self) -> bool:
         """Whether the edge waits for a draft or a distribution of it."""
-        return self.running and isinstance(self.session.stage, Granted | Refused)
+        return self.running and isinstance(self.session.stage, Granted | DistributionAsked)
 
 
 class Seats:
@@ -273,7 +273,7 @@ class Seats:
             not seat.connected
             and seat.slot is not None
             and seat.slot not in self._in_batch
-            and not isinstance(session.stage, Refused)
+            and not isinstance(session.stage, DistributionAsked)
             and (session.request is None or session.request.rule is not Rule.REJECTION_DOWN)
             and now_s - seat.lost_at_s > self._limits.slot_grace_s
         )

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from multispin.checks import not_negative, one_of, positive
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.who import MODES as PLANNED_MODES
+from multispin.control.who import ROUND_MODES
 from multispin.errors import InputError
 
-MODES = (*PLANNED_MODES, "streams", "auto")
+MODES = (*ROUND_MODES, "streams", "auto")
 """Modes of an edge: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
 session has the best of these three; devices draft on while they are verified; or whatever pays. In the last one a
 session rides for one token, with the edge's drafts or with its device's, by the prices of streams."""

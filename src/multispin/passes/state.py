@@ -7,12 +7,12 @@ from multispin.passes.controller import Controller
 from multispin.passes.limits import Limits
 from multispin.passes.plans import EDGE, RoundPlan
 from multispin.passes.seats import Seat, Seats
-from multispin.passes.steps import Batch, Job, Message, RoundReport
-from multispin.protocol import Ask, Distribution, Downlink, Draft, Grant, Granted, Refused, Verdict
+from multispin.passes.steps import Addressed, Batch, Job, RoundReport
+from multispin.protocol import Ask, Distribution, DistributionAsked, Downlink, Draft, Grant, Granted, Verdict
 from multispin.speculation import Engine, Finding
 
 
-class Row(NamedTuple):
+class DecidedDraft(NamedTuple):
     """A decided draft, for the report."""
 
     session: int
@@ -40,8 +40,8 @@ class EdgeState:
     controller: Controller
     limits: Limits
     seats: Seats
-    outbox: list[Message] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    outbox: list[Addressed] = field(default_factory=list)
+    rows: list[DecidedDraft] = field(default_factory=list)
     late_tokens: int = 0
 
     def tell(self, number: int, message: Downlink) -> None:
@@ -104,7 +104,7 @@ class EdgeState:
         """Decide a refused draft by the distribution that it was drawn from; the next plan has a grant for it."""
         stage = seat.session.stage
         verdict = seat.session.receive_distribution(message)
-        if isinstance(stage, Refused):
+        if isinstance(stage, DistributionAsked):
             self.controller.beliefs.observe_distribution(seat.session.number, 8 * frame_bytes)
             self.decided(seat, verdict, len(stage.draft))
         return [verdict]
@@ -130,7 +130,7 @@ class EdgeState:
     def decided(self, seat: Seat, verdict: Verdict, drafted: int) -> None:
         """Note a verdict for the report; a text that has ended gives its slot back."""
         delivered = verdict.accepted + 1  # the token to be found from an offer counts here, not when it is named
-        self.rows.append(Row(seat.session.number, drafted, verdict.accepted, delivered))
+        self.rows.append(DecidedDraft(seat.session.number, drafted, verdict.accepted, delivered))
         if verdict.finish:
             self.seats.release(seat)
 

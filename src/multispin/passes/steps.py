@@ -8,7 +8,7 @@ from multispin.passes.plans import DEVICE, RoundPlan
 from multispin.protocol import Downlink
 from multispin.speculation import DistributionFormat, DraftAsk, Feed, Matcher, TruncatedDistribution
 
-Message = tuple[int, Downlink]
+Addressed = tuple[int, Downlink]
 """A session's number, and what is to be sent to its device."""
 
 
@@ -147,7 +147,7 @@ class Send:
 
     """
 
-    messages: Sequence[Message]
+    messages: Sequence[Addressed]
     report: RoundReport | None = None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from multispin.control import EdgeDrafter
-from multispin.control.streams import Decide, Go, Ready, Wait, choose
+from multispin.control.streams import Candidate, Decide, Go, Wait, choose
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.edge_trials import EdgeTrials
 from multispin.passes.grants import Grants
@@ -19,7 +19,7 @@ from multispin.passes.half_passes import HalfPasses
 from multispin.passes.next_pass import NextPass
 from multispin.passes.probing import PROBE_LENGTH
 from multispin.passes.seats import Seat
-from multispin.passes.state import EdgeState, Row
+from multispin.passes.state import DecidedDraft, EdgeState
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
 from multispin.passes.windows import Windows
 from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Pending, Streaming
@@ -129,7 +129,7 @@ class Streams:
             self._looks_s = now_s + LOOK_S * len(ready)
         return self._sleep(wait_s, now_s)
 
-    def _decided(self, ready: Sequence[Ready], now_s: float) -> Go | Wait:
+    def _decided(self, ready: Sequence[Candidate], now_s: float) -> Go | Wait:
         """Decide who rides, and let them board the pass to come."""
         self._present = len(ready)
         if ready and self._since_s is None:
@@ -217,7 +217,7 @@ class Streams:
 
     # Before a pass ------------------------------------------------------------------------------------------------
 
-    def _ready(self, now_s: float) -> list[Ready]:
+    def _ready(self, now_s: float) -> list[Candidate]:
         """Everybody who could ride in a pass that begins now."""
         found, longest_s = [], self._state.limits.longest_wait_s
         drafter = self._edge_drafter()
@@ -252,13 +252,13 @@ class Streams:
         self._prices.look(chunks, self._edge_drafts is not None and self._edge_drafts.timed, now_s)
         return found
 
-    def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Ready:
+    def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Candidate:
         """A session that drafts in grants rides with all that has come: its device waits for the verdict."""
         number, length = seat.session.number, len(stage.draft)
         edge_room, worth = 0 if length else self._windows.edge_room(seat), self._prices.of(number)
         if edge_room and (own_rate := self._windows.device(seat).edge_acceptance_rate) is not None:
             edge_rate = own_rate
-        return Ready(
+        return Candidate(
             number,
             length,
             self._beliefs.view(number, 1)[0],
@@ -269,7 +269,7 @@ class Streams:
             edge_acceptance_rate=edge_rate,
         )
 
-    def _price(self, ready: Sequence[Ready]) -> float:
+    def _price(self, ready: Sequence[Candidate]) -> float:
         """The price of time [tokens/s]; at least what plain decoding of these makes of it, also before any is known."""
         plain_s = self._beliefs.verifier().verify_s([0] * max(1, len(ready)))
         return max(self.price_tokens_per_s, sum(each.weight for each in ready) / plain_s)
@@ -307,7 +307,7 @@ class Streams:
         self._state.late_tokens += session.counts.wasted - wasted
         self._state.tell(number, commit)
         delivered = commit.accepted + len(commit.ids)
-        self._state.rows.append(Row(number, job.drafted, min(outcome.accepted, delivered), delivered))
+        self._state.rows.append(DecidedDraft(number, job.drafted, min(outcome.accepted, delivered), delivered))
         if trials.compared:
             self._state.controller.observe_outcome(number, trials.compared, trials.equal)
         if len(riding.ids) > riding.own and outcome.accepted >= riding.own:

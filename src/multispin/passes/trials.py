@@ -1,11 +1,13 @@
 """Drafts that devices make beside their texts, which go on meanwhile: what is learned from them."""
 
-from multispin.passes.seats import Seat, Trial
+from multispin.passes.seats import Seat, TrialDraft
 from multispin.passes.state import EdgeState
 from multispin.protocol import Downlink, Draft
 
 
-def tried(state: EdgeState, seat: Seat, trial: Trial, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
+def tried(
+    state: EdgeState, seat: Seat, trial: TrialDraft, message: Draft, frame_bytes: int, now_s: float
+) -> list[Downlink]:
     """Take a draft that was asked for beside the text, and tell the device what was committed meanwhile."""
     session = seat.session
     trial.ids = session.glance(message, trial.grant)

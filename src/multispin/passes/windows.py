@@ -12,7 +12,7 @@ from multispin.passes.beliefs import View
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.flows import Flow, matters, window_of
 from multispin.passes.grants import Grants, is_idle
-from multispin.passes.planning import MOST_S
+from multispin.passes.planning import MOST_DRAFT_S
 from multispin.passes.probing import PROBE_LENGTH
 from multispin.passes.seats import Seat
 from multispin.passes.state import EdgeState
@@ -172,7 +172,7 @@ class Windows:
                 continue
             token_s = flow.device.seconds_per_token
             expected_s = 2.0 * (flow.device.delay_s + self.pass_s) + PROBE_LENGTH * token_s
-            if expected_s > MOST_S or not self._bands.lend(number):
+            if expected_s > MOST_DRAFT_S or not self._bands.lend(number):
                 continue
             self._paying.begin(number, expected_s, now_s)
             flow.starts_over(len(request.committed), now_s)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from multispin.protocol.progress import Progress, RefusedError, SessionGoneError
     from multispin.protocol.request import Request
     from multispin.protocol.running_request import ProtocolError, RunningRequest
-    from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
+    from multispin.protocol.stages import DistributionAsked, Granted, Idle, Pending, Stage
 
 __all__ = [
     "MAX_DRAFT_LENGTH",
@@ -59,6 +59,7 @@ __all__ = [
     "Commit",
     "DeviceSession",
     "Distribution",
+    "DistributionAsked",
     "Downlink",
     "Draft",
     "EdgeSession",
@@ -72,7 +73,6 @@ __all__ = [
     "Profile",
     "Progress",
     "ProtocolError",
-    "Refused",
     "RefusedError",
     "Request",
     "Resume",
@@ -133,6 +133,6 @@ __getattr__ = lazily(
         "progress": ("Progress", "RefusedError", "SessionGoneError"),
         "request": ("Request",),
         "running_request": ("ProtocolError", "RunningRequest"),
-        "stages": ("Granted", "Idle", "Pending", "Refused", "Stage"),
+        "stages": ("Granted", "Idle", "Pending", "DistributionAsked", "Stage"),
     },
 )

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
     AT_WORK,
-    Away,
+    Complete,
+    Disconnected,
+    DraftDue,
     Drafted,
-    Ended,
-    Granted,
     Greeting,
     Resuming,
     Waiting,
@@ -27,7 +27,7 @@ from multispin.protocol.device_stages import (
     found_from_offer,
 )
 from multispin.protocol.device_standing import DeviceStanding
-from multispin.protocol.device_stream import Streaming
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.protocol.limits import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from multispin.protocol.messages import (
     Ask,
@@ -68,18 +68,18 @@ class DeviceSession(DeviceStanding):
 
     def begin(self, request: Request) -> None:
         """Set the next request; `open` puts it on the wire."""
-        if isinstance(self.stage, Waiting | Granted | Drafted | Streaming):
+        if isinstance(self.stage, Waiting | DraftDue | Drafted | DeviceStreaming):
             raise ValueError("the request before is still open: let it end, or forget the edge")
         self._text.begin(request)
         self._chains.begin_text()
         self._form = self._head = None
-        self.stage = Welcomed() if isinstance(self.stage, Ended | Welcomed) else Away()
+        self.stage = Welcomed() if isinstance(self.stage, Complete | Welcomed) else Disconnected()
 
     def greet(self) -> Hello | Resume:
         """The first message on a new connection: a Resume if a request is open at the edge, else a Hello."""
         self.lose()
         work = self._work
-        if self.welcome is not None and work is not None and not isinstance(work, Ended):
+        if self.welcome is not None and work is not None and not isinstance(work, Complete):
             self.stage = Resuming(work)
             return Resume(*(PROTOCOL_VERSION, self.welcome.resume_token, len(self.committed), self.hello.credential))
         self.forget_edge()
@@ -153,16 +153,16 @@ class DeviceSession(DeviceStanding):
     def lose(self) -> None:
         """The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream."""
         work = self._work
-        if isinstance(work, Streaming):
+        if isinstance(work, DeviceStreaming):
             self._chains.wasted += len(work.ids)
             work = Waiting()
-        self.stage = Away(work)
+        self.stage = Disconnected(work)
 
     def forget_edge(self) -> None:
         """The session ends here: its edge is lost, or does not know it any more. The text is kept."""
         self.lose()
         self.welcome = self._head = self._form = None
-        self.stage = Away(self._work if isinstance(self._work, Ended) else None)
+        self.stage = Disconnected(self._work if isinstance(self._work, Complete) else None)
 
     # Streams ------------------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class DeviceSession(DeviceStanding):
 
         """
         stage = self.stage
-        if isinstance(stage, Streaming) and stage.epoch == epoch:
+        if isinstance(stage, DeviceStreaming) and stage.epoch == epoch:
             self._chains.take(stage, start, ids, draft_s, self.committed, self._welcomed().vocabulary_size)
         else:
             self._chains.wasted += len(ids)
@@ -185,7 +185,7 @@ class DeviceSession(DeviceStanding):
     def chunk(self) -> Chunk | None:
         """The next frame of the stream, if one is full or no more can be drafted; it counts as sent from now on."""
         stage = self.stage
-        if not isinstance(stage, Streaming):
+        if not isinstance(stage, DeviceStreaming):
             return None
         return stage.chunk(len(self.committed), self.room_ahead > 0, self._welcomed().vocabulary_size)
 
@@ -194,7 +194,7 @@ class DeviceSession(DeviceStanding):
         stage = self.stage
         if not math.isfinite(window.bandwidth_hz):
             raise InputError(f"the edge granted a band of {window.bandwidth_hz} Hz")
-        if isinstance(stage, Streaming):
+        if isinstance(stage, DeviceStreaming):
             stage.window = window
         elif isinstance(stage, Waiting) and self.rule in ID_RULES:
             self.stage = self._chains.begin(window)
@@ -206,14 +206,16 @@ class DeviceSession(DeviceStanding):
         if commit.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
         stage, before = self.stage, self.wasted
-        own, sent = (stage.ids, stage.sent) if isinstance(stage, Streaming) and stage.epoch == commit.epoch else ([], 0)
+        own, sent = (
+            (stage.ids, stage.sent) if isinstance(stage, DeviceStreaming) and stage.epoch == commit.epoch else ([], 0)
+        )
         if commit.base > len(self.committed) or not commit.accepted <= commit.verified <= sent:
             raise InputError(
                 f"the edge accepted {commit.accepted} of {commit.verified} tokens at {commit.base} that were never sent"
             )
         tokens = [*own[: commit.accepted], *commit.ids]
         progress = self._advance(list(tokens), commit.verified, commit, commit.scores)
-        if isinstance(stage, Streaming):
+        if isinstance(stage, DeviceStreaming):
             following = self._chains.follow(stage, tokens, commit.verified, self.stage is stage)
             self.stage = self.stage if following is None else following
         self._chains.look()
@@ -231,7 +233,7 @@ class DeviceSession(DeviceStanding):
 
         """
         stage = self.stage
-        if isinstance(message, Commit) and isinstance(stage, Streaming):
+        if isinstance(message, Commit) and isinstance(stage, DeviceStreaming):
             return self._commit(message)
         if isinstance(message, Verdict) and isinstance(stage, Drafted) and message.session == self.session_number:
             return self._verdict(message)  # as nearly always
@@ -244,9 +246,9 @@ class DeviceSession(DeviceStanding):
             case Welcome():
                 self._welcome(message)
                 return Progress()
-            case Commit() if isinstance(stage, Streaming | Waiting):
+            case Commit() if isinstance(stage, DeviceStreaming | Waiting):
                 return self._commit(message)
-            case Commit() if isinstance(stage, Ended):  # it was on its way when the text ended
+            case Commit() if isinstance(stage, Complete):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
             case Commit():
                 raise InputError("the edge sent a Commit before it was due")
@@ -255,7 +257,7 @@ class DeviceSession(DeviceStanding):
             case Tail() if isinstance(stage, Resuming) and stage.welcomed:
                 self.stage = stage.kept
                 return self._tail(message)
-            case _ if isinstance(stage, Ended):  # it was on its way when the text ended
+            case _ if isinstance(stage, Complete):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
             case _ if not isinstance(stage, AT_WORK):
                 raise InputError(f"the edge sent a {type(message).__name__} before it was due")
@@ -291,19 +293,19 @@ class DeviceSession(DeviceStanding):
     def _granted(self, grant: Grant) -> Work:
         """The stage after a grant: a draft that answers it already is sent, or sent again."""
         stage = self.stage
-        if isinstance(stage, Streaming):
+        if isinstance(stage, DeviceStreaming):
             raise InputError("the edge sent a Grant for a text that streams")
         if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
             raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
         if isinstance(stage, Drafted) and stage.answers(grant, len(self.committed), self._head):
             return stage.marked(sent=False)
-        return Granted(grant)
+        return DraftDue(grant)
 
     def _verdict(self, verdict: Verdict) -> Progress:
         if verdict.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
         stage = self.stage
-        if isinstance(stage, Streaming):
+        if isinstance(stage, DeviceStreaming):
             raise InputError("the edge sent a Verdict for a text that streams")
         drafted: list[int] = []
         distributions: tuple[TruncatedDistribution, ...] = ()
@@ -318,7 +320,7 @@ class DeviceSession(DeviceStanding):
 
     def _tail(self, tail: Tail) -> Progress:
         known = len(self.committed)
-        if isinstance(self.stage, Streaming):
+        if isinstance(self.stage, DeviceStreaming):
             raise InputError("the edge sent a Tail for a text that streams")
         if not self.prompt_tokens <= tail.base <= known:
             raise InputError(f"the edge sent a tail from {tail.base} to a text of {known} tokens")
@@ -339,10 +341,10 @@ class DeviceSession(DeviceStanding):
     def _next(self, finish: str, grant: Grant | None) -> Work:
         stage = self.stage
         if finish:
-            return Ended(finish)
+            return Complete(finish)
         if grant is not None:
             return self._granted(grant)
-        if isinstance(stage, Streaming):
+        if isinstance(stage, DeviceStreaming):
             return stage
         # Without a new grant the edge still has the draft that it was sent, unless it has decided it.
         if isinstance(stage, Drafted) and stage.sent and stage.message.base == len(self.committed):
@@ -352,8 +354,8 @@ class DeviceSession(DeviceStanding):
     def _proceed(self, work: Work) -> None:
         """Go on with what is under way, whatever has become of the connection."""
         stage = self.stage
-        if isinstance(stage, Away):
-            self.stage = Away(work)
+        if isinstance(stage, Disconnected):
+            self.stage = Disconnected(work)
         elif isinstance(stage, Resuming):
             self.stage = Resuming(work, stage.welcomed)
         else:

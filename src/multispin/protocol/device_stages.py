@@ -1,19 +1,20 @@
 """The stages of a device's session, as one value with a tag: the connection outside, the current draft inside.
 
-    Away ──greet──► Greeting ──Welcome──► Welcomed ──open──► Waiting ◄─► Granted ──answer──► Drafted
-      ▲    └─────► Resuming ──Welcome, Tail──────────────────► one of the three, as the edge says
+    Disconnected ──greet──► Greeting ──Welcome──► Welcomed ──open──► Waiting ◄─► DraftDue ──answer──► Drafted
+      ▲    └─────► Resuming ──Welcome, Tail──────────────────────────► one of the three, as the edge says
       └── any stage whose connection is lost; what was under way is kept inside
 
-Where the edge sends a Window in place of grants, Waiting becomes Streaming, until the text or the connection ends.
+Where the edge sends a Window in place of grants, Waiting becomes DeviceStreaming, until the text or the connection
+ends.
 
-A new connection inherits nothing by itself: what `Away` or `Resuming` keeps is taken up only when the Tail of
+A new connection inherits nothing by itself: what `Disconnected` or `Resuming` keeps is taken up only when the Tail of
 a resumed session says that the edge still waits for it.
 """
 
 from msgspec import Struct
 
 from multispin.errors import InputError
-from multispin.protocol.device_stream import Streaming
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.protocol.messages import Ask, Distribution, Draft, Grant, Verdict
 from multispin.speculation import (
     DistributionFormat,
@@ -29,7 +30,7 @@ class Waiting(Struct, frozen=True):
     """The request is open at the edge, and nothing is granted."""
 
 
-class Granted(Struct, frozen=True):
+class DraftDue(Struct, frozen=True):
     """A draft is granted and not made yet.
 
     Attributes:
@@ -74,7 +75,7 @@ class Drafted(Struct, frozen=True, eq=False):
         return Distribution(ask.session, ask.round, ask.accepted, packed)
 
 
-class Ended(Struct, frozen=True):
+class Complete(Struct, frozen=True):
     """The text is complete.
 
     Attributes:
@@ -85,13 +86,13 @@ class Ended(Struct, frozen=True):
     finish: str
 
 
-Work = Waiting | Granted | Drafted | Streaming | Ended
+Work = Waiting | DraftDue | Drafted | DeviceStreaming | Complete
 """The stages of an open request's next tokens."""
-AT_WORK = (Waiting, Granted, Drafted, Streaming, Ended)
+AT_WORK = (Waiting, DraftDue, Drafted, DeviceStreaming, Complete)
 """The same stages, for `isinstance` in what runs for every message."""
 
 
-class Away(Struct, frozen=True):
+class Disconnected(Struct, frozen=True):
     """There is no connection.
 
     Attributes:
@@ -123,7 +124,7 @@ class Resuming(Struct, frozen=True):
     welcomed: bool = False
 
 
-DeviceStage = Away | Greeting | Welcomed | Resuming | Work
+DeviceStage = Disconnected | Greeting | Welcomed | Resuming | Work
 
 
 def found_from_offer(

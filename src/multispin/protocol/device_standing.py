@@ -5,8 +5,17 @@
 
 from collections.abc import Callable, Sequence
 
-from multispin.protocol.device_stages import AT_WORK, Away, DeviceStage, Ended, Granted, Greeting, Resuming, Work
-from multispin.protocol.device_stream import Chains, Streaming
+from multispin.protocol.device_stages import (
+    AT_WORK,
+    Complete,
+    DeviceStage,
+    Disconnected,
+    DraftDue,
+    Greeting,
+    Resuming,
+    Work,
+)
+from multispin.protocol.device_stream import Chains, DeviceStreaming
 from multispin.protocol.device_text import DeviceText
 from multispin.protocol.messages import Grant, Hello, Welcome
 from multispin.protocol.request import Request
@@ -37,7 +46,7 @@ class DeviceStanding:
     ) -> None:
         self.hello = hello
         self.welcome: Welcome | None = None
-        self.stage: DeviceStage = Away()
+        self.stage: DeviceStage = Disconnected()
         self._text = DeviceText(decode)
         self._chains = Chains(max_wasted_share)
         self._form: DistributionFormat | None = None  # made when it is asked for
@@ -94,13 +103,13 @@ class DeviceStanding:
     def finish(self) -> str:
         """Why the text ended, "stop" or "length"; empty while it goes on."""
         work = self._work
-        return work.finish if isinstance(work, Ended) else ""
+        return work.finish if isinstance(work, Complete) else ""
 
     @property
     def grant(self) -> Grant | None:
         """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
         work = self._work
-        return work.grant if isinstance(work, Granted) else None
+        return work.grant if isinstance(work, DraftDue) else None
 
     @property
     def is_greeting(self) -> bool:
@@ -116,7 +125,7 @@ class DeviceStanding:
     def wants_draft(self) -> bool:
         """Whether the open grant must be answered: with a draft, or at least with a token that the edge lacks."""
         stage = self.stage
-        return isinstance(stage, Granted) and (stage.grant.length > 0 or self._head is not None)
+        return isinstance(stage, DraftDue) and (stage.grant.length > 0 or self._head is not None)
 
     @property
     def over(self) -> bool:
@@ -141,7 +150,7 @@ class DeviceStanding:
     def room_ahead(self) -> int:
         """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
         stage, request = self.stage, self._text.request
-        if not isinstance(stage, Streaming) or request is None:
+        if not isinstance(stage, DeviceStreaming) or request is None:
             return 0
         return self._chains.room(stage, self._text.left, request.stop_ids)
 
@@ -149,13 +158,13 @@ class DeviceStanding:
     def ahead(self) -> list[int]:
         """The committed text and the drafted tokens that follow it: what the next token is drafted after."""
         stage = self.stage
-        return [*self.committed, *stage.ids] if isinstance(stage, Streaming) else list(self.committed)
+        return [*self.committed, *stage.ids] if isinstance(stage, DeviceStreaming) else list(self.committed)
 
     @property
     def _work(self) -> Work | None:
         """The request that is under way, whatever has become of the connection."""
         stage = self.stage
-        if isinstance(stage, (Away, Resuming)):
+        if isinstance(stage, (Disconnected, Resuming)):
             return stage.kept
         return stage if isinstance(stage, AT_WORK) else None
 

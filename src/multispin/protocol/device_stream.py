@@ -13,7 +13,7 @@ from multispin.speculation import pack_ids
 
 
 @dataclass(slots=True, eq=False)
-class Streaming:
+class DeviceStreaming:
     """The stage of a device that drafts on by itself.
 
     Attributes:
@@ -112,18 +112,18 @@ class Chains:
         """Begin to count again."""
         self.wasted = self._seen = 0
 
-    def begin(self, window: Window) -> Streaming:
+    def begin(self, window: Window) -> DeviceStreaming:
         """Begin a chain."""
         self.epoch += 1
-        return Streaming(window, self.epoch)
+        return DeviceStreaming(window, self.epoch)
 
-    def room(self, chain: Streaming, left: int, stop_ids: Sequence[int]) -> int:
-        """Tokens that may be drafted now; arguments as for `Streaming.room`."""
+    def room(self, chain: DeviceStreaming, left: int, stop_ids: Sequence[int]) -> int:
+        """Tokens that may be drafted now; arguments as for `DeviceStreaming.room`."""
         return chain.room(left, stop_ids, self._thrift.ahead)
 
     def take(
         self,
-        chain: Streaming,
+        chain: DeviceStreaming,
         start: int,
         ids: Sequence[int],
         draft_s: float,
@@ -136,7 +136,9 @@ class Chains:
         # If the text has grown beyond these tokens meanwhile, there is something new to draft after.
         chain.stuck = (not ids or end < len(ids)) and start + end >= len(committed)
 
-    def follow(self, chain: Streaming, tokens: Sequence[int], verified: int, goes_on: bool) -> Streaming | None:
+    def follow(
+        self, chain: DeviceStreaming, tokens: Sequence[int], verified: int, goes_on: bool
+    ) -> DeviceStreaming | None:
         """A pass has committed tokens of the text.
 
         Args:

@@ -34,7 +34,7 @@ from multispin.protocol.messages import (
     Window,
 )
 from multispin.protocol.running_request import ProtocolError, RunningRequest, admit
-from multispin.protocol.stages import Granted, Idle, Pending, Refused, Stage
+from multispin.protocol.stages import DistributionAsked, Granted, Idle, Pending, Stage
 from multispin.speculation import (
     Evidence,
     Finding,
@@ -165,7 +165,7 @@ class EdgeSession:
             case Draft() if isinstance(stage, Granted) and request is not None:
                 place = len(request.committed) + (stage.offer is not None)
                 return message.round == stage.grant.round and message.base == place
-            case Distribution() if isinstance(stage, Refused):
+            case Distribution() if isinstance(stage, DistributionAsked):
                 return message.round == stage.grant.round
         return False
 
@@ -283,7 +283,7 @@ class EdgeSession:
         if request.stop_ids.intersection(accepted):  # the text ends before the refused token
             return self._decide(request, grant, accepted)
         if isinstance(finding, Rejection):
-            self.stage = Refused(grant, stage.draft, finding)
+            self.stage = DistributionAsked(grant, stage.draft, finding)
             return Ask(self.number, grant.round, finding.accepted)
         return self._decide(request, grant, accepted, finding)
 
@@ -291,7 +291,7 @@ class EdgeSession:
         """Take in the distribution that was asked for; for a round just decided it gets the same verdict once more."""
         self.check_number(message.session)
         request, stage, verdict = self.request, self.stage, self._last_verdict
-        if request is None or not isinstance(stage, Refused):
+        if request is None or not isinstance(stage, DistributionAsked):
             if verdict is not None and message.round == verdict.round:
                 return verdict
             raise ProtocolError("unexpected", f"a distribution for round {message.round} came, but none was asked for")
@@ -393,7 +393,7 @@ class EdgeSession:
     def _asks(self) -> list[Verdict | Tail | Ask | Window]:
         """The question that waits for an answer, if there is one."""
         stage = self.stage
-        if not isinstance(stage, Refused):
+        if not isinstance(stage, DistributionAsked):
             return []
         return [Ask(self.number, stage.grant.round, stage.rejection.accepted)]
 

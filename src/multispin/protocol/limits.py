@@ -14,5 +14,13 @@ MAX_RETAINED = 4096
 """Most tokens that a distribution on the wire may keep, V̂; one such distribution takes at most 26 KiB."""
 ENVELOPE_BYTES = 64
 """Room for a draft's other fields beside its payload, in whole."""
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for a connection, its handshake included."""
+CLOSE_TIMEOUT_S = 2.0
+"""Either side has this long to say goodbye."""
+HEARTBEAT_S = 15.0
+"""Time between two pings. A peer that answers none within half of this is taken for lost."""
+FINISH_TEXTS_S = 10.0
+"""A server that is told to stop lets its clients' texts under way go on for this long."""
 MAX_NAME_CHARACTERS = 80
 MAX_CREDENTIAL_CHARACTERS = 256

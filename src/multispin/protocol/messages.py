@@ -27,7 +27,7 @@ from multispin.speculation.sampling import MAX_BIASES
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
-Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
@@ -92,13 +92,13 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     top_k: Count
     top_p: float
     seed: Annotated[int, Meta(ge=0)]
-    stop_ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_STOP_IDS)] = ()
+    stop_ids: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_STOP_IDS)] = ()
     continued: Count = 0
     rule: Rule | None = None
     retained: Annotated[int, Meta(ge=1, le=MAX_RETAINED)] = 1024
     probability_bits: Annotated[int, Meta(ge=2, le=MAX_PROBABILITY_BITS)] = 16
     min_tokens: Count = 0
-    logit_bias: Annotated[tuple[tuple[Token, float], ...], Meta(max_length=MAX_BIASES)] = ()
+    logit_bias: Annotated[tuple[tuple[TokenId, float], ...], Meta(max_length=MAX_BIASES)] = ()
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -133,7 +133,7 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
     length: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
     payload: bytes
     draft_us: Annotated[int, Meta(ge=0, le=2**32 - 1)]
-    head: Token | None = None
+    head: TokenId | None = None
 
 
 class Verdict(Struct, frozen=True, array_like=True, tag=6):
@@ -149,7 +149,7 @@ class Verdict(Struct, frozen=True, array_like=True, tag=6):
     round: Count
     base: Count
     accepted: Count
-    next_token: Token
+    next_token: TokenId
     finish: Name = ""
     grant: Grant | None = None
     offer: bytes = b""
@@ -273,17 +273,16 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
     epoch: Count
     verified: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
     accepted: Annotated[int, Meta(ge=0, le=MAX_DRAFT_LENGTH)]
-    ids: Annotated[tuple[Token, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)]
+    ids: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)]
     finish: Name = ""
     scores: Annotated[tuple[Score, ...], Meta(max_length=MAX_DRAFT_LENGTH + 1)] = ()
 
 
 Uplink = Hello | Open | Draft | Resume | Close | Distribution | Chunk
 Downlink = Welcome | Grant | Verdict | Tail | Error | Ask | Window | Commit
-Message = Uplink | Downlink
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Uplink | Downlink) -> bytes:
     """One message as one binary frame."""
     return msgspec.msgpack.encode(message)
 

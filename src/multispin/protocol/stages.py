@@ -1,8 +1,8 @@
 """The stages of a session's next draft, as the edge sees it: one value that holds everything of its stage.
 
-A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → Refused → Idle. A grant of no
-tokens skips Granted, unless the device still has to name a token. A session whose device drafts on by itself is
-Streaming instead (`edge_stream`), until its text ends. Does not know messages' order, slots or rounds.
+A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → DistributionAsked → Idle. A
+grant of no tokens skips Granted, unless the device still has to name a token. A session whose device drafts on by
+itself is Streaming instead (`edge_stream`), until its text ends. Does not know messages' order, slots or rounds.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Refused:
+class DistributionAsked:
     """A drafted token was refused under `rejection-up`; the device owes the distribution that it was drawn from.
 
     Attributes:
@@ -71,4 +71,4 @@ class Refused:
     rejection: Rejection
 
 
-Stage = Idle | Granted | Pending | Refused | Streaming
+Stage = Idle | Granted | Pending | DistributionAsked | Streaming

@@ -21,13 +21,13 @@ _MODES = {
 """Who drafts, colour and line of each mode."""
 
 
-def draw(advice: Advice, curves: tuple[Curve, Curve], title: str, path: Path) -> None:
+def write_advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str, path: Path) -> None:
     """Write the picture; its kind follows from the file's suffix."""
     with rc_context(RC):
-        figure(advice, curves, title).savefig(path)
+        advice_figure(advice, curves, title).savefig(path)
 
 
-def figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
+def advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
     """The picture of an advice."""
     users = advice.options[0].users
     note = (

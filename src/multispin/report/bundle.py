@@ -14,9 +14,9 @@ from multispin.report.page import Picture, page
 from multispin.report.style import RC
 
 _DRAW: Mapping[str, Callable[[Table], Figure]] = {
-    "fig-3": theory_figures.figure_3,
-    "fig-4": theory_figures.figure_4,
-    "fig-5": theory_figures.figure_5,
+    "fig-3": theory_figures.draw_figure_3,
+    "fig-4": theory_figures.draw_figure_4,
+    "fig-5": theory_figures.draw_figure_5,
     "fig-6": scheme_figures.figure_6,
     "fig-7": scheme_figures.figure_7,
     "fig-8": scheme_figures.figure_8,
@@ -37,7 +37,7 @@ def write_bundle(
     files: list[Path] = []
     pictures = []
     for table in tables:
-        png, svg = draw(table)
+        png, svg = draw_table(table)
         for ending, data in (("csv", table.csv().encode()), ("png", png), ("svg", svg)):
             file = folder / f"{table.name}.{ending}"
             file.write_bytes(data)
@@ -50,7 +50,7 @@ def write_bundle(
     return [html, summary, *files]
 
 
-def draw(table: Table) -> tuple[bytes, bytes]:
+def draw_table(table: Table) -> tuple[bytes, bytes]:
     """The picture of a table as PNG and as SVG, the same bytes in every run."""
     with matplotlib.rc_context(RC):
         figure = _DRAW[table.name](table)

@@ -58,7 +58,7 @@ def page(title: str, introduction: Sequence[str], claims: Sequence[Claim], pictu
     )
 
 
-def number(value: float | str | None) -> str:
+def readable_number(value: float | str | None) -> str:
     """A number for readers: three digits that count; words as they are; a dash for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
@@ -68,11 +68,11 @@ def number(value: float | str | None) -> str:
 
 
 def _row(claim: Claim) -> str:
-    span = f"{number(claim.low)} … {number(claim.high)}" if claim.low != claim.high else "–"
+    span = f"{readable_number(claim.low)} … {readable_number(claim.high)}" if claim.low != claim.high else "–"
     cells = (
         f"<td>{html.escape(claim.claim)}</td>"
-        f'<td class="number">{html.escape(number(claim.paper))}</td>'
-        f'<td class="number">{number(claim.ours)}</td><td class="number">{span}</td>'
+        f'<td class="number">{html.escape(readable_number(claim.paper))}</td>'
+        f'<td class="number">{readable_number(claim.ours)}</td><td class="number">{span}</td>'
         f"<td>{html.escape(claim.finding)}</td>"
     )
     return f'<tr class="{_ROW_CLASS.get(claim.verdict, "other")}">{cells}</tr>'

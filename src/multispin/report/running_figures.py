@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from multispin.paper.cell import PAIRS
-from multispin.paper.running import WAITS
+from multispin.paper.running import DEADLINE_LIMITS
 from multispin.paper.schemes import EDGE_ALONE, TITLES
 from multispin.paper.streaming import STREAMS
 from multispin.paper.table import Table
@@ -93,6 +93,6 @@ def streams(table: Table) -> Figure:
 
 
 def _deadline(wait: str) -> str:
-    factor, slack_s = WAITS[wait]
+    factor, slack_s = DEADLINE_LIMITS[wait]
     names = {"chosen": "deadline chosen (the edge's way)", "patient": "wait for everybody"}
     return names.get(wait, f"deadline {factor:g} × planned + {slack_s:g} s")

@@ -17,13 +17,13 @@ _UNITS = {"bandwidth_hz": ("shared band [MHz]", 1e6), "devices": ("devices", 1.0
 """Nicer names for keys that are often swept."""
 
 
-def draw(results: Sequence[Result], scenario: str, rounds: int, knows: bool, path: Path) -> None:
+def write_simulation_figure(results: Sequence[Result], scenario: str, rounds: int, knows: bool, path: Path) -> None:
     """Write the picture of these results; its kind follows from the file's suffix."""
     with rc_context(RC):
-        figure(results, scenario, rounds, knows).savefig(path)
+        simulation_figure(results, scenario, rounds, knows).savefig(path)
 
 
-def figure(results: Sequence[Result], scenario: str, rounds: int, knows: bool) -> Figure:
+def simulation_figure(results: Sequence[Result], scenario: str, rounds: int, knows: bool) -> Figure:
     """The picture of these results."""
     seeds = len(results[0].seeds)
     note = (

@@ -11,7 +11,7 @@ from multispin.report.style import COLOURS, LINES, canvas, legend_above
 _PAIR_COLOUR = {"llama": "#0072B2", "qwen": "#D55E00"}
 
 
-def figure_3(table: Table) -> Figure:
+def draw_figure_3(table: Table) -> Figure:
     """τ(L): formula, counted tokens, and the optimum."""
     figure, axes = canvas(f"Fig. 3  {table.title}", table.note, 1, 2, 4.4, legend=1)
     for panel, pair in zip(axes[0], PAIRS.values(), strict=True):
@@ -33,7 +33,7 @@ def figure_3(table: Table) -> Figure:
     return figure
 
 
-def figure_4(table: Table) -> Figure:
+def draw_figure_4(table: Table) -> Figure:
     """L* over T_ver, ϑ and α."""
     figure, axes = canvas(f"Fig. 4  {table.title}", table.note, 1, 3, 4.4, legend=1)
     labels = {
@@ -61,7 +61,7 @@ def figure_4(table: Table) -> Figure:
     return figure
 
 
-def figure_5(table: Table) -> Figure:
+def draw_figure_5(table: Table) -> Figure:
     """T_ver over the batch size."""
     figure, axes = canvas(f"Fig. 5  {table.title}", table.note, 1, 1, 4.2)
     panel = axes[0][0]

@@ -24,7 +24,7 @@ from multispin.protocol import (
     Resume,
     Tail,
 )
-from multispin.protocol.device_stream import Streaming
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.simulation.acceptance import Acceptance, acceptance_of
 from multispin.simulation.clock import EventQueue
 from multispin.simulation.uplink import Channel, FrameQueue
@@ -241,7 +241,7 @@ class SimulatedDevice:
         """Begin to draft the tokens of the next frame, if there is room; None if not, or if it drafts already."""
         session = self.session
         stage = session.stage
-        if self.drafting is not None or not isinstance(stage, Streaming) or (room := session.room_ahead) <= 0:
+        if self.drafting is not None or not isinstance(stage, DeviceStreaming) or (room := session.room_ahead) <= 0:
             return None
         held = len(stage.ids)
         count = min(room, max(1, stage.window.chunk - (held - stage.sent)))
@@ -269,7 +269,7 @@ class SimulatedDevice:
         ids = self._chain(part) if session.epoch == part.epoch else [WRONG] * count
         session.drafted(part.epoch, part.start, ids, draft_s)
         self._waste(session.wasted - before)
-        if isinstance(session.stage, Streaming) and not session.stage.ids:
+        if isinstance(session.stage, DeviceStreaming) and not session.stage.ids:
             self._lost_chain = -1  # the text has gone another way meanwhile, and the next token follows that
 
     def _keep_what_is_done(self, now_s: float) -> None:
@@ -295,7 +295,7 @@ class SimulatedDevice:
         token_s = self.truth.seconds_per_token
         done = math.ceil((now_s - drafting.since_s) / token_s - 1e-9)
         overtaken = len(session.committed) > drafting.start + done
-        if session.epoch == drafting.epoch and not overtaken and isinstance(session.stage, Streaming):
+        if session.epoch == drafting.epoch and not overtaken and isinstance(session.stage, DeviceStreaming):
             return None
         self.drafting = None
         done = min(max(done, 0), drafting.count)

@@ -46,7 +46,7 @@ LIES = {
 """Kinds of peers, and their meaning. In streams a frame takes the place of a draft. They have no deadlines:
 there "just under the deadline" is 0.4 s late."""
 
-LATE_S = 0.4
+LIAR_DELAY_S = 0.4
 AWAY_S = 0.3
 STALL_S = 2.0
 LATER_S = 0.01
@@ -100,9 +100,9 @@ class Liar(SimulatedDevice):
         message, draft_s = super().draft(grant)
         match self._lie:
             case "0.4 s late":
-                return message, draft_s + LATE_S
+                return message, draft_s + LIAR_DELAY_S
             case "quick, then 0.4 s late" | "quick and late in turns" if self._has_turned:
-                return message, draft_s + LATE_S
+                return message, draft_s + LIAR_DELAY_S
             case "answers every second grant" if self._drafts % 2 == 0:
                 return message, math.inf
             case "says that drafts take no time":
@@ -157,7 +157,7 @@ class Liar(SimulatedDevice):
         if self._lie in ("0.4 s late", "just under the deadline") or (
             self._lie.startswith("quick") and self._has_turned
         ):
-            return LATE_S
+            return LIAR_DELAY_S
         if self._lie == "stalls" and self._drafts % 3 == 0:
             return STALL_S
         return self._later_s if self._lie == "later and later" else 0.0

@@ -80,7 +80,7 @@ class Stream:
         return held, left or self.period
 
 
-class Policy(NamedTuple):
+class JointPolicy(NamedTuple):
     """A decision for each joint state: who rides, as a bit for each device; 0: wait for a tick."""
 
     riders: Ints
@@ -95,7 +95,7 @@ class Found(NamedTuple):
         bound_tokens_per_s: no policy makes more [tokens/s].
     """
 
-    policy: Policy
+    policy: JointPolicy
     tokens_per_s: float
     bound_tokens_per_s: float
 
@@ -172,7 +172,7 @@ class SmallSite:
 
     # Policies -----------------------------------------------------------------------------------------------------
 
-    def follow(self, decide: Callable[[list[State]], int]) -> Policy:
+    def follow(self, decide: Callable[[list[State]], int]) -> JointPolicy:
         """The policy of a function that says who rides in a joint state; asked only where it comes to."""
         riders = np.zeros(self.count, dtype=np.int64)
         seen = np.zeros(self.count, dtype=bool)
@@ -183,9 +183,9 @@ class SmallSite:
             reached = [index[chance > 0] for index, chance in self._outcomes(riders[new], new)]
             new = np.unique(np.concatenate(reached))
             new = new[~seen[new]]
-        return Policy(riders)
+        return JointPolicy(riders)
 
-    def value(self, policy: Policy) -> Value:
+    def value(self, policy: JointPolicy) -> Value:
         """The goodput of a policy in the long run, by the share of decisions that fall on each joint state."""
         known = self._visited(policy)
         riders = policy.riders[known]
@@ -231,7 +231,7 @@ class SmallSite:
                 worth -= worth.flat[self.start]
                 if np.ptp(change) < 0.1 * accuracy * price * self._tick_s * self._fixed:
                     break
-            policy = Policy(riders.ravel())
+            policy = JointPolicy(riders.ravel())
             made = self.value(policy).tokens_per_s
             if made <= price * (1.0 + 0.1 * accuracy):
                 break
@@ -289,7 +289,7 @@ class SmallSite:
             found.append((np.ravel_multi_index(index, self.shape), chance))
         return found
 
-    def _visited(self, policy: Policy) -> Ints:
+    def _visited(self, policy: JointPolicy) -> Ints:
         """Joint states that a policy comes to."""
         seen, new = np.zeros(self.count, dtype=bool), np.array([self.start])
         while len(new):

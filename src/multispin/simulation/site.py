@@ -29,7 +29,7 @@ from multispin.passes import (
     Verify,
 )
 from multispin.protocol import Chunk, Close, Downlink, Draft, Grant, ProtocolError
-from multispin.protocol.device_stream import Streaming as DeviceStreaming
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
 from multispin.simulation.clock import EventQueue

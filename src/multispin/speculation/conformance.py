@@ -19,8 +19,8 @@ from multispin.speculation.sampling import SamplingParams
 
 DRAFT_TOKENS = 5
 TEXT_TOKENS = 7
-PROMPT_TOKENS = 9
-SEEDS = 120
+CHECKED_PROMPT_TOKENS = 9
+CHECKED_DRAFTS = 120
 """Drafts by which a drafter's distributions are held against what it draws."""
 MOST_DEVIATIONS = 5.0
 """They may differ by this many standard deviations: chance does more than that once in two million times."""
@@ -33,7 +33,7 @@ def check_drafter(
     make: Callable[[], Drafter],
     texts: Sequence[Sequence[int]],
     vocabulary_size: int,
-    seeds: int = SEEDS,
+    seeds: int = CHECKED_DRAFTS,
     *,
     distributions: bool = True,
 ) -> None:
@@ -135,7 +135,9 @@ def check_engine(engine: Engine) -> None:
     _must(engine.max_length >= 32, "the check needs 32 positions or more")
     _must(bool(engine.rules) and engine.rules <= frozenset(Rule), "an engine names the rules that it can apply")
     _check_slots(engine)
-    prompts = [[(step * place + 1) % engine.vocabulary_size for place in range(PROMPT_TOKENS)] for step in (1, 3)]
+    prompts = [
+        [(step * place + 1) % engine.vocabulary_size for place in range(CHECKED_PROMPT_TOKENS)] for step in (1, 3)
+    ]
     for rule, params in ((Rule.GREEDY, _GREEDY), *((Rule.COUPLED, drawn) for drawn in _DRAWN)):
         if rule in engine.rules:
             _check_texts(engine, prompts, params)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WORD_BITS = 52  # of one uniform variate
 
 
-class Stream(IntEnum):
+class Purpose(IntEnum):
     """The purpose of a random number. No two decisions share one: a coin that also picks the next token biases it."""
 
     DRAFT = 1
@@ -35,7 +35,7 @@ class Stream(IntEnum):
     RESOLVE = 4
 
 
-def stream_seed(seed: int, stream: Stream, base: int) -> int:
+def stream_seed(seed: int, stream: Purpose, base: int) -> int:
     """The seed of one decision about the draft that begins at `base`.
 
     A retry of that draft meets the same noise. The next draft has a larger base and meets fresh noise, even at
@@ -44,7 +44,7 @@ def stream_seed(seed: int, stream: Stream, base: int) -> int:
     return derive_seed(seed, stream, base)
 
 
-def stream_word(seed: int, stream: Stream, base: int, position: int) -> int:
+def stream_word(seed: int, stream: Purpose, base: int, position: int) -> int:
     """A uniform integer in 0 … 2^52 − 1 for one decision at one absolute position."""
     return uniform_word(stream_seed(seed, stream, base), position, 0)
 
@@ -252,5 +252,5 @@ def draft_token(distribution: TruncatedDistribution, seed: int, base: int, posit
     The edge gets the same token from the same distribution. So drafted ids need not be sent beside whole
     distributions, and a draft that was not drawn from the distribution sent with it can be detected.
     """
-    place = scaled_word(stream_word(seed, Stream.DRAFT, base, position), distribution.form.total)
+    place = scaled_word(stream_word(seed, Purpose.DRAFT, base, position), distribution.form.total)
     return int(distribution.ids[np.searchsorted(np.cumsum(distribution.weights), place, side="right")])

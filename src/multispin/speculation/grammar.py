@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_CHARACTERS = 2**16
 """Longest grammar that a request may name, as the library writes it."""
 
-Mask = NDArray[np.uint8]
+TokenMask = NDArray[np.uint8]
 """[⌈V/8⌉] bits, the lowest bit of the first byte for id 0: whether an id may follow."""
 
 
@@ -32,7 +32,7 @@ class Matcher(Protocol):
     def advance(self, tokens: Sequence[int]) -> None:
         """Take in committed tokens. If the grammar does not allow them, the next `mask` says so."""
 
-    def mask(self, drafted: Sequence[int]) -> Mask:
+    def mask(self, drafted: Sequence[int]) -> TokenMask:
         """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
         InputError if the grammar does not allow the committed text, or if it became too complex.
@@ -55,7 +55,7 @@ class AheadMatcher:
         """Take in further drafted tokens."""
         self._ahead += tokens
 
-    def mask(self, drafted: Sequence[int]) -> Mask:
+    def mask(self, drafted: Sequence[int]) -> TokenMask:
         """Mask of the tokens that may follow the drafted tokens and some more."""
         return self._matcher.mask([*self._ahead, *drafted])
 

@@ -32,7 +32,7 @@ from multispin.speculation.block import Stop, block_stops
 from multispin.speculation.distributions import (
     DistributionFormat,
     FlooredDistribution,
-    Stream,
+    Purpose,
     TruncatedDistribution,
     floor_distribution,
     residual,
@@ -265,7 +265,7 @@ def decide_floored(
         if chance * form.retained < 1.0:
             floor = yield Floor(index)
             floored = floor.weight(token)
-        coin = stream_word(seed, Stream.ACCEPT, base, base + index)
+        coin = stream_word(seed, Purpose.ACCEPT, base, base + index)
         if coin * weight >= floored << 52:
             floor = floor or (yield Floor(index))
             rest = partial(residual, targets.distribution(index), floor)
@@ -293,7 +293,7 @@ def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -
     bounds = np.cumsum(np.append(excess, floor.rest))
     if bounds[-1] == 0:
         raise InputError("the offer equals the draft's distribution: nothing can have been refused")
-    word = stream_word(seed, Stream.RESOLVE, offer.base, offer.base + offer.accepted)
+    word = stream_word(seed, Purpose.RESOLVE, offer.base, offer.base + offer.accepted)
     place = int(np.searchsorted(bounds, scaled_word(word, int(bounds[-1])), side="right"))
     return int(floor.ids[place]) if place < len(floor.ids) else offer.rest_token
 
@@ -320,7 +320,7 @@ def check_draft(drafted: Sequence[int], weights: Sequence[int], form: Distributi
 
 def _coin(seed: int, base: int, position: int) -> float:
     """The uniform variate in (0, 1) that decides about the drafted token at an absolute position."""
-    return (stream_word(seed, Stream.ACCEPT, base, position) + 0.5) * 2.0**-52
+    return (stream_word(seed, Purpose.ACCEPT, base, position) + 0.5) * 2.0**-52
 
 
 def _bonus(drafted: Sequence[int], targets: Targets, base: int) -> Draw:
@@ -387,4 +387,4 @@ def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Ou
 
 def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
     """Draw one token with probability proportional to [V] weights."""
-    return gumbel_argmax(weights.log(), stream_seed(seed, Stream.EMIT, base), position)
+    return gumbel_argmax(weights.log(), stream_seed(seed, Purpose.EMIT, base), position)

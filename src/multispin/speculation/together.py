@@ -17,7 +17,7 @@ from multispin.errors import InputError
 from multispin.speculation.distributions import (
     DistributionFormat,
     FlooredDistribution,
-    Stream,
+    Purpose,
     TruncatedDistribution,
     floor_of,
     stream_seed,
@@ -246,7 +246,7 @@ def _draws(asked: Sequence[tuple[RejectionDraft, Draw]]) -> list[int | InputErro
     import torch
 
     weights = torch.stack([draw.weights() for _, draw in asked])
-    seeds = [stream_seed(draft.params.seed, Stream.EMIT, draft.base) for draft, _ in asked]
+    seeds = [stream_seed(draft.params.seed, Purpose.EMIT, draft.base) for draft, _ in asked]
     drawn = gumbel_argmax_each(weights.log(), seeds, [draw.position for _, draw in asked])
     none = InputError("a row of logits has no token to draw: all are −inf or not numbers")
     return [none if token is None else token for token in drawn]

@@ -23,7 +23,7 @@ from multispin.web.join import PAGE
 
 MAX_PROMPT_BYTES = 2**18
 """Largest body of a prompt."""
-MAX_MESSAGES = 1000
+MAX_PAGE_MESSAGES = 1000
 
 Guard = Callable[[Handler], Handler]
 
@@ -167,8 +167,8 @@ class DevicePage:
             found = msgspec.json.decode(body[: MAX_PROMPT_BYTES + 1], type=_Prompt)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"the body is no prompt: {error}") from None
-        if not 0 < len(found.messages) <= MAX_MESSAGES:
-            raise InputError(f"a prompt has {len(found.messages)} messages, not 1 … {MAX_MESSAGES}")
+        if not 0 < len(found.messages) <= MAX_PAGE_MESSAGES:
+            raise InputError(f"a prompt has {len(found.messages)} messages, not 1 … {MAX_PAGE_MESSAGES}")
         return [{"role": each.role, "content": each.content} for each in found.messages]
 
     def _encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:

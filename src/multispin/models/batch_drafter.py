@@ -33,7 +33,7 @@ Pick = Callable[[DraftAsk, torch.Tensor, list[int]], int]
 """Chooses a token: (ask, [1, V] logits, what has been drafted so far)."""
 
 
-class EdgeDrafter:
+class ModelBatchDrafter:
     """A small language model that drafts for many sessions at once.
 
     A text that the model cannot hold (longer than its positions, or with ids that it lacks) gets an empty or shorter

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from multispin.errors import InputError
-from multispin.models import EdgeDrafter, ModelDrafter, PackedModel
-from multispin.models.edge_drafter import READ_ALONG
+from multispin.models import ModelBatchDrafter, ModelDrafter, PackedModel
+from multispin.models.batch_drafter import READ_ALONG
 from multispin.speculation import DistributionFormat, DraftAsk, SamplingParams, SlotsTakenError
 
 SAMPLING = [
@@ -21,7 +21,7 @@ SAMPLING = [
 @pytest.mark.parametrize("static", [False, True])
 def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_and_leaves(make_model, family, static):
     model, rng = make_model(family), random.Random(8)
-    together = EdgeDrafter(model, 4, 96, static=static)
+    together = ModelBatchDrafter(model, 4, 96, static=static)
     alone, texts, slots = {}, {}, {}
     for turn in range(12):
         for k in range(4):
@@ -42,7 +42,7 @@ def test_a_batch_drafts_what_each_text_is_drafted_alone_through_turns_rollbacks_
 
 def test_distributions_for_the_rejection_rules_are_those_of_each_text_alone(make_model):
     model, form = make_model("llama"), DistributionFormat(97, retained=20, probability_bits=8)
-    together = EdgeDrafter(model, 3, 64)
+    together = ModelBatchDrafter(model, 3, 64)
     texts = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8]]
     asks = [DraftAsk(together.open(), text, 4, sampling) for text, sampling in zip(texts, SAMPLING[1:], strict=True)]
     for ask, (drafted, distributions) in zip(asks, together.draft_distributions(asks, form), strict=True):
@@ -66,7 +66,7 @@ def test_under_the_rejection_rules_no_draft_ends_because_of_its_last_token(make_
 @pytest.mark.parametrize(("unread", "passes"), [(1, 3), (7, 3), (READ_ALONG, 3), (READ_ALONG + 1, 4)])
 def test_what_a_device_drafted_is_read_in_the_pass_that_drafts_the_first_token(make_model, unread, passes):
     model, fed = make_model("llama"), []
-    drafter = EdgeDrafter(model, 1, 200)
+    drafter = ModelBatchDrafter(model, 1, 200)
     slot, text = drafter.open(), [(3 * k) % 90 + 1 for k in range(60)]
     drafter.prepare([(slot, text[: len(text) - unread])])
     assert drafter.unread(slot, text) == unread
@@ -74,12 +74,12 @@ def test_what_a_device_drafted_is_read_in_the_pass_that_drafts_the_first_token(m
     drafter.model.forward = lambda feeds: fed.append(feeds) or forward(feeds)
     drafted = drafter.draft([DraftAsk(slot, text, 3, SamplingParams())])
     assert len(fed) == passes
-    fresh = EdgeDrafter(model, 1, 200)
+    fresh = ModelBatchDrafter(model, 1, 200)
     assert drafted == fresh.draft([DraftAsk(fresh.open(), text, 3, SamplingParams())])
 
 
 def test_prompts_are_read_a_budget_at_a_time(make_model):
-    drafter, prompt = EdgeDrafter(make_model("llama"), 2, 64), list(range(20))
+    drafter, prompt = ModelBatchDrafter(make_model("llama"), 2, 64), list(range(20))
     slots = [drafter.open(), drafter.open()]
     texts = [(slot, prompt) for slot in slots]
     drafter.prepare(texts, most=25)
@@ -90,7 +90,7 @@ def test_prompts_are_read_a_budget_at_a_time(make_model):
 
 def test_a_text_that_the_drafter_cannot_hold_gets_a_shorter_draft_or_none_and_limits_nobody(make_model):
     model = make_model("llama", max_position_embeddings=16)
-    drafter = EdgeDrafter(model, 3, 1000)  # asked for more positions than the model knows
+    drafter = ModelBatchDrafter(model, 3, 1000)  # asked for more positions than the model knows
     slots = [drafter.open() for _ in range(3)]
     params = SamplingParams()
     asks = [
@@ -120,7 +120,7 @@ def test_ids_that_only_one_side_has_are_neither_drafted_nor_a_reason_to_fail(mak
 def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing(make_model):
     model = make_model("llama")
     model.model.embed_tokens.weight.data[42] = float("nan")
-    together = EdgeDrafter(model, 2, 64, static=True)
+    together = ModelBatchDrafter(model, 2, 64, static=True)
     asks = [DraftAsk(together.open(), text, 3, SAMPLING[1]) for text in ([5, 42], [5, 6])]
     assert [len(drafted) for drafted in together.draft(asks)] == [0, 3]
     drafter = ModelDrafter(PackedModel.of(model), 64)
@@ -129,9 +129,9 @@ def test_a_drafter_whose_logits_are_not_numbers_drafts_nothing(make_model):
 
 
 def test_slots_run_out(make_model):
-    drafter = EdgeDrafter(make_model("llama"), 1, 16)
+    drafter = ModelBatchDrafter(make_model("llama"), 1, 16)
     assert drafter.open() == 0
     with pytest.raises(SlotsTakenError):
         drafter.open()
     with pytest.raises(InputError, match="slots = 0"):
-        EdgeDrafter(make_model("llama"), 0, 16)
+        ModelBatchDrafter(make_model("llama"), 0, 16)

@@ -1,4 +1,4 @@
-"""Patience: how long a round waits for its drafts, from how late drafts have been.
+"""The deadline of each round: how long it waits for its drafts, from how late drafts have been.
 
 Knows the times of drafts. Does not know whose they are: a single device that is always late cannot make a round wait
 for it longer than it pays for all.
@@ -15,7 +15,7 @@ _ENOUGH = 32
 """Fewer observations than this say too little: then a round waits as long as the limits allow."""
 
 
-class Patience:
+class RoundDeadlines:
     """The deadline of each round.
 
     Args:

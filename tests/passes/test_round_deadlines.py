@@ -6,7 +6,7 @@ import pytest
 
 from multispin.paper.cell import CALIBRATED, PAIRS, realise, scenario_of_means
 from multispin.passes import Limits
-from multispin.passes.patience import Patience
+from multispin.passes.round_deadlines import RoundDeadlines
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.study import SimulatedRun, simulate
 
@@ -14,7 +14,7 @@ LIMITS = Limits(deadline_factor=2.0, deadline_slack_s=0.5)
 
 
 def seen(lateness, limits=LIMITS):
-    patience = Patience(limits)
+    patience = RoundDeadlines(limits)
     for ratio in lateness:
         patience.observe(0.2, 0.2 * ratio)
     return patience

@@ -6,11 +6,11 @@ from multispin.gateway.source import EDGE, Piece
 from multispin.protocol import Progress
 from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Lost, Refused, Round, RoundDevice
 
-MAX_PASSES = 64
+KEPT_PASSES = 64
 """Passes of a text that wait for the message that tells of them."""
 
 
-class EdgeDrafts:
+class DraftHistory:
     """Keeps, for each session of an HTTP client, what its last passes were; `tell` is a listener of the edge's events.
 
     An edge tells of a pass in the same step in which it queues the messages of that pass, so the pass is known here
@@ -33,7 +33,7 @@ class EdgeDrafts:
                     if (passes := self._passes.get(row.session)) is not None:
                         passes.append(row)
             case Connected() if event.name == self._name:
-                self._passes[event.session] = deque(maxlen=MAX_PASSES)
+                self._passes[event.session] = deque(maxlen=KEPT_PASSES)
             case Closed() | Expired() | Lost() | Refused():
                 self._passes.pop(event.session, None)
 
