@@ -22,7 +22,7 @@ import trustme
 from aiohttp import web
 from tests.cli.started import Started
 
-from multispin.cli import chat as chat_command
+from multispin.cli.chat import MAX_ANSWER_BYTES, MAX_LINE_BYTES
 from multispin.cli.main import run
 from multispin.edge import listening
 
@@ -135,12 +135,12 @@ def test_the_address_of_the_edge_alone_leads_a_browser_to_its_dashboard(edge):
 
 
 @contextlib.contextmanager
-def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n"):
-    """An API that streams these choices and this end; `asked` takes the bodies and keys of its requests."""
+def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J"):
+    """An API of a model that streams these choices and this end; `asked` takes the bodies and keys of its requests."""
     address, stop = [], threading.Event()
 
     async def models(request):
-        return web.json_response({"data": [{"id": "evil\x1b[2J", "owned_by": "multispin"}]})
+        return web.json_response({"data": [{"id": model, "owned_by": "multispin"}]})
 
     async def complete(request):
         asked.append((await request.json(), request.headers.get("Authorization")))
@@ -247,11 +247,10 @@ def test_what_a_program_says_is_read_as_text_or_refused(said, code, answers, mon
     assert ("standard input is not UTF-8 text: byte 0xfc at position 2" in capsys.readouterr().err) == (code == 2)
 
 
-def test_an_answer_without_end_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(chat_command, "MAX_ANSWER_BYTES", 20)  # its list of models has more
-    with server([choice("yes")], []) as url:
+def test_an_answer_without_end_is_refused(capsys):
+    with server([choice("yes")], [], model="m" * MAX_ANSWER_BYTES) as url:
         assert run(["chat", url]) == 2
-    assert "the server's answer is longer than 20 bytes" in capsys.readouterr().err
+    assert f"the server's answer is longer than {MAX_ANSWER_BYTES} bytes" in capsys.readouterr().err
 
 
 def test_a_private_authority_is_trusted_where_it_is_named(monkeypatch, capsys, tmp_path):
@@ -283,7 +282,7 @@ def test_without_a_server_there_is_one_sentence_and_exit_code_2(url, sentence, c
     ("end", "sentence"),
     [
         (b": the end", "the server's answer ended in the middle, without [DONE]: ask again"),
-        (b"data: " + b"x" * (chat_command.MAX_LINE_BYTES + 2**18), "the server sent a line of over 1048576 bytes"),
+        (b"data: " + b"x" * (MAX_LINE_BYTES + 2**18), "the server sent a line of over 1048576 bytes"),
     ],
     ids=["early", "endless line"],
 )

@@ -181,7 +181,7 @@ def test_a_drafter_has_room_for_the_text_or_for_less_if_a_person_says_so(monkeyp
             rooms.append(room)
             return NoDrafter()
 
-    monkeypatch.setattr(drafting, "_load_source", lambda _: Source())
+    monkeypatch.setattr("multispin.models.load_draft_source", lambda *_, **more: Source())
     for context in ([], ["--context", "32"], ["--context", "4096"]):
-        drafting._load(order_of("--prompt", "x", "--max-tokens", "10", "--draft", "small", *context))
+        drafting.prepared_drafter(order_of("--prompt", "x", "--max-tokens", "10", "--draft", "small", *context))
     assert rooms == [50, 32, 50]

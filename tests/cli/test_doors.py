@@ -83,8 +83,8 @@ def test_it_is_refused_at_once(arguments, sentence, tiny_folder, tmp_path, monke
     ],
 )
 def test_a_port_that_is_in_use_is_refused_before_a_model_is_loaded(arguments, option, monkeypatch, capsys):
-    for load in ("multispin.cli.serve._load", "multispin.cli.drafting._load_source"):
-        monkeypatch.setattr(load, lambda *_: pytest.fail("it began to load a model"))
+    for load in ("load_tokenizer", "load_draft_source"):
+        monkeypatch.setattr(f"multispin.models.{load}", lambda *_, **more: pytest.fail("it began to load a model"))
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
         assert run([each.replace("BUSY", port) for each in arguments]) == 2

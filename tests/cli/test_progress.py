@@ -1,6 +1,6 @@
 """What a person sees of a long command, on a terminal and in a log."""
 
-from multispin.cli.progress import LINE_PERIOD_S, QUIET_S, _Lines, progress, stage
+from multispin.cli.progress import LINE_PERIOD_S, QUIET_S, ProgressLines, progress, stage
 
 
 class Log:
@@ -8,7 +8,7 @@ class Log:
 
     def __init__(self):
         self.now_s, self.lines = 100.0, []
-        self.show = _Lines(lambda: self.now_s, self.lines.append)
+        self.show = ProgressLines(lambda: self.now_s, self.lines.append)
 
     def at(self, now_s, *shown):
         self.now_s = 100.0 + now_s

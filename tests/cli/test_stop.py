@@ -195,11 +195,11 @@ def test_a_log_that_nobody_reads_stops_nothing(tiny_folder):
 
 def test_a_termination_that_a_destructor_swallows_while_a_model_is_loaded_is_not_forgotten(monkeypatch):
     from multispin.cli import main
-    from multispin.cli.serve import _stops_at_once
+    from multispin.cli.serve import stops_at_once
 
     monkeypatch.setattr(main.Termination, "asked", False)
-    with _stops_at_once() as stopped:
+    with stops_at_once() as stopped:
         assert not stopped()
         with contextlib.suppress(SystemExit):  # as Python does where an object is destroyed
-            main._terminated(signal.SIGTERM, None)
+            main.terminated(signal.SIGTERM, None)
     assert stopped()

@@ -10,7 +10,7 @@ import pytest
 from multispin.control import POLICIES, Cell, Device, InfeasibleError, Scenario, Verification, plan
 from multispin.control.exact.objective import LogGoodput, SumGoodput
 from multispin.control.exact.relaxation import Intervals, relax
-from multispin.control.exact.search import Search, _around_best
+from multispin.control.exact.search import Search, around_best
 from multispin.control.problem import as_problem
 from multispin.errors import InputError
 
@@ -84,7 +84,7 @@ def test_the_intervals_cover_every_choice_that_could_be_better(kind, draw, all_l
         search = Search(problem, kind(problem), problem.shortest, 1e-10)
         choices = all_lengths(problem)
         search.offer(choices[random.integers(0, len(choices), 1)])
-        intervals = _around_best(search)
+        intervals = around_best(search)
         round_s = problem.round_s(choices)
         phi = round_s - problem.verification_s(choices)
         better = np.flatnonzero((search.objective.score(choices, round_s) > search.level) & (phi > 0))

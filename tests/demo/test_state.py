@@ -12,7 +12,7 @@ from multispin.demo.order import DemoOrder, Play
 from multispin.demo.result import result_of
 from multispin.demo.site import SITE, DemoSite, read_site
 from multispin.demo.state import DemoState, DeviceState
-from multispin.demo.view import _promise, live_view, progress_line, slowest_gain
+from multispin.demo.view import expectation, live_view, progress_line, slowest_gain
 from multispin.protocol.events import Done, Round, RoundDevice, RoundGrant
 from multispin.speculation import Rule, SamplingParams
 
@@ -152,13 +152,13 @@ def test_streams_are_told_of_device_by_device():
 
 
 def test_the_last_sentence_is_for_streams_where_they_pay():
-    said = _promise(read_site(SITE))
+    said = expectation(read_site(SITE))
     assert "the devices should draft, in streams" in said
     assert re.search(r"in streams 1\d\d \(simulated\)", said)
 
 
 def test_the_last_sentence_is_against_devices_where_they_do_not_pay_and_names_each_choice_once():
-    said = _promise(read_site("h100-7b"))
+    said = expectation(read_site("h100-7b"))
     assert "the edge should draft, and no device" in said
     assert said.count("the edge 6") == 1
     assert "heterogeneous (which lets no device draft)" in said

@@ -114,12 +114,12 @@ def test_a_token_at_the_edge_of_top_p_is_marked():
 
 
 def test_keys_of_the_noise_are_those_of_one_row():
-    from multispin.speculation.noise import _keys
+    from multispin.speculation.noise import noise_keys_of
 
     rng = random.Random(8)
     pairs = [(rng.randrange(2**63), rng.randrange(2**20)) for _ in range(50)]
     keys = noise_keys(*zip(*pairs, strict=True))
-    assert [tuple(int(key) % 2**32 for key in column) for column in keys.T] == [_keys(*pair) for pair in pairs]
+    assert [tuple(int(key) % 2**32 for key in column) for column in keys.T] == [noise_keys_of(*pair) for pair in pairs]
 
 
 def test_what_is_not_known_here_is_left_to_the_rule_of_one_row():

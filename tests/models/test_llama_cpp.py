@@ -1,5 +1,6 @@
 """The drafter over llama.cpp, on the embedded GGUF file."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -354,12 +355,13 @@ def test_where_neither_library_can_read_a_file_one_reason_is_given(path, tmp_pat
 
 
 def test_torch_drafts_where_llama_cpp_cannot_and_says_so(monkeypatch, caplog):
-    def refuse(*_):
-        raise LlamaCppError("it cannot")
-
-    monkeypatch.setattr("multispin.models.draft_source._gguf_source", refuse)
+    version = importlib.metadata.version
+    old = {"ik-llama-cpp-python": "0.0.1"}
+    monkeypatch.setattr("importlib.metadata.version", lambda name: old.get(name) or version(name))
     assert load_draft_source("small", "embedded").model is not None
-    assert caplog.messages == ["it cannot; torch drafts instead"]
+    (said,) = caplog.messages
+    assert said.startswith("ik-llama-cpp-python 0.0.1 is installed")
+    assert said.endswith("; torch drafts instead")
 
 
 def test_a_file_that_has_passed_is_tried_again_when_it_has_changed(path, tmp_path, monkeypatch):

@@ -205,28 +205,19 @@ def test_what_is_not_a_gguf_file_is_refused_and_leaves_nothing_behind(tmp_path, 
     assert not list(tmp_path.glob("cache/multispin/models/*"))
 
 
-def test_a_half_made_copy_of_a_gguf_file_is_made_anew_and_leftovers_are_removed(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF")
-    made = []
-
-    def convert(path, folder):
-        made.append(path)
-        folder.mkdir()
-        for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            (folder / name).write_text("{}")
-
-    monkeypatch.setattr(loading, "_convert", convert)
-    folder = Path(loading.resolve(str(file)))
+def test_a_half_made_copy_of_a_gguf_file_is_made_anew_and_leftovers_are_removed(make_folder, gguf_of):
+    file = gguf_of(make_folder("m"), "llama")
+    folder = Path(loading.resolve(file))
+    mark = folder / "mark"  # lies in this copy and in no other
     for damage in (lambda: (folder / "tokenizer.json").unlink(), lambda: (folder / "model.safetensors").write_text("")):
-        loading.resolve(str(file))
-        count = len(made)
+        mark.touch()
+        loading.resolve(file)
+        assert mark.exists()
         damage()
         left = folder.with_name(f".{folder.name}-killed")
         left.mkdir()
-        assert Path(loading.resolve(str(file))) == folder
-        assert len(made) == count + 1
+        assert Path(loading.resolve(file)) == folder
+        assert not mark.exists()
         assert not left.exists()
     index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from multispin.models import Verifier, layout, round_weights
+from multispin.models import Verifier, round_weights
 from multispin.models.layout import CALL_COST, Run, grouped
 from multispin.models.quantised import whole_weights
 from multispin.speculation import Feed, SamplingParams
@@ -37,11 +37,9 @@ def test_slots_that_are_not_in_the_batch_are_paid_for():
 
 
 @pytest.mark.parametrize("call_cost", [0, 8_000, 10**12])
-def test_however_calls_are_shared_the_logits_are_those_of_each_session_alone(
-    make_model, family, call_cost, monkeypatch
-):
-    monkeypatch.setattr(layout, "CALL_COST", call_cost)
+def test_however_calls_are_shared_the_logits_are_those_of_each_session_alone(make_model, family, call_cost):
     verifier = Verifier(make_model(family), slots=7, max_length=64)
+    verifier.packed.call_cost = call_cost
     slots, rng = [verifier.open() for _ in range(7)], random.Random(3)
     for slot in slots:
         verifier.forward([Feed(slot, 0, [rng.randrange(97) for _ in range(4 * slot + 1)], None)])

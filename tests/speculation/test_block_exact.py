@@ -297,7 +297,7 @@ def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
         return int(coins[position] * 2**52)
 
     monkeypatch.setattr(rejection, "stream_word", word)
-    monkeypatch.setattr(rejection, "_emit", lambda weights, base, position, seed: (weights.tolist(), position))
+    monkeypatch.setattr(rejection, "emit", lambda weights, base, position, seed: (weights.tolist(), position))
     for answers in itertools.product([False, True], repeat=3):
         coins = {base + index: chances[index + 1] + (-0.01 if yes else 0.01) for index, yes in enumerate(answers)}
         standing = max((index + 1 for index, yes in enumerate(answers) if yes), default=0)

@@ -16,9 +16,9 @@ from multispin.speculation import (
     truncated_logits,
     uniform_numpy,
 )
-from multispin.speculation.gumbel_max import _everywhere, gumbel_argmax_row
+from multispin.speculation.gumbel_max import argmax_rows, gumbel_argmax_row
 from multispin.speculation.noise import high_words, tokens_of_high_words
-from multispin.speculation.sampling import _nuclei
+from multispin.speculation.sampling import nuclei
 
 
 def plain(row: torch.Tensor, seed: int, position: int) -> int:
@@ -155,7 +155,7 @@ def test_a_row_without_a_single_logit_is_refused(processor, value):
 def test_all_rows_at_once_give_each_rows_own_token(kind, vocabulary, count):
     logits, positions = rows(kind, count, vocabulary), list(range(7, 7 + count))
     expected = [plain(row, 99, position) for position, row in zip(positions, logits, strict=True)]
-    assert _everywhere(logits, 99, positions) == expected
+    assert argmax_rows(logits, 99, positions) == expected
     assert gumbel_argmax_rows(logits, 99, positions) == expected
 
 
@@ -163,7 +163,7 @@ def test_all_rows_at_once_give_each_rows_own_token(kind, vocabulary, count):
 def test_one_row_without_a_logit_among_others_is_refused(value):
     logits = torch.zeros(3, 100).index_fill(0, torch.tensor([1]), value)
     with pytest.raises(InputError, match="no token to draw"):
-        _everywhere(logits, 0, [0, 1, 2])
+        argmax_rows(logits, 0, [0, 1, 2])
 
 
 @pytest.mark.parametrize("kind", ["normal", "flat", "peaked", "ties", "steep"])
@@ -171,4 +171,4 @@ def test_one_row_without_a_logit_among_others_is_refused(value):
 def test_the_nuclei_of_all_rows_at_once_are_each_rows_own(kind, top_p):
     for vocabulary in (1, 7, 2000):
         logits = rows(kind, 20, vocabulary)
-        assert (_nuclei(logits, top_p) > -torch.inf).tolist() == [plain_nucleus(row, top_p) for row in logits]
+        assert (nuclei(logits, top_p) > -torch.inf).tolist() == [plain_nucleus(row, top_p) for row in logits]

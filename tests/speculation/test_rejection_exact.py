@@ -22,7 +22,7 @@ def test_every_path_through_a_position_adds_up_to_the_targets_distribution(monke
     word: dict[Purpose, int] = {}
     monkeypatch.setattr(distributions, "stream_word", lambda seed, stream, base, position: word[stream])
     monkeypatch.setattr(rejection, "stream_word", lambda seed, stream, base, position: word[stream])
-    monkeypatch.setattr(rejection, "_emit", lambda weights, base, position, seed: REST)
+    monkeypatch.setattr(rejection, "emit", lambda weights, base, position, seed: REST)
     form = DistributionFormat(6, retained=4, probability_bits=bits)
     grid = [(2 * cell + 1) * 2**52 // (2 * cells) for cell in range(cells)]
     generator = torch.Generator().manual_seed(bits)

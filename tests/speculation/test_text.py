@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, strategies
 
 from multispin.errors import InputError
-from multispin.models.tokenizer import _byte_alphabet
+from multispin.models.tokenizer import byte_alphabet
 from multispin.speculation import TextStream, text_of
 
 TEXTS = [
@@ -16,7 +16,7 @@ TEXTS = [
 ]
 
 
-BYTES = {byte: character for character, byte in _byte_alphabet().items()}
+BYTES = {byte: character for character, byte in byte_alphabet().items()}
 """How byte-level tokenizers write each byte."""
 
 

@@ -66,7 +66,7 @@ async def write(options: Mapping[str, Any]) -> None:
 async def _texts(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
-    ready = await asyncio.to_thread(_load, options)
+    ready = await asyncio.to_thread(prepared_drafter, options)
     tell = writer(options["as_json"], Teller())
     tell(Ready())
     async for line in parent.orders():
@@ -96,7 +96,7 @@ def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
     return (time.monotonic() - began_s) / max(1, len(drafted))
 
 
-def _load(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
+def prepared_drafter(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
     """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
     source = _load_source(options)
     prompt = prompt_ids(source.tokenizer, options)

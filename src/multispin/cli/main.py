@@ -121,7 +121,7 @@ class Termination:
     asked = False
 
 
-def _terminated(number: int, _frame: object) -> NoReturn:
+def terminated(number: int, _frame: object) -> NoReturn:
     """SIGTERM, and the end of the terminal, end a command as Ctrl-C does: whatever it has begun is cleaned up first."""
     Termination.asked = True
     raise SystemExit(128 + number)
@@ -161,7 +161,7 @@ def main() -> None:
     never_fails(sys.stdout)
     sys.stderr = unheard(sys.stderr)
     for number in end_signals():
-        signal.signal(number, _terminated)
+        signal.signal(number, terminated)
     gc.set_threshold(*RARELY)
     code = run(sys.argv[1:])
     gc.freeze()

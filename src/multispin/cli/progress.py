@@ -34,7 +34,7 @@ def progress() -> Iterator[Show]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(time.monotonic, lambda line: print(line, file=sys.stderr))
+        yield ProgressLines(time.monotonic, lambda line: print(line, file=sys.stderr))
         return
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -71,7 +71,7 @@ class _Stage:
     first: float
 
 
-class _Lines:
+class ProgressLines:
     """Progress as lines of a log.
 
     Args:
@@ -86,6 +86,7 @@ class _Lines:
         self._stages: dict[str, _Stage] = {}
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Say how far a stage is, where its time has come."""
         now_s = self._clock()
         if stage not in self._stages:
             self._stages[stage] = _Stage(now_s, now_s - LINE_PERIOD_S + QUIET_S, done)

@@ -192,7 +192,7 @@ def command(**options: Any) -> None:
             log.warning(sentence)
         doors = _doors(options)  # what is wrong there is said before a model is loaded
         asyncio.run(_check_places(options))
-        with _stops_at_once() as stopped:
+        with stops_at_once() as stopped:
             loaded = _load(options)
         if stopped():
             log.info("stopped before the model was loaded")
@@ -223,7 +223,7 @@ class _Loaded(NamedTuple):
 
 
 @contextlib.contextmanager
-def _stops_at_once() -> Iterator[Callable[[], bool]]:
+def stops_at_once() -> Iterator[Callable[[], bool]]:
     """Let SIGTERM and SIGINT end the loading of a model. The function that is yielded says whether one of them came.
 
     A shell lets background processes of a script ignore SIGINT, so a handler is installed here.

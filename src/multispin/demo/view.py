@@ -177,11 +177,11 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
             f"This machine did not keep pace: {late:.0%} of passes were late, and drafting took up to {slow:.2f} times "
             "as long as at the site. Play it slower with --slower."
         )
-    sentences.append(_promise(site.scenario))
+    sentences.append(expectation(site.scenario))
     return sentences
 
 
-def _promise(scenario: Scenario) -> str:
+def expectation(scenario: Scenario) -> str:
     """A sentence about what should be done at a site by its own numbers, and what that would give."""
     decision = decide(scenario)
     made = dict(decision.alternatives)  # a mixture that turned out to be one of the pure choices is said once

@@ -112,8 +112,8 @@ class GgufFacts:
     special: tuple[str, ...]
 
 
-def open_gguf(path: Path) -> "GGUFReader":
-    """A GGUF file's keys and tensors; InputError if it is damaged."""
+def open_gguf(path: Path, max_values: int = MAX_VALUES) -> "GGUFReader":
+    """A GGUF file's keys and tensors; InputError if it is damaged, or has over `max_values` values in its keys."""
     from gguf import GGUFReader
 
     class BoundedReader(GGUFReader):  # type: ignore[misc]
@@ -123,8 +123,8 @@ def open_gguf(path: Path) -> "GGUFReader":
 
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
             self.values += 1
-            if self.values > MAX_VALUES:
-                raise ValueError(f"it has over {MAX_VALUES} values in its keys")
+            if self.values > max_values:
+                raise ValueError(f"it has over {max_values} values in its keys")
             if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
                 raise ValueError("it ends in the middle of a value")
             return super()._get(offset, dtype, count, override_order)

@@ -66,19 +66,20 @@ class _Group:
         return _Group(self.runs + other.runs, self.first, other.last, rows, end)
 
 
-def grouped(runs: Sequence[Run], pair_cost: int) -> list[_Group]:
+def grouped(runs: Sequence[Run], pair_cost: int, call_cost: int = CALL_COST) -> list[_Group]:
     """Join neighbouring slots while one padded call is cheaper than two.
 
     Args:
         runs: tokens to read into each slot, at most one run per slot.
         pair_cost: multiply-adds per query-key pair, heads times head size.
+        call_cost: multiply-adds that take as long as a call does before it computes; default `CALL_COST`.
     """
     groups: list[_Group] = []
     for run in sorted(runs, key=lambda run: run.slot):
         group = _Group((run,), run.slot, run.slot + 1, run.count, run.end)
         if groups:
             both = groups[-1].joined(group)
-            if (both.work - groups[-1].work - group.work) * pair_cost <= CALL_COST:
+            if (both.work - groups[-1].work - group.work) * pair_cost <= call_cost:
                 groups[-1] = both
                 continue
         groups.append(group)

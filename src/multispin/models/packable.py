@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
+from multispin.models.layout import CALL_COST
 from multispin.models.lean import lean
 from multispin.models.packed import PACKED_ATTENTION, PackedBatch
 from multispin.models.prepacked import prepack
@@ -33,6 +34,7 @@ class PackedModel:
         longest_text: positions that it knows; None if there is no limit.
         device: torch device that computes.
         dtype: number type of hidden states and logits.
+        call_cost: multiply-adds for which an attention call is worth saving, see `layout.grouped`.
 
     """
 
@@ -44,6 +46,7 @@ class PackedModel:
         self.longest_text = longest_text(self.config)
         self.device = torch.device(model.device)
         self.dtype: torch.dtype = model.dtype
+        self.call_cost = CALL_COST
 
     @classmethod
     def of(cls, model: PreTrainedModel, reorder: bool = True, own: bool = False) -> "PackedModel":
@@ -96,7 +99,7 @@ class PackedModel:
         """
         tokens = torch.tensor([[token for _, _, ids, _ in runs for token in ids]], device=self.device)
         layout = [(slot, start, len(ids)) for slot, start, ids, _ in runs]
-        packed = PackedBatch(cache, layout, self.config.num_attention_heads)
+        packed = PackedBatch(cache, layout, self.config.num_attention_heads, self.call_cost)
         inputs: dict[str, Any] = {
             "input_ids": tokens,
             "position_ids": packed.positions[None],

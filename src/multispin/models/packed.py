@@ -28,9 +28,10 @@ class PackedBatch(PassBatch):
         cache: keys and values of all slots.
         runs: per session (slot, absolute position of its first token, number of tokens), in the order of the row.
         heads: number of query heads.
+        call_cost: see `grouped`.
     """
 
-    def __init__(self, cache: SlotCache, runs: Sequence[tuple[int, int, int]], heads: int) -> None:
+    def __init__(self, cache: SlotCache, runs: Sequence[tuple[int, int, int]], heads: int, call_cost: int) -> None:
         self.cache = cache
         self.runs: list[Run] = []
         positions: list[int] = []
@@ -42,7 +43,7 @@ class PackedBatch(PassBatch):
             positions.extend(range(start, start + count))
             first = slot * kv_heads * cache.max_length + start
             lines.extend(range(first, first + count))
-        self.groups = grouped(self.runs, heads * head_dim)
+        self.groups = grouped(self.runs, heads * head_dim, call_cost)
         self.positions = torch.tensor(positions, device=device)
         offsets = torch.arange(kv_heads, device=device)[:, None] * cache.max_length
         self._lines = (offsets + torch.tensor(lines, device=device)).reshape(-1)

@@ -340,7 +340,7 @@ def _is_padding(token: str, index: int) -> bool:
     return found is not None and int(found[1]) == index
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """The characters by which byte-level tokenizers write bytes: printable ones as they are, others from U+0100 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     alphabet = {chr(byte): byte for byte in plain}
@@ -348,7 +348,7 @@ def _byte_alphabet() -> dict[str, int]:
     return {**alphabet, **{chr(256 + place): byte for place, byte in enumerate(others)}}
 
 
-_ALPHABET = _byte_alphabet()
+_ALPHABET = byte_alphabet()
 
 
 def bytes_of(token: str) -> bytes:

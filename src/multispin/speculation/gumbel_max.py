@@ -45,7 +45,7 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
         position: absolute position of the token.
     """
     if logits.device.type != "cpu":
-        return _everywhere(logits[None], seed, [position])[0]
+        return argmax_rows(logits[None], seed, [position])[0]
     return gumbel_argmax_row(logits.detach().numpy(), seed, position)
 
 
@@ -134,7 +134,7 @@ def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]
     """`gumbel_argmax` of each row of [R, V] at its own position; on an accelerator all rows at once."""
     if logits.device.type == "cpu":
         return [gumbel_argmax(row, seed, position) for row, position in zip(logits, positions, strict=True)]
-    return _everywhere(logits, seed, positions)
+    return argmax_rows(logits, seed, positions)
 
 
 def gumbel_argmax_each(logits: torch.Tensor, seeds: Sequence[int], positions: Sequence[int]) -> list[int | None]:
@@ -150,7 +150,7 @@ def gumbel_argmax_each(logits: torch.Tensor, seeds: Sequence[int], positions: Se
     return found
 
 
-def _everywhere(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
+def argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
     """The plain definition for [R, V], on the logits' own device."""
     drawn = _best_everywhere(logits, [seed] * len(positions), positions)
     if -1 in drawn:

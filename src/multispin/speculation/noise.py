@@ -43,7 +43,7 @@ def _splitmix64(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def _keys(seed: int, position: int) -> tuple[int, int, int, int]:
+def noise_keys_of(seed: int, position: int) -> tuple[int, int, int, int]:
     """Four 32-bit keys of one (seed, position)."""
     first = _splitmix64(_splitmix64(seed) ^ position)
     second = _splitmix64(first)
@@ -51,7 +51,7 @@ def _keys(seed: int, position: int) -> tuple[int, int, int, int]:
 
 
 def noise_keys(seeds: Sequence[int], positions: Sequence[int]) -> NDArray[np.int64]:
-    """The four 32-bit keys of each (seed, position), as signed numbers: [4, N], what `_keys` gives one by one."""
+    """The four 32-bit keys of each (seed, position), as signed numbers: [4, N], as by `noise_keys_of`."""
 
     def mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
         state = state + np.uint64(0x9E3779B97F4A7C15)
@@ -112,13 +112,13 @@ def high_words(
         room: two arrays of that shape that are overwritten, the first with the result; by default new ones.
 
     """
-    key_a, key_b, _, _ = _keys(seed, position)
+    key_a, key_b, _, _ = noise_keys_of(seed, position)
     return _words(tokens, key_a, key_b, room)
 
 
 def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """The inverse of `high_words`: the 32-bit number, a token id or beyond all of them, that has each upper word."""
-    key_a, key_b, _, _ = _keys(seed, position)
+    key_a, key_b, _, _ = noise_keys_of(seed, position)
     tokens = words ^ (words >> np.uint32(16))
     for key in (key_b, key_a):
         tokens *= np.uint32(_INVERSE_FACTORS[1])
@@ -138,7 +138,7 @@ def uniform_word(seed: int, position: int, token: int) -> int:
             word = (word ^ (word >> shift)) * factor & 0xFFFFFFFF
         return word ^ (word >> 16)
 
-    key_a, key_b, key_c, key_d = _keys(seed, position)
+    key_a, key_b, key_c, key_d = noise_keys_of(seed, position)
     high = finalised(finalised(token, key_a), key_b)
     low = finalised(finalised(token, key_c), key_d)
     return high << 20 | low >> 12
@@ -146,7 +146,7 @@ def uniform_word(seed: int, position: int, token: int) -> int:
 
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
     """Uniform variates in (0, 1) for token ids of any shape, 52 bits each."""
-    key_a, key_b, key_c, key_d = _keys(seed, position)
+    key_a, key_b, key_c, key_d = noise_keys_of(seed, position)
     high = _words(tokens, key_a, key_b).astype(np.float64)
     low = (_words(tokens, key_c, key_d) >> np.uint32(12)).astype(np.float64)
     uniform: NDArray[np.float64] = (high * 2.0**20 + low + 0.5) * 2.0**-52
@@ -181,7 +181,7 @@ def uniform_torch(seed: int | Sequence[int], positions: Sequence[int], tokens: t
     import torch
 
     seeds = [seed] * len(positions) if isinstance(seed, int) else seed
-    each = [_keys(own, position) for own, position in zip(seeds, positions, strict=True)]
+    each = [noise_keys_of(own, position) for own, position in zip(seeds, positions, strict=True)]
     keys = torch.tensor(each, dtype=torch.int64).reshape(-1, 4, 1)
     key_a, key_b, key_c, key_d = keys.to(tokens.device).unbind(1)
     ids = tokens.to(torch.int64)

@@ -227,7 +227,7 @@ def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Out
         )
     weights = residual(rejection.distribution, distribution)
     position = rejection.base + rejection.accepted
-    return Outcome(rejection.accepted, _emit(weights, rejection.base, position, rejection.seed))
+    return Outcome(rejection.accepted, emit(weights, rejection.base, position, rejection.seed))
 
 
 def verify_floored(
@@ -382,9 +382,9 @@ def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Ou
         if isinstance(question, Floor):
             answer = targets.floor(question.accepted)
         else:
-            answer = _emit(question.weights(), base, question.position, seed)
+            answer = emit(question.weights(), base, question.position, seed)
 
 
-def _emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
+def emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
     """Draw one token with probability proportional to [V] weights."""
     return gumbel_argmax(weights.log(), stream_seed(seed, Purpose.EMIT, base), position)

@@ -211,13 +211,13 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
         scaled = scaled.masked_fill(scaled < edge, -math.inf)
     if params.top_p < 1.0:
         if scaled.device.type != "cpu":
-            return _nuclei(scaled, params.top_p)
+            return nuclei(scaled, params.top_p)
         rows = [_nucleus(row, params.top_p) for row in scaled]
         scaled = torch.stack(rows) if rows else scaled
     return scaled
 
 
-def _nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
+def nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
     """`_nucleus` of each row of [R, V] by one full sort, which is cheap on an accelerator."""
     import torch
 

@@ -177,7 +177,7 @@ def maximise(
         _climb(search)
     if search.pricing.improves:
         _improve(search)
-    proved = _prove(search, _around_best(search), max_effort)
+    proved = _prove(search, around_best(search), max_effort)
     if not proved:
         # Magnitudes so far apart that the search ran out of effort: at least be no worse than the simple policies.
         search.offer(homogeneous(problem)[None])
@@ -229,7 +229,7 @@ def _improve(search: Search) -> None:
             return
 
 
-def _around_best(search: Search) -> Intervals:
+def around_best(search: Search) -> Intervals:
     """Intervals that cover all drafting times of interest, narrow around the best one and wider away from it."""
     low, high = search.range()
     if high <= low:
