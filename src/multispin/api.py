@@ -18,6 +18,7 @@ from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, Sampling
 if TYPE_CHECKING:
     from multispin.control import Plan, Scenario
     from multispin.control.advice import Advice
+    from multispin.passes import Passes
     from multispin.protocol.events import EdgeEvent
     from multispin.simulation.study import Result
 
@@ -269,36 +270,15 @@ async def run_edge(
     """
     from multispin.checks import one_of
     from multispin.edge import Access, EdgeServer, listening, place_of
-    from multispin.models import load_draft_source, load_grammars, load_tokenizer, load_verifier
-    from multispin.passes import Controller, ControllerSettings, Passes
+    from multispin.models import load_verifier
     from multispin.passes.settings import MODES
-    from multispin.protocol import usual_frame_bits
-    from multispin.speculation import bits_per_id
 
     one_of("mode", mode, MODES)
     if edge_draft is not None and mode in ("plain", "rounds"):
         raise InputError(f"mode = {mode!r} never drafts at the edge: leave edge_draft out, or use mode = 'auto'")
-    tokenizer = await asyncio.to_thread(load_tokenizer, target)
     if engine is None:
         engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
-    settings = ControllerSettings(
-        *(policy, bandwidth_hz, bits_per_id(engine.vocabulary_size)),
-        frame_bits=usual_frame_bits(),
-        mode=mode,
-        edge_drafts=edge_draft is not None,
-    )
-    edge_drafter = None
-    if edge_draft is not None:
-        source = await asyncio.to_thread(load_draft_source, edge_draft, target, batched=True)
-        edge_drafter = source.edge_drafter(engine.slots, engine.max_length)
-    passes = Passes(
-        engine,
-        Controller(settings),
-        tokenizer.fingerprint,
-        edge_drafter=edge_drafter,
-        grammars=load_grammars(tokenizer),
-        target=target,
-    )
+    passes = await asyncio.to_thread(_load_passes, target, engine, mode, edge_draft, policy, bandwidth_hz)
     server = EdgeServer(passes, on_event, Access(credential))
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())
@@ -309,6 +289,35 @@ async def run_edge(
             failure.cancel()
         if failed:
             raise failure.result()
+
+
+def _load_passes(
+    target: str, engine: Engine, mode: str, edge_draft: str | None, policy: str, bandwidth_hz: float
+) -> Passes:
+    """The passes of an edge, with what it loads beside its engine; arguments as for `run_edge`."""
+    from multispin.models import load_draft_source, load_grammars, load_tokenizer
+    from multispin.passes import Controller, ControllerSettings, Passes
+    from multispin.protocol import usual_frame_bits
+    from multispin.speculation import bits_per_id
+
+    tokenizer, edge_drafter = load_tokenizer(target), None
+    settings = ControllerSettings(
+        *(policy, bandwidth_hz, bits_per_id(engine.vocabulary_size)),
+        frame_bits=usual_frame_bits(),
+        mode=mode,
+        edge_drafts=edge_draft is not None,
+    )
+    if edge_draft is not None:
+        source = load_draft_source(edge_draft, target, batched=True)
+        edge_drafter = source.edge_drafter(engine.slots, engine.max_length)
+    return Passes(
+        engine,
+        Controller(settings),
+        tokenizer.fingerprint,
+        edge_drafter=edge_drafter,
+        grammars=load_grammars(tokenizer),
+        target=target,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,33 @@ Devices draft on while they are verified, so the engine chooses among what has a
 of time* λ [tokens/s] decides: a session takes part if it brings more expected tokens than λ × the engine time that it
 costs, and than it would by riding later. Everything here is a pure function. Does not know clocks, slots or messages,
 nor how what it is told was estimated.
+
+A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
+engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
+as long as another token of its device would bring more than that; and if the verdict contradicts what the device
+has drafted meanwhile, a pass and a round trip of drafting are lost. What the edge drafts takes from the device,
+too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and one that is contradicted
+hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
+
+    w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
+
+It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
+when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.
+A token is verified while it is worth its own time, w α^l > λ · time. The edge's own drafter goes on after the
+device's tokens, or instead of them where that is worth more. It makes as many steps as give the greatest sum of
+all surpluses less the price of the steps. All numbers of steps are compared, not only neighbouring ones: whether
+a step pays depends on who rides because of it.
+
+Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings. Who
+rides in every pass is helped by shorter passes only. So a session that is short of f_k counts by π_k more, and time
+is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k doubles with every
+token that it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further
+behind.
+
+A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
+wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
+again.
+Time is dearer while somebody is short of its floor, so that less is put off then.
 """
 
 import math
@@ -132,34 +159,7 @@ def choose(
     patience_s: float = 0.0,
     patience_for_all_s: float = 0.0,
 ) -> Go | Wait:
-    """Decide who rides in the pass that begins now, or to wait. A pure function.
-
-    A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
-    engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
-    as long as another token of its device would bring more than that; and if the verdict contradicts what the device
-    has drafted meanwhile, a pass and a round trip of drafting are lost. What the edge drafts takes from the device,
-    too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and one that is contradicted
-    hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
-
-        w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
-
-    It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
-    when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.
-    A token is verified while it is worth its own time, w α^l > λ · time. The edge's own drafter goes on after the
-    device's tokens, or instead of them where that is worth more. It makes as many steps as give the greatest sum of
-    all surpluses less the price of the steps. All numbers of steps are compared, not only neighbouring ones: whether
-    a step pays depends on who rides because of it.
-
-    Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings. Who
-    rides in every pass is helped by shorter passes only. So a session that is short of f_k counts by π_k more, and time
-    is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k doubles with every
-    token that it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further
-    behind.
-
-    A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
-    wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
-    again.
-    Time is dearer while somebody is short of its floor, so that less is put off then.
+    """Decide who rides in the pass that begins now, or to wait, as the head of this file says. A pure function.
 
     Args:
         ready: all sessions that could ride now; who has nothing pending may ride for its one token.

@@ -284,7 +284,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
         if grammar and self.ignore_eos:
             raise BadRequestError("ignore_eos cannot be combined with a form that decides when it ends", "ignore_eos")
         temperature = 1.0 if self.temperature is None else self.temperature
-        return _naming(
+        return named(
             lambda: SamplingParams(
                 temperature=0.0 if 0.0 < temperature < MIN_TEMPERATURE else temperature,
                 top_k=0 if self.top_k in (None, -1) else self.top_k,
@@ -481,22 +481,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def named(make: Callable[[], Made], field: str) -> Made:
-    """Result of `make`; an InputError that names no field becomes a BadRequestError of this one."""
+def named(make: Callable[[], Made], field: str | None = None) -> Made:
+    """Result of `make`; an InputError becomes a BadRequestError of the field, by default its first word."""
     try:
         return make()
     except BadRequestError:
         raise
     except InputError as error:
-        raise BadRequestError(str(error), field) from None
-
-
-def _naming(make: Any) -> SamplingParams:
-    """Call `make`; an InputError of the sampling parameters becomes a BadRequestError that names the field."""
-    try:
-        made: SamplingParams = make()
-    except BadRequestError:
-        raise
-    except InputError as error:
-        raise BadRequestError(str(error), str(error).split(" ", 1)[0]) from None
-    return made
+        raise BadRequestError(str(error), field or str(error).split(" ", 1)[0]) from None

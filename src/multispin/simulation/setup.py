@@ -170,6 +170,19 @@ class Setup:
                     "protocol knows"
                 )
 
+    def edge_limits(self) -> Limits:
+        """The limits of an edge that has room for all devices."""
+        behaviour, count = self.behaviour, len(self.scenario.devices)
+        return Limits(
+            max_sessions=count,
+            max_waiting=count,
+            prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
+            prefill_share=behaviour.prefill_share,
+            deadline_factor=behaviour.deadline_factor,
+            deadline_slack_s=behaviour.deadline_slack_s,
+            choose_deadline=behaviour.choose_deadline,
+        )
+
 
 class ScenarioFile:
     """A scenario file whose values may be changed before it is checked: what a sweep needs.

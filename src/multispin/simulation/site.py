@@ -22,7 +22,6 @@ from multispin.passes import (
     ControllerSettings,
     DraftHere,
     EdgeDraft,
-    Limits,
     Passes,
     Send,
     Sleep,
@@ -98,7 +97,7 @@ class Site:
             self.engine,
             self.controller,
             FINGERPRINT,
-            _limits(setup),
+            setup.edge_limits(),
             new_token=self._token,
             edge_drafter=drafter,
             decide=decide,
@@ -336,15 +335,8 @@ class Site:
         air_s: float,
     ) -> None:  # fmt: skip
         device.record.air_hz_s += band_hz * air_s
-        arrived = partial(self._chunk_arrived, number, device, chunk, bits, on)
+        arrived = partial(self._arrived, number, device, chunk, bits, on)
         self.queue.at(self.queue.now_s + device.truth.delay_s, arrived)
-
-    def _chunk_arrived(
-        self, number: int, device: SimulatedDevice, chunk: Chunk, bits: float, on: tuple[int, int]
-    ) -> None:
-        if device.number != number or (device.losses, device.record.requests) != on:  # its text has ended, or it has
-            return  # gone, or its connection broke
-        self._receive(number, device, chunk, bits)
 
     def _draft(self, number: int, device: SimulatedDevice, grant: Grant) -> None:
         message, draft_s = device.draft(grant)
@@ -363,22 +355,17 @@ class Site:
         begins_s, leaves_s = self.air.send(device.heard, ready_s, bits, grant.bandwidth_hz)
         if math.isfinite(leaves_s):
             on = device.losses, device.record.requests
-            arrived = partial(self._arrived, number, device, grant, message, bits, leaves_s - begins_s, on)
+            used_hz_s = grant.bandwidth_hz * (leaves_s - begins_s)
+            arrived = partial(self._arrived, number, device, message, bits, on, used_hz_s)
             self.queue.at(leaves_s + device.truth.delay_s, arrived)
 
     def _arrived(
-        self,
-        number: int,
-        device: SimulatedDevice,
-        grant: Grant,
-        message: Draft,
-        bits: float,
-        air_s: float,
-        on: tuple[int, int],
-    ) -> None:
+        self, number: int, device: SimulatedDevice, message: Chunk | Draft, bits: float, on: tuple[int, int],
+        used_hz_s: float = 0.0,
+    ) -> None:  # fmt: skip
         if device.number != number:
             return
-        device.record.air_hz_s += grant.bandwidth_hz * air_s
+        device.record.air_hz_s += used_hz_s
         if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
             return
         self._receive(number, device, message, bits)
@@ -478,19 +465,6 @@ def _settings(
         cell.multiple_access,
         mode,
         setup.scenario.edge_drafter is not None and edge_may_draft,
-    )
-
-
-def _limits(setup: Setup) -> Limits:
-    behaviour, count = setup.behaviour, len(setup.scenario.devices)
-    return Limits(
-        max_sessions=count,
-        max_waiting=count,
-        prefill_tokens_per_round=behaviour.prefill_tokens_per_round,
-        prefill_share=behaviour.prefill_share,
-        deadline_factor=behaviour.deadline_factor,
-        deadline_slack_s=behaviour.deadline_slack_s,
-        choose_deadline=behaviour.choose_deadline,
     )
 
 
