@@ -405,10 +405,10 @@ def distill(options):
 
 def edge_drafts(options, model):
     """How long an edge drafter of this shape takes for a token of each of 20 texts."""
-    from multispin.models import EdgeDrafter
+    from multispin.models import ModelBatchDrafter
     from multispin.speculation import DraftAsk, SamplingParams
 
-    drafter = EdgeDrafter(model, 20, 512)
+    drafter = ModelBatchDrafter(model, 20, 512)
     drafter.warm_up()
     texts = [(drafter.open(), [(3 * place + text) % 250 for place in range(100)]) for text in range(20)]
     drafter.prepare(texts)

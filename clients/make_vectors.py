@@ -42,7 +42,7 @@ from multispin.protocol import (
 )
 from multispin.protocol.thrift import Thrift
 from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
-from multispin.speculation.noise import MAX_SEED, _keys, high_words, uniform_numpy
+from multispin.speculation.noise import MAX_SEED, noise_keys_of, high_words, uniform_numpy
 from multispin.speculation.penalties import draw_after
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -132,7 +132,7 @@ def noise() -> list[dict[str, Any]]:
         {
             "seed": str(seed),
             "position": position,
-            "keys": list(_keys(seed, position)),
+            "keys": list(noise_keys_of(seed, position)),
             "tokens": tokens.tolist(),
             "high": high_words(seed, position, tokens).tolist(),
             "uniform": uniform_numpy(seed, position, tokens).tolist(),

@@ -10,7 +10,7 @@ from multispin.device import DeviceClient
 from multispin.edge import EdgeServer
 from multispin.edge.paced import PacedEngine
 from multispin.models import (
-    EdgeDrafter,
+    ModelBatchDrafter,
     Verifier,
     decode_alone,
     load_model,
@@ -76,7 +76,7 @@ class Site:
         self.passes = Passes(
             *(engine, Controller(settings), self.fingerprint, Limits(**limits)),
             seed=3,
-            edge_drafter=None if edge is None else EdgeDrafter(edge, slots, 256),
+            edge_drafter=None if edge is None else ModelBatchDrafter(edge, slots, 256),
         )
 
     async def __aenter__(self):

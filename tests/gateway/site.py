@@ -13,7 +13,7 @@ from multispin.edge.door import Door
 from multispin.edge.paced import PacedEngine
 from multispin.gateway import Gateway, SessionPool, guard, local_sessions
 from multispin.models import (
-    EdgeDrafter,
+    ModelBatchDrafter,
     ModelDrafter,
     Verifier,
     decode_alone,
@@ -32,7 +32,7 @@ MAX_LENGTH = 256
 @asynccontextmanager
 async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, origins=(), **limits):
     tokenizer = load_tokenizer(folder)
-    drafter = EdgeDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
+    drafter = ModelBatchDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
     passes = Passes(
         PacedEngine(verifier, Verification(pass_s, 0.0, 0.0)) if pass_s else verifier,

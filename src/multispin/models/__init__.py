@@ -58,7 +58,7 @@ __getattr__ = lazily(
         "draft_source": ("DraftSource", "load_draft_source", "load_drafter"),
         "drafter": ("ModelDrafter",),
         "drafter_name": ("DrafterKind", "DrafterName", "check_drafter_name"),
-        "edge_drafter": ("ModelBatchDrafter",),
+        "batch_drafter": ("ModelBatchDrafter",),
         "grammar": ("TextGrammars", "load_grammars"),
         "loading": ("known_positions", "load_model", "resolve"),
         "packable": ("PackedModel",),
