@@ -42,7 +42,7 @@ from multispin.protocol import (
 )
 from multispin.protocol.thrift import Thrift
 from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
-from multispin.speculation.noise import MAX_SEED, noise_keys_of, high_words, uniform_numpy
+from multispin.speculation.noise import MAX_SEED, high_words, noise_keys_of, uniform_numpy
 from multispin.speculation.penalties import draw_after
 
 FOLDER = Path(__file__).parent / "vectors"
