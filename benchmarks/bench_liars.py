@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_liars.py [MODE ...] [--draws 1] [--rows lies changes]
 
 *Lies* are told from the beginning; the others' tokens are counted from the time of the 20th pass on. *Changes* come at
-the time of the 20th pass, and tokens are counted from twice that time on.
+the time of the 20th pass, and tokens are counted from twice that time on. `live_liars.py` does it with real processes.
 """
 
 import argparse

@@ -1,6 +1,10 @@
 """`multispin plan` as a person and as a script use it."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +116,17 @@ def test_what_cannot_be_met_is_said_with_the_best_possible(tmp_path, capsys):
 def test_help_shows_examples_on_their_own_lines(capsys):
     assert run(["plan", "--help"]) == 0
     assert "\n    multispin plan paper-llama\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_terminal_shows_that_it_plans_and_json_shows_nothing_beside(as_json):
+    ours, theirs = pty.openpty()
+    try:
+        arguments = [sys.executable, "-m", "multispin", "plan", LLAMA, *["--json"] * as_json]
+        environment = {**os.environ, "TERM": "xterm"}
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
+        os.write(theirs, b"end")
+        assert (b"planning" in os.read(ours, 65536)) is not as_json
+    finally:
+        os.close(ours)
+        os.close(theirs)

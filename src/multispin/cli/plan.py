@@ -67,7 +67,8 @@ def command(file: str, policy: str, compare: bool, as_json: bool, relative_gap: 
         else:
             _print_comparison(file, scenario, rows, skipped)
         return
-    made = plan(scenario, policy, relative_gap=relative_gap)
+    with Console(stderr=True, quiet=as_json).status("planning"):
+        made = plan(scenario, policy, relative_gap=relative_gap)
     if as_json:
         click.echo(plan_json(made))
     else:
