@@ -40,12 +40,16 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
+from multispin.protocol.device_stages import Complete, Disconnected, DraftDue
+from multispin.protocol.device_stream import DeviceStreaming
 from multispin.protocol.thrift import Thrift
 from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
 from multispin.speculation.noise import MAX_SEED, high_words, noise_keys_of, uniform_numpy
 from multispin.speculation.penalties import draw_after
 
 FOLDER = Path(__file__).parent / "vectors"
+STAGES = {Disconnected: "Away", DraftDue: "Granted", DeviceStreaming: "Streaming", Complete: "Ended"}
+"""A device's stages that vectors and the JavaScript client name otherwise than the Python classes."""
 V = 50
 HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
 WELCOME = Welcome(7, "resume-me", 99, V, 100, 30.0)
@@ -274,7 +278,7 @@ class Script:
         self.steps.append(
             step
             | {
-                "stage": type(device.stage).__name__,
+                "stage": STAGES.get(type(device.stage), type(device.stage).__name__),
                 "committed": list(device.committed),
                 "finish": device.finish,
                 "wants_draft": device.wants_draft,
