@@ -271,3 +271,10 @@ def test_passes_of_one_shape_give_what_others_give(make_model):
 def test_recurrent_layers_and_experts_are_refused_where_passes_have_one_shape(make_model):
     with pytest.raises(InputError, match="without recurrent layers and without experts"):
         CachedModel(make_model("qwen3.5"), 2, 64, batch_invariant=True)
+
+
+@pytest.mark.parametrize(("family", "longest"), [("llama", 256), ("qwen3.5", 128)])
+def test_a_prompts_piece_is_no_longer_than_has_a_shape_beside_full_drafts(make_model, family, longest):
+    model = make_model(family)
+    assert CachedModel(model, 2, 100, static=StaticLayout(tokens=TOKENS)).longest_chunk == longest
+    assert CachedModel(model, 2, 100).longest_chunk > 2**16  # passes of any shape
