@@ -381,7 +381,7 @@ def test_an_edge_that_keeps_the_connection_and_says_nothing_of_the_text_is_left(
         edge.go_on = lambda end: asyncio.sleep(0)  # it takes the request, resumes it, and makes no pass
         addresses = [f"{URL}{place}" for place in range(urls)]
         client = DeviceClient(addresses, HELLO, NoDrafter(), link=edge.link(), on_outage=outages.append)
-        with pytest.raises(InputError, match="the edge has said nothing of this text for 120 s"):
+        with pytest.raises(InputError, match="the edge has sent nothing about this text for 120 s"):
             await client.generate(Request(PROMPT, SamplingParams(), 40))
         assert asyncio.get_running_loop().time() < 400.0
         assert outages

@@ -35,7 +35,7 @@ def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_se
             link = WebSocketLink(heartbeat_s=SILENCE_S / 5)  # an edge that answered no ping would be lost by this
             client = site.client(link=link, patience=Patience(1.0, 1.0), on_outage=outages.append)
             try:
-                with pytest.raises(EdgeAwayError, match=r"the edge has said nothing of this text for 0\.5 s"):
+                with pytest.raises(EdgeAwayError, match=r"the edge has sent nothing about this text for 0\.5 s"):
                     await client.generate(Request((1, 2), SamplingParams(), 5))
             finally:
                 stuck.set()

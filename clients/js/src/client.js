@@ -131,7 +131,7 @@ export class DeviceClient {
         if (this.isGreeting()) return this.lost(new LinkLostError("no answer to a greeting"));
         if (this.session.wantsDraft) return this.listen(); // it is the device's turn
         this.awayMs += this.patience.silenceMs;
-        return this.lost(new LinkLostError("the edge keeps the connection and says nothing of this text"));
+        return this.lost(new LinkLostError("the edge keeps the connection and sends nothing about this text"));
       };
       this.listen = () => {
         clearTimeout(timer);

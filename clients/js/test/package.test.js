@@ -152,7 +152,7 @@ test("a client gives up an edge that never answers, and says so", async () => {
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge/);
 });
 
-test("a client leaves an edge that keeps the connection and says nothing of the text", async () => {
+test("a client leaves an edge that keeps the connection and sends nothing about the text", async () => {
   const said = [];
   globalThis.WebSocket = playedSocket((message) => {
     said.push(message.type);
@@ -161,7 +161,7 @@ test("a client leaves an edge that keeps the connection and says nothing of the 
   });
   const patience = { firstDelayMs: 1, onceKnownMs: 25, silenceMs: 10 };
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
-  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /says nothing of this text/);
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /sends nothing about this text/);
   assert.deepEqual(said.slice(0, 3), ["Hello", "Open", "Resume"]);
 });
 

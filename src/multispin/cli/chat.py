@@ -138,7 +138,7 @@ def command(url: str, ca_file: str | None, **options: Any) -> int:
       MULTISPIN_API_KEY=… multispin chat https://edge.example.org/v1 --temperature 0.7
       echo "Why is the sky blue?" | multispin chat --temperature 0
 
-    A program that writes to it gets exit code 2 if an answer was refused.
+    If standard input is no terminal, the exit code is 2 after an answer that was refused or broken off.
     """
     _check(url)
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}

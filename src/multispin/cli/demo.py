@@ -68,7 +68,8 @@ Examples:
               help="Without a site: number of devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous",
               show_default="heterogeneous and fixed at a site, else heterogeneous",
-              help="How the edge plans, in the modes rounds and mixture.")  # fmt: skip
+              help="How the edge plans, in the modes rounds and mixture. In streams and auto only the policy fair "
+              "has an effect.")  # fmt: skip
 @click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
               help="Without a site: uplink band that all devices share.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")

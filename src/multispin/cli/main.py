@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="multispin")
 def cli() -> None:
-    """Many weak devices draft, one strong edge server verifies: one text, exactly the large model's.
+    """Devices draft with small models, one edge verifies with a large one: each text is exactly the large model's.
 
     \b
     Examples:

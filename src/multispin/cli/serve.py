@@ -74,10 +74,12 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> C
 @click.option("--edge-draft", metavar="DRAFTER", help="The edge's own drafter, which drafts many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
-              help="How draft lengths and bands of devices are planned, in the modes rounds and mixture.")  # fmt: skip
+              help="How draft lengths and bands of devices are planned, in the modes rounds and mixture. "
+              "In streams and auto only the policy fair has an effect.")  # fmt: skip
 @click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True,
-              help="Longest draft, in tokens; in streams also how far a device may draft ahead.")  # fmt: skip
+              help="Longest draft, in tokens; in streams, most drafted tokens of a text that one pass "
+              "verifies.")  # fmt: skip
 @click.option(
     "--slots", type=click.IntRange(1, 4096), default=16, show_default=True, help="Most texts written at once."
 )

@@ -46,7 +46,8 @@ Examples:
 @click.command(help=_HELP, short_help="Run a site under a virtual clock.")
 @click.argument("file", type=click.Path())
 @click.option("--policy", "policies", type=click.Choice(RUNTIME_POLICIES), multiple=True,
-              help="How the edge plans, in the modes rounds and mixture; repeat it to compare.  "
+              help="How the edge plans, in the modes rounds and mixture; repeat it to compare. In streams and auto "
+              "only the policy fair has an effect.  "
               f"[default: {', '.join(USUAL_POLICIES)}]")  # fmt: skip
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices as the policy plans "

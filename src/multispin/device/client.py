@@ -48,9 +48,9 @@ from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDi
 WELCOME_TIMEOUT_S = 10.0
 """Longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge counts as lost."""
 SILENCE_TIMEOUT_S = 120.0
-"""Longest wait for anything about a text while it is the edge's turn, pings apart [s]; then the edge counts as lost. An
-edge whose passes go on tells texts that wait for a slot, too (`passes.limits.WORD_PERIOD_S`), so a long queue is no
-silence; what this outlasts is one long pass."""
+"""Longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as lost. Pongs do not
+count. An edge whose passes go on also writes to devices that wait for a slot (`passes.limits.WORD_PERIOD_S`), so a long
+queue is no silence. The longest pass must be shorter than this."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
@@ -62,7 +62,7 @@ class EdgeAwayError(InputError):
 
 
 class SilentError(LinkLostError):
-    """The edge is there and says nothing of the text."""
+    """The edge keeps the connection but sends nothing about the text."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ class DeviceClient:
                 self._start_drafting()
 
     async def _watch(self, retries: Retries) -> None:
-        """End a connection on which the edge says nothing when it is its turn, though it may answer pings."""
+        """End a connection on which the edge answers pings at most, for too long while it is its turn."""
         loop, session = asyncio.get_running_loop(), self.session
         while True:
             limit_s = WELCOME_TIMEOUT_S if session.is_greeting else SILENCE_TIMEOUT_S
@@ -329,7 +329,7 @@ class DeviceClient:
                 raise LinkLostError(f"no answer to a greeting within {limit_s:.0f} s")
             if left_s <= 0.0:
                 retries.away_since(self._turn_s)
-                raise SilentError(f"the edge has said nothing of this text for {limit_s:g} s")
+                raise SilentError(f"the edge has sent nothing about this text for {limit_s:g} s")
             await asyncio.sleep(min(left_s, WELCOME_TIMEOUT_S, SILENCE_TIMEOUT_S))  # whose turn it is changes
 
     async def _write(self) -> None:

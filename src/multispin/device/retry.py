@@ -88,7 +88,7 @@ class Retries:
             self._away_s, self._away_since_s = self._away_s + now_s - self._away_since_s, None
 
     def away_since(self, since_s: float) -> None:
-        """The edge was of no use from this time of the device's clock on [s], though it was connected."""
+        """Count the edge as away since this time of the device's clock [s], although a connection to it was open."""
         if self._away_since_s is None:
             self._away_since_s = since_s
 

@@ -29,7 +29,7 @@ MAX_MESSAGES_PER_S = 200
 MAX_GUESSERS = 10_000
 """Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
 LOG_PERIOD_S = 10.0
-"""What peers do wrong is logged at most this often, with its number."""
+"""Time between two lines of the log about mistakes of peers [s]; a line says how many there were."""
 
 log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -25,8 +25,8 @@ SHUTDOWN_TIMEOUT_S = 3.0
 KEEP_ALIVE_S = 75.0
 """A connection without a request is closed after this long, a half one included."""
 BACKLOG = 4096
-"""Connections that the system keeps for a server that is busy, as far as it allows. Where there is no room it drops the
-client's first packet, and the client tries again only 1 s later, then 3, 7 and 15 s later."""
+"""Most connections that may wait to be accepted while the server is busy; the system may allow fewer. It drops the
+first packet of any client beyond that, which tries again only 1 s later, then 3, 7 and 15 s later."""
 PAUSE_S = 1.0
 """Without descriptors or memory for a connection, a server accepts none for this long."""
 MAX_QUOTED_CHARACTERS = 200

@@ -69,7 +69,7 @@ class DraftSource:
 
     @property
     def target_name(self) -> str:
-        """The target's name where none is given: that of a GGUF drafter's own file, whose ids count, else embedded."""
+        """The target's name if none is given: that of a GGUF drafter's own file, whose ids count, or embedded."""
         own = self.gguf is not None and self.name.reference
         return Path(own).stem if own else EMBEDDED
 

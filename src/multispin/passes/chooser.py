@@ -23,7 +23,7 @@ PROBES_AT_ONCE = 8
 PROBE_BAND = 0.1
 """Share of the band that probes have together while other devices draft …"""
 IDLE_PROBE_BAND = 0.5
-"""… and while none does. They hold it when the next plan is made: with the whole of it, no plan could have drafts."""
+"""… and while none does. Probes still hold their share when the next plan is made, so they must leave it some band."""
 EDGE_SHARE = 0.01
 """Most of the time that probes of the edge's drafter take in the long run: all sessions of a pass wait for them."""
 _LOOKED_AT = 64

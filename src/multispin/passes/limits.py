@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 LEAST_PREFILL_TOKENS = 8
-"""Prompt tokens that ride in any pass, however short it is, so that nobody waits for ever."""
+"""Prompt tokens that any pass may read, however short it is, so that nobody waits for ever."""
 UNSEEN_PREFILL_TOKENS = 64
-"""With more prompt tokens than this, a pass has at most the stated share more tokens than the largest recent one: what
-a token costs is known near the passes that were seen. A pass of prompts alone has so many in any case."""
+"""A pass with more prompt tokens than this is larger than the largest recent one by at most `Limits.prefill_share`: the
+cost of a token is known only near sizes that were seen. A pass of prompts alone may always have this many."""
 EXPIRY_PERIOD_S = 1.0
 """How often a driver looks for sessions that have been lost, or have owed an answer, for too long [s]."""
 
 WORD_PERIOD_S = 15.0
-"""How often those whose text waits for a slot, or whose prompt is being read, are told that passes go on [s]."""
+"""Time between two messages to devices that wait for a slot or for their prompt to be read; they show that passes go on
+[s]."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Limits:
         deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time, plus
             `deadline_slack_s`. Then it verifies without the late ones.
         deadline_slack_s: time that is added to that wait [s].
-        choose_deadline: whether a round waits only as long as waiting has raised the goodput (`Patience`), or always as
-            long as the two values above allow.
+        choose_deadline: whether a round waits only as long as waiting has raised the goodput (`round_deadlines`), or
+            always as long as the two values above allow.
         longest_wait_s: in streams a session that was in no pass for this long rides in the next one, whatever it brings
             [s].
         draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].

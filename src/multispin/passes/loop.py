@@ -95,7 +95,7 @@ class Passes:
         self._seats = Seats(engine, self.limits)
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
-        self._word_s = 0.0  # when those who wait were told last that passes go on [s]
+        self._word_s = 0.0  # when waiting devices were last told that passes go on [s]
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
         self._scheduler: Scheduler
         if controller.settings.streams:
@@ -134,8 +134,8 @@ class Passes:
     ) -> None:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
 
-        A failure is its own session's: that session is told why and ends, and the pass goes on with the others. Now
-        and then those who wait are told nothing new, by which they see that passes go on.
+        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
+        Every `WORD_PERIOD_S` each waiting device gets an empty Tail, which shows it that passes go on.
         """
         self._scheduler.verified(batch, findings, verify_s, now_s)
         if now_s - self._word_s >= WORD_PERIOD_S:

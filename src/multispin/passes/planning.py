@@ -139,8 +139,8 @@ class Planning:
     def with_lengths(self, members: Sequence[Member], lengths: Sequence[int]) -> tuple[Scenario, Plan]:
         """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split.
 
-        A length of 0 means that nobody waits for this device. Without room it has no least length, which a plan would
-        raise the 0 to.
+        Nobody waits for a device whose length is 0. Its room becomes 0, too: else the plan would raise its length to
+        its least draft length.
         """
         policy = self.settings.policy
         if self.beliefs.leaves_out:

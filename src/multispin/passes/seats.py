@@ -239,7 +239,7 @@ class Seats:
         ]
 
     def waiting_for_a_pass(self) -> list[Seat]:
-        """Seats of devices that are there and are told nothing by passes yet: no slot, or a prompt to be read."""
+        """Seats of connected devices for which no pass writes yet: they have no slot, or their prompt is being read."""
         waiting = [self._seats[number] for number in self._waiting]
         reading = [seat for seat in self._seats.values() if isinstance(seat.session.stage, Idle) and self.unread(seat)]
         return [seat for seat in (*waiting, *reading) if seat.connected]
