@@ -233,7 +233,8 @@ def test_an_edge_that_is_away_for_as_long_as_a_model_loads_is_waited_for(away_s)
 
     ids, took_s, reconnects = run(scenario())
     assert ids == truth(SamplingParams(), 40)
-    assert away_s < took_s < away_s + 10.0
+    # The longest delay may just have begun when the edge is back, which has forgotten the session: one more follows.
+    assert away_s < took_s < 0.5 + away_s + 2.0 * Patience().longest_delay_s + 1.0
     assert reconnects <= 8 + away_s / 2.5
 
 
