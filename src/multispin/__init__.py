@@ -3,14 +3,15 @@
 The names of `__all__` are the front door: each is loaded when it is first used, so that `import multispin` is quick.
 `multispin.advise("paper-llama")` says who should draft at a site, `multispin.plan` plans one round of it,
 `multispin.simulate` lets it run under a virtual clock, `multispin.run_edge` serves devices, `multispin.generate` is
-one, and `examples/one_pass.py` drafts, verifies and commits pass by pass.
+a device, and `examples/one_pass.py` drafts, verifies and commits pass by pass.
 
-The rooms of this package, lowest first: `errors` and `checks` (what is bad input?), `outside` (text from outside),
+The rooms of this package, lowest first: `errors` and `checks` (what is bad input?), `lazily` (names that are loaded
+when they are first used), `outside` (text from outside),
 `data` (prompts and scenarios), `radio` (how many bit/s?), `control` (what should every device do?), `speculation`
 (what may be accepted?), `estimation` (what have we learned?), `models` (the language models), `protocol` (what is
-said?), `passes` (the loop), `edge` and `device` (who says it), `gateway` (any OpenAI client), `profiling` (how fast
-and how good is it here?), `distillation` (how is a drafter made?), `simulation`, `paper`, `report`, `demo`, `api`
-(the front door), `cli`.
+said?), `passes` (the loop), `edge` and `device` (who says it), `gateway` (any OpenAI client), `web` (pages),
+`profiling` (how fast and how good is it here?), `distillation` (how is a drafter made?), `simulation`, `paper`,
+`report`, `demo`, `api` (the front door), `cli`.
 """
 
 from typing import TYPE_CHECKING

@@ -25,8 +25,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
  * @property {number} atFirstMs while no edge has ever answered; default 10 s
  * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s. Time in which a page
  *   slept and made no attempts does not count.
- * @property {number} silenceMs while a connection holds and it is the edge's turn: time in which it says nothing of the text,
- *   after which it counts as away; default 120 s. Texts that wait for a slot are told every 15 s that passes go on.
+ * @property {number} silenceMs longest wait for a message about the text while a connection is open and it is the edge's turn; then
+ *   the edge counts as away; default 120 s. Every 15 s an edge writes to devices that wait for a slot, while its passes go on.
  * @property {number} firstDelayMs delay after the first failure; it doubles with each that follows
  * @property {number} longestDelayMs
  */

@@ -19,7 +19,8 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
         state: sessions and messages that the parts of the loop share.
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
-        planned_s: time of a round, of which prompts may take their share [s]; default 0: they take it of the pass.
+        planned_s: planned time of a round [s], by whose share `prefill_share` prompts may lengthen it; default 0: the
+            share is of the pass's own time.
 
     """
     jobs = sorted(drafts, key=lambda job: job.session)
@@ -43,7 +44,7 @@ def prompt_due(state: EdgeState, seat: Seat) -> int:
 
 
 def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) -> int:
-    """Prompt tokens that may ride in a pass: as many as lengthen it by the stated share, as far as that is known."""
+    """Most prompt tokens for a pass: they lengthen it by at most `prefill_share`, as far as their cost is known."""
     verification, share = state.controller.beliefs.verification, state.limits.prefill_share
     tokens = sum(len(job.feed.tokens) for job in drafts)
     known = max(UNSEEN_PREFILL_TOKENS, int((1.0 + share) * verification.most_tokens) - tokens)

@@ -20,7 +20,7 @@ from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
 FIRST_PERIODS = (0.125, 0.25, 0.5)
-"""Prices that follow from guesses are found again after these shares of `least_period_s`, where beliefs differ."""
+"""The first prices follow from guesses, so they may be found again after these shares of `least_period_s`."""
 USUAL_PERIOD_S = 2.0
 """Prices are found again after this long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
 DRIFTED = 0.05
