@@ -193,13 +193,13 @@ def test_a_log_that_nobody_reads_stops_nothing(tiny_folder):
         server.communicate()
 
 
-def test_a_termination_that_a_destructor_swallows_while_a_model_is_loaded_is_not_forgotten(monkeypatch):
-    from multispin.cli import main
+def test_a_termination_that_a_destructor_swallows_while_a_model_is_loaded_is_not_forgotten():
+    from multispin.cli.main import Termination
     from multispin.cli.serve import stops_at_once
 
-    monkeypatch.setattr(main.Termination, "asked", False)
-    with stops_at_once() as stopped:
+    termination = Termination()
+    with stops_at_once(termination) as stopped:
         assert not stopped()
         with contextlib.suppress(SystemExit):  # as Python does where an object is destroyed
-            main.terminated(signal.SIGTERM, None)
+            termination(signal.SIGTERM, None)
     assert stopped()

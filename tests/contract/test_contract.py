@@ -197,7 +197,7 @@ def test_distill_prints_the_recorded_keys(tiny_folder, tmp_path, capsys):
 
 
 def test_reproduce_prints_the_recorded_keys(tmp_path, capsys):
-    few = ("--figures", "7", "--realisations", "1", "--blocks", "1", "--processes", "1")
+    few = ("--figures", "7", "--seeds", "1", "--realisations", "1", "--blocks", "1", "--processes", "1")
     assert run(["reproduce", "--out", str(tmp_path), *few, "--json"]) == 0
     check_keys("keys-reproduce", {"summary": keys_of(json.loads(capsys.readouterr().out))})
 

@@ -211,23 +211,19 @@ def test_an_edge_that_forgets_is_told_the_text_so_far():
 @pytest.mark.parametrize("away_s", [1.0, 20.0, 290.0])
 def test_an_edge_that_is_away_for_as_long_as_a_model_loads_is_waited_for(away_s):
     async def scenario():
-        edge = MemoryEdge(keeps=False)
-        client = DeviceClient(URL, HELLO, Guesser(SamplingParams(), 40), link=edge.link())
-        loop = asyncio.get_running_loop()
+        edge, loop = MemoryEdge(keeps=False), asyncio.get_running_loop()
 
         def goes():
             edge.away_until_s = loop.time() + away_s
             edge.end.cut()
 
-        accept = edge.accept
-
         def first(url, end):
-            accept(url, end)
+            edge.accept(url, end)
             if edge.connections == 1:
                 edge.end = end
                 loop.call_later(0.5, goes)
 
-        client._link._accept = first
+        client = DeviceClient(URL, HELLO, Guesser(SamplingParams(), 40), link=MemoryLink(first))
         ids = await client.generate(Request(PROMPT, SamplingParams(), 40))
         return ids, loop.time(), client.counters.reconnects
 

@@ -8,7 +8,7 @@ import torch
 from tests.cli.started import Started
 
 from multispin.cli.main import run
-from multispin.distillation import DistilOrder, distil, training
+from multispin.distillation import DistilOrder, distil
 from multispin.distillation.corpus import Shard, Writer, write_corpus
 from multispin.distillation.training import Batches, Recipe, Trainer
 from multispin.errors import InputError
@@ -178,23 +178,23 @@ def test_the_command_is_killed_and_resumed(tiny_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
-def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder, tmp_path, monkeypatch, numbers):
+def test_training_above_frozen_layers_is_training_the_whole(shards, tiny_folder, tmp_path, numbers):
     """The states below are computed once; the model above them gives what the whole student gives."""
-    monkeypatch.setattr(training, "quick_dtype", lambda _: numbers)
     model = load_model(tiny_folder)
     ids = torch.arange(257)
     student = carve(model, (0, 1), ids, frozen=1)
     below = {name: value.clone() for name, value in student.model.layers[0].named_parameters()}
     recipe = Recipe(steps=3, batch=4, positions=32)
-    whole, pupil = (
-        Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen=frozen)
-        for frozen in (0, 1)
+    *whole, pupil = (
+        Trainer(student, model.get_output_embeddings().weight, ids, recipe, shards, "cpu", frozen, dtype=dtype)
+        for frozen, dtype in ((0, torch.float32), (0, numbers), (1, numbers))
     )
     with torch.no_grad():
-        (ours, aim), (through, same_aim) = (
-            each.states(each.batches.batch(0), 10_000, torch.Generator().manual_seed(0)) for each in (whole, pupil)
+        (exact, _), (ours, aim), (through, same_aim) = (
+            each.states(each.batches.batch(0), 10_000, torch.Generator().manual_seed(0)) for each in (*whole, pupil)
         )
     assert len(through) == 4 * 16  # all answers
+    assert torch.equal(ours, exact) == (numbers == torch.float32)
     assert torch.equal(aim, same_aim)
     assert torch.allclose(through.float(), ours.float(), atol=0.05)
     pupil.run(tmp_path / "c.pt", lambda *_: None)

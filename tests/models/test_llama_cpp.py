@@ -19,7 +19,7 @@ from multispin.models.llama_cpp import (
     LlamaCppDrafter,
     LlamaCppError,
     LlamaCppModel,
-    load_llama_cpp,
+    has_gpu_backend,
     tokenizer_of,
 )
 from multispin.models.references import embedded_path
@@ -386,7 +386,8 @@ def test_a_file_that_has_passed_is_tried_again_when_it_has_changed(path, tmp_pat
     assert len(trials) == 2
 
 
-def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused(path, monkeypatch):
-    monkeypatch.setattr(load_llama_cpp()._lib, "llama_supports_gpu_offload", lambda: False)
+def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused(path):
+    if has_gpu_backend():
+        pytest.skip("this library has a backend for a graphics processor")
     with pytest.raises(InputError, match=r"--gpu-layers 9: .* leave it out"):
         LlamaCppModel(path, gpu_layers=9)

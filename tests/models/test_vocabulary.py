@@ -1,6 +1,7 @@
 """What two tokenizers must share, where texts end, and chat templates that go wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from multispin.models import (
     load_tokenizer,
     load_verifier,
 )
+from multispin.models.template import TemplateProcess
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -122,9 +124,13 @@ def test_a_template_of_the_settings_that_is_no_text_is_refused(make_folder):
 
 def test_a_template_that_does_not_end_is_stopped(make_folder):
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% set k = i * j %}{% endfor %}{% endfor %}"
-    tokenizer = load_tokenizer(make_folder("m", template=loop))
-    with pytest.raises(InputError, match="does not end"):
-        tokenizer.encode_chat("Hello")
+    hasty = TemplateProcess(most_s=1.0)
+    tokenizer = replace(load_tokenizer(make_folder("m", template=loop)), templates=hasty)
+    try:
+        with pytest.raises(InputError, match="does not end within 1 s"):
+            tokenizer.encode_chat("Hello")
+    finally:
+        hasty.close()
 
 
 def test_a_conversation_and_the_templates_own_variables_reach_the_template(make_folder):

@@ -19,12 +19,12 @@ from multispin.speculation import (
     Outcome,
     SamplingParams,
     TruncatedDistribution,
-    rejection,
     target_distribution,
     verify_distributions,
 )
 from multispin.speculation.block import block_stops
-from multispin.speculation.distributions import Purpose
+from multispin.speculation.distributions import Purpose, stream_word
+from multispin.speculation.rejection import emit
 
 V, TOTAL = 3, 15
 FORM = DistributionFormat(V, retained=3, probability_bits=4)
@@ -280,30 +280,24 @@ def test_every_easy_mistake_misses_the_targets_distribution(mutant):
     assert missed >= 3
 
 
-def test_the_longest_prefix_whose_own_coin_says_yes_stands(monkeypatch):
+def test_the_longest_prefix_whose_own_coin_says_yes_stands():
     """Each drafted token has a coin of its own; the last one that says yes decides, whatever the others say."""
-    base, params = 7, SamplingParams(1.0, seed=5)
+    base, drafted = 7, [0, 2, 0]
     logits = torch.randn(4, V, generator=torch.Generator().manual_seed(2))
-    distribution = TruncatedDistribution(np.arange(V), np.array([9, 4, 2]), FORM)
-    drafted = [0, 2, 0]
-    stops = list(block_stops(drafted, [distribution] * 3, target_distribution(logits, params).__getitem__))
-    chances = {stop.accepted: stop.chance for stop in stops}
-    assert all(0.02 < chances[accepted] < 0.98 for accepted in (1, 2, 3))
-    assert chances[0] == 1.0
-    coins: dict[int, float] = {}
-
-    def word(seed: int, stream: Purpose, of_base: int, position: int) -> int:
-        assert (seed, stream, of_base) == (5, Purpose.ACCEPT, base)
-        return int(coins[position] * 2**52)
-
-    monkeypatch.setattr(rejection, "stream_word", word)
-    monkeypatch.setattr(rejection, "emit", lambda weights, base, position, seed: (weights.tolist(), position))
-    for answers in itertools.product([False, True], repeat=3):
-        coins = {base + index: chances[index + 1] + (-0.01 if yes else 0.01) for index, yes in enumerate(answers)}
+    distributions = [TruncatedDistribution(np.arange(V), np.array([9, 4, 2]), FORM)] * 3
+    rows = target_distribution(logits, SamplingParams(1.0))
+    stops = {stop.accepted: stop for stop in block_stops(drafted, distributions, rows.__getitem__)}
+    assert stops[0].chance == 1.0
+    met = set()
+    for seed in range(400):
+        words = [stream_word(seed, Purpose.ACCEPT, base, base + index) for index in range(3)]
+        answers = tuple((word + 0.5) / 2**52 < stops[index + 1].chance for index, word in enumerate(words))
         standing = max((index + 1 for index, yes in enumerate(answers) if yes), default=0)
-        weights = next(stop.weights() for stop in stops if stop.accepted == standing).tolist()
-        expected = Outcome(standing, (weights, base + standing))
-        assert verify_distributions(drafted, [distribution] * 3, logits, base, params) == expected
+        token = emit(stops[standing].weights(), base, base + standing, seed)
+        found = verify_distributions(drafted, distributions, logits, base, SamplingParams(1.0, seed=seed))
+        assert found == Outcome(standing, token), (seed, answers)
+        met.add(answers)
+    assert len(met) == 2**3
 
 
 def test_a_prefix_that_rounding_has_left_without_a_residual_is_followed_by_the_target():

@@ -118,13 +118,17 @@ class Termination:
 
     """
 
-    asked = False
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, _frame: object) -> NoReturn:
+        """End a command as Ctrl-C does: whatever it has begun is cleaned up first. A handler of signals."""
+        self.asked = True
+        raise SystemExit(128 + number)
 
 
-def terminated(number: int, _frame: object) -> NoReturn:
-    """SIGTERM, and the end of the terminal, end a command as Ctrl-C does: whatever it has begun is cleaned up first."""
-    Termination.asked = True
-    raise SystemExit(128 + number)
+TERMINATION = Termination()
+"""How SIGTERM, and the end of the terminal, end this process."""
 
 
 def end_signals() -> tuple[signal.Signals, ...]:
@@ -161,7 +165,7 @@ def main() -> None:
     never_fails(sys.stdout)
     sys.stderr = unheard(sys.stderr)
     for number in end_signals():
-        signal.signal(number, terminated)
+        signal.signal(number, TERMINATION)
     gc.set_threshold(*RARELY)
     code = run(sys.argv[1:])
     gc.freeze()

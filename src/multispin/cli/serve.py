@@ -19,7 +19,7 @@ import click
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, engine_options, load_engine
 from multispin.cli.lifetime import Parent, end_in_order, stop_signal
-from multispin.cli.main import Termination
+from multispin.cli.main import TERMINATION, Termination
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.unused import idle_of_serve
@@ -225,7 +225,7 @@ class _Loaded(NamedTuple):
 
 
 @contextlib.contextmanager
-def stops_at_once() -> Iterator[Callable[[], bool]]:
+def stops_at_once(termination: Termination = TERMINATION) -> Iterator[Callable[[], bool]]:
     """Let SIGTERM and SIGINT end the loading of a model. The function that is yielded says whether one of them came.
 
     A shell lets background processes of a script ignore SIGINT, so a handler is installed here.
@@ -234,7 +234,7 @@ def stops_at_once() -> Iterator[Callable[[], bool]]:
     with contextlib.suppress(ValueError):  # only a main thread may
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield lambda: stopped or Termination.asked
+        yield lambda: stopped or termination.asked
     except (KeyboardInterrupt, SystemExit):
         stopped = True
 

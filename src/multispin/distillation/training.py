@@ -154,6 +154,7 @@ class Trainer:
         device: where it is taught: "cpu", or a GPU such as "cuda:0".
         frozen: number of first layers that stay the target's; their states are computed once. Default 0.
         prepared: function of (shards that the frozen layers have read, all shards); default none.
+        dtype: number type of the products; default the one that is quickest there.
 
     """
 
@@ -167,13 +168,14 @@ class Trainer:
         device: str,
         frozen: int = 0,
         prepared: Callable[[int, int], None] = lambda *_: None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.student = student.to(device)
         self.recipe = recipe
         self.step = 0
         self.spent_s = 0.0
         self._device = torch.device(device)
-        self._dtype = quick_dtype(device)
+        self._dtype = dtype or quick_dtype(device)
         self._rows = head.detach()[ids].to(self._device, self._dtype)
         self._parameters = list(learned_parameters(student, frozen).values())
         self._frozen = frozen

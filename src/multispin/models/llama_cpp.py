@@ -97,6 +97,11 @@ def _declare(library: Any) -> None:
     library._lib.llama_log_set(_SILENT, None)
 
 
+def has_gpu_backend() -> bool:
+    """Whether llama.cpp's library can compute layers on a graphics processor."""
+    return bool(load_llama_cpp()._lib.llama_supports_gpu_offload())
+
+
 class LlamaCppModel:
     """A GGUF file in llama.cpp: weights and vocabulary, shared by any number of texts.
 
@@ -121,7 +126,7 @@ class LlamaCppModel:
             raise LlamaCppError(f"{path} is not a GGUF file")
         self.path = path
         self.library = load_llama_cpp()
-        if gpu_layers and not self._native.llama_supports_gpu_offload():
+        if gpu_layers and not has_gpu_backend():
             raise InputError(
                 f"--gpu-layers {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"
             )

@@ -91,10 +91,11 @@ def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[s
     return line, slow
 
 
-_process = TemplateProcess()
+SHARED = TemplateProcess()
+"""The process of whoever names no other."""
 
 
-def render(template: str, variables: Mapping[str, Any], process: TemplateProcess = _process) -> str:
+def render(template: str, variables: Mapping[str, Any], process: TemplateProcess = SHARED) -> str:
     """The text that a chat template writes.
 
     Args:

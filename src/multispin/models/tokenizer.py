@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from multispin.errors import InputError
 from multispin.models.hub import folder_of
 from multispin.models.references import check_sizes, converted_folder, is_whole, locate
-from multispin.models.template import render
+from multispin.models.template import SHARED, TemplateProcess, render
 from multispin.outside import first_line, json_value, read_file, whole_characters
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Tokenizer:
         template: chat template in Jinja; "" for a model that has none.
         special_tokens: texts that the template may name, such as "eos_token".
         known_ids: number of ids that the model has; a token beyond can be neither read nor written. None: it has all.
+        templates: the process that runs the template; by default one for all tokenizers.
 
     """
 
@@ -61,6 +62,7 @@ class Tokenizer:
     template: str = ""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     known_ids: int | None = None
+    templates: TemplateProcess = field(default=SHARED, compare=False, repr=False)
 
     @cached_property
     def size(self) -> int:
@@ -195,7 +197,8 @@ class Tokenizer:
         answered: bool = True,
     ) -> str:
         fixed = dict.fromkeys(RESERVED) | {"add_generation_prompt": answered, "tools": list(tools) if tools else None}
-        return render(self.template, {**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]})
+        given = {**self.special_tokens, **variables, **fixed, "messages": [*map(dict, messages)]}
+        return render(self.template, given, self.templates)
 
 
 def _message(text: str) -> list[dict[str, str]]:
