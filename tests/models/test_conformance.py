@@ -175,6 +175,10 @@ class Unending(Counting):
         return super().open() if self._free else 0
 
 
+class Fasting(Counting):
+    longest_chunk = 0
+
+
 class Careless(Counting):
     def close(self, slot):
         if slot in self._cached:
@@ -202,6 +206,7 @@ class Unjust(Counting):
         (Crowded, "a batch of a draft and a prompt|who else is in the batch"),
         (Leaky, "right tokens came"),
         (Unending, "more slots"),
+        (Fasting, "no prompt would ever be read"),
         (Careless, "given back twice"),
         (Wordy, "no token is wanted"),
         (Unjust, "of 3 drafted tokens were accepted"),

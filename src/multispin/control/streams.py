@@ -52,9 +52,9 @@ LEAST_WAIT_S = 0.001
 WAITS = 4
 """A pass that begins now is compared with passes that begin at this many expected arrivals, at most."""
 SLACK_TOKENS = 2.0
-"""By so much a session may be short of that before its tokens count more [tokens] …"""
+"""A session may be short of its floor by this much before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0
-"""… and with so much more they count twice as much [tokens]."""
+"""… and with each further shortfall of this size they count twice as much [tokens]."""
 
 
 class Candidate(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 from multispin.errors import InputError
 
 TASKS: tuple[str, ...] = ("code", "arithmetic", "dialogue", "reading")
-MAX_PROMPT_CHARACTERS = 1000  # a prompt is to be read in by a small model in one or two rounds
+MAX_PROMPT_CHARACTERS = 1000  # short, so that a small model reads a prompt in a moment
 
 
 @dataclass(frozen=True)

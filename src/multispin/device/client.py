@@ -138,7 +138,7 @@ class DeviceClient:
         url: address of the edge's session endpoint, or several, which are tried in turn.
         hello: how the device introduces itself.
         drafter: what guesses the next tokens.
-        emulation: what the device pretends to be; default nothing.
+        emulation: speed and link that the device emulates; default none.
         on_progress: function that gets every advance of the text.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
         link: link that carries the messages; default a WebSocket.
@@ -318,7 +318,7 @@ class DeviceClient:
                 self._start_drafting()
 
     async def _watch(self, retries: Retries) -> None:
-        """End a connection on which the edge answers pings at most, for too long while it is its turn."""
+        """End the connection if it is the edge's turn and it sends nothing for too long; pongs do not count."""
         loop, session = asyncio.get_running_loop(), self.session
         while True:
             limit_s = WELCOME_TIMEOUT_S if session.is_greeting else SILENCE_TIMEOUT_S

@@ -45,7 +45,7 @@ class Door:
 
     Attributes:
         guesses: wrong credentials that have come.
-        max_messages_per_s: messages which answer nothing that a device may send in a second.
+        max_messages_per_s: most messages in a second from one device that answer nothing.
 
     Args:
         most: device connections at once; default `MAX_CONNECTIONS`.
@@ -54,7 +54,7 @@ class Door:
         proxies: networks whose `X-Forwarded-For` is believed; default none.
         guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
         max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
-        max_messages_per_s: messages which answer nothing that a device may send in a second; default
+        max_messages_per_s: most messages in a second from one device that answer nothing; default
             `MAX_MESSAGES_PER_S`.
         allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them.
 

@@ -52,7 +52,7 @@ async def check_free(host: str, port: int) -> None:
 
 
 class _Complaints(logging.LoggerAdapter[logging.Logger]):
-    """The web server's log. Requests that are none are counted, and told now and then: a stranger can send millions."""
+    """The web server's log. Malformed requests are counted and logged now and then: a stranger can send millions."""
 
     def __init__(self) -> None:
         super().__init__(log)

@@ -41,7 +41,7 @@ class AccessToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         max_sessions: sessions at once; 0 is no limit.
         tokens_per_minute: prompt and generated tokens per minute; 0 is no limit.
         max_prompt_tokens: tokens of a prompt; 0 is no limit.
-        expires: from when on it is worth nothing, with its time zone; None: never.
+        expires: time from which it is not valid any more, with its time zone; None: never.
 
     """
 

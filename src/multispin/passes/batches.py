@@ -19,8 +19,8 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
         state: sessions and messages that the parts of the loop share.
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
-        planned_s: planned time of a round [s], by whose share `prefill_share` prompts may lengthen it; default 0: the
-            share is of the pass's own time.
+        planned_s: planned time of a round [s]: prompts may lengthen the round by the share `prefill_share` of it;
+            default 0: of the pass's own time.
 
     """
     jobs = sorted(drafts, key=lambda job: job.session)

@@ -35,8 +35,8 @@ class Limits:
             always as long as the two values above allow.
         longest_wait_s: in streams a session that was in no pass for this long rides in the next one, whatever it brings
             [s].
-        draft_timeout_s: a connected device that owes an answer for longer than this is let go [s].
-        idle_timeout_s: a device that asks for nothing for this long is let go [s].
+        draft_timeout_s: a connected device that owes an answer for longer than this is disconnected [s].
+        idle_timeout_s: a device that asks for nothing for this long is disconnected [s].
 
     """
 

@@ -134,6 +134,7 @@ def check_engine(engine: Engine) -> None:
     _must(engine.slots >= 2, "the check needs an engine of 2 slots or more")
     _must(engine.max_length >= 32, "the check needs 32 positions or more")
     _must(bool(engine.rules) and engine.rules <= frozenset(Rule), "an engine names the rules that it can apply")
+    _must(engine.longest_chunk >= 1, "longest_chunk is below 1: no prompt would ever be read")
     _check_slots(engine)
     prompts = [
         [(step * place + 1) % engine.vocabulary_size for place in range(CHECKED_PROMPT_TOKENS)] for step in (1, 3)
