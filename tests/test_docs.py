@@ -65,6 +65,11 @@ def test_every_picture_of_the_documentation_is_shown_somewhere():
     assert set((ROOT / "docs" / "images").iterdir()) <= shown
 
 
+def test_the_changelog_goes_back_to_the_first_version():
+    """A commit once cut off all but its newest entries, and nothing else noticed."""
+    assert "\n## 0.1.0\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 COMMANDS = "|".join(cli.list_commands(click.Context(cli)))
 PLACEHOLDER = re.compile(r"[A-Z_]+$|.*[…$]")
 """A word that stands for what the reader puts in, such as FILE or $P."""
