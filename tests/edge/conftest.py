@@ -42,6 +42,7 @@ class StubSite:
 
     def __init__(self, slots=4, mode="rounds", engine=None, server=None, listen=None, **limits):
         controller = Controller(ControllerSettings("fixed", 1e6, 7, 8, mode=mode))
+        controller.beliefs.leaves_out = False  # in rounds devices draft, whatever this machine finds worth waiting for
         self.events = []
         self.passes = Passes(engine or StubEngine(slots), controller, "stub", Limits(**limits))
         self.server = EdgeServer(self.passes, self.events.append, **(server or {}))

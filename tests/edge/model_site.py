@@ -4,6 +4,7 @@ import asyncio
 from functools import cache
 
 from aiohttp import web
+from tests.steady_beliefs import AtOnce, SteadyBeliefs
 
 from multispin.control import Verification
 from multispin.device import DeviceClient
@@ -31,6 +32,9 @@ from multispin.speculation import (
 )
 
 PROMPT = list(b"the quick brown fox")
+
+
+PASS_S = 0.02
 
 
 PROFILE = Profile(0.001, 5.0)
@@ -64,7 +68,8 @@ class Site:
         server=None,
         **limits,
     ):
-        self.folder, self.port, self.events, self._server = folder, port, [], server or {}
+        self.folder, self.port, self.events = folder, port, []
+        self._server = {"planning": AtOnce()} | (server or {})
         self.verifier = verifier = Verifier(load_model(folder), slots, 256)
         self.fingerprint = load_tokenizer(folder).fingerprint
         settings = ControllerSettings(
@@ -72,9 +77,11 @@ class Site:
         )
         # A pass that takes its time: drafts of the edge and of devices in streams pay on any machine, however busy.
         quick = edge is None and mode != "streams"
-        engine = verifier if quick else PacedEngine(verifier, Verification(0.02, 0.0, 0.0))
+        engine = verifier if quick else PacedEngine(verifier, Verification(PASS_S, 0.0, 0.0))
+        beliefs = SteadyBeliefs(settings, PASS_S)
+        beliefs.leaves_out = policy != "fixed"
         self.passes = Passes(
-            *(engine, Controller(settings), self.fingerprint, Limits(**limits)),
+            *(engine, Controller(settings, beliefs), self.fingerprint, Limits(**limits)),
             seed=3,
             edge_drafter=None if edge is None else ModelBatchDrafter(edge, slots, 256),
         )

@@ -65,7 +65,7 @@ def test_drafters_of_every_kind_write_whole_texts_under_the_rejection_rules(tiny
         ]
         async with Site(tiny_folder, policy="fixed", longest=4, mode=mode) as site:
             clients = [site.client(drafter, f"device-{i}") for i, drafter in enumerate(drafters)]
-            # Most of the 257 tokens stand in the prompt: prompt lookup finds some, whatever text the rule happens to draw.
+            # Most of the 257 tokens stand in the prompt: prompt lookup finds some, whatever text is drawn.
             prompt = list(range(200))
             texts = await asyncio.gather(
                 *(c.generate(Request([*prompt, 10 + i], HOT, 30, rule=rule)) for i, c in enumerate(clients))
