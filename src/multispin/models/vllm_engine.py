@@ -18,7 +18,6 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -109,7 +108,7 @@ class VllmEngine(SlotTable):
     ) -> None:
         super().__init__(slots)
         self.lacks = NOT_BUILT
-        internals, source, config = _known(reference, dtype)
+        source, config = _known(reference, dtype)
         # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
         known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1
         self._max_length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
@@ -120,11 +119,13 @@ class VllmEngine(SlotTable):
         # A step must have room for everybody's draft and for prompts, or vLLM would cut some of them.
         drafts = slots * (max_draft + 1)
         step = max(MAX_PROMPT_TOKENS_PER_STEP, 2 * drafts)
-        chosen = _options(internals, options, {"max_num_batched_tokens": step})
+        chosen = _options(options, {"max_num_batched_tokens": step})
         self.longest_chunk = max(1, int(chosen["max_num_batched_tokens"]) - drafts)
-        _size_cache(internals, config, dtype, slots, self._max_length + max_draft + 2, chosen)
+        _size_cache(config, dtype, slots, self._max_length + max_draft + 2, chosen)
+        from multispin.models.vllm_internals import Core
+
         with _told_in_a_sentence(reference):
-            self._core = internals.Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)
+            self._core = Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)
         if (fits := self._core.concurrency) < slots:
             self._core.shutdown()
             raise InputError(
@@ -272,14 +273,15 @@ def decode_by_vllm(
         dtype: number type of weights and cache.
         options: further arguments of vLLM's engine, as for the engine that is compared.
     """
-    internals, source, config = _known(reference, dtype)
+    source, config = _known(reference, dtype)
     longest = max(len(prompt) for prompt, _ in requests) + max_tokens + 1
-    chosen = _options(internals, options, {})
-    _size_cache(internals, config, dtype, 1, longest, chosen)
+    chosen = _options(options, {})
+    _size_cache(config, dtype, 1, longest, chosen)
+    from multispin.models.vllm_internals import decode_plainly
+
     with _told_in_a_sentence(reference):
         named = [(prompt, None if _is_argmax(params) else params) for prompt, params in requests]
-        texts: list[list[int]] = internals.decode(source, dtype, longest, chosen, named, max_tokens, stop_ids)
-    return texts
+        return decode_plainly(source, dtype, longest, chosen, named, max_tokens, stop_ids)
 
 
 def _told(state: _Slot, feed: Feed) -> list[int]:
@@ -301,11 +303,14 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
 
 def vllm_version() -> str:
     """Version of the installed vLLM, for records."""
-    return str(_import_internals().VERSION)
+    _import_vllm()
+    from multispin.models.vllm_internals import VERSION
+
+    return VERSION
 
 
-def _import_internals() -> ModuleType:
-    """The module that imports vLLM, after the environment says how vLLM should behave in a process of ours."""
+def _import_vllm() -> None:
+    """Import vLLM, after the environment says how it should behave in a process of ours; InputError if it fails."""
     check_installed()
     quiet = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes of this machine need cores too
@@ -317,22 +322,22 @@ def _import_internals() -> ModuleType:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     try:
-        from multispin.models import vllm_internals
+        import multispin.models.vllm_internals  # noqa: F401
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"this vLLM cannot be used ({_sentence(error)}): see docs/vllm.md for versions and installation"
         ) from error
-    return vllm_internals
 
 
-def _known(reference: str, dtype: str) -> tuple[ModuleType, str, Any]:
-    """The module that knows vLLM, the model's folder or Hub id, and the model's configuration."""
+def _known(reference: str, dtype: str) -> tuple[str, Any]:
+    """The model's folder or Hub id, and its configuration; vLLM is imported."""
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
-    internals, source = _import_internals(), resolve(reference)
+    _import_vllm()
+    source = resolve(reference)
     with _told_in_a_sentence(reference):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    return internals, source, config.get_text_config()
+    return source, config.get_text_config()
 
 
 @contextlib.contextmanager
@@ -344,19 +349,21 @@ def _told_in_a_sentence(reference: str) -> Iterator[None]:
         raise InputError(f"vLLM cannot serve {reference}: {_sentence(error)}") from error
 
 
-def _options(internals: ModuleType, chosen: Mapping[str, Any] | None, usual: Mapping[str, Any]) -> dict[str, Any]:
+def _options(chosen: Mapping[str, Any] | None, usual: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a person chose, checked by name, over what is usual here."""
+    from multispin.models.vllm_internals import option_names
+
     for name in chosen or {}:
-        if name not in internals.option_names():
+        if name not in option_names():
             raise InputError(f"there is no option {name!r} of vLLM's engine, or multispin sets it itself")
     return {"use_tqdm_on_load": False, **usual, **(chosen or {})}  # no bar among a command's own lines
 
 
-def _size_cache(
-    internals: ModuleType, config: Any, dtype: str, slots: int, length: int, options: dict[str, Any]
-) -> None:
+def _size_cache(config: Any, dtype: str, slots: int, length: int, options: dict[str, Any]) -> None:
     """On a CPU, make the cache as large as these slots need: vLLM's default is a share of all memory."""
-    if internals.on_cpu():
+    from multispin.models.vllm_internals import on_cpu
+
+    if on_cpu():
         if options.get("tensor_parallel_size", 1) * options.get("pipeline_parallel_size", 1) == 1:
             # A worker of its own would wait in a busy loop, on the cores that the drafters need.
             options.setdefault("distributed_executor_backend", "uni")
