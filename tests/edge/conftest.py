@@ -46,10 +46,10 @@ class StubSite:
         self.events = []
         self.passes = Passes(engine or StubEngine(slots), controller, "stub", Limits(**limits))
         self.server = EdgeServer(self.passes, self.events.append, **(server or {}))
-        self.application = self.server.application()
-        self._listen = listen or {}
+        self._listen, self.url = listen or {}, "memory://edge"
 
     async def __aenter__(self):
+        self.application = self.server.application()
         self._listening = listening(self.application, self.host, 0, **self._listen)
         self.port = await self._listening.__aenter__()
         self.url = f"ws://{self.host}:{self.port}{SESSION_PATH}"

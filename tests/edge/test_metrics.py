@@ -3,13 +3,16 @@
 import asyncio
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
+from tests.edge import virtual_site
+from tests.edge.virtual_site import in_memory
+from tests.steady_beliefs import AtOnce
 
+from multispin.device import Emulation
 from multispin.edge import Metrics
 from multispin.edge.device_metrics import MAX_NAMED_DEVICES, OTHER
 from multispin.edge.metrics import Counts
@@ -124,25 +127,21 @@ def test_strangers_choose_names_but_not_how_many():
     assert names == {None, "device-5", "device-6", OTHER}
 
 
-def test_what_streams_expect_is_told_beside_what_came_and_every_drafted_token_is_counted(stub_site, run):
+def test_what_streams_expect_is_told_beside_what_came_and_every_drafted_token_is_counted(stub_site):
     """Two devices that are right about three tokens of four: planned against observed, windows, price and waste."""
 
     class Mostly(stub_site.Drafter):
         def draft(self, committed, length, params):
             return [1 + (len(committed) + place) % 4 // 3 for place in range(length)]
 
-    class Slow(stub_site.Engine):
-        def verify(self, feeds):
-            time.sleep(0.005)
-            return super().verify(feeds)
-
     async def scenario():
-        async with stub_site(mode="streams", engine=Slow(4)) as site:
+        site = stub_site(mode="streams", server={"planning": AtOnce()})
+        async with in_memory(site.server) as link:
             metrics = Metrics("m", site.server.counts)
             site.server.audience.add(metrics.tell)
             shown = []  # while the devices are there: the series of those that have gone are dropped
             site.server.audience.add(lambda event: isinstance(event, Round) and shown.append(metrics.exposition()))
-            clients = [site.client(Mostly(), name=name) for name in ("a", "b")]
+            clients = [site.client(Mostly(), name, emulation=Emulation(0.001), link=link()) for name in ("a", "b")]
             texts = await asyncio.gather(*(each.generate(Request((5, 6), SamplingParams(), 100)) for each in clients))
             assert texts == [[1] * 100] * 2
             found = samples((await metrics.answer(None)).body.decode())
@@ -151,7 +150,7 @@ def test_what_streams_expect_is_told_beside_what_came_and_every_drafted_token_is
             both = next(each for each in reversed(shown) if b'device="a"' in each and b'device="b"' in each)
             return found, samples(both.decode()), site.of(Round)
 
-    found, both, rounds = run(scenario())
+    found, both, rounds = virtual_site.run(scenario(), 0.005)
     planned_s, planned = (value(found, f"multispin_planned_pass_{what}_total") for what in ("seconds", "tokens"))
     observed_s, observed = (value(found, f"multispin_observed_pass_{what}_total") for what in ("seconds", "tokens"))
     assert observed == 200

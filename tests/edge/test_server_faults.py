@@ -40,7 +40,7 @@ from multispin.speculation import (
 def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_folder, mode):
     async def scenario():
         async with (
-            Site(tiny_folder, mode=mode) as site,
+            Site(tiny_folder, longest=2, mode=mode) as site,
             CuttingProxy(site.port, [900, 800, 800, 700, 800, 700]) as proxy,
         ):
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
@@ -49,7 +49,7 @@ def test_a_connection_that_breaks_again_and_again_does_not_change_the_text(tiny_
 
     text, reconnects = run(scenario())
     assert text == alone(tiny_folder, PROMPT, SamplingParams(0.9, seed=4), 60)
-    assert reconnects >= 2  # how many frames a text takes depends on the speed of the machine
+    assert reconnects >= 2  # it takes 20 verdicts or more
 
 
 class Cut(WebSocketLink):

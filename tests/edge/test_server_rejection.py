@@ -102,7 +102,8 @@ def test_distributions_sent_at_once_and_distributions_sent_when_asked_for_make_t
 @pytest.mark.parametrize("rule", [Rule.REJECTION_UP, Rule.REJECTION_DOWN])
 def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_folder, rule):
     async def scenario():
-        async with Site(tiny_folder) as site, CuttingProxy(site.port, [900, 1000, 1100, 1300, 1200, 1700]) as proxy:
+        cuts = [900, 1000, 1100, 1300, 1200, 1700]
+        async with Site(tiny_folder, longest=2) as site, CuttingProxy(site.port, cuts) as proxy:
             site.url = f"ws://127.0.0.1:{proxy.port}{SESSION_PATH}"
             client = site.client(ModelDrafter(round_weights(load_model(tiny_folder), 4), 256))
             text = await client.generate(Request(PROMPT, HOT, 60, rule=rule, retained=16))
@@ -110,7 +111,7 @@ def test_a_broken_connection_does_not_end_a_request_that_is_half_decided(tiny_fo
 
     text, reconnects = run(scenario())
     assert len(text) == 60
-    assert reconnects >= 3
+    assert reconnects >= 3  # it takes 20 verdicts or more
 
 
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
@@ -201,7 +202,7 @@ LIES = {
 
 def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tiny_folder):
     async def scenario():
-        async with Site(tiny_folder) as site:
+        async with Site(tiny_folder, policy="fixed") as site:
             good = site.client(ModelDrafter(load_model(tiny_folder), 256), emulation=Emulation(0.01, 0.0))
             work = asyncio.create_task(good.generate(Request(PROMPT, HOT, 100)))
             drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3), 256)
