@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-import time
 
 import pytest
+from tests.edge import virtual_site
+from tests.edge.virtual_site import in_memory
 
 import multispin.device.client
 import multispin.passes.loop
@@ -12,7 +13,7 @@ from multispin.device import EdgeAwayError, Patience, WebSocketLink
 from multispin.protocol import Request
 from multispin.speculation import NoDrafter, SamplingParams
 
-SILENCE_S = 0.5
+SILENCE_S = 1.5
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +33,10 @@ def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_se
 
         async with stub_site(engine=Stuck(4)) as site:
             outages = []
-            link = WebSocketLink(heartbeat_s=SILENCE_S / 5)  # an edge that answered no ping would be lost by this
-            client = site.client(link=link, patience=Patience(1.0, 1.0), on_outage=outages.append)
+            link = WebSocketLink(heartbeat_s=SILENCE_S / 2.5)  # an edge that answered no ping would be lost by this
+            client = site.client(link=link, patience=Patience(2 * SILENCE_S, 2 * SILENCE_S), on_outage=outages.append)
             try:
-                with pytest.raises(EdgeAwayError, match=r"the edge has sent nothing about this text for 0\.5 s"):
+                with pytest.raises(EdgeAwayError, match=r"the edge has sent nothing about this text for 1\.5 s"):
                     await client.generate(Request((1, 2), SamplingParams(), 5))
             finally:
                 stuck.set()
@@ -45,16 +46,12 @@ def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_se
 
 
 @pytest.mark.parametrize("mode", ["rounds", "streams", "plain"])
-def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, run, mode):
+def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, mode):
     async def scenario():
-        class Slow(stub_site.Engine):
-            def verify(self, feeds):
-                time.sleep(0.02)
-                return super().verify(feeds)
-
-        async with stub_site(mode=mode, engine=Slow(1)) as site:
-            first = site.client(NoDrafter(), name="first")
-            second = site.client(name="second")
+        site = stub_site(mode=mode, slots=1)
+        async with in_memory(site.server) as link:
+            first = site.client(NoDrafter(), name="first", link=link())
+            second = site.client(name="second", link=link())
             long = asyncio.create_task(first.generate(Request((1, 2), SamplingParams(), 4000)))
             await asyncio.sleep(0.2)  # the first has the only slot by now
             short = asyncio.create_task(second.generate(Request((1, 2), SamplingParams(), 5)))
@@ -65,4 +62,4 @@ def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, run, mode):
             assert await short == [1] * 5
             assert second.counters.reconnects == 0
 
-    run(scenario())
+    virtual_site.run(scenario(), 0.02)
