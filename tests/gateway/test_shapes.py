@@ -122,6 +122,36 @@ def test_a_call_of_a_tool_comes_in_openais_shape_whole_and_streamed(tiny_chat_fo
     assert pieces[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_beside_tools_a_format_holds_for_an_answer_that_calls_nothing(tiny_chat_folder):
+    inner = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+             "additionalProperties": False}  # fmt: skip
+    body = {"tools": TOOLS, "response_format": schema(inner), "seed": 5}
+    flat = {"tools": [{"type": "function", **TOOLS[0]["function"]}], "seed": 5, "input": "Rome?"}
+    flat["text"] = {"format": {"type": "json_schema", "name": "answer", "schema": inner}}
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            path, said = "/v1/chat/completions", {"messages": [{"role": "user", "content": "Rome?"}]}
+            return (
+                [await post(http, path, {**said, **body, "tool_choice": choice}) for choice in ("auto", "required")],
+                [await post(http, "/v1/responses", {**flat, "tool_choice": each}) for each in ("auto", "required")],
+            )
+
+    chats, responses = asyncio.run(scenario())
+    for (status, whole), must in zip(chats, (False, True), strict=True):
+        assert status == 200, whole
+        message = whole["choices"][0]["message"]
+        assert (message["tool_calls"] is None) == (message["content"] is not None)
+        assert not must or message["tool_calls"]
+        assert message["tool_calls"] or set(json.loads(message["content"])) == {"ok"}
+    for (status, whole), must in zip(responses, (False, True), strict=True):
+        assert status == 200, whole
+        for item in whole["output"]:
+            assert item["type"] == "function_call" or not must
+            assert item["type"] == "function_call" or set(json.loads(item["content"][0]["text"])) == {"ok"}
+        assert set(whole["usage"]["input_tokens_details"]) == {"cached_tokens", "cache_write_tokens"}
+
+
 def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tiny_chat_folder):
     body = {"input": "Hi", "instructions": "Be brief", "max_output_tokens": 12, "temperature": 0}
     messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}]

@@ -12,7 +12,8 @@ from multispin.gateway.formats import (
     MAX_SCHEMA_DEPTH,
     FormatError,
     check_schema,
-    grammar_of_format,
+    grammar_of_schema,
+    schema_of_format,
 )
 from multispin.gateway.tools import MAX_TOOLS, CallReader, plain_messages, read_tools
 from multispin.models import TextGrammars, load_tokenizer
@@ -28,6 +29,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "weather", "parameters": CITY}},
     {"type": "function", "function": {"name": "time", "description": "now"}},
 ]
+FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": CITY}}
 ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 NOW = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
 
@@ -52,6 +54,7 @@ def fits(tiny_folder):
         ("required", False, [ROME, NOW], [f"{ROME}\n{NOW}"]),
         ({"type": "function", "function": {"name": "time"}}, None, [NOW], [ROME, f"{NOW}\n{NOW}", "Hi"]),
         ("auto", None, ["Hi", "a < b", f"Hi {ROME}\n{NOW}", f"{ROME} and more", ""], ["<tool_call>", ROME[:-5]]),
+        ("auto", False, ["Hi", ROME, f"Hi {ROME}"], [f"{ROME}\n{NOW}", f"{ROME} and more"]),
         (None, None, ["Hi", ROME], [ROME.replace("weather", "wether"), ROME.replace("city", "town")]),
     ],
 )
@@ -61,6 +64,23 @@ def test_the_grammar_of_calls(fits, choice, parallel, right, wrong):
         assert fits(grammar, text), text
     for text in wrong:
         assert not fits(grammar, text), text
+
+
+@pytest.mark.parametrize("reference", ["#", "#/$defs/node"])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_references_of_a_tools_schema_mean_that_schema(fits, reference, choice):
+    node = {
+        "type": "object",
+        "properties": {"v": {"type": "integer"}, "next": {"$ref": reference}},
+        "required": ["v"],
+        "additionalProperties": False,
+    }
+    tool = {"name": "walk", "parameters": {**node, "$defs": {"node": node}}}
+    grammar = read_tools([TOOLS[0], {"type": "function", "function": tool}], choice, None).grammar()
+    call = '<tool_call>\n{"name": "walk", "arguments": {"v": 1, "next": %s}}\n</tool_call>'
+    assert fits(grammar, call % '{"v": 2, "next": {"v": 3}}')
+    assert not fits(grammar, call % '{"name": "walk", "arguments": {"v": 2}}')
+    assert not fits(grammar, call % '{"w": 2}')
 
 
 @given(st.lists(st.integers(1, 12), min_size=1), st.sampled_from(["", "Well, ", "a < b <tool_ "]))
@@ -128,16 +148,39 @@ def test_schemas_are_bounded():
 
 
 def test_formats_become_grammars(fits):
-    assert grammar_of_format(None) == grammar_of_format({"type": "text"}) == ""
-    assert fits(grammar_of_format({"type": "json_object"}), '{"a": [1, "x"]}')
-    assert not fits(grammar_of_format({"type": "json_object"}), "[1]")
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": CITY}}
-    assert fits(grammar_of_format(form), '{\n  "city": "Rome"\n}')
-    assert not fits(grammar_of_format(form), "{" + " " * 40 + '"city": "Rome"}')  # blanks are bounded
-    assert not llguidance.LLMatcher.validate_grammar(grammar_of_format(form))
+    def grammar(given):
+        return grammar_of_schema(schema_of_format(given))
+
+    assert grammar(None) == grammar({"type": "text"}) == ""
+    assert fits(grammar({"type": "json_object"}), '{"a": [1, "x"]}')
+    assert not fits(grammar({"type": "json_object"}), "[1]")
+    assert fits(grammar(FORM), '{\n  "city": "Rome"\n}')
+    assert not fits(grammar(FORM), "{" + " " * 40 + '"city": "Rome"}')  # blanks are bounded
+    assert not llguidance.LLMatcher.validate_grammar(grammar(FORM))
     for wrong in ({}, {"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}):
         with pytest.raises(FormatError):
-            grammar_of_format(wrong)
+            schema_of_format(wrong)
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "right", "wrong"),
+    [
+        (
+            "auto",
+            None,
+            ['{"city": "Rome"}', ROME, f"{ROME}\n{NOW}"],
+            ["Hi", '{"town": "Rome"}', f'{ROME}{{"city": "a"}}'],
+        ),
+        ("auto", False, ['{"city": "<tool_call>"}', NOW], [f"{ROME}\n{NOW}"]),
+        ("required", None, [ROME], ['{"city": "Rome"}']),
+    ],
+)
+def test_with_a_format_an_answer_is_calls_or_a_document(fits, choice, parallel, right, wrong):
+    grammar = read_tools(TOOLS, choice, parallel, form=schema_of_format(FORM)).grammar()
+    for text in right:
+        assert fits(grammar, text), text
+    for text in wrong:
+        assert not fits(grammar, text), text
 
 
 def test_a_template_without_tools_is_told_of_them_in_plain_messages():

@@ -32,6 +32,7 @@ from multispin.gateway.bodies import (
     plain_conversation,
     read_body,
 )
+from multispin.gateway.formats import grammar_of_schema
 from multispin.gateway.openapi import openapi_document
 from multispin.gateway.parts import Part, parts_of
 from multispin.gateway.responses import ResponseAnswer, ResponsesBody
@@ -214,7 +215,9 @@ class Gateway:
 
     async def _form(self, body: Sampling, use: ToolUse | None = None) -> str:
         """The grammar of a text, compiled so that a wrong one is refused at once; empty if any text will do."""
-        grammar, field = (body.format_grammar(), body.form_field) if use is None else (use.grammar(), "tools")
+        grammar, field = (
+            (grammar_of_schema(body.form_schema()), body.form_field) if use is None else (use.grammar(), "tools")
+        )
         if grammar and self._grammars is not None:
             try:
                 await asyncio.to_thread(self._grammars.matcher, grammar)

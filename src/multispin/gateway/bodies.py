@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from multispin.errors import InputError
-from multispin.gateway.formats import grammar_of_format
+from multispin.gateway.formats import schema_of_format
 from multispin.gateway.tools import ToolUse, read_tools
 from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
@@ -268,9 +268,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
         """Alternatives per token whose log probabilities are reported; None where nothing is."""
         return None
 
-    def format_grammar(self) -> str:
-        """The grammar of `response_format`; empty for text."""
-        return named(lambda: grammar_of_format(self.response_format), "response_format")
+    def form_schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the text must fit; None for any text."""
+        return named(lambda: schema_of_format(self.response_format), self.form_field)
 
     def params(self, seed: int, grammar: str = "") -> SamplingParams:
         """The sampling parameters; BadRequestError names what is out of range.
@@ -346,10 +346,8 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
 
     def tool_use(self) -> ToolUse | None:
         """The tools that may be called; None without any."""
-        use = named(lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls), "tools")
-        if use is not None and self.format_grammar():
-            raise BadRequestError("response_format cannot be combined with tools: set tool_choice to none", "tools")
-        return use
+        form = self.form_schema()
+        return named(lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls, form=form), "tools")
 
     @property
     def most_tokens(self) -> int | None:

@@ -22,34 +22,38 @@ class FormatError(InputError):
     """A format that cannot be had; the message says why."""
 
 
-def grammar_of_format(given: Any) -> str:
-    """The grammar of a `response_format`; empty for plain text.
+def schema_of_format(given: Any) -> dict[str, Any] | None:
+    """The JSON schema of a `response_format`, which bounds whitespace; None for plain text.
 
     Args:
         given: `{"type": "text"}`, `{"type": "json_object"}` or
             `{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`; None for text.
     """
     if given is None:
-        return ""
+        return None
     kind = given.get("type") if isinstance(given, dict) else None
     if kind == "text":
-        return ""
+        return None
     if kind == "json_object":
-        return schema_grammar(_ANY_OBJECT)
+        return bounded_schema(_ANY_OBJECT)
     if kind == "json_schema":
         named = given.get("json_schema")
         if not isinstance(named, dict) or "schema" not in named:
             raise FormatError('response_format of type "json_schema" needs json_schema.schema, a JSON schema')
-        return schema_grammar(named["schema"])
+        return bounded_schema(named["schema"])
     raise FormatError(f'response_format has the type {str(kind)[:60]!r}: use "text", "json_object" or "json_schema"')
 
 
-def schema_grammar(schema: Any) -> str:
-    """The grammar of all JSON documents that fit a schema."""
+def bounded_schema(schema: Any) -> dict[str, Any]:
+    """A JSON schema whose documents have little whitespace; FormatError if it is none, too large or too deep."""
     check_schema(schema)
     options = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
-    limited = {**schema, **options} if isinstance(schema, dict) else {"allOf": [schema], **options}
-    return json.dumps({"grammars": [{"json_schema": limited}]})
+    return {**schema, **options} if isinstance(schema, dict) else {"allOf": [schema], **options}
+
+
+def grammar_of_schema(schema: Mapping[str, Any] | None) -> str:
+    """The grammar of all JSON documents that fit a schema; empty for None, which is any text."""
+    return "" if schema is None else json.dumps({"grammars": [{"json_schema": schema}]})
 
 
 def check_schema(schema: Any) -> None:

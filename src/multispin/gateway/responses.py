@@ -17,7 +17,7 @@ from multispin.gateway.bodies import (
     plain_role,
     template_variables,
 )
-from multispin.gateway.formats import FormatError, grammar_of_format
+from multispin.gateway.formats import FormatError, schema_of_format
 from multispin.gateway.logprobs import Scored, response_logprobs
 from multispin.gateway.parts import Part
 from multispin.gateway.source import Piece
@@ -109,19 +109,17 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
             raise BadRequestError("text.format is not an object", "text")
         return given
 
-    def format_grammar(self) -> str:
-        """The grammar of `text.format`, whose schema stands beside its type; empty for text."""
+    def form_schema(self) -> dict[str, Any] | None:
+        """The JSON schema of `text.format`, which stands beside its type; None for any text."""
         form = self.form
         if form.get("type") == "json_schema":
             form = {"type": "json_schema", "json_schema": form}
-        return named(lambda: grammar_of_format(form), "text")
+        return named(lambda: schema_of_format(form), self.form_field)
 
     def tool_use(self) -> ToolUse | None:
         """The tools that may be called; None without any."""
-        use = named(lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls, flat=True), "tools")
-        if use is not None and self.format_grammar():
-            raise BadRequestError("text.format cannot be combined with tools: set tool_choice to none", "tools")
-        return use
+        given, form = (self.tools, self.tool_choice, self.parallel_tool_calls), self.form_schema()
+        return named(lambda: read_tools(*given, flat=True, form=form), "tools")
 
     def conversation(self) -> list[dict[str, Any]]:
         """The instructions and the input as messages of a chat."""
@@ -201,7 +199,7 @@ class ResponseAnswer:
         body, cut = self._body, self._status == "incomplete"
         usage = {
             "input_tokens": self._prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": self._tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self._prompt_tokens + self._tokens,

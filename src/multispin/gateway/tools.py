@@ -7,8 +7,8 @@ A call is written as models of the Hermes and Qwen families write it:
     </tool_call>
 
 A grammar holds every call to this form and to the schema of its tool. With `tool_choice` "auto" the model may write
-text as well, and the grammar begins at `<tool_call>`. A chat template that knows no tools gets them in a first system
-message.
+text as well, and the grammar begins at `<tool_call>`. With a `response_format` too, the answer is either calls or a
+document of that format. A chat template that knows no tools gets them in a first system message.
 """
 
 import json
@@ -22,7 +22,7 @@ from multispin.gateway.formats import FormatError, check_schema
 MAX_TOOLS = 64
 """Most tools of one request."""
 MAX_CALLS = 8
-"""Most calls in one answer that must call; `parallel_tool_calls: false` allows one."""
+"""Most calls in one answer; `parallel_tool_calls: false` allows one."""
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"arguments"\s*:\s*')
@@ -56,7 +56,8 @@ class ToolUse(NamedTuple):
         tools: all that the model is told of.
         required: whether the answer is calls and nothing else.
         only: name of the one tool that must be called; empty for any.
-        most_calls: calls that an answer may have where it must call.
+        most_calls: calls that an answer may have.
+        form: JSON schema of an answer that calls nothing; None for any text.
 
     """
 
@@ -64,28 +65,28 @@ class ToolUse(NamedTuple):
     required: bool = False
     only: str = ""
     most_calls: int = MAX_CALLS
+    form: Mapping[str, Any] | None = None
 
     def grammar(self) -> str:
         """The grammar of the answer."""
-        able = [tool for tool in self.tools if self.only in ("", tool.name)]
-        calls = [
-            {
-                "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": _of_object(tool.parameters)},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for tool in able
-        ]
+        # Each schema is a document of its own, so that its references mean its own parts.
         guidance = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-        body = json.dumps({"anyOf": calls, "x-guidance": guidance})
-        if self.required:
-            most = 1 if self.only else self.most_calls
-            more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
-            return f'start: call{more}\ncall: "{OPEN_CALL}\\n" body "\\n{CLOSE_CALL}"\nbody: %json {body}\n'
+        able = [tool for tool in self.tools if self.only in ("", tool.name)]
+        rules = "".join(
+            f'body{k}: "{{\\"name\\": \\"{tool.name}\\", \\"arguments\\": " arguments{k} "}}"\n'
+            f"arguments{k}: %json {json.dumps({**tool.parameters, 'type': 'object', 'x-guidance': guidance})}\n"
+            for k, tool in enumerate(able)
+        )
+        rules += "body: " + " | ".join(f"body{k}" for k in range(len(able))) + "\n"
+        further = (1 if self.only else self.most_calls) - 1
+        if self.required or self.form is not None:
+            more = f' ("\\n" call){{0,{further}}}' if further else ""
+            form = "" if self.required else f" | form\nform: %json {json.dumps(self.form)}"
+            return f'start: call{more}{form}\ncall: "{OPEN_CALL}\\n" body "\\n{CLOSE_CALL}"\n{rules}'
+        more = f"call{{0,{further}}} " if further else ""
         return (
-            "start: call* rest\nrest: TEXT\nTEXT: /(.|\\n)*/\n"
-            f'open[lazy]: TEXT "{OPEN_CALL}"\ncall: open "\\n" body "\\n{CLOSE_CALL}"\nbody: %json {body}\n'
+            f"start: {more}(call | rest)\nrest: TEXT\nTEXT: /(.|\\n)*/\n"
+            f'open[lazy]: TEXT "{OPEN_CALL}"\ncall: open "\\n" body "\\n{CLOSE_CALL}"\n{rules}'
         )
 
     def told(self) -> str:
@@ -99,11 +100,9 @@ class ToolUse(NamedTuple):
         )
 
 
-def _of_object(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {**parameters, "type": "object"}
-
-
-def read_tools(given: Any, choice: Any, parallel: bool | None, flat: bool = False) -> ToolUse | None:
+def read_tools(
+    given: Any, choice: Any, parallel: bool | None, flat: bool = False, form: Mapping[str, Any] | None = None
+) -> ToolUse | None:
     """The tools of a request; None without any, or if none may be used. FormatError names what is wrong.
 
     Args:
@@ -111,6 +110,7 @@ def read_tools(given: Any, choice: Any, parallel: bool | None, flat: bool = Fals
         choice: the field `tool_choice`.
         parallel: the field `parallel_tool_calls`.
         flat: whether a tool has its fields beside its type, as in `/v1/responses`, not under `function`.
+        form: JSON schema of an answer that calls nothing; default any text.
     """
     if not given:
         if choice not in (None, "none", "auto"):
@@ -123,7 +123,7 @@ def read_tools(given: Any, choice: Any, parallel: bool | None, flat: bool = Fals
         raise FormatError("two tools have the same name")
     most = 1 if parallel is False else MAX_CALLS
     if choice in (None, "auto", "required"):
-        return ToolUse(tools, choice == "required", most_calls=most)
+        return ToolUse(tools, choice == "required", most_calls=most, form=form)
     if choice == "none":
         return None
     name = None
