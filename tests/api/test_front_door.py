@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import multispin
-from multispin.models import ModelDrafter, decode_alone, load_model, load_tokenizer, round_weights
+from multispin.control import Verification
+from multispin.edge.paced import PacedEngine
+from multispin.models import ModelDrafter, decode_alone, load_model, load_tokenizer, load_verifier, round_weights
 from multispin.protocol.events import Round
 from multispin.simulation.setup import ScenarioFile
 from multispin.simulation.study import SimulatedRun
@@ -162,6 +164,11 @@ def test_the_example_prints_the_targets_own_texts(tiny_folder, capsys):
     assert "passes; without drafts it takes" in printed
 
 
+def paced(folder):
+    """An engine whose passes take their time: a text is not over before the first plan is made."""
+    return PacedEngine(load_verifier(folder, 2, 128), Verification(0.02, 0.0, 0.0))
+
+
 @pytest.mark.parametrize("mode", ["auto", "rounds"])
 def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder, mode):
     sampling = multispin.SamplingParams(0.9, seed=5)
@@ -169,9 +176,9 @@ def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder, mode):
 
     async def write():
         async with multispin.run_edge(
-            tiny_folder, mode=mode, slots=2, max_length=128, credential="open", on_event=events.append
+            tiny_folder, engine=paced(tiny_folder), mode=mode, credential="open", on_event=events.append
         ) as url:
-            same = {"target": tiny_folder, "max_tokens": 16, "credential": "open"}
+            same = {"target": tiny_folder, "max_tokens": 60, "credential": "open"}
             return await asyncio.gather(
                 multispin.generate(url, "abcabcabc", draft="lookup", name="one", **same),
                 multispin.generate(url, "the fox", draft="q6", params=sampling, name="two", **same),
@@ -182,10 +189,10 @@ def test_two_devices_write_the_targets_own_texts_at_an_edge(tiny_folder, mode):
     for written, prompt, params in zip(
         found, ("abcabcabc", "the fox"), (multispin.SamplingParams(), sampling), strict=True
     ):
-        ids = decode_alone(model, tokenizer.encode_chat(prompt), params, 16, tokenizer.stop_ids)
+        ids = decode_alone(model, tokenizer.encode_chat(prompt), params, 60, tokenizer.stop_ids)
         assert list(written.ids) == ids
         assert written.text == tokenizer.decode(ids)
-        assert 0 < written.rounds <= 16
+        assert 0 < written.rounds <= 60
         assert written.uplink_bytes > 0
         assert written.accepted <= written.drafted
     if mode == "rounds":
@@ -212,11 +219,11 @@ def test_an_edge_drafts_itself_for_whoever_cannot(tiny_folder):
     events = []
 
     async def write():
-        edge = {"mode": "edge", "edge_draft": "q6", "slots": 1, "max_length": 128}
+        edge = {"engine": paced(tiny_folder), "mode": "edge", "edge_draft": "q6"}
         async with multispin.run_edge(tiny_folder, **edge, on_event=events.append) as url:
-            return await multispin.generate(url, "abcabcabc", target=tiny_folder, draft="none", max_tokens=24)
+            return await multispin.generate(url, "abcabcabc", target=tiny_folder, draft="none", max_tokens=60)
 
-    alone = decode_alone(model, tokenizer.encode_chat("abcabcabc"), multispin.SamplingParams(), 24, tokenizer.stop_ids)
+    alone = decode_alone(model, tokenizer.encode_chat("abcabcabc"), multispin.SamplingParams(), 60, tokenizer.stop_ids)
     written = asyncio.run(write())
     assert list(written.ids) == alone
     assert written.drafted == 0
