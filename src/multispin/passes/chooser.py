@@ -66,21 +66,19 @@ class Chooser:
 
     Args:
         mode: "plain", "edge" or "mixture".
-        policy: policy that plans the devices' drafts; its objective is maximised.
         bandwidth_hz: uplink band that all devices share [Hz].
         tolerance: drift within which a decision is kept.
         beliefs: beliefs about sessions, verifier and the edge's drafter.
 
     """
 
-    def __init__(self, mode: str, policy: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
+    def __init__(self, mode: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
         self.probes = Probes()
         self._edge_probes = Probes(EDGE_SHARE)
         self._bandwidth_hz = bandwidth_hz
         self._bare_passes = BarePasses()
         self._turn = 0  # which sessions the edge's drafter is tried for
         self._mode = mode
-        self._policy = policy
         self._tolerance = max(tolerance, LEAST_TOLERANCE)
         self._beliefs = beliefs
         self._choices: dict[int, tuple[str, int]] = {}  # of all sessions, those between two texts included

@@ -110,9 +110,7 @@ class Controller:
             settings.bits_per_id, settings.max_draft_length, settings.frame_bits, delays=settings.mode != "rounds"
         )
         self._background: Background[_Found] = Background(_PLANNING)
-        self.chooser = Chooser(
-            settings.mode, settings.policy, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs
-        )
+        self.chooser = Chooser(settings.mode, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs)
         self.prices = Prices(settings, self.beliefs)
         self.paying = Paying()
         self._histories: defaultdict[int, _History] = defaultdict(_History)

@@ -47,7 +47,7 @@ class Prices:
     def __init__(self, settings: ControllerSettings, beliefs: Beliefs) -> None:
         self._settings = settings
         self._beliefs = beliefs
-        self._background: Background[_Found] = Background()
+        self._background: Background[_WorthAndGoodputs] = Background()
         self._fair = policy_named(settings.policy).fair
         self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
         self._worth: Worth | None = None
@@ -91,7 +91,7 @@ class Prices:
             members = [Member(n, most if sessions[n] else 0, most if edge_rooms else 0) for n in sorted(there)]
             before = self._goodputs if self._fair else None
             chunks = [sessions[each] for each in sorted(there)]
-            self._background.begin(partial(_found, planning, members, chunks, edge_rooms, before))
+            self._background.begin(partial(_priced, planning, members, chunks, edge_rooms, before))
         if (found := self._background.take()) is not None:
             self._worth, self._goodputs = found
             self._by = math.inf
@@ -153,17 +153,17 @@ class Prices:
                 self._scaled = {int(name): each.scaled(by) for name, each in self._worth.sessions.items()}
 
 
-_Found = tuple[Worth, Mapping[str, float]]
+_WorthAndGoodputs = tuple[Worth, Mapping[str, float]]
 """Prices, and the goodputs that weights follow from."""
 
 
-def _found(
+def _priced(
     planning: Planning,
     members: Sequence[Member],
     chunks: Sequence[int],
     edge_drafts: bool,
     before: Mapping[str, float] | None,
-) -> _Found:
+) -> _WorthAndGoodputs:
     """Prices, with fair weights if goodputs of before are given."""
     scenario = planning.scenario(members, chunks)
     if not edge_drafts:

@@ -105,7 +105,6 @@ class Site:
         self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
-        self.edge_drafting_s = 0.0
         self.air: Air = TimeDivision() if in_turns(scenario) else FrequencyDivision()
         self._until_s = -1.0  # the last time at which a look is due already
         self._looks = False  # whether a look is due at this very moment
@@ -432,7 +431,6 @@ class Site:
         assert self._edge_drafter is not None
         drafts = [self._edge_drafter.draft_for(self._present[each.session].truth, each.ask) for each in step.asks]
         draft_s = self._edge_drafter.draft_s([each.ask.length for each in step.asks])
-        self.edge_drafting_s += draft_s
         self.queue.at(self.queue.now_s + draft_s, partial(self._drafted, step, drafts, draft_s))
 
     def _drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float) -> None:

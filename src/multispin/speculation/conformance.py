@@ -162,7 +162,7 @@ def _check_slots(engine: Engine) -> None:
 
 
 def _check_texts(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-    texts = [_write(engine, prompt, params) for prompt in prompts]
+    texts = [_own_text(engine, prompt, params) for prompt in prompts]
     for prompt, own in zip(prompts, texts, strict=True):
         slot = _read(engine, prompt, cut=2)
         _must(engine.cached(slot) == len(prompt) - 1, "the positions of a prompt that was read are not cached")
@@ -254,7 +254,7 @@ def _verify(
     return found
 
 
-def _write(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> list[int]:
+def _own_text(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> list[int]:
     """The target's own text after a prompt, token by token."""
     slot, text = _read(engine, prompt), list(prompt)
     for _ in range(TEXT_TOKENS):
