@@ -42,7 +42,7 @@ def plan(scenario: Scenario | str | Path, policy: str = "heterogeneous", relativ
     Args:
         scenario: a scenario, the path of its file, or the name of a bundled one.
         policy: how to choose; one of `multispin.control.POLICIES`. "heterogeneous" is the exact optimum.
-        relative_gap: how far the proven bound may be above the answer, as a share of it.
+        relative_gap: how far the proven bound may be above the answer, as a share of it; default 1e-06.
 
     Example:
         >>> import multispin
@@ -74,9 +74,9 @@ def simulate(
             optimum.
         mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "streams" and "auto" are
             the others that `multispin serve --mode` explains.
-        rounds: verified rounds per run; in the other modes, passes.
+        rounds: verified rounds per run; in the other modes, passes; default 200.
         seeds: seeds of the simulation, one run each.
-        knows: whether the controller knows the truth; otherwise it learns, as a real one does.
+        knows: whether the controller knows the truth; otherwise it learns, as a real one does; default False.
 
     Returns:
         The measures of all runs; its `estimates()` are means with 95 % intervals.
@@ -257,12 +257,12 @@ async def run_edge(
         mode: who drafts, as `multispin serve --mode` explains it; default "auto", whatever pays.
         edge_draft: drafter of the edge's own, as `multispin serve --edge-draft` names it; default none.
         policy: how draft lengths and bands are chosen in the modes "rounds" and "mixture"; one of
-            `multispin.control.RUNTIME_POLICIES`.
+            `multispin.control.RUNTIME_POLICIES`; default "heterogeneous".
         bandwidth_hz: uplink band that all devices share [Hz]; default 20 kHz.
         slots: texts that are written at once, of the default engine; default 16.
         max_length: prompt and generated tokens per text, of the default engine; default 1024.
         credential: what every device must show; default none.
-        on_event: function that gets every event.
+        on_event: function that gets every event; by default none.
 
     Yields:
         The address for devices, such as "ws://127.0.0.1:40123".

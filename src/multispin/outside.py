@@ -86,8 +86,8 @@ def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float =
 
     Args:
         path: the file, or a pipe.
-        most_bytes: most bytes that it may hold.
-        pipe_wait_s: how long a pipe may hold nothing [s].
+        most_bytes: most bytes that it may hold; default `MAX_TEXT_BYTES`.
+        pipe_wait_s: how long a pipe may hold nothing [s]; default `MAX_PIPE_WAIT_S`.
 
     Raises:
         InputError: it cannot be read, is too long or no text; the message names it.

@@ -41,8 +41,8 @@ class Streamed:
     """A site's goodput in streams, as it was simulated.
 
     Args:
-        goodput_tokens_per_s: tokens/s of all users together.
-        slowest_tokens_per_s: tokens/s of the slowest user.
+        goodput_tokens_per_s: goodput of all users together [tokens/s].
+        slowest_tokens_per_s: rate of the slowest user [tokens/s].
     """
 
     goodput_tokens_per_s: float
@@ -60,13 +60,13 @@ class Option:
     Args:
         mode: "plain", "edge", "rounds" or "mixture", as in `decide`; or "streams".
         policy: how lengths and bands are chosen.
-        goodput_tokens_per_s: tokens/s of all users together, unweighted.
-        slowest_tokens_per_s: tokens/s of the slowest user.
+        goodput_tokens_per_s: goodput of all users together, unweighted [tokens/s].
+        slowest_tokens_per_s: rate of the slowest user [tokens/s].
         gain_over_plain: goodput over that of plain decoding, minus 1.
         gain_over_edge: the same over the edge's own drafts; None if the edge has no drafter.
         users: number of users.
         decision: the decision for every session; None in streams, where it changes from pass to pass.
-        upper_bound_tokens_per_s: goodput that no schedule exceeds; None but in streams (`exact.fluid`).
+        upper_bound_tokens_per_s: goodput that no schedule exceeds [tokens/s]; None but in streams (`exact.fluid`).
     """
 
     mode: str
@@ -123,8 +123,9 @@ def advise(
 
     Args:
         scenario: the site; `edge_drafter` None means that the edge cannot draft.
-        policies: policies whose rounds are compared; one that plans from what happened is skipped.
-        told: function of the current stage and the share of everything that is done, 0 … 1.
+        policies: policies whose rounds are compared; one that plans from what happened is skipped; default
+            `RUNTIME_POLICIES`.
+        told: function of the current stage and the share of everything that is done, 0 … 1; by default none.
         streams: simulates the site in streams; None leaves streams out.
     """
     decisions: list[tuple[str, str, Decision]] = []

@@ -30,7 +30,8 @@ def draft_time(
         draft_length: L_k [tokens], shape [..., K]; a device with 0 takes no part. All 0 gives φ = 0.
         seconds_per_token: T_k [s], shape [K].
         upload_s: a_k [s], shape [K].
-        snr: signal-to-noise ratios of devices whose rate is limited by a noise density, see `rate`, shape [K].
+        snr: signal-to-noise ratios of devices whose rate is limited by a noise density, see `rate`, shape [K]; default
+            None.
         round_trip_s: time that a device with a draft waits for its grant and its draft to travel [s], shape [K]; None
             for none. The paper has none.
 

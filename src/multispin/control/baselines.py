@@ -21,8 +21,8 @@ def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1
         previous: length that the device was told last [tokens].
         drafted: tokens that it drafted.
         accepted: tokens of the draft that the server accepted.
-        shortest: least length to return.
-        longest: greatest length to return.
+        shortest: least length to return; default 1.
+        longest: greatest length to return; default 25.
 
     Source: the "heuristic" assistant-token schedule of transformers' assisted generation
     (`AssistedCandidateGenerator.update_candidate_strategy`).

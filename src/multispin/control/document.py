@@ -94,8 +94,8 @@ class Document:
             kind: the dataclass; its fields are the keys that the table may have.
             where: path of the table.
             header: how the table is written, such as "[cell]".
-            given: values to build it from instead of the table's own, which were read in another way.
-            known: further keys to name when one is unknown.
+            given: values to build it from instead of the table's own, which were read in another way; default None.
+            known: further keys to name when one is unknown; by default none.
 
         Raises:
             InputError: an unknown or a missing key, or a value that the dataclass refuses; with file and line.

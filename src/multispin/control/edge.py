@@ -42,7 +42,7 @@ def plain(scenario: Scenario, tables: "EdgeTables | None" = None) -> EdgePass:
 
     Args:
         scenario: the site as it is known.
-        tables: the scenario's tables, if they have been made already.
+        tables: the scenario's tables, if they have been made already; default None.
     """
     return _as_pass(tables or EdgeTables(scenario), np.zeros(len(scenario.devices), dtype=np.int64))
 
@@ -54,8 +54,8 @@ def edge_drafts(scenario: Scenario, *, fair: bool = False, tables: "EdgeTables |
 
     Args:
         scenario: the site as it is known.
-        fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
-        tables: the scenario's tables, if they have been made already.
+        fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k; default False.
+        tables: the scenario's tables, if they have been made already; default None.
 
     Raises:
         InputError: the scenario has no edge drafter.

@@ -27,8 +27,8 @@ def fairly_weighted(
     Args:
         scenario: the site as it is known.
         before: goodputs that were found before, by device name, to go on from; others begin with plain decoding
-            [tokens/s].
-        steps: linear programs that are solved.
+            [tokens/s]; default None.
+        steps: linear programs that are solved; default `STEPS`.
 
     Raises:
         InputError: as in `fluid`.

@@ -86,8 +86,8 @@ class MixtureSearch:
         scenario: the site as it is known.
         problem: the same in numbers.
         fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
-        equal_bands: each device that drafts gets an equal share of the band.
-        edge: tables of the edge's drafts, if they have been made already.
+        equal_bands: each device that drafts gets an equal share of the band; default False.
+        edge: tables of the edge's drafts, if they have been made already; default None.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class MixtureSearch:
 
         Args:
             starts: choices to begin with, as drafts of the devices and of the edge, [K] each.
-            warm: whether the last of them is nearly the answer, so that little else need be tried.
+            warm: whether the last of them is nearly the answer, so that little else need be tried; default False.
         """
         begun = [self.offer(lengths[None], edge_lengths[None]) for lengths, edge_lengths in starts]
         assert self.best is not None

@@ -21,9 +21,9 @@ class Radio:
     p g / N₀ with g = gain_at_1m · d^(−exponent). What is left out is that of the preset of arXiv 2608.29618.
 
     Args:
-        noise_dbm_per_hz: noise density N₀ at the server [dBm/Hz].
-        path_loss_exponent: 2 in free space.
-        gain_at_1m_db: power gain at 1 m [dB].
+        noise_dbm_per_hz: noise density N₀ at the server [dBm/Hz]; default −169.0.
+        path_loss_exponent: 2 in free space; default 3.5.
+        gain_at_1m_db: power gain at 1 m [dB]; default −30.0.
     """
 
     noise_dbm_per_hz: float = -169.0

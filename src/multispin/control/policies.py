@@ -87,13 +87,13 @@ def plan(
 
     Args:
         scenario: the site as it is known.
-        policy: name of any policy of the table but `REACTIVE`.
-        relative_gap: for `heterogeneous` and `fair`, how far the proven bound may be above the answer; up to 32
-            devices always get the optimum, to 1e-10.
-        warm_start: an earlier plan for (nearly) the same devices; only makes the search quicker.
+        policy: name of any policy of the table but `REACTIVE`; default "heterogeneous".
+        relative_gap: for `heterogeneous` and `fair`, how far the proven bound may be above the answer; up to 32 devices
+            always get the optimum, to 1e-10; default 0.001.
+        warm_start: an earlier plan for (nearly) the same devices; only makes the search quicker; default None.
         max_effort: how much the search of `heterogeneous` and `fair` may work through [table entries, of 15 to 50 ns
-            each on one core]. Beyond, `status` is "feasible", and the bound and the plan are the best so far. The
-            same scenario always ends at the same point, however busy the machine is.
+            each on one core]. Beyond, `status` is "feasible", and the bound and the plan are the best so far. The same
+            scenario always ends at the same point, however busy the machine is. Default `MAX_EFFORT`.
 
     Raises:
         InfeasibleError: `heterogeneous` or `fair` cannot meet the devices' least goodputs. Other policies know of
@@ -154,8 +154,8 @@ def plan_for_lengths(
     Args:
         scenario: the site as it is known.
         draft_lengths: L_k [tokens], one per device.
-        policy: the name to put on the plan.
-        equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA.
+        policy: the name to put on the plan; default "given".
+        equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA; default False.
     """
     scenario = first_modes(scenario)
     problem = as_problem(scenario)

@@ -21,8 +21,8 @@ class Cell:
     Args:
         bandwidth_hz: B, the band that all devices share [Hz].
         bits_per_token: Q_tok, uplink payload of one drafted token [bit] (eq. 9).
-        max_draft_length: longest draft of a device [tokens].
-        min_draft_length: shortest draft [tokens]; 0 lets a device decode plainly in the batch.
+        max_draft_length: longest draft of a device [tokens]; default 25.
+        min_draft_length: shortest draft [tokens]; 0 lets a device decode plainly in the batch; default 1.
         multiple_access: "fdma", each device has a share of the band, or "tdma", they send one after the other over all
             of it.
     """
@@ -53,9 +53,10 @@ class Verification:
     Args:
         fixed_s: T_fix [s].
         per_device_s: T_lin [s per device in the batch].
-        per_token_s: time of one verified token [s].
-        padded: whether shorter drafts are padded to the longest one.
-        draft_seconds_per_token: one drafting step of the server for the whole batch [s], for `centralized` only.
+        per_token_s: time of one verified token [s]; default 0.0.
+        padded: whether shorter drafts are padded to the longest one; default False.
+        draft_seconds_per_token: one drafting step of the server for the whole batch [s], for `centralized` only;
+            default None.
     """
 
     fixed_s: float
@@ -124,11 +125,13 @@ class Mode:
 
     Args:
         name: its name in plans; unique for a device.
-        acceptance_rate: α, as in `Device`.
-        acceptance_profile: as in `Device`.
+        acceptance_rate: α, as in `Device`; default None.
+        acceptance_profile: as in `Device`; default None.
         bits_per_token: payload per drafted token [bit]; None takes the cell's.
-        bits_per_rejection: further uplink bits once a draft is refused, such as a whole distribution [bit].
-        seconds_per_rejection: further time once a draft is refused, such as that of a distribution sent down [s].
+        bits_per_rejection: further uplink bits once a draft is refused, such as a whole distribution [bit]; default
+            0.0.
+        seconds_per_rejection: further time once a draft is refused, such as that of a distribution sent down [s];
+            default 0.0.
     """
 
     name: str
@@ -158,21 +161,21 @@ class Device:
     Args:
         name: its name in plans and messages; unique in a scenario.
         seconds_per_token: T_k^S, time to draft one token [s].
-        spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8), whatever the band.
-        snr_hz: p g / N₀, received power over noise density [Hz]: the rate in a band b is b log2(1 + snr_hz / b)
-            (arXiv 2608.29618).
-        acceptance_rate: α_k, probability that a drafted token is accepted, the same at every position.
-        acceptance_profile: probability that position 1, 2, … is accepted given that those before it were;
-            the last value holds for all later positions.
+        spectral_efficiency: r_k = log2(1 + SNR) [bit/s/Hz] (eq. 8), whatever the band; default None.
+        snr_hz: p g / N₀, received power over noise density [Hz]: the rate in a band b is b log2(1 + snr_hz / b) (arXiv
+            2608.29618); default None.
+        acceptance_rate: α_k, probability that a drafted token is accepted, the same at every position; default None.
+        acceptance_profile: probability that position 1, 2, … is accepted given that those before it were; the last
+            value holds for all later positions; default None.
         bits_per_token: payload per drafted token [bit]; None takes the cell's.
-        weight: w_k of the weighted sum goodput.
+        weight: w_k of the weighted sum goodput; default 1.0.
         min_goodput_tokens_per_s: least acceptable E[N_k] / round time [tokens/s]; None asks for nothing.
         max_draft_length: overrides the cell's [tokens]; 0 for a device without a drafter.
         min_draft_length: overrides the cell's [tokens]; None takes the cell's, or the maximum if that is smaller.
-        modes: ways to speculate, of which a plan picks one; each says its acceptance and bits. `[[device.mode]]` in
-            a file.
-        delay_s: one-way delay between the device and the edge [s]. A round waits for it twice: the grant goes down,
-            the draft comes up. Who drafts nothing waits for neither.
+        modes: ways to speculate, of which a plan picks one; each says its acceptance and bits. `[[device.mode]]` in a
+            file. By default none.
+        delay_s: one-way delay between the device and the edge [s]. A round waits for it twice: the grant goes down, the
+            draft comes up. Who drafts nothing waits for neither. Default 0.0.
         edge_acceptance_rate: α of tokens that the edge's own drafter drafts for this device's text; None takes that
             of the `EdgeDrafter`.
         edge_max_draft_length: longest draft of the edge for this device's text [tokens]; None takes the cell's

@@ -73,8 +73,8 @@ class Candidate(NamedTuple):
         room: longest draft, device's and edge's tokens together, that still makes sense; default `pending`.
         edge_room: longest draft of the edge's own drafter that makes sense; default 0, it cannot draft.
         edge_acceptance_rate: α of the tokens of the edge's own drafter; default 0.
-        least_tokens_per_s: goodput that it is to have at least, if that is more than plain decoding of all would give;
-            default 0.
+        least_tokens_per_s: goodput that it is to have at least [tokens/s], if that is more than plain decoding of all
+            would give; default 0.
         token_worth: ν_k T_k, what the time in which its device drafts a token is worth, see `SessionWorth` [tokens];
             default 0.
         restart_worth: what is lost if a verdict contradicts what its device has drafted meanwhile [tokens]; default 0.
@@ -82,7 +82,7 @@ class Candidate(NamedTuple):
             negative where it is ahead [tokens]; default 0.
         short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, or what was asked for it if that is more,
             as of its last ride; negative where it is ahead [tokens]; default 0.
-        asked_tokens_per_s: goodput that was asked for it and can be had; default 0.
+        asked_tokens_per_s: goodput that was asked for it and can be had [tokens/s]; default 0.
     """
 
     session: int

@@ -54,7 +54,7 @@ class Choice:
         draft_length: tokens to draft for each pass; 0 for `NOBODY`.
         bandwidth_hz: band for the device's draft [Hz]; 0 unless the device drafts.
         expected_tokens: expected tokens of a period, extra passes included.
-        tokens_per_s: expected_tokens / period_s.
+        tokens_per_s: expected_tokens / period_s [tokens/s].
         mode: which of the device's modes it drafts in; None if it has none, or does not draft.
     """
 
@@ -112,13 +112,13 @@ def decide(
 
     Args:
         scenario: the site as it is known; `edge_drafter` None means that the edge cannot draft.
-        policy: a policy of `POLICIES`; how lengths and bands follow when devices draft.
+        policy: a policy of `POLICIES`; how lengths and bands follow when devices draft; default "heterogeneous".
         mode: one of `ROUND_MODES`; "mixture" (default) chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
             happened (`plan_for_lengths`); None makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
-            quicker and may find less.
-        max_effort: bound on the work of each plan, as in `plan`.
+            quicker and may find less. Default None.
+        max_effort: bound on the work of each plan, as in `plan`; default `MAX_EFFORT`.
 
     Raises:
         InputError: the mode is unknown, or "edge" without an edge drafter.

@@ -60,7 +60,7 @@ class SessionWorth:
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
         least_tokens_per_s: what plain decoding would give the session, or its least goodput [tokens/s].
         weight: w_k, what one of its tokens counts; default 1.
-        asked_tokens_per_s: goodput that was asked for it, if the best rates have that; default 0.
+        asked_tokens_per_s: goodput that was asked for it [tokens/s], if the best rates have that; default 0.
     """
 
     bandwidth_hz: float

@@ -85,7 +85,7 @@ class PlayResult:
         mode: mode of the play, such as "plain" or "rounds".
         policy: how the edge planned; None if it planned no rounds.
         goodput_tokens_per_s: sum of the users' tokens per second of the site.
-        per_user_tokens_per_s: mean of them.
+        per_user_tokens_per_s: mean of them [tokens/s].
         identical: whether every text is the target's own; None if they were not compared.
         late_passes: share of passes without prompts that took the real engine longer than the site's.
         slowest_drafting: largest ratio of a device's real time per drafted token to the site's; None if unknown.
@@ -113,13 +113,13 @@ class DemoResult:
         rule: acceptance rule.
         not_compared: why the texts are not compared with the target's own; None if they are.
         goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
-        predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds.
+        predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds [tokens/s].
         rounds: number of verified rounds.
         wall_s: time from the order to begin to the end of the last text, as it was played [s].
         devices: result of each device.
         round_log: the edge's report of each round; times are as they were played.
-        target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch; None if it was
-            not timed.
+        target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch [tokens/s]; None if
+            it was not timed.
         mode: mode of the play, such as "plain" or "rounds".
         site: name of the site that was played; None if only devices and links were emulated.
         slower: the site was played this many times slower.
@@ -167,7 +167,7 @@ def result_of(
         site: the site as it was played; None if none was.
         states: the state of each play.
         compared: which texts are the target's own, for each play.
-        alone_tokens_per_s: speed of the target alone; None if it was not timed.
+        alone_tokens_per_s: speed of the target alone [tokens/s]; None if it was not timed.
 
     """
     slower = 1.0 if site is None else site.slower

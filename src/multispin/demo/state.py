@@ -28,7 +28,7 @@ class DeviceState:
             before.
         last_s: the edge's clock at its newest tokens [s].
         timed_tokens: tokens committed between the two.
-        before_tokens_per_s: its rate before all could write; what counts if its text was complete by then.
+        before_tokens_per_s: its rate before all could write [tokens/s]; what counts if its text was complete by then.
         slowest_draft_s: the edge's longest estimate of its time per drafted token [s].
 
     """

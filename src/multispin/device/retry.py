@@ -17,8 +17,8 @@ class Patience:
         at_first_s: while no edge has ever answered [s]; default 10. A wrong address should be noticed soon.
         once_known_s: after an edge has answered: time without one since the text last grew [s]; default 300. That
             outlasts a restart of the edge and the loading of a model.
-        first_delay_s: delay after the first failure [s]; it doubles with each that follows.
-        longest_delay_s: longest delay [s].
+        first_delay_s: delay after the first failure [s]; it doubles with each that follows; default 0.1.
+        longest_delay_s: longest delay [s]; default 5.0.
 
     """
 
@@ -45,7 +45,7 @@ class Retries:
 
     Args:
         patience: how long to go on.
-        chance: draws a number in 0 … 1; a delay lies between half of its length and its whole.
+        chance: draws a number in 0 … 1; a delay lies between half of its length and its whole; default `random.random`.
 
     """
 
@@ -66,7 +66,8 @@ class Retries:
 
         Args:
             now_s: present time of the device's clock [s].
-            least_s: what the edge asked for [s]; a quarter of it more at most, so that not all come back at once.
+            least_s: what the edge asked for [s]; a quarter of it more at most, so that not all come back at once;
+                default 0.0.
         """
         if self._away_since_s is None:
             self._away_since_s = now_s

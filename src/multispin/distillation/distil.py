@@ -50,7 +50,7 @@ class DistilOrder:
         corpus: folder of the corpus, which several students may share; None for the folder corpus in `out`.
         tokens: tokens of the corpus; default 500,000.
         answer_tokens: longest answer in the corpus [tokens]; default 160.
-        vocabulary: number of token ids that can be drafted, the most frequent of the corpus; 0 for all.
+        vocabulary: number of token ids that can be drafted, the most frequent of the corpus; 0 for all; default 12288.
         storage: "int8" (default) or "bfloat16".
         begin: folder of a drafter to continue from; None to begin with the target's layers.
         prompts: user messages to have answered; None for those of the bundled templates.

@@ -49,14 +49,15 @@ class Door:
 
     Args:
         most: device connections at once; default `MAX_CONNECTIONS`.
-        allowed_hosts: names under which web pages may reach this edge, beside addresses and "localhost".
+        allowed_hosts: names under which web pages may reach this edge, beside addresses and "localhost"; by default
+            none.
         most_per_address: device connections at once from one address; default `MAX_PER_ADDRESS`.
         proxies: networks whose `X-Forwarded-For` is believed; default none.
         guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
         max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
         max_messages_per_s: most messages in a second from one device that answer nothing; default
             `MAX_MESSAGES_PER_S`.
-        allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them.
+        allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them; by default none.
 
     """
 

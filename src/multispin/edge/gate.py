@@ -45,8 +45,8 @@ class Gate:
 
     Args:
         most: connections at once; default: what the descriptors allow, at most `MAX_OPEN`.
-        most_per_address: connections at once from one address.
-        proxies: networks that are not bounded as one address, since they speak for many.
+        most_per_address: connections at once from one address; default `MAX_PER_ADDRESS`.
+        proxies: networks that are not bounded as one address, since they speak for many; by default none.
         request_timeout_s: time until the head of a first request is complete [s]; default `REQUEST_TIMEOUT_S`.
         body_timeout_s: time from a request's head to the end of its body [s]; default `BODY_TIMEOUT_S`.
         stall_timeout_s: how long a client may not read what is sent [s]; default `STALL_TIMEOUT_S`.

@@ -26,8 +26,8 @@ class PacedEngine:
     Args:
         engine: engine whose results are used.
         verification: T_ver of the emulated engine.
-        clock: function that returns the time [s].
-        sleep: function that waits for a number of seconds.
+        clock: function that returns the time [s]; default `time.monotonic`.
+        sleep: function that waits for a number of seconds; default `time.sleep`.
 
     """
 
@@ -105,8 +105,8 @@ class PacedBatchDrafter:
     Args:
         drafter: drafter whose drafts are used.
         times: time of a drafting step of the emulated drafter.
-        clock: function that returns the time [s].
-        sleep: function that waits for a number of seconds.
+        clock: function that returns the time [s]; default `time.monotonic`.
+        sleep: function that waits for a number of seconds; default `time.sleep`.
 
     """
 

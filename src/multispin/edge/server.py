@@ -37,7 +37,8 @@ class EdgeServer:
 
     Args:
         passes: sessions and passes of this edge.
-        on_event: called with everything that happens; must not block. `audience` tells further listeners.
+        on_event: called with everything that happens; must not block. `audience` tells further listeners. By default
+            none.
         access: knows who may use this edge, and bounds connections; default: everybody may.
         come_back_s: devices are told to come back this long after this edge stops [s]; default 10.
         planning: one thread, in which plans are made until this edge ends; by default a new one.
@@ -106,7 +107,8 @@ class EdgeServer:
         """Take no new connection, send the devices away, and let the texts of HTTP clients and the last pass end.
 
         Args:
-            texts_s: texts of HTTP clients have this long to end [s]; the last pass then has `FINISH_TIMEOUT_S`.
+            texts_s: texts of HTTP clients have this long to end [s]; the last pass then has `FINISH_TIMEOUT_S`; default
+                `FINISH_TEXTS_S`.
 
         """
         await self._devices.send_away(texts_s)

@@ -21,9 +21,9 @@ class AcceptanceEstimator:
     counts the trials remembered, and so leaves room for a drift that began lately.
 
     Args:
-        prior_rate: mean of α before anything is observed.
-        prior_trials: how many trials that is worth, at least 1.
-        half_life_trials: after as many trials an observation counts half; infinite to forget nothing.
+        prior_rate: mean of α before anything is observed; default 0.6.
+        prior_trials: how many trials that is worth, at least 1; default 4.0.
+        half_life_trials: after as many trials an observation counts half; infinite to forget nothing; default 100.0.
 
     """
 

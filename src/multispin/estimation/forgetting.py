@@ -57,9 +57,9 @@ class ForgettingMedian:
 
     Args:
         prior: value before anything is observed.
-        prior_weight: how many observations it is worth at first.
-        prior_log_spread: standard deviation of ln(observation) before anything is observed.
-        half_life: number of observations after which the weight of one is halved.
+        prior_weight: how many observations it is worth at first; default 2.0.
+        prior_log_spread: standard deviation of ln(observation) before anything is observed; default 0.5.
+        half_life: number of observations after which the weight of one is halved; default 8.0.
 
     """
 

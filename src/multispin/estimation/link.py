@@ -19,7 +19,7 @@ class LinkEstimator(MedianEstimator):
 
     Args:
         prior_spectral_efficiency: belief before anything is observed [bit/s/Hz]; it counts as two frames.
-        half_life_frames: after as many frames an observation counts half.
+        half_life_frames: after as many frames an observation counts half; default 8.0.
 
     """
 

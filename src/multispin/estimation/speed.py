@@ -13,7 +13,7 @@ class DraftSpeedEstimator(MedianEstimator):
 
     Args:
         prior_seconds_per_token: belief before anything is observed [s]; it counts as two rounds.
-        half_life_rounds: after as many rounds an observation counts half.
+        half_life_rounds: after as many rounds an observation counts half; default 8.0.
 
     """
 

@@ -43,10 +43,10 @@ class VerificationEstimator:
     The default prior is a guess for a 135M model on two CPU cores. A coefficient whose prior is 0 stays 0.
 
     Args:
-        fixed_s: prior for the cost of a batch.
-        per_device_s: prior for the cost of a device in it.
-        per_token_s: prior for the cost of a token fed.
-        half_life_rounds: after as many rounds an observation counts half.
+        fixed_s: prior for the cost of a batch [s]; default 0.03.
+        per_device_s: prior for the cost of a device in it [s]; default 0.005.
+        per_token_s: prior for the cost of a token fed [s]; default 0.002.
+        half_life_rounds: after as many rounds an observation counts half; default 32.0.
 
     """
 

@@ -68,7 +68,7 @@ def token_sizes(bytes_per_token: int, memory_bytes: int = PASS_MEMORY_BYTES) -> 
 
     Args:
         bytes_per_token: memory of one row of a pass: activations, logits, and what drawing a token takes.
-        memory_bytes: memory of the largest pass.
+        memory_bytes: memory of the largest pass [byte]; default `PASS_MEMORY_BYTES`.
 
     """
     return tuple(size for size in TOKENS if size == TOKENS[0] or size * bytes_per_token <= memory_bytes)

@@ -27,7 +27,7 @@ class CachedModel(SlotTable):
         model: a decoder. One of transformers' is left as it is, and weights are shared where they can be.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session.
-        reorder: see `PackedModel.of`; for a model of transformers'.
+        reorder: see `PackedModel.of`; for a model of transformers'; default True.
         vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
             default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
         static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only. A layout says

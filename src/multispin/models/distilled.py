@@ -91,7 +91,7 @@ def carve(
         model: the target, of the Llama or Qwen family.
         layers: indices of its layers, ascending.
         ids: [V'] ascending token ids of the head; None for all.
-        frozen: this many of the layers, the first ones, share their weights with the target.
+        frozen: this many of the layers, the first ones, share their weights with the target; default 0.
 
     """
     check_layers(model, layers, frozen)

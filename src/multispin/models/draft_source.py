@@ -58,7 +58,7 @@ class DraftSource:
         name: the drafter's name, parsed.
         tokenizer: the target's tokenizer, whose ids are drafted.
         model: the model that drafts; None for `lookup` and `none`, which need none.
-        gguf: a model that llama.cpp drafts with, in place of `model`.
+        gguf: a model that llama.cpp drafts with, in place of `model`; default None.
 
     """
 
@@ -116,8 +116,8 @@ def load_draft_source(
             and for the embedded target with other drafters.
         place: device of torch's that it computes on: "cpu", or a graphics processor such as "cuda:0" or "mps", which
             has no rounded weights and no llama.cpp.
-        threads: processor threads of llama.cpp.
-        gpu_layers: layers that llama.cpp computes on a graphics processor.
+        threads: processor threads of llama.cpp; default 1.
+        gpu_layers: layers that llama.cpp computes on a graphics processor; default 0.
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.
 
     """

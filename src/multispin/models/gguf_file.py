@@ -145,7 +145,7 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
 
     Args:
         path: GGUF file.
-        reader: the file, if it is open already.
+        reader: the file, if it is open already; default None.
 
     """
     reader = reader or open_gguf(path)

@@ -195,7 +195,7 @@ class LlamaCppContext:
     Args:
         model: loaded GGUF file.
         max_length: positions of the cache [tokens]; at most what the model was trained for is used.
-        threads: processor threads for drafting.
+        threads: processor threads for drafting; default 1.
         branches: texts that are cached at once; default 1. They share what they have in common.
 
     """

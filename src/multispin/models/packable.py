@@ -58,9 +58,9 @@ class PackedModel:
         Args:
             model: a decoder of a known family. It stays as it is; weights are shared where they can be.
             reorder: run leaner layers (see `lean`), and on a CPU keep the linear weights in the order that is fastest
-                to read (see `prepacked`). Both copy weights.
-            own: the caller gives `model` away. Its layers are then replaced in place, so that no weight is in
-                memory twice; it cannot be used otherwise after that.
+                to read (see `prepacked`). Both copy weights. Default True.
+            own: the caller gives `model` away. Its layers are then replaced in place, so that no weight is in memory
+                twice; it cannot be used otherwise after that. Default False.
 
         """
         check_family(model.config)

@@ -111,8 +111,8 @@ def packed_attention(
         key: [1, kv_heads, Σ n_i, head_dim].
         value: [1, kv_heads, Σ n_i, head_dim].
         attention_mask: None (transformers makes no mask for an attention that it does not know).
-        scaling: factor on query · key.
-        packed: layout of the row, handed through the model's forward.
+        scaling: factor on query · key; default None.
+        packed: layout of the row, handed through the model's forward; default None.
         sliding_window: keys that a token may look back on, itself included; None for all.
         softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
         s_aux: [heads], sinks of gpt-oss, or None.

@@ -145,7 +145,7 @@ def load_verifier(
         max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
         dtype: number type that it computes in; default float32.
         place: torch's device; default cpu.
-        batch_invariant: no text depends on who shares its passes; see `CachedModel`.
+        batch_invariant: no text depends on who shares its passes; see `CachedModel`; default False.
 
     """
     size = load_tokenizer(reference).size

@@ -92,9 +92,9 @@ class VllmEngine(SlotTable):
         reference: Hub id, folder, GGUF file or 'embedded'.
         slots: sessions that fit at once.
         max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
-        dtype: number type of weights and cache.
-        max_draft: the longest draft that will come.
-        options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}.
+        dtype: number type of weights and cache; default "float32".
+        max_draft: the longest draft that will come; default 16.
+        options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}; default None.
     """
 
     def __init__(
@@ -269,9 +269,9 @@ def decode_by_vllm(
         reference: Hub id, folder, GGUF file or 'embedded'.
         requests: prompt and sampling parameters of each.
         max_tokens: where a text ends that has not met a stop id; a stop id is included.
-        stop_ids: ids that end the text.
-        dtype: number type of weights and cache.
-        options: further arguments of vLLM's engine, as for the engine that is compared.
+        stop_ids: ids that end the text; by default none.
+        dtype: number type of weights and cache; default "float32".
+        options: further arguments of vLLM's engine, as for the engine that is compared; default None.
     """
     source, config = _known(reference, dtype)
     longest = max(len(prompt) for prompt, _ in requests) + max_tokens + 1

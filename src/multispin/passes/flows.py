@@ -111,7 +111,7 @@ class Flow:
         Args:
             now_s: present time of the driver's clock [s].
             tokens: tokens that it brought.
-            plain_tokens_per_s: its goodput if nobody drafted.
+            plain_tokens_per_s: its goodput if nobody drafted [tokens/s].
             worth: its least goodput, and the goodput that was asked for it.
 
         """

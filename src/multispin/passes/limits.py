@@ -20,23 +20,24 @@ class Limits:
     """Limits of an edge.
 
     Attributes:
-        max_sessions: most devices, those connected and those that may still come back.
-        max_waiting: most requests that may wait for a slot.
-        prefill_tokens_per_round: most prompt tokens in one pass; the engine may take fewer (`Engine.longest_chunk`).
+        max_sessions: most devices, those connected and those that may still come back; default 256.
+        max_waiting: most requests that may wait for a slot; default 64.
+        prefill_tokens_per_round: most prompt tokens in one pass; the engine may take fewer (`Engine.longest_chunk`);
+            default 512.
         prefill_share: prompt tokens may lengthen a pass by this share of its own time, or of its round's planned time,
-            by what a token is believed to cost. `LEAST_PREFILL_TOKENS` are always read.
-        resume_grace_s: a lost device's session is kept for this long [s].
-        slot_grace_s: a lost device keeps its slot for this long while others wait for one [s]. If it comes back
-            later, its text is read again.
+            by what a token is believed to cost. `LEAST_PREFILL_TOKENS` are always read. Default 0.5.
+        resume_grace_s: a lost device's session is kept for this long [s]; default 30.0.
+        slot_grace_s: a lost device keeps its slot for this long while others wait for one [s]. If it comes back later,
+            its text is read again. Default 3.0.
         deadline_factor: a round waits for drafts at most this many times its planned drafting and upload time, plus
             `deadline_slack_s`. Then it verifies without the late ones.
-        deadline_slack_s: time that is added to that wait [s].
+        deadline_slack_s: time that is added to that wait [s]; default 0.5.
         choose_deadline: whether a round waits only as long as waiting has raised the goodput (`round_deadlines`), or
-            always as long as the two values above allow.
+            always as long as the two values above allow; default True.
         longest_wait_s: in streams a session that was in no pass for this long rides in the next one, whatever it brings
-            [s].
-        draft_timeout_s: a connected device that owes an answer for longer than this is disconnected [s].
-        idle_timeout_s: a device that asks for nothing for this long is disconnected [s].
+            [s]; default 2.0.
+        draft_timeout_s: a connected device that owes an answer for longer than this is disconnected [s]; default 60.0.
+        idle_timeout_s: a device that asks for nothing for this long is disconnected [s]; default 600.0.
 
     """
 

@@ -20,8 +20,8 @@ class TokenBucket:
     control messages, and the empty draft of plain decoding, must not be reserved here, or must have size 0.
 
     Args:
-        rate_bits_per_s: R = B·r (eq. 8 of arXiv 2606.04581); 0 for a link that is closed.
-        burst_bits: credit that a silent link may save up; 0 paces every bit.
+        rate_bits_per_s: R = B·r [bit/s] (eq. 8 of arXiv 2606.04581); 0 for a link that is closed.
+        burst_bits: credit that a silent link may save up; 0 paces every bit; default 0.0.
 
     """
 
@@ -47,8 +47,8 @@ class TokenBucket:
         """Queue a frame.
 
         Args:
-            now_s: present time, of any clock that never runs backwards.
-            size_bits: size of the frame on the wire.
+            now_s: present time [s], of any clock that never runs backwards.
+            size_bits: size of the frame on the wire [bit].
 
         Returns:
             Time in s at which its last bit has left if the rate stays as it is; infinite at rate 0.

@@ -62,10 +62,10 @@ class DeviceRecord:
         gaps_s: time since the verdict before, or since the request was opened, for each of them [s].
         first: which of the verdicts were the first of a request.
         requests: requests that were finished.
-        drafting_s: time spent drafting.
-        air_hz_s: band times time spent uploading drafts that arrived.
-        present_s: time spent at the site, up to `arrived_s` if it is there.
-        arrived_s: when it came last.
+        drafting_s: time spent drafting [s].
+        air_hz_s: band times time spent uploading drafts that arrived [Hz s].
+        present_s: time spent at the site [s], up to `arrived_s` if it is there.
+        arrived_s: when it came last [s].
 
     """
 

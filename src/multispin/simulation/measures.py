@@ -13,7 +13,7 @@ class Measures:
     """One run.
 
     Attributes:
-        goodput_tokens_per_s: tokens of text of all devices over the run's time.
+        goodput_tokens_per_s: tokens of text of all devices over the run's time [tokens/s].
         jain_index: (Σx)² / (n Σx²) of the devices' tokens per second: 1 when all get the same.
         device_tokens_per_s_p05: fifth percentile of the devices' tokens per second, each over the time
             that it was there.
@@ -35,7 +35,7 @@ class Measures:
         text_tokens: tokens of text of all devices.
         requests_finished: requests that ended, of all devices.
         rounds: number of verified rounds.
-        simulated_s: length of the run.
+        simulated_s: length of the run [s].
 
     """
 

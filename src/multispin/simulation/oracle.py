@@ -217,7 +217,7 @@ class SmallSite:
         takes. Its goodput is the next price; the last price that is not exceeded is the greatest goodput.
 
         Args:
-            begin_tokens_per_s: first price, such as the goodput of a policy that is known.
+            begin_tokens_per_s: first price [tokens/s], such as the goodput of a policy that is known.
             may_wait: joint states in which the engine may wait; default all.
             accuracy: share of the goodput by which it may fall short.
         """

@@ -145,7 +145,7 @@ class Setup:
     Attributes:
         scenario: the truth about cell, verifier and devices.
         behaviour: events of all devices: requests, arrivals, fading, delays.
-        lives: events of each device, in the scenario's order; empty if there are none.
+        lives: events of each device, in the scenario's order; empty if there are none; by default none.
 
     """
 
@@ -203,7 +203,7 @@ class ScenarioFile:
 
         Args:
             changes: values by key: "cell.K", "verifier.K", "edge_drafter.K", "radio.K", "simulation.K", "device.K" (for
-                every device), or "devices" (only this many of the file's devices, from the first on).
+                every device), or "devices" (only this many of the file's devices, from the first on); default None.
 
         Raises:
             InputError: one sentence with the file and the key that is wrong.

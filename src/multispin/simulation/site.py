@@ -56,12 +56,13 @@ class Site:
         setup: the site, and what happens to it.
         policy: how the edge plans.
         seed: seed of everything that is drawn.
-        knows: whether the controller knows the truth or learns it.
-        replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`).
-        live: real models that write the texts, in place of acceptance rates.
-        knows_acceptance: whether the truth that it knows includes acceptance.
+        knows: whether the controller knows the truth or learns it; default False.
+        replan_tolerance: how far estimates may drift before it plans anew (`ControllerSettings`); default that of
+            `ControllerSettings`.
+        live: real models that write the texts, in place of acceptance rates; default None.
+        knows_acceptance: whether the truth that it knows includes acceptance; default True.
         mode: who drafts (`ControllerSettings`); by default the devices do, as the policy says.
-        lies: devices that do not do as they should, by their place in the scenario (`simulation.liars`).
+        lies: devices that do not do as they should, by their place in the scenario (`simulation.liars`); default None.
         decide: decides in streams who rides in a pass; default `control.streams.choose`.
 
     """
@@ -118,7 +119,7 @@ class Site:
 
         Args:
             rounds: number of verified rounds or passes at which it stops.
-            progress: function that is called now and then with their number.
+            progress: function that is called now and then with their number; by default none.
 
         """
         told = self.rounds

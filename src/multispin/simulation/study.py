@@ -44,7 +44,8 @@ class SimulatedRun:
         seed: seed of everything random.
         rounds: verified rounds after which the run ends.
         knows: whether the controller knows the truth; else it learns, as the real one does.
-        replan_tolerance: how far estimates may drift before the controller plans again.
+        replan_tolerance: how far estimates may drift before the controller plans again; default that of
+            `ControllerSettings`.
         knows_acceptance: whether the truth that it knows includes acceptance rates; default yes.
         mode: mode of the edge, one of `passes.settings.MODES`; default "rounds".
 

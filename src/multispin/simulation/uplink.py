@@ -47,7 +47,7 @@ class RayleighChannel:
     drawn anew (a first-order Gauss-Markov process); 0 s draws every round anew, which is the paper's block fading.
 
     Args:
-        coherence_s: time in which the memory of h falls to 1/e.
+        coherence_s: time in which the memory of h falls to 1/e [s].
         generator: source of randomness, two draws per round.
 
     """
@@ -72,7 +72,7 @@ class EfficiencyTrace:
     """A recorded link: spectral efficiency over time, played again and again.
 
     Attributes:
-        times_s: when each value begins to hold, ascending from 0; the last lasts as long as the one before it.
+        times_s: when each value begins to hold [s], ascending from 0; the last lasts as long as the one before it.
         spectral_efficiency: spectral efficiency of the uplink [bit/s/Hz].
 
     """

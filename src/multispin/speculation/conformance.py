@@ -46,7 +46,7 @@ def check_drafter(
         make: function that makes a new drafter, with room for the longest text and a few drafted tokens.
         texts: committed texts, at least two, each of two tokens or more.
         vocabulary_size: number of ids of the target.
-        seeds: number of drafts by which distributions are tried.
+        seeds: number of drafts by which distributions are tried; default `CHECKED_DRAFTS`.
         distributions: whether the drafter serves the rejection rules too; default yes.
 
     """

@@ -222,7 +222,7 @@ def residual(row: torch.Tensor, part: TruncatedDistribution | FlooredDistributio
     Args:
         row: p, [V] float64.
         part: the distribution, or the part of one, that is taken away.
-        weight: factor of p, 0 … 1.
+        weight: factor of p, 0 … 1; default 1.0.
 
     """
     import torch

@@ -38,7 +38,7 @@ class DraftAsk(NamedTuple):
         committed: ids of the whole text, prompt included; at least one.
         length: number of tokens to draft.
         params: the request's sampling parameters and seed.
-        matcher: matcher that has read the generated part of the text, if the parameters have a grammar.
+        matcher: matcher that has read the generated part of the text, if the parameters have a grammar; default None.
 
     """
 

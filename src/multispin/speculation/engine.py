@@ -24,8 +24,10 @@ class Feed(NamedTuple):
         tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
         evidence: evidence of the draft under a rejection rule, beside its ids; None under `greedy` and `coupled`.
-        text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty.
-        masks: [len(tokens), ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
+        text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty;
+            by default none.
+        masks: [len(tokens), ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar; default
+            None.
 
     """
 

@@ -39,8 +39,8 @@ class Evidence:
     Attributes:
         rule: `rejection`, `rejection-up` or `rejection-down`.
         form: how its distributions are written.
-        distributions: under `rejection`, the distribution of each drafted token.
-        weights: under the other two, the weight of each drafted token in its distribution.
+        distributions: under `rejection`, the distribution of each drafted token; by default none.
+        weights: under the other two, the weight of each drafted token in its distribution; by default none.
 
     """
 
@@ -73,7 +73,8 @@ def judge(
         logits: [L + 1, V] of the target, row i for the token at position base + i.
         base: number of tokens committed (prompt included) when the draft began.
         params: the request's sampling parameters and seed.
-        text: the `base` committed ids; only needed where the parameters have penalties (`SamplingParams.remembers`).
+        text: the `base` committed ids; only needed where the parameters have penalties (`SamplingParams.remembers`); by
+            default none.
 
         masks: [L + 1, ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
 
@@ -105,7 +106,7 @@ def judge_together(drafts: Sequence[Judged], at_once: int = NUMBERS_AT_ONCE) -> 
 
     Args:
         drafts: what `judge` takes, for each.
-        at_once: probabilities that are held at once; drafts beyond take turns.
+        at_once: probabilities that are held at once; drafts beyond take turns; default `NUMBERS_AT_ONCE`.
 
     Returns:
         A finding for each, or the InputError that `judge` would raise.

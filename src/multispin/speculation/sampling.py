@@ -39,19 +39,21 @@ class SamplingParams:
     """How the next token is drawn from the target's logits.
 
     Attributes:
-        temperature: 0 is greedy decoding; otherwise 1e-6 … 10, by which logits are divided.
+        temperature: 0 is greedy decoding; otherwise 1e-6 … 10, by which logits are divided; default 0.0.
         top_k: keep the k largest logits; 0 keeps all.
-        top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all.
+        top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all; default 1.0.
         seed: seed of the request's noise; without effect at temperature 0.
-        logit_bias: pairs (id, number added to its logit) for a few ids; ±100 practically forces or forbids an id.
-        withheld: ids that have probability 0 at positions below `withheld_until`; used for a text's minimal length.
-        withheld_until: first absolute position at which the withheld ids are possible.
-        min_p: keep tokens with at least this share of the most probable token's probability; 0 keeps all.
-        presence_penalty: subtracted from the logit of each token that was generated before; −2 … 2.
-        frequency_penalty: subtracted as often as the token was generated before; −2 … 2.
+        logit_bias: pairs (id, number added to its logit) for a few ids; ±100 practically forces or forbids an id; by
+            default none.
+        withheld: ids that have probability 0 at positions below `withheld_until`; used for a text's minimal length; by
+            default none.
+        withheld_until: first absolute position at which the withheld ids are possible; default 0.
+        min_p: keep tokens with at least this share of the most probable token's probability; 0 keeps all; default 0.0.
+        presence_penalty: subtracted from the logit of each token that was generated before; −2 … 2; default 0.0.
+        frequency_penalty: subtracted as often as the token was generated before; −2 … 2; default 0.0.
         repetition_penalty: logits of tokens of the prompt or the generated text are divided by it where they are above
-            0, and multiplied where they are below; above 0, at most 10; 1 changes nothing.
-        prompt_tokens: length of the prompt; tokens after it count as generated.
+            0, and multiplied where they are below; above 0, at most 10; 1 changes nothing; default 1.0.
+        prompt_tokens: length of the prompt; tokens after it count as generated; default 0.
         grammar: form that the generated text must have, as `Grammars.matcher` takes it; empty allows every text.
         logprobs: report the log probability of each token and of so many of the likeliest at its place, 0 … 20; None
             reports nothing.

@@ -24,7 +24,7 @@ class TextStream:
 
     Args:
         decode: text of token ids, special tokens left out; bytes that are no text become U+FFFD.
-        strings: stop strings; the text ends before the first of them.
+        strings: stop strings; the text ends before the first of them; by default none.
         min_tokens: a stop string that is complete before this many tokens does not count; default 0.
 
     Attributes:

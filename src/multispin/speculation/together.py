@@ -122,7 +122,7 @@ def decide_together(
 
     Args:
         drafts: drafts over one vocabulary, their logits on one device.
-        at_once: probabilities that are held at once.
+        at_once: probabilities that are held at once; default `NUMBERS_AT_ONCE`.
 
     Returns:
         A finding for each, or the InputError that its own values lead to; the others are not touched by it.

@@ -164,8 +164,9 @@ def maximise(
         objective: the objective to maximise.
         shortest: least lengths of any feasible choice, themselves feasible, [K].
         relative_gap: stop once the bound is within this fraction of the score (`EXACT_GAP` up to `EXACT_SIZE`).
-        warm_start: options [K] to begin with, for instance those of the round before.
-        max_effort: table entries to work through before giving up; the bound stays valid, `proved` turns false.
+        warm_start: options [K] to begin with, for instance those of the round before; default None.
+        max_effort: table entries to work through before giving up; the bound stays valid, `proved` turns false; default
+            `MAX_EFFORT`.
     """
     count = problem.size * (len(problem.tokens) // problem.reach)
     gap = EXACT_GAP if count <= EXACT_SIZE else max(relative_gap, EXACT_GAP)
