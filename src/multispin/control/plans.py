@@ -41,8 +41,8 @@ class Plan:
         status: "optimal": proven to be within the gap that was asked for; "feasible": nothing is proven;
             "infeasible": some device gets less than the `min_goodput_tokens_per_s` it asks for.
         goodput_tokens_per_s: Σ_k w_k E[N_k] / round_s.
-        upper_bound_tokens_per_s: bound that no choice of lengths and bands exceeds [tokens/s]; None where the policy proves
-            nothing.
+        upper_bound_tokens_per_s: goodput that no choice of lengths and bands exceeds [tokens/s]; None where the policy
+            proves nothing.
         round_s: time of the round, φ + T_ver [s].
         devices: one plan per device, in the order of the scenario.
         iterations: candidates or search nodes that were examined.
