@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp import web
+from tests.steady_beliefs import AtOnce, SteadyBeliefs
 
 from multispin.control import Verification
 from multispin.device import DeviceClient
@@ -34,15 +35,19 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s
     tokenizer = load_tokenizer(folder)
     drafter = ModelBatchDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
+    settings = ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=edge or mode == "edge")
+    # Where a test needs drafts, passes take their time, and what is decided depends on no clock.
+    paced = SteadyBeliefs(settings, pass_s) if pass_s else None
     passes = Passes(
         PacedEngine(verifier, Verification(pass_s, 0.0, 0.0)) if pass_s else verifier,
-        Controller(ControllerSettings("heterogeneous", 20e3, 9, mode=mode, edge_drafts=edge or mode == "edge")),
+        Controller(settings, paced),
         tokenizer.fingerprint,
         Limits(**limits),
         edge_drafter=drafter if edge or mode == "edge" else None,
         grammars=load_grammars(tokenizer),
     )
-    server = EdgeServer(passes, access=Access(credential, tokens, Door(allowed_origins=origins)))
+    access = Access(credential, tokens, Door(allowed_origins=origins))
+    server = EdgeServer(passes, access=access, planning=AtOnce() if pass_s else None)
     app = server.application()
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
     Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access), server.access.door)
