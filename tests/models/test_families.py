@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from multispin.errors import InputError
 from multispin.models import PackedModel, Verifier, load_model
 from multispin.models.attention import Scoring
-from multispin.models.families import FAMILIES, check_family, longest_text
+from multispin.models.families import FAMILIES, INERT, check_family, longest_text
 from multispin.models.packed import PackedBatch
 from multispin.speculation import Feed, SamplingParams
 
@@ -214,6 +214,10 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
             {**HEADS, "layer_types": ["linear_attention"] * 3},
             "'linear_attention' are not known in a qwen3",
         ),
+        ("LlamaConfig", {**SIZES, "is_causal": False}, "is_causal = False"),
+        ("Qwen3Config", {**HEADS, "is_causal": None}, "is_causal = None"),
+        ("Gemma2Config", {**HEADS, "sliding_window": 0}, "sliding_window = 0"),
+        ("MistralConfig", {**SIZES, "sliding_window": -3}, "sliding_window = -3"),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": 0}, "max_position_embeddings = 0"),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": -5}, "max_position_embeddings = -5"),
     ],
@@ -237,6 +241,35 @@ def test_what_is_not_known_is_refused_by_name(kind, settings, part):
 )
 def test_what_is_off_or_says_nothing_about_the_function_is_no_reason_to_refuse(extras):
     check_family(transformers.LlamaConfig(**SIZES, **extras))
+
+
+OTHER_NUMBERS = {int: lambda value: value + 1, float: lambda value: 0.6 * value + 0.01, bool: lambda value: not value}
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_each_number_and_switch_of_a_configuration_is_computed_or_refused(case):
+    """A packed row against transformers' own pass, for a model of the changed configuration."""
+    kind, settings = CASES[case]
+    compared = 0
+    for name, usual in getattr(transformers, kind)(**settings).to_dict().items():
+        if type(usual) not in OTHER_NUMBERS or name in INERT:
+            continue
+        other = OTHER_NUMBERS[type(usual)](usual)
+        try:
+            model = build(case, **{name: other})
+        except Exception:  # transformers itself refuses a size that does not fit the others
+            continue
+        try:
+            verifier = Verifier(model, 1, 32)
+        except InputError:
+            continue
+        text = [(7 * place) % 97 for place in range(20)]
+        slot = verifier.open()
+        found = torch.cat([verifier.forward([Feed(slot, at, text[at : at + 5], GREEDY)])[0] for at in range(0, 20, 5)])
+        with torch.inference_mode():
+            expected = model(torch.tensor([text]), use_cache=False).logits[0]
+        torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3, msg=f"{name} = {other}")
+        compared += 1
+    assert compared >= 5
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

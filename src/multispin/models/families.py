@@ -79,6 +79,10 @@ REPEATED = _names(
 OFF: dict[str, Any] = {"full_attn_mod": 1, "interpolate_factor": 1}
 """Values that turn a field off, beside None, False and nothing at all."""
 
+NEVER_OFF: dict[str, Any] = {"is_causal": True}
+"""Fields that every family reads without declaring them, and the one value that is computed here: None and False are
+not off."""
+
 LAYERS = frozenset({"full_attention", "sliding_attention"})
 RECURRENT = ("linear_attention", "qwen3_5_text")
 """Kinds of layers (`layer_types`); the last one in its family alone."""
@@ -115,6 +119,13 @@ def check_family(config: Any) -> None:
         declared = name in usual or name == "head_dim"  # read by every family that does not declare it
         if name in INERT or (declared and name in known) or (not declared and name in REPEATED):
             continue
+        if name in NEVER_OFF:
+            if value is not NEVER_OFF[name]:
+                raise InputError(
+                    f"the configuration of this {family} model sets {name} = {str(value)[:60]}: only models that look "
+                    "at earlier tokens alone can write texts, so choose another model"
+                )
+            continue
         if value in (None, False, [], {}, "") or (name in OFF and value == OFF[name]):
             continue
         if declared and value == usual[name]:
@@ -126,6 +137,9 @@ def check_family(config: Any) -> None:
     longest = getattr(text, "max_position_embeddings", None)
     if longest is not None and longest < 1:
         raise InputError(f"the configuration says max_position_embeddings = {longest}, which leaves no text")
+    window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None) or ["sliding_attention"]
+    if window is not None and not (isinstance(window, int) and window >= 1) and "sliding_attention" in kinds:
+        raise InputError(f"the configuration says sliding_window = {str(window)[:60]}, which is no number of tokens")
     for kind in getattr(text, "layer_types", None) or ():
         if kind not in LAYERS and (kind, family) != RECURRENT:
             raise InputError(f"layers of the type {str(kind)[:60]!r} are not known in a {family} model: choose another")

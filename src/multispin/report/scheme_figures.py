@@ -68,14 +68,15 @@ def _sweep(table: Table, number: int, swept: str, unit: float, label: str) -> Fi
         upper.set_title(pair.title, fontsize=11)
         upper.set_ylabel("sum goodput [tokens/s]")
         gain = ("over_fixed", "over_fixed_low", "over_fixed_high")
-        for scheme in ("heterogeneous", "uniform-bandwidth", "homogeneous"):
+        for scheme in ("heterogeneous", "uniform-bandwidth", "homogeneous", *EDGE_ALONE):
             _scheme_curve(lower, part.where(scheme=scheme), swept, unit, gain, 100.0)
         said = [r for r in REPORTED if r.figure == number and r.pair == pair.key and r.percent]
         where = [(r.bandwidth_hz if swept == "bandwidth_hz" else r.devices) / unit for r in said]
         lower.plot(where, [r.shown(r.value) for r in said], "k*", markersize=13, label="paper: Hete", zorder=5)
+        lower.axhline(0.0, color=COLOURS["fixed"], linewidth=0.8)  # below it, Fixed makes more
         lower.set_ylabel("gain over Fixed BW&L [%]")
+        upper.set_ylim(bottom=0)
         for panel in (upper, lower):
-            panel.set_ylim(bottom=0)
             panel.set_xlabel(label)
     legend_above(figure, *axes[0], *axes[1], columns=5)
     return figure
