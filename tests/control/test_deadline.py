@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multispin.control.deadline import JITTER_MARGIN, best_wait_s
+from multispin.control.deadline import JITTER_MARGIN, SPARED, best_wait_s, sparing_wait_s
 
 
 def drawn_goodput(lateness, awaited, planned_s, verify_s, *waits_s):
@@ -46,3 +46,26 @@ def test_the_order_and_a_repetition_of_what_was_seen_do_not_matter():
     chosen = best_wait_s(lateness, 8, 0.1, 0.1)
     assert best_wait_s(lateness[::-1], 8, 0.1, 0.1) == chosen
     assert best_wait_s(np.repeat(lateness, 3), 8, 0.1, 0.1) == pytest.approx(chosen)
+
+
+@pytest.mark.parametrize("ratio", [1.02, 1.2, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("verify_s", [0.05, 0.2, 2.0])
+@pytest.mark.parametrize("awaited", [2, 5, 12])
+def test_the_others_keep_their_goodput_beside_one_device_that_is_always_late(ratio, verify_s, awaited):
+    """Rounds that are drawn: the others' drafts per second, against rounds that last as long as is best for them."""
+    rng, planned_s = np.random.default_rng(3), 0.2
+    others = rng.uniform(0.9, 1.1, 60)
+    wait_s = sparing_wait_s([ratio] * 15, others, awaited, planned_s, verify_s)
+    took_s = planned_s * rng.choice(others, (2000, awaited - 1))
+
+    def of_the_others(wait_s):
+        last_s = np.maximum(took_s.max(axis=1), planned_s * ratio)
+        return (took_s <= wait_s).sum() / (np.minimum(last_s, wait_s) + verify_s).sum()
+
+    waits_s = planned_s * np.linspace(0.9, ratio + 0.2, 60)
+    assert of_the_others(wait_s) >= (SPARED - 0.03) * max(map(of_the_others, waits_s))
+
+
+def test_a_long_verification_is_worth_waiting_for_the_one_that_is_late():
+    assert sparing_wait_s([2.0] * 20, [1.0] * 80, 5, 0.2, 20.0) == pytest.approx(0.2 * (2.0 + JITTER_MARGIN))
+    assert sparing_wait_s([2.0] * 20, [1.0] * 80, 5, 0.2, 0.2) == pytest.approx(0.2 * (1.0 + JITTER_MARGIN))

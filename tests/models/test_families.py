@@ -245,6 +245,7 @@ def test_what_is_off_or_says_nothing_about_the_function_is_no_reason_to_refuse(e
 
 OTHER_NUMBERS = {int: lambda value: value + 1, float: lambda value: 0.6 * value + 0.01, bool: lambda value: not value}
 
+
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_each_number_and_switch_of_a_configuration_is_computed_or_refused(case):
     """A packed row against transformers' own pass, for a model of the changed configuration."""

@@ -1,12 +1,13 @@
 """The deadline of each round: how long it waits for its drafts, from how late drafts have been.
 
-Knows the times of drafts. Does not know whose they are: a single device that is always late cannot make a round wait
-for it longer than it pays for all.
+Knows the times of drafts, and whose they were: a single device that is late again and again cannot make a round wait
+for it longer than it pays for the others.
 """
 
-from collections import deque
+from collections import defaultdict, deque
+from statistics import median_low
 
-from multispin.control.deadline import best_wait_s
+from multispin.control.deadline import best_wait_s, sparing_wait_s
 from multispin.passes.limits import Limits
 
 _REMEMBERED = 256
@@ -25,18 +26,19 @@ class RoundDeadlines:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._lateness: deque[float] = deque(maxlen=_REMEMBERED)
+        self._lateness: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # of a session's draft
 
-    def observe(self, planned_s: float, took_s: float) -> None:
+    def observe(self, session: int, planned_s: float, took_s: float) -> None:
         """Learn from a draft that arrived, late or not.
 
         Args:
+            session: number of its session.
             planned_s: planned time of drafting and upload in its round [s]; 0 where none was planned.
             took_s: time from its grant to its arrival [s].
 
         """
         if planned_s > 0.0:
-            self._lateness.append(took_s / planned_s)
+            self._lateness.append((session, took_s / planned_s))
 
     def most_s(self, planned_s: float) -> float:
         """Time after the grants at which the limits end any round [s]; `planned_s` is as in `wait_s`."""
@@ -54,4 +56,11 @@ class RoundDeadlines:
         most_s = self.most_s(planned_s)
         if not self._limits.choose_deadline or len(self._lateness) < _ENOUGH or awaited < 1 or verify_s <= 0.0:
             return most_s
-        return min(most_s, best_wait_s(self._lateness, awaited, planned_s, verify_s))
+        own = defaultdict[int, list[float]](list)
+        for session, ratio in self._lateness:
+            own[session].append(ratio)
+        latest = own.pop(max(own, key=lambda session: median_low(own[session])))
+        others = [ratio for ratios in own.values() for ratio in ratios]
+        if awaited < 2 or not others:
+            return min(most_s, best_wait_s(latest + others, awaited, planned_s, verify_s))
+        return min(most_s, sparing_wait_s(latest, others, awaited, planned_s, verify_s))

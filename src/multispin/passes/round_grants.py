@@ -80,7 +80,6 @@ class RoundGrants:
         phase_s = plan.phase_s
         if phase_s is None:
             phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
-        wait_s = self._deadlines.most_s(phase_s)
         verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
         wait_s = self._deadlines.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
         # Nobody waits for a device that was late already, nor for a probe.
@@ -166,4 +165,4 @@ class RoundGrants:
 
     def came(self, seat: Seat, now_s: float) -> None:
         """A granted draft has come: learn how late drafts are."""
-        self._deadlines.observe(seat.planned_s, now_s - seat.asked_at_s)
+        self._deadlines.observe(seat.session.number, seat.planned_s, now_s - seat.asked_at_s)

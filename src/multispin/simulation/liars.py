@@ -19,6 +19,7 @@ LIES = {
     "falls silent": "answers twenty grants and no more",
     "0.4 s late": "answers every grant 0.4 s late",
     "just under the deadline": "knows each deadline and answers 1 ms before it",
+    "feels for the deadline": "is a little later with each draft, until one has missed its round, and then less late",
     "claims to be 100 times faster": "says so at first and in each draft",
     "100 times slower than it claims": "drafts 100 times slower than it says at first and in each draft",
     "drafts nothing": "answers every grant at once, with an empty draft",
@@ -44,9 +45,11 @@ LIES = {
     "a frame for each token": "sends each token of a stream by itself, however many it is told to send together",
 }
 """Kinds of peers, and their meaning. In streams a frame takes the place of a draft. They have no deadlines:
-there "just under the deadline" is 0.4 s late."""
+there "just under the deadline" is 0.4 s late, and "feels for the deadline" just in time."""
 
 LIAR_DELAY_S = 0.4
+FELT_S = 0.05
+FELT_MORE, FELT_LESS = 1.05, 0.8
 AWAY_S = 0.3
 STALL_S = 2.0
 LATER_S = 0.01
@@ -75,6 +78,7 @@ class Liar(SimulatedDevice):
         super().__init__(*more)
         self._lie, self._deadline_s, self._now_s = lie, deadline_s, now_s
         self._drafts = 0
+        self._felt_s, self._round = FELT_S, 0
         said = self._hello.profile
         if lie.startswith("claims 3,600 s"):
             said = Profile(3600.0, said.spectral_efficiency)
@@ -111,6 +115,8 @@ class Liar(SimulatedDevice):
                 return structs.replace(message, draft_us=self._said_in_turns), draft_s
             case "later and later":
                 return message, draft_s + self._later_s
+            case "feels for the deadline":
+                return message, draft_s + self._feel(message.round)
             case "just under the deadline":
                 return message, max(draft_s, self._deadline_s() - self._now_s() - MARGIN_S)
             case "falls silent" if self._drafts > ANSWERED:
@@ -124,6 +130,12 @@ class Liar(SimulatedDevice):
             case "claims to be 100 times faster" | "100 times slower than it claims":
                 return structs.replace(message, draft_us=message.draft_us // 100), draft_s
         return message, math.inf if self._lie.endswith("silent") else draft_s
+
+    def _feel(self, number: int) -> float:
+        """How late it dares to be with its draft of a round [s]: if the round before went on without it, less late."""
+        self._felt_s *= FELT_MORE if number <= self._round + 1 else FELT_LESS
+        self._round = number
+        return self._felt_s
 
     # Streams ------------------------------------------------------------------------------------------------------
 
