@@ -53,9 +53,10 @@ quick: setup     ## Run the tests that need neither the embedded model, nor proc
 test: setup try-wllama ## Run all tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-fuzz: setup      ## Feed over a million damaged inputs to every decoder, JavaScript's too (needs node); `make test` has a short form
+fuzz: setup      ## Feed over a million damaged inputs to every decoder, JavaScript's too (needs node), and try random examples; `make test` has a short form
 	$(BIN)/python -m tests.fuzz.decoders
 	$(BIN)/python -m tests.fuzz.javascript
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m hypothesis --hypothesis-profile=random
 
 chaos: setup     ## Play 200 random schedules of faults, a quarter of them with real processes; `make test` has a short form
 	$(BIN)/python -m tests.chaos.schedules

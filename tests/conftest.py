@@ -8,8 +8,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hypothesis import settings
 
-# A slow machine is no bug: no example has a deadline.
-settings.register_profile("multispin", deadline=None)
+# A slow machine is no bug: no example has a deadline. Every run tries the same examples; `make fuzz` tries others.
+settings.register_profile("multispin", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, max_examples=1000)
 settings.load_profile("multispin")
 
 
