@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from multispin.cli import device, drafting
 from multispin.cli.main import run
+from multispin.device import Silence, Why
 from multispin.protocol.events import Away, Done, Written
 from multispin.speculation import NoDrafter
 
@@ -135,6 +137,29 @@ def test_a_terminal_is_shown_nothing_that_it_would_obey_and_a_file_gets_the_text
         tell(Written(1, text, 0, 0))
     tell(done("a \x1b[2J b 🍕"))
     assert screen.getvalue() == shown
+
+
+@pytest.mark.parametrize(
+    "note", ["", "24 of 24 tokens were written without drafts of this device: the edge asked for none"]
+)
+def test_a_summary_says_why_nothing_was_drafted(note, capsys):
+    drafting.Teller()(msgspec.structs.replace(done("a"), note=note))
+    _, *more = capsys.readouterr().err.splitlines()
+    assert more == [f"multispin: {note}"] * bool(note)
+
+
+@pytest.mark.parametrize("why", list(Why))
+def test_every_reason_is_a_sentence_with_what_to_change(why):
+    silence = Silence(SimpleNamespace(max_length=32))
+    silence.tokens[why] = 40
+    client = SimpleNamespace(
+        silence=silence, counters=SimpleNamespace(drafted=0), session=SimpleNamespace(generated=[1] * 50)
+    )
+    for context in (None, 32):
+        note = drafting._note(client, {"draft": "small", "context": context})
+        assert note.startswith("40 of 50 tokens were written without drafts of this device: ")
+        assert ("--context" in note) == (why is Why.CONTEXT and context == 32)
+        assert drafting._note(client, {"draft": "none", "context": context}) == ""
 
 
 def test_an_outage_is_told_once_and_its_reason_cannot_forge_lines(capsys):

@@ -58,7 +58,7 @@ LINES = [
     (DONE, {
         "event": "done", "ids": [1, 2], "text": "x„", "tokens": 2, "finish": "stop", "rule": "greedy", "seconds": 0.5,
         "drafted": 4, "accepted": 3, "rounds": 2, "uplink_bytes": 99, "draft_bytes": 80, "reconnects": 0,
-        "wasted": 0, "downlink_bytes": 0,
+        "wasted": 0, "downlink_bytes": 0, "undrafted": "", "note": "",
     }),
 ]  # fmt: skip
 

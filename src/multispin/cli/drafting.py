@@ -1,6 +1,7 @@
 """The process of `multispin device`: it writes one text, or serves OpenAI clients, with drafts of its own."""
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -12,12 +13,22 @@ import click
 from multispin.cli.lifetime import Parent, end_in_order, ended_in_order, stop_signal
 from multispin.cli.process import flag, writer
 from multispin.cli.sampling import sampling_and_rule
-from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, session_url
+from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, Why, session_url
 from multispin.errors import InputError
 from multispin.outside import one_line, printable
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress, RefusedError, Request
 from multispin.protocol.events import Away, Begin, Done, Event, Ready, Tried, Try, Written, from_order
 from multispin.protocol.limits import FINISH_TEXTS_S
+
+log = logging.getLogger(__name__)
+
+_WHY = {
+    Why.NOT_ASKED: "the edge asked for none; it asks where they make texts faster",
+    Why.CONTEXT: "the text is longer than the {most} tokens that its drafter reads",
+    Why.NOTHING: "its drafter had nothing to propose",
+    Why.RESTING: "it rested, so that few of its tokens are wasted (--max-wasted-share)",
+    Why.LATE: "its tokens came too late, or after one that was wrong",
+}
 
 
 async def serve(options: Mapping[str, Any]) -> None:
@@ -33,16 +44,25 @@ async def serve(options: Mapping[str, Any]) -> None:
         await check_free(host, port)  # before a model is loaded
     source = await asyncio.to_thread(_load_source, options)
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
+    told: set[Why | None] = {None}
 
     def make(on_progress: Callable[[Progress], None]) -> DeviceClient:
         drafter, decode = source.drafter(_room(options, options["max_length"])), source.tokenizer.decode
-        return DeviceClient(
-            *(options["urls"], hello, drafter, emulation, on_progress),
+
+        def progressed(progress: Progress) -> None:
+            on_progress(progress)
+            if progress.finish and (why := client.silence.reason(client.counters.drafted)) not in told:
+                told.add(why)  # one text of a kind is enough
+                log.warning(_note(client, options))
+
+        client = DeviceClient(
+            *(options["urls"], hello, drafter, emulation, progressed),
             decode=decode,
             patience=patience,
             max_wasted_share=options["max_wasted_share"],
             link=WebSocketLink(options["tls"]),
         )
+        return client
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
@@ -194,7 +214,7 @@ async def _generate(
         raise
     finally:
         client.close()
-    tell(_done(client, ids, request, time.monotonic() - began_s))
+    tell(_done(client, ids, request, time.monotonic() - began_s, _note(client, options)))
 
 
 def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> Request:
@@ -215,7 +235,20 @@ def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> R
     )
 
 
-def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float) -> Done:
+def _note(client: DeviceClient, options: Mapping[str, Any]) -> str:
+    """A sentence about why a part of a text was written without drafts; empty if a person need not know."""
+    silence = client.silence
+    why = silence.reason(client.counters.drafted)
+    if why is None or options["draft"] == "none":
+        return ""
+    because = _WHY[why].format(most=silence.most)
+    if why is Why.CONTEXT:
+        because += " (--context)" if silence.most == options["context"] else " (its model knows no more)"
+    count, of = silence.tokens[why], len(client.session.generated)
+    return f"{count} of {of} tokens were written without drafts of this device: {because}"
+
+
+def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float, note: str) -> Done:
     """Result of a text that took so many seconds."""
     counters = client.counters
     return Done(
@@ -233,6 +266,8 @@ def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: f
         reconnects=counters.reconnects,
         wasted=counters.wasted,
         downlink_bytes=counters.downlink_bytes,
+        undrafted=(client.silence.reason(counters.drafted) or "") if note else "",
+        note=note,
     )
 
 
@@ -265,3 +300,5 @@ class Teller:
                 f"drafted tokens accepted, {event.uplink_bytes} bytes sent",
                 err=True,
             )
+            if event.note:
+                click.echo(f"multispin: {event.note}", err=True)

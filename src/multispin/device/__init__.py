@@ -13,6 +13,7 @@ from multispin.device.link import (
     memory_pair,
 )
 from multispin.device.retry import Patience, Retries
+from multispin.device.silence import Silence, Why
 from multispin.device.trust import trusting
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "Patience",
     "Retries",
     "ShapedLink",
+    "Silence",
     "WebSocketLink",
+    "Why",
     "memory_pair",
     "session_url",
     "trusting",

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multispin.device.address import without_secrets
 from multispin.device.link import DelayedLink, Link, LinkLostError, ShapedLink, WebSocketLink
 from multispin.device.retry import Patience, Retries
+from multispin.device.silence import Silence
 from multispin.errors import InputError
 from multispin.protocol import (
     Ask,
@@ -133,6 +134,7 @@ class DeviceClient:
     Attributes:
         session: state of the protocol, with the text.
         counters: what the present request has cost.
+        silence: what of the present text was written without drafts, and why.
 
     Args:
         url: address of the edge's session endpoint, or several, which are tried in turn.
@@ -170,6 +172,7 @@ class DeviceClient:
             raise InputError("no address of an edge is named")
         self._url = self._urls[0]
         self._drafter = drafter
+        self.silence = Silence(drafter)
         self._emulation = emulation or Emulation()
         self._on_progress = on_progress
         self._on_outage = on_outage
@@ -194,7 +197,7 @@ class DeviceClient:
             InputError: no edge can be reached, or what it says makes no sense.
 
         """
-        self.counters = Counters()
+        self.counters, self.silence = Counters(), Silence(self._drafter)
         self.session.begin(request)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._drafter.prepare, request.prompt)
@@ -307,8 +310,10 @@ class DeviceClient:
                     grant = message if isinstance(message, Grant) else message.grant
                     if grant is not None:
                         self._link.granted(grant.bandwidth_hz)
+                        self.silence.offer(grant.length)
                 case Window():
                     self._link.granted(message.bandwidth_hz)
+                    self.silence.offer(message.length)
             if isinstance(message, Window | Commit):
                 self._go_ahead()
                 continue
@@ -357,6 +362,8 @@ class DeviceClient:
             self.counters.rounds += 1
             self.counters.drafted += progress.drafted
             self.counters.accepted += progress.accepted
+            if not progress.drafted:
+                self.silence.written(len(progress.tokens), len(self.session.committed), self.session.rests)
         if progress.tokens or progress.finish:
             self._on_progress(progress)
 
@@ -400,6 +407,8 @@ class DeviceClient:
             ids, distributions = await loop.run_in_executor(
                 self._thread, self._drafter.draft_distributions, committed, length, session.params, session.form
             )
+        if length:
+            self.silence.asked(len(ids))
         await asyncio.sleep(began_s + len(ids) * self._emulation.seconds_per_token - loop.time())
         if session.grant != grant or len(session.committed) != len(committed):
             return  # nobody waits for it any more
@@ -432,6 +441,7 @@ class DeviceClient:
             self._drafting_for = epoch, len(text)
             # The thread may still be busy with a token that was given up: that is no time of this one.
             ids, took_s = await loop.run_in_executor(self._thread, _timed, self._drafter, text, session.params)
+            self.silence.asked(len(ids))
             least_s = len(ids) * self._emulation.seconds_per_token
             await asyncio.sleep(began_s + least_s - loop.time())
             session.drafted(epoch, len(text), ids, max(took_s, least_s))

@@ -44,6 +44,11 @@ class ModelDrafter:
         self._slot = self._drafter.open()
         self._follower = Follower(grammars)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text that it drafts for."""
+        return self._drafter.model.max_length
+
     def prepare(self, committed: Sequence[int]) -> None:
         """Feed all but the newest committed token."""
         self._drafter.prepare([(self._slot, committed)])

@@ -414,6 +414,11 @@ class LlamaCppDrafter:
         self._size = context.vocabulary_size if vocabulary_size is None else vocabulary_size
         self._follower = Follower(grammars)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text that it drafts for."""
+        return self._context.max_length
+
     def fork(self, branch: int) -> "LlamaCppDrafter":
         """A drafter that goes on from what this one has read, for a text that continues in another way.
 

@@ -147,6 +147,11 @@ class DeviceStanding:
         self._chains.wasted = tokens
 
     @property
+    def rests(self) -> bool:
+        """Whether the device drafts nothing in a stream because it would waste too much (`thrift`)."""
+        return isinstance(self.stage, DeviceStreaming) and self._chains.rests
+
+    @property
     def room_ahead(self) -> int:
         """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
         stage, request = self.stage, self._text.request

@@ -108,6 +108,11 @@ class Chains:
         self._seen = 0  # of them, those that the thrift has learned from
         self._thrift = Thrift(max_wasted_share)
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is drafted for now, because every distance ahead wastes too much."""
+        return self._thrift.ahead == 0
+
     def begin_text(self) -> None:
         """Begin to count again."""
         self.wasted = self._seen = 0

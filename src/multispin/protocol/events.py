@@ -243,6 +243,9 @@ class Done(_Line, frozen=True, tag="done"):
         reconnects: connections that were lost and made again.
         wasted: tokens drafted in a stream that were never verified.
         downlink_bytes: bytes received, framing included.
+        undrafted: why so much of the text was written without drafts of this device: "not-asked", "context", "nothing",
+            "resting" or "late"; empty where there is nothing to say.
+        note: a sentence for a person about that.
 
     """
 
@@ -260,6 +263,8 @@ class Done(_Line, frozen=True, tag="done"):
     reconnects: int
     wasted: int = 0
     downlink_bytes: int = 0
+    undrafted: str = ""
+    note: str = ""
 
 
 # The other way --------------------------------------------------------------------------------------------------------
