@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import math
+import re
 
 import pytest
 from tests.web.site import SECRET, Phones, answered, ask, own_text, ready
@@ -361,9 +362,9 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(tiny, kind):
             await ask(page, RAINBOW)
             await page.until(f"/cannot be reached/.test({note})")
             assert await page.run(question) == RAINBOW
-            assert await page.run("document.getElementById('state').textContent") == "not connected"
+            state = await page.run("document.getElementById('state').textContent")
+            assert re.fullmatch(r"not connected: the edge cannot be reached; trying again in \d+\.\d s", state)
             async with tiny.edge(port=edge.port, secret="another"):
-                await page.run("document.getElementById('ask').requestSubmit()")
                 await page.until("!document.getElementById('join').hidden")
                 assert await page.run(question) == RAINBOW
                 await page.run("document.getElementById('token').value = 'another'")
@@ -451,7 +452,52 @@ def test_a_text_that_is_stopped_while_its_edge_is_away_does_not_count_as_joined(
             await page.until("/trying again/.test(document.getElementById('state').textContent)")
             await page.run("document.getElementById('ask').requestSubmit()")
             assert (await answered(page))["ids"]
-            assert await page.run("document.getElementById('state').textContent") == "not connected"
+            await page.until("/^not connected: .* trying again in/.test(document.getElementById('state').textContent)")
+
+    tiny.run(scenario())
+
+
+@pytest.mark.both_browsers
+@pytest.mark.parametrize("name", ["embedded", "another model"])
+def test_a_page_finds_an_edge_that_comes_back_by_itself(tiny, kind, name):
+    """Nobody sends a message. An edge with another model has the page loaded anew, and what was typed stays."""
+    state = "document.getElementById('state').textContent"
+
+    async def scenario():
+        async with tiny.browsers.started(kind) as browser:
+            async with tiny.edge() as edge:
+                page = await Phones(browser, edge).join()
+            await page.run(
+                f"""
+                window.waits = [];
+                const noted = () => waits.push(/trying again in (\\S+) s$/.exec({state})?.[1]);
+                new MutationObserver(noted).observe(document.getElementById("state"), {{ childList: true }});
+                Math.random = () => 1;
+                """
+            )
+            await ask(page, RAINBOW)
+            assert await page.until("waits.length >= 3 && waits.slice(0, 3)") == ["1.0", "2.0", "4.0"]
+            async with tiny.edge(port=edge.port, name=name):
+                await page.until(f"{state} === 'joined; large model: {name}'")
+                assert await page.run("document.getElementById('question').value") == RAINBOW
+                await ready(page)
+                await ask(page, RAINBOW, most=12)
+                assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 12)
+
+    tiny.run(scenario())
+
+
+def test_a_network_that_comes_back_is_used_at_once(tiny, kind):
+    async def scenario():
+        async with tiny.browsers.started(kind) as browser:
+            async with tiny.edge() as edge:
+                page = await Phones(browser, edge).join()
+            await page.run("window.setTimeout = () => 0")  # no wait ends
+            await ask(page, RAINBOW)
+            await page.until("/trying again in/.test(document.getElementById('state').textContent)")
+            async with tiny.edge(port=edge.port):
+                await page.run("window.dispatchEvent(new Event('online'))")
+                await page.until("/^joined/.test(document.getElementById('state').textContent)")
 
     tiny.run(scenario())
 

@@ -4,6 +4,7 @@
  */
 import { InputError, RefusedError, SessionGoneError } from "./errors.js";
 import { decode, encode } from "./messages.js";
+import { pauseMs } from "./pause.js";
 import { DeviceSession } from "./session.js";
 
 /** Longest wait for the answer to a greeting [ms]. */
@@ -219,9 +220,8 @@ export class DeviceClient {
     if (this.failedAt !== null) this.awayMs += Math.min(now - this.failedAt, this.delayMs + WELCOME_TIMEOUT_MS);
     this.failedAt = now;
     if (this.awayMs > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
-    const whole = Math.min(patience.longestDelayMs, patience.firstDelayMs * 2 ** Math.min(this.failures++, 30));
     const chance = Math.random(); // so that many devices do not come back at once
-    const delay = Math.max(whole * (0.5 + 0.5 * chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
+    const delay = Math.max(pauseMs((this.failures += 1), patience, chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
     this.delayMs = delay;
     this.onOutage(error.message, delay);
     let timer;

@@ -5,6 +5,7 @@ export { bitsPerId, packIds, unpackIds } from "./ids.js";
 export * from "./messages.js";
 export { Float, pack, unpack } from "./msgpack.js";
 export { gumbel, highWord, keys, uniform } from "./noise.js";
+export { pauseMs } from "./pause.js";
 export { DeviceSession } from "./session.js";
 export { Streaming } from "./stream.js";
 export { TextStream, TokenTable } from "./text.js";

@@ -185,6 +185,14 @@ test("a draft that takes longer is no silence of the edge", async () => {
   assert.deepEqual(outages, []);
 });
 
+test("a wait doubles up to a bound, and half of it is chance", () => {
+  const bounds = { firstDelayMs: 1000, longestDelayMs: 30_000 };
+  assert.deepEqual([1, 2, 5, 6, 2000].map((failures) => everything.pauseMs(failures, bounds, 1)), [1000, 2000, 16_000, 30_000, 30_000]);
+  assert.deepEqual([1, 2000].map((failures) => everything.pauseMs(failures, bounds, 0)), [500, 15_000]);
+  const drawn = Array.from({ length: 50 }, () => everything.pauseMs(9, bounds));
+  assert.ok(drawn.every((ms) => ms >= 15_000 && ms <= 30_000) && new Set(drawn).size > 1);
+});
+
 test("a refusal is final", async () => {
   globalThis.WebSocket = playedSocket(() => [{ type: "Error", code: "unauthorised", sentence: "the credential is wrong" }]);
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} } });

@@ -169,6 +169,9 @@ export declare class DeviceSession {
   forgetEdge(): void;
 }
 
+/** How long to wait before the next attempt to reach an edge [ms]: it doubles with each failure, up to a bound, and half of it is chance. */
+export declare function pauseMs(failures: number, bounds: Pick<Patience, "firstDelayMs" | "longestDelayMs">, chance?: number): number;
+
 /** The bytes of every token of the target. */
 export declare class TokenTable {
   constructor(pieces: Uint8Array[]);

@@ -4,13 +4,13 @@ import { element, Figures, say, write } from "./chat.js";
 import { Conversation } from "./conversation.js";
 import { AwayError, Edge, TokenError } from "./edge.js";
 import { keep, kept } from "./kept.js";
+import { LOOK_FOR_MS, Lookout } from "./lookout.js";
 import { keepToken, token, tryToken } from "./token.js";
 
 const RELOADED = "multispin.reloaded";
-const AGAIN_MS = 3000;
 const SLEPT_MS = 20_000;
 const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measures the link
-const PATIENCE = { onceKnownMs: 12 * 3600e3 }; // whoever looks at the page sees that the edge is away, and can stop
+const PATIENCE = { onceKnownMs: LOOK_FOR_MS }; // whoever looks at the page sees that the edge is away, and can stop
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
   prepare: async (committed) => drafter?.prepare(committed),
@@ -19,28 +19,33 @@ const whoeverIsThere = {
 
 const figures = new Figures();
 const conversation = new Conversation();
+const lookout = new Lookout(join);
 let edge, about, table;
 let drafter = null;
+let loading = null; // ends when the drafter is loaded, or cannot be
 let client = null; // of the text under way
 let busy = null; // ends when the question that is being sent, or the text under way, has ended
 let hiddenAt = 0;
 let unasked = false; // whether this device could have helped with the newest text, and was never asked
 
+/** Join the edge, or see whether it is still there. */
 async function join() {
   edge = new Edge(token());
   try {
-    about = await edge.about();
+    const found = await edge.about();
     keepToken();
+    if (isAnother(found)) return startedAnew(element("question").value);
+    about = found;
     if (about.version !== PROTOCOL_VERSION) return newerPage();
-    table = TokenTable.unpack(await edge.tokens());
+    table ??= TokenTable.unpack(await edge.tokens());
   } catch (error) {
     if (error instanceof TokenError) return askForToken(error);
-    tell(`${error.message}; trying again${error instanceof AwayError ? ". Is this device in its network?" : ""}`);
-    return void setTimeout(join, AGAIN_MS);
+    return notConnected(error);
   }
+  lookout.end();
   element("join").hidden = true;
   for (const id of ["help", "chat", "ask"]) element(id).hidden = false;
-  tell(`joined; large model: ${about.target}`);
+  tellJoined();
   if (!element("chat").children.length) {
     conversation.messages.forEach(({ role, content }) => say(role, content));
     alone(goOn);
@@ -50,12 +55,31 @@ async function join() {
     say("note", "The edge was started anew, so this page was loaded again. Your message was not sent yet.");
     element("question").value = question;
   }
-  if (!drafter) await loadDrafter();
+  // Not waited for: this attempt is over.
+  if (!drafter) loading ??= loadDrafter().finally(() => (loading = null));
 }
 
 const tell = (text) => (element("state").textContent = text);
+const tellJoined = () => tell(`joined; large model: ${about.target}`);
+
+/** Whether the edge was started anew, with another model or drafter. */
+const isAnother = (found) => about !== undefined && JSON.stringify(found) !== JSON.stringify(about);
+
+/** Load the page that belongs to the edge as it is now; a message that was not sent stays in its box. */
+function startedAnew(question) {
+  conversation.keepQuestion(question.trim());
+  location.reload();
+}
+
+/** The edge is away: say so, and look for it. */
+function notConnected({ message }) {
+  const delayMs = lookout.again();
+  const next = delayMs === null ? "send a message to try again" : `trying again in ${(delayMs / 1e3).toFixed(1)} s`;
+  tell(`not connected: ${message}; ${next}${about ? "" : ". Is this device in its network?"}`);
+}
 
 function askForToken(error) {
+  lookout.end();
   tell(edge.token ? "not joined" : error.message);
   element("join-problem").textContent = edge.token ? `${error.message}: look for a typing error, or ask for a new one` : "";
   element("join").hidden = false;
@@ -137,7 +161,7 @@ function newClient(box) {
       figures.count(progress);
       if (drafter) showSpeed();
       keepText();
-      tell(`joined; large model: ${about.target}`);
+      tellJoined();
     },
     onOutage: (why, delayMs) => tell(`${why}; trying again in ${(delayMs / 1e3).toFixed(1)} s`),
   });
@@ -160,6 +184,7 @@ const keepText = () => conversation.keepText(client.session.save(), about.finger
  */
 async function answer(made, box, request) {
   client = made;
+  lookout.end(); // it looks for the edge itself
   element("send").textContent = "Stop";
   let problem = null;
   try {
@@ -171,7 +196,10 @@ async function answer(made, box, request) {
   unasked = session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
   figures.end();
   if (drafter) showSpeed();
-  tell(problem || made.failures ? "not connected" : `joined; large model: ${about.target}`);
+  if (problem || made.failures) {
+    tell("not connected");
+    lookout.now();
+  } else tellJoined();
   const answered = session.text !== "" || session.finish !== "";
   if (answered) conversation.add("assistant", session.text);
   else box.remove();
@@ -208,10 +236,9 @@ async function ask(question) {
   const box = say("user", question);
   try {
     const [now, prompt] = await Promise.all([edge.about(), edge.prompt(conversation.messages)]);
-    if (JSON.stringify(now) !== JSON.stringify(about)) {
+    if (isAnother(now)) {
       conversation.takeBack();
-      conversation.keepQuestion(question);
-      return location.reload(); // the edge was started anew, with another model or drafter
+      return startedAnew(question);
     }
     const room = about.max_length - prompt.length;
     if (room < 1) throw new Error("the conversation is too long for this edge: begin a new one");
@@ -231,7 +258,7 @@ async function ask(question) {
     const away = error instanceof AwayError ? " Look whether it runs and whether this device is in its network, and send again." : "";
     say("note", `Not answered: ${error.message}.${away}`);
     if (error instanceof TokenError) askForToken(error);
-    if (error instanceof AwayError) tell("not connected");
+    if (error instanceof AwayError) notConnected(error);
   }
 }
 
@@ -248,7 +275,7 @@ async function alone(work) {
 element("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
   tryToken(element("token").value.trim());
-  join();
+  lookout.now();
 });
 element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -274,10 +301,12 @@ element("forget").addEventListener("click", async () => {
   element("chat").replaceChildren();
 });
 // A phone that slept, or changed its network, may hold a connection that is dead and does not say so.
+const lookAgain = () => (client ? client.reconnect() : lookout.now());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) hiddenAt = performance.now();
-  else if (performance.now() - hiddenAt > SLEPT_MS) client?.reconnect();
-  else client?.hurry();
+  else if (performance.now() - hiddenAt > SLEPT_MS) lookAgain();
+  else if (client) client.hurry();
+  else lookout.hurry();
 });
-window.addEventListener("online", () => client?.reconnect());
-join();
+window.addEventListener("online", lookAgain);
+lookout.now();

@@ -1,4 +1,6 @@
 /** What the page asks of its edge over HTTP, and what it keeps of it in the browser. */
+import { pauseMs } from "/device/client/index.js";
+import { PAUSES } from "./lookout.js";
 
 /** The edge does not know this device's token. */
 export class TokenError extends Error {}
@@ -8,7 +10,6 @@ export class AwayError extends Error {}
 
 const STORE = "files";
 const MOST_FAILURES = 20; // of a download, one after the other
-const AGAIN_MS = 3000;
 
 export class Edge {
   /** @param {string} token credential of this device; may be empty */
@@ -74,7 +75,7 @@ export class Edge {
         if (done < file.bytes) throw new AwayError("the download ended early");
       } catch (error) {
         if (!(error instanceof AwayError) || (failures += 1) > MOST_FAILURES) throw error;
-        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+        await new Promise((resolve) => setTimeout(resolve, pauseMs(failures, PAUSES)));
       }
     }
     const blob = new Blob(parts);
