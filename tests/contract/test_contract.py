@@ -123,6 +123,7 @@ def test_no_option_is_gone_or_changed():
 # Plans ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_plan_of_the_examples_is_the_recorded_one():
     found = {}
     for file in sorted(SCENARIOS.glob("*.toml")):
