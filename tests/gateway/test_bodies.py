@@ -72,6 +72,9 @@ def test_a_negative_seed_is_a_seed_and_minus_one_is_any():
     assert chat(seed=-1).params(7).seed == 7
     assert chat(seed=-2).params(7).seed == 2**63 - 2
     assert chat(seed=-(2**63)).params(7).seed == 0
+    for far in (2**63, -(2**63) - 1):
+        with pytest.raises(BadRequestError, match=r"seed = .* outside −2\^63 … 2\^63 − 1"):
+            chat(seed=far).params(7)
 
 
 def test_a_developers_message_is_a_systems_in_the_template():

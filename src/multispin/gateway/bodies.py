@@ -302,7 +302,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     def _seed(self, drawn: int) -> int:
         given = drawn if self.seed is None or self.seed == RANDOM_SEED else self.seed
-        return given % SEED_COUNT if -SEED_COUNT <= given < 0 else given
+        if not -SEED_COUNT <= given < SEED_COUNT:
+            raise BadRequestError(f"seed = {_short(given)} is outside −2^63 … 2^63 − 1", "seed")
+        return given % SEED_COUNT
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
