@@ -24,6 +24,7 @@ from multispin.edge import TokenFile
 from multispin.errors import InputError
 from multispin.estimation.traces import load_traces
 from multispin.gateway.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, read_body
+from multispin.gateway.formats import grammar_of_schema
 from multispin.gateway.responses import ResponsesBody
 from multispin.models.drafter_card import CARD_FILE, read_card
 from multispin.models.gguf_file import read_facts
@@ -184,7 +185,7 @@ def _chat(data: bytes) -> object:
     """A chat's body, and all that is made of it before anything is tokenised."""
     body = read_body(data, ChatBody)
     use = body.tool_use()
-    grammar = body.format_grammar() if use is None else use.grammar()
+    grammar = grammar_of_schema(body.form_schema()) if use is None else use.grammar()
     return body.conversation(), body.params(1, grammar), body.stop_ids((2,)), body.stop_strings, body.reported
 
 
@@ -192,7 +193,7 @@ def _response(data: bytes) -> object:
     """The same of `/v1/responses`."""
     body = read_body(data, ResponsesBody)
     use = body.tool_use()
-    grammar = body.format_grammar() if use is None else use.grammar()
+    grammar = grammar_of_schema(body.form_schema()) if use is None else use.grammar()
     return body.conversation(), body.params(1, grammar), body.stop_ids((2,)), body.stop_strings, body.reported
 
 
