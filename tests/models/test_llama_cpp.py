@@ -346,6 +346,18 @@ def test_what_the_library_writes_of_a_file_that_it_refuses_does_not_reach_the_te
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_refusal_has_the_librarys_own_reason_on_one_line(path, tmp_path):
+    file = tmp_path / "other.gguf"
+    whole = path.read_bytes()
+    at = whole.index(b"general.architecture")
+    place = whole.index(b"llama", at)
+    file.write_bytes(whole[:place] + b"odd\x1b\n" + whole[place + 5 :])
+    with pytest.raises(LlamaCppError) as raised:
+        try_file(file)
+    assert r"unknown model architecture: 'odd\x1b\n'" in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
 def test_where_neither_library_can_read_a_file_one_reason_is_given(path, tmp_path, caplog):
     file = tmp_path / "damaged.gguf"
     file.write_bytes(path.read_bytes()[:5000])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multispin.errors import InputError
+from multispin.models import llama_log
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import (
     DistributionFormat,
@@ -74,15 +75,11 @@ def load_llama_cpp() -> Any:
     return library
 
 
-_Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_SILENT = _Log(lambda _level, _text, _data: None)  # the library keeps the pointer, so it lives as long as this module
-
-
 def _declare(library: Any) -> None:
     """Give types to the functions of the library that its own declarations leave out."""
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
     for name, arguments, result in (
-        ("llama_log_set", [_Log, pointer], None),
+        ("llama_log_set", [llama_log.Log, pointer], None),
         ("llama_kv_cache_seq_rm", [pointer, integer, integer, integer], ctypes.c_bool),
         ("llama_kv_cache_seq_cp", [pointer, integer, integer, integer, integer], None),
         ("llama_model_meta_val_str", [pointer, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t], integer),
@@ -94,7 +91,7 @@ def _declare(library: Any) -> None:
     ):
         function = getattr(library._lib, name)
         function.argtypes, function.restype = arguments, result
-    library._lib.llama_log_set(_SILENT, None)
+    llama_log.listen(library)
 
 
 def has_gpu_backend() -> bool:
@@ -132,9 +129,13 @@ class LlamaCppModel:
             )
         options = self.library.llama_model_default_params()
         options.n_gpu_layers, options.vocab_only = gpu_layers, only_vocabulary
+        llama_log.forget()
         self._handle = self.library.llama_model_load_from_file(str(path).encode(), options)
         if not self._handle:
-            raise LlamaCppError(f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks")
+            raise LlamaCppError(
+                f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks "
+                f"({llama_log.reason()})"
+            )
         if self._native.llama_model_is_recurrent(self._handle):
             raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
         self.known_positions = int(self._native.llama_n_ctx_train(self._handle))
