@@ -9,7 +9,7 @@ import pytest
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
 from multispin.control.fairness import fair_weights
 from multispin.control.streams import Candidate, Go, Ride, choose
-from multispin.control.worth import Price, SessionWorth, Worth, learned_price, worth
+from multispin.control.worth import DEVICES_ATTAIN, Price, SessionWorth, Worth, learned_price, worth
 
 PAPER = Verification(0.02268, 0.01272)
 
@@ -81,3 +81,19 @@ def test_prices_count_a_session_by_its_weight() -> None:
 def test_fair_weights_favour_who_has_little() -> None:
     weights = fair_weights([1.0, 1.0, 2.0], [10.0, 20.0, 40.0])
     np.testing.assert_allclose(np.array(weights) * [10.0, 20.0, 40.0], 70.0 / 4.0 * np.array([1.0, 1.0, 2.0]))
+
+
+def test_what_devices_do_not_earn_the_engine_does() -> None:
+    """The best rates say that devices add 40 tokens per second to 60. If a third is not seen, they are cheaper."""
+    made = Worth(0.5, 100.0, 60.0, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    assert made.devices_share(59.0) == made.devices_share(60.0) == 0.0
+    assert made.devices_share(60.0 + 0.25 * DEVICES_ATTAIN * 40.0) == pytest.approx(0.25)
+    assert made.devices_share(60.0 + DEVICES_ATTAIN * 40.0) == pytest.approx(1.0)
+    assert made.devices_share(200.0) == 1.0
+    for share in (0.0, 0.25, 1.0):  # of a goodput of 80
+        assert made.price(80.0, share) == pytest.approx(80.0 * (1.0 - 0.5 * share))
+        assert made.scale(80.0, share) == pytest.approx(0.8 * share)
+
+
+def test_devices_that_can_add_nothing_keep_their_price() -> None:
+    assert Worth(1.0, 60.0, 60.0, {}).devices_share(50.0) == 1.0

@@ -2,18 +2,20 @@
 
 from itertools import pairwise
 
+import pytest
+
 from multispin.passes.beliefs import LearnedBeliefs
 from multispin.passes.planning import LEAST_PERIOD_S
 from multispin.passes.prices import FIRST_PERIODS, USUAL_PERIOD_S, Prices
 from multispin.passes.settings import ControllerSettings
 
 
-def prices() -> Prices:
+def prices(pass_s: float = 1.0) -> Prices:
     """Prices of four devices of whom nothing is known but what they say, and a pass that is believed to take long."""
     beliefs = LearnedBeliefs(16, 8)
     for session in range(1, 5):
         beliefs.join(session, 0.01, 3.0)
-    beliefs.observe_verification(4, 4, 1.0)
+    beliefs.observe_verification(4, 4, pass_s)
     return Prices(ControllerSettings("heterogeneous", 1e6, 16, 8, mode="auto"), beliefs)
 
 
@@ -46,3 +48,18 @@ def test_prices_stay_where_nothing_has_changed() -> None:
     assert found.bands_hz is first
     look(found, 1.1 * USUAL_PERIOD_S)
     assert found.bands_hz is not first
+
+
+def test_the_time_of_devices_that_add_nothing_is_worth_nothing_until_they_add_something() -> None:
+    found = prices(pass_s=0.02)
+    look(found, 0.0)
+    dear, engine = found.of(1).token_worth, found.engine_tokens_per_s
+    assert dear > 0.0
+    alone, most = found._worth.alone_tokens_per_s, found._worth.most_tokens_per_s
+    found.promise(0.9 * alone, 1.0, 1.0)
+    assert found.of(1).token_worth == found.of(1).restart_worth == 0.0
+    assert found.engine_tokens_per_s > engine
+    for _ in range(300):
+        found.promise(most, 1.0, 1.0)
+    assert found.of(1).token_worth == pytest.approx(dear)
+    assert found.engine_tokens_per_s == pytest.approx(engine)

@@ -29,6 +29,12 @@ SITES = {
     "a good drafter at the edge": Scenario(
         CELL, Verification(0.025, 0.0, 0.0001), devices(5, 0.02, 0.6), EdgeDrafter(0.002, 0.0001, 0.8)
     ),
+    "a good device that is slower than a pass": Scenario(
+        CELL,
+        Verification(0.0122, 0.0061, 0.00024),
+        (Device("d0", 0.013, 3.0, 0.56), Device("d1", 0.0203, 3.0, 0.94)),
+        EdgeDrafter(0.00054, 0.000005, 0.34),
+    ),
     "each session costs much": Scenario(CELL, Verification(0.023, 0.0127), devices(5, 0.006, 0.8)),
     "and the edge has a poor drafter": Scenario(
         CELL, Verification(0.1, 0.01), devices(5, 0.01, 0.85), EdgeDrafter(0.01, 0.001, 0.2)

@@ -17,6 +17,8 @@ PRICE_MEMORY_PASSES = 36.0
 """… or after this many passes, if these take longer: a site that is played more slowly remembers as many."""
 ATTAINED = 0.75
 """Share of the best rates' goodput that streams are taken to reach at least; seen are 0.72 to 0.9."""
+DEVICES_ATTAIN = 0.33
+"""A device's time is worth all that the best rates say if devices add this share of what they add in these rates."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +97,30 @@ class Worth:
     alone_tokens_per_s: float
     sessions: dict[str, SessionWorth]
 
-    def price(self, learned_tokens_per_s: float) -> float:
-        """λ [tokens/s], from the goodput that was learned (`Price`).
+    def price(self, learned_tokens_per_s: float, devices_share: float = 1.0) -> float:
+        """λ [tokens/s], from the goodput that was learned (`Price`) and what the devices' time is worth of its price.
 
         The price of the engine and those of the devices' time add up to a goodput, and are scaled together: if λ alone
         were raised, say to what the edge makes alone, devices would seem to earn what the edge has been paid for.
         A goodput that is poor because the price was too low must not lower the price further. So no less is believed
         than `ATTAINED` of the best rates' goodput, or what the edge makes alone, and no more than the best rates.
         """
-        return self.engine_share * self._goodput(learned_tokens_per_s)
+        earned_by_devices = devices_share * (1.0 - self.engine_share)
+        return (1.0 - earned_by_devices) * self._goodput(learned_tokens_per_s)
 
-    def scale(self, learned_tokens_per_s: float) -> float:
+    def scale(self, learned_tokens_per_s: float, devices_share: float = 1.0) -> float:
         """The price over that of the best rates, for the prices of `sessions`."""
-        return self._goodput(learned_tokens_per_s) / self.most_tokens_per_s
+        return devices_share * self._goodput(learned_tokens_per_s) / self.most_tokens_per_s
+
+    def devices_share(self, expected_tokens_per_s: float) -> float:
+        """The share of their price that the devices' time is worth, 0 … 1, from the goodput that passes promise.
+
+        The best rates bound what devices can add to what the edge makes alone. Where they add less, their time has been
+        taken for too dear: then the edge drafts too little, so as not to disturb streams that bring little.
+        """
+        added = expected_tokens_per_s - self.alone_tokens_per_s
+        wanted = DEVICES_ATTAIN * (self.most_tokens_per_s - self.alone_tokens_per_s)
+        return min(1.0, max(0.0, added) / wanted) if wanted > 0.0 else 1.0
 
     def _goodput(self, learned_tokens_per_s: float) -> float:
         """The goodput that prices add up to, that of the engine and those of the devices' time [tokens/s]."""

@@ -52,7 +52,8 @@ class Prices:
         self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
         self._worth: Worth | None = None
         self._learned = Price()
-        self._by = math.inf
+        self._promised = Price()  # the same, by what was expected of the passes
+        self._by = math.nan
         self._scaled: dict[int, SessionWorth] = {}
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
@@ -69,6 +70,14 @@ class Prices:
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
         """This many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
         self._learned = learned_price(self._learned, tokens, seconds, pass_s)
+        self._scale_sessions()
+
+    def promise(self, tokens: float, seconds: float, pass_s: float) -> None:
+        """A pass begins of which so many weighted tokens are expected in so much time, the wait for it included [s].
+
+        What was expected, and not what came: luck, and the time of prompts, would hide what devices add.
+        """
+        self._promised = learned_price(self._promised, tokens, seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
@@ -94,7 +103,7 @@ class Prices:
             self._background.begin(partial(_priced, planning, members, chunks, edge_rooms, before))
         if (found := self._background.take()) is not None:
             self._worth, self._goodputs = found
-            self._by = math.inf
+            self._by = math.nan
             rates = self._worth.sessions
             self._bands_hz = {number: rates[str(number)].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
@@ -133,7 +142,7 @@ class Prices:
     def engine_tokens_per_s(self) -> float:
         """The price of a second of the engine now [tokens/s]; 0 before anything is known."""
         goodput = self._learned.tokens_per_s
-        return goodput if self._worth is None else self._worth.price(goodput)
+        return goodput if self._worth is None else self._worth.price(goodput, self._devices_share(self._worth))
 
     @property
     def bands_hz(self) -> dict[int, float] | None:
@@ -144,11 +153,15 @@ class Prices:
         """The prices for one session, at the engine's present price."""
         return self._scaled.get(session, NOTHING)
 
+    def _devices_share(self, worth: Worth) -> float:
+        """What the devices' time is worth of its price; all of it before anything was expected of a pass."""
+        return worth.devices_share(self._promised.tokens_per_s) if self._promised.seconds > 0.0 else 1.0
+
     def _scale_sessions(self) -> None:
         """Find what is worth what for each session; asked for once for each of them in every pass."""
         if self._worth is not None:
-            by = self._worth.scale(self._learned.tokens_per_s)
-            if not abs(by / self._by - 1.0) <= SAME:
+            by = self._worth.scale(self._learned.tokens_per_s, self._devices_share(self._worth))
+            if not abs(by - self._by) <= SAME * self._by:
                 self._by = by
                 self._scaled = {int(name): each.scaled(by) for name, each in self._worth.sessions.items()}
 

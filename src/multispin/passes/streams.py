@@ -71,6 +71,7 @@ class Streams:
         self._put_off_s: float | None = None  # since when a pass that is worth its time is put off [s] …
         self._put_off_until_s = 0.0  # … and until when it may be, for the sake of those that it waited for at first [s]
         self._planned: Go | None = None  # the pass to come, or under way
+        self._waits_s: float | None = None  # since when it has been better to wait [s]
 
     @property
     def number(self) -> int:
@@ -142,7 +143,12 @@ class Streams:
         decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s, for_all_s)
         if isinstance(decision, Go):
             self._put_off_s = None
-        elif decision.puts_off:
+            waited_s = 0.0 if self._waits_s is None else now_s - self._waits_s
+            self._prices.promise(decision.expected_tokens, waited_s + decision.pass_s, self._pass_s)
+            self._waits_s = None
+        elif self._waits_s is None or not ready:
+            self._waits_s = now_s if ready else None
+        if isinstance(decision, Wait) and decision.puts_off:
             self._put_off_s = now_s if self._put_off_s is None else self._put_off_s
             self._put_off_until_s = now_s + decision.for_s
         self._planned = decision if isinstance(decision, Go) else None
