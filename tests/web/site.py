@@ -31,7 +31,7 @@ from multispin.web import DevicePage, PageDrafter
 
 SECRET = "open sesame"
 
-PASS_S = 0.4
+PASS_S = 1.0
 """A pass of an edge that streams takes at least so long [s]: a page on a busy machine drafts some tokens meanwhile."""
 TINY_PASS_S = 0.1
 """A pass over the tiny target takes at least so long [s]: a text is still being written when a test looks at it."""

@@ -60,9 +60,9 @@ def test_in_a_stream_the_page_drafts_on_while_it_is_verified(target, kind):
     async def scenario():
         async with target.edge(mode="streams") as edge, edge.browser(kind) as phones:
             page = await phones.join()
-            await ask(page, RAINBOW)
+            await ask(page, RAINBOW, most=16)
             answer = await answered(page)
-            assert answer["ids"] == own_text(target, RAINBOW, 40)
+            assert answer["ids"] == own_text(target, RAINBOW, 16)
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
             (session,) = [event.session for event in edge.events if isinstance(event, Connected)]
             ended = [event for event in edge.events if isinstance(event, Ended)]
