@@ -38,7 +38,16 @@ class TokenBucket:
         return self._rate_bits_per_s
 
     def set_rate(self, now_s: float, rate_bits_per_s: float) -> None:
-        """Change the rate from `now_s` on; what is queued goes on at the new one."""
+        """Change the rate from `now_s` on; what is queued goes on at the new one.
+
+        Args:
+            now_s: present time [s], of the clock that `reserve` is given.
+            rate_bits_per_s: the new rate R [bit/s]; 0 closes the link.
+
+        Raises:
+            InputError: the time is before the last one given, or the rate is negative.
+
+        """
         rate = not_negative("rate_bits_per_s", rate_bits_per_s)
         self._advance(now_s)
         self._rate_bits_per_s = rate
@@ -60,7 +69,15 @@ class TokenBucket:
         return self.departure_s(now_s)
 
     def departure_s(self, now_s: float) -> float:
-        """Time at which everything queued so far has left, at the present rate; `now_s` if nothing waits."""
+        """Time at which everything queued so far has left, at the present rate; `now_s` if nothing waits.
+
+        Args:
+            now_s: present time [s], of the clock that `reserve` is given.
+
+        Returns:
+            Time in s, of the same clock; infinite at rate 0 if anything waits.
+
+        """
         self._advance(now_s)
         if self._level_bits >= 0:
             return now_s

@@ -14,27 +14,51 @@ _FEW = 64
 
 @lru_cache(maxsize=64)  # asked for with every frame
 def bits_per_id(vocabulary_size: int) -> int:
-    """⌈log2 V⌉, the bits of one token id (the index part of eq. 9 in arXiv 2606.04581); 15 for V = 32,000."""
+    """⌈log2 V⌉, the bits of one token id (the index part of eq. 9 in arXiv 2606.04581); 15 for V = 32,000.
+
+    Args:
+        vocabulary_size: V, number of token ids.
+
+    Raises:
+        InputError: V is below 2.
+    """
     if vocabulary_size < 2:
         raise InputError(f"vocabulary_size = {vocabulary_size} is below 2")
     return (vocabulary_size - 1).bit_length()
 
 
 def to_bits(values: ArrayLike, width: int) -> NDArray[np.uint8]:
-    """[n, width] bits, most significant first, of n integers in 0 … 2^width − 1."""
+    """[n, width] bits, most significant first, of n integers in 0 … 2^width − 1.
+
+    Args:
+        values: one integer or [n] of them; their range is not checked.
+        width: bits of each.
+    """
     numbers = np.asarray(values, dtype=np.int64).reshape(-1)
     bits: NDArray[np.uint8] = ((numbers[:, None] >> np.arange(width - 1, -1, -1)) & 1).astype(np.uint8)
     return bits
 
 
 def from_bits(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The integers of [n, width] bits, width ≤ 62."""
+    """The integers of [n, width] bits, width ≤ 62.
+
+    Args:
+        bits: zeros and ones, most significant first in each row.
+
+    Returns:
+        [n] int64.
+    """
     values: NDArray[np.int64] = bits.astype(np.int64) @ (1 << np.arange(bits.shape[1] - 1, -1, -1))
     return values
 
 
 def check_padding(bits: NDArray[np.uint8], used: int) -> None:
-    """InputError unless the bit string has `used` bits and then zeros up to a whole byte."""
+    """InputError unless the bit string has `used` bits and then zeros up to a whole byte.
+
+    Args:
+        bits: the whole bit string, one element per bit.
+        used: number of bits that carry something.
+    """
     if len(bits) != -(-used // 8) * 8:
         raise InputError(f"{used} bits need {-(-used // 8)} bytes, not {len(bits) // 8}")
     if bits[used:].any():
@@ -42,7 +66,15 @@ def check_padding(bits: NDArray[np.uint8], used: int) -> None:
 
 
 def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
-    """Token ids as one big-endian bit string, zero-padded to whole bytes: ⌈n·⌈log2 V⌉/8⌉ bytes."""
+    """Token ids as one big-endian bit string, zero-padded to whole bytes: ⌈n·⌈log2 V⌉/8⌉ bytes.
+
+    Args:
+        ids: n token ids.
+        vocabulary_size: V, number of token ids there are.
+
+    Raises:
+        InputError: an id is outside 0 … V − 1.
+    """
     width = bits_per_id(vocabulary_size)
     if len(ids) <= _FEW:
         number = 0
@@ -59,7 +91,16 @@ def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
 
 
 def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
-    """The inverse of `pack_ids`; refuses a wrong length, padding that is not zero and ids outside the vocabulary."""
+    """The inverse of `pack_ids`; refuses a wrong length, padding that is not zero and ids outside the vocabulary.
+
+    Args:
+        packed: the bit string.
+        count: n, number of ids in it.
+        vocabulary_size: V, number of token ids there are.
+
+    Raises:
+        InputError: `pack_ids` cannot have made it.
+    """
     width = bits_per_id(vocabulary_size)
     if len(packed) != (count * width + 7) // 8:
         raise InputError(f"{count} ids of {width} bits need {-(-count * width // 8)} bytes, not {len(packed)}")

@@ -40,17 +40,34 @@ def stream_seed(seed: int, stream: Purpose, base: int) -> int:
 
     A retry of that draft meets the same noise. The next draft has a larger base and meets fresh noise, even at
     positions for which a token was already drawn and thrown away.
+
+    Args:
+        seed: seed of the request.
+        stream: the decision that the noise is for.
+        base: number of tokens committed (prompt included) when the draft began.
     """
     return derive_seed(seed, stream, base)
 
 
 def stream_word(seed: int, stream: Purpose, base: int, position: int) -> int:
-    """A uniform integer in 0 … 2^52 − 1 for one decision at one absolute position."""
+    """A uniform integer in 0 … 2^52 − 1 for one decision at one absolute position.
+
+    Args:
+        seed: seed of the request.
+        stream: the decision that the number is for.
+        base: number of tokens committed (prompt included) when the draft began.
+        position: absolute position of the token that is decided about.
+    """
     return uniform_word(stream_seed(seed, stream, base), position, 0)
 
 
 def scaled_word(word: int, total: int) -> int:
-    """⌊word · total / 2^52⌋: uniform over 0 … total − 1, each value within 2^−52 of 1/total."""
+    """⌊word · total / 2^52⌋: uniform over 0 … total − 1, each value within 2^−52 of 1/total.
+
+    Args:
+        word: a uniform integer in 0 … 2^52 − 1, as of `stream_word`.
+        total: number of values, at least 1.
+    """
     return (word * total) >> _WORD_BITS
 
 
@@ -169,7 +186,15 @@ def _weight(ids: NDArray[np.int64], weights: NDArray[np.int64], token: int) -> i
 
 
 def target_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """The target's distributions, [rows, V] float64, of [rows, V] logits that are `shaped` already; temperature > 0."""
+    """The target's distributions, [rows, V] float64, of [rows, V] logits that are `shaped` already; temperature > 0.
+
+    Args:
+        logits: rows of logits, [rows, V], any float type.
+        params: the request's sampling parameters.
+
+    Raises:
+        InputError: the temperature is 0.
+    """
     if params.greedy:
         raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
     return truncated_logits(logits, params).double().softmax(dim=-1)
@@ -180,6 +205,13 @@ def quantise(probabilities: NDArray[np.float64], total: int) -> NDArray[np.int64
 
     No weight is off by 1 or more, and the total variation to the normalised input is at most n / (4·total).
     Example: [0.5, 0.3, 0.2] at total 7 becomes [4, 2, 1].
+
+    Args:
+        probabilities: [n], not negative; they are normalised here, so their sum need not be 1.
+        total: sum of the weights, 2^Q_B − 1 for what goes on the air.
+
+    Returns:
+        [n] int64, some of which may be 0.
     """
     exact = probabilities / probabilities.sum() * total
     weights: NDArray[np.int64] = np.floor(exact).astype(np.int64)
@@ -212,7 +244,12 @@ def truncate(logits: torch.Tensor, params: SamplingParams, form: DistributionFor
 
 
 def certain_distribution(token: int, form: DistributionFormat) -> TruncatedDistribution:
-    """The distribution of a token that was not drawn at random: all of the weight on it."""
+    """The distribution of a token that was not drawn at random: all of the weight on it.
+
+    Args:
+        token: the token's id.
+        form: V, V̂ and Q_B.
+    """
     return TruncatedDistribution(np.array([token], dtype=np.int64), np.array([form.total], dtype=np.int64), form)
 
 
@@ -234,14 +271,25 @@ def residual(row: torch.Tensor, part: TruncatedDistribution | FlooredDistributio
 
 
 def floor_distribution(distribution: torch.Tensor, form: DistributionFormat) -> FlooredDistribution:
-    """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down."""
+    """The part of a [V] float64 target distribution that V̂ entries of Q_B bits can carry, rounded down.
+
+    Args:
+        distribution: p, [V] float64.
+        form: V, V̂ and Q_B; tokens with p(x) · total below 1 are left out.
+    """
     return floor_of(*_most_probable(distribution, form.retained), form)
 
 
 def floor_of(
     ids: NDArray[np.int64], probabilities: NDArray[np.float64], form: DistributionFormat
 ) -> FlooredDistribution:
-    """`floor_distribution`, from the [n] ids (ascending) and probabilities of the V̂ most probable tokens."""
+    """`floor_distribution`, from the [n] ids (ascending) and probabilities of the V̂ most probable tokens.
+
+    Args:
+        ids: [n] int64.
+        probabilities: [n] float64, p of these ids.
+        form: V, V̂ and Q_B.
+    """
     weights = np.floor(probabilities * form.total).astype(np.int64)
     return FlooredDistribution(ids[weights > 0], weights[weights > 0], form)
 
@@ -251,6 +299,15 @@ def draft_token(distribution: TruncatedDistribution, seed: int, base: int, posit
 
     The edge gets the same token from the same distribution. So drafted ids need not be sent beside whole
     distributions, and a draft that was not drawn from the distribution sent with it can be detected.
+
+    Args:
+        distribution: q, the distribution that the device sends for the token.
+        seed: seed of the request.
+        base: number of tokens committed (prompt included) when the draft began.
+        position: absolute position of the token.
+
+    Returns:
+        The token's id.
     """
     place = scaled_word(stream_word(seed, Purpose.DRAFT, base, position), distribution.form.total)
     return int(distribution.ids[np.searchsorted(np.cumsum(distribution.weights), place, side="right")])

@@ -131,14 +131,35 @@ def _contenders(
 
 
 def gumbel_argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
-    """`gumbel_argmax` of each row of [R, V] at its own position; on an accelerator all rows at once."""
+    """`gumbel_argmax` of each row of [R, V] at its own position; on an accelerator all rows at once.
+
+    Args:
+        logits: [R, V], each row as `gumbel_argmax` takes it.
+        seed: seed of the noise.
+        positions: R absolute positions, one per row.
+
+    Returns:
+        R token ids.
+
+    Raises:
+        InputError: a row has no token to draw.
+    """
     if logits.device.type == "cpu":
         return [gumbel_argmax(row, seed, position) for row, position in zip(logits, positions, strict=True)]
     return argmax_rows(logits, seed, positions)
 
 
 def gumbel_argmax_each(logits: torch.Tensor, seeds: Sequence[int], positions: Sequence[int]) -> list[int | None]:
-    """`gumbel_argmax` of each row of [R, V], with a seed and a position of its own; None where no token is left."""
+    """`gumbel_argmax` of each row of [R, V], with a seed and a position of its own; None where no token is left.
+
+    Args:
+        logits: [R, V], each row as `gumbel_argmax` takes it.
+        seeds: R seeds, one per row.
+        positions: R absolute positions, one per row.
+
+    Returns:
+        R token ids or None.
+    """
     if logits.device.type != "cpu":
         return [None if token < 0 else token for token in _best_everywhere(logits, seeds, positions)]
     found: list[int | None] = []
@@ -151,7 +172,19 @@ def gumbel_argmax_each(logits: torch.Tensor, seeds: Sequence[int], positions: Se
 
 
 def argmax_rows(logits: torch.Tensor, seed: int, positions: Sequence[int]) -> list[int]:
-    """The plain definition for [R, V], on the logits' own device."""
+    """The plain definition for [R, V], on the logits' own device.
+
+    Args:
+        logits: float32 or float64, unnormalised; −inf outside the support.
+        seed: seed of the noise.
+        positions: R absolute positions, one per row.
+
+    Returns:
+        R token ids.
+
+    Raises:
+        InputError: a row has no token to draw.
+    """
     drawn = _best_everywhere(logits, [seed] * len(positions), positions)
     if -1 in drawn:
         raise InputError("a row of logits has no token to draw: all are −inf or not numbers")

@@ -44,14 +44,24 @@ def _splitmix64(state: int) -> int:
 
 
 def noise_keys_of(seed: int, position: int) -> tuple[int, int, int, int]:
-    """Four 32-bit keys of one (seed, position)."""
+    """Four 32-bit keys of one (seed, position).
+
+    Args:
+        seed: seed of the noise, 0 … 2^63 − 1.
+        position: absolute position of the token.
+    """
     first = _splitmix64(_splitmix64(seed) ^ position)
     second = _splitmix64(first)
     return first >> 32, first & 0xFFFFFFFF, second >> 32, second & 0xFFFFFFFF
 
 
 def noise_keys(seeds: Sequence[int], positions: Sequence[int]) -> NDArray[np.int64]:
-    """The four 32-bit keys of each (seed, position), as signed numbers: [4, N], as by `noise_keys_of`."""
+    """The four 32-bit keys of each (seed, position), as signed numbers: [4, N], as by `noise_keys_of`.
+
+    Args:
+        seeds: N seeds, 0 … 2^63 − 1.
+        positions: N absolute positions, one per seed.
+    """
 
     def mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
         state = state + np.uint64(0x9E3779B97F4A7C15)
@@ -66,7 +76,15 @@ def noise_keys(seeds: Sequence[int], positions: Sequence[int]) -> NDArray[np.int
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """An independent seed for a part of something: the seed of request 3 of a run is `derive_seed(seed, 3)`."""
+    """An independent seed for a part of something: the seed of request 3 of a run is `derive_seed(seed, 3)`.
+
+    Args:
+        seed: seed of the whole.
+        *path: numbers of the part, from the outermost.
+
+    Returns:
+        A seed in 0 … 2^63 − 1.
+    """
     for step in path:
         seed = _splitmix64(_splitmix64(seed) ^ step)
     return seed >> 1
@@ -117,7 +135,13 @@ def high_words(
 
 
 def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The inverse of `high_words`: the 32-bit number, a token id or beyond all of them, that has each upper word."""
+    """The inverse of `high_words`: the 32-bit number, a token id or beyond all of them, that has each upper word.
+
+    Args:
+        seed: seed of the request.
+        position: absolute position of the token.
+        words: upper words h, of any shape.
+    """
     key_a, key_b, _, _ = noise_keys_of(seed, position)
     tokens = words ^ (words >> np.uint32(16))
     for key in (key_b, key_a):
@@ -130,7 +154,13 @@ def tokens_of_high_words(seed: int, position: int, words: NDArray[np.uint32]) ->
 
 
 def uniform_word(seed: int, position: int, token: int) -> int:
-    """The 52 bits of one variate as an integer, without numpy: `uniform_numpy` is (this + 0.5) / 2^52."""
+    """The 52 bits of one variate as an integer, without numpy: `uniform_numpy` is (this + 0.5) / 2^52.
+
+    Args:
+        seed: seed of the request.
+        position: absolute position of the token.
+        token: token id.
+    """
 
     def finalised(word: int, key: int) -> int:
         word ^= key
@@ -145,7 +175,16 @@ def uniform_word(seed: int, position: int, token: int) -> int:
 
 
 def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Uniform variates in (0, 1) for token ids of any shape, 52 bits each."""
+    """Uniform variates in (0, 1) for token ids of any shape, 52 bits each.
+
+    Args:
+        seed: seed of the request.
+        position: absolute position of the token.
+        tokens: token ids.
+
+    Returns:
+        float64, of the same shape.
+    """
     key_a, key_b, key_c, key_d = noise_keys_of(seed, position)
     high = _words(tokens, key_a, key_b).astype(np.float64)
     low = (_words(tokens, key_c, key_d) >> np.uint32(12)).astype(np.float64)
@@ -154,7 +193,16 @@ def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDAr
 
 
 def gumbel_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Standard Gumbel variates −ln(−ln u) for token ids of any shape."""
+    """Standard Gumbel variates −ln(−ln u) for token ids of any shape.
+
+    Args:
+        seed: seed of the request.
+        position: absolute position of the token.
+        tokens: token ids.
+
+    Returns:
+        float64, of the same shape.
+    """
     gumbel: NDArray[np.float64] = -np.log(-np.log(uniform_numpy(seed, position, tokens)))
     return gumbel
 
@@ -191,5 +239,11 @@ def uniform_torch(seed: int | Sequence[int], positions: Sequence[int], tokens: t
 
 
 def gumbel_torch(seed: int | Sequence[int], positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
-    """`gumbel_numpy` at several positions, on the device of the token ids: [R, N]."""
+    """`gumbel_numpy` at several positions, on the device of the token ids: [R, N].
+
+    Args:
+        seed: the request's seed, or one seed per position.
+        positions: R absolute positions.
+        tokens: [N] token ids.
+    """
     return uniform_torch(seed, positions, tokens).log().neg().log().neg()

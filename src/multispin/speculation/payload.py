@@ -23,6 +23,10 @@ def bits_per_token(rule: Rule, form: DistributionFormat) -> int:
 
     Under `rejection` it is V̂(Q_B + ⌈log2 V⌉), an upper bound: distributions with a smaller support are shorter.
     31,744 bits for V̂ = 1024, Q_B = 16, V = 32,000; 34,816 for V = 248,320. Framing is not included: `framing_bits`.
+
+    Args:
+        rule: the request's acceptance rule.
+        form: V, V̂ and Q_B.
     """
     if rule is Rule.REJECTION:
         return form.retained * form.entry_bits
@@ -32,7 +36,15 @@ def bits_per_token(rule: Rule, form: DistributionFormat) -> int:
 
 
 def uplink_bits_per_rejection(rule: Rule, form: DistributionFormat) -> int:
-    """Further uplink bits after a refusal: `rejection-up` sends one distribution, `rejection-down` one token."""
+    """Further uplink bits after a refusal: `rejection-up` sends one distribution, `rejection-down` one token.
+
+    Args:
+        rule: the request's acceptance rule.
+        form: V, V̂ and Q_B.
+
+    Returns:
+        Bits, for a distribution of V̂ entries as in `bits_per_token`; 0 under every other rule.
+    """
     if rule is Rule.REJECTION_UP:
         return form.retained * form.entry_bits
     if rule is Rule.REJECTION_DOWN:
@@ -41,24 +53,57 @@ def uplink_bits_per_rejection(rule: Rule, form: DistributionFormat) -> int:
 
 
 def downlink_bits_per_rejection(rule: Rule, form: DistributionFormat) -> int:
-    """Further downlink bits after a refusal: `rejection-down` sends one distribution and the rest token."""
+    """Further downlink bits after a refusal: `rejection-down` sends one distribution and the rest token.
+
+    Args:
+        rule: the request's acceptance rule.
+        form: V, V̂ and Q_B.
+
+    Returns:
+        V̂(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits, an upper bound; 0 under every other rule.
+    """
     if rule is Rule.REJECTION_DOWN:
         return form.retained * form.entry_bits + bits_per_id(form.vocabulary_size)
     return 0
 
 
 def framing_bits(rule: Rule, form: DistributionFormat) -> int:
-    """Bits that our codec adds to each distribution: its number of entries. Up to 7 more pad each message."""
+    """Bits that our codec adds to each distribution: its number of entries. Up to 7 more pad each message.
+
+    Args:
+        rule: the request's acceptance rule.
+        form: V, V̂ and Q_B.
+
+    Returns:
+        `count_bits`; 0 under `greedy` and `coupled`, which send no distribution.
+    """
     return form.count_bits if rule in (Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN) else 0
 
 
 def pack_distributions(distributions: Sequence[TruncatedDistribution], form: DistributionFormat) -> bytes:
-    """Draft distributions as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits."""
+    """Draft distributions as one bit string: Σ (count_bits + n·(Q_B + ⌈log2 V⌉)) bits.
+
+    Args:
+        distributions: the distributions, the first one first.
+        form: V, V̂ and Q_B.
+
+    Raises:
+        InputError: a distribution has another format.
+    """
     return _to_bytes([part for distribution in distributions for part in _distribution_bits(distribution, form)])
 
 
 def unpack_distributions(packed: bytes, count: int, form: DistributionFormat) -> list[TruncatedDistribution]:
-    """The inverse of `pack_distributions` for a known number of distributions."""
+    """The inverse of `pack_distributions` for a known number of distributions.
+
+    Args:
+        packed: the bit string.
+        count: number of distributions in it.
+        form: V, V̂ and Q_B.
+
+    Raises:
+        InputError: `pack_distributions` cannot have made it.
+    """
     bits = _bits_of(packed, count * (form.count_bits + form.retained * form.entry_bits))
     distributions, at = [], 0
     for _ in range(count):
@@ -69,14 +114,32 @@ def unpack_distributions(packed: bytes, count: int, form: DistributionFormat) ->
 
 
 def pack_scalars(drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat) -> bytes:
-    """Drafted ids, each with its weight in its own distribution: L·(⌈log2 V⌉ + Q_B) bits."""
+    """Drafted ids, each with its weight in its own distribution: L·(⌈log2 V⌉ + Q_B) bits.
+
+    Args:
+        drafted: L token ids.
+        weights: L integers, q(x) · total of each.
+        form: V, V̂ and Q_B.
+
+    Raises:
+        InputError: the numbers of both differ, or an id or a weight is out of range.
+    """
     ids, values = np.array(drafted, dtype=np.int64), np.array(weights, dtype=np.int64)
     _check_scalars(ids, values, form)
     return _to_bytes([_entry_bits(ids, values, form)])
 
 
 def unpack_scalars(packed: bytes, count: int, form: DistributionFormat) -> tuple[list[int], list[int]]:
-    """The inverse of `pack_scalars`: drafted ids and weights."""
+    """The inverse of `pack_scalars`: drafted ids and weights.
+
+    Args:
+        packed: the bit string.
+        count: L, number of tokens in it.
+        form: V, V̂ and Q_B.
+
+    Raises:
+        InputError: `pack_scalars` cannot have made it.
+    """
     used = count * form.entry_bits
     bits = _bits_of(packed, used)
     check_padding(bits, used)
@@ -86,14 +149,30 @@ def unpack_scalars(packed: bytes, count: int, form: DistributionFormat) -> tuple
 
 
 def pack_offer(floor: FlooredDistribution, rest_token: int) -> bytes:
-    """Bits that go down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits."""
+    """Bits that go down after a rejection: count_bits + n·(Q_B + ⌈log2 V⌉) + ⌈log2 V⌉ bits.
+
+    Args:
+        floor: the part of the target's distribution that fits on the air, with n entries.
+        rest_token: id of the token drawn from the part that does not fit.
+
+    Raises:
+        InputError: the id is outside the vocabulary.
+    """
     form = floor.form
     _check_id(rest_token, form)
     return _to_bytes([*_distribution_bits(floor, form), to_bits(rest_token, bits_per_id(form.vocabulary_size))])
 
 
 def unpack_offer(packed: bytes, form: DistributionFormat) -> tuple[FlooredDistribution, int]:
-    """The inverse of `pack_offer`: the floored distribution and the rest token."""
+    """The inverse of `pack_offer`: the floored distribution and the rest token.
+
+    Args:
+        packed: the bit string.
+        form: V, V̂ and Q_B.
+
+    Raises:
+        InputError: `pack_offer` cannot have made it.
+    """
     width = bits_per_id(form.vocabulary_size)
     bits = _bits_of(packed, form.count_bits + form.retained * form.entry_bits + width)
     ids, weights, at = _read_entries(bits, 0, form)

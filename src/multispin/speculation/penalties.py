@@ -110,7 +110,17 @@ def shaped_after(
 
 
 def draw_after(logits: torch.Tensor, text: Sequence[int], drafted: Sequence[int], params: SamplingParams) -> int:
-    """Draw the token that follows a text and a draft, from [1, V] logits: what a drafter and plain decoding do."""
+    """Draw the token that follows a text and a draft, from [1, V] logits: what a drafter and plain decoding do.
+
+    Args:
+        logits: [1, V], for the token after `text` and `drafted`.
+        text: ids of the committed text, prompt included.
+        drafted: ids that were drafted after it.
+        params: the request's sampling parameters and seed.
+
+    Returns:
+        The token's id.
+    """
     if params.remembers:
         text, drafted = [*text, *drafted], ()
         logits, params = shaped_after(logits, text, (), params)

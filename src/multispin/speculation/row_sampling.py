@@ -23,7 +23,12 @@ Row = NDArray[np.float32]
 
 
 def fitted_row(row: Row, size: int) -> Row:
-    """[size] logits of a row: ids from `size` on cannot be drawn, nor ids that the drafter lacks (−inf)."""
+    """[size] logits of a row: ids from `size` on cannot be drawn, nor ids that the drafter lacks (−inf).
+
+    Args:
+        row: logits of the drafter, of its own vocabulary.
+        size: V, number of token ids that may be drawn.
+    """
     if size <= len(row):
         return row[:size]
     return np.pad(row, (0, size - len(row)), constant_values=-np.inf)

@@ -136,7 +136,13 @@ class SamplingParams:
         )
 
     def with_min_tokens(self, stop_ids: Sequence[int], prompt_tokens: int, min_tokens: int) -> SamplingParams:
-        """The parameters for a text with a prompt of this length, its stop ids withheld for the first `min_tokens`."""
+        """The parameters for a text with a prompt of this length, its stop ids withheld for the first `min_tokens`.
+
+        Args:
+            stop_ids: ids that end the text.
+            prompt_tokens: length of the prompt.
+            min_tokens: generated tokens before which none of the stop ids may come.
+        """
         return replace(
             self,
             withheld=tuple(sorted(stop_ids)),
@@ -145,7 +151,7 @@ class SamplingParams:
         )
 
     def check_vocabulary(self, size: int) -> None:
-        """InputError if an id is outside the vocabulary, or if no token is left."""
+        """InputError if an id is outside a vocabulary of `size` ids, or if no token is left."""
         named = [*(token for token, _ in self.logit_bias), *self.withheld]
         if any(not 0 <= token < size for token in named):
             raise InputError(f"a biased id or a stop id is outside 0 … {size - 1}")
@@ -220,7 +226,15 @@ def truncated_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tens
 
 
 def nuclei(rows: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`_nucleus` of each row of [R, V] by one full sort, which is cheap on an accelerator."""
+    """`_nucleus` of each row of [R, V] by one full sort, which is cheap on an accelerator.
+
+    Args:
+        rows: logits, already divided by the temperature.
+        top_p: probability that each row's set must reach, in (0, 1].
+
+    Returns:
+        [R, V], −inf outside each row's set.
+    """
     import torch
 
     weights = (rows - rows.amax(-1, keepdim=True)).exp()
