@@ -16,10 +16,23 @@ class Drafter(Protocol):
     """Proposes the next tokens of a text."""
 
     def prepare(self, committed: Sequence[int]) -> None:
-        """Read a text (a prompt) before its first draft is asked for, so that the first draft is not slower."""
+        """Read a text (a prompt) before its first draft is asked for, so that the first draft is not slower.
+
+        Args:
+            committed: ids of the whole text so far.
+        """
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
-        """Propose up to `length` tokens that follow `committed`. Fewer, or none, is a valid answer."""
+        """Propose up to `length` tokens that follow `committed`. Fewer, or none, is a valid answer.
+
+        Args:
+            committed: ids of the whole text, prompt included; at least one.
+            length: most tokens to draft.
+            params: the request's sampling parameters and seed.
+
+        Returns:
+            The drafted ids, in order.
+        """
 
     def draft_distributions(
         self, committed: Sequence[int], length: int, params: SamplingParams, form: DistributionFormat
@@ -27,6 +40,15 @@ class Drafter(Protocol):
         """The same for the rejection rules: up to `length` tokens, and the distribution that each was drawn from.
 
         The number of tokens must be decided before the last of them is drawn (docs/losslessness.md).
+
+        Args:
+            committed: ids of the whole text, prompt included; at least one.
+            length: most tokens to draft.
+            params: the request's sampling parameters and seed; temperature > 0.
+            form: V, V̂ and Q_B of the distributions.
+
+        Returns:
+            L drafted ids, and L distributions, one for each.
         """
 
 
@@ -56,15 +78,35 @@ class BatchDrafter(Protocol):
         """Take a slot; raises SlotsTakenError when none is free."""
 
     def unread(self, slot: int, committed: Sequence[int]) -> int:
-        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+        """Tokens of a text, all but its newest, that a draft for it would have to read first.
+
+        Args:
+            slot: slot that `open` returned.
+            committed: ids of the whole text, prompt included; at least one.
+        """
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
-        """Propose tokens for each text; fewer than asked for, or none, is a valid answer."""
+        """Propose tokens for each text; fewer than asked for, or none, is a valid answer.
+
+        Args:
+            asks: the texts, each in a slot of its own.
+
+        Returns:
+            The drafted ids of each text, in the order of `asks`.
+        """
 
     def draft_distributions(
         self, asks: Sequence[DraftAsk], form: DistributionFormat
     ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
-        """The same for the rejection rules, with the distribution that each token was drawn from."""
+        """The same for the rejection rules, with the distribution that each token was drawn from.
+
+        Args:
+            asks: the texts, each in a slot of its own; temperature > 0.
+            form: V, V̂ and Q_B of the distributions.
+
+        Returns:
+            For each text L drafted ids, and L distributions, one for each id.
+        """
 
 
 def kept_prefix(cached: Sequence[int], committed: Sequence[int]) -> int:

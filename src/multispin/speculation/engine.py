@@ -101,22 +101,38 @@ class SlotTable:
         return slot
 
     def close(self, slot: int) -> None:
-        """Give a slot back."""
+        """Give a slot back; ValueError unless it is open."""
         del self._cached[self._known(slot)]
         self._free.append(slot)
 
     def cached(self, slot: int) -> int:
-        """Positions of `slot` that are cached and valid."""
+        """Positions of `slot` that are cached and valid; ValueError unless it is open."""
         return self._cached[self._known(slot)]
 
     def commit(self, slot: int, length: int) -> None:
-        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        """Keep the first `length` cached positions of `slot` and forget the rest.
+
+        Args:
+            slot: slot that `open` returned.
+            length: number of positions to keep.
+
+        Raises:
+            ValueError: the slot is not open, or has not so many positions cached.
+
+        """
         if not 0 <= length <= (cached := self.cached(slot)):
             raise ValueError(f"slot {slot} has {cached} positions cached, cannot keep {length}")
         self._cached[slot] = length
 
     def check(self, feeds: Sequence[Feed], max_length: int, vocabulary_size: int) -> None:
-        """ValueError unless each feed goes on from what its slot holds, fits it, and has ids of the vocabulary."""
+        """ValueError unless each feed goes on from what its slot holds, fits it, and has ids of the vocabulary.
+
+        Args:
+            feeds: feeds of one pass, each for a slot of its own.
+            max_length: most positions that a slot holds.
+            vocabulary_size: V, number of token ids.
+
+        """
         if len({feed.slot for feed in feeds}) < len(feeds):
             raise ValueError("a slot stands twice in one batch")
         for feed in feeds:
@@ -131,7 +147,12 @@ class SlotTable:
                 raise ValueError(f"a token id is outside 0 … {vocabulary_size - 1}")
 
     def take(self, feeds: Sequence[Feed]) -> None:
-        """Note that the tokens of all feeds are cached."""
+        """Note that the tokens of all feeds are cached.
+
+        Args:
+            feeds: feeds of one pass that `check` has let through.
+
+        """
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
 
@@ -181,10 +202,19 @@ class Engine(Protocol):
         """Number of positions of `slot` that are cached and valid."""
 
     def commit(self, slot: int, length: int) -> None:
-        """Keep the first `length` cached positions of `slot` and forget the rest."""
+        """Keep the first `length` cached positions of `slot` and forget the rest.
+
+        Args:
+            slot: slot that `open` returned.
+            length: number of positions to keep, at most those cached.
+
+        """
 
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Run all feeds in one forward pass.
+
+        Args:
+            feeds: drafts and chunks of prompts, each for a slot of its own.
 
         Returns:
             For each feed what `speculation.judge` finds about its draft; None for a chunk of a prompt; a Failure where

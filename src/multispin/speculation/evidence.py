@@ -168,7 +168,13 @@ def _scored(draft: Judged, finding: Finding | InputError) -> Finding | InputErro
 def rule_for(params: SamplingParams, rule: Rule | None = None) -> Rule:
     """The rule of a request: the one that it names, or else `greedy` at temperature 0 and `coupled` above.
 
-    Raises InputError if the rule does not fit the parameters.
+    Args:
+        params: the request's sampling parameters.
+        rule: rule that the request names; default None.
+
+    Raises:
+        InputError: the rule does not fit the temperature, or cannot report the log probabilities that are asked for.
+
     """
     if params.logprobs is not None and rule in (Rule.REJECTION_UP, Rule.REJECTION_DOWN):
         raise InputError(f"logprobs cannot be reported under {rule}, where the device has a part in the decision")
@@ -213,6 +219,18 @@ def unpack_draft(
 
     Under `rejection` the ids are drawn here, from the distributions and the noise of (seed, base). So a device cannot
     choose ids beyond the distributions that it sends.
+
+    Args:
+        packed: payload of the draft.
+        count: number of drafted tokens.
+        rule: the request's acceptance rule.
+        form: V, V̂ and Q_B.
+        seed: seed of the request; used under `rejection` only, like `base`.
+        base: number of tokens committed (prompt included) when the draft began.
+
+    Raises:
+        InputError: `pack_draft` cannot have made the payload.
+
     """
     if rule in ID_RULES:
         return unpack_ids(packed, count, form.vocabulary_size), None

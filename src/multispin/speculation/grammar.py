@@ -30,12 +30,19 @@ class Matcher(Protocol):
     """Follows one text under one grammar."""
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Take in committed tokens. If the grammar does not allow them, the next `mask` says so."""
+        """Take in committed tokens. If the grammar does not allow them, the next `mask` says so.
+
+        Args:
+            tokens: ids that follow those taken in before.
+        """
 
     def mask(self, drafted: Sequence[int]) -> TokenMask:
         """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
         InputError if the grammar does not allow the committed text, or if it became too complex.
+
+        Args:
+            drafted: ids drafted after the committed text; may be empty.
         """
 
 
@@ -64,16 +71,30 @@ class Grammars(Protocol):
     """Compiles grammars for one vocabulary."""
 
     def matcher(self, grammar: str) -> Matcher:
-        """A matcher at the beginning of a text; InputError says why a grammar cannot be compiled."""
+        """A matcher at the beginning of a text; InputError says why a grammar cannot be compiled.
+
+        Args:
+            grammar: the grammar, as the library writes it; at most `MAX_GRAMMAR_CHARACTERS`.
+        """
 
 
 def masks_along(matcher: Matcher, drafted: Sequence[int]) -> NDArray[np.uint8]:
-    """[L + 1, ⌈V/8⌉]: what may stand at each of L drafted positions and after the last one."""
+    """[L + 1, ⌈V/8⌉]: what may stand at each of L drafted positions and after the last one.
+
+    Args:
+        matcher: matcher that has read the committed text.
+        drafted: the L drafted ids.
+    """
     return np.stack([matcher.mask(drafted[:index]) for index in range(len(drafted) + 1)])
 
 
 def allowed(masks: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
-    """Bits as [..., size] truth values; ids beyond the mask are not allowed."""
+    """Bits as [..., size] truth values; ids beyond the mask are not allowed.
+
+    Args:
+        masks: [..., ⌈V/8⌉] bytes, as `TokenMask`.
+        size: number of ids of the result.
+    """
     bits = np.unpackbits(masks, axis=-1, bitorder="little")[..., :size].astype(bool)
     missing = size - bits.shape[-1]
     return np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, missing)]) if missing else bits
@@ -115,6 +136,10 @@ class Follower:
         """A matcher that has taken in the generated part of a text; None without a grammar, or where it cannot be.
 
         A drafter without one drafts all the same: its drafts are accepted less often.
+
+        Args:
+            grammar: the request's grammar; empty for none.
+            written: ids of the text without its prompt.
         """
         if not grammar or self._grammars is None:
             return None

@@ -153,7 +153,13 @@ def verify_distributions(
 def check_distributions(
     drafted: Sequence[int], distributions: Sequence[TruncatedDistribution], logits: torch.Tensor
 ) -> None:
-    """InputError if these are not the distributions of a draft."""
+    """InputError if these are not the distributions of a draft.
+
+    Args:
+        drafted: L token ids.
+        distributions: L draft distributions, all in one format.
+        logits: [L + 1, V] of the target.
+    """
     if len(distributions) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(distributions)} distributions")
     if not distributions:
@@ -167,7 +173,18 @@ def check_distributions(
 def decide_distributions(
     drafted: Sequence[int], distributions: Sequence[TruncatedDistribution], targets: Targets, base: int, seed: int
 ) -> Deciding:
-    """The rule of `verify_distributions`."""
+    """The rule of `verify_distributions`, for a draft that `check_distributions` has let through.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        distributions: L draft distributions; token i was drawn from distribution i.
+        targets: the target's distributions along the draft.
+        base: number of tokens committed (prompt included) when the draft began.
+        seed: seed of the request.
+
+    Returns:
+        A generator that asks for one Draw and then returns an Outcome.
+    """
 
     def stands(stop: Stop) -> bool:
         """Toss the coin of a prefix, which is that of its last drafted token; the empty prefix always stands."""
@@ -209,7 +226,19 @@ def verify_scalars(
 def decide_scalars(
     drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, targets: Targets, base: int, seed: int
 ) -> Deciding:
-    """The rule of `verify_scalars`."""
+    """The rule of `verify_scalars`, for a draft that `check_draft` has let through.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        weights: L integers, q(x) · total of each drafted token x.
+        form: V, V̂ and Q_B.
+        targets: the target's distributions along the draft.
+        base: number of tokens committed (prompt included) when the draft began.
+        seed: seed of the request.
+
+    Returns:
+        A generator that returns a Rejection, or asks for one Draw and then returns an Outcome.
+    """
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
         if _coin(seed, base, base + index) * (weight / form.total) >= targets.chance(index):
             return Rejection(index, token, weight, form, base, seed, targets.distribution(index).clone())
@@ -217,7 +246,15 @@ def decide_scalars(
 
 
 def resolve_up(rejection: Rejection, distribution: TruncatedDistribution) -> Outcome:
-    """Finish a rejection with the distribution that the device sent up: draw from max(0, p − q), normalised."""
+    """Finish a rejection with the distribution that the device sent up: draw from max(0, p − q), normalised.
+
+    Args:
+        rejection: the rejection that `verify_scalars` returned.
+        distribution: q, that the refused token was drawn from.
+
+    Raises:
+        InputError: its format, or the weight that it gives to the refused token, is not the draft's.
+    """
     if distribution.form != rejection.form:
         raise InputError(f"the distribution is written as {distribution.form}, the draft as {rejection.form}")
     if distribution.weight(rejection.token) != rejection.weight:
@@ -245,7 +282,16 @@ def verify_floored(
     max(0, p⁻ − q), which the device can compute, plus p − p⁻, from which the edge draws one token and sends it
     along. The result follows p exactly. Acceptance is 1 − TV(p, q) less at most 1 − Σp⁻.
 
-    Arguments and shapes as in `verify_scalars`. A rejection is finished by `resolve_down`.
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        weights: L integers, q(x) · total of each drafted token x.
+        form: V, V̂ and Q_B, of q and of what is sent down.
+        logits: [L + 1, V] of the target.
+        base: number of tokens committed when the draft began.
+        params: the request's sampling parameters and seed; temperature > 0.
+
+    Returns:
+        The outcome if every token stands, or else the offer, to be finished by `resolve_down`.
     """
     check_draft(drafted, weights, form, logits)
     targets = _Targets(drafted, logits, base, params, form)
@@ -257,7 +303,19 @@ def verify_floored(
 def decide_floored(
     drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, targets: Targets, base: int, seed: int
 ) -> Deciding:
-    """The rule of `verify_floored`."""
+    """The rule of `verify_floored`, for a draft that `check_draft` has let through.
+
+    Args:
+        drafted: L token ids for the absolute positions base … base+L−1.
+        weights: L integers, q(x) · total of each drafted token x.
+        form: V, V̂ and Q_B.
+        targets: the target's distributions along the draft.
+        base: number of tokens committed (prompt included) when the draft began.
+        seed: seed of the request.
+
+    Returns:
+        A generator that asks for Floors and at most one Draw, and then returns an Outcome or an Offer.
+    """
     for index, (token, weight) in enumerate(zip(drafted, weights, strict=True)):
         chance, floor = targets.chance(index), None
         floored = math.floor(chance * form.total)
@@ -299,12 +357,24 @@ def resolve_down(offer: Offer, distribution: TruncatedDistribution, seed: int) -
 
 
 def possible_after(offer: Offer, token: int) -> bool:
-    """Whether `resolve_down` can give `token` under some q: the check of an edge that has not seen q."""
+    """Whether `resolve_down` can give `token` under some q: the check of an edge that has not seen q.
+
+    Args:
+        offer: the offer that `verify_floored` returned.
+        token: id that the device names.
+    """
     return offer.floor.weight(token) > 0 or (offer.floor.rest > 0 and token == offer.rest_token)
 
 
 def check_draft(drafted: Sequence[int], weights: Sequence[int], form: DistributionFormat, logits: torch.Tensor) -> None:
-    """InputError if these are not the tokens and weights of a draft."""
+    """InputError if these are not the tokens and weights of a draft.
+
+    Args:
+        drafted: L token ids.
+        weights: L integers, q(x) · total of each drafted token x.
+        form: V, V̂ and Q_B.
+        logits: [L + 1, V] of the target.
+    """
     if len(weights) != len(drafted):
         raise InputError(f"{len(drafted)} drafted tokens came with {len(weights)} probabilities")
     if tuple(logits.shape) != (len(drafted) + 1, form.vocabulary_size):
@@ -386,5 +456,18 @@ def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Ou
 
 
 def emit(weights: torch.Tensor, base: int, position: int, seed: int) -> int:
-    """Draw one token with probability proportional to [V] weights."""
+    """Draw one token with probability proportional to [V] weights.
+
+    Args:
+        weights: float64, not negative; their sum need not be 1.
+        base: number of tokens committed (prompt included) when the draft began.
+        position: absolute position of the token.
+        seed: seed of the request.
+
+    Returns:
+        The token's id.
+
+    Raises:
+        InputError: no weight is above 0.
+    """
     return gumbel_argmax(weights.log(), stream_seed(seed, Purpose.EMIT, base), position)

@@ -13,7 +13,7 @@ MAX_STOP_CHARACTERS = 200
 
 
 def check_stop_strings(strings: Sequence[str]) -> None:
-    """InputError if there are too many stop strings, or if one is empty or too long."""
+    """InputError if there are more than `MAX_STOP_STRINGS`, or if one is empty or above `MAX_STOP_CHARACTERS`."""
     if len(strings) > MAX_STOP_STRINGS:
         raise InputError(f"{len(strings)} stop strings are over the limit of {MAX_STOP_STRINGS}")
     for string in strings:

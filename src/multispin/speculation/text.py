@@ -49,7 +49,12 @@ class TextStream:
         self._early = 0  # characters of `_text` in which no stop string counts
 
     def push(self, ids: Sequence[int]) -> str:
-        """Take new ids; returns the text that has become final with them."""
+        """Take new ids; returns the text that has become final with them.
+
+        Args:
+            ids: ids that follow those taken before; after a stop string they are ignored.
+
+        """
         for token in ids:
             if self.stopped:
                 break
@@ -150,6 +155,14 @@ class TextStream:
 def text_of(
     ids: Sequence[int], decode: Callable[[Sequence[int]], str], strings: Sequence[str] = (), min_tokens: int = 0
 ) -> str:
-    """The whole text of token ids, which ends before the first stop string (`TextStream`)."""
+    """The whole text of token ids, which ends before the first stop string (`TextStream`).
+
+    Args:
+        ids: the generated ids, all of them.
+        decode: text of token ids, special tokens left out.
+        strings: stop strings; by default none.
+        min_tokens: a stop string that is complete before this many tokens does not count; default 0.
+
+    """
     stream = TextStream(decode, strings, min_tokens)
     return stream.push(ids) + stream.end()

@@ -80,7 +80,7 @@ class RejectionDraft(NamedTuple):
             check_draft(self.drafted, self.weights, self.form, self.logits)
 
     def deciding(self, targets: _Numbers) -> Deciding:
-        """Its rule at work."""
+        """Its rule at work, given the target's distributions along it."""
         where = targets, self.base, self.params.seed
         if self.rule is Rule.REJECTION:
             return decide_distributions(self.drafted, self.distributions, *where)
