@@ -70,7 +70,16 @@ class AcceptanceEstimator:
         return math.sqrt(a * b / (a + b + 1)) / (a + b)
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central credible interval for α."""
+        """Central credible interval for α.
+
+        Args:
+            confidence: probability that the interval holds α, in (0, 1); default 0.9.
+
+        Returns: its lower and upper end.
+
+        Raises:
+            InputError: `confidence` is out of range.
+        """
         a, b = self._beta
         tail = (1 - between("confidence", confidence, 0.0, 1.0)) / 2
         return beta_quantile(a, b, tail), beta_quantile(a, b, 1 - tail)

@@ -23,21 +23,43 @@ WINDOW_HALF_LIVES = 8  # older observations weigh less than 1/256 each and are d
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Smallest value at which the cumulative weight reaches half of the total."""
+    """Smallest value at which the cumulative weight reaches half of the total.
+
+    Args:
+        values: in any order, [N], at least one.
+        weights: weight of each value, not negative, [N].
+    """
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])
 
 
 def forgetting_weights(count: int, half_life: float) -> NDArray[np.float64]:
-    """Weights of `count` observations, oldest first: 1 for the newest, halved every `half_life` observations."""
+    """Weights of `count` observations, oldest first: 1 for the newest, halved every `half_life` observations.
+
+    Args:
+        count: number of observations, N.
+        half_life: number of observations after which a weight is halved.
+
+    Returns: 2^(−age / half_life), [N], the age of the newest being 0.
+    """
     return np.asarray(0.5 ** (np.arange(count - 1, -1, -1) / half_life), dtype=np.float64)
 
 
 def robust_spread(
     deviations: NDArray[np.float64], weights: NDArray[np.float64], prior_spread: float, prior_weight: float
 ) -> float:
-    """Standard deviation from the median absolute deviation, its square averaged with that of a prior by weight."""
+    """Standard deviation from the median absolute deviation, its square averaged with that of a prior by weight.
+
+    Args:
+        deviations: deviations from the centre, [N].
+        weights: weight of each, [N].
+        prior_spread: standard deviation of the prior, in the unit of the deviations.
+        prior_weight: weight of the prior, in the unit of the weights.
+
+    Returns: √((W s² + w₀ s₀²) / (W + w₀)): W the sum of the weights, s = 1.4826 · median |deviation|, w₀ and s₀ the
+        prior's.
+    """
     observed = MAD_TO_STANDARD_DEVIATION * weighted_median(np.abs(deviations), weights)
     total = float(weights.sum())
     return math.sqrt((total * observed**2 + prior_weight * prior_spread**2) / (total + prior_weight))
@@ -78,7 +100,14 @@ class ForgettingMedian:
         self._median_log: float | None = self._prior_log  # None: not known since the last observation
 
     def observe(self, value: float) -> None:
-        """Learn from one observation."""
+        """Learn from one observation.
+
+        Args:
+            value: the observation, positive, in the unit of the prior.
+
+        Raises:
+            InputError: `value` is not a positive number.
+        """
         log = math.log(positive("value", value))
         if len(self._logs) == self._window:
             oldest = self._logs.popleft(), self._observed - self._window
@@ -142,7 +171,16 @@ class ForgettingMedian:
         return self.value * self._log_error
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central interval for the true median if observations are log-normal and nothing drifts."""
+        """Central interval for the true median if observations are log-normal and nothing drifts.
+
+        Args:
+            confidence: probability that the interval holds the median, in (0, 1); default 0.9.
+
+        Returns: its lower and upper end, in the unit of the observations.
+
+        Raises:
+            InputError: `confidence` is out of range.
+        """
         z = NormalDist().inv_cdf(0.5 + between("confidence", confidence, 0.0, 1.0) / 2)
         factor = math.exp(z * self._log_error)
         return self.value / factor, self.value * factor
@@ -166,5 +204,14 @@ class MedianEstimator:
         return self._median.standard_deviation
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central interval for the quantity, in its unit."""
+        """Central interval for the quantity, in its unit.
+
+        Args:
+            confidence: probability that the interval holds it, see `ForgettingMedian.interval`; default 0.9.
+
+        Returns: its lower and upper end.
+
+        Raises:
+            InputError: `confidence` is out of range.
+        """
         return self._median.interval(confidence)

@@ -28,7 +28,11 @@ def spread(*estimates: Estimate) -> tuple[float, ...]:
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """Mean of independent realisations with its 95 % interval; a single one has no interval of its own (NaN)."""
+    """Mean of independent realisations with its 95 % interval; a single one has no interval of its own (NaN).
+
+    Args:
+        values: one per realisation, [N], at least one.
+    """
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     if array.size < 2:
@@ -54,5 +58,10 @@ def ratio_values(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.flo
 
 
 def ratio_of_means(numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
-    """Ratio of the means of two quantities over the same realisations, with its 95 % interval (`ratio_values`)."""
+    """Ratio of the means of two quantities over the same realisations, with its 95 % interval (`ratio_values`).
+
+    Args:
+        numerator: one value per realisation, [N].
+        denominator: its counterpart in the same realisation, [N], of positive mean.
+    """
     return estimate(ratio_values(numerator, denominator))

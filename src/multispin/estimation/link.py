@@ -30,7 +30,16 @@ class LinkEstimator(MedianEstimator):
         self._most = max(MOST_EFFICIENCY, prior_spectral_efficiency)
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
-        """Learn from a frame of `bits` that took `seconds` over `bandwidth_hz`; no bits or no band say nothing."""
+        """Learn from one frame; no bits or no band say nothing.
+
+        Args:
+            bits: size of the frame [bit].
+            bandwidth_hz: band that it was sent over [Hz].
+            seconds: time that it took [s]; below `SHORTEST_S` it counts as that.
+
+        Raises:
+            InputError: a value is negative or no number.
+        """
         not_negative("bits", bits)
         not_negative("bandwidth_hz", bandwidth_hz)
         not_negative("seconds", seconds)

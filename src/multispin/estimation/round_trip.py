@@ -48,9 +48,16 @@ class RoundTripEstimator:
         self._fit: tuple[float, float] | None = (0.0, self._prior)  # delay [s], 1/r; None: to be found
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float, tokens: int = 0) -> None:
-        """Learn from a frame of `bits` over `bandwidth_hz` that arrived `seconds` after its grant, drafting left out.
+        """Learn from one frame; one without bits or band shows the delay alone.
 
-        A frame without bits or band shows the delay alone. `tokens` says how many were drafted for it; 0: unknown.
+        Args:
+            bits: size of the frame [bit].
+            bandwidth_hz: band that it was sent over [Hz].
+            seconds: time from its grant to its arrival, drafting left out [s].
+            tokens: how many were drafted for it; default 0, unknown.
+
+        Raises:
+            InputError: bits, band or time are negative or no number.
         """
         not_negative("bits", bits)
         not_negative("bandwidth_hz", bandwidth_hz)

@@ -23,7 +23,15 @@ class DraftSpeedEstimator(MedianEstimator):
         super().__init__(prior_seconds_per_token, half_life_rounds)
 
     def observe(self, drafted: int, seconds: float) -> None:
-        """Learn from `drafted` tokens that took `seconds` in all; no tokens say nothing."""
+        """Learn from one draft; no tokens say nothing.
+
+        Args:
+            drafted: tokens drafted.
+            seconds: time that they took in all [s]; below `SHORTEST_S` it counts as that.
+
+        Raises:
+            InputError: a value is negative or no number.
+        """
         not_negative("drafted", drafted)
         not_negative("seconds", seconds)
         if drafted > 0:

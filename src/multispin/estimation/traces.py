@@ -54,7 +54,14 @@ class Traces:
 
 
 def traces_document(target: str, drafter: str, temperature: float, texts: Sequence[Trace]) -> dict[str, Any]:
-    """The contents of a trace file; texts without a position are left out."""
+    """The contents of a trace file, ready for JSON.
+
+    Args:
+        target: reference of the target.
+        drafter: name of the drafter.
+        temperature: temperature at which the target wrote.
+        texts: one trace per text; those without a position are left out.
+    """
     return {
         "format": TRACE_FORMAT,
         "target": target,
@@ -65,13 +72,28 @@ def traces_document(target: str, drafter: str, temperature: float, texts: Sequen
 
 
 def save_traces(path: Path, target: str, drafter: str, temperature: float, texts: Sequence[Trace]) -> None:
-    """Write a trace file."""
+    """Write a trace file, over one that is there.
+
+    Args:
+        path: file to write.
+        target: reference of the target.
+        drafter: name of the drafter.
+        temperature: temperature at which the target wrote.
+        texts: one trace per text; those without a position are left out.
+    """
     document = traces_document(target, drafter, temperature, texts)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def load_traces(path: Path) -> Traces:
-    """Read a trace file; InputError names the file and what is wrong with it."""
+    """Read a trace file.
+
+    Args:
+        path: file to read, in the format `TRACE_FORMAT`.
+
+    Raises:
+        InputError: the file cannot be read or is no such recording; it names the file and what is wrong with it.
+    """
     document = json_value(read_file(path), str(path))
     if not isinstance(document, dict) or document.get("format") != TRACE_FORMAT:
         raise InputError(f'{path}: is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')

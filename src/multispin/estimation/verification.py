@@ -91,7 +91,15 @@ class VerificationEstimator:
             self._fit()
 
     def predict(self, devices: int, tokens: int) -> float:
-        """Latency in s of a batch of `tokens` fed by `devices` sessions."""
+        """Latency of a batch by the present coefficients, fixed_s + per_device_s·K + per_token_s·n [s].
+
+        Args:
+            devices: K, sessions in it, at least 1.
+            tokens: n = Σ (L_k + 1), tokens fed for them, at least K.
+
+        Raises:
+            InputError: a number is out of range.
+        """
         _check_batch(devices, tokens)
         return verification_s(self.fixed_s, self.per_device_s, self.per_token_s, devices, tokens)
 
