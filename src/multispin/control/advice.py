@@ -109,7 +109,11 @@ class Advice:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def option(self, mode: str) -> Option | None:
-        """The best option of a mode, or None if there is none."""
+        """The option of a mode with the greatest goodput, or None if there is none.
+
+        Args:
+            mode: as in `Option`.
+        """
         return max((o for o in self.options if o.mode == mode), key=lambda o: o.goodput_tokens_per_s, default=None)
 
 
@@ -196,7 +200,16 @@ def curves(
     told: Callable[[str, float], None] = lambda _stage, _done: None,
     streams: SimulateStreams | None = None,
 ) -> tuple[Curve, Curve]:
-    """Goodput over the devices' drafting time, and over the number of users; arguments as for `advise`."""
+    """Goodput over the devices' drafting time, and over the number of users.
+
+    Args:
+        scenario: the site; without an edge drafter the curves have no mode "edge".
+        told: function of the current stage and the share of everything that is done, 0 … 1; by default none.
+        streams: simulates a site in streams, at some of the values; None (default) leaves streams out.
+
+    Returns: the curve over `seconds_per_token`, from a tenth to ten times the mean of the site's drafting devices, and
+        that over `users`.
+    """
     here = mean_of([device.seconds_per_token for device in drafting(scenario)])
     factors = [10 ** (k / 6) for k in range(-6, 7)]
     counts = sorted({*USER_COUNTS, len(scenario.devices)})

@@ -17,6 +17,11 @@ def log_lambert_w(log_argument: Floats) -> Floats:
     """Logarithm of W₀(x) for ln x = `log_argument`: the root ω of e^ω + ω = ln x.
 
     For arguments x that overflow.
+
+    Args:
+        log_argument: ln x, any shape.
+
+    Returns: ln W₀(x), of the same shape.
     """
     y = np.asarray(log_argument, dtype=np.float64)
     w = np.where(y > 1.0, np.log(np.maximum(y, 1.0)), y)
@@ -66,6 +71,10 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
     Extensions the paper does not cover: a round trip is taken off φ; lengths clip to each device's limits; a
     verification time that depends on lengths enters the score only; a device with an acceptance profile, or a rate
     that is not linear in the band, takes its best whole length at (φ, λ) instead.
+
+    Args:
+        problem: the scenario in numbers.
+        grid: number of points of φ, and of λ; default `GRID`.
 
     Source: arXiv 2606.04581, Algorithm 1 and App. G. Cost O(grid²·K).
     """

@@ -55,6 +55,13 @@ def bandwidth_shares(
     All devices finish together, after `draft_time`. The shares add up to 1 (to 0 when nobody drafts).
     Remark 2 of the paper: this rewards long drafts, so high acceptance gets more of the band.
 
+    Args:
+        draft_length: L_k [tokens], shape [..., K]; a device with 0 gets no band.
+        seconds_per_token: T_k [s], shape [K].
+        upload_s: a_k, upload time of a token over the whole band [s], shape [K] or [..., K].
+        snr: signal-to-noise ratios, as in `draft_time`, shape [K]; default None.
+        round_trip_s: wait for the grant and the draft to travel [s], shape [K]; None (default) for none.
+
     Source: arXiv 2606.04581, Lemma 3, eq. 31.
     """
     ready, headroom, upload = _ready_and_headroom(draft_length, seconds_per_token, upload_s, snr, round_trip_s)
@@ -70,6 +77,11 @@ def token_latency(seconds_per_token: Floats, upload_s: Floats, snr: Floats | Non
 
     ϑ is the only root above max_k T_k of Σ_k a_k / (ϑ − T_k) = 1: weak devices are compensated with band. A noise
     density changes the terms, not that ϑ is the same for every length: shares depend on the rate alone.
+
+    Args:
+        seconds_per_token: T_k [s], shape [K].
+        upload_s: a_k, upload time of a token over the whole band [s], shape [K].
+        snr: signal-to-noise ratios, as in `draft_time`, shape [K]; default None.
 
     Source: arXiv 2606.04581, Lemma 1, eq. 21.
     """
@@ -94,7 +106,12 @@ def makespan(ready_s: Floats, upload_s: Floats) -> Floats:
 
 
 def start_times(ready_s: Floats, upload_s: Floats) -> Floats:
-    """Times at which the devices begin to send in that order [s], [K]."""
+    """Times at which the devices begin to send, one after the other in the order of readiness (`makespan`) [s], [K].
+
+    Args:
+        ready_s: times at which the devices have drafted [s], [K].
+        upload_s: upload times over the whole band [s], [K]; a device with 0 has no turn, and its time is `ready_s`.
+    """
     start = np.array(ready_s, dtype=np.float64)
     free = 0.0
     for k in np.argsort(ready_s, kind="stable"):

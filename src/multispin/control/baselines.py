@@ -35,7 +35,12 @@ def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1
 
 
 def equal_shares(problem: Problem, lengths: Ints) -> Floats:
-    """B/K for every device that drafts, K counting the devices that are able to, [K]."""
+    """B/K for every device that drafts, K counting the devices that are able to; in shares of B, shape of `lengths`.
+
+    Args:
+        problem: the scenario in numbers.
+        lengths: draft lengths [tokens], [..., K]; a device with 0 gets no band.
+    """
     return np.where(lengths > 0, 1.0 / _sharers(problem), 0.0)
 
 
@@ -45,7 +50,7 @@ def fixed(problem: Problem) -> Ints:
 
 
 def goodput_argmax(problem: Problem) -> Ints:
-    """The common length with the greatest expected goodput under equal bands.
+    """The common length with the greatest expected goodput under equal bands, clipped per device, [K].
 
     The rule of vLLM's dynamic speculation: estimate goodput for every proposed length and take the argmax, for the
     batch as a whole. Here it knows each device's own acceptance and the radio, which the original has no notion of.
@@ -101,6 +106,10 @@ def single_device(problem: Problem) -> tuple[int, int]:
 
 def centralized(problem: Problem, draft_seconds_per_token: float) -> Ints:
     """The paper's Cen-SPIN: the server drafts for all in one batch, no uplink; best common length, clipped, [K].
+
+    Args:
+        problem: the scenario in numbers.
+        draft_seconds_per_token: time of one drafting step of the server for the whole batch [s].
 
     Source: arXiv 2606.04581, Cen-SPIN.
     """

@@ -48,7 +48,12 @@ def pays(scenario: Scenario) -> bool:
 
 
 def with_users(scenario: Scenario, users: int) -> Scenario:
-    """The site with this many users: its devices again and again, or the first of them."""
+    """The site with this many users: its devices again and again, or the first of them.
+
+    Args:
+        scenario: the site.
+        users: number of users, at least 1; devices get new names where there are more than the site has.
+    """
     devices = scenario.devices
     chosen = [devices[k % len(devices)] for k in range(users)]
     if users > len(devices):
@@ -57,7 +62,12 @@ def with_users(scenario: Scenario, users: int) -> Scenario:
 
 
 def slowed(scenario: Scenario, factor: float) -> Scenario:
-    """The site with all devices drafting slower by a factor."""
+    """The site with all devices drafting slower by a factor.
+
+    Args:
+        scenario: the site.
+        factor: what each device's `seconds_per_token` is multiplied by, above 0.
+    """
     return _each(scenario, lambda d: replace(d, seconds_per_token=factor * d.seconds_per_token))
 
 

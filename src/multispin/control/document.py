@@ -57,18 +57,35 @@ class Document:
         return other
 
     def at(self, where: Where) -> str:
-        """`file, line n` of a value, of the nearest table around it that has a line, or the file alone."""
+        """`file, line n` of a value, of the nearest table around it that has a line, or the file alone.
+
+        Args:
+            where: path of the value, outermost key first.
+        """
         for end in range(len(where), 0, -1):
             if (line := self._lines.get(where[:end])) is not None:
                 return f"{self.source}, line {line}"
         return self.source
 
     def refuse(self, error: InputError, where: Where = ()) -> InputError:
-        """The error with its place in front; `where` is the table in which the error's own path begins."""
+        """The error with its place in front, to be raised.
+
+        Args:
+            error: what is wrong; its own path begins in the table `where`.
+            where: path of that table; by default the whole document.
+        """
         return InputError(f"{self.at((*where, *error.where))}: {error}", where=(*where, *error.where))
 
     def table(self, where: Where, header: str) -> dict[str, Any]:
-        """The table at a path, which must be there and be a table."""
+        """The table at a path, which must be there and be a table.
+
+        Args:
+            where: path of the table, outermost key first.
+            header: how the table is written, such as "[cell]", for the message.
+
+        Raises:
+            InputError: the table is missing, or something else stands there.
+        """
         value: Any = self.tables
         for part in where:
             if isinstance(part, str) and part not in value:

@@ -94,7 +94,12 @@ class EdgeTables:
         return np.asarray(self.tokens[lengths, np.arange(len(lengths))])
 
     def pass_s(self, lengths: Ints, members: Mask | None = None) -> float:
-        """Duration of a pass of these members, [K], or of everybody, with these drafts of the edge, [K] [s]."""
+        """Duration of one pass with these drafts of the edge: drafting, and one verification [s].
+
+        Args:
+            lengths: drafts of the edge [tokens], [K].
+            members: sessions that are in the pass, [K]; None (default) for everybody.
+        """
         drafter = self.scenario.edge_drafter
         values = (lengths if members is None else lengths[members]).tolist()
         drafting_s = 0.0 if drafter is None else drafter.draft_s(values)
@@ -109,6 +114,12 @@ class EdgeTables:
         takes part while its own gain is worth its own time. Gains fall from step to step, so at a given price the best
         drafts are the first steps that are worth something. The price is the goodput itself (Dinkelbach's iteration,
         which ends at the optimum), or Σw / time for `fair`, where each iteration improves and two are begun.
+
+        Args:
+            fair: maximise Σ w_k log goodput_k rather than Σ w_k goodput_k.
+            members: sessions that are in the pass, [K]; None (default) for everybody.
+
+        Returns: draft lengths [tokens], [K]; all 0 without an edge drafter.
         """
         drafter, verifier = self.scenario.edge_drafter, self.scenario.verifier
         nothing = np.zeros(len(self.weight), dtype=np.int64)

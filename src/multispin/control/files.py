@@ -28,12 +28,24 @@ def load_scenario(path: str | Path) -> Scenario:
 
 
 def parse_scenario(text: str, source: str = "scenario") -> Scenario:
-    """A scenario from TOML text; `source` names it in refusals."""
+    """A scenario from TOML text.
+
+    Args:
+        text: contents of a scenario file.
+        source: its name in refusals; default "scenario".
+
+    Raises:
+        InputError: as for `load_scenario`.
+    """
     return scenario_of(Document(text, source))
 
 
 def scenario_of(document: Document) -> Scenario:
-    """The scenario that a document describes."""
+    """The scenario that a document describes.
+
+    Raises:
+        InputError: as for `load_scenario`.
+    """
     for key in document.tables:
         if key not in TABLES:
             raise document.refuse(

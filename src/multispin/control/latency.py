@@ -54,7 +54,12 @@ def tokens_of_pass(devices: int, total: float | Floats, longest: float | Floats,
 
 
 def fed_tokens(draft_lengths: ArrayLike, padded: bool) -> Floats:
-    """Tokens fed to verify drafts of these lengths, [..., K] → [...]; see `tokens_of_pass`."""
+    """Tokens fed to verify drafts of these lengths, [..., K] → [...]; see `tokens_of_pass`.
+
+    Args:
+        draft_lengths: L_k, one per session of the pass [tokens], [..., K].
+        padded: whether shorter drafts are padded to the longest one.
+    """
     length = np.asarray(draft_lengths, dtype=np.float64)
     total, longest = length.sum(axis=-1), length.max(axis=-1, initial=0.0)
     return np.asarray(tokens_of_pass(length.shape[-1], total, longest, padded))

@@ -12,6 +12,10 @@ def least_lengths(problem: Problem, fraction: float = 1.0) -> Ints | None:
     A longer round asks for longer drafts, and longer drafts make a longer round: both maps are monotone, so starting
     from the shortest drafts and repeating climbs to their least common fixed point. Every feasible choice is at least
     as long for every device, so this also decides feasibility exactly.
+
+    Args:
+        problem: the scenario in numbers.
+        fraction: share of its least goodput that each device gets; default 1.0.
     """
     need = problem.minimum_goodput * fraction * (1.0 - 1e-12)
     lengths = problem.shortest

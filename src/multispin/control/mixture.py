@@ -125,7 +125,13 @@ class MixtureSearch:
         self._improved: set[bytes] = set()  # choices that sweeps have begun with
 
     def score(self, lengths: Ints, edge_lengths: Ints) -> _Scored:
-        """Period and value of drafts of the devices and of the edge, both [N, K], with the best m for each."""
+        """Period and value of drafts of the devices and of the edge, both [N, K], with the best m for each.
+
+        Args:
+            lengths: drafts of the devices [tokens], [N, K]; 0 where no device drafts.
+            edge_lengths: drafts of the edge in each pass of the others [tokens], [N, K]; no matter where a device
+                drafts.
+        """
         problem = self.problem
         drafting = lengths > 0
         edge_lengths = np.where(drafting, 0, edge_lengths)
@@ -187,7 +193,13 @@ class MixtureSearch:
         return np.asarray((problem.busy_s(lengths) + problem.upload_time(lengths, share)).max(axis=-1))
 
     def offer(self, lengths: Ints, edge_lengths: Ints) -> Mixture:
-        """The best of these candidates, [N, K], which is kept if it beats what is known."""
+        """The best of these candidates, which is kept if it beats what is known.
+
+        Args:
+            lengths: drafts of the devices [tokens], [N, K]; 0 where no device drafts.
+            edge_lengths: drafts of the edge in each pass of the others [tokens], [N, K]; no matter where a device
+                drafts.
+        """
         return self._keep(self.score(lengths, edge_lengths), lengths, edge_lengths)
 
     def _keep(self, scored: _Scored, lengths: Ints, edge_lengths: Ints) -> Mixture:

@@ -57,7 +57,14 @@ class Radio:
             return float(gain * db_to_ratio(transmit_dbm - self.noise_dbm_per_hz))
 
     def placed(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """A [[device]] table with `snr_hz` instead of its place; unchanged if it has none."""
+        """A [[device]] table with `snr_hz` instead of its place; unchanged if it has none.
+
+        Args:
+            table: keys and values of a [[device]]; left as it is.
+
+        Raises:
+            InputError: the place is incomplete or refused by `Radio.snr_hz`, or a rate is given beside it.
+        """
         given = [key for key in PLACE_KEYS if key in table]
         if not given:
             return dict(table)

@@ -82,7 +82,17 @@ def assemble(
     round_s: float | None = None,
     iterations: int = 1,
 ) -> Plan:
-    """The plan of options [K] and band shares [K]; its round time follows from them unless it is given."""
+    """The plan of options [K] and band shares [K]; its round time follows from them unless it is given.
+
+    Args:
+        scenario: the site as it is known.
+        problem: the same in numbers.
+        policy: the name to put on the plan.
+        options: chosen options, [K].
+        shares: shares of the band, [K]; where devices send by turns, any share above 0 means all of it.
+        round_s: time of the round [s]; None (default) takes what the options and shares give.
+        iterations: candidates that were examined; default 1.
+    """
     if not problem.access.splits_band:
         shares = np.where(shares > 0, 1.0, 0.0)
     busy = problem.busy_s(problem.drafted(options))

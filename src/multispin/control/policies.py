@@ -54,7 +54,12 @@ class Policy:
     chooses_modes: bool = False
 
     def value(self, rates: Sequence[float], weights: Sequence[float]) -> float:
-        """The policy's objective, from the devices' tokens per second and weights."""
+        """The policy's objective, Σ w_k goodput_k, or Σ w_k log goodput_k for `fair`.
+
+        Args:
+            rates: goodputs of the devices [tokens/s], K; above 0 for `fair`.
+            weights: w_k, one for each.
+        """
         each = [math.log(rate) if self.fair else rate for rate in rates]
         return sum(weight * value for weight, value in zip(weights, each, strict=True))
 
@@ -116,7 +121,14 @@ def plan(
 
 
 def policy_named(name: str) -> Policy:
-    """The row of a policy."""
+    """The row of a policy.
+
+    Args:
+        name: its name, a key of `POLICY_TABLE`.
+
+    Raises:
+        InputError: there is no such policy.
+    """
     if name not in POLICY_TABLE:
         raise InputError(f"policy is {name!r}; it must be one of {', '.join(POLICY_TABLE)}")
     return POLICY_TABLE[name]

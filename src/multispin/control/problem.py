@@ -110,7 +110,7 @@ class Problem:
         return float(least), float(self._draft_time(self.longest, dear))
 
     def drafted(self, options: Ints) -> Ints:
-        """Draft lengths of options."""
+        """Draft lengths of options, of the same shape [tokens]."""
         return options if self.mode_upload_s is None else options % self.reach
 
     def busy_s(self, drafted: Ints) -> Floats:
@@ -161,13 +161,21 @@ class Problem:
         )
 
     def upload_time(self, options: Ints, shares: Floats) -> Floats:
-        """Upload times of options [..., K] over these shares of the band [s]."""
+        """Upload times of drafts over given shares of the band [s], [..., K].
+
+        Args:
+            options: chosen options, [..., K].
+            shares: share of the band of each device, [..., K]; 0 sends nothing.
+        """
         return upload_time(self.drafted(options) * self.token_upload_s(options), shares, self.snr)
 
     def token_latency(self, share: float | None = None) -> Floats:
         """Drafting and upload time of a token with this share, or with the best split (Lemma 1), [K] [s].
 
         Without the round trip, which a draft pays once.
+
+        Args:
+            share: share of the band that each device has; None (default) for the best split.
         """
         if share is None:
             return np.full(self.size, self.access.token_latency(self.seconds_per_token, self.upload_s, self.snr))
@@ -188,7 +196,12 @@ class Problem:
         return result
 
     def meets_minimum(self, options: Ints, round_s: Floats) -> np.ndarray:
-        """Whether options [..., K] in rounds of this duration give every device what it asks for."""
+        """Whether options give every device the least goodput that it asks for, [...].
+
+        Args:
+            options: chosen options, [..., K].
+            round_s: duration of the round [s], [...].
+        """
         need = self.minimum_goodput * np.asarray(round_s)[..., None] * (1.0 - 1e-12)
         return np.asarray((self.expected(options) >= need).all(axis=-1))
 

@@ -20,7 +20,12 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def least_upload_s(upload_s: Floats, snr: Floats | None) -> Floats:
-    """Time κ·u that an upload needs even with infinite band, shape of `upload_s` [..., K] [s]."""
+    """Time κ·u that an upload needs even with infinite band, shape of `upload_s` [..., K] [s].
+
+    Args:
+        upload_s: u, with the whole band [s], [..., K].
+        snr: σ, shape [K], or None.
+    """
     if snr is None:
         return np.zeros_like(upload_s)
     return upload_s * np.where(np.isnan(snr), 0.0, np.log1p(snr) / snr)
@@ -71,6 +76,15 @@ def tangent_shares(
 
     They touch at the middle of the interval, or at three quarters of its end where an upload becomes possible only
     within it, and are lowered by what rounding may have added.
+
+    Args:
+        upload_s: u, with the whole band [s].
+        start_s: room at the start of the interval [s].
+        end_s: room at its end [s], above 0 where open.
+        open_: where an upload is possible.
+        snr: σ, shape [K], or None.
+
+    Returns: the tangents' values at `start_s` and at `end_s` [shares of the band].
     """
     touch = np.maximum(0.5 * (start_s + end_s), 0.75 * end_s)
     with np.errstate(all="ignore"):
@@ -88,7 +102,13 @@ def tangent_shares(
 
 
 def upload_time(upload_s: Floats, share: Floats, snr: Floats | None) -> Floats:
-    """Time that an upload of u takes over a share of the band, u·R(B)/R(share·B); 0 where nothing is sent, [..., K]."""
+    """Time that an upload takes over a share of the band, u·R(B)/R(share·B); 0 where nothing is sent [s], [..., K].
+
+    Args:
+        upload_s: u, with the whole band [s], [..., K].
+        share: share of the band, [..., K].
+        snr: σ, shape [K], or None.
+    """
     sending = (upload_s > 0) & (share > 0)
     used = np.where(sending, share, 1.0)
     slowed = used

@@ -199,14 +199,22 @@ class Device:
     edge_max_draft_length: int | None = None
 
     def efficiency_at(self, bandwidth_hz: float) -> float:
-        """Bits per second and Hz that a band carries (eq. 8, or arXiv 2608.29618)."""
+        """Bits per second and Hz that a band carries (eq. 8, or arXiv 2608.29618).
+
+        Args:
+            bandwidth_hz: the band b [Hz], above 0; of no effect on a `spectral_efficiency`.
+        """
         if self.spectral_efficiency is not None:
             return self.spectral_efficiency
         assert self.snr_hz is not None  # exactly one of them is given
         return shannon_efficiency(self.snr_hz / bandwidth_hz)
 
     def rate_bits_per_s(self, bandwidth_hz: float) -> float:
-        """Uplink rate R_k over a band [bit/s]."""
+        """Uplink rate R_k over a band, b times `efficiency_at` [bit/s].
+
+        Args:
+            bandwidth_hz: the band b [Hz]; 0 gives 0.
+        """
         return bandwidth_hz * self.efficiency_at(bandwidth_hz) if bandwidth_hz > 0 else 0.0
 
     bits_per_rejection: ClassVar[float] = 0.0
@@ -300,7 +308,14 @@ class Scenario:
             raise InputError("device weights are all 0; at least one must be positive")
 
     def limits(self, device: Device) -> tuple[int, int]:
-        """Shortest and longest draft of a device [tokens], its own values before the cell's."""
+        """Shortest and longest draft of a device [tokens], its own values before the cell's.
+
+        Args:
+            device: one whose own limits, where it has any, count.
+
+        Raises:
+            InputError: its shortest draft is above its longest.
+        """
         longest = self.cell.max_draft_length if device.max_draft_length is None else device.max_draft_length
         if device.min_draft_length is None:
             return min(self.cell.min_draft_length, longest), longest

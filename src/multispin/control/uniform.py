@@ -45,7 +45,12 @@ def stationary_length(acceptance_rate: float, verification_ratio: float) -> floa
 
 
 def common_length(problem: Problem, lengths: Ints) -> Ints:
-    """Everybody's draft when all are told the same lengths [N]: clipped to what each device can do, [N, K]."""
+    """Everybody's draft when all are told the same length: clipped to what each device can do [tokens], [N, K].
+
+    Args:
+        problem: the scenario in numbers.
+        lengths: common lengths [tokens], [N].
+    """
     return np.clip(lengths[:, None], problem.shortest, problem.longest)
 
 

@@ -38,6 +38,10 @@ def ways(modes: Sequence[str], policies: Sequence[str]) -> list[tuple[str, str]]
     """All pairs of a mode and a policy that differ.
 
     A policy plans rounds and matters only where there are any; streams ask only whether it is `fair`.
+
+    Args:
+        modes: modes of `ROUND_MODES`, "streams" or "auto".
+        policies: names of policies, at least one; the first stands for all where the policy does not matter.
     """
     of_streams = [*dict.fromkeys([policies[0], *["fair"] * ("fair" in policies)])]
     matters = {"rounds": policies, "mixture": policies, "streams": of_streams, "auto": of_streams}
