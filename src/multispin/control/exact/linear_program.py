@@ -36,7 +36,13 @@ class LinearProgram:
         self._values: list[Floats] = []
 
     def add(self, rows: Ints | int, columns: Ints | int, values: Floats) -> None:
-        """Add coefficients; a single row or column stands for all of them, and those of one place add up."""
+        """Add coefficients; those of one place add up.
+
+        Args:
+            rows: row of each coefficient, [V], or one for all.
+            columns: its column, the number of an unknown, [V], or one for all.
+            values: the coefficients, [V].
+        """
         self._rows.append(np.broadcast_to(rows, values.shape))
         self._columns.append(np.broadcast_to(columns, values.shape))
         self._values.append(values)

@@ -21,23 +21,51 @@ class Objective(Protocol):
     """Whether the price of time is not linear."""
 
     def score(self, options: Ints, round_s: Floats) -> Floats:
-        """Score of options [..., K] in rounds of that duration [...]; −inf where a least goodput is missed."""
+        """Score of options [..., K] in rounds of that duration [...]; −inf where a least goodput is missed.
+
+        Args:
+            options: chosen options, [..., K].
+            round_s: round time t [s], [...].
+        """
         ...
 
     def goal(self, best: float, relative_gap: float) -> float:
-        """The level that no choice may exceed for `best` to be good enough."""
+        """The level that no choice may exceed for `best` to be good enough.
+
+        Args:
+            best: the best score so far.
+            relative_gap: how far above `best` the level is, as a fraction of the goodput (of its weighted geometric
+                mean in `LogGoodput`).
+        """
         ...
 
     def latest(self, level: float) -> float:
-        """Round time beyond which no choice can exceed `level` [s]."""
+        """Round time beyond which no choice can exceed `level` [s].
+
+        Args:
+            level: the score that choices are tested against.
+        """
         ...
 
     def line(self, level: float, earliest: Floats, latest: Floats) -> tuple[Floats, Floats]:
-        """Intercept and slope of the price of time for rounds of earliest…latest seconds, shapes [N]."""
+        """Intercept and slope of the price of time for rounds of earliest…latest seconds, shapes [N].
+
+        Args:
+            level: the score that choices are tested against.
+            earliest: least round time t [s], [N].
+            latest: greatest round time t [s], [N].
+        """
         ...
 
     def bound(self, level: float, excess: Floats, earliest: Floats, latest: Floats) -> Floats:
-        """Bound on the score of choices with Σ gain − intercept − slope·t ≤ excess, shapes [N]."""
+        """Bound on the score of choices with Σ gain − intercept − slope·t ≤ excess, shapes [N].
+
+        Args:
+            level: the level of `line`.
+            excess: H, bound on Σ gain − intercept − slope·t, [N].
+            earliest: least round time t [s], [N].
+            latest: greatest round time t [s], [N].
+        """
         ...
 
 

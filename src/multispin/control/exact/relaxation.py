@@ -128,7 +128,13 @@ class Relaxation:
         return left, loss_start, loss_end, top_start, top_end
 
     def wide(self, intervals: Intervals, excess: Floats, first: int = 0) -> Mask:
-        """Intervals whose excess comes mostly from their width, so that cutting them helps, [N]."""
+        """Intervals whose excess comes mostly from their width, so that cutting them helps, [N].
+
+        Args:
+            intervals: some of those that were priced, one after the other, [N].
+            excess: their `excess`, [N].
+            first: place of the first of them among all that were priced; default 0.
+        """
         middle = self.middle_excess[first : first + len(excess)]
         return (middle < 0.5 * excess) & (intervals.end - intervals.start > 1e-13 * intervals.end)
 
@@ -168,7 +174,7 @@ def relax(
         level: the score that choices are tested against.
         intervals: N intervals of φ.
         shortest: least lengths that any feasible choice has, [K].
-        allowed: options that are still open, [L_max + 1, K]; None leaves all within the limits open.
+        allowed: options that are still open, [R, K]; None leaves all within the limits open.
     """
     start, end = intervals.start, intervals.end
     o = options_of(problem, objective, level, intervals, shortest, allowed)
@@ -204,6 +210,13 @@ def greedy(
     """Lengths [N, K] that fill the band best at single drafting times (start = end), and the band's price there [N].
 
     Every device takes its next token while gain per cost is above the price: marginal-gain selection.
+
+    Args:
+        problem: the scenario in numbers.
+        objective: the objective to maximise.
+        level: the score that choices are tested against.
+        points: N drafting times φ, as intervals without width.
+        shortest: least lengths that any feasible choice has, [K].
     """
     o = options_of(problem, objective, level, points, shortest, None)
     with np.errstate(all="ignore"):
@@ -215,7 +228,16 @@ def greedy(
 def options_of(
     problem: Problem, objective: Objective, level: float, intervals: Intervals, shortest: Ints, allowed: Mask | None
 ) -> Options:
-    """Gain, need and cost of each option within each interval, and which options are open there."""
+    """Gain, need and cost of each option within each interval, and which options are open there.
+
+    Args:
+        problem: the scenario in numbers.
+        objective: the objective to maximise.
+        level: the score that choices are tested against.
+        intervals: N intervals of φ.
+        shortest: least lengths that any feasible choice has, [K].
+        allowed: options that are still open, [R, K]; None leaves all within the limits open.
+    """
     start, end = intervals.start, intervals.end
     rows = problem.tokens.shape[0]
     if problem.mode_upload_s is None:
@@ -320,9 +342,15 @@ def _price_by_sorting(ratio: Floats, more: Floats, base: Floats) -> Floats:
 
 
 def price_by_worth(gain: Floats, cost: Floats, guess: Floats, *, steps: int = _PRICE_STEPS) -> tuple[Floats, Ints]:
-    """The same for options in any order: price [N] and choices [N, K]; gains are −inf where an option is excluded.
+    """Price μ at which the devices together ask for about the whole band, and their choices, for options in any order.
 
-    Fewer `steps` find a rougher price, sooner.
+    Args:
+        gain: gain of each option, −inf where it is excluded, [R, N, K].
+        cost: share of the band that each option needs, [R, N, K].
+        guess: guess of μ, [N]; 0 for none.
+        steps: trials at most, fewer find a rougher price sooner; default 24.
+
+    Returns: μ [N], and the option that is worth most to each device at it [N, K].
     """
 
     def chosen(price: Floats) -> Ints:

@@ -137,7 +137,12 @@ class Search:
         return self._least * (1.0 - 1e-12), max(min(self._most, spare), self._least) * (1.0 + 1e-12)
 
     def relax(self, intervals: Intervals, allowed: Mask | None = None) -> tuple[Relaxation, float]:
-        """The priced problem over intervals against the present level, and that level."""
+        """The priced problem over intervals against the present level, and that level.
+
+        Args:
+            intervals: N intervals of φ.
+            allowed: options that are still open, [R, K]; None (default) leaves all within the limits open.
+        """
         level = self.level
         self.nodes += len(intervals)
         entries = self.problem.tokens.size * (1.0 if self.problem.snr is None else _INVERSION)

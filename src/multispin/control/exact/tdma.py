@@ -85,7 +85,10 @@ def relax_tdma(
 def greedy_tdma(
     problem: Problem, objective: Objective, level: float, points: Intervals, shortest: Ints
 ) -> tuple[Ints, Floats]:
-    """Options [N, K] that fill the air well up to single makespans (start = end), and prices [N, 2, T]."""
+    """Options [N, K] that fill the air well up to single makespans (start = end), and prices [N, 2, T].
+
+    The arguments are those of `relaxation.greedy`.
+    """
     o = options_of(problem, objective, level, points, shortest, None)
     price, chosen = _prices(problem, o, o.open_ & (o.upload <= o.at_end), points.end, points.end)
     return chosen, price
