@@ -317,6 +317,8 @@ def test_addresses_of_version_six_and_query_strings_reach_the_edge():
         ("http_proxy", "socks5h://127.0.0.1:9", "HTTP_PROXY names a socks5h proxy"),
         ("all_proxy", "socks5://127.0.0.1:9", "ALL_PROXY names a socks5 proxy"),
         ("all_proxy", "http://", "ALL_PROXY holds no address"),
+        ("all_proxy", "http://a..b", "ALL_PROXY holds no address"),
+        ("all_proxy", "ga rbage", "ALL_PROXY holds no address"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_told(name, proxy, sentence, monkeypatch):
@@ -354,6 +356,55 @@ def test_a_proxy_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(LinkLostError, match=r"the proxy 127\.0\.0\.1:9, of the environment, does not answer: Conn"):
         asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
+
+
+def test_a_proxy_whose_host_is_unknown_is_named(monkeypatch):
+    async def unknown(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setenv("http_proxy", "http://me:secret@garbage")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr("aiohttp.resolver.DefaultResolver.resolve", unknown)
+    with pytest.raises(LinkLostError, match=r"the proxy garbage:80, of the environment, does not answer: Name") as lost:
+        asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
+    assert "secret" not in str(lost.value)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize(
+    ("status", "sentence"), [(403, r"403, by way of the proxy 127"), (407, "asks for a credential")]
+)
+def test_a_proxy_that_refuses_is_named_without_the_credential_in_its_address(scheme, status, sentence, monkeypatch):
+    async def scenario():
+        async def proxy(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+        monkeypatch.setenv("all_proxy", f"http://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(LinkLostError, match=sentence) as refused:
+            await WebSocketLink().connect(f"{scheme}://edge.example:8765/v1/session")
+        server.close()
+        return str(refused.value)
+
+    assert "secret" not in run(scenario())
+
+
+@pytest.mark.parametrize("zone", ["%25lo", "%lo"])
+def test_the_zone_of_an_ipv6_address_reaches_the_system_as_sockets_write_it(zone, monkeypatch):
+    asked = []
+
+    async def resolve(loop, host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolve)
+    with pytest.raises(LinkLostError):
+        asyncio.run(WebSocketLink().connect(f"ws://[fe80::1{zone}]:8765/v1/session"))
+    assert set(asked) == {"fe80::1%lo"}
 
 
 def test_a_proxy_of_the_environment_is_used_and_exceptions_from_it_are_kept(monkeypatch):

@@ -236,7 +236,8 @@ def test_a_text_that_does_not_fit_ends_its_request_and_no_other(model, tokenizer
         ("start: /(/", "cannot be compiled"),
         (llguidance.LLMatcher.grammar_from_json_schema('{"type": "nothing"}'), "cannot be compiled"),
         (llguidance.LLMatcher.grammar_from_json_schema('{"$ref": "https://example.org/x"}'), "cannot be compiled"),
-        (llguidance.LLMatcher.grammar_from_json_schema('{"$ref": "#"}'), "too complex"),
+        (llguidance.LLMatcher.grammar_from_json_schema('{"$ref": "#"}'), "allows nothing here.*only to itself.$"),
+        ("start: a\na: a", "allows nothing here.*only to itself.$"),
         ("start: /" + "a" * 70_000 + "/", "over the limit"),
     ],
 )

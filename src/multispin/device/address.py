@@ -26,7 +26,7 @@ def session_url(address: str) -> str:
         port = url.port
     except ValueError:
         raise InputError(f"{address[:200]} is not an address of an edge: write ws://HOST:PORT") from None
-    if url.scheme not in ("ws", "wss") or not _is_host(url.raw_host or "") or not port:
+    if url.scheme not in ("ws", "wss") or not is_host(url.raw_host or "") or not port:
         raise InputError(f"{address[:200]} is not an address of an edge: write ws://HOST:PORT")
     if url.fragment:
         raise InputError(f"{address} names a part of a page (#{url.fragment}), which an edge has not: leave it out")
@@ -44,7 +44,7 @@ def without_secrets(address: str) -> str:
         return address
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Whether this may be a host: an address, or a name without blanks none of whose parts is empty or too long."""
     if any(character.isspace() for character in host):
         return False

@@ -15,9 +15,10 @@ from http import HTTPStatus
 from typing import Protocol
 
 import aiohttp
+from yarl import URL
 
 from multispin.device.address import without_secrets
-from multispin.device.proxy import proxy_of
+from multispin.device.proxy import proxy_of, shown
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
 from multispin.protocol.limits import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, HEARTBEAT_S
@@ -81,14 +82,14 @@ class WebSocketLink:
     async def connect(self, url: str) -> None:
         """Open a WebSocket at a ws:// or wss:// address."""
         await self.close()
-        # Proxies know the schemes of HTTP only.
-        address = "http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url
+        proxy: URL | None = None
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         try:
+            proxy = proxy_of(url)
             async with asyncio.timeout(self._connect_timeout_s):
                 self._socket = await self._http.ws_connect(
-                    address,
-                    proxy=proxy_of(url),
+                    _http_address(url),
+                    proxy=proxy,
                     ssl=True if self._tls is None else self._tls,
                     compress=0,
                     max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses what reaches its limit
@@ -96,13 +97,15 @@ class WebSocketLink:
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                 )
         except TimeoutError:
-            raise LinkLostError(f"no answer within {self._connect_timeout_s:.0f} s") from None
+            raise LinkLostError(f"no answer within {self._connect_timeout_s:.0f} s{_by_way(proxy)}") from None
         except aiohttp.TooManyRedirects:
             raise LinkLostError("this address leads to others in a circle") from None
-        except aiohttp.WSServerHandshakeError as error:
+        except (aiohttp.WSServerHandshakeError, aiohttp.ClientHttpProxyError) as error:
             if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
                 raise LinkLostError("the proxy asks for a credential: write http://NAME:PASSWORD@HOST") from None
-            raise LinkLostError(f"there is no edge behind this address: HTTP status {error.status}") from None
+            raise LinkLostError(
+                f"there is no edge behind this address: HTTP status {error.status}{_by_way(proxy)}"
+            ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
             raise InputError(
@@ -117,12 +120,11 @@ class WebSocketLink:
             ) from None
         except aiohttp.ClientConnectorSSLError:
             raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
-        except aiohttp.ClientProxyConnectionError as error:
-            proxy = f"{error.host}:{error.port}"
-            raise LinkLostError(
-                f"the proxy {proxy}, of the environment, does not answer: {_reason(error.os_error)}"
-            ) from None
         except aiohttp.ClientConnectorError as error:
+            if proxy is not None:
+                raise LinkLostError(
+                    f"the proxy {shown(proxy)}, of the environment, does not answer: {_reason(error.os_error)}"
+                ) from None
             raise LinkLostError(_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise LinkLostError(str(error) or type(error).__name__) from None
@@ -177,6 +179,16 @@ class WebSocketLink:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _http_address(url: str) -> URL:
+    """The address in a scheme that proxies know, with the zone of an IPv6 address as sockets write it (RFC 6874)."""
+    address = URL("http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url)
+    return address.with_host(address.host.replace("%25", "%")) if address.host and ":" in address.host else address
+
+
+def _by_way(proxy: URL | None) -> str:
+    return "" if proxy is None else f", by way of the proxy {shown(proxy)} of the environment"
 
 
 def _reason(error: OSError) -> str:

@@ -4,6 +4,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
+from multispin.device.address import is_host
 from multispin.errors import InputError
 
 
@@ -30,7 +31,7 @@ def proxy_of(address: str) -> URL | None:
     remedy = f"write http://HOST:PORT there, or add {url.host} to NO_PROXY to reach the edge without a proxy"
     try:
         proxy = URL(named[name] if "://" in named[name] else f"http://{named[name]}")
-        makes_sense = bool(proxy.host and proxy.port) or proxy.scheme != "http"
+        makes_sense = (is_host(proxy.raw_host or "") and bool(proxy.port)) or proxy.scheme != "http"
     except ValueError:
         makes_sense = False
     if not makes_sense:
@@ -38,3 +39,8 @@ def proxy_of(address: str) -> URL | None:
     if proxy.scheme != "http":
         raise InputError(f"{name.upper()}_PROXY names a {proxy.scheme} proxy, which a device cannot use: {remedy}")
     return proxy
+
+
+def shown(proxy: URL) -> str:
+    """HOST:PORT of a proxy, as messages name it: its address may hold a credential."""
+    return f"{proxy.host}:{proxy.port}"

@@ -27,6 +27,7 @@ LEXER_FUEL = 400_000
 """Work allowed to prepare a grammar's regular expressions, in llguidance's units: about 50,000 per millisecond."""
 GRAMMAR_SYMBOLS = 100_000
 """Most symbols of a compiled grammar."""
+_NOTHING_FOLLOWS = "NoExtensionBias"  # llguidance's word
 
 
 class TextMatcher:
@@ -57,7 +58,7 @@ class TextMatcher:
     def mask(self, drafted: Sequence[int]) -> TokenMask:
         """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
 
-        InputError if the grammar does not allow the committed text, or if it became too complex.
+        InputError if the grammar does not allow the committed text, allows nothing after it, or became too complex.
         """
         if self._over:
             return self._everything
@@ -69,7 +70,12 @@ class TextMatcher:
                 return self._everything
             words: TokenMask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             if self._matcher.is_error():
-                raise InputError(f"the grammar became too complex: {first_line(self._matcher.get_error())}")
+                reason = first_line(self._matcher.get_error())
+                if _NOTHING_FOLLOWS in reason:
+                    raise InputError(
+                        "the grammar allows nothing here, not even an end: does a rule or $ref lead only to itself?"
+                    )
+                raise InputError(f"the grammar became too complex: {reason}")
             return words[: len(self._everything)]
         finally:
             if taken:
