@@ -69,3 +69,7 @@ def test_the_others_keep_their_goodput_beside_one_device_that_is_always_late(rat
 def test_a_long_verification_is_worth_waiting_for_the_one_that_is_late():
     assert sparing_wait_s([2.0] * 20, [1.0] * 80, 5, 0.2, 20.0) == pytest.approx(0.2 * (2.0 + JITTER_MARGIN))
     assert sparing_wait_s([2.0] * 20, [1.0] * 80, 5, 0.2, 0.2) == pytest.approx(0.2 * (1.0 + JITTER_MARGIN))
+
+
+def test_a_round_in_which_no_device_drafts_waits_for_nobody():
+    assert sparing_wait_s([2.0] * 20, [1.0] * 80, 4, 0.0, 0.07) == 0.0

@@ -59,7 +59,7 @@ def sparing_wait_s(latest: ArrayLike, others: ArrayLike, awaited: int, planned_s
     goodput = arrived / _lasts_s(ratio, arrived ** (awaited - 1) * arrived_late, planned_s, verify_s)
     best = int(np.argmax(goodput))
     whole_s = best_wait_s(np.concatenate((late, rest)), awaited, planned_s, verify_s)
-    whole = int(np.argmin(np.abs(ratio + JITTER_MARGIN - whole_s / planned_s)))
+    whole = int(np.argmin(np.abs(planned_s * (ratio + JITTER_MARGIN) - whole_s)))
     if goodput[whole] >= SPARED * goodput[best]:
         return whole_s
     return min(whole_s, float(planned_s * (ratio[best] + JITTER_MARGIN)))
