@@ -8,6 +8,7 @@ from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification,
 from multispin.control.advice import STREAMS_MATTER, Advice, Streamed, advise, curves, sentences
 from multispin.control.break_even import PAYING_SHARE, pays, slowed, with_users
 from multispin.control.exact.fluid import fluid
+from multispin.control.frames import decide_with_frames
 from multispin.errors import InputError
 
 LAPTOPS = Scenario(
@@ -31,7 +32,7 @@ def test_options_are_what_the_decisions_say(laptops):
     assert laptops.devices_pay
     for option in laptops.options:
         policy = option.policy if option.mode == "rounds" else "heterogeneous"
-        made = decide(LAPTOPS, policy, mode=option.mode)
+        made = decide_with_frames(LAPTOPS, policy, option.mode)
         assert option.goodput_tokens_per_s == pytest.approx(made.goodput_tokens_per_s)
         assert option.per_user_tokens_per_s == pytest.approx(made.goodput_tokens_per_s / 6)
         assert option.slowest_tokens_per_s == min(choice.tokens_per_s for choice in made.sessions)
@@ -102,7 +103,7 @@ def test_more_users_are_like_the_first_and_fewer_are_some_of_them():
 def test_curves_meet_the_site_where_it_is():
     speed, users = curves(LAPTOPS)
     at = speed.values.index(pytest.approx(speed.here))
-    best = decide(LAPTOPS).goodput_tokens_per_s
+    best = decide_with_frames(LAPTOPS).goodput_tokens_per_s
     assert speed.goodputs["mixture"][at] == pytest.approx(best)
     assert users.goodputs["mixture"][users.values.index(6.0)] == pytest.approx(best)
     assert set(speed.goodputs) == {"plain", "edge", "rounds", "mixture"}

@@ -1,8 +1,9 @@
 """Will it help here? Every way to serve a site side by side, in figures and in words.
 
 A pure function of a scenario. It knows no language model: what it says is as good as the times and acceptance rates in
-the scenario, and as the planner's model (docs/control.md): no jitter, no stragglers, everything known. No formula says
-what streams make, there is only a bound; the caller brings a function that simulates them.
+the scenario, and as the planner's model with the frames of drafts (docs/control.md): no jitter, no stragglers,
+everything known. No formula says what streams make, there is only a bound; the caller brings a function that simulates
+them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 from multispin.control.break_even import (
     BREAK_EVENS,
     PAYING_SHARE,
-    PLAN_EFFORT,
     USER_COUNTS,
     BreakEven,
     drafting,
@@ -23,9 +23,10 @@ from multispin.control.break_even import (
     with_users,
 )
 from multispin.control.exact.fluid import fluid
+from multispin.control.frames import decide_with_frames
 from multispin.control.policies import RUNTIME_POLICIES, policy_named
 from multispin.control.scenario import Scenario
-from multispin.control.who import DEVICE, EDGE, ROUND_MODES, Decision, decide
+from multispin.control.who import DEVICE, EDGE, ROUND_MODES, Decision
 from multispin.errors import InputError
 
 STREAMS_MATTER = 0.05
@@ -134,20 +135,20 @@ def advise(
     """
     decisions: list[tuple[str, str, Decision]] = []
     skipped: list[tuple[str, str]] = []
-    decisions.append(("plain", "plain", decide(scenario, mode="plain")))
+    decisions.append(("plain", "plain", decide_with_frames(scenario, mode="plain")))
     if scenario.edge_drafter is not None:
-        decisions.append(("edge", "edge-drafts", decide(scenario, mode="edge")))
+        decisions.append(("edge", "edge-drafts", decide_with_frames(scenario, mode="edge")))
     for index, policy in enumerate(policies):
         told(f"rounds: {policy}", 0.4 * index / len(policies))
         if policy_named(policy).choose is None:
             skipped.append((policy, "it plans from what came of the last round"))
             continue
         try:
-            decisions.append(("rounds", policy, decide(scenario, policy, mode="rounds", max_effort=PLAN_EFFORT)))
+            decisions.append(("rounds", policy, decide_with_frames(scenario, policy, "rounds")))
         except InputError as error:
             skipped.append((policy, str(error)))
     told("the best mixture", 0.4)
-    decisions.append(("mixture", "heterogeneous", decide(scenario, max_effort=PLAN_EFFORT)))
+    decisions.append(("mixture", "heterogeneous", decide_with_frames(scenario)))
     plain = _total(decisions[0][2])
     edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
 
@@ -228,7 +229,7 @@ def curves(
                 streamed.append((values[index], streams(site, _SEEDS if at_home else 1).goodput_tokens_per_s))
             for mode in ROUND_MODES:
                 if mode != "edge" or scenario.edge_drafter is not None:
-                    goodputs.setdefault(mode, []).append(_total(decide(site, mode=mode, max_effort=PLAN_EFFORT)))
+                    goodputs.setdefault(mode, []).append(_total(decide_with_frames(site, mode=mode)))
         by_mode = {mode: tuple(series) for mode, series in goodputs.items()}
         found.append(Curve(quantity, tuple(values), by_mode, now, tuple(streamed)))
     return found[0], found[1]

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from multispin.control.frames import decide_with_frames
 from multispin.control.scenario import Device, Scenario
-from multispin.control.who import DEVICE, decide
+from multispin.control.who import DEVICE
 
 PAYING_SHARE = 0.01
 """Devices are said to pay if they add at least this share to the goodput of the edge alone."""
@@ -18,8 +19,6 @@ USER_COUNTS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 85, 113, 150, MAX_U
 """Numbers of users that are tried first."""
 _HALVINGS = 14
 """Halvings of the range of a border: a factor up to 30 is found within 0.05 %, a round trip within 0.2 ms."""
-PLAN_EFFORT = 5e6
-"""Bounds each plan, see `plan`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class BreakEven:
 
 def pays(scenario: Scenario) -> bool:
     """Whether devices add at least `PAYING_SHARE` to what the edge can do alone, by the weighted goodput."""
-    made = decide(scenario, max_effort=PLAN_EFFORT)
+    made = decide_with_frames(scenario)
     alone = max(goodput for kind, goodput in made.alternatives if kind in ("plain", "edge"))
     helping = any(choice.drafter == DEVICE for choice in made.sessions)
     return helping and made.goodput_tokens_per_s >= alone * (1.0 + PAYING_SHARE)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from multispin.control.frames import FRAME_BITS
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.experiments import Study
 from multispin.paper.table import Table, TableValue
 from multispin.paper.trials import Setting
 from multispin.simulation.setup import Behaviour, Setup
-from multispin.simulation.steady import FRAME_BITS
 from multispin.simulation.study import SimulatedRun, run_all
 
 Floats = NDArray[np.float64]

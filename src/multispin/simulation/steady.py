@@ -6,13 +6,12 @@ own scheduler runs under a virtual clock, on the same terms: no pauses, no strag
 
 from multispin.control import Scenario
 from multispin.control.advice import Streamed
+from multispin.control.frames import FRAME_BITS
 from multispin.simulation.device import DeviceRecord
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 from multispin.simulation.study import quiet_collector
 
-FRAME_BITS = 176.0
-"""Overhead of a frame beside its ids [bit], as measured. Streams send more frames than rounds do."""
 WORK = 4800
 """A run has about this many passes times users, which bounds its time."""
 PASSES = (60, 400)
