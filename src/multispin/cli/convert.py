@@ -7,7 +7,7 @@ import click
 
 from multispin.cli.progress import progress
 from multispin.errors import require
-from multispin.models.gguf_storage import GGUF_STORAGES
+from multispin.models.numbers import GGUF_STORAGES
 from multispin.outside import one_line
 
 

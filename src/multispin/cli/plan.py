@@ -19,6 +19,7 @@ from multispin.control import (
     load_scenario,
     plan,
 )
+from multispin.control.break_even import time_text
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -145,7 +146,7 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
     console.print(_device_table(made) if every else _length_table(scenario, made))
     weighted = " (weighted)" if any(device.weight != 1.0 for device in scenario.devices) else ""
     console.print(
-        f"[bold]{made.goodput_tokens_per_s:.4g} tokens/s[/bold]{weighted} in rounds of {_seconds(made.round_s)}"
+        f"[bold]{made.goodput_tokens_per_s:.4g} tokens/s[/bold]{weighted} in rounds of {time_text(made.round_s)}"
     )
     bound = made.upper_bound_tokens_per_s
     if bound is not None:
@@ -172,7 +173,7 @@ def _device_table(made: Plan) -> Table:
             _hertz(device.bandwidth_hz) if device.bandwidth_hz else "–",
             (device.mode or "–")
             if modes
-            else ("–" if device.start_s is None else _seconds(device.start_s))
+            else ("–" if device.start_s is None else time_text(device.start_s))
             if turns
             else _bar(device.bandwidth_hz, widest),
             f"{device.expected_tokens:.2f}",
@@ -220,7 +221,7 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
             f"{made.goodput_tokens_per_s:.4g}",
             "" if made.policy == "fixed" else f"{100 * _gain(made, plans):+.1f} %",
             _bar(made.goodput_tokens_per_s, most),
-            _seconds(made.round_s),
+            time_text(made.round_s),
             f"{min(served)}" if min(served) == max(served) else f"{min(served)}–{max(served)}",
         )
     console.print(table)
@@ -250,7 +251,3 @@ def _hertz(value: float) -> str:
         if value >= size:
             return f"{value / size:.4g} {unit}"
     return f"{value:.3g} Hz"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"

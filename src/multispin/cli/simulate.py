@@ -16,6 +16,7 @@ from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.cli.unused import idle_policies
 from multispin.control import RUNTIME_POLICIES
+from multispin.control.break_even import time_text
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -239,9 +240,7 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def _seconds(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.3g} s" if value >= 1.0 else f"{1e3 * value:.3g} ms"
+    return time_text(value) if math.isfinite(value) else "–"
 
 
 def _percent(value: float) -> str:

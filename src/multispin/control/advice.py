@@ -17,9 +17,9 @@ from multispin.control.break_even import (
     drafting,
     in_words,
     mean_of,
-    milliseconds,
     pays,
     slowed,
+    time_text,
     with_users,
 )
 from multispin.control.exact.fluid import fluid
@@ -292,7 +292,7 @@ def _mix(made: Decision, best: str) -> str:
         parts.append(f"nobody drafts for {rest}")
     passes = "1 more pass" if made.extra_passes == 1 else f"{made.extra_passes} more passes"
     extra = f", and the edge makes {passes} while the devices draft" if made.extra_passes else ""
-    return f"{best}: {', '.join(parts)}{extra}. This takes {milliseconds(made.period_s)} and then repeats."
+    return f"{best}: {', '.join(parts)}{extra}. This takes {time_text(made.period_s)} and then repeats."
 
 
 def _total(decision: Decision) -> float:

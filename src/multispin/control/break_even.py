@@ -202,7 +202,7 @@ _WORDS = {
 def in_words(found: BreakEven) -> str:
     """One break-even as a sentence."""
     border, always, never = _WORDS[found.quantity]
-    show: Callable[[float], str] = milliseconds
+    show: Callable[[float], str] = time_text
     if found.quantity == "acceptance_rate":
         show = _percent
     elif found.quantity == "users":
@@ -217,6 +217,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def milliseconds(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A time with its unit, s or ms."""
     return f"{seconds:.3g} s" if seconds >= 1.0 else f"{1e3 * seconds:.3g} ms"

@@ -31,7 +31,7 @@ from multispin.models.drafter_card import (
 )
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import check_layout, open_gguf, read_facts
-from multispin.models.gguf_storage import GGUF_STORAGES
+from multispin.models.numbers import GGUF_STORAGES
 from multispin.models.references import EMBEDDED, cache_folder, locate, remove_older, sha256_of
 
 if TYPE_CHECKING:
