@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from multispin.device.address import without_secrets
-from multispin.device.proxy import proxy_of, shown
+from multispin.device.proxy import proxy_of, proxy_shown
 from multispin.errors import InputError
 from multispin.protocol import MAX_FRAME_BYTES, websocket_frame_bytes
 from multispin.protocol.limits import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, HEARTBEAT_S
@@ -123,7 +123,7 @@ class WebSocketLink:
         except aiohttp.ClientConnectorError as error:
             if proxy is not None:
                 raise LinkLostError(
-                    f"the proxy {shown(proxy)}, of the environment, does not answer: {_reason(error.os_error)}"
+                    f"the proxy {proxy_shown(proxy)}, of the environment, does not answer: {_reason(error.os_error)}"
                 ) from None
             raise LinkLostError(_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -188,7 +188,7 @@ def _http_address(url: str) -> URL:
 
 
 def _by_way(proxy: URL | None) -> str:
-    return "" if proxy is None else f", by way of the proxy {shown(proxy)} of the environment"
+    return "" if proxy is None else f", by way of the proxy {proxy_shown(proxy)} of the environment"
 
 
 def _reason(error: OSError) -> str:

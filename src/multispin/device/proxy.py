@@ -41,6 +41,6 @@ def proxy_of(address: str) -> URL | None:
     return proxy
 
 
-def shown(proxy: URL) -> str:
+def proxy_shown(proxy: URL) -> str:
     """HOST:PORT of a proxy, as messages name it: its address may hold a credential."""
     return f"{proxy.host}:{proxy.port}"
