@@ -28,6 +28,7 @@ from multispin.gateway.formats import grammar_of_schema
 from multispin.gateway.responses import ResponsesBody
 from multispin.models.drafter_card import CARD_FILE, read_card
 from multispin.models.gguf_file import read_facts
+from multispin.models.gguf_header import check_end, check_header
 from multispin.outside import json_value, one_line, printable
 from multispin.protocol import (
     PROTOCOL_VERSION,
@@ -197,6 +198,11 @@ def _response(data: bytes) -> object:
     return body.conversation(), body.params(1, grammar), body.stop_ids((2,)), body.stop_strings, body.reported
 
 
+def _read_header(path: Path) -> None:
+    check_header(path)
+    check_end(path)
+
+
 @functools.cache
 def _gguf() -> bytes:
     """A GGUF file with keys of every kind, and two tensors."""
@@ -252,6 +258,7 @@ DECODERS = {
     "traces": (_in_file(load_traces), [json.dumps(TRACES).encode()], 1),
     "link": (_in_file(load_efficiency_trace), [b"seconds,bit/s/Hz\n0,3.5\n1,2\n2.5,4\n"], 1),
     "site": (_in_file(lambda p: ScenarioFile(p).setup(), "site.toml"), [scenario_path("evening-cell").read_bytes()], 1),
+    "gguf header": (_in_file(_read_header), [_gguf()], 3),
     "gguf": (_in_file(read_facts), [_gguf()], 3),
     "card": (_in_file(lambda p: read_card(p.parent), CARD_FILE), [json.dumps(CARD).encode()], 2),
     "config": (_in_file(_settings, "edge.toml"), [CONFIG], 1),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import struct
 import sys
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_a_header_that_lies_is_refused_in_one_sentence(make_folder, gguf_of, fou
     with pytest.raises(InputError, match=part) as raised:
         load_model(str(path))
     assert "\n" not in str(raised.value)
+
+
+def test_one_part_of_a_split_model_is_refused_with_the_remedy(make_folder, gguf_of):
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    data, reader = path.read_bytes(), gguf_file.open_gguf(path)
+    path.write_bytes(with_keys(data, reader, word(b"split.count") + struct.pack("<IH", 2, 2)))
+    with pytest.raises(InputError, match=r"one part of a split model: join them with .*llama-gguf-split --merge"):
+        load_model(str(path))
+
+
+def test_a_file_far_longer_than_its_tensors_is_refused_before_it_is_hashed(make_folder, gguf_of, monkeypatch):
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    os.truncate(path, 2**30)
+    monkeypatch.setattr("multispin.models.references.sha256_of", lambda _path: pytest.fail("all of it is read"))
+    with pytest.raises(InputError, match=f"has {2**30} bytes, but its tensors end at byte"):
+        load_model(str(path))
 
 
 def with_keys(data, reader, *keys):

@@ -1,6 +1,7 @@
 """The drafter over llama.cpp, on the embedded GGUF file."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from multispin.errors import InputError
 from multispin.models import TextGrammars, load_tokenizer
 from multispin.models.draft_source import load_draft_source
+from multispin.models.gguf_file import open_gguf
 from multispin.models.gguf_trial import try_file
 from multispin.models.llama_cpp import (
     LlamaCppContext,
@@ -311,9 +313,12 @@ def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, pro
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        ("exit 3", r"breaks off at .* \(exit code 0x3\)"),  # what abort() gives on Windows
-        ("exit 77", r"breaks off at .* \(exit code 0x4d\)"),
-        ("kill -ABRT $$", r"breaks off at .* \(signal 6\)"),
+        (
+            "exit 3",
+            r"ended while reading .* \(exit code 0x3\): .* damaged, or of a kind that the library lacks",
+        ),  # what abort() gives on Windows
+        ("exit 77", r"ended while reading .* \(exit code 0x4d\)"),
+        ("kill -ABRT $$", r"ended while reading .* \(signal 6\): .* damaged, or of a kind that the library lacks"),
         ("echo it is odd; exit 23", r"it is odd"),
     ],
 )
@@ -321,7 +326,7 @@ def test_however_a_trial_ends_that_did_not_pass_its_file_is_refused(tmp_path, mo
     python, file = tmp_path / "python", tmp_path / "file.gguf"
     python.write_text(f"#!/bin/sh\n{status}\n")
     python.chmod(0o755)
-    file.write_bytes(b"GGUF")
+    file.write_bytes(b"GGUF\3\0\0\0")
     monkeypatch.setattr("multispin.models.gguf_trial.sys.executable", str(python))
     with pytest.raises(LlamaCppError, match=sentence):
         try_file(file)
@@ -333,8 +338,37 @@ def test_a_file_at_which_the_library_ends_its_process_is_refused_and_not_loaded(
     at = whole.index(key) + len(key) + 4  # behind the type of the value
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(whole[:at] + b"\x00\x00\xc0\x7f" + whole[at + 4 :])
-    with pytest.raises(LlamaCppError, match=r"llama\.cpp (breaks off|does not come to an end)"):
+    with pytest.raises(LlamaCppError, match=r"llama\.cpp's library (ended while|did not)"):
         try_file(damaged, timeout_s=10.0)
+
+
+def test_a_file_that_goes_on_behind_its_tensors_is_refused_before_it_is_mapped(path, tmp_path, monkeypatch):
+    """A sparse one of 40 GB took 15 GB of memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, size = tmp_path / "long.gguf", path.stat().st_size
+    file.write_bytes(path.read_bytes())
+    with file.open("r+b") as opened:
+        opened.truncate(40 * 2**30)
+    with pytest.raises(InputError, match=f"has {40 * 2**30} bytes, but its tensors end at byte {size}"):
+        try_file(file)
+    os.truncate(file, size + 31)  # zeros up to the next multiple of 32, as some writers leave them
+    try_file(file)
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (1, "of version 1: only versions 2 and 3"),
+        (4, "of version 4: only versions 2 and 3"),
+        (3 << 24, "for big-endian processors"),
+    ],
+)
+def test_a_file_of_an_unknown_version_is_refused_by_name(path, tmp_path, version, reason):
+    file = tmp_path / "other.gguf"
+    file.write_bytes(b"GGUF" + version.to_bytes(4, "little") + path.read_bytes()[8:5000])
+    for read in (try_file, LlamaCppModel, open_gguf):
+        with pytest.raises(InputError, match=reason):
+            read(file)
 
 
 def test_what_the_library_writes_of_a_file_that_it_refuses_does_not_reach_the_terminal(path, tmp_path, capfd):

@@ -15,6 +15,7 @@ import numpy as np
 
 from multispin.checks import shown
 from multispin.errors import InputError
+from multispin.models.gguf_header import MAX_VALUES, check_header
 from multispin.models.references import check_counts
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 """The architectures whose GGUF files tests hold against their own folders."""
 
-MAX_VALUES = 5_000_000
-"""Most values in a file's keys, texts counted twice; a vocabulary of 256,000 tokens with merges has 1.5 million."""
 _DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError, RecursionError)
 _INSTEAD = "use the model's folder"
 _ABOUT = re.compile(
@@ -129,6 +128,7 @@ def open_gguf(path: Path, max_values: int = MAX_VALUES) -> "GGUFReader":
                 raise ValueError("it ends in the middle of a value")
             return super()._get(offset, dtype, count, override_order)
 
+    check_header(path)
     try:
         return BoundedReader(str(path))
     except _DAMAGE as error:
@@ -167,6 +167,8 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         raise InputError(
             f"{path} is of the architecture {architecture!r}, not {', '.join(sorted(ARCHITECTURES))}: {_INSTEAD}"
         )
+    if int(keys.get("split.count", 1)) > 1:
+        raise InputError(f"{path} is one part of a split model: join them with llama.cpp's llama-gguf-split --merge")
     for name, value in keys.items():
         own = name.removeprefix(architecture + ".")
         known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS | _SCALING

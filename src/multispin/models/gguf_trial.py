@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from multispin.errors import InputError
+from multispin.models.gguf_header import check_end, check_header
 from multispin.models.llama_cpp import LIBRARY_VERSION, LlamaCppContext, LlamaCppError, LlamaCppModel, tokenizer_of
 from multispin.models.references import cache_folder, remove_older
 
@@ -19,6 +20,7 @@ PASSED_KEPT_S = 90 * 86_400.0
 _REFUSED = 23  # exit status of a trial that says why the file cannot be used; 3 is that of abort() on Windows
 _PYTHON_FAILED = 1  # what went wrong there will go wrong here, and is told then
 _SHORT_CONTEXT_TOKENS = 64
+_PERHAPS = "this GGUF file is damaged, or of a kind that the library lacks"
 
 
 def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
@@ -30,13 +32,14 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
 
     Raises:
         LlamaCppError: the library refuses the file, ended that process, or did not come to an end.
+        InputError: the file is of an unknown version, or longer than its tensors.
 
     """
-    if not path.is_file():
-        raise InputError(f"there is no GGUF file {path}")
+    check_header(path)
     passed = _mark_of(path)
     if passed.is_file():
         return
+    check_end(path)  # the library maps the file to its end
     trial = subprocess.Popen(
         [sys.executable, "-c", "from multispin.models.gguf_trial import main; main()", str(path)],
         stdin=subprocess.DEVNULL,
@@ -48,7 +51,7 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
     try:
         said, _ = trial.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise LlamaCppError(f"llama.cpp does not come to an end with {path}: this GGUF file is damaged") from None
+        raise LlamaCppError(f"llama.cpp's library did not read {path} within {timeout_s:g} s: {_PERHAPS}") from None
     finally:
         if sys.platform == "win32":  # which has no groups of processes
             trial.kill()
@@ -59,7 +62,7 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
     if trial.returncode not in (0, _PYTHON_FAILED, _REFUSED):
         code = trial.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code:#x}"  # Windows has no signals
-        raise LlamaCppError(f"llama.cpp breaks off at {path} ({how}): this GGUF file is damaged")
+        raise LlamaCppError(f"llama.cpp's library ended while reading {path} ({how}): {_PERHAPS}")
     if trial.returncode == _REFUSED:
         raise LlamaCppError(said.decode(errors="replace"))
     if trial.returncode == 0:

@@ -20,6 +20,7 @@ import numpy as np
 
 from multispin.errors import InputError
 from multispin.models import llama_log
+from multispin.models.gguf_header import check_header
 from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import (
     DistributionFormat,
@@ -45,7 +46,6 @@ _PROMPT_TOKENS_AT_ONCE = 16
 AVX-512; shorter batches equal single steps there bit by bit."""
 _TOLERANCE = 0.02
 """Largest difference between a batch and single steps that passes the self-test, as a share of the logits' range."""
-_MAGIC = b"GGUF"
 _PIECE_BYTES = 1024
 _TESTED_TOKENS = 64
 _SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot", "eom": "eom"}
@@ -112,15 +112,7 @@ class LlamaCppModel:
 
     def __init__(self, path: Path, gpu_layers: int = 0, only_vocabulary: bool = False) -> None:
         self._handle = None
-        if not path.is_file():
-            raise InputError(f"there is no GGUF file {path}")
-        try:
-            with path.open("rb") as file:
-                first = file.read(len(_MAGIC))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        if first != _MAGIC:  # the library would write these bytes to the terminal
-            raise LlamaCppError(f"{path} is not a GGUF file")
+        check_header(path)  # the library would write bytes that are not its magic to the terminal
         self.path = path
         self.library = load_llama_cpp()
         if gpu_layers and not has_gpu_backend():

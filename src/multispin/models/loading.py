@@ -24,10 +24,12 @@ from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
+from multispin.models.gguf_header import check_end, check_header
 from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
 from multispin.models.references import (
+    EMBEDDED,
     MOST_BYTES,
     WEIGHTS_FILE,
     check_readable,
@@ -191,6 +193,9 @@ def resolve(reference: str, weights: bool = True) -> str:
         check_sizes(folder)
         return str(folder)
     if found.is_file():
+        if reference != EMBEDDED:  # before all of it is read for its hash
+            check_header(found)
+            check_end(found)
         return str(_converted(found, converted_folder(reference, found)))
     return str(found)
 
@@ -216,9 +221,6 @@ def _converted(path: Path, folder: Path) -> Path:
 
 def _convert(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file into a new folder, which is whole or not there."""
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise InputError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
     facts = read_facts(path)
     log.info("dequantising %s, once; it is kept in %s", path.name, folder)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
