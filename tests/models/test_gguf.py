@@ -124,6 +124,7 @@ def place(name, dimensions, offset):
         (number("rms_epsilon", 1e-6), number("rms_epsilon", 0.0), "rms_epsilon = 0.0, which is no number above 0"),
         (number("freq_base", 1e4), number("freq_base", math.nan), "freq_base = nan"),
         (number("freq_base", 1e4), number("freq_base", 5), "freq_base = 5"),
+        (word(b"tokenizer.ggml.model"), word(b"tokenizer.chat_template"), "has no tokenizer: name a GGUF file that"),
         (word(b"gpt2"), word(b"bert"), "the tokenizer 'bert'"),
         (word(b"default"), word(b"unheard"), "'gpt2' with 'unheard', not known here"),
         (word(b"b"), word(b"c"), "259 tokens has repetitions"),

@@ -518,6 +518,27 @@ def test_a_stopped_text_ends_at_the_edge_too(tiny, kind):
     tiny.run(scenario())
 
 
+def test_each_paragraph_runs_as_its_script_does(tiny, kind):
+    async def scenario():
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
+            page = await phones.join()
+            await ask(page, "Hello.\nمرحبا", most=4)
+            left, right = await page.run(
+                """(() => {
+                    const box = document.querySelector('.user'), text = box.firstChild;
+                    const rects = [[0, 6], [7, 12]].map(([from, to]) => {
+                        const line = document.createRange(); line.setStart(text, from); line.setEnd(text, to);
+                        return line.getBoundingClientRect();
+                    });
+                    const { left, right } = box.getBoundingClientRect();
+                    return [rects[0].left - left, right - rects[1].right];
+                })()"""
+            )
+            assert left == pytest.approx(right, abs=2)  # the padding
+
+    tiny.run(scenario())
+
+
 def test_a_page_without_the_token_asks_for_it(tiny, kind):
     async def scenario():
         async with tiny.edge() as edge, edge.browser(kind) as phones:

@@ -230,6 +230,8 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
     """InputError for a damaged list of tokens, and for ways to cut texts into them that transformers passes over."""
     own = {name.removeprefix("tokenizer.ggml."): value for name, value in keys.items()}
     model, split = own.get("model"), own.get("pre", "default")
+    if model is None:
+        raise InputError(f"{path} has no tokenizer: name a GGUF file that has one, or the model's folder")
     if model not in _TOKENIZERS or (model == "gpt2" and split not in _SPLITS):
         raise InputError(f"{path} has the tokenizer {shown(model)} with {shown(split)}, not known here: {_INSTEAD}")
     if model == "llama" and own.get("add_space_prefix", True) is not True:
