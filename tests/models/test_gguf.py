@@ -165,6 +165,8 @@ def test_a_file_far_longer_than_its_tensors_is_refused_before_it_is_hashed(make_
     monkeypatch.setattr("multispin.models.references.sha256_of", lambda _path: pytest.fail("all of it is read"))
     with pytest.raises(InputError, match=f"has {2**30} bytes, but its tensors end at byte"):
         load_model(str(path))
+    with pytest.raises(InputError, match=f"has {2**30} bytes, but its tensors end at byte"):
+        load_tokenizer(str(path))
 
 
 def with_keys(data, reader, *keys):

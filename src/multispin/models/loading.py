@@ -24,12 +24,10 @@ from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
-from multispin.models.gguf_header import check_end, check_header
 from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
 from multispin.models.references import (
-    EMBEDDED,
     MOST_BYTES,
     WEIGHTS_FILE,
     check_readable,
@@ -193,9 +191,6 @@ def resolve(reference: str, weights: bool = True) -> str:
         check_sizes(folder)
         return str(folder)
     if found.is_file():
-        if reference != EMBEDDED:  # before all of it is read for its hash
-            check_header(found)
-            check_end(found)
         return str(_converted(found, converted_folder(reference, found)))
     return str(found)
 

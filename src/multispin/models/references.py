@@ -16,6 +16,7 @@ from pathlib import Path
 
 from multispin.checks import shown
 from multispin.errors import InputError
+from multispin.models.gguf_header import check_end, check_header
 from multispin.outside import user_path
 
 EMBEDDED = "embedded"
@@ -113,7 +114,13 @@ def embedded_path() -> Path:
 
 
 def converted_folder(reference: str, file: Path) -> Path:
-    """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there."""
+    """Where the converted copy of a GGUF file is kept, by its SHA-256, whether or not it is there.
+
+    InputError: the file is of an unknown version, or longer than its tensors.
+    """
+    if reference != EMBEDDED:  # before all of it is read for its hash
+        check_header(file)
+        check_end(file)
     sha256 = EMBEDDED_SHA256 if reference == EMBEDDED else sha256_of(file)
     return cache_folder() / "models" / f"{file.stem}-{sha256[:16]}-{CONVERSION}"
 
