@@ -19,12 +19,21 @@ GGUF_NAMES = {
 
 
 def write_gguf(
-    folder, path, architecture, keys=None, tensors=None, padding=0, end_ids=None, rope_freqs=None, without=()
+    folder,
+    path,
+    architecture,
+    keys=None,
+    tensors=None,
+    padding=0,
+    end_ids=None,
+    rope_freqs=None,
+    without=(),
+    split="default",
 ):
     """Write a model folder's own GGUF file, with float32 weights, as llama.cpp's converter names and orders things.
 
     `keys` are further keys under the architecture's name, `padding` the number of [PAD…] tokens, `end_ids` the end ids
-    by the last part of their key, `without` names keys that are left out.
+    by the last part of their key, `without` names keys that are left out, `split` is how the tokenizer cuts a text.
     """
     import gguf
     import numpy as np
@@ -49,7 +58,7 @@ def write_gguf(
     names = [token for token, _ in vocabulary]
     kinds = [3 if index in tokenizer.all_special_ids else 1 for index in range(len(names))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(split)
     writer.add_token_list([*names, *(f"[PAD{len(names) + k}]" for k in range(padding))])
     writer.add_token_types([*kinds, *[5] * padding])
     writer.add_token_merges(["Ġ a", "t h"])

@@ -233,6 +233,42 @@ def test_what_a_file_says_of_its_tokenizer_is_read_or_refused(make_folder, gguf_
         load_model(str(path))
 
 
+@pytest.mark.parametrize(
+    ("split", "begun", "before"),
+    [
+        ("default", None, []),
+        ("default", True, [40]),
+        ("smollm", None, []),
+        ("qwen2", None, []),
+        ("llama-bpe", None, [40]),
+        ("llama3", None, [40]),
+        ("tekken", None, [40]),
+        ("llama-bpe", False, []),
+    ],
+)
+def test_a_text_begins_as_llama_cpp_lets_it_begin(make_folder, gguf_of, split, begun, before):
+    """A file that does not say so has the BOS token before its texts with some ways to cut them."""
+    ids = {"eos_token_id": 258, "bos_token_id": 40}
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama", end_ids=ids, split=split))
+    if begun is not None:
+        data, reader = path.read_bytes(), gguf_file.open_gguf(path)
+        key = word(b"tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, begun)
+        path.write_bytes(with_keys(data, reader, key))
+    assert load_tokenizer(str(path)).encode("a th") == [*before, 64, 220, 257]
+
+
+def test_a_token_before_each_text_that_transformers_takes_for_a_place_is_refused(make_folder, gguf_of):
+    ids = {"eos_token_id": 258, "bos_token_id": 3}  # the token $
+    path = gguf_of(make_folder("m", hidden_size=64), "llama", end_ids=ids, split="llama-bpe")
+    with pytest.raises(InputError, match=r"puts the token '\$' before each text"):
+        load_tokenizer(path)
+
+
+def test_a_file_may_name_its_unknown_token(make_folder, gguf_of):
+    path = gguf_of(make_folder("m", hidden_size=64), "llama", end_ids={"eos_token_id": 258, "unknown_token_id": 3})
+    assert load_model(path).config.unk_token_id == 3
+
+
 def test_a_part_of_a_head_that_rotates_is_refused(make_folder, gguf_of):
     file = gguf_of(make_folder("m", Qwen2Config, hidden_size=64), "qwen2", keys={"rope.dimension_count": 8})
     with pytest.raises(InputError, match=r"rope.dimension_count = 8, and only 16 is known"):

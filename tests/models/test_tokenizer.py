@@ -188,6 +188,7 @@ def test_a_chat_of_many_messages_and_further_variables(tmp_path):
     for more in ({}, {"polite": True}):
         said = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more)
         assert ours.encode_messages(chat, more) == theirs(said, add_special_tokens=False).input_ids
+    ours.encode_messages(chat, {"self": "a name that Python functions like"})
     for name in ("messages", "tools", "eos_token"):
         with pytest.raises(InputError, match=f"cannot be called '{name}'"):
             ours.encode_messages(chat, {name: "x"})

@@ -66,7 +66,7 @@ INERT = _names(
     "hidden_dropout id2label initializer_range is_llama_config label2id model_type output_attentions "
     "output_hidden_states output_router_logits pad_token_id pretraining_tp problem_type residual_dropout "
     "resid_pdrop return_dict router_aux_loss_coef router_jitter_noise torch_dtype transformers.js_config "
-    "transformers_version unsloth_fixed unsloth_version use_cache"
+    "transformers_version unk_token_id unsloth_fixed unsloth_version use_cache"
 )
 """Fields that say nothing about what a trained model computes: training, files, ids that only texts need."""
 

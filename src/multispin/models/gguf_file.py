@@ -82,6 +82,8 @@ _SPLITS = frozenset(
     | {"tekken", "qwen2", "deepseek-r1-qwen", "megrez"}
 )
 """How a text is cut before its tokens are found (`tokenizer.ggml.pre`): transformers passes over all other names."""
+_BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
+"""Of these, those with which llama.cpp puts the BOS token before a text if `add_bos_token` is absent."""
 _ALWAYS = frozenset({"token_embd.weight", "output_norm.weight"})
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _TENSORS = re.compile(
@@ -103,12 +105,14 @@ class GgufFacts:
         rope: settings of scaled rotary positions as transformers writes them; None for plain ones.
         end_ids: ids that end a text, ascending.
         special: tokens that leave no text.
+        begun: whether the BOS token stands before a plain text.
 
     """
 
     rope: Mapping[str, Any] | None
     end_ids: tuple[int, ...]
     special: tuple[str, ...]
+    begun: bool
 
 
 def open_gguf(path: Path, max_values: int = MAX_VALUES) -> "GGUFReader":
@@ -197,7 +201,19 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         _rope(path, own_keys, factors),
         tuple(sorted(ends)),
         tuple(str(token) for token, kind in zip(names, types, strict=False) if kind == _CONTROL),
+        _begun(path, keys),
     )
+
+
+def _begun(path: Path, keys: Mapping[str, Any]) -> bool:
+    """Whether the BOS token stands before a plain text, as llama.cpp reads a file."""
+    usual = keys["tokenizer.ggml.model"] == "llama" or keys.get("tokenizer.ggml.pre") in _BEGUN
+    bos = keys.get("tokenizer.ggml.bos_token_id")
+    if bos is None or not keys.get("tokenizer.ggml.add_bos_token", usual):
+        return False
+    if (token := str(keys["tokenizer.ggml.tokens"][bos])).startswith("$"):  # a place in transformers' own notation
+        raise InputError(f"{path} puts the token {shown(token)} before each text, which is not known here: {_INSTEAD}")
+    return True
 
 
 def _check_values(path: Path, keys: Mapping[str, Any]) -> None:

@@ -232,6 +232,8 @@ def _convert(path: Path, folder: Path) -> None:
         model.config.eos_token_id = model.generation_config.eos_token_id = list(facts.end_ids) or None
         special = [token for token in facts.special if token in tokenizer.get_vocab()]
         tokenizer.add_special_tokens({"additional_special_tokens": special})
+        tokenizer.add_bos_token = facts.begun
+        tokenizer.update_post_processor()
         with writing(folder):
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)

@@ -38,7 +38,7 @@ MOST_BYTES = {
     "model.safetensors.index.json": 2**25,
 }
 """Largest settings files of a model folder [bytes]; published ones have a quarter of that at most."""
-CONVERSION = 3
+CONVERSION = 4
 """Counts the ways in which GGUF files were converted: copies of an older one are made anew."""
 MAX_PARTS = 4096
 """Most layers, heads or experts of a model; published ones have some hundreds."""

@@ -64,7 +64,7 @@ def _answer(template: str, variables: dict[str, Any], most_characters: int) -> d
             render = _compiled(template)
         except jinja2.TemplateError as error:
             return {"damaged": _first_line(error)}
-        text = render(**variables)
+        text = render(variables)
     except MemoryError:
         return {"large": ""}
     except Exception as error:  # whatever its author wrote
