@@ -5,6 +5,7 @@ import pytest
 from multispin.gateway.bodies import REFUSED, BadRequestError, ChatBody, CompletionBody, read_body
 from multispin.gateway.responses import LOGPROBS, ResponsesBody
 
+TOOLS = [{"type": "function", "name": "f", "function": {"name": "f"}}]
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -109,14 +110,34 @@ def test_fields_of_vllm_that_would_change_the_answer_are_refused_by_name(field, 
 
 
 def test_a_whole_number_may_have_a_point_and_a_temperature_as_good_as_0_is_0():
-    body = chat(max_tokens=8.0, top_k=5.0, seed=3.0, n=2.0)
+    body = chat(max_tokens=8.0, top_k=5.0, seed=3.0, n=2.0, stop_token_ids=[4.0, 5])
+    assert body.stop_ids([]) == (4, 5)
+    for prompt, found in (([1.0, 2], [1, 2]), ([[1.0, 2], [3.0]], [[1, 2], [3]])):
+        assert read_body(json.dumps({"prompt": prompt}).encode(), CompletionBody).prompt == found
     assert (body.most_tokens, body.params(0).top_k, body.params(0).seed, body.choices) == (8, 5, 3, 2)
-    for field, value in (("max_tokens", 8.5), ("max_tokens", "8"), ("n", True), ("top_k", 1e30)):
+    for field, value in (
+        ("stop_token_ids", [4.5]),
+        ("max_tokens", 8.5),
+        ("max_tokens", "8"),
+        ("n", True),
+        ("top_k", 1e30),
+    ):
         with pytest.raises(BadRequestError) as refusal:
             chat(**{field: value}).params(0)
         assert refusal.value.param == field
     assert chat(temperature=1e-9).params(0).greedy
     assert chat(temperature=0.1).params(0).temperature == 0.1
+
+
+@pytest.mark.parametrize(
+    ("choice", "given", "param"),
+    [("required", None, "tool_choice"), ("some", TOOLS, "tool_choice"), ("required", [3], "tools")],
+)
+def test_of_tools_and_the_choice_among_them_the_one_at_fault_is_named(choice, given, param):
+    for body in (chat(tools=given, tool_choice=choice), responses(tools=given, tool_choice=choice)):
+        with pytest.raises(BadRequestError) as refusal:
+            body.tool_use()
+        assert refusal.value.param == param
 
 
 def test_what_an_assistant_said_may_be_a_refusal_or_nothing():
@@ -196,7 +217,18 @@ def test_a_value_out_of_range_is_refused_with_its_field(fields, param):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[]", b"null", b"\xff", b'{"temperature": NaN}', b"[" * 100_000, b'{"a":' * 100_000]
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"temperature": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"messages": ' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
 )
 def test_what_is_no_json_object_is_refused(raw):
     with pytest.raises(BadRequestError):

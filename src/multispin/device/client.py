@@ -213,8 +213,10 @@ class DeviceClient:
             return self.session.generated
         finally:
             self._stop_drafting()
-            await self._say_goodbye()
-            self.session.forget_edge()
+            try:
+                await self._say_goodbye()
+            finally:  # also where the goodbye is cancelled: the next text begins anew
+                self.session.forget_edge()
 
     def close(self) -> None:
         """Stop the drafting thread."""

@@ -353,7 +353,7 @@ class Gateway:
                     if not response.prepared or isinstance(item, ConnectionError):
                         raise item
                     status, document = _document_of(item)
-                    log.log(logging.ERROR if status >= 500 else logging.INFO, "a stream ends early: %s", item)
+                    log.log(logging.ERROR if status == 500 else logging.INFO, "a stream ends early: %s", item)
                     await response.write(event(document) + DONE)
                     break
                 if item is None:

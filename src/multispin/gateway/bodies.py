@@ -349,7 +349,11 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
     def tool_use(self) -> ToolUse | None:
         """The tools that may be called; None without any."""
         form = self.form_schema()
-        return named(lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls, form=form), "tools")
+        return named(
+            lambda: read_tools(self.tools, self.tool_choice, self.parallel_tool_calls, form=form),
+            "tools",
+            "tool_choice",
+        )
 
     @property
     def most_tokens(self) -> int | None:
@@ -465,8 +469,10 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         raise BadRequestError(str(error), _field_of(str(error))) from None
 
 
-def _whole(value: Any) -> Any:
-    """A number such as 4.0 as a whole one, which JSON does not tell apart."""
+def _whole(value: Any, depth: int = 2) -> Any:
+    """A number such as 4.0 as a whole one, which JSON does not tell apart; also in lists as deep as prompts have."""
+    if isinstance(value, list) and depth:
+        return [_whole(each, depth - 1) if isinstance(each, float | list) else each for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < SEED_COUNT else value
 
 
@@ -481,11 +487,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def named(make: Callable[[], Made], field: str | None = None) -> Made:
-    """Result of `make`; an InputError becomes a BadRequestError of the field, by default its first word."""
+def named(make: Callable[[], Made], field: str | None = None, *others: str) -> Made:
+    """Result of `make`; an InputError becomes that of the field, or of its first word by default and if in `others`."""
     try:
         return make()
     except BadRequestError:
         raise
     except InputError as error:
-        raise BadRequestError(str(error), field or str(error).split(" ", 1)[0]) from None
+        first = str(error).split(" ", 1)[0]
+        raise BadRequestError(str(error), first if field is None or first in others else field) from None

@@ -36,47 +36,60 @@ class SessionPool:
         self._make = make
         self._pieces = pieces or _one_piece
         self._free: list[tuple[DeviceClient, _Relay]] = []
-        self._at_work: set[_Relay] = set()
+        self._unread: set[_Pieces] = set()  # of texts that are not read to their end
         self._stopping = False
         self._left = asyncio.Event()  # a text has ended
         self._turns = asyncio.Semaphore(size)
 
     async def write(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends."""
-        async with self._turns:
-            if self._stopping:
-                raise _stopping()
-            client, relay = self._free.pop() if self._free else self._new()
-            pieces = relay.listen()
-            self._at_work.add(relay)
-            writing = asyncio.create_task(client.generate(request))
-            writing.add_done_callback(lambda _: pieces.put_nowait(None))
-            try:
-                finish = ""
-                while not finish and (piece := await pieces.get()) is not None:
-                    if isinstance(piece, RefusedError):
-                        raise piece
-                    finish = piece.finish
-                    yield piece
+        """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends.
+
+        The text is written as fast as the edge can, however slowly it is read, and waits here; its length is bounded
+        by the request. So a reader that stands still keeps nobody from a turn.
+        """
+        pieces = _Pieces()
+        self._unread.add(pieces)
+        writing = asyncio.create_task(self._generate(request, pieces))
+        try:
+            finish = ""
+            while not finish and (piece := await pieces.get()) is not None:
+                if isinstance(piece, RefusedError):
+                    raise piece
+                finish = piece.finish
+                yield piece
+            await writing
+        finally:
+            writing.cancel()
+            with suppress(asyncio.CancelledError, Exception):
                 await writing
-            finally:
-                writing.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await writing
-                self._free.append((client, relay))
-                self._at_work.discard(relay)
-                self._left.set()
+            self._unread.discard(pieces)
+            self._left.set()
+
+    async def _generate(self, request: Request, pieces: "_Pieces") -> None:
+        """Have one text generated in its turn, which ends when its session has ended."""
+        try:
+            async with self._turns:
+                if self._stopping:
+                    raise _stopping()
+                client, relay = self._free.pop() if self._free else self._new()
+                relay.pieces = pieces
+                try:
+                    await client.generate(request)
+                finally:
+                    self._free.append((client, relay))
+        finally:
+            pieces.put_nowait(None)
 
     async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
         """Take no new text, and let those under way end; what has not ended after `texts_s` is refused [s]."""
         self._stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(texts_s):
-                while self._at_work:
+                while self._unread:
                     self._left.clear()
                     await self._left.wait()
-        for relay in self._at_work:
-            relay.stop()
+        for pieces in self._unread:
+            pieces.put_nowait(_stopping())
 
     def close(self) -> None:
         """Stop the drafters of all sessions."""
@@ -98,29 +111,25 @@ def _one_piece(_: int, progress: Progress) -> list[Piece]:
     return [Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)]
 
 
+_Pieces = asyncio.Queue[Piece | RefusedError | None]
+"""The pieces of one text on their way to its reader; None is its end, an error why it has no more."""
+
+
 class _Relay:
     """Hands what a client reports to whoever reads its present text.
 
     Attributes:
         number: number of the client's session; 0 while it has none.
+        pieces: where the pieces of its present text go.
 
     """
 
     def __init__(self, pieces_of: Callable[[int, Progress], Sequence[Piece]]) -> None:
         self.number: Callable[[], int] = lambda: 0
+        self.pieces = _Pieces()
         self._pieces_of = pieces_of
-        self._pieces: asyncio.Queue[Piece | RefusedError | None] = asyncio.Queue()
-
-    def listen(self) -> "asyncio.Queue[Piece | RefusedError | None]":
-        """A new queue for a new text."""
-        self._pieces = asyncio.Queue()
-        return self._pieces
-
-    def stop(self) -> None:
-        """Refuse what is left of the present text."""
-        self._pieces.put_nowait(_stopping())
 
     def tell(self, progress: Progress) -> None:
         """Pass on what a message from the edge brought."""
         for piece in self._pieces_of(self.number(), progress):
-            self._pieces.put_nowait(piece)
+            self.pieces.put_nowait(piece)

@@ -119,7 +119,7 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
     def tool_use(self) -> ToolUse | None:
         """The tools that may be called; None without any."""
         given, form = (self.tools, self.tool_choice, self.parallel_tool_calls), self.form_schema()
-        return named(lambda: read_tools(*given, flat=True, form=form), "tools")
+        return named(lambda: read_tools(*given, flat=True, form=form), "tools", "tool_choice")
 
     def conversation(self) -> list[dict[str, Any]]:
         """The instructions and the input as messages of a chat."""

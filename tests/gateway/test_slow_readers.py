@@ -1,0 +1,120 @@
+"""Readers that stand still: their texts are written at the edge's speed, and hold no slot and no turn."""
+
+import asyncio
+
+import pytest
+from tests.chaos import world
+from tests.edge.virtual_site import in_memory, run
+
+from multispin.edge import EdgeServer
+from multispin.errors import InputError
+from multispin.gateway import SessionPool, local_sessions
+from multispin.passes import Controller, ControllerSettings, Passes
+from multispin.protocol import Request
+from multispin.speculation import SamplingParams
+
+LENGTH, PASS_S = 300, 0.001
+
+
+class Instant(world.Engine):
+    """A pass takes no time."""
+
+    def verify(self, feeds):
+        self.take(feeds)
+        return [None if feed.params is None else self._judged(feed.start, feed.tokens) for feed in feeds]
+
+
+def a_pool(size):
+    """Sessions of an edge with as many slots as texts may be written at once."""
+    passes = Passes(Instant(size), Controller(ControllerSettings("heterogeneous", 1e6, 7, mode="plain")), world.MODEL)
+    server = EdgeServer(passes)
+    return local_sessions(server, world.MODEL, world.Letters().decode, size, world.MAX_LENGTH), server, passes
+
+
+async def rest_of(text):
+    return [token async for piece in text for token in piece.tokens]
+
+
+@pytest.mark.parametrize("standing", [1, 2])
+def test_a_reader_that_stands_still_keeps_nobody_from_a_turn_and_loses_nothing(standing):
+    requests = [Request((3, 4 + k), SamplingParams(), LENGTH) for k in range(standing + 1)]
+
+    async def scenario():
+        pool, server, passes = a_pool(standing)
+        async with in_memory(server):
+            texts = [pool.write(request) for request in requests]
+            begun = [list((await anext(text)).tokens) for text in texts[:-1]]
+            last = await rest_of(texts[-1])  # would wait for ever for readers that hold their turns
+            assert not passes.sessions
+            return [first + await rest_of(text) for first, text in zip(begun, texts, strict=False)] + [last]
+
+    found = run(scenario(), PASS_S)
+    assert found == [world.undisturbed(request.prompt, LENGTH) for request in requests]
+
+
+def test_a_pool_that_ends_waits_for_a_reader_as_long_as_texts_have_and_keeps_what_is_written():
+    async def scenario():
+        pool, server, _ = a_pool(1)
+        async with in_memory(server):
+            text = pool.write(Request((3, 4), SamplingParams(), LENGTH))
+            begun = list((await anext(text)).tokens)
+            assert len(await rest_of(pool.write(Request((3, 5), SamplingParams(), 2)))) == 2
+            now_s = asyncio.get_running_loop().time
+            began_s = now_s()
+            await pool.finish(5.0)
+            return now_s() - began_s, begun + await rest_of(text)
+
+    assert run(scenario(), PASS_S) == (pytest.approx(5.0), world.undisturbed((3, 4), LENGTH))
+
+
+def test_whatever_ends_a_text_its_turn_comes_back_when_its_session_has_ended():
+    whole = Request((3, 4), SamplingParams(), LENGTH)
+
+    async def scenario():
+        pool, server, _ = a_pool(1)
+        async with in_memory(server):
+            with pytest.raises(InputError, match="prompt tokens"):
+                await anext(pool.write(Request((3,) * world.MAX_LENGTH, SamplingParams(), LENGTH)))
+            left = pool.write(whole)
+            await anext(left)
+            waiting, next_one = (asyncio.create_task(rest_of(pool.write(whole))) for _ in range(2))
+            await asyncio.sleep(PASS_S)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await left.aclose()
+            assert not next_one.done()
+            return await next_one
+
+    assert run(scenario(), PASS_S) == world.undisturbed(whole.prompt, LENGTH)
+
+
+@pytest.mark.parametrize("more", range(4))  # in which step of the goodbye it is disturbed
+def test_a_client_whose_goodbye_is_cancelled_writes_the_next_text(more):
+    whole = Request((3, 4), SamplingParams(), LENGTH)
+
+    async def scenario():
+        pool, server, _ = a_pool(1)
+        async with in_memory(server):
+            left = asyncio.create_task(rest_of(pool.write(whole)))
+            await asyncio.sleep(LENGTH / 2 * PASS_S)
+            left.cancel()
+            for _ in range(more):
+                await asyncio.sleep(0)
+            left.cancel()
+            await asyncio.wait([left])
+            return await rest_of(pool.write(whole))
+
+    assert run(scenario(), PASS_S) == world.undisturbed(whole.prompt, LENGTH)
+
+
+def test_a_client_that_cannot_be_made_keeps_no_turn():
+    def make(_):
+        raise InputError("no drafter")
+
+    async def scenario():
+        pool = SessionPool(make, 1, world.MAX_LENGTH)
+        for _ in range(2):
+            with pytest.raises(InputError, match="no drafter"):
+                await anext(pool.write(Request((3, 4), SamplingParams(), LENGTH)))
+
+    run(scenario(), PASS_S)
