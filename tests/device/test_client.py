@@ -494,3 +494,26 @@ def test_a_drafter_that_fails_ends_the_request_even_while_the_connection_is_away
             )
 
     run(scenario())
+
+
+class LinkThatClosesSlowly(MemoryLink):
+    async def close(self):
+        await asyncio.sleep(0.5)
+        await super().close()
+
+
+def test_a_client_whose_goodbye_is_cancelled_begins_its_next_text_anew():
+    async def scenario():
+        edge = MemoryEdge()
+        client = DeviceClient(URL, HELLO, Guesser(SamplingParams(), 30), link=LinkThatClosesSlowly(edge.accept))
+        left = asyncio.create_task(client.generate(Request(PROMPT, SamplingParams(), 30)))
+        await asyncio.sleep(1.0)
+        assert client.session.welcome is not None
+        left.cancel()
+        await asyncio.sleep(0.1)
+        left.cancel()
+        await asyncio.wait([left])
+        assert client.session.welcome is None
+        return await client.generate(Request(PROMPT, SamplingParams(), 30))
+
+    assert run(scenario()) == truth(SamplingParams(), 30)
