@@ -187,7 +187,7 @@ def test_no_history_makes_a_cost_negative_or_a_batch_free(history):
     [
         (lambda: VerificationEstimator().observe(0, 1, 1.0), "devices is 0"),
         (lambda: VerificationEstimator().observe(4, 3, 1.0), "tokens is 3"),
-        (lambda: VerificationEstimator().observe(4, 4, 0.0), "seconds is 0.0"),
+        (lambda: VerificationEstimator().observe(4, 4, -0.1), "seconds is -0.1"),
         (lambda: VerificationEstimator().observe(4, 4, math.nan), "seconds is nan"),
         (lambda: VerificationEstimator().predict(0, 0), "devices is 0"),
         (lambda: VerificationEstimator(fixed_s=-1.0), "fixed_s is -1.0"),
@@ -200,3 +200,11 @@ def test_no_history_makes_a_cost_negative_or_a_batch_free(history):
 def test_impossible_inputs_are_refused_by_name_and_value(call, named):
     with pytest.raises(InputError, match=named):
         call()
+
+
+def test_a_pass_that_a_coarse_clock_shows_as_zero_is_a_short_one():
+    estimator = VerificationEstimator()
+    for _ in range(40):
+        estimator.observe(1, 2, 0.0)
+        estimator.observe(1, 2, 0.001)
+    assert 1e-4 <= estimator.predict(1, 2) <= 0.001

@@ -22,6 +22,7 @@ LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
 HUBER_DEVIATIONS = 1.5  # residuals beyond as many standard deviations lose influence
 REWEIGHTINGS = 8  # at most; two or three are usual
 LEAST_PRIOR_SHAPE = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
+SHORTEST_PASS_S = 1e-4  # the event loop's clock may tell milliseconds only, and shows a shorter pass as zero
 FIT_EACH, FIT_EVERY = 64, 4
 """The fit is made after each of the first batches, and later once in this many: it takes 0.2 ms."""
 _SAME = 1e-3
@@ -77,14 +78,14 @@ class VerificationEstimator:
         Args:
             devices: K, sessions in it, at least 1.
             tokens: Σ (L_k + 1), tokens fed for them, at least K.
-            seconds: time that it took, positive.
+            seconds: time that it took [s]; below `SHORTEST_PASS_S` it counts as that.
 
         """
         _check_batch(devices, tokens)
         if self._end == len(self._rows):
             self._rows[: self._window] = self._rows[self._window :]
             self._end = self._window
-        self._rows[self._end] = 1.0, devices, tokens, positive("seconds", seconds)
+        self._rows[self._end] = 1.0, devices, tokens, max(SHORTEST_PASS_S, not_negative("seconds", seconds))
         self._end += 1
         self._observed += 1
         if self._observed <= FIT_EACH or self._observed % FIT_EVERY == 0:
