@@ -63,3 +63,19 @@ def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, mode):
             assert second.counters.reconnects == 0
 
     virtual_site.run(scenario(), 0.02)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("mode", ["rounds", "streams", "plain"])
+def test_whose_prompt_is_being_read_hears_that_passes_go_on(stub_site, mode, drafts):
+    async def scenario():
+        site = stub_site(mode=mode, prefill_tokens_per_round=2)
+        async with in_memory(site.server) as link:
+            client = site.client(None if drafts else NoDrafter(), link=link())
+            text = asyncio.create_task(client.generate(Request((1,) * 500, SamplingParams(), 5)))
+            await asyncio.sleep(2 * SILENCE_S)  # of the 5 s that the prompt takes
+            assert not text.done()
+            assert await text == [1] * 5
+            assert client.counters.reconnects == 0
+
+    virtual_site.run(scenario(), 0.02)

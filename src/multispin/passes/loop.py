@@ -135,15 +135,13 @@ class Passes:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
 
         A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
-        Every `WORD_PERIOD_S` each waiting device gets an empty Tail, which shows it that passes go on.
+        Every `WORD_PERIOD_S` each waiting device gets a message that says nothing new but that passes go on.
         """
         self._scheduler.verified(batch, findings, verify_s, now_s)
         if now_s - self._word_s >= WORD_PERIOD_S:
             self._word_s = now_s
             for seat in self._seats.waiting_for_a_pass():
-                request = seat.session.request
-                if request is not None:
-                    self._state.tell(seat.session.number, seat.session.tail(len(request.committed)))
+                self._state.tell(seat.session.number, seat.session.word())
 
     @property
     def round(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from multispin.passes.limits import Limits
 from multispin.passes.plans import DEVICE
-from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, ProtocolError
+from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, ProtocolError, Streaming
 from multispin.speculation import Engine, Rule
 
 
@@ -241,7 +241,8 @@ class Seats:
     def waiting_for_a_pass(self) -> list[Seat]:
         """Seats of connected devices for which no pass writes yet: they have no slot, or their prompt is being read."""
         waiting = [self._seats[number] for number in self._waiting]
-        reading = [seat for seat in self._seats.values() if isinstance(seat.session.stage, Idle) and self.unread(seat)]
+        quiet = [seat for seat in self._seats.values() if isinstance(seat.session.stage, Idle | Streaming)]
+        reading = [seat for seat in quiet if self.unread(seat)]
         return [seat for seat in (*waiting, *reading) if seat.connected]
 
     def begin_batch(self, slots: Iterable[int]) -> None:

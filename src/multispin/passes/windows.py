@@ -123,7 +123,7 @@ class Windows:
         """Look at a device again, and tell it its window if that has changed in a way that matters."""
         session, number = seat.session, seat.session.number
         stage, request = session.stage, session.request
-        if request is None or not request.ids_only or request.finish:
+        if request is None or not request.ids_only or not seat.running:
             return
         flow.device, flow.rides, flow.view = self.device(seat), 0, None
         length, chunk, band_hz = self._window(seat, flow)

@@ -315,7 +315,7 @@ class EdgeSession:
         """The message for a device that knows `base` tokens: the committed ones after them, and what is still open."""
         if isinstance(self.stage, Streaming):  # a new connection inherits nothing: it begins another chain
             self.stage.kill()
-            return [*self._tails(base), self.stage.window]
+            return [*self._tails(base), *([self.stage.window] if self.hello.drafts else [])]
         verdict = self._last_verdict
         if self.offer is None or verdict is None or self.request is None:
             return [*self._tails(base), *self._asks()]
@@ -339,6 +339,13 @@ class EdgeSession:
         open_grant = self.stage.grant if isinstance(self.stage, Granted) else None
         scores = request.scores(base, end)
         return Tail(self.number, base, packed, len(ids), request.finish, open_grant, scores)
+
+    def word(self) -> Tail | Window:
+        """A message that says nothing new, for a device that waits: a Tail without ids, or its window once more."""
+        request, stage = self.request, self.stage
+        if isinstance(stage, Streaming) and self.hello.drafts:
+            return stage.window
+        return self.tail(0 if request is None else len(request.committed))
 
     def _tails(self, base: int) -> list[Tail]:
         """Everything committed from `base` on, in as many messages as the log probabilities make necessary."""
