@@ -2,7 +2,7 @@
 
 import random
 
-from multispin.speculation import ID_RULES, SlotTable, accept_matching
+from multispin.speculation import ID_RULES, Score, SlotTable, accept_matching
 
 V = 100
 
@@ -32,10 +32,12 @@ class CountingEngine(SlotTable):
         self.check(feeds, self.max_length, V)
         self.take(feeds)
         self.batches.append([len(feed.tokens) for feed in feeds])
-        return [
-            None if feed.params is None else accept_matching(feed.tokens[1:], [follows(token) for token in feed.tokens])
-            for feed in feeds
-        ]
+        return [None if feed.params is None else _found(feed) for feed in feeds]
+
+
+def _found(feed):
+    found = accept_matching(feed.tokens[1:], [follows(token) for token in feed.tokens])
+    return found if feed.params.logprobs is None else found._replace(scores=(Score(0.0),) * (found.accepted + 1))
 
 
 class SlotDrafter:

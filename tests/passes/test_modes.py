@@ -25,10 +25,10 @@ class Site(LocalDriver):
         )
         self.rng, self.heard, self.silent, self.ended_s = random.Random(3), {}, set(), {}
 
-    def join(self, name, max_tokens=60, seconds_per_token=0.01):
+    def join(self, name, max_tokens=60, seconds_per_token=0.01, **params):
         device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "q5", True, Profile(seconds_per_token, 5.0)))
         number = self.connect(device)
-        device.begin(Request((1, 2, 3), SamplingParams(), max_tokens))
+        device.begin(Request((1, 2, 3), SamplingParams(**params), max_tokens))
         self.say(number, device.open())
         return number
 
@@ -46,6 +46,11 @@ class Site(LocalDriver):
             newest = (newest + 1 if self.rng.random() < right else newest + 2) % V
             ids.append(newest)
         self.say(number, device.answer(ids, 0.01 * len(ids)))
+
+    def advance_or_work(self):
+        step = self.advance()
+        if not isinstance(step, Sleep):
+            self._work(step)
 
     def owing(self):
         return [
@@ -152,6 +157,51 @@ def test_a_probe_that_is_not_answered_is_given_up_and_the_device_hears_of_its_te
     site.go_on(pass_s=0.05)
     assert site.devices[number].generated == expected(200)
     assert sum(isinstance(message, Tail) for message in site.heard[number]) >= 1
+
+
+@pytest.mark.parametrize("ends", ["late", "come", "text"])
+def test_what_a_device_missed_during_a_probe_comes_in_messages_that_hold_its_log_probabilities(ends):
+    site = Site("mixture", verify_s=0.05, deadline_slack_s=1.0)
+    number = site.join("d", max_tokens=60, logprobs=0)
+    site.passes.session(number)._scored_tail = 5
+    learned_uselessness(site, number)
+    site.silent.add(number)
+    while not isinstance(site.heard[number][-1], Grant):
+        site.advance_or_work()
+    while site.passes.session(number).request.generated < 40:
+        site.one_pass()
+    match ends:
+        case "late":
+            site.now_s += 60.0
+            site.advance()
+        case "come":
+            site.draft(number)
+        case "text":
+            while not site.devices[number].finish:
+                site.one_pass()
+    assert len([message for message in site.heard[number] if isinstance(message, Tail) and message.count]) > 5
+    assert all(len(message.scores) <= 5 for message in site.heard[number] if isinstance(message, Tail))
+    assert len(site.devices[number].generated) >= 40
+
+
+@pytest.mark.parametrize("ends", ["connection", "text"])
+def test_a_device_is_probed_again_after_a_probe_that_ended_with_its_connection_or_its_text(ends):
+    site = Site("mixture", verify_s=0.05)
+    number = site.join("d", max_tokens=30 if ends == "text" else 300)
+    device, probes = site.devices[number], site.passes.controller.chooser.probes
+    learned_uselessness(site, number)
+    site.silent.add(number)
+    site.say = lambda *_: None  # also at the end of its text
+    while device.grant is None:
+        site.advance_or_work()
+    assert not probes.due(number, 1e6)
+    if ends == "connection":
+        site.lose(number)
+    else:
+        while not device.finish:
+            site.one_pass()
+    assert not probes.due(number, site.now_s)
+    assert probes.due(number, site.now_s + 60.0)
 
 
 def test_probes_take_no_more_than_their_share_and_find_a_change_in_time():

@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from tests.passes.test_streams import RandomTarget
+from tests.passes.test_streams import Site as StreamSite
 
 from multispin.control import Cell, Device, Scenario, Verification
 from multispin.passes import Controller, ControllerSettings
@@ -10,6 +12,7 @@ from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPla
 from multispin.passes.probing import COST_SHARE, PROBE_SHARE, Probes
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
+from multispin.speculation import Rule, SamplingParams
 
 
 @pytest.mark.parametrize("renewed", [False, True])
@@ -47,6 +50,14 @@ def test_a_dear_probe_keeps_no_cheap_one_waiting():
     probes.begin(2, now_s, 0.5)
     probes.end(2, now_s + 0.1)
     assert probes.due(2, now_s + 0.1 + 2 * 0.5 * 0.1 / COST_SHARE + 0.1 / PROBE_SHARE)
+
+
+def test_a_token_that_leaves_no_room_for_a_draft_is_no_probe():
+    site = StreamSite(engine=RandomTarget(2))
+    number = site.join("d", 1, rule=Rule.REJECTION, params=SamplingParams(1.0), retained=20)
+    site.run()
+    assert site.phones[number].session.finish
+    assert site.passes.controller.chooser.probes.due(number, site.queue.now_s)
 
 
 def test_a_probe_that_takes_a_part_of_the_band_makes_nobody_late():

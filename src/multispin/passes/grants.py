@@ -47,7 +47,7 @@ class Grants:
         if session.hello.drafts:
             if not self._probes.distrusted(session.number):
                 length = grant_length(device, bandwidth_hz, pass_s + 2.0 * device.delay_s, room)
-            if not length and self._probes.due(session.number, now_s):
+            if not length and room and self._probes.due(session.number, now_s):
                 self._probes.begin(session.number, now_s)
                 length = min(PROBE_LENGTH, room)
         self._number += 1

@@ -241,6 +241,7 @@ class Passes:
         seat = self._seats.get(number)
         if seat is not None:
             seat.connected, seat.lost_at_s, seat.trial = False, now_s, None
+            self.controller.chooser.probes.break_off(number, now_s)
 
     def leave(self, number: int) -> None:
         """End a session and take back all that it holds."""

@@ -113,6 +113,12 @@ class Probes:
             trial.since_s = now_s - waited_s
         self._wait(trial, now_s)
 
+    def break_off(self, key: int, now_s: float) -> None:
+        """A probe ends, if one is under way, before its draft could come; that says nothing of the drafter."""
+        trial = self._trials.get(key)
+        if trial is not None:
+            self._wait(trial, now_s)
+
     def renew(self, key: int) -> None:
         """Something has changed, such as the text: the next probes come sooner again."""
         trial = self._trials.get(key)

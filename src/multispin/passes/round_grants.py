@@ -154,7 +154,8 @@ class RoundGrants:
                 continue
             stage, trial = seat.session.stage, seat.trial
             if trial is not None and trial.ids is None and trial.grant.round == round_number:
-                self._state.tell(number, seat.session.tail(trial.base))
+                for message in seat.session.catch_up(trial.base):
+                    self._state.tell(number, message)
                 seat.trial, asked_s = None, trial.asked_s
             elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
                 seat.session.withdraw()

@@ -291,8 +291,10 @@ class Rounds:
             seat = self._seats[number]
             session, trial = seat.session, seat.trial
             if trial is not None and verdict.finish:  # nothing is to be learned from it any more
-                messages.append((number, session.tail(trial.base if trial.ids is None else verdict.base)))
+                known = trial.base if trial.ids is None else verdict.base
+                messages += [(number, each) for each in session.catch_up(known)]
                 seat.trial = None
+                self._controller.chooser.probes.break_off(number, now_s)
             elif number in held:  # its device is told nothing before its draft has come
                 continue
             elif number in drafted_here:  # the device does not know what was accepted
