@@ -21,7 +21,7 @@ from multispin.protocol import (
 )
 from multispin.protocol.device_stages import Waiting
 from multispin.protocol.device_stream import DeviceStreaming
-from multispin.speculation import Rule, SamplingParams
+from multispin.speculation import Rule, SamplingParams, Score
 
 
 def test_what_no_honest_device_sends_is_refused_by_code():
@@ -193,3 +193,87 @@ def test_all_that_a_device_may_have_on_its_way_when_a_text_ends_is_awaited():
     for message in (chunk(1, 3, 5, 6), chunk(1, 5, 5, 6), chunk(2, 4, 5, 6), chunk(2, 6, 5, 6)):
         assert wire.edge.awaits(message)
         wire.edge.receive_chunk(message)
+
+
+def commit(base, epoch, verified, accepted, *ids):
+    return Commit(base, epoch, verified, accepted, ids, scores=(Score(-1.0),) * (accepted + len(ids)))
+
+
+def sent_two():
+    """A device that has sent two tokens of its first chain, and has drafted a third."""
+    device = pair().device
+    device.drafted(1, 3, [5, 6, 7], 0.1)
+    assert device.chunk().length == 2
+    return device
+
+
+@pytest.mark.parametrize(
+    "impossible", [commit(3, 2, 1, 1), commit(3, 0, 1, 1), commit(3, 1, 3, 0, 1), commit(3, 1, 1, 2, 1)]
+)
+def test_only_tokens_of_this_chain_that_were_sent_can_have_been_accepted(impossible):
+    with pytest.raises(InputError, match="never sent"):
+        sent_two().receive(impossible)
+    device = sent_two()
+    device.receive(commit(3, 1, 2, 1, 7))
+    assert device.generated == [5, 7]
+
+
+def test_a_commit_that_a_tail_has_overtaken_is_known_already():
+    device = sent_two()
+    device.receive(commit(3, 1, 2, 1, 7))
+    epoch = device.epoch
+    for repeated in (commit(3, 1, 2, 1, 7), commit(3, 1, 0, 0, 5), commit(4, epoch, 0, 0, 7)):
+        assert device.receive(repeated).tokens == ()
+    assert device.generated == [5, 7]
+    assert device.epoch == epoch
+
+
+def test_what_a_device_drafts_for_places_that_are_written_meanwhile_counts_only_as_far_as_it_agrees():
+    for drafted, kept in [([1, 5], [5]), ([2, 5], []), ([1, 2, 3], [2, 3]), ([1], [])]:
+        device = pair().device
+        device.receive(commit(3, 1, 0, 0, 1))  # nothing was drafted yet: the chain goes on
+        device.drafted(1, 3, drafted, 0.1)
+        assert device.ahead == [*PROMPT, 1, *kept]
+        assert device.wasted == len(drafted) - len(kept)
+
+
+def test_a_chain_that_a_device_begins_unasked_replaces_the_one_before():
+    edge = pair().edge
+    edge.receive_chunk(chunk(1, 3, 5, 6))
+    edge.receive_chunk(chunk(2, 3, 7))
+    assert edge.stage.pending == [7]
+    edge.receive_chunk(chunk(1, 5, 5))
+    assert edge.stage.pending == [7]
+    assert edge.counts.wasted == 3
+
+
+def test_a_text_that_loses_its_slot_wastes_what_was_pending_and_takes_nothing_of_that_chain_later():
+    edge = pair().edge
+    edge.receive_chunk(chunk(4, 3, 5, 6))
+    edge.withdraw()
+    assert edge.counts.wasted == edge.counts.received == 2
+    edge.stream(4, 2, 1e4)
+    for late in (chunk(4, 5, 5), chunk(3, 3, 5), chunk(4, 3, 5)):
+        edge.receive_chunk(late)
+    assert edge.stage.pending == []
+    assert edge.counts.wasted == edge.counts.received == 5
+    edge.receive_chunk(chunk(5, 3, 7))
+    assert edge.stage.pending == [7]
+
+
+def test_the_next_text_of_a_session_takes_nothing_of_the_chains_of_the_text_before():
+    wire = pair(length=1)
+    wire.device.drafted(1, 3, [5], 0.1)
+    wire.edge.receive_chunk(chunk(1, 3, 5))
+    wire.take(1)
+    wire.settle()
+    wire.hear_down()
+    assert wire.device.finish == "length"
+    wire.device.begin(Request(PROMPT, SamplingParams(), 12))
+    wire.edge.open(wire.device.open(), 100)
+    wire.device.receive(wire.edge.stream(4, 1, 1e4))
+    wire.edge.receive_chunk(chunk(1, 3, 6))  # of the text before
+    assert wire.edge.stage.pending == []
+    wire.device.drafted(wire.device.epoch, 3, [2], 0.1)
+    wire.edge.receive_chunk(wire.device.chunk())
+    assert wire.edge.stage.pending == [2]
