@@ -16,6 +16,7 @@ from tests.cli.started import Started
 from tests.contract.recorded import check_keys, keys_of
 
 from multispin.cli.main import run as multispin
+from multispin.errors import InputError
 
 pytestmark = pytest.mark.processes
 
@@ -157,6 +158,25 @@ def test_a_demo_of_a_site_plays_the_same_prompts_in_several_ways(tiny_folder, tm
     assert stderr.count("edge is process") == 3
     assert stderr.count("near is process") == 1
     assert no_process_left(stderr)
+
+
+def test_an_edge_drafts_itself_only_where_the_site_says_how_fast(tmp_path, capsys, monkeypatch):
+    def ordered(order):
+        raise InputError(", ".join(f"{play.mode} {play.edge_drafter}" for play in order.plays))
+
+    monkeypatch.setattr("multispin.demo.program.play_all", ordered)
+    (tmp_path / "with.toml").write_text(SITE)
+    (tmp_path / "without.toml").write_text(re.sub(r"\[edge_drafter\].*?\[\[", "[[", SITE, count=1, flags=re.DOTALL))
+    for name, arguments, sentence in [
+        ("with", (), "plain None, edge small, rounds None, rounds None, streams small, auto small"),
+        ("with", ("--edge-draft", "q4", "--mode", "edge"), "edge q4"),
+        ("without", (), "plain None, rounds None, rounds None, streams None, auto None"),
+        ("without", ("--mode", "edge"), "has no [edge_drafter]"),
+        ("without", ("--edge-draft", "small"), "--edge-draft is not for this site"),
+    ]:
+        code, stdout, stderr = run_here(capsys, "demo", "--site", tmp_path / f"{name}.toml", *arguments)
+        check_refusal(stdout, stderr, sentence)
+        assert code == 2
 
 
 def test_a_demo_under_a_rejection_rule_says_why_there_is_nothing_to_compare_with(tiny_folder, capsys):

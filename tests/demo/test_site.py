@@ -96,6 +96,30 @@ def test_what_cannot_be_played_is_refused(scenario):
         DemoSite("x", padded, 1.0)
     with pytest.raises(InputError, match="1 to 1000 times"):
         DemoSite("x", scenario, 0.5)
+    near = tuple(replace(each, delay_s=0.0) for each in scenario.devices)
+    turns = replace(scenario, devices=near, cell=replace(scenario.cell, multiple_access="tdma"))
+    with pytest.raises(InputError, match="tdma"):
+        DemoSite("x", turns, 1.0)
     bare = replace(scenario, devices=(replace(scenario.devices[0], spectral_efficiency=None, snr_hz=1e6),))
     with pytest.raises(InputError, match="needs a spectral_efficiency"):
         site_crew(bare, True, (), (), 0)
+
+
+def test_what_a_running_edge_has_no_setting_for_is_named(scenario):
+    assert DemoSite("x", scenario, 1.0).unplayed == ()
+    first, *others = scenario.devices
+    wanted = replace(first, weight=2.0, min_goodput_tokens_per_s=1.0, max_draft_length=0, min_draft_length=0)
+    site = DemoSite("x", replace(scenario, devices=(wanted, *others)), 1.0)
+    assert site.unplayed == ("weight", "min_goodput_tokens_per_s")
+
+
+def test_a_device_that_drafts_nothing_has_no_drafter(scenario):
+    first, *others = scenario.devices
+    silent = replace(scenario, devices=(replace(first, max_draft_length=0, min_draft_length=0), *others))
+    assert [spec.drafter for spec in site_crew(silent, True, ("q4",), (), 0)] == ["none", *["q4"] * len(others)]
+
+
+def test_no_draft_is_longer_than_the_protocol_allows(scenario):
+    long = DemoSite("x", replace(scenario, cell=replace(scenario.cell, max_draft_length=100)), 1.0)
+    told = long.serve(edge_drafts=False)
+    assert told[told.index("--max-draft-length") + 1] == "63"

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from multispin.control import decide
+from multispin.control.advice import advise
 from multispin.demo.crew import DeviceSpec
 from multispin.demo.order import DemoOrder, Play
 from multispin.demo.result import result_of
@@ -163,3 +165,13 @@ def test_the_last_sentence_is_against_devices_where_they_do_not_pay_and_names_ea
     assert said.count("the edge 6") == 1
     assert "heterogeneous (which lets no device draft)" in said
     assert "may be chance" in said
+
+
+def test_the_last_sentence_promises_what_advise_promises_where_frames_take_much_of_the_band():
+    site = read_site("a100-27b")
+    narrow = replace(site, cell=replace(site.cell, bandwidth_hz=4e3))
+    by_mode = {option.mode: option for option in advise(narrow, policies=("heterogeneous",)).options}
+    assert by_mode["rounds"].goodput_tokens_per_s < 0.95 * dict(decide(narrow).alternatives)["rounds"]
+    said = expectation(narrow)
+    assert f"heterogeneous {by_mode['rounds'].goodput_tokens_per_s:.0f}," in said
+    assert f"nobody {by_mode['plain'].goodput_tokens_per_s:.0f}," in said

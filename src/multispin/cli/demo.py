@@ -135,12 +135,18 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
             site = (name, read_site(name))
             crew = site_crew(site[1], embedded, options["drafts"], options["prompts"], seed)
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
+    lacks = "name one with --edge-draft"
+    if site is not None and site[1].edge_drafter is None:
+        lacks = f"{site[0]} has no [edge_drafter], which says how fast it drafts there"
+        if options["edge_draft"] is not None:
+            raise InputError(f"--edge-draft is not for this site: {lacks}")
+        edge_drafter = None
     modes = tuple(dict.fromkeys(options["modes"]))
     if not modes:
         usual = tuple(mode for mode in MODES if mode != "mixture" and (mode != "edge" or edge_drafter is not None))
         modes = ("rounds",) if own else usual
     if "edge" in modes and edge_drafter is None:
-        raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
+        raise InputError(f"--mode edge needs a drafter of the edge's own: {lacks}")
     return DemoOrder(
         crew=crew,
         plays=tuple(

@@ -106,6 +106,8 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
             )
             site = DemoSite(name, scenario, slower)
             _say(f"the site {name} is played {slower:g} times slower")
+            if site.unplayed:
+                _say(f"not played, because a running edge has no such setting: {', '.join(site.unplayed)}")
         for play in order.plays:
             states.append(_state(order, play.label, slower))
             emulated = () if site is None else site.serve(play.edge_drafter is not None)

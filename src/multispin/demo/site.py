@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multispin.control import Scenario, Verification, load_scenario
+from multispin.control import Device, Scenario, Verification, load_scenario
 from multispin.data import bundled_sites
 from multispin.demo.crew import DeviceSpec, asked_texts
 from multispin.errors import InputError
 from multispin.passes import Limits
+from multispin.protocol import MAX_DRAFT_LENGTH
 from multispin.speculation import derive_seed
 
 SITE = "a100-7b"
@@ -35,6 +36,7 @@ TRIED_TOKENS = 8
 """Tokens that each device drafts to find out how fast it is."""
 PROMPT_TOKENS = 4096
 """Most prompt tokens in a pass of a played site."""
+_UNPLAYED = ("weight", "min_goodput_tokens_per_s", "min_draft_length", "max_draft_length", "edge_max_draft_length")
 LONG_ANSWERS = ("code", "arithmetic", "dialogue")
 """Task families whose answers are long enough to measure tokens per second."""
 
@@ -59,6 +61,16 @@ class DemoSite:
             raise InputError(f"slower = {self.slower}; a site is played 1 to {MAX_SLOWER:g} times slower")
         if self.scenario.verifier.padded:
             raise InputError(f"{self.name}: verifier.padded is not emulated; leave it out")
+        if self.scenario.cell.multiple_access == "tdma":
+            raise InputError(f"{self.name}: multiple_access = 'tdma' is not emulated; leave it out")
+
+    @property
+    def unplayed(self) -> tuple[str, ...]:
+        """Keys of the site's devices that a running edge has no setting for, so that they count for nothing."""
+        devices, usual = self.scenario.devices, Device("any", 1.0, 1.0, 0.0)
+        return tuple(
+            key for key in _UNPLAYED if any(getattr(each, key) not in (getattr(usual, key), 0) for each in devices)
+        )
 
     @property
     def verification(self) -> Verification:
@@ -87,7 +99,7 @@ class DemoSite:
             *("--longest-wait-s", str(usual.longest_wait_s * self.slower)),
             # All prompts are read in a pass or two, so that all users begin together.
             *("--prefill-tokens-per-round", str(PROMPT_TOKENS), "--prefill-share", "100"),
-            *("--max-draft-length", str(cell.max_draft_length)),
+            *("--max-draft-length", str(min(max(1, cell.max_draft_length), MAX_DRAFT_LENGTH))),
             *("--emulated-verification-s", str(engine.fixed_s), str(engine.per_device_s), str(engine.per_token_s)),
         )
 
@@ -109,7 +121,8 @@ def site_crew(
     Args:
         scenario: scenario of the site.
         embedded: whether the target is the embedded one, which has drafters of its own.
-        drafters: drafters to use in turn; empty to choose by the devices' acceptance rates.
+        drafters: drafters to use in turn; empty to choose by the devices' acceptance rates. A device whose longest
+            draft is 0 has none.
         prompts: prompts to use in turn; empty for the bundled ones.
         seed: chooses among the bundled prompts, and seeds the devices' noise.
 
@@ -121,6 +134,8 @@ def site_crew(
         if device.spectral_efficiency is None:
             raise InputError(f"device {device.name!r} needs a spectral_efficiency to be played")
         drafter = drafters[k % len(drafters)] if drafters else _drafter(device.acceptance_rate, embedded)
+        if scenario.limits(device)[1] == 0:
+            drafter = "none"
         crew.append(
             DeviceSpec(
                 name=device.name,

@@ -10,8 +10,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multispin.control import Scenario, decide
+from multispin.control import Scenario
 from multispin.control.advice import STREAMS_MATTER
+from multispin.control.frames import decide_with_frames
 from multispin.demo.order import DemoOrder
 from multispin.demo.result import LATE_FACTOR, DemoResult, PlayResult
 from multispin.demo.site import DemoSite
@@ -183,8 +184,9 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
 
 def expectation(scenario: Scenario) -> str:
     """A sentence about what should be done at a site by its own numbers, and what that would give."""
-    decision = decide(scenario)
+    decision = decide_with_frames(scenario)
     made = dict(decision.alternatives)  # a mixture that turned out to be one of the pure choices is said once
+    made["rounds"] = decide_with_frames(scenario, mode="rounds").goodput_tokens_per_s  # with frames of their lengths
     names = {**_WHO, "rounds": "heterogeneous", "mixed": "a mixture of these"}
     if math.isclose(made["rounds"], made["plain"]):
         names["rounds"] += " (which lets no device draft)"
