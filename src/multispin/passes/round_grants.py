@@ -22,7 +22,7 @@ class OpenRound:
         number: number of the round.
         planned_s: its planned time [s].
         deadline_s: time at which it goes on without the missing drafts [s].
-        members: sessions whose drafts may still be awaited. A look at its end tells which are.
+        members: seats whose drafts may still be awaited. A look at its end tells which are.
         expected_s: time at which all of its drafts are expected to have come [s].
         riders: decisions for the sessions that no device drafts for, by number.
         passes: how many more passes of theirs are planned before that.
@@ -32,7 +32,7 @@ class OpenRound:
     number: int = 0
     planned_s: float = 0.0
     deadline_s: float = 0.0
-    members: list[int] = field(default_factory=list)
+    members: list[Seat] = field(default_factory=list)
     expected_s: float = 0.0
     riders: dict[int, SessionPlan] = field(default_factory=dict)
     passes: int = 0
@@ -87,7 +87,7 @@ class RoundGrants:
             self.round.number + 1,
             plan.round_s,
             now_s + wait_s,
-            [each.session for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
+            [self._seats[each.session] for each in plan.sessions if each.drafter == DEVICE and each.probe is None],
             now_s + phase_s,
             {each.session: each for each in plan.sessions if each.drafter != DEVICE},
             plan.extra_passes,

@@ -62,7 +62,7 @@ class _Settling:
         batch: the batch that was verified.
         findings: the result of each job.
         verify_s: how long that took [s].
-        asked: sessions that owe a distribution; those found at the end that do not drop off.
+        asked: seats that owe a distribution; those found at the end that do not drop off.
         until_s: time until which the others' verdicts wait [s].
         waits: whether drafts of the round are still awaited.
 
@@ -71,7 +71,7 @@ class _Settling:
     batch: Batch
     findings: Sequence[Finding | Failure | None]
     verify_s: float
-    asked: list[int]
+    asked: list[Seat]
     until_s: float
     waits: bool = False
 
@@ -139,7 +139,7 @@ class Rounds:
             case _Drafting() | _Verifying():
                 return True
             case _Settling() as settling:
-                return now_s < settling.until_s and _any_left(settling.asked, self._is_asked)
+                return now_s < settling.until_s and _any_left(settling.asked, _is_asked)
         return now_s < self._grants.round.deadline_s and _any_left(self._grants.round.members, self._is_awaited)
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
@@ -159,13 +159,14 @@ class Rounds:
         band is idle meanwhile, and the answer goes up over the band of the draft that it belongs to.
         """
         self._controller.beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
-        asked, upload_s = [], 0.0
+        asked, upload_s = list[Seat](), 0.0
         for job, finding in zip(batch.jobs, findings, strict=True):
-            seat = self._seats.get(job.session)
-            if isinstance(finding, Failure) and seat is not None and seat.slot == job.feed.slot:
-                self._state.tell(job.session, Error(finding.code, finding.reason))
-                self._state.leave(job.session)
-            if not isinstance(finding, Rejection) or seat is None:
+            if not isinstance(finding, (Rejection, Failure)) or (seat := self._seats.get(job.session)) is None:
+                continue
+            if isinstance(finding, Failure):
+                if seat.slot == job.feed.slot:
+                    self._state.tell(job.session, Error(finding.code, finding.reason))
+                    self._state.leave(job.session)
                 continue
             band_hz = seat.session.grant.bandwidth_hz if seat.session.grant else 0.0
             answer = self._state.settle(seat, job, finding)
@@ -175,7 +176,7 @@ class Rounds:
             if isinstance(answer, Ask):
                 seat.asked_at_s = now_s
                 if seat.connected:
-                    asked.append(job.session)
+                    asked.append(seat)
                     upload_s = max(upload_s, self._distribution_s(seat, band_hz))
         until_s = now_s + self._state.limits.deadline_factor * upload_s + self._state.limits.deadline_slack_s
         waits = isinstance(self._phase, _Verifying) and self._phase.waits
@@ -183,8 +184,8 @@ class Rounds:
 
     def came_back(self, seat: Seat) -> None:
         """A device is connected again: its draft may be awaited again."""
-        if seat.session.number not in self._grants.round.members:
-            self._grants.round.members.append(seat.session.number)
+        if seat not in self._grants.round.members:
+            self._grants.round.members.append(seat)
 
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
@@ -274,7 +275,7 @@ class Rounds:
         verdicts: dict[int, Verdict] = {}
         for job, finding in zip(batch.jobs, settling.findings, strict=True):
             seat = self._seats.get(job.session)
-            if finding is None or isinstance(finding, Rejection | Failure) or seat is None:
+            if finding is None or isinstance(finding, (Rejection, Failure)) or seat is None:
                 continue
             verdict = self._state.settle(seat, job, finding)
             if isinstance(verdict, Verdict):
@@ -323,18 +324,12 @@ class Rounds:
             return True
         return any(prompt_due(self._state, seat) for seat in self._seats)
 
-    def _is_awaited(self, number: int) -> bool:
+    def _is_awaited(self, seat: Seat) -> bool:
         """Whether the round under way waits for a session's draft. It does not wait for those who were late before."""
-        seat = self._seats.get(number)
-        if seat is None or not (seat.connected and seat.running):
-            return False
         stage = seat.session.stage
-        return isinstance(stage, Granted) and stage.grant.round == self._grants.round.number
-
-    def _is_asked(self, number: int) -> bool:
-        """Whether a session owes the distribution that a pass waits for."""
-        seat = self._seats.get(number)
-        return seat is not None and seat.connected and isinstance(seat.session.stage, DistributionAsked)
+        if not isinstance(stage, Granted) or stage.grant.round != self._grants.round.number:
+            return False
+        return seat.connected and seat.running
 
     def _distribution_s(self, seat: Seat, band_hz: float) -> float:
         """Planned time to send one distribution up [s]; 0 where no link has been granted."""
@@ -345,8 +340,13 @@ class Rounds:
         return self._controller.beliefs.upload_s(seat.session.number, bits, band_hz)
 
 
-def _any_left(numbers: list[int], test: Callable[[int], bool]) -> bool:
+def _is_asked(seat: Seat) -> bool:
+    """Whether a session owes the distribution that a pass waits for. One that has ended has no slot."""
+    return seat.connected and seat.slot is not None and isinstance(seat.session.stage, DistributionAsked)
+
+
+def _any_left(seats: list[Seat], test: Callable[[Seat], bool]) -> bool:
     """Whether any session passes the test; those at the end that do not are dropped for good."""
-    while numbers and not test(numbers[-1]):
-        numbers.pop()
-    return bool(numbers)
+    while seats and not test(seats[-1]):
+        seats.pop()
+    return bool(seats)

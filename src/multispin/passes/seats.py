@@ -38,7 +38,7 @@ MAKES_ROOM_AFTER_S = 1.0
 """A session that asks for nothing for this long may have to make room for a newcomer [s]."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Seat:
     """A session at this edge.
 

@@ -12,6 +12,8 @@ the protocol ends the request with one sentence.
 import math
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
     AT_WORK,
@@ -121,15 +123,17 @@ class DeviceSession(DeviceStanding):
             distributions: the distributions that the tokens were drawn from, under the rejection rules.
 
         """
-        grant = self.grant
+        stage, grant = self.stage, self.grant
         if grant is None:
             raise ValueError("no grant is open")
         if len(ids) > grant.length:
             raise ValueError(f"{len(ids)} tokens were drafted for a grant of {grant.length}")
         packed = pack_draft(ids, distributions, self.rule, self.form)
         draft_us = min(round(draft_s * 1e6), 2**32 - 1)
-        message = Draft(self.session_number, grant.round, len(self.committed), len(ids), packed, draft_us, self._head)
-        self._proceed(Drafted(message, tuple(ids), tuple(distributions), self.joined))
+        base = len(self._text.committed)
+        message = Draft(self.session_number, grant.round, base, len(ids), packed, draft_us, self._head)
+        drafted = Drafted(message, tuple(ids), tuple(distributions), self.joined)
+        self.stage = replace(stage, kept=drafted) if isinstance(stage, (Disconnected, Resuming)) else drafted
         return message
 
     def unsent(self) -> Draft | None:
@@ -232,11 +236,11 @@ class DeviceSession(DeviceStanding):
             InputError: the message makes no sense here.
 
         """
-        stage = self.stage
-        if isinstance(message, Commit) and isinstance(stage, DeviceStreaming):
+        stage = self.stage  # the first two cases are nearly all
+        if isinstance(stage, Drafted) and isinstance(message, Verdict) and message.session == self.session_number:
+            return self._verdict(message)
+        if isinstance(stage, DeviceStreaming) and isinstance(message, Commit):
             return self._commit(message)
-        if isinstance(message, Verdict) and isinstance(stage, Drafted) and message.session == self.session_number:
-            return self._verdict(message)  # as nearly always
         match message:
             case Error():
                 if isinstance(stage, Resuming) and message.code in _GONE:
@@ -297,22 +301,22 @@ class DeviceSession(DeviceStanding):
             raise InputError("the edge sent a Grant for a text that streams")
         if grant.session != self.session_number or not math.isfinite(grant.bandwidth_hz):
             raise InputError(f"the edge granted a band of {grant.bandwidth_hz} Hz to session {grant.session}")
-        if isinstance(stage, Drafted) and stage.answers(grant, len(self.committed), self._head):
+        if isinstance(stage, Drafted) and stage.answers(grant, len(self._text.committed), self._head):
             return stage.marked(sent=False)
         return DraftDue(grant)
 
     def _verdict(self, verdict: Verdict) -> Progress:
-        if verdict.base < len(self.committed):  # a repeated answer: already known
+        known, stage = len(self._text.committed), self.stage
+        if verdict.base < known:  # a repeated answer: already known
             return Progress(finish=self.finish)
-        stage = self.stage
         if isinstance(stage, DeviceStreaming):
             raise InputError("the edge sent a Verdict for a text that streams")
-        drafted: list[int] = []
+        drafted: tuple[int, ...] = ()
         distributions: tuple[TruncatedDistribution, ...] = ()
         if isinstance(stage, Drafted) and stage.message.base == verdict.base:
-            drafted, distributions = list(stage.ids), stage.distributions
+            drafted, distributions = stage.ids, stage.distributions
         missing = bool(verdict.offer)  # then a drafted token was refused
-        if verdict.base > len(self.committed) or verdict.accepted + missing > len(drafted):
+        if verdict.base > known or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
         self._head = found_from_offer(verdict, distributions, self.form, self.params.seed) if verdict.offer else None
         newest = verdict.next_token if self._head is None else self._head
@@ -333,10 +337,11 @@ class DeviceSession(DeviceStanding):
         self, tokens: list[int], drafted: int, message: Verdict | Tail | Commit, scores: tuple[Score, ...]
     ) -> Progress:
         """Commit tokens, and go to the stage that the message leads to."""
-        grown = self._text.grow(tokens, message.finish, scores, self._welcomed().vocabulary_size)
-        self.stage = self._next(grown.finish, None if isinstance(message, Commit) else message.grant)
-        accepted = 0 if isinstance(message, Tail) else min(message.accepted, len(grown.tokens))
-        return Progress(grown.tokens, accepted, drafted, grown.finish, grown.text, scores=grown.scores)
+        accepted = 0 if isinstance(message, Tail) else message.accepted
+        vocabulary_size = self._welcomed().vocabulary_size
+        progress = self._text.grow(tokens, accepted, drafted, message.finish, scores, vocabulary_size)
+        self.stage = self._next(progress.finish, None if isinstance(message, Commit) else message.grant)
+        return progress
 
     def _next(self, finish: str, grant: Grant | None) -> Work:
         stage = self.stage
@@ -350,13 +355,3 @@ class DeviceSession(DeviceStanding):
         if isinstance(stage, Drafted) and stage.sent and stage.message.base == len(self.committed):
             return stage
         return Waiting()
-
-    def _proceed(self, work: Work) -> None:
-        """Go on with what is under way, whatever has become of the connection."""
-        stage = self.stage
-        if isinstance(stage, Disconnected):
-            self.stage = Disconnected(work)
-        elif isinstance(stage, Resuming):
-            self.stage = Resuming(work, stage.welcomed)
-        else:
-            self.stage = work

@@ -169,9 +169,9 @@ class DeviceStanding:
     def _work(self) -> Work | None:
         """The request that is under way, whatever has become of the connection."""
         stage = self.stage
-        if isinstance(stage, (Disconnected, Resuming)):
-            return stage.kept
-        return stage if isinstance(stage, AT_WORK) else None
+        if isinstance(stage, AT_WORK):
+            return stage
+        return stage.kept if isinstance(stage, (Disconnected, Resuming)) else None
 
     def _welcomed(self) -> Welcome:
         if self.welcome is None:

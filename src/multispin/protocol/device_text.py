@@ -2,28 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from multispin.errors import InputError
+from multispin.protocol.progress import Progress
 from multispin.protocol.request import Request
 from multispin.speculation import SamplingParams, Score, TextStream
-
-
-class Grown(NamedTuple):
-    """The part by which a text has grown.
-
-    Attributes:
-        tokens: new ids of the text.
-        finish: why it has ended, "stop" or "length"; empty while it goes on.
-        text: new text of these ids.
-        scores: log probabilities of the new ids, where they were asked for.
-
-    """
-
-    tokens: tuple[int, ...]
-    finish: str
-    text: str
-    scores: tuple[Score, ...]
 
 
 class DeviceText:
@@ -35,6 +18,7 @@ class DeviceText:
         words: the final text so far; empty without a tokenizer. Half a character, or what may be the beginning of a
             stop string, is not in it before it is decided.
         params: the sampling parameters in effect.
+        prompt_tokens: length of the present request's prompt.
 
     Args:
         decode: text of token ids, by the target's tokenizer; needed for words, and for stop strings.
@@ -46,6 +30,7 @@ class DeviceText:
         self.committed: list[int] = []
         self.words = ""
         self.params = SamplingParams()
+        self.prompt_tokens = 0
         self._decode = decode
         self._stream: TextStream | None = None
 
@@ -55,11 +40,6 @@ class DeviceText:
         if self.request is None:
             raise ValueError("no request has been begun")
         return self.request
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the present request's prompt."""
-        return len(self.request.prompt) if self.request is not None else 0
 
     @property
     def generated(self) -> list[int]:
@@ -77,6 +57,7 @@ class DeviceText:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
         self.request = request
         self.committed, self.params = list(request.prompt), request.effective_params
+        self.prompt_tokens = len(request.prompt)
         self.words, self._stream = "", None
         if self._decode is not None:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
@@ -92,11 +73,21 @@ class DeviceText:
         """Whether the text ends with this token, its newest."""
         return self.request is not None and (token in self.request.stop_ids or self.left <= 0)
 
-    def grow(self, tokens: Sequence[int], finish: str, scores: Sequence[Score], vocabulary_size: int) -> Grown:
+    def grow(
+        self,
+        tokens: Sequence[int],
+        accepted: int,
+        drafted: int,
+        finish: str,
+        scores: Sequence[Score],
+        vocabulary_size: int,
+    ) -> Progress:
         """Commit tokens that the edge has sent.
 
         Args:
             tokens: ids of the tokens.
+            accepted: how many of them, the first ones, had been drafted.
+            drafted: how many drafted tokens were verified for them.
             finish: why the text ends with them, by the edge; empty while it goes on. A stop string may end it sooner.
             scores: their log probabilities, where they were asked for.
             vocabulary_size: number of the target's token ids.
@@ -107,7 +98,7 @@ class DeviceText:
         """
         request = self.requested
         known = len(self.committed) - self.prompt_tokens
-        if len(tokens) > self.left:
+        if known + len(tokens) > request.max_tokens:
             raise InputError(f"the edge sent more than the {request.max_tokens} tokens that were asked for")
         if tokens and max(tokens) >= vocabulary_size:
             raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {vocabulary_size}")
@@ -124,4 +115,5 @@ class DeviceText:
                 del self.committed[self.prompt_tokens + stream.tokens :]
             new += stream.end() if finish else ""
             self.words += new
-        return Grown(tuple(tokens), finish, new, tuple(scores[: len(tokens)]))
+        kept = len(tokens)
+        return Progress(tuple(tokens), min(accepted, kept), drafted, finish, new, scores=tuple(scores[:kept]))

@@ -6,15 +6,15 @@ itself is Streaming instead (`edge_stream`), until its text ends. Does not know 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from multispin.protocol.edge_stream import Streaming
 from multispin.protocol.messages import Grant
 from multispin.speculation import Evidence, Offer, Rejection
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Idle:
+class Idle(Struct, frozen=True, eq=False):
     """Nothing is granted.
 
     Attributes:
@@ -25,8 +25,7 @@ class Idle:
     offer: Offer | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Granted:
+class Granted(Struct, frozen=True, eq=False):
     """A draft is granted and has not come.
 
     Attributes:
@@ -39,8 +38,7 @@ class Granted:
     offer: Offer | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pending:
+class Pending(Struct, frozen=True, eq=False):
     """A draft has come and awaits its verification.
 
     Attributes:
@@ -55,8 +53,7 @@ class Pending:
     evidence: Evidence | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DistributionAsked:
+class DistributionAsked(Struct, frozen=True, eq=False):
     """A drafted token was refused under `rejection-up`; the device owes the distribution that it was drawn from.
 
     Attributes:

@@ -15,7 +15,7 @@ class EventQueue:
     def at(self, time_s: float, callback: Callable[[], None]) -> None:
         """Call back at `time_s`; events of one time come in the order of their making."""
         self._count += 1
-        heapq.heappush(self._heap, (max(time_s, self.now_s), self._count, callback))
+        heapq.heappush(self._heap, (time_s if time_s > self.now_s else self.now_s, self._count, callback))
 
     def step(self) -> bool:
         """Run the next event; False if there is none."""

@@ -43,7 +43,7 @@ _PROFILED_HZ = 1e6
 """Band for which a device whose rate is limited by a noise density states its spectral efficiency at first."""
 
 
-@dataclass
+@dataclass(slots=True)
 class DeviceRecord:
     """Counts of a device. Every drafted token is accepted, rejected, dropped or wasted once, or under way.
 
@@ -272,10 +272,8 @@ class SimulatedDevice:
         if isinstance(session.stage, DeviceStreaming) and not session.stage.ids:
             self._lost_chain = -1  # the text has gone another way meanwhile, and the next token follows that
 
-    def _keep_what_is_done(self, now_s: float) -> None:
+    def _keep_what_is_done(self, now_s: float, drafting: Drafting) -> None:
         """Of a frame's tokens, those that are there by now are compared with what the text says now."""
-        if (drafting := self.drafting) is None:
-            return
         token_s = self.truth.seconds_per_token
         done = min(drafting.count - 1, int((now_s - drafting.since_s) / token_s + 1e-9))
         if done > 0:
@@ -336,11 +334,13 @@ class SimulatedDevice:
 
     def hear(self, message: Downlink, now_s: float) -> None:
         """Take in a message and note what it brings."""
-        self._keep_what_is_done(now_s)
+        if self.drafting is not None:
+            self._keep_what_is_done(now_s, self.drafting)
         progress, record = self.session.receive(message), self.record
         if isinstance(message, Tail):  # the draft under way was stale
             record.drop()
-        self._waste(progress.wasted)
+        if progress.wasted:
+            self._waste(progress.wasted)
         if not progress.tokens:
             return
         record.under_way -= progress.drafted

@@ -363,15 +363,12 @@ class Site:
         self, number: int, device: SimulatedDevice, message: Chunk | Draft, bits: float, on: tuple[int, int],
         used_hz_s: float = 0.0,
     ) -> None:  # fmt: skip
+        """Hand what was drafted to the edge; who breaks the protocol is sent away, and greets anew."""
         if device.number != number:
             return
         device.record.air_hz_s += used_hz_s
         if (device.losses, device.record.requests) != on:  # its text has ended without it, or the connection broke
             return
-        self._receive(number, device, message, bits)
-
-    def _receive(self, number: int, device: SimulatedDevice, message: Chunk | Draft, bits: float) -> None:
-        """Hand what was drafted to the edge; who breaks the protocol is sent away, and greets anew."""
         now_s = self.queue.now_s
         try:
             answers = self.passes.receive(number, message, math.ceil(bits / 8), now_s)

@@ -102,12 +102,16 @@ class SlotTable:
 
     def close(self, slot: int) -> None:
         """Give a slot back; ValueError unless it is open."""
-        del self._cached[self._known(slot)]
+        self.cached(slot)
+        del self._cached[slot]
         self._free.append(slot)
 
     def cached(self, slot: int) -> int:
         """Positions of `slot` that are cached and valid; ValueError unless it is open."""
-        return self._cached[self._known(slot)]
+        try:
+            return self._cached[slot]
+        except KeyError:
+            raise ValueError(f"slot {slot} is not open") from None
 
     def commit(self, slot: int, length: int) -> None:
         """Keep the first `length` cached positions of `slot` and forget the rest.
@@ -155,11 +159,6 @@ class SlotTable:
         """
         for feed in feeds:
             self._cached[feed.slot] = feed.start + len(feed.tokens)
-
-    def _known(self, slot: int) -> int:
-        if slot not in self._cached:
-            raise ValueError(f"slot {slot} is not open")
-        return slot
 
 
 class Engine(Protocol):

@@ -111,7 +111,7 @@ class SamplingParams:
         """Whether every draw is the plain argmax."""
         return self.temperature == 0.0
 
-    @property
+    @cached_property
     def remembers(self) -> bool:
         """Whether the distribution depends on which tokens stand before the position (penalties)."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
