@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import io
 import json
+import numbers
 import os
 import re
 import select
@@ -155,6 +156,19 @@ def json_value(text: str, source: str) -> Any:
         raise InputError(f"{source} is nested too deeply") from None
     except ValueError as error:
         raise InputError(f"{source} is not JSON: {str(error).splitlines()[0]}") from None
+
+
+def toml_value(value: object) -> str:
+    """A switch, a number, a text, or a list of these, as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, int):
+        return repr(value)
+    if isinstance(value, numbers.Real):
+        return repr(float(value))  # a number of numpy writes itself with its type
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007F")  # which TOML wants escaped too
 
 
 def whole_characters(text: str, source: str) -> str:

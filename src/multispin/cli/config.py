@@ -4,49 +4,31 @@ A file gives defaults. What stands on the command line goes before it.
 """
 
 import difflib
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from multispin.checks import shown
+from multispin.cli.options import together
 from multispin.control.document import read_document
 from multispin.errors import InputError
+from multispin.outside import toml_value
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _ABOUT_FILES = ("config", "print_config")
 """Options that say where settings come from and go to; they are no settings."""
 SECRETS = ("credential",)
 """Settings that are never printed."""
 
 
-def config_options(function: _Function) -> _Function:
-    """Add --config and --print-config to a command; the command calls `printed` when its options are checked."""
-    for option in (
-        click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and end."),
-        click.option(
-            "--config",
-            metavar="FILE",
-            is_eager=True,
-            expose_value=False,
-            callback=_read,
-            help="TOML file with settings: the options' names as keys. Options on the command line take precedence.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
 def printed(options: dict[str, Any]) -> bool:
     """Print the settings if that is asked for, and say whether it was."""
     if not options.pop("print_config"):
         return False
-    click.echo(as_toml(click.get_current_context().command, options), nl=False)
+    click.echo(astoml_value(click.get_current_context().command, options), nl=False)
     return True
 
 
-def as_toml(command: click.Command, options: dict[str, Any]) -> str:
+def astoml_value(command: click.Command, options: dict[str, Any]) -> str:
     """The settings of a command as a TOML document that --config reads.
 
     A setting without a value is a comment, and so is a secret.
@@ -59,7 +41,7 @@ def as_toml(command: click.Command, options: dict[str, Any]) -> str:
         elif value is None:
             lines.append(f"# {key} is not set")
         else:
-            lines.append(f"{key} = {_toml(value)}")
+            lines.append(f"{key} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -122,17 +104,15 @@ def _check_type(option: click.Option, key: str, value: Any) -> None:
         raise InputError(f"{key} is {shown(value)}; it must be {wanted}")
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, int | float):
-        return repr(value)
-    return "".join(_quoted(json.dumps(str(value), ensure_ascii=False)))
-
-
-def _quoted(text: str) -> Iterator[str]:
-    """A JSON string as a TOML string: TOML wants DEL escaped too."""
-    for character in text:
-        yield "\\u007F" if character == "\x7f" else character
+config_options = together(
+    click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and end."),
+    click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read,
+        help="TOML file with settings: the options' names as keys. Options on the command line take precedence.",
+    ),
+)
+"""--config and --print-config, for a command; it calls `printed` when its options are checked."""

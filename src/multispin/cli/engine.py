@@ -1,41 +1,37 @@
 """The options by which `serve`, `demo` and `profile` name what verifies: which engine, in which numbers."""
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
+from multispin.cli.options import together
 from multispin.errors import InputError
 from multispin.models.numbers import NUMBERS
 
 ENGINES = ("embedded", "vllm")
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def engine_options(function: _Function) -> _Function:
-    """Add --engine, --engine-option and --dtype to a command."""
-    for option in (
-        click.option(
-            "--dtype",
-            type=click.Choice(NUMBERS),
-            default="float32",
-            show_default=True,
-            help="Number type that the target computes in; int8 on a CPU only.",
-        ),
-        click.option(
-            "--engine-option",
-            "engine_options",
-            multiple=True,
-            help="NAME=VALUE for vLLM's engine, e.g. tensor_parallel_size=8; repeatable.",
-        ),
-        click.option(
-            "--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="What runs the target."
-        ),
-    ):
-        function = option(function)
-    return function
+engine_options = together(
+    click.option(
+        "--dtype",
+        type=click.Choice(NUMBERS),
+        default="float32",
+        show_default=True,
+        help="Number type that the target computes in; int8 on a CPU only.",
+    ),
+    click.option(
+        "--engine-option",
+        "engine_options",
+        multiple=True,
+        help="NAME=VALUE for vLLM's engine, e.g. tensor_parallel_size=8; repeatable.",
+    ),
+    click.option(
+        "--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="What runs the target."
+    ),
+)
+"""--engine, --engine-option and --dtype, for a command."""
 
 
 def engine_arguments(options: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,11 @@
 """The options by which every command names sampling parameters, what ends a text, and an acceptance rule."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from multispin.cli.options import together
 from multispin.errors import InputError
 from multispin.protocol.limits import MAX_RETAINED
 from multispin.speculation.rule import MAX_PROBABILITY_BITS, Rule
@@ -12,10 +13,7 @@ from multispin.speculation.rule import MAX_PROBABILITY_BITS, Rule
 if TYPE_CHECKING:
     from multispin.speculation import SamplingParams
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-_OPTIONS = (  # the last one is the first of the help
+sampling_options = together(  # the last one is the first of the help
     click.option(
         "--probability-bits",
         type=click.IntRange(2, MAX_PROBABILITY_BITS),
@@ -99,13 +97,7 @@ _OPTIONS = (  # the last one is the first of the help
         help="Most tokens of an answer.",
     ),
 )
-
-
-def sampling_options(function: _Function) -> _Function:
-    """Add the options of the sampling parameters, of what ends a text, and of the acceptance rule to a command."""
-    for option in _OPTIONS:
-        function = option(function)
-    return function
+"""Options of the sampling parameters, of what ends a text, and of the acceptance rule, for a command."""
 
 
 def sampling_and_rule(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,6 +20,7 @@ from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, engine_options, load_engine
 from multispin.cli.lifetime import Parent, end_in_order, stop_signal
 from multispin.cli.main import TERMINATION, Termination
+from multispin.cli.options import Decorator
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.unused import idle_of_serve
@@ -43,10 +44,8 @@ MAX_EMULATED_S = 600.0
 METRICS_PATH = "/metrics"
 log = logging.getLogger(__name__)
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> Callable[[_Function], _Function]:
+def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> Decorator:
     """An option that is a field of `Limits`, with its default."""
     option = "--" + name.replace("_", "-")
     return click.option(option, type=values, default=getattr(Limits, name), show_default=True, help=text)

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from multispin.cli.options import Decorator
 from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path, whole_characters
 
@@ -23,10 +23,7 @@ tokens_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _limit(name: str, text: str) -> Callable[[_Function], _Function]:
+def _limit(name: str, text: str) -> Decorator:
     return click.option(name, type=click.IntRange(0, MAX_LIMIT), default=0, show_default=True, help=text)
 
 

@@ -1,11 +1,12 @@
 """The options of `serve` for pages in a browser, and what they put into the edge."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from multispin.cli.options import together
 from multispin.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -15,44 +16,39 @@ if TYPE_CHECKING:
     from multispin.models import Tokenizer
     from multispin.web.device_page import Guard
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-
-def web_options(function: _Function) -> _Function:
-    """Add --web, --web-draft, --dashboard, --allowed-host and --allowed-origin to a command."""
-    for option in (
-        click.option(
-            "--allowed-origin",
-            "allowed_origins",
-            metavar="ORIGIN",
-            multiple=True,
-            help="Other server whose web pages may use this edge, such as https://chat.example; repeatable.",
-        ),
-        click.option(
-            "--allowed-host",
-            "allowed_hosts",
-            metavar="NAME",
-            multiple=True,
-            help="Name under which browsers may reach this edge, beside its addresses and localhost; repeatable.",
-        ),
-        click.option(
-            "--dashboard/--no-dashboard",
-            default=True,
-            show_default=True,
-            help="Serve http://HOST:PORT/dashboard, which shows who drafts for whom, or do not.",
-        ),
-        click.option(
-            "--web-draft",
-            metavar="DRAFTER",
-            show_default="small for the embedded target",
-            help="Drafter of the page: small, medium, large, a folder that distill wrote, or a .gguf file.",
-        ),
-        click.option(
-            "--web", is_flag=True, help="Serve a page that drafts, at http://HOST:PORT/device: open it on a phone."
-        ),
-    ):
-        function = option(function)
-    return function
+web_options = together(
+    click.option(
+        "--allowed-origin",
+        "allowed_origins",
+        metavar="ORIGIN",
+        multiple=True,
+        help="Other server whose web pages may use this edge, such as https://chat.example; repeatable.",
+    ),
+    click.option(
+        "--allowed-host",
+        "allowed_hosts",
+        metavar="NAME",
+        multiple=True,
+        help="Name under which browsers may reach this edge, beside its addresses and localhost; repeatable.",
+    ),
+    click.option(
+        "--dashboard/--no-dashboard",
+        default=True,
+        show_default=True,
+        help="Serve http://HOST:PORT/dashboard, which shows who drafts for whom, or do not.",
+    ),
+    click.option(
+        "--web-draft",
+        metavar="DRAFTER",
+        show_default="small for the embedded target",
+        help="Drafter of the page: small, medium, large, a folder that distill wrote, or a .gguf file.",
+    ),
+    click.option(
+        "--web", is_flag=True, help="Serve a page that drafts, at http://HOST:PORT/device: open it on a phone."
+    ),
+)
+"""--web, --web-draft, --dashboard, --allowed-host and --allowed-origin, for a command."""
 
 
 def check_web(options: Mapping[str, Any]) -> None:

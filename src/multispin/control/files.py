@@ -9,6 +9,7 @@ from multispin.control.document import Document, read_document
 from multispin.control.placement import PLACE_KEYS, Radio
 from multispin.control.scenario import Cell, Device, EdgeDrafter, Mode, Scenario, Verification
 from multispin.errors import InputError
+from multispin.outside import toml_value
 
 SIMULATION_TABLE = "simulation"
 EDGE_DRAFTER_TABLE = "edge_drafter"
@@ -114,22 +115,5 @@ def _table(header: str, value: Cell | Verification | EdgeDrafter | Device | Mode
     for item in fields(value):
         content = getattr(value, item.name)
         if item.name != "modes" and (item.default is MISSING or content != item.default):
-            lines.append(f"{item.name} = {_toml(content)}")
+            lines.append(f"{item.name} = {toml_value(content)}")
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + "".join(_escaped(character) for character in value) + '"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    # float() because a numpy number writes itself with its type.
-    return repr(value) if isinstance(value, int) else repr(float(value))  # type: ignore[arg-type]
-
-
-def _escaped(character: str) -> str:
-    if character in '"\\':
-        return "\\" + character
-    return f"\\u{ord(character):04X}" if ord(character) < 0x20 or ord(character) == 0x7F else character
