@@ -167,6 +167,16 @@ def test_a_grant_of_nothing_waits_for_an_owed_token():
     assert device.committed == edge.request.committed
 
 
+def test_a_second_grant_of_the_same_round_is_answered_with_an_owed_token():
+    edge, device = pair(Rule.REJECTION_DOWN)
+    drafted(edge, device, 1, [4, REFUSED])
+    device.receive(decided(edge))
+    device.receive(edge.give(1, 0, 0.0))  # a pass of those whose devices do not draft, before the next plan
+    assert edge.receive(device.answer([], 0.0)) == []
+    assert edge.request.committed == device.committed
+    assert not isinstance(edge.stage, Granted)
+
+
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_text_may_end_with_a_token_that_the_device_finds(stop):
     vocabulary = 17  # all of it but the refused token can be named as stop ids

@@ -245,7 +245,8 @@ class EdgeSession:
         length = len(request.committed) + (offer is not None)
         if message.base > length:
             raise ProtocolError("ahead", f"a draft starts at {message.base}, but {length} tokens are committed")
-        if self._last_verdict is not None and message.round == self._last_verdict.round:
+        awaited = isinstance(stage, Granted) and message.round == stage.grant.round
+        if self._last_verdict is not None and message.round == self._last_verdict.round and not awaited:
             return [self._last_verdict]
         if isinstance(stage, Streaming):
             raise ProtocolError("unexpected", "a draft came, but this text streams: send chunks")
