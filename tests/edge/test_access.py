@@ -261,6 +261,25 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file,
     assert caplog.text.count("the tokens read before still hold") == 2
 
 
+def test_tokens_are_let_in_while_their_file_is_read_again_in_another_thread(file):
+    secrets = [file.add(name) for name in ("first", "second")]
+
+    class ReadBeside(TokenFile):
+        def read_if_changed(self):
+            return Tokens(self.read())
+
+    class Tokens(list):
+        def __iter__(self):
+            for each in super().__iter__():
+                yield each
+                seen.append([asyncio.run(known.admit(secret, "", 0.0)).name for secret in secrets])
+
+    seen, known = [], Access(tokens=file, door=Door(guess_delay_s=0.0))
+    known._file = ReadBeside(file.path)
+    known.reload()
+    assert seen == [["first", "second"]] * 2
+
+
 def test_many_guesses_from_one_address_do_not_shut_a_token_out(stub_site, run, file):
     secret = file.add("anna")
 

@@ -190,10 +190,11 @@ class Access:
         return EXPIRED if holder.token.has_expired() else ""
 
     def _apply(self, tokens: list[AccessToken]) -> None:
-        before, self._holders = self._holders, {}
+        holders: dict[str, Holder] = {}
         for each in tokens:
-            holder = before.get(each.sha256) or Holder()
+            holder = self._holders.get(each.sha256) or Holder()
             if holder.token is not None and holder.token.tokens_per_minute != each.tokens_per_minute:
                 holder.counted_s = None
             holder.name, holder.token = each.name, each
-            self._holders[each.sha256] = holder
+            holders[each.sha256] = holder
+        self._holders = holders  # at once: `reload` runs beside the event loop, in a thread
