@@ -77,6 +77,11 @@ class DeviceMetrics(Collector):
         self._others = _Device()
         self._of_session: dict[int, _Device] = {}
 
+    @property
+    def sessions(self) -> int:
+        """Sessions of devices with series of their own, those that are gone included."""
+        return len(self._of_session)
+
     def take(self, rows: Iterable[RoundDevice], grants: Iterable[RoundGrant]) -> None:
         """Count what a pass brought, and what was granted."""
         for row in rows:
