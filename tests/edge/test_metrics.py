@@ -15,7 +15,7 @@ from tests.steady_beliefs import AtOnce
 from multispin.device import Emulation
 from multispin.edge import Metrics
 from multispin.edge.device_metrics import MAX_NAMED_DEVICES, OTHER
-from multispin.edge.metrics import MOST_GONE, Counts
+from multispin.edge.metrics import MOST_GONE_SESSIONS, Counts
 from multispin.protocol import MAX_DRAFT_LENGTH, Request
 from multispin.protocol.events import Round, RoundDevice, RoundGrant
 from multispin.speculation import NoDrafter, SamplingParams
@@ -130,12 +130,13 @@ def test_strangers_choose_names_but_not_how_many():
 def test_sessions_that_are_gone_are_forgotten_also_where_nobody_asks_for_metrics():
     live = range(0)
     metrics = Metrics("m", lambda: EMPTY._replace(sessions=live))
-    for number in range(20 * MOST_GONE):  # as many requests of HTTP clients
+    for number in range(20 * MOST_GONE_SESSIONS):  # as many requests of HTTP clients
         live = range(number, number + 1)
         metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, (row(number, "http"),), ()))
-    assert metrics.sessions <= 2 * MOST_GONE
+    assert metrics.sessions <= 2 * MOST_GONE_SESSIONS
     assert (
-        value(samples(metrics.exposition().decode()), "multispin_device_tokens_total", device="http") == 40 * MOST_GONE
+        value(samples(metrics.exposition().decode()), "multispin_device_tokens_total", device="http")
+        == 40 * MOST_GONE_SESSIONS
     )
 
 

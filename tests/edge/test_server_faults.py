@@ -266,6 +266,29 @@ def test_a_single_fault_of_the_engine_ends_its_pass_and_not_the_edge(tiny_folder
     assert run(scenario()) == alone(tiny_folder, PROMPT, SamplingParams(), 5)
 
 
+def test_a_fault_of_the_edges_drafter_costs_a_pass_its_drafts_and_one_that_repeats_ends_the_edge(tiny_folder):
+    async def scenario():
+        async with Site(tiny_folder, mode="edge", edge=load_model(tiny_folder)) as site:
+            draft, faults = site.passes.draft, [MemoryError("no memory for the draft")]
+            site.passes.draft = lambda step: draft(step) if not faults else fail(faults.pop())
+            request = Request(PROMPT, SamplingParams(), 30)
+            text = await site.client(NoDrafter()).generate(request)
+            left = len(faults)
+            faults += [MemoryError("no memory for the draft")] * MAX_ENGINE_FAULTS
+            work = asyncio.create_task(site.client(NoDrafter()).generate(request))
+            why = await site.server.failure()
+            work.cancel()
+            return text, left, why
+
+    def fail(error):
+        raise error
+
+    text, left, why = run(scenario())
+    assert text == alone(tiny_folder, PROMPT, SamplingParams(), 30)
+    assert left == 0
+    assert isinstance(why, MemoryError)
+
+
 def test_what_an_overtaken_connection_still_says_is_not_heard(tiny_folder):
     """A draft in flight on the old one must not meet the device that has drafted again on the new one."""
 

@@ -38,7 +38,7 @@ STEPS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 
 REQUESTS_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FINISHES = ("stop", "length", "abort", "error")
-MOST_GONE = 256
+MOST_GONE_SESSIONS = 256
 """So many sessions that are gone, and as many as there were at the last look, are remembered until somebody looks."""
 
 
@@ -83,7 +83,7 @@ class Metrics:
         self._last_s: dict[int, float] = {}  # when a session's text last grew
         self._opened_s: dict[int, float] = {}
         self._round_s: float | None = None
-        self._most_known = MOST_GONE  # sessions; with more of them, those that are gone are forgotten
+        self._most_known = MOST_GONE_SESSIONS  # sessions; with more of them, those that are gone are forgotten
         self._like_vllm(model)
         self._passes()
         self._devices = DeviceMetrics()
@@ -239,7 +239,7 @@ class Metrics:
         self._devices.take(event.devices, event.grants)
         if self.sessions > self._most_known:
             self._forget(self._counts().sessions)
-            self._most_known = 2 * self.sessions + MOST_GONE
+            self._most_known = 2 * self.sessions + MOST_GONE_SESSIONS
 
     def _count_texts(self, rows: Sequence[RoundDevice]) -> None:
         """Count what a pass brought all texts together: there are many of them."""

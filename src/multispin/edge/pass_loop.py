@@ -4,22 +4,26 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from multispin.edge.account import Account
 from multispin.edge.audience import Audience
-from multispin.passes import Batch, DraftHere, Passes, RoundReport, Send, Sleep, Verify
+from multispin.passes import Batch, DraftHere, EdgeDraft, Passes, RoundReport, Send, Sleep, Verify
 from multispin.protocol import Downlink
 from multispin.speculation import Failure, Finding
 
 MAX_ENGINE_FAULTS = 3
-"""This many faults of the engine in a row end the edge; fewer end the sessions of their passes."""
+"""This many faults of the engine in a row end the edge; fewer end the sessions of their passes. As many of the edge's
+own drafter end it, too; with fewer, passes go on without its drafts."""
 
 log = logging.getLogger(__name__)
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
+_Task = TypeVar("_Task", Batch, DraftHere)
+_Found = TypeVar("_Found")
+_NOTHING: EdgeDraft = [], []
+_FAILURE: Finding | Failure | None = Failure("the engine failed at this pass: open the request again")
 
 
 class Post(Protocol):
@@ -47,7 +51,7 @@ class PassLoop:
         self._passes, self._account, self._audience = passes, account, audience
         self._wake = asyncio.Event()
         self._ending = False  # the pass under way is the last one
-        self._faults = 0  # of the engine, one after the other
+        self._faults = Counter[str]()  # of the engine and of the edge's drafter, one after the other
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._planning_thread = planning or ThreadPoolExecutor(1, thread_name_prefix="planning")
         passes.controller.plan_in(self._planning_thread, time.thread_time)
@@ -78,12 +82,12 @@ class PassLoop:
                     await self._sleep(until_s)
                 case DraftHere() as step:
                     began_s = clock()
-                    drafts = await self._in_engine_thread(self._passes.draft, step)
+                    drafts = await self._in_engine_thread("the edge's drafter", self._passes.draft, step, _NOTHING)
                     self._passes.drafted(step, drafts, clock() - began_s, clock())
                 case Verify(batch):
                     began_s = clock()
                     self._account.batch(batch, began_s)
-                    findings = await self._verify(batch)
+                    findings = await self._in_engine_thread("the engine", self._passes.verify, batch, _FAILURE)
                     self._passes.verified(batch, findings, clock() - began_s, clock())
                 case Send(messages, report):
                     for number, message in messages:
@@ -99,21 +103,24 @@ class PassLoop:
             async with asyncio.timeout_at(until_s):
                 await self._wake.wait()
 
-    async def _in_engine_thread(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, argument)
+    async def _in_engine_thread(
+        self, whose: str, work: Callable[[_Task], Sequence[_Found]], task: _Task, instead: _Found
+    ) -> Sequence[_Found]:
+        """Do some work in the engine's thread; a fault of it is logged, and each of its parts has `instead`.
 
-    async def _verify(self, batch: Batch) -> Sequence[Finding | Failure | None]:
-        """Verify in the engine's thread; a fault of the engine ends the sessions of its pass, unless it repeats."""
+        A fault that repeats is raised.
+        """
         try:
-            findings = await self._in_engine_thread(self._passes.verify, batch)
+            found = await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, task)
         except Exception:
-            self._faults += 1
-            if self._faults >= MAX_ENGINE_FAULTS:
+            self._faults[whose] += 1
+            if self._faults[whose] >= MAX_ENGINE_FAULTS:
                 raise
-            log.exception("the engine failed at a pass of %d sessions", len(batch.jobs))
-            return [Failure("the engine failed at this pass: open the request again")] * len(batch.jobs)
-        self._faults = 0
-        return findings
+            parts = task.jobs if isinstance(task, Batch) else task.asks
+            log.exception("%s failed at a pass of %d sessions", whose, len(parts))
+            return [instead] * len(parts)
+        self._faults[whose] = 0
+        return found
 
     def _tell(self, report: RoundReport, post: Post, now_s: float) -> None:
         """Tell what a pass was, and which texts have ended with it."""
