@@ -41,7 +41,7 @@ def plan(scenario: Scenario | str | Path, policy: str = "heterogeneous", relativ
 
     Args:
         scenario: a scenario, the path of its file, or the name of a bundled one.
-        policy: how to choose; one of `multispin.control.POLICIES`. "heterogeneous" is the exact optimum.
+        policy: how to choose; one of `multispin.control.POLICIES`, default "heterogeneous", the exact optimum.
         relative_gap: how far the proven bound may be above the answer, as a share of it; default 1e-06.
 
     Example:
@@ -70,12 +70,12 @@ def simulate(
 
     Args:
         scenario: a scenario, the path of its file, or the name of a bundled one.
-        policy: how the edge plans rounds; one of `multispin.control.RUNTIME_POLICIES`. "heterogeneous" is the exact
-            optimum.
+        policy: how the edge plans rounds; one of `multispin.control.RUNTIME_POLICIES`, default "heterogeneous", the
+            exact optimum.
         mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "streams" and "auto" are
             the others that `multispin serve --mode` explains.
         rounds: verified rounds per run; in the other modes, passes; default 200.
-        seeds: seeds of the simulation, one run each.
+        seeds: seeds of the simulation, one run each; default 1 … 5.
         knows: whether the controller knows the truth; otherwise it learns, as a real one does; default False.
 
     Returns:
@@ -250,7 +250,7 @@ async def run_edge(
     `multispin serve` runs the same server with more options.
 
     Args:
-        target: reference of the target model: a folder, a .gguf file, a Hub id or "embedded".
+        target: reference of the target model: a folder, a .gguf file, a Hub id or "embedded"; default "embedded".
         engine: verification engine that runs the target model; default: a `Verifier` of it on the CPU.
         host: address to listen on; default: this machine only.
         port: default 0, any free one.
@@ -370,7 +370,7 @@ async def generate(
         max_tokens: longest text; default 256.
         min_tokens: no end of the text before so many tokens; default 0.
         stops: texts that end the text before them; default none.
-        name: how the edge calls this device.
+        name: how the edge calls this device; default "device".
         credential: what the edge asks for; default none.
 
     """

@@ -19,9 +19,9 @@ def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str
     Args:
         name: name of the field.
         value: value to check.
-        of: what the field belongs to, with its punctuation: "cell." or "device 'a': ".
-        allowed: range for the message, such as "> 0"; empty if any number will do.
-        at: which part of the field, such as " at position 3".
+        of: what the field belongs to, with its punctuation, such as "cell." or "device 'a': "; default nothing.
+        allowed: range for the message, such as "> 0"; default empty: any number will do.
+        at: which part of the field, such as " at position 3"; default the whole of it.
     """
     if not isinstance(value, bool) and isinstance(value, int | float):
         try:

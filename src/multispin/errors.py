@@ -27,8 +27,8 @@ class InputError(ValueError):
     Args:
         message: one sentence that names what was refused and says what to do; the command line prints it alone and
             exits with code 2.
-        where: path of the refused value in the document that is checked; empty if it is not known. A reader of files
-            turns it into a line.
+        where: path of the refused value in the document that is checked; default empty: it is not known. A reader of
+            files turns it into a line.
     """
 
     def __init__(self, message: str, *, where: Where = ()) -> None:

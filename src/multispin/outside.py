@@ -87,7 +87,7 @@ def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float =
 
     Args:
         path: the file, or a pipe.
-        most_bytes: most bytes that it may hold; default `MAX_TEXT_BYTES`.
+        most_bytes: most bytes that it may hold [bytes]; default `MAX_TEXT_BYTES`.
         pipe_wait_s: how long a pipe may hold nothing [s]; default `MAX_PIPE_WAIT_S`.
 
     Raises:
@@ -109,7 +109,7 @@ def check_file(path: Path, most_bytes: int) -> None:
 
     Args:
         path: file to read.
-        most_bytes: most bytes that it may hold.
+        most_bytes: most bytes that it may hold [bytes].
 
     """
     try:

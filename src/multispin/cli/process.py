@@ -84,7 +84,7 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
 
     Args:
         threads: threads of the model.
-        models: whether this process runs a model; one that does not need not have torch.
+        models: whether this process runs a model; default True. One that does not need not have torch.
         handler: handler of the log messages; default: one that writes them at once.
 
     """

@@ -131,7 +131,7 @@ def advise(
         policies: policies whose rounds are compared; one that plans from what happened is skipped; default
             `RUNTIME_POLICIES`.
         told: function of the current stage and the share of everything that is done, 0 … 1; by default none.
-        streams: simulates the site in streams; None leaves streams out.
+        streams: simulates the site in streams; default None, which leaves streams out.
     """
     decisions: list[tuple[str, str, Decision]] = []
     skipped: list[tuple[str, str]] = []

@@ -32,8 +32,8 @@ def draft_time(
         upload_s: a_k [s], shape [K].
         snr: signal-to-noise ratios of devices whose rate is limited by a noise density, see `rate`, shape [K]; default
             None.
-        round_trip_s: time that a device with a draft waits for its grant and its draft to travel [s], shape [K]; None
-            for none. The paper has none.
+        round_trip_s: time that a device with a draft waits for its grant and its draft to travel [s], shape [K];
+            default None, as in the paper, which has none.
 
     Returns: φ [s], shape [...].
 

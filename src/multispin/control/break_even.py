@@ -50,7 +50,7 @@ def with_users(scenario: Scenario, users: int) -> Scenario:
     """The site with this many users: its devices again and again, or the first of them.
 
     Args:
-        scenario: the site.
+        scenario: the site whose break-even point is sought.
         users: number of users, at least 1; devices get new names where there are more than the site has.
     """
     devices = scenario.devices
@@ -64,7 +64,7 @@ def slowed(scenario: Scenario, factor: float) -> Scenario:
     """The site with all devices drafting slower by a factor.
 
     Args:
-        scenario: the site.
+        scenario: the site whose break-even point is sought.
         factor: what each device's `seconds_per_token` is multiplied by, above 0.
     """
     return _each(scenario, lambda d: replace(d, seconds_per_token=factor * d.seconds_per_token))

@@ -119,7 +119,7 @@ def decide(
         policy: a policy of `POLICIES`; how lengths and bands follow when devices draft; default "heterogeneous".
         mode: one of `ROUND_MODES`; "mixture" (default) chooses among all.
         rounds: the policy's plan for all devices, if it has been made already, or for a policy that plans from what
-            happened (`plan_for_lengths`); None makes it.
+            happened (`plan_for_lengths`); default None, which makes it.
         warm_start: an earlier decision for nearly the same sessions. The search then begins near it, which is much
             quicker and may find less. Default None.
         max_effort: bound on the work of each plan, as in `plan`; default `MAX_EFFORT`.

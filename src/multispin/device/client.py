@@ -144,7 +144,7 @@ class DeviceClient:
         on_progress: function that gets every advance of the text; by default none.
         decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings; default None.
         link: link that carries the messages; default a WebSocket.
-        patience: how long to go on without an edge.
+        patience: how long to go on without an edge; default `Patience()`.
         on_outage: function that gets every failed attempt; by default none.
         max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
             default 1, as far as the edge allows.

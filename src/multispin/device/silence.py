@@ -65,7 +65,7 @@ class Silence:
         """A pass has written tokens without a draft.
 
         Args:
-            tokens: how many.
+            tokens: number of tokens that were written.
             text_tokens: tokens of the whole text after them, prompt included.
             rests: whether the device rests.
 

@@ -90,7 +90,7 @@ class Writer:
         model: the target, in float32 or bfloat16; a model of transformers' or a `PackedModel`.
         tokenizer: tokenizer of the target, with or without a chat template.
         answer_tokens: length of the longest answer [tokens].
-        prompts: user messages to answer; None for those of the bundled templates.
+        prompts: user messages to answer; default None: those of the bundled templates.
         prompt_tokens: longest prompt [tokens]; longer ones are cut; default `MAX_PROMPT_TOKENS`.
         tell: called with every forward pass of a batch, with the tokens of answers that the batch has so far, and a
             sentence about what the target does beside writing answers, or "". Default: nobody is told.

@@ -112,7 +112,7 @@ class Access:
     """Knows credentials and tokens.
 
     Args:
-        credential: secret that everybody may show; empty: none.
+        credential: secret that everybody may show; default empty: none.
         tokens: file of tokens; default none. It is read here, and InputError says what is wrong with it.
         door: bounds of connections and of wrong credentials; default `Door()`.
 

@@ -163,7 +163,7 @@ class Devices:
 
         Args:
             wire: connection to a device, just opened.
-            caller: holder of its token, if known already; else its first message must show a credential.
+            caller: holder of its token, if known already; default None: its first message must show a credential.
 
         """
         connection = Connection(wire, max_messages_per_s=self._door.max_messages_per_s)

@@ -55,8 +55,7 @@ class Door:
         proxies: networks whose `X-Forwarded-For` is believed; default none.
         guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
         max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
-        max_messages_per_s: most messages in a second from one device that answer nothing; default
-            `MAX_MESSAGES_PER_S`.
+        max_messages_per_s: most messages from one device that answer nothing [1/s]; default `MAX_MESSAGES_PER_S`.
         allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them; by default none.
 
     """
@@ -103,7 +102,7 @@ class Door:
 
         Args:
             leave: ends the connection; called if a newcomer needs its place.
-            address: where it comes from; empty for one inside this process, which is not counted.
+            address: where it comes from; default empty: from inside this process, which is not counted.
 
         Returns:
             A number for `greeted` and `gone`. FullError if nobody can be asked to leave.

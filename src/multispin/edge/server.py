@@ -132,7 +132,7 @@ class EdgeServer:
 
         Args:
             wire: connection to a device, just opened.
-            caller: holder of its token, if known already; else its first message must show a credential.
+            caller: holder of its token, if known already; default None: its first message must show a credential.
 
         """
         await self._devices.converse(wire, caller)

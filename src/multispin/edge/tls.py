@@ -22,7 +22,7 @@ class Certificate:
 
     Args:
         certificate: file of the certificate and its chain, the edge's own first.
-        key: file of its private key; None: it is in the same file.
+        key: file of its private key; default None: it is in the same file.
 
     Raises:
         InputError: the files cannot be used; one sentence that says why.

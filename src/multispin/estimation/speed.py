@@ -26,7 +26,7 @@ class DraftSpeedEstimator(MedianEstimator):
         """Learn from one draft; no tokens say nothing.
 
         Args:
-            drafted: tokens drafted.
+            drafted: number of tokens that were drafted.
             seconds: time that they took in all [s]; below `SHORTEST_S` it counts as that.
 
         Raises:

@@ -214,10 +214,10 @@ def error_document(status: int, sentence: str, param: str | None = None, code: s
     """An error in OpenAI's shape.
 
     Args:
-        status: HTTP status.
+        status: HTTP status code, 400 … 599.
         sentence: what is wrong and what to do, for people.
-        param: the field of the body that is at fault.
-        code: for programs; the status if there is none.
+        param: field of the body that is at fault; default None.
+        code: name of the error for programs; default None: the status.
     """
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": sentence, "type": kind, "param": param, "code": code or status}}

@@ -86,7 +86,7 @@ class Gateway:
 
         Args:
             app: web application of the edge.
-            guard: wraps each handler, for example with a check of credentials.
+            guard: wraps each handler, for example with a check of credentials; default nothing.
             door: knows which pages of other origins may use the API; default none may.
         """
         app.on_response_prepare.append(name_answer)

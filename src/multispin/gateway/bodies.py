@@ -76,7 +76,7 @@ class BadRequestError(InputError):
 
     Args:
         sentence: reason of the refusal, for people.
-        param: the field that is at fault, or None.
+        param: field of the body that is at fault; default None.
 
     """
 

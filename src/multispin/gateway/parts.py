@@ -46,8 +46,8 @@ async def parts_of(
         words: its tokens as text.
         request: request of the client.
         count: function that gets every pass.
-        with_tools: whether calls of tools are to be read from it.
-        split: whether text of accepted drafted tokens comes in parts of its own.
+        with_tools: whether calls of tools are to be read from it; default no.
+        split: whether text of accepted drafted tokens comes in parts of its own; default no.
     """
     stream = TextStream(words.decode, request.stop_strings, request.min_tokens)
     reader = CallReader() if with_tools else None

@@ -109,7 +109,7 @@ def read_tools(
         given: the field `tools`.
         choice: the field `tool_choice`.
         parallel: the field `parallel_tool_calls`.
-        flat: whether a tool has its fields beside its type, as in `/v1/responses`, not under `function`.
+        flat: whether a tool has its fields beside its type, as in `/v1/responses`, not under `function`; default no.
         form: JSON schema of an answer that calls nothing; default any text.
     """
     if not given:

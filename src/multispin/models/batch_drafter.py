@@ -89,7 +89,7 @@ class ModelBatchDrafter:
 
         Args:
             texts: (slot, ids of the whole text) of each.
-            most: tokens to read in this call, over all texts; None reads them whole.
+            most: most tokens to read in this call, over all texts; default None: all of them.
 
         """
         feeds = []

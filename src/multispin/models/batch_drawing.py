@@ -173,7 +173,7 @@ def draw_rows(logits: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: rows of shaped logits, [N, V].
-        block: see `BatchDrawing`.
+        block: [8, N] int64, settings of the rows as `BatchDrawing` packs them.
 
     Returns:
         [2, N]: token, whether it is unsure.
@@ -191,8 +191,8 @@ def draw_truncated_rows(
 
     Args:
         logits: rows of shaped logits, [N, V].
-        block: see `BatchDrawing`.
-        zero_bits: lowest bits that are 0 in each logit as a float32.
+        block: [8, N] int64, settings of the rows as `BatchDrawing` packs them.
+        zero_bits: number of lowest bits that are 0 in each logit as a float32 [bit].
         steps: the parts that this is made of, compiled; by default as they are.
 
     """

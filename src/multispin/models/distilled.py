@@ -90,7 +90,7 @@ def carve(
     Args:
         model: the target, of the Llama or Qwen family.
         layers: indices of its layers, ascending.
-        ids: [V'] ascending token ids of the head; None for all.
+        ids: [V'] ascending token ids of the head; default None: all.
         frozen: this many of the layers, the first ones, share their weights with the target; default 0.
 
     """

@@ -114,8 +114,8 @@ def load_draft_source(
             drafters and q8 of a target that is one; torch runs all others.
         target: reference of the target, whose tokenizer counts; None for the tokenizer of a GGUF drafter's own file,
             and for the embedded target with other drafters.
-        place: device of torch's that it computes on: "cpu", or a graphics processor such as "cuda:0" or "mps", which
-            has no rounded weights and no llama.cpp.
+        place: device of torch's that it computes on, default "cpu"; or a graphics processor such as "cuda:0" or
+            "mps", which has no rounded weights and no llama.cpp.
         threads: processor threads of llama.cpp; default 1.
         gpu_layers: layers that llama.cpp computes on a graphics processor; default 0.
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.

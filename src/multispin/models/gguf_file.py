@@ -148,7 +148,7 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
     """Read a GGUF file's keys and tensors' names; InputError names the first one that is not known.
 
     Args:
-        path: GGUF file.
+        path: path of the GGUF file.
         reader: the file, if it is open already; default None.
 
     """

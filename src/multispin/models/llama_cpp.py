@@ -104,7 +104,7 @@ class LlamaCppModel:
 
     Args:
         path: GGUF file of the model.
-        gpu_layers: layers that a graphics processor computes; 0 for none. InputError where the library has no backend
+        gpu_layers: layers that a graphics processor computes; default 0. InputError where the library has no backend
             for one.
         only_vocabulary: read no weights; for a tokenizer. Default no.
 

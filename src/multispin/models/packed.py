@@ -113,9 +113,9 @@ def packed_attention(
         attention_mask: None (transformers makes no mask for an attention that it does not know).
         scaling: factor on query · key; default None.
         packed: layout of the row, handed through the model's forward; default None.
-        sliding_window: keys that a token may look back on, itself included; None for all.
-        softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
-        s_aux: [heads], sinks of gpt-oss, or None.
+        sliding_window: keys that a token may look back on, itself included; default None: all.
+        softcap: c, by which scores s become c·tanh(s/c); default None: plain scores.
+        s_aux: [heads], sinks of gpt-oss; default None.
         others: further arguments, which must ask for nothing (`PLAIN_ARGUMENTS`).
 
     Returns:

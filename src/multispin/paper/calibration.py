@@ -83,13 +83,14 @@ def calibrate(
     """Search the grid.
 
     Args:
-        processes: number of processes to run on.
-        seeds: seeds of the draws.
-        snr_db: grid of p/N_0 [dB].
-        draft_s: grid of the mean T^S [s], for each pair.
-        server_draft_s: grid of the server's drafting time per device and token [s], for each pair.
-        realisations: realisations of each seed.
-        progress: function of (trials done, all trials).
+        processes: number of processes to run on; default 1.
+        seeds: seeds of the draws; default `SEEDS`.
+        snr_db: grid of p/N_0 [dB]; default `SNR_DB`.
+        draft_s: grid of the mean T^S [s], for each pair; default `DRAFT_GRID_S`.
+        server_draft_s: grid of the server's drafting time per device and token [s], for each pair; default
+            `SERVER_DRAFT_S`.
+        realisations: realisations of each seed; default `REALISATIONS`.
+        progress: function of (trials done, all trials); default nothing.
     """
     grid = _Grid(snr_db, draft_s, server_draft_s, [(seed, index) for seed in seeds for index in range(realisations)])
     grid.fill(processes, progress)

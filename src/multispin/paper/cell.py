@@ -165,11 +165,11 @@ def scenario(
         assumed: assumptions for what the paper leaves open.
         drawn: tasks, speeds and gains.
         block: number of the fading block.
-        devices: K, at most `MOST_DEVICES`.
-        bandwidth_hz: uplink band, B [Hz].
-        bits_per_token: payload per drafted token [bit]; None is the paper's Q_tok.
-        coupled: whether acceptance is that of ids only under shared noise: at least (1 − TV)/(1 + TV) where a
-            rejection sampler has α = 1 − TV (Daliri, Musco, Suresh, arXiv 2408.07978), so α/(2 − α) is taken.
+        devices: K, at most `MOST_DEVICES`; default `DEVICES`.
+        bandwidth_hz: uplink band, B [Hz]; default `BANDWIDTH_HZ`.
+        bits_per_token: payload per drafted token [bit]; default None: the paper's Q_tok.
+        coupled: whether acceptance is that of ids only under shared noise, default no: at least (1 − TV)/(1 + TV)
+            where a rejection sampler has α = 1 − TV (Daliri, Musco, Suresh, arXiv 2408.07978), so α/(2 − α) is taken.
     """
     rates = list(pair.acceptance.values())
     efficiency = spectral_efficiency(db_to_ratio(assumed.snr_db), drawn.gain[block, :devices], 1.0)

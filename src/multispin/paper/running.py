@@ -97,9 +97,9 @@ def run_cases(
         cases: the cases to simulate; `cases_of(figure)` for the whole figure.
         assumed: assumptions by pair.
         draws: (seed, index) of each realisation; the same for every case.
-        rounds: rounds of each run.
-        processes: number of processes to run on.
-        progress: function of the share that is done, 0 … 1.
+        rounds: rounds of each run; default `ROUNDS`.
+        processes: number of processes to run on; default 1.
+        progress: function of the share that is done, 0 … 1; default nothing.
 
     """
     runs = [_run(case, assumed, seed, index, rounds) for case in cases for seed, index in draws]

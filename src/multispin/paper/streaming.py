@@ -76,9 +76,9 @@ def run_streams(
         study: study that has run `planned_settings()`.
         draws: (seed, index) of the realisations to compare in, of those of the study.
         rounds: length of a run; `PASSES_PER_ROUND` passes each.
-        processes: number of processes to run on.
-        progress: called with the share that is done, 0 … 1.
-        cases: the cases to simulate.
+        processes: number of processes to run on; default 1.
+        progress: function of the share that is done, 0 … 1; default nothing.
+        cases: the cases to simulate; default `CASES`.
     """
     runs = [_run(case, study.assumed, seed, index, rounds) for case in cases for seed, index in draws]
     found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])

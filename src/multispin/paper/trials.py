@@ -106,7 +106,7 @@ def run_trials(
     Args:
         trials: the trials, in any order; equal ones are run once.
         processes: number of processes to run on.
-        progress: function of (trials done, all trials).
+        progress: function of (trials done, all trials); default nothing.
     """
     unique = list(dict.fromkeys(trials))
     found: dict[Trial, TrialResult] = {}

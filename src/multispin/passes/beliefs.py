@@ -95,8 +95,8 @@ class Beliefs(Believed, Protocol):
 
         Args:
             session: number of the session.
-            token_bits: most bits of one drafted token; default an id's.
-            refusal_bits: most further bits that a refused draft sends up.
+            token_bits: most bits of one drafted token [bit]; default None: an id's.
+            refusal_bits: most further bits that a refused draft sends up [bit]; default 0.
 
         """
 

@@ -218,7 +218,7 @@ class Chooser:
             plan: the plan that was made.
             members: whom it is for.
             now_s: present time of the driver's clock [s].
-            in_turns: whether devices send in turns, so that nobody has to share the band with a trial.
+            in_turns: whether devices send in turns, so that nobody has to share the band with a trial; default no.
 
         """
         sessions = list(plan.sessions)

@@ -166,8 +166,8 @@ class Controller:
 
         Args:
             members: sessions that get a grant.
-            reserved_hz: band still in use by drafts that are late [Hz].
-            now_s: present time of the driver's clock [s].
+            reserved_hz: band still in use by drafts that are late [Hz]; default 0.
+            now_s: present time of the driver's clock [s]; default 0.
 
         """
         if not members:

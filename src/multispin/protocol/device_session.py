@@ -120,7 +120,8 @@ class DeviceSession(DeviceStanding):
         Args:
             ids: drafted tokens, at most as many as were granted.
             draft_s: time that it took [s].
-            distributions: the distributions that the tokens were drawn from, under the rejection rules.
+            distributions: [len(ids)] distributions that the tokens were drawn from, under the rejection rules;
+                default none.
 
         """
         stage, grant = self.stage, self.grant

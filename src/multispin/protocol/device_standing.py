@@ -32,7 +32,7 @@ class DeviceStanding:
 
     Args:
         hello: how this device introduces itself.
-        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings.
+        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings; default None.
         max_wasted_share: greatest share of its tokens that may be wasted. In a stream it drafts less far ahead to keep
             to it. Default 1: it drafts as far ahead as the edge allows.
 

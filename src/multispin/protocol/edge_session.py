@@ -225,9 +225,9 @@ class EdgeSession:
 
         Args:
             ids: ids of the drafted tokens.
-            distributions: the distribution that each was drawn from, under the rejection rules. They are all here, so
-                that the draft is decided at once whichever of these rules the request names: the text follows the same
-                distribution under each.
+            distributions: [len(ids)] distributions that the tokens were drawn from, under the rejection rules;
+                default none. They are all here, so that the draft is decided at once whichever of these rules the
+                request names: the text follows the same distribution under each.
 
         """
         request, stage = self.request, self.stage

@@ -21,7 +21,7 @@ class TokenBucket:
 
     Args:
         rate_bits_per_s: R = B·r [bit/s] (eq. 8 of arXiv 2606.04581); 0 for a link that is closed.
-        burst_bits: credit that a silent link may save up; 0 paces every bit; default 0.0.
+        burst_bits: credit that a silent link may save up [bit]; default 0, which paces every bit.
 
     """
 

@@ -52,7 +52,7 @@ def rayleigh_gain(
     Args:
         mean_gain: mean power gain H̄.
         generator: source of randomness.
-        shape: shape of the result, to which mean_gain broadcasts; None for that of mean_gain.
+        shape: shape of the result, to which mean_gain broadcasts; default None: that of mean_gain.
 
     Returns:
         Power gains.

@@ -65,7 +65,7 @@ def canvas(
         rows: rows of axes.
         columns: columns of axes.
         height: height of all axes together [inch].
-        legend: lines to keep free for `legend_above`; 0 for none.
+        legend: number of lines to keep free for `legend_above`; default 0.
 
     """
     lines = textwrap.wrap(note, _NOTE_WIDTH)
@@ -87,8 +87,8 @@ def curve(panel: Axes, x: Any, spread: Sequence[Any], style: str = "-", *, shade
         panel: axes to draw on.
         x: horizontal values, [N].
         spread: means, lower and upper ends of their intervals, three times [N].
-        style: format of the line, such as "o-".
-        shaded: whether to draw the interval.
+        style: format of the line, such as "o-"; default "-".
+        shaded: whether to draw the interval; default yes.
         line: further arguments of `Axes.plot`, `color` among them.
 
     """

@@ -78,7 +78,7 @@ class TraceAcceptance:
     """Replays recorded texts, one per request, from a random one on.
 
     Args:
-        traces: recorded traces.
+        traces: recorded texts, and which of their tokens were accepted.
         generator: chooses the first text, so that devices with the same recording do not go in step.
 
     """

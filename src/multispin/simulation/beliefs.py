@@ -65,8 +65,8 @@ class TrueBeliefs(LearnedBeliefs):
         scenario: true scenario of the site.
         devices: all devices at the site, by session number.
         now_s: function that returns the time [s]; a device's link is known as it is now.
-        knows_acceptance: whether acceptance is known; otherwise it is learned.
-        frame_bits: bits of a draft beside its tokens; default 0, the paper's payload.
+        knows_acceptance: whether acceptance is known, the default; otherwise it is learned.
+        frame_bits: size of a draft's frame without its tokens [bit]; default 0, the paper's payload.
 
     """
 

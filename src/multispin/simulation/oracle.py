@@ -219,7 +219,7 @@ class SmallSite:
         Args:
             begin_tokens_per_s: first price [tokens/s], such as the goodput of a policy that is known.
             may_wait: joint states in which the engine may wait; default all.
-            accuracy: share of the goodput by which it may fall short.
+            accuracy: share of the goodput by which it may fall short; default 1e-5.
         """
         allowed = np.ones(self.shape, bool) if may_wait is None else may_wait.reshape(self.shape).copy()
         price, worth = begin_tokens_per_s, np.zeros(self.shape)

@@ -76,7 +76,8 @@ def judge(
         text: the `base` committed ids; only needed where the parameters have penalties (`SamplingParams.remembers`); by
             default none.
 
-        masks: [L + 1, ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar.
+        masks: [L + 1, ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar; default
+            None.
 
     Returns:
         An Outcome. Under `rejection-up` it may be a Rejection, to be finished by `resolve_up`; under `rejection-down`

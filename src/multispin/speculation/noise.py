@@ -159,7 +159,7 @@ def uniform_word(seed: int, position: int, token: int) -> int:
     Args:
         seed: seed of the request.
         position: absolute position of the token.
-        token: token id.
+        token: id of the token.
     """
 
     def finalised(word: int, key: int) -> int:
@@ -180,7 +180,7 @@ def uniform_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDAr
     Args:
         seed: seed of the request.
         position: absolute position of the token.
-        tokens: token ids.
+        tokens: integer array of token ids.
 
     Returns:
         float64, of the same shape.
@@ -198,7 +198,7 @@ def gumbel_numpy(seed: int, position: int, tokens: NDArray[np.integer]) -> NDArr
     Args:
         seed: seed of the request.
         position: absolute position of the token.
-        tokens: token ids.
+        tokens: integer array of token ids.
 
     Returns:
         float64, of the same shape.

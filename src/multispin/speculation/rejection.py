@@ -406,7 +406,7 @@ class _Targets:
         logits: [L + 1, V].
         base: position of the first drafted token.
         params: the request's sampling parameters.
-        form: how floors are written; only where they are asked for.
+        form: how floors are written; only where they are asked for; default None.
 
     """
 

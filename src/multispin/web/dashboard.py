@@ -31,7 +31,7 @@ class Dashboard:
 
     Args:
         board: board with the state that is shown.
-        picture: QR code of an address as SVG.
+        picture: function that returns the QR code of an address as SVG; default none.
         period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
         write_timeout_s: a viewer that takes no document for this long is let go [s]; default `WRITE_TIMEOUT_S`.
 

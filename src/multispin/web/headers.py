@@ -24,7 +24,7 @@ def headers(request: web.Request, cache: str = ASK_AGAIN) -> Mapping[str, str]:
 
     Args:
         request: the request that is answered.
-        cache: value of Cache-Control.
+        cache: value of Cache-Control; default `ASK_AGAIN`.
     """
     host = request.headers.get("Host", "")
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""  # older browsers: 'self' names no ws:

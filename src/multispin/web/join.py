@@ -14,7 +14,7 @@ def join_address(place: str, token: str = "", scheme: str = "http") -> str:
 
     Args:
         place: HOST:PORT of the edge, or the address of its proxy, such as https://edge.example.org.
-        token: credential to join with; it stands behind #, which browsers send to nobody.
+        token: credential to join with, default none; it stands behind #, which browsers send to nobody.
         scheme: "https" where the edge speaks TLS; default "http".
 
     """

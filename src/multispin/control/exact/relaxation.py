@@ -174,7 +174,7 @@ def relax(
         level: the score that choices are tested against.
         intervals: N intervals of φ.
         shortest: least lengths that any feasible choice has, [K].
-        allowed: options that are still open, [R, K]; None leaves all within the limits open.
+        allowed: options that are still open, [R, K]; default None: all within the limits.
     """
     start, end = intervals.start, intervals.end
     o = options_of(problem, objective, level, intervals, shortest, allowed)
