@@ -13,8 +13,10 @@ const DISTANCES = [63, 32, 16, 12, 8, 6, 4, 3];
 const LOOK_EVERY_TOKENS = 16;
 /** Share of what was seen of a distance that still counts after another look. */
 const REMEMBERED = 0.8;
-/** Where every distance wastes too much, the device drafts nothing for so many commits. */
+/** Where every distance wastes too much, the device drafts nothing for so many commits … */
 const REST_COMMITS = 32;
+/** … and each time that it is so again, for twice as many, up to this; for half as many after each look that is better. */
+const LONGEST_REST_COMMITS = 1024;
 
 /** Drafts as far ahead as wastes no more than a bound, as far as it has been seen. */
 export class Thrift {
@@ -23,6 +25,7 @@ export class Thrift {
   #decided = 0;
   #wasted = 0;
   #rest = 0;
+  #nextRest = REST_COMMITS;
 
   /**
    * @param {number} [maxWastedShare] most of the drafted tokens that may be wasted, 0 … 1; default 1, no bound. Wasted
@@ -48,7 +51,10 @@ export class Thrift {
     if (this.ahead === Infinity) return;
     if (this.ahead === 0) {
       this.#rest -= 1;
-      if (this.#rest <= 0) this.ahead = this.#best(window); // the best of all is tried again
+      if (this.#rest <= 0) {
+        this.ahead = this.#best(window); // it is tried again, and what it wasted long ago does not count
+        this.#seen.set(this.ahead, { decided: 0, wasted: 0 });
+      }
       return;
     }
     this.#decided += verified + wasted;
@@ -61,7 +67,11 @@ export class Thrift {
     });
     this.#decided = this.#wasted = 0;
     this.ahead = this.#within(window).find((distance) => this.#share(distance) <= this.#most) ?? 0;
-    this.#rest = REST_COMMITS;
+    if (this.ahead) this.#nextRest = Math.max(Math.floor(this.#nextRest / 2), REST_COMMITS);
+    else {
+      this.#rest = this.#nextRest;
+      this.#nextRest = Math.min(2 * this.#nextRest, LONGEST_REST_COMMITS);
+    }
   }
 
   /** Distances that differ from each other in this window. */

@@ -14,7 +14,9 @@ LOOK_EVERY_TOKENS = 16
 REMEMBERED = 0.8
 """Share of what was seen of a distance that still counts after another look."""
 REST_COMMITS = 32
-"""If every distance wastes too much, the device drafts nothing for this many commits."""
+"""If every distance wastes too much, the device drafts nothing for this many commits …"""
+LONGEST_REST_COMMITS = 1024
+"""… and for twice as many each time that it is so again, up to this. After each look that is better they are halved."""
 
 
 class Thrift:
@@ -34,6 +36,7 @@ class Thrift:
         self.ahead: int | None = None if max_wasted_share >= 1.0 else DISTANCES[0]
         self._seen = dict.fromkeys(DISTANCES, (0.0, 0.0))  # decided, and wasted of them
         self._decided = self._wasted = self._rest = 0
+        self._next_rest = REST_COMMITS
 
     def observe(self, verified: int, wasted: int, window: int) -> None:
         """Learn what a commit has decided.
@@ -48,8 +51,9 @@ class Thrift:
             return
         if self.ahead == 0:
             self._rest -= 1
-            if self._rest <= 0:  # the best of all is tried again
+            if self._rest <= 0:  # the best of all is tried again, and what it wasted long ago does not count
                 self.ahead = min(self._within(window), key=self._share)
+                self._seen[self.ahead] = 0.0, 0.0
             return
         self._decided += verified + wasted
         self._wasted += wasted
@@ -59,7 +63,10 @@ class Thrift:
         self._seen[self.ahead] = REMEMBERED * decided + self._decided, REMEMBERED * lost + self._wasted
         self._decided = self._wasted = 0
         self.ahead = next((each for each in self._within(window) if self._share(each) <= self._most), 0)
-        self._rest = REST_COMMITS
+        if self.ahead:
+            self._next_rest = max(self._next_rest // 2, REST_COMMITS)
+        else:
+            self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST_COMMITS)
 
     def _within(self, window: int) -> list[int]:
         """Distances that differ from each other in this window."""
