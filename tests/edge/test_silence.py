@@ -7,19 +7,13 @@ import pytest
 from tests.edge import virtual_site
 from tests.edge.virtual_site import in_memory
 
-import multispin.device.client
-import multispin.passes.loop
 from multispin.device import EdgeAwayError, Patience, WebSocketLink
 from multispin.protocol import Request
 from multispin.speculation import NoDrafter, SamplingParams
 
 SILENCE_S = 1.5
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    monkeypatch.setattr(multispin.device.client, "SILENCE_TIMEOUT_S", SILENCE_S)
-    monkeypatch.setattr(multispin.passes.loop, "WORD_PERIOD_S", SILENCE_S / 10)
+SOON = Patience(silence_s=SILENCE_S)
+WORD_PERIOD_S = SILENCE_S / 10
 
 
 def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_sentence(stub_site, run):
@@ -34,7 +28,11 @@ def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_se
         async with stub_site(engine=Stuck(4)) as site:
             outages = []
             link = WebSocketLink(heartbeat_s=SILENCE_S / 2.5)  # an edge that answered no ping would be lost by this
-            client = site.client(link=link, patience=Patience(2 * SILENCE_S, 2 * SILENCE_S), on_outage=outages.append)
+            client = site.client(
+                link=link,
+                patience=Patience(2 * SILENCE_S, 2 * SILENCE_S, silence_s=SILENCE_S),
+                on_outage=outages.append,
+            )
             try:
                 with pytest.raises(EdgeAwayError, match=r"the edge has sent nothing about this text for 1\.5 s"):
                     await client.generate(Request((1, 2), SamplingParams(), 5))
@@ -48,10 +46,10 @@ def test_an_edge_whose_engine_is_stuck_answers_pings_and_is_left_with_a_clear_se
 @pytest.mark.parametrize("mode", ["rounds", "streams", "plain"])
 def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, mode):
     async def scenario():
-        site = stub_site(mode=mode, slots=1)
+        site = stub_site(mode=mode, slots=1, word_period_s=WORD_PERIOD_S)
         async with in_memory(site.server) as link:
-            first = site.client(NoDrafter(), name="first", link=link())
-            second = site.client(name="second", link=link())
+            first = site.client(NoDrafter(), name="first", link=link(), patience=SOON)
+            second = site.client(name="second", link=link(), patience=SOON)
             long = asyncio.create_task(first.generate(Request((1, 2), SamplingParams(), 4000)))
             await asyncio.sleep(0.2)  # the first has the only slot by now
             short = asyncio.create_task(second.generate(Request((1, 2), SamplingParams(), 5)))
@@ -69,9 +67,9 @@ def test_who_waits_for_a_slot_hears_that_passes_go_on(stub_site, mode):
 @pytest.mark.parametrize("mode", ["rounds", "streams", "plain"])
 def test_whose_prompt_is_being_read_hears_that_passes_go_on(stub_site, mode, drafts):
     async def scenario():
-        site = stub_site(mode=mode, prefill_tokens_per_round=2)
+        site = stub_site(mode=mode, prefill_tokens_per_round=2, word_period_s=WORD_PERIOD_S)
         async with in_memory(site.server) as link:
-            client = site.client(None if drafts else NoDrafter(), link=link())
+            client = site.client(None if drafts else NoDrafter(), link=link(), patience=SOON)
             text = asyncio.create_task(client.generate(Request((1,) * 500, SamplingParams(), 5)))
             await asyncio.sleep(2 * SILENCE_S)  # of the 5 s that the prompt takes
             assert not text.done()

@@ -48,10 +48,6 @@ from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDi
 
 WELCOME_TIMEOUT_S = 10.0
 """Longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge counts as lost."""
-SILENCE_TIMEOUT_S = 120.0
-"""Longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as lost. Pongs do not
-count. An edge whose passes go on also writes to devices that wait for a slot (`passes.limits.WORD_PERIOD_S`), so a long
-queue is no silence. The longest pass must be shorter than this."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
@@ -326,9 +322,9 @@ class DeviceClient:
 
     async def _watch(self, retries: Retries) -> None:
         """End the connection if it is the edge's turn and it sends nothing for too long; pongs do not count."""
-        loop, session = asyncio.get_running_loop(), self.session
+        loop, session, silence_s = asyncio.get_running_loop(), self.session, self._patience.silence_s
         while True:
-            limit_s = WELCOME_TIMEOUT_S if session.is_greeting else SILENCE_TIMEOUT_S
+            limit_s = WELCOME_TIMEOUT_S if session.is_greeting else silence_s
             if session.wants_draft:  # it is the device's turn
                 self._turn_s = loop.time()
             left_s = self._turn_s + limit_s - loop.time()
@@ -337,7 +333,7 @@ class DeviceClient:
             if left_s <= 0.0:
                 retries.away_since(self._turn_s)
                 raise SilentError(f"the edge has sent nothing about this text for {limit_s:g} s")
-            await asyncio.sleep(min(left_s, WELCOME_TIMEOUT_S, SILENCE_TIMEOUT_S))  # whose turn it is changes
+            await asyncio.sleep(min(left_s, WELCOME_TIMEOUT_S, silence_s))  # whose turn it is changes
 
     async def _write(self) -> None:
         """Send what waits, one message after the other."""

@@ -11,7 +11,7 @@ MAX_PATIENCE_S = 7 * 86_400.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a device goes on trying to reach an edge.
+    """How long a device waits for an edge that says nothing, and goes on trying to reach one.
 
     Attributes:
         at_first_s: while no edge has ever answered [s]; default 10. A wrong address should be noticed soon.
@@ -19,6 +19,9 @@ class Patience:
             outlasts a restart of the edge and the loading of a model.
         first_delay_s: delay after the first failure [s]; it doubles with each that follows; default 0.1.
         longest_delay_s: longest delay [s]; default 5.0.
+        silence_s: longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as
+            lost. Pongs do not count. An edge whose passes go on also writes to devices that wait for a slot, so a long
+            queue is no silence. The longest pass must be shorter than this. Default 120.0.
 
     """
 
@@ -26,9 +29,10 @@ class Patience:
     once_known_s: float = 300.0
     first_delay_s: float = 0.1
     longest_delay_s: float = 5.0
+    silence_s: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("at_first_s", "once_known_s", "first_delay_s", "longest_delay_s"):
+        for name in ("at_first_s", "once_known_s", "first_delay_s", "longest_delay_s", "silence_s"):
             value = getattr(self, name)
             if not 0.0 <= value <= MAX_PATIENCE_S:
                 raise InputError(f"{name} = {value} is outside 0 … {MAX_PATIENCE_S:.0f}")

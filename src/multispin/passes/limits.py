@@ -10,10 +10,6 @@ cost of a token is known only near sizes that were seen. A pass of prompts alone
 EXPIRY_PERIOD_S = 1.0
 """How often a driver looks for sessions that have been lost, or have owed an answer, for too long [s]."""
 
-WORD_PERIOD_S = 15.0
-"""Time between two messages to devices that wait for a slot or for their prompt to be read; they show that passes go on
-[s]."""
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -38,6 +34,8 @@ class Limits:
             [s]; default 2.0.
         draft_timeout_s: a connected device that owes an answer for longer than this is disconnected [s]; default 60.0.
         idle_timeout_s: a device that asks for nothing for this long is disconnected [s]; default 600.0.
+        word_period_s: time between two messages to a device that waits for a slot or for its prompt to be read; they
+            show it that passes go on [s]; default 15.0.
 
     """
 
@@ -53,3 +51,4 @@ class Limits:
     longest_wait_s: float = 2.0
     draft_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0
+    word_period_s: float = 15.0

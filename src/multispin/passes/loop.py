@@ -16,7 +16,7 @@ from multispin.control.streams import Decide, choose
 from multispin.passes.batches import masked_feed
 from multispin.passes.controller import Controller
 from multispin.passes.edge_drafts import EdgeDrafts
-from multispin.passes.limits import WORD_PERIOD_S, Limits
+from multispin.passes.limits import Limits
 from multispin.passes.rounds import Rounds
 from multispin.passes.scheduler import Scheduler
 from multispin.passes.seats import Seat, Seats
@@ -135,10 +135,10 @@ class Passes:
         """Take what a batch's verification found, one finding per job; it took `verify_s`.
 
         A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
-        Every `WORD_PERIOD_S` each waiting device gets a message that says nothing new but that passes go on.
+        Every `Limits.word_period_s` each waiting device gets a message that says nothing new but that passes go on.
         """
         self._scheduler.verified(batch, findings, verify_s, now_s)
-        if now_s - self._word_s >= WORD_PERIOD_S:
+        if now_s - self._word_s >= self.limits.word_period_s:
             self._word_s = now_s
             for seat in self._seats.waiting_for_a_pass():
                 self._state.tell(seat.session.number, seat.session.word())
