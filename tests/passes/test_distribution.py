@@ -171,7 +171,7 @@ class Site(LocalDriver):
             step = self.advance()
             if isinstance(step, Sleep):
                 break
-            self._work(step)
+            self.work(step)
 
     def hear(self, number, message):
         device = self.devices.get(number)

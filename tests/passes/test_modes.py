@@ -50,7 +50,7 @@ class Site(LocalDriver):
     def advance_or_work(self):
         step = self.advance()
         if not isinstance(step, Sleep):
-            self._work(step)
+            self.work(step)
 
     def owing(self):
         return [
@@ -63,7 +63,7 @@ class Site(LocalDriver):
             step = self.advance()
             while not isinstance(step, Sleep):
                 self.now_s += pass_s if not isinstance(step, DraftHere) and hasattr(step, "batch") else 0.0
-                self._work(step)
+                self.work(step)
                 for number in self.owing():
                     self.draft(number, right)
                 step = self.advance()
@@ -131,7 +131,7 @@ def test_a_probe_costs_no_token_and_shows_that_a_device_has_become_useful():
     step = site.advance()
     while device.grant is None:
         if not isinstance(step, Sleep):
-            site._work(step)
+            site.work(step)
         step = site.advance()
     assert 0 < device.grant.length <= PROBE_LENGTH
     length, known = device.grant.length, len(device.committed)

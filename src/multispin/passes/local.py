@@ -82,7 +82,7 @@ class LocalDriver:
     def run(self) -> Sleep:
         """Go on until there is nothing to do at this moment."""
         while not isinstance(step := self.advance(), Sleep):
-            self._work(step)
+            self.work(step)
         return step
 
     def one_pass(self) -> RoundReport:
@@ -94,9 +94,10 @@ class LocalDriver:
                 case Sleep():
                     raise ValueError("no pass can end before a message comes or time goes on")
                 case step:
-                    self._work(step)
+                    self.work(step)
 
-    def _work(self, step: Step) -> None:
+    def work(self, step: Step) -> None:
+        """Do what a step asks the engine or the edge's own drafter for."""
         match step:
             case DraftHere():
                 self.draft_here(step)

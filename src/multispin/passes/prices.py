@@ -38,6 +38,9 @@ NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
 class Prices:
     """The price of time for the sessions that are there.
 
+    Attributes:
+        worth: what the engine's time and the devices' were worth when prices were last found; None before.
+
     Args:
         settings: the operator's settings.
         beliefs: beliefs about sessions, verifier and the edge's drafter.
@@ -50,7 +53,7 @@ class Prices:
         self._background: Background[_WorthAndGoodputs] = Background()
         self._fair = policy_named(settings.policy).fair
         self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
-        self._worth: Worth | None = None
+        self.worth: Worth | None = None
         self._learned = Price()
         self._promised = Price()  # the same, by what was expected of the passes
         self._by = math.nan
@@ -102,9 +105,9 @@ class Prices:
             chunks = [sessions[each] for each in sorted(there)]
             self._background.begin(partial(_priced, planning, members, chunks, edge_rooms, before))
         if (found := self._background.take()) is not None:
-            self._worth, self._goodputs = found
+            self.worth, self._goodputs = found
             self._by = math.nan
-            rates = self._worth.sessions
+            rates = self.worth.sessions
             self._bands_hz = {number: rates[str(number)].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
 
@@ -142,7 +145,7 @@ class Prices:
     def engine_tokens_per_s(self) -> float:
         """The price of a second of the engine now [tokens/s]; 0 before anything is known."""
         goodput = self._learned.tokens_per_s
-        return goodput if self._worth is None else self._worth.price(goodput, self._devices_share(self._worth))
+        return goodput if self.worth is None else self.worth.price(goodput, self._devices_share(self.worth))
 
     @property
     def bands_hz(self) -> dict[int, float] | None:
@@ -159,11 +162,11 @@ class Prices:
 
     def _scale_sessions(self) -> None:
         """Find what is worth what for each session; asked for once for each of them in every pass."""
-        if self._worth is not None:
-            by = self._worth.scale(self._learned.tokens_per_s, self._devices_share(self._worth))
+        if self.worth is not None:
+            by = self.worth.scale(self._learned.tokens_per_s, self._devices_share(self.worth))
             if not abs(by - self._by) <= SAME * self._by:
                 self._by = by
-                self._scaled = {int(name): each.scaled(by) for name, each in self._worth.sessions.items()}
+                self._scaled = {int(name): each.scaled(by) for name, each in self.worth.sessions.items()}
 
 
 _WorthAndGoodputs = tuple[Worth, Mapping[str, float]]
