@@ -4,9 +4,11 @@ The vectors come from this package's own code. `tests/vectors` checks that they 
 against them. docs/protocol.md says how to read them.
 """
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
+from multispin.device import Silence, Why
 from multispin.errors import InputError
 from multispin.protocol import (
     PROTOCOL_VERSION,
@@ -43,7 +46,7 @@ from multispin.protocol import (
 from multispin.protocol.device_stages import Complete, Disconnected, DraftDue
 from multispin.protocol.device_stream import DeviceStreaming
 from multispin.protocol.thrift import Thrift
-from multispin.speculation import Rule, SamplingParams, Score, accept_matching, pack_ids
+from multispin.speculation import NoDrafter, Rule, SamplingParams, Score, accept_matching, pack_ids
 from multispin.speculation.noise import MAX_SEED, high_words, noise_keys_of, uniform_numpy
 from multispin.speculation.penalties import draw_after
 
@@ -63,6 +66,7 @@ def vectors() -> dict[str, Any]:
         "noise.json": noise(),
         "draws.json": draws(),
         "thrift.json": thrift(),
+        "silence.json": silence(),
         "sessions.json": sessions(),
     }
 
@@ -209,6 +213,30 @@ def thrift() -> list[dict[str, Any]]:
             steps.append([made - wasted, wasted, -1 if kept.ahead is None else kept.ahead])
         cases.append({"max_wasted_share": most, "window": window, "steps": steps})
     return cases
+
+
+def silence() -> dict[str, Any]:
+    """Why texts were written without drafts: what happens to each text, and what a person is told in the end."""
+    steps: list[list[list[Any]]] = [
+        [["written", 40, 50, False]],
+        [["offer", 0], ["written", 1, 11, False]],
+        [["offer", 4], ["written", 1, 11, False]],
+        [["offer", 4], ["asked", 3], ["written", 20, 31, False]],
+        [["offer", 4], ["asked", 0], ["written", 20, 31, False]],
+        [["offer", 4], ["asked", 0], ["written", 40, 51, False]],
+        [["offer", 4], ["asked", 4], ["written", 40, 51, True]],
+        [["offer", 4], ["asked", 4], ["written", 10, 21, True], ["written", 10, 31, False], ["written", 2, 33, True]],
+        [["offer", 4], ["offer", 0], ["written", 40, 60, False], ["offer", 4], ["asked", 1], ["written", 3, 63, False]],
+        [["offer", 8], ["asked", 2], ["written", 50, 150, False], ["offer", 0], ["written", 60, 210, True]],
+    ]
+    remedies, cases = {Why.RESTING: "a setting"}, []
+    for events, most, drafted in itertools.product(steps, (None, 100), (0, 7)):
+        kept = Silence(SimpleNamespace(max_length=most) if most else NoDrafter())  # type: ignore[arg-type]
+        for name, *arguments in events:
+            getattr(kept, name)(*arguments)
+        told = kept.sentence(drafted, 250, remedies)
+        cases.append({"most": most, "events": events, "drafted": drafted, "told": told})
+    return {"remedies": remedies, "cases": cases}
 
 
 class Script:

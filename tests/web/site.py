@@ -16,7 +16,7 @@ from tests.web.chromium import Chromium
 from tests.written_gguf import write_gguf
 
 from multispin.control import Verification
-from multispin.edge import Access, EdgeServer, listening
+from multispin.edge import Access, EdgeServer, listening, place_of
 from multispin.edge.paced import PacedEngine
 from multispin.gateway import guard
 from multispin.models import PackedModel, Verifier, decode_alone, load_model, load_tokenizer
@@ -90,7 +90,7 @@ class Target:
             assert sum(device.drafted for device in devices) > 0
 
     @asynccontextmanager
-    async def edge(self, slots=4, longest=4, mode="rounds", port=0, secret=SECRET, name="embedded"):
+    async def edge(self, slots=4, longest=4, mode="rounds", port=0, secret=SECRET, name="embedded", host="127.0.0.1"):
         """A real edge whose page drafts, for the length of a block."""
         verifier = Verifier(self.packed, slots, 512)
         settings = ControllerSettings("fixed", 1e6, bits_per_id(verifier.vocabulary_size), longest, mode=mode)
@@ -105,8 +105,8 @@ class Target:
         application = EdgeServer(passes, events.append, access, come_back_s=0.5).application()
         page = DevicePage(name, self.tokenizer, self.table, verifier.max_length, self.drafter)
         page.add_routes(application, guard(access))
-        async with listening(application, port=port) as port:
-            yield Edge(port, passes, events, self.browsers)
+        async with listening(application, host, port) as port:
+            yield Edge(host, port, passes, events, self.browsers)
 
 
 @cache
@@ -119,10 +119,10 @@ def own_text(target, question, tokens, temperature=0.0):
 class Edge:
     """An edge under test."""
 
-    def __init__(self, port, passes, events, browsers):
+    def __init__(self, host, port, passes, events, browsers):
         self.port, self.passes, self.events, self._browsers = port, passes, events, browsers
-        self.address = f"http://127.0.0.1:{port}"
-        self.url = f"ws://127.0.0.1:{port}{SESSION_PATH}"
+        self.address = f"http://{place_of(host, port)}"
+        self.url = f"ws://{place_of(host, port)}{SESSION_PATH}"
 
     @asynccontextmanager
     async def browser(self, kind=Chromium):

@@ -15,6 +15,7 @@ from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Request
 from multispin.protocol.events import Connected, Ended, Lost
 from multispin.speculation import SamplingParams
 from multispin.speculation.conformance import check_drafter
+from multispin.web.join import own_addresses
 
 pytestmark = pytest.mark.processes
 
@@ -178,6 +179,111 @@ def test_the_page_is_accepted_at_least_as_often_as_the_same_drafter_in_python(ta
             assert page_accepted / page_drafted >= rate - margin
 
     target.run(scenario())
+
+
+SILENCE = "document.getElementById('silence').textContent"
+
+
+def test_a_text_without_drafts_has_a_reason_on_the_page(tiny, kind):
+    short = (
+        "import('/device/static/drafter.js').then(({ WllamaDrafter: drafter }) => {"
+        "const { load } = drafter; drafter.load = (file, _, table) => load.call(drafter, file, 50, table); });"
+    )
+    asks_none = r"12 of 12 tokens .* this device: the edge asked for none; it asks where they make texts faster"
+    too_long = r"\d+ of 120 tokens .* this device: the text is longer than the 50 tokens that its drafter reads"
+
+    async def scenario():
+        for longest, tokens, script, words in ((0, 12, "", asks_none), (4, 120, short, too_long), (4, 12, "", "")):
+            async with tiny.edge(longest=longest) as edge, edge.browser(kind) as phones:
+                page = await phones.open(script)
+                await ready(page)
+                await ask(page, RAINBOW, most=tokens)
+                assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, tokens)
+                assert re.fullmatch(words, await page.run(SILENCE))
+                await ask(page, RAINBOW, most=12, helping=False)
+                await answered(page, 2)
+                assert await page.run(SILENCE) == ""  # who turned it off knows why
+                assert page.errors == []
+
+    tiny.run(scenario())
+
+
+def test_who_waits_for_the_edge_or_the_drafter_sees_it(tiny, kind):
+    """A text that begins, and ends, before the drafter has come."""
+    held = """
+    const whole = window.fetch;
+    const held = new Promise((resolve) => (window.release = resolve));
+    window.fetch = async (path, options) => {
+      if (String(path).endsWith(".gguf")) await held;
+      return whole(path, options);
+    };
+    """
+    state, drafter = (f"document.getElementById('{name}').textContent" for name in ("state", "drafter-state"))
+
+    async def scenario():
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
+            page = await phones.open(held)
+            await page.until(f"{drafter} === 'loading tiny …'")
+            assert await page.run("!document.getElementById('drafter-progress').hidden")
+            await page.run(
+                f"""
+                window.states = [];
+                const box = () => document.querySelector(".assistant");
+                const noted = () => states.push([{state}, box()?.matches(":empty") ?? null]);
+                new MutationObserver(noted).observe(document.getElementById("state"), {{ childList: true }});
+                """
+            )
+            await ask(page, RAINBOW, most=12)
+            assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 12)
+            assert await page.run("states.slice(0, 3)") == [
+                ["waiting for the edge …", None],
+                ["waiting for the edge …", True],
+                ["joined; large model: embedded", False],
+            ]
+            assert await page.run(SILENCE) == "the text was begun before this device’s drafter was loaded"
+            await page.run("release()")
+            await ready(page)
+            assert await page.run("document.getElementById('drafter-progress').hidden")
+            await ask(page, RAINBOW, most=12)
+            await answered(page, 2)
+            assert await page.run(SILENCE) == ""
+            assert page.errors == []
+
+    tiny.run(scenario())
+
+
+@pytest.mark.both_browsers
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+def test_a_phone_that_comes_over_plain_http_drafts_too(tiny, kind, mode):
+    """As on a phone in the same network: no secure context, so none of the functions that browsers give only there."""
+    addresses = own_addresses("0.0.0.0")
+    if not addresses:
+        pytest.skip("this machine has no address in a network")
+
+    async def scenario():
+        for host in addresses:
+            async with tiny.edge(mode=mode, host=host) as edge, edge.browser(kind) as phones:
+                page = await phones.join(cores=8)
+                absent = (
+                    "isSecureContext",
+                    "crossOriginIsolated",
+                    "crypto.subtle",
+                    "navigator.storage",
+                    "window.caches",
+                )
+                assert not any([await page.run(f"Boolean({each})") for each in absent])
+                assert "1 thread (more" in await page.run("document.getElementById('drafter-state').textContent")
+                await ask(page, RAINBOW, most=12)
+                assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 12)
+                assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+                await page.reload("window.anew = true")
+                await page.until("window.anew")
+                await ready(page)
+                assert len([url for url in page.requests if url.endswith(".gguf")]) == 1  # it was kept
+                ignored = "Cross-Origin-Opener-Policy header has been ignored"  # Chromium's word for no secure context
+                assert [each for each in page.errors if ignored not in each] == []
+
+    tiny.run(scenario())
 
 
 class OverTheWire:
@@ -470,7 +576,7 @@ def test_a_page_finds_an_edge_that_comes_back_by_itself(tiny, kind, name):
             await page.run(
                 f"""
                 window.waits = [];
-                const noted = () => waits.push(/trying again in (\\S+) s$/.exec({state})?.[1]);
+                const noted = () => waits.push(...[/trying again in (\\S+) s$/.exec({state})?.[1]].filter(Boolean));
                 new MutationObserver(noted).observe(document.getElementById("state"), {{ childList: true }});
                 Math.random = () => 1;
                 """

@@ -6,6 +6,7 @@ import { InputError, RefusedError, SessionGoneError } from "./errors.js";
 import { decode, encode } from "./messages.js";
 import { pauseMs } from "./pause.js";
 import { DeviceSession } from "./session.js";
+import { Silence } from "./silence.js";
 
 /** Longest wait for the answer to a greeting [ms]. */
 const WELCOME_TIMEOUT_MS = 10_000;
@@ -19,6 +20,7 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
  * @property {(committed: number[], length: number, params: object, signal: AbortSignal) => Promise<number[]>} draft
  *   up to `length` tokens that follow `committed`; fewer, or none, is a valid answer. It may stop early when the signal
  *   says that nobody waits for the draft any more.
+ * @property {number} [maxLength] tokens of the longest text that it reads; `draft` is silent after a longer one
  */
 
 /**
@@ -51,6 +53,8 @@ export class DeviceClient {
    */
   constructor({ url, hello, drafter, table, onProgress = () => {}, onOutage = () => {}, patience = {}, maxWastedShare = 1 }) {
     this.session = new DeviceSession(hello, table, maxWastedShare);
+    /** Why tokens of the present text were written without drafts. */
+    this.silence = new Silence(drafter.maxLength);
     this.url = url;
     this.drafter = drafter;
     this.onProgress = onProgress;
@@ -78,6 +82,7 @@ export class DeviceClient {
     }
     if (request) this.session.begin(request);
     this.stopped = false;
+    this.silence = new Silence(this.drafter.maxLength);
     this.resetPatience();
     // The text need not wait for the drafter to have read the prompt: until then the edge writes alone.
     Promise.resolve(this.drafter.prepare([...this.session.committed])).catch((error) => this.lost?.(error));
@@ -174,6 +179,9 @@ export class DeviceClient {
       if (session.stage.name === "Welcomed") this.send(session.open());
     }
     if (progress.tokens.length) this.resetPatience();
+    if (progress.tokens.length && !progress.drafted) this.silence.written(progress.tokens.length, session.committed.length, session.rests);
+    const offer = ["Grant", "Window"].includes(message.type) ? message : message.grant;
+    if (offer) this.silence.offer(offer.length);
     if (progress.tokens.length || progress.finish) this.onProgress(progress);
     const unsent = session.unsent();
     if (unsent) this.send(unsent);
@@ -265,6 +273,7 @@ export class DeviceClient {
     const began = performance.now();
     const { signal } = mine.abort;
     const drafted = await this.drafter.draft([...session.committed], session.grant.length, session.params, signal);
+    if (!signal.aborted) this.silence.asked(drafted.length);
     if (signal.aborted || session.grant?.round !== mine.round || session.committed.length !== mine.base) return;
     const size = session.welcome.vocabulary_size; // a drafter may know special tokens that the edge's target lacks
     const beyond = drafted.findIndex((id) => id >= size);
@@ -282,6 +291,7 @@ export class DeviceClient {
       const began = performance.now();
       const ids = await this.drafter.draft(ahead, count, session.params, signal);
       if (signal.aborted && !ids.length) return;
+      this.silence.asked(ids.length);
       session.drafted(mine.epoch, ahead.length, ids, (performance.now() - began) / 1e3);
       for (let chunk = session.chunk(); chunk; chunk = session.chunk()) this.send(chunk);
     }

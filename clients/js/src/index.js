@@ -7,6 +7,7 @@ export { Float, pack, unpack } from "./msgpack.js";
 export { gumbel, highWord, keys, uniform } from "./noise.js";
 export { pauseMs } from "./pause.js";
 export { DeviceSession } from "./session.js";
+export { Silence } from "./silence.js";
 export { Streaming } from "./stream.js";
 export { TextStream, TokenTable } from "./text.js";
 export { Thrift } from "./thrift.js";

@@ -311,6 +311,11 @@ export class DeviceSession {
     return stage.room(left, request.stopIds ?? [], this.thrift.ahead);
   }
 
+  /** @returns {boolean} whether it drafts nothing in a stream because it would waste too much */
+  get rests() {
+    return this.stage instanceof Streaming && this.thrift.ahead === 0;
+  }
+
   /** @returns {number[]} the committed text and the drafted tokens behind it: what the next token is drafted after */
   get ahead() {
     return this.stage instanceof Streaming ? [...this.committed, ...this.stage.ids] : [...this.committed];

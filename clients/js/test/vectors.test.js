@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { decode, DeviceSession, drawRow, encode, highWord, InputError, keys, packIds, Thrift, uniform, unpackIds } from "../src/index.js";
+import { decode, DeviceSession, drawRow, encode, highWord, InputError, keys, packIds, Silence, Thrift, uniform, unpackIds } from "../src/index.js";
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../../vectors/${name}`, import.meta.url)));
 const hex = (bytes) => Buffer.from(bytes).toString("hex");
@@ -52,6 +52,15 @@ test("the same tokens are drawn", () => {
     const params = { ...each.params, seed: BigInt(each.params.seed) };
     const drawn = rows.map((row, index) => drawRow(Float32Array.from(row), texts[index], params));
     assert.deepEqual(drawn, each.tokens, JSON.stringify(each.params));
+  }
+});
+
+test("a person is told the same about a text without drafts", () => {
+  const { remedies, cases } = read("silence.json");
+  for (const each of cases) {
+    const silence = new Silence(each.most ?? undefined);
+    for (const [name, ...values] of each.events) silence[name](...values);
+    assert.equal(silence.sentence(each.drafted, 250, remedies), each.told, JSON.stringify(each));
   }
 });
 

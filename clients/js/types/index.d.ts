@@ -81,6 +81,8 @@ export interface Drafter {
   prepare(committed: number[]): Promise<void>;
   /** Up to `length` ids that follow `committed`; fewer, or none, is a valid answer. */
   draft(committed: number[], length: number, params: Params, signal: AbortSignal): Promise<number[]>;
+  /** Tokens of the longest text that it reads; `draft` is silent after a longer one. */
+  readonly maxLength?: number;
 }
 
 /** What a message from the edge changed. */
@@ -127,6 +129,8 @@ export interface ClientOptions {
 export declare class DeviceClient {
   constructor(options: ClientOptions);
   readonly session: DeviceSession;
+  /** Why tokens of the present text were written without drafts. */
+  readonly silence: Silence;
   /** Have one text generated; null goes on with what `session.restore` took in. RefusedError or InputError where it cannot. */
   generate(request: Request | null): Promise<number[]>;
   /** End the text where it stands. */
@@ -152,6 +156,7 @@ export declare class DeviceSession {
   readonly wantsDraft: boolean;
   readonly params: Params;
   readonly roomAhead: number;
+  readonly rests: boolean;
   readonly ahead: number[];
   readonly epoch: number;
   readonly wasted: number;
@@ -194,6 +199,21 @@ export declare class Thrift {
   constructor(maxWastedShare?: number);
   readonly ahead: number;
   observe(verified: number, wasted: number, window: number): void;
+}
+
+/** Counts the tokens of a text that were written without drafts, by reason. */
+export declare class Silence {
+  constructor(most?: number);
+  readonly most: number;
+  offer(length: number): void;
+  asked(drafted: number): void;
+  written(tokens: number, textTokens: number, rests: boolean): void;
+  /** What a person is to know, empty if nothing; `remedies` say by reason what the person can change. */
+  sentence(
+    drafted: number,
+    generated: number,
+    remedies?: { [why in "not-asked" | "context" | "nothing" | "resting" | "late"]?: string },
+  ): string;
 }
 
 /** The stage of a session that streams. */

@@ -22,14 +22,6 @@ from multispin.protocol.limits import FINISH_TEXTS_S
 
 log = logging.getLogger(__name__)
 
-_WHY = {
-    Why.NOT_ASKED: "the edge asked for none; it asks where they make texts faster",
-    Why.CONTEXT: "the text is longer than the {most} tokens that its drafter reads",
-    Why.NOTHING: "its drafter had nothing to propose",
-    Why.RESTING: "it rested, so that few of its tokens are wasted (--max-wasted-share)",
-    Why.LATE: "its tokens came too late, or after one that was wrong",
-}
-
 
 async def serve(options: Mapping[str, Any]) -> None:
     """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
@@ -237,15 +229,11 @@ def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> R
 
 def _note(client: DeviceClient, options: Mapping[str, Any]) -> str:
     """A sentence about why a part of a text was written without drafts; empty if a person need not know."""
-    silence = client.silence
-    why = silence.reason(client.counters.drafted)
-    if why is None or options["draft"] == "none":
+    if options["draft"] == "none":
         return ""
-    because = _WHY[why].format(most=silence.most)
-    if why is Why.CONTEXT:
-        because += " (--context)" if silence.most == options["context"] else " (its model knows no more)"
-    count, of = silence.tokens[why], len(client.session.generated)
-    return f"{count} of {of} tokens were written without drafts of this device: {because}"
+    ours = client.silence.most == options["context"]
+    remedies = {Why.CONTEXT: "--context" if ours else "its model knows no more", Why.RESTING: "--max-wasted-share"}
+    return client.silence.sentence(client.counters.drafted, len(client.session.generated), remedies)
 
 
 def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float, note: str) -> Done:

@@ -1,6 +1,7 @@
 """Why a part of a text was written without drafts of a device: the person at the device is told."""
 
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +24,16 @@ class Why(StrEnum):
     """In a stream the device rests, because too many of its tokens would be wasted."""
     LATE = "late"
     """Its tokens were drafted, and no pass verified them: they came too late, or after one that was wrong."""
+
+
+WORDS = {
+    Why.NOT_ASKED: "the edge asked for none; it asks where they make texts faster",
+    Why.CONTEXT: "the text is longer than the {most} tokens that its drafter reads",
+    Why.NOTHING: "its drafter had nothing to propose",
+    Why.RESTING: "it rested, so that few of its tokens are wasted",
+    Why.LATE: "its tokens came too late, or after one that was wrong",
+}
+"""What a person is told; `{most}` is the length of the longest text that the drafter reads [tokens]."""
 
 
 @runtime_checkable
@@ -94,3 +105,18 @@ class Silence:
         if most is None or (drafted and told[most] < LONG_TOKENS):
             return None
         return most if sum(told.values()) > 1 else None  # a text of one token leaves nothing to draft
+
+    def sentence(self, drafted: int, generated: int, remedies: Mapping[Why, str]) -> str:
+        """What a person is to know of the text; empty if nothing.
+
+        Args:
+            drafted: the device's drafted tokens of the text that were verified.
+            generated: tokens of the text, without the prompt.
+            remedies: by reason, what the person can change, or why nothing can be changed.
+
+        """
+        why = self.reason(drafted)
+        if why is None:
+            return ""
+        because = WORDS[why].format(most=self.most) + (f" ({remedies[why]})" if why in remedies else "")
+        return f"{self.tokens[why]} of {generated} tokens were written without drafts of this device: {because}"

@@ -9,7 +9,8 @@ FOR_A_YEAR = "private, max-age=31536000, immutable"
 """For files whose address names their content."""
 ASK_AGAIN = "no-cache"
 
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?")
+"""What a policy can name; it has no words for an IPv6 address."""
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"

@@ -13,6 +13,9 @@ const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measure
 const PATIENCE = { onceKnownMs: LOOK_FOR_MS }; // whoever looks at the page sees that the edge is away, and can stop
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
+  get maxLength() {
+    return drafter?.maxLength;
+  },
   prepare: async (committed) => drafter?.prepare(committed),
   draft: async (...asked) => (drafter && element("helping").checked ? drafter.draft(...asked) : []),
 };
@@ -26,7 +29,6 @@ let loading = null; // ends when the drafter is loaded, or cannot be
 let client = null; // of the text under way
 let busy = null; // ends when the question that is being sent, or the text under way, has ended
 let hiddenAt = 0;
-let unasked = false; // whether this device could have helped with the newest text, and was never asked
 
 /** Join the edge, or see whether it is still there. */
 async function join() {
@@ -60,6 +62,7 @@ async function join() {
 }
 
 const tell = (text) => (element("state").textContent = text);
+const tellWaiting = () => tell("waiting for the edge …");
 const tellJoined = () => tell(`joined; large model: ${about.target}`);
 
 /** Whether the edge was started anew, with another model or drafter. */
@@ -110,6 +113,7 @@ async function loadDrafter() {
       state.textContent = `loading ${file.name}: ${million(done)} of ${million(file.bytes)} MB`;
     });
     state.textContent = `starting ${file.name} …`;
+    bar.removeAttribute("value"); // nobody knows how long that takes
     drafter = await WllamaDrafter.load(blob, about.max_length, table);
     showSpeed();
   } catch (error) {
@@ -125,8 +129,15 @@ function showSpeed() {
   const bound = !globalThis.crossOriginIsolated && navigator.hardwareConcurrency >= 4;
   const one = bound ? "1 thread (more where the page comes over https)" : "1 thread";
   const threads = drafter.threads === 1 ? one : `${drafter.threads} threads`;
-  const alone = unasked ? "; the edge did not ask for its drafts: it is faster without" : "";
-  element("drafter-state").textContent = `ready: ${name}, ${(drafter.secondsPerToken * 1e3).toFixed(0)} ms a token, ${threads}${alone}`;
+  element("drafter-state").textContent = `ready: ${name}, ${(drafter.secondsPerToken * 1e3).toFixed(0)} ms a token, ${threads}`;
+}
+
+/** Say why this device drafted nothing, or nothing for long, for the text that has just ended. */
+function tellSilence({ session, silence }, wanted, loaded) {
+  const { drafted } = figures.text;
+  let why = silence.sentence(drafted, session.generated.length, { resting: "Settings, Most wasted drafts" });
+  if (why && !loaded && !drafted) why = "the text was begun before this device’s drafter was loaded";
+  element("silence").textContent = wanted && (drafter || loading) ? why : "";
 }
 
 /** Whether this device drafts for the text that begins now. */
@@ -186,6 +197,9 @@ async function answer(made, box, request) {
   client = made;
   lookout.end(); // it looks for the edge itself
   element("send").textContent = "Stop";
+  element("silence").textContent = "";
+  tellWaiting();
+  const [wanted, loaded] = [element("helping").checked, drafter !== null];
   let problem = null;
   try {
     await client.generate(request);
@@ -193,7 +207,7 @@ async function answer(made, box, request) {
     problem = error instanceof InputError ? error : new Error(`something went wrong: ${error.message}`);
   }
   const { session } = client;
-  unasked = session.hello.drafts && figures.text.drafted === 0 && figures.text.tokens > 0;
+  tellSilence(made, wanted && element("helping").checked, loaded);
   figures.end();
   if (drafter) showSpeed();
   if (problem || made.failures) {
@@ -234,6 +248,8 @@ async function goOn() {
 async function ask(question) {
   conversation.add("user", question);
   const box = say("user", question);
+  let open = false;
+  tellWaiting();
   try {
     const [now, prompt] = await Promise.all([edge.about(), edge.prompt(conversation.messages)]);
     if (isAnother(now)) {
@@ -243,6 +259,7 @@ async function ask(question) {
     const room = about.max_length - prompt.length;
     if (room < 1) throw new Error("the conversation is too long for this edge: begin a new one");
     const answerBox = say("assistant");
+    open = true;
     const problem = await answer(newClient(answerBox), answerBox, {
       prompt,
       maxTokens: Math.min(Number(element("most").value) || 128, room),
@@ -258,7 +275,8 @@ async function ask(question) {
     const away = error instanceof AwayError ? " Look whether it runs and whether this device is in its network, and send again." : "";
     say("note", `Not answered: ${error.message}.${away}`);
     if (error instanceof TokenError) askForToken(error);
-    if (error instanceof AwayError) notConnected(error);
+    else if (error instanceof AwayError) notConnected(error);
+    else if (!open) tellJoined();
   }
 }
 
@@ -298,6 +316,7 @@ element("forget").addEventListener("click", async () => {
   client?.stop();
   await busy;
   conversation.clear();
+  element("silence").textContent = "";
   element("chat").replaceChildren();
 });
 // A phone that slept, or changed its network, may hold a connection that is dead and does not say so.

@@ -4,6 +4,7 @@ import { Wllama } from "/device/wllama/wllama.js";
 
 const PROMPT_TOKENS_AT_ONCE = 64;
 const MOST_THREADS = 4; // phones have few fast cores
+const MOST_CONTEXT = 4096; // tokens; a drafter of 30 layers would need gigabytes for ten times as many, and phones have few
 const KEPT = 2048; // most probable tokens that a draw looks at; the rest is nearly never drawn
 const COMPARED = 200; // ids whose text is compared
 const TEST_TOKENS = 8;
@@ -23,10 +24,11 @@ export class WllamaDrafter {
    * Load a GGUF file, and check that its tokens are the target's, and that rolling back and reading at once change nothing.
    *
    * @param {Blob} file
-   * @param {number} maxLength most tokens of a text
+   * @param {number} longest most tokens of a text; the drafter reads up to 4,096 of them
    * @param {import("/device/client/index.js").TokenTable} table bytes of the target's tokens
    */
-  static async load(file, maxLength, table) {
+  static async load(file, longest, table) {
+    const maxLength = Math.min(longest, MOST_CONTEXT);
     const assets = {
       "single-thread/wllama.wasm": "/device/wllama/single-thread.wasm",
       "multi-thread/wllama.wasm": "/device/wllama/multi-thread.wasm",
