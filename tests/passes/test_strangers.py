@@ -115,6 +115,18 @@ def test_a_session_that_asks_for_nothing_is_let_go_in_the_end():
     assert site.passes.expire(site.now_s) == [idle]
 
 
+def test_a_session_whose_long_text_has_just_ended_is_not_idle_yet():
+    site = Site(idle_timeout_s=60.0)
+    number = site.greet()  # it says nothing while its text is written
+    site.open(number, tokens=3)
+    while not site.devices[number].finish:
+        site.one_pass()
+        site.now_s += 50.0
+        assert site.passes.expire(site.now_s) == []
+    site.now_s += 5.0
+    site.open(number, tokens=3)
+
+
 def test_coming_back_gains_no_time_for_an_owed_draft():
     site = Site(draft_timeout_s=60.0, resume_grace_s=30.0)
     number = site.greet("mute", drafts=True)

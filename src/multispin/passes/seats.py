@@ -50,7 +50,7 @@ class Seat:
         asked_at_s: time at which the edge last asked the device for something, or the device came back [s].
         planned_s: planned time from its grant to its draft's arrival [s]; 0 where that says nothing.
         evicted: whether its text had a slot which another request took.
-        heard_at_s: time of the device's last message [s].
+        heard_at_s: time of the device's last message, or at which its text was last seen under way [s].
         turn: the order in which texts got their slots; prompts are read in it.
         drafter: the drafter for it until the next plan.
         to_draft: tokens that the edge's own drafter is still to draft for the pass to come.
@@ -230,6 +230,9 @@ class Seats:
     def lost_for_good(self, now_s: float) -> list[int]:
         """Sessions whose device has been lost, has owed an answer, or has asked for nothing, for too long."""
         limits = self._limits
+        for seat in self._seats.values():
+            if not seat.idle:  # while its text is written a device need not say anything
+                seat.heard_at_s = now_s
         return [
             number
             for number, seat in self._seats.items()
