@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -26,7 +27,7 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
-from multispin.protocol.events import Ended
+from multispin.protocol.events import Ended, Lost
 from multispin.speculation import NoDrafter, SamplingParams, pack_ids
 
 REQUEST = Request((5, 6, 7), SamplingParams(), 8)
@@ -188,6 +189,37 @@ def test_a_token_that_has_used_its_minute_waits(stub_site, run, file):
     refused = run(scenario())
     assert refused.code == "full"
     assert 50.0 < refused.retry_after_s < 70.0
+
+
+def test_tokens_of_a_pass_count_for_a_session_that_was_lost_during_it(stub_site, run, file):
+    secret = file.add("anna", tokens_per_minute=1)
+
+    async def scenario():
+        begun, go = threading.Semaphore(0), threading.Semaphore(0)
+
+        class Gated(stub_site.Engine):
+            def verify(self, feeds):
+                begun.release()
+                go.acquire()
+                return super().verify(feeds)
+
+        site = guarded(stub_site, file, engine=Gated(4), mode="plain")
+        async with site, aiohttp.ClientSession() as http:
+            socket, welcome = await greet(site, http, secret)
+            await socket.send_bytes(opening(welcome.session, most=50))
+            await asyncio.to_thread(begun.acquire)  # its prompt is read
+            go.release()
+            await asyncio.to_thread(begun.acquire)  # and its first token is written
+            await socket.close()
+            while not site.of(Lost):
+                await asyncio.sleep(0.01)
+            go.release()
+            while site.passes.session(welcome.session).request.generated < 1:
+                await asyncio.sleep(0.01)
+            [holder] = site.server.access._holders.values()
+            return holder.left
+
+    assert run(scenario()) == pytest.approx(1 - 3 - 1, abs=0.5)  # some of the minute comes back meanwhile
 
 
 def test_a_minute_gives_back_what_it_took():

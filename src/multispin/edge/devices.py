@@ -84,8 +84,8 @@ class Devices:
 
     def spend(self, number: int, tokens: int, now_s: float) -> None:
         """Count tokens of a session's text for whoever stands behind it."""
-        if (connection := self._connections.get(number)) is not None:
-            connection.holder.spend(tokens, now_s)
+        if (holder := self._holders.get(number)) is not None:  # also where its device was lost during the pass
+            holder.spend(tokens, now_s)
 
     # The end --------------------------------------------------------------------------------------------------------
 
