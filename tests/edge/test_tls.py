@@ -105,7 +105,8 @@ def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
         trusting(Path("/dev/zero"))
 
 
-def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, files, tmp_path, caplog):
+@pytest.mark.parametrize("broken", ["half of it", "its key is not there yet", "it cannot be opened"])
+def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, files, tmp_path, caplog, broken):
     authority, file = trustme.CA(), tmp_path / "both.pem"
     file.write_bytes(files["both"].read_bytes())
     certificate = Certificate(file)
@@ -114,7 +115,15 @@ def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, 
         async with stub_site(listen={"tls": certificate.context}) as site:
             renewing = asyncio.create_task(certificate.renew(0.01))
             await asyncio.sleep(0.05)
-            file.write_text("half of it")
+            match broken:
+                case "half of it":
+                    file.write_text("half of it")
+                case "its key is not there yet":
+                    file.write_bytes(
+                        files["key"].read_bytes() + authority.issue_cert("127.0.0.1").cert_chain_pems[0].bytes()
+                    )
+                case "it cannot be opened":
+                    file.unlink()
             while "still holds" not in caplog.text:
                 await asyncio.sleep(0.01)
             assert await text_of(site, trusting(files["authority"])) == [1] * 8

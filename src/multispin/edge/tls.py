@@ -57,8 +57,10 @@ class Certificate:
             if file is not None:
                 check_file(file, MAX_PEM_BYTES)
         try:
-            # Without a password, OpenSSL would ask for one on the terminal.
-            self.context.load_cert_chain(self._certificate, self._key, password=lambda: "")
+            # OpenSSL takes a certificate before it finds that the key is another's, and forgets the key that it had.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
+                # Without a password, OpenSSL would ask for one on the terminal.
+                context.load_cert_chain(self._certificate, self._key, password=lambda: "")
         except ssl.SSLError as error:
             key = self._key or self._certificate
             with key.open("rb") as text:
