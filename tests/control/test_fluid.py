@@ -39,6 +39,19 @@ def test_the_prices_prove_the_rates(seed: int, bits: float, dense: bool) -> None
     assert made.goodput_tokens_per_s >= made.upper_bound_tokens_per_s * (1 - 2e-3)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_prices_prove_the_rates_where_no_band_carries_what_somebody_could_draft(seed: int) -> None:
+    """Rates stay below snr / ln 2 however wide the band is, and near that a little more needs much of it."""
+    wide = site(seed, dense=True, bandwidth_hz=1e8, bits=60_000)
+    wide = replace(
+        wide, devices=tuple(replace(each, snr_hz=10.0 ** (3 + k % 3)) for k, each in enumerate(wide.devices))
+    )
+    made = fluid(wide)
+    assert made.goodput_tokens_per_s >= made.upper_bound_tokens_per_s * (1 - 2e-3)
+    for device, truth in zip(made.devices, wide.devices, strict=True):
+        assert device.drafted_tokens_per_s * 60_000 <= truth.rate_bits_per_s(device.bandwidth_hz) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("bits", [60, 30_000])
 @pytest.mark.parametrize("seed", range(3))
 def test_rates_keep_every_line(seed: int, bits: float) -> None:

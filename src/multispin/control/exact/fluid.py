@@ -40,9 +40,7 @@ from multispin.errors import InputError
 _CUTS = 12
 """Rounds of tangents at most."""
 _FIRST_TANGENTS = (0.05, 0.15, 0.35, 0.65, 1.0)
-"""Points at which the first tangents touch, as shares of the rate of a device that may always draft."""
-_NEARLY = 0.995
-"""Tangents touch no nearer than this to the rate that no band carries."""
+"""Points at which the first tangents touch, as shares of the greatest rate of a device that may always draft."""
 _SLACK = 1e-7
 """Share by which floors are lowered, so that rounding does not forbid plain decoding."""
 _OVER = 1e-4
@@ -222,7 +220,8 @@ class _Program:
 
     def solve(self, floors: Floats) -> tuple[Floats, _Prices, list[Floats]] | None:
         """Rides y, prices, and the rates at which tangents touch; None if the floors cannot be met."""
-        full = np.minimum(1.0 / self.problem.seconds_per_token, _NEARLY * self._most_rate())
+        most = 1.0 / self.problem.upload_s  # over the whole band; the tangent there keeps rates below
+        full = np.minimum(1.0 / self.problem.seconds_per_token, most)
         touched = [part * full for part in _FIRST_TANGENTS]
         found = self._once(touched, floors)
         for _ in range(_CUTS):
@@ -231,7 +230,7 @@ class _Program:
             rate = self.drafted(found[0])
             if self.shares(rate).sum() <= 1.0 + _OVER:
                 break
-            touched.append(np.minimum(rate, _NEARLY * self._most_rate()))
+            touched.append(np.minimum(rate, most))
             found = self._once(touched, floors)
         return None if found is None else (*found, touched)
 
@@ -325,11 +324,6 @@ class _Program:
             slope += each * rise
             intercept += float((each * (share - rise * rate)).sum())
         return slope, intercept
-
-    def _most_rate(self) -> Floats:
-        """Rates that no band carries, [K] [tokens/s]; infinite where noise power does not grow with the band."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(1.0 / least_upload_s(self.problem.upload_s, self.problem.snr))
 
     def _share_and_slope(self, rate: Floats) -> tuple[Floats, Floats]:
         """Share of the band for a rate, and its derivative, [K]; a token is sent in 1 / rate seconds."""
