@@ -27,7 +27,7 @@ from multispin.protocol import (
     decode_downlink,
     encode,
 )
-from multispin.protocol.events import Ended, Lost
+from multispin.protocol.events import Ended, Expired, Lost, Refused
 from multispin.speculation import NoDrafter, SamplingParams, pack_ids
 
 REQUEST = Request((5, 6, 7), SamplingParams(), 8)
@@ -158,9 +158,9 @@ def test_a_token_has_so_many_sessions_and_a_lost_one_makes_room(stub_site, run, 
             _, welcome = await greet(site, http, secret)
             assert isinstance(welcome, Welcome)
             assert not two.closed
-            return sorted(site.passes.sessions)
+            return sorted(site.passes.sessions), [event.session for event in site.of(Expired)]
 
-    assert run(scenario()) == [2, 3]
+    assert run(scenario()) == ([2, 3], [1])
 
 
 def test_a_prompt_over_the_tokens_limit_is_refused(stub_site, run, file):
@@ -270,10 +270,10 @@ def test_the_text_of_a_lost_session_ends_with_its_token(stub_site, run, file):
             async with asyncio.timeout(20):
                 while site.passes.sessions:
                     await asyncio.sleep(0.05)
-            return ended, site.server.counts().running
+            return ended, site.server.counts().running, site.of(Expired)
 
-    [end], running = run(scenario())
-    assert (end.finish, running) == ("abort", 0)
+    [end], running, expired = run(scenario())
+    assert (end.finish, running, len(expired)) == ("abort", 0, 1)
 
 
 def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file, caplog):
@@ -410,3 +410,20 @@ def test_health_tells_strangers_only_that_the_edge_is_there(stub_site, run, file
     *strangers, holder = run(scenario())
     assert strangers == [{"status": "ok"}] * 2
     assert holder == {"status": "ok", "sessions": 0, "slots": 4, "round": 0}
+
+
+def test_a_session_that_made_room_for_a_newcomer_is_told_of_as_ended(stub_site, run, monkeypatch):
+    monkeypatch.setattr("multispin.passes.seats.MAKES_ROOM_AFTER_S", 0.0)
+
+    async def scenario():
+        async with stub_site(max_sessions=1) as site, aiohttp.ClientSession() as http:
+            (first, _), _ = [await greet(site, http, "") for _ in range(2)]
+            assert list(site.passes.sessions) == [2]
+            await first.close()
+            while not site.of(Refused):
+                await asyncio.sleep(0.01)
+            return [event.session for event in site.of(Refused)], [event.session for event in site.of(Lost)]
+
+    refused, lost = run(scenario())
+    assert refused == [1]
+    assert 1 not in lost

@@ -153,8 +153,7 @@ class Devices:
                     connection.end(Error("unauthorised", f"the token of this session {why}"))
                     self._leave(number, f"its token {why}")
                 else:
-                    self._passes.leave(number)
-                    self._audience.tell(self._account.gone(number, "abort", self._now_s()))
+                    self._give_up(number)
 
     # A conversation -------------------------------------------------------------------------------------------------
 
@@ -224,8 +223,7 @@ class Devices:
         holder.sessions = {number for number in holder.sessions if self._passes.session(number) is not None}
         lost = [number for number in holder.sessions if number not in self._connections]
         if len(holder.sessions) >= most and lost:
-            self._audience.tell(self._account.gone(min(lost), "abort", self._now_s()))
-            self._passes.leave(min(lost))
+            self._give_up(min(lost))
         elif len(holder.sessions) >= most:
             raise ProtocolError(
                 "full", f"this token has {most} sessions, its limit: close one, or try again later", retry_after_s=1.0
@@ -308,7 +306,17 @@ class Devices:
         if session is not None:
             self._passes.disconnect(number, self._now_s())
             self._audience.tell(Lost(number, session.hello.name))
+        else:
+            self._audience.tell(Refused(number, "", "it asked for nothing, and made room for another device"))
         self._loop.wake()
+
+    def _give_up(self, number: int) -> None:
+        """End a session that has lost its device, before its time."""
+        session = self._passes.session(number)
+        self._passes.leave(number)
+        self._audience.tell(self._account.gone(number, "abort", self._now_s()))
+        if session is not None:
+            self._audience.tell(Expired(number, session.hello.name))
 
     def _leave(self, number: int, why: str) -> None:
         """End a session whose device has done wrong."""

@@ -49,7 +49,7 @@ class Certificate:
                 try:
                     self._load()
                     log.info("the certificate %s was read again", self._certificate)
-                except InputError as error:
+                except (InputError, OSError) as error:  # it may be written anew at this moment
                     log.error("%s; the certificate read before still holds", error)
 
     def _load(self) -> None:
