@@ -29,8 +29,8 @@ _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud8
 """Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
 _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
 _UNSEEN = (
-    "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u2060-\u2064\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
-    "\U000e0000-\U000e007f"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2065\u206a-\u206f\u3164\ufeff"
+    "\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
 """Characters that show nothing: two names that differ in them look alike. Texts may need them, as Thai does."""
 _UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}{_UNSEEN}\t\n]")

@@ -91,6 +91,15 @@ def test_a_port_that_is_in_use_is_refused_before_a_model_is_loaded(arguments, op
     assert f"{option}: port {port} on 127.0.0.1 is in use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "\x1b[31m\x9b2J\u202e", "ho\u2028st"])
+def test_a_host_that_is_no_name_is_refused_in_one_sentence(host, capsys):
+    assert run(["serve", "--host", host, "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot listen on" in said
+    assert said.count("\n") == 1
+    assert not set(said) & set("\x1b\x9b\u202e\u2028")
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)], ids=str)
 def test_no_socket_gets_the_number_of_a_standard_stream_that_was_closed(closed):
     code = "import socket, sys; from multispin.cli.main import keep_standard_numbers; keep_standard_numbers(); "

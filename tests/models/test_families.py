@@ -214,6 +214,7 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
             {**HEADS, "layer_types": ["linear_attention"] * 3},
             "'linear_attention' are not known in a qwen3",
         ),
+        ("MistralConfig", {**SIZES, **WINDOW, "sliding_window_pattern": 2}, "sliding_window_pattern = 2"),
         ("LlamaConfig", {**SIZES, "is_causal": False}, "is_causal = False"),
         ("Qwen3Config", {**HEADS, "is_causal": None}, "is_causal = None"),
         ("Gemma2Config", {**HEADS, "sliding_window": 0}, "sliding_window = 0"),

@@ -55,7 +55,7 @@ def test_markup_in_a_name_is_shown_and_not_obeyed(text):
     assert bold.plain.endswith(" and more")
 
 
-@pytest.mark.parametrize("hidden", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u3164", "\U000e0041"])
+@pytest.mark.parametrize("hidden", [*"\u200b\ufeff\u2060\u00ad\u3164\u17b4\u180b\U0001bca0\U0001d173\U000e0041"])
 def test_a_name_cannot_hide_what_it_holds_and_a_text_may(hidden):
     assert one_line(f"ph{hidden}one") == "ph" + hidden.encode("unicode_escape").decode() + "one"
     assert printable(f"ph{hidden}one") == f"ph{hidden}one"

@@ -138,6 +138,8 @@ async def _bound(host: str, port: int) -> list[socket.socket]:
             each.bind((address[0], taken, *address[2:]))
             each.listen(BACKLOG)
             each.setblocking(False)
+    except UnicodeError:
+        raise InputError(f"cannot listen on {place_of(host, port)}: that is no name of a host") from None
     except OSError as error:
         for each in sockets:
             each.close()

@@ -119,6 +119,8 @@ def check_family(config: Any) -> None:
         declared = name in usual or name == "head_dim"  # read by every family that does not declare it
         if name in INERT or (declared and name in known) or (not declared and name in REPEATED):
             continue
+        if name == "sliding_window_pattern" and value == getattr(text, "_sliding_window_pattern", None):
+            continue  # how Gemma 3's published files call what is read
         if name in NEVER_OFF:
             if value is not NEVER_OFF[name]:
                 raise InputError(

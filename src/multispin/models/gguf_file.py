@@ -67,6 +67,22 @@ _NEEDED = (
 )
 """Keys for which transformers would put the sizes of some other model where a file lacks them."""
 _QWEN3_HEAD = 128  # transformers takes it for every file of this architecture
+_TEXTS = frozenset(
+    {
+        "rope.scaling.type",
+        "tokenizer.chat_template",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.pre",
+        "general.architecture",
+    }
+)
+_LISTS: Mapping[str, tuple[type, str]] = {
+    "tokenizer.ggml.tokens": (str, "texts"),
+    "tokenizer.ggml.merges": (str, "texts"),
+    "tokenizer.ggml.token_type": (int, "whole numbers"),
+    "tokenizer.ggml.scores": (float, "numbers"),
+}
+"""Keys that hold a list, of what type, and how a sentence calls that."""
 _SCALING = frozenset({"rope.scaling.type", "rope.scaling.finetuned"})
 _OFF: Mapping[str, object] = {
     "expert_count": 0,
@@ -84,12 +100,31 @@ _SPLITS = frozenset(
 """How a text is cut before its tokens are found (`tokenizer.ggml.pre`): transformers passes over all other names."""
 _BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
 """Of these, those with which llama.cpp puts the BOS token before a text if `add_bos_token` is absent."""
+_NO_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64"})
 _ALWAYS = frozenset({"token_embd.weight", "output_norm.weight"})
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _TENSORS = re.compile(
     r"(token_embd|output_norm|output)\.weight|rope_freqs\.weight|blk\.\d+\.((attn_(q|k|v|output)|ffn_(gate|up|down))"
     r"\.(weight|bias)|(attn_norm|ffn_norm|attn_q_norm|attn_k_norm)\.weight)"
 )
+_SIZES = {
+    "token_embd": ("embedding_length", "vocab_size"),
+    "output_norm": ("embedding_length",),
+    "output": ("embedding_length", "vocab_size"),
+    "attn_norm": ("embedding_length",),
+    "attn_q": ("embedding_length", "attention.head_count"),
+    "attn_k": ("embedding_length", "attention.head_count_kv"),
+    "attn_v": ("embedding_length", "attention.head_count_kv"),
+    "attn_output": ("attention.head_count", "embedding_length"),
+    "attn_q_norm": ("attention.key_length",),
+    "attn_k_norm": ("attention.key_length",),
+    "ffn_norm": ("embedding_length",),
+    "ffn_gate": ("embedding_length", "feed_forward_length"),
+    "ffn_up": ("embedding_length", "feed_forward_length"),
+    "ffn_down": ("feed_forward_length", "embedding_length"),
+}
+"""Keys that say the shape of each tensor, inputs first; heads count with all their numbers."""
+_IN_EACH_BLOCK = [part for part in _SIZES if part.startswith(("attn", "ffn")) and part[-6:] not in ("q_norm", "k_norm")]
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _KINDS = range(7)  # of tokens in GGUF
 _CONTROL = 3  # special, leaves no text
@@ -154,9 +189,11 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
     """
     reader = reader or open_gguf(path)
     try:
-        keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        keys = {
+            name: _value(path, name, field) for name, field in reader.fields.items() if not name.startswith("GGUF.")
+        }
         facts = _facts(path, keys, {tensor.name: tensor for tensor in reader.tensors})
-        _check_tensors(path, reader, int(keys[f"{keys['general.architecture']}.block_count"]))
+        check_layout(path, reader)
         return facts
     except InputError:
         raise
@@ -164,26 +201,39 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
         raise _damaged(path, error) from error
 
 
+def _value(path: Path, name: str, field: Any) -> Any:
+    """A key's value; InputError for text that is not UTF-8."""
+    try:
+        return field.contents()
+    except UnicodeDecodeError as error:
+        raise _damaged(path, ValueError(f"{name[:80]} is not UTF-8 text")) from error
+
+
 def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> GgufFacts:
     """Read the keys and tensors of a file."""
-    architecture = str(keys.get("general.architecture"))
-    if architecture not in ARCHITECTURES:
+    architecture = keys.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(
-            f"{path} is of the architecture {architecture!r}, not {', '.join(sorted(ARCHITECTURES))}: {_INSTEAD}"
+            f"{path} is of the architecture {shown(architecture)} (general.architecture), not "
+            f"{', '.join(sorted(ARCHITECTURES))}: {_INSTEAD}"
         )
-    if int(keys.get("split.count", 1)) > 1:
-        raise InputError(f"{path} is one part of a split model: join them with llama.cpp's llama-gguf-split --merge")
+    if isinstance(parts := keys.get("split.count"), int) and parts > 1:
+        raise InputError(
+            f"{path} is one part of a split model (split.count = {parts}): join them with llama.cpp's "
+            "llama-gguf-split --merge"
+        )
     for name, value in keys.items():
         own = name.removeprefix(architecture + ".")
-        known = _ABOUT.fullmatch(name) or own in _COUNTS | _NUMBERS | _SCALING
+        known = _ABOUT.fullmatch(name) or (own != name and own in _COUNTS | _NUMBERS | _SCALING)
         if not known and not (own in _OFF and value == _OFF[own]) and not (name == "split.count" and value == 1):
             raise InputError(
-                f"{path} sets {name[:80]} = {str(value)[:60]}, not known here: it may change what it computes; "
-                f"{_INSTEAD}"
+                f"{path} sets {name[:80]} = {shown(value)}, not known here: it may change what it computes; {_INSTEAD}"
             )
-    for name in tensors:
+    for name, tensor in tensors.items():
         if not _TENSORS.fullmatch(name):
             raise InputError(f"{path} holds the tensor {name[:80]}, which no layer known here uses: {_INSTEAD}")
+        if (stored := tensor.tensor_type.name) in _NO_WEIGHTS:
+            raise InputError(f"{path} stores the tensor {name} as {stored}, as no weights known here are: {_INSTEAD}")
     for name in _ALWAYS - tensors.keys():
         raise _damaged(path, ValueError(f"it has no tensor {name}"))
     own_keys = {name.removeprefix(architecture + "."): value for name, value in keys.items()}
@@ -191,6 +241,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
     _check_values(path, own_keys)
     head = _head_size(path, architecture, own_keys)
     _check_vocabulary(path, keys)
+    _check_tensors(path, own_keys, head, {name: list(map(int, each.shape)) for name, each in tensors.items()})
     factors = np.array(tensors["rope_freqs.weight"].data) if "rope_freqs.weight" in tensors else None
     if factors is not None and factors.shape != (head // 2,):
         raise _damaged(path, ValueError(f"rope_freqs.weight is not of {head // 2} numbers, one per pair of a head"))
@@ -227,6 +278,14 @@ def _check_values(path: Path, keys: Mapping[str, Any]) -> None:
             raise InputError(f"{path} sets {name} = {shown(value)}, which is no whole number from 1 on")
         if name in _NUMBERS and not (isinstance(value, float) and 0.0 < value < math.inf):
             raise InputError(f"{path} sets {name} = {shown(value)}, which is no number above 0")
+        if name in _TEXTS and not isinstance(value, str):
+            raise InputError(f"{path} sets {name} = {shown(value)}, which is no text")
+        kind, of = _LISTS.get(name, (object, ""))
+        if of and not (isinstance(value, list) and all(type(each) is kind for each in value)):
+            raise InputError(f"{path} sets {name} = {shown(value)}, which is no list of {of}")
+    heads, shared = int(keys["attention.head_count"]), int(keys["attention.head_count_kv"])
+    if heads % shared:
+        raise InputError(f"{path} sets attention.head_count_kv = {shared}, which does not divide head_count = {heads}")
 
 
 def _head_size(path: Path, architecture: str, keys: Mapping[str, Any]) -> int:
@@ -249,14 +308,22 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
     if model is None:
         raise InputError(f"{path} has no tokenizer: name a GGUF file that has one, or the model's folder")
     if model not in _TOKENIZERS or (model == "gpt2" and split not in _SPLITS):
-        raise InputError(f"{path} has the tokenizer {shown(model)} with {shown(split)}, not known here: {_INSTEAD}")
+        raise InputError(
+            f"{path} has the tokenizer {shown(model)} with {shown(split)} (tokenizer.ggml.model, tokenizer.ggml.pre), "
+            f"not known here: {_INSTEAD}"
+        )
+    for name in ("tokens", "merges") if model == "gpt2" else ("tokens", "scores"):
+        if name not in own:
+            raise InputError(f"{path} lacks the key tokenizer.ggml.{name}: this GGUF file is damaged")
     if model == "llama" and own.get("add_space_prefix", True) is not True:
         raise InputError(f"{path} sets tokenizer.ggml.add_space_prefix = False, not known here: {_INSTEAD}")
     tokens, types = own["tokens"], own.get("token_type", ())
-    if len(set(tokens)) < len(tokens) or len(types) not in (0, len(tokens)):
-        raise _damaged(path, ValueError(f"its list of {len(tokens)} tokens has repetitions, or lacks types"))
-    if not all(isinstance(kind, int) and kind in _KINDS for kind in types):
-        raise _damaged(path, ValueError("its tokens are of kinds that GGUF does not have"))
+    if not tokens or len(set(tokens)) < len(tokens):
+        raise _damaged(
+            path, ValueError(f"tokenizer.ggml.tokens: its list of {len(tokens)} tokens has repetitions, or none")
+        )
+    if len(types) not in (0, len(tokens)) or not set(types) <= set(_KINDS):
+        raise _damaged(path, ValueError(f"tokenizer.ggml.token_type is no list of {len(tokens)} kinds that GGUF has"))
     scores = own.get("scores", ())
     if len(scores) not in (0, len(tokens)) or not np.isfinite(np.asarray(scores, np.float64)).all():
         raise _damaged(path, ValueError(f"it has {len(scores)} scores for {len(tokens)} tokens, or one is no number"))
@@ -267,13 +334,35 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
             raise _damaged(path, ValueError(f"{name} = {shown(value)} is none of its {len(tokens)} tokens"))
 
 
-def _check_tensors(path: Path, reader: "GGUFReader", blocks: int) -> None:
-    """InputError for tensors of blocks that the model does not have, and for a damaged layout."""
-    for tensor in reader.tensors:
-        block = _BLOCK.match(tensor.name)
+def _check_tensors(path: Path, keys: Mapping[str, Any], head: int, shapes: Mapping[str, list[int]]) -> None:
+    """InputError for a tensor that the keys leave out, or give another shape; it names both.
+
+    Args:
+        path: the file.
+        keys: its keys, without the architecture's name.
+        head: numbers of a head.
+        shapes: shape of each tensor as GGUF has it, the input's size first.
+
+    """
+    tokens = len(keys["tokenizer.ggml.tokens"])
+    counts = {name: head * int(keys[name]) for name in ("attention.head_count", "attention.head_count_kv")}
+    counts |= {name: int(keys[name]) for name in ("embedding_length", "feed_forward_length", "block_count")}
+    counts |= {"vocab_size": int(keys.get("vocab_size", tokens)), "attention.key_length": head}
+    blocks = counts["block_count"]
+    for name, shape in shapes.items():
+        block, (*_, part, kind) = _BLOCK.match(name), name.split(".")
         if block and (int(block[1]) >= blocks or str(int(block[1])) != block[1]):
-            raise InputError(f"{path} says block_count = {blocks}, so that no block uses its tensor {tensor.name}")
-    check_layout(path, reader)
+            raise InputError(f"{path} says block_count = {blocks}, so that no block uses its tensor {name}")
+        sizes = _SIZES.get(part, ())
+        asked = {size: counts[size] for size in (sizes if kind == "weight" else sizes[-1:])}
+        if asked and shape != list(asked.values()):
+            raise InputError(
+                f"{path} holds {name} of the shape {shape}, but its keys ask for {list(asked.values())} "
+                f"({', '.join(asked)}): this GGUF file is damaged"
+            )
+    for name in (f"blk.{block}.{part}.weight" for block in range(blocks) for part in _IN_EACH_BLOCK):
+        if name not in shapes:
+            raise _damaged(path, ValueError(f"block_count = {blocks}, but there is no tensor {name}"))
 
 
 def check_layout(path: Path, reader: "GGUFReader") -> None:
@@ -298,9 +387,11 @@ def check_layout(path: Path, reader: "GGUFReader") -> None:
 def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | None") -> Mapping[str, Any] | None:
     """Settings of scaled rotary positions."""
     base, scaled = float(keys.get("rope.freq_base", 10000.0)), "rope.scaling.factor" in keys
-    kind = str(keys.get("rope.scaling.type", "linear" if scaled else "none"))  # as llama.cpp reads a file without one
+    kind = keys.get("rope.scaling.type", "linear" if scaled else "none")  # as llama.cpp reads a file without one
     if kind not in ("none", "linear", "yarn"):
-        raise InputError(f"{path} scales rotary positions by {kind!r}, which is not known here: {_INSTEAD}")
+        raise InputError(
+            f"{path} scales rotary positions by {shown(kind)} (rope.scaling.type), which is not known here: {_INSTEAD}"
+        )
     if factors is not None:
         if kind != "none":
             raise InputError(f"{path} scales rotary positions twice (rope_freqs.weight and {kind}): {_INSTEAD}")
