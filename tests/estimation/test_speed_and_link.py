@@ -27,13 +27,8 @@ def test_at_most_half_of_the_weight_lies_on_either_side_of_the_weighted_median(p
     assert weights[values > median].sum() <= half
 
 
-def test_before_any_observation_it_is_the_prior_with_its_spread():
-    median = ForgettingMedian(prior=0.02, prior_weight=2.0, prior_log_spread=0.5)
-    assert median.value == pytest.approx(0.02)
-    low, high = median.interval(0.9)
-    assert low < 0.02 < high
-    assert low * high == pytest.approx(0.02**2)  # symmetric in the logarithm
-    assert 0.2 < math.log(high / low) / 2 < 1.0
+def test_before_any_observation_it_is_the_prior():
+    assert ForgettingMedian(prior=0.02, prior_weight=2.0).value == pytest.approx(0.02)
 
 
 def test_speed_converges_from_a_prior_that_is_wrong_tenfold():
@@ -44,7 +39,6 @@ def test_speed_converges_from_a_prior_that_is_wrong_tenfold():
         drafted = int(generator.integers(1, 9))
         estimator.observe(drafted, drafted * 0.01 * math.exp(0.1 * generator.normal()))
     assert estimator.seconds_per_token == pytest.approx(0.01, rel=0.15)
-    assert estimator.standard_deviation < 0.1 * 0.01
 
 
 def test_link_converges_whatever_the_band_and_the_frame():
@@ -54,9 +48,6 @@ def test_link_converges_whatever_the_band_and_the_frame():
         bits, band_hz = float(generator.uniform(100, 1000)), float(generator.uniform(1e3, 1e5))
         estimator.observe(bits, band_hz, bits / (band_hz * 6.5) * math.exp(0.1 * generator.normal()))
     assert estimator.spectral_efficiency == pytest.approx(6.5, rel=0.15)
-    assert estimator.standard_deviation < 0.1 * 6.5
-    low, high = estimator.interval()
-    assert low < estimator.spectral_efficiency < high
 
 
 def test_a_slow_first_call_does_not_count():
@@ -89,29 +80,6 @@ def test_a_lasting_change_is_followed_after_one_half_life():
     assert estimator.seconds_per_token == pytest.approx(0.03)
 
 
-def test_the_interval_covers_about_as_often_as_it_says():
-    """300 runs at 90 %. The spread comes from some 23 effective values, so the distribution is a little wider than
-    normal: its coverage is near 88 %, and a binomial deviation 1.9 %; 80 … 97 % is four of them either way."""
-    covered = 0
-    for seed in range(300):
-        generator = np.random.default_rng(seed)
-        median = ForgettingMedian(prior=1.0)
-        for _ in range(70):
-            median.observe(2.0 * math.exp(0.3 * generator.normal()))
-        low, high = median.interval(0.9)
-        covered += low <= 2.0 <= high
-    assert 0.80 <= covered / 300 <= 0.97
-
-
-def test_it_grows_surer_with_observations_that_agree():
-    estimator = DraftSpeedEstimator(prior_seconds_per_token=0.01)
-    deviations = [estimator.standard_deviation]
-    for _ in range(30):
-        estimator.observe(4, 4 * 0.01)
-        deviations.append(estimator.standard_deviation)
-    assert deviations == sorted(deviations, reverse=True)
-
-
 def test_nothing_drafted_or_sent_says_nothing():
     speed, link = DraftSpeedEstimator(0.01), LinkEstimator(5.0)
     speed.observe(0, 1.0)
@@ -119,8 +87,6 @@ def test_nothing_drafted_or_sent_says_nothing():
     link.observe(100, 0.0, 1.0)
     assert speed.seconds_per_token == pytest.approx(0.01)
     assert link.spectral_efficiency == pytest.approx(5.0)
-    assert speed.standard_deviation == DraftSpeedEstimator(0.01).standard_deviation
-    assert link.standard_deviation == LinkEstimator(5.0).standard_deviation
 
 
 def test_a_clock_too_coarse_for_one_round_does_no_harm():
@@ -141,7 +107,6 @@ def test_it_stays_within_what_was_seen(observations):
         estimator.observe(drafted, seconds)
     seen = [0.01] + [max(seconds, 1e-9) / drafted for drafted, seconds in observations if drafted]
     assert min(seen) * (1 - 1e-9) <= estimator.seconds_per_token <= max(seen) * (1 + 1e-9)
-    assert 0 < estimator.standard_deviation < math.inf
 
 
 @pytest.mark.parametrize(
@@ -152,7 +117,6 @@ def test_it_stays_within_what_was_seen(observations):
         (lambda: DraftSpeedEstimator(0.1).observe(-1, 1.0), "drafted is -1"),
         (lambda: DraftSpeedEstimator(0.1).observe(1, -1.0), "seconds is -1.0"),
         (lambda: DraftSpeedEstimator(0.1).observe(1, math.inf), "seconds is inf"),
-        (lambda: DraftSpeedEstimator(0.1).interval(0.0), "confidence is 0.0"),
         (lambda: LinkEstimator(-1.0), "prior_spectral_efficiency is -1.0"),
         (lambda: LinkEstimator(1.0, half_life_frames=0.0), "half_life_frames is 0.0"),
         (lambda: LinkEstimator(1.0).observe(-1, 1.0, 1.0), "bits is -1"),
@@ -160,7 +124,6 @@ def test_it_stays_within_what_was_seen(observations):
         (lambda: LinkEstimator(1.0).observe(1, 1.0, -1.0), "seconds is -1.0"),
         (lambda: ForgettingMedian(1.0).observe(0.0), "value is 0.0"),
         (lambda: ForgettingMedian(1.0, prior_weight=0.0), "prior_weight is 0.0"),
-        (lambda: ForgettingMedian(1.0, prior_log_spread=math.nan), "prior_log_spread is nan"),
     ],
 )
 def test_impossible_inputs_are_refused_by_name_and_value(call, named):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.slots import free_slots
 
 from multispin.control import Verification
 from multispin.edge.paced import PacedEngine
@@ -221,4 +222,4 @@ def test_an_engine_that_breaks_a_promise_is_found(engine, part):
 def test_all_slots_are_free_again():
     engine = Counting()
     check_engine(engine)
-    assert engine.free_slots == 3
+    assert free_slots(engine) == 3

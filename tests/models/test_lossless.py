@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from tests.slots import free_slots
 
 from multispin.models import ModelDrafter, Verifier, decode_alone, round_weights
 from multispin.models.quantised import whole_weights
@@ -132,4 +133,4 @@ def test_the_target_writes_many_texts_in_one_batch_as_it_writes_each_alone(make_
     engine = Verifier(make_model("llama"), 3, 32)
     ticks = iter((10.0, 12.5))
     assert decode_together(engine, requests, 15, {3}, lambda: next(ticks)) == (alone, 2.5)
-    assert engine.free_slots == 3
+    assert free_slots(engine) == 3

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.slots import free_slots
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Member, Passes
@@ -170,13 +171,13 @@ def test_who_never_answers_is_let_go_and_who_leaves_gives_its_slot_back():
     site.answer(stays)
     site.now_s = site.run().until_s
     site.one_pass()
-    assert site.engine.free_slots == 2
+    assert free_slots(site.engine) == 2
     site.now_s = 4.0
     site.draft()
     assert site.passes.expire(site.now_s) == []
     site.now_s = 6.0
     assert site.passes.expire(site.now_s) == [mute]
-    assert site.engine.free_slots == 3
+    assert free_slots(site.engine) == 3
 
 
 def test_a_text_that_ends_with_the_token_of_a_distribution_gives_its_slot_back_at_once():
@@ -188,7 +189,7 @@ def test_a_text_that_ends_with_the_token_of_a_distribution_gives_its_slot_back_a
         site.answer(*site.asks)
         site.run()
     assert site.devices[number].finish == "length"
-    assert site.engine.free_slots == 4
+    assert free_slots(site.engine) == 4
 
 
 def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
@@ -199,7 +200,7 @@ def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
         site.run()
     assert device.finish == "length"
     assert len(device.generated) == 3
-    assert site.engine.free_slots == 4
+    assert free_slots(site.engine) == 4
 
 
 def test_a_rule_that_the_engine_does_not_know_is_refused_at_the_door():

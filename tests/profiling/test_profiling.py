@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.slots import free_slots
 
 from multispin.errors import InputError
 from multispin.models import Verifier, decode_together, load_drafter, load_model, load_tokenizer
@@ -58,7 +59,7 @@ def test_batches_are_timed_in_turns_and_leave_nothing_behind(tiny_folder):
     assert [(p.devices, p.draft_length, p.seconds) for p in points] == [(1, 0, 1.0), (4, 3, 1.0)]
     assert points[1].tokens == 16
     assert turns == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert engine.free_slots == 4
+    assert free_slots(engine) == 4
     for grid, context in (([(5, 0)], 20), ([(1, 8)], 60)):
         with pytest.raises(InputError, match="fit"):
             measure_latency(engine, grid, context, 1, Clock(), lambda *_: None)

@@ -1,4 +1,4 @@
-"""Estimators of what a run shows: acceptance, draft speed, link, verification, each with its uncertainty."""
+"""Estimators of what a run shows: acceptance, draft speed, link, verification."""
 
 from multispin.estimation.acceptance import AcceptanceEstimator
 from multispin.estimation.link import LinkEstimator

@@ -3,7 +3,6 @@
 import math
 
 from multispin.checks import MOST, between, positive, whole, within
-from multispin.estimation.beta import beta_quantile
 
 MOST_TOKENS = 2**31
 """Longest draft that is learned from; none is as long."""
@@ -17,8 +16,6 @@ class AcceptanceEstimator:
 
     Beta posterior: `_accepted` and `_rejected` count trials and are forgotten exponentially, so that a change of task
     is followed. One trial's worth of the prior is never forgotten, which keeps the estimate off 0 and 1.
-    While nothing changes, the interval of a forgetful estimator is wider than it need be (by √2 in the long run): it
-    counts the trials remembered, and so leaves room for a drift that began lately.
 
     Args:
         prior_rate: mean of α before anything is observed; default 0.6.
@@ -60,30 +57,5 @@ class AcceptanceEstimator:
     @property
     def rate(self) -> float:
         """Posterior mean of α, strictly between 0 and 1."""
-        a, b = self._beta
-        return a / (a + b)
-
-    @property
-    def standard_deviation(self) -> float:
-        """Posterior standard deviation of α."""
-        a, b = self._beta
-        return math.sqrt(a * b / (a + b + 1)) / (a + b)
-
-    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central credible interval for α.
-
-        Args:
-            confidence: probability that the interval holds α, in (0, 1); default 0.9.
-
-        Returns: its lower and upper end.
-
-        Raises:
-            InputError: `confidence` is out of range.
-        """
-        a, b = self._beta
-        tail = (1 - between("confidence", confidence, 0.0, 1.0)) / 2
-        return beta_quantile(a, b, tail), beta_quantile(a, b, 1 - tail)
-
-    @property
-    def _beta(self) -> tuple[float, float]:
-        return self._accepted + self._prior_rate, self._rejected + 1 - self._prior_rate
+        accepted = self._accepted + self._prior_rate
+        return accepted / (accepted + self._rejected + 1 - self._prior_rate)

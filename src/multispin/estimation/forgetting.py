@@ -1,4 +1,4 @@
-"""The typical value of a positive quantity that may drift: an exponentially forgotten median, with its uncertainty.
+"""The typical value of a positive quantity that may drift: an exponentially forgotten median.
 
 A median, because times are measured on machines that stall: fewer than half of the recent observations cannot move
 it far, whatever their values. Forgotten, because devices move and get warm: after a sudden change it sits on the new
@@ -10,15 +10,13 @@ from bisect import bisect_left, insort
 from collections import deque
 from functools import cache
 from itertools import accumulate
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multispin.checks import between, positive
+from multispin.checks import positive
 
 MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution: 1 / Φ⁻¹(3/4)
-MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)  # standard error of a median over that of a mean, normal distribution
 WINDOW_HALF_LIVES = 8  # older observations weigh less than 1/256 each and are dropped
 
 
@@ -80,17 +78,13 @@ class ForgettingMedian:
     Args:
         prior: value before anything is observed.
         prior_weight: how many observations it is worth at first; default 2.0.
-        prior_log_spread: standard deviation of ln(observation) before anything is observed; default 0.5.
         half_life: number of observations after which the weight of one is halved; default 8.0.
 
     """
 
-    def __init__(
-        self, prior: float, prior_weight: float = 2.0, prior_log_spread: float = 0.5, half_life: float = 8.0
-    ) -> None:
+    def __init__(self, prior: float, prior_weight: float = 2.0, half_life: float = 8.0) -> None:
         self._prior_log = math.log(positive("prior", prior))
         self._prior_weight = positive("prior_weight", prior_weight)
-        self._prior_log_spread = positive("prior_log_spread", prior_log_spread)
         self._half_life = positive("half_life", half_life)
         self._window = math.ceil(WINDOW_HALF_LIVES * half_life)
         self._weights, self._totals = _weights_by_age(self._window, half_life)
@@ -148,70 +142,6 @@ class ForgettingMedian:
         return float(self._prior_weight * 0.5 ** (self._observed / self._half_life))
 
     @property
-    def _log_error(self) -> float:
-        """Standard deviation of the median's logarithm."""
-        if not self._observed:
-            return MEDIAN_TO_MEAN_ERROR * self._prior_log_spread / math.sqrt(self._prior_weight)
-        logs = np.array(self._logs)
-        weights, prior_weight = forgetting_weights(len(logs), self._half_life), self._present_prior_weight
-        spread = robust_spread(logs - self._log_median, weights, self._prior_log_spread, prior_weight)
-        total = float(weights.sum()) + prior_weight
-        decay = prior_weight / self._prior_weight
-        effective = total**2 / (float((weights**2).sum()) + prior_weight * decay)
-        return MEDIAN_TO_MEAN_ERROR * spread / math.sqrt(effective)
-
-    @property
     def value(self) -> float:
         """The estimate."""
         return math.exp(self._log_median)
-
-    @property
-    def standard_deviation(self) -> float:
-        """Standard deviation of the estimate (not of one observation), in its unit, to first order."""
-        return self.value * self._log_error
-
-    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central interval for the true median if observations are log-normal and nothing drifts.
-
-        Args:
-            confidence: probability that the interval holds the median, in (0, 1); default 0.9.
-
-        Returns: its lower and upper end, in the unit of the observations.
-
-        Raises:
-            InputError: `confidence` is out of range.
-        """
-        z = NormalDist().inv_cdf(0.5 + between("confidence", confidence, 0.0, 1.0) / 2)
-        factor = math.exp(z * self._log_error)
-        return self.value / factor, self.value * factor
-
-
-class MedianEstimator:
-    """Base of the estimators whose value is a forgetting median of observations.
-
-    Args:
-        prior: value before anything is observed.
-        half_life: number of observations after which the weight of one is halved.
-
-    """
-
-    def __init__(self, prior: float, half_life: float) -> None:
-        self._median = ForgettingMedian(prior, half_life=half_life)
-
-    @property
-    def standard_deviation(self) -> float:
-        """Standard deviation of the estimate, in its unit."""
-        return self._median.standard_deviation
-
-    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Central interval for the quantity, in its unit.
-
-        Args:
-            confidence: probability that the interval holds it, see `ForgettingMedian.interval`; default 0.9.
-
-        Returns: its lower and upper end.
-
-        Raises:
-            InputError: `confidence` is out of range.
-        """
-        return self._median.interval(confidence)

@@ -1,14 +1,14 @@
 """How good is a device's uplink? Bits per second and Hz, learned from the frames that arrived."""
 
 from multispin.checks import not_negative, positive
-from multispin.estimation.forgetting import MedianEstimator
+from multispin.estimation.forgetting import ForgettingMedian
 from multispin.estimation.speed import SHORTEST_S
 
 MOST_EFFICIENCY = 16.0
 """Greatest spectral efficiency that is believed of a link that does not claim more [bit/s/Hz]: Shannon's at 48 dB."""
 
 
-class LinkEstimator(MedianEstimator):
+class LinkEstimator:
     """Spectral efficiency r (eq. 8 of arXiv 2606.04581): the forgotten median of bits / (bandwidth · seconds).
 
     Under block fading this is the typical round's efficiency, not the next one's. Delay that is not transmission
@@ -26,7 +26,7 @@ class LinkEstimator(MedianEstimator):
     def __init__(self, prior_spectral_efficiency: float, half_life_frames: float = 8.0) -> None:
         positive("prior_spectral_efficiency", prior_spectral_efficiency)
         positive("half_life_frames", half_life_frames)
-        super().__init__(prior_spectral_efficiency, half_life_frames)
+        self._median = ForgettingMedian(prior_spectral_efficiency, half_life=half_life_frames)
         self._most = max(MOST_EFFICIENCY, prior_spectral_efficiency)
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:

@@ -1,12 +1,12 @@
 """How fast does a device draft? Seconds per token, learned from the rounds that it drafted in."""
 
 from multispin.checks import not_negative, positive
-from multispin.estimation.forgetting import MedianEstimator
+from multispin.estimation.forgetting import ForgettingMedian
 
 SHORTEST_S = 1e-9  # a time that a coarse clock shows as zero counts as this
 
 
-class DraftSpeedEstimator(MedianEstimator):
+class DraftSpeedEstimator:
     """Seconds per drafted token, T^S (eq. 2 of arXiv 2606.04581): the forgotten median of seconds / drafted.
 
     A warm-up or a stall does not move it; a lasting change of speed does, within `half_life_rounds`.
@@ -20,7 +20,7 @@ class DraftSpeedEstimator(MedianEstimator):
     def __init__(self, prior_seconds_per_token: float, half_life_rounds: float = 8.0) -> None:
         positive("prior_seconds_per_token", prior_seconds_per_token)
         positive("half_life_rounds", half_life_rounds)
-        super().__init__(prior_seconds_per_token, half_life_rounds)
+        self._median = ForgettingMedian(prior_seconds_per_token, half_life=half_life_rounds)
 
     def observe(self, drafted: int, seconds: float) -> None:
         """Learn from one draft; no tokens say nothing.

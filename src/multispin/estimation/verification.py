@@ -70,7 +70,6 @@ class VerificationEstimator:
         self._rows = np.empty((2 * self._window, 4))  # 1, K, Σ (L_k + 1), seconds; the last window of them counts
         self._end = 0  # of the rows in use
         self._observed = 0
-        self._residual_s = PRIOR_SPREAD * self.predict(1, 1)
 
     def observe(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn from one batch.
@@ -125,11 +124,6 @@ class VerificationEstimator:
         """Cost of a token fed in s."""
         return float(self._coefficients_s[2])
 
-    @property
-    def residual_standard_deviation_s(self) -> float:
-        """How far a typical batch lies from its prediction, in s; robust, so without the stalls."""
-        return self._residual_s
-
     def _fit(self) -> None:
         data = self._rows[max(0, self._end - self._window) : self._end]
         features, seconds = data[:, :3], data[:, 3]
@@ -150,7 +144,6 @@ class VerificationEstimator:
             if all(abs(a - b) <= _SAME + _SAME * abs(b) for a, b in zip(previous, factors, strict=True)):
                 break
         self._coefficients_s = shape_s * factors
-        self._residual_s = spread * weighted_median(features @ self._coefficients_s, age)
 
 
 def _step(

@@ -87,11 +87,6 @@ class SlotTable:
         self._free = list(range(slots - 1, -1, -1))
         self._cached: dict[int, int] = {}
 
-    @property
-    def free_slots(self) -> int:
-        """Number of slots that can still be taken."""
-        return len(self._free)
-
     def open(self) -> int:
         """Take a slot, with nothing cached; raises SlotsTakenError when none is free."""
         if not self._free:
