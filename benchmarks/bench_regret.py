@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_regret.py [SITE ...] [--devices 3] [--ticks 2]
 
-`control.streams.choose` sees what has come. The oracle of `simulation.oracle` also knows when the next frame of every
+`control.streams.choose` sees what has come. The oracle of `oracle.py` also knows when the next frame of every
 device will come, whatever happens; of outcomes both know the probabilities only. Joint states must be few, so the site
 is made small: three of its devices, by their acceptance rates, stand for all. A ride and a token cost the engine as
 much as those of the third of the site that a device stands for, so that a pass of all takes as long as at the site. The
@@ -27,13 +27,13 @@ from pathlib import Path
 from multispin.control import Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.edge import plain
 from multispin.control.exact.fluid import fluid
-from multispin.control.streams import LEAST_WAIT_S, Candidate, Decide, Go, Wait, _Table, choose
+from multispin.control.streams import LEAST_WAIT_S, Candidate, Decide, Go, Wait, _PendingTable, choose
 from multispin.control.worth import Worth, worth
 from multispin.data import scenario_path
 from multispin.passes.flows import window_of
-from multispin.simulation.oracle import JointPolicy, SmallSite, State, Stream, Value
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
+from oracle import JointPolicy, SmallSite, State, Stream, Value
 
 SITES = ("a100-7b", "a100-27b", "desk-32b", "h100-7b", "paper-llama", "paper-qwen")
 FRAME_BITS = 176.0
@@ -170,7 +170,7 @@ def surplus(
     ready: Sequence[Candidate], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
 ) -> float:
     """Greatest sum of surpluses of a pass, less the price of the edge's drafting steps [tokens]."""
-    table = _Table(ready, verifier, price, edge_drafter)
+    table = _PendingTable(ready, verifier, price, edge_drafter)
     return float(table.worths(table.must).max())
 
 

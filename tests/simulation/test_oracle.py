@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from benchmarks.oracle import JointPolicy, SmallSite, Stream
 
 from multispin.control import Cell, Device, Scenario, Verification
 from multispin.control.streams import Candidate, Go, choose
 from multispin.errors import InputError
-from multispin.simulation.oracle import JointPolicy, SmallSite, Stream
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
