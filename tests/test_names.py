@@ -46,3 +46,12 @@ def test_a_public_name_is_defined_in_one_module():
     twice = {name: sorted(files) for name, files in where.items() if len(files) > 1}
     assert {name: files for name, files in twice.items() if name not in MAY_STAND_TWICE} == {}
     assert set(MAY_STAND_TWICE) == set(twice), "an exception that is not needed any more"
+
+
+def test_a_class_has_a_name_of_its_own_be_it_private_or_not():
+    where = defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where[node.name.lstrip("_")].add((str(path.relative_to(PACKAGE)), node.name))
+    assert {name: sorted(found) for name, found in where.items() if len(found) > 1} == {}

@@ -41,7 +41,7 @@ class _Delta(Struct):
     content: str | None = None
 
 
-class _Choice(Struct):
+class _StreamedChoice(Struct):
     delta: _Delta | None = None
     drafted: bool = False
     drafted_by: str = ""
@@ -51,12 +51,12 @@ class _Usage(Struct):
     completion_tokens: int | None = None
 
 
-class _Drafting(Struct):
+class _DraftCounts(Struct):
     num_accepted_draft_tokens: int = 0
 
 
-class _Metrics(Struct):
-    speculative_decoding: _Drafting | None = None
+class _StreamedMetrics(Struct):
+    speculative_decoding: _DraftCounts | None = None
 
 
 class _Model(Struct):
@@ -67,9 +67,9 @@ class _Model(Struct):
 class ServerAnswer(Struct):
     """The parts of a server's answer that are read: a part of a streamed chat, a list of models, or an error."""
 
-    choices: list[_Choice] | None = None
+    choices: list[_StreamedChoice] | None = None
     usage: _Usage | None = None
-    metrics: _Metrics | None = None
+    metrics: _StreamedMetrics | None = None
     data: list[_Model] | None = None
     error: Any = None
 

@@ -100,7 +100,7 @@ def command(**options: Any) -> None:
     """
     grid, drafts, threads = _settled(options)
     with progress() as show:
-        found = _measure(options, grid, drafts, show)
+        found = _measure_here(options, grid, drafts, show)
     found["machine"] = _machine(options, threads)
     # First what took minutes is shown, then it is written to places that may turn out to be full.
     if not options["as_json"]:
@@ -189,7 +189,7 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
     return values
 
 
-def _measure(
+def _measure_here(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
     """Time verification over `grid`, then measure every drafter: the JSON of the command, but for the machine."""

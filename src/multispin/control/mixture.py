@@ -70,7 +70,7 @@ class Mixture:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class _ScoredCandidates:
     """Candidates scored, [N]."""
 
     value: Floats
@@ -124,7 +124,7 @@ class MixtureSearch:
         self._usual_drafts: dict[bytes, Ints] = {}  # by the others, who are often the same
         self._improved: set[bytes] = set()  # choices that sweeps have begun with
 
-    def score(self, lengths: Ints, edge_lengths: Ints) -> _Scored:
+    def score(self, lengths: Ints, edge_lengths: Ints) -> _ScoredCandidates:
         """Period and value of drafts of the devices and of the edge, both [N, K], with the best m for each.
 
         Args:
@@ -158,7 +158,7 @@ class MixtureSearch:
             least = self._least_per_s * period[..., None]
             starves = (drafting & (problem.tokens[lengths, self._devices] < least)).any(axis=-1) & (extra > 0)
             value = np.where(starves, np.minimum(value, _STARVES), value)
-        return _Scored(value, phase, period, extra)
+        return _ScoredCandidates(value, phase, period, extra)
 
     def _tokens(self, lengths: Ints, edge_lengths: Ints, extra: Floats) -> Floats:
         """Expected tokens of a period with `extra` passes, [N, K]."""
@@ -202,7 +202,7 @@ class MixtureSearch:
         """
         return self._keep(self.score(lengths, edge_lengths), lengths, edge_lengths)
 
-    def _keep(self, scored: _Scored, lengths: Ints, edge_lengths: Ints) -> Mixture:
+    def _keep(self, scored: _ScoredCandidates, lengths: Ints, edge_lengths: Ints) -> Mixture:
         n = int(np.argmax(scored.value))
         found = Mixture(
             lengths=lengths[n],

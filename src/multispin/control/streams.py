@@ -176,7 +176,7 @@ def choose(
     """
     if not ready:
         return Wait(math.inf)
-    table = _Table(ready, verifier, price_tokens_per_s, edge_drafter)
+    table = _PendingTable(ready, verifier, price_tokens_per_s, edge_drafter)
     drafts = table.best(table.must)
     rides = (drafts.surplus >= 0.0) | table.must
     pass_s = table.pass_s(drafts, rides)
@@ -215,7 +215,7 @@ class _Drafts(NamedTuple):
     surplus: Floats
 
 
-class _Table:
+class _PendingTable:
     """Pending tokens as arrays over sessions, [K], and their worth with m tokens of the edge each, [M + 1, K].
 
     Arrays over times of a wait, too, have them as their first axis, [T, M + 1, K].

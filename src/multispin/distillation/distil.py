@@ -171,7 +171,7 @@ def _layers(order: DistilOrder, model: Any) -> tuple[tuple[int, ...], int]:
     return layers, order.frozen
 
 
-class _Written(NamedTuple):
+class _TargetTexts(NamedTuple):
     """The target's texts: the files of the corpus, and its answers to held-out prompts, greedy and sampled."""
 
     shards: list[Path]
@@ -179,7 +179,7 @@ class _Written(NamedTuple):
     sampled: Shard
 
 
-def _write(order: DistilOrder, model: Any, report: Callable[[StageProgress], None]) -> _Written:
+def _write(order: DistilOrder, model: Any, report: Callable[[StageProgress], None]) -> _TargetTexts:
     """Let the target write. The copy of its weights that writes is gone afterwards."""
     tokenizer = load_tokenizer(order.target)
     if quick_dtype(order.device) == model.dtype:
@@ -210,7 +210,7 @@ def _write(order: DistilOrder, model: Any, report: Callable[[StageProgress], Non
     short = Writer(writing, tokenizer, order.evaluation_tokens, prompt_tokens=HELD_OUT_PROMPT_TOKENS, tell=answered)
     for temperature in (0.0, 1.0):
         held_out.append(held_out_texts(short, tokenizer, prompts, temperature, seed=1, folder=folder))
-    return _Written(shards, *held_out)
+    return _TargetTexts(shards, *held_out)
 
 
 def _train(

@@ -10,7 +10,7 @@ from multispin.protocol.events import Ended, Opened, Round, RoundDevice, RoundGr
 
 
 @dataclass
-class _Text:
+class _TextUnderWay:
     """A text under way.
 
     Attributes:
@@ -47,7 +47,7 @@ class Account:
 
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
-        self._texts: dict[int, _Text] = {}
+        self._texts: dict[int, _TextUnderWay] = {}
         self._drafters: dict[int, str] = {}  # who drafted for a session in the batch that it was in last
         self._late_tokens = 0  # told so far
         self._windows: dict[int, Window] = {}  # of the texts that stream, as told
@@ -63,7 +63,7 @@ class Account:
         if session is None or session.request is None or session.request.finish:
             return None
         name, running = session.hello.name, session.request
-        self._texts[number] = _Text(name, request, running.prompt_tokens, now_s)
+        self._texts[number] = _TextUnderWay(name, request, running.prompt_tokens, now_s)
         return Opened(number, name, request, running.prompt_tokens, running.remaining, now_s)
 
     def batch(self, batch: Batch, now_s: float) -> None:

@@ -52,7 +52,7 @@ class Times(Collector):
 
 
 @dataclass(slots=True)
-class _Device:
+class _DeviceFigures:
     """The figures that are shown of a device.
 
     Attributes:
@@ -73,9 +73,9 @@ class DeviceMetrics(Collector):
     """Metrics of devices by their names. A stranger can choose names, but not how many there are."""
 
     def __init__(self) -> None:
-        self._devices: dict[str, _Device] = {}
-        self._others = _Device()
-        self._of_session: dict[int, _Device] = {}
+        self._devices: dict[str, _DeviceFigures] = {}
+        self._others = _DeviceFigures()
+        self._of_session: dict[int, _DeviceFigures] = {}
 
     @property
     def sessions(self) -> int:
@@ -93,7 +93,7 @@ class DeviceMetrics(Collector):
             device = self._of_session.get(grant.session) or self._find(grant.session, grant.name)
             device.grant = grant
 
-    def _find(self, session: int, name: str) -> _Device:
+    def _find(self, session: int, name: str) -> _DeviceFigures:
         """The device of a session, if there is room for one more."""
         label = one_line(name)[:80] or "unnamed"
         if label == OTHER:  # a device of this name may not make a series twice
@@ -102,7 +102,7 @@ class DeviceMetrics(Collector):
         if device is None:
             if len(self._devices) >= MAX_NAMED_DEVICES:
                 return self._others
-            device = self._devices[label] = _Device()
+            device = self._devices[label] = _DeviceFigures()
         device.sessions.add(session)
         self._of_session[session] = device
         return device

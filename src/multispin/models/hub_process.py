@@ -31,7 +31,7 @@ _SPARE_BYTES = 2**20
 _ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 
 
-class _RefusedError(Exception):
+class _NotFetchedError(Exception):
     """Why a model is not fetched, in one sentence."""
 
 
@@ -52,21 +52,21 @@ def _checked(reference: str, patterns: Sequence[str], limits: dict[str, Any]) ->
     listed = HfApi().model_info(reference, files_metadata=True, timeout=limits["wait_s"]).siblings or []
     sizes = {file.rfilename: file.size for file in listed if _wanted(file.rfilename, patterns)}
     if "config.json" not in sizes:
-        raise _RefusedError("it holds no config.json, so it is no model of this kind")
+        raise _NotFetchedError("it holds no config.json, so it is no model of this kind")
     if patterns != SETTINGS and not any(_wanted(name, WEIGHTS) for name in sizes):
-        raise _RefusedError("it holds no .safetensors file; weights of other kinds are not read")
+        raise _NotFetchedError("it holds no .safetensors file; weights of other kinds are not read")
     if len(sizes) > limits["files"]:
-        raise _RefusedError(f"it holds {len(sizes)} files, over the limit of {limits['files']}")
+        raise _NotFetchedError(f"it holds {len(sizes)} files, over the limit of {limits['files']}")
     known = dict[str, int]()
     for name, size in sizes.items():
         most = limits["model_bytes"] if _wanted(name, WEIGHTS) else limits["settings_bytes"].get(name)
         most = limits["other_bytes"] if most is None else most
         if not isinstance(size, int) or not 0 <= size <= most:
-            raise _RefusedError(f"its {name[:80]!r} has {size} bytes, over the limit of {most} for such a file")
+            raise _NotFetchedError(f"its {name[:80]!r} has {size} bytes, over the limit of {most} for such a file")
         known[name] = size
     total = sum(known.values())
     if total > limits["model_bytes"]:
-        raise _RefusedError(f"its files have {total} bytes, over the limit of {limits['model_bytes']}")
+        raise _NotFetchedError(f"its files have {total} bytes, over the limit of {limits['model_bytes']}")
     return known
 
 
@@ -93,7 +93,7 @@ def _fetch(reference: str, patterns: Sequence[str], limits: dict[str, Any]) -> s
     have = sum(file.stat().st_size for file in cache.glob("blobs/*"))
     missing, free = sum(sizes.values()) - have, shutil.disk_usage(cache).free
     if missing > free:
-        raise _RefusedError(f"{missing} bytes are missing, and {cache} has room for {free}")
+        raise _NotFetchedError(f"{missing} bytes are missing, and {cache} has room for {free}")
     _bound(max(sizes.values()) + _SPARE_BYTES, limits["memory_bytes"])
     return snapshot_download(reference, allow_patterns=list(sizes), ignore_patterns=[*UNREAD, _FOLDERS])
 

@@ -36,7 +36,7 @@ Made = Callable[[Sequence[Member], Sequence[int]], tuple[Scenario, Plan]]
 
 
 @dataclass(frozen=True)
-class _Basis:
+class _LastDecision:
     """A decision, and what it was made from.
 
     Attributes:
@@ -82,7 +82,7 @@ class Chooser:
         self._tolerance = max(tolerance, LEAST_TOLERANCE)
         self._beliefs = beliefs
         self._choices: dict[int, tuple[str, int]] = {}  # of all sessions, those between two texts included
-        self._basis: _Basis | None = None
+        self._basis: _LastDecision | None = None
         self._latest: tuple[object, RoundPlan] | None = None
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
@@ -129,7 +129,7 @@ class Chooser:
         lengths = sorted(length for drafter, length in choices.values() if drafter == usual)
         drafting = sum(drafter == DEVICE for drafter, _ in choices.values())
         self._latest = None
-        self._basis = _Basis(
+        self._basis = _LastDecision(
             decision,
             (usual, lengths[len(lengths) // 2]),
             max(1, drafting),
@@ -140,7 +140,7 @@ class Chooser:
             at_s,
         )
 
-    def _chosen(self, basis: _Basis, member: Member) -> tuple[str, int]:
+    def _chosen(self, basis: _LastDecision, member: Member) -> tuple[str, int]:
         """Drafter and draft length of a session; a newcomer gets what is usual, and nobody more than there is room for.
 
         A newcomer's draft is no longer than its device makes in the time that the others' drafts take.
@@ -159,7 +159,7 @@ class Chooser:
         return (drafter, length) if length else (NOBODY, 0)
 
     def _carried_out(
-        self, basis: _Basis, members: Sequence[Member], chosen: Sequence[tuple[str, int]], made: Made
+        self, basis: _LastDecision, members: Sequence[Member], chosen: Sequence[tuple[str, int]], made: Made
     ) -> RoundPlan:
         """The plan that follows from everybody's drafter and draft length."""
         lengths = [length if drafter == DEVICE else 0 for drafter, length in chosen]
@@ -274,7 +274,7 @@ class Chooser:
         # The edge's drafter had little room before it was timed, or while texts ended.
         return _edge_room(members) > basis.edge_room or self._drift(basis, members) > self._tolerance
 
-    def _drift(self, basis: _Basis, members: Sequence[Member]) -> float:
+    def _drift(self, basis: _LastDecision, members: Sequence[Member]) -> float:
         """Mean over sessions of |Δα| + |ΔT|/T + |ΔA|/A + |Δ round trip|/period, plus the verification's change.
 
         A session that came or went counts one. Only sessions that could draft are looked at.

@@ -38,7 +38,7 @@ _AS_LONG = 2.0
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FreshPlan:
     """A plan that was made from scratch.
 
     Attributes:
@@ -62,7 +62,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Basis:
+class _LastPlan:
     """A plan from scratch, and what it was made from.
 
     Attributes:
@@ -109,12 +109,12 @@ class Controller:
         self.beliefs: Beliefs = beliefs or LearnedBeliefs(
             settings.bits_per_id, settings.max_draft_length, settings.frame_bits, delays=settings.mode != "rounds"
         )
-        self._background: Background[_Found] = Background(_PLANNING)
+        self._background: Background[_FreshPlan] = Background(_PLANNING)
         self.chooser = Chooser(settings.mode, settings.bandwidth_hz, settings.replan_tolerance, self.beliefs)
         self.prices = Prices(settings, self.beliefs)
         self.paying = Paying()
         self._histories: defaultdict[int, _History] = defaultdict(_History)
-        self._basis: _Basis | None = None
+        self._basis: _LastPlan | None = None
         self._turn = 0  # which sessions are looked at for drift
         self._plans = 0  # made from scratch
         self._latest: tuple[object, RoundPlan] | None = (
@@ -241,7 +241,7 @@ class Controller:
         planning = Planning(self.settings, self.beliefs.snapshot(sessions), reserved_hz)
         before = self.chooser.decision
 
-        def work() -> _Found:
+        def work() -> _FreshPlan:
             if given is None:
                 made = planning.from_scratch(members, last, warm, usual=usual)
             else:
@@ -251,11 +251,11 @@ class Controller:
                 scenario = planning.scenario(members, [device.draft_length for device in made.devices])
                 policy = self.settings.policy
                 decision = decide(scenario, policy, mode=self.settings.mode, rounds=made, warm_start=before)
-            return _Found(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
+            return _FreshPlan(members, reserved_hz, planning.beliefs, made, given is not None, decision, now_s)
 
         self._background.begin(work)
 
-    def _take(self, now_s: float) -> _Found | None:
+    def _take(self, now_s: float) -> _FreshPlan | None:
         """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
         found = self._background.take(now_s)
         if found is None or found.given:
@@ -266,7 +266,7 @@ class Controller:
         self._basis = self._as_basis(found)
         return found
 
-    def _as_basis(self, found: _Found) -> _Basis:
+    def _as_basis(self, found: _FreshPlan) -> _LastPlan:
         """The memory of a plan from scratch: lengths that no end of a text has cut short."""
         planned = [device.draft_length for device in found.plan.devices]
         cut = [member.room < self.settings.max_draft_length for member in found.members]
@@ -283,7 +283,7 @@ class Controller:
             for member, length in zip(found.members, planned, strict=True)
         }
         planning = Planning(self.settings, found.beliefs, found.reserved_hz)
-        return _Basis(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
+        return _LastPlan(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
 
     def _kept(self, members: Sequence[Member], reserved_hz: float) -> list[int]:
         """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual.

@@ -16,7 +16,7 @@ from multispin.passes.steps import Batch, DraftHere, Job
 from multispin.protocol import Pending, Streaming
 
 
-class _Ride(NamedTuple):
+class _PlannedRide(NamedTuple):
     """One session's part of the pass to come.
 
     Attributes:
@@ -43,7 +43,7 @@ class NextPass:
     def __init__(self, state: EdgeState, edge_drafts: EdgeDrafts | None) -> None:
         self._state = state
         self._edge_drafts = edge_drafts
-        self._rides: list[_Ride] = []
+        self._rides: list[_PlannedRide] = []
 
     def board(self, rides: Sequence[Ride]) -> None:
         """These ride in it, and nobody else."""
@@ -51,7 +51,7 @@ class NextPass:
         for ride in rides:
             seat = self._state.seats[ride.session]
             stage = seat.session.stage
-            self._rides.append(_Ride(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0))
+            self._rides.append(_PlannedRide(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0))
 
     def to_draft(self) -> DraftHere | None:
         """The task of the edge's own drafter for this pass; None if there is nothing to draft."""
@@ -87,7 +87,7 @@ class NextPass:
             return None
         return collect(self._state, number, jobs)
 
-    def _job(self, each: _Ride, added: Mapping[int, Sequence[int]]) -> Job | None:
+    def _job(self, each: _PlannedRide, added: Mapping[int, Sequence[int]]) -> Job | None:
         seat, ride, epoch = each
         session, stage = seat.session, seat.session.stage
         if self._state.seats.get(session.number) is not seat or not seat.running:

@@ -26,7 +26,7 @@ SLACK_S = 0.5
 
 
 @dataclass(slots=True)
-class _Account:
+class _KnownDevice:
     """The known state of one device.
 
     Attributes:
@@ -47,7 +47,7 @@ class Paying:
     """The devices of all sessions, by number."""
 
     def __init__(self) -> None:
-        self._accounts: dict[int, _Account] = {}
+        self._accounts: dict[int, _KnownDevice] = {}
         self._probes = Probes()
 
     def rests(self, session: int) -> bool:
@@ -72,12 +72,12 @@ class Paying:
         """
         account = self._accounts.get(session)
         if account is None:
-            account = self._accounts[session] = _Account()
+            account = self._accounts[session] = _KnownDevice()
         if account.rests:
             if not own or account.until_s is None:
                 return False
             self._probes.end(session, now_s)
-            self._accounts[session] = _Account()
+            self._accounts[session] = _KnownDevice()
             return True
         account.own = account.own * math.exp(-text / ENOUGH) + own
         account.text += text

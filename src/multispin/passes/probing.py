@@ -35,7 +35,7 @@ SHORTEST_PROBE_S = 1e-3
 
 
 @dataclass
-class _Trial:
+class _ProbeState:
     """The state of one drafter's probes.
 
     Attributes:
@@ -67,7 +67,7 @@ class Probes:
     """
 
     def __init__(self, share: float = PROBE_SHARE) -> None:
-        self._trials: dict[int, _Trial] = {}
+        self._trials: dict[int, _ProbeState] = {}
         self._longest_gap = 1.0 / share
 
     def due_since_s(self, key: int) -> float:
@@ -95,7 +95,7 @@ class Probes:
             more_s: further cost, as time of all sessions [s]; default 0.
 
         """
-        trial = self._trials.setdefault(key, _Trial())
+        trial = self._trials.setdefault(key, _ProbeState())
         trial.since_s, trial.lost, trial.more_s = now_s, lost, more_s
 
     def end(self, key: int, now_s: float) -> None:
@@ -107,7 +107,7 @@ class Probes:
 
     def miss(self, key: int, now_s: float, waited_s: float) -> None:
         """A draft did not come in `waited_s`: from now on only probes are asked for, and seldom."""
-        trial = self._trials.setdefault(key, _Trial())
+        trial = self._trials.setdefault(key, _ProbeState())
         trial.distrusted, trial.gap = True, self._longest_gap
         if trial.since_s is None:
             trial.since_s = now_s - waited_s
@@ -129,7 +129,7 @@ class Probes:
         """Forget a session."""
         self._trials.pop(key, None)
 
-    def _wait(self, trial: _Trial, now_s: float) -> None:
+    def _wait(self, trial: _ProbeState, now_s: float) -> None:
         if trial.since_s is not None:
             took_s = max(now_s - trial.since_s, SHORTEST_PROBE_S)
             cost_s = trial.lost * took_s + trial.more_s

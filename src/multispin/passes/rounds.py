@@ -36,7 +36,7 @@ PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
-class _Drafting:
+class _EdgeDrafting:
     """The edge's own drafter is at work."""
 
 
@@ -91,7 +91,7 @@ class Rounds:
         self._controller = state.controller
         self._edge_drafts = edge_drafts
         self._grants = RoundGrants(state, edge_drafts)
-        self._phase: _Drafting | _Verifying | _Settling | None = None  # None: drafts are gathered
+        self._phase: _EdgeDrafting | _Verifying | _Settling | None = None  # None: drafts are gathered
 
     @property
     def number(self) -> int:
@@ -136,7 +136,7 @@ class Rounds:
         if self._state.outbox:
             return False
         match self._phase:
-            case _Drafting() | _Verifying():
+            case _EdgeDrafting() | _Verifying():
                 return True
             case _Settling() as settling:
                 return now_s < settling.until_s and _any_left(settling.asked, _is_asked)
@@ -255,7 +255,7 @@ class Rounds:
         """The task of the edge's own drafter before the next pass; None if there is nothing to draft."""
         step = self._edge_drafts.wanted() if self._edge_drafts is not None else None
         if step is not None:
-            self._phase = _Drafting()
+            self._phase = _EdgeDrafting()
         return step
 
     def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
@@ -312,7 +312,7 @@ class Rounds:
     def _until_s(self) -> float | None:
         """Time at which waiting ends without a message [s]."""
         match self._phase:
-            case _Drafting() | _Verifying():
+            case _EdgeDrafting() | _Verifying():
                 return None
             case _Settling() as settling:
                 return settling.until_s

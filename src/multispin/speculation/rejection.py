@@ -142,7 +142,7 @@ def verify_distributions(
         params: the request's sampling parameters and seed; temperature > 0.
     """
     check_distributions(drafted, distributions, logits)
-    targets = _Targets(drafted, logits, base, params)
+    targets = _LazyTargets(drafted, logits, base, params)
     found = _answered(
         decide_distributions(drafted, distributions, targets, base, params.seed), targets, base, params.seed
     )
@@ -217,7 +217,7 @@ def verify_scalars(
         The outcome if every token stands, or else the rejection, to be finished by `resolve_up`.
     """
     check_draft(drafted, weights, form, logits)
-    targets = _Targets(drafted, logits, base, params)
+    targets = _LazyTargets(drafted, logits, base, params)
     found = _answered(decide_scalars(drafted, weights, form, targets, base, params.seed), targets, base, params.seed)
     assert not isinstance(found, Offer)
     return found
@@ -294,7 +294,7 @@ def verify_floored(
         The outcome if every token stands, or else the offer, to be finished by `resolve_down`.
     """
     check_draft(drafted, weights, form, logits)
-    targets = _Targets(drafted, logits, base, params, form)
+    targets = _LazyTargets(drafted, logits, base, params, form)
     found = _answered(decide_floored(drafted, weights, form, targets, base, params.seed), targets, base, params.seed)
     assert not isinstance(found, Rejection)
     return found
@@ -398,7 +398,7 @@ def _bonus(drafted: Sequence[int], targets: Targets, base: int) -> Draw:
     return Draw(partial(targets.distribution, len(drafted)), base + len(drafted))
 
 
-class _Targets:
+class _LazyTargets:
     """The target's distributions along a draft, each computed when it is asked for.
 
     Args:
@@ -440,7 +440,7 @@ class _Targets:
         return floor_distribution(self.distribution(index), self._form)
 
 
-def _answered(deciding: Deciding, targets: _Targets, base: int, seed: int) -> Outcome | Rejection | Offer:
+def _answered(deciding: Deciding, targets: _LazyTargets, base: int, seed: int) -> Outcome | Rejection | Offer:
     """The decision of a rule, each of its questions answered when it is asked."""
     answer: Any = None
     while True:

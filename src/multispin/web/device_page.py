@@ -68,13 +68,13 @@ class PageDrafter:
             raise InputError(f"there is no GGUF file {self.path} for the page to draft with")
 
 
-class _Message(msgspec.Struct, forbid_unknown_fields=True):
+class _PageMessage(msgspec.Struct, forbid_unknown_fields=True):
     role: str
     content: str
 
 
-class _Prompt(msgspec.Struct, forbid_unknown_fields=True):
-    messages: list[_Message]
+class _PagePrompt(msgspec.Struct, forbid_unknown_fields=True):
+    messages: list[_PageMessage]
 
 
 class DevicePage:
@@ -164,7 +164,7 @@ class DevicePage:
         while len(body) <= MAX_PROMPT_BYTES and not request.content.at_eof():
             body += await request.content.read(MAX_PROMPT_BYTES + 1 - len(body))
         try:
-            found = msgspec.json.decode(body[: MAX_PROMPT_BYTES + 1], type=_Prompt)
+            found = msgspec.json.decode(body[: MAX_PROMPT_BYTES + 1], type=_PagePrompt)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"the body is no prompt: {error}") from None
         if not 0 < len(found.messages) <= MAX_PAGE_MESSAGES:

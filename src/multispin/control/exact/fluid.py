@@ -147,7 +147,7 @@ def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None)
 
 
 @dataclass(frozen=True)
-class _Prices:
+class _LinePrices:
     """Prices of the program's lines, all ≥ 0: λ, μ, ν [K], π [K]; of tangents, [cuts, K]; and the floors f [K]."""
 
     engine: float
@@ -218,7 +218,7 @@ class _Program:
         """Shares b_k of the band that carry this many tokens per second, [K]; infinite where no band does."""
         return self._share_and_slope(rate)[0]
 
-    def solve(self, floors: Floats) -> tuple[Floats, _Prices, list[Floats]] | None:
+    def solve(self, floors: Floats) -> tuple[Floats, _LinePrices, list[Floats]] | None:
         """Rides y, prices, and the rates at which tangents touch; None if the floors cannot be met."""
         most = 1.0 / self.problem.upload_s  # over the whole band; the tangent there keeps rates below
         full = np.minimum(1.0 / self.problem.seconds_per_token, most)
@@ -247,7 +247,7 @@ class _Program:
             low, high = (middle, high) if self.shares(middle * rate).sum() <= 1.0 else (low, middle)
         return low
 
-    def bound(self, prices: _Prices, touched: list[Floats]) -> float:
+    def bound(self, prices: _LinePrices, touched: list[Floats]) -> float:
         """An upper bound of all rates, by weak duality with any prices ≥ 0.
 
         A ride may claim what its tokens are worth beyond what it takes at these prices. What claims add up to beyond
@@ -263,7 +263,7 @@ class _Program:
         total = prices.engine + prices.band + float(prices.drafting.sum() - prices.floor @ prices.floors) - intercept
         return total + max(0.0, free) * self.most_passes
 
-    def _once(self, touched: list[Floats], floors: Floats) -> tuple[Floats, _Prices] | None:
+    def _once(self, touched: list[Floats], floors: Floats) -> tuple[Floats, _LinePrices] | None:
         """Solve with these tangents. Columns: y of every ride, y_0 by kind, then b_k if tangents are needed.
 
         Rows: engine, K of riding for each kind, K of drafting, K of floors, band, passes, and K for each tangent.
@@ -307,11 +307,11 @@ class _Program:
         rides = np.zeros(self.may.shape)
         rides[kind, length, device] = np.maximum(solved.unknowns[:count], 0.0)
         tangents = dual[order + 1 :].reshape(-1, size)
-        return rides, _Prices(
+        return rides, _LinePrices(
             float(dual[0]), float(dual[band]), dual[drafting:floor], dual[floor:band], tangents, floors
         )
 
-    def _band_terms(self, prices: _Prices, touched: list[Floats]) -> tuple[Floats, float]:
+    def _band_terms(self, prices: _LinePrices, touched: list[Floats]) -> tuple[Floats, float]:
         """Cost of a token's band [K], and the tangents' intercepts at their prices."""
         if self.problem.snr is None:
             return prices.band * self.problem.upload_s, 0.0
