@@ -357,6 +357,32 @@ def test_who_comes_back_goes_on_with_a_new_chain():
         assert all(site.phones[number].session.generated == expected(60) for number in numbers)
 
 
+def test_what_the_edge_drafted_after_a_chain_that_has_ended_meanwhile_is_not_used():
+    def decide(ready, *_):
+        rides = tuple(Ride(each.session, min(1, each.pending), 2) for each in ready)
+        return Go(rides, 1.0, 0.02) if rides else Wait(math.inf)
+
+    site, cut = Site(edge=1.0, decide=decide), []
+    number = site.join("d", 200, right=1.0, token_s=0.0002, delay_s=0.0)
+    was = site.passes.draft
+
+    def draft(step):
+        found = was(step)
+        if site.passes.session(number).stage.pending and len(cut) < 10:
+            cut.append(len(site.engine.batches))  # the pass to come
+            site.lose(number)
+            site.connect(site.phones[number])
+        return found
+
+    site.passes.draft = draft
+    site.run()
+    assert site.phones[number].session.generated == expected(200)
+    assert len(cut) >= 3
+    others = set(range(len(site.engine.batches))) - set(cut)
+    assert all(max(site.engine.batches[each]) <= 2 for each in cut)  # the newest token, and one of the device at most
+    assert any(max(site.engine.batches[each]) == 4 for each in others)
+
+
 def test_a_text_that_lost_its_slot_is_read_again_and_streams_on():
     site = Site(slots=1, slot_grace_s=0.05)
     first = site.join("first", 200)
