@@ -200,6 +200,24 @@ def test_a_delayed_link_is_late_in_both_directions_and_takes_many_frames_at_once
     assert virtual_time.run(scenario()) == (pytest.approx(DELAY_S), pytest.approx(DELAY_S))
 
 
+def test_a_delayed_link_whose_goodbye_is_cancelled_leaves_no_connection_open():
+    async def scenario():
+        async with linked("delayed") as (tried, url, peers):
+            tasks = asyncio.all_tasks()
+            await tried.connect(url)
+            peer = await peers.get()
+            await tried.send(b"x")
+            goodbye = asyncio.create_task(tried.close())
+            await asyncio.sleep(0)  # it waits for the frame to arrive
+            goodbye.cancel()
+            await asyncio.gather(goodbye, return_exceptions=True)
+            with pytest.raises(LinkLostError):
+                await asyncio.wait_for(peer.receive(), 10 * DELAY_S)
+            assert asyncio.all_tasks() == tasks
+
+    run(scenario())
+
+
 def test_a_peer_that_goes_silent_without_a_word_is_a_lost_connection_and_no_protocol_error():
     """A cable is pulled: no FIN, no pong. What aiohttp makes of that must not end the request."""
 

@@ -291,14 +291,16 @@ class DelayedLink:
     async def close(self) -> None:
         """Send what is under way, then close the link underneath."""
         carriers, self._carriers = self._carriers, []
-        if carriers and not carriers[0].done():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._sent.join()
-        for carrier in carriers:
-            carrier.cancel()
-        await asyncio.gather(*carriers, return_exceptions=True)
-        await self._link.close()
+        try:
+            if carriers and not carriers[0].done():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                        await self._sent.join()
+        finally:  # also where the goodbye is cancelled
+            for carrier in carriers:
+                carrier.cancel()
+            await asyncio.gather(*carriers, return_exceptions=True)
+            await self._link.close()
 
     def granted(self, bandwidth_hz: float) -> None:
         """For the link underneath."""
