@@ -48,4 +48,9 @@ def missing_extra(error: ModuleNotFoundError) -> InputError | None:
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if extra is None:
         return None
-    return InputError(f"this needs {error.name}, which is not installed: run `pip install 'multispin[{extra}]'`")
+    return InputError(f"this needs {error.name}, which is not installed: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str) -> str:
+    """The end of a sentence: how to install one of this package's extras, which no package index has."""
+    return f"run `pip install '.[{extra}]'` in a clone of multispin"

@@ -145,6 +145,8 @@ def test_presets_are_listed_with_their_sources_and_all_can_be_asked_about():
         (["paper-llama", "--acceptance-rate", "2"], r"acceptance_rate is 2.0; it must be in [0, 1]"),
         (["paper-llama", "--edge-drafter-s", "nan"], "edge_drafter.fixed_s is nan"),
         (["paper-llama", "--plot", "advice.xyz"], "--plot advice.xyz: the name must end in"),
+        (["paper-llama", "--plot", "nowhere/advice.png"], "nowhere/advice.png: there is no folder nowhere"),
+        (["paper-llama", "--plot", "/proc/advice.png"], "/proc/advice.png cannot be written"),
         (["nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )

@@ -197,6 +197,8 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
         (["demo", "--target", "TINY", "--draft", "no-such-drafter"], "there is no model"),
         (["serve", "--target", "TINY", "--max-length", "100000"], "max_length = 100000"),
         (["serve", "--target", "TINY", "--device", "warp"], "warp"),
+        (["serve", "--target", "TINY", "--on", "cuda:99"], "there is no device 'cuda:99' here"),
+        (["serve", "--target", __file__], "is no model: it is neither a folder nor a file whose name ends in .gguf"),
         (
             ["device", "ws://127.0.0.1:9", "--retry-for=0.3", "--target", "TINY", "--draft", "none", "--prompt", "x"],
             "cannot reach the edge",

@@ -86,6 +86,7 @@ def test_modes_stand_side_by_side():
         ((LLAMA, "--policy", "p2p"), "p2p"),
         ((LLAMA, "--rounds", "0"), "--rounds"),
         ((LLAMA, "--sweep", "cell.bandwidth_hz"), "--sweep 'cell.bandwidth_hz'"),
+        ((LLAMA, "--sweep", "cell.colour=1"), "with cell.colour = 1: "),
         ((LLAMA, "--sweep", "cell.colour=1"), "unknown key 'colour'"),
         ((LLAMA, "--sweep", "cell.bandwidth_hz=-1"), "bandwidth_hz is -1"),
         ((LLAMA, *("--sweep", "devices=2") * 3), "3 times"),
@@ -105,7 +106,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys)
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     assert run(["simulate", LLAMA, *SMALL, "--policy", "fixed", "--ray"]) == 2
-    assert "pip install 'multispin[ray]'" in capsys.readouterr().err
+    assert "pip install '.[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.long

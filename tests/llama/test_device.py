@@ -68,4 +68,4 @@ def test_what_needs_torch_is_one_sentence():
         [sys.executable, "-m", "multispin", "device", "--draft", "q4", "--prompt", "x"], capture_output=True, text=True
     )
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
-    assert "pip install 'multispin[models]'" in ran.stderr
+    assert "pip install '.[models]'" in ran.stderr

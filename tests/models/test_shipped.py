@@ -64,5 +64,5 @@ def test_they_are_for_no_other_target(tiny_folder):
 
 def test_a_missing_package_of_drafters_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "multispin_drafters", None)
-    with pytest.raises(InputError, match="pip install multispin-drafters"):
+    with pytest.raises(InputError, match=r"pip install \./packages/multispin-drafters"):
         check_drafter_name("small")

@@ -167,7 +167,7 @@ def test_a_missing_extra_is_one_sentence(answers, arguments, extra):
     code, _, errors = answers[arguments]
     assert code == 2
     assert errors.count("\n") == 1
-    assert f"pip install 'multispin[{extra}]'" in errors
+    assert f"`pip install '.[{extra}]'` in a clone of multispin" in errors
 
 
 def test_the_drafters_are_found_once_their_package_is_installed(wheels, tmp_path):

@@ -25,4 +25,4 @@ def test_a_page_that_cannot_be_served_is_one_sentence(monkeypatch, capsys, argum
 def test_without_its_programs_the_page_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr("multispin.web.files.find_spec", lambda name: None)
     assert run(["serve", "--web"]) == 2
-    assert "pip install multispin-wllama" in capsys.readouterr().err
+    assert "`make web` in a clone" in capsys.readouterr().err

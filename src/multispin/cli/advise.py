@@ -63,7 +63,8 @@ _NAMES = {
 @click.option(
     "--users",
     type=click.IntRange(1, 1000),
-    help=f"Number of devices, like those of the site.  [default: the site's, or {_USERS}]",
+    show_default=f"the site's, or {_USERS}",
+    help="Number of devices, like those of the site.",
 )
 @click.option("--seconds-per-token", type=float, help="Drafting time per token of all devices [s].")
 @click.option("--acceptance-rate", type=float, help="Probability that a token drafted by a device is accepted.")

@@ -279,6 +279,8 @@ async def _greet(talk: Talk) -> None:
     """Find the model, and whether the server is one of ours."""
     import aiohttp
 
+    from multispin.device.link import os_reason
+
     try:
         async with _http(talk) as http, http.get(f"{talk.url}/models") as answer:
             found = await _whole(answer)
@@ -291,9 +293,10 @@ async def _greet(talk: Talk) -> None:
             "(--ca-file)"
         ) from None
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # the last: what is no name of a host
+        why = os_reason(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
         raise InputError(
-            f"no API answers at {talk.url} ({one_line(str(error)) or 'time ran out'}): start `multispin serve`, or "
-            "name another base URL"
+            f"no API answers at {talk.url} ({one_line(why) or 'time ran out'}): start `multispin serve`, or name "
+            "another base URL"
         ) from None
     models = found.data or []
     if not talk.model and not models:

@@ -132,6 +132,20 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"cannot write to the folder {folder}: {error.strerror}") from None
 
 
+def check_outputs(*paths: Path | None) -> None:
+    """InputError if a file that a long command writes at its end cannot be written; for before the long part."""
+    for path in paths:
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        if not path.exists():  # a device or a pipe may stand in a folder that takes no files
+            try:
+                tempfile.TemporaryFile(dir=path.parent).close()
+            except OSError as error:
+                raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def check_plot(path: Path | None) -> None:
     """InputError if a picture cannot be drawn here or written under this name."""
     if path is None:
@@ -139,6 +153,7 @@ def check_plot(path: Path | None) -> None:
     require("matplotlib")
     if path.suffix not in PLOT_SUFFIXES:
         raise InputError(f"--plot {path}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+    check_outputs(path)
 
 
 def machine_name(device: str, threads: int) -> str:

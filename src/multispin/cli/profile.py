@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multispin.cli.engine import check_engine_options, engine_options, load_engine
-from multispin.cli.process import check_plot, flag, machine_name, place_option, prepare, threads_option
+from multispin.cli.process import check_outputs, check_plot, flag, machine_name, place_option, prepare, threads_option
 from multispin.cli.progress import Show, progress, stage
 from multispin.control import RUNTIME_POLICIES, Cell, Device, Mode, Scenario, Verification, dump_scenario
 from multispin.data import TASKS, load_prompts
@@ -137,9 +137,7 @@ def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequenc
 
 def _check_results(options: Mapping[str, Any], drafts: Sequence[str]) -> None:
     """InputError if these drafters cannot give what is to be written or said."""
-    for path in (options["out"], options["trace"], options["plot"]):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent} to write {path.name} to")
+    check_outputs(options["out"], options["trace"])
     check_plot(options["plot"])
     if options["out"] is not None and not drafts:
         raise InputError("--out: a scenario needs a drafter: name one with --draft")

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.cli.process import check_plot, flag
+from multispin.cli.process import check_outputs, check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.cli.unused import idle_policies
 from multispin.control import RUNTIME_POLICIES
@@ -71,14 +71,14 @@ Examples:
               help="Share by which estimates may change before the controller plans again.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
-              "radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
+              "edge_drafter.K, radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
               help="Number of processes.")  # fmt: skip
 @click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "
               "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="With --live: the model that verifies.")
 @click.option("--ray", "on_ray", is_flag=True,
-              help="Run on the Ray cluster of RAY_ADDRESS, or on one started here (multispin[ray]).")  # fmt: skip
+              help="Run on the Ray cluster of RAY_ADDRESS, or on one started here. Needs the extra ray.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option(
     "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a table with one row per run."
@@ -152,13 +152,11 @@ def _check_flags(
     """InputError if flags do not go together, or a file cannot be written."""
     if len(sweeps) > 2:
         raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
+    check_outputs(csv_file)
     check_plot(plot_file)
     if live is not None and (knows or on_ray):
         why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
         raise InputError(f"--live cannot go with {why}")
-    for path in (csv_file, plot_file):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
 
 
 def _measured(

@@ -123,9 +123,9 @@ class WebSocketLink:
         except aiohttp.ClientConnectorError as error:
             if proxy is not None:
                 raise LinkLostError(
-                    f"the proxy {proxy_shown(proxy)}, of the environment, does not answer: {_reason(error.os_error)}"
+                    f"the proxy {proxy_shown(proxy)}, of the environment, does not answer: {os_reason(error.os_error)}"
                 ) from None
-            raise LinkLostError(_reason(error.os_error)) from None
+            raise LinkLostError(os_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise LinkLostError(str(error) or type(error).__name__) from None
         finally:
@@ -191,7 +191,7 @@ def _by_way(proxy: URL | None) -> str:
     return "" if proxy is None else f", by way of the proxy {proxy_shown(proxy)} of the environment"
 
 
-def _reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """The system's own message, without the library's words around it."""
     if isinstance(error, socket.gaierror) or not error.errno or error.errno < 0:
         return error.strerror or str(error)

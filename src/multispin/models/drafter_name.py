@@ -103,5 +103,5 @@ def shipped_folder(name: str) -> Path:
     except ModuleNotFoundError:
         raise InputError(
             f"the drafter {name!r} is in a package of its own, which is not installed: "
-            "run `pip install multispin-drafters`"
+            "run `pip install ./packages/multispin-drafters` in a clone of multispin"
         ) from None

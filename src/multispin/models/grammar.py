@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from multispin.errors import InputError
+from multispin.errors import InputError, how_to_install
 from multispin.models.tokenizer import Tokenizer
 from multispin.outside import first_line
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, TokenMask
@@ -177,4 +177,4 @@ def load_llguidance() -> Any:
     try:
         return importlib.import_module("llguidance")
     except ImportError as error:
-        raise InputError(f"grammars need llguidance ({error}): pip install 'multispin[device]'") from None
+        raise InputError(f"grammars need llguidance ({error}): {how_to_install('device')}") from None

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from multispin.errors import InputError
+from multispin.errors import InputError, how_to_install
 from multispin.models import llama_log
 from multispin.models.gguf_header import check_header
 from multispin.models.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def load_llama_cpp() -> Any:
     except (ImportError, OSError) as error:
         raise InputError(
             f"a .gguf drafter needs llama.cpp's library, which cannot be loaded here ({error}): "
-            "pip install 'multispin[llama]'"
+            f"{how_to_install('llama')}"
         ) from None
     if found != LIBRARY_VERSION:
         raise LlamaCppError(

@@ -58,6 +58,7 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
     """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
     if dtype not in NUMBERS:
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
+    check_place(device)
     source = resolve(reference)
     _read(reference, lambda: check_family(AutoConfig.from_pretrained(source, trust_remote_code=False)))
     _read(reference, lambda: _check_numbers(reference, Path(source)))
@@ -149,7 +150,7 @@ def check_place(place: str) -> None:
     try:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"there is no device {place!r} here: {first_line(error)}") from None
+        raise InputError(f"there is no device {place!r} here: {first_line(error)}; cpu is one everywhere") from None
 
 
 def known_positions(reference: str) -> int | None:

@@ -85,7 +85,9 @@ def locate(reference: str) -> Path | str:
             raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
         check_sizes(path)
         return path
-    if path.exists() or not re.fullmatch(HUB_ID, reference):
+    if path.exists():
+        raise InputError(f"{reference} is no model: it is neither a folder nor a file whose name ends in .gguf")
+    if not re.fullmatch(HUB_ID, reference):
         raise InputError(
             f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
         )

@@ -5,15 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from multispin.errors import InputError
+from multispin.errors import InputError, how_to_install
 
 
 def check_installed() -> None:
     """InputError, with what to do, if there is no vLLM here."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
-            "vLLM is not installed here: `pip install 'multispin[vllm]'` on a machine with an NVIDIA GPU, or "
-            "`make vllm` for its CPU build"
+            f"vLLM is not installed here: {how_to_install('vllm')} on a machine with an NVIDIA GPU, or `make vllm` "
+            "for its CPU build"
         )
 
 

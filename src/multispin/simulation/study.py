@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from multispin.control.who import ways
-from multispin.errors import InputError
+from multispin.errors import InputError, how_to_install
 from multispin.estimation.intervals import Estimate, estimate
 from multispin.passes import ControllerSettings
 from multispin.simulation.live import LiveModels
@@ -152,7 +152,7 @@ def runs_of(
     modes: Sequence[str] = ("rounds",),
 ) -> list[SimulatedRun]:
     """All runs, every point's scenario checked: by point, then mode and policy, then seed."""
-    setups = [file.setup(dict(point)) for point in grid]
+    setups = [_setup(file, point) for point in grid]
     if "edge" in modes and any(setup.scenario.edge_drafter is None for setup in setups):
         raise InputError(f"{file.path}: mode 'edge' needs a drafter of the edge's own, the table [edge_drafter]")
     if not knows and any(in_turns(setup.scenario) for setup in setups):
@@ -164,6 +164,17 @@ def runs_of(
         SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance, mode=mode)
         for setup, (mode, policy), seed in product(setups, ways(modes, policies), seeds)
     ]
+
+
+def _setup(file: ScenarioFile, point: SweepPoint) -> Setup:
+    """The setup at a point of a sweep; InputError names the swept values, which no line of the file holds."""
+    try:
+        return file.setup(dict(point))
+    except InputError as error:
+        if not point:
+            raise
+        swept = ", ".join(f"{key} = {value}" for key, value in point)
+        raise InputError(f"with {swept}: {error}") from None
 
 
 def run_all(
@@ -193,7 +204,7 @@ def run_on_ray(runs: Sequence[SimulatedRun], progress: Told = lambda _: None) ->
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise InputError("Ray is not installed: pip install 'multispin[ray]'") from None
+        raise InputError(f"Ray is not installed: {how_to_install('ray')}") from None
     began = not ray.is_initialized()
     if began:
         try:

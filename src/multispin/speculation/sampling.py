@@ -77,7 +77,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.temperature != 0.0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
-                f"temperature = {self.temperature} is outside {MIN_TEMPERATURE} … {MAX_TEMPERATURE} and not 0 (greedy)"
+                f"temperature = {self.temperature} is neither 0 (greedy) nor in {MIN_TEMPERATURE} … {MAX_TEMPERATURE}"
             )
         if not 0 <= self.top_k <= MAX_TOP_K:
             raise InputError(f"top_k = {self.top_k} is outside 0 … {MAX_TOP_K} (0 keeps every token)")

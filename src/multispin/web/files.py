@@ -30,7 +30,7 @@ def wllama_folder() -> Path:
     folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else None
     if folder is None or not (folder / "single-thread.wasm").is_file():
         raise InputError(
-            "a page that drafts needs llama.cpp in WebAssembly: pip install multispin-wllama (in a checkout, make web)"
+            "a page that drafts needs llama.cpp in WebAssembly: run `make web` in a clone of multispin (it needs npm)"
         )
     return folder
 
