@@ -76,7 +76,9 @@ def test_modes_stand_side_by_side():
     ]
     plain, edge, rounds, mixture, auto = (result["goodput_tokens_per_s"]["mean"] for result in results)
     assert min(edge, rounds, mixture, auto) > plain  # a pass takes 154 ms there, a drafted token 12 ms
-    assert "mixture, heterogeneous" in output(*site)
+    printed = output(*site)
+    assert "\nmixture, heterogeneous" in printed
+    assert "\nrounds, heterogeneous" in printed
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
         soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("policy" if all(result.mode == "rounds" for result in results) else "mode", no_wrap=True)
+    all_rounds = all(result.mode == "rounds" for result in results)
+    table.add_column("policy" if all_rounds else "mode", no_wrap=True)
     keys = [key for key, _ in results[0].point]
     shares = ("server", "devices", "uplink", "wasted")
     for name in (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares):
@@ -209,7 +210,7 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
         goodput = found["goodput_tokens_per_s"]
         half = goodput.high - goodput.mean
         table.add_row(
-            result.label,
+            f"rounds, {result.label}" if result.mode == "rounds" and not all_rounds else result.label,
             *(f"{value:.5g}" if isinstance(value, float) else str(value) for _, value in result.point),
             _number(goodput.mean),
             f"± {half:.2g}" if math.isfinite(half) else "",
