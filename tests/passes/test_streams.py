@@ -20,6 +20,7 @@ from multispin.protocol import (
     MAX_DRAFT_LENGTH,
     PROTOCOL_VERSION,
     Ask,
+    Chunk,
     Close,
     Commit,
     DeviceSession,
@@ -469,6 +470,43 @@ def test_a_lost_device_takes_no_part_and_a_failed_one_ends_alone():
     assert site.phones[numbers[2]].session.generated == expected(60)
     assert site.passes.session(numbers[1]) is None
     assert not site.passes.session(numbers[0]).request.finish
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_token_that_came_is_in_the_reports_also_of_who_leaves_comes_back_or_loses_its_slot(seed):
+    site, rng, came = Site(slots=3, slot_grace_s=0.02, pass_s=lambda jobs: 0.03), random.Random(seed), 0
+    site.rng.seed(seed)
+    numbers = [site.join(f"d{k}", 60, right=0.9, token_s=0.002) for k in range(6)]
+    was = site.passes.receive
+
+    def receive(number, message, *more):
+        nonlocal came
+        came += message.length if isinstance(message, Chunk) else 0
+        return was(number, message, *more)
+
+    site.passes.receive = receive
+    left = set()
+    while not all(number in left or site.phones[number].session.finish for number in numbers):
+        if not site.queue.step() and not any(not site.phones[number].connected for number in numbers):
+            break
+        number, chance = rng.choice(numbers), rng.random()
+        phone = site.phones[number]
+        if number in left or phone.session.finish or site.passes.session(number).request is None:
+            continue
+        if not phone.connected:
+            if chance < 0.1:
+                site.connect(phone)
+        elif chance < 0.01:
+            site.lose(number)
+        elif chance < 0.013 and len(left) < 3:
+            left.add(number)
+            phone.connected, phone.connection = False, phone.connection + 1
+            site.passes.leave(number)
+        site.passes.expire(site.queue.now_s)
+    site.run(site.queue.now_s + 1.0)
+    verified = sum(sum(report.drafted) for report in site.reports)
+    assert verified + site.passes.late_tokens == came > 300
+    assert left
 
 
 def test_a_thrifty_device_wastes_less_and_its_text_is_the_same():

@@ -32,7 +32,8 @@ class EdgeState:
         seats: sessions and slots.
         outbox: messages that are to be sent next.
         rows: drafts decided since the last report.
-        late_tokens: drafted tokens that came when nobody waited for them any more.
+        late_drafted: tokens of drafts in grants that came when nobody waited for them any more.
+        gone_wasted: tokens of streams that were never verified, of sessions that have ended.
 
     """
 
@@ -42,7 +43,13 @@ class EdgeState:
     seats: Seats
     outbox: list[Addressed] = field(default_factory=list)
     rows: list[DecidedDraft] = field(default_factory=list)
-    late_tokens: int = 0
+    late_drafted: int = 0
+    gone_wasted: int = 0
+
+    @property
+    def late_tokens(self) -> int:
+        """Drafted tokens that came when nobody waited for them any more, or whose chain has ended."""
+        return self.late_drafted + self.gone_wasted + sum(seat.session.counts.wasted for seat in self.seats)
 
     def tell(self, number: int, message: Downlink) -> None:
         """Have a message sent next."""
@@ -50,7 +57,10 @@ class EdgeState:
 
     def leave(self, number: int) -> None:
         """End a session and take back all that it holds."""
-        if self.seats.remove(number) is not None:
+        seat = self.seats.remove(number)
+        if seat is not None:
+            seat.session.end()
+            self.gone_wasted += seat.session.counts.wasted
             self.controller.leave(number)
 
     # Drafts in grants ---------------------------------------------------------------------------------------------
@@ -73,7 +83,7 @@ class EdgeState:
         if session.request is not None and session.request.finish:  # its last token has been named
             self.seats.release(seat)
         if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
-            self.late_tokens += message.length
+            self.late_drafted += message.length
             return [*answers]
         if stage.grant.length > 0:
             self.observe_draft(seat, stage.grant, message, frame_bytes, now_s - seat.asked_at_s)

@@ -308,9 +308,7 @@ class Streams:
         if riding is None or request is None:
             return
         self._state.engine.commit(job.feed.slot, job.feed.start + 1 + outcome.accepted)
-        wasted = session.counts.wasted
         commit, trials = session.settle_stream(outcome)
-        self._state.late_tokens += session.counts.wasted - wasted
         self._state.tell(number, commit)
         delivered = commit.accepted + len(commit.ids)
         self._state.rows.append(DecidedDraft(number, job.drafted, min(outcome.accepted, delivered), delivered))

@@ -195,9 +195,7 @@ class Windows:
     def take(self, seat: Seat, message: Chunk, frame_bytes: int, now_s: float) -> None:
         """Take some tokens of a stream, and learn from them."""
         session, number = seat.session, seat.session.number
-        wasted = session.counts.wasted
         arrival = session.receive_chunk(message)
-        self._state.late_tokens += session.counts.wasted - wasted
         flow, stage = self._flows.get(number), session.stage
         if flow is None or not isinstance(stage, Streaming):
             return

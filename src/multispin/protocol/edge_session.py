@@ -213,6 +213,11 @@ class EdgeSession:
             self._end_stream(stage)
         return commit, trials
 
+    def end(self) -> None:
+        """The session is over: nothing that was drafted ahead will be decided any more."""
+        if isinstance(self.stage, Streaming):
+            self.stage.abandon()
+
     def _end_stream(self, stage: Streaming) -> None:
         """The text has ended, or has lost its slot; the next stream begins with a greater epoch."""
         stage.kill()

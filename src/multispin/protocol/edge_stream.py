@@ -201,6 +201,13 @@ class Streaming:
         """Whatever the device is told may make it begin another chain."""
         self.restarts = min(self.restarts + 1, MOST_RESTARTS)
 
+    def abandon(self) -> None:
+        """The chain ends here, and what is in the pass is not decided either."""
+        self.kill()
+        if self.riding is not None:
+            self.counts.wasted += self.riding.own
+            self.riding = None
+
     def kill(self) -> None:
         """The chain ends here, and what is pending of it is dropped; what is in the pass is still decided."""
         riding = self.riding
