@@ -60,6 +60,13 @@ def test_a_token_that_leaves_no_room_for_a_draft_is_no_probe():
     assert site.passes.controller.chooser.probes.due(number, site.queue.now_s)
 
 
+def test_a_device_that_is_too_slow_for_a_probe_gets_its_text_from_the_edge_alone():
+    site = StreamSite(engine=RandomTarget(2))
+    number = site.join("d", 20, token_s=20.0, rule=Rule.REJECTION, params=SamplingParams(1.0), retained=20)
+    site.run(10.0)
+    assert site.phones[number].session.finish
+
+
 def test_a_probe_that_takes_a_part_of_the_band_makes_nobody_late():
     controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 8, mode="mixture"))
     for session in (1, 2):

@@ -7,6 +7,7 @@ in whatever pass finds them ready.
 import heapq
 
 from multispin.passes.flows import grant_length
+from multispin.passes.planning import MOST_DRAFT_S
 from multispin.passes.plans import DEVICE, EDGE, NOBODY
 from multispin.passes.probing import PROBE_LENGTH
 from multispin.passes.seats import Seat
@@ -38,12 +39,16 @@ class Grants:
     def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:
         """Let an idle session take part in the next passes: its device drafts, or it rides for its one token.
 
-        A device whose last draft was late, or whose drafts do not pay, is only probed now and then.
+        A device whose last draft was late, or whose drafts do not pay, is only probed now and then, and one that needs
+        longer than `MOST_DRAFT_S` for a token is asked for nothing.
         """
         session, limits = seat.session, self._state.limits
         beliefs, most = self._state.controller.beliefs, self._state.controller.settings.max_draft_length
         room, length = min(session.room, most), 0
         device = beliefs.device(session.number, room, max(1, most // 2))
+        rate_bits_per_s = max(1e-9, device.rate_bits_per_s(bandwidth_hz))
+        token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / rate_bits_per_s
+        room = min(room, int(max(0.0, MOST_DRAFT_S - 2.0 * device.delay_s) / token_s))
         if session.hello.drafts:
             if not self._probes.distrusted(session.number):
                 length = grant_length(device, bandwidth_hz, pass_s + 2.0 * device.delay_s, room)
@@ -56,9 +61,6 @@ class Grants:
         if isinstance(session.stage, Pending):
             return
         self._state.tell(session.number, grant)
-        token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / max(
-            1e-9, device.rate_bits_per_s(bandwidth_hz)
-        )
         expected_s = 2.0 * device.delay_s + length * token_s
         late_s = now_s + limits.deadline_factor * expected_s + limits.deadline_slack_s
         heapq.heappush(self._due, (late_s, session.number, grant.round))
