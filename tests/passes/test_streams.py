@@ -3,7 +3,6 @@
 import gc
 import math
 import random
-from functools import partial
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from tests.passes.counting import CountingEngine, RandomDrafter, V, chain
 from multispin.control import Device
 from multispin.control.streams import Go, Ride, Wait, choose
 from multispin.errors import InputError
-from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, Passes, Send, Sleep, Verify
+from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.passes.flows import Flow, grant_length, matters, window_of
 from multispin.passes.streams import LOOK_S
 from multispin.passes.windows import MOST_GONE
@@ -33,6 +32,7 @@ from multispin.protocol import (
     Window,
 )
 from multispin.simulation.clock import EventQueue
+from multispin.simulation.driver import VirtualDriver
 from multispin.speculation import (
     ID_RULES,
     Failure,
@@ -56,19 +56,20 @@ class Phone:
         self.ended_s = None
 
 
-class Site:
-    """What a server does with a real clock."""
+class Site(VirtualDriver):
+    """An edge, and phones that stream."""
 
     def __init__(
         self, edge=None, pass_s=lambda jobs: 0.02, slots=8, mode="streams", engine=None, decide=choose, **limits
     ):
-        self.queue, self.engine, self.pass_s = EventQueue(), engine or CountingEngine(slots), pass_s
+        self.engine, self.takes_s = engine or CountingEngine(slots), pass_s
         settings = ControllerSettings("heterogeneous", 1e6, 7, 16, mode=mode, edge_drafts=edge is not None)
         self.edge = None if edge is None else RandomDrafter(edge)
-        self.passes = Passes(
+        passes = Passes(
             self.engine, Controller(settings), "abc", Limits(**limits), edge_drafter=self.edge, decide=decide
         )
-        self.rng, self.phones, self.sleeping_s, self.reports = random.Random(3), {}, -1.0, []
+        super().__init__(EventQueue(), passes)
+        self.rng, self.phones, self.reports = random.Random(3), {}, []
 
     def join(self, name, tokens=60, right=0.8, token_s=0.005, delay_s=0.002, drafts=True, prompt=(1, 2, 3), **request):
         request.setdefault("params", SamplingParams())
@@ -98,12 +99,12 @@ class Site:
         def arrive(connection=phone.connection):
             if connection == phone.connection and self.passes.session(number) is not None:
                 for answer in self.passes.receive(number, message, frame_bytes, self.queue.now_s):
-                    self.down(number, answer)
+                    self.tell(number, answer)
                 self.wake()
 
         self.queue.at(self.queue.now_s + phone.delay_s, arrive)
 
-    def down(self, number, message):
+    def tell(self, number, message):
         phone = self.phones[number]
         connection = phone.connection
         if not phone.connected:
@@ -159,38 +160,14 @@ class Site:
 
         self.queue.at(self.queue.now_s + phone.token_s, done)
 
-    def wake(self):
-        self.queue.at(self.queue.now_s, self.look)
+    def reported(self, report):
+        self.reports.append(report)
 
-    def look(self):
-        while True:
-            match self.passes.advance(self.queue.now_s):
-                case Send(messages, report):
-                    if report is not None:
-                        self.reports.append(report)
-                    for number, message in messages:
-                        self.down(number, message)
-                case DraftHere() as step:
-                    drafts = self.passes.draft(step)
-                    self.queue.at(self.queue.now_s + 0.002, partial(self.drafted, step, drafts))
-                    return
-                case Verify(batch):
-                    findings, took_s = self.passes.verify(batch), self.pass_s(batch.jobs)
-                    self.queue.at(self.queue.now_s + took_s, partial(self.verified, batch, findings, took_s))
-                    return
-                case Sleep(until_s):
-                    if until_s is not None and until_s != self.sleeping_s:
-                        self.sleeping_s = until_s
-                        self.queue.at(until_s, self.look)
-                    return
+    def pass_s(self, batch):
+        return (self.takes_s(batch.jobs),) * 2
 
-    def drafted(self, step, drafts):
-        self.passes.drafted(step, drafts, 0.002, self.queue.now_s)
-        self.look()
-
-    def verified(self, batch, findings, took_s):
-        self.passes.verified(batch, findings, took_s, self.queue.now_s)
-        self.look()
+    def draft_here(self, step):
+        return self.passes.draft(step), 0.002
 
     def run(self, until_s=60.0):
         while self.queue.now_s < until_s and not all(phone.session.finish for phone in self.phones.values()):

@@ -23,9 +23,7 @@ from multispin.passes import (
     DraftHere,
     EdgeDraft,
     Passes,
-    Send,
-    Sleep,
-    Verify,
+    RoundReport,
 )
 from multispin.protocol import Chunk, Close, Downlink, Draft, Grant, ProtocolError
 from multispin.protocol.device_stream import DeviceStreaming
@@ -33,6 +31,7 @@ from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
 from multispin.simulation.clock import EventQueue
 from multispin.simulation.device import FINGERPRINT, Drafting, LiveDevice, SimulatedDevice
+from multispin.simulation.driver import VirtualDriver
 from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
 from multispin.simulation.liars import Liar
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
@@ -49,7 +48,7 @@ from multispin.simulation.uplink import (
 from multispin.speculation import Engine, Failure, Finding
 
 
-class Site:
+class Site(VirtualDriver):
     """One edge and its devices under a virtual clock.
 
     Args:
@@ -94,7 +93,7 @@ class Site:
         self._edge_drafter = drafter
         self._present: dict[int, SimulatedDevice] = {}
         self.controller = Controller(settings, self._beliefs(mode, knows, knows_acceptance))
-        self.passes = Passes(
+        passes = Passes(
             self.engine,
             self.controller,
             FINGERPRINT,
@@ -103,12 +102,11 @@ class Site:
             edge_drafter=drafter,
             decide=decide,
         )
+        super().__init__(self.queue, passes)
         self._tokens = 0
         self.rounds = 0
         self.verifying_s = 0.0
         self.air: Air = TimeDivision() if in_turns(scenario) else FrequencyDivision()
-        self._until_s = -1.0  # the last time at which a look is due already
-        self._looks = False  # whether a look is due at this very moment
         self._watching = False  # whether a look for lost devices is due
         self._stragglers = np.random.default_rng([seed, 2**31, 1])
         self.devices = [self._device(k, seed, longest, lies or {}) for k in range(len(scenario.devices))]
@@ -200,7 +198,7 @@ class Site:
             self._forget(device)
         if not device.gone and away_s is not None:
             self.queue.at(self.queue.now_s + float(device.generator.exponential(away_s)), lambda: self._arrive(device))
-        self._wake()
+        self.wake()
 
     def _lose(self, device: SimulatedDevice) -> None:
         """A device vanishes; the edge hears no more than a broken connection."""
@@ -211,7 +209,7 @@ class Site:
             if not self._watching:
                 self._watching = True
                 self.queue.at(self.queue.now_s + EXPIRY_PERIOD_S, self._watch)
-        self._wake()
+        self.wake()
 
     def _forget(self, device: SimulatedDevice, keep: bool = False) -> None:
         """End a device's presence; the edge may keep a lost one's session, whose number then stays known."""
@@ -235,7 +233,7 @@ class Site:
                 self._present[number] = device
                 self._forget(device)
                 self._join(device)
-        self._wake()
+        self.wake()
 
     def _request(self, device: SimulatedDevice) -> None:
         behaviour = self.setup.behaviour
@@ -245,9 +243,9 @@ class Site:
         tokens = recorded or _drawn(behaviour.tokens_per_request or endless, device.generator)
         assert device.number is not None
         self.passes.receive(device.number, device.begin(prompt, tokens, self.queue.now_s), 0, self.queue.now_s)
-        self._wake()
+        self.wake()
 
-    def _tell(self, number: int, message: Downlink) -> None:
+    def tell(self, number: int, message: Downlink) -> None:
         """Send a message to a device. The downlink takes its one-way delay and nothing else (eq. 9)."""
         device = self._present[number]
         if device.away:
@@ -268,7 +266,7 @@ class Site:
             device.lose()
             self.passes.disconnect(number, self.queue.now_s)
             self.queue.at(self.queue.now_s + away_s, partial(self._resume, number, device))
-            self._wake()
+            self.wake()
             return
         if (grant := device.session.grant) is not None:
             device.listen(self.queue.now_s)  # a round begins
@@ -296,8 +294,8 @@ class Site:
         device.away = False
         _, answers = self.passes.connect(device.session.greet(), self.queue.now_s)
         for answer in answers:
-            self._tell(number, answer)
-        self._wake()
+            self.tell(number, answer)
+        self.wake()
 
     # Streams ------------------------------------------------------------------------------------------------------
 
@@ -378,9 +376,9 @@ class Site:
             self._join(device)
             return
         for answer in answers:
-            self._tell(number, answer)
+            self.tell(number, answer)
         if not self.passes.waits(now_s):
-            self._wake()
+            self.wake()
 
     def _delay_s(self) -> float:
         behaviour = self.setup.behaviour
@@ -393,52 +391,27 @@ class Site:
         self._tokens += 1
         return f"session-{self._tokens}"
 
-    # The loop: what `EdgeServer` does with a real clock -------------------------------------------------------------
+    # What the driver asks ------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        """Have a look once everything of this moment has happened."""
-        if not self._looks:
-            self._looks = True
-            self.queue.at(self.queue.now_s, self._look)
+    def reported(self, report: RoundReport) -> None:
+        """Count the passes that decided anything."""
+        self.rounds += bool(report.members)
 
-    def _look(self) -> None:
-        """Do what the passes ask for, until they sleep or verify."""
-        self._looks = False
-        while True:
-            match self.passes.advance(self.queue.now_s):
-                case Send(messages, report):
-                    self.rounds += report is not None and bool(report.members)
-                    for number, message in messages:
-                        self._tell(number, message)
-                case DraftHere() as step:
-                    self._draft_here(step)
-                    return
-                case Verify(batch):
-                    findings = self.passes.verify(batch)
-                    verify_s = batch_verification_s(self.setup.scenario.verifier, batch)
-                    done_s = self.queue.now_s + verify_s + self.setup.behaviour.round_overhead_s
-                    self.queue.at(done_s, partial(self._verified, batch, findings, verify_s))
-                    return
-                case Sleep(until_s):
-                    if until_s is not None and until_s != self._until_s:
-                        self._until_s = until_s
-                        self.queue.at(until_s, self._look)
-                    return
+    def pass_s(self, batch: Batch) -> tuple[float, float]:
+        """The scenario's time of a verification; its verdicts wait for what the edge does beside."""
+        verify_s = batch_verification_s(self.setup.scenario.verifier, batch)
+        return verify_s, verify_s + self.setup.behaviour.round_overhead_s
 
-    def _draft_here(self, step: DraftHere) -> None:
+    def verified(self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float) -> None:
+        """Count the engine's time."""
+        self.verifying_s += verify_s
+        super().verified(batch, findings, verify_s)
+
+    def draft_here(self, step: DraftHere) -> tuple[list[EdgeDraft], float]:
+        """The scenario's edge drafter; how many tokens are right is drawn."""
         assert self._edge_drafter is not None
         drafts = [self._edge_drafter.draft_for(self._present[each.session].truth, each.ask) for each in step.asks]
-        draft_s = self._edge_drafter.draft_s([each.ask.length for each in step.asks])
-        self.queue.at(self.queue.now_s + draft_s, partial(self._drafted, step, drafts, draft_s))
-
-    def _drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float) -> None:
-        self.passes.drafted(step, drafts, draft_s, self.queue.now_s)
-        self._look()
-
-    def _verified(self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float) -> None:
-        self.verifying_s += verify_s
-        self.passes.verified(batch, findings, verify_s, self.queue.now_s)
-        self._look()
+        return drafts, self._edge_drafter.draft_s([each.ask.length for each in step.asks])
 
     def _now_s(self) -> float:
         return self.queue.now_s
