@@ -57,7 +57,8 @@ class Prices:
         self._learned = Price()
         self._promised = Price()  # the same, by what was expected of the passes
         self._by = math.nan
-        self._scaled: dict[int, SessionWorth] = {}
+        self._unscaled: dict[int, SessionWorth] = {}  # at the price of time of the best rates
+        self._scaled: dict[int, SessionWorth] = {}  # at the engine's present price
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
@@ -107,8 +108,8 @@ class Prices:
         if (found := self._background.take()) is not None:
             self.worth, self._goodputs = found
             self._by = math.nan
-            rates = self.worth.sessions
-            self._bands_hz = {number: rates[str(number)].bandwidth_hz for number in self._streaming}
+            self._unscaled = dict(zip(sorted(self._asked), self.worth.sessions.values(), strict=True))
+            self._bands_hz = {number: self._unscaled[number].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
 
     def _due(self, there: frozenset[int], edge_rooms: bool, now_s: float) -> bool:
@@ -166,7 +167,7 @@ class Prices:
             by = self.worth.scale(self._learned.tokens_per_s, self._devices_share(self.worth))
             if not abs(by - self._by) <= SAME * self._by:
                 self._by = by
-                self._scaled = {int(name): each.scaled(by) for name, each in self.worth.sessions.items()}
+                self._scaled = {number: each.scaled(by) for number, each in self._unscaled.items()}
 
 
 _WorthAndGoodputs = tuple[Worth, Mapping[str, float]]
