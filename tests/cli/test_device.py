@@ -12,7 +12,8 @@ import pytest
 
 from multispin.cli import device, drafting
 from multispin.cli.main import run
-from multispin.device import Silence, Why
+from multispin.device import Silence, UntrustedError, Why
+from multispin.protocol import RefusedError
 from multispin.protocol.events import Away, Done, Written
 from multispin.speculation import NoDrafter
 
@@ -210,3 +211,21 @@ def test_a_drafter_has_room_for_the_text_or_for_less_if_a_person_says_so(monkeyp
     for context in ([], ["--context", "32"], ["--context", "4096"]):
         drafting.prepared_drafter(order_of("--prompt", "x", "--max-tokens", "10", "--draft", "small", *context))
     assert rooms == [50, 32, 50]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "option"),
+    [
+        (UntrustedError("the certificate is not trusted"), "--ca-file"),
+        (RefusedError("tokenizer-mismatch", "the tokenizer is another", 0.0), "--target"),
+        (RefusedError("full", "this edge is full", 0.0), None),
+    ],
+)
+def test_the_command_adds_the_option_that_helps(monkeypatch, capsys, refusal, option):
+    async def refused(_):
+        raise refusal
+
+    monkeypatch.setattr(drafting, "write", refused)
+    assert run(["device", "--draft", "none", "--prompt", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.rstrip().endswith(f"{refusal} ({option})" if option else str(refusal))

@@ -435,5 +435,5 @@ def test_a_file_that_has_passed_is_tried_again_when_it_has_changed(path, tmp_pat
 def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused(path):
     if has_gpu_backend():
         pytest.skip("this library has a backend for a graphics processor")
-    with pytest.raises(InputError, match=r"--gpu-layers 9: .* leave it out"):
+    with pytest.raises(InputError, match=r"gpu_layers = 9: .* leave it out"):
         LlamaCppModel(path, gpu_layers=9)

@@ -177,7 +177,7 @@ def test_a_greeting_is_checked():
         assert refusal.value.code == code
     with pytest.raises(ProtocolError, match=r"version 2 is not this edge's 3: install the same multispin on both"):
         check_hello(replace(HELLO, version=2), "abc")
-    with pytest.raises(ProtocolError, match=r"xyz.*target owner/model .abc.*--target"):
+    with pytest.raises(ProtocolError, match=r"xyz.*target owner/model .abc.*start the device with the edge's target"):
         check_hello(replace(HELLO, fingerprint="xyz"), "abc", "owner/model")
 
 

@@ -110,6 +110,8 @@ def command(**options: Any) -> None:
     import asyncio  # what runs a device takes longer to import than --help may take
 
     from multispin.cli import drafting
+    from multispin.device import UntrustedError
+    from multispin.protocol import RefusedError
 
     order = settled(options)
     name = DrafterName.parse(order["draft"])
@@ -117,11 +119,18 @@ def command(**options: Any) -> None:
     prepare(order["threads"], name.needs_model and not by_llama_cpp)
     for sentence in idle_of_device(command, options):
         log.warning(sentence)
-    if order["serve_at"] is not None:
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(drafting.serve(order))
-    else:
-        asyncio.run(drafting.write(order))
+    try:
+        if order["serve_at"] is not None:
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(drafting.serve(order))
+        else:
+            asyncio.run(drafting.write(order))
+    except UntrustedError as error:
+        raise InputError(f"{error} (--ca-file)") from None
+    except RefusedError as error:
+        if error.code == "tokenizer-mismatch":
+            raise InputError(f"{error} (--target)") from None
+        raise
 
 
 def settled(options: Mapping[str, Any]) -> dict[str, Any]:

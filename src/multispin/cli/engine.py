@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from multispin.cli.options import together
+from multispin.cli.process import flag
 from multispin.errors import InputError
 from multispin.models.numbers import NUMBERS
 
@@ -48,7 +49,8 @@ def check_engine_options(options: Mapping[str, Any]) -> None:
 
     if options["engine"] == "vllm":
         check_installed()
-        parse_options(options["engine_options"])
+        with flag("--engine-option"):
+            parse_options(options["engine_options"])
         if options["dtype"] == "int8":
             raise InputError("--dtype int8 is the embedded verifier's: give vLLM a quantised checkpoint as --target")
         if options.get("batch_invariant"):

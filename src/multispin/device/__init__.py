@@ -9,6 +9,7 @@ from multispin.device.link import (
     MemoryEnd,
     MemoryLink,
     ShapedLink,
+    UntrustedError,
     WebSocketLink,
     memory_pair,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Retries",
     "ShapedLink",
     "Silence",
+    "UntrustedError",
     "WebSocketLink",
     "Why",
     "memory_pair",

@@ -28,6 +28,10 @@ MAX_FRAMES_UNDER_WAY = 64
 """Frames that an in-memory link holds in one direction before the sender waits."""
 
 
+class UntrustedError(InputError):
+    """An edge's certificate is signed by no authority that this device trusts."""
+
+
 class LinkLostError(Exception):
     """There is no connection, or no longer; the message says why. A new connection may well succeed."""
 
@@ -108,9 +112,8 @@ class WebSocketLink:
             ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
-            raise InputError(
-                f"the certificate of {without_secrets(url)} is not trusted: {why}; name the authority that signed it "
-                "(--ca-file)"
+            raise UntrustedError(
+                f"the certificate of {without_secrets(url)} is not trusted: {why}; name the authority that signed it"
             ) from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a host without a name, …
             if isinstance(error, InputError):

@@ -117,7 +117,7 @@ class LlamaCppModel:
         self.library = load_llama_cpp()
         if gpu_layers and not has_gpu_backend():
             raise InputError(
-                f"--gpu-layers {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"
+                f"gpu_layers = {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"
             )
         options = self.library.llama_model_default_params()
         options.n_gpu_layers, options.vocab_only = gpu_layers, only_vocabulary

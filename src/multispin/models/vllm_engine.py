@@ -130,7 +130,7 @@ class VllmEngine(SlotTable):
             self._core.shutdown()
             raise InputError(
                 f"vLLM's cache has room for {fits:.1f} texts of {self._max_length} tokens and not "
-                f"for {slots}: lower --slots or --max-length, or give it more memory (--engine-option "
+                f"for {slots}: write fewer or shorter texts at once, or give it more memory (vLLM's option "
                 "gpu_memory_utilization=0.95, or kv_cache_memory_bytes on a CPU)"
             )
         self._max_draft = max_draft

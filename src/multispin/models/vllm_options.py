@@ -18,12 +18,12 @@ def check_installed() -> None:
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE of the command line, values as JSON where they are JSON and as text elsewhere."""
+    """Options of vLLM's engine, each NAME=VALUE; values are JSON where they can be, and text elsewhere."""
     options: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
-            raise InputError(f"--engine-option {pair!r} is not of the form NAME=VALUE")
+            raise InputError(f"{pair!r} is not of the form NAME=VALUE")
         try:
             options[name.replace("-", "_")] = json.loads(value)
         except (ValueError, RecursionError):  # not JSON, nested too deeply, or a number of very many digits

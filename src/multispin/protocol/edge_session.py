@@ -426,8 +426,8 @@ def check_hello(hello: Hello, fingerprint: str, target: str = "") -> None:
         raise ProtocolError(
             "tokenizer-mismatch",
             f"the device's tokenizer ({hello.fingerprint}) is not that of the edge's target{name} "
-            f"({fingerprint}): start the device with the edge's target (--target), "
-            "and draft with a model of its family",
+            f"({fingerprint}): start the device with the edge's target, and draft "
+            "with a model of its family",
         )
     if not all(math.isfinite(value) for value in (hello.profile.seconds_per_token, hello.profile.spectral_efficiency)):
         raise ProtocolError("bad-profile", "the device profile holds a number that is not finite")
