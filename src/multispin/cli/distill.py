@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 GGUF_FILE = "drafter.gguf"
 MAX_CORPUS_BYTES = 64 * 2**20
-_RULES = ("greedy", "coupled", "rejection", "rejection-down")
 
 
 @click.command("distill", short_help="Make a small drafter for a target.")
@@ -187,12 +186,14 @@ def _print_card(card: "DrafterCard", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from multispin.distillation.evaluation import RULES  # loads torch, which has made the drafter
+
     table = Table(title=f"{out}: layers {', '.join(map(str, card.layers))} of {card.target}, {card.vocabulary:,} ids")
     table.add_column("prompts")
-    for rule in _RULES:
+    for rule in RULES:
         table.add_column(rule, justify="right", no_wrap=True)
     for task, found in card.results.items():
-        cells = [f"{found[rule]['acceptance_rate']:.3f} ± {found[rule]['standard_error']:.3f}" for rule in _RULES]
+        cells = [f"{found[rule]['acceptance_rate']:.3f} ± {found[rule]['standard_error']:.3f}" for rule in RULES]
         table.add_row(task, *cells)
     Console().print(table)
     Console(highlight=False).print(

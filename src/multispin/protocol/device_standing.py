@@ -85,7 +85,7 @@ class DeviceStanding:
     @property
     def rule(self) -> Rule:
         """The present request's acceptance rule."""
-        return self._text.requested.acceptance_rule
+        return self._text.rule
 
     @property
     def session_number(self) -> int:

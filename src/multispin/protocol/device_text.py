@@ -6,7 +6,7 @@ from dataclasses import replace
 from multispin.errors import InputError
 from multispin.protocol.progress import Progress
 from multispin.protocol.request import Request
-from multispin.speculation import SamplingParams, Score, TextStream
+from multispin.speculation import Rule, SamplingParams, Score, TextStream
 
 
 class DeviceText:
@@ -19,6 +19,7 @@ class DeviceText:
             stop string, is not in it before it is decided.
         params: the sampling parameters in effect.
         prompt_tokens: length of the present request's prompt.
+        rule: acceptance rule of the present request.
 
     Args:
         decode: text of token ids, by the target's tokenizer; needed for words, and for stop strings.
@@ -31,6 +32,7 @@ class DeviceText:
         self.words = ""
         self.params = SamplingParams()
         self.prompt_tokens = 0
+        self.rule = Rule.GREEDY
         self._decode = decode
         self._stream: TextStream | None = None
 
@@ -57,7 +59,7 @@ class DeviceText:
             raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
         self.request = request
         self.committed, self.params = list(request.prompt), request.effective_params
-        self.prompt_tokens = len(request.prompt)
+        self.prompt_tokens, self.rule = len(request.prompt), request.acceptance_rule
         self.words, self._stream = "", None
         if self._decode is not None:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)

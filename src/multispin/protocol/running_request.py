@@ -85,7 +85,8 @@ class RunningRequest:
 
     def commit(self, tokens: Sequence[int], scores: Sequence[Score] = ()) -> int:
         """Append tokens, cut after the first stop id or at the token limit; returns how many were kept."""
-        kept = list(tokens[: self.remaining])
+        left = self.remaining
+        kept = list(tokens[:left])
         for index, token in enumerate(kept):
             if token in self.stop_ids:
                 kept, self.finish = kept[: index + 1], "stop"
@@ -94,7 +95,7 @@ class RunningRequest:
         self._scores += scores[: len(kept)]
         if self.matcher is not None:
             self.matcher.advance(kept)
-        if not self.finish and self.remaining == 0:
+        if not self.finish and len(kept) == left:
             self.finish = "length"
         return len(kept)
 
