@@ -272,25 +272,25 @@ class Rounds:
         A distribution that has not come by now is not waited for any longer: its draft is decided when it comes.
         """
         batch = settling.batch
-        verdicts: dict[int, Verdict] = {}
+        verdicts = list[tuple[Seat, Verdict]]()
         for job, finding in zip(batch.jobs, settling.findings, strict=True):
             seat = self._seats.get(job.session)
             if finding is None or isinstance(finding, (Rejection, Failure)) or seat is None:
                 continue
             verdict = self._state.settle(seat, job, finding)
             if isinstance(verdict, Verdict):
-                verdicts[job.session] = verdict
-                compare(self._state, seat)
+                verdicts.append((seat, verdict))
+                if seat.trial is not None:
+                    compare(self._state, seat)
         self._phase = None
         self._seats.end_batch()
         # In a pass of their own, the sessions that no device drafts for go on as planned.
-        held = {number for number in verdicts if self._seats[number].held}
+        held = {seat.session.number for seat, _ in verdicts if seat.held}
         plan, grants = (None, {}) if settling.waits else self._grants.schedule(now_s)
         drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
         messages: list[Addressed] = []
-        for number, verdict in verdicts.items():
-            seat = self._seats[number]
-            session, trial = seat.session, seat.trial
+        for seat, verdict in verdicts:
+            session, trial, number = seat.session, seat.trial, seat.session.number
             if trial is not None and verdict.finish:  # nothing is to be learned from it any more
                 known = trial.base if trial.ids is None else verdict.base
                 messages += [(number, each) for each in session.catch_up(known)]
