@@ -5,6 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, decoders
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+from tokenizers.normalizers import Replace
 
 from multispin.errors import InputError
 from multispin.models import (
@@ -16,6 +20,8 @@ from multispin.models import (
     load_verifier,
 )
 from multispin.models.template import TemplateProcess
+from multispin.models.token_table import token_table
+from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -35,6 +41,30 @@ def test_padding_of_the_logits_is_no_vocabulary(make_folder):
     alone = decode_alone(load_model(many), [5, 6, 7], SamplingParams(5.0, seed=1), 20, vocabulary_size=259)
     assert found.next_token == alone[0]
     assert max(alone) < 259
+
+
+def test_a_space_of_sentencepiece_is_a_space_on_both_sides():
+    """Files for llama.cpp write the tokens that a user defined with spaces, and all others with ▁."""
+
+    def tokenizer(*words):
+        """The last words are the user's."""
+        vocabulary = {word: index for index, word in enumerate(("<unk>", "▁", "a", "▁a", *words))}
+        backend = Backend(BPE(vocabulary, [("▁", "a")], unk_token="<unk>"))
+        backend.normalizer, backend.decoder = Replace(" ", "▁"), decoders.Replace("▁", " ")
+        backend.add_tokens([AddedToken(word, normalized=False) for word in words])
+        return Tokenizer(backend)
+
+    model, file = tokenizer("▁▁", "<b>"), tokenizer("  ", "<b>")
+    assert model.fingerprint == file.fingerprint
+    assert model.difference(file) is None
+    assert [model.token_bytes(index) for index in range(1, 6)] == [b" ", b"a", b" a", b"  ", b"<b>"]
+    assert token_table(model)[2 + len("<unk>") :] == b"\0\1 \0\1a\0\2 a\0\2  \0\3<b>"
+
+
+def test_a_block_that_is_no_space_stays_one(make_folder):
+    """In a vocabulary of bytes ▁ is text."""
+    tokenizer = load_tokenizer(make_folder("m", words=("Ġa", "th", "âĸ", "âĸģ")))
+    assert tokenizer.token_bytes(tokenizer.backend.token_to_id("âĸģ")) == "▁".encode()
 
 
 def test_special_tokens_that_one_side_lacks_or_names_otherwise_leave_no_text_and_do_not_matter(make_folder):

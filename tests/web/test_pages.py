@@ -6,6 +6,7 @@ import re
 from contextlib import asynccontextmanager
 
 import aiohttp
+import click
 import pytest
 from aiohttp import web
 
@@ -233,7 +234,10 @@ def test_a_code_is_drawn_for_a_terminal_and_for_a_page():
     address = join_address("10.0.0.5:8765", "a b/c")
     assert address == "http://10.0.0.5:8765/device#token=a%20b%2Fc"
     assert join_address("https://edge.example.org/") == "https://edge.example.org/device"
-    assert len(join_code(address).splitlines()) > 10
+    lines = join_code(address).splitlines()
+    assert len(lines) > 10
+    assert all(line.startswith("\x1b[97;40m") and line.endswith("\x1b[0m") for line in lines)  # on any terminal
+    assert {*click.unstyle("".join(lines))} == {*"█▀▄ "}
     assert join_picture(address).startswith("<svg")
 
 

@@ -204,7 +204,9 @@ def command(**options: Any) -> None:
         from multispin.edge import new_event_loop
 
         with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_serve(options, doors, loaded, tell, events.line, lambda: events.dropped + errors.dropped))
+            runner.run(
+                _serve(options, doors, loaded, tell, partial(_show, events), lambda: events.dropped + errors.dropped)
+            )
 
 
 class _Doors(NamedTuple):
@@ -255,6 +257,10 @@ def _check_mode(options: Mapping[str, Any]) -> None:
         raise InputError(
             f"--mode {options['mode']} never drafts at the edge: leave --edge-draft out, or use --mode auto"
         )
+
+
+def _show(events: Output, text: str) -> None:
+    events.line(text if events.watched else click.unstyle(text))
 
 
 async def _serve(

@@ -37,7 +37,8 @@ def _pieces(tokenizer: Tokenizer, piece: Callable[[str], bytes]) -> list[bytes]:
     for text, index in tokenizer.backend.get_vocab(with_added_tokens=True).items():
         if index >= len(pieces) or (index in added and added[index].special):
             continue
-        found = text.encode("utf-8", "surrogatepass") if index in added else piece(text)
+        raw = index in added and piece is bytes_of  # decoders of SentencePiece put spaces into added tokens, too
+        found = text.encode("utf-8", "surrogatepass") if raw else piece(text)
         pieces[index] = found if len(found) <= MAX_PIECE_BYTES else b""
     return pieces
 

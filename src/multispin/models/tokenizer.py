@@ -186,7 +186,7 @@ class Tokenizer:
         """The bytes of one token's text; its name for a special token, nothing for an id without a token."""
         known = self.tokens.get(token)
         if known is not None:
-            return known.replace("▁".encode(), b" ")
+            return known
         return str(self.backend.decode([token], skip_special_tokens=False)).encode()
 
     def _render(
@@ -355,11 +355,15 @@ _ALPHABET = byte_alphabet()
 
 
 def bytes_of(token: str) -> bytes:
-    """The bytes that a token of the vocabulary stands for; its name where it is not written in the byte alphabet."""
+    """The bytes that a token of the vocabulary stands for.
+
+    Where it is not written in the byte alphabet, its name with spaces for SentencePiece's ▁: files for llama.cpp write
+    some tokens with spaces, too.
+    """
     try:
         return bytes(map(_ALPHABET.__getitem__, token))
     except KeyError:
-        return token.encode("utf-8", "surrogatepass")
+        return token.replace("▁", " ").encode("utf-8", "surrogatepass")
 
 
 def _shown(token: bytes) -> str:

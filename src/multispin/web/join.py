@@ -7,6 +7,7 @@ from urllib.parse import quote
 from multispin.errors import require
 
 PAGE = "/device"
+_WHITE_ON_BLACK, _AS_BEFORE = "\x1b[97;40m", "\x1b[0m"
 
 
 def join_address(place: str, token: str = "", scheme: str = "http") -> str:
@@ -23,13 +24,14 @@ def join_address(place: str, token: str = "", scheme: str = "http") -> str:
 
 
 def join_code(address: str) -> str:
-    """A QR code of an address, for a terminal."""
+    """A QR code of an address, for a terminal of any colours; `click.echo` takes the colours out for a file."""
     require("segno")
     import segno
 
     text = io.StringIO()
     segno.make(address, error="l").terminal(out=text, border=1, compact=True)
-    return text.getvalue()
+    # In a terminal's own colours, dark on light, it would be light on dark, which many scanners cannot read.
+    return "\n".join(f"{_WHITE_ON_BLACK}{line}{_AS_BEFORE}" for line in text.getvalue().splitlines())
 
 
 def join_picture(address: str) -> str:
