@@ -56,6 +56,7 @@ class Wire:
         self.up, self.down = deque(), deque()
         self.ghosts = []  # frames of a lost connection that come after all
         self.connected = self.greeted = False
+        self.edges = 0
         self.begun = None  # what the device's thread works at
         self.made = self.accepted = self.rejected = 0  # by what the device was told
         self.chain = []  # naive edge: the whole text that the newest chunk belongs to
@@ -76,18 +77,27 @@ class Wire:
         self.device.lose()
         self.believed = None
 
+    def lose_edge(self):
+        """The edge stops, and another one, without any memory, takes its place."""
+        self.cut()
+        self.edge, self.ghosts = None, []
+
     def hear_up(self):
         (frame, text), self.greeted = self.up.popleft(), True
         message = decode_uplink(frame)
         match message:
             case Hello():
-                self.edge, self.chain = EdgeSession(1, "secret", message, V), []
-                self.tell(Welcome(1, "secret", 5, V, 100, 30.0))
+                self.edges += 1
+                self.edge, self.chain = EdgeSession(self.edges, f"secret {self.edges}", message, V), []
+                self.tell(self.welcome())
             case Resume():
+                if self.edge is None or self.edge.resume_token != message.resume_token:
+                    self.down.append((encode(Error("unknown-session", "nothing to resume")), None))
+                    return
                 if self.edge.request is None:  # the Open was lost
                     self.tell(Error("no-request", "nothing to go on with"))
                     return
-                self.tell(Welcome(1, "secret", 5, V, 100, 30.0), *self.edge.catch_up(message.length))
+                self.tell(self.welcome(), *self.edge.catch_up(message.length))
                 self.chain = []
             case Open():
                 self.edge.open(message, 100)
@@ -95,6 +105,9 @@ class Wire:
                 assert self.edge.awaits(message) or not self.edge.request.finish
                 self.edge.receive_chunk(message)
                 self.chain = text
+
+    def welcome(self):
+        return Welcome(self.edge.number, self.edge.resume_token, 5, V, 100, 30.0)
 
     def haunted(self):
         """Whether the edge has seen the chain of a ghost, as it has of all that come before a Resume was heard."""
@@ -213,7 +226,7 @@ class Wire:
             self.connect()
             return
         if rng.random() < loss:
-            self.cut()
+            rng.choice([self.cut, self.cut, self.lose_edge])()
             return
         able = [name for name, test in [
             ("hear_up", self.up), ("hear_down", self.down), ("begin", self.may_begin()), ("end", self.begun),

@@ -120,6 +120,10 @@ def device_inherits_an_old_connection(patch):
     patch.setattr(DeviceSession, "greet", greet)
 
 
+def device_remembers_a_lost_edge(patch):
+    patch.setattr(DeviceSession, "forget_edge", DeviceSession.lose)
+
+
 MUTANTS = [
     old_epoch_is_taken,
     dead_chain_lives_on,
@@ -133,6 +137,7 @@ MUTANTS = [
     device_takes_a_token_of_an_old_chain,
     device_takes_a_token_for_another_place,
     device_inherits_an_old_connection,
+    device_remembers_a_lost_edge,
 ]
 
 

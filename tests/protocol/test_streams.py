@@ -36,6 +36,11 @@ class Conversation(RuleBasedStateMachine):
     def cut(self):
         self.wire.cut()
 
+    @precondition(lambda self: self.wire.connected and not self.wire.device.finish)
+    @rule()
+    def edge_is_lost(self):
+        self.wire.lose_edge()
+
     @precondition(lambda self: self.wire.up)
     @rule()
     def edge_hears(self):
