@@ -425,6 +425,7 @@ class DeviceClient:
             if epoch != session.epoch or place < len(session.committed):
                 self._stop_drafting()
                 session.wasted += 1
+                self.counters.wasted = session.wasted
                 busy = False
         if not busy and session.room_ahead > 0:
             self._drafting_for = session.epoch, len(session.ahead)
