@@ -146,13 +146,14 @@ class EdgeState:
 
     def report(self, batch: Batch, verify_s: float, plan: RoundPlan | None) -> RoundReport:
         """The report of a pass; the drafts that were decided since the last one are its own."""
-        rows, self.rows = self.rows, []
+        members, drafted, accepted, delivered = zip(*self.rows, strict=True) if self.rows else ((), (), (), ())
+        self.rows = []
         return RoundReport(
             batch.round,
-            tuple(row.session for row in rows),
-            tuple(row.drafted for row in rows),
-            tuple(row.accepted for row in rows),
-            tuple(row.delivered for row in rows),
+            members,
+            drafted,
+            accepted,
+            delivered,
             verify_s,
             sum(len(job.feed.tokens) for job in batch.jobs if job.feed.params is None),
             plan,

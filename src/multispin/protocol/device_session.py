@@ -132,7 +132,7 @@ class DeviceSession(DeviceStanding):
         packed = pack_draft(ids, distributions, self.rule, self.form)
         draft_us = min(round(draft_s * 1e6), 2**32 - 1)
         base = len(self._text.committed)
-        message = Draft(self.session_number, grant.round, base, len(ids), packed, draft_us, self._head)
+        message = Draft(grant.session, grant.round, base, len(ids), packed, draft_us, self._head)
         drafted = Drafted(message, tuple(ids), tuple(distributions), self.joined)
         self.stage = replace(stage, kept=drafted) if isinstance(stage, (Disconnected, Resuming)) else drafted
         return message
@@ -238,7 +238,7 @@ class DeviceSession(DeviceStanding):
 
         """
         stage = self.stage  # the first two cases are nearly all
-        if isinstance(stage, Drafted) and isinstance(message, Verdict) and message.session == self.session_number:
+        if isinstance(stage, Drafted) and isinstance(message, Verdict) and message.session == stage.message.session:
             return self._verdict(message)
         if isinstance(stage, DeviceStreaming) and isinstance(message, Commit):
             return self._commit(message)

@@ -108,7 +108,7 @@ class DeviceStanding:
     @property
     def grant(self) -> Grant | None:
         """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
-        work = self._work
+        work = self.stage if isinstance(self.stage, DraftDue) else self._work
         return work.grant if isinstance(work, DraftDue) else None
 
     @property
