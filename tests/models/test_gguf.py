@@ -155,10 +155,13 @@ def test_a_header_that_lies_is_refused_in_one_sentence(make_folder, gguf_of, fou
     assert "\n" not in str(raised.value)
 
 
-def test_one_part_of_a_split_model_is_refused_with_the_remedy(make_folder, gguf_of):
+@pytest.mark.parametrize("first", [True, False])
+def test_one_part_of_a_split_model_is_refused_with_the_remedy(make_folder, gguf_of, first):
+    """No part but the first names an architecture."""
     path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
     data, reader = path.read_bytes(), gguf_file.open_gguf(path)
-    path.write_bytes(with_keys(data, reader, word(b"split.count") + struct.pack("<IH", 2, 2)))
+    written = with_keys(data, reader, word(b"split.count") + struct.pack("<IH", 2, 2))
+    path.write_bytes(written if first else written.replace(b"general.architecture", b"general.organization"))
     with pytest.raises(
         InputError, match=r"one part of a split model .split.count = 2.: join them with .*llama-gguf-split --merge"
     ):

@@ -211,16 +211,16 @@ def _value(path: Path, name: str, field: Any) -> Any:
 
 def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> GgufFacts:
     """Read the keys and tensors of a file."""
+    if isinstance(parts := keys.get("split.count"), int) and parts > 1:  # all parts but the first have no other keys
+        raise InputError(
+            f"{path} is one part of a split model (split.count = {parts}): join them with llama.cpp's "
+            "llama-gguf-split --merge, or draft with the first part, with all others beside it"
+        )
     architecture = keys.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(
             f"{path} is of the architecture {shown(architecture)} (general.architecture), not "
             f"{', '.join(sorted(ARCHITECTURES))}: {_INSTEAD}"
-        )
-    if isinstance(parts := keys.get("split.count"), int) and parts > 1:
-        raise InputError(
-            f"{path} is one part of a split model (split.count = {parts}): join them with llama.cpp's "
-            "llama-gguf-split --merge"
         )
     for name, value in keys.items():
         own = name.removeprefix(architecture + ".")
