@@ -9,16 +9,15 @@ learns; it knows nothing beforehand. Tokens per second are counted after `PASSES
 them, or `TOKENS` tokens, take in plain decoding. Acceptance is drawn from the same random numbers in all modes. Where
 `auto` has less than `NEAR` of the best other mode, more draws are made, and the sums of all of them count.
 
-*model* is the best choice of `decide` with all known, each frame's fixed bits charged over the draft that they go with:
-what rounds, the edge's drafts and mixtures of both can make at best, by the planner's model.
+*model* is the best choice of `decide` with all known, each frame's bits charged as `multispin advise` does
+(`control.frames`): what rounds, the edge's drafts and mixtures of both can make at best, by the planner's model.
 """
 
 import argparse
 import random
-from dataclasses import replace
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
-from multispin.control.who import DEVICE, decide
+from multispin.control.frames import FRAME_BITS, decide_with_frames
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -26,7 +25,6 @@ PASSES, WATCHED, TOKENS = 50, 150, 1500
 BAR = 0.97
 """Of the better of plain decoding and the edge's own drafter, `auto` has at least this share."""
 NEAR = 1.0
-FRAME_BITS = 176
 
 
 def log_uniform(rng: random.Random, low: float, high: float) -> float:
@@ -73,19 +71,8 @@ def rate_of(scenario: Scenario, mode: str, seed: int) -> float:
 
 
 def best_of_model(scenario: Scenario) -> float:
-    """Tokens per second of the best pure or mixed choice."""
-    lengths, found = [scenario.cell.max_draft_length] * len(scenario.devices), 0.0
-    for _ in range(4):
-        bits = [scenario.cell.bits_per_token + FRAME_BITS / max(1, length) for length in lengths]
-        charged = [replace(d, bits_per_token=each) for d, each in zip(scenario.devices, bits, strict=True)]
-        made = decide(replace(scenario, devices=tuple(charged)))
-        before, lengths = lengths, [c.draft_length if c.drafter == DEVICE else 0 for c in made.sessions]
-        # Bits that were spread over longer drafts than these would count too little.
-        if all(was <= max(1, length) or not length for was, length in zip(before, lengths, strict=True)):
-            found = max(found, made.goodput_tokens_per_s)
-        lengths = [length or was for was, length in zip(before, lengths, strict=True)]
-    alone = [decide(scenario, mode=mode) for mode in ("plain", *["edge"] * (scenario.edge_drafter is not None))]
-    return max(found, *(each.goodput_tokens_per_s for each in alone))
+    """Tokens per second of the best pure or mixed choice, as `multispin advise` finds it."""
+    return decide_with_frames(scenario).goodput_tokens_per_s
 
 
 def committed(site: Site) -> int:

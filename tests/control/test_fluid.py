@@ -102,6 +102,29 @@ def test_the_split_of_a_scarce_band_is_that_of_a_general_solver(seed: int, dense
     assert own >= best * (1 - 2e-3)
 
 
+def test_a_band_that_nobody_needs_makes_the_most_useful_frames_short() -> None:
+    """Of 2,000 other splits none has a shorter sum of what drafts add times the time of a frame."""
+    scenario = site(3, bandwidth_hz=1e9)
+    never_right = replace(scenario.devices[0], acceptance_rate=0.0)
+    scenario = replace(scenario, devices=(never_right, *scenario.devices[1:]))
+    bands_hz = np.array([device.bandwidth_hz for device in fluid(scenario).devices])
+
+    alpha, efficiency, weight = np.array(
+        [(d.acceptance_rate, d.spectral_efficiency, d.weight) for d in scenario.devices]
+    ).T
+    added = weight * alpha * (1.0 - alpha**12) / (1.0 - alpha)
+
+    def late(split_hz: np.ndarray) -> float:
+        return float((added / (efficiency * split_hz)).sum())
+
+    assert bands_hz[0] == pytest.approx(0.0, abs=1e-3 * bands_hz.max())
+    draw = np.random.default_rng(0)
+    best = late(np.maximum(bands_hz, 1.0))
+    for _ in range(2000):
+        other_hz = np.maximum(bands_hz, 1.0) * np.exp(0.2 * draw.normal(size=6))
+        assert late(1e9 * other_hz / other_hz.sum()) >= best * (1 - 1e-6)
+
+
 def test_no_ride_rates_of_two_devices_do_better() -> None:
     """Brute force over how often each of two devices rides, at one length each."""
     engine = Verification(0.02, 0.03)

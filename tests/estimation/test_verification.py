@@ -75,6 +75,17 @@ def test_one_round_of_half_of_the_devices_tells_what_a_device_costs():
     assert estimator.fixed_s == pytest.approx(GPU[0], rel=0.2)
 
 
+def test_the_first_ten_passes_of_a_machine_of_another_shape_are_no_outliers():
+    """Sessions and tokens of the first passes of a simulated site with the paper's T_ver, prompts included. By the
+    prior's shape half of them would be stalls; then a session counted half of its time after twelve passes."""
+    estimator = VerificationEstimator()
+    batches = [(1, 64), (2, 64), (2, 20), (3, 96), (5, 101), (5, 83), (6, 101), (6, 78), (8, 143), (9, 129)]
+    for devices, tokens in batches:
+        estimator.observe(devices, tokens, latency_s(GPU, devices, tokens))
+    assert estimator.per_device_s == pytest.approx(GPU[1], rel=0.1)
+    assert estimator.predict(20, 160) == pytest.approx(latency_s(GPU, 20, 160), rel=0.05)
+
+
 @pytest.mark.parametrize("factor", [0.1, 1.0, 30.0])
 def test_one_round_is_enough_to_predict_its_like(factor):
     """The prior's shape is scaled to what was seen, so the other sizes stay in proportion."""

@@ -39,7 +39,8 @@ class VerificationEstimator:
        *scale*: so one observed round is predicted right from then on, on a machine of any speed.
     2. Non-negative least squares over a window moves the shape to what the data say. Residuals are relative, weighted
        by age, and by Huber's rule, so that a stall counts no more than an ordinary deviation. The prior's shape is a
-       ridge, forgotten like an observation but for a rest that settles what collinear rounds leave open.
+       ridge, forgotten like an observation but for a rest that settles what collinear rounds leave open. Reweighting
+       has more than one fixed point, and begins with the one near the data.
 
     The default prior is a guess for a 135M model on two CPU cores. A coefficient whose prior is 0 stays 0.
 
@@ -135,7 +136,10 @@ class VerificationEstimator:
         shape_s = scale * self._prior_s
         terms = features * shape_s  # so that the unknowns are factors around 1
         ridge = max(prior_weight, LEAST_PRIOR_SHAPE)
-        factors, spread = [1.0, 1.0, 1.0], PRIOR_SPREAD
+        # From what the batches say, as if all were measured well. From the prior's shape on, the first batches of a
+        # machine of another shape would all count as outliers.
+        spread, none = LEAST_SPREAD, np.zeros(len(data))
+        factors = _step(terms, seconds, np.maximum(seconds, terms.sum(axis=1)), none, age, spread, ridge)
         for _ in range(REWEIGHTINGS):
             predicted = terms @ factors
             relative = seconds / predicted - 1.0

@@ -94,8 +94,9 @@ class Fluid:
 def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None) -> Fluid:
     """Solve the program above. A pure function.
 
-    The band that nobody needs is shared out in proportion to what each device would need at full speed, so that frames
-    are short and a device that is not used now can still be heard.
+    The band that nobody needs for its rate makes frames shorter, so that less time passes before they come. A frame
+    takes Q_k / (r_k b_k B), and what a device's drafts add at most is w_k A_k, A_k = E_k(longest) − 1. The sum of the
+    products is least if b_k is in proportion to √(w_k A_k Q_k / r_k). Rates that saturate have r_k at full speed.
 
     Args:
         scenario: the site as it is known; `min_draft_length` is not used.
@@ -120,10 +121,7 @@ def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None)
     tokens = (program.tokens * rides).sum(axis=(0, 1))
     shares = program.shares(drafted)
     cell_hz = scenario.cell.bandwidth_hz
-    wish = program.shares(np.where(problem.longest > 0, 1.0 / problem.seconds_per_token, 0.0))
-    wish = np.where(np.isfinite(wish), wish, 1.0)
-    if wish.sum() > 0:
-        shares = shares + max(0.0, 1.0 - float(shares.sum())) * wish / wish.sum()
+    shares = shares + max(0.0, 1.0 - float(shares.sum())) * program.spare_shares()
     return Fluid(
         status=status,
         goodput_tokens_per_s=float(problem.weight @ tokens),
@@ -217,6 +215,15 @@ class _Program:
     def shares(self, rate: Floats) -> Floats:
         """Shares b_k of the band that carry this many tokens per second, [K]; infinite where no band does."""
         return self._share_and_slope(rate)[0]
+
+    def spare_shares(self) -> Floats:
+        """The split of the band that nobody needs, [K]: it adds up to 1, or to 0 if no device's drafts add anything."""
+        problem = self.problem
+        added = problem.weight * (problem.tokens[problem.longest, np.arange(problem.size)] - 1.0)
+        needed = self.shares(1.0 / problem.seconds_per_token)  # at full speed; Q / r times that where rates are linear
+        sent = np.where(np.isfinite(needed), needed, 1.0) * problem.seconds_per_token
+        split = np.sqrt(np.maximum(added, 0.0) * sent)
+        return np.asarray(split / max(float(split.sum()), 1e-300))
 
     def solve(self, floors: Floats) -> tuple[Floats, _LinePrices, list[Floats]] | None:
         """Rides y, prices, and the rates at which tangents touch; None if the floors cannot be met."""
