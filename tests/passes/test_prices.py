@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from multispin.passes.beliefs import LearnedBeliefs
-from multispin.passes.planning import LEAST_PERIOD_S
-from multispin.passes.prices import FIRST_PERIODS, USUAL_PERIOD_S, Prices
+from multispin.passes.planning import FIRST_PERIODS, LEAST_PERIOD_S
+from multispin.passes.prices import USUAL_PERIOD_S, Prices
 from multispin.passes.settings import ControllerSettings
 
 

@@ -31,6 +31,14 @@ COSTLY_SESSIONS = Scenario(
 )
 """A session costs half a pass, so that the sum would gain if some waited long for their devices."""
 
+QUICK_PASSES = Scenario(
+    cell(2e6, 16),
+    Verification(0.01, 0.0, 2e-5),
+    devices(4, 0.006, lambda k: 0.8, 0.003),
+    EdgeDrafter(0.0015, 0.0, 0.65),
+)
+"""A decision in every 0.3 s was one in every 30 passes."""
+
 
 def rate_of(scenario, mode, passes=50, watched=80):
     """Tokens of all texts per second, after so many passes, for as long as plain decoding takes for `watched`."""
@@ -51,6 +59,22 @@ def rate_of(scenario, mode, passes=50, watched=80):
 def test_a_mixture_is_no_slower_than_the_edge_alone_once_it_has_learned(scenario):
     alone = max(rate_of(scenario, mode) for mode in ("plain", *["edge"] * (scenario.edge_drafter is not None)))
     assert rate_of(scenario, "mixture") >= 0.93 * alone  # of 80 passes; the bar of 0.97 is for longer runs
+
+
+def test_a_first_decision_from_guesses_does_not_serve_for_long():
+    """A pass takes 10 ms and texts have 32 tokens: 30 early passes of six runs against the 200 after them."""
+    early = early_s = late = late_s = 0.0
+    for seed in range(1, 7):
+        behaviour = Behaviour(tokens_per_request=32, prompt_tokens=(16, 120), frame_bits=176)
+        site = Site(Setup(QUICK_PASSES, behaviour), "heterogeneous", seed, mode="edge")
+        marks = []
+        for passes in (20, 50, 250):
+            site.run(passes)
+            marks.append((sum(device.record.tokens for device in site.devices), site.queue.now_s))
+        (first, first_s), (second, second_s), (third, third_s) = marks
+        early, early_s = early + second - first, early_s + second_s - first_s
+        late, late_s = late + third - second, late_s + third_s - second_s
+    assert early / early_s >= 0.85 * late / late_s
 
 
 def test_nobody_starves_behind_a_slow_device_while_the_edge_serves_the_others():

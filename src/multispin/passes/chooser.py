@@ -83,6 +83,7 @@ class Chooser:
         self._beliefs = beliefs
         self._choices: dict[int, tuple[str, int]] = {}  # of all sessions, those between two texts included
         self._basis: _LastDecision | None = None
+        self._adopted = 0  # decisions so far
         self._latest: tuple[object, RoundPlan] | None = None
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
@@ -129,6 +130,7 @@ class Chooser:
         lengths = sorted(length for drafter, length in choices.values() if drafter == usual)
         drafting = sum(drafter == DEVICE for drafter, _ in choices.values())
         self._latest = None
+        self._adopted += 1
         self._basis = _LastDecision(
             decision,
             (usual, lengths[len(lengths) // 2]),
@@ -269,7 +271,7 @@ class Chooser:
         basis = self._basis
         if basis is None or self._mode == "plain":
             return self._mode != "plain"
-        if now_s < basis.at_s + least_period_s(len(members)):
+        if now_s < basis.at_s + least_period_s(len(members), self._adopted):
             return False
         # The edge's drafter had little room before it was timed, or while texts ended.
         return _edge_room(members) > basis.edge_room or self._drift(basis, members) > self._tolerance

@@ -23,6 +23,8 @@ MOST_DRAFT_S = 20.0
 """A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
 LEAST_PERIOD_S = 0.25
 _PERIOD_PER_SESSION_S = 0.02
+FIRST_PERIODS = (0.125, 0.25, 0.5)
+"""The first decisions and prices follow from guesses, so they may be found again after these shares of that time."""
 _WORTH = 0.95
 """A device gets no draft if the plan with it makes less than this share of what the plan without it makes …"""
 _SLOW = 2.0
@@ -35,9 +37,15 @@ _NEGLIGIBLE = 0.01
 """Several guesses are made only if fixed bits are at least this share of a one-token draft."""
 
 
-def least_period_s(sessions: int) -> float:
-    """Shortest time between two decisions, or two prices, for so many sessions [s]: each takes a millisecond or so."""
-    return LEAST_PERIOD_S + _PERIOD_PER_SESSION_S * sessions
+def least_period_s(sessions: int, found: int) -> float:
+    """Shortest time between two decisions, or two prices, for so many sessions [s]: each takes a millisecond or so.
+
+    Args:
+        sessions: number of sessions.
+        found: how many were found before.
+    """
+    share = FIRST_PERIODS[max(0, found - 1)] if found <= len(FIRST_PERIODS) else 1.0
+    return share * (LEAST_PERIOD_S + _PERIOD_PER_SESSION_S * sessions)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ from multispin.passes.planning import Planning, least_period_s
 from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
-FIRST_PERIODS = (0.125, 0.25, 0.5)
-"""The first prices follow from guesses, so they may be found again after these shares of `least_period_s`."""
 USUAL_PERIOD_S = 2.0
 """Prices are found again after this long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
 DRIFTED = 0.05
@@ -114,9 +112,7 @@ class Prices:
 
     def _due(self, there: frozenset[int], edge_rooms: bool, now_s: float) -> bool:
         """Whether prices are to be found again for these sessions."""
-        waited_s, period_s = now_s - self._asked_s, least_period_s(len(there))
-        if self._asks <= len(FIRST_PERIODS):
-            period_s *= FIRST_PERIODS[self._asks - 1]
+        waited_s, period_s = now_s - self._asked_s, least_period_s(len(there), self._asks)
         if waited_s < period_s:
             return False
         if there != self._asked or waited_s >= USUAL_PERIOD_S:
