@@ -5,6 +5,7 @@ from pathlib import Path
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterKind, DrafterName
 from multispin.models.gguf_drafter import file_for_llama_cpp
+from multispin.models.gguf_header import check_end, check_header
 from multispin.models.references import locate
 
 
@@ -15,11 +16,14 @@ def gguf_copy(drafter: str) -> Path:
         drafter: a .gguf file, or a distilled drafter (small, medium, large or a folder).
 
     Raises:
-        InputError: there is no such drafter, or it has no weights that can be written as a GGUF file.
+        InputError: there is no such drafter, it has no weights that can be written as a GGUF file, or the file is none
+            or goes on behind its tensors.
 
     """
     name = DrafterName.parse(drafter)
     if name.kind is DrafterKind.MODEL and isinstance(found := locate(name.reference), Path) and found.is_file():
+        check_header(found)
+        check_end(found)
         return found
     if name.kind is not DrafterKind.DISTILLED:
         raise InputError(f"{drafter!r} is no .gguf file and no distilled drafter: see multispin convert --help")
