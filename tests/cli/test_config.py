@@ -1,11 +1,15 @@
 """Settings of `serve` from a file."""
 
+import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
+from multispin.cli.config import _settings
 from multispin.cli.main import run
 from multispin.cli.serve import command
+from multispin.outside import toml_value
 
 
 def printed(capsys, *arguments):
@@ -72,7 +76,16 @@ def test_a_secret_is_not_printed(tmp_path, capsys):
         ("target = 3", "it must be a text"),
         ("mode = 'autos'", "is not one of 'plain'"),
         ("emulated_verification_s = [1, 2]", "a list of 3 values"),
-        ("bandwidth_hz = nan", "not a number"),
+        ("bandwidth_hz = nan", "edge.toml, line 1: bandwidth_hz is not a number"),
+        ("bandwidth_hz = -1", "edge.toml, line 1: bandwidth_hz = -1"),
+        ("finish_s = inf", "edge.toml, line 1: finish_s is not a number"),
+        ('tokens = "\\u0000"', "edge.toml, line 1: tokens is '\\x00'; it must not have a zero byte"),
+        ('mode = "edge"', "edge.toml, line 1: mode: --mode edge needs a drafter"),
+        (
+            'target = "embedded"\nweb = true\nweb_draft = "none-such"',
+            "line 3: web_draft: there is no model 'none-such'",
+        ),
+        ('port = 0\nweb_draft = "x"', "edge.toml, line 2: web_draft: --web-draft is for the page"),
         ("slots = 3\nslots = 4", "not valid TOML"),
         ("slots = 1" + 5000 * "0", "too long"),
         ("a" + 40 * ".a" + " = 1", "dots"),
@@ -85,6 +98,72 @@ def test_what_a_file_cannot_mean_is_refused(text, said, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert said in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('tokens = "no.json"', "edge.toml, line 1: tokens: the file of tokens no.json is not there"),
+        ('trusted_proxy = ["::1", "a"]', "edge.toml, line 1: trusted_proxy: --trusted-proxy 'a' is no address"),
+        ('tls_certificate = "no.pem"', "edge.toml, line 1: tls_certificate: --tls-certificate: no.pem cannot be read"),
+        ('metrics_at = ""', "edge.toml, line 1: metrics_at: --metrics-at '' is not HOST:PORT"),
+        ('port = 0\ntarget = "no-model"', "edge.toml, line 2: target: there is no model 'no-model'"),
+        ('port = 0\ntarget = ""', "there is no model ''"),
+    ],
+)
+def test_what_only_the_edge_itself_finds_wrong_is_told_with_its_place(text, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("edge.toml").write_text(text, encoding="utf-8")
+    assert run(["serve", "--config", "edge.toml"]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_what_the_command_line_says_wrong_is_not_blamed_on_the_file(tmp_path, capsys):
+    file = tmp_path / "edge.toml"
+    file.write_text('metrics_at = "127.0.0.1:1"\n', encoding="utf-8")
+    assert run(["serve", "--config", str(file), "--metrics-at", "x"]) == 2
+    assert "edge.toml" not in capsys.readouterr().err
+
+
+def test_every_setting_with_another_value_is_read_and_printed_again(tmp_path, capsys):
+    """From a file and from the command line alike; only the secret is not printed."""
+    words = {
+        "allowed_origin": ["https://a.example", "app://b"],
+        "engine_option": ["a=1"],
+        "metrics_at": "127.0.0.1:9",
+        "edge_draft": "small",
+        "engine": "embedded",  # the only one with a drafter of the edge's own
+        "mode": "mixture",
+        "web_draft": "small",
+    }
+    document, arguments = {}, []
+    for key, option in _settings(command).items():
+        if key == "credential":
+            continue
+        if option.is_flag:
+            value = option.default is not True
+        elif option.nargs > 1:
+            value = [0.25] * option.nargs
+        elif isinstance(option.type, click.Choice):
+            value = next(each for each in option.type.choices if each != option.default)
+        elif isinstance(option.type, click.IntRange | click.FloatRange):
+            value = 11 if isinstance(option.type, click.IntRange) else 11.5
+        else:
+            value = [f'"{key}" \\ \x7f é'] if option.multiple else f'"{key}" \\ \x7f é'
+        document[key] = value = words.get(key, value)
+        if option.is_flag:
+            arguments += option.opts if value else option.secondary_opts
+        elif option.multiple:
+            arguments += [part for each in value for part in (option.opts[0], each)]
+        else:
+            arguments += [option.opts[0], *map(str, value if option.nargs > 1 else [value])]
+    file = tmp_path / "edge.toml"
+    file.write_text("".join(f"{key} = {toml_value(value)}\n" for key, value in document.items()), encoding="utf-8")
+    text = printed(capsys, "--config", str(file))
+    assert tomllib.loads(text) == {**document, "credential": ""}
+    assert printed(capsys, *arguments) == text
 
 
 def test_a_file_that_is_not_there_is_named(capsys):

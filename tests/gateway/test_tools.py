@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multispin.errors import InputError
 from multispin.gateway.formats import (
     MAX_SCHEMA_BYTES,
     MAX_SCHEMA_DEPTH,
     FormatError,
-    check_schema,
+    bounded_schema,
     grammar_of_schema,
+    held_schema,
     schema_of_format,
 )
 from multispin.gateway.tools import MAX_TOOLS, CallReader, plain_messages, read_tools
@@ -135,16 +137,93 @@ def test_without_tools_or_with_none_nothing_is_held_to_a_form():
 
 
 def test_schemas_are_bounded():
-    check_schema({"type": "object"})
+    held_schema({"type": "object"})
     deep = {}
     for _ in range(MAX_SCHEMA_DEPTH + 1):
         deep = {"items": deep}
     with pytest.raises(FormatError, match="levels deep"):
-        check_schema(deep)
+        held_schema(deep)
     with pytest.raises(FormatError, match="bytes"):
-        check_schema({"enum": ["x" * MAX_SCHEMA_BYTES]})
+        held_schema({"enum": ["x" * MAX_SCHEMA_BYTES]})
     with pytest.raises(FormatError, match="must be an object"):
-        check_schema([])
+        held_schema([])
+
+
+HELD = [
+    ({"type": "string", "format": "date"}, ['"2024-02-29"', '"2000-02-29"', '"2023-02-28"', '"2023-01-31"'],
+     ['"2023-02-29"', '"1900-02-29"', '"2023-04-31"']),
+    ({"type": "string", "format": "time"}, ['"10:20:59Z"', '"10:20:30.5+01:00"'],
+     ['"10:20:60Z"', '"10:20:60.5-10:20"']),
+    ({"type": "string", "format": "date-time"}, ['"2024-02-29T10:20:59Z"'],
+     ['"2023-02-29T10:20:59Z"', '"2024-01-01T10:20:60Z"', '"2024-01-01T10:20:60.1+10:20"']),
+    ({"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]}, ["null"], ['"2023-02-29"']),
+    ({"$ref": "#/$defs/d", "$defs": {"d": {"type": "string", "format": "date"}}}, ['"2024-02-29"'], ['"2023-02-29"']),
+    ({"enum": [{"format": "date"}]}, ['{"format":"date"}'], ["{}"]),
+    ({"type": "object", "properties": {"a": {"type": "integer"}}}, ['{"a": 1, "b": "x", "é": [1]}', '{"b": "x"}'],
+     ['{"a": "x"}', '{"a": 1, "\\u0061": "x"}', '{"\\u0061": "x"}']),
+    ({"type": "object", "properties": {"a": {"type": "integer"}}, "patternProperties": {"^b": {"type": "null"}}},
+     ['{"a": 1, "b": null, "c": "x"}'], ['{"b": 1}']),
+    ({"type": "integer", "maximum": 2**63 - 1}, [str(2**63 - 1)], [str(2**63)]),
+    ({"type": "object", "required": ["a"], "minProperties": 2, "properties": {"a": {}}}, ['{"a": 1, "b": 2}'],
+     ['{"a": 1}']),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inner", "right", "wrong"), HELD)
+def test_what_the_library_holds_loosely_is_held_as_the_schema_says(fits, inner, right, wrong):
+    grammar = grammar_of_schema(schema_of_format({"type": "json_schema", "json_schema": {"schema": inner}}))
+    for text in right:
+        assert fits(grammar, text), text
+    for text in wrong:
+        assert not fits(grammar, text), text
+
+
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ({"$schema": "http://json-schema.org/draft-03/schema#"}, r"\$schema = .*draft-03"),
+        ({"items": {"$schema": "https://example.org/my"}}, r"\$schema = "),
+        ({"type": "integer", "minimum": 10**20, "maximum": 10**21}, "minimum = 1000.* held exactly"),
+        ({"type": "integer", "maximum": 2**53 + 3}, "maximum = 9007199254740995 .* held exactly"),
+        ({"type": "integer", "exclusiveMaximum": 2**63 - 1}, "exclusiveMaximum = .* held exactly"),
+        ({"type": "object", "minProperties": 2}, "minProperties = 2 is not supported"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_cannot_be_held_is_refused_by_name(inner, sentence, inside):
+    inner = {"type": "object", "properties": {"x": inner}} if inside else inner
+    with pytest.raises(FormatError, match=sentence):
+        schema_of_format({"type": "json_schema", "json_schema": {"schema": inner}})
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"x": inner}}}
+    with pytest.raises(FormatError, match=sentence):
+        read_tools([{"type": "function", "function": tool}], None, None)
+
+
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ({"type": "string", "pattern": "^(?=a)b$"}, r"the pattern \^\(\?=a\)b\$ cannot be used: look-around"),
+        ({"type": "string", "pattern": "(["}, "the pattern .* cannot be used: unclosed"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf constraints are not supported$"),
+        ({"uniqueItems": True, "type": "array"}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "string", "format": "banana"}, "banana"),
+    ],
+)
+def test_the_librarys_refusals_name_what_is_at_fault(tiny_folder, inner, sentence):
+    grammars = TextGrammars(load_tokenizer(tiny_folder))
+    with pytest.raises(InputError, match=sentence):
+        grammars.matcher(grammar_of_schema(bounded_schema(inner)))
+
+
+def test_a_grammar_that_grows_too_complex_in_a_text_says_so(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder)
+    matcher = TextGrammars(tokenizer).matcher(
+        grammar_of_schema(bounded_schema({"type": "string", "pattern": "^(a{1000}){1000}$"}))
+    )
+    matcher.advance(tokenizer.encode('"' + "a" * 50))
+    with pytest.raises(InputError, match="became too complex"):
+        matcher.mask([])
 
 
 def test_formats_become_grammars(fits):

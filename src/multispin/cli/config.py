@@ -4,9 +4,14 @@ A file gives defaults. What stands on the command line goes before it.
 """
 
 import difflib
-from typing import Any
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from multispin.checks import shown
 from multispin.cli.options import together
@@ -16,8 +21,12 @@ from multispin.outside import toml_value
 
 _ABOUT_FILES = ("config", "print_config")
 """Options that say where settings come from and go to; they are no settings."""
+_DOCUMENT = "multispin.config"
+"""Where a command's context has the file that was read."""
 SECRETS = ("credential",)
 """Settings that are never printed."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def printed(options: dict[str, Any]) -> bool:
@@ -59,6 +68,26 @@ def _read(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         except InputError as error:
             raise document.refuse(InputError(str(error), where=(key,))) from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    ctx.meta[_DOCUMENT] = document
+
+
+def _placed(error: InputError, ctx: click.Context) -> InputError:
+    """The error with the place in the file of the setting that it speaks of, by its option or its value."""
+    message, document, found = str(error), ctx.meta.get(_DOCUMENT), dict[int, str]()
+    for key, option in _settings(ctx.command).items():
+        if ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT_MAP:
+            continue
+        value, words = ctx.params[option.name or ""], [option.opts[0]]
+        if not isinstance(option.type, click.Choice):
+            words += [each for each in (value if option.multiple else [value]) if isinstance(each, str) and each]
+        for word in words:
+            if place := re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", message):
+                found.setdefault(place.start(), key)
+    if document is None or not found:
+        return error
+    key = found[min(found)]  # what a sentence is about comes first in it
+    placed: InputError = document.refuse(InputError(f"{key}: {message}", where=(key,)))
+    return placed
 
 
 def _settings(command: click.Command) -> dict[str, click.Option]:
@@ -102,9 +131,13 @@ def _check_type(option: click.Option, key: str, value: Any) -> None:
         wanted, right = "a text", isinstance(value, str)
     if not right:
         raise InputError(f"{key} is {shown(value)}; it must be {wanted}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key} is not a number")
+    if isinstance(value, str) and "\0" in value:  # no command line can have one
+        raise InputError(f"{key} is {shown(value)}; it must not have a zero byte")
 
 
-config_options = together(
+_options = together(
     click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and end."),
     click.option(
         "--config",
@@ -115,4 +148,16 @@ config_options = together(
         help="TOML file with settings: the options' names as keys. Options on the command line take precedence.",
     ),
 )
-"""--config and --print-config, for a command; it calls `printed` when its options are checked."""
+
+
+def config_options(function: _Function) -> _Function:
+    """Add --config and --print-config to a command; it calls `printed` when its options are checked."""
+
+    @functools.wraps(function)
+    def placing(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except InputError as error:
+            raise _placed(error, click.get_current_context()) from error
+
+    return _options(cast("_Function", placing))

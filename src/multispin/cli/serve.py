@@ -75,7 +75,8 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
               help="How draft lengths and bands of devices are planned, in the modes rounds and mixture. "
               "In streams and auto only the policy fair has an effect.")  # fmt: skip
-@click.option("--bandwidth-hz", type=float, default=20e3, show_default=True, help="Uplink band shared by all devices.")
+@click.option("--bandwidth-hz", type=click.FloatRange(0.0, min_open=True), default=20e3, show_default=True,
+              help="Uplink band shared by all devices.")  # fmt: skip
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True,
               help="Longest draft, in tokens; in streams, most drafted tokens of a text that one pass "
               "verifies.")  # fmt: skip
@@ -182,7 +183,8 @@ def command(**options: Any) -> None:
     check_web(options)
     if printed(options):
         return
-    options["metrics_at"] = options["metrics_at"] and host_and_port(options["metrics_at"], "--metrics-at")
+    if options["metrics_at"] is not None:
+        options["metrics_at"] = host_and_port(options["metrics_at"], "--metrics-at")
     with contextlib.ExitStack() as stack:
         events, errors = (stack.enter_context(closing(Output(stream))) for stream in (sys.stdout, sys.stderr))
         prepare(
@@ -291,7 +293,7 @@ async def _serve(
         gateway.add_routes(application, guard(access), access.door)
     async with contextlib.AsyncExitStack() as stack:
         await _add_metrics(options, application, server, access, name, dropped, stack)
-        with flag("--port"):
+        with flag("--host and --port"):
             tls = certificate.context if certificate is not None else None
             port = await stack.enter_async_context(listening(application, options["host"], options["port"], gate, tls))
         tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
@@ -402,7 +404,7 @@ async def _check_places(options: Mapping[str, Any]) -> None:
     """InputError if another program listens where this edge is to listen."""
     from multispin.edge import check_free
 
-    with flag("--port"):
+    with flag("--host and --port"):
         await check_free(options["host"], options["port"])
     if options["metrics_at"] is not None:
         with flag("--metrics-at"):

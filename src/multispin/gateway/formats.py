@@ -1,9 +1,11 @@
 """The form of a text: `response_format` as a grammar of the library that masks the target's distribution.
 
-The grammar is written here and compiled elsewhere (`speculation.grammar`), so that this file needs no library.
+The grammar is written here and compiled elsewhere (`speculation.grammar`), so that this file needs no library. The
+library refuses most of what it cannot hold; what it would hold loosely is tightened or refused here.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,18 @@ MAX_SCHEMA_DEPTH = 32
 WHITESPACE = r"[ \n\t]{0,16}"
 """Whitespace between the tokens of JSON: bounded, so that no text goes on with blanks for ever."""
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+_DIALECT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/20(19-09|20-12))/schema#?")
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keys whose value has a schema for each name."""
+_VALUES = frozenset({"enum", "const", "default", "examples", "example"})
+"""Keys whose value is no schema, whatever it looks like."""
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_MAX_INTEGER = 2**63 - 1
+_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+_DATE = f"^([0-9]{{4}}-(0[13-9]|1[0-2]|02-([01][0-9]|2[0-8]))|{_LEAP}-02-29)"
+_SECONDS = "[0-9]{2}:[0-9]{2}:[0-5]"  # RFC 3339 has a second 60, but only where one was inserted
+_PATTERNS = {"date": (_DATE,), "time": (f"^{_SECONDS}",), "date-time": (_DATE, f"^.{{11}}{_SECONDS}")}
+"""What the library lets through in times that are none: 29 February of any year, a second 60 at any time."""
 
 
 class FormatError(InputError):
@@ -46,7 +60,7 @@ def schema_of_format(given: Any) -> dict[str, Any] | None:
 
 def bounded_schema(schema: Any) -> dict[str, Any]:
     """A JSON schema whose documents have little whitespace; FormatError if it is none, too large or too deep."""
-    check_schema(schema)
+    schema = held_schema(schema)
     options = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
     return {**schema, **options} if isinstance(schema, dict) else {"allOf": [schema], **options}
 
@@ -56,15 +70,73 @@ def grammar_of_schema(schema: Mapping[str, Any] | None) -> str:
     return "" if schema is None else json.dumps({"grammars": [{"json_schema": schema}]})
 
 
-def check_schema(schema: Any) -> None:
-    """FormatError if a schema is no schema, too large or too deep."""
+def held_schema(schema: Any) -> Any:
+    """A schema with the same documents that the library of grammars holds exactly.
+
+    Args:
+        schema: JSON schema of a client, an object or a bool.
+
+    Raises:
+        FormatError: it is no schema, too large or too deep, or says what the library would hold loosely.
+
+    """
     if not isinstance(schema, dict | bool):
         raise FormatError("a JSON schema must be an object")
-    size, depth = len(json.dumps(schema)), _depth(schema)
+    size, depth = len(written := json.dumps(schema)), _depth(schema)
     if size > MAX_SCHEMA_BYTES:
         raise FormatError(f"a JSON schema of {size} bytes is over the limit of {MAX_SCHEMA_BYTES}")
     if depth > MAX_SCHEMA_DEPTH:
         raise FormatError(f"a JSON schema {depth} levels deep is over the limit of {MAX_SCHEMA_DEPTH}")
+    return _held(schema, '"patternProperties"' in written)
+
+
+def _held(given: Any, has_patterns: bool) -> Any:
+    """One schema, or several, with all inner ones; the library takes two patterns for names only if none fits both."""
+    if isinstance(given, list):
+        return [_held(each, has_patterns) for each in given]
+    if not isinstance(given, dict):
+        return given
+    held = dict(given)
+    for key, part in given.items():
+        if key in _MAPS and isinstance(part, dict):
+            held[key] = {name: _held(each, has_patterns) for name, each in part.items()}
+        elif key not in _VALUES:
+            held[key] = _held(part, has_patterns)
+    _check_dialect(given.get("$schema"))
+    for key in _BOUNDS:
+        _check_bound(key, given.get(key))
+    _check_least(given)
+    kind, others = given.get("format"), held.get("allOf", [])
+    if isinstance(kind, str) and isinstance(others, list):
+        further = [{"pattern": each} for each in _PATTERNS.get(kind, ())]
+        held |= {"allOf": [*others, *further]} if further else {}
+    if given.get("properties") and not has_patterns and given.get("additionalProperties", True) in (True, {}):
+        # Free names may be written with any escapes, so that "\\u0061" would be a second "a"; names of a pattern not.
+        held |= {"patternProperties": {"": True}, "additionalProperties": False}
+    return held
+
+
+def _check_dialect(named: Any) -> None:
+    if isinstance(named, str) and not _DIALECT.fullmatch(named):
+        raise FormatError(f"$schema = {named[:80]!r} is not supported: use draft 4, 6, 7, 2019-09 or 2020-12")
+
+
+def _check_bound(key: str, bound: Any) -> None:
+    """FormatError for a bound that the library would round to a wider one: it counts in 64 bits, read from a float."""
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        return
+    beyond = (key == "maximum" and bound >= _MAX_INTEGER) or (key == "exclusiveMaximum" and bound > _MAX_INTEGER)
+    if not beyond and (abs(bound) > _MAX_INTEGER or float(bound) != bound):
+        raise FormatError(f"{key} = {bound} of a JSON schema cannot be held exactly: use a number up to 2^53")
+
+
+def _check_least(schema: Mapping[str, Any]) -> None:
+    """FormatError for `minProperties` that one free name, written twice, would seem to fulfil."""
+    least, required = schema.get("minProperties"), schema.get("required")
+    free = schema.get("additionalProperties", True) is not False or schema.get("patternProperties")
+    sure = len(required) if isinstance(required, list) else 0
+    if isinstance(least, int | float) and free and least > sure + 1:
+        raise FormatError(f"minProperties = {least} is not supported beside free names: one might be written twice")
 
 
 def _depth(value: Any) -> int:

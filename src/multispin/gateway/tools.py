@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from multispin.gateway.formats import FormatError, check_schema
+from multispin.gateway.formats import FormatError, held_schema
 
 MAX_TOOLS = 64
 """Most tools of one request."""
@@ -72,10 +72,11 @@ class ToolUse(NamedTuple):
         # Each schema is a document of its own, so that its references mean its own parts.
         guidance = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
         able = [tool for tool in self.tools if self.only in ("", tool.name)]
+        forms = [{**held_schema(tool.parameters), "type": "object", "x-guidance": guidance} for tool in able]
         rules = "".join(
             f'body{k}: "{{\\"name\\": \\"{tool.name}\\", \\"arguments\\": " arguments{k} "}}"\n'
-            f"arguments{k}: %json {json.dumps({**tool.parameters, 'type': 'object', 'x-guidance': guidance})}\n"
-            for k, tool in enumerate(able)
+            f"arguments{k}: %json {json.dumps(form)}\n"
+            for k, (tool, form) in enumerate(zip(able, forms, strict=True))
         )
         rules += "body: " + " | ".join(f"body{k}" for k in range(len(able))) + "\n"
         further = (1 if self.only else self.most_calls) - 1
@@ -148,7 +149,7 @@ def _tool(given: Any, flat: bool) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise FormatError(f'the parameters of the tool {name!r} are not a JSON schema of type "object"')
-    check_schema(parameters)
+    held_schema(parameters)  # what it cannot hold is refused
     if not isinstance(description, str):
         raise FormatError(f"the description of the tool {name!r} is not a text")
     return Tool(name, description, parameters)

@@ -7,6 +7,7 @@ one, so that a grammar costs nothing before its first token.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from multispin.errors import InputError, how_to_install
 from multispin.models.tokenizer import Tokenizer
-from multispin.outside import first_line
+from multispin.outside import first_line, one_line
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, TokenMask
 
 MAX_COMPILED = 64
@@ -28,6 +29,8 @@ LEXER_FUEL = 400_000
 GRAMMAR_SYMBOLS = 100_000
 """Most symbols of a compiled grammar."""
 _NOTHING_FOLLOWS = "NoExtensionBias"  # llguidance's word
+_OF_EXPRESSION = re.compile(r"regex parse error:\n *(.*)\n.*\nerror: (.*)")
+_REMEDY = ". Enable '"  # of which a client can make no use: options of the library
 
 
 class TextMatcher:
@@ -63,23 +66,29 @@ class TextMatcher:
         if self._over:
             return self._everything
         if self._broken:
+            self._check_complexity()
             raise InputError("the text does not fit the request's grammar")
         taken = self._take(drafted)
         try:
             if taken < len(drafted) or self._ended():
                 return self._everything
             words: TokenMask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            if self._matcher.is_error():
-                reason = first_line(self._matcher.get_error())
-                if _NOTHING_FOLLOWS in reason:
-                    raise InputError(
-                        "the grammar allows nothing here, not even an end: does a rule or $ref lead only to itself?"
-                    )
-                raise InputError(f"the grammar became too complex: {reason}")
+            self._check_complexity()
             return words[: len(self._everything)]
         finally:
             if taken:
                 self._matcher.rollback(taken)
+
+    def _check_complexity(self) -> None:
+        """InputError if the library gave the grammar up."""
+        if not self._matcher.is_error():
+            return
+        reason = first_line(self._matcher.get_error())
+        if _NOTHING_FOLLOWS in reason:
+            raise InputError(
+                "the grammar allows nothing here, not even an end: does a rule or $ref lead only to itself?"
+            )
+        raise InputError(f"the grammar became too complex: {reason}")
 
     def _take(self, tokens: Sequence[int]) -> int:
         return int(self._matcher.try_consume_tokens(list(tokens))) if tokens else 0
@@ -141,7 +150,7 @@ class TextGrammars:
         if compiled is None:
             compiled = self._library.LLMatcher(self._tokens, grammar, log_level=0, limits=self._limits)
             if compiled.is_error():
-                raise InputError(f"the grammar cannot be compiled: {first_line(compiled.get_error())}")
+                raise InputError(f"the grammar cannot be compiled: {_reason(compiled.get_error())}")
             self._begun(compiled).mask([])  # some, such as a rule that is only itself, fail at their first token
         with self._lock:
             self._compiled[grammar] = compiled
@@ -151,6 +160,14 @@ class TextGrammars:
 
     def _begun(self, compiled: Any) -> TextMatcher:
         return TextMatcher(compiled.deep_copy(), self._tokenizer.size, self._tokenizer.stop_ids)
+
+
+def _reason(error: str) -> str:
+    """The library's reason in one line. Of a regular expression it has several: the expression and what is wrong."""
+    found = _OF_EXPRESSION.search(error)
+    if found is None:
+        return first_line(error).split(_REMEDY)[0]
+    return f"the pattern {one_line(found[1])} cannot be used: {first_line(found[2])}"
 
 
 class _Listed:

@@ -80,7 +80,7 @@ def locate(reference: str) -> Path | str:
         if not path.is_file():
             raise InputError(f"there is no GGUF file {reference}")
         return path
-    if path.is_dir():
+    if reference and path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
         check_sizes(path)
