@@ -59,6 +59,18 @@ def test_a_token_is_revoked_by_id_or_by_a_name_that_only_it_has(file):
     assert list(file.path.parent.iterdir()) == [file.path]
 
 
+def test_a_change_through_a_link_is_seen_by_who_reads_the_file_itself(file, tmp_path):
+    """Else a token that was revoked through the link would go on working at an edge that reads the file."""
+    file.add("anna")
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.json"
+    link.symlink_to(file.path)
+    TokenFile(link).revoke("anna")
+    assert file.read() == []
+    assert link.is_symlink()
+    assert os.listdir(tmp_path / "elsewhere") == ["link.json"]
+
+
 def test_commands_at_the_same_time_lose_nothing(file):
     with ThreadPoolExecutor(8) as pool:
         secrets = set(pool.map(lambda number: TokenFile(file.path).add(f"device-{number}"), range(32)))

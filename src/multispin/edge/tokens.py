@@ -137,14 +137,19 @@ class TokenFile:
         return removed[0]
 
     def _change(self, change: Callable[[list[AccessToken]], list[AccessToken]]) -> None:
-        """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner."""
-        if not self.path.parent.is_dir():
+        """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner.
+
+        A link stays one: an edge that reads the file by another name must see the change.
+        """
+        with self._errors():
+            path = Path(os.path.realpath(self.path))
+        if not path.parent.is_dir():
             raise InputError(f"there is no folder {self.path.parent} for the file of tokens: make it first")
-        with self._errors(), self._locked():
-            before = self.path.stat() if self.path.exists() else None
+        with self._errors(), self._locked(path.parent):
+            before = path.stat() if path.exists() else None
             tokens = change(self.read() if before is not None else [])
             text = msgspec.json.format(msgspec.json.encode(_File(tokens)), indent=1)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(text + b"\n")
@@ -152,20 +157,20 @@ class TokenFile:
                     os.fsync(file.fileno())
                 if before is not None and os.name == "posix":
                     os.chown(name, before.st_uid, before.st_gid)
-                Path(name).replace(self.path)
+                Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, folder: Path) -> Iterator[None]:
         """Two commands that change the file at once do it one after the other."""
         try:
             import fcntl
         except ImportError:  # Windows
             yield
             return
-        handle = os.open(self.path.parent, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
