@@ -8,9 +8,9 @@ from tests.edge.virtual_site import in_memory, run
 
 from multispin.edge import EdgeServer
 from multispin.errors import InputError
-from multispin.gateway import SessionPool, local_sessions
+from multispin.gateway import SessionPool, clients, local_sessions
 from multispin.passes import Controller, ControllerSettings, Passes
-from multispin.protocol import Request
+from multispin.protocol import RefusedError, Request
 from multispin.speculation import SamplingParams
 
 LENGTH, PASS_S = 300, 0.001
@@ -50,6 +50,58 @@ def test_a_reader_that_stands_still_keeps_nobody_from_a_turn_and_loses_nothing(s
 
     found = run(scenario(), PASS_S)
     assert found == [world.undisturbed(request.prompt, LENGTH) for request in requests]
+
+
+def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at_the_limit(monkeypatch):
+    monkeypatch.setattr(clients, "MAX_UNREAD_TOKENS", LENGTH + 40)
+    requests = [Request((3, 4 + k), SamplingParams(), LENGTH) for k in range(3)]
+
+    async def scenario():
+        pool, server, passes = a_pool(3)
+        async with in_memory(server):
+            first, second, third = (pool.write(request) for request in requests)
+            begun = [list((await anext(first)).tokens)]
+            while passes.sessions:  # all of its text waits for its reader
+                await asyncio.sleep(PASS_S)
+            begun.append(list((await anext(second)).tokens))
+            read = await rest_of(third)  # keeps up, and is not refused
+            while passes.sessions:
+                await asyncio.sleep(PASS_S)
+            with pytest.raises(RefusedError, match="clients that do not read"):
+                await rest_of(first)
+            again = await rest_of(pool.write(requests[0]))
+            return begun[0], [again, begun[1] + await rest_of(second), read], pool.unread_tokens
+
+    begun, found, left = run(scenario(), PASS_S)
+    assert found == [world.undisturbed(request.prompt, LENGTH) for request in requests]
+    assert begun == found[0][: len(begun)]
+    assert left == 0
+
+
+def test_a_text_that_is_refused_for_its_reader_is_not_written_on_and_one_that_is_left_waits_for_nobody(monkeypatch):
+    monkeypatch.setattr(clients, "MAX_UNREAD_TOKENS", LENGTH // 3)
+
+    async def scenario():
+        pool, server, passes = a_pool(1)
+        async with in_memory(server):
+            began_s = asyncio.get_running_loop().time()
+            text = pool.write(Request((3, 4), SamplingParams(), LENGTH))
+            await anext(text)
+            while passes.sessions:
+                await asyncio.sleep(PASS_S)
+            took_s = asyncio.get_running_loop().time() - began_s
+            assert not pool.unread_tokens
+            left = pool.write(Request((3, 4), SamplingParams(), LENGTH // 4))
+            await anext(left)
+            while passes.sessions:
+                await asyncio.sleep(PASS_S)
+            assert pool.unread_tokens
+            await left.aclose()
+            return took_s, pool.unread_tokens
+
+    took_s, left = run(scenario(), PASS_S)
+    assert took_s < LENGTH / 2 * PASS_S  # virtual
+    assert left == 0
 
 
 def test_a_pool_that_ends_waits_for_a_reader_as_long_as_texts_have_and_keeps_what_is_written():

@@ -13,6 +13,9 @@ from multispin.gateway.source import Piece
 from multispin.protocol import Progress, RefusedError, Request
 from multispin.protocol.limits import FINISH_TEXTS_S
 
+MAX_UNREAD_TOKENS = 2**17
+"""Most tokens that wait for readers, of all texts together: 25 MB, or 350 MB with 20 log probabilities for each."""
+
 
 class SessionPool:
     """A `TextSource` over device sessions.
@@ -22,6 +25,9 @@ class SessionPool:
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.
+
+    Attributes:
+        unread_tokens: tokens of all texts that wait for their readers.
 
     """
 
@@ -37,6 +43,7 @@ class SessionPool:
         self._pieces = pieces or _one_piece
         self._free: list[tuple[DeviceClient, _Relay]] = []
         self._unread: set[_Pieces] = set()  # of texts that are not read to their end
+        self.unread_tokens = 0
         self._stopping = False
         self._left = asyncio.Event()  # a text has ended
         self._turns = asyncio.Semaphore(size)
@@ -44,24 +51,26 @@ class SessionPool:
     async def write(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends.
 
-        The text is written as fast as the edge can, however slowly it is read, and waits here; its length is bounded
-        by the request. So a reader that stands still keeps nobody from a turn.
+        The text is written as fast as the edge can, however slowly it is read, and waits here. So a reader that stands
+        still keeps nobody from a turn. When more than `MAX_UNREAD_TOKENS` wait, the text with most of them is refused.
         """
         pieces = _Pieces()
         self._unread.add(pieces)
-        writing = asyncio.create_task(self._generate(request, pieces))
+        pieces.writing = writing = asyncio.create_task(self._generate(request, pieces))
         try:
             finish = ""
             while not finish and (piece := await pieces.get()) is not None:
                 if isinstance(piece, RefusedError):
                     raise piece
                 finish = piece.finish
+                self._count(pieces, -len(piece.tokens))
                 yield piece
             await writing
         finally:
             writing.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await writing
+            self._count(pieces, -pieces.tokens)
             self._unread.discard(pieces)
             self._left.set()
 
@@ -96,8 +105,21 @@ class SessionPool:
         for client, _ in self._free:
             client.close()
 
+    def _take(self, pieces: "_Pieces", piece: Piece) -> None:
+        """Keep a piece for its reader."""
+        pieces.put_nowait(piece)
+        self._count(pieces, len(piece.tokens))
+        if self.unread_tokens > MAX_UNREAD_TOKENS:
+            most = max(self._unread, key=lambda each: each.tokens)
+            self._count(most, -most.tokens)
+            most.give_up()
+
+    def _count(self, pieces: "_Pieces", tokens: int) -> None:
+        pieces.tokens += tokens
+        self.unread_tokens += tokens
+
     def _new(self) -> "tuple[DeviceClient, _Relay]":
-        relay = _Relay(self._pieces)
+        relay = _Relay(self._pieces, self._take)
         client = self._make(relay.tell)
         relay.number = lambda: 0 if client.session.welcome is None else client.session.welcome.session
         return client, relay
@@ -111,8 +133,27 @@ def _one_piece(_: int, progress: Progress) -> list[Piece]:
     return [Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)]
 
 
-_Pieces = asyncio.Queue[Piece | RefusedError | None]
-"""The pieces of one text on their way to its reader; None is its end, an error why it has no more."""
+class _Pieces(asyncio.Queue[Piece | RefusedError | None]):
+    """The pieces of one text on their way to its reader; None is its end, an error why it has no more.
+
+    Attributes:
+        tokens: tokens that wait here.
+        writing: task that has the text written.
+
+    """
+
+    writing: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = 0
+
+    def give_up(self) -> None:
+        """Forget all pieces, refuse the text, and end its session."""
+        while not self.empty():
+            self.get_nowait()
+        self.put_nowait(RefusedError("full", "too much text waits for clients that do not read, and most of it here"))
+        self.writing.cancel()
 
 
 class _Relay:
@@ -124,12 +165,14 @@ class _Relay:
 
     """
 
-    def __init__(self, pieces_of: Callable[[int, Progress], Sequence[Piece]]) -> None:
+    def __init__(
+        self, pieces_of: Callable[[int, Progress], Sequence[Piece]], take: Callable[[_Pieces, Piece], None]
+    ) -> None:
         self.number: Callable[[], int] = lambda: 0
         self.pieces = _Pieces()
-        self._pieces_of = pieces_of
+        self._pieces_of, self._take = pieces_of, take
 
     def tell(self, progress: Progress) -> None:
         """Pass on what a message from the edge brought."""
         for piece in self._pieces_of(self.number(), progress):
-            self.pieces.put_nowait(piece)
+            self._take(self.pieces, piece)
