@@ -40,7 +40,7 @@ class Terminal:
             os.execve(
                 sys.executable,
                 [sys.executable, "-m", "multispin", "chat", *arguments],
-                {**os.environ, "TERM": "xterm", **environment},
+                {**os.environ, "TERM": "xterm", "NO_COLOR": "", **environment},
             )
         self.seen = ""
 
@@ -193,6 +193,19 @@ def test_what_a_server_sends_cannot_obey_the_terminal_and_accepted_drafts_are_gr
     assert first["mark_drafted"] is True
     assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
     assert second["messages"][1]["content"] == "one two\x1b[2J\x07"
+
+
+@pytest.mark.parametrize("without", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_who_wants_no_colours_gets_none(without):
+    with server([choice("one "), choice("two", drafted=True)], []) as url:
+        chat = Terminal(url, **without)
+        chat.wait("> ")
+        chat.type("hi\n")
+        shown = chat.wait(r"one .*\r\n> ")
+        assert "one two" in shown
+        assert "\x1b[3" not in shown
+        chat.type("/quit\n")
+        assert chat.code() == 0
 
 
 def test_a_servers_refusal_is_one_sentence_and_the_conversation_goes_on():

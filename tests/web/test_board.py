@@ -30,6 +30,13 @@ def test_a_session_is_shown_with_who_drafts_for_it_and_what_it_may_do():
     assert (shown["by"], shown["length"], shown["tokens"]) == ("nobody", 0, 7)
 
 
+def test_names_that_would_turn_the_direction_of_a_line_or_hide_are_escaped():
+    board = Board("big")
+    board.tell(Connected(1, "\u202eevil", "\u200bsmall", False))
+    (shown,) = board.shown(10.0)["sessions"]
+    assert (shown["name"], shown["drafter"]) == (r"\u202eevil", r"\u200bsmall")
+
+
 def test_acceptance_is_that_of_whoever_drafts():
     board = Board("big")
     board.tell(a_round(devices=[device(1, rate=0.9)]))

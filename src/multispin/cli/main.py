@@ -103,8 +103,10 @@ def run(arguments: list[str]) -> int:
 
 def _obey(arguments: list[str]) -> object:
     """Run a command line and return its result; show help where it names no command."""
+    # Who sets NO_COLOR wants none (https://no-color.org); click leaves that to its users.
+    colour = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
     try:
-        return cli.main(args=arguments, prog_name="multispin", standalone_mode=False)
+        return cli.main(args=arguments, prog_name="multispin", standalone_mode=False, color=colour)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0

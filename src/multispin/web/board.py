@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from multispin.outside import one_line
 from multispin.protocol.events import (
     WHO_DRAFTS,
     Closed,
@@ -84,7 +85,7 @@ class Board:
         match event:
             case Connected():
                 session = self._session(event.session, event.name)
-                session.drafter, session.state = event.drafter, "connected"
+                session.drafter, session.state = one_line(event.drafter), "connected"
             case Lost():
                 self._session(event.session, event.name).state = "away"
             case Closed() | Expired() | Refused():
@@ -124,7 +125,7 @@ class Board:
     def _session(self, number: int, name: str) -> _Session:
         session = self._sessions.get(number)
         if session is None:
-            session = self._sessions[number] = _Session(name)
+            session = self._sessions[number] = _Session(one_line(name))
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
                 self._forgotten += 1
