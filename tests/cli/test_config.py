@@ -108,7 +108,6 @@ def test_what_a_file_cannot_mean_is_refused(text, said, tmp_path, capsys):
         ('tls_certificate = "no.pem"', "edge.toml, line 1: tls_certificate: --tls-certificate: no.pem cannot be read"),
         ('metrics_at = ""', "edge.toml, line 1: metrics_at: --metrics-at '' is not HOST:PORT"),
         ('port = 0\ntarget = "no-model"', "edge.toml, line 2: target: there is no model 'no-model'"),
-        ('port = 0\ntarget = ""', "there is no model ''"),
     ],
 )
 def test_what_only_the_edge_itself_finds_wrong_is_told_with_its_place(text, said, tmp_path, capsys, monkeypatch):
