@@ -46,6 +46,8 @@ def test_the_newer_name_of_the_limit_wins():
 def test_content_may_come_in_parts_of_text():
     body = chat(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])
     assert body.conversation()[0]["content"] == "ab"
+    for kind in ("input_text", "output_text"):  # as the parts of Responses are called
+        assert chat(messages=[{"role": "user", "content": [{"type": kind, "text": "a"}]}]).conversation()
     with pytest.raises(BadRequestError, match="image_url"):
         chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]).conversation()
 

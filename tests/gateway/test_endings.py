@@ -5,11 +5,18 @@ import json
 import threading
 from types import SimpleNamespace
 
+import aiohttp
 import numpy as np
 import pytest
+from aiohttp import web
 from tests.gateway.site import alone, api, device_of, post, text_of
 
+from multispin.edge import listening
 from multispin.errors import InputError
+from multispin.gateway import Gateway
+from multispin.gateway.source import Piece
+from multispin.models import load_tokenizer
+from multispin.protocol import RefusedError
 
 LONG = {"prompt": "hello", "max_tokens": 120, "temperature": 0, "ignore_eos": True}
 
@@ -144,6 +151,35 @@ def test_a_stream_that_does_not_end_in_time_is_told_so(tiny_folder, caplog):
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "shutdown"
     assert done == "data: [DONE]"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class _Fails:
+    """A `TextSource` whose texts fail at their second token."""
+
+    max_length = 64
+
+    async def write(self, _):
+        yield Piece((65,))
+        raise RefusedError("failed", "this text has no token that may follow")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_that_the_edge_could_not_compute_is_an_error_in_its_log(tiny_folder, caplog, stream):
+    async def scenario():
+        app = web.Application()
+        Gateway(_Fails(), load_tokenizer(tiny_folder), "tiny").add_routes(app)
+        body = {"prompt": "a", "stream": stream}
+        async with (
+            listening(app, port=0) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+            http.post("/v1/completions", json=body) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    status, text = asyncio.run(scenario())
+    assert status == (200 if stream else 500)
+    assert '"code": "failed"' in text
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_a_device_that_stops_lets_its_clients_texts_end_and_takes_no_new_one(tiny_folder):

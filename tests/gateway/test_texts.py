@@ -185,6 +185,7 @@ def test_drafts_of_the_edges_own_drafter_are_marked_apart_and_counted(tiny_folde
     assert whole["choices"][0]["text"] == "".join(each["text"] for each in choices) == alone(tiny_folder, "abc", 20)
     assert {each["drafted_by"] for each in choices if each.get("drafted")} == {"edge"}
     assert any(each["text"] and not each.get("drafted") for each in choices)
+    assert whole["usage"]["completion_tokens"] == 20  # not one for each pass
     counted = whole["metrics"]["speculative_decoding"]
     assert 0 < counted["num_accepted_draft_tokens"] <= counted["num_draft_tokens"]
     assert counted["num_accepted_draft_tokens"] + counted["num_spec_steps"] <= 20 + 1
