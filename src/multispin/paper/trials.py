@@ -5,7 +5,6 @@ is the mean over its fading blocks. Every scheme sees the same realisations.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from multispin.control import Scenario, decide, plan
 from multispin.paper.cell import BANDWIDTH_HZ, DEVICES, PAIRS, Assumptions, realise, scenario
 from multispin.paper.schemes import COMPARED, EDGE_ALONE
+from multispin.simulation.workers import workers
 
 _RELATIVE_GAP = 1e-4
 """How far the exact planner's proven bound may lie above its plan."""
@@ -113,7 +113,7 @@ def run_trials(
     with ExitStack() as stack:
         results: Iterable[TrialResult] = map(run_trial, unique)
         if processes > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(processes))
+            pool = stack.enter_context(workers(processes))
             results = pool.map(run_trial, unique, chunksize=min(32, max(1, len(unique) // (8 * processes))))
         for trial, result in zip(unique, results, strict=True):
             found[trial] = result

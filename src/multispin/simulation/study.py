@@ -5,7 +5,7 @@ import importlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -22,6 +22,7 @@ from multispin.simulation.measures import Measures, measure
 from multispin.simulation.setup import ScenarioFile, Setup
 from multispin.simulation.site import Site
 from multispin.simulation.uplink import in_turns
+from multispin.simulation.workers import workers
 
 SweepPoint = tuple[tuple[str, Any], ...]
 """Keys of a sweep with a value each; empty where nothing is swept."""
@@ -189,7 +190,7 @@ def run_all(
             simulate(run, lambda part, index=index: progress((index + part) / len(runs)), live)  # type: ignore[misc]
             for index, run in enumerate(runs)
         ]
-    with ProcessPoolExecutor(min(processes, len(runs))) as pool:
+    with workers(min(processes, len(runs))) as pool:
         running = [pool.submit(simulate, run) for run in runs]
         for done, _ in enumerate(as_completed(running), start=1):
             progress(done / len(runs))

@@ -1,0 +1,48 @@
+"""Processes of this machine that compute for a command, and end when it does."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that compute what is submitted to them, while the block runs.
+
+    Where the block is left by an exception, as at SIGTERM and Ctrl-C, what waits is dropped and what runs is ended: the
+    executor itself would wait for both. The processes also end when this one is killed.
+
+    Args:
+        count: how many processes, at least 1.
+
+    """
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(count, initializer=_end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _end_with_parent() -> None:
+    """In a worker: end at SIGTERM at once and when the parent is gone; leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's handler raises, and a task's exceptions are caught
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
