@@ -95,5 +95,14 @@ def test_what_devices_do_not_earn_the_engine_does() -> None:
         assert made.scale(80.0, share) == pytest.approx(0.8 * share)
 
 
+def test_time_is_worth_what_the_edge_makes_alone_where_devices_add_nothing() -> None:
+    """Else the edge would refuse the passes that it can make alone, and wait for better ones that never come."""
+    made = Worth(0.5, 100.0, 60.0, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    assert made.price(20.0, 0.0) == pytest.approx(60.0)
+    assert made.price(20.0, 0.4) == pytest.approx((60.0 + 0.4 * 15.0) * 0.8)
+    assert made.price(20.0, 1.0) == pytest.approx(75.0 * 0.5)
+    assert made.price(200.0, 0.0) == pytest.approx(100.0)
+
+
 def test_devices_that_can_add_nothing_keep_their_price() -> None:
     assert Worth(1.0, 60.0, 60.0, {}).devices_share(50.0) == 1.0

@@ -39,6 +39,12 @@ SITES = {
     "and the edge has a poor drafter": Scenario(
         CELL, Verification(0.1, 0.01), devices(5, 0.01, 0.85), EdgeDrafter(0.01, 0.001, 0.2)
     ),
+    "a band so narrow that drafts come late": Scenario(
+        replace(CELL, bandwidth_hz=4e3),
+        Verification(0.023, 0.0127),
+        devices(4, 0.008, 0.8),
+        EdgeDrafter(0.008, 0, 0.73),
+    ),
 }
 
 

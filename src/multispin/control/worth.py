@@ -103,14 +103,16 @@ class Worth:
         The price of the engine and those of the devices' time add up to a goodput, and are scaled together: if λ alone
         were raised, say to what the edge makes alone, devices would seem to earn what the edge has been paid for.
         A goodput that is poor because the price was too low must not lower the price further. So no less is believed
-        than `ATTAINED` of the best rates' goodput, or what the edge makes alone, and no more than the best rates.
+        than what the edge makes alone and, as far as devices are worth their price, `ATTAINED` of the best rates'
+        goodput; and no more than the best rates. Where devices add nothing, as on a band so narrow that their drafts
+        come too late, a price by the best rates would have the edge refuse the passes that it can make alone.
         """
         earned_by_devices = devices_share * (1.0 - self.engine_share)
-        return (1.0 - earned_by_devices) * self._goodput(learned_tokens_per_s)
+        return (1.0 - earned_by_devices) * self._goodput(learned_tokens_per_s, devices_share)
 
     def scale(self, learned_tokens_per_s: float, devices_share: float = 1.0) -> float:
         """The price over that of the best rates, for the prices of `sessions`."""
-        return devices_share * self._goodput(learned_tokens_per_s) / self.most_tokens_per_s
+        return devices_share * self._goodput(learned_tokens_per_s, devices_share) / self.most_tokens_per_s
 
     def devices_share(self, expected_tokens_per_s: float) -> float:
         """The share of their price that the devices' time is worth, 0 … 1, from the goodput that passes promise.
@@ -122,9 +124,10 @@ class Worth:
         wanted = DEVICES_ATTAIN * (self.most_tokens_per_s - self.alone_tokens_per_s)
         return min(1.0, max(0.0, added) / wanted) if wanted > 0.0 else 1.0
 
-    def _goodput(self, learned_tokens_per_s: float) -> float:
+    def _goodput(self, learned_tokens_per_s: float, devices_share: float) -> float:
         """The goodput that prices add up to, that of the engine and those of the devices' time [tokens/s]."""
-        least = max(ATTAINED * self.most_tokens_per_s, self.alone_tokens_per_s)
+        by_devices = max(0.0, ATTAINED * self.most_tokens_per_s - self.alone_tokens_per_s)
+        least = self.alone_tokens_per_s + devices_share * by_devices
         return min(max(learned_tokens_per_s, least), self.most_tokens_per_s)
 
 
