@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -166,6 +166,10 @@ def test_a_key_or_tensor_is_refused_by_its_name_or_changes_nothing(make_folder, 
 
     @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(KEY_CHANGES, KEY_CHANGES, TENSOR_CHANGES))
+    @example(("key", "general.file_type", LISTS[-1]))  # transformers refuses these without naming a key
+    @example(("key", "tokenizer.ggml.merges", LISTS[3]))
+    @example(("key", "tokenizer.ggml.tokens", LISTS[3]))  # a list as long as no other of the tokenizer
+    @example(("key", "rope.dimension_count", (4, 7)))  # a head's size in the architecture llama
     def check(change):
         what, name, how = change
         if name in NAMES and name not in OTHERS:

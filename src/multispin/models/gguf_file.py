@@ -126,6 +126,7 @@ _SIZES = {
 """Keys that say the shape of each tensor, inputs first; heads count with all their numbers."""
 _IN_EACH_BLOCK = [part for part in _SIZES if part.startswith(("attn", "ffn")) and part[-6:] not in ("q_norm", "k_norm")]
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_LIST = 9  # kind of a key's value in GGUF
 _KINDS = range(7)  # of tokens in GGUF
 _CONTROL = 3  # special, leaves no text
 _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0  # of all published models
@@ -202,7 +203,9 @@ def read_facts(path: Path, reader: "GGUFReader | None" = None) -> GgufFacts:
 
 
 def _value(path: Path, name: str, field: Any) -> Any:
-    """A key's value; InputError for text that is not UTF-8."""
+    """A key's value; InputError for text that is not UTF-8, and for a list of lists, which transformers cannot read."""
+    if field.types[:2] == [_LIST, _LIST]:
+        raise InputError(f"{path} sets {name[:80]} to a list of lists, as no key known here is: {_INSTEAD}")
     try:
         return field.contents()
     except UnicodeDecodeError as error:
@@ -323,7 +326,10 @@ def _check_vocabulary(path: Path, keys: Mapping[str, Any]) -> None:
             path, ValueError(f"tokenizer.ggml.tokens: its list of {len(tokens)} tokens has repetitions, or none")
         )
     if len(types) not in (0, len(tokens)) or not set(types) <= set(_KINDS):
-        raise _damaged(path, ValueError(f"tokenizer.ggml.token_type is no list of {len(tokens)} kinds that GGUF has"))
+        kinds = f"{len(tokens)} kinds that GGUF has, one of each of tokenizer.ggml.tokens"
+        raise _damaged(path, ValueError(f"tokenizer.ggml.token_type is no list of {kinds}"))
+    if model == "gpt2" and not all(len(each.split(" ")) == 2 for each in own["merges"]):
+        raise _damaged(path, ValueError("tokenizer.ggml.merges is no list of two tokens with a space between"))
     scores = own.get("scores", ())
     if len(scores) not in (0, len(tokens)) or not np.isfinite(np.asarray(scores, np.float64)).all():
         raise _damaged(path, ValueError(f"it has {len(scores)} scores for {len(tokens)} tokens, or one is no number"))
@@ -356,9 +362,10 @@ def _check_tensors(path: Path, keys: Mapping[str, Any], head: int, shapes: Mappi
         sizes = _SIZES.get(part, ())
         asked = {size: counts[size] for size in (sizes if kind == "weight" else sizes[-1:])}
         if asked and shape != list(asked.values()):
+            named = [*asked, *(["rope.dimension_count"] if "rope.dimension_count" in keys else [])]  # a head's size
             raise InputError(
                 f"{path} holds {name} of the shape {shape}, but its keys ask for {list(asked.values())} "
-                f"({', '.join(asked)}): this GGUF file is damaged"
+                f"({', '.join(named)}): this GGUF file is damaged"
             )
     for name in (f"blk.{block}.{part}.weight" for block in range(blocks) for part in _IN_EACH_BLOCK):
         if name not in shapes:
