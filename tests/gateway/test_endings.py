@@ -67,6 +67,43 @@ def test_a_client_that_goes_away_before_the_first_token_is_noticed_while_the_eng
     asyncio.run(scenario())
 
 
+def test_a_client_that_leaves_its_stream_in_mid_text_is_in_no_further_pass(tiny_folder, caplog):
+    """It is noticed while nothing is sent to it: the pass that was under way is the last one with its text."""
+
+    async def scenario():
+        async with api(tiny_folder, slots=1) as http:
+            verify, begun, may_end, later = http.passes.engine.verify, threading.Event(), threading.Event(), []
+            passes = iter(range(120))
+
+            def stuck_in_mid_text(feeds):
+                if begun.is_set():
+                    later.extend(feeds)
+                elif next(passes) == 20:
+                    begun.set()
+                    may_end.wait(60.0)
+                return verify(feeds)
+
+            http.passes.engine.verify = stuck_in_mid_text
+            try:
+                answer = await http.post("/v1/completions", json=LONG | {"stream": True})
+                await answer.content.readline()
+                await asyncio.to_thread(begun.wait, 60.0)
+                answer.close()
+                async with asyncio.timeout(30.0):
+                    while http.passes.sessions:
+                        await asyncio.sleep(0.01)
+            finally:
+                may_end.set()
+            status, _ = await post(http, "/v1/completions", {"prompt": "b", "max_tokens": 2})  # the only slot is free
+            return status, [feed.start for feed in later]
+
+    status, starts = asyncio.run(scenario())
+    assert status == 200
+    assert starts
+    assert max(starts) < 20  # of the second text alone
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+
+
 class Deep:
     """A grammar that allows everything, and becomes too complex after so many tokens."""
 

@@ -186,6 +186,8 @@ def test_what_the_library_holds_loosely_is_held_as_the_schema_says(fits, inner, 
         ({"type": "integer", "minimum": 10**20, "maximum": 10**21}, "minimum = 1000.* held exactly"),
         ({"type": "integer", "maximum": 2**53 + 3}, "maximum = 9007199254740995 .* held exactly"),
         ({"type": "integer", "exclusiveMaximum": 2**63 - 1}, "exclusiveMaximum = .* held exactly"),
+        ({"type": "integer", "multipleOf": -2}, "multipleOf = -2 .* greater than 0"),
+        ({"type": "number", "multipleOf": 0.0}, "multipleOf = 0.0 .* greater than 0"),
         ({"type": "object", "minProperties": 2}, "minProperties = 2 is not supported"),
     ],
 )

@@ -105,6 +105,7 @@ def _held(given: Any, has_patterns: bool) -> Any:
     _check_dialect(given.get("$schema"))
     for key in _BOUNDS:
         _check_bound(key, given.get(key))
+    _check_step(given.get("multipleOf"))
     _check_least(given)
     kind, others = given.get("format"), held.get("allOf", [])
     if isinstance(kind, str) and isinstance(others, list):
@@ -128,6 +129,12 @@ def _check_bound(key: str, bound: Any) -> None:
     beyond = (key == "maximum" and bound >= _MAX_INTEGER) or (key == "exclusiveMaximum" and bound > _MAX_INTEGER)
     if not beyond and (abs(bound) > _MAX_INTEGER or float(bound) != bound):
         raise FormatError(f"{key} = {bound} of a JSON schema cannot be held exactly: use a number up to 2^53")
+
+
+def _check_step(step: Any) -> None:
+    """FormatError for a `multipleOf` that JSON Schema forbids; the library lets a negative one through."""
+    if isinstance(step, int | float) and not isinstance(step, bool) and step <= 0:
+        raise FormatError(f"multipleOf = {step} of a JSON schema must be greater than 0")
 
 
 def _check_least(schema: Mapping[str, Any]) -> None:
