@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from multispin.cli.main import run
+from multispin.cli.process import check_outputs
 from multispin.cli.simulate import USUAL_POLICIES, command
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "scenarios"
@@ -103,6 +105,21 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(arguments, message, capsys)
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_that_has_a_name_is_no_output(tmp_path, capsys):
+    pipe = tmp_path / "runs.csv"
+    os.mkfifo(pipe)  # to open it would take until somebody reads it
+    assert run(["simulate", LLAMA, "--csv", str(pipe)]) == 2
+    assert capsys.readouterr().err == f"multispin: {pipe} cannot be written: it is not a file\n"
+
+
+def test_devices_and_pipes_that_are_open_are_outputs():
+    reads, writes = os.pipe()
+    check_outputs(Path(os.devnull), *([Path(f"/dev/fd/{writes}")] if os.name == "posix" else []))
+    os.close(reads)
+    os.close(writes)
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 import socket
 
 import aiohttp
@@ -369,10 +370,11 @@ def test_which_proxy_the_environment_names(environment, address, proxy, monkeypa
     assert proxy_of(address) == (proxy and URL(proxy))
 
 
-def test_a_proxy_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+@pytest.mark.parametrize("proxy", ["127.0.0.1:9", "[::1]:9"])
+def test_a_proxy_that_does_not_answer_is_named(proxy, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://me:secret@{proxy}")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(LinkLostError, match=r"the proxy 127\.0\.0\.1:9, of the environment, does not answer: Conn"):
+    with pytest.raises(LinkLostError, match=f"the proxy {re.escape(proxy)}, of the environment, does not answer: "):
         asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
 
 

@@ -133,13 +133,21 @@ def make_folder(folder: Path) -> None:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """InputError if a file that a long command writes at its end cannot be written; for before the long part."""
+    """InputError if a file that a long command writes at its end cannot be written; for before the long part.
+
+    Of what is no file, only devices may be written, and what this process holds open already, as /dev/stdout: to open
+    a pipe that has a name takes until somebody reads it.
+    """
     for path in paths:
         if path is None:
             continue
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
-        if not path.exists():  # a device or a pipe may stand in a folder that takes no files
+        if path.exists():
+            named = Path(os.path.realpath(path))  # an open pipe's has no name in any folder
+            if named.exists() and not (named.is_file() or named.is_char_device()):
+                raise InputError(f"{path} cannot be written: it is not a file")
+        else:  # a device may stand in a folder that takes no files
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:

@@ -43,4 +43,5 @@ def proxy_of(address: str) -> URL | None:
 
 def proxy_shown(proxy: URL) -> str:
     """HOST:PORT of a proxy, as messages name it: its address may hold a credential."""
-    return f"{proxy.host}:{proxy.port}"
+    host = proxy.host or ""
+    return f"[{host}]:{proxy.port}" if ":" in host else f"{host}:{proxy.port}"

@@ -85,7 +85,8 @@ class Door:
         self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
         self._next = 0
         self.guesses = 0  # wrong credentials ever
-        self._guesses, self._logged_at_s = 0, -LOG_PERIOD_S
+        self._guesses = 0  # since the log's last line about them
+        self._quiet: asyncio.TimerHandle | None = None  # until the next line may follow
 
     @property
     def invites(self) -> bool:
@@ -163,10 +164,17 @@ class Door:
             self._free_s.popitem(last=False)
         self.guesses += 1
         self._guesses += 1
-        if now_s - self._logged_at_s >= LOG_PERIOD_S:
-            log.warning("wrong credentials: %d in the last %.0f s", self._guesses, LOG_PERIOD_S)
-            self._guesses, self._logged_at_s = 0, now_s
+        if self._quiet is None:
+            self._tell()
         await asyncio.sleep(self._guess_delay_s)
+
+    def _tell(self) -> None:
+        """Log the wrong credentials that no line has told, and those that follow `LOG_PERIOD_S` later."""
+        self._quiet = None
+        if self._guesses:
+            log.warning("wrong credentials: %d in the last %.0f s", self._guesses, LOG_PERIOD_S)
+            self._guesses = 0
+            self._quiet = asyncio.get_running_loop().call_later(LOG_PERIOD_S, self._tell)
 
     def address_of(self, request: web.Request) -> str:
         """The address that a request comes from: its peer, or what a trusted proxy says.
