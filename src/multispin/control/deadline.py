@@ -18,7 +18,8 @@ def best_wait_s(lateness: ArrayLike, awaited: int, planned_s: float, verify_s: f
     on average, because it goes on early once all K drafts are there. The best c maximises the ratio of the two, which
     is the round's goodput up to a constant. A late draft joins the next round, so it loses one round.
 
-    Neglects that drafts differ in value, and that a device which was late once may be late again. Example: X = 1 in 95
+    Neglects that drafts differ in value, that a device which was late once may be late again, and what arrives within
+    `JITTER_MARGIN`, which counts as late (docs/reproduce.md says what that costs). Example: X = 1 in 95
     of 100 cases and 10 in the others, 20 drafts, φ = 0.2 s, T_ver = 0.28 s. The best wait is 1.05 φ; to wait for all
     would give a third of that goodput.
 
