@@ -194,6 +194,15 @@ def test_viewers_are_counted_and_bounded(tokenizer, tmp_path):
     asyncio.run(scenario())
 
 
+def test_who_asks_for_the_feeds_headers_alone_takes_no_viewers_place(tokenizer, tmp_path):
+    async def scenario():
+        async with pages(tokenizer, tmp_path) as (client, _, dashboard):
+            answer = await client.head("/dashboard/feed", headers=BEARER)
+            return answer.status, dashboard.viewers
+
+    assert asyncio.run(scenario()) == (405, 0)
+
+
 def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tmp_path):
     async def scenario():
         times = {"period_s": 0.001, "write_timeout_s": 0.5}

@@ -73,7 +73,8 @@ class Dashboard:
             app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / name))
         for name in _VENDORED:
             app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / "vendor" / name))
-        app.router.add_get(f"{DASHBOARD}/feed", guard(self._feed))
+        # To a HEAD nothing is ever written, so that it would hold a viewer's place for as long as it likes.
+        app.router.add_get(f"{DASHBOARD}/feed", guard(self._feed), allow_head=False)
         app.router.add_get(f"{DASHBOARD}/join", guard(self._join))
         app.on_shutdown.append(self._stop)
 
