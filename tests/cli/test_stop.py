@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,7 +220,7 @@ def test_no_process_of_a_simulation_computes_on_when_the_command_has_ended(numbe
     computing = []
     try:
         until = time.monotonic() + 240
-        while len(computing := _below(command.pid)) < 2 and time.monotonic() < until:
+        while len(computing := list(filter(_computes, _below(command.pid)))) < 2 and time.monotonic() < until:
             time.sleep(0.1)
         assert len(computing) >= 2
         command.send_signal(number)
@@ -244,6 +245,15 @@ def _below(pid):
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [*children, *(each for child in children for each in _below(child))]
+
+
+def _computes(pid):
+    """Whether a process has begun to compute: it leaves Ctrl-C to the command from then on."""
+    try:
+        [ignored] = re.findall(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(int(ignored, 16) >> signal.SIGINT - 1 & 1)
 
 
 def _runs(pid):
