@@ -194,9 +194,13 @@ def one_line(text: str) -> str:
 
 
 def first_line(why: BaseException | str) -> str:
-    """The first line of what a library gives as its reason, at most 300 characters, to stand inside a sentence."""
+    """The first line of what a library gives as its reason, at most 300 characters, to stand inside a sentence.
+
+    Where that line ends in a colon, the next ones are what it announces, and follow.
+    """
     text = str(why).strip() or (type(why).__name__ if isinstance(why, BaseException) else "no reason given")
-    return text.splitlines()[0].rstrip(".: ")[:300]
+    first, *others = (line.strip() for line in text.splitlines())
+    return (" ".join([first, *others]) if first.endswith(":") else first).rstrip(".: ")[:300]
 
 
 def in_markup(text: str) -> str:

@@ -167,12 +167,16 @@ def test_an_edge_drafts_itself_only_where_the_site_says_how_fast(tmp_path, capsy
     monkeypatch.setattr("multispin.demo.program.play_all", ordered)
     (tmp_path / "with.toml").write_text(SITE)
     (tmp_path / "without.toml").write_text(re.sub(r"\[edge_drafter\].*?\[\[", "[[", SITE, count=1, flags=re.DOTALL))
+    (tmp_path / "turns.toml").write_text(
+        re.sub(r"delay_s = .*", "", SITE).replace("[cell]", "[cell]\nmultiple_access = 'tdma'")
+    )
     for name, arguments, sentence in [
         ("with", (), "plain None, edge small, rounds None, rounds None, streams small, auto small"),
         ("with", ("--edge-draft", "q4", "--mode", "edge"), "edge q4"),
         ("without", (), "plain None, rounds None, rounds None, streams None, auto None"),
         ("without", ("--mode", "edge"), "has no [edge_drafter]"),
         ("without", ("--edge-draft", "small"), "--edge-draft is not for this site"),
+        ("turns", (), "multiple_access = 'tdma' is not emulated"),
     ]:
         code, stdout, stderr = run_here(capsys, "demo", "--site", tmp_path / f"{name}.toml", *arguments)
         check_refusal(stdout, stderr, sentence)

@@ -14,7 +14,7 @@ from multispin.demo.order import DemoOrder, Play
 from multispin.demo.result import result_of
 from multispin.demo.site import SITE, DemoSite, read_site
 from multispin.demo.state import DemoState, DeviceState
-from multispin.demo.view import expectation, live_view, progress_line, slowest_gain
+from multispin.demo.view import REPEAT_S, LogLines, expectation, live_view, progress_line, slowest_gain
 from multispin.protocol.events import Done, Round, RoundDevice, RoundGrant
 from multispin.speculation import Rule, SamplingParams
 
@@ -56,6 +56,14 @@ def test_a_users_rate_is_over_the_time_from_its_first_grant_to_its_last_token():
     )
     assert state.devices["a"].tokens_per_s == pytest.approx(6 / 4)
     assert state.devices["b"].tokens_per_s == pytest.approx(6 / 10)
+
+
+def test_a_line_of_progress_that_says_nothing_new_is_not_written_again_and_again():
+    times, written = iter([0.0, 2.0, REPEAT_S - 1.0, REPEAT_S, REPEAT_S + 2.0, REPEAT_S + 4.0]), []
+    lines = LogLines(lambda: next(times), written.append)
+    for line in ("starting", "starting", "starting", "starting", "pass 1", "starting"):
+        lines(line)
+    assert written == ["starting", "starting", "pass 1", "starting"]
 
 
 def test_progress_counts_passes_and_shows_windows_in_streams_too():

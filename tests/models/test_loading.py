@@ -185,7 +185,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder):
     assert load_tokenizer(str(folder)).size == 97
     for file in folder.glob("*token*"):
         file.unlink()
-    refused(lambda: load_tokenizer(str(folder)), str(folder), "there is no tokenizer")
+    refused(lambda: load_tokenizer(str(folder)), str(folder), "there is no tokenizer", "from one of: (1)")
 
 
 def test_a_folder_without_a_config_and_a_path_to_nothing_are_refused(tmp_path):

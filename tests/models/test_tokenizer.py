@@ -304,3 +304,13 @@ def test_stop_strings_of_a_model_are_said_to_be_unused(tmp_path, caplog):
     (tmp_path / "generation_config.json").write_text(json.dumps({"stop_strings": ["</s>"]}))
     load_tokenizer(reference)
     assert "names stop strings in its generation_config.json, which are not used" in caplog.text
+
+
+def test_the_process_of_templates_is_closed_with_the_program():
+    """Python complains, where it is asked to, about a process that still runs when the object for it goes."""
+    code = "from multispin.models.template import render; print(render('{{ a }}', {'a': 'hello'}))"
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "hello\n"
+    assert "ResourceWarning" not in done.stderr

@@ -11,6 +11,7 @@ from rich.text import Text
 from multispin.errors import InputError
 from multispin.outside import (
     decode,
+    first_line,
     in_markup,
     json_value,
     never_fails,
@@ -144,3 +145,9 @@ def test_a_machine_without_a_home_folder_is_told_so(monkeypatch, tmp_path):
             call()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "multispin"
+
+
+def test_a_reason_that_announces_the_lines_after_it_is_quoted_with_them():
+    assert first_line("It is none of: \n(1) a file,\n (2) a class.\n") == "It is none of: (1) a file, (2) a class"
+    assert first_line("Damaged.\nTraceback: …") == "Damaged"
+    assert len(first_line("one of:\n" + 1000 * "x")) == 300

@@ -120,7 +120,7 @@ def command(context: click.Context, /, **options: Any) -> int:
 def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any:
     from multispin.demo.crew import make_devices
     from multispin.demo.order import DemoOrder, Play
-    from multispin.demo.site import SITE, read_site, site_crew
+    from multispin.demo.site import SITE, DemoSite, read_site, site_crew
 
     seed = options["seed"] or 0
     params, rule = sampling_and_rule(options, seed)
@@ -133,6 +133,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
         name = options["site"] or SITE
         with flag("--site"):
             site = (name, read_site(name))
+            DemoSite(*site, options["slower"] or 1.0)  # refuses what cannot be played, before anything starts
             crew = site_crew(site[1], embedded, options["drafts"], options["prompts"], seed)
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     lacks = "name one with --edge-draft"

@@ -270,7 +270,8 @@ def sentences(advice: Advice) -> list[str]:
         said.append(
             "In streams, by a simulation that knows everything, devices and edge make "
             f"{streams.goodput_tokens_per_s:.4g} tokens/s; "
-            f"no schedule of streams can make more than {streams.upper_bound_tokens_per_s:.4g}."
+            f"{streams.upper_bound_tokens_per_s:.4g} is the most that any schedule can make of streams in which nobody "
+            "gets less than plain decoding gives, or than the site asks for."
         )
     if rounds is not None and rounds.goodput_tokens_per_s < 0.99 * best.goodput_tokens_per_s:
         said.append(

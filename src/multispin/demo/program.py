@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import time
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +14,7 @@ from multispin.demo.result import DemoResult, Identical, result_of
 from multispin.demo.site import DRAFT_S, LLAMA_CPP_DRAFT_S, TRIED_TOKENS, DemoSite, slow_enough
 from multispin.demo.state import DemoState, DeviceState
 from multispin.demo.target import own_goodput, own_texts, requests_of
-from multispin.demo.view import live_view, progress_line
+from multispin.demo.view import LogLines, live_view, progress_line
 from multispin.errors import InputError
 from multispin.models import DrafterName, load_tokenizer
 from multispin.models.gguf_drafter import file_for_llama_cpp, is_for_llama_cpp
@@ -77,13 +78,14 @@ async def _watched(order: DemoOrder) -> tuple[DemoSite | None, list[DemoState]]:
     console = Console(stderr=True)
     states: list[DemoState] = [_state(order, "starting", 1.0)]
     live = Live(get_renderable=lambda: live_view(states[-1]), console=console, transient=True, auto_refresh=True)
+    lines = LogLines(time.monotonic, _say)
     running = asyncio.create_task(_play(order, states))
     try:
         with live if console.is_terminal else contextlib.nullcontext():
             while not running.done():
                 await asyncio.wait([running], timeout=PROGRESS_PERIOD_S)
                 if not console.is_terminal and not running.done():
-                    _say(progress_line(states[-1]))
+                    lines(progress_line(states[-1]))
         return running.result(), states[1:]
     finally:
         if not running.done():

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from rich import box
@@ -22,6 +23,8 @@ from multispin.outside import one_line, printable
 from multispin.simulation.steady import streamed
 
 SHOWN_CHARACTERS = 240
+REPEAT_S = 30.0
+"""A line of a log is not written again sooner than this, unless another was written in between [s]."""
 _WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "mixture": "a mixture", "auto": "whoever pays"}
 """Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
@@ -65,6 +68,29 @@ def _table(title: str, *numbers: str) -> Table:
     for heading in numbers:
         table.add_column(heading, justify="right")
     return table
+
+
+class LogLines:
+    """Lines of a log: one that says the same as the line before it waits until `REPEAT_S` have passed.
+
+    Args:
+        clock: function that returns the time [s].
+        write: function that prints a line.
+
+    """
+
+    def __init__(self, clock: Callable[[], float], write: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._write = write
+        self._last = ""
+        self._written_s = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Write a line that is new, or has not been written for long."""
+        now_s = self._clock()
+        if line != self._last or now_s - self._written_s >= REPEAT_S:
+            self._last, self._written_s = line, now_s
+            self._write(line)
 
 
 def progress_line(state: DemoState) -> str:

@@ -3,6 +3,8 @@
 A template runs in a process of its own, which is ended when it takes too long. The process is kept for the next text.
 """
 
+import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -47,8 +49,7 @@ class TemplateProcess:
             if line.endswith("\n"):
                 answer: dict[str, str] = json.loads(line)
                 return answer
-            process.kill()
-            process.wait()
+            _end(process)
             self._process = None
             return {"slow" if slow else "large": ""}
 
@@ -56,8 +57,7 @@ class TemplateProcess:
         """End the process; the next question starts another one."""
         with self._lock:
             if self._process is not None and self._owner == os.getpid():
-                self._process.kill()
-                self._process.wait()
+                _end(self._process)
             self._process = None
 
     def _running(self) -> "subprocess.Popen[str]":
@@ -71,6 +71,13 @@ class TemplateProcess:
             self._owner = os.getpid()
             _line(self._process, "", START_S)  # its first line says that it is ready
         return self._process
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Kill a process, and close its pipes."""
+    process.kill()
+    with contextlib.suppress(OSError), process:  # a question that it did not read
+        pass
 
 
 def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[str, bool]:
@@ -93,6 +100,7 @@ def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[s
 
 SHARED = TemplateProcess()
 """The process of whoever names no other."""
+atexit.register(SHARED.close)
 
 
 def render(template: str, variables: Mapping[str, Any], process: TemplateProcess = SHARED) -> str:

@@ -165,6 +165,7 @@ def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
     rows: list[tuple[TableValue, ...]] = [
         (case.pair, case.wait, case.late_share, *spread(estimate(found))) for case, found in goodput.items()
     ]
+    factor, slack_s = DEADLINE_LIMITS["chosen"]
     shares = dict.fromkeys(case.late_share for case in goodput)
     rows += [
         (pair, scheme, share, *spread(estimate(found))) for (pair, scheme), found in alone.items() for share in shares
@@ -172,13 +173,8 @@ def _lateness(goodput: Mapping[Case, Floats], alone: Mapping[tuple[str, str], Fl
     return Table(
         "beyond-lateness",
         f"Beyond the paper: rounds with a deadline when drafts come {LATE_S:g} s late",
-        "A draft that misses its batch joins the next one. chosen: the deadline with the best goodput by what the edge "
-        "has seen, at most as late as usual. "
-        + "; ".join(
-            f"{k}: {factor:g} × planned + {s:g} s" for k, (factor, s) in DEADLINE_LIMITS.items() if k != "chosen"
-        )
-        + ". "
-        + note,
+        "A draft that misses its batch joins the next one. The edge chooses the deadline with the best goodput by what "
+        f"it has seen, at most {factor:g} × planned + {slack_s:g} s. " + note,
         ("pair", "wait", "late_share", "goodput_tokens_per_s", "low", "high"),
         tuple(rows),
     )
