@@ -267,7 +267,7 @@ def test_a_follower_goes_back_with_its_text_and_drafts_without_a_grammar_that_it
 def test_without_the_library_grammars_are_refused_by_name(monkeypatch, tokenizer):
     monkeypatch.setitem(sys.modules, "llguidance", None)  # as if it were not installed
     assert load_grammars(tokenizer) is None
-    with pytest.raises(InputError, match=r"pip install 'multispin\[device\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[device\]'"):
         TextGrammars(tokenizer)
 
 
