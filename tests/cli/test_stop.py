@@ -208,36 +208,6 @@ def test_a_termination_that_a_destructor_swallows_while_a_model_is_loaded_is_not
     assert stopped()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list a process's children so")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_process_of_a_simulation_computes_on_when_the_command_has_ended(number):
-    """Six runs of hours each: two are computed and four wait."""
-    asked = ["simulate", "paper-llama", "--rounds", "10000000", "--seeds", "3", "--jobs", "2"]
-    command = subprocess.Popen(
-        [sys.executable, "-m", "multispin", *asked], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    computing = []
-    try:
-        until = time.monotonic() + 240
-        while len(computing := list(filter(_computes, _below(command.pid)))) < 2 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert len(computing) >= 2
-        command.send_signal(number)
-        code = command.wait(timeout=120)
-        until = time.monotonic() + 120
-        while any(map(_runs, computing)) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not any(map(_runs, computing))
-        assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[number]
-        assert "Traceback" not in command.stderr.read()
-    finally:
-        command.kill()
-        for pid in filter(_runs, computing):
-            os.kill(pid, signal.SIGKILL)
-        command.communicate()
-
-
 def _below(pid):
     """The processes that a process has begun, and those that they have begun."""
     try:
@@ -262,3 +232,35 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list a process's children so")
+@pytest.mark.parametrize("ready", [_computes, _runs], ids=["while they compute", "while they begin"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_of_a_simulation_computes_on_when_the_command_has_ended(number, ready):
+    """Six runs of hours each: two are computed and four wait. A signal may come while the processes begin."""
+    asked = ["simulate", "paper-llama", "--rounds", "10000000", "--seeds", "3", "--jobs", "2"]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "multispin", *asked], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    computing = []
+    try:
+        until = time.monotonic() + 240
+        wanted = 2 if ready is _computes else 1
+        while len(computing := list(filter(ready, _below(command.pid)))) < wanted and time.monotonic() < until:
+            time.sleep(0.1 if ready is _computes else 0.001)
+        assert len(computing) >= wanted
+        command.send_signal(number)
+        code = command.wait(timeout=120)
+        until = time.monotonic() + 120
+        while any(map(_runs, computing)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(map(_runs, computing))
+        assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[number]
+        assert "Traceback" not in command.stderr.read()
+    finally:
+        command.kill()
+        for pid in filter(_runs, computing):
+            os.kill(pid, signal.SIGKILL)
+        command.communicate()

@@ -4,9 +4,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any
+
+_HELD = {signal.SIGINT, signal.SIGTERM}
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
     """
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(count, initializer=_end_with_parent)
+    pool = _Pool(count, initializer=_end_with_parent)
     try:
         yield pool
     except BaseException:
@@ -34,10 +37,26 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
 
 
+class _Pool(ProcessPoolExecutor):
+    """Its processes begin where something is submitted. A signal that comes then is heard a moment later."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().submit(fn, *args, **kwargs)
+        # What a signal's handler raises in the middle of a fork is dropped, and the command would go on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
     """In a worker: end at SIGTERM at once and when the parent is gone; leave Ctrl-C to the parent."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's handler raises, and a task's exceptions are caught
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # it began with them held
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 
