@@ -374,7 +374,7 @@ class Gateway:
     def _check_model(self, name: str) -> None:
         if name != self._model:
             raise _StatusError(
-                400, f"the model {name!r} does not exist here: ask for {self._model!r}", "model", "model_not_found"
+                404, f"the model {name!r} does not exist here: ask for {self._model!r}", "model", "model_not_found"
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
