@@ -4,10 +4,12 @@ import asyncio
 import threading
 
 import pytest
+from tests.chaos.world import Letters
 from tests.edge import virtual_site
 from tests.edge.virtual_site import in_memory
 
 from multispin.device import EdgeAwayError, Patience, WebSocketLink
+from multispin.gateway import local_sessions
 from multispin.protocol import Request
 from multispin.speculation import NoDrafter, SamplingParams
 
@@ -77,3 +79,20 @@ def test_whose_prompt_is_being_read_hears_that_passes_go_on(stub_site, mode, dra
             assert client.counters.reconnects == 0
 
     virtual_site.run(scenario(), 0.02)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "streams", "auto", "plain"])
+@pytest.mark.parametrize("pass_s", [Patience().silence_s + 10.0, 2 * Patience().once_known_s])
+def test_an_http_client_waits_for_an_engine_however_long_its_passes_take(stub_site, mode, pass_s):
+    async def scenario():
+        site = stub_site(mode=mode, slots=1)
+        async with in_memory(site.server):
+            pool = local_sessions(site.server, "stub", Letters().decode, 2, site.Engine.max_length)
+            texts = [pool.write(Request((1, 2), SamplingParams(), 3)) for _ in range(2)]  # one waits for the slot
+            return await asyncio.gather(*map(_whole, texts))
+
+    assert virtual_site.run(scenario(), pass_s) == [[1] * 3] * 2
+
+
+async def _whole(text):
+    return [token async for piece in text for token in piece.tokens]

@@ -46,8 +46,6 @@ from multispin.protocol.device_stages import Welcomed
 from multispin.protocol.limits import CLOSE_TIMEOUT_S
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
-WELCOME_TIMEOUT_S = 10.0
-"""Longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge counts as lost."""
 MAX_MESSAGES_TO_SEND = 8
 """Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
@@ -322,9 +320,9 @@ class DeviceClient:
 
     async def _watch(self, retries: Retries) -> None:
         """End the connection if it is the edge's turn and it sends nothing for too long; pongs do not count."""
-        loop, session, silence_s = asyncio.get_running_loop(), self.session, self._patience.silence_s
+        loop, session, patience = asyncio.get_running_loop(), self.session, self._patience
         while True:
-            limit_s = WELCOME_TIMEOUT_S if session.is_greeting else silence_s
+            limit_s = patience.greeting_s if session.is_greeting else patience.silence_s
             if session.wants_draft:  # it is the device's turn
                 self._turn_s = loop.time()
             left_s = self._turn_s + limit_s - loop.time()
@@ -333,7 +331,7 @@ class DeviceClient:
             if left_s <= 0.0:
                 retries.away_since(self._turn_s)
                 raise SilentError(f"the edge has sent nothing about this text for {limit_s:g} s")
-            await asyncio.sleep(min(left_s, WELCOME_TIMEOUT_S, silence_s))  # whose turn it is changes
+            await asyncio.sleep(min(left_s, patience.greeting_s, patience.silence_s))  # whose turn it is changes
 
     async def _write(self) -> None:
         """Send what waits, one message after the other."""

@@ -22,6 +22,8 @@ class Patience:
         silence_s: longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as
             lost. Pongs do not count. An edge whose passes go on also writes to devices that wait for a slot, so a long
             queue is no silence. The longest pass must be shorter than this. Default 120.0.
+        greeting_s: longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge
+            counts as lost; default 10.0.
 
     """
 
@@ -30,9 +32,10 @@ class Patience:
     first_delay_s: float = 0.1
     longest_delay_s: float = 5.0
     silence_s: float = 120.0
+    greeting_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("at_first_s", "once_known_s", "first_delay_s", "longest_delay_s", "silence_s"):
+        for name in ("at_first_s", "once_known_s", "first_delay_s", "longest_delay_s", "silence_s", "greeting_s"):
             value = getattr(self, name)
             if not 0.0 <= value <= MAX_PATIENCE_S:
                 raise InputError(f"{name} = {value} is outside 0 … {MAX_PATIENCE_S:.0f}")

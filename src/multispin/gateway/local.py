@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
+from multispin.device.retry import MAX_PATIENCE_S
 from multispin.edge import CALLER, EdgeServer
 from multispin.gateway.clients import SessionPool
 from multispin.gateway.draft_history import DraftHistory
@@ -17,6 +18,8 @@ from multispin.speculation import NoDrafter
 
 NAME = "http"
 """How the edge and its operator call a session of an HTTP client."""
+_PATIENCE = Patience(0.0, 0.0, silence_s=MAX_PATIENCE_S, greeting_s=MAX_PATIENCE_S)
+"""The edge is this process: it cannot be away, and as long as it says nothing it is at work."""
 _PROFILE = Profile(seconds_per_token=1.0, spectral_efficiency=1.0)  # nobody drafts and nothing goes over the air
 
 
@@ -79,7 +82,7 @@ def local_sessions(
         hello = Hello(PROTOCOL_VERSION, fingerprint, NAME, "none", False, _PROFILE)
         return DeviceClient(
             "memory:", hello, NoDrafter(), on_progress=on_progress, decode=decode, link=MemoryLink(accept),
-            patience=Patience(0.0, 0.0),
+            patience=_PATIENCE,
         )  # fmt: skip
 
     drafts = DraftHistory(NAME)
