@@ -30,10 +30,14 @@ def test_pages_of_an_allowed_origin_may_use_a_device(tiny_folder):
     with Started("serve", "--target", tiny_folder, "--port", 0, "--json") as edge:
         url = f"ws://127.0.0.1:{json.loads(edge.stdout.readline())['port']}"
         what = ("--target", tiny_folder, "--draft", "lookup", "--serve", "127.0.0.1:0", "--allowed-origin", OWN)
+        what += ("--model-name", "large")
         with Started("device", url, *what) as device:
             address = re.search(r"http://\S+/v1", device.stdout.readline())[0]
             status, reader, document = ask(address, OWN)
             assert (status, reader, document["usage"]["completion_tokens"]) == (200, OWN, TOKENS)
+            assert document["model"] == "large"
+            with urllib.request.urlopen(address.removesuffix("/v1") + "/health") as answer:
+                assert json.load(answer) == {"status": "ok"}
             status, reader, document = ask(address, "https://evil.example")
             assert (status, reader) == (403, None)
             assert "may not use this edge" in document["error"]["message"]

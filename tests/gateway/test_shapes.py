@@ -122,6 +122,23 @@ def test_a_call_of_a_tool_comes_in_openais_shape_whole_and_streamed(tiny_chat_fo
     assert pieces[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_that_a_stop_string_cuts_off_is_not_said_to_be_whole(tiny_chat_folder):
+    body = {"tool_choice": "required", "parallel_tool_calls": False, "seed": 5, "stop": ['"days"']}
+    flat = [{"type": "function", **TOOLS[0]["function"]}]
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            path, chat = "/v1/chat/completions", {"messages": [{"role": "user", "content": "Rome?"}], "tools": TOOLS}
+            whole = (await post(http, path, {**body, **chat}))[1]["choices"][0]
+            pieces = await events(http, path, {**body, **chat, "stream": True})
+            return whole, pieces, (await post(http, "/v1/responses", {**body, "input": "Rome?", "tools": flat}))[1]
+
+    whole, pieces, response = asyncio.run(scenario())
+    assert whole["message"]["tool_calls"][0]["function"]["arguments"].startswith('{"city": ')
+    assert whole["finish_reason"] == pieces[-1]["choices"][0]["finish_reason"] == "stop"
+    assert response["output"][0]["status"] == "incomplete"
+
+
 def test_beside_tools_a_format_holds_for_an_answer_that_calls_nothing(tiny_chat_folder):
     inner = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
              "additionalProperties": False}  # fmt: skip

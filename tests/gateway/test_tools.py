@@ -31,6 +31,8 @@ TOOLS = [
     {"type": "function", "function": {"name": "weather", "parameters": CITY}},
     {"type": "function", "function": {"name": "time", "description": "now"}},
 ]
+ALLOWED = {"type": "allowed_tools"}
+ONLY_TIME = {"type": "function", "function": {"name": "time"}}
 FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": CITY}}
 ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 NOW = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
@@ -55,6 +57,19 @@ def fits(tiny_folder):
         ("required", None, [ROME, NOW, f"{ROME}\n{NOW}"], ["Hi", f"Hi {ROME}", ROME[:-5], "", f"{ROME}\n"]),
         ("required", False, [ROME, NOW], [f"{ROME}\n{NOW}"]),
         ({"type": "function", "function": {"name": "time"}}, None, [NOW], [ROME, f"{NOW}\n{NOW}", "Hi"]),
+        (
+            ALLOWED | {"allowed_tools": {"mode": "required", "tools": [ONLY_TIME]}},
+            None,
+            [NOW, f"{NOW}\n{NOW}"],
+            [ROME, "Hi"],
+        ),
+        (
+            ALLOWED | {"allowed_tools": {"mode": "auto", "tools": [ONLY_TIME]}},
+            False,
+            ["Hi", NOW],
+            [ROME, f"{NOW}\n{NOW}"],
+        ),
+        (ALLOWED | {"allowed_tools": {"mode": "auto", "tools": TOOLS}}, None, ["Hi", f"{NOW}\n{ROME}"], []),
         ("auto", None, ["Hi", "a < b", f"Hi {ROME}\n{NOW}", f"{ROME} and more", ""], ["<tool_call>", ROME[:-5]]),
         ("auto", False, ["Hi", ROME, f"Hi {ROME}"], [f"{ROME}\n{NOW}", f"{ROME} and more"]),
         (None, None, ["Hi", ROME], [ROME.replace("weather", "wether"), ROME.replace("city", "town")]),
@@ -121,6 +136,10 @@ def test_what_is_no_call_is_text(text):
         (TOOLS[:1] * (MAX_TOOLS + 1), None, "at most"),
         (TOOLS, {"type": "function", "function": {"name": "no"}}, "name one of the tools"),
         (TOOLS, "sometimes", "name one of the tools"),
+        (TOOLS, ALLOWED, "name one of the tools"),
+        (TOOLS, ALLOWED | {"allowed_tools": {"mode": "auto", "tools": []}}, "name one of the tools"),
+        (TOOLS, ALLOWED | {"allowed_tools": {"mode": "auto", "tools": ["time"]}}, "name one of the tools"),
+        (TOOLS, ALLOWED | {"allowed_tools": {"mode": "sometimes", "tools": [ONLY_TIME]}}, "name one of the tools"),
         (None, "required", "no tools"),
         ("x", None, "must be a list"),
     ],

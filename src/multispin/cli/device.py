@@ -46,6 +46,8 @@ MAX_CREDENTIAL_BYTES = 4096
               help="With --serve: most texts written at once.")  # fmt: skip
 @click.option("--max-length", type=click.IntRange(2, 2**17), default=1024, show_default=True,
               help="With --serve: most tokens of a text, prompt included.")  # fmt: skip
+@click.option("--model-name", default="", show_default="--target, or the drafter's file",
+              help="With --serve: name of the model for its clients, for example the edge's.")  # fmt: skip
 @click.option("--allowed-origin", "allowed_origins", metavar="ORIGIN", multiple=True,
               help="With --serve: another server whose web pages may use it, such as https://chat.example; "
               "repeatable.")  # fmt: skip
@@ -148,8 +150,8 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
         options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))
     if options["credential_file"] is not None:
         options["credential"] = read_file(user_path(options["credential_file"]), MAX_CREDENTIAL_BYTES).strip()
-    for option in ("prompt", "system", "name", "credential"):
-        whole_characters(options[option] or "", f"--{option}")
+    for option in ("prompt", "system", "name", "credential", "model_name"):
+        whole_characters(options[option] or "", f"--{option.replace('_', '-')}")
     for text in options["stops"]:
         whole_characters(text, "--stop")
     for option, most in (("name", MAX_NAME_CHARACTERS), ("credential", MAX_CREDENTIAL_CHARACTERS)):

@@ -27,7 +27,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
     from aiohttp import web
 
-    from multispin.edge import Access, check_free, listening, place_of
+    from multispin.edge import Access, alive, check_free, listening, place_of
     from multispin.edge.door import Door
     from multispin.gateway import Gateway, SessionPool, guard
 
@@ -58,7 +58,8 @@ async def serve(options: Mapping[str, Any]) -> None:
 
     pool = SessionPool(make, options["sessions"], options["max_length"])
     application = web.Application()
-    name = options["target"] or source.target_name
+    application.router.add_get("/health", alive)
+    name = options["model_name"] or options["target"] or source.target_name
     access = Access(door=Door(allowed_origins=options["allowed_origins"]))
     gateway = Gateway(pool, source.tokenizer, name, int(time.time()), source.grammars)
     gateway.add_routes(application, guard(access), access.door)

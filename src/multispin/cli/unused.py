@@ -9,7 +9,7 @@ PLANNED = ("rounds", "mixture")
 """Modes whose rounds a policy plans."""
 STREAMED = ("streams", "auto")
 """Modes that ask of a policy only whether it is `fair`."""
-OF_SERVING = ("sessions", "max_length")
+OF_SERVING = ("sessions", "max_length", "model_name")
 """Options of `device` for what it serves to its own clients."""
 OF_ONE_TEXT = (
     *("system", "variables", "thinking", "raw", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),

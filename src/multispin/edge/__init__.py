@@ -6,7 +6,7 @@ from multispin.edge.event_loop import new_event_loop
 from multispin.edge.gate import Gate
 from multispin.edge.listening import check_free, listening, place_of
 from multispin.edge.metrics import Metrics
-from multispin.edge.server import EdgeServer
+from multispin.edge.server import EdgeServer, alive
 from multispin.edge.tls import Certificate
 from multispin.edge.tokens import TokenFile
 
@@ -21,6 +21,7 @@ __all__ = [
     "Metrics",
     "TokenExpiredError",
     "TokenFile",
+    "alive",
     "bearer",
     "check_free",
     "listening",

@@ -69,7 +69,7 @@ class EdgeServer:
         app = web.Application()
         app.router.add_get(SESSION_PATH, self._session)
         app.router.add_get("/health", self._health)
-        app.router.add_get("/healthz", self._alive)
+        app.router.add_get("/healthz", alive)
         app.router.add_get("/readyz", self._ready)
         app.cleanup_ctx.append(self._background)
         app.on_shutdown.append(self._hang_up)
@@ -146,15 +146,11 @@ class EdgeServer:
             try:
                 await self.access.admit(bearer(request), self._door.address_of(request), now_s)
             except ProtocolError:
-                return await self._alive(request)
+                return await alive(request)
         engine = self._passes.engine
         return web.json_response(
             {"status": "ok", "sessions": len(self._passes.sessions), "slots": engine.slots, "round": self._passes.round}
         )
-
-    async def _alive(self, _: web.Request) -> web.Response:
-        """`/healthz`: this process answers."""
-        return web.json_response({"status": "ok"})
 
     async def _ready(self, _: web.Request) -> web.Response:
         """`/readyz`: requests are served. The engine is loaded before anybody can connect."""
@@ -181,3 +177,8 @@ class EdgeServer:
         transport = cast(asyncio.Transport, request.transport)  # `prepare` would have failed without one
         await self._devices.converse(WebSocketWire(socket, address, transport), caller)
         return socket
+
+
+async def alive(_: web.Request) -> web.Response:
+    """`/healthz`: this process answers."""
+    return web.json_response({"status": "ok"})

@@ -53,9 +53,9 @@ def schema_of_format(given: Any) -> dict[str, Any] | None:
     if kind == "json_schema":
         named = given.get("json_schema")
         if not isinstance(named, dict) or "schema" not in named:
-            raise FormatError('response_format of type "json_schema" needs json_schema.schema, a JSON schema')
+            raise FormatError('a format of the type "json_schema" needs a JSON schema under "schema"')
         return bounded_schema(named["schema"])
-    raise FormatError(f'response_format has the type {str(kind)[:60]!r}: use "text", "json_object" or "json_schema"')
+    raise FormatError(f'a format has the type {str(kind)[:60]!r}: use "text", "json_object" or "json_schema"')
 
 
 def bounded_schema(schema: Any) -> dict[str, Any]:

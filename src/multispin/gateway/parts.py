@@ -81,5 +81,5 @@ def _part(
     plain, calls = reader.push(text)
     if finish:
         plain += reader.end()
-        finish = "tool_calls" if reader.calls and finish == "stop" else finish
+        finish = "tool_calls" if reader.calls and not reader.cut and finish == "stop" else finish
     return Part(plain, tuple(calls), tokens, finish, drafted)

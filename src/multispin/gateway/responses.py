@@ -300,7 +300,8 @@ class ResponseAnswer:
         if not self._items or self._items[-1]["status"] != "in_progress":
             return []
         item = self._items[-1]
-        item["status"] = "incomplete" if self._finish == "length" else "completed"
+        cut = self._finish == "length" or (self._finish == "stop" and item["type"] == "function_call")
+        item["status"] = "incomplete" if cut else "completed"
         if item["type"] == "message":
             part = item["content"][0]
             said = {"content_index": 0, "text": part["text"], "logprobs": part["logprobs"]}

@@ -55,7 +55,7 @@ class ToolUse(NamedTuple):
     Attributes:
         tools: all that the model is told of.
         required: whether the answer is calls and nothing else.
-        only: name of the one tool that must be called; empty for any.
+        only: names of the tools that may be called; empty for all.
         most_calls: calls that an answer may have.
         form: JSON schema of an answer that calls nothing; None for any text.
 
@@ -63,7 +63,7 @@ class ToolUse(NamedTuple):
 
     tools: tuple[Tool, ...]
     required: bool = False
-    only: str = ""
+    only: frozenset[str] = frozenset()
     most_calls: int = MAX_CALLS
     form: Mapping[str, Any] | None = None
 
@@ -71,7 +71,7 @@ class ToolUse(NamedTuple):
         """The grammar of the answer."""
         # Each schema is a document of its own, so that its references mean its own parts.
         guidance = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-        able = [tool for tool in self.tools if self.only in ("", tool.name)]
+        able = [tool for tool in self.tools if not self.only or tool.name in self.only]
         forms = [{**held_schema(tool.parameters), "type": "object", "x-guidance": guidance} for tool in able]
         rules = "".join(
             f'body{k}: "{{\\"name\\": \\"{tool.name}\\", \\"arguments\\": " arguments{k} "}}"\n'
@@ -79,7 +79,7 @@ class ToolUse(NamedTuple):
             for k, (tool, form) in enumerate(zip(able, forms, strict=True))
         )
         rules += "body: " + " | ".join(f"body{k}" for k in range(len(able))) + "\n"
-        further = (1 if self.only else self.most_calls) - 1
+        further = self.most_calls - 1
         if self.required or self.form is not None:
             more = f' ("\\n" call){{0,{further}}}' if further else ""
             form = "" if self.required else f" | form\nform: %json {json.dumps(self.form)}"
@@ -122,18 +122,28 @@ def read_tools(
     tools = tuple(_tool(each, flat) for each in given)
     if len({tool.name for tool in tools}) < len(tools):
         raise FormatError("two tools have the same name")
-    most = 1 if parallel is False else MAX_CALLS
+    most, only = 1 if parallel is False else MAX_CALLS, frozenset[str]()
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        inner = choice if flat else choice.get("allowed_tools")
+        named = inner.get("tools") if isinstance(inner, dict) else None
+        only = frozenset(_chosen(each, flat, tools) for each in named) if isinstance(named, list) else only
+        choice = inner.get("mode") if isinstance(inner, dict) and only else choice
     if choice in (None, "auto", "required"):
-        return ToolUse(tools, choice == "required", most_calls=most, form=form)
+        return ToolUse(tools, choice == "required", only, most, form)
     if choice == "none":
         return None
+    return ToolUse(tools, True, frozenset({_chosen(choice, flat, tools)}), 1)
+
+
+def _chosen(choice: Any, flat: bool, tools: Sequence[Tool]) -> str:
+    """The name of the tool that a choice names."""
     name = None
     if isinstance(choice, dict) and choice.get("type") == "function":
         inner = choice if flat else choice.get("function")
         name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str) or name not in {tool.name for tool in tools}:
-        raise FormatError('tool_choice must be "none", "auto", "required" or name one of the tools')
-    return ToolUse(tools, True, name)
+        raise FormatError('tool_choice must be "none", "auto", "required", or name one of the tools or allowed_tools')
+    return name
 
 
 def _tool(given: Any, flat: bool) -> Tool:
@@ -186,6 +196,11 @@ class CallReader:
         self._state = "text"
         self._depth = 0
         self._quoted = self._escaped = False
+
+    @property
+    def cut(self) -> bool:
+        """Whether the newest call lacks the end of its arguments."""
+        return self._state == "arguments"
 
     def push(self, text: str) -> tuple[str, list[Call]]:
         """Take further text; returns what of it is plain text, and parts of calls."""
