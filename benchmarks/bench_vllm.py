@@ -85,7 +85,7 @@ def main():
     chosen = parse_options(options.engine_option)
     engines = {
         "embedded": Verifier(load_model(options.target, options.dtype, options.device), slots, length),
-        "vllm": VllmEngine(options.target, slots, length, options.dtype, max(DRAFTS), chosen),
+        "vllm": VllmEngine.load(options.target, slots, length, options.dtype, max(DRAFTS), chosen),
     }
     print(f"{options.target}, {options.dtype}, {options.rule}, {options.threads} threads, {options.turns} turns\n")
     print("| B | L | embedded [ms] | vLLM [ms] | vLLM / embedded |\n| --- | --- | --- | --- | --- |", flush=True)

@@ -9,17 +9,16 @@ of its own, and the edge stops and comes back without any memory.
 
 import asyncio
 import contextlib
-import multiprocessing
 import random
 import socket
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tests.chaos import processes, world
 
 from multispin.protocol import SESSION_PATH, Request
+from multispin.simulation.workers import workers
 from multispin.speculation import SamplingParams
 
 DEVICES = 3
@@ -106,7 +105,7 @@ def play(seed: int, own_text=world.undisturbed) -> str:
 def main(schedules: int, seed: int) -> None:
     began_s, faults = time.monotonic(), 0
     numbers = range(seed, seed + schedules)
-    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:  # they wait most of the time
+    with workers(AT_ONCE) as pool:  # they wait most of the time
         for done, (number, what) in enumerate(zip(numbers, pool.map(play, numbers), strict=True), 1):
             faults += what.startswith("processes")
             print(f"{done} of {schedules}: schedule {number}: {what}", flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from multispin.cli.config import _settings
+from multispin.cli.config import options_by_key
 from multispin.cli.main import run
 from multispin.cli.serve import command
 from multispin.outside import toml_value
@@ -138,7 +138,7 @@ def test_every_setting_with_another_value_is_read_and_printed_again(tmp_path, ca
         "web_draft": "small",
     }
     document, arguments = {}, []
-    for key, option in _settings(command).items():
+    for key, option in options_by_key(command).items():
         if key == "credential":
             continue
         if option.is_flag:

@@ -157,10 +157,10 @@ def test_every_reason_is_a_sentence_with_what_to_change(why):
         silence=silence, counters=SimpleNamespace(drafted=0), session=SimpleNamespace(generated=[1] * 50)
     )
     for context in (None, 32):
-        note = drafting._note(client, {"draft": "small", "context": context})
+        note = drafting.note_of(client, {"draft": "small", "context": context})
         assert note.startswith("40 of 50 tokens were written without drafts of this device: ")
         assert ("--context" in note) == (why is Why.CONTEXT and context == 32)
-        assert drafting._note(client, {"draft": "none", "context": context}) == ""
+        assert drafting.note_of(client, {"draft": "none", "context": context}) == ""
 
 
 def test_an_outage_is_told_once_and_its_reason_cannot_forge_lines(capsys):

@@ -10,7 +10,6 @@ import random
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -55,6 +54,7 @@ from multispin.protocol import (
 from multispin.protocol import events as lines
 from multispin.simulation.setup import ScenarioFile
 from multispin.simulation.uplink import load_efficiency_trace
+from multispin.simulation.workers import workers
 from multispin.speculation import DistributionFormat, Rule, pack_ids, unpack_ids, unpack_offer
 from multispin.speculation.evidence import unpack_draft
 
@@ -327,7 +327,7 @@ def fuzz(inputs: int, seed: int) -> dict[str, tuple[int, int]]:
 def main(inputs: int, seed: int) -> None:
     parts = [(min(50_000, inputs - at), seed + at) for at in range(0, inputs, 50_000)]
     totals = dict.fromkeys(DECODERS, (0, 0))
-    with ProcessPoolExecutor() as pool:
+    with workers(os.cpu_count() or 1) as pool:
         for done, counts in enumerate(pool.map(fuzz, *zip(*parts, strict=True)), 1):
             totals = {name: (a + counts[name][0], b + counts[name][1]) for name, (a, b) in totals.items()}
             print(f"{done} of {len(parts)} parts", file=sys.stderr, flush=True)

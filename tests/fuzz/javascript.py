@@ -12,7 +12,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 from tests.fuzz.decoders import DOWNLINK, MOST_S, UPLINK, damaged
@@ -39,7 +42,6 @@ MOST_MIB = 64
 """Of node's heap: a frame that claims to be large ends the process, and with it the run."""
 AT_ONCE = 10_000
 V = 50
-SHARES = {"message": 70, "ids": 10, "table": 5, "session": 15}
 SEEDS = [encode(each) for each in UPLINK + DOWNLINK] + [
     encode(Commit(40, 3, 1, 1, (17,), "", (Score(-0.5, ((3, -1.0),)), Score(-1.0)))),
     encode(Tail(1, 3, b"x", 1, "", Grant(1, 3, 4, 1e4), (Score(-0.5),))),
@@ -137,6 +139,7 @@ def read_table(data: bytes) -> str:
     return data.hex()
 
 
+@cache
 def _vectors():
     spec = importlib.util.spec_from_file_location("make_vectors", HERE.parents[1] / "clients" / "make_vectors.py")
     module = importlib.util.module_from_spec(spec)
@@ -172,9 +175,9 @@ def said(rng: random.Random, device, welcome):
     )[0]
 
 
-def a_session(rng: random.Random, vectors):
+def a_session(rng: random.Random):
     """A conversation with an edge that makes mistakes; how Python's device stands after each step is written down."""
-    params = SamplingParams(rng.choice([0.0, 0.8]), seed=rng.choice([0, 2**62]))
+    vectors, params = _vectors(), SamplingParams(rng.choice([0.0, 0.8]), seed=rng.choice([0, 2**62]))
     request = Request(
         (1, 2, 3), params, rng.choice([3, 12]), stop_ids=rng.choice([(), (6,)]), seed_of_edge=rng.random() < 0.5
     )
@@ -195,11 +198,11 @@ def a_session(rng: random.Random, vectors):
     return script.written() | {"hello": encode(vectors.HELLO).hex()}
 
 
-def expected(steps):
-    """What node should say of these steps."""
+def expected(script):
+    """What node should say of a conversation's steps."""
     return [
         {"frame": None, "error": "", **{k: v for k, v in step.items() if k not in ("do", "arguments", "edge")}}
-        for step in steps
+        for step in script["steps"]
     ]
 
 
@@ -210,20 +213,28 @@ def _python(read, data):
         return ["refused", str(error)]
 
 
-def _part(inputs: int, seed: int, program: str) -> Counter:
-    rng, vectors = random.Random(seed), _vectors()
-    makers = {"message": (a_message, read_message), "ids": (some_ids, read_ids), "table": (a_table, read_table)}
-    given, wanted = [], []
-    for name in rng.choices(list(SHARES), list(SHARES.values()), k=inputs):
-        if name == "session":
-            script = a_session(rng, vectors)
-            given.append([name, script])
-            wanted.append(["read", expected(script["steps"])])
-        else:
-            make, read = makers[name]
-            data = make(rng)
-            given.append([name, data.hex()])
-            wanted.append(_python(read, data))
+class Kind(NamedTuple):
+    """A kind of inputs: how many there are beside others, how one is made, and how Python reads it."""
+
+    share: int
+    make: Callable[[random.Random], Any]
+    read: Callable[[Any], Any]
+
+
+KINDS = {
+    "message": Kind(70, a_message, read_message),
+    "ids": Kind(10, some_ids, read_ids),
+    "table": Kind(5, a_table, read_table),
+    "session": Kind(15, a_session, expected),
+}
+
+
+def _part(inputs: int, seed: int, program: str, kinds: Mapping[str, Kind]) -> Counter:
+    rng, given, wanted = random.Random(seed), [], []
+    for name in rng.choices(list(kinds), [kind.share for kind in kinds.values()], k=inputs):
+        data = kinds[name].make(rng)
+        given.append([name, data.hex() if isinstance(data, bytes) else data])
+        wanted.append(_python(kinds[name].read, data))
     ran = subprocess.run(
         [program, f"--max-old-space-size={MOST_MIB}", str(HERE / "decode.mjs")],
         input="".join(json.dumps(each) + "\n" for each in given),
@@ -249,15 +260,15 @@ def _part(inputs: int, seed: int, program: str) -> Counter:
     return counts
 
 
-def fuzz(inputs: int, seed: int) -> Counter:
-    """Feed so many inputs; returns how many of each kind were read and refused.
+def fuzz(inputs: int, seed: int, kinds: Mapping[str, Kind] = KINDS) -> Counter:
+    """Feed so many inputs of these kinds; returns how many of each kind were read and refused.
 
     AssertionError names an input that Python and JavaScript do not take alike, that raised anything but a refusal, that
     took too long, or whose program ended.
     """
     program, counts = node(), Counter()
     for at in range(0, inputs, AT_ONCE):
-        counts += _part(min(AT_ONCE, inputs - at), seed + at, program)
+        counts += _part(min(AT_ONCE, inputs - at), seed + at, program, kinds)
     return counts
 
 

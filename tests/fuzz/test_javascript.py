@@ -2,6 +2,7 @@
 
 import pytest
 from tests.fuzz import javascript
+from tests.fuzz.javascript import Kind
 
 from multispin.errors import InputError
 
@@ -23,22 +24,18 @@ def test_javascript_and_python_take_damaged_frames_alike():
 
 
 @pytest.mark.parametrize(("frame", "verdict"), [("950903a574946b656e0ce5", "read"), ("930aa2c3ffa178", "refused")])
-def test_text_that_is_no_utf8_is_refused_in_a_known_field_and_skipped_in_an_unknown_one(monkeypatch, frame, verdict):
-    monkeypatch.setattr(javascript, "SHARES", {"message": 1})
-    monkeypatch.setattr(javascript, "a_message", lambda rng: bytes.fromhex(frame))
-    assert javascript.fuzz(1, seed=1) == {("message", verdict): 1}
+def test_text_that_is_no_utf8_is_refused_in_a_known_field_and_skipped_in_an_unknown_one(frame, verdict):
+    one = {"message": Kind(1, lambda rng: bytes.fromhex(frame), javascript.read_message)}
+    assert javascript.fuzz(1, seed=1, kinds=one) == {("message", verdict): 1}
 
 
-def test_a_frame_that_only_one_of_them_reads_is_caught(monkeypatch):
-    monkeypatch.setattr(javascript, "SHARES", {"message": 1})
-    monkeypatch.setattr(javascript, "a_message", lambda rng: b"\x92\x09\x07")
-    monkeypatch.setattr(javascript, "read_message", lambda data: "920908")
+def test_a_frame_that_only_one_of_them_reads_is_caught():
+    wrong = {"message": Kind(1, lambda rng: b"\x92\x09\x07", lambda data: "920908")}
     with pytest.raises(AssertionError, match="Python reads"):
-        javascript.fuzz(1, seed=1)
+        javascript.fuzz(1, seed=1, kinds=wrong)
 
 
-def test_a_session_that_stands_otherwise_is_caught(monkeypatch):
-    monkeypatch.setattr(javascript, "SHARES", {"session": 1})
-    monkeypatch.setattr(javascript, "expected", lambda steps: [{"stage": "Ended"}] * len(steps))
+def test_a_session_that_stands_otherwise_is_caught():
+    wrong = {"session": Kind(1, javascript.a_session, lambda script: [{"stage": "Ended"}] * len(script["steps"]))}
     with pytest.raises(AssertionError, match="at 0"):
-        javascript.fuzz(1, seed=1)
+        javascript.fuzz(1, seed=1, kinds=wrong)

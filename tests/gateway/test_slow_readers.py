@@ -8,7 +8,7 @@ from tests.edge.virtual_site import in_memory, run
 
 from multispin.edge import EdgeServer
 from multispin.errors import InputError
-from multispin.gateway import SessionPool, clients, local_sessions
+from multispin.gateway import SessionPool, local_sessions
 from multispin.passes import Controller, ControllerSettings, Passes
 from multispin.protocol import RefusedError, Request
 from multispin.speculation import SamplingParams
@@ -24,11 +24,15 @@ class Instant(world.Engine):
         return [None if feed.params is None else self._judged(feed.start, feed.tokens) for feed in feeds]
 
 
-def a_pool(size):
+def a_pool(size, **options):
     """Sessions of an edge with as many slots as texts may be written at once."""
     passes = Passes(Instant(size), Controller(ControllerSettings("heterogeneous", 1e6, 7, mode="plain")), world.MODEL)
     server = EdgeServer(passes)
-    return local_sessions(server, world.MODEL, world.Letters().decode, size, world.MAX_LENGTH), server, passes
+    return (
+        local_sessions(server, world.MODEL, world.Letters().decode, size, world.MAX_LENGTH, **options),
+        server,
+        passes,
+    )
 
 
 async def rest_of(text):
@@ -52,12 +56,11 @@ def test_a_reader_that_stands_still_keeps_nobody_from_a_turn_and_loses_nothing(s
     assert found == [world.undisturbed(request.prompt, LENGTH) for request in requests]
 
 
-def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at_the_limit(monkeypatch):
-    monkeypatch.setattr(clients, "MAX_UNREAD_TOKENS", LENGTH + 40)
+def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at_the_limit():
     requests = [Request((3, 4 + k), SamplingParams(), LENGTH) for k in range(3)]
 
     async def scenario():
-        pool, server, passes = a_pool(3)
+        pool, server, passes = a_pool(3, max_unread_tokens=LENGTH + 40)
         async with in_memory(server):
             first, second, third = (pool.write(request) for request in requests)
             begun = [list((await anext(first)).tokens)]
@@ -78,11 +81,9 @@ def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at
     assert left == 0
 
 
-def test_a_text_that_is_refused_for_its_reader_is_not_written_on_and_one_that_is_left_waits_for_nobody(monkeypatch):
-    monkeypatch.setattr(clients, "MAX_UNREAD_TOKENS", LENGTH // 3)
-
+def test_a_text_that_is_refused_for_its_reader_is_not_written_on_and_one_that_is_left_waits_for_nobody():
     async def scenario():
-        pool, server, passes = a_pool(1)
+        pool, server, passes = a_pool(1, max_unread_tokens=LENGTH // 3)
         async with in_memory(server):
             began_s = asyncio.get_running_loop().time()
             text = pool.write(Request((3, 4), SamplingParams(), LENGTH))

@@ -47,8 +47,8 @@ def test_the_drafter_of_torch(make_model, family):
 def test_the_drafter_of_llama_cpp(tiny_folder, gguf_of):
     from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter, LlamaCppModel
 
-    model = LlamaCppModel(Path(gguf_of(tiny_folder, "llama")))
-    check_drafter(lambda: LlamaCppDrafter(LlamaCppContext(model, 64)), TEXTS[1:], model.vocabulary_size)
+    model = LlamaCppModel.load(Path(gguf_of(tiny_folder, "llama")))
+    check_drafter(lambda: LlamaCppDrafter(LlamaCppContext.open(model, 64)), TEXTS[1:], model.vocabulary_size)
 
 
 @pytest.mark.conformance

@@ -213,7 +213,7 @@ def test_a_shipped_drafter_becomes_a_file_without_torch_and_llama_cpp_drafts_wit
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
-    model = LlamaCppContext(LlamaCppModel(tmp_path / "small.gguf"), 256)
+    model = LlamaCppContext.open(LlamaCppModel.load(tmp_path / "small.gguf"), 256)
     drafter, tokenizer = load_drafter("small", "embedded", 256)
     prompt = tokenizer.encode_chat("Why is the sky blue?")
     text = [*prompt, *LlamaCppDrafter(model).draft(prompt, 40, SamplingParams())]

@@ -206,8 +206,8 @@ def test_a_proxy_by_which_the_hub_was_not_reached_is_named_without_its_credentia
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     error = ConnectError("[Errno 111] Connection refused")
-    assert hub_process._why(error) == "Connection refused"
+    assert hub_process.why_not_fetched(error) == "Connection refused"
     monkeypatch.setenv("all_proxy", "http://me:secret@127.0.0.1:9")
-    assert "the proxy 127.0.0.1:9 that HTTPS_PROXY" in hub_process._why(error)
-    assert "secret" not in hub_process._why(error)
-    assert "proxy" not in hub_process._why(ValueError("no such repository"))
+    assert "the proxy 127.0.0.1:9 that HTTPS_PROXY" in hub_process.why_not_fetched(error)
+    assert "secret" not in hub_process.why_not_fetched(error)
+    assert "proxy" not in hub_process.why_not_fetched(ValueError("no such repository"))

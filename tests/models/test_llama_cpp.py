@@ -22,8 +22,8 @@ from multispin.models.llama_cpp import (
     LlamaCppError,
     LlamaCppModel,
     has_gpu_backend,
-    tokenizer_of,
 )
+from multispin.models.llama_tokenizer import tokenizer_of
 from multispin.models.references import embedded_path
 from multispin.speculation import DistributionFormat, SamplingParams
 from multispin.speculation.conformance import check_drafter
@@ -42,7 +42,7 @@ def path():
 
 @pytest.fixture(scope="module")
 def model(path):
-    return LlamaCppContext(LlamaCppModel(path), 256)
+    return LlamaCppContext.open(LlamaCppModel.load(path), 256)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_its_argmax_is_nearly_always_that_of_the_target(path, prompt):
     from multispin.models import load_model
 
     target = load_model("embedded")
-    drafter = LlamaCppDrafter(LlamaCppContext(LlamaCppModel(path), 256))
+    drafter = LlamaCppDrafter(LlamaCppContext.open(LlamaCppModel.load(path), 256))
     text = [*prompt, *drafter.draft(prompt, 60, SamplingParams())]
     with torch.inference_mode():
         greedy = target(torch.tensor([text])).logits[0].argmax(-1)[len(prompt) - 1 : -1].tolist()
@@ -94,8 +94,8 @@ def test_distributions_are_those_that_the_tokens_are_drawn_from(model, prompt):
 @pytest.mark.parametrize("params", [SamplingParams(), HOT])
 def test_branches_of_a_text_are_drafted_from_copies_of_its_cache(path, prompt, params, monkeypatch):
     """Two alternative next tokens, drafted in turns, as two drafters would that each read the whole text."""
-    loaded = LlamaCppModel(path)
-    context = LlamaCppContext(loaded, 64, branches=3)
+    loaded = LlamaCppModel.load(path)
+    context = LlamaCppContext.open(loaded, 64, branches=3)
     read = []
     decode = context.decode
     monkeypatch.setattr(
@@ -113,18 +113,18 @@ def test_branches_of_a_text_are_drafted_from_copies_of_its_cache(path, prompt, p
             draft += branch.draft([*prompt, *tail, *draft], 2, params)
     assert trunk.draft(prompt, 1, params) == [best]
     for tail, draft in zip(tails, drafts, strict=True):
-        alone = LlamaCppDrafter(LlamaCppContext(loaded, 64, branches=2))  # with the same way to compute attention
+        alone = LlamaCppDrafter(LlamaCppContext.open(loaded, 64, branches=2))  # with the same way to compute attention
         assert draft == alone.draft([*prompt, *tail], 7, params)
     assert drafts[0] != drafts[1]
     assert max(tokens for branch, tokens in read if branch > 0) == 2  # the prompt was read once
     other = list(range(100, 140))  # nothing in common
-    assert branches[0].draft(other, 4, params) == LlamaCppDrafter(LlamaCppContext(loaded, 64, branches=2)).draft(
+    assert branches[0].draft(other, 4, params) == LlamaCppDrafter(LlamaCppContext.open(loaded, 64, branches=2)).draft(
         other, 4, params
     )
 
 
 def test_a_branch_keeps_what_a_drafter_promises(tiny_folder, gguf_of):
-    context = LlamaCppContext(LlamaCppModel(Path(gguf_of(tiny_folder, "llama"))), 64, branches=3)
+    context = LlamaCppContext.open(LlamaCppModel.load(Path(gguf_of(tiny_folder, "llama"))), 64, branches=3)
     texts = [[5, 60, 7, 8, 90], [5, 60, 7, 8, 90, 28, 33]]
     check_drafter(lambda: LlamaCppDrafter(context).fork(1), texts, context.vocabulary_size, distributions=False)
 
@@ -134,11 +134,11 @@ def test_a_branch_that_the_context_lacks_is_refused(path, model):
         with pytest.raises(ValueError, match="branch"):
             LlamaCppDrafter(model).fork(branch)
     with pytest.raises(InputError, match="branches"):
-        LlamaCppContext(LlamaCppModel(path), 64, branches=0)
+        LlamaCppContext.open(LlamaCppModel.load(path), 64, branches=0)
 
 
 def test_drafts_stop_where_the_drafters_context_ends(path, prompt):
-    drafter = LlamaCppDrafter(LlamaCppContext(LlamaCppModel(path), len(prompt) + 3))
+    drafter = LlamaCppDrafter(LlamaCppContext.open(LlamaCppModel.load(path), len(prompt) + 3))
     drafter.prepare([*prompt, *prompt])
     assert len(drafter.draft(prompt, 16, SamplingParams())) == 4
     assert drafter.draft([*prompt, *prompt], 16, SamplingParams()) == []
@@ -166,7 +166,7 @@ def test_its_tokenizer_is_that_of_the_unpacked_file(model):
 
 
 def test_a_tokenizer_that_loses_text_is_refused(path, monkeypatch):
-    model, whole = LlamaCppModel(path, only_vocabulary=True), LlamaCppModel.tokenize
+    model, whole = LlamaCppModel.load(path, only_vocabulary=True), LlamaCppModel.tokenize
     tokenizer_of(model)
     monkeypatch.setattr(LlamaCppModel, "tokenize", lambda *given: whole(*given)[:-1])
     with pytest.raises(LlamaCppError, match="tokenizer failed its self-test"):
@@ -175,22 +175,22 @@ def test_a_tokenizer_that_loses_text_is_refused(path, monkeypatch):
 
 def test_what_it_cannot_read_is_refused(path, tmp_path):
     with pytest.raises(InputError, match="there is no GGUF file"):
-        LlamaCppModel(tmp_path / "missing.gguf")
+        LlamaCppModel.load(tmp_path / "missing.gguf")
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(InputError, match="cannot read"):
-        LlamaCppModel(damaged)
+        LlamaCppModel.load(damaged)
     damaged.write_bytes(b"\x1b[2J it is a text")
     with pytest.raises(InputError, match="is not a GGUF file"):
-        LlamaCppModel(damaged)
+        LlamaCppModel.load(damaged)
     with pytest.raises(InputError, match="threads"):
-        LlamaCppContext(LlamaCppModel(path), 64, threads=0)
+        LlamaCppContext.open(LlamaCppModel.load(path), 64, threads=0)
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch, path):
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
     with pytest.raises(InputError, match=r"ik-llama-cpp-python 0\.0\.1 is installed"):
-        LlamaCppModel(path)
+        LlamaCppModel.load(path)
 
 
 def test_a_token_that_the_drafter_lacks_ends_its_drafts_and_nothing_else(model, prompt):
@@ -276,10 +276,10 @@ def test_drafts_of_llama_cpp_follow_the_requests_grammar():
         assert (own.mask(written) == matcher.mask(written)).all()
 
 
-def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, prompt, monkeypatch):
+def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, prompt):
     """As on aarch64: there a row's products leave out its end, unless another row is read with it."""
-    loaded = LlamaCppModel(path)
-    usual = LlamaCppContext(loaded, 64)
+    loaded = LlamaCppModel.load(path)
+    usual = LlamaCppContext.open(loaded, 64)
     real = loaded.library.llama_get_logits_ith
     rows = {"read": 0, "wrong": 1}
 
@@ -299,15 +299,18 @@ def test_where_single_rows_are_computed_wrong_tokens_are_read_in_pairs(path, pro
                 found[0] = found[1] + 50.0
             return found
 
+        def llama_free_model(self, handle):
+            """The model is freed once, with the other object."""
+
     real_library = loaded.library
-    monkeypatch.setattr(loaded, "library", Wrong())
-    context = LlamaCppContext(loaded, 64)
+    wrong = LlamaCppModel(path, Wrong(), loaded.handle)
+    context = LlamaCppContext.open(wrong, 64)
     assert (usual.twins, context.twins) == (False, True)
     for params in (SamplingParams(), HOT):
         assert LlamaCppDrafter(context).draft(prompt, 8, params) == LlamaCppDrafter(usual).draft(prompt, 8, params)
     rows["wrong"] = 2  # now pairs are wrong too
     with pytest.raises(InputError, match="failed its self-test"):
-        LlamaCppContext(loaded, 64)
+        LlamaCppContext.open(wrong, 64)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +369,7 @@ def test_a_file_that_goes_on_behind_its_tensors_is_refused_before_it_is_mapped(p
 def test_a_file_of_an_unknown_version_is_refused_by_name(path, tmp_path, version, reason):
     file = tmp_path / "other.gguf"
     file.write_bytes(b"GGUF" + version.to_bytes(4, "little") + path.read_bytes()[8:5000])
-    for read in (try_file, LlamaCppModel, open_gguf):
+    for read in (try_file, LlamaCppModel.load, open_gguf):
         with pytest.raises(InputError, match=reason):
             read(file)
 
@@ -436,4 +439,4 @@ def test_layers_for_a_graphics_processor_that_the_library_cannot_use_are_refused
     if has_gpu_backend():
         pytest.skip("this library has a backend for a graphics processor")
     with pytest.raises(InputError, match=r"gpu_layers = 9: .* leave it out"):
-        LlamaCppModel(path, gpu_layers=9)
+        LlamaCppModel.load(path, gpu_layers=9)

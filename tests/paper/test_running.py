@@ -16,7 +16,7 @@ FEW = [
 
 def goodput(policy, knows, rounds=40, **options):
     case = running.Case("llama", policy, knows, **options)
-    return simulate(running._run(case, CALIBRATED, 1, 0, rounds)).goodput_tokens_per_s
+    return simulate(running.run_of(case, CALIBRATED, 1, 0, rounds)).goodput_tokens_per_s
 
 
 def test_acceptance_is_learned_for_next_to_nothing_and_an_unknown_channel_is_dear():

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from multispin.models import Verifier, load_model
 from multispin.models.vllm_engine import VllmEngine
+from multispin.speculation import SlotsTakenError
 
 SLOTS, LENGTH, DRAFT = 3, 96, 8
 
@@ -46,7 +47,7 @@ def model(folder):
 def started(folder):
     """vLLM's state is the process's: where one engine follows another, their workers need processes of their own."""
     options = {"enforce_eager": True, "distributed_executor_backend": "mp"}
-    engine = VllmEngine(folder, SLOTS, LENGTH, max_draft=DRAFT, options=options)
+    engine = VllmEngine.load(folder, SLOTS, LENGTH, max_draft=DRAFT, options=options)
     yield engine
     engine.shutdown()
 
@@ -54,10 +55,11 @@ def started(folder):
 @pytest.fixture
 def vllm_engine(started):
     yield started
-    for slot in range(SLOTS):
-        with contextlib.suppress(ValueError):
-            started.close(slot)
-    started._free.sort(reverse=True)  # slots are handed out from 0, as in a new one
+    with contextlib.suppress(SlotsTakenError):
+        while True:
+            started.open()
+    for slot in reversed(range(SLOTS)):  # the next test gets them from 0 again, as from a new engine
+        started.close(slot)
 
 
 @pytest.fixture

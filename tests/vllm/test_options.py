@@ -9,7 +9,7 @@ from multispin.models import vllm_engine, vllm_options
 def test_without_vllm_one_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"'\.\[vllm\]'.*make vllm"):
-        vllm_engine.VllmEngine("embedded", 2)
+        vllm_engine.VllmEngine.load("embedded", 2)
 
 
 def test_options_are_read_without_vllm():

@@ -280,15 +280,16 @@ def test_a_text_that_comes_back_is_served_by_the_prefix_cache(model, vllm_engine
     vllm_engine.verify([Feed(slot, 0, prompt[:-1], None)])
     assert vllm_engine.verify([Feed(slot, 69, [prompt[-1], *text[:3]], GREEDY)]) == [Outcome(3, text[3])]
     vllm_engine.close(slot)
-    scheduler, read = vllm_engine._core._scheduler, []
-    schedule = scheduler.schedule
+    from multispin.models.vllm_internals import DraftScheduler
+
+    read, schedule = [], DraftScheduler.schedule
 
     def counting(*args, **kwargs):
         output = schedule(*args, **kwargs)
         read.append(output.total_num_scheduled_tokens)
         return output
 
-    monkeypatch.setattr(scheduler, "schedule", counting)
+    monkeypatch.setattr(DraftScheduler, "schedule", counting)
     committed, slot = [*prompt, *text[:4]], vllm_engine.open()
     assert vllm_engine.verify([Feed(slot, 0, committed[:-1], None)]) == [None]
     assert sum(read) <= CPU_BLOCK_TOKENS < len(committed)
@@ -303,7 +304,7 @@ def test_logits_that_are_no_numbers_are_one_sentence(folder, tmp_path):
     weights = load_model(folder)
     weights.model.norm.weight.data.fill_(float("nan"))
     weights.save_pretrained(broken)
-    engine = VllmEngine(str(broken), 1, LENGTH, options=EXTRA)
+    engine = VllmEngine.load(str(broken), 1, LENGTH, options=EXTRA)
     try:
         slot = engine.open()
         with pytest.raises(InputError, match=r"^the model's logits are not finite numbers: .*\(try float32\)$"):
@@ -314,16 +315,17 @@ def test_logits_that_are_no_numbers_are_one_sentence(folder, tmp_path):
 
 def test_what_profile_times_is_one_step_of_vllm(vllm_engine, monkeypatch):
     """A text that vLLM had to read anew would cost a step more, which rounds do not bring."""
-    llm, steps = vllm_engine._core._llm, []
-    step = llm.step
-    monkeypatch.setattr(llm, "step", lambda: steps.append(1) or step())
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    steps, step = [], LLMEngine.step
+    monkeypatch.setattr(LLMEngine, "step", lambda llm: steps.append(1) or step(llm))
     points = measure_latency(vllm_engine, [(1, 0), (3, 4)], 40, 2, lambda: float(len(steps)), lambda *_: None)
     assert [point.seconds for point in points] == [1.0, 1.0]
 
 
 def test_two_workers_that_share_the_weights_find_the_same(model, folder):
     """Tensor parallelism: the rule is applied in each worker, on the same logits."""
-    engine = VllmEngine(folder, 2, LENGTH, max_draft=4, options={"enforce_eager": True, "tensor_parallel_size": 2})
+    engine = VllmEngine.load(folder, 2, LENGTH, max_draft=4, options={"enforce_eager": True, "tensor_parallel_size": 2})
     try:
         for params in (GREEDY, SAMPLING["coupled"]):
             prompt = [9, 8, 7]
@@ -340,7 +342,7 @@ def test_two_workers_that_share_the_weights_find_the_same(model, folder):
 
 def test_a_cache_that_does_not_hold_all_slots_is_refused_with_what_to_do(folder):
     with pytest.raises(InputError, match=r"room for .* --slots"):
-        VllmEngine(folder, 4, 400, options={**EXTRA, "kv_cache_memory_bytes": 2**20})
+        VllmEngine.load(folder, 4, 400, options={**EXTRA, "kv_cache_memory_bytes": 2**20})
 
 
 @pytest.mark.parametrize(
@@ -356,18 +358,21 @@ def test_a_cache_that_does_not_hold_all_slots_is_refused_with_what_to_do(folder)
 )
 def test_what_cannot_be_is_refused_before_vllm_starts(folder, changes, words):
     with pytest.raises(InputError, match=words):
-        VllmEngine(**{"reference": folder, "slots": 2, "max_length": 64, **changes})
+        VllmEngine.load(**{"reference": folder, "slots": 2, "max_length": 64, **changes})
 
 
 def test_a_vllm_whose_inside_is_not_known_is_refused(folder, monkeypatch):
-    from multispin.models import vllm_internals
+    import vllm
 
-    vllm_internals.check_vllm_version("0.32.9")
+    from multispin.models.vllm_internals import check_vllm_version
+
+    check_vllm_version("0.32.9")
     for version in ("0.31.2", "0.33.0", "1.0"):
-        with pytest.raises(InputError, match=rf"{version} is installed.*0\.32"):
-            vllm_internals.check_vllm_version(version)
-    monkeypatch.setattr(vllm_internals, "NEWEST", (0, 31))  # what is installed is now too new
-    with pytest.raises(InputError, match=r"is installed.*pip install 'vllm==0\.31"):
-        VllmEngine(folder, 1, LENGTH)
-    with pytest.raises(InputError, match="is installed"):
-        decode_by_vllm(folder, [([1], GREEDY)], 1)
+        words = rf"{version} is installed.*0\.32.*pip install 'vllm==0\.32"
+        with pytest.raises(InputError, match=words):
+            check_vllm_version(version)
+        monkeypatch.setattr(vllm, "__version__", version)
+        with pytest.raises(InputError, match=words):
+            VllmEngine.load(folder, 1, LENGTH)
+        with pytest.raises(InputError, match=words):
+            decode_by_vllm(folder, [([1], GREEDY)], 1)

@@ -209,7 +209,8 @@ def test_a_viewer_that_does_not_read_is_let_go_and_holds_up_nobody(tokenizer, tm
         async with pages(tokenizer, tmp_path, **times) as (client, board, dashboard):
             for session in range(64):
                 board.tell(Connected(session, "☎" * 80, "d" * 80, False))
-            address = client._base_url
+            async with client.get("/device", headers=BEARER) as answer:
+                address = answer.url
             reader, writer = await asyncio.open_connection(address.host, address.port, limit=2**12)
             request = f"GET /dashboard/feed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\r\n"
             writer.write(request.encode())

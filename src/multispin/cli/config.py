@@ -43,7 +43,7 @@ def astoml_value(command: click.Command, options: dict[str, Any]) -> str:
     A setting without a value is a comment, and so is a secret.
     """
     lines = []
-    for key, option in sorted(_settings(command).items()):
+    for key, option in sorted(options_by_key(command).items()):
         value = options[option.name or ""]
         if option.name in SECRETS and value:
             lines.append(f"# {key} is set; a secret is not printed")
@@ -58,7 +58,7 @@ def _read(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     """Take the settings of a file as the defaults of the command's options."""
     if path is None:
         return
-    document, settings, defaults = read_document(path), _settings(ctx.command), {}
+    document, settings, defaults = read_document(path), options_by_key(ctx.command), {}
     for key, value in document.tables.items():
         option = settings.get(key)
         try:
@@ -74,7 +74,7 @@ def _read(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
 def _placed(error: InputError, ctx: click.Context) -> InputError:
     """The error with the place in the file of the setting that it speaks of, by its option or its value."""
     message, document, found = str(error), ctx.meta.get(_DOCUMENT), dict[int, str]()
-    for key, option in _settings(ctx.command).items():
+    for key, option in options_by_key(ctx.command).items():
         if ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT_MAP:
             continue
         value, words = ctx.params[option.name or ""], [option.opts[0]]
@@ -90,7 +90,7 @@ def _placed(error: InputError, ctx: click.Context) -> InputError:
     return placed
 
 
-def _settings(command: click.Command) -> dict[str, click.Option]:
+def options_by_key(command: click.Command) -> dict[str, click.Option]:
     """The settings of a command by their key: the option's first long name, with _ for -."""
     return {
         option.opts[0].removeprefix("--").replace("-", "_"): option

@@ -45,7 +45,7 @@ async def serve(options: Mapping[str, Any]) -> None:
             on_progress(progress)
             if progress.finish and (why := client.silence.reason(client.counters.drafted)) not in told:
                 told.add(why)  # one text of a kind is enough
-                log.warning(_note(client, options))
+                log.warning(note_of(client, options))
 
         client = DeviceClient(
             *(options["urls"], hello, drafter, emulation, progressed),
@@ -207,7 +207,7 @@ async def _generate(
         raise
     finally:
         client.close()
-    tell(_done(client, ids, request, time.monotonic() - began_s, _note(client, options)))
+    tell(_done(client, ids, request, time.monotonic() - began_s, note_of(client, options)))
 
 
 def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> Request:
@@ -228,7 +228,7 @@ def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> R
     )
 
 
-def _note(client: DeviceClient, options: Mapping[str, Any]) -> str:
+def note_of(client: DeviceClient, options: Mapping[str, Any]) -> str:
     """A sentence about why a part of a text was written without drafts; empty if a person need not know."""
     if options["draft"] == "none":
         return ""

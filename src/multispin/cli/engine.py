@@ -82,7 +82,7 @@ def load_engine(options: Mapping[str, Any]) -> Any:
             raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
         # Its workers are processes of their own, which take their threads from the environment.
         os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"] or os.cpu_count() or 1))
-        return VllmEngine(
+        return VllmEngine.load(
             options["target"],
             options["slots"],
             options["max_length"],

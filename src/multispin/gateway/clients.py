@@ -25,6 +25,7 @@ class SessionPool:
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.
+        max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
 
     Attributes:
         unread_tokens: tokens of all texts that wait for their readers.
@@ -37,10 +38,12 @@ class SessionPool:
         size: int,
         max_length: int,
         pieces: "Callable[[int, Progress], Sequence[Piece]] | None" = None,
+        max_unread_tokens: int = MAX_UNREAD_TOKENS,
     ) -> None:
         self.max_length = max_length
         self._make = make
         self._pieces = pieces or _one_piece
+        self._max_unread_tokens = max_unread_tokens
         self._free: list[tuple[DeviceClient, _Relay]] = []
         self._unread: set[_Pieces] = set()  # of texts that are not read to their end
         self.unread_tokens = 0
@@ -52,7 +55,7 @@ class SessionPool:
         """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends.
 
         The text is written as fast as the edge can, however slowly it is read, and waits here. So a reader that stands
-        still keeps nobody from a turn. When more than `MAX_UNREAD_TOKENS` wait, the text with most of them is refused.
+        still keeps nobody from a turn. When more than `max_unread_tokens` wait, the text with most of them is refused.
         """
         pieces = _Pieces()
         self._unread.add(pieces)
@@ -109,7 +112,7 @@ class SessionPool:
         """Keep a piece for its reader."""
         pieces.put_nowait(piece)
         self._count(pieces, len(piece.tokens))
-        if self.unread_tokens > MAX_UNREAD_TOKENS:
+        if self.unread_tokens > self._max_unread_tokens:
             most = max(self._unread, key=lambda each: each.tokens)
             self._count(most, -most.tokens)
             most.give_up()

@@ -11,7 +11,7 @@ from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
 from multispin.device.retry import MAX_PATIENCE_S
 from multispin.edge import CALLER, EdgeServer
-from multispin.gateway.clients import SessionPool
+from multispin.gateway.clients import MAX_UNREAD_TOKENS, SessionPool
 from multispin.gateway.draft_history import DraftHistory
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
 from multispin.speculation import NoDrafter
@@ -59,6 +59,7 @@ def local_sessions(
     decode: Callable[[Sequence[int]], str],
     size: int,
     max_length: int,
+    max_unread_tokens: int = MAX_UNREAD_TOKENS,
 ) -> SessionPool:
     """A `TextSource` over sessions inside the edge's own process.
 
@@ -70,6 +71,7 @@ def local_sessions(
         decode: text of token ids.
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
+        max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
     """
     talks: set[asyncio.Task[None]] = set()
 
@@ -87,4 +89,4 @@ def local_sessions(
 
     drafts = DraftHistory(NAME)
     server.audience.add(drafts.tell)
-    return SessionPool(make, size, max_length, drafts.pieces)
+    return SessionPool(make, size, max_length, drafts.pieces, max_unread_tokens)

@@ -46,7 +46,7 @@ class GgufDrafting:
         """A drafter for one text of at most `max_length` tokens, which follows grammars where it can compile them."""
         from multispin.models.llama_cpp import LlamaCppContext, LlamaCppDrafter
 
-        context = LlamaCppContext(self.model, max_length, self.threads)
+        context = LlamaCppContext.open(self.model, max_length, self.threads)
         return LlamaCppDrafter(context, grammars, vocabulary_size=vocabulary_size)
 
 
@@ -175,12 +175,13 @@ def check_drafter_place(name: DrafterName, place: str) -> None:
 
 def _gguf_source(name: DrafterName, target: str | None, threads: int, gpu_layers: int) -> DraftSource:
     from multispin.models.gguf_trial import try_file
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
+    from multispin.models.llama_cpp import LlamaCppModel
+    from multispin.models.llama_tokenizer import tokenizer_of
 
     path = file_for_llama_cpp(name, target)
     if name.kind is DrafterKind.MODEL and name.reference != EMBEDDED:  # all other files were made here
         try_file(path)
-    model = LlamaCppModel(path, gpu_layers)
+    model = LlamaCppModel.load(path, gpu_layers)
     tokenizer = tokenizer_of(model)
     if name.reference and target not in (None, name.reference):  # else the file was made from the target's own
         assert target is not None
@@ -201,11 +202,12 @@ def _tokenizer_of(target: str) -> Tokenizer:
     if unpacks and find_spec("tokenizers") is not None:
         return load_tokenizer(target)
     from multispin.models.gguf_trial import try_file
-    from multispin.models.llama_cpp import LlamaCppModel, tokenizer_of
+    from multispin.models.llama_cpp import LlamaCppModel
+    from multispin.models.llama_tokenizer import tokenizer_of
 
     if target != EMBEDDED:
         try_file(found)
-    return tokenizer_of(LlamaCppModel(found, only_vocabulary=True))
+    return tokenizer_of(LlamaCppModel.load(found, only_vocabulary=True))
 
 
 def load_drafter(spec: str, target: str, max_length: int, place: str = "cpu") -> tuple[Drafter, Tokenizer]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
-from multispin.models.llama_cpp import LIBRARY_VERSION, LlamaCppContext, LlamaCppError, LlamaCppModel, tokenizer_of
+from multispin.models.llama_cpp import LIBRARY_VERSION, LlamaCppContext, LlamaCppError, LlamaCppModel
+from multispin.models.llama_tokenizer import tokenizer_of
 from multispin.models.references import cache_folder, remove_older
 
 TRIAL_TIMEOUT_S = 60.0
@@ -75,8 +76,8 @@ def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
 def main() -> None:
     """The trial: ends with the reason on standard output where the file cannot be used."""
     try:
-        model = LlamaCppModel(Path(sys.argv[1]))
-        LlamaCppContext(model, _SHORT_CONTEXT_TOKENS)
+        model = LlamaCppModel.load(Path(sys.argv[1]))
+        LlamaCppContext.open(model, _SHORT_CONTEXT_TOKENS)
         tokenizer_of(model).encode("a")
     except InputError as error:
         sys.stdout.write(str(error))

@@ -111,7 +111,7 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".: ")[:300]
 
 
-def _why(error: Exception) -> str:
+def why_not_fetched(error: Exception) -> str:
     """Why a download failed, in one sentence; with the proxy, where one is named and the hub was not reached."""
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return "a file is larger than the hub's listing says"
@@ -147,7 +147,7 @@ def main(reference: str, part: str, place: str, limits: dict[str, Any]) -> None:
     except MemoryError:
         _say(refused=f"its listing takes more than {limits['memory_bytes']} bytes of memory")
     except Exception as error:  # whatever the library makes of a server's answers
-        _say(refused=_why(error))
+        _say(refused=why_not_fetched(error))
 
 
 if __name__ == "__main__":

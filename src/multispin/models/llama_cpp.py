@@ -14,14 +14,13 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from multispin.errors import InputError, how_to_install
 from multispin.models import llama_log
 from multispin.models.gguf_header import check_header
-from multispin.models.tokenizer import Tokenizer
 from multispin.speculation import (
     DistributionFormat,
     Follower,
@@ -47,9 +46,6 @@ AVX-512; shorter batches equal single steps there bit by bit."""
 _TOLERANCE = 0.02
 """Largest difference between a batch and single steps that passes the self-test, as a share of the logits' range."""
 _PIECE_BYTES = 1024
-_TESTED_TOKENS = 64
-_SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot", "eom": "eom"}
-"""Special tokens as chat templates call them, with the word of the file's metadata."""
 
 
 class LlamaCppError(InputError):
@@ -100,39 +96,49 @@ def has_gpu_backend() -> bool:
 
 
 class LlamaCppModel:
-    """A GGUF file in llama.cpp: weights and vocabulary, shared by any number of texts.
+    """A GGUF file in llama.cpp: weights and vocabulary, shared by any number of texts. `load` reads a file.
 
     Args:
         path: GGUF file of the model.
-        gpu_layers: layers that a graphics processor computes; default 0. InputError where the library has no backend
-            for one.
-        only_vocabulary: read no weights; for a tokenizer. Default no.
+        library: llama.cpp's library, as `load_llama_cpp` gives it.
+        handle: the library's pointer to the model, which is freed with this object.
 
     """
 
-    def __init__(self, path: Path, gpu_layers: int = 0, only_vocabulary: bool = False) -> None:
-        self._handle = None
+    def __init__(self, path: Path, library: Any, handle: Any) -> None:
+        self.path, self.library, self._handle = path, library, handle
+        self.known_positions = int(self._native.llama_n_ctx_train(handle))
+        self.vocabulary_size = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(handle)))
+
+    @classmethod
+    def load(cls, path: Path, gpu_layers: int = 0, only_vocabulary: bool = False) -> "LlamaCppModel":
+        """Read a file; InputError if llama.cpp cannot draft with it.
+
+        Args:
+            path: GGUF file of the model.
+            gpu_layers: layers that a graphics processor computes; default 0. InputError where the library has no
+                backend for one.
+            only_vocabulary: read no weights; for a tokenizer. Default no.
+        """
         check_header(path)  # the library would write bytes that are not its magic to the terminal
-        self.path = path
-        self.library = load_llama_cpp()
+        library = load_llama_cpp()
         if gpu_layers and not has_gpu_backend():
             raise InputError(
                 f"gpu_layers = {gpu_layers}: llama.cpp's library was built without a graphics processor: leave it out"
             )
-        options = self.library.llama_model_default_params()
+        options = library.llama_model_default_params()
         options.n_gpu_layers, options.vocab_only = gpu_layers, only_vocabulary
         llama_log.forget()
-        self._handle = self.library.llama_model_load_from_file(str(path).encode(), options)
-        if not self._handle:
+        handle = library.llama_model_load_from_file(str(path).encode(), options)
+        if not handle:
             raise LlamaCppError(
                 f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks "
                 f"({llama_log.reason()})"
             )
-        if self._native.llama_model_is_recurrent(self._handle):
+        model = cls(path, library, handle)
+        if library._lib.llama_model_is_recurrent(handle):
             raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
-        self.known_positions = int(self._native.llama_n_ctx_train(self._handle))
-        vocabulary = self.library.llama_model_get_vocab(self._handle)
-        self.vocabulary_size = int(self.library.llama_vocab_n_tokens(vocabulary))
+        return model
 
     @property
     def handle(self) -> Any:
@@ -144,9 +150,7 @@ class LlamaCppModel:
         return self.library._lib
 
     def __del__(self) -> None:
-        if self._handle:
-            self.library.llama_free_model(self._handle)
-            self._handle = None
+        self.library.llama_free_model(self._handle)
 
     def tokenize(self, text: str, special_tokens: bool = False) -> list[int]:
         """Ids of a text, special tokens recognised; `special_tokens` adds those that the file puts around a text."""
@@ -183,34 +187,20 @@ class LlamaCppModel:
 
 
 class LlamaCppContext:
-    """The cache of one text, or of several branches of one, with the model that fills it.
+    """The cache of one text, or of several branches of one, with the model that fills it. `open` makes and tests one.
 
     Args:
         model: loaded GGUF file.
-        max_length: positions of the cache [tokens]; at most what the model was trained for is used.
-        threads: processor threads for drafting; default 1.
-        branches: texts that are cached at once; default 1. They share what they have in common.
+        context: the library's pointer to the cache, which is freed with this object.
+        max_length: positions of the cache [tokens].
+        branches: texts that are cached at once. They share what they have in common.
 
     """
 
-    def __init__(self, model: LlamaCppModel, max_length: int, threads: int = 1, branches: int = 1) -> None:
-        self._context = None
-        for name, value in (("threads", threads), ("branches", branches)):
-            if value < 1:
-                raise InputError(f"{name} = {value} is below 1")
+    def __init__(self, model: LlamaCppModel, context: Any, max_length: int, branches: int) -> None:
         self.model = model  # is freed after this
-        self._library = model.library
-        self.vocabulary_size = model.vocabulary_size
-        self.max_length = min(max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, model.known_positions)
-        wanted = self._library.llama_context_default_params()
-        wanted.n_ctx, wanted.n_seq_max = self.max_length * branches + 1, branches  # and a place for the twin
-        # Its flash attention aborts the process where a token sees none of the first places, as in a branch of its own.
-        wanted.flash_attn = branches == 1
-        wanted.n_batch = wanted.n_ubatch = _PROMPT_TOKENS_AT_ONCE
-        wanted.n_threads = wanted.n_threads_batch = threads
-        self._context = self._library.llama_init_from_model(model.handle, wanted)
-        if not self._context:
-            raise LlamaCppError(f"llama.cpp cannot hold {self.max_length} tokens of {model.path}: too little memory")
+        self._library, self._context = model.library, context
+        self.vocabulary_size, self.max_length = model.vocabulary_size, max_length
         self._batch = self._library.llama_batch_init(_PROMPT_TOKENS_AT_ONCE, 0, 1)
         for place in range(_PROMPT_TOKENS_AT_ONCE):
             self._batch.n_seq_id[place] = 1
@@ -218,13 +208,38 @@ class LlamaCppContext:
         """The tokens that each branch holds."""
         self.twins = False
         """Whether tokens are read in pairs, because this processor's products of single rows are wrong."""
-        self.self_test()
+
+    @classmethod
+    def open(cls, model: LlamaCppModel, max_length: int, threads: int = 1, branches: int = 1) -> "LlamaCppContext":
+        """Make a cache, and test the library on it; InputError if it has no room, or the test fails.
+
+        Args:
+            model: loaded GGUF file.
+            max_length: positions of the cache [tokens]; at most what the model was trained for is used.
+            threads: processor threads for drafting; default 1.
+            branches: texts that are cached at once; default 1.
+        """
+        for name, value in (("threads", threads), ("branches", branches)):
+            if value < 1:
+                raise InputError(f"{name} = {value} is below 1")
+        library = model.library
+        length = min(max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, model.known_positions)
+        wanted = library.llama_context_default_params()
+        wanted.n_ctx, wanted.n_seq_max = length * branches + 1, branches  # and a place for the twin
+        # Its flash attention aborts the process where a token sees none of the first places, as in a branch of its own.
+        wanted.flash_attn = branches == 1
+        wanted.n_batch = wanted.n_ubatch = _PROMPT_TOKENS_AT_ONCE
+        wanted.n_threads = wanted.n_threads_batch = threads
+        context = library.llama_init_from_model(model.handle, wanted)
+        if not context:
+            raise LlamaCppError(f"llama.cpp cannot hold {length} tokens of {model.path}: too little memory")
+        made = cls(model, context, length, branches)
+        made.self_test()
+        return made
 
     def __del__(self) -> None:
-        if self._context:
-            self._library.llama_batch_free(self._batch)
-            self._library.llama_free(self._context)
-            self._context = None
+        self._library.llama_batch_free(self._batch)
+        self._library.llama_free(self._context)
 
     def decode(self, start: int, tokens: Sequence[int], branch: int = 0) -> Row:
         """Read tokens at a place; what was cached of the branch from there on is forgotten.
@@ -298,88 +313,6 @@ class LlamaCppContext:
             return float("inf")
         again = self.decode(count - 1, tokens[-1:])
         return float(np.abs(at_once - again).max()) / max(float(at_once.max() - at_once.min()), 1e-30)
-
-
-class _Encoded(NamedTuple):
-    """Ids under the name that the library `tokenizers` gives them."""
-
-    ids: list[int]
-
-
-class _Added(NamedTuple):
-    """The entry of a token in the library `tokenizers` beside the vocabulary proper."""
-
-    special: bool
-
-
-class LlamaCppTokens:
-    """llama.cpp's tokenizer with the methods of the library `tokenizers` that `models.tokenizer` calls."""
-
-    def __init__(self, model: LlamaCppModel) -> None:
-        self._model = model
-        self._pieces = model.pieces()
-        self._control = frozenset(token for token in range(model.vocabulary_size) if model.is_control(token))
-        self._self_test()
-
-    def _self_test(self) -> None:
-        """Split a text of tokens from all over the vocabulary; LlamaCppError if its ids stand for another text."""
-        step = max(1, len(self._pieces) // _TESTED_TOKENS)
-        tokens = [token for token in range(0, len(self._pieces), step) if token not in self._control]
-        text = "".join(piece for token in tokens if (piece := _readable(self._pieces[token])))
-        found = b"".join(self._pieces[token] for token in self._model.tokenize(text))
-        if found.lstrip(b" ") != text.encode().lstrip(b" "):  # some families put a space before a text
-            raise LlamaCppError(
-                f"llama.cpp's tokenizer failed its self-test on {self._model.path}: a text was not kept"
-            )
-
-    def get_vocab_size(self, with_added_tokens: bool = True) -> int:
-        """Number of token ids."""
-        return self._model.vocabulary_size
-
-    def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
-        """Every token of the vocabulary with its id."""
-        return {self._model.token_text(token): token for token in range(self._model.vocabulary_size)}
-
-    def get_added_tokens_decoder(self) -> dict[int, _Added]:
-        """The special tokens."""
-        return dict.fromkeys(self._control, _Added(special=True))
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> _Encoded:
-        """Ids of a text."""
-        return _Encoded(self._model.tokenize(text, add_special_tokens))
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of ids."""
-        skipped = self._control if skip_special_tokens else frozenset[int]()
-        return b"".join(self._pieces[token] for token in ids if token not in skipped).decode(errors="replace")
-
-
-def _readable(piece: bytes) -> str:
-    """The text of a token, if it is printable text of its own; else nothing."""
-    text = piece.decode(errors="ignore")
-    return text if text.isprintable() and text.encode() == piece else ""
-
-
-def tokenizer_of(model: LlamaCppModel) -> Tokenizer:
-    """The tokenizer, chat template and end-of-text ids that a GGUF file carries."""
-    ids = {
-        name: token
-        for name, word in _SPECIAL_TOKENS.items()
-        if (token := _id_of(model, f"tokenizer.ggml.{word}_token_id")) is not None
-    }
-    special = {f"{name}_token": model.token_text(token) for name, token in ids.items()}
-    stops = tuple(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if name in ids))
-    return Tokenizer(LlamaCppTokens(model), stops, model.metadata("tokenizer.chat_template") or "", special)
-
-
-def _id_of(model: LlamaCppModel, key: str) -> int | None:
-    """A token id from a file's metadata; None if it names none. The library ends the process for one that it lacks."""
-    found = model.metadata(key)
-    if found is None:
-        return None
-    if not found.isdecimal() or len(found) > 10 or int(found) >= model.vocabulary_size:
-        raise LlamaCppError(f"{model.path} says {key} = {found[:40]}, and has {model.vocabulary_size} tokens")
-    return int(found)
 
 
 class LlamaCppDrafter:

@@ -100,6 +100,8 @@ class PackedModel:
         tokens = torch.tensor([[token for _, _, ids, _ in runs for token in ids]], device=self.device)
         layout = [(slot, start, len(ids)) for slot, start, ids, _ in runs]
         packed = PackedBatch(cache, layout, self.config.num_attention_heads, self.call_cost)
+        if packed.recurrent is not None:
+            packed.recurrent.begin()
         inputs: dict[str, Any] = {
             "input_ids": tokens,
             "position_ids": packed.positions[None],

@@ -160,7 +160,7 @@ class RecurrentPass:
     """A packed row as the recurrent layers see it; made once per forward pass, shared by all of them.
 
     Args:
-        slots: the states of all slots; those of the runs are under way from now on, until `end`.
+        slots: the states of all slots; those of the runs are under way from `begin` until `end`.
         runs: tokens to read into each slot, at most one run per slot, in the order of the row.
 
     """
@@ -168,7 +168,11 @@ class RecurrentPass:
     def __init__(self, slots: RecurrentSlots, runs: Sequence[Run]) -> None:
         self.slots = slots
         self.runs = runs
-        self.newest = slots.begin(runs)
+        self.newest: list[int | None] = []
+
+    def begin(self) -> None:
+        """Prepare the slots, before the first layer takes the row."""
+        self.newest = self.slots.begin(self.runs)
 
     def end(self) -> None:
         """Note that all layers have taken the row."""

@@ -18,7 +18,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig
@@ -28,7 +28,10 @@ from multispin.models.loading import DTYPES, resolve
 from multispin.models.references import USUAL_MAX_LENGTH
 from multispin.models.vllm_options import check_installed
 from multispin.speculation import Evidence, Finding, Outcome, Rejection, Rule, SamplingParams, judge
-from multispin.speculation.engine import Failure, Feed, SlotTable
+from multispin.speculation.engine import Failure, Feed, SlotTable, check_slots
+
+if TYPE_CHECKING:
+    from multispin.models.vllm_internals import Core
 
 MAX_PROMPT_TOKENS_PER_STEP = 2048
 """Most prompt tokens that vLLM reads in one step. The rest is read in the next step, for which everybody waits."""
@@ -86,33 +89,54 @@ class _Slot:
 
 
 class VllmEngine(SlotTable):
-    """An `Engine` that runs in vLLM.
+    """An `Engine` that runs in vLLM. `load` starts vLLM and makes one.
 
     Args:
-        reference: Hub id, folder, GGUF file or 'embedded'.
+        core: vLLM, running, with room for `slots` texts.
         slots: sessions that fit at once.
-        max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
-        dtype: number type of weights and cache; default "float32".
-        max_draft: the longest draft that will come; default 16.
-        options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}; default None.
+        max_length: prompt and generated tokens per session.
+        max_draft: the longest draft that will come [tokens].
+        longest_chunk: most prompt tokens that a pass takes beside full drafts of all sessions.
+
     """
 
-    def __init__(
-        self,
+    lacks = NOT_BUILT
+
+    def __init__(self, core: "Core", slots: int, max_length: int, max_draft: int, longest_chunk: int) -> None:
+        super().__init__(slots)
+        self.longest_chunk = longest_chunk
+        self._core, self._max_length, self._max_draft = core, max_length, max_draft
+        self._vocabulary_size = core.vocabulary_size
+        self._open: dict[int, _Slot] = {}
+        # Requests to end before the next step: `close` comes while another thread verifies, and vLLM knows one thread.
+        self._left: deque[str] = deque()
+
+    @classmethod
+    def load(
+        cls,
         reference: str,
         slots: int,
         max_length: int | None = None,
         dtype: str = "float32",
         max_draft: int = 16,
         options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(slots)
-        self.lacks = NOT_BUILT
+    ) -> "VllmEngine":
+        """Start vLLM with a model; InputError if it cannot serve it, or its cache is too small for all slots.
+
+        Args:
+            reference: Hub id, folder, GGUF file or 'embedded'.
+            slots: sessions that fit at once.
+            max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
+            dtype: number type of weights and cache; default "float32".
+            max_draft: the longest draft that will come [tokens]; default 16.
+            options: further arguments of vLLM's engine, e.g. {"tensor_parallel_size": 8}; default None.
+        """
+        check_slots(slots)
         source, config = _known(reference, dtype)
         # vLLM ends a request that reaches its limit, so it is told of one token more than will ever come.
         known = int(getattr(config, "max_position_embeddings", USUAL_MAX_LENGTH + 1)) - 1
-        self._max_length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
-        if not 1 <= self._max_length <= known:
+        length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
+        if not 1 <= length <= known:
             raise InputError(
                 f"max_length = {max_length} is outside 1 … {known}, the positions that this model knows, but one"
             )
@@ -120,24 +144,19 @@ class VllmEngine(SlotTable):
         drafts = slots * (max_draft + 1)
         step = max(MAX_PROMPT_TOKENS_PER_STEP, 2 * drafts)
         chosen = _options(options, {"max_num_batched_tokens": step})
-        self.longest_chunk = max(1, int(chosen["max_num_batched_tokens"]) - drafts)
-        _size_cache(config, dtype, slots, self._max_length + max_draft + 2, chosen)
+        _size_cache(config, dtype, slots, length + max_draft + 2, chosen)
         from multispin.models.vllm_internals import Core
 
         with _told_in_a_sentence(reference):
-            self._core = Core(source, dtype, slots, self._max_length + 1, max_draft, chosen)
-        if (fits := self._core.concurrency) < slots:
-            self._core.shutdown()
+            core = Core.start(source, dtype, slots, length + 1, max_draft, chosen)
+        if (fits := core.concurrency) < slots:
+            core.shutdown()
             raise InputError(
-                f"vLLM's cache has room for {fits:.1f} texts of {self._max_length} tokens and not "
+                f"vLLM's cache has room for {fits:.1f} texts of {length} tokens and not "
                 f"for {slots}: write fewer or shorter texts at once, or give it more memory (vLLM's option "
                 "gpu_memory_utilization=0.95, or kv_cache_memory_bytes on a CPU)"
             )
-        self._max_draft = max_draft
-        self._vocabulary_size = int(self._core.vocabulary_size)
-        self._open: dict[int, _Slot] = {}
-        # Requests to end before the next step: `close` comes while another thread verifies, and vLLM knows one thread.
-        self._left: deque[str] = deque()
+        return cls(core, slots, length, max_draft, max(1, int(chosen["max_num_batched_tokens"]) - drafts))
 
     @property
     def max_length(self) -> int:
@@ -157,7 +176,7 @@ class VllmEngine(SlotTable):
     @property
     def cache_bytes(self) -> int:
         """Memory of vLLM's key-value cache in each of its workers, fixed at start."""
-        return int(self._core.cache_bytes)
+        return self._core.cache_bytes
 
     def open(self) -> int:
         """Take a slot; raises SlotsTakenError when none is free."""
@@ -304,9 +323,9 @@ def _evidence(feed: Feed, drafted: int) -> Evidence | None:
 def vllm_version() -> str:
     """Version of the installed vLLM, for records."""
     _import_vllm()
-    from multispin.models.vllm_internals import VERSION
+    import vllm
 
-    return VERSION
+    return str(vllm.__version__)
 
 
 def _import_vllm() -> None:

@@ -30,7 +30,6 @@ from multispin.errors import InputError
 from multispin.speculation import SamplingParams as OwnParams
 from multispin.speculation import draw_after
 
-VERSION: str = vllm.__version__
 OLDEST, NEWEST = (0, 32), (0, 32)
 """The versions of vLLM (major, minor) on which the tests in tests/vllm have run."""
 
@@ -57,8 +56,8 @@ and from the first row on, and what else it found, or None. It is sent to the wo
 _NOT_FINITE = "the model's logits are not finite numbers"
 
 
-def check_vllm_version(version: str = VERSION) -> None:
-    """InputError unless this vLLM is one whose inside is known."""
+def check_vllm_version(version: str) -> None:
+    """InputError unless this version of vLLM is one whose inside is known."""
     parts = version.split(".")
     if not OLDEST <= (int(parts[0]), int(parts[1])) <= NEWEST:
         raise InputError(
@@ -208,7 +207,7 @@ def decode_plainly(
         stop_ids: ids that end a text.
 
     """
-    check_vllm_version()
+    check_vllm_version(vllm.__version__)
     config = EngineArgs(
         model=model,
         dtype=dtype,
@@ -242,19 +241,36 @@ class Core:
     """One vLLM engine in this process (its workers may be others): requests in, steps, tokens out.
 
     Args:
-        model: folder or Hub id.
-        dtype: number type of weights and cache.
-        slots: number of requests at once.
-        max_length: tokens that a request may have.
-        max_draft: length of the longest draft [tokens].
-        options: further arguments of vLLM's engine by name; those in `OWNED` are refused.
+        llm: vLLM's engine, as `start` makes it.
 
     """
 
-    def __init__(
-        self, model: str, dtype: str, slots: int, max_length: int, max_draft: int, options: Mapping[str, Any]
-    ) -> None:
-        check_vllm_version()
+    def __init__(self, llm: LLMEngine) -> None:
+        self._llm = llm
+        self._scheduler: DraftScheduler = llm.engine_core.engine_core.scheduler
+        self._params = SamplingParams(
+            temperature=0.0, max_tokens=None, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
+        )
+        self._once = self._params.clone()
+        self._once.max_tokens = 1
+        self._names: dict[str, str] = {}  # ours: vLLM's own
+        self._next = 0
+
+    @classmethod
+    def start(
+        cls, model: str, dtype: str, slots: int, max_length: int, max_draft: int, options: Mapping[str, Any]
+    ) -> "Core":
+        """Start vLLM's engine with its workers, and put this project's rules in front of their samplers.
+
+        Args:
+            model: folder or Hub id.
+            dtype: number type of weights and cache.
+            slots: number of requests at once.
+            max_length: tokens that a request may have.
+            max_draft: length of the longest draft [tokens].
+            options: further arguments of vLLM's engine by name; those in `OWNED` are refused.
+        """
+        check_vllm_version(vllm.__version__)
         config = EngineArgs(
             model=model,
             dtype=dtype,
@@ -272,16 +288,9 @@ class Core:
             **options,
         ).create_engine_config()
         # In this process, whatever the environment says: the scheduler must be at hand.
-        self._llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
-        self._scheduler: DraftScheduler = self._llm.engine_core.engine_core.scheduler
-        self._params = SamplingParams(
-            temperature=0.0, max_tokens=None, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
-        )
-        self._once = self._params.clone()
-        self._once.max_tokens = 1
-        self._names: dict[str, str] = {}  # ours: vLLM's own
-        self._next = 0
-        self._llm.collective_rpc("multispin_install")
+        llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
+        llm.collective_rpc("multispin_install")
+        return cls(llm)
 
     @property
     def concurrency(self) -> float:

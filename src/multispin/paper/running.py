@@ -102,7 +102,7 @@ def run_cases(
         progress: function of the share that is done, 0 … 1; default nothing.
 
     """
-    runs = [_run(case, assumed, seed, index, rounds) for case in cases for seed, index in draws]
+    runs = [run_of(case, assumed, seed, index, rounds) for case in cases for seed, index in draws]
     found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])
     goodput = dict(zip(cases, found.reshape(len(cases), len(draws)), strict=True))
     note = (
@@ -123,7 +123,8 @@ def _truth(pair: str, assumed: Mapping[str, Assumptions], seed: int, index: int)
     return scenario_of_means(PAIRS[pair], assumed[pair], realise(seed, index, 1))
 
 
-def _run(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
+def run_of(case: Case, assumed: Mapping[str, Assumptions], seed: int, index: int, rounds: int) -> SimulatedRun:
+    """The simulation of a case in one realisation of the cell: what `simulate` takes."""
     factor, slack_s = DEADLINE_LIMITS[case.wait]
     behaviour = Behaviour(
         fading="rayleigh",

@@ -64,6 +64,12 @@ class SlotsTakenError(InputError):
     """Every slot is in use; try again when a session has ended."""
 
 
+def check_slots(slots: int) -> None:
+    """InputError unless there is a slot: an engine checks it before it loads a model."""
+    if slots < 1:
+        raise InputError(f"slots = {slots} is below 1")
+
+
 class SlotTable:
     """Which slots are taken, and how many positions of each are cached: what every engine inherits.
 
@@ -81,8 +87,7 @@ class SlotTable:
     longest_chunk: int = 2**31
 
     def __init__(self, slots: int) -> None:
-        if slots < 1:
-            raise InputError(f"slots = {slots} is below 1")
+        check_slots(slots)
         self.slots = slots
         self._free = list(range(slots - 1, -1, -1))
         self._cached: dict[int, int] = {}
