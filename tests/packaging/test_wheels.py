@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tests.written_gguf import write_gguf
 
 import multispin
 from multispin.models import decode_alone
@@ -60,15 +62,24 @@ def closure(wanted, extras=("",)):
 
 
 class Environment:
-    """An environment with some wheels, and links to what they require of the distributions installed here."""
+    """An environment with some wheels, and links to what they require of the distributions installed here.
 
-    def __init__(self, folder, code, *others, extras=()):
+    Args:
+        folder: where it is made.
+        code: path of the wheel of the code.
+        others: paths of more wheels.
+        extras: names of the extras whose requirements are linked.
+        names: names of the distributions that are linked instead of what the code requires; default none.
+
+    """
+
+    def __init__(self, folder, code, *others, extras=(), names=None):
         venv.create(folder, with_pip=False, symlinks=True)
         self.python = folder / "bin" / "python"
         install = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet", "--no-deps"]
         subprocess.run([*install, "--no-index", *map(str, (code, *others))], check=True, capture_output=True)
         (site,) = (folder / "lib").glob("python*/site-packages")
-        for name in closure(requirements(code), ("", *extras)):
+        for name in closure(requirements(code), ("", *extras)) if names is None else names:
             files = importlib.metadata.files(name)
             for top in {Path(file).parts[0] for file in files if ".." not in Path(file).parts}:
                 link = site / top
@@ -187,12 +198,80 @@ def test_a_device_without_a_model_needs_its_tokenizer_and_no_torch(wheels, tmp_p
         assert said["text"] == tokenizer.decode(alone)
 
 
-async def write_at_an_edge(environment, target, *drafters):
-    """The last event of devices of that environment, one after the other, at an edge in this process."""
-    request, last = ("--target", target, "--prompt", "abab", "--max-tokens", "8", "--json"), []
+async def write_at_an_edge(environment, target, *drafters, knows=None):
+    """The last event of devices of that environment, one after the other, at an edge in this process.
+
+    They have the tokenizer of the edge's target, or that of the file `knows`.
+    """
+    request, last = ("--target", knows or target, "--prompt", "abab", "--max-tokens", "8", "--json"), []
     async with multispin.run_edge(target, slots=1, max_length=64) as url:
         for draft in drafters:
             code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request, "--draft", draft)
             assert (code, errors) == (0, "")
             last.append(json.loads(said.splitlines()[-1]))
     return last
+
+
+DEVICE_REQUIREMENTS = (ROOT / "requirements-device.txt").read_text().splitlines()
+LEFT_OUT = {"certifi", "charset-normalizer", "highspy", "markdown-it-py", "mdurl", "prometheus-client", "pygments"}
+LEFT_OUT |= {"requests", "rich", "tqdm", "urllib3"}
+"""What the extra `llama` brings and a device that drafts with files never loads."""
+MOST_INSTALLED_BYTES = 110 * 10**6
+"""Of a small device; with the bytecode of what it runs it stays below 120 MB."""
+
+
+@pytest.fixture(scope="module")
+def small_device(wheels, tmp_path_factory):
+    """An environment as requirements-device.txt makes it, with the small wheel of llama.cpp's library."""
+    folder = tmp_path_factory.mktemp("small")
+    source = ROOT / "packages" / "ik-llama-cpp-python"
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    built = subprocess.run(build, cwd=source, check=False, capture_output=True, text=True)
+    if "pip cannot fetch" in built.stderr:
+        pytest.skip(built.stderr.strip())
+    assert built.returncode == 0, built.stderr
+    (library,) = folder.glob("*.whl")
+    names = [line for line in DEVICE_REQUIREMENTS if not line.startswith("#")]
+    return Environment(folder / "environment", wheels[0], library, names=names)
+
+
+def test_the_requirements_of_a_small_device_are_those_of_the_extra_less_what_it_never_loads(wheels):
+    listed = {re.sub(r"[-_.]+", "-", line) for line in DEVICE_REQUIREMENTS if not line.startswith("#")}
+    assert listed == set(closure(requirements(wheels[0]), ("", "llama"))) - LEFT_OUT - {"ik-llama-cpp-python"}
+
+
+def test_a_small_device_drafts_with_a_file(small_device, tiny_folder, tmp_path):
+    assert not any(map(small_device.can_import, ("torch", "rich", "highspy", "requests", "prometheus_client")))
+    file = str(write_gguf(tiny_folder, tmp_path / "tiny.gguf", "llama"))
+    model, tokenizer = multispin.load_model(tiny_folder), multispin.load_tokenizer(tiny_folder)
+    alone = decode_alone(model, tokenizer.encode_chat("abab"), multispin.SamplingParams(), 8, tokenizer.stop_ids)
+    drafted = subprocess.run(
+        [str(small_device.python), "-c", DRAFT, file, "abab"],
+        cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(drafted.stdout) == alone
+    (said,) = asyncio.run(write_at_an_edge(small_device, tiny_folder, file, knows=file))
+    assert said["ids"] == alone
+
+
+DRAFT = """
+import json, sys
+from multispin.models.draft_source import load_draft_source
+from multispin.speculation import SamplingParams
+source = load_draft_source(sys.argv[1], None)
+prompt = source.tokenizer.encode_chat(sys.argv[2])
+print(json.dumps(source.drafter(64).draft(prompt, 8, SamplingParams())))
+"""
+
+
+def test_a_small_device_says_what_to_install_for_other_commands(small_device):
+    code, _, errors = small_device.run("plan", "paper-llama")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "pip install '.[llama]'" in errors
+
+
+def test_a_small_device_is_small(small_device):
+    """All that is installed, without the bytecode of what others here have run."""
+    (site,) = (small_device.folder / "lib").glob("python*/site-packages")
+    files = [Path(root) / name for root, _, names in os.walk(site, followlinks=True) for name in names]
+    assert sum(file.stat().st_size for file in files if file.suffix != ".pyc") < MOST_INSTALLED_BYTES

@@ -62,7 +62,7 @@ def load_llama_cpp() -> Any:
             f"a .gguf drafter needs llama.cpp's library, which cannot be loaded here ({error}): "
             f"{how_to_install('llama')}"
         ) from None
-    if found != LIBRARY_VERSION:
+    if found.partition("+")[0] != LIBRARY_VERSION:  # behind a + stands how it was packed
         raise LlamaCppError(
             f"ik-llama-cpp-python {found} is installed, but this program was tested with {LIBRARY_VERSION}: "
             f"pip install ik-llama-cpp-python=={LIBRARY_VERSION}"
