@@ -23,26 +23,25 @@ def prices(beliefs: LearnedBeliefs) -> Prices:
     return Prices(ControllerSettings("heterogeneous", 1e6, 16, 8, mode="auto"), beliefs)
 
 
-def look(found: Prices, now_s: float) -> None:
-    found.look(dict.fromkeys(range(1, 5), 1), edge_rooms=False, now_s=now_s)
+def look(found: Prices, now_s: float, sessions: int = 4) -> None:
+    found.look(dict.fromkeys(range(1, 1 + sessions), 1), edge_rooms=False, now_s=now_s)
 
 
 def test_prices_that_follow_from_a_guess_are_found_again_soon_and_later_ones_after_longer() -> None:
-    """An edge that takes its passes for a hundred times as long takes its time for cheap until it asks again."""
-    beliefs, times_s, price = believed(), [], 0.0
+    beliefs, times_s, worth = believed(), [], None
     found = prices(beliefs)
     for step in range(400):
         now_s = 0.01 * step
         look(found, now_s)
-        if found.engine_tokens_per_s != price:
-            price = found.engine_tokens_per_s
+        if found.worth is not worth:
+            worth = found.worth
             times_s.append(now_s)
         if step < 150:  # what is believed goes on changing
             beliefs.observe_verification(4, 4, 0.01 + 0.001 * step)
     gaps_s = [b - a for a, b in pairwise(times_s)]
     assert gaps_s[0] <= FIRST_PERIODS[0] * (LEAST_PERIOD_S + 0.1) + 0.01
     assert min(gaps_s[len(FIRST_PERIODS) :]) >= LEAST_PERIOD_S
-    assert price > 3.0  # four tokens per pass of a second: it is known by now that passes are shorter
+    assert found.engine_tokens_per_s > 3.0  # four tokens per pass of a second: passes are shorter, as is known by now
 
 
 def test_prices_stay_where_nothing_has_changed() -> None:
@@ -69,3 +68,25 @@ def test_the_time_of_devices_that_add_nothing_is_worth_nothing_until_they_add_so
         found.promise(most, 1.0, 1.0)
     assert found.of(1).token_worth == pytest.approx(dear)
     assert found.engine_tokens_per_s == pytest.approx(engine)
+
+
+def test_time_is_worth_less_as_soon_as_users_have_left() -> None:
+    """Else the edge would not draft for the last of them: at the price of four it can hardly be worth the time."""
+    beliefs = believed()
+    found, verifier = prices(beliefs), beliefs.verifier()
+    one = verifier.verify_s([0] * 4) / 4 / verifier.verify_s([0])  # of what plain decoding makes of four
+    assert one < 0.5
+    look(found, 0.0)
+    for _ in range(50):
+        found.learn(8.0, 1.0, 1.0)
+        found.promise(8.0, 1.0, 1.0)
+    worth, price, own = found.worth, found.engine_tokens_per_s, found.of(1).token_worth
+    look(found, 0.01, sessions=1)
+    assert found.worth is worth  # it is too early to ask again
+    assert found.engine_tokens_per_s == pytest.approx(one * price)
+    assert found.of(1).token_worth == pytest.approx(one * own)
+    look(found, USUAL_PERIOD_S, sessions=1)
+    assert found.worth is not worth
+    assert found.engine_tokens_per_s < 0.5 * price  # and what four had made is not taken for what one makes
+    look(found, USUAL_PERIOD_S + 0.01)
+    assert found.engine_tokens_per_s > 0.9 * price

@@ -1,7 +1,8 @@
 """Prices of streams: what time is worth at this edge now. The thin shell around `control.worth`.
 
-It asks again when sessions have come or gone or beliefs have drifted, and not too often, and keeps the last answer
-meanwhile. Does not know slots, tokens or messages.
+It asks again when sessions have come or gone or beliefs have drifted, and not too often. Meanwhile it keeps the last
+answer, and scales it by what plain decoding makes of those who are there now: where three of four users have left,
+time is not worth what it was. Does not know slots, tokens or messages.
 """
 
 import math
@@ -12,6 +13,7 @@ from functools import partial
 
 from multispin.control import policy_named
 from multispin.control.fairness import fairly_weighted
+from multispin.control.latency import verification_s
 from multispin.control.worth import Price, SessionWorth, Worth, learned_price, worth
 from multispin.passes.background import Background
 from multispin.passes.beliefs import Beliefs, View
@@ -52,8 +54,11 @@ class Prices:
         self._fair = policy_named(settings.policy).fair
         self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
         self.worth: Worth | None = None
-        self._learned = Price()
+        self._learned = Price()  # relative to plain decoding of those who were there, whose number changes
         self._promised = Price()  # the same, by what was expected of the passes
+        self._there = 0  # sessions that are there now
+        self._plain = math.nan  # what plain decoding makes of those for whom `worth` was found [tokens/s] …
+        self._asked_plain = math.nan  # … and of those for whom prices are being found
         self._by = math.nan
         self._unscaled: dict[int, SessionWorth] = {}  # at the price of time of the best rates
         self._scaled: dict[int, SessionWorth] = {}  # at the engine's present price
@@ -71,7 +76,7 @@ class Prices:
 
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
         """This many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
-        self._learned = learned_price(self._learned, tokens, seconds, pass_s)
+        self._learned = learned_price(self._learned, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def promise(self, tokens: float, seconds: float, pass_s: float) -> None:
@@ -79,7 +84,7 @@ class Prices:
 
         What was expected, and not what came: luck, and the time of prompts, would hide what devices add.
         """
-        self._promised = learned_price(self._promised, tokens, seconds, pass_s)
+        self._promised = learned_price(self._promised, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
@@ -93,9 +98,13 @@ class Prices:
 
         """
         there = frozenset(sessions)
+        if len(there) != self._there:
+            self._there = len(there)
+            self._scale_sessions()
         if there and self._background.idle and (not self._asked or self._due(there, edge_rooms, now_s)):
             self._asked_s, self._asked, self._asks = now_s, there, self._asks + 1
             self._streaming = frozenset(number for number, tokens in sessions.items() if tokens)
+            self._asked_plain = self._plain_now()
             self._views = self._viewed(sorted(there), edge_rooms)
             planning = Planning(self._settings, self._beliefs.snapshot(sorted(there)), 0.0)
             most = self._settings.max_draft_length
@@ -105,7 +114,7 @@ class Prices:
             self._background.begin(partial(_priced, planning, members, chunks, edge_rooms, before))
         if (found := self._background.take()) is not None:
             self.worth, self._goodputs = found
-            self._by = math.nan
+            self._by, self._plain = math.nan, self._asked_plain
             self._unscaled = dict(zip(sorted(self._asked), self.worth.sessions.values(), strict=True))
             self._bands_hz = {number: self._unscaled[number].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
@@ -141,8 +150,10 @@ class Prices:
     @property
     def engine_tokens_per_s(self) -> float:
         """The price of a second of the engine now [tokens/s]; 0 before anything is known."""
-        goodput = self._learned.tokens_per_s
-        return goodput if self.worth is None else self.worth.price(goodput, self._devices_share(self.worth))
+        if self.worth is None:
+            return self._learned.tokens_per_s * self._plain_now()
+        learned, share = self._of_those_asked(self.worth)
+        return self._plain_now() / self._plain * self.worth.price(learned, share)
 
     @property
     def bands_hz(self) -> dict[int, float] | None:
@@ -153,14 +164,23 @@ class Prices:
         """The prices for one session, at the engine's present price."""
         return self._scaled.get(session, NOTHING)
 
-    def _devices_share(self, worth: Worth) -> float:
-        """What the devices' time is worth of its price; all of it before anything was expected of a pass."""
-        return worth.devices_share(self._promised.tokens_per_s) if self._promised.seconds > 0.0 else 1.0
+    def _plain_now(self) -> float:
+        """What plain decoding makes of those who are there, as many tokens as sessions in a pass [tokens/s]."""
+        v, count = self._beliefs.verifier(), max(1, self._there)
+        return count / verification_s(v.fixed_s, v.per_device_s, v.per_token_s, count, count)
+
+    def _of_those_asked(self, worth: Worth) -> tuple[float, float]:
+        """The goodput that those for whom prices were found would have [tokens/s], and what the devices' time is worth.
+
+        The latter is a share of its price; all of it before anything was expected of a pass.
+        """
+        promised = worth.devices_share(self._promised.tokens_per_s * self._plain) if self._promised.seconds > 0 else 1.0
+        return self._learned.tokens_per_s * self._plain, promised
 
     def _scale_sessions(self) -> None:
         """Find what is worth what for each session; asked for once for each of them in every pass."""
         if self.worth is not None:
-            by = self.worth.scale(self._learned.tokens_per_s, self._devices_share(self.worth))
+            by = self._plain_now() / self._plain * self.worth.scale(*self._of_those_asked(self.worth))
             if not abs(by - self._by) <= SAME * self._by:
                 self._by = by
                 self._scaled = {number: each.scaled(by) for number, each in self._unscaled.items()}
