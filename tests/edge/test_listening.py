@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,15 @@ def test_a_crowd_that_comes_while_the_server_is_busy_is_kept_by_the_system():
     asyncio.run(scenario())
 
 
-def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(stub_site, run, caplog):
+@pytest.mark.parametrize("period_s", [0.05, 3600.0], ids=["later", "at the end"])
+def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(
+    stub_site, run, caplog, monkeypatch, period_s
+):
+    monkeypatch.setattr(sys.modules["multispin.edge.listening"], "LOG_PERIOD_S", period_s)  # the name is a function
+
+    def told():
+        return [record for record in caplog.records if record.levelno >= logging.INFO]
+
     async def scenario():
         async with stub_site() as site:
             for junk in [b"\x16\x03\x01\x1b[2J\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"] * 10:
@@ -67,9 +76,13 @@ def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(s
                 writer.write(junk)
                 assert b" 400 " in await reader.readline()
                 writer.close()
+            if period_s > 1.0:
+                assert len(told()) == 1  # the first one is told at once
+            while period_s < 1.0 and sum(int(line.getMessage().split()[0]) for line in told()) < 20:
+                await asyncio.sleep(0.01)
 
     with caplog.at_level(logging.INFO):
         run(scenario())
-    (line,) = [record for record in caplog.records if record.levelno >= logging.INFO]
-    assert "1 requests were not HTTP" in line.getMessage()
-    assert line.exc_info is None
+    assert all("requests were not HTTP" in line.getMessage() and line.exc_info is None for line in told())
+    assert sum(int(line.getMessage().split()[0]) for line in told()) == 20
+    assert len(told()) == 2 or period_s < 1.0

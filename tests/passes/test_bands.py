@@ -79,3 +79,23 @@ def test_who_has_gone_in_the_middle_of_a_trial_keeps_nothing_of_the_band():
     assert bands.lend(3)
     bands.take_back_but_from({3})
     assert bands.of(3) > 0.0
+
+
+def test_where_devices_wait_for_trials_some_of_the_band_is_spare_again_when_it_is_split_next():
+    bands = Bands(1000.0)
+    bands.look([1], {1: 1000.0})
+    bands.give_up(1)  # it rests
+    assert bands.lend(1)
+    bands.take_back(1)
+    bands.look([2], found := {1: 500.0, 2: 500.0})  # alone, it has the whole band
+    assert bands.of(2) == 1000.0 * (1 - SPARE)
+    bands.look([], found)
+    bands.give_up(2)
+    bands.look([3], found)
+    assert bands.of(3) == 1000.0
+    assert not bands.lend(1)
+    assert not bands.look([3], {3: 1000.0})  # nobody waits
+    assert not bands.lend(1)
+    assert bands.look([3], {3: 1000.0}, lends=True)
+    assert bands.lend(1)
+    assert bands.of(3) + bands.of(1) <= 1000.0

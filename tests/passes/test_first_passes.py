@@ -6,8 +6,10 @@ import pytest
 from tests.passes.test_streams import Site, expected
 
 from multispin.control.streams import choose
+from multispin.passes import Verify
 from multispin.passes.edge_drafts import PROMPT_LENGTH, UNTIMED_LENGTH
 from multispin.passes.streams import UNLEARNED_PASSES
+from multispin.speculation import Failure
 
 
 @pytest.fixture
@@ -87,3 +89,34 @@ def test_drafts_after_what_a_device_drafted_are_timed_and_those_after_a_prompt_a
     assert site.phones[number].session.generated == expected(120)
     assert max(lengths) >= most
     assert (max(lengths) > UNTIMED_LENGTH) == (unread <= PROMPT_LENGTH)
+
+
+def test_a_drafter_of_the_edge_that_fails_at_first_was_not_timed():
+    site = Site(edge=0.9)
+    number, lengths, drafted = site.join("d", 120, drafts=False), [], site.passes.drafted
+
+    def noted(step, drafts, *more):
+        lengths.extend(each.ask.length for each in step.asks)
+        drafted(step, [([], [])] if len(lengths) <= 3 else drafts, *more)  # as the edge does for one that has failed
+
+    site.passes.drafted = noted
+    site.run()
+    assert site.phones[number].session.generated == expected(120)
+    assert max(lengths[:4]) <= UNTIMED_LENGTH
+    assert max(lengths) > UNTIMED_LENGTH
+
+
+@pytest.mark.parametrize("mode", ["streams", "rounds"])
+def test_the_time_of_a_pass_in_which_the_engine_failed_is_not_learned(mode):
+    site = Site(mode=mode)
+    believed = site.passes.controller.beliefs.verification
+    before = believed.predict(1, 4), believed.predict(8, 40)
+    for failed in (True, False):
+        site.join("d", 20)
+        while not isinstance(step := site.passes.advance(0.0), Verify):
+            pass
+        found = site.passes.verify(step.batch)
+        if failed:
+            found = [Failure("the engine failed")] * len(found)
+        site.passes.verified(step.batch, found, 1e-6, 0.0)
+        assert (before == (believed.predict(1, 4), believed.predict(8, 40))) == failed

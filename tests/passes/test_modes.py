@@ -231,6 +231,26 @@ def test_a_device_that_missed_a_deadline_is_not_trusted_before_a_probe_has_come(
     assert not probes.distrusted(1)
 
 
+def test_a_draft_that_nobody_waits_for_is_looked_at_when_it_comes():
+    site = Site("mixture", verify_s=1.0)
+    back, other = site.join("back"), site.join("other")
+    while not {back, other} <= set(site.owing()):
+        site.advance_or_work()
+    phone = site.devices[back]
+    site.lose(back)
+    site.draft(other)
+    while other not in site.owing():  # the next round is granted without the device that is gone
+        site.advance_or_work()
+    site.connect(phone)
+    slept = site.run()
+    assert site.passes.waits(site.now_s)
+    site.draft(back)  # of the round before
+    assert not site.passes.waits(site.now_s)
+    step = site.advance()
+    assert step.until_s < slept.until_s  # a pass is made with it before the other's draft is late
+    assert site.passes.waits(site.now_s)
+
+
 def test_modes_that_cannot_be_are_refused():
     for settings, what in (
         ({"mode": "both"}, "mode"),

@@ -4,9 +4,12 @@ import itertools
 import random
 
 import pytest
+from tests.passes.counting import CountingEngine
+from tests.passes.test_streams import Site, expected
 
 from multispin.passes.paying import ENOUGH, LEAST_SHARE, Paying
 from multispin.passes.probing import PROBE_SHARE
+from multispin.protocol import Window
 
 
 def test_who_brings_nothing_rests_and_who_brings_something_does_not():
@@ -61,3 +64,37 @@ def test_a_trial_that_is_not_answered_ends(late_s):
         paying.settled(1, 0, 1, 0.0)
     paying.begin(1, 0.1, 0.0)
     assert paying.late(1, late_s) == (late_s > 0.7)
+
+
+def long_site():
+    """A site where texts may be so long that devices rest before the end."""
+    engine = CountingEngine(8)
+    engine.max_length = 8000
+    return Site(engine=engine)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_devices_that_all_rest_are_tried_again_and_draft_once_they_are_right(count):
+    site = long_site()
+    phones = [site.phones[site.join(f"d{k}", 5000, right=0.0, token_s=0.004)] for k in range(count)]
+    site.run(10.0)
+    for phone in phones:
+        assert any(isinstance(each, Window) and not each.length for each in phone.heard)  # it rests
+        phone.right = 1.0
+    site.run(100.0)
+    assert all(phone.session.generated == expected(5000) for phone in phones)
+    assert all(phone.accepted > 1000 for phone in phones)
+
+
+def test_a_device_that_leaves_in_the_middle_of_its_trial_leaves_its_band():
+    site = long_site()
+    number = site.join("wrong", 5000, right=0.0, token_s=0.02)
+    phone = site.phones[number]
+    while not (trials := [each for each in phone.heard[2:] if isinstance(each, Window) and each.length]):
+        assert site.queue.step()
+    assert 0.0 < trials[0].bandwidth_hz < 1e5
+    site.passes.leave(number)
+    phone.connected, phone.connection = False, phone.connection + 1
+    other = site.phones[site.join("other", 200, right=0.9)]
+    site.run(site.queue.now_s + 1.0)
+    assert max(each.bandwidth_hz for each in other.heard if isinstance(each, Window)) == 1e6

@@ -124,6 +124,14 @@ def test_a_log_probability_that_is_none_is_refused_while_decoding(score):
     decode_downlink(msgspec.msgpack.encode([*commit[:-1], [[-1.0, [[7, -1.0]] * 20]]]))
 
 
+@pytest.mark.parametrize("sentence", ["a" * 1001, "日" * 70_000, "🙂" * 1001])
+def test_a_sentence_that_quotes_too_much_is_cut_and_reaches_the_device(sentence):
+    error = decode_downlink(encode(Error("bad-request", sentence, 1.0)))
+    assert (error.code, error.retry_after_s) == ("bad-request", 1.0)
+    assert error.sentence == sentence[:999] + "…"
+    assert decode_downlink(encode(Error("bad-request", sentence[:1000]))).sentence == sentence[:1000]
+
+
 def test_a_frame_over_the_limit_is_refused_unread():
     with pytest.raises(InputError, match=str(MAX_FRAME_BYTES)):
         decode_uplink(b"\x00" * (MAX_FRAME_BYTES + 1))

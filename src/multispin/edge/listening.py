@@ -8,7 +8,6 @@ import os
 import socket
 import ssl
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,7 +55,8 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self) -> None:
         super().__init__(log)
-        self._malformed, self._told_s = 0, -LOG_PERIOD_S
+        self._malformed, self._last = 0, ""
+        self._quiet: asyncio.TimerHandle | None = None  # until the next line may follow
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a message of the web server, unless it is about a request that is none."""
@@ -66,10 +66,25 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
         if not isinstance(error, HttpProcessingError | web.RequestPayloadError | web.HTTPRequestTimeout):
             super().log(level, msg, *args, **kwargs)
             return
-        self._malformed += 1
-        if time.monotonic() - self._told_s >= LOG_PERIOD_S:
-            log.info("%d requests were not HTTP; the last one: %s", self._malformed, str(error)[:MAX_QUOTED_CHARACTERS])
-            self._malformed, self._told_s = 0, time.monotonic()
+        self._malformed, self._last = self._malformed + 1, str(error)[:MAX_QUOTED_CHARACTERS]
+        if self._quiet is None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log the requests that no line has told, and those that follow `LOG_PERIOD_S` later."""
+        self._quiet = None
+        if self._malformed:
+            log.info("%d requests were not HTTP; the last one: %s", self._malformed, self._last)
+            self._malformed = 0
+            self._quiet = asyncio.get_running_loop().call_later(LOG_PERIOD_S, self._tell)
+
+    def close(self) -> None:
+        """Log the requests that no line has told: the server ends."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._tell()
+        if self._quiet is not None:
+            self._quiet.cancel()
 
 
 @asynccontextmanager
@@ -93,9 +108,9 @@ async def listening(
         InputError: the port cannot be had.
 
     """
-    gate = gate or Gate()
+    gate, complaints = gate or Gate(), _Complaints()
     runner = web.AppRunner(
-        application, access_log=None, logger=_Complaints(), shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        application, access_log=None, logger=complaints, shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         keepalive_timeout=KEEP_ALIVE_S,
         auto_decompress=False,  # a kilobyte can become a megabyte, also of a body that nobody reads
     )  # fmt: skip
@@ -118,6 +133,7 @@ async def listening(
         for each in sockets:
             each.close()
         await runner.cleanup()
+        complaints.close()
 
 
 async def _bound(host: str, port: int) -> list[socket.socket]:

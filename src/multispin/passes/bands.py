@@ -43,7 +43,7 @@ class Bands:
         """The unassigned part of the band [Hz]."""
         return max(0.0, self._whole_hz - sum(self._of.values()) - sum(self._lent.values()))
 
-    def look(self, drafting: Collection[int], best: Mapping[int, float] | None) -> bool:
+    def look(self, drafting: Collection[int], best: Mapping[int, float] | None, lends: bool = False) -> bool:
         """See that each of these sessions has a share. Returns whether shares of others have changed.
 
         A device that has no text for a moment keeps its share until somebody needs it.
@@ -51,6 +51,7 @@ class Bands:
         Args:
             drafting: the sessions whose devices draft.
             best: B_k of the best rates, by session [Hz]; None while they are not known.
+            lends: whether devices that do not draft wait for trials, and for a band to borrow; default no.
 
         """
         if best is None:
@@ -59,8 +60,11 @@ class Bands:
         new = [session for session in drafting if session not in self._of]
         if found:
             target = self._target(drafting)
-            if new or any(
-                abs(hz - self._of[session]) > BAND_CHANGE * self._of[session] for session, hz in target.items()
+            nothing_spare = lends and self.spare_hz < LEAST_LENT * self._whole_hz
+            if (
+                new
+                or nothing_spare
+                or any(abs(hz - self._of[session]) > BAND_CHANGE * self._of[session] for session, hz in target.items())
             ):
                 self._of = target
                 return True
@@ -86,6 +90,10 @@ class Bands:
     def take_back(self, session: int) -> None:
         """The trial is over."""
         self._lent.pop(session, None)
+
+    def give_up(self, session: int) -> None:
+        """A device drafts in trials only from now on: its share is spare, if nobody else's it is lent for trials."""
+        self._of.pop(session, None)
 
     def take_back_but_from(self, tried: Collection[int]) -> None:
         """Take back what was lent to others than these sessions: some have gone in the middle of their trial."""

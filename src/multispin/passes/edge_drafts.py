@@ -95,7 +95,7 @@ class EdgeDrafts:
             if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
                 seat.to_draft = 0
                 seat.session.draft_here(ids, distributions)
-        if not self.reads:
+        if not self.reads and any(ids for ids, _ in drafts):  # a drafter that has failed was not timed
             self.timed = True
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self._state.controller.chooser.edge_drafted(now_s)

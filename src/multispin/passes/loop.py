@@ -137,6 +137,8 @@ class Passes:
         A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
         Every `Limits.word_period_s` each waiting device gets a message that says nothing new but that passes go on.
         """
+        if not all(isinstance(finding, Failure) for finding in findings):  # an engine that has failed was not timed
+            self.controller.beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._scheduler.verified(batch, findings, verify_s, now_s)
         if now_s - self._word_s >= self.limits.word_period_s:
             self._word_s = now_s

@@ -92,6 +92,7 @@ class Rounds:
         self._edge_drafts = edge_drafts
         self._grants = RoundGrants(state, edge_drafts)
         self._phase: _EdgeDrafting | _Verifying | _Settling | None = None  # None: drafts are gathered
+        self._rider_came = False  # a session may ride now that no look has seen
 
     @property
     def number(self) -> int:
@@ -110,6 +111,7 @@ class Rounds:
 
     def advance(self, now_s: float) -> Step:
         """The driver's next step: sleep, verify a batch, or send messages; then ask again."""
+        self._rider_came = False
         if self._grants.rides and self._phase is None:
             self._grants.let_go_of_the_late(now_s)
         if self._state.outbox:
@@ -133,7 +135,7 @@ class Rounds:
 
     def waits(self, now_s: float) -> bool:
         """Whether `advance` can only say Sleep. Cheap: a driver with many messages may ask this after each."""
-        if self._state.outbox:
+        if self._state.outbox or (self._rider_came and self._phase is None):
             return False
         match self._phase:
             case _EdgeDrafting() | _Verifying():
@@ -158,7 +160,6 @@ class Rounds:
         Refusals that need the device's distribution are settled at once, so that it can be asked for; the others'
         band is idle meanwhile, and the answer goes up over the band of the draft that it belongs to.
         """
-        self._controller.beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         asked, upload_s = list[Seat](), 0.0
         for job, finding in zip(batch.jobs, findings, strict=True):
             if not isinstance(finding, (Rejection, Failure)) or (seat := self._seats.get(job.session)) is None:
@@ -209,6 +210,7 @@ class Rounds:
         self._controller.chooser.probes.end(session.number, now_s)
         if isinstance(stage, Granted) and stage.grant.length > 0:
             self._grants.came(seat, now_s)
+        self._rider_came |= self._grants.rides and self._rides_now(seat)
         return []
 
     # Sessions that no device drafts for ---------------------------------------------------------------------------

@@ -176,7 +176,6 @@ class Streams:
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
         """Commit what was found, learn from it, and have it told."""
-        self._beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._half_passes.rode(len(batch.jobs))
         self._windows.pass_s += 0.2 * (verify_s - self._windows.pass_s)
         self._plain_per_s = 1.0 / self._beliefs.verifier().verify_s([0] * max(1, self._present))

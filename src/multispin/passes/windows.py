@@ -93,7 +93,10 @@ class Windows:
         self._drafting = len(drafting)
         if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts did
             self._flows = {number: flow for number, flow in self._flows.items() if self._seats.get(number) is not None}
-        if self._bands.look([seat.session.number for seat in drafting], self._prices.bands_hz):
+        self._bands.take_back_but_from(
+            {seat.session.number for seat in resting if self._paying.tried(seat.session.number)}
+        )
+        if self._bands.look([seat.session.number for seat in drafting], self._prices.bands_hz, bool(resting)):
             self._tune_all()
         for seat in idle:
             self._begin(seat, now_s)
@@ -161,9 +164,8 @@ class Windows:
         for seat in resting:
             if self._paying.late(seat.session.number, now_s):
                 self._rest(seat, now_s)
-        tried = {seat.session.number for seat in resting if self._paying.tried(seat.session.number)}
-        self._bands.take_back_but_from(tried)
-        free = max(1, (len(resting) + drafting) // TRIALS_AT_ONCE) - len(tried)
+        tried = sum(self._paying.tried(seat.session.number) for seat in resting)
+        free = max(1, (len(resting) + drafting) // TRIALS_AT_ONCE) - tried
         for seat in resting:
             if free <= 0:
                 return
@@ -238,6 +240,7 @@ class Windows:
         if changed:
             self._bands.take_back(number)
             if self._paying.rests(number):
+                self._bands.give_up(number)
                 self._tune(seat, flow)
             else:  # it is seated again, with a band of its own
                 self._flows.pop(number)

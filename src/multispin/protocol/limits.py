@@ -23,4 +23,6 @@ HEARTBEAT_S = 15.0
 FINISH_TEXTS_S = 10.0
 """A server that is told to stop lets its clients' texts under way go on for this long."""
 MAX_NAME_CHARACTERS = 80
+MAX_SENTENCE_CHARACTERS = 1000
+"""Longest sentence of an Error."""
 MAX_CREDENTIAL_CHARACTERS = 256

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from multispin.errors import InputError
 from multispin.protocol.limits import (
@@ -18,6 +19,7 @@ from multispin.protocol.limits import (
     MAX_NAME_CHARACTERS,
     MAX_RETAINED,
     MAX_SCORED_TAIL,
+    MAX_SENTENCE_CHARACTERS,
     MAX_STOP_IDS,
 )
 from multispin.speculation import MAX_LOGPROBS, DistributionFormat, Rule, Score, bits_per_token, framing_bits
@@ -197,8 +199,13 @@ class Error(Struct, frozen=True, array_like=True, tag=10):
     """
 
     code: Name
-    sentence: Annotated[str, Meta(max_length=1000)]
+    sentence: Annotated[str, Meta(max_length=MAX_SENTENCE_CHARACTERS)]
     retry_after_s: Seconds = 0.0
+
+    def __post_init__(self) -> None:
+        """Cut a sentence that is too long, since it may quote what others wrote: a device would refuse its message."""
+        if len(self.sentence) > MAX_SENTENCE_CHARACTERS:
+            force_setattr(self, "sentence", self.sentence[: MAX_SENTENCE_CHARACTERS - 1] + "…")
 
 
 class Ask(Struct, frozen=True, array_like=True, tag=11):
