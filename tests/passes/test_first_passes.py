@@ -3,13 +3,17 @@
 from concurrent.futures import Executor, Future
 
 import pytest
+from tests.passes.counting import CountingEngine, RandomDrafter
 from tests.passes.test_streams import Site, expected
 
 from multispin.control.streams import choose
-from multispin.passes import Verify
-from multispin.passes.edge_drafts import PROMPT_LENGTH, UNTIMED_LENGTH
+from multispin.passes import Controller, ControllerSettings, DraftHere, Limits
+from multispin.passes.edge_drafts import PROMPT_LENGTH, UNTIMED_LENGTH, EdgeDrafts
+from multispin.passes.seats import Seats
+from multispin.passes.state import EdgeState
+from multispin.passes.steps import EdgeAsk
 from multispin.passes.streams import UNLEARNED_PASSES
-from multispin.speculation import Failure
+from multispin.speculation import DraftAsk, SamplingParams
 
 
 @pytest.fixture
@@ -91,32 +95,12 @@ def test_drafts_after_what_a_device_drafted_are_timed_and_those_after_a_prompt_a
     assert (max(lengths) > UNTIMED_LENGTH) == (unread <= PROMPT_LENGTH)
 
 
-def test_a_drafter_of_the_edge_that_fails_at_first_was_not_timed():
-    site = Site(edge=0.9)
-    number, lengths, drafted = site.join("d", 120, drafts=False), [], site.passes.drafted
-
-    def noted(step, drafts, *more):
-        lengths.extend(each.ask.length for each in step.asks)
-        drafted(step, [([], [])] if len(lengths) <= 3 else drafts, *more)  # as the edge does for one that has failed
-
-    site.passes.drafted = noted
-    site.run()
-    assert site.phones[number].session.generated == expected(120)
-    assert max(lengths[:4]) <= UNTIMED_LENGTH
-    assert max(lengths) > UNTIMED_LENGTH
-
-
-@pytest.mark.parametrize("mode", ["streams", "rounds"])
-def test_the_time_of_a_pass_in_which_the_engine_failed_is_not_learned(mode):
-    site = Site(mode=mode)
-    believed = site.passes.controller.beliefs.verification
-    before = believed.predict(1, 4), believed.predict(8, 40)
-    for failed in (True, False):
-        site.join("d", 20)
-        while not isinstance(step := site.passes.advance(0.0), Verify):
-            pass
-        found = site.passes.verify(step.batch)
-        if failed:
-            found = [Failure("the engine failed")] * len(found)
-        site.passes.verified(step.batch, found, 1e-6, 0.0)
-        assert (before == (believed.predict(1, 4), believed.predict(8, 40))) == failed
+def test_a_drafter_of_the_edge_that_failed_was_not_timed():
+    engine, limits = CountingEngine(2), Limits()
+    controller = Controller(ControllerSettings("heterogeneous", 1e6, 7, 16, mode="streams", edge_drafts=True))
+    drafts = EdgeDrafts(EdgeState(engine, controller, limits, Seats(engine, limits)), RandomDrafter(0.9))
+    step = DraftHere((EdgeAsk(1, DraftAsk(0, (1, 2, 3), 2, SamplingParams()), None),))
+    drafts.drafted(step, [([], [])], 1e-6, 0.0)  # as the edge does for one that has failed
+    assert drafts.room(16) == UNTIMED_LENGTH
+    drafts.drafted(step, [([4, 5], [])], 0.01, 0.0)
+    assert drafts.room(16) == 16

@@ -9,8 +9,8 @@ from tests.passes.counting import CountingEngine, RandomDrafter, V
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, DraftHere, Limits, LocalDriver, Passes, Sleep
 from multispin.passes.probing import PROBE_LENGTH, PROBE_SHARE, Probes
-from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Grant, Hello, Profile, Request, Tail
-from multispin.speculation import SamplingParams
+from multispin.protocol import PROTOCOL_VERSION, Close, DeviceSession, Error, Grant, Hello, Profile, Request, Tail
+from multispin.speculation import Failure, SamplingParams
 
 
 class Site(LocalDriver):
@@ -34,6 +34,8 @@ class Site(LocalDriver):
 
     def hear(self, number, message):
         self.heard.setdefault(number, []).append(message)
+        if isinstance(message, Error):
+            return
         super().hear(number, message)
         if number in self.devices and self.devices[number].finish and self.passes.session(number):
             self.ended_s[number] = self.now_s
@@ -249,6 +251,23 @@ def test_a_draft_that_nobody_waits_for_is_looked_at_when_it_comes():
     step = site.advance()
     assert step.until_s < slept.until_s  # a pass is made with it before the other's draft is late
     assert site.passes.waits(site.now_s)
+
+
+@pytest.mark.parametrize("mode", ["streams", "rounds"])
+def test_the_time_of_a_pass_in_which_the_engine_failed_is_not_learned(mode):
+    site = Site(mode)
+    believed = site.passes.controller.beliefs.verification
+    before = believed.predict(1, 4), believed.predict(8, 40)
+    for failed in (True, False):
+        site.join("d", 20)
+        while not hasattr(step := site.advance(), "batch"):
+            assert not isinstance(step, Sleep)
+        found = site.passes.verify(step.batch)
+        if failed:
+            found = [Failure("the engine failed")] * len(found)
+        site.passes.verified(step.batch, found, 1e-6, 0.0)
+        site.advance()
+        assert (before == (believed.predict(1, 4), believed.predict(8, 40))) == failed
 
 
 def test_modes_that_cannot_be_are_refused():
