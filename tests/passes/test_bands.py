@@ -99,3 +99,18 @@ def test_where_devices_wait_for_trials_some_of_the_band_is_spare_again_when_it_i
     assert bands.look([3], {3: 1000.0}, lends=True)
     assert bands.lend(1)
     assert bands.of(3) + bands.of(1) <= 1000.0
+
+
+def test_where_most_rest_a_trial_has_half_of_what_they_gave_up_until_the_band_is_split_anew():
+    bands, best = Bands(1000.0), {1: 200.0, 2: 300.0, 3: 500.0}
+    bands.look([1, 2, 3], best)
+    bands.give_up(1)
+    bands.give_up(3)
+    left_hz = 1000.0 - bands.of(2)
+    assert bands.lend(1)
+    assert bands.of(1) == pytest.approx(0.5 * left_hz)
+    assert bands.lend(3)
+    assert bands.of(3) == pytest.approx(0.25 * left_hz)
+    assert bands.look([2, 4, 5], dict.fromkeys((2, 4, 5), 100.0))
+    assert sum(bands.of(session) for session in range(1, 6)) <= 1000.0 * (1 + 1e-9)
+    assert bands.of(1) > bands.of(3) > 0.0

@@ -1,5 +1,6 @@
 """When the edge's own drafter is tried."""
 
+from multispin.control import EdgeDrafter
 from multispin.control.streams import Ride
 from multispin.passes.edge_trials import AT_ONCE, TRIAL_LENGTH, EdgeTrials
 from multispin.passes.probing import COST_SHARE
@@ -54,6 +55,19 @@ def test_some_of_many_have_a_short_draft_within_their_room_others_in_turn() -> N
     assert len(tried) > 30
     full = EdgeTrials().added([Ride(1, 5), Ride(2, 0)], {1: 5, 2: 1}, 0.0)
     assert full == (Ride(1, 5), Ride(2, 0, 1))
+
+
+def test_as_many_are_tried_as_take_no_longer_than_the_steps_that_all_of_them_wait_for() -> None:
+    many = [Ride(k, 0) for k in range(40)]
+
+    def tried(token_s: float, drafter: EdgeDrafter | None) -> int:
+        return sum(ride.edge_tokens > 0 for ride in EdgeTrials().added(many, ROOMS, 0.0, token_s, drafter))
+
+    assert tried(0.0, None) == 40 // AT_ONCE
+    assert tried(0.0, EdgeDrafter(0.003, 0.0, 0.5)) == 40
+    assert tried(0.0001, EdgeDrafter(0.003, 0.0, 0.5)) == 30
+    assert tried(0.0001, EdgeDrafter(0.003, 0.0001, 0.5)) == 15
+    assert tried(0.001, EdgeDrafter(0.003, 0.0, 0.5)) == 40 // AT_ONCE
 
 
 def test_who_had_a_prompt_to_read_is_tried_once_more_in_the_next_pass() -> None:

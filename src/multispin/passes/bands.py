@@ -66,22 +66,23 @@ class Bands:
                 or nothing_spare
                 or any(abs(hz - self._of[session]) > BAND_CHANGE * self._of[session] for session, hz in target.items())
             ):
-                self._of = target
-                return True
+                return self._split(target)
         elif new:
             even_hz = self._whole_hz / len(drafting)
             if self.spare_hz < 0.5 * even_hz * len(new):
                 self._of = {session: self._of[session] for session in drafting if session in self._of}
             if self.spare_hz < 0.5 * even_hz * len(new):
-                self._of = self._target(drafting)
-                return True
+                return self._split(self._target(drafting))
             share_hz = min(even_hz, self.spare_hz / len(new))
             self._of |= dict.fromkeys(new, share_hz)
         return False
 
     def lend(self, session: int) -> bool:
-        """Lend a device that does not draft a part of what is spare, for a trial; whether there is any."""
-        left_hz = min(SPARE * self._whole_hz - sum(self._lent.values()), self.spare_hz)
+        """Lend a device that does not draft half of what is spare, for a trial; whether there is any.
+
+        Where most devices rest, that is much: on a narrow band a device may pay with half of it, and not with less.
+        """
+        left_hz = self.spare_hz
         if left_hz < LEAST_LENT * self._whole_hz:
             return False
         self._lent[session] = 0.5 * left_hz
@@ -99,6 +100,14 @@ class Bands:
         """Take back what was lent to others than these sessions: some have gone in the middle of their trial."""
         for session in [session for session in self._lent if session not in tried]:
             del self._lent[session]
+
+    def _split(self, shares_hz: dict[int, float]) -> bool:
+        """Split the band anew, trials included: they keep what is left. Returns that others' shares have changed."""
+        self._of = shares_hz
+        lent_hz, left_hz = sum(self._lent.values()), self._whole_hz - sum(shares_hz.values())
+        if lent_hz > left_hz:
+            self._lent = {session: hz * left_hz / lent_hz for session, hz in self._lent.items()}
+        return True
 
     def _even(self, drafting: Collection[int]) -> bool:
         counted = next((share for share in SHARES if share >= len(drafting)), len(drafting))

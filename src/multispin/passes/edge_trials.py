@@ -11,11 +11,15 @@ Does not know prices or texts.
 
 from collections.abc import Mapping, Sequence
 
+from multispin.control import EdgeDrafter
 from multispin.control.streams import Ride
 from multispin.passes.probing import COST_SHARE, Probes
 
 AT_ONCE = 4
-"""The edge's drafter is tried for this many sessions at once, or for one in this many if there are more."""
+"""The edge's drafter is tried for this many sessions at once, or for one in this many if there are more, or for as many
+as take no longer than the steps: all of them wait for those, and each session more tells what they are worth."""
+MOST_AT_ONCE = 64
+"""More sessions than this at once teach nothing that matters."""
 TRIAL_LENGTH = 2
 """Tokens of a trial, for each of them. All sessions wait for each step, and tokens after a wrong one teach nothing."""
 _EDGE = -1
@@ -31,7 +35,12 @@ class EdgeTrials:
         self._again = False  # whether they are tried once more
 
     def added(
-        self, rides: Sequence[Ride], rooms: Mapping[int, int], now_s: float, token_s: float = 0.0
+        self,
+        rides: Sequence[Ride],
+        rooms: Mapping[int, int],
+        now_s: float,
+        token_s: float = 0.0,
+        drafter: EdgeDrafter | None = None,
     ) -> tuple[Ride, ...]:
         """The rides of the pass to come, with short drafts of the edge where a trial is due.
 
@@ -40,6 +49,7 @@ class EdgeTrials:
             rooms: longest draft of the edge for each session that makes sense [tokens].
             now_s: present time of the driver's clock [s].
             token_s: time that the verification of a token takes; default 0 [s].
+            drafter: belief about the edge's drafter; default None, not known yet.
 
         """
         if any(ride.edge_tokens for ride in rides):
@@ -53,7 +63,7 @@ class EdgeTrials:
         elif able and (self._again or self._probes.due(_EDGE, now_s)):
             self._again = False
             self._turn += 1
-            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
+            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE, _as_cheap(token_s, drafter))
             tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
         else:
             return tuple(rides)
@@ -75,3 +85,11 @@ class EdgeTrials:
         if not self._again:
             self._tried = frozenset()
             self._probes.end(_EDGE, now_s)
+
+
+def _as_cheap(token_s: float, drafter: EdgeDrafter | None) -> int:
+    """Sessions whose tokens take as long as a step of the edge's drafter, drafting and verification together."""
+    if drafter is None:
+        return 0
+    each_s = token_s + drafter.per_device_s
+    return min(MOST_AT_ONCE, int(drafter.fixed_s / each_s)) if each_s > 0.0 else MOST_AT_ONCE

@@ -156,7 +156,8 @@ class Streams:
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
             rooms = {each.session: each.edge_room for each in ready}
-            rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s)
+            timed = self._edge_drafter() if self._edge_drafts.timed else None
+            rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s, timed)
         self._next.board(rides)
         return decision
 
