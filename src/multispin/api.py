@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams
 
@@ -72,8 +73,8 @@ def simulate(
         scenario: a scenario, the path of its file, or the name of a bundled one.
         policy: how the edge plans rounds; one of `multispin.control.RUNTIME_POLICIES`, default "heterogeneous", the
             exact optimum.
-        mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "streams" and "auto" are
-            the others that `multispin serve --mode` explains.
+        mode: who drafts; default "rounds", every device as the policy plans. "plain", "edge", "mixture", "streams" and
+            "auto" are the others that `multispin serve --mode` explains.
         rounds: verified rounds per run; in the other modes, passes; default 200.
         seeds: seeds of the simulation, one run each; default 1 … 5.
         knows: whether the controller knows the truth; otherwise it learns, as a real one does; default False.
@@ -81,22 +82,21 @@ def simulate(
     Returns:
         The measures of all runs; its `estimates()` are means with 95 % intervals.
 
+    Raises:
+        InputError: an argument or the scenario cannot be used.
+
     """
-    from multispin.checks import one_of
-    from multispin.control import RUNTIME_POLICIES, Scenario
+    from multispin.control import Scenario
     from multispin.data import scenario_path
-    from multispin.passes.settings import MODES
     from multispin.simulation.setup import ScenarioFile, Setup
     from multispin.simulation.study import Result, SimulatedRun
     from multispin.simulation.study import simulate as run
 
-    one_of("policy", policy, RUNTIME_POLICIES)
-    one_of("mode", mode, MODES)
-    if not seeds:
-        raise InputError("seeds is empty: a simulation needs at least one")
+    if not isinstance(seeds, Iterable) or not (numbers := tuple(seeds)):
+        raise InputError(f"seeds is {shown(seeds)}; it must be a sequence of whole numbers, at least one")
     setup = Setup(scenario) if isinstance(scenario, Scenario) else ScenarioFile(scenario_path(str(scenario))).setup()
-    runs = tuple(run(SimulatedRun(setup, policy, seed, rounds, knows, mode=mode)) for seed in seeds)
-    return Result(policy, (), tuple(seeds), runs, mode)
+    asked = [SimulatedRun(setup, policy, seed, rounds, knows, mode=mode) for seed in numbers]
+    return Result(policy, (), numbers, tuple(run(each) for each in asked), mode)
 
 
 def advise(scenario: Scenario | str | Path) -> Advice:

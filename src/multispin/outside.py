@@ -25,6 +25,9 @@ MAX_TEXT_BYTES = 16 * 2**20
 MAX_PIPE_WAIT_S = 20.0
 """How long a pipe that was named as a file may hold nothing."""
 
+_COMPLAINT_END = 1000
+"""Characters of a very long complaint's beginning, and of its end, that are shown."""
+
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
 _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
@@ -244,9 +247,15 @@ def unheard(stream: TextIO) -> TextIO:
 
 
 def complain(message: str, who: str = "multispin") -> None:
-    """Say something on standard error in one line, or nothing where nobody can read it: a full disk, a closed end."""
+    """Say something on standard error in one line, or nothing where nobody can read it: a full disk, a closed end.
+
+    A very long message, which quotes a very long value, is cut in its middle: its end says what is wrong.
+    """
+    said = one_line(message)
+    if len(said) > 2 * _COMPLAINT_END:
+        said = f"{said[:_COMPLAINT_END]} … {said[-_COMPLAINT_END:]}"
     with contextlib.suppress(OSError, ValueError):
-        print(f"{who}: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"{who}: {said}", file=sys.stderr, flush=True)
 
 
 def _escaped(match: re.Match[str]) -> str:

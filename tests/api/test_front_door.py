@@ -1,6 +1,7 @@
 """What `import multispin` offers: its names, what it loads, and that a pass gives the target's own text."""
 
 import asyncio
+import math
 import runpy
 import subprocess
 import sys
@@ -94,11 +95,46 @@ def test_a_simulation_runs_in_the_mode_that_is_asked_for():
 
 @pytest.mark.parametrize(
     ("asked", "reason"),
-    [({"policy": "p2p"}, "policy is 'p2p'"), ({"mode": "best"}, "mode is 'best'"), ({"seeds": ()}, "seeds")],
+    [
+        ({"policy": "p2p"}, "policy is 'p2p'"),
+        ({"mode": "best"}, "mode is 'best'"),
+        ({"mode": "edge"}, "needs a drafter of the edge's own"),
+        ({"seeds": ()}, r"seeds is \(\)"),
+        ({"seeds": 5}, "seeds is 5"),
+        ({"seeds": [1.5]}, "seed is 1.5"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"rounds": math.inf}, "rounds is inf"),
+        ({"rounds": "9"}, "rounds is '9'"),
+    ],
 )
 def test_a_simulation_refuses_what_cannot_be(asked, reason):
     with pytest.raises(multispin.InputError, match=reason):
         multispin.simulate("paper-llama", **asked)
+
+
+def test_a_controller_that_learns_plans_for_no_devices_that_send_in_turns():
+    scenario = multispin.load_scenario("paper-llama")
+    turns = replace(scenario, cell=replace(scenario.cell, multiple_access="tdma"))
+    with pytest.raises(multispin.InputError, match="needs a controller that knows the truth"):
+        multispin.simulate(turns, rounds=2, seeds=[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"policy": ["fixed"]}, "policy is "),
+        ({"policy": None}, "policy is None"),
+        ({"relative_gap": None}, "relative_gap is None"),
+        ({"relative_gap": "1e-3"}, "relative_gap is '1e-3'"),
+        ({"relative_gap": 1.0}, "relative_gap is 1.0"),
+        ({"scenario": "x" * 100_000}, "there is no scenario 'xxx"),
+        ({"scenario": ""}, "there is no scenario ''"),
+    ],
+)
+def test_a_plan_refuses_what_cannot_be(asked, reason):
+    with pytest.raises(multispin.InputError, match=reason) as refused:
+        multispin.plan(**{"scenario": "paper-llama"} | asked)
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.long

@@ -205,6 +205,11 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
         ),
         (["device", "nonsense", "--target", "TINY", "--draft", "lookup", "--prompt", "x"], "nonsense"),
         (["nonsense"], "No such command"),
+        (["simulate", CELL, "--rounds", "many"], "'--rounds': 'many' is not a valid whole number. (see"),
+        (["advise", CELL, "--delay-s", "long"], "'--delay-s': 'long' is not a valid number. (see"),
+        (["plan", "x" * 100_000], "there is no scenario 'xxx"),
+        (["plan", "x/" * 100_000], "cannot be read: File name too long"),
+        (["demo", "--devices", "9" * 4000], "is not in the range 1<=x<=64"),
     ],
     ids=lambda value: "-".join(value[:3]).replace("/", "_") if isinstance(value, list) else "",
 )
@@ -225,6 +230,7 @@ def check_refusal(stdout, stderr, sentence):
     said = [line for line in stderr.splitlines() if line.startswith("multispin") and "trying for" not in line]
     assert len(said) == 1
     assert sentence in said[0]
+    assert len(said[0]) < 3000
     assert stdout == ""
 
 

@@ -40,6 +40,23 @@ def test_a_code_joins_a_phone_with_a_new_token(token):
     assert " " not in secret
 
 
+@pytest.mark.parametrize("page", ["10.0.0.5:8765", "[::1]:8765", "edge.lan:1", "https://edge.example.org/llm"])
+def test_a_code_may_be_of_any_address(token, page):
+    assert len(token("add", "phone", "--page", page).out.splitlines()) > 10
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["", "nan", "10.0.0.5", "a:b", "h:99999", "a b:1", "ftp://h:1", "http://me@h:1", "h:1?x", "\udcff:1", "x" * 9999],
+)
+def test_a_page_that_is_no_address_is_refused_before_a_token_is_made(token, page):
+    token("add", "anna")
+    told = token("add", "phone", "--page", page, code=2)
+    assert "is neither HOST:PORT nor an address" in told.err
+    assert told.err.count("\n") == 1
+    assert len(json.loads(token("list", "--json").out)["tokens"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -171,3 +171,27 @@ def test_who_sends_in_turns_has_no_rate() -> None:
     devices = tuple(replace(device, delay_s=0.0) for device in scenario.devices)
     with pytest.raises(InputError, match="band"):
         fluid(replace(scenario, cell=replace(scenario.cell, multiple_access="tdma"), devices=devices))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [1e-30, 1e-20, 1e-10, 1e-6, 1e6, 1e10, 1e20, 1e30])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("seconds_per_token", "delay_s", "spectral_efficiency", "snr_hz", "weight"),
+        *("fixed_s", "per_device_s", "per_token_s", "bandwidth_hz", "bits_per_token"),
+    ],
+)
+def test_numbers_that_are_many_orders_apart_have_rates_too(key: str, value: float) -> None:
+    """A scenario may hold any of these; the solver takes no numbers that are much larger than its others."""
+    scenario = site(1)
+    link = {"spectral_efficiency": None} if key == "snr_hz" else {}
+    first, *others = scenario.devices
+    odd = {
+        "cell": lambda: replace(scenario, cell=replace(scenario.cell, **{key: value})),
+        "verifier": lambda: replace(scenario, verifier=replace(scenario.verifier, **{key: value})),
+        "device": lambda: replace(scenario, devices=(replace(first, **{key: value}, **link), *others)),
+    }
+    part = next((name for name in ("cell", "verifier") if hasattr(getattr(scenario, name), key)), "device")
+    made = fluid(odd[part]())
+    assert 0 < made.goodput_tokens_per_s <= made.upper_bound_tokens_per_s * (1 + 1e-6)

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.cli.process import check_plot
+from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences
@@ -162,14 +162,21 @@ def _with_devices(
     scenario: Scenario, seconds_per_token: float | None, acceptance_rate: float | None, delay_s: float | None
 ) -> Scenario:
     """The scenario with these values in all of its devices; None leaves theirs."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, dict[str, Any]] = {}  # by option, which a refusal names
     if seconds_per_token is not None:
-        changes["seconds_per_token"] = seconds_per_token
+        changes["--seconds-per-token"] = {"seconds_per_token": seconds_per_token}
     if acceptance_rate is not None:
-        changes |= {"acceptance_rate": acceptance_rate, "acceptance_profile": None, "modes": ()}
+        changes["--acceptance-rate"] = {
+            "acceptance_rate": acceptance_rate,
+            "acceptance_profile": None,
+            "modes": (),
+        }
     if delay_s is not None:
-        changes["delay_s"] = delay_s
-    return replace(scenario, devices=tuple(replace(each, **changes) for each in scenario.devices))
+        changes["--delay-s"] = {"delay_s": delay_s}
+    for option, changed in changes.items():
+        with flag(option):
+            scenario = replace(scenario, devices=tuple(replace(each, **changed) for each in scenario.devices))
+    return scenario
 
 
 def _on_engine(scenario: Scenario, engine: EnginePreset) -> Scenario:
@@ -187,9 +194,15 @@ def _with_edge_drafter(scenario: Scenario, fixed_s: float | None, acceptance_rat
     if fixed_s == 0.0:
         own = None
     elif fixed_s is not None:
-        own = replace(own, fixed_s=fixed_s) if own else EdgeDrafter(fixed_s, 0.0, _mean_acceptance(scenario))
-    if own is not None and acceptance_rate is not None:
-        own = replace(own, acceptance_rate=acceptance_rate)
+        with flag("--edge-drafter-s"):
+            own = replace(own, fixed_s=fixed_s) if own else EdgeDrafter(fixed_s, 0.0, _mean_acceptance(scenario))
+    if acceptance_rate is not None:
+        if own is None:
+            raise InputError(
+                "--edge-acceptance-rate: the edge has no drafter of its own; --edge-drafter-s gives it one"
+            )
+        with flag("--edge-acceptance-rate"):
+            own = replace(own, acceptance_rate=acceptance_rate)
     return replace(scenario, edge_drafter=own)
 
 

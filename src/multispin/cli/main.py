@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def run(arguments: list[str]) -> int:
         result = _obey(arguments)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "multispin"
-        complain(f"{error.format_message()} (see {where} --help)", where)
+        complain(f"{_in_plain_words(error.format_message())} (see {where} --help)", where)
         return 2
     except click.ClickException as error:
         complain(error.format_message())
@@ -99,6 +100,13 @@ def run(arguments: list[str]) -> int:
         complain("stopped")
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _in_plain_words(message: str) -> str:
+    """What click says of a value, with the words for a number that a person uses."""
+    for theirs, ours in (("integer", "whole number"), ("float", "number")):
+        message = re.sub(rf"(?<=' is not a valid ){theirs}(?: range)?\.$", f"{ours}.", message)
+    return message
 
 
 def _obey(arguments: list[str]) -> object:

@@ -4,10 +4,12 @@ import json
 import re
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
+from multispin.checks import shown
 from multispin.cli.options import Decorator
 from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path, whole_characters
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from multispin.edge import TokenFile
 
 MAX_LIMIT = 10**9
+_MOST_PAGE = 300
+"""Characters of --page: a longer address makes a code that no phone reads."""
 
 tokens_option = click.option(
     "--tokens", "file", default="tokens.json", show_default=True, metavar="FILE", help="File of tokens."
@@ -74,6 +78,7 @@ def add(
     """
     if page is not None:
         require("segno")
+        _check_page(page)
     if not 1 <= len(whole_characters(name, "NAME")) <= 80:
         raise InputError(f"NAME has {len(name)} characters; it must have 1 to 80")
     until = None if expires is None else _time(expires, datetime.now(UTC))
@@ -137,6 +142,17 @@ def revoke(id_or_name: str, file: str, as_json: bool) -> None:
         print(json.dumps({"id": token.id, "name": token.name}))
     else:
         click.echo(f"revoked {token.id} ({one_line(token.name)})")
+
+
+def _check_page(page: str) -> None:
+    """InputError if --page is no place where a phone can look for an edge."""
+    try:
+        place = urlsplit(page if "://" in page else f"http://{page}")
+        found = bool(re.fullmatch(r"[\w.:%-]+", place.hostname or "")) and (place.port or "://" in page)
+    except ValueError:  # brackets or a port that are none
+        found = False
+    if not found or len(page) > _MOST_PAGE or place.scheme not in ("http", "https") or re.search(r"[\s?#@\\]", page):
+        raise InputError(f"--page {shown(page)} is neither HOST:PORT nor an address such as https://edge.example.org")
 
 
 def _time(text: str, now: datetime) -> datetime:

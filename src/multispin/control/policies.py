@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multispin.checks import positive
+from multispin.checks import number, one_of, positive
 from multispin.control import baselines
 from multispin.control.access import ACCESS
 from multispin.control.algorithm1 import algorithm1
@@ -110,7 +110,7 @@ def plan(
     row = policy_named(policy)
     if row.choose is None:
         raise InputError(f"policy {policy!r} plans from what came of the last round; it has no plan for a scenario")
-    if not 0 <= relative_gap < 1:
+    if not 0 <= number("relative_gap", relative_gap, allowed="in [0, 1)") < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
     if row.splits_band and not ACCESS[scenario.cell.multiple_access].splits_band:
         raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
@@ -129,9 +129,7 @@ def policy_named(name: str) -> Policy:
     Raises:
         InputError: there is no such policy.
     """
-    if name not in POLICY_TABLE:
-        raise InputError(f"policy is {name!r}; it must be one of {', '.join(POLICY_TABLE)}")
-    return POLICY_TABLE[name]
+    return POLICY_TABLE[one_of("policy", name, tuple(POLICY_TABLE))]
 
 
 def rank(scenario: Scenario, policy: Policy, rates: Sequence[float]) -> tuple[float, float]:

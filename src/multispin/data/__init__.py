@@ -8,11 +8,13 @@ devices differ in how well their drafts are accepted. They share no text with th
 
 import re
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from itertools import zip_longest
 from pathlib import Path
 
+from multispin.checks import shown
 from multispin.errors import InputError
 
 TASKS: tuple[str, ...] = ("code", "arithmetic", "dialogue", "reading")
@@ -50,11 +52,12 @@ def scenario_path(name: str) -> Path:
         InputError: a bare word that is neither.
 
     """
-    if Path(name).exists():
-        return Path(name)
+    with suppress(OSError):  # a name that is too long for a file
+        if name and Path(name).exists():
+            return Path(name)
     bundled = bundled_scenarios()
-    if name not in bundled and re.fullmatch(r"[\w-]+", name):
-        raise InputError(f"there is no scenario {name!r}: name one of {', '.join(bundled)}, or a scenario file")
+    if name not in bundled and re.fullmatch(r"[\w-]*", name):
+        raise InputError(f"there is no scenario {shown(name)}: name one of {', '.join(bundled)}, or a scenario file")
     return bundled.get(name, Path(name))
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from multispin.checks import one_of, whole
+from multispin.control import RUNTIME_POLICIES
 from multispin.control.who import ways
 from multispin.errors import InputError, how_to_install
 from multispin.estimation.intervals import Estimate, estimate
 from multispin.passes import ControllerSettings
+from multispin.passes.settings import MODES
 from multispin.simulation.live import LiveModels
 from multispin.simulation.measures import Measures, measure
 from multispin.simulation.setup import ScenarioFile, Setup
@@ -29,6 +32,8 @@ SweepPoint = tuple[tuple[str, Any], ...]
 Told = Callable[[float], None]
 """Told how much is done, 0 … 1."""
 MAX_POINTS = 10_000
+_MAX_ROUNDS = 10_000_000
+_MAX_SEED = 2**32
 
 
 class NeedsTruthError(InputError):
@@ -60,6 +65,19 @@ class SimulatedRun:
     replan_tolerance: float = ControllerSettings.replan_tolerance
     knows_acceptance: bool = True
     mode: str = "rounds"
+
+    def __post_init__(self) -> None:
+        one_of("policy", self.policy, RUNTIME_POLICIES)
+        one_of("mode", self.mode, MODES)
+        whole("rounds", self.rounds, 1, _MAX_ROUNDS)
+        whole("seed", self.seed, 0, _MAX_SEED)
+        if self.mode == "edge" and self.setup.scenario.edge_drafter is None:
+            raise InputError("mode 'edge' needs a drafter of the edge's own, the table [edge_drafter]")
+        if not self.knows and in_turns(self.setup.scenario):
+            raise NeedsTruthError(
+                "multiple_access = 'tdma' needs a controller that knows the truth: one that learns cannot tell a draft "
+                "that waits for its turn from one on a slow link"
+            )
 
 
 @dataclass(frozen=True)
@@ -154,13 +172,6 @@ def runs_of(
 ) -> list[SimulatedRun]:
     """All runs, every point's scenario checked: by point, then mode and policy, then seed."""
     setups = [_setup(file, point) for point in grid]
-    if "edge" in modes and any(setup.scenario.edge_drafter is None for setup in setups):
-        raise InputError(f"{file.path}: mode 'edge' needs a drafter of the edge's own, the table [edge_drafter]")
-    if not knows and any(in_turns(setup.scenario) for setup in setups):
-        raise NeedsTruthError(
-            "multiple_access = 'tdma' needs a controller that knows the truth: one that learns cannot tell a draft "
-            "that waits for its turn from one on a slow link"
-        )
     return [
         SimulatedRun(setup, policy, seed, rounds, knows, replan_tolerance, mode=mode)
         for setup, (mode, policy), seed in product(setups, ways(modes, policies), seeds)

@@ -43,6 +43,8 @@ _FIRST_TANGENTS = (0.05, 0.15, 0.35, 0.65, 1.0)
 """Points at which the first tangents touch, as shares of the greatest rate of a device that may always draft."""
 _SLACK = 1e-7
 """Share by which floors are lowered, so that rounding does not forbid plain decoding."""
+_LONGEST_S = 1e6
+"""A ride counts as at most this much of its device's time, [s]: the solver takes no numbers that are much larger."""
 _OVER = 1e-4
 """The search for tangents ends when rates need at most this share of the band too much; then they are scaled to fit."""
 
@@ -113,8 +115,7 @@ def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None)
     floors = program.plain if least_tokens_per_s is None else (1.0 - _SLACK) * np.asarray(least_tokens_per_s, float)
     solved, status = program.solve(np.maximum(floors, problem.minimum_goodput)), "feasible"
     if solved is None:
-        solved, status = program.solve(program.plain), "infeasible"
-    assert solved is not None  # plain decoding keeps every line
+        solved, status = program.solve(program.plain) or program.undrafted(), "infeasible"
     rides, prices, touched = solved
     rides = rides * program.fitting(rides)
     drafted = program.drafted(rides)
@@ -197,7 +198,8 @@ class _Program:
             alive = np.stack([alive, alive * np.minimum(last, 1.0) ** edge])
         delay_s = 0.0 if problem.round_trip_s is None else problem.round_trip_s
         lost_s = verifier.fixed_s + self.ride_s + delay_s
-        self.busy_s: Floats = self.lengths[:, None] * problem.seconds_per_token + (1.0 - alive) * lost_s
+        busy_s = self.lengths[:, None] * problem.seconds_per_token + (1.0 - alive) * lost_s
+        self.busy_s: Floats = np.minimum(busy_s, _LONGEST_S)
         self.busy_s[:, 0] = 0.0  # who drafts nothing has nothing to lose
         # With passes of at least this length, no more fit into a second.
         self.most_passes = 1.0 / (verifier.fixed_s + float(ride_s[0]))
@@ -240,6 +242,14 @@ class _Program:
             touched.append(np.minimum(rate, most))
             found = self._once(touched, floors)
         return None if found is None else (*found, touched)
+
+    def undrafted(self) -> tuple[Floats, _LinePrices, list[Floats]]:
+        """As `solve`: plain decoding, for numbers so many orders apart that the solver gives up. The bound is loose."""
+        size = self.problem.size
+        rides, nothing = np.zeros(self.may.shape), np.zeros(size)
+        rides[0, 0] = self.plain
+        engine = float(self.problem.weight @ self.plain)  # what all its time gives
+        return rides, _LinePrices(engine, 0.0, nothing, nothing, np.zeros((0, size)), nothing), []
 
     def fitting(self, rides: Floats) -> float:
         """Factor ≤ 1 by which rides are to be lowered so that they keep every line exactly."""
@@ -304,9 +314,10 @@ class _Program:
             for index, rate in enumerate(touched):
                 share, slope = self._share_and_slope(rate)
                 cut = order + 1 + index * size
-                program.add(cut + device, columns, slope[device] * length)
+                with np.errstate(invalid="ignore"):  # no band carries such a rate: `solve` then finds nothing
+                    program.add(cut + device, columns, slope[device] * length)
+                    limits += (slope * rate - share).tolist()
                 program.add(cut + every, first_share + every, np.full(size, -1.0))
-                limits += (slope * rate - share).tolist()
         solved = program.solve(np.array(limits))
         if solved is None:
             return None

@@ -21,6 +21,10 @@ class Solved(NamedTuple):
     prices: Floats
 
 
+_USUAL_COST = 1e6
+"""Costs beyond this are given to HiGHS in another unit: it refuses very large ones."""
+
+
 class LinearProgram:
     """min cᵀx over x ≥ 0 whose rows are at most, or exactly, their limits.
 
@@ -65,7 +69,9 @@ class LinearProgram:
         places, place = np.unique(columns * count + rows, return_inverse=True)
         program = highspy.HighsLp()
         program.num_row_, program.num_col_ = count, width
-        program.col_cost_ = self._cost
+        greatest = float(np.abs(self._cost).max(initial=0.0))
+        unit = greatest if greatest > _USUAL_COST else 1.0
+        program.col_cost_ = self._cost / unit
         program.col_lower_, program.col_upper_ = np.zeros(width), np.full(width, np.inf)
         program.row_lower_ = np.where(np.arange(count) < count - exact, -np.inf, limits)
         program.row_upper_ = limits
@@ -81,4 +87,4 @@ class LinearProgram:
         if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None
         found = solver.getSolution()
-        return Solved(np.array(found.col_value), -np.array(found.row_dual))
+        return Solved(np.array(found.col_value), -unit * np.array(found.row_dual))
