@@ -207,10 +207,10 @@ def measure_without_sockets(devices, mode, passes_wanted, profile=None):
     engine, controller, limits = edge_of(devices, mode, 0.0)
     site = Site(engine, controller, limits, devices, pass_s(devices), token_s(devices))
     site.run(warm_up_passes(devices))
-    before, passes, members, frames = dict(site.spent_s), site.passes, site.members, site.frames
+    before, ended, members, frames = site.spent_s, site.ended, site.members, site.frames
     with profile or contextlib.nullcontext():
         site.run(passes_wanted)
-    count = site.passes - passes
+    count = site.ended - ended
     spent = {part: round(1e3 * (spent_s - before[part]) / count, 3) for part, spent_s in site.spent_s.items()}
     return {
         "devices": devices,
