@@ -16,7 +16,6 @@ from dataclasses import replace
 from statistics import median
 
 from multispin.control import Cell, Device, Scenario, Verification
-from multispin.simulation import site as simulated
 from multispin.simulation.setup import Behaviour, DeviceLife, Setup
 from multispin.simulation.site import Site
 
@@ -48,11 +47,11 @@ class Beside(Site):
         super()._request(device)
         self.setup = usual
 
-    def pass_s(self, _verifier, batch):
-        """Time of a pass [s]."""
+    def pass_s(self, batch):
+        """Time of a pass, and until its verdicts can go out [s]."""
         factors = 1, len(batch.jobs), batch.tokens, max(0, batch.tokens - 300)
         self.passes_s.append(sum(cost * factor for cost, factor in zip(self._cost, factors, strict=True)))
-        return self.passes_s[-1]
+        return self.passes_s[-1], self.passes_s[-1]
 
     def others(self):
         """Tokens that the others have."""
@@ -74,7 +73,6 @@ def measure(engine, mode, most, prompt_tokens, seed):
     behaviour = Behaviour(prefill_tokens_per_round=most, frame_bits=176.0)
     lives = (*[DeviceLife()] * OTHERS, DeviceLife(arrives_s=arrives_s))
     site = Beside(Setup(scenario, behaviour, lives), mode, seed, prompt_tokens, engine)
-    simulated.batch_verification_s = site.pass_s
     site.until(lambda: site.queue.now_s >= 0.75 * arrives_s)
     early_s, early = site.queue.now_s, site.others()
     site.until(lambda: site.queue.now_s >= arrives_s)
