@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from multispin.cli.serve import METRICS_PATH, command
+from multispin.cli.serve import command
+from multispin.cli.serving import METRICS_PATH
 from multispin.edge.listening import SHUTDOWN_TIMEOUT_S
 from multispin.edge.server import FINISH_TIMEOUT_S
 from multispin.protocol.limits import CLOSE_TIMEOUT_S

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from multispin.cli.output import MAX_CHARACTERS, Output, OutputHandler
-from multispin.cli.serve import say
+from multispin.cli.serving import say
 from multispin.protocol.events import Round, RoundDevice
 
 

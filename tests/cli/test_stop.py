@@ -142,9 +142,9 @@ def test_serve_that_a_script_has_in_its_background_stops_at_kill_int(tiny_folder
 def test_serve_stops_at_once_while_a_model_is_loaded(number):
     """A model that takes ten minutes to load."""
     code = (
-        "import multispin.cli.serve as serve, time, sys\n"
+        "import multispin.cli.serving as serving, time, sys\n"
         "def load(options): print('loading', flush=True); time.sleep(600)\n"
-        "serve._load = load\n"
+        "serving.load = load\n"
         "from multispin.cli.main import main\n"
         "sys.argv = ['multispin', 'serve']\n"
         "main()\n"
@@ -198,7 +198,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tiny_folder):
 
 def test_a_termination_that_a_destructor_swallows_while_a_model_is_loaded_is_not_forgotten():
     from multispin.cli.main import Termination
-    from multispin.cli.serve import stops_at_once
+    from multispin.cli.serving import stops_at_once
 
     termination = Termination()
     with stops_at_once(termination) as stopped:

@@ -341,7 +341,7 @@ def test_two_workers_that_share_the_weights_find_the_same(model, folder):
 
 
 def test_a_cache_that_does_not_hold_all_slots_is_refused_with_what_to_do(folder):
-    with pytest.raises(InputError, match="room for .* and not for 4: write fewer or shorter texts"):
+    with pytest.raises(InputError, match=r"room for .* and not for 4: write fewer or shorter texts"):
         VllmEngine.load(folder, 4, 400, options={**EXTRA, "kv_cache_memory_bytes": 2**20})
 
 

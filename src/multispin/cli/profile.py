@@ -1,41 +1,27 @@
-"""`multispin profile`: measure here what the controller needs, and write it down as a scenario."""
+"""`multispin profile`: its options, and what it prints and writes; `measuring` measures."""
 
-import dataclasses
 import json
 import math
 import os
-import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from multispin.cli.engine import check_engine_options, engine_options, load_engine
-from multispin.cli.process import check_outputs, check_plot, flag, machine_name, place_option, prepare, threads_option
-from multispin.cli.progress import Show, progress, stage
-from multispin.control import RUNTIME_POLICIES, Cell, Device, Mode, Scenario, Verification, dump_scenario
-from multispin.data import TASKS, load_prompts
+from multispin.cli.engine import check_engine_options, engine_options
+from multispin.cli.measuring import described, measure_here
+from multispin.cli.process import check_outputs, check_plot, flag, place_option, prepare, threads_option
+from multispin.cli.progress import progress
+from multispin.control import RUNTIME_POLICIES, Scenario
+from multispin.data import TASKS
 from multispin.errors import InputError
 from multispin.outside import in_markup, one_line
 
-if TYPE_CHECKING:
-    from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
-    from multispin.speculation import DistributionFormat
-
 MAX_GRID = 16
-UNKNOWN_POSITIONS = 2**20  # of a target that does not say how long a text it knows
-FEWEST_POINTS = 3  # coefficients of the latency model
-LONGEST_RUN = 12
-"""Positions of a draft in the acceptance profile."""
-DRAFT_LENGTH = 8
-_PLACES = 4
-_SUREST = 0.9999  # acceptance rate of a device in a scenario: 1 would promise drafts without end
-_RETAINED, _PROBABILITY_BITS = 1024, 16  # distributions on the air, as in arXiv 2606.04581
+FEWEST_POINTS = 3
+"""Fewest kinds of batches: the coefficients of the latency model."""
 
 
 @click.command("profile", short_help="Measure on this machine what the controller needs.")
@@ -100,8 +86,8 @@ def command(**options: Any) -> None:
     """
     grid, drafts, threads = _settled(options)
     with progress() as show:
-        found = _measure_here(options, grid, drafts, show)
-    found["machine"] = _machine(options, threads)
+        found = measure_here(options, grid, drafts, show)
+    found["machine"] = described(options, threads)
     # First what took minutes is shown, then it is written to places that may turn out to be full.
     if not options["as_json"]:
         _print(found)
@@ -166,7 +152,11 @@ def _check_drafters(drafts: Sequence[str], place: str) -> None:
 def _write(found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Write the scenario and the picture that were asked for."""
     if options["out"] is not None:
-        options["out"].write_text(_scenario_text(found, options), encoding="utf-8")
+        from multispin.profiling.scenario import measured_text
+
+        how = (options["per_task"], options["tokens"])
+        text = measured_text(found, _scenario(found, options), *how, modes=options["modes"])
+        options["out"].write_text(text, encoding="utf-8")
         print(f"wrote {one_line(str(options['out']))}", file=sys.stderr)
     if options["plot"] is not None:
         from multispin.report.profile_figures import write_profile
@@ -187,150 +177,11 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
     return values
 
 
-def _measure_here(
-    options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
-) -> dict[str, Any]:
-    """Time verification over `grid`, then measure every drafter: the JSON of the command, but for the machine."""
-    from multispin.models import known_positions, load_tokenizer
-
-    most_prompt = (known_positions(options["target"]) or UNKNOWN_POSITIONS) - options["tokens"] - DRAFT_LENGTH
-    if drafts and most_prompt < 1:
-        raise InputError(f"--tokens {options['tokens']} leaves no room for a prompt in {options['target']}")
-    return {
-        "target": options["target"],
-        "engine": options["engine"],
-        "temperature": options["temperature"],
-        "vocabulary": load_tokenizer(options["target"]).size,
-        "verification": _time_verification(options, grid, show),
-        "drafters": _measure_drafters(options, drafts, most_prompt, show) if drafts else [],
-    }
-
-
-def _time_verification(options: Mapping[str, Any], grid: Sequence[tuple[int, int]], show: Show) -> dict[str, Any]:
-    from multispin.profiling import fit_latency, measure_latency
-
-    most, longest = max(k for k, _ in grid), max(length for _, length in grid)
-    room = options["context"] + longest + 2
-    with stage(show, f"loading {options['target']}"):
-        engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
-    try:
-        points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
-                                 partial(show, "timing verification"))  # fmt: skip
-    finally:
-        if options["engine"] == "vllm":
-            engine.shutdown()  # its memory and its workers are not for the rest
-    return _verification(points, fit_latency(points), options)
-
-
-def _measure_drafters(
-    options: Mapping[str, Any], drafts: Sequence[str], most_prompt: int, show: Show
-) -> list[dict[str, Any]]:
-    """Have the target write texts, and each drafter guess every token of them.
-
-    Args:
-        options: options of the command.
-        drafts: names of the drafters.
-        most_prompt: longest prompt [tokens]; of a longer one the end is taken.
-        show: function that shows the progress.
-
-    """
-    from multispin.estimation.traces import save_traces
-    from multispin.models import decode_together, load_drafter, load_tokenizer, load_verifier
-    from multispin.profiling import drafting_times, follow
-    from multispin.speculation import SamplingParams, derive_seed
-
-    tokenizer = load_tokenizer(options["target"])
-    prompts = [p for task in TASKS for p in [q for q in load_prompts() if q.task == task][: options["per_task"]]]
-    encoded = [tokenizer.encode_chat(prompt.text)[-most_prompt:] for prompt in prompts]
-    max_length = max(map(len, encoded)) + options["tokens"] + DRAFT_LENGTH
-    target = load_verifier(options["target"], 4, max_length, place=options["place"])
-    samplings = [
-        SamplingParams(options["temperature"], seed=derive_seed(options["seed"], k)) for k in range(len(prompts))
-    ]
-    texts: list[list[int]] = []
-    for at in range(0, len(prompts), target.slots):
-        part = list(zip(encoded, samplings, strict=True))[at : at + target.slots]
-        texts += decode_together(target, part, options["tokens"], tokenizer.stop_ids, time.perf_counter)[0]
-        show("the target writes", min(at + target.slots, len(prompts)), len(prompts))
-    found = []
-    for spec in drafts:
-        drafter, _ = load_drafter(spec, options["target"], max_length, options["draft_place"])
-        followings, times = [], []
-        for k, prompt in enumerate(prompts):
-            times += drafting_times(drafter, encoded[k], samplings[k], DRAFT_LENGTH, 2, time.perf_counter)
-            whole = encoded[k] + texts[k]
-            followings.append(follow(drafter, target, whole, len(encoded[k]), samplings[k], prompt.name, prompt.task))
-            show(f"following with {spec}", k + 1, len(prompts))
-        found.append(_drafter(spec, statistics.median(times), followings))
-        if options["trace"] is not None:
-            path = _trace_path(options["trace"], spec, len(drafts))
-            save_traces(path, options["target"], spec, options["temperature"], [f.trace for f in followings])
-            print(f"wrote {one_line(str(path))}", file=sys.stderr)
-    return found
-
-
-def _trace_path(path: Path, spec: str, drafters: int) -> Path:
-    safe = "".join(c if c.isalnum() else "-" for c in spec).strip("-")
-    return path if drafters == 1 else path.with_name(f"{path.stem}-{safe}{path.suffix}")
-
-
-def _verification(points: "Sequence[BatchTiming]", fit: "LatencyFit", options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "fixed_s": fit.fixed_s,
-        "per_device_s": fit.per_device_s,
-        "per_token_s": fit.per_token_s,
-        "relative_rms_error": fit.relative_rms,
-        "worst_relative_error": fit.worst_relative,
-        "worst": dataclasses.asdict(fit.worst),
-        "context_tokens": options["context"],
-        "repeats": options["repeats"],
-        "points": [
-            {**dataclasses.asdict(point), "fitted_s": fit.predict(point.devices, point.tokens)} for point in points
-        ],
-    }
-
-
-def _drafter(spec: str, seconds_per_token: float, followings: "Sequence[Following]") -> dict[str, Any]:
-    from multispin.profiling import hazards, rate_of
-
-    rows = {}
-    for task in ("all", *TASKS):
-        own = [f for f in followings if task in ("all", f.trace.task)]
-        accepts = [f.trace.accepts for f in own]
-        rate = rate_of([[float(c) for c in text] for text in accepts])
-        overlap = rate_of([f.overlaps for f in own])
-        rows[task] = {
-            "acceptance_rate": _rate(rate),
-            "rejection_acceptance_rate": _rate(overlap) if overlap.positions else None,
-            "acceptance_profile": [round(value, _PLACES) for value in hazards(accepts, LONGEST_RUN)],
-        }
-    return {"drafter": spec, "seconds_per_token": seconds_per_token, "tasks": rows}
-
-
-def _rate(rate: "Rate") -> dict[str, float | int | None]:
-    values = {"mean": rate.mean, "low": rate.low, "high": rate.high}
-    plain: dict[str, float | int | None] = {
-        k: round(v, _PLACES) if math.isfinite(v) else None for k, v in values.items()
-    }
-    return {**plain, "positions": rate.positions}
-
-
-def _machine(options: Mapping[str, Any], threads: int) -> str:
-    import torch
-
-    versions = f"torch {torch.__version__}"
-    if options["engine"] == "vllm":
-        from multispin.models.vllm_engine import vllm_version
-
-        versions += f", vLLM {vllm_version()}"
-    return f"{machine_name(options['place'], threads)}, {options['dtype']}, {versions}"
-
-
 def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
     """Say whether the measured drafters should draft for the measured engine, in print or in `found`."""
     from multispin.cli.advise import asked_advice, document, show_advice
 
-    scenario, title = _scenario_of(found, options), f"{found['target']} as measured here"
+    scenario, title = _scenario(found, options), f"{found['target']} as measured here"
     advice = asked_advice(scenario, title, RUNTIME_POLICIES, None)
     if options["as_json"]:
         found["advice"] = document(advice, title)
@@ -338,76 +189,11 @@ def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
         show_advice(advice, scenario, title)
 
 
-def _scenario_of(found: Mapping[str, Any], options: Mapping[str, Any]) -> Scenario:
-    """The measurements as a scenario: one device for each drafter and task family."""
-    verification = found["verification"]
-    bits = math.ceil(math.log2(max(2, found["vocabulary"])))
-    devices = []
-    for drafter in found["drafters"]:
-        for task in TASKS:
-            found_here = drafter["tasks"][task]
-            rate = found_here["acceptance_rate"]["mean"]
-            if rate is None:
-                continue
-            device = Device(
-                name=f"{drafter['drafter']}-{task}",
-                seconds_per_token=drafter["seconds_per_token"],
-                spectral_efficiency=options["spectral_efficiency"],
-                acceptance_rate=min(rate, _SUREST),
-            )
-            overlap = found_here["rejection_acceptance_rate"]
-            if options["modes"] and overlap is not None:
-                modes = _modes(found["vocabulary"], rate, overlap["mean"])
-                device = dataclasses.replace(device, acceptance_rate=None, modes=modes)
-            devices.append(device)
-    if not devices:
-        raise InputError("a scenario needs a drafter: name one with --draft")
-    return Scenario(
-        Cell(options["bandwidth_hz"], bits, max_draft_length=16, min_draft_length=0),
-        Verification(verification["fixed_s"], verification["per_device_s"], verification["per_token_s"]),
-        tuple(devices),
-    )
+def _scenario(found: Mapping[str, Any], options: Mapping[str, Any]) -> Scenario:
+    from multispin.profiling.scenario import measured_scenario
 
-
-def _scenario_text(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """The scenario file: what was measured, and comments that say where and when."""
-    verification, scenario = found["verification"], _scenario_of(found, options)
-    head = [
-        f"Measured by multispin profile on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {found['machine']}.",
-        f"Target {found['target']} on the {found['engine']} engine; verification fitted over "
-        f"{len(verification['points'])} kinds of batches, relative error {verification['relative_rms_error']:.1%} "
-        f"(root mean square), {verification['worst_relative_error']:+.1%} at worst.",
-        f"Acceptance at temperature {found['temperature']:g} by the {'coupled' if found['temperature'] else 'greedy'} "
-        f"rule, {options['per_task']} prompts per task family, up to {options['tokens']} tokens each.",
-        "Band and spectral efficiency were not measured. One device per drafter and task family.",
-    ]
-    if options["modes"]:
-        head.append(
-            "Modes: the rejection rules accept min(1, p/q) of whole distributions; their bits are for those cut "
-            f"to {_distribution_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
-        )
-    return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
-
-
-def _distribution_format(vocabulary: int) -> "DistributionFormat":
-    from multispin.speculation import DistributionFormat
-
-    return DistributionFormat(vocabulary, min(_RETAINED, vocabulary), _PROBABILITY_BITS)
-
-
-def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
-    """The rules of a device that has a distribution of its own, each with its acceptance and its bits.
-
-    `rejection-down` is left out: what it costs goes down, and the planner knows no downlink.
-    """
-    from multispin.speculation import Rule, bits_per_token, uplink_bits_per_rejection
-
-    form = _distribution_format(vocabulary)
-    rates = {Rule.COUPLED: coupled, Rule.REJECTION: rejection, Rule.REJECTION_UP: rejection}
-    return tuple(
-        Mode(str(rule), min(rate, _SUREST), None, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))
-        for rule, rate in rates.items()
-    )
+    band = (options["bandwidth_hz"], options["spectral_efficiency"])
+    return measured_scenario(found, *band, modes=options["modes"])
 
 
 def _print(found: Mapping[str, Any]) -> None:

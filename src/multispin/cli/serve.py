@@ -1,47 +1,30 @@
-"""`multispin serve`: the edge server."""
+"""`multispin serve`: the options of the edge server."""
 
-import asyncio
 import contextlib
 import logging
 import math
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import click
 
 from multispin.cli.config import config_options, printed
-from multispin.cli.engine import check_edge_draft, engine_options, load_engine
-from multispin.cli.lifetime import Parent, end_in_order, stop_signal
-from multispin.cli.main import TERMINATION, Termination
+from multispin.cli.engine import check_edge_draft, engine_options
 from multispin.cli.options import Decorator
 from multispin.cli.output import Output, OutputHandler
-from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
+from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
+from multispin.cli.serving import serve_until_told
 from multispin.cli.unused import idle_of_serve
-from multispin.cli.web import Pages, check_web, web_options
+from multispin.cli.web import check_web, web_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
-from multispin.outside import one_line, user_path
 from multispin.passes import Limits
 from multispin.passes.settings import MODES
-from multispin.protocol.events import as_line
-
-if TYPE_CHECKING:
-    from aiohttp import web
-
-    from multispin.edge import Access, Certificate, EdgeServer, Gate
-    from multispin.passes import Passes
-    from multispin.protocol.events import EdgeEvent
-    from multispin.speculation import BatchDrafter, Engine
 
 MAX_EMULATED_S = 600.0
-METRICS_PATH = "/metrics"
 log = logging.getLogger(__name__)
 
 
@@ -193,61 +176,7 @@ def command(**options: Any) -> None:
         )
         for sentence in idle_of_serve(command, options):
             log.warning(sentence)
-        doors = _doors(options)  # what is wrong there is said before a model is loaded
-        asyncio.run(_check_places(options))
-        with stops_at_once() as stopped:
-            loaded = _load(options)
-        if stopped():
-            log.info("stopped before the model was loaded")
-            return
-        tell: Callable[[EdgeEvent], None] = partial(say, events, "ws" if options["tls_certificate"] is None else "wss")
-        if options["as_json"]:
-            tell = partial(_say_as_json, events)
-        from multispin.edge import new_event_loop
-
-        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(
-                _serve(options, doors, loaded, tell, partial(_show, events), lambda: events.dropped + errors.dropped)
-            )
-
-
-class _Doors(NamedTuple):
-    """Who may use the edge, and the certificate that identifies it."""
-
-    access: "Access"
-    gate: "Gate"
-    certificate: "Certificate | None"
-
-
-class _Loaded(NamedTuple):
-    """The parts of an edge that take long to load."""
-
-    engine: Any
-    tokenizer: Any
-    edge_drafter: "BatchDrafter | None"
-
-
-@contextlib.contextmanager
-def stops_at_once(termination: Termination = TERMINATION) -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM and SIGINT end the loading of a model. The function that is yielded says whether one of them came.
-
-    A shell lets background processes of a script ignore SIGINT, so a handler is installed here.
-    """
-    stopped = False
-    with contextlib.suppress(ValueError):  # only a main thread may
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield lambda: stopped or termination.asked
-    except (KeyboardInterrupt, SystemExit):
-        stopped = True
-
-
-def _load(options: Mapping[str, Any]) -> _Loaded:
-    from multispin.models import load_tokenizer
-
-    tokenizer = load_tokenizer(options["target"])
-    engine = load_engine(options)
-    return _Loaded(engine, tokenizer, _edge_drafter(options, engine))
+        serve_until_told(options, events, lambda: events.dropped + errors.dropped)
 
 
 def _check_mode(options: Mapping[str, Any]) -> None:
@@ -259,210 +188,3 @@ def _check_mode(options: Mapping[str, Any]) -> None:
         raise InputError(
             f"--mode {options['mode']} never drafts at the edge: leave --edge-draft out, or use --mode auto"
         )
-
-
-def _show(events: Output, text: str) -> None:
-    events.line(text if events.watched else click.unstyle(text))
-
-
-async def _serve(
-    options: Mapping[str, Any],
-    doors: _Doors,
-    loaded: _Loaded,
-    tell: "Callable[[EdgeEvent], None]",
-    show: Callable[[str], None],
-    dropped: Callable[[], int],
-) -> None:
-    from multispin.edge import EdgeServer, listening
-    from multispin.gateway import Gateway, guard, local_sessions
-    from multispin.protocol.events import Listening
-
-    parent, stop = Parent(options["attended"]), stop_signal()
-    await parent.connect()
-    verifier, tokenizer, _ = loaded
-    access, gate, certificate = doors
-    passes = _passes(options, loaded)
-    server = EdgeServer(passes, tell, access, options["come_back_s"])
-    application, name = server.application(), options["model_name"] or options["target"]
-    # Before the API, whose last route answers for all that is not there.
-    pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
-    if options["api"]:
-        texts = options["slots"] + options["max_waiting"]
-        source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
-        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
-        gateway.add_routes(application, guard(access), access.door)
-    async with contextlib.AsyncExitStack() as stack:
-        await _add_metrics(options, application, server, access, name, dropped, stack)
-        with flag("--host and --port"):
-            tls = certificate.context if certificate is not None else None
-            port = await stack.enter_async_context(listening(application, options["host"], options["port"], gate, tls))
-        tell(Listening(options["host"], port, options["target"], verifier.slots, verifier.cache_bytes))
-        if (about := pages.opened(port)) and not options["as_json"]:
-            show(about)
-        await _until_told(server, parent, stop, certificate)
-        if stop.is_set():
-            log.info("stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs", options["finish_s"])
-            await end_in_order(server.finish, options["finish_s"], stop)
-
-
-def _passes(options: Mapping[str, Any], loaded: _Loaded) -> "Passes":
-    """The loop of passes, as the options say."""
-    from multispin.models import load_grammars
-    from multispin.passes import Controller, ControllerSettings, Passes
-    from multispin.protocol import usual_frame_bits
-    from multispin.speculation import bits_per_id
-
-    verifier, tokenizer, edge_drafter = loaded
-    settings = ControllerSettings(
-        options["policy"],
-        options["bandwidth_hz"],
-        bits_per_id(verifier.vocabulary_size),
-        options["max_draft_length"],
-        frame_bits=usual_frame_bits(),
-        mode=options["mode"],
-        edge_drafts=options["edge_draft"] is not None,
-    )
-    return Passes(
-        _paced(verifier, options["emulated_verification_s"]),
-        Controller(settings),
-        tokenizer.fingerprint,
-        Limits(**{each.name: options[each.name] for each in fields(Limits) if each.name in options}),
-        seed=options["seed"],
-        edge_drafter=edge_drafter,
-        grammars=load_grammars(tokenizer),
-        target=options["model_name"] or options["target"],
-    )
-
-
-async def _add_metrics(
-    options: Mapping[str, Any],
-    application: "web.Application",
-    server: "EdgeServer",
-    access: "Access",
-    name: str,
-    dropped: Callable[[], int],
-    stack: contextlib.AsyncExitStack,
-) -> None:
-    """Serve the metrics beside the API, or at an address of their own until the stack ends."""
-    from aiohttp import web
-    from prometheus_client import disable_created_metrics
-
-    from multispin.edge import Metrics, listening
-    from multispin.gateway import guard
-
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, and nobody asks for it
-    metrics = Metrics(name, server.counts, dropped)
-    server.audience.add(metrics.tell)
-    if options["metrics_at"] is None:
-        application.router.add_get(METRICS_PATH, guard(access)(metrics.answer))
-        return
-    alone = web.Application()
-    alone.router.add_get(METRICS_PATH, metrics.answer)
-    with flag("--metrics-at"):
-        await stack.enter_async_context(listening(alone, *options["metrics_at"]))
-
-
-async def _until_told(
-    server: "EdgeServer", parent: Parent, stop: asyncio.Event, certificate: "Certificate | None"
-) -> None:
-    """Serve until a signal comes or the parent is gone; what ends the loop of passes is raised here."""
-    failure = asyncio.create_task(server.failure())
-    others = [asyncio.create_task(parent.gone()), asyncio.create_task(stop.wait())]
-    renewing = None if certificate is None else asyncio.create_task(certificate.renew())
-    await asyncio.wait([failure, *others], return_when=asyncio.FIRST_COMPLETED)
-    if renewing is not None:
-        renewing.cancel()
-    if failure.done():
-        raise failure.result()
-
-
-def _doors(options: Mapping[str, Any]) -> _Doors:
-    """Who may use the edge, how many connections it takes, and its certificate."""
-    from multispin.edge import Access, Certificate, Gate, TokenFile
-    from multispin.edge.door import Door, read_network, read_origin
-    from multispin.edge.gate import raise_descriptors
-
-    with flag("--trusted-proxy"):
-        proxies = [read_network(text) for text in options["proxies"]]
-    with flag("--allowed-origin"):
-        origins = [read_origin(text) for text in options["allowed_origins"]]
-    most = options["max_connections_per_address"]
-    hosts = options["allowed_hosts"]
-    door = Door(most_per_address=most, allowed_hosts=hosts, proxies=proxies, allowed_origins=origins)
-    tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
-    access = Access(options["credential"], tokens, door)
-    certificate, key = options["tls_certificate"], options["tls_key"]
-    if key is not None and certificate is None:
-        raise InputError("--tls-key needs --tls-certificate")
-    with flag("--tls-certificate"):
-        tls = None if certificate is None else Certificate(user_path(certificate), user_path(key) if key else None)
-    raise_descriptors()
-    return _Doors(access, Gate(most_per_address=most, proxies=proxies), tls)
-
-
-async def _check_places(options: Mapping[str, Any]) -> None:
-    """InputError if another program listens where this edge is to listen."""
-    from multispin.edge import check_free
-
-    with flag("--host and --port"):
-        await check_free(options["host"], options["port"])
-    if options["metrics_at"] is not None:
-        with flag("--metrics-at"):
-            await check_free(*options["metrics_at"])
-
-
-def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter | None":
-    """The edge's own drafter, if there is one."""
-    if options["edge_draft"] is None:
-        return None
-    from multispin.models import load_draft_source
-
-    source = load_draft_source(options["edge_draft"], options["target"], options["place"], batched=True)
-    drafter = source.edge_drafter(engine.slots, engine.max_length)
-    if (seconds := options["emulated_edge_draft_s"]) is None:
-        return drafter
-    from multispin.control import EdgeDrafter
-    from multispin.edge.paced import PacedBatchDrafter
-
-    fixed_s, per_device_s = seconds
-    return PacedBatchDrafter(drafter, EdgeDrafter(fixed_s, per_device_s, acceptance_rate=0.0))
-
-
-def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Engine":
-    """The engine, or the engine at the speed of an emulated one."""
-    if seconds is None:
-        return engine
-    from multispin.control import Verification
-    from multispin.edge.paced import PacedEngine
-
-    return PacedEngine(engine, Verification(*seconds))
-
-
-def _say_as_json(output: Output, event: "EdgeEvent") -> None:
-    output.line(as_line(event))
-
-
-def say(output: Output, scheme: str, event: "EdgeEvent") -> None:
-    """Tell a person what happens."""
-    from multispin.edge import place_of
-    from multispin.protocol import events
-
-    match event:
-        case events.Listening():
-            output.line(
-                f"{event.target} listens on {scheme}://{place_of(event.host, event.port)}, {event.slots} slots "
-                f"({event.cache_bytes / 2**20:.0f} MiB of cache, fixed)"
-            )
-        case events.Connected():
-            output.line(f"+ {one_line(event.name)} ({one_line(event.drafter)}){' again' if event.again else ''}")
-        case events.Lost():
-            output.line(f"- {one_line(event.name)} lost its connection")
-        case events.Expired():
-            output.line(f"- {one_line(event.name)} did not come back")
-        case events.Refused():
-            output.line(f"- {one_line(event.name)}: {one_line(event.why)}")
-        case events.Round() if output.watched:  # dozens a second: more than a log of a service should keep
-            shares = ", ".join(
-                f"{one_line(device.name)} {device.accepted}/{device.drafted}" for device in event.devices
-            )
-            output.line(f"round {event.round}: verified in {event.verify_s * 1e3:.0f} ms  {shares}")
