@@ -103,12 +103,16 @@ def test_a_call_of_a_tool_comes_in_openais_shape_whole_and_streamed(tiny_chat_fo
     body["parallel_tool_calls"] = False
 
     async def scenario():
-        async with api(tiny_chat_folder) as http:
+        async with api(tiny_chat_folder, pass_s=0.01) as http, device_of(tiny_chat_folder, http) as near:
             path = "/v1/chat/completions"
-            return (await post(http, path, body))[1], await events(http, path, {**body, "stream": True})
+            whole, helped = [(await post(each, path, body))[1] for each in (http, near)]
+            return whole, helped, await events(http, path, {**body, "stream": True})
 
-    whole, pieces = asyncio.run(scenario())
-    (answer,) = whole["choices"]
+    whole, helped, pieces = asyncio.run(scenario())
+    assert helped["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0
+    (answer,), (through_a_device,) = whole["choices"], helped["choices"]
+    assert through_a_device["message"]["tool_calls"][0]["function"] == answer["message"]["tool_calls"][0]["function"]
+    assert through_a_device["finish_reason"] == answer["finish_reason"]
     assert answer["finish_reason"] == "tool_calls"
     assert answer["message"]["content"] is None
     (call,) = answer["message"]["tool_calls"]

@@ -27,7 +27,29 @@ def test_a_session_is_shown_with_who_drafts_for_it_and_what_it_may_do():
     assert board.shown(10.5)["sessions"][0]["length"] == 7
     board.tell(a_round(3, 11.0, [device(1, by="nobody", drafted=0, accepted=0, tokens=1)]))
     (shown,) = board.shown(11.0)["sessions"]
-    assert (shown["by"], shown["length"], shown["tokens"]) == ("nobody", 0, 7)
+    assert (shown["by"], shown["length"], shown["tokens"]) == ("device", 0, 7)
+
+
+def test_who_drafts_is_who_did_most_often_lately_so_that_it_can_be_read():
+    board, found = Board("big"), []
+
+    def write(*passes):
+        for by in passes:
+            board.tell(a_round(devices=[device(1, by=by)]))
+            (shown,) = board.shown(10.5)["sessions"]
+            found.append(shown["by"])
+
+    write(*["nobody"] * 2, *["device", "nobody"] * 20)
+    assert found[:3] == ["nobody", "nobody", "device"]
+    assert set(found[3:]) == {"device"}  # though every second pass came before a draft
+    write(*["edge"] * 16)
+    assert (found.index("edge"), found[-1]) == (47, "edge")  # 6 of 16, and 5 by its device
+    write(*["nobody"] * 16, *["device", *["nobody"] * 15] * 2)
+    assert set(found[-32:]) == {"nobody"}  # a probe now and then is no drafting
+    write("device", *["nobody"] * 2)
+    board.tell(Opened(1, "phone 1", "", 5, 100, 9.0))
+    write("edge")
+    assert found[-1] == "edge"  # of another text
 
 
 def test_names_that_would_turn_the_direction_of_a_line_or_hide_are_escaped():

@@ -1,6 +1,6 @@
 """The dashboard's state: an edge as it is now, made from its events in bounded memory. No sockets, no clock."""
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -30,6 +30,10 @@ PASSES_S = 12.0
 """Length of the time line of passes [s]."""
 SHARE_PASSES = 16
 """A band share is a mean over this many passes: in `mixture` each plan grants only a few devices a band."""
+BY_PASSES = 16
+"""Who drafts for a text is who did most often in its last passes: in streams some of them come before a draft."""
+LEAST_DRAFTED = 0.25
+"""If fewer of these passes had drafts, nobody drafts for it."""
 
 
 @dataclass
@@ -39,7 +43,7 @@ class _Session:
     name: str
     drafter: str = ""
     state: str = "connected"
-    by: str = "nobody"
+    drafters: deque[str] = field(default_factory=lambda: deque(maxlen=BY_PASSES))
     length: int = 0
     granted: int = 0
     bands_hz: deque[float] = field(default_factory=lambda: deque(maxlen=SHARE_PASSES))
@@ -48,6 +52,12 @@ class _Session:
     tokens: int = 0
     acceptance_rate: float | None = None
     writing: bool = False
+
+    @property
+    def by(self) -> str:
+        """Who has drafted for its text lately."""
+        found = Counter(by for by in self.drafters if by != "nobody").most_common(1)
+        return found[0][0] if found and found[0][1] >= LEAST_DRAFTED * len(self.drafters) else "nobody"
 
     @property
     def bandwidth_hz(self) -> float:
@@ -93,6 +103,7 @@ class Board:
             case Opened():
                 session = self._session(event.session, event.name)
                 session.writing, session.tokens, session.drafted, session.accepted = True, 0, 0, 0
+                session.drafters.clear()
             case Round():
                 self._round(event)
             case Ended() if event.session in self._sessions:
@@ -113,6 +124,7 @@ class Board:
                 {
                     "session": number,
                     "bandwidth_hz": each.bandwidth_hz,
+                    "by": each.by,
                     **{name: getattr(each, name) for name in _FIELDS},
                 }
                 for number, each in sorted(shown)
@@ -135,7 +147,8 @@ class Board:
     def _round(self, event: Round) -> None:
         for device in event.devices:
             session = self._session(device.session, device.name)
-            session.by = device.drafter or "nobody"
+            by = device.drafter or "nobody"
+            session.drafters.append(by)
             session.drafted += device.drafted
             session.accepted += device.accepted
             session.tokens += device.tokens
@@ -143,7 +156,7 @@ class Board:
                 session.acceptance_rate = device.acceptance_rate
             elif device.drafted:  # what is believed of its device says nothing about the edge's drafter
                 session.acceptance_rate = session.accepted / session.drafted
-            if session.by == "edge" or (session.by == "nobody" and event.planned_pass_s is None):
+            if by == "edge" or (by == "nobody" and event.planned_pass_s is None):
                 session.length = device.drafted  # its device has no grant; the edge drafts as much as it sees fit
             else:  # in a stream its window holds, though nothing of it came in time for this pass
                 session.length = session.granted
@@ -180,4 +193,4 @@ class Board:
         return self._seconds[-1]
 
 
-_FIELDS = tuple(name for name in _Session.__dataclass_fields__ if name not in ("bands_hz", "granted"))
+_FIELDS = tuple(name for name in _Session.__dataclass_fields__ if name not in ("bands_hz", "drafters", "granted"))
