@@ -1,6 +1,7 @@
 """The dashboard in headless browsers, at a real edge with a tiny target and devices over real sockets."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 
 import pytest
@@ -114,11 +115,12 @@ def test_without_the_token_it_shows_nothing_and_asks(tiny_folder, browsers, kind
             await page.open(f"http://127.0.0.1:{port}/dashboard", DESKTOP)
             await page.until("!document.getElementById('join').hidden")
             assert await page.run("document.querySelector('main').hidden")
-            await page.run(
-                f"document.getElementById('token').value = '{SECRET}';"
-                "document.getElementById('join-form').requestSubmit()"
-            )
-            await page.until("document.getElementById('state').textContent === 'live'")
+            for secret, told in (("✓", "this edge does not know the token"), (SECRET, "live")):
+                await page.run(
+                    f"document.getElementById('token').value = {json.dumps(secret)};"
+                    "document.getElementById('join-form').requestSubmit()"
+                )
+                await page.until(f"document.getElementById('state').textContent === '{told}'")
 
     browsers.run(scenario())
 

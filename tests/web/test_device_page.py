@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib.util
+import json
 import math
 import re
+from urllib.parse import quote
 
 import pytest
 from tests.web.site import SECRET, Phones, answered, ask, own_text, ready
@@ -121,17 +123,18 @@ def test_a_phone_with_more_cores_drafts_with_more_threads(tiny, kind):
 
 
 @pytest.mark.both_browsers
-def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(tiny, kind):
+@pytest.mark.parametrize("question", [POEM, RAINBOW])
+def test_a_sampled_text_is_the_same_with_the_pages_help_and_without(tiny, kind, question):
     async def scenario():
         async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.join()
             seeds = []
             for helping in (True, False):
-                await ask(page, POEM, most=16, temperature=0.8, helping=helping)
+                await ask(page, question, most=16, temperature=0.8, helping=helping)
                 answer = await answered(page, len(seeds) + 1)
                 seeds.append(answer["seed"])
                 params = SamplingParams(0.8, seed=int(answer["seed"]))
-                prompt = tiny.tokenizer.encode_chat(POEM)
+                prompt = tiny.tokenizer.encode_chat(question)
                 assert answer["ids"] == decode_alone(tiny.model, prompt, params, 16, tiny.tokenizer.stop_ids)
                 with_help, without = await page.run(
                     "['with', 'without'].map((id) => document.getElementById(id).textContent)"
@@ -389,6 +392,25 @@ def test_a_browser_that_keeps_nothing_for_the_page_writes_the_same_text(tiny, ki
             answer = await answered(page)
             assert answer["ids"] == own_text(tiny, RAINBOW, 40)
             assert await page.run("document.querySelectorAll('.assistant .own').length") > 0
+            assert page.errors == []
+
+    tiny.run(scenario())
+
+
+def test_a_drafter_that_fails_takes_no_text_with_it(tiny, kind):
+    failing = """(async () => {
+      const { WllamaDrafter } = await import("/device/static/drafter.js");
+      WllamaDrafter.prototype.draw = async () => { throw new Error("no memory"); };
+    })()"""
+
+    async def scenario():
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
+            page = await phones.join()
+            await page.run(failing)
+            await ask(page, RAINBOW)
+            assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
+            state = await page.run("document.getElementById('drafter-state').textContent")
+            assert state == "the drafter failed (no memory); the edge writes alone"
             assert page.errors == []
 
     tiny.run(scenario())
@@ -652,9 +674,16 @@ def test_a_page_without_the_token_asks_for_it(tiny, kind):
             await page.open(f"{edge.address}/device")
             await page.until("!document.getElementById('join').hidden")
             assert await page.run("document.getElementById('ask').hidden")
-            for secret, joined in (("wrong", False), (SECRET, True)):
+            for secret, joined in (
+                ("wrong", False),
+                ("✓", False),
+                ("a\x01b", False),
+                ("x" * 9000, False),
+                (SECRET, True),
+            ):
                 await page.run(
-                    f"document.getElementById('token').value = '{secret}';"
+                    "document.getElementById('join-problem').textContent = '';"
+                    f"document.getElementById('token').value = {json.dumps(secret)};"
                     "document.getElementById('join-form').requestSubmit()"
                 )
                 if not joined:
@@ -665,5 +694,31 @@ def test_a_page_without_the_token_asks_for_it(tiny, kind):
                 other = await phones._browser.page()
                 await other.open(f"{edge.address}/device{given}")
                 await other.until(f"!document.getElementById('{shown}').hidden")
+
+    tiny.run(scenario())
+
+
+def test_a_token_may_have_any_letters(tiny, kind):
+    async def scenario():
+        async with tiny.edge(secret="Schlüssel ✓") as edge, edge.browser(kind) as phones:
+            page = await phones._browser.page()
+            await page.open(f"{edge.address}/device#token={quote('Schlüssel ✓')}")
+            await ready(page)
+            await ask(page, RAINBOW)
+            assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
+
+    tiny.run(scenario())
+
+
+def test_a_phone_without_network_says_so(tiny, kind):
+    async def scenario():
+        async with tiny.edge() as edge, edge.browser(kind) as phones:
+            page = await phones.join()
+            await ask(page, RAINBOW)
+            await page.until("document.getElementById('send').textContent === 'Stop'")
+            lost = "window.dispatchEvent(new Event('offline')), document.getElementById('state').textContent"
+            assert await page.run(lost) == "this device has no network; the text goes on when it is back"
+            assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
+            assert await page.run("document.getElementById('state').textContent") == "joined; large model: embedded"
 
     tiny.run(scenario())

@@ -22,7 +22,7 @@ PERIOD_S = 0.5
 MAX_VIEWERS = 16
 WRITE_TIMEOUT_S = 30.0
 """A viewer that takes no document for this long is disconnected [s]."""
-_FILES = ("dashboard.css", "dashboard.js", "chart.js", "feed.js", "icon.svg", "kept.js", "token.js")
+_FILES = ("dashboard.css", "dashboard.js", "chart.js", "feed.js", "fetching.js", "icon.svg", "kept.js", "token.js")
 _VENDORED = ("uPlot.iife.min.js", "uPlot.min.css")
 
 

@@ -1,6 +1,7 @@
 /** The dashboard: what the feed says, put on the page. Names come from devices: they are only ever set as text. */
 import { Curve, drawPasses } from "./chart.js";
-import { fetchWith, follow, TokenError } from "./feed.js";
+import { follow } from "./feed.js";
+import { AwayError, fetchWith, TokenError } from "./fetching.js";
 import { keepToken, token, tryToken } from "./token.js";
 
 const PASSES_S = 12;
@@ -22,7 +23,7 @@ async function look() {
     await follow(token(), show);
     element("state").textContent = "the edge has gone; trying again …";
   } catch (error) {
-    element("state").textContent = error.message;
+    element("state").textContent = error instanceof AwayError ? `${error.message}; trying again …` : error.message;
     if (error instanceof TokenError) {
       element("join").hidden = false;
       return;

@@ -2,7 +2,8 @@
 import { DeviceClient, InputError, PROTOCOL_VERSION, TokenTable } from "/device/client/index.js";
 import { element, Figures, say, write } from "./chat.js";
 import { Conversation } from "./conversation.js";
-import { AwayError, Edge, TokenError } from "./edge.js";
+import { Edge } from "./edge.js";
+import { AwayError, TokenError } from "./fetching.js";
 import { keep, kept } from "./kept.js";
 import { LOOK_FOR_MS, Lookout } from "./lookout.js";
 import { keepToken, token, tryToken } from "./token.js";
@@ -16,9 +17,16 @@ const whoeverIsThere = {
   get maxLength() {
     return drafter?.maxLength;
   },
-  prepare: async (committed) => drafter?.prepare(committed),
-  draft: async (...asked) => (drafter && element("helping").checked ? drafter.draft(...asked) : []),
+  prepare: async (committed) => drafter?.prepare(committed).catch(withoutDrafter),
+  draft: async (...asked) => (drafter && element("helping").checked ? drafter.draft(...asked).catch(withoutDrafter) : []),
 };
+/** A drafter that fails, for want of memory for example, takes no text with it. */
+function withoutDrafter({ message }) {
+  drafter = null;
+  element("drafter-state").textContent = `the drafter failed (${message}); the edge writes alone`;
+  element("help").classList.add("alone"); // there is nothing to switch off
+  return [];
+}
 
 const figures = new Figures();
 const conversation = new Conversation();
@@ -115,6 +123,7 @@ async function loadDrafter() {
     state.textContent = `starting ${file.name} …`;
     bar.removeAttribute("value"); // nobody knows how long that takes
     drafter = await WllamaDrafter.load(blob, about.max_length, table);
+    element("help").classList.remove("alone"); // one before it failed
     showSpeed();
   } catch (error) {
     state.textContent = `no drafter here (${error.message}); the edge writes alone`;
@@ -328,4 +337,7 @@ document.addEventListener("visibilitychange", () => {
   else lookout.hurry();
 });
 window.addEventListener("online", lookAgain);
+window.addEventListener("offline", () => {
+  if (client) tell("this device has no network; the text goes on when it is back");
+});
 lookout.now();

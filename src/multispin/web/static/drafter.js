@@ -117,7 +117,7 @@ export class WllamaDrafter {
 
   /** The most probable next tokens with their probabilities; all of them for −1. */
   async probable(count) {
-    const found = await this.wllama.getLogits(count);
+    const found = await this.wllama.getLogits(Math.min(count, this.vocabularySize)); // beyond its tokens it reads foreign memory
     if (!found.length || Number.isNaN(found[0].p)) throw new Error("the drafter's probabilities are not numbers");
     return found;
   }

@@ -1,12 +1,7 @@
 /** What the page asks of its edge over HTTP, and what it keeps of it in the browser. */
 import { pauseMs } from "/device/client/index.js";
+import { AwayError, fetchWith } from "./fetching.js";
 import { PAUSES } from "./lookout.js";
-
-/** The edge does not know this device's token. */
-export class TokenError extends Error {}
-
-/** The edge cannot be reached now. */
-export class AwayError extends Error {}
 
 const STORE = "files";
 const MOST_FAILURES = 20; // of a download, one after the other
@@ -22,17 +17,8 @@ export class Edge {
     return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/session`;
   }
 
-  async fetch(path, { headers, ...options } = {}) {
-    const own = this.token ? { Authorization: `Bearer ${this.token}` } : {};
-    const answer = await fetch(path, { ...options, headers: { ...own, ...headers } }).catch(() => {
-      throw new AwayError("the edge cannot be reached");
-    });
-    if (answer.status === 401) throw new TokenError(this.token ? "this edge does not know the token" : "this edge wants a token");
-    if (!answer.ok) {
-      const said = await answer.json().catch(() => ({}));
-      throw new Error(said.error?.message ?? said.error ?? `the edge answered ${answer.status}`);
-    }
-    return answer;
+  fetch(path, options) {
+    return fetchWith(this.token, path, options);
   }
 
   /** @returns {Promise<object>} the target, its fingerprint and the drafter's file */
