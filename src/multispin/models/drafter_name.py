@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from multispin.errors import InputError
-from multispin.models.references import locate
+from multispin.models.references import INSTALL_EMBEDDED, embedded_is_installed, locate
 from multispin.outside import user_path
 
 SHIPPED = ("small", "medium", "large")
@@ -103,5 +103,12 @@ def shipped_folder(name: str) -> Path:
     except ModuleNotFoundError:
         raise InputError(
             f"the drafter {name!r} is in a package of its own, which is not installed: "
-            "run `pip install ./packages/multispin-drafters` in a clone of multispin"
+            f"run `pip install ./packages/multispin-drafters` in a clone of multispin{_target_too()}"
         ) from None
+
+
+def _target_too() -> str:
+    """The end of a sentence that asks for the drafters: how to install their target, where it is missing as well."""
+    if embedded_is_installed():
+        return ""
+    return f", and `{INSTALL_EMBEDDED}` for the embedded target, to which they belong"

@@ -15,7 +15,7 @@ import numpy as np
 
 from multispin.checks import shown
 from multispin.errors import InputError
-from multispin.models.gguf_header import MAX_VALUES, check_header
+from multispin.models.gguf_header import MAX_VALUES, SPLIT, check_header
 from multispin.models.references import check_counts
 
 if TYPE_CHECKING:
@@ -215,10 +215,7 @@ def _value(path: Path, name: str, field: Any) -> Any:
 def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> GgufFacts:
     """Read the keys and tensors of a file."""
     if isinstance(parts := keys.get("split.count"), int) and parts > 1:  # all parts but the first have no other keys
-        raise InputError(
-            f"{path} is one part of a split model (split.count = {parts}): join them with llama.cpp's "
-            "llama-gguf-split --merge, or draft with the first part, with all others beside it"
-        )
+        raise InputError(f"{path} {SPLIT}")
     architecture = keys.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise InputError(

@@ -15,6 +15,11 @@ MAX_VALUES = 5_000_000
 """Most values in a file's keys, texts counted twice; a vocabulary of 256,000 tokens with merges has 1.5 million."""
 VERSIONS = (2, 3)
 """Versions of the format that are read. They differ in nothing for a little-endian file."""
+SPLIT = (
+    "is one part of a split model: join them with llama.cpp's llama-gguf-split --merge, or draft with the first part, "
+    "with all others beside it under the names that they were given"
+)
+"""What is wrong with a file that lacks the rest of its model, and what to do."""
 _MAGIC = b"GGUF"
 _TEXT, _LIST = 8, 9
 _NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

