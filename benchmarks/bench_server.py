@@ -40,9 +40,10 @@ import aiohttp
 from aiohttp import web
 
 from multispin.cli.main import RARELY
-from multispin.edge import Access, EdgeServer, Gate, Metrics, listening, new_event_loop
+from multispin.edge import Access, EdgeServer, Gate, listening, new_event_loop
 from multispin.edge.door import Door
 from multispin.edge.gate import raise_descriptors
+from multispin.edge.metrics import Metrics
 from multispin.gateway import Gateway, guard, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.passes.flows import FRAMES

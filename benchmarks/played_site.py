@@ -9,9 +9,8 @@ import time
 from concurrent.futures import Executor, Future
 from functools import partial
 
-from multispin.edge import Metrics
-from multispin.edge.account import Account
-from multispin.edge.metrics import Counts
+from multispin.edge.account import Account, Counts
+from multispin.edge.metrics import Metrics
 from multispin.passes import Controller, Passes
 from multispin.protocol import Open, decode_uplink, encode, websocket_frame_bytes
 from multispin.simulation.clock import EventQueue

@@ -12,6 +12,7 @@ EXTRAS = {
     "ik_llama_cpp": "llama",
     "jinja2": "device",
     "matplotlib": "figures",
+    "prometheus_client": "models",
     "rich": "llama",  # of the core, and left out where requirements-device.txt was installed
     "safetensors": "llama",
     "segno": "web",

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, WebSocketLink
-from multispin.edge import EdgeServer, Metrics, listening
+from multispin.edge import EdgeServer, listening
+from multispin.edge.metrics import Metrics
 from multispin.gateway import Gateway, local_sessions
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile

@@ -25,7 +25,8 @@ from tests.contract.recorded import HERE, check, check_keys, keys_of
 from multispin.cli.main import COMMANDS, run
 from multispin.cli.plan import plan_json
 from multispin.control import POLICIES, load_scenario, plan
-from multispin.edge.metrics import Counts, Metrics
+from multispin.edge.account import Counts
+from multispin.edge.metrics import Metrics
 from multispin.errors import InputError
 from multispin.protocol.events import Event, Order, Round, RoundDevice, RoundGrant
 

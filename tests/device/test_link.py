@@ -24,25 +24,25 @@ DELAY_S = 0.02
 class WebPeer:
     """The server's end of a WebSocket, with the methods of an in-memory end."""
 
-    def __init__(self, socket):
-        self._socket = socket
+    def __init__(self, socket, transport):
+        self.socket, self.transport = socket, transport
         self.done = asyncio.Event()
 
     async def send(self, frame):
-        await self._socket.send_bytes(frame)
+        await self.socket.send_bytes(frame)
 
     async def receive(self):
-        frame = await self._socket.receive()
+        frame = await self.socket.receive()
         if frame.type is not aiohttp.WSMsgType.BINARY:
             raise LinkLostError(str(frame.type))
         return frame.data
 
     async def close(self):
-        await self._socket.close()
+        await self.socket.close()
         self.done.set()
 
     def cut(self):
-        self._socket._writer.transport.abort()
+        self.transport.abort()
         self.done.set()
 
 
@@ -53,7 +53,7 @@ async def web_server(serve, host="127.0.0.1"):
     async def answer(request):
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        peer = WebPeer(socket)
+        peer = WebPeer(socket, request.transport)
         serve(str(request.rel_url), peer)
         await peer.done.wait()
         return socket
@@ -289,7 +289,7 @@ def test_text_is_refused_because_no_edge_sends_it():
         async with linked("web socket") as (tried, url, peers):
             await tried.connect(url)
             peer = await peers.get()
-            await peer._socket.send_str("hello")
+            await peer.socket.send_str("hello")
             with pytest.raises(InputError, match="not binary"):
                 await tried.receive()
 
@@ -302,9 +302,11 @@ def test_a_ping_that_a_lost_connection_cannot_answer_is_a_lost_connection():
     async def scenario():
         async with linked("web socket") as (tried, url, peers):
             await tried.connect(url)
-            await (await peers.get())._socket.ping()
+            peer = await peers.get()
+            await peer.socket.ping()
             await asyncio.sleep(0.1)
-            tried._socket._writer.transport.close()
+            peer.transport.abort()
+            await asyncio.sleep(0.1)
             with pytest.raises(LinkLostError, match="closing transport"):
                 await tried.receive()
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -112,10 +113,14 @@ def test_a_broken_connection_ends_without_a_word(opened):
 
 
 def test_nothing_of_a_closed_connection_is_left_at_either_end(run):
-    here, there = weakref.WeakSet(), weakref.WeakSet()
+    there = weakref.WeakSet()
+
+    def here():
+        """Connections of devices that are still held."""
+        return [each for each in gc.get_objects() if isinstance(each, aiohttp.ClientWebSocketResponse)]
 
     async def handler(request):
-        socket = web.WebSocketResponse(heartbeat=15.0)
+        socket = web.WebSocketResponse(heartbeat=3600.0)
         await socket.prepare(request)
         there.add(socket)
         wire = WebSocketWire(socket, "", request.transport)
@@ -127,13 +132,12 @@ def test_nothing_of_a_closed_connection_is_left_at_either_end(run):
         application = web.Application()
         application.router.add_get("/", handler)
         async with listening(application, port=0) as port:
-            links = [WebSocketLink() for _ in range(5)]
+            links, before = [WebSocketLink(heartbeat_s=3600.0) for _ in range(5)], len(here())
             for link in links:
                 await link.connect(f"ws://127.0.0.1:{port}/")
-                here.add(link._socket)
                 await link.send(b"first")
                 await link.close()
-            while here or there:
+            while there or len(here()) > before:
                 await asyncio.sleep(0.01)
                 gc.collect()
 
@@ -156,12 +160,10 @@ def test_a_ping_that_a_lost_connection_cannot_answer_is_its_end(run):
         application = web.Application()
         application.router.add_get("/", handler)
         async with listening(application, port=0) as port:
-            link = WebSocketLink()
-            await link.connect(f"ws://127.0.0.1:{port}/")
-            await link._socket.ping()
-            while not found:
-                await asyncio.sleep(0.01)
-            await link.close()
+            async with aiohttp.ClientSession() as http, http.ws_connect(f"http://127.0.0.1:{port}/") as socket:
+                await socket.ping()
+                while not found:
+                    await asyncio.sleep(0.01)
 
     run(scenario())
     assert found == [None]

@@ -13,9 +13,9 @@ from tests.edge.virtual_site import in_memory
 from tests.steady_beliefs import AtOnce
 
 from multispin.device import Emulation
-from multispin.edge import Metrics
+from multispin.edge.account import Counts
 from multispin.edge.device_metrics import MAX_NAMED_DEVICES, OTHER
-from multispin.edge.metrics import MOST_GONE_SESSIONS, Counts
+from multispin.edge.metrics import MOST_GONE_SESSIONS, Metrics
 from multispin.protocol import MAX_DRAFT_LENGTH, Request
 from multispin.protocol.events import Round, RoundDevice, RoundGrant
 from multispin.speculation import NoDrafter, SamplingParams

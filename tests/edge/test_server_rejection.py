@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.edge.model_site import HOT, PROFILE, PROMPT, CuttingProxy, Forbidden, Site, alone, run
 from tests.slots import free_slots
 
-from multispin.device import DeviceClient, Emulation
+from multispin.device import DeviceClient, Emulation, WebSocketLink
 from multispin.errors import InputError
 from multispin.models import (
     ModelDrafter,
@@ -23,6 +23,9 @@ from multispin.protocol import (
     RefusedError,
     Request,
     Verdict,
+    decode_downlink,
+    decode_uplink,
+    encode,
 )
 from multispin.protocol.events import Round
 from multispin.speculation import (
@@ -128,23 +131,21 @@ def test_an_emulated_uplink_carries_what_is_owed_when_no_band_is_granted(tiny_fo
     assert not any(5 in text for text in texts)
 
 
-class Cheat(DeviceClient):
-    """Says something else than it should, once it has the occasion."""
+class LyingLink(WebSocketLink):
+    """Says something else than its device, once it has the occasion."""
 
-    def __init__(self, *arguments, lie, **options):
-        super().__init__(*arguments, **options)
-        self.lie, self.offer = lie, b""
-        honest = self.session.receive
+    def __init__(self, lie):
+        super().__init__()
+        self.lie, self.offer, self.session = lie, b"", None
 
-        def receive(message):
-            if isinstance(message, Verdict):
-                self.offer = message.offer
-            return honest(message)
+    async def send(self, frame):
+        await super().send(encode(self.lie(self, decode_uplink(frame))))
 
-        self.session.receive = receive
-
-    async def _send(self, message):
-        await super()._send(self.lie(self, message))
+    async def receive(self):
+        frame = await super().receive()
+        if isinstance(message := decode_downlink(frame), Verdict):
+            self.offer = message.offer
+        return frame
 
 
 def _with(kind, **values):
@@ -159,21 +160,21 @@ def _distribution_unasked(_, message):
     return Distribution(message.session, message.round, 0, b"") if isinstance(message, Draft) else message
 
 
-def _distribution_of_another_token(client, message):
+def _distribution_of_another_token(link, message):
     if not isinstance(message, Distribution):
         return message
-    refused = client.session.stage.ids[message.accepted]
-    form = client.session.form
+    refused = link.session.stage.ids[message.accepted]
+    form = link.session.form
     return replace(
         message,
         distribution=pack_distributions([certain_distribution((refused + 1) % form.vocabulary_size, form)], form),
     )
 
 
-def _impossible_token(client, message):
+def _impossible_token(link, message):
     if not isinstance(message, Draft) or message.head is None:
         return message
-    floor, rest_token = unpack_offer(client.offer, client.session.form)
+    floor, rest_token = unpack_offer(link.offer, link.session.form)
     possible = {*map(int, floor.ids), rest_token}
     return replace(message, head=next(token for token in range(1000) if token not in possible))
 
@@ -208,7 +209,9 @@ def test_who_cheats_under_a_rejection_rule_ends_its_own_session_and_no_other(tin
             work = asyncio.create_task(good.generate(Request(PROMPT, HOT, 100)))
             drafter = ModelDrafter(round_weights(load_model(tiny_folder), 3), 256)
             for what, (rule, lie, code) in LIES.items():
-                bad = Cheat(site.url, site.hello("bad"), drafter, lie=lie)
+                link = LyingLink(lie)
+                bad = DeviceClient(site.url, site.hello("bad"), drafter, link=link)
+                link.session = bad.session
                 with pytest.raises(RefusedError) as refusal:
                     await bad.generate(Request(PROMPT, HOT, 60, rule=rule, retained=8, probability_bits=8))
                 assert refusal.value.code == code, what

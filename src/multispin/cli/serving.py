@@ -18,7 +18,7 @@ from multispin.cli.main import TERMINATION, Termination
 from multispin.cli.output import Output
 from multispin.cli.process import flag
 from multispin.cli.web import Pages
-from multispin.errors import InputError
+from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path
 from multispin.passes import Limits
 from multispin.protocol.events import as_line
@@ -59,7 +59,8 @@ def serve_until_told(options: Mapping[str, Any], events: Output, dropped: Callab
         events: where a person, or with --json a program, reads what happens.
         dropped: number of lines of output that were not written.
     """
-    doors = _doors(options)  # what is wrong there is said before a model is loaded
+    require("prometheus_client")  # what is wrong is said before a model is loaded
+    doors = _doors(options)
     asyncio.run(_check_places(options))
     with stops_at_once() as stopped:
         loaded = load(options)
@@ -185,7 +186,8 @@ async def _add_metrics(
     from aiohttp import web
     from prometheus_client import disable_created_metrics
 
-    from multispin.edge import Metrics, listening
+    from multispin.edge import listening
+    from multispin.edge.metrics import Metrics
     from multispin.gateway import guard
 
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, and nobody asks for it

@@ -5,7 +5,6 @@ from multispin.edge.audience import Audience
 from multispin.edge.event_loop import new_event_loop
 from multispin.edge.gate import Gate
 from multispin.edge.listening import check_free, listening, place_of
-from multispin.edge.metrics import Metrics
 from multispin.edge.server import EdgeServer, alive
 from multispin.edge.tls import Certificate
 from multispin.edge.tokens import TokenFile
@@ -18,7 +17,6 @@ __all__ = [
     "Certificate",
     "EdgeServer",
     "Gate",
-    "Metrics",
     "TokenExpiredError",
     "TokenFile",
     "alive",

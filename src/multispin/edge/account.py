@@ -1,12 +1,38 @@
 """The account of an edge's texts and passes: which events they are to those who watch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multispin.passes import Batch, Passes, RoundReport
 from multispin.passes.plans import DEVICE, NOBODY
 from multispin.protocol import Streaming, Window
 from multispin.protocol.events import Ended, Opened, Round, RoundDevice, RoundGrant
+
+
+class Counts(NamedTuple):
+    """An edge's counts at the moment.
+
+    Attributes:
+        running: texts that have a slot.
+        waiting: requests that wait for one.
+        sessions: numbers of all sessions.
+        connections: open connections of devices.
+        slots: texts that fit at once.
+        price_tokens_per_s: price of time that decisions use [tokens/s].
+        wrong_credentials: wrong credentials that have come.
+        failed_listeners: how often telling somebody has failed.
+
+    """
+
+    running: int
+    waiting: int
+    sessions: Collection[int]
+    connections: int
+    slots: int
+    price_tokens_per_s: float
+    wrong_credentials: int
+    failed_listeners: int
 
 
 @dataclass

@@ -8,12 +8,12 @@ import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from multispin.edge.account import Counts
 from multispin.edge.device_metrics import DeviceMetrics, Times
 from multispin.outside import one_line
 from multispin.protocol import MAX_DRAFT_LENGTH
@@ -40,31 +40,6 @@ SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FINISHES = ("stop", "length", "abort", "error")
 MOST_GONE_SESSIONS = 256
 """So many sessions that are gone, and as many as there were at the last look, are remembered until somebody looks."""
-
-
-class Counts(NamedTuple):
-    """An edge's counts at the moment.
-
-    Attributes:
-        running: texts that have a slot.
-        waiting: requests that wait for one.
-        sessions: numbers of all sessions.
-        connections: open connections of devices.
-        slots: texts that fit at once.
-        price_tokens_per_s: price of time that decisions use [tokens/s].
-        wrong_credentials: wrong credentials that have come.
-        failed_listeners: how often telling somebody has failed.
-
-    """
-
-    running: int
-    waiting: int
-    sessions: Collection[int]
-    connections: int
-    slots: int
-    price_tokens_per_s: float
-    wrong_credentials: int
-    failed_listeners: int
 
 
 class Metrics:

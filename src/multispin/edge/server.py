@@ -12,11 +12,10 @@ from typing import Any, cast
 from aiohttp import web
 
 from multispin.edge.access import Access, Caller, bearer
-from multispin.edge.account import Account
+from multispin.edge.account import Account, Counts
 from multispin.edge.audience import Audience, log_text
 from multispin.edge.connection import WebSocketWire, Wire
 from multispin.edge.devices import Devices
-from multispin.edge.metrics import Counts
 from multispin.edge.pass_loop import PassLoop
 from multispin.passes import Passes
 from multispin.protocol import MAX_FRAME_BYTES, SESSION_PATH, ProtocolError
