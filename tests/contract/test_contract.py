@@ -161,7 +161,7 @@ def column(values):
 def test_a_simulation_gives_the_recorded_numbers(file, more, capsys, monkeypatch, tmp_path):
     """Rounds wait by a fixed rule and `min_draft_length = 0` is ignored, as when these files were first written.
 
-    They were written anew when estimates of a pass's time began to trust the first passes more.
+    They were written anew when estimates of a pass's time began to trust the first passes more, and still more.
     """
     site = shutil.copytree(SCENARIOS.resolve().parent, tmp_path / "data") / SCENARIOS.resolve().name
     text = (site / f"{file}.toml").read_text().replace("min_draft_length = 0\n", "")

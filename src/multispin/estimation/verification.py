@@ -21,6 +21,7 @@ PRIOR_SPREAD = 0.1  # relative, of one latency, before any was seen; a greater o
 LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
 HUBER_DEVIATIONS = 1.5  # residuals beyond as many standard deviations lose influence
 REWEIGHTINGS = 8  # at most; two or three are usual
+PRIOR_SHAPE = 0.1  # weight of the prior's shape; a machine may have 8 of its factors, where the weight counts 49 times
 LEAST_PRIOR_SHAPE = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
 SHORTEST_PASS_S = 1e-4  # the event loop's clock may tell milliseconds only, and shows a shorter pass as zero
 FIT_EACH, FIT_EVERY = 64, 4
@@ -135,7 +136,7 @@ class VerificationEstimator:
         scale = weighted_median(np.append(ratios, 1.0), np.append(age, prior_weight))
         shape_s = scale * self._prior_s
         terms = features * shape_s  # so that the unknowns are factors around 1
-        ridge = max(prior_weight, LEAST_PRIOR_SHAPE)
+        ridge = max(PRIOR_SHAPE * prior_weight, LEAST_PRIOR_SHAPE)
         # From what the batches say, as if all were measured well. From the prior's shape on, the first batches of a
         # machine of another shape would all count as outliers.
         spread, none = LEAST_SPREAD, np.zeros(len(data))
