@@ -87,7 +87,7 @@ def test_the_first_ten_passes_of_a_machine_of_another_shape_are_no_outliers():
 
 
 def test_a_machine_on_which_tokens_cost_nothing_is_known_after_three_passes():
-    """The prior charges them. Where its shape counted like a pass, nine passes charged 0.4 ms a token, and read little."""
+    """The prior charges them. Where its shape counted like a pass, nine passes charged tokens, and read few."""
     estimator = VerificationEstimator()
     for devices, tokens in ((2, 64), (2, 17), (4, 96)):
         estimator.observe(devices, tokens, 0.0227 + 0.0127 * devices)
