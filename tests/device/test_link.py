@@ -361,6 +361,14 @@ def test_a_proxy_that_cannot_be_used_is_told(name, proxy, sentence, monkeypatch)
         ({"all_proxy": "http://b:9", "no_proxy": "edge.example:8765"}, "ws://edge.example:8765/", None),
         ({"all_proxy": "http://b:9", "no_proxy": "edge.example:8765"}, "ws://edge.example:80/", "http://b:9"),
         ({"all_proxy": "http://b:9", "no_proxy": "::1"}, "ws://[::1]:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "a, [::1]"}, "ws://[::1]:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "[::1]:8765"}, "ws://[::1]:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "[::1]:8766"}, "ws://[::1]:8765/", "http://b:9"),
+        ({"all_proxy": "http://b:9", "no_proxy": "[::1"}, "ws://[::2]:8765/", "http://b:9"),
+        ({"all_proxy": "http://b:9", "no_proxy": "a,10.0.0.0/8"}, "ws://10.9.8.7:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "10.0.0.0/8"}, "ws://11.9.8.7:8765/", "http://b:9"),
+        ({"all_proxy": "http://b:9", "no_proxy": "fe80::/10"}, "ws://[fe80::1%25eth0]:8765/", None),
+        ({"all_proxy": "http://b:9", "no_proxy": "10.0.0.0/8,/,0/0/0"}, "ws://edge.example/", "http://b:9"),
     ],
 )
 def test_which_proxy_the_environment_names(environment, address, proxy, monkeypatch):

@@ -43,6 +43,8 @@ def test_a_folder_with_a_card_is_a_distilled_drafter_and_one_without_is_a_model(
         ("tiny", "there is no model 'tiny'"),
         ("lookup:owner/name", "there is no model"),
         ("/no/such/folder", "there is no model"),
+        ("caf\udce9", "is not UTF-8 text"),
+        ("q8:caf\udce9.gguf", "is not UTF-8 text"),
         ("/no/such.gguf", "there is no GGUF file"),
     ],
 )

@@ -1,5 +1,7 @@
 """The proxy on a device's way to its edge, as the environment names it."""
 
+import contextlib
+import ipaddress
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
@@ -12,7 +14,7 @@ def proxy_of(address: str) -> URL | None:
     """The proxy by way of which an address is reached; None: it is reached directly.
 
     HTTP_PROXY counts for ws:// addresses, HTTPS_PROXY for wss:// ones, ALL_PROXY where neither is set, and NO_PROXY
-    names hosts for which none counts, with or without a port.
+    names hosts for which none counts, with or without a port, and networks such as 10.0.0.0/8.
 
     Args:
         address: an address of an edge, "ws://HOST:PORT/PATH" or "wss://…".
@@ -22,7 +24,7 @@ def proxy_of(address: str) -> URL | None:
 
     """
     url = URL(address)
-    if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
+    if not url.host or _is_exempt(url.host, url.port or 0):
         return None
     named, scheme = getproxies(), "https" if url.scheme in ("wss", "https") else "http"
     name = scheme if scheme in named else "all"
@@ -39,6 +41,18 @@ def proxy_of(address: str) -> URL | None:
     if proxy.scheme != "http":
         raise InputError(f"{name.upper()}_PROXY names a {proxy.scheme} proxy, which a device cannot use: {remedy}")
     return proxy
+
+
+def _is_exempt(host: str, port: int) -> bool:
+    """Whether NO_PROXY names a host; urllib knows neither networks nor addresses in brackets."""
+    if proxy_bypass(f"{host}:{port}"):
+        return True
+    for entry in getproxies().get("no", "").split(","):
+        name, _, at = entry.strip().removeprefix("[").partition("]")
+        with contextlib.suppress(ValueError):  # a name
+            if at in ("", f":{port}") and ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+                return True
+    return False
 
 
 def proxy_shown(proxy: URL) -> str:

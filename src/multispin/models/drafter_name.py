@@ -16,7 +16,7 @@ from pathlib import Path
 
 from multispin.errors import InputError
 from multispin.models.references import INSTALL_EMBEDDED, embedded_is_installed, locate
-from multispin.outside import user_path
+from multispin.outside import user_path, whole_characters
 
 SHIPPED = ("small", "medium", "large")
 """Distilled drafters of the embedded target, by size: the data of the package `multispin-drafters`."""
@@ -75,7 +75,7 @@ class DrafterName:
             return cls(text, DrafterKind.ROUNDED, reference or "", bits)
         if not text:
             raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
-        folder = user_path(text)
+        folder = user_path(whole_characters(text, f"the name of the drafter {text!r}"))
         if is_drafter(folder):
             return cls(text, DrafterKind.DISTILLED, folder=folder)
         return cls(text, DrafterKind.MODEL, text)

@@ -17,7 +17,7 @@ from pathlib import Path
 from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
-from multispin.outside import user_path
+from multispin.outside import user_path, whole_characters
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -76,6 +76,7 @@ def locate(reference: str) -> Path | str:
     """
     if reference == EMBEDDED:
         return embedded_path()
+    whole_characters(reference, f"the name of the model {reference!r}")  # libraries that read models know no other
     path = user_path(reference)
     if path.suffix == ".gguf":
         if not path.is_file():
