@@ -108,10 +108,8 @@ class Case:
     def ready(self, states: Sequence[State], goodput: float) -> list[Candidate]:
         """What `choose` is told in a joint state. Nobody is owed anything: both maximise the sum."""
         found, scale = [], self.worth.scale(goodput)
-        for k, (stream, (held, left), device) in enumerate(
-            zip(self.site.streams, states, self.scenario.devices, strict=True)
-        ):
-            each = self.worth.sessions[device.name].scaled(scale)
+        for k, (stream, (held, left)) in enumerate(zip(self.site.streams, states, strict=True)):
+            each = self.worth.sessions[k].scaled(scale)
             found.append(
                 Candidate(
                     k,

@@ -223,7 +223,11 @@ def test_files_come_back_equal_and_refusals_say_where(draw):
         ("bits_per_rejection", "bits_per_refusal", r"line 23: unknown key 'bits_per_refusal' in \[\[device.mode\]\]"),
         ("0.6", "1.6", "line 16: mode 'coupled': acceptance_rate is 1.6"),
         ('name = "rejection-up"', 'name = "coupled"', "two modes have the same name"),
-        ("seconds_per_token", "bits_per_token = 5\nseconds_per_token", "bits_per_token stands beside modes"),
+        (
+            "seconds_per_token",
+            "bits_per_token = 5\nseconds_per_token",
+            "bits_per_token is given beside modes; give it in each mode",
+        ),
         ("[[device.mode]]", "[device.mode]", "not valid TOML"),
     ):
         assert old in text

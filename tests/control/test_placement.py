@@ -56,8 +56,8 @@ def test_a_placed_scenario_is_written_as_what_it_amounts_to():
 @pytest.mark.parametrize(
     ("radio", "place", "message"),
     [
-        ("", "distance_m = 100", "line 12: .*distance_m stands alone; distance_m and transmit_dbm are given together"),
-        ("", "transmit_dbm = 10", "transmit_dbm stands alone"),
+        ("", "distance_m = 100", "line 12: .*distance_m is given alone; distance_m and transmit_dbm go together"),
+        ("", "transmit_dbm = 10", "transmit_dbm is given alone"),
         ("", PLACE + "\nsnr_hz = 1e6", "either distance_m and transmit_dbm or snr_hz, and not both"),
         ("", PLACE + "\nspectral_efficiency = 5", "or spectral_efficiency, and not both"),
         ("", "distance_m = 0.5\ntransmit_dbm = 10", "line 12: .*distance_m is 0.5; it must be at least 1 m"),

@@ -263,7 +263,7 @@ def test_a_policy_that_plans_from_what_happened_brings_its_rounds():
     lengths = [device.draft_length for device in given.devices]
     assert all(c.draft_length == n for c, n in zip(made.sessions, lengths, strict=True) if c.drafter == DEVICE)
     assert made.goodput_tokens_per_s >= given.goodput_tokens_per_s * (1 - 1e-9)
-    with pytest.raises(InputError, match="plans from what came of the last round"):
+    with pytest.raises(InputError, match="plans from the result of the last round"):
         decide(scenario, REACTIVE)
 
 

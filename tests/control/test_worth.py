@@ -46,7 +46,7 @@ def test_prices_never_add_up_to_less_than_the_edge_alone_makes() -> None:
     assert made.price(0.0) <= made.price(made.most_tokens_per_s) == made.price(1e9)
     drafted = worth(site(EdgeDrafter(0.001, 0.0, 0.9)))
     assert drafted.alone_tokens_per_s > made.alone_tokens_per_s
-    assert sum(each.bandwidth_hz for each in drafted.sessions.values()) == pytest.approx(1e6)
+    assert sum(each.bandwidth_hz for each in drafted.sessions) == pytest.approx(1e6)
     idle = worth(replace(site(), devices=tuple(replace(each, max_draft_length=0) for each in site().devices)))
     assert idle.price(0.0) == pytest.approx(idle.alone_tokens_per_s)  # nobody else earns anything
 
@@ -55,23 +55,23 @@ def test_prices_never_add_up_to_less_than_the_edge_alone_makes() -> None:
 @pytest.mark.parametrize("seen", [0.0, 80.0, 95.0, 200.0])
 def test_the_prices_of_the_engine_and_of_the_devices_rise_and_fall_together(alone: float, seen: float) -> None:
     """Where the edge alone makes nearly what it makes with its devices, their time is not worth nothing beside it."""
-    made = Worth(0.5, 100.0, alone, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    made = Worth(0.5, 100.0, alone, (SessionWorth(1.0, 0.1, 2.0, 1.0),))
     goodput = min(max(seen, 75.0, alone), 100.0)
     assert made.price(seen) == pytest.approx(0.5 * goodput)
-    assert made.sessions["d"].scaled(made.scale(seen)).restart_worth == pytest.approx(2.0 * goodput / 100.0)
+    assert made.sessions[0].scaled(made.scale(seen)).restart_worth == pytest.approx(2.0 * goodput / 100.0)
 
 
 def test_what_the_edges_drafter_would_give_is_no_floor() -> None:
     plain_per_s = 1.0 / PAPER.verify_s([0] * 12)
     made = worth(site(EdgeDrafter(0.001, 0.0, 0.9)))
-    floors = [each.least_tokens_per_s for each in made.sessions.values()]
+    floors = [each.least_tokens_per_s for each in made.sessions]
     assert floors == pytest.approx([plain_per_s] * 12)
 
 
 def test_prices_count_a_session_by_its_weight() -> None:
     devices = site().devices
     made = worth(Scenario(Cell(1e6, 60, 25, 0), PAPER, (Device("d0", 0.006, 3.0, 0.6, weight=3.0), *devices[1:])))
-    assert [made.sessions[name].weight for name in ("d0", "d1")] == [3.0, 1.0]
+    assert [each.weight for each in made.sessions[:2]] == [3.0, 1.0]
     ready = [Candidate(k, 2, 0.6, weight) for k, weight in enumerate((3.0, 1.0))]
     decided = choose(ready, PAPER, 200.0)  # a ride costs 2.5 tokens, and brings 1.96
     assert isinstance(decided, Go)
@@ -85,7 +85,7 @@ def test_fair_weights_favour_who_has_little() -> None:
 
 def test_what_devices_do_not_earn_the_engine_does() -> None:
     """The best rates say that devices add 40 tokens per second to 60. If a third is not seen, they are cheaper."""
-    made = Worth(0.5, 100.0, 60.0, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    made = Worth(0.5, 100.0, 60.0, (SessionWorth(1.0, 0.1, 2.0, 1.0),))
     assert made.devices_share(59.0) == made.devices_share(60.0) == 0.0
     assert made.devices_share(60.0 + 0.25 * DEVICES_ATTAIN * 40.0) == pytest.approx(0.25)
     assert made.devices_share(60.0 + DEVICES_ATTAIN * 40.0) == pytest.approx(1.0)
@@ -97,7 +97,7 @@ def test_what_devices_do_not_earn_the_engine_does() -> None:
 
 def test_time_is_worth_what_the_edge_makes_alone_where_devices_add_nothing() -> None:
     """Else the edge would refuse the passes that it can make alone, and wait for better ones that never come."""
-    made = Worth(0.5, 100.0, 60.0, {"d": SessionWorth(1.0, 0.1, 2.0, 1.0)})
+    made = Worth(0.5, 100.0, 60.0, (SessionWorth(1.0, 0.1, 2.0, 1.0),))
     assert made.price(20.0, 0.0) == pytest.approx(60.0)
     assert made.price(20.0, 0.4) == pytest.approx((60.0 + 0.4 * 15.0) * 0.8)
     assert made.price(20.0, 1.0) == pytest.approx(75.0 * 0.5)

@@ -21,7 +21,7 @@ def test_before_the_best_rates_are_known_everybody_has_the_same():
 
 def test_the_split_is_that_of_the_solver_but_for_an_even_part():
     scenario = load_scenario(scenario_path("paper-qwen"))
-    best = {k: made.bandwidth_hz for k, made in enumerate(worth(scenario).sessions.values())}
+    best = {k: made.bandwidth_hz for k, made in enumerate(worth(scenario).sessions)}
     assert list(best.values()) == [made.bandwidth_hz for made in fluid(scenario).devices]
     whole_hz = scenario.cell.bandwidth_hz
     bands = Bands(whole_hz)

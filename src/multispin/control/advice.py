@@ -141,7 +141,7 @@ def advise(
     for index, policy in enumerate(policies):
         told(f"rounds: {policy}", 0.4 * index / len(policies))
         if policy_named(policy).choose is None:
-            skipped.append((policy, "it plans from what came of the last round"))
+            skipped.append((policy, "it plans from the result of the last round"))
             continue
         try:
             decisions.append(("rounds", policy, decide_with_frames(scenario, policy, "rounds")))

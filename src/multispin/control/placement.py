@@ -71,7 +71,7 @@ class Radio:
         name = f"device {shown(table.get('name'))}"
         if len(given) < len(PLACE_KEYS):
             raise InputError(
-                f"{name}: {given[0]} stands alone; distance_m and transmit_dbm are given together", where=(given[0],)
+                f"{name}: {given[0]} is given alone; distance_m and transmit_dbm go together", where=(given[0],)
             )
         for other in ("spectral_efficiency", "snr_hz"):
             if other in table:

@@ -109,11 +109,11 @@ def plan(
     """
     row = policy_named(policy)
     if row.choose is None:
-        raise InputError(f"policy {policy!r} plans from what came of the last round; it has no plan for a scenario")
+        raise InputError(f"policy {policy!r} plans from the result of the last round, so it cannot plan a scenario")
     if not 0 <= number("relative_gap", relative_gap, allowed="in [0, 1)") < 1:
         raise InputError(f"relative_gap is {relative_gap!r}; it must be in [0, 1)")
     if row.splits_band and not ACCESS[scenario.cell.multiple_access].splits_band:
-        raise InputError(f"policy {policy!r} is about splitting the band, which multiple_access = 'tdma' does not")
+        raise InputError(f"policy {policy!r} splits the band, which is not possible with multiple_access = 'tdma'")
     if not row.chooses_modes:
         scenario = first_modes(scenario)
     positive("max_effort", max_effort)
@@ -188,7 +188,7 @@ def _exact(task: _Task, objective: Objective) -> Plan:
     scenario, problem = task.scenario, task.problem
     if problem.constrained and problem.mode_upload_s is not None:
         raise InputError(
-            "min_goodput_tokens_per_s cannot be kept where a device chooses between modes; drop one of both"
+            "min_goodput_tokens_per_s cannot be kept where a device chooses between modes; leave one of the two out"
         )
     shortest = least_lengths(problem) if problem.constrained else problem.shortest
     if shortest is None:
@@ -361,4 +361,4 @@ WITHOUT_DEVICES = tuple(row.name for row in _ROWS if not row.devices_draft)
 RUNTIME_POLICIES = tuple(row.name for row in _ROWS if row.runtime)
 """Policies by which a running edge can serve everybody."""
 REACTIVE = "plus-two-minus-one"
-"""Plans from what came of the last round alone (`baselines.next_length`), so there is no plan of it for a scenario."""
+"""Plans from the result of the last round alone (`baselines.next_length`), so there is no plan of it for a scenario."""

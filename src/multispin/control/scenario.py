@@ -260,7 +260,7 @@ class Device:
         object.__setattr__(self, "modes", tuple(self.modes))
         for key in ("acceptance_rate", "acceptance_profile", "bits_per_token"):
             if getattr(self, key) is not None:
-                raise InputError(f"{of}{key} stands beside modes; each mode says its own", where=(key,))
+                raise InputError(f"{of}{key} is given beside modes; give it in each mode instead", where=(key,))
         names = [mode.name for mode in self.modes]
         if len(set(names)) < len(names):
             raise InputError(f"{of}two modes have the same name; names must be unique for a device")

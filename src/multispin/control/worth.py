@@ -89,13 +89,13 @@ class Worth:
         most_tokens_per_s: goodput of the best rates [tokens/s].
         alone_tokens_per_s: goodput of the edge alone, by plain decoding or with its own drafter [tokens/s]. It can make
             this of any second in which no device drafts, so no second of edge and devices together is worth less.
-        sessions: worth of each session, by device name.
+        sessions: worth of each session, in the order of the scenario's devices.
     """
 
     engine_share: float
     most_tokens_per_s: float
     alone_tokens_per_s: float
-    sessions: dict[str, SessionWorth]
+    sessions: tuple[SessionWorth, ...]
 
     def price(self, learned_tokens_per_s: float, devices_share: float = 1.0) -> float:
         """λ [tokens/s], from the goodput that was learned (`Price`) and what the devices' time is worth of its price.
@@ -155,8 +155,8 @@ def worth(scenario: Scenario) -> Worth:
         min(1.0, best.engine_tokens_per_s / best.goodput_tokens_per_s),
         best.goodput_tokens_per_s,
         alone_tokens_per_s,
-        {
-            device.name: SessionWorth(
+        tuple(
+            SessionWorth(
                 rates.bandwidth_hz,
                 rates.drafting_tokens_per_s * device.seconds_per_token,
                 rates.drafting_tokens_per_s * (pass_s + 2.0 * device.delay_s),
@@ -165,5 +165,5 @@ def worth(scenario: Scenario) -> Worth:
                 (device.min_goodput_tokens_per_s or 0.0) if can_be_had else 0.0,
             )
             for device, rates, floor in zip(scenario.devices, best.devices, floors, strict=True)
-        },
+        ),
     )

@@ -138,7 +138,8 @@ class VllmEngine(SlotTable):
         length = min(USUAL_MAX_LENGTH, known) if max_length is None else max_length
         if not 1 <= length <= known:
             raise InputError(
-                f"max_length = {max_length} is outside 1 … {known}, the positions that this model knows, but one"
+                f"max_length = {max_length} is outside 1 … {known}: this model knows {known + 1} positions, and vLLM "
+                "needs one of them"
             )
         # A step must have room for everybody's draft and for prompts, or vLLM would cut some of them.
         drafts = slots * (max_draft + 1)

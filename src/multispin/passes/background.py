@@ -33,7 +33,7 @@ class Background(Generic[Result]):
         self._rests_until_s = 0.0
 
     def use(self, executor: Executor, clock: Clock | None = None) -> None:
-        """Have work done there from now on.
+        """Do work in another thread from now on.
 
         Args:
             executor: executor with one thread.

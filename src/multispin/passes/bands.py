@@ -44,7 +44,7 @@ class Bands:
         return max(0.0, self._whole_hz - sum(self._of.values()) - sum(self._lent.values()))
 
     def look(self, drafting: Collection[int], best: Mapping[int, float] | None, lends: bool = False) -> bool:
-        """See that each of these sessions has a share. Returns whether shares of others have changed.
+        """Give each of these sessions a share. Returns whether shares of others have changed.
 
         A device that has no text for a moment keeps its share until somebody needs it.
 
@@ -78,9 +78,9 @@ class Bands:
         return False
 
     def lend(self, session: int) -> bool:
-        """Lend a device that does not draft half of what is spare, for a trial; whether there is any.
+        """Lend half of the spare band to a device that does not draft, for a trial. Returns whether any is spare.
 
-        Where most devices rest, that is much: on a narrow band a device may pay with half of it, and not with less.
+        Half is much where most devices rest: on a narrow band a device may pay with half of it, and not with less.
         """
         left_hz = self.spare_hz
         if left_hz < LEAST_LENT * self._whole_hz:
@@ -89,11 +89,11 @@ class Bands:
         return True
 
     def take_back(self, session: int) -> None:
-        """The trial is over."""
+        """Take back what was lent to a session: its trial is over."""
         self._lent.pop(session, None)
 
     def give_up(self, session: int) -> None:
-        """A device drafts in trials only from now on: its share is spare, if nobody else's it is lent for trials."""
+        """Take the share of a device that now drafts in trials only. The share may be lent for trials."""
         self._of.pop(session, None)
 
     def take_back_but_from(self, tried: Collection[int]) -> None:

@@ -113,7 +113,7 @@ class Chooser:
         return None if self._basis is None else self._basis.decision
 
     def adopt(self, chosen: Mapping[Member, Choice], decision: Decision, at_s: float) -> None:
-        """Have a decision serve from now on.
+        """Use a decision from now on.
 
         Args:
             chosen: the choice for each of its members that is still here.

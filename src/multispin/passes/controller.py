@@ -122,7 +122,7 @@ class Controller:
         )
 
     def plan_in(self, executor: Executor, clock: Callable[[], float] | None = None) -> None:
-        """Have long plans made there from now on, one at a time; the last one serves until the next is made.
+        """Make long plans in another thread from now on, one at a time; each serves until the next is made.
 
         Args:
             executor: executor with one thread.

@@ -97,7 +97,7 @@ class Flow:
         return max(0.0, now_s - self.told_s - message.draft_us * 1e-6)
 
     def starts_over(self, committed: int, now_s: float) -> None:
-        """The device is told something that makes it start over at this place."""
+        """Note that the device is being sent something that makes it start over from `committed` tokens."""
         self.told_s, self.told_at = now_s, committed
 
     @property
@@ -106,7 +106,7 @@ class Flow:
         return self.young > 0 or self.chunks % SAMPLED == 0
 
     def owes(self, now_s: float, tokens: int, plain_tokens_per_s: float, worth: SessionWorth) -> None:
-        """Count what it had less than the least in the time since its last pass. To be told before `rode`.
+        """Count by how much it fell short of its least goodput since its last pass. Call it before `rode`.
 
         Args:
             now_s: present time of the driver's clock [s].
@@ -123,7 +123,7 @@ class Flow:
         self.behind_tokens = min(max(behind, -MOST_AHEAD), MOST_BEHIND)
 
     def rode(self, now_s: float) -> None:
-        """It was in a pass."""
+        """Note that it was in a pass."""
         self.since_s = now_s
         self.rides += 1
         if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:
@@ -131,7 +131,7 @@ class Flow:
 
     def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
               longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Candidate:  # fmt: skip
-        """The part of it that the decision needs."""
+        """The stream as the decision about the next pass sees it."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
         if self.view is None:

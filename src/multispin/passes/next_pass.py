@@ -46,7 +46,7 @@ class NextPass:
         self._rides: list[_PlannedRide] = []
 
     def board(self, rides: Sequence[Ride]) -> None:
-        """These ride in it, and nobody else."""
+        """Set which sessions are in this pass."""
         self._rides = []
         for ride in rides:
             seat = self._state.seats[ride.session]

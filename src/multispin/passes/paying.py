@@ -61,7 +61,7 @@ class Paying:
         return account is not None and account.until_s is not None
 
     def settled(self, session: int, own: int, text: int, now_s: float) -> bool:
-        """Its text went on by `text` tokens, `own` of them the device's; whether it rests or drafts from now on.
+        """Learn from a verified pass of its text. Returns whether the device begins to rest, or to draft again.
 
         Args:
             session: number of the session.
@@ -90,17 +90,17 @@ class Paying:
         return account is not None and account.rests and account.until_s is None and self._probes.due(session, now_s)
 
     def begin(self, session: int, expected_s: float, now_s: float) -> None:
-        """A trial begins, the answer to which is expected in this long [s]."""
+        """Begin a trial, whose draft is expected within `expected_s`."""
         self._probes.begin(session, now_s)
         self._accounts[session].until_s = now_s + LATE * expected_s + SLACK_S
 
     def late(self, session: int, now_s: float) -> bool:
-        """Whether its trial has had its time."""
+        """Whether the time for its trial is over."""
         account = self._accounts.get(session)
         return account is not None and account.until_s is not None and now_s >= account.until_s
 
     def end(self, session: int, now_s: float) -> None:
-        """Its trial has come to nothing."""
+        """End its trial without a result."""
         account = self._accounts.get(session)
         if account is not None and account.until_s is not None:
             account.until_s = None

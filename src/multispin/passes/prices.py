@@ -71,24 +71,24 @@ class Prices:
         self._asks = 0
 
     def use(self, executor: Executor) -> None:
-        """Have prices found there from now on, one time after the other."""
+        """Find prices in another thread from now on, one at a time."""
         self._background.use(executor)
 
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
-        """This many weighted tokens came in so much of the engine's time [s], where a pass usually takes `pass_s`."""
+        """Learn from weighted tokens that took so many seconds of the engine's time; a pass usually takes `pass_s`."""
         self._learned = learned_price(self._learned, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def promise(self, tokens: float, seconds: float, pass_s: float) -> None:
-        """A pass begins of which so many weighted tokens are expected in so much time, the wait for it included [s].
+        """Learn from a pass that begins: its expected weighted tokens, and its time with the wait before it [s].
 
-        What was expected, and not what came: luck, and the time of prompts, would hide what devices add.
+        Expected tokens count, not those that come: chance, and the time of prompts, would hide what devices add.
         """
         self._promised = learned_price(self._promised, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
-        """See whether prices are to be found again, and take those that were found.
+        """Start finding prices again if that is due, and use those that were found.
 
         Args:
             sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
@@ -115,7 +115,7 @@ class Prices:
         if (found := self._background.take()) is not None:
             self.worth, self._goodputs = found
             self._by, self._plain = math.nan, self._asked_plain
-            self._unscaled = dict(zip(sorted(self._asked), self.worth.sessions.values(), strict=True))
+            self._unscaled = dict(zip(sorted(self._asked), self.worth.sessions, strict=True))
             self._bands_hz = {number: self._unscaled[number].bandwidth_hz for number in self._streaming}
             self._scale_sessions()
 

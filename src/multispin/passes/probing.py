@@ -71,7 +71,7 @@ class Probes:
         self._longest_gap = 1.0 / share
 
     def due_since_s(self, key: int) -> float:
-        """Since when its next probe has been due [s]: who has waited longest comes first."""
+        """Time from which its next probe is due [s]; the earliest is probed first."""
         trial = self._trials.get(key)
         return -math.inf if trial is None else trial.next_s
 
@@ -106,7 +106,7 @@ class Probes:
             self._wait(trial, now_s)
 
     def miss(self, key: int, now_s: float, waited_s: float) -> None:
-        """A draft did not come in `waited_s`: from now on only probes are asked for, and seldom."""
+        """Note that no draft came in `waited_s`: from now on the device gets only probes, and seldom."""
         trial = self._trials.setdefault(key, _ProbeState())
         trial.distrusted, trial.gap = True, self._longest_gap
         if trial.since_s is None:
@@ -114,13 +114,13 @@ class Probes:
         self._wait(trial, now_s)
 
     def break_off(self, key: int, now_s: float) -> None:
-        """A probe ends, if one is under way, before its draft could come; that says nothing of the drafter."""
+        """End a probe that is under way before its draft could come; this says nothing about the drafter."""
         trial = self._trials.get(key)
         if trial is not None:
             self._wait(trial, now_s)
 
     def renew(self, key: int) -> None:
-        """Something has changed, such as the text: the next probes come sooner again."""
+        """Make the next probes come sooner again, because something such as the text has changed."""
         trial = self._trials.get(key)
         if trial is not None:
             trial.gap = FIRST_GAP

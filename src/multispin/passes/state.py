@@ -52,7 +52,7 @@ class EdgeState:
         return self.late_drafted + self.gone_wasted + sum(seat.session.counts.wasted for seat in self.seats)
 
     def tell(self, number: int, message: Downlink) -> None:
-        """Have a message sent next."""
+        """Put a message to be sent at the end of the outbox."""
         self.outbox.append((number, message))
 
     def leave(self, number: int) -> None:

@@ -60,7 +60,7 @@ class Windows:
         return self._flows.get(number)
 
     def forget(self, number: int) -> None:
-        """A session's stream begins again, with another chain."""
+        """Forget a session's stream: its device starts over, in another epoch."""
         self._flows.pop(number, None)
 
     def edge_room(self, seat: Seat) -> int:
@@ -72,13 +72,13 @@ class Windows:
         return self._beliefs.device(seat.session.number, seat.session.room, 1, self.edge_room(seat))
 
     def least_rate(self, number: int) -> float:
-        """The least belief about a device's tokens: in a trial, earlier observations do not count."""
+        """Least acceptance rate to assume for a device; above 0 in a trial, where earlier observations do not count."""
         return TRIED_RATE if self._paying.tried(number) else 0.0
 
     # Before a pass ------------------------------------------------------------------------------------------------
 
     def look(self, now_s: float) -> None:
-        """Tell whoever can take part for the first time, or again, how far it may draft."""
+        """Send a window to each device that can take part for the first time, or again."""
         drafting: list[Seat] = []
         idle: list[Seat] = []
         resting: list[Seat] = []
@@ -211,12 +211,12 @@ class Windows:
                 self._rest(seat, now_s)
 
     def ended(self, number: int, now_s: float) -> None:
-        """A text has ended; what is drafted in a trial is of that text."""
+        """Note that a text has ended, and with it a trial of its device."""
         self._flows.pop(number, None)
         self._end_trial(number, now_s)
 
     def settled(self, seat: Seat, contradicted: bool, stood: bool, changed: bool, now_s: float) -> None:
-        """A stream was in a pass, and its device is told what was found.
+        """Note that a stream was in a pass whose result its device is being sent.
 
         Args:
             seat: seat of the session.

@@ -305,8 +305,8 @@ class EdgeSession:
         if (message.round, message.accepted) != (grant.round, rejection.accepted):
             raise ProtocolError(
                 "unexpected",
-                f"a distribution for token {message.accepted} of round {message.round} came; asked was for "
-                f"{rejection.accepted} of {grant.round}",
+                f"a distribution for token {message.accepted} of round {message.round} came, but the edge "
+                f"asked for token {rejection.accepted} of round {grant.round}",
             )
         (distribution,) = unpack_distributions(message.distribution, 1, request.form)
         outcome = resolve_up(rejection, distribution)

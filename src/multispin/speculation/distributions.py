@@ -196,7 +196,7 @@ def target_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.T
         InputError: the temperature is 0.
     """
     if params.greedy:
-        raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
+        raise InputError("at temperature = 0 there is no distribution to compare drafts with: use the rule greedy")
     return truncated_logits(logits, params).double().softmax(dim=-1)
 
 

@@ -143,7 +143,7 @@ def truncate_row(
         The V̂ most probable tokens, renormalised, in Q_B bits. InputError if the row does not fit the vocabulary.
     """
     if params.greedy:
-        raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
+        raise InputError("at temperature = 0 there is no distribution to compare drafts with: use the rule greedy")
     if len(row) != form.vocabulary_size:
         raise InputError(f"{len(row)} logits do not fit a vocabulary of {form.vocabulary_size}")
     scaled = truncated_row(shaped_row_after(row, text, params), params).astype(np.float64)

@@ -73,7 +73,7 @@ class RejectionDraft(NamedTuple):
     def check(self) -> None:
         """InputError if its parts do not belong together."""
         if self.params.greedy:
-            raise InputError("temperature = 0 has no distribution to reject against; its rule is greedy")
+            raise InputError("at temperature = 0 there is no distribution to compare drafts with: use the rule greedy")
         if self.rule is Rule.REJECTION:
             check_distributions(self.drafted, self.distributions, self.logits)
         else:
