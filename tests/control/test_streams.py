@@ -56,6 +56,17 @@ def test_a_session_that_has_waited_longest_rides_whatever_it_brings() -> None:
     assert Ride(1, 0) in made.rides
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("weight", [0.0, 1e-320, 1e-30])
+def test_a_session_that_counts_for_nothing_rides_only_if_it_must(weight: float) -> None:
+    counts = Candidate(1, 8, 0.9, tokens_per_s=50.0, token_worth=0.1)
+    others = (Candidate(2, 8, 0.9, weight), Candidate(3, 8, 0.9, weight, 0.0, True, tokens_per_s=9.0, token_worth=0.1))
+    for verifier, drafter in ((PAPER, None), (Verification(0.02, 0.001, 1e-4), EdgeDrafter(0.001, 0.0, 0.5))):
+        made = choose([counts, *others], verifier, 50.0, drafter)
+        assert isinstance(made, Go)
+        assert [ride.session for ride in made.rides] == [1, 3]
+
+
 def test_nobody_falls_below_plain_decoding() -> None:
     """Twenty sessions in 277 ms each have 3.6 tokens/s when nobody drafts; one token every 0.4 s would be less."""
     made = choose([Candidate(1, 0, 0.1, waited_s=0.05), *FEW], PAPER, 250.0)

@@ -34,6 +34,16 @@ def test_fading_is_rayleigh_around_the_scenarios_ratio():
     assert abs(share - math.exp(-2)) < 4.5 * math.sqrt(math.exp(-2) * (1 - math.exp(-2)) / 4000)
 
 
+@pytest.mark.parametrize("efficiency", [499.9, 500.1, 1e12, 1e30])
+def test_fading_goes_with_any_spectral_efficiency(efficiency):
+    """2^r overflows from r = 1024 on."""
+    ordinary, great = (RayleighChannel(0.0, np.random.default_rng(3)) for _ in range(2))
+    device = replace(DEVICE, spectral_efficiency=efficiency)
+    for now_s in range(20):
+        gain = gains(ordinary, [now_s])[0]
+        assert great.heard(device, now_s).spectral_efficiency == pytest.approx(efficiency + math.log2(gain), rel=1e-9)
+
+
 def test_fading_remembers_itself_for_its_coherence_time():
     # The power's correlation is ρ², ρ = exp(−Δt / coherence).
     slow, fast = (gains(RayleighChannel(10.0, np.random.default_rng(2)), np.arange(20_000) * step) for step in (1, 30))

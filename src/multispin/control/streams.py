@@ -261,7 +261,7 @@ class _PendingTable:
         self._vain = np.minimum(self._token_worth * edge, self._lost)  # it may begin again just as well
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
-        after = self._extra + (self._lost - self._vain) * self._survives / self._weight
+        after = self._extra + (self._lost - self._vain) * self._survives / np.maximum(self._weight, 1e-200)
         first = self._weight * (alpha - (1.0 - alpha) * after)
         self._most_device = np.where(first > self._token_price, room - edge, 0.0)
         if self._token_price > 0.0:
@@ -356,6 +356,6 @@ def _expected(alpha: Floats, length: Floats) -> Floats:
 
 def _steps(first: Floats, alpha: Floats, cost: Floats | float) -> Floats:
     """How many of a draft's first tokens are worth their cost each: first · α^(l − 1) > cost; infinite if all are."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = np.ceil(1.0 + np.log(cost / first) / np.log(alpha)) - 1.0
     return np.where(first > cost, np.where(alpha < 1.0, steps, np.inf), 0.0)

@@ -22,6 +22,9 @@ from multispin.outside import read_file
 from multispin.radio import shannon_efficiency
 from multispin.simulation.clock import EventQueue
 
+_NEARLY_LINEAR = 500.0
+"""Beyond so many bit/s/Hz, log2(1 + SNR) is log2(SNR) in floating point, and the SNR soon overflows."""
+
 
 class Channel(Protocol):
     """Says how well a device is heard in the round that begins."""
@@ -117,6 +120,8 @@ def _with_gain(device: Device, gain: float) -> Device:
     if device.snr_hz is not None:
         return replace(device, snr_hz=gain * device.snr_hz)
     assert device.spectral_efficiency is not None  # one of them is given
+    if device.spectral_efficiency > _NEARLY_LINEAR:  # 2^r would overflow
+        return replace(device, spectral_efficiency=device.spectral_efficiency + math.log2(gain))
     snr = math.expm1(device.spectral_efficiency * math.log(2))
     return replace(device, spectral_efficiency=shannon_efficiency(gain * snr))
 
