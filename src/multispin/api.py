@@ -6,13 +6,14 @@ Every function imports what it needs when it is called, so that planning loads n
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multispin.checks import shown
+from multispin.checks import shown, whole
 from multispin.errors import InputError
 from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams
 
@@ -175,20 +176,39 @@ def open_text(
         max_tokens: longest text after the prompt; default 256.
         stop_ids: ids that end the text; default: none.
 
+    Raises:
+        InputError: the prompt, its ids or its length cannot be used, or all slots are taken.
+
     """
+    prompt, stop_ids = _ids("prompt", prompt), _ids("stop_ids", stop_ids)
+    whole("max_tokens", max_tokens, 0, 2**31 - 1)
     if not prompt:
         raise InputError("the prompt is empty: it needs at least one token")
+    if min(prompt) < 0 or max(prompt) >= engine.vocabulary_size:
+        raise InputError(f"the prompt has an id outside of the target's 0 … {engine.vocabulary_size - 1}")
     if len(prompt) + max_tokens > engine.max_length:
         raise InputError(
             f"{len(prompt)} prompt tokens and max_tokens = {max_tokens} exceed the engine's max_length = "
             f"{engine.max_length}"
         )
     params = replace(params or SamplingParams(), prompt_tokens=len(prompt))
-    text = Text(engine.open(), list(prompt), len(prompt), drafter, params, max_tokens, frozenset(stop_ids))
-    if len(prompt) > 1:
-        engine.verify([Feed(text.slot, 0, text.tokens[:-1], None)])
-    drafter.prepare(text.tokens)
+    text = Text(engine.open(), prompt, len(prompt), drafter, params, max_tokens, frozenset(stop_ids))
+    try:
+        if len(prompt) > 1:
+            engine.verify([Feed(text.slot, 0, text.tokens[:-1], None)])
+        drafter.prepare(text.tokens)
+    except BaseException:
+        engine.close(text.slot)
+        raise
     return text
+
+
+def _ids(name: str, given: Iterable[int]) -> list[int]:
+    """Token ids as a list; they may stand in an array or a tensor."""
+    try:
+        return [operator.index(each) for each in given]
+    except TypeError:
+        raise InputError(f"{name} is {shown(given)}; it must be token ids, which a tokenizer makes of text") from None
 
 
 def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> list[Outcome]:
@@ -207,6 +227,7 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
         For each unfinished text, how many drafted tokens were accepted and which token followed.
 
     """
+    whole("draft_length", draft_length, 0, 2**31 - 1)
     running = [text for text in texts if not text.finished]
     drafts = []
     for text in running:

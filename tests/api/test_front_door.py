@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import multispin
@@ -282,3 +283,68 @@ def test_an_edge_refuses_what_cannot_be(tiny_folder, asked, reason):
 
     with pytest.raises(multispin.InputError, match=reason):
         asyncio.run(begin())
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"prompt": "abc"}, "prompt is 'abc'; it must be token ids"),
+        ({"prompt": [1.5]}, "it must be token ids"),
+        ({"prompt": [257]}, "an id outside of the target's 0 … 256"),
+        ({"prompt": [-1]}, "an id outside of the target's 0 … 256"),
+        ({"prompt": []}, "at least one token"),
+        ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"max_tokens": math.nan}, "max_tokens is nan"),
+        ({"max_tokens": 99}, "exceed the engine's max_length"),
+        ({"stop_ids": None}, "stop_ids is None"),
+    ],
+)
+def test_a_text_that_is_refused_takes_no_slot(tiny_folder, asked, reason):
+    engine = multispin.Verifier(load_model(tiny_folder), 1, 64)
+    with pytest.raises(multispin.InputError, match=reason):
+        multispin.open_text(engine, **{"prompt": [1, 2], "drafter": multispin.NoDrafter(), "max_tokens": 4} | asked)
+    with pytest.raises(AttributeError):
+        multispin.open_text(engine, [1, 2], "lookup", max_tokens=4)  # a name, not a drafter
+    text = multispin.open_text(engine, np.array([1, 2]), multispin.NoDrafter(), max_tokens=4)  # the one slot is free
+    with pytest.raises(multispin.InputError, match=r"draft_length is 1\.5"):
+        multispin.one_pass(engine, [text], draft_length=1.5)
+    assert text.tokens == [1, 2]
+
+
+@pytest.mark.parametrize("name", [None, 5, b"x", "x" * 5000, Path("/nowhere/model"), ""])
+def test_what_names_no_model_is_refused(name, tiny_folder):
+    calls = (
+        multispin.load_model,
+        multispin.load_tokenizer,
+        lambda target: multispin.load_drafter("q8", target or "", 64),
+        lambda spec: multispin.load_drafter(spec, tiny_folder, 64),
+    )
+    for load in calls:
+        with pytest.raises(multispin.InputError) as refused:
+            load(name)
+        assert len(str(refused.value)) < 300
+
+
+def test_a_model_may_be_named_by_a_path(tiny_folder):
+    drafter, _ = multispin.load_drafter(Path(tiny_folder), Path(tiny_folder), 64)
+    assert drafter.draft([1, 2], 3, multispin.SamplingParams())
+
+
+@pytest.mark.parametrize("length", [None, 0, 1.5, "64"])
+def test_a_drafter_has_a_whole_number_of_places(length, tiny_folder):
+    with pytest.raises(multispin.InputError, match="max_length is"):
+        multispin.load_drafter("q8", tiny_folder, length)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        *(({name: "1"}, f"{name} = '1' is no number") for name in ("temperature", "top_p", "min_p")),
+        *(({name: 1.5}, f"{name} = 1.5 is no whole number") for name in ("top_k", "seed", "prompt_tokens")),
+        ({"logit_bias": {1: 2.0}}, "is no sequence of pairs"),
+        ({"logit_bias": None}, "is no sequence of pairs"),
+    ],
+)
+def test_parameters_of_another_type_are_refused(asked, reason):
+    with pytest.raises(multispin.InputError, match=reason):
+        multispin.SamplingParams(**asked)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.buckets import Shape
 from multispin.models.packable import PackedModel, with_width
@@ -51,8 +52,10 @@ class CachedModel(SlotTable):
         packed = model if isinstance(model, PackedModel) else PackedModel.of(model, reorder)
         config = packed.config
         limit = packed.longest_text or max_length
-        if not 1 <= max_length <= limit:
-            raise InputError(f"max_length = {max_length} is outside 1 … {limit}, the positions that this model knows")
+        if not isinstance(max_length, int) or not 1 <= max_length <= limit:
+            raise InputError(
+                f"max_length = {shown(max_length)} is outside 1 … {limit}, the positions that this model knows"
+            )
         self.packed = packed
         self._width = packed.width
         self.vocabulary_size = self._width if vocabulary_size is None else vocabulary_size

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multispin.checks import whole
 from multispin.errors import InputError, require
 from multispin.models.drafter_name import DrafterKind, DrafterName
 from multispin.models.gguf_drafter import LIBRARY, file_for_llama_cpp, is_for_llama_cpp
@@ -110,7 +111,7 @@ def load_draft_source(
     """Load what `spec` names; InputError if it is not there or its ids are not the target's.
 
     Args:
-        spec: name of the drafter, see `drafter_name`. Where llama.cpp is installed it runs GGUF files, and distilled
+        spec: name of the drafter, see `DrafterName`. Where llama.cpp is installed it runs GGUF files, and distilled
             drafters and q8 of a target that is one; torch runs all others.
         target: reference of the target, whose tokenizer counts; None for the tokenizer of a GGUF drafter's own file,
             and for the embedded target with other drafters.
@@ -121,6 +122,8 @@ def load_draft_source(
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.
 
     """
+    if target == "":  # an unset variable of a script, say: not the usual target
+        raise InputError("the target's name is empty: leave it out, or name a model")
     name, refusal = DrafterName.parse(spec), None
     if place == "cpu" and not batched and is_for_llama_cpp(name, target):
         try:
@@ -214,12 +217,13 @@ def load_drafter(spec: str, target: str, max_length: int, place: str = "cpu") ->
     """Make the drafter that `spec` names for one text, and the target's tokenizer.
 
     Args:
-        spec: name of the drafter, see `drafter_name`.
+        spec: name of the drafter, see `DrafterName`.
         target: reference of the target.
         max_length: prompt and generated tokens of the longest text to draft for.
         place: device of torch's that it computes on; default "cpu".
 
     """
+    whole("max_length", max_length, 1, 2**31 - 1)
     source = load_draft_source(spec, target, place)
     return source.drafter(max_length), source.tokenizer
 

@@ -14,8 +14,9 @@ from enum import Enum
 from importlib import resources
 from pathlib import Path
 
+from multispin.checks import shown
 from multispin.errors import InputError
-from multispin.models.references import INSTALL_EMBEDDED, embedded_is_installed, locate
+from multispin.models.references import INSTALL_EMBEDDED, embedded_is_installed, locate, there
 from multispin.outside import user_path, whole_characters
 
 SHIPPED = ("small", "medium", "large")
@@ -62,6 +63,9 @@ class DrafterName:
     @classmethod
     def parse(cls, text: str) -> "DrafterName":
         """Parse a name; InputError if it cannot be one. Whether a model is there is for `check`."""
+        if not isinstance(text, str | Path):
+            raise InputError(f"a drafter's name is {shown(text)}; it must be text")
+        text = str(text)
         if text in ("lookup", "none"):
             return cls(text, DrafterKind(text))
         if text in SHIPPED:
@@ -76,7 +80,7 @@ class DrafterName:
         if not text:
             raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
         folder = user_path(whole_characters(text, f"the name of the drafter {text!r}"))
-        if is_drafter(folder):
+        if there(folder, text) and is_drafter(folder):
             return cls(text, DrafterKind.DISTILLED, folder=folder)
         return cls(text, DrafterKind.MODEL, text)
 

@@ -67,17 +67,24 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written: {why[0] if why else type(error).__name__}") from error
 
 
-def locate(reference: str) -> Path | str:
+def locate(reference: str | Path) -> Path | str:
     """The model that a reference names; InputError if it names nothing.
+
+    Args:
+        reference: a model folder, a GGUF file, a Hub id (owner/name) or "embedded".
 
     Returns:
         The path of a GGUF file or of a model folder, or a Hub id (owner/name).
 
     """
+    if not isinstance(reference, str | Path):
+        raise InputError(f"a model's name is {shown(reference)}; it must be text")
+    reference = str(reference)
     if reference == EMBEDDED:
         return embedded_path()
     whole_characters(reference, f"the name of the model {reference!r}")  # libraries that read models know no other
     path = user_path(reference)
+    is_there = there(path, reference)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file {reference}")
@@ -87,11 +94,12 @@ def locate(reference: str) -> Path | str:
             raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
         check_sizes(path)
         return path
-    if path.exists():
+    if is_there:
         raise InputError(f"{reference} is no model: it is neither a folder nor a file whose name ends in .gguf")
     if not re.fullmatch(HUB_ID, reference):
         raise InputError(
-            f"there is no model {reference!r}: name a model folder, a .gguf file, a Hub id (owner/name) or {EMBEDDED!r}"
+            f"there is no model {shown(reference)}: name a model folder, a .gguf file, a Hub id (owner/name) or "
+            f"{EMBEDDED!r}"
         )
     return reference
 
@@ -103,6 +111,14 @@ def embedded_is_installed() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def there(path: Path, named: str) -> bool:
+    """Whether a path exists; InputError where the system cannot say: the name is too long, a folder may not be read."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"there is no model {shown(named)}: {error.strerror}") from None
 
 
 def embedded_path() -> Path:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.speculation.evidence import Evidence, Finding
 from multispin.speculation.rule import Rule
@@ -66,8 +67,8 @@ class SlotsTakenError(InputError):
 
 def check_slots(slots: int) -> None:
     """InputError unless there is a slot: an engine checks it before it loads a model."""
-    if slots < 1:
-        raise InputError(f"slots = {slots} is below 1")
+    if not isinstance(slots, int) or slots < 1:
+        raise InputError(f"slots = {shown(slots)} is no whole number of at least 1")
 
 
 class SlotTable:

@@ -12,8 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS
 from multispin.speculation.gumbel_max import gumbel_argmax_rows
@@ -23,6 +25,8 @@ from multispin.speculation.scoring import MAX_LOGPROBS
 if TYPE_CHECKING:
     import torch
 
+_NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+_WHOLE = ("top_k", "seed", "prompt_tokens", "withheld_until")
 MIN_TEMPERATURE = 1e-6
 """Smallest temperature above 0: logits divided by it are still finite numbers, whatever the rule."""
 MAX_TEMPERATURE = 10.0
@@ -75,6 +79,7 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.temperature != 0.0 and not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature = {self.temperature} is neither 0 (greedy) nor in {MIN_TEMPERATURE} … {MAX_TEMPERATURE}"
@@ -105,6 +110,22 @@ class SamplingParams:
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InputError(f"logprobs = {self.logprobs} is outside 0 … {MAX_LOGPROBS}")
         check_seed(self.seed)
+
+    def _check_types(self) -> None:
+        """InputError unless numbers are numbers, and the biases pairs of them."""
+        for names, kind, called in ((_NUMBERS, Real, "number"), (_WHOLE, Integral, "whole number")):
+            for name in names:
+                if not isinstance(value := getattr(self, name), kind):
+                    raise InputError(f"{name} = {shown(value)} is no {called}")
+        pairs = isinstance(self.logit_bias, Sequence) and all(
+            isinstance(pair, Sequence)
+            and len(pair) == 2
+            and isinstance(pair[0], Integral)
+            and isinstance(pair[1], Real)
+            for pair in self.logit_bias
+        )
+        if not pairs:
+            raise InputError(f"logit_bias = {shown(self.logit_bias)} is no sequence of pairs (id, number)")
 
     @property
     def greedy(self) -> bool:
