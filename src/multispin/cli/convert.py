@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from multispin.cli.progress import progress
-from multispin.errors import require
+from multispin.errors import InputError, require
 from multispin.models.numbers import GGUF_STORAGES
 from multispin.outside import one_line
 
@@ -39,6 +39,8 @@ def command(drafter: str, file: Path, target: str | None, storage: str, as_json:
     """
     for module in ("gguf", "safetensors"):
         require(module)
+    if not file.name:
+        raise InputError("FILE is no name of a file: it must end in .gguf")
     from multispin.models.gguf_drafter import GgufOrder, write_gguf
 
     with progress() as show:

@@ -1,7 +1,6 @@
 """`multispin demo`: one edge and several devices on this machine, then the proof that nothing was lost."""
 
 import json
-import math
 import os
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from multispin.cli.engine import check_edge_draft, check_engine_options, engine_arguments, engine_options
+from multispin.cli.options import Number
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
 from multispin.cli.unused import idle_policies
@@ -62,7 +62,7 @@ Examples:
               "pays (auto); repeatable.  [default: all but mixture at a site, else rounds]")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
-@click.option("--slower", type=click.FloatRange(1.0, 1000.0), show_default="as much as this machine needs",
+@click.option("--slower", type=Number(1.0, 1000.0), show_default="as much as this machine needs",
               help="Play the site this many times slower than it is.")  # fmt: skip
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
               help="Without a site: number of devices.")  # fmt: skip
@@ -70,7 +70,7 @@ Examples:
               show_default="heterogeneous and fixed at a site, else heterogeneous",
               help="How the edge plans, in the modes rounds and mixture. In streams and auto only the policy fair "
               "has an effect.")  # fmt: skip
-@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
+@click.option("--bandwidth-hz", type=Number(0, min_open=True), default=20e3, show_default=True,
               help="Without a site: uplink band that all devices share.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
@@ -83,8 +83,6 @@ Examples:
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> int:
     """The command behind `multispin demo`; its help is `_HELP`."""
-    if not math.isfinite(options["bandwidth_hz"]):
-        raise InputError("--bandwidth-hz is not a number")
 
     def given(name: str) -> bool:
         return context.get_parameter_source(name) is not ParameterSource.DEFAULT

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from multispin.cli.options import Number
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
@@ -66,16 +67,14 @@ MAX_CREDENTIAL_BYTES = 4096
 @sampling_options
 @click.option(
     "--seconds-per-token",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     default=0.0,
     help="Emulate a device that takes this long to draft a token.",
 )
-@click.option(
-    "--spectral-efficiency", type=click.FloatRange(0.0), default=0.0, help="Emulate an uplink with this many bit/s/Hz."
-)
-@click.option("--delay-s", type=click.FloatRange(0.0, MAX_DELAY_S), default=0.0,
+@click.option("--spectral-efficiency", type=Number(0.0), default=0.0, help="Emulate an uplink with this many bit/s/Hz.")
+@click.option("--delay-s", type=Number(0.0, MAX_DELAY_S), default=0.0,
               help="Emulate a network that delays every message by this time, one way.")  # fmt: skip
-@click.option("--max-wasted-share", type=click.FloatRange(0.0, 1.0), default=1.0, show_default="no bound",
+@click.option("--max-wasted-share", type=Number(0.0, 1.0), default=1.0, show_default="no bound",
               help="In streams: draft less far ahead, so that at most about this share of the drafted tokens is never "
               "verified. Saves energy.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
@@ -89,7 +88,7 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option(
     "--retry-for",
     "retry_for_s",
-    type=click.FloatRange(0.0, 604_800.0),
+    type=Number(0.0, 604_800.0),
     show_default="10 at first, 300 once an edge has answered",
     help="Seconds for which the device looks for an edge before it gives up.",
 )

@@ -1,7 +1,6 @@
 """`multispin distill`: make a small drafter for a target."""
 
 import json
-import math
 import os
 import shlex
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from multispin.cli.options import Number
 from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.errors import InputError
@@ -61,9 +61,9 @@ MAX_CORPUS_BYTES = 64 * 2**20
 )
 @click.option("--positions", type=click.IntRange(1, 10**6), default=512, show_default=True,
               help="Positions per training step at which distributions are compared.")  # fmt: skip
-@click.option("--learning-rate", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True,
+@click.option("--learning-rate", type=Number(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True,
               help="Highest learning rate of AdamW.")  # fmt: skip
-@click.option("--variation-share", type=click.FloatRange(0.0, 1.0), default=0.3, show_default=True,
+@click.option("--variation-share", type=Number(0.0, 1.0), default=0.3, show_default=True,
               help="Share of the steps, the last ones, that reduce the total variation distance instead of the "
               "KL divergence.")  # fmt: skip
 @click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True,
@@ -92,9 +92,6 @@ def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **optio
       multispin distill --target Qwen/Qwen3-8B --on cuda:0 --layers 4 --vocabulary 32768 --out qwen3-8b-phone
     """
     wanted = _layers(layers)
-    for name in ("learning_rate", "variation_share"):
-        if not math.isfinite(options[name]):
-            raise InputError(f"--{name.replace('_', '-')} is not a number")
     for folder in (options["out"], options["corpus"]):
         if folder is not None:
             make_folder(folder)

@@ -1,9 +1,23 @@
 """What the files of commands share to declare options."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+import click
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: click lets nan into every range, and inf into those without an end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error if it is none, or outside."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number.", param, ctx)
+        return found
 
 
 class Decorator(Protocol):

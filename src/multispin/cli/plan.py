@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from multispin.cli.options import Number
 from multispin.control import (
     POLICIES,
     POLICY_TABLE,
@@ -52,7 +53,7 @@ _FULL_TABLE = 40
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option(
     "--relative-gap",
-    type=click.FloatRange(0.0, 1.0, max_open=True),
+    type=Number(0.0, 1.0, max_open=True),
     default=1e-6,
     show_default=True,
     help="The search ends when the proven upper bound is at most this share above the answer (heterogeneous and fair).",

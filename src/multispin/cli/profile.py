@@ -1,7 +1,6 @@
 """`multispin profile`: its options, and what it prints and writes; `measuring` measures."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import click
 
 from multispin.cli.engine import check_engine_options, engine_options
 from multispin.cli.measuring import described, measure_here
+from multispin.cli.options import Number
 from multispin.cli.process import check_outputs, check_plot, flag, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Scenario
@@ -30,7 +30,7 @@ FEWEST_POINTS = 3
               help="Drafter to measure; repeatable.  [default for embedded: large, "
               "medium, small and lookup]")  # fmt: skip
 @engine_options
-@click.option("--temperature", type=click.FloatRange(0.0, 10.0), default=0.0, show_default=True,
+@click.option("--temperature", type=Number(0.0, 10.0), default=0.0, show_default=True,
               help="Temperature at which acceptance is measured; 0 is greedy decoding.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampling noise.")
 @click.option("--prompts", "per_task", type=click.IntRange(1, 12), default=3, show_default=True,
@@ -56,9 +56,9 @@ FEWEST_POINTS = 3
               help="Write which drafted tokens were right. With several drafters NAME.json becomes "
               "NAME-DRAFTER.json.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
-@click.option("--bandwidth-hz", type=click.FloatRange(0, min_open=True), default=20e3, show_default=True,
+@click.option("--bandwidth-hz", type=Number(0, min_open=True), default=20e3, show_default=True,
               help="For the scenario: the shared band [Hz].")  # fmt: skip
-@click.option("--spectral-efficiency", type=click.FloatRange(0, 1000, min_open=True), default=4.0, show_default=True,
+@click.option("--spectral-efficiency", type=Number(0, 1000, min_open=True), default=4.0, show_default=True,
               help="For the scenario: bit/s/Hz of every device.")  # fmt: skip
 @click.option("--advise", "with_advice", is_flag=True,
               help="Also say whether these drafters should draft for this engine.")  # fmt: skip
@@ -109,9 +109,6 @@ def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequenc
         raise InputError(
             f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
         )
-    for name in ("temperature", "bandwidth_hz", "spectral_efficiency"):
-        if not math.isfinite(options[name]):
-            raise InputError(f"--{name.replace('_', '-')} is not a number")
     drafts = options["drafts"] or (("large", "medium", "small", "lookup") if options["target"] == "embedded" else ())
     _check_results(options, drafts)
     threads = options["threads"] or os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, engine_options
-from multispin.cli.options import Decorator
+from multispin.cli.options import Decorator, Number
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
 from multispin.cli.serving import serve_until_told
@@ -58,7 +57,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous", show_default=True,
               help="How draft lengths and bands of devices are planned, in the modes rounds and mixture. "
               "In streams and auto only the policy fair has an effect.")  # fmt: skip
-@click.option("--bandwidth-hz", type=click.FloatRange(0.0, min_open=True), default=20e3, show_default=True,
+@click.option("--bandwidth-hz", type=Number(0.0, min_open=True), default=20e3, show_default=True,
               help="Uplink band shared by all devices.")  # fmt: skip
 @click.option("--max-draft-length", type=click.IntRange(1, 63), default=16, show_default=True,
               help="Longest draft, in tokens; in streams, most drafted tokens of a text that one pass "
@@ -72,18 +71,18 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @_limit("prefill_tokens_per_round", click.IntRange(1, 65536), "Most prompt tokens that are read in one pass.")
 @_limit(
     "prefill_share",
-    click.FloatRange(0.0, 100.0),
+    Number(0.0, 100.0),
     "Reading prompts makes a pass longer by at most this share of its time.",
 )
 @_limit(
     "deadline_factor",
-    click.FloatRange(1.0, 1000.0),
+    Number(1.0, 1000.0),
     "A round waits for drafts at most this many times their planned time, plus --deadline-slack-s.",
 )
-@_limit("deadline_slack_s", click.FloatRange(0.0, 3600.0), "Seconds that a round may wait beyond --deadline-factor.")
+@_limit("deadline_slack_s", Number(0.0, 3600.0), "Seconds that a round may wait beyond --deadline-factor.")
 @_limit(
     "longest_wait_s",
-    click.FloatRange(0.0, 3600.0),
+    Number(0.0, 3600.0),
     "In streams: a text that was in no pass for this many seconds is in the next one.",
 )
 @_limit(
@@ -92,27 +91,27 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
     "Most devices at once: those connected, and those whose sessions are kept until they come back.",
 )
 @_limit("max_waiting", click.IntRange(0, 65536), "Most requests that may wait for a slot.")
-@_limit("resume_grace_s", click.FloatRange(0.0, 3600.0), "Seconds for which a lost device's session is kept.")
+@_limit("resume_grace_s", Number(0.0, 3600.0), "Seconds for which a lost device's session is kept.")
 @_limit(
     "slot_grace_s",
-    click.FloatRange(0.0, 3600.0),
+    Number(0.0, 3600.0),
     "Seconds for which a lost device keeps its slot while others wait for one.",
 )
 @_limit(
     "draft_timeout_s",
-    click.FloatRange(1.0, 3600.0),
+    Number(1.0, 3600.0),
     "A device that owes an answer for this many seconds is disconnected.",
 )
 @_limit(
     "idle_timeout_s",
-    click.FloatRange(1.0, 604800.0),
+    Number(1.0, 604800.0),
     "A device that asks for nothing for this many seconds is disconnected.",
 )
 @place_option
-@click.option("--emulated-verification-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=3, default=None,
+@click.option("--emulated-verification-s", type=Number(0.0, MAX_EMULATED_S), nargs=3, default=None,
               metavar="FIXED PER_DEVICE PER_TOKEN", help="Emulate a slower engine: verification takes at least FIXED + "
               "PER_DEVICE for each device + PER_TOKEN for each token, in seconds.")  # fmt: skip
-@click.option("--emulated-edge-draft-s", type=click.FloatRange(0.0, MAX_EMULATED_S), nargs=2, default=None,
+@click.option("--emulated-edge-draft-s", type=Number(0.0, MAX_EMULATED_S), nargs=2, default=None,
               metavar="FIXED PER_DEVICE", help="Emulate a slower edge drafter: a drafting step takes at least FIXED + "
               "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
@@ -135,9 +134,9 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
               help="Serve /metrics at this address only, and without asking for a token.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
               help="Format of the log on standard error.")  # fmt: skip
-@click.option("--finish-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
+@click.option("--finish-s", type=Number(0.0, 3600.0), default=10.0, show_default=True,
               help="Seconds for which texts of HTTP clients may go on after the edge was told to stop.")  # fmt: skip
-@click.option("--come-back-s", type=click.FloatRange(0.0, 3600.0), default=10.0, show_default=True,
+@click.option("--come-back-s", type=Number(0.0, 3600.0), default=10.0, show_default=True,
               help="Seconds after which devices should come back; they are told when the edge stops.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
               help="Serve OpenAI clients at http://HOST:PORT/v1, or do not.")  # fmt: skip
@@ -159,9 +158,6 @@ def command(**options: Any) -> None:
       multispin serve --config edge.toml --port 9000
       multispin serve --engine vllm --target Qwen/Qwen3-32B --dtype bfloat16 --engine-option tensor_parallel_size=8
     """
-    for name, value in options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{name.replace('_', '-')} is not a number")
     _check_mode(options)
     check_web(options)
     if printed(options):

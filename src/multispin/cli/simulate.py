@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from multispin.cli.options import Number
 from multispin.cli.process import check_outputs, check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.cli.unused import idle_policies
@@ -67,7 +68,7 @@ Examples:
 )
 @click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
               "real one does.  [default: learns]")  # fmt: skip
-@click.option("--replan-tolerance", type=click.FloatRange(0.0), default=0.02, show_default=True,
+@click.option("--replan-tolerance", type=Number(0.0), default=0.02, show_default=True,
               help="Share by which estimates may change before the controller plans again.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "

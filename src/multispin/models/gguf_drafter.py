@@ -123,6 +123,8 @@ def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = Non
         reader = open_gguf(source)
         tensors, keys = _distilled(name.folder, source, reader)
     elif name.kind is DrafterKind.MODEL:
+        if order.target is not None:
+            raise InputError(f"the drafter {order.drafter!r} is a model of its own: leave its target out")
         source = gguf_of(name.reference)
         reader = open_gguf(source)
         check_layout(source, reader)
