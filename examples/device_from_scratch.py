@@ -261,4 +261,6 @@ def main(edge: str, question: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not sys.argv[1].startswith("http://"):
+        raise SystemExit("usage: python examples/device_from_scratch.py http://HOST:PORT PROMPT")
     main(sys.argv[1].rstrip("/"), sys.argv[2])

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multispin.checks import shown, whole
+from multispin.checks import one_of, shown, whole
 from multispin.errors import InputError
+from multispin.outside import whole_characters
 from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams
 
 if TYPE_CHECKING:
@@ -250,6 +251,14 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
     return outcomes
 
 
+def _check_text(**given: str) -> None:
+    """InputError unless each of these is text, of whole characters."""
+    for name, text in given.items():
+        if not isinstance(text, str):
+            raise InputError(f"{name} is {shown(text)}; it must be text")
+        whole_characters(text, name)
+
+
 @asynccontextmanager
 async def run_edge(
     target: str = "embedded",
@@ -289,12 +298,15 @@ async def run_edge(
         The address for devices, such as "ws://127.0.0.1:40123".
 
     """
-    from multispin.checks import one_of
     from multispin.edge import Access, EdgeServer, listening, place_of
     from multispin.models import load_verifier
     from multispin.passes.settings import MODES
 
     one_of("mode", mode, MODES)
+    _check_text(host=host, credential=credential)
+    whole("port", port, 0, 65535)
+    if not host:
+        raise InputError("host is empty: name an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's")
     if edge_draft is not None and mode in ("plain", "rounds"):
         raise InputError(f"mode = {mode!r} never drafts at the edge: leave edge_draft out, or use mode = 'auto'")
     if engine is None:
@@ -398,7 +410,21 @@ async def generate(
     from multispin.device import DeviceClient, session_url
     from multispin.models import load_drafter, load_tokenizer
     from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Request
+    from multispin.protocol.limits import MAX_NAME_CHARACTERS
+    from multispin.protocol.request import MAX_REQUEST_TOKENS
 
+    _check_text(url=url, prompt=prompt, name=name, credential=credential)
+    if isinstance(stops, str) or not isinstance(stops, Sequence):
+        raise InputError(f"stops is {shown(stops)}; it must be a sequence of texts")
+    _check_text(**{f"stops[{place}]": each for place, each in enumerate(stops)})
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InputError(f"name has {len(name)} characters, over the limit of {MAX_NAME_CHARACTERS}")
+    if rule is not None:
+        one_of("rule", rule, tuple(Rule))
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InputError(f"params is {shown(params)}; it must be SamplingParams")
+    whole("max_tokens", max_tokens, 1, MAX_REQUEST_TOKENS)
+    whole("min_tokens", min_tokens, 0, MAX_REQUEST_TOKENS)
     edge = session_url(url)
     tokenizer = await asyncio.to_thread(load_tokenizer, target)
     ids = tokenizer.encode_chat(prompt)

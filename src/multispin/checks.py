@@ -11,6 +11,8 @@ LEAST, MOST = 1e-30, 1e30
 """Quantities outside of this range are refused: products and quotients of a few of them are then finite and not 0."""
 _SHOWN = 60
 """Characters of a refused value that a message shows."""
+SHOWN_NAME = 400
+"""Characters of a file's or model's name that a message shows."""
 
 
 def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str = "") -> float:
@@ -92,13 +94,13 @@ def one_of(name: str, value: object, known: tuple[str, ...], *, of: str = "") ->
     return value
 
 
-def shown(value: object) -> str:
-    """A value for a message, cut short: a file may hold values of any size."""
+def shown(value: object, most: int = _SHOWN) -> str:
+    """A value for a message, cut to so many characters: a file may hold values of any size."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of very many digits; very deep lists
         return f"a {type(value).__name__} too long to show"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _refused(name: str, value: object, allowed: str, of: str, at: str = "") -> InputError:

@@ -102,7 +102,7 @@ def add(
 @tokens_option
 @json_option
 def show(file: str, as_json: bool) -> None:
-    """List all tokens: id, name, limits, age and end, but not the tokens themselves.
+    """List ids, names and limits, but not the tokens themselves.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from importlib import resources
 from itertools import zip_longest
 from pathlib import Path
 
-from multispin.checks import shown
+from multispin.checks import SHOWN_NAME, shown
 from multispin.errors import InputError
 
 TASKS: tuple[str, ...] = ("code", "arithmetic", "dialogue", "reading")
@@ -57,7 +57,9 @@ def scenario_path(name: str) -> Path:
             return Path(name)
     bundled = bundled_scenarios()
     if name not in bundled and re.fullmatch(r"[\w-]*", name):
-        raise InputError(f"there is no scenario {shown(name)}: name one of {', '.join(bundled)}, or a scenario file")
+        raise InputError(
+            f"there is no scenario {shown(name, SHOWN_NAME)}: name one of {', '.join(bundled)}, or a scenario file"
+        )
     return bundled.get(name, Path(name))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from multispin.checks import shown
+from multispin.checks import SHOWN_NAME, shown
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
 from multispin.outside import user_path, whole_characters
@@ -98,8 +98,8 @@ def locate(reference: str | Path) -> Path | str:
         raise InputError(f"{reference} is no model: it is neither a folder nor a file whose name ends in .gguf")
     if not re.fullmatch(HUB_ID, reference):
         raise InputError(
-            f"there is no model {shown(reference)}: name a model folder, a .gguf file, a Hub id (owner/name) or "
-            f"{EMBEDDED!r}"
+            f"there is no model {shown(reference, SHOWN_NAME)}: name a model folder, a .gguf file, a Hub id "
+            f"(owner/name) or {EMBEDDED!r}"
         )
     return reference
 
@@ -118,7 +118,7 @@ def there(path: Path, named: str) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise InputError(f"there is no model {shown(named)}: {error.strerror}") from None
+        raise InputError(f"there is no model {shown(named, SHOWN_NAME)}: {error.strerror}") from None
 
 
 def embedded_path() -> Path:
