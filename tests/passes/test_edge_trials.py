@@ -70,6 +70,23 @@ def test_as_many_are_tried_as_take_no_longer_than_the_steps_that_all_of_them_wai
     assert tried(0.001, EdgeDrafter(0.003, 0.0, 0.5)) == 40 // AT_ONCE
 
 
+def test_a_trial_takes_the_place_of_tokens_of_the_device_and_that_counts_as_its_cost() -> None:
+    """After a long draft it would show nothing, as all of that seldom stands. Half of the riders give up theirs."""
+    rides, pass_s = [Ride(k, 5) for k in range(8)], 0.1
+    trials, given_up_s, now_s = EdgeTrials(), 0.0, 0.0
+    for _ in range(20_000):
+        made = trials.added(rides, ROOMS, now_s, 0.0, EdgeDrafter(0.003, 0.0, 0.5), pass_s)
+        tried = [ride for ride in made if ride.edge_tokens]
+        assert all(ride.device_tokens == 0 for ride in tried)
+        assert all(ride.device_tokens == 5 for ride in made if not ride.edge_tokens)
+        if tried:
+            assert len(tried) == AT_ONCE
+            trials.ended(now_s + 0.006)
+            given_up_s += 0.006 + pass_s * len(tried) / len(rides)
+        now_s += pass_s
+    assert 0.5 * COST_SHARE < given_up_s / now_s < 1.1 * COST_SHARE
+
+
 def test_who_had_a_prompt_to_read_is_tried_once_more_in_the_next_pass() -> None:
     many = [Ride(k, 0) for k in range(40)]
     trials, now_s = EdgeTrials(), 0.0

@@ -95,6 +95,18 @@ def test_a_device_that_pays_only_over_most_of_a_narrow_band_is_found_although_al
     assert sum(found) >= 1.05 * 3 * plain, found
 
 
+def test_a_drafter_of_the_edge_is_found_although_devices_always_have_more_tokens_than_it_may_draft_untimed():
+    """Its trials came after the devices' drafts, if at all: then `auto` made 50 tokens/s, the edge alone 79."""
+    devices = Device("d0", 0.00256, 4.6, 0.636), Device("d1", 0.00137, 4.27, 0.702)
+    cell = Cell(bandwidth_hz=1.83e5, bits_per_token=16, max_draft_length=16, min_draft_length=0)
+    quick = Scenario(cell, Verification(0.0496, 0.0248), devices, EdgeDrafter(0.00694, 0.00007, 0.9))
+    endless = Behaviour(frame_bits=176)
+    alone, found = (
+        sum(goodput(quick, mode, seed=seed, behaviour=endless)[0] for seed in (1, 2, 3)) for mode in ("edge", "auto")
+    )
+    assert found >= 0.95 * alone
+
+
 def test_a_delay_is_paid_twice_a_round_and_not_at_all_by_who_does_not_draft():
     device = Device("only", 0.01, 2.0, acceptance_rate=0.5, max_draft_length=4, min_draft_length=4, delay_s=0.2)
     near = replace(device, delay_s=0.0)

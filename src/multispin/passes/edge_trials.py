@@ -41,6 +41,7 @@ class EdgeTrials:
         now_s: float,
         token_s: float = 0.0,
         drafter: EdgeDrafter | None = None,
+        pass_s: float = 0.0,
     ) -> tuple[Ride, ...]:
         """The rides of the pass to come, with short drafts of the edge where a trial is due.
 
@@ -50,6 +51,7 @@ class EdgeTrials:
             now_s: present time of the driver's clock [s].
             token_s: time that the verification of a token takes; default 0 [s].
             drafter: belief about the edge's drafter; default None, not known yet.
+            pass_s: time of the pass; default 0 [s].
 
         """
         if any(ride.edge_tokens for ride in rides):
@@ -63,15 +65,21 @@ class EdgeTrials:
         elif able and (self._again or self._probes.due(_EDGE, now_s)):
             self._again = False
             self._turn += 1
-            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE, _as_cheap(token_s, drafter))
+            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
+            if not any(rides[k].device_tokens for k in able):
+                count = max(count, _as_cheap(token_s, drafter))
             tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
         else:
             return tuple(rides)
         self._tried = frozenset(each.session for each in tried)
         lengths = {each.session: min(TRIAL_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
         if not again:
-            self._probes.begin(_EDGE, now_s, 1.0, token_s * sum(lengths.values()))
-        return tuple(ride._replace(edge_tokens=lengths.get(ride.session, 0)) for ride in rides)
+            given_up_s = pass_s * sum(each.device_tokens > 0 for each in tried) / len(rides)
+            self._probes.begin(_EDGE, now_s, 1.0, token_s * sum(lengths.values()) + given_up_s)
+        # After tokens of the device it would show what the edge's are worth only where all of those stand.
+        return tuple(
+            Ride(ride.session, 0, lengths[ride.session]) if ride.session in lengths else ride for ride in rides
+        )
 
     def ended(self, now_s: float, timed: bool = True) -> None:
         """The edge's drafter has drafted.

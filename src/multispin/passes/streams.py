@@ -155,9 +155,11 @@ class Streams:
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
-            rooms = {each.session: each.edge_room for each in ready}
+            # Its tokens may come after a long draft of the device, however few of them are drafted before it is timed.
+            rooms = {each.session: (each.room or 0) if each.edge_room else 0 for each in ready}
             timed = self._edge_drafter() if self._edge_drafts.timed else None
-            rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s, timed)
+            pass_s = decision.pass_s if isinstance(decision, Go) else 0.0
+            rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s, timed, pass_s)
         self._next.board(rides)
         return decision
 
