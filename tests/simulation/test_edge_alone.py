@@ -1,9 +1,14 @@
 """Sites on which a mixture once was slower than the edge alone: it learns, and has what the better of them has."""
 
+from dataclasses import replace
+
 import pytest
 
 from multispin.control import Cell, Device, EdgeDrafter, Scenario, Verification
-from multispin.control.who import DEVICE, decide
+from multispin.control.who import DEVICE, EDGE, decide
+from multispin.passes.beliefs import LearnedBeliefs
+from multispin.passes.chooser import Chooser
+from multispin.passes.plans import Member
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -84,3 +89,39 @@ def test_nobody_starves_behind_a_slow_device_while_the_edge_serves_the_others():
         choice.tokens_per_s >= 0.95 * plain for choice in decision.sessions if choice.drafter == DEVICE
     )
     assert min(choice.tokens_per_s for choice in decision.sessions) >= 0.9 * plain
+
+
+MANY_USERS = replace(QUICK_PASSES, devices=devices(16, 0.006, lambda k: 0.8, 0.003))
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_its_drafter_is_timed_though_it_has_a_text_to_read_whenever_it_is_tried(seed):
+    """Eight of sixteen users are tried in turns, and by their next turn they have more text than can be read at once.
+
+    What reads is not timed. The edge then went on to believe that its drafter takes 10 ms for a step, and not 1.5.
+    """
+    behaviour = Behaviour(tokens_per_request=(64, 256), prompt_tokens=(16, 120), frame_bits=176)
+    site = Site(Setup(MANY_USERS, behaviour), "heterogeneous", seed, mode="edge")
+    site.run(60)
+    assert site.passes.controller.beliefs.edge_drafter().step_s(16) == pytest.approx(0.0015, rel=0.2)
+
+
+def test_a_probe_that_came_to_nothing_is_not_the_last_one():
+    """The texts that the edge's drafter was tried for end before it drafts: it is tried again later."""
+    decision = decide(replace(MANY_USERS, edge_drafter=EdgeDrafter(1.0, 0.0, 0.1)), mode="edge")
+    assert not any(each.draft_length for each in decision.sessions)
+    members = [Member(session, 0, 4) for session in range(1, 17)]
+    beliefs = LearnedBeliefs(16, 8)
+    for session in range(1, 17):
+        beliefs.join(session, 0.006, 3.0)
+    chooser = Chooser("edge", 1e6, 0.02, beliefs)
+    chooser.adopt(dict(zip(members, decision.sessions, strict=True)), decision, 0.0)
+
+    def tried(now_s):
+        plan = chooser.plan(members, now_s, made=lambda members, lengths: pytest.fail("no device drafts"))
+        return {each.session for each in plan.sessions if each.drafter == EDGE}
+
+    first = tried(0.0)
+    assert len(first) == 8
+    assert not tried(0.001)
+    assert tried(10.0) not in (set(), first)

@@ -78,6 +78,8 @@ class Chooser:
         self._bandwidth_hz = bandwidth_hz
         self._bare_passes = BarePasses()
         self._turn = 0  # which sessions the edge's drafter is tried for
+        self._tried: frozenset[int] = frozenset()  # those of the probe under way …
+        self._again: frozenset[int] = frozenset()  # … and those that it is tried for once more: it had texts to read
         self._mode = mode
         self._tolerance = max(tolerance, LEAST_TOLERANCE)
         self._beliefs = beliefs
@@ -195,15 +197,25 @@ class Chooser:
         plan = self.with_trials(plan, members, now_s)
         sessions = list(plan.sessions)
         able = [i for i, member in enumerate(members) if member.edge_room]
-        if not able or any(s.drafter == EDGE for s in sessions) or not self._edge_probes.due(_EDGE, now_s):
+        if self._tried:  # their texts have ended before it drafted for them
+            self._tried, self._again = frozenset(), frozenset()
+            self._edge_probes.break_off(_EDGE, now_s)
+        if not able or any(s.drafter == EDGE for s in sessions):
+            return plan
+        if not self._again and not self._edge_probes.due(_EDGE, now_s):
             return plan
         edge_idle = any(sessions[i].drafter == NOBODY for i in able)
         # Where every device drafts, a probe takes the place of a device's draft, and costs a period of these sessions.
         edge = [i for i in able if not edge_idle or sessions[i].drafter == NOBODY]
-        turn = (self._turn + 1) % len(edge)
-        edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
+        if again := [i for i in edge if members[i].session in self._again]:
+            edge = again
+        else:
+            self._again = frozenset()
+            self._turn += 1
+            turn = self._turn % len(edge)
+            edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
+        self._tried = frozenset(members[i].session for i in edge)
         lengths = {i: min(PROBE_LENGTH, members[i].edge_room) for i in edge}
-        self._turn += 1
         verify_s = self._beliefs.verifier().per_token_s * sum(lengths.values())
         taken_s = 0.0 if edge_idle else plan.round_s * len(edge) / len(members)
         self._edge_probes.begin(_EDGE, now_s, 1.0, taken_s + verify_s)
@@ -260,8 +272,17 @@ class Chooser:
         air_s = length * (device.bits_per_token or 0.0) / device.rate_bits_per_s(band_hz)
         return Probe(length, band_hz, 2.0 * device.delay_s + length * device.seconds_per_token + air_s)
 
-    def edge_drafted(self, now_s: float) -> None:
-        """The edge's drafter has drafted."""
+    def edge_drafted(self, now_s: float, timed: bool = True) -> None:
+        """The edge's drafter has drafted.
+
+        Args:
+            now_s: present time of the driver's clock [s].
+            timed: whether the time that it took says how fast it drafts; default yes. If not, a probe is made once
+                more in the next pass: later, its sessions would have text to read again, and it would never be timed.
+
+        """
+        self._again = frozenset() if timed or self._again else self._tried
+        self._tried = frozenset()
         self._edge_probes.end(_EDGE, now_s)
 
     # Drift --------------------------------------------------------------------------------------------------------

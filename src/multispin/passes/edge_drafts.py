@@ -98,4 +98,4 @@ class EdgeDrafts:
         if not self.reads and any(ids for ids, _ in drafts):  # a drafter that has failed was not timed
             self.timed = True
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
-        self._state.controller.chooser.edge_drafted(now_s)
+        self._state.controller.chooser.edge_drafted(now_s, timed=not self.reads)
