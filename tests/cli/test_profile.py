@@ -1,6 +1,7 @@
 """`multispin profile` on a tiny model: what it prints, what it writes, and what reads that."""
 
 import json
+import shutil
 
 import pytest
 
@@ -129,3 +130,13 @@ def test_bad_input_is_one_sentence(arguments, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.long
+def test_of_a_drafter_with_a_long_path_the_end_is_shown(tiny_folder, tmp_path, capsys):
+    folder = tmp_path / "a_folder_with_many_letters_in_its_name" / "and_another_one_at_its_end"
+    shutil.copytree(tiny_folder, folder)
+    few = ("--prompts", "1", "--tokens", "4", "--repeats", "1", "--batches", "1,2", "--lengths", "0,1")
+    assert run(["profile", "--target", tiny_folder, "--draft", str(folder), *few]) == 0
+    table = capsys.readouterr().out.rpartition("─")[2]
+    assert "at_its_end" in "".join(line.split("  ")[0].strip() for line in table.splitlines())

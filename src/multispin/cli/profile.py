@@ -211,7 +211,7 @@ def _print(found: Mapping[str, Any]) -> None:
         return
     title = f"acceptance rate per drafted token at temperature {found['temperature']:g}, 95 % intervals"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)  # fits 80 columns
-    table.add_column("drafter")
+    table.add_column("drafter", overflow="fold")  # of a long name the end tells which one it is
     table.add_column("ms/token", justify="right")
     for task in ("all", *TASKS):
         table.add_column(task, justify="right")
