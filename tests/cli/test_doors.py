@@ -36,6 +36,9 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["profile", "--target", "TINY", "--temperature", "nan"], "'--temperature': nan is not a finite number"),
         (["profile", "--target", "TINY", "--plot", "FOLDER/x.xyz"], "must end in .png"),
         (["serve", "--target", "TINY", "--prefill-share", "nan"], "'--prefill-share': nan is not a finite number"),
+        (["serve", "--target", "TINY", "--port", "0", "--host", ""], "--host is empty"),
+        (["serve", "--target", "TINY", "--port", "0", "--model-name", "\udcff"], "--model-name is not UTF-8 text"),
+        (["serve", "--target", "TINY", "--port", "0", "--credential", "\udcff"], "--credential is not UTF-8 text"),
         (["serve", "--engine", "vllm", "--edge-draft", "small"], "vLLM drafts only inside its own step"),
         (["demo", "--engine", "vllm", "--edge-draft", "small"], "vLLM drafts only inside its own step"),
         (["reproduce", "--out", "FILE/report"], "cannot write to the folder"),
@@ -92,6 +95,16 @@ def test_a_port_that_is_in_use_is_refused_before_a_model_is_loaded(arguments, op
         port = str(busy.getsockname()[1])
         assert run([each.replace("BUSY", port) for each in arguments]) == 2
     assert f"{option}: port {port} on 127.0.0.1 is in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "/nowhere/x.gguf", "q8:nonsense"])
+def test_a_drafter_that_is_not_there_is_refused_before_the_target_is_loaded(name, monkeypatch, capsys):
+    for load in ("load_tokenizer", "load_verifier"):
+        monkeypatch.setattr(f"multispin.models.{load}", lambda *_, **more: pytest.fail("it began to load a model"))
+    assert run(["serve", "--port", "0", "--edge-draft", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("multispin: --edge-draft")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "\x1b[31m\x9b2J\u202e", "ho\u2028st"])

@@ -14,12 +14,13 @@ from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, engine_options
 from multispin.cli.options import Decorator, Number
 from multispin.cli.output import Output, OutputHandler
-from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
+from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
 from multispin.cli.serving import serve_until_told
 from multispin.cli.unused import idle_of_serve
 from multispin.cli.web import check_web, web_options
 from multispin.control import RUNTIME_POLICIES
 from multispin.errors import InputError
+from multispin.outside import whole_characters
 from multispin.passes import Limits
 from multispin.passes.settings import MODES
 
@@ -162,6 +163,15 @@ def command(**options: Any) -> None:
     check_web(options)
     if printed(options):
         return
+    for name in ("model_name", "credential"):
+        whole_characters(options[name], f"--{name.replace('_', '-')}")
+    if not options["host"]:
+        raise InputError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
+    if options["edge_draft"] is not None:
+        from multispin.models import check_drafter_name
+
+        with flag("--edge-draft"):  # before minutes of loading a target
+            check_drafter_name(options["edge_draft"])
     if options["metrics_at"] is not None:
         options["metrics_at"] = host_and_port(options["metrics_at"], "--metrics-at")
     with contextlib.ExitStack() as stack:
