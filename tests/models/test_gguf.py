@@ -164,7 +164,9 @@ def test_one_part_of_a_split_model_is_refused_with_the_remedy(make_folder, gguf_
     data, reader = path.read_bytes(), gguf_file.open_gguf(path)
     written = with_keys(data, reader, word(b"split.count") + struct.pack("<IH", 2, 2))
     path.write_bytes(written if first else written.replace(b"general.architecture", b"general.organization"))
-    with pytest.raises(InputError, match=r"one part of a split model: join them with .*llama-gguf-split --merge"):
+    with pytest.raises(
+        InputError, match=r"one part of a split model \(split.count\): join them with .*llama-gguf-split --merge"
+    ):
         load_model(str(path))
 
 
@@ -176,7 +178,9 @@ def test_llama_cpp_takes_no_first_part_without_the_others(make_folder, gguf_of, 
     part = tmp_path / name
     part.write_bytes(with_keys(path.read_bytes(), gguf_file.open_gguf(path), *keys))
     for read in (try_file, LlamaCppModel.load):
-        with pytest.raises(LlamaCppError, match=r"is one part of a split model: join them with .* --merge, or draft"):
+        with pytest.raises(
+            LlamaCppError, match=r"is one part of a split model \(split.count\): join them with .* --merge, or draft"
+        ):
             read(part)
 
 

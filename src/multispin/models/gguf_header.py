@@ -16,8 +16,8 @@ MAX_VALUES = 5_000_000
 VERSIONS = (2, 3)
 """Versions of the format that are read. They differ in nothing for a little-endian file."""
 SPLIT = (
-    "is one part of a split model: join them with llama.cpp's llama-gguf-split --merge, or draft with the first part, "
-    "with all others beside it under the names that they were given"
+    "is one part of a split model (split.count): join them with llama.cpp's llama-gguf-split --merge, or draft with "
+    "the first part, with all others beside it under the names that they were given"
 )
 """What is wrong with a file that lacks the rest of its model, and what to do."""
 _MAGIC = b"GGUF"
