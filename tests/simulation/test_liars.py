@@ -17,7 +17,7 @@ SCENARIO = Scenario(
 )
 
 
-def honest_tokens_per_s(mode, policy, lie, begin_s=4.0, watched_s=4.0):
+def honest_tokens_per_s(mode, policy, lie, begin_s=4.0, watched_s=12.0):
     site = Site(Setup(SCENARIO, Behaviour(frame_bits=176)), policy, 1, mode=mode, lies={4: lie} if lie else {})
     honest = site.devices[:4]
     before = None
