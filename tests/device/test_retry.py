@@ -53,6 +53,31 @@ def test_time_on_a_connection_does_not_count():
     assert retries.delay_s(10_000.0) == 2.0  # it waited that long for its turn
 
 
+def test_silence_counts_until_the_same_session_hears_that_passes_go_on():
+    retries = longest()
+    retries.welcomed(0.0)
+    assert retries.delay_s(0.0) == 1.0
+    retries.welcomed(10.0)  # 10 s without an edge
+    retries.silent_since(1000.0, 1060.0)
+    retries.delay_s(1060.0)
+    retries.welcomed(1061.0)  # 61 s more, 1 of them without a connection
+    retries.passes_go_on()
+    assert retries.delay_s(2000.0) is not None
+    assert retries.delay_s(2000.0 + 100.0 - 11.0) is None
+
+
+def test_the_next_session_says_nothing_of_the_silence_before_it():
+    retries = longest()
+    retries.welcomed(0.0)
+    retries.silent_since(0.0, 60.0)
+    retries.delay_s(60.0)
+    retries.session_ended()
+    retries.welcomed(60.0)
+    retries.passes_go_on()
+    retries.silent_since(1000.0, 1040.0)
+    assert retries.delay_s(1040.0) is None
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_a_patience_that_cannot_be_is_refused(value):
     with pytest.raises(InputError, match=r"once_known_s = .* is outside"):

@@ -94,5 +94,20 @@ def test_an_http_client_waits_for_an_engine_however_long_its_passes_take(stub_si
     assert virtual_site.run(scenario(), pass_s) == [[1] * 3] * 2
 
 
+@pytest.mark.parametrize("mode", ["rounds", "streams", "auto", "plain"])
+def test_a_device_goes_on_with_an_edge_whose_passes_are_longer_than_it_waits_for_a_message(stub_site, mode):
+    """Passes of 150 s: before the first token stand those of the prompt and of whoever has the slot."""
+
+    async def scenario():
+        site = stub_site(mode=mode, slots=1, prefill_tokens_per_round=2)
+        async with in_memory(site.server) as link:
+            clients = [site.client(name=name, link=link()) for name in ("first", "second")]
+            texts = [client.generate(Request((1,) * 8, SamplingParams(), 3)) for client in clients]
+            assert await asyncio.gather(*texts) == [[1] * 3] * 2
+            assert all(client.counters.reconnects for client in clients)
+
+    virtual_site.run(scenario(), Patience().silence_s + 30.0)
+
+
 async def _whole(text):
     return [token async for piece in text for token in piece.tokens]

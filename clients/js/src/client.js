@@ -29,7 +29,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
  * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s. Time in which a page
  *   slept and made no attempts does not count.
  * @property {number} silenceMs longest wait for a message about the text while a connection is open and it is the edge's turn; then
- *   the edge counts as away; default 120 s. Every 15 s an edge writes to devices that wait for a slot, while its passes go on.
+ *   the edge counts as away, until it says that its passes go on; default 120 s. Every 15 s an edge writes to devices that wait
+ *   for a slot, while its passes go on.
  * @property {number} firstDelayMs delay after the first failure; it doubles with each that follows
  * @property {number} longestDelayMs
  */
@@ -124,8 +125,14 @@ export class DeviceClient {
   resetPatience() {
     this.failures = 0; // since the text last grew
     this.awayMs = 0; // in which attempts were made
+    this.silentMs = 0; // of that, on open connections of the present session
     this.failedAt = null; // when the newest attempt failed
     this.delayMs = 0; // after which the next one was due
+  }
+
+  /** Add what has passed since the newest attempt failed; while a page slept, it made none. */
+  countAbsence() {
+    if (this.failedAt !== null) this.awayMs += Math.min(Date.now() - this.failedAt, this.delayMs + WELCOME_TIMEOUT_MS);
   }
 
   /** One connection, from its greeting to the end of the text; an error says why it ended before. */
@@ -137,6 +144,7 @@ export class DeviceClient {
         if (this.isGreeting()) return this.lost(new LinkLostError("no answer to a greeting"));
         if (this.session.wantsDraft) return this.listen(); // it is the device's turn
         this.awayMs += this.patience.silenceMs;
+        this.silentMs += this.patience.silenceMs;
         return this.lost(new LinkLostError("the edge keeps the connection and sends nothing about this text"));
       };
       this.listen = () => {
@@ -173,9 +181,15 @@ export class DeviceClient {
   /** Take in what the edge says. */
   take(message) {
     const { session } = this;
+    if (session.tellsOfPasses(message)) {
+      this.awayMs -= this.silentMs; // that was a long pass
+      this.silentMs = 0;
+    }
     const progress = session.receive(message);
     if (message.type === "Welcome") {
       this.known = true;
+      this.countAbsence();
+      this.failedAt = null; // time on a connection does not count
       if (session.stage.name === "Welcomed") this.send(session.open());
     }
     if (progress.tokens.length) this.resetPatience();
@@ -222,11 +236,11 @@ export class DeviceClient {
     if (error instanceof RefusedError) {
       this.abandon();
       session.forgetEdge();
+      this.silentMs = 0; // another session's passes say nothing of it
     }
     const limit = this.known ? patience.onceKnownMs : patience.atFirstMs;
-    const now = Date.now();
-    if (this.failedAt !== null) this.awayMs += Math.min(now - this.failedAt, this.delayMs + WELCOME_TIMEOUT_MS);
-    this.failedAt = now;
+    this.countAbsence();
+    this.failedAt = Date.now();
     if (this.awayMs > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
     const chance = Math.random(); // so that many devices do not come back at once
     const delay = Math.max(pauseMs((this.failures += 1), patience, chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));

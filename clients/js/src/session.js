@@ -393,6 +393,18 @@ export class DeviceSession {
   // What the edge says ----------------------------------------------------------------------------------------------
 
   /**
+   * Whether a message that is about to be taken comes by itself, so that the edge's passes go on. What answers a Resume does
+   * not: an edge says the same again without any pass.
+   *
+   * @param {object} message from `decode`
+   * @returns {boolean}
+   */
+  tellsOfPasses(message) {
+    if (message.type === "Tail") return this.joined;
+    return message.type === "Grant" || (message.type === "Window" && this.stage.name === "Streaming");
+  }
+
+  /**
    * Take in a message.
    *
    * @param {object} message from `decode`

@@ -165,6 +165,34 @@ test("a client leaves an edge that keeps the connection and sends nothing about 
   assert.deepEqual(said.slice(0, 3), ["Hello", "Open", "Resume"]);
 });
 
+test("a client goes on with an edge that is silent in its passes and says that they go on", async (t) => {
+  t.mock.timers.enable({ apis: ["Date"] }); // only silence counts
+  const tail = (ids, finish) => ({ type: "Tail", session: 7, base: 1, ids: packIds(ids, 10), count: ids.length, finish });
+  let waits = 0;
+  globalThis.WebSocket = playedSocket((message) => {
+    if (message.type === "Hello") return [WELCOME];
+    if (message.type !== "Resume") return [];
+    return [WELCOME, tail([], ""), ++waits < 6 ? tail([], "") : tail([3], "stop")];
+  });
+  const patience = { firstDelayMs: 1, longestDelayMs: 1, onceKnownMs: 25, silenceMs: 10 };
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
+  assert.deepEqual(await client.generate({ prompt: [1], maxTokens: 3 }), [3]);
+});
+
+test("passes of the next session take back no silence of the one before", async (t) => {
+  t.mock.timers.enable({ apis: ["Date"] });
+  const grant = { type: "Grant", session: 7, round: 1, length: 0, bandwidth_hz: 1e4 };
+  let texts = 0;
+  globalThis.WebSocket = playedSocket((message) => {
+    if (message.type === "Hello") return [WELCOME];
+    if (message.type !== "Open") return [{ type: "Error", code: "unknown-session", sentence: "gone" }];
+    return ++texts < 8 ? [grant] : [{ type: "Tail", session: 7, base: 1, ids: packIds([3], 10), count: 1, finish: "stop" }];
+  });
+  const patience = { firstDelayMs: 1, longestDelayMs: 1, onceKnownMs: 25, silenceMs: 10 };
+  const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge|sends nothing about this text/);
+});
+
 test("a draft that takes longer is no silence of the edge", async () => {
   const grant = { type: "Grant", session: 7, round: 1, length: 2, bandwidth_hz: 1e4 };
   const outages = [];

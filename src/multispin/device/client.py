@@ -266,14 +266,18 @@ class DeviceClient:
             ) from None
         if moves_on and len(self._urls) > 1:
             self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
-            self._stop_drafting()
-            session.forget_edge()
+            self._forget_edge(retries)
         elif isinstance(error, RefusedError):
-            self._stop_drafting()
-            session.forget_edge()
+            self._forget_edge(retries)
         self.counters.reconnects += 1
         self._on_outage(Outage(without_secrets(tried), str(error), delay_s, retries.limit_s))
         await self._first_of(timeout_s=delay_s)
+
+    def _forget_edge(self, retries: Retries) -> None:
+        """Open the text anew on the next connection."""
+        self._stop_drafting()
+        self.session.forget_edge()
+        retries.session_ended()
 
     async def _say_goodbye(self) -> None:
         """Tell the edge that the session is over, so that what it holds is free at once; then close."""
@@ -293,6 +297,8 @@ class DeviceClient:
             self._turn_s = loop.time()
             self.counters.downlink_bytes += websocket_frame_bytes(len(frame), masked=False)
             message = decode_downlink(frame)
+            if session.tells_of_passes(message):
+                retries.passes_go_on()
             progress = session.receive(message)
             self._count(progress, retries)
             match message:
@@ -329,7 +335,7 @@ class DeviceClient:
             if left_s <= 0.0 and session.is_greeting:
                 raise LinkLostError(f"no answer to a greeting within {limit_s:.0f} s")
             if left_s <= 0.0:
-                retries.away_since(self._turn_s)
+                retries.silent_since(self._turn_s, loop.time())
                 raise SilentError(f"the edge has sent nothing about this text for {limit_s:g} s")
             await asyncio.sleep(min(left_s, patience.greeting_s, patience.silence_s))  # whose turn it is changes
 

@@ -21,7 +21,7 @@ class Patience:
         longest_delay_s: longest delay [s]; default 5.0.
         silence_s: longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as
             lost. Pongs do not count. An edge whose passes go on also writes to devices that wait for a slot, so a long
-            queue is no silence. The longest pass must be shorter than this. Default 120.0.
+            queue is no silence. In a longer pass the device connects anew. Default 120.0.
         greeting_s: longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge
             counts as lost; default 10.0.
 
@@ -45,7 +45,8 @@ class Retries:
     """The delays of one request: doubling, with some chance in them so that many devices do not come back at once.
 
     Only time without an edge counts, and only progress of the text starts the count over. A greeting that is answered
-    does not: a device that is welcomed and dropped each time would go on for ever.
+    does not: a device that is welcomed and dropped each time would go on for ever. Silence on an open connection counts
+    too, until the same session hears that passes go on: then it was a long pass.
 
     Attributes:
         known: whether an edge has ever answered.
@@ -61,6 +62,7 @@ class Retries:
         self._patience, self._chance = patience, chance
         self._failures = 0
         self._away_s = 0.0  # before the present absence, since the text last grew
+        self._silent_s = 0.0  # of that, on open connections of the present session
         self._away_since_s: float | None = None
 
     @property
@@ -95,11 +97,20 @@ class Retries:
         if self._away_since_s is not None:
             self._away_s, self._away_since_s = self._away_s + now_s - self._away_since_s, None
 
-    def away_since(self, since_s: float) -> None:
-        """Count the edge as away since this time of the device's clock [s], although a connection to it was open."""
+    def silent_since(self, since_s: float, now_s: float) -> None:
+        """Count the edge as away since then, although a connection to it was open; both by the device's clock [s]."""
         if self._away_since_s is None:
             self._away_since_s = since_s
+            self._silent_s += now_s - since_s
+
+    def passes_go_on(self) -> None:
+        """The edge was at work while it was silent: take that from what was counted."""
+        self._away_s, self._silent_s = self._away_s - self._silent_s, 0.0
+
+    def session_ended(self) -> None:
+        """The text goes on in another session, whose passes say nothing of the silence before it."""
+        self._silent_s = 0.0
 
     def progressed(self) -> None:
         """The text has grown: start over."""
-        self._failures, self._away_s = 0, 0.0
+        self._failures, self._away_s, self._silent_s = 0, 0.0, 0.0

@@ -228,6 +228,20 @@ class DeviceSession(DeviceStanding):
 
     # What the edge says -------------------------------------------------------------------------------------------
 
+    def tells_of_passes(self, message: Downlink) -> bool:
+        """Whether a message that is about to be taken comes by itself, so that the edge's passes go on.
+
+        What answers a Resume does not: an edge says the same again without any pass.
+        """
+        match message:
+            case Grant():
+                return True
+            case Tail():
+                return self.joined
+            case Window():
+                return isinstance(self.stage, DeviceStreaming)
+        return False
+
     def receive(self, message: Downlink) -> Progress:
         """Take in a message.
 
