@@ -219,6 +219,9 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
         ("Qwen3Config", {**HEADS, "is_causal": None}, "is_causal = None"),
         ("Gemma2Config", {**HEADS, "sliding_window": 0}, "sliding_window = 0"),
         ("MistralConfig", {**SIZES, "sliding_window": -3}, "sliding_window = -3"),
+        ("LlamaConfig", {**SIZES, "architectures": ["LlamaAlibiForCausalLM"]}, "LlamaAlibiForCausalLM"),
+        ("LlamaConfig", {**SIZES, "architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
+        ("LlamaConfig", {**SIZES, "auto_map": {"AutoModelForCausalLM": "own.TwistedForCausalLM"}}, "own.Twisted"),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": 0}, "max_position_embeddings = 0"),
         ("LlamaConfig", {**SIZES, "max_position_embeddings": -5}, "max_position_embeddings = -5"),
     ],
@@ -237,6 +240,10 @@ def test_what_is_not_known_is_refused_by_name(kind, settings, part):
             "pretraining_tp": 2,
             "unsloth_fixed": True,
             "torch_dtype": "bfloat16",
+        },
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.LlamaForCausalLM"},
         },
     ],
 )
@@ -301,6 +308,14 @@ def test_weights_that_the_model_does_not_use_are_refused_by_name(tmp_path, tiny_
     weights["model.layers.0.self_attn.q_norm.weight"] = torch.ones(8)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"layers\.0\.self_attn\.q_norm\.weight"):
+        load_model(str(folder))
+
+
+def test_an_adapter_beside_a_models_weights_is_refused(tmp_path, tiny_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "owner/name"}')
+    with pytest.raises(InputError, match=r"an adapter \(adapter_config\.json\)"):
         load_model(str(folder))
 
 

@@ -8,6 +8,8 @@ configuration that is not known here may change the function, so it is refused b
 
 from typing import Any
 
+import transformers
+
 from multispin.checks import positive
 from multispin.errors import InputError
 
@@ -109,6 +111,7 @@ def check_family(config: Any) -> None:
             f"models of the family {family!r} are not known to be computed exactly in a batch: choose one of "
             + ", ".join(sorted(FAMILIES))
         )
+    _check_programs(config)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
             "the model's weights are quantised (quantization_config): load it in bfloat16 or from a GGUF file"
@@ -150,6 +153,22 @@ def check_family(config: Any) -> None:
             raise InputError(f"the rotary positions of {str(name)[:60]!r} are of no kind of layers that this model has")
     for rope in _rotary(text):
         _check_rotary(rope, text)
+
+
+def _check_programs(config: Any) -> None:
+    """InputError for a model that was written for another program than transformers' own of its family."""
+    kinds = {config.model_type, config.get_text_config().model_type}
+    mapped = getattr(config, "auto_map", None) or {}
+    named = [("architectures", name) for name in getattr(config, "architectures", None) or ()]
+    named += [("auto_map", name) for part, name in mapped.items() if part.startswith("AutoModel")]
+    for field, name in named:
+        program = getattr(transformers, str(name).rpartition(".")[2], None)
+        if getattr(getattr(program, "config_class", None), "model_type", None) not in kinds:
+            raise InputError(
+                f"the configuration of this {config.model_type} model names the program {str(name)[:60]} ({field}), "
+                "which is none of its family here and may compute something else: remove the field if it does not, "
+                "or choose another model"
+            )
 
 
 def longest_text(config: Any) -> int | None:

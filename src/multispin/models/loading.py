@@ -46,6 +46,9 @@ RECOMPUTED = "rotary_emb.inv_freq"
 FREQUENCY_TOLERANCE = 0.02
 """How far such a tensor may be off, relatively: it may be stored in few bits."""
 
+ADAPTER_FILE = "adapter_config.json"
+"""Settings of further weights that change what a model computes (LoRA and others)."""
+
 NUMBERS_OF_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 """How weights may be stored."""
 
@@ -185,15 +188,20 @@ def resolve(reference: str, weights: bool = True) -> str:
     """Turn a reference into a folder that transformers loads.
 
     A GGUF file is converted once. A model of the hub is fetched once, without its weights where they are not needed.
+    InputError for a model with an adapter.
     """
     found = locate(reference)
-    if not isinstance(found, Path):
-        folder = folder_of(found, weights)
-        check_sizes(folder)
-        return str(folder)
-    if found.is_file():
+    if isinstance(found, Path) and found.is_file():
         return str(_converted(found, converted_folder(reference, found)))
-    return str(found)
+    folder = found if isinstance(found, Path) else folder_of(found, weights)
+    if folder is not found:
+        check_sizes(folder)
+    if (folder / ADAPTER_FILE).exists():  # transformers applies it only where a further library is installed
+        raise InputError(
+            f"{reference} holds an adapter ({ADAPTER_FILE}), which is not applied here: merge it into the weights, or "
+            "remove its files"
+        )
+    return str(folder)
 
 
 def _converted(path: Path, folder: Path) -> Path:
