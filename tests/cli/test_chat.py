@@ -135,8 +135,11 @@ def test_the_address_of_the_edge_alone_leads_a_browser_to_its_dashboard(edge):
 
 
 @contextlib.contextmanager
-def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J"):
-    """An API of a model that streams these choices and this end; `asked` takes the bodies and keys of its requests."""
+def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J", thinks_s=0.0):
+    """An API of a model that thinks so long, streams these choices and this end.
+
+    `asked` takes the bodies and keys of its requests.
+    """
     address, stop = [], threading.Event()
 
     async def models(request):
@@ -146,6 +149,7 @@ def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J"
         asked.append((await request.json(), request.headers.get("Authorization")))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        await asyncio.sleep(thinks_s)
         for chunk in chunks:
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         await response.write(end)
@@ -193,6 +197,18 @@ def test_what_a_server_sends_cannot_obey_the_terminal_and_accepted_drafts_are_gr
     assert first["mark_drafted"] is True
     assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
     assert second["messages"][1]["content"] == "one two\x1b[2J\x07"
+
+
+def test_the_speed_of_an_answer_that_comes_in_one_part_counts_from_its_request():
+    usage = {"choices": [], "usage": {"completion_tokens": 20}}
+    with server([choice("all of it at once"), usage], [], thinks_s=0.4) as url:
+        chat = Terminal(url)
+        chat.wait("> ")
+        chat.type("hi\n")
+        speed = re.search(r"\[20 tokens, ([0-9.]+) tokens/s\]", chat.wait(r"tokens/s\].*\r\n> "))
+        assert 0.0 < float(speed[1]) <= 20 / 0.4 + 0.1
+        chat.type("/quit\n")
+        assert chat.code() == 0
 
 
 @pytest.mark.parametrize("without", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

@@ -55,6 +55,13 @@ def test_it_refuses_before_anything_is_loaded(arguments, sentence, capsys):
     assert sentence in line
 
 
+def test_a_file_without_a_credential_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").write_text(" \n")
+    assert run(["device", *NOWHERE, "--prompt", "Hello", "--credential-file", str(tmp_path / "empty")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "empty holds no credential: write one into it, or leave it out" in line
+
+
 @pytest.mark.parametrize("data", ["Grüße".encode(), b"\xef\xbb\xbf" + "Grüße".encode(), "Grüße".encode("utf-16")])
 def test_a_prompt_is_read_from_standard_input_whatever_its_byte_order_mark(data, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stdin(data))

@@ -21,6 +21,10 @@ def commands() -> dict[str, click.Command]:
     return found
 
 
+def help_of(name):
+    return CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=80, prog_name="multispin").output
+
+
 @pytest.mark.parametrize("name", commands())
 def test_every_option_says_what_it_is(name):
     for parameter in commands()[name].params:
@@ -30,6 +34,19 @@ def test_every_option_says_what_it_is(name):
 @pytest.mark.parametrize("name", commands())
 def test_help_has_an_example_and_fits_a_terminal_of_80_columns(name):
     """Examples are whole lines, to be copied, and choices are not broken by click."""
-    text = CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=80, prog_name="multispin").output
+    text = help_of(name)
     assert f"multispin {name}" in text.partition("Usage:")[2].partition("\n")[2]
     assert [line for line in text.splitlines() if len(line) > 80 and "multispin " not in line and "|" not in line] == []
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_breaks_no_word_of_a_default(name):
+    text = help_of(name)
+    for parameter in commands()[name].params:
+        if isinstance(parameter, click.Option) and parameter.show_default is True and not parameter.is_flag:
+            assert all(word in text for word in str(parameter.default).split()), parameter.opts
+
+
+def test_help_of_the_demo_says_how_long_texts_are_at_a_site():
+    assert "[default: (96, or 32 at a site);" in " ".join(help_of("demo").split())
+    assert "[default: 96;" in " ".join(help_of("device").split())

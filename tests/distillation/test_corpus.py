@@ -89,8 +89,8 @@ def test_a_corpus_is_gone_on_with_only_from_what_it_began_with(tiny_folder, tmp_
     next(write_corpus(writer(tiny_folder), tmp_path, 5, 1))
     for pen, seed, texts, reason in (
         (writer(tiny_folder), 6, [], "another seed"),
-        (writer(tiny_folder), 5, [[1, 2, 3]], "another texts"),
-        (writer(tiny_folder, prompts=["one"]), 6, [], "another prompts and another seed"),
+        (writer(tiny_folder), 5, [[1, 2, 3]], "with other texts: choose"),
+        (writer(tiny_folder, prompts=["one"]), 6, [], "other prompts and another seed"),
     ):
         with pytest.raises(InputError, match=reason):
             next(write_corpus(pen, tmp_path, seed, 1, texts))

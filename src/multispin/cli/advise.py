@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from multispin.cli.options import PathOption
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
@@ -84,7 +85,7 @@ _NAMES = {
     multiple=True,
     help="Policy of the rounds to compare; repeatable.  [default: all]",
 )
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .png, .svg or .pdf.")
+@click.option("--plot", type=PathOption(dir_okay=False, path_type=Path), help="Write a picture: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option("--presets", is_flag=True, help="List the presets with their sources, and end.")
 def command(

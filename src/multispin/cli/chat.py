@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from multispin.checks import shown
+from multispin.cli.options import FILE
 from multispin.cli.process import flag
 from multispin.errors import InputError
 from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, user_path, whole_characters
@@ -123,7 +124,12 @@ class Talk:
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed gives the same answers.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer.")
-@click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at https:// addresses.")
+@click.option(
+    "--ca-file",
+    type=FILE,
+    metavar="FILE",
+    help="PEM file of an authority to trust at https:// addresses.",
+)
 def command(url: str, ca_file: str | None, **options: Any) -> int:
     """Talk with a model in the terminal, over any OpenAI-compatible API.
 
@@ -250,14 +256,13 @@ def _answer(talk: Talk, line: str) -> bool:
 
 async def _stream(talk: Talk, written: list[str]) -> None:
     """Show one answer; its text is added to `written` as it comes."""
-    began_s, first_s, tokens, accepted = time.monotonic(), None, None, 0
+    began_s, tokens, accepted = time.monotonic(), None, 0
     async for part in _events(talk):
         tokens = part.usage.completion_tokens if part.usage is not None else tokens
         if part.metrics is not None and part.metrics.speculative_decoding is not None:
             accepted = part.metrics.speculative_decoding.num_accepted_draft_tokens
         for choice in part.choices or ():
             if choice.delta is not None and (text := choice.delta.content):
-                first_s = first_s or time.monotonic()
                 written.append(text)
                 shown = printable(text)
                 colour = "cyan" if choice.drafted_by == "edge" else "green"
@@ -265,12 +270,15 @@ async def _stream(talk: Talk, written: list[str]) -> None:
                 sys.stdout.flush()
     click.echo()
     if tokens is not None and sys.stdout.isatty():
-        click.echo(click.style(_figures(tokens, time.monotonic() - (first_s or began_s), accepted), dim=True))
+        click.echo(click.style(_figures(tokens, time.monotonic() - began_s, accepted), dim=True))
 
 
 def _figures(tokens: int, seconds: float, accepted: int) -> str:
-    """How quickly an answer came, and how much of it had been drafted."""
-    speed = f", {(tokens - 1) / seconds:.1f} tokens/s" if tokens > 1 and seconds > 0 else ""
+    """How quickly an answer came, and how much of it had been drafted.
+
+    The time runs from the request on: the text may come in one part, and the first part may hold many tokens.
+    """
+    speed = f", {tokens / seconds:.1f} tokens/s" if tokens and seconds > 0 else ""
     drafted = f", {accepted} of them drafted" if accepted else ""
     return f"[{tokens} tokens{drafted}{speed}]"
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from multispin.checks import shown
-from multispin.cli.options import together
+from multispin.cli.options import FILE, together
 from multispin.control.document import read_document
 from multispin.errors import InputError
 from multispin.outside import toml_value
@@ -141,6 +141,7 @@ _options = together(
     click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and end."),
     click.option(
         "--config",
+        type=FILE,
         metavar="FILE",
         is_eager=True,
         expose_value=False,

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import click
 
+from multispin.cli.options import PathOption
 from multispin.cli.progress import progress
-from multispin.errors import InputError, require
+from multispin.errors import require
 from multispin.models.numbers import GGUF_STORAGES
 from multispin.outside import one_line
 
 
 @click.command("convert", short_help="Write a drafter as a GGUF file.")
 @click.argument("drafter")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=PathOption(dir_okay=False, path_type=Path))
 @click.option("--target", show_default="the one that it names",
               help="GGUF file of the target that a distilled drafter was made from.")  # fmt: skip
 @click.option(
@@ -39,8 +40,6 @@ def command(drafter: str, file: Path, target: str | None, storage: str, as_json:
     """
     for module in ("gguf", "safetensors"):
         require(module)
-    if not file.name:
-        raise InputError("FILE is no name of a file: it must end in .gguf")
     from multispin.models.gguf_drafter import GgufOrder, write_gguf
 
     with progress() as show:

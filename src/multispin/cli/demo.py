@@ -7,7 +7,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from multispin.cli.engine import check_edge_draft, check_engine_options, engine_arguments, engine_options
+from multispin.cli.engine import (
+    check_edge_draft,
+    check_edge_drafter_name,
+    check_engine_options,
+    engine_arguments,
+    engine_options,
+)
 from multispin.cli.options import Number
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
@@ -94,7 +100,8 @@ def command(context: click.Context, /, **options: Any) -> int:
     from multispin.demo.program import play_all
     from multispin.demo.view import lost_devices, print_summary
 
-    check_edge_draft(options)
+    check_edge_draft(options, options["modes"] or (("rounds",) if own else MODES))
+    check_edge_drafter_name(options)
     check_engine_options(options)
     if options["engine"] == "vllm" and options["place"] != "cpu":
         raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
@@ -115,6 +122,11 @@ def command(context: click.Context, /, **options: Any) -> int:
     return 0 if result.all_identical else 1
 
 
+for _option in command.params:
+    if isinstance(_option, click.Option) and _option.name == "max_tokens":
+        _option.show_default = f"{_option.default}, or {SITE_TOKENS} at a site"
+
+
 def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any:
     from multispin.demo.crew import make_devices
     from multispin.demo.order import DemoOrder, Play
@@ -128,7 +140,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
         crew = make_devices(options["devices"], embedded, options["drafts"], options["prompts"], seed)
         serve += ("--bandwidth-hz", str(options["bandwidth_hz"]))
     else:
-        name = options["site"] or SITE
+        name = SITE if options["site"] is None else options["site"]
         with flag("--site"):
             site = (name, read_site(name))
             DemoSite(*site, options["slower"] or 1.0)  # refuses what cannot be played, before anything starts

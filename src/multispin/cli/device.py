@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.options import Number
+from multispin.cli.options import FILE, Number
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
@@ -79,9 +79,15 @@ MAX_CREDENTIAL_BYTES = 4096
               "verified. Saves energy.")  # fmt: skip
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Token or secret of the edge, if it asks for one.")  # fmt: skip
-@click.option("--ca-file", metavar="FILE", help="PEM file of an authority to trust at wss:// addresses.")
+@click.option(
+    "--ca-file",
+    type=FILE,
+    metavar="FILE",
+    help="PEM file of an authority to trust at wss:// addresses.",
+)
 @click.option(
     "--credential-file",
+    type=FILE,
     metavar="FILE",
     help="File that holds the credential. Safer than --credential: other users of the machine see a command line.",
 )
@@ -148,7 +154,10 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     with flag("--ca-file"):
         options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))
     if options["credential_file"] is not None:
-        options["credential"] = read_file(user_path(options["credential_file"]), MAX_CREDENTIAL_BYTES).strip()
+        file = user_path(options["credential_file"])
+        options["credential"] = read_file(file, MAX_CREDENTIAL_BYTES).strip()
+        if not options["credential"]:
+            raise InputError(f"--credential-file: {file} holds no credential: write one into it, or leave it out")
     for option in ("prompt", "system", "name", "credential", "model_name"):
         whole_characters(options[option] or "", f"--{option.replace('_', '-')}")
     for text in options["stops"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.options import Number
+from multispin.cli.options import Number, PathOption
 from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.errors import InputError
@@ -35,11 +35,11 @@ MAX_CORPUS_BYTES = 64 * 2**20
 @click.option("--frozen", type=click.IntRange(0), default=0, show_default=True,
               help="The first layers, this many, stay the target's own: they are "
               "neither taught nor stored.")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
+@click.option("--out", type=PathOption(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
 @click.option("--steps", type=click.IntRange(1, 10**7), default=1500, show_default=True, help="Optimiser steps.")
 @click.option("--tokens", type=click.IntRange(1, 10**10), default=500_000, show_default=True,
               help="Tokens of text that the target writes, to learn from.")  # fmt: skip
-@click.option("--corpus", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--corpus", type=PathOption(file_okay=False, path_type=Path),
               help="Folder for that text, which several drafters can share.  [default: OUT/corpus, removed at "
               "the end]")  # fmt: skip
 @click.option(
@@ -49,10 +49,10 @@ MAX_CORPUS_BYTES = 64 * 2**20
     show_default=True,
     help="Most tokens of an answer. Answers to measure with have at most 96.",
 )
-@click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.option("--prompts", type=PathOption(exists=True, dir_okay=False, path_type=Path),
               help="File of user messages that the target answers, one per line, instead "
               "of the bundled ones.")  # fmt: skip
-@click.option("--text", "texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+@click.option("--text", "texts", type=PathOption(exists=True, dir_okay=False, path_type=Path), multiple=True,
               help="File of plain text to learn from as well, one document per paragraph; repeatable.")  # fmt: skip
 @click.option("--vocabulary", type=click.IntRange(0), default=12_288, show_default=True,
               help="Number of token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
@@ -71,7 +71,7 @@ MAX_CORPUS_BYTES = 64 * 2**20
 @click.option("--gguf", is_flag=True,
               help="Also write OUT/drafter.gguf, for llama.cpp and browsers. --target "
               "must be a GGUF file.")  # fmt: skip
-@click.option("--begin", type=click.Path(exists=True, file_okay=False, path_type=Path),
+@click.option("--begin", type=PathOption(exists=True, file_okay=False, path_type=Path),
               help="Begin with this drafter instead of the target's layers.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help="Seed of the text and of the training.")  # fmt: skip

@@ -1,7 +1,7 @@
 """The options by which `serve`, `demo` and `profile` name what verifies: which engine, in which numbers."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -62,13 +62,28 @@ def check_engine_options(options: Mapping[str, Any]) -> None:
         raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
 
 
-def check_edge_draft(options: Mapping[str, Any]) -> None:
-    """InputError if a drafter of the edge's own is named beside an engine that it cannot be joined with."""
-    if options["edge_draft"] is not None and options["engine"] == "vllm":
+def check_edge_draft(options: Mapping[str, Any], modes: Sequence[str]) -> None:
+    """InputError if the drafter of the edge's own can draft in none of these modes, or not beside this engine."""
+    if options["edge_draft"] is None:
+        return
+    if all(mode in ("plain", "rounds") for mode in modes):
+        raise InputError(
+            f"--mode {' and '.join(modes)} never drafts at the edge: leave --edge-draft out, or use --mode auto"
+        )
+    if options["engine"] == "vllm":
         raise InputError(
             "--edge-draft is for --engine embedded: vLLM drafts only inside its own step, for every text and with a "
             "fixed length, so that it cannot be joined with drafts of devices"
         )
+
+
+def check_edge_drafter_name(options: Mapping[str, Any]) -> None:
+    """InputError if --edge-draft names a drafter that is not there: for before minutes of loading a target."""
+    from multispin.models import check_drafter_name
+
+    if options["edge_draft"] is not None:
+        with flag("--edge-draft"):
+            check_drafter_name(options["edge_draft"])
 
 
 def load_engine(options: Mapping[str, Any]) -> Any:

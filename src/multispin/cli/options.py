@@ -20,6 +20,29 @@ class Number(click.FloatRange):
         return found
 
 
+class PathOption(click.Path):
+    """A path of a file or folder; `Path("")` would be the folder that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error for an empty text."""
+        return super().convert(_named(self, value, param, ctx), param, ctx)
+
+
+class _FileName(click.types.StringParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_named(self, value, param, ctx), param, ctx)
+
+
+FILE = _FileName()
+"""Type of an option that names a file to read, whose reader says what is wrong with it; "" names none."""
+
+
+def _named(kind: "PathOption | _FileName", value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    if value == "":
+        kind.fail("an empty text names no file and no folder.", param, ctx)
+    return value
+
+
 class Decorator(Protocol):
     """Adds one option or several to a command."""
 

@@ -11,7 +11,7 @@ import click
 
 from multispin.cli.engine import check_engine_options, engine_options
 from multispin.cli.measuring import described, measure_here
-from multispin.cli.options import Number
+from multispin.cli.options import Number, PathOption
 from multispin.cli.process import check_outputs, check_plot, flag, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Scenario
@@ -51,11 +51,11 @@ FEWEST_POINTS = 3
 @click.option(
     "--repeats", type=click.IntRange(1, 1000), default=7, show_default=True, help="How often each batch is timed."
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a scenario file.")
-@click.option("--trace", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=PathOption(dir_okay=False, path_type=Path), help="Write a scenario file.")
+@click.option("--trace", type=PathOption(dir_okay=False, path_type=Path),
               help="Write which drafted tokens were right. With several drafters NAME.json becomes "
               "NAME-DRAFTER.json.")  # fmt: skip
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
+@click.option("--plot", type=PathOption(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
 @click.option("--bandwidth-hz", type=Number(0, min_open=True), default=20e3, show_default=True,
               help="For the scenario: the shared band [Hz].")  # fmt: skip
 @click.option("--spectral-efficiency", type=Number(0, 1000, min_open=True), default=4.0, show_default=True,

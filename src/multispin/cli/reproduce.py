@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from multispin.cli.options import PathOption
 from multispin.cli.process import make_folder
 from multispin.cli.progress import progress
 from multispin.errors import InputError, require
@@ -59,10 +60,10 @@ INTRODUCTION = (
 
 
 @click.command(help=_HELP, short_help="Reproduce the paper's figures.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("build/reproduce"),
+@click.option("--out", type=PathOption(file_okay=False, path_type=Path), default=Path("build/reproduce"),
               show_default=True, help="Folder to write to. It is made if it does not exist.")  # fmt: skip
 @click.option(
-    "--figures", default=",".join(FIGURES), show_default=True, help="Figures to compute, separated by commas."
+    "--figures", default=",".join(FIGURES), show_default="all of them", help="Figures to compute, separated by commas."
 )
 @click.option("--realisations", type=click.IntRange(1, 1000), default=REALISATIONS, show_default=True,
               help="Number of draws of tasks, speeds and mean gains from each seed.")  # fmt: skip

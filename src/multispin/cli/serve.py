@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from multispin.cli.config import config_options, printed
-from multispin.cli.engine import check_edge_draft, engine_options
-from multispin.cli.options import Decorator, Number
+from multispin.cli.engine import check_edge_draft, check_edge_drafter_name, engine_options
+from multispin.cli.options import FILE, Decorator, Number
 from multispin.cli.output import Output, OutputHandler
-from multispin.cli.process import attended_option, flag, host_and_port, place_option, prepare, threads_option
+from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
 from multispin.cli.serving import serve_until_told
 from multispin.cli.unused import idle_of_serve
 from multispin.cli.web import check_web, web_options
@@ -118,7 +118,10 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
               help="Secret that devices and clients may send instead of a token.")  # fmt: skip
 @click.option(
-    "--tokens", metavar="FILE", help="File of access tokens (multispin token add). A peer without one is refused."
+    "--tokens",
+    type=FILE,
+    metavar="FILE",
+    help="File of access tokens (multispin token add). A peer without one is refused.",
 )
 @click.option("--trusted-proxy", "proxies", multiple=True, metavar="NETWORK",
               help="Address or network of a proxy whose X-Forwarded-For is believed, such as 127.0.0.1; "
@@ -127,10 +130,16 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
               help="Most connections at once from one address.")  # fmt: skip
 @click.option(
     "--tls-certificate",
+    type=FILE,
     metavar="FILE",
     help="PEM file of a certificate and its chain. The edge then serves wss:// and https://.",
 )
-@click.option("--tls-key", metavar="FILE", help="PEM file of the certificate's private key.  [default: the same file]")
+@click.option(
+    "--tls-key",
+    type=FILE,
+    metavar="FILE",
+    help="PEM file of the certificate's private key.  [default: the same file]",
+)
 @click.option("--metrics-at", metavar="HOST:PORT", show_default="beside the API, for whoever may use it",
               help="Serve /metrics at this address only, and without asking for a token.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
@@ -167,11 +176,7 @@ def command(**options: Any) -> None:
         whole_characters(options[name], f"--{name.replace('_', '-')}")
     if not options["host"]:
         raise InputError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
-    if options["edge_draft"] is not None:
-        from multispin.models import check_drafter_name
-
-        with flag("--edge-draft"):  # before minutes of loading a target
-            check_drafter_name(options["edge_draft"])
+    check_edge_drafter_name(options)
     if options["metrics_at"] is not None:
         options["metrics_at"] = host_and_port(options["metrics_at"], "--metrics-at")
     with contextlib.ExitStack() as stack:
@@ -187,10 +192,6 @@ def command(**options: Any) -> None:
 
 def _check_mode(options: Mapping[str, Any]) -> None:
     """InputError if a mode has no drafter, or a drafter has no engine to go with."""
-    check_edge_draft(options)
+    check_edge_draft(options, [options["mode"]])
     if options["mode"] == "edge" and options["edge_draft"] is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")
-    if options["edge_draft"] is not None and options["mode"] in ("plain", "rounds"):
-        raise InputError(
-            f"--mode {options['mode']} never drafts at the edge: leave --edge-draft out, or use --mode auto"
-        )

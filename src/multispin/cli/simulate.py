@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.cli.options import Number
+from multispin.cli.options import Number, PathOption
 from multispin.cli.process import check_outputs, check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.cli.unused import idle_policies
@@ -82,9 +82,9 @@ Examples:
               help="Run on the Ray cluster of RAY_ADDRESS, or on one started here. Needs the extra ray.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option(
-    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a table with one row per run."
+    "--csv", "csv_file", type=PathOption(dir_okay=False, path_type=Path), help="Write a table with one row per run."
 )
-@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--plot", "plot_file", type=PathOption(dir_okay=False, path_type=Path),
               help="Write a picture (.png, .svg or .pdf).")  # fmt: skip
 def command(
     file: str,
@@ -105,6 +105,8 @@ def command(
     plot_file: Path | None,
 ) -> None:
     """The command behind `multispin simulate`; its help is `_HELP`."""
+    if live is None and target != "embedded":
+        raise InputError("--target is the model that verifies with --live: add --live, or leave --target out")
     _check_flags(sweeps, live, knows, on_ray, csv_file, plot_file)
     from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
     from multispin.simulation.study import (

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from multispin.checks import shown
-from multispin.cli.options import Decorator
+from multispin.cli.options import FILE, Decorator
 from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path, whole_characters
 
@@ -22,7 +22,13 @@ _MOST_PAGE = 300
 """Characters of --page: a longer address makes a code that no phone reads."""
 
 tokens_option = click.option(
-    "--tokens", "file", default="tokens.json", show_default=True, metavar="FILE", help="File of tokens."
+    "--tokens",
+    "file",
+    type=FILE,
+    default="tokens.json",
+    show_default=True,
+    metavar="FILE",
+    help="File of tokens.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

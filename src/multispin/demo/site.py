@@ -108,7 +108,7 @@ def read_site(name: str) -> Scenario:
     """The scenario of a site: one that comes with the package by its name, or a file."""
     sites = bundled_sites()
     path = sites.get(name, Path(name))
-    if not path.exists():
+    if not name or not path.exists():
         raise InputError(f"there is no site {name!r}: name one of {', '.join(sites)}, or a scenario file")
     return load_scenario(path)
 

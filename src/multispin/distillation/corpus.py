@@ -328,7 +328,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         raise InputError(f"the corpus in {folder} does not say what it was made from ({CORPUS_FILE}): choose another")
     other = [key for key in identity if found.get(key) != identity[key]]
     if other:
-        raise InputError(f"the corpus in {folder} was made with another {' and another '.join(other)}: choose another")
+        what = " and ".join(f"{'other' if key.endswith('s') else 'another'} {key.replace('_', ' ')}" for key in other)
+        raise InputError(f"the corpus in {folder} was made with {what}: choose another")
 
 
 def digest(parts: Sequence[Any]) -> str:
