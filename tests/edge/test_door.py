@@ -141,6 +141,10 @@ def test_what_a_client_says_of_itself_does_not_count_where_a_proxy_adds_a_line_o
         ({"Host": "127.0.0.1:8765", "Origin": "http://[::1"}, True),
         ({"Host": "[::1", "Origin": "http://[::1"}, True),
         ({"Origin": "http://127.0.0.1:8765"}, True),
+        ({"Host": "evil.example:8765", "User-Agent": "Mozilla/5.0 (X11)"}, True),
+        ({"Host": "edge.local:8765", "User-Agent": "Mozilla/5.0 (X11)"}, False),
+        ({"Host": "127.0.0.1:8765", "User-Agent": "Mozilla/5.0 (X11)"}, False),
+        ({"Host": "edge.example:8765", "User-Agent": "OpenAI/Python 2.8.0"}, False),
     ],
 )
 def test_only_pages_of_the_edge_itself_may_use_it(headers, refused):

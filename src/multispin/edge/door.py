@@ -28,6 +28,8 @@ MAX_MESSAGES_PER_S = 200
 """Messages which answer nothing that a device may send in a second."""
 MAX_GUESSERS = 10_000
 """Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
+_BROWSERS = "Mozilla/"
+"""How all browsers begin to call themselves."""
 LOG_PERIOD_S = 10.0
 """Time between two lines of the log about mistakes of peers [s]; a line says how many there were."""
 
@@ -202,21 +204,23 @@ class Door:
         """Why a web page may not use this edge; empty if it may, or if no web page asks.
 
         A browser names the origin of the page that asks. It must be the edge's own, and the edge must be addressed by a
-        number or by a name that it knows: any page could otherwise reach an edge on its visitor's own machine.
+        number or by a name that it knows: any page could otherwise reach an edge on its visitor's own machine. What a
+        page merely gets from the server that it came from comes without an origin: then the browser's own name tells.
         """
         origin = request.headers.get("Origin")
-        if origin is None or self.invited(request):
+        from_browser = origin is not None or request.headers.get("User-Agent", "").startswith(_BROWSERS)
+        if not from_browser or self.invited(request):
             return ""
         host = request.headers.get("Host", "")
         try:
-            own = urlsplit(origin).netloc.lower() == host.lower()
+            own = origin is None or urlsplit(origin).netloc.lower() == host.lower()
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             own, name = False, ""
         if not own:
-            return f"a page of the origin {origin[:200]!r} may not use this edge"
+            return f"a page of the origin {str(origin)[:200]!r} may not use this edge"
         if not (name in self._allowed_hosts or name == "localhost" or _is_address(name)):
-            return f"this edge is not called {name[:200]!r}"
+            return f"this edge is not called {name[:200]!r}: name it with --allowed-host"
         return ""
 
 
