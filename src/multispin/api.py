@@ -181,6 +181,10 @@ def open_text(
         InputError: the prompt, its ids or its length cannot be used, or all slots are taken.
 
     """
+    _check_engine(engine)
+    _check_methods("drafter", drafter, "a Drafter, which load_drafter loads", ("prepare", "draft"))
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InputError(f"params is {shown(params)}; it must be SamplingParams")
     prompt, stop_ids = _ids("prompt", prompt), _ids("stop_ids", stop_ids)
     whole("max_tokens", max_tokens, 0, 2**31 - 1)
     if not prompt:
@@ -228,6 +232,9 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
         For each unfinished text, how many drafted tokens were accepted and which token followed.
 
     """
+    _check_engine(engine)
+    if not isinstance(texts, Sequence) or not all(isinstance(each, Text) for each in texts):
+        raise InputError(f"texts is {shown(texts)}; it must be a sequence of texts that open_text began")
     whole("draft_length", draft_length, 0, 2**31 - 1)
     running = [text for text in texts if not text.finished]
     drafts = []
@@ -249,6 +256,17 @@ def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> li
         engine.commit(text.slot, len(text.tokens) - 1)
         outcomes.append(outcome)
     return outcomes
+
+
+def _check_engine(engine: object) -> None:
+    """InputError unless it is an engine."""
+    _check_methods("engine", engine, "an Engine, such as a Verifier", ("open", "verify", "commit", "close"))
+
+
+def _check_methods(name: str, given: object, wanted: str, methods: Sequence[str]) -> None:
+    """InputError unless this object, and not only its class, has these methods."""
+    if isinstance(given, type) or not all(callable(getattr(given, method, None)) for method in methods):
+        raise InputError(f"{name} is {shown(given)}; it must be {wanted}")
 
 
 def _check_text(**given: str) -> None:
@@ -303,6 +321,8 @@ async def run_edge(
     from multispin.passes.settings import MODES
 
     one_of("mode", mode, MODES)
+    if engine is not None:
+        _check_engine(engine)
     _check_text(host=host, credential=credential)
     whole("port", port, 0, 65535)
     if not host:
@@ -417,6 +437,8 @@ async def generate(
     if isinstance(stops, str) or not isinstance(stops, Sequence):
         raise InputError(f"stops is {shown(stops)}; it must be a sequence of texts")
     _check_text(**{f"stops[{place}]": each for place, each in enumerate(stops)})
+    if not name:
+        raise InputError("name is empty: leave it out, or say how the edge shall call this device")
     if len(name) > MAX_NAME_CHARACTERS:
         raise InputError(f"name has {len(name)} characters, over the limit of {MAX_NAME_CHARACTERS}")
     if rule is not None:

@@ -285,6 +285,13 @@ def test_an_edge_refuses_what_cannot_be(tiny_folder, asked, reason):
         asyncio.run(begin())
 
 
+class Unprepared(multispin.NoDrafter):
+    """A drafter without room for a text."""
+
+    def prepare(self, committed):
+        raise MemoryError
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
@@ -297,18 +304,50 @@ def test_an_edge_refuses_what_cannot_be(tiny_folder, asked, reason):
         ({"max_tokens": math.nan}, "max_tokens is nan"),
         ({"max_tokens": 99}, "exceed the engine's max_length"),
         ({"stop_ids": None}, "stop_ids is None"),
+        ({"drafter": "lookup"}, "drafter is 'lookup'; it must be a Drafter"),
+        ({"drafter": multispin.NoDrafter}, "drafter is <class .*; it must be a Drafter"),
+        ({"params": 0.7}, "params is 0.7; it must be SamplingParams"),
     ],
 )
 def test_a_text_that_is_refused_takes_no_slot(tiny_folder, asked, reason):
     engine = multispin.Verifier(load_model(tiny_folder), 1, 64)
     with pytest.raises(multispin.InputError, match=reason):
         multispin.open_text(engine, **{"prompt": [1, 2], "drafter": multispin.NoDrafter(), "max_tokens": 4} | asked)
-    with pytest.raises(AttributeError):
-        multispin.open_text(engine, [1, 2], "lookup", max_tokens=4)  # a name, not a drafter
+    with pytest.raises(MemoryError):
+        multispin.open_text(engine, [1, 2], Unprepared(), max_tokens=4)
     text = multispin.open_text(engine, np.array([1, 2]), multispin.NoDrafter(), max_tokens=4)  # the one slot is free
     with pytest.raises(multispin.InputError, match=r"draft_length is 1\.5"):
         multispin.one_pass(engine, [text], draft_length=1.5)
     assert text.tokens == [1, 2]
+
+
+@pytest.mark.parametrize("engine", [None, 5, "embedded", multispin.Verifier])
+def test_what_is_no_engine_is_refused(engine, tiny_folder):
+    async def edge():
+        async with multispin.run_edge(tiny_folder, engine=engine):
+            pytest.fail("it runs")
+
+    calls = [
+        lambda: multispin.open_text(engine, [1, 2], multispin.NoDrafter()),
+        lambda: multispin.one_pass(engine, []),
+        *([lambda: asyncio.run(edge())] if engine is not None else []),
+    ]
+    for call in calls:
+        with pytest.raises(multispin.InputError, match=r"^engine is .*; it must be an Engine, such as a Verifier$"):
+            call()
+
+
+@pytest.mark.parametrize("texts", [5, ["a text"], "a text", None])
+def test_what_open_text_did_not_begin_is_refused(texts, tiny_folder):
+    engine = multispin.Verifier(load_model(tiny_folder), 1, 64)
+    with pytest.raises(multispin.InputError, match=r"^texts is .*; it must be a sequence of texts that"):
+        multispin.one_pass(engine, texts)
+
+
+@pytest.mark.parametrize("model", [None, 5, "embedded", Path("model")])
+def test_a_verifier_takes_a_model_and_no_name(model):
+    with pytest.raises(multispin.InputError, match=r"^model is .*; it must be a model of transformers"):
+        multispin.Verifier(model, 1, 64)
 
 
 @pytest.mark.parametrize("name", [None, 5, b"x", "x" * 5000, Path("/nowhere/model"), ""])
@@ -375,6 +414,7 @@ def test_an_edge_is_refused_before_it_begins(tiny_folder, asked, reason):
         ({"prompt": None}, "prompt is None"),
         ({"prompt": "\udcff"}, "prompt is not UTF-8 text"),
         ({"name": "\udcff"}, "name is not UTF-8 text"),
+        ({"name": ""}, "name is empty"),
         ({"name": "x" * 81}, "name has 81 characters, over the limit of 80"),
         ({"max_tokens": "9"}, "max_tokens is '9'"),
         ({"max_tokens": 0}, "max_tokens is 0"),

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from multispin.cli.advise import command
+from multispin.cli.advise import aligned, command
 from multispin.cli.main import run
 from multispin.control.advice import Streamed, advise, curves
 from multispin.control.files import load_scenario
@@ -20,6 +20,20 @@ def output(*arguments: str) -> str:
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([25.94, 79.36, 117.3, 144.0], ["25.9", "79.4", "117.3", "144.0"]),
+        ([0.0, 6.484, 36.0], ["0.00", "6.48", "36.00"]),
+        ([999.6, 123456.0], ["1000", "123456"]),
+        ([1e-6, 2.0], ["0.000", "2.000"]),
+        ([0.0], ["0.00"]),
+    ],
+)
+def test_numbers_of_a_column_have_the_same_decimals(values, written):
+    assert aligned(values) == written
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """`multispin advise`: will it help here? Every way to serve a site side by side, and where devices begin to pay."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -257,12 +258,17 @@ def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
     table.add_column("who drafts", no_wrap=True)
     for name in ("tokens/s", "per user", "slowest", "over plain", "over edge"):
         table.add_column(name, justify="right", no_wrap=True)
-    for option in sorted(advice.options, key=lambda each: each.goodput_tokens_per_s):
+    options = sorted(advice.options, key=lambda each: each.goodput_tokens_per_s)
+    rates = zip(
+        aligned([each.goodput_tokens_per_s for each in options]),
+        aligned([each.per_user_tokens_per_s for each in options]),
+        aligned([each.slowest_tokens_per_s for each in options]),
+        strict=True,
+    )
+    for option, written in zip(options, rates, strict=True):
         table.add_row(
             _name(option),
-            f"{option.goodput_tokens_per_s:.4g}",
-            f"{option.per_user_tokens_per_s:.3g}",
-            f"{option.slowest_tokens_per_s:.3g}",
+            *written,
             "" if option.mode == "plain" else f"{100 * option.gain_over_plain:+.0f} %",
             "" if option.gain_over_edge is None or option.mode == "edge" else f"{100 * option.gain_over_edge:+.0f} %",
         )
@@ -277,6 +283,13 @@ def _name(option: Option) -> str:
     if option.mode == "rounds":
         return f"devices ({option.policy})"
     return _NAMES[option.mode]
+
+
+def aligned(values: Sequence[float]) -> list[str]:
+    """Numbers of a column, all with as many decimals as the least above 0 has among its first three digits."""
+    least = min((value for value in values if value > 0), default=1.0)
+    decimals = min(max(2 - math.floor(math.log10(least)), 0), 3)
+    return [f"{value:.{decimals}f}" for value in values]
 
 
 def _print_presets() -> None:

@@ -49,6 +49,8 @@ class CachedModel(SlotTable):
         batch_invariant: bool = False,
     ) -> None:
         super().__init__(slots)
+        if not isinstance(model, PackedModel) and not hasattr(model, "config"):
+            raise InputError(f"model is {shown(model)}; it must be a model of transformers, as load_model loads one")
         packed = model if isinstance(model, PackedModel) else PackedModel.of(model, reorder)
         config = packed.config
         limit = packed.longest_text or max_length
