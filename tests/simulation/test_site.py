@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from multispin.control import Cell, Device, Scenario, Verification, plan
+from multispin.errors import InputError
 from multispin.passes.plans import Member
 from multispin.simulation.measures import measure
 from multispin.simulation.setup import Behaviour, DeviceLife, Setup
@@ -101,6 +102,19 @@ def test_a_seed_determines_everything_and_another_changes_it():
         site.run(60)
         runs.append((site.queue.now_s, [device.record.times_s for device in site.devices]))
     assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(mean_stay_s=2.0, mean_away_s=1.0, round_overhead_s=1e12),
+        Behaviour(mean_stay_s=1e-9, mean_away_s=1e-9),
+    ],
+)
+def test_devices_that_come_and_go_during_an_endless_pass_are_refused(behaviour):
+    site = a_site("homogeneous", 3, behaviour)
+    with pytest.raises(InputError, match=r"devices came \d+ times while no pass ended"):
+        site.run(200)
 
 
 def test_a_lost_device_stops_nobody_else():

@@ -47,6 +47,9 @@ from multispin.simulation.uplink import (
 )
 from multispin.speculation import Engine, Failure, Finding
 
+MAX_COMINGS_PER_PASS = 100
+"""How often a device may come between two passes, on average: with longer passes a run would not end."""
+
 
 class Site(VirtualDriver):
     """One edge and its devices under a virtual clock.
@@ -105,6 +108,7 @@ class Site(VirtualDriver):
         super().__init__(self.queue, passes)
         self._tokens = 0
         self.rounds = 0
+        self._comings = 0  # of devices, since the last pass that decided anything
         self.verifying_s = 0.0
         self.air: Air = TimeDivision() if in_turns(scenario) else FrequencyDivision()
         self._watching = False  # whether a look for lost devices is due
@@ -175,6 +179,12 @@ class Site(VirtualDriver):
         if device.gone:
             return
         self._join(device)
+        self._comings += 1
+        if self._comings > MAX_COMINGS_PER_PASS * len(self.devices):
+            raise InputError(
+                f"devices came {self._comings} times while no pass ended: simulation.mean_stay_s is too short beside "
+                "the time of a pass here, or all texts are written"
+            )
         stay_s = self.setup.behaviour.mean_stay_s
         if stay_s is not None:
             number, until_s = device.number, self.queue.now_s + float(device.generator.exponential(stay_s))
@@ -396,6 +406,8 @@ class Site(VirtualDriver):
     def reported(self, report: RoundReport) -> None:
         """Count the passes that decided anything."""
         self.rounds += bool(report.members)
+        if report.members:
+            self._comings = 0
 
     def pass_s(self, batch: Batch) -> tuple[float, float]:
         """The scenario's time of a verification; its verdicts wait for what the edge does beside."""
