@@ -6,7 +6,7 @@ from itertools import pairwise
 from tests.simulation.test_modes import SITES
 
 from multispin.control.streams import Ride
-from multispin.passes.half_passes import FIRST_HALF_AFTER, LAST_HALF_AFTER, HalfPasses
+from multispin.passes.half_passes import FIRST_HALF_AFTER, LAST_HALF_AFTER, SHOWN_HALF_AFTER, HalfPasses
 from multispin.simulation.setup import Behaviour, Setup
 from multispin.simulation.site import Site
 
@@ -25,6 +25,18 @@ def test_one_pass_of_many_that_are_alike_has_half_of_the_riders_and_ever_fewer_d
     assert gaps == sorted(gaps)
     assert LAST_HALF_AFTER < gaps[-1] <= LAST_HALF_AFTER + 4
     assert set(sizes) == {2, 4}
+
+
+def test_passes_that_differ_by_themselves_put_the_first_one_off() -> None:
+    """Users whose prompts are read one after another have shown what a session costs, so a short text is spared."""
+    halves, alike = HalfPasses(), 0
+    for count in (1, 2, 4):
+        halves.rode(count)
+    while len(halves.chosen(RIDES, set())) == 4:
+        halves.rode(4)
+        alike += 1
+    assert SHOWN_HALF_AFTER <= alike <= SHOWN_HALF_AFTER + 10  # what is usual is known some passes later
+    assert SHOWN_HALF_AFTER > 2 * FIRST_HALF_AFTER
 
 
 def _due() -> HalfPasses:

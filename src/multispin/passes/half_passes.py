@@ -14,6 +14,9 @@ from multispin.control.streams import Ride
 FIRST_HALF_AFTER, LAST_HALF_AFTER = 3, 96
 """After 3 similar passes one has half of the riders. The next comes after twice as many, and so on up to 96: where
 everybody rides in every pass, that costs half a percent."""
+SHOWN_HALF_AFTER = 12
+"""Passes that differ by themselves, as while the first prompts are read one after another, are as good: the first half
+pass then comes after up to 12 similar ones. Of a short text it would be a good part."""
 RIDERS_DIFFER = 0.25
 """If the number of riders differs from the usual one by at least this share, the pass shows both costs by itself."""
 _MEMORY = 0.2
@@ -49,6 +52,8 @@ class HalfPasses:
         if self._tried or abs(count - self._usual) >= RIDERS_DIFFER * self._usual:
             if self._alike >= self._most_alike:
                 self._most_alike = min(2 * self._most_alike, LAST_HALF_AFTER)
+            elif self._most_alike < SHOWN_HALF_AFTER:  # it has shown something already
+                self._most_alike *= 2
             self._alike, self._tried = 0, False
         else:
             self._alike += 1
