@@ -293,3 +293,20 @@ def check_refusal(stdout, stderr, sentence):
 def test_every_command_has_help_with_an_example(name, capsys):
     assert run([name, "--help"]) == 0
     assert f"multispin {name}" in capsys.readouterr().out.split("Examples:")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["device", "--draft", "lookup", "--prompt", "x"],
+        ["serve", "--target", "TINY", "--port", "0"],
+        ["profile", "--target", "TINY"],
+        ["distill", "--target", "TINY", "--out", "FOLDER"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_far_more_threads_than_cores_are_refused(arguments, tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    places = {"TINY": tiny_folder, "FOLDER": str(tmp_path)}
+    assert run([*(places.get(each, each) for each in arguments), "--threads", "33"]) == 2
+    check_refusal(*capsys.readouterr(), "--threads 33 is over 32, 16 for each core of this machine")
