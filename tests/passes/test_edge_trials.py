@@ -2,7 +2,7 @@
 
 from multispin.control import EdgeDrafter
 from multispin.control.streams import Ride
-from multispin.passes.edge_trials import AT_ONCE, TRIAL_LENGTH, EdgeTrials
+from multispin.passes.edge_trials import AT_ONCE, PUT_OFF, TRIAL_LENGTH, EdgeTrials
 from multispin.passes.probing import COST_SHARE
 
 RIDES = [Ride(k, 0) for k in range(3)]
@@ -113,3 +113,15 @@ def test_who_had_a_prompt_to_read_is_tried_once_more_in_the_next_pass() -> None:
 def test_where_nobody_has_room_nothing_is_tried() -> None:
     assert EdgeTrials().added(RIDES, {}, 0.0) == tuple(RIDES)
     assert EdgeTrials().added([], ROOMS, 0.0) == ()
+
+
+def test_a_trial_takes_the_place_of_a_devices_tokens_only_after_some_passes() -> None:
+    """A short text of users whose devices draft is not held up by it; whoever has no tokens is tried at once."""
+    rides = tuple(Ride(session, 4) for session in range(8))
+    rooms = dict.fromkeys(range(8), 8)
+    trials, passes = EdgeTrials(), 0
+    while trials.added(rides, rooms, 0.0) == rides:
+        passes += 1
+    assert passes == PUT_OFF
+    one_without = (*rides[:5], Ride(5, 0), *rides[6:])
+    assert EdgeTrials().added(one_without, rooms, 0.0) == (*rides[:5], Ride(5, 0, TRIAL_LENGTH), *rides[6:])

@@ -246,6 +246,7 @@ FOUND_AGAIN = {
 def test_a_device_that_has_become_useful_is_found_again(name: str) -> None:
     verifier, edge = FOUND_AGAIN[name]
     found_s: list[float] = []
+    gained: list[int] = []
     for seed in range(4):
         run = Site(site(verifier, 4, edge), "heterogeneous", seed, mode="streams")
         device, paying = run.devices[0], run.controller.paying
@@ -258,11 +259,13 @@ def test_a_device_that_has_become_useful_is_found_again(name: str) -> None:
             run.run(run.rounds + 1)
         found_s.append(run.queue.now_s - better_s)
         run.run(run.rounds + 120)
-        assert device.record.accepted > accepted + 40
+        gained.append(device.record.accepted - accepted)
         assert not paying.rests(number)
     # A trial takes 0.05 to 0.2 s, the next one comes at most 51 times as long after it began, and one of two or three
     # shows a token that stands.
     assert np.mean(found_s) < 10.0
+    assert min(gained) > 20
+    assert np.mean(gained) > 50
     assert max(found_s) < 30.0
 
 

@@ -20,6 +20,9 @@ AT_ONCE = 4
 as take no longer than the steps: all of them wait for those, and each session more tells what they are worth."""
 MOST_AT_ONCE = 64
 """More sessions than this at once teach nothing that matters."""
+PUT_OFF = 32
+"""Where every session has tokens of its device, which a trial takes the place of, it is put off for so many passes: a
+short text would be over before the edge has gained by it."""
 TRIAL_LENGTH = 2
 """Tokens of a trial, for each of them. All sessions wait for each step, and tokens after a wrong one teach nothing."""
 _EDGE = -1
@@ -33,6 +36,7 @@ class EdgeTrials:
         self._turn = 0
         self._tried: frozenset[int] = frozenset()  # sessions of the trial under way
         self._again = False  # whether they are tried once more
+        self._put_off = 0  # passes for which a trial has been put off
 
     def added(
         self,
@@ -63,7 +67,11 @@ class EdgeTrials:
         if again:
             tried = [rides[k] for k in again]
         elif able and (self._again or self._probes.due(_EDGE, now_s)):
-            self._again = False
+            free = [k for k in able if not rides[k].device_tokens]
+            if not free and not self._again and self._put_off < PUT_OFF:
+                self._put_off += 1
+                return tuple(rides)
+            able, self._again, self._put_off = free or able, False, 0
             self._turn += 1
             first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
             if not any(rides[k].device_tokens for k in able):
