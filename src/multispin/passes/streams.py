@@ -155,7 +155,7 @@ class Streams:
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
-            # Its tokens may come after a long draft of the device, however few of them are drafted before it is timed.
+            # Before its drafter is timed `edge_room` is short: by that, a device with more tokens could not be tried.
             rooms = {each.session: (each.room or 0) if each.edge_room else 0 for each in ready}
             timed = self._edge_drafter() if self._edge_drafts.timed else None
             pass_s = decision.pass_s if isinstance(decision, Go) else 0.0
