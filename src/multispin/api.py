@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from multispin.checks import one_of, shown, whole
 from multispin.errors import InputError
 from multispin.outside import whole_characters
+from multispin.protocol.limits import check_credential
 from multispin.speculation import Drafter, Engine, Feed, Outcome, Rule, SamplingParams
 
 if TYPE_CHECKING:
@@ -277,6 +278,13 @@ def _check_text(**given: str) -> None:
         whole_characters(text, name)
 
 
+def _check_credential(credential: str | None) -> None:
+    """InputError unless this is None or text that a peer can show."""
+    if credential is not None:
+        _check_text(credential=credential)
+        check_credential(credential, "credential")
+
+
 @asynccontextmanager
 async def run_edge(
     target: str = "embedded",
@@ -290,7 +298,7 @@ async def run_edge(
     bandwidth_hz: float = 20e3,
     slots: int = 16,
     max_length: int = 1024,
-    credential: str = "",
+    credential: str | None = None,
     on_event: Callable[[EdgeEvent], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """Run an edge server for as long as an `async with` block runs, which is given its address.
@@ -323,7 +331,8 @@ async def run_edge(
     one_of("mode", mode, MODES)
     if engine is not None:
         _check_engine(engine)
-    _check_text(host=host, credential=credential)
+    _check_text(host=host)
+    _check_credential(credential)
     whole("port", port, 0, 65535)
     if not host:
         raise InputError("host is empty: name an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's")
@@ -332,7 +341,7 @@ async def run_edge(
     if engine is None:
         engine = await asyncio.to_thread(load_verifier, target, slots, max_length)
     passes = await asyncio.to_thread(_load_passes, target, engine, mode, edge_draft, policy, bandwidth_hz)
-    server = EdgeServer(passes, on_event, Access(credential))
+    server = EdgeServer(passes, on_event, Access(credential or ""))
     async with listening(server.application(), host, port) as taken:
         failure = asyncio.create_task(server.failure())
         try:
@@ -407,7 +416,7 @@ async def generate(
     min_tokens: int = 0,
     stops: Sequence[str] = (),
     name: str = "device",
-    credential: str = "",
+    credential: str | None = None,
 ) -> Generated:
     """Be a device: draft with a small model, let the edge at `url` verify, and return the text.
 
@@ -433,7 +442,8 @@ async def generate(
     from multispin.protocol.limits import MAX_NAME_CHARACTERS
     from multispin.protocol.request import MAX_REQUEST_TOKENS
 
-    _check_text(url=url, prompt=prompt, name=name, credential=credential)
+    _check_text(url=url, prompt=prompt, name=name)
+    _check_credential(credential)
     if isinstance(stops, str) or not isinstance(stops, Sequence):
         raise InputError(f"stops is {shown(stops)}; it must be a sequence of texts")
     _check_text(**{f"stops[{place}]": each for place, each in enumerate(stops)})
@@ -455,7 +465,7 @@ async def generate(
         tuple(ids), params or SamplingParams(), max_tokens, min_tokens, tokenizer.stop_ids, tuple(stops), rule
     )
     profile = Profile(seconds_per_token=0.05, spectral_efficiency=5.0)  # believed until it is measured
-    hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, name, draft[:80], draft != "none", profile, credential)
+    hello = Hello(PROTOCOL_VERSION, tokenizer.fingerprint, name, draft[:80], draft != "none", profile, credential or "")
     client = DeviceClient(edge, hello, drafter, decode=tokenizer.decode)
     try:
         written = await client.generate(request)

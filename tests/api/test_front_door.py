@@ -396,6 +396,7 @@ def test_parameters_of_another_type_are_refused(asked, reason):
         ({"host": ""}, "host is empty"),
         ({"host": None}, "host is None"),
         ({"credential": 5}, "credential is 5"),
+        ({"credential": ""}, "credential is empty: name a secret, or leave it out"),
     ],
 )
 def test_an_edge_is_refused_before_it_begins(tiny_folder, asked, reason):
@@ -412,6 +413,7 @@ def test_an_edge_is_refused_before_it_begins(tiny_folder, asked, reason):
     [
         ({"url": 5}, "url is 5"),
         ({"prompt": None}, "prompt is None"),
+        ({"credential": ""}, "credential is empty: name a secret, or leave it out"),
         ({"prompt": "\udcff"}, "prompt is not UTF-8 text"),
         ({"name": "\udcff"}, "name is not UTF-8 text"),
         ({"name": ""}, "name is empty"),

@@ -249,6 +249,16 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
                 ["device", "--credential-file", "", "--prompt", "x"],
             )
         ),
+        *(
+            ([command, "--credential", credential, *more], sentence)
+            for command, *more in (["serve", "--target", "TINY"], ["device", "--draft", "lookup", "--prompt", "x"])
+            for credential, sentence in (
+                ("", "--credential is empty: name a secret, or leave it out"),
+                (" \n", "--credential begins or ends with white space, which HTTP clients cannot send"),
+                ("sesame\n", "--credential begins or ends with white space"),
+                ("c" * 257, "--credential has 257 characters, over the limit of 256"),
+            )
+        ),
         (["demo", "--edge-draft", "nonsense"], "--edge-draft: there is no model 'nonsense'"),
         (["demo", "--mode", "rounds", "--edge-draft", "small"], "--mode rounds never drafts at the edge"),
         (["demo", "--devices", "2", "--edge-draft", "small"], "--mode rounds never drafts at the edge"),
@@ -287,6 +297,16 @@ def check_refusal(stdout, stderr, sentence):
     assert sentence in said[0]
     assert len(said[0]) < 3000
     assert stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--target", "TINY"], ["device", "--draft", "lookup", "--prompt", "x"]], ids=lambda each: each[0]
+)
+def test_a_secret_that_is_not_there_does_not_open_an_edge(arguments, tiny_folder, monkeypatch, capsys):
+    """As in MULTISPIN_CREDENTIAL="$SECRET" without a SECRET."""
+    monkeypatch.setenv("MULTISPIN_CREDENTIAL", "")
+    assert run([tiny_folder if argument == "TINY" else argument for argument in arguments]) == 2
+    check_refusal(*capsys.readouterr(), "--credential is empty: name a secret, or leave it out (unset it)")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

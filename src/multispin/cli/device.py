@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from multispin.cli.options import FILE, Number
+from multispin.cli.options import FILE, Number, credential_option
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
 from multispin.outside import read_file, read_standard_input, user_path, whole_characters
-from multispin.protocol.limits import MAX_CREDENTIAL_CHARACTERS, MAX_NAME_CHARACTERS
+from multispin.protocol.limits import MAX_NAME_CHARACTERS, check_credential
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,7 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option("--max-wasted-share", type=Number(0.0, 1.0), default=1.0, show_default="no bound",
               help="In streams: draft less far ahead, so that at most about this share of the drafted tokens is never "
               "verified. Saves energy.")  # fmt: skip
-@click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
-              help="Token or secret of the edge, if it asks for one.")  # fmt: skip
+@credential_option("Token or secret of the edge, if it asks for one.")
 @click.option(
     "--ca-file",
     type=FILE,
@@ -158,13 +157,14 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
         options["credential"] = read_file(file, MAX_CREDENTIAL_BYTES).strip()
         if not options["credential"]:
             raise InputError(f"--credential-file: {file} holds no credential: write one into it, or leave it out")
-    for option in ("prompt", "system", "name", "credential", "model_name"):
+    if options["credential"] is not None:
+        check_credential(options["credential"], "--credential")
+    for option in ("prompt", "system", "name", "model_name"):
         whole_characters(options[option] or "", f"--{option.replace('_', '-')}")
     for text in options["stops"]:
         whole_characters(text, "--stop")
-    for option, most in (("name", MAX_NAME_CHARACTERS), ("credential", MAX_CREDENTIAL_CHARACTERS)):
-        if len(options[option]) > most:
-            raise InputError(f"--{option} has {len(options[option])} characters, over the limit of {most}")
+    if len(options["name"]) > MAX_NAME_CHARACTERS:
+        raise InputError(f"--name has {len(options['name'])} characters, over the limit of {MAX_NAME_CHARACTERS}")
     if options["serve_at"] is not None:
         options["serve_at"] = _loopback(options["serve_at"])
         if options["prompt"] is not None:

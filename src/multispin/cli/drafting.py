@@ -155,7 +155,7 @@ def _hello(options: Mapping[str, Any], tokenizer: Any, slower: float = 1.0) -> H
         options["draft"][:80],
         options["draft"] != "none",
         Profile(emulation.seconds_per_token or 0.05, emulation.spectral_efficiency or 5.0),
-        options["credential"],
+        options["credential"] or "",
     )
 
 

@@ -1,6 +1,7 @@
 """What the files of commands share to declare options."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -43,6 +44,17 @@ def _named(kind: "PathOption | _FileName", value: Any, param: click.Parameter | 
     return value
 
 
+class _Secret(click.Option):
+    """An option whose variable is not passed over where it is set but empty, as click's own are."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """What the variable holds; None if it is not set."""
+        return os.environ.get(_CREDENTIAL_VARIABLE)
+
+
+_CREDENTIAL_VARIABLE = "MULTISPIN_CREDENTIAL"
+
+
 class Decorator(Protocol):
     """Adds one option or several to a command."""
 
@@ -60,3 +72,13 @@ def together(*options: Decorator) -> Decorator:
         return function
 
     return add
+
+
+def credential_option(about: str) -> Decorator:
+    """The option --credential, None if neither it nor its variable is given; `check_credential` refuses an empty one.
+
+    Args:
+        about: what `--help` says of it.
+
+    """
+    return click.option("--credential", cls=_Secret, envvar=_CREDENTIAL_VARIABLE, show_envvar=True, help=about)

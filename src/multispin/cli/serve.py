@@ -12,7 +12,7 @@ import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, check_edge_drafter_name, engine_options
-from multispin.cli.options import FILE, Decorator, Number
+from multispin.cli.options import FILE, Decorator, Number, credential_option
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
 from multispin.cli.serving import serve_until_told
@@ -23,6 +23,7 @@ from multispin.errors import InputError
 from multispin.outside import whole_characters
 from multispin.passes import Limits
 from multispin.passes.settings import MODES
+from multispin.protocol.limits import check_credential
 
 MAX_EMULATED_S = 600.0
 log = logging.getLogger(__name__)
@@ -115,8 +116,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @click.option("--emulated-edge-draft-s", type=Number(0.0, MAX_EMULATED_S), nargs=2, default=None,
               metavar="FIXED PER_DEVICE", help="Emulate a slower edge drafter: a drafting step takes at least FIXED + "
               "PER_DEVICE for each text in it, in seconds.")  # fmt: skip
-@click.option("--credential", default="", envvar="MULTISPIN_CREDENTIAL", show_envvar=True,
-              help="Secret that devices and clients may send instead of a token.")  # fmt: skip
+@credential_option("Secret that devices and clients may send instead of a token.")
 @click.option(
     "--tokens",
     type=FILE,
@@ -172,8 +172,9 @@ def command(**options: Any) -> None:
     check_web(options)
     if printed(options):
         return
-    for name in ("model_name", "credential"):
-        whole_characters(options[name], f"--{name.replace('_', '-')}")
+    whole_characters(options["model_name"], "--model-name")
+    if options["credential"] is not None:
+        check_credential(options["credential"], "--credential")
     if not options["host"]:
         raise InputError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
     check_edge_drafter_name(options)

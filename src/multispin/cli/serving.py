@@ -230,7 +230,7 @@ def _doors(options: Mapping[str, Any]) -> _Doors:
     hosts = options["allowed_hosts"]
     door = Door(most_per_address=most, allowed_hosts=hosts, proxies=proxies, allowed_origins=origins)
     tokens = None if options["tokens"] is None else TokenFile(user_path(options["tokens"]))
-    access = Access(options["credential"], tokens, door)
+    access = Access(options["credential"] or "", tokens, door)
     certificate, key = options["tls_certificate"], options["tls_key"]
     if key is not None and certificate is None:
         raise InputError("--tls-key needs --tls-certificate")

@@ -120,7 +120,7 @@ class Pages:
             return "\n".join(lines) + " (on this machine only: --host 0.0.0.0 lets phones in)"
         if self._dashboard is not None:
             self._dashboard.invite(place, scheme)
-        return "\n".join([*lines, join_code(join_address(place, self._options["credential"], scheme))])
+        return "\n".join([*lines, join_code(join_address(place, self._options["credential"] or "", scheme))])
 
 
 def _page_drafter(options: Mapping[str, Any]) -> tuple[str, Path]:

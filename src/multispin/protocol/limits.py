@@ -1,5 +1,8 @@
 """The version of what edge and device say, and the limits of it. Light to import: commands refuse by them."""
 
+from multispin.errors import InputError
+from multispin.outside import whole_characters
+
 PROTOCOL_VERSION = 3
 SESSION_PATH = "/v1/session"
 """Where a device's WebSocket is found on the edge."""
@@ -26,3 +29,23 @@ MAX_NAME_CHARACTERS = 80
 MAX_SENTENCE_CHARACTERS = 1000
 """Longest sentence of an Error."""
 MAX_CREDENTIAL_CHARACTERS = 256
+
+
+def check_credential(text: str, name: str) -> None:
+    """InputError unless a peer can show this text as its credential.
+
+    An empty one is refused as well. Whoever gives it means a secret that is not there, and an edge without a secret is
+    open to everybody.
+
+    Args:
+        text: the credential.
+        name: what the error calls it.
+
+    """
+    whole_characters(text, name)
+    if not text:
+        raise InputError(f"{name} is empty: name a secret, or leave it out (unset it)")
+    if text != text.strip():
+        raise InputError(f"{name} begins or ends with white space, which HTTP clients cannot send")
+    if len(text) > MAX_CREDENTIAL_CHARACTERS:
+        raise InputError(f"{name} has {len(text)} characters, over the limit of {MAX_CREDENTIAL_CHARACTERS}")
