@@ -300,7 +300,9 @@ def check_refusal(stdout, stderr, sentence):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve", "--target", "TINY"], ["device", "--draft", "lookup", "--prompt", "x"]], ids=lambda each: each[0]
+    "arguments",
+    [["serve", "--target", "TINY"], ["device", "--draft", "lookup", "--prompt", "x"]],
+    ids=lambda each: each[0],
 )
 def test_a_secret_that_is_not_there_does_not_open_an_edge(arguments, tiny_folder, monkeypatch, capsys):
     """As in MULTISPIN_CREDENTIAL="$SECRET" without a SECRET."""

@@ -65,7 +65,7 @@ def opening(session, tokens=3, most=8):
     return encode(Open(session, pack_ids([5] * tokens, 100), tokens, most, 0.0, 0, 1.0, 0))
 
 
-def test_tokens_and_the_shared_credential_are_let_in_and_nothing_else(stub_site, run, file):
+def test_tokens_and_the_shared_credential_are_let_in_and_nothing_else(stub_site, run, file, caplog):
     secret = file.add("anna")
 
     async def scenario():
@@ -80,6 +80,8 @@ def test_tokens_and_the_shared_credential_are_let_in_and_nothing_else(stub_site,
             return len(site.of(Ended)), site.server.access.door.guesses
 
     assert run(scenario()) == (2, 5)
+    told = [message.split()[2] for message in caplog.messages if message.startswith("wrong credentials")]
+    assert sum(map(int, told)) == 5  # those that no line had told as the edge ended, too
 
 
 def test_a_token_in_the_header_needs_none_in_the_greeting(stub_site, run, file):

@@ -5,7 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 from tests.virtual_time import run
 
-from multispin.edge import door
+from multispin.edge import door, tally
 from multispin.edge.door import Door, FullError, read_origin
 from multispin.errors import InputError
 from multispin.protocol import ProtocolError
@@ -44,13 +44,24 @@ def test_a_wrong_credential_waits_and_is_logged_now_and_then(caplog):
         one, loop = Door(), asyncio.get_running_loop()
         await asyncio.gather(*(one.guessed(f"192.0.2.{guess % 250}", loop.time()) for guess in range(1000)))
         waited_s = loop.time()
-        await asyncio.sleep(3.0 * door.LOG_PERIOD_S)  # nobody guesses, and the log must have told all
+        await asyncio.sleep(3.0 * tally.LOG_PERIOD_S)  # nobody guesses, and the log must have told all
         told = len(caplog.records)
         await one.guessed("192.0.2.1", loop.time())
         return one.guesses, waited_s, told
 
     assert run(scenario()) == (1001, door.GUESS_DELAY_S, 2)
     assert [record.getMessage().split()[2] for record in caplog.records] == ["1", "999", "1"]
+
+
+def test_wrong_credentials_that_no_line_has_told_are_logged_as_the_edge_ends(caplog):
+    async def scenario():
+        one, loop = Door(), asyncio.get_running_loop()
+        await asyncio.gather(*(one.guessed(f"192.0.2.{guess}", loop.time()) for guess in range(7)))
+        one.close()
+        await asyncio.sleep(3.0 * tally.LOG_PERIOD_S)
+
+    run(scenario())
+    assert [record.getMessage().split()[2] for record in caplog.records] == ["1", "6"]
 
 
 def test_guesses_of_one_address_are_looked_at_one_a_second():

@@ -64,7 +64,7 @@ def test_a_crowd_that_comes_while_the_server_is_busy_is_kept_by_the_system():
 def test_requests_that_are_none_are_counted_in_the_log_and_not_told_one_by_one(
     stub_site, run, caplog, monkeypatch, period_s
 ):
-    monkeypatch.setattr(sys.modules["multispin.edge.listening"], "LOG_PERIOD_S", period_s)  # the name is a function
+    monkeypatch.setattr(sys.modules["multispin.edge.tally"], "LOG_PERIOD_S", period_s)  # the name is a function
 
     def told():
         return [record for record in caplog.records if record.levelno >= logging.INFO]

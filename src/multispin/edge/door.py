@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from multispin.edge.tally import LOG_PERIOD_S, Tally
 from multispin.errors import InputError
 from multispin.protocol import ProtocolError
 
@@ -30,8 +31,6 @@ MAX_GUESSERS = 10_000
 """Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
 _BROWSERS = "Mozilla/"
 """How all browsers begin to call themselves."""
-LOG_PERIOD_S = 10.0
-"""Time between two lines of the log about mistakes of peers [s]; a line says how many there were."""
 
 log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -87,8 +86,9 @@ class Door:
         self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
         self._next = 0
         self.guesses = 0  # wrong credentials ever
-        self._guesses = 0  # since the log's last line about them
-        self._quiet: asyncio.TimerHandle | None = None  # until the next line may follow
+        self._tally = Tally(
+            lambda guesses: log.warning("wrong credentials: %d in the last %.0f s", guesses, LOG_PERIOD_S)
+        )
 
     @property
     def invites(self) -> bool:
@@ -165,18 +165,12 @@ class Door:
         while len(self._free_s) > self._max_guessers:
             self._free_s.popitem(last=False)
         self.guesses += 1
-        self._guesses += 1
-        if self._quiet is None:
-            self._tell()
+        self._tally.add()
         await asyncio.sleep(self._guess_delay_s)
 
-    def _tell(self) -> None:
-        """Log the wrong credentials that no line has told, and those that follow `LOG_PERIOD_S` later."""
-        self._quiet = None
-        if self._guesses:
-            log.warning("wrong credentials: %d in the last %.0f s", self._guesses, LOG_PERIOD_S)
-            self._guesses = 0
-            self._quiet = asyncio.get_running_loop().call_later(LOG_PERIOD_S, self._tell)
+    def close(self) -> None:
+        """Log the wrong credentials that no line has told: the edge ends."""
+        self._tally.close()
 
     def address_of(self, request: web.Request) -> str:
         """The address that a request comes from: its peer, or what a trusted proxy says.

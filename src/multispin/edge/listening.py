@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from multispin.edge.door import LOG_PERIOD_S
 from multispin.edge.gate import HANDSHAKE_TIMEOUT_S, Gate
+from multispin.edge.tally import LOG_PERIOD_S, Tally
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
@@ -55,8 +55,10 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self) -> None:
         super().__init__(log)
-        self._malformed, self._last = 0, ""
-        self._quiet: asyncio.TimerHandle | None = None  # until the next line may follow
+        self._last = ""
+        self.malformed = Tally(
+            lambda requests: log.info("%d requests were not HTTP; the last one: %s", requests, self._last)
+        )
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a message of the web server, unless it is about a request that is none."""
@@ -66,25 +68,8 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
         if not isinstance(error, HttpProcessingError | web.RequestPayloadError | web.HTTPRequestTimeout):
             super().log(level, msg, *args, **kwargs)
             return
-        self._malformed, self._last = self._malformed + 1, str(error)[:MAX_QUOTED_CHARACTERS]
-        if self._quiet is None:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Log the requests that no line has told, and those that follow `LOG_PERIOD_S` later."""
-        self._quiet = None
-        if self._malformed:
-            log.info("%d requests were not HTTP; the last one: %s", self._malformed, self._last)
-            self._malformed = 0
-            self._quiet = asyncio.get_running_loop().call_later(LOG_PERIOD_S, self._tell)
-
-    def close(self) -> None:
-        """Log the requests that no line has told: the server ends."""
-        if self._quiet is not None:
-            self._quiet.cancel()
-        self._tell()
-        if self._quiet is not None:
-            self._quiet.cancel()
+        self._last = str(error)[:MAX_QUOTED_CHARACTERS]
+        self.malformed.add()
 
 
 @asynccontextmanager
@@ -133,7 +118,7 @@ async def listening(
         for each in sockets:
             each.close()
         await runner.cleanup()
-        complaints.close()
+        complaints.malformed.close()
 
 
 async def _bound(host: str, port: int) -> list[socket.socket]:

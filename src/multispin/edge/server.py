@@ -84,6 +84,7 @@ class EdgeServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._loop.close()
+        self._door.close()
 
     async def _hang_up(self, _: web.Application) -> None:
         await self._devices.hang_up()
