@@ -15,6 +15,7 @@ from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.planning import MOST_DRAFT_S, least_period_s
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
 from multispin.passes.probing import PROBE_LENGTH, Probes
+from multispin.passes.turns import Turns
 
 LEAST_TOLERANCE = 0.05
 """A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
@@ -77,9 +78,7 @@ class Chooser:
         self._edge_probes = Probes(EDGE_SHARE)
         self._bandwidth_hz = bandwidth_hz
         self._bare_passes = BarePasses()
-        self._turn = 0  # which sessions the edge's drafter is tried for
-        self._tried: frozenset[int] = frozenset()  # those of the probe under way …
-        self._again: frozenset[int] = frozenset()  # … and those that it is tried for once more: it had texts to read
+        self._turns = Turns()  # for which sessions the edge's drafter is tried
         self._mode = mode
         self._tolerance = max(tolerance, LEAST_TOLERANCE)
         self._beliefs = beliefs
@@ -195,33 +194,30 @@ class Chooser:
     def _with_probes(self, plan: RoundPlan, members: Sequence[Member], now_s: float) -> RoundPlan:
         """The plan, with short drafts of devices that do not draft, and of the edge if it does not, where due."""
         plan = self.with_trials(plan, members, now_s)
-        sessions = list(plan.sessions)
-        able = [i for i, member in enumerate(members) if member.edge_room]
-        if self._tried:  # their texts have ended before it drafted for them
-            self._tried, self._again = frozenset(), frozenset()
+        if self._turns.under_way:  # their texts have ended before it drafted for them
+            self._turns.clear()
             self._edge_probes.break_off(_EDGE, now_s)
-        if not able or any(s.drafter == EDGE for s in sessions):
+        able = [(session, m) for session, m in zip(plan.sessions, members, strict=True) if m.edge_room]
+        if not able or any(session.drafter == EDGE for session in plan.sessions):
             return plan
-        if not self._again and not self._edge_probes.due(_EDGE, now_s):
+        if not self._turns.owed and not self._edge_probes.due(_EDGE, now_s):
             return plan
-        edge_idle = any(sessions[i].drafter == NOBODY for i in able)
+        edge_idle = any(session.drafter == NOBODY for session, _ in able)
         # Where every device drafts, a probe takes the place of a device's draft, and costs a period of these sessions.
-        edge = [i for i in able if not edge_idle or sessions[i].drafter == NOBODY]
-        if again := [i for i in edge if members[i].session in self._again]:
-            edge = again
-        else:
-            self._again = frozenset()
-            self._turn += 1
-            turn = self._turn % len(edge)
-            edge = [*edge[turn:], *edge[:turn]][: max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)]
-        self._tried = frozenset(members[i].session for i in edge)
-        lengths = {i: min(PROBE_LENGTH, members[i].edge_room) for i in edge}
+        rooms = {m.session: m.edge_room for session, m in able if not edge_idle or session.drafter == NOBODY}
+        most = max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)
+        edge = self._turns.once_more(list(rooms)) or self._turns.next(list(rooms), most)
+        lengths = {session: min(PROBE_LENGTH, rooms[session]) for session in edge}
         verify_s = self._beliefs.verifier().per_token_s * sum(lengths.values())
         taken_s = 0.0 if edge_idle else plan.round_s * len(edge) / len(members)
         self._edge_probes.begin(_EDGE, now_s, 1.0, taken_s + verify_s)
-        for i, length in lengths.items():
-            sessions[i] = SessionPlan(members[i].session, length, 0.0, EDGE)
-        return replace(plan, sessions=tuple(sessions))
+        return replace(
+            plan,
+            sessions=tuple(
+                SessionPlan(each.session, lengths[each.session], 0.0, EDGE) if each.session in lengths else each
+                for each in plan.sessions
+            ),
+        )
 
     def with_trials(
         self, plan: RoundPlan, members: Sequence[Member], now_s: float, *, in_turns: bool = False
@@ -281,8 +277,7 @@ class Chooser:
                 more in the next pass: later, its sessions would have text to read again, and it would never be timed.
 
         """
-        self._again = frozenset() if timed or self._again else self._tried
-        self._tried = frozenset()
+        self._turns.drafted(timed)
         self._edge_probes.end(_EDGE, now_s)
 
     # Drift --------------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
 get a short one now and then, ever more seldom (`probing`): trials take at most `COST_SHARE` of the time in the long
 run, the verification of their tokens included, which may take longer than the drafting.
-A session that is tried seldom has much for the drafter to read first, and then its time says nothing of drafting. So it
-is tried again in the next pass, when that was read: else a first guess of the time would be believed for ever.
 
 Does not know prices or texts.
 """
@@ -14,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from multispin.control import EdgeDrafter
 from multispin.control.streams import Ride
 from multispin.passes.probing import COST_SHARE, Probes
+from multispin.passes.turns import Turns
 
 AT_ONCE = 4
 """The edge's drafter is tried for this many sessions at once, or for one in this many if there are more, or for as many
@@ -33,9 +32,7 @@ class EdgeTrials:
 
     def __init__(self) -> None:
         self._probes = Probes(COST_SHARE)
-        self._turn = 0
-        self._tried: frozenset[int] = frozenset()  # sessions of the trial under way
-        self._again = False  # whether they are tried once more
+        self._turns = Turns()
         self._put_off = 0  # passes for which a trial has been put off
 
     def added(
@@ -59,30 +56,26 @@ class EdgeTrials:
 
         """
         if any(ride.edge_tokens for ride in rides):
-            self._tried, self._again = frozenset(), False
+            self._turns.clear()
             self._probes.begin(_EDGE, now_s)
             return tuple(rides)
-        able = [k for k, ride in enumerate(rides) if rooms.get(ride.session, 0) > ride.device_tokens]
-        again = [k for k in able if rides[k].session in self._tried] if self._again else []
-        if again:
-            tried = [rides[k] for k in again]
-        elif able and (self._again or self._probes.due(_EDGE, now_s)):
-            free = [k for k in able if not rides[k].device_tokens]
-            if not free and not self._again and self._put_off < PUT_OFF:
+        drafted = {ride.session: ride.device_tokens for ride in rides}
+        able = [session for session, tokens in drafted.items() if rooms.get(session, 0) > tokens]
+        owed = bool(self._turns.owed)
+        tried = again = self._turns.once_more(able)
+        if not again:
+            if not able or not (owed or self._probes.due(_EDGE, now_s)):
+                return tuple(rides)
+            free = [session for session in able if not drafted[session]]
+            if not free and not owed and self._put_off < PUT_OFF:
                 self._put_off += 1
                 return tuple(rides)
-            able, self._again, self._put_off = free or able, False, 0
-            self._turn += 1
-            first, count = self._turn % len(able), max(AT_ONCE, len(able) // AT_ONCE)
-            if not any(rides[k].device_tokens for k in able):
-                count = max(count, _as_cheap(token_s, drafter))
-            tried = [rides[k] for k in [*able[first:], *able[:first]][:count]]
-        else:
-            return tuple(rides)
-        self._tried = frozenset(each.session for each in tried)
-        lengths = {each.session: min(TRIAL_LENGTH, rooms[each.session] - each.device_tokens) for each in tried}
+            able, self._put_off = free or able, 0
+            count = max(AT_ONCE, len(able) // AT_ONCE)
+            tried = self._turns.next(able, max(count, _as_cheap(token_s, drafter)) if free else count)
+        lengths = {session: min(TRIAL_LENGTH, rooms[session] - drafted[session]) for session in tried}
         if not again:
-            given_up_s = pass_s * sum(each.device_tokens > 0 for each in tried) / len(rides)
+            given_up_s = pass_s * sum(drafted[session] > 0 for session in tried) / len(rides)
             self._probes.begin(_EDGE, now_s, 1.0, token_s * sum(lengths.values()) + given_up_s)
         # After tokens of the device it would show what the edge's are worth only where all of those stand.
         return tuple(
@@ -97,9 +90,8 @@ class EdgeTrials:
             timed: whether the time that it took says how fast it drafts; default yes.
 
         """
-        self._again = not timed and not self._again and bool(self._tried)
-        if not self._again:
-            self._tried = frozenset()
+        self._turns.drafted(timed)
+        if not self._turns.owed:
             self._probes.end(_EDGE, now_s)
 
 
