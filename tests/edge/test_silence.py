@@ -8,7 +8,7 @@ from tests.chaos.world import Letters
 from tests.edge import virtual_site
 from tests.edge.virtual_site import in_memory
 
-from multispin.device import EdgeAwayError, Patience, WebSocketLink
+from multispin.device import EdgeAwayError, Emulation, Patience, WebSocketLink
 from multispin.gateway import local_sessions
 from multispin.protocol import Request
 from multispin.speculation import NoDrafter, SamplingParams
@@ -105,6 +105,27 @@ def test_a_device_goes_on_with_an_edge_whose_passes_are_longer_than_it_waits_for
             texts = [client.generate(Request((1,) * 8, SamplingParams(), 3)) for client in clients]
             assert await asyncio.gather(*texts) == [[1] * 3] * 2
             assert all(client.counters.reconnects for client in clients)
+
+    virtual_site.run(scenario(), Patience().silence_s + 30.0)
+
+
+def test_whose_draft_waits_for_those_of_others_hears_that_passes_go_on(stub_site):
+    """Meanwhile there are passes, of 150 s each, of those that no device drafts for."""
+
+    async def scenario():
+        site = stub_site(mode="mixture", deadline_slack_s=3600.0, draft_timeout_s=3600.0)
+        async with in_memory(site.server) as link:
+            outages = []
+            quick = site.client(name="quick", link=link(), on_outage=outages.append)
+            others = [
+                site.client(name="slow", link=link(), emulation=Emulation(6 * Patience().silence_s)),
+                site.client(NoDrafter(), name="nobody drafts", link=link()),
+            ]
+            texts = [asyncio.create_task(each.generate(Request((1, 2), SamplingParams(), 2000))) for each in others]
+            assert await quick.generate(Request((1, 2), SamplingParams(), 6)) == [1] * 6
+            assert outages
+            for text in texts:
+                text.cancel()
 
     virtual_site.run(scenario(), Patience().silence_s + 30.0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from multispin.passes.limits import Limits
 from multispin.passes.plans import DEVICE
-from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, ProtocolError, Streaming
+from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, Pending, ProtocolError, Streaming
 from multispin.speculation import Engine, Rule
 
 
@@ -242,11 +242,17 @@ class Seats:
         ]
 
     def waiting_for_a_pass(self) -> list[Seat]:
-        """Seats of connected devices for which no pass writes yet: they have no slot, or their prompt is being read."""
+        """Seats of connected devices for which the pass under way writes nothing.
+
+        They have no slot, their prompt is being read, or their draft waits for those of others.
+        """
         waiting = [self._seats[number] for number in self._waiting]
-        quiet = [seat for seat in self._seats.values() if isinstance(seat.session.stage, Idle | Streaming)]
-        reading = [seat for seat in quiet if self.unread(seat)]
-        return [seat for seat in (*waiting, *reading) if seat.connected]
+        for seat in self._seats.values():
+            stage = seat.session.stage
+            reads = isinstance(stage, Idle | Streaming) and self.unread(seat)
+            if reads or (isinstance(stage, Pending) and seat.slot not in self._in_batch and seat.trial is None):
+                waiting.append(seat)
+        return [seat for seat in waiting if seat.connected]
 
     def begin_batch(self, slots: Iterable[int]) -> None:
         """A batch uses these slots from now on."""
