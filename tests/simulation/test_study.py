@@ -216,6 +216,18 @@ def test_measures_add_up(file):
     assert found.wasted_draft_fraction > found.dropped_draft_fraction == 0
 
 
+@pytest.mark.parametrize("mode", ["rounds", "streams"])
+@pytest.mark.parametrize("leaves_s", [None, 1.0])
+def test_a_draft_counts_as_far_as_it_has_come(file, mode, leaves_s):
+    # A device that is at its first token when it leaves, or when the run ends, has drafted all the time and no longer.
+    setup = ScenarioFile(file).setup({"device.seconds_per_token": 100.0})
+    alone = replace(setup.scenario, devices=setup.scenario.devices[:1])
+    site = Site(replace(setup, scenario=alone, lives=(DeviceLife(leaves_s=leaves_s),)), "fixed", 1, mode=mode)
+    site.run(3)
+    assert site.devices[0].record.drafted > 0
+    assert 0.5 < measure(site).device_utilisation < 1.0 + 1e-9
+
+
 def test_what_never_happened_is_no_number(file):
     keys = {"simulation.prompt_tokens": 100_000, "device.arrives_s": 0.0, "device.leaves_s": 0.2}
     setup = ScenarioFile(file).setup(keys)

@@ -62,7 +62,8 @@ class DeviceRecord:
         gaps_s: time since the verdict before, or since the request was opened, for each of them [s].
         first: which of the verdicts were the first of a request.
         requests: requests that were finished.
-        drafting_s: time spent drafting [s].
+        drafting_s: time spent drafting, up to `busy_until_s` [s].
+        busy_until_s: when the drafting ends that `drafting_s` counts [s].
         air_hz_s: band times time spent uploading drafts that arrived [Hz s].
         present_s: time spent at the site [s], up to `arrived_s` if it is there.
         arrived_s: when it came last [s].
@@ -83,13 +84,24 @@ class DeviceRecord:
     first: "array[int]" = field(default_factory=lambda: array("L"))
     requests: int = 0
     drafting_s: float = 0.0
+    busy_until_s: float = 0.0
     air_hz_s: float = 0.0
     present_s: float = 0.0
     arrived_s: float = 0.0
 
+    def drafts(self, from_s: float, to_s: float) -> None:
+        """It drafts between these times; a time that is counted already counts once."""
+        self.drafting_s += max(0.0, to_s - max(from_s, self.busy_until_s))
+        self.busy_until_s = max(to_s, self.busy_until_s)
+
+    def drafted_s(self, now_s: float) -> float:
+        """Time spent drafting so far, without what the present draft will take yet [s]."""
+        return self.drafting_s - max(0.0, self.busy_until_s - now_s)
+
     def leave(self, now_s: float) -> None:
-        """The device goes: what is under way will not be answered."""
+        """The device goes: what is under way will not be answered, and what it drafts is not finished."""
         self.present_s += now_s - self.arrived_s
+        self.drafting_s, self.busy_until_s = self.drafted_s(now_s), min(self.busy_until_s, now_s)
         self.drop()
 
     def drop(self) -> None:
@@ -163,7 +175,7 @@ class SimulatedDevice:
         self.away = False
         self.losses = 0
         self.gone = False
-        self._channel = channel
+        self._channel, self._events = channel, events
         drafts = truth.max_draft_length is None or truth.max_draft_length > 0
         profile = Profile(truth.seconds_per_token, truth.efficiency_at(_PROFILED_HZ))
         self._hello = Hello(PROTOCOL_VERSION, FINGERPRINT, truth.name[:80], "simulated", drafts, profile)
@@ -231,7 +243,7 @@ class SimulatedDevice:
         draft_s = len(ids) * self.truth.seconds_per_token
         self.record.drafted += len(ids)
         self.record.under_way += len(ids)
-        self.record.drafting_s += draft_s
+        self.record.drafts(self._events.now_s, self._events.now_s + draft_s)
         sure = [] if self._rule in ID_RULES else [_only(token, self.session.form) for token in ids]
         return self.session.answer(ids, draft_s, sure), draft_s
 
@@ -264,7 +276,7 @@ class SimulatedDevice:
         draft_s = count * self.truth.seconds_per_token
         record.drafted += count
         record.under_way += count
-        record.drafting_s += draft_s
+        record.drafts(part.since_s, part.since_s + draft_s)
         before = session.wasted
         ids = self._chain(part) if session.epoch == part.epoch else [WRONG] * count
         session.drafted(part.epoch, part.start, ids, draft_s)
@@ -299,9 +311,9 @@ class SimulatedDevice:
         done = min(max(done, 0), drafting.count)
         self.record.drafted += done
         self.record.under_way += done
-        self.record.drafting_s += done * token_s
-        self._waste(done)
         self._free_s = drafting.since_s + done * token_s
+        self.record.drafts(drafting.since_s, self._free_s)
+        self._waste(done)
         return self._free_s
 
     def late_s(self) -> float:

@@ -69,7 +69,7 @@ def measure(site: Site) -> Measures:
     stays = np.array([device.present_s(now_s) for device in site.devices])
     tokens = np.array([record.tokens for record in records], dtype=np.float64)
     rates = tokens[stays > 0] / stays[stays > 0]
-    drafting = np.array([record.drafting_s for record in records])[stays > 0] / stays[stays > 0]
+    drafting = np.array([record.drafted_s(now_s) for record in records])[stays > 0] / stays[stays > 0]
     waits, paces, weights = _times(site)
     drafted = sum(record.drafted for record in records)
     accepted = sum(record.accepted for record in records)
