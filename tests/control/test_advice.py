@@ -86,6 +86,14 @@ def test_a_quick_edge_needs_no_devices_and_one_without_a_drafter_is_compared_wit
     assert sentences(bare)[0].startswith("Devices pay here")
 
 
+def test_one_token_is_no_plural():
+    # With everything else as it is, longer drafts than one token are not allowed.
+    short = replace(LAPTOPS, cell=replace(LAPTOPS.cell, max_draft_length=1), edge_drafter=None)
+    words = " ".join(sentences(advise(short, ())))
+    assert "drafts 1 token for" in words
+    assert "1 tokens" not in words
+
+
 def test_words_name_the_borders(laptops):
     words = " ".join(sentences(laptops))
     speed = _border(laptops, "seconds_per_token")
@@ -135,6 +143,15 @@ def test_streams_are_what_they_were_simulated_to_be_below_the_bound_that_is_prov
     assert (speed.here, 200.0) in speed.streamed
     assert asked.count(asked[0]) == 3  # bar and curves show the same simulation of the site as it is
     assert {count for count, _ in users.streamed} <= set(users.values)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (7.0, 7.0), (1.0, 7.0)])
+def test_weights_decide_and_every_token_counts_alike(weights):
+    devices = tuple(replace(d, weight=w) for d, w in zip(LAPTOPS.devices[:2], weights, strict=True))
+    found = advise(replace(LAPTOPS, devices=devices), ("fixed",), streams=lambda _site, _seeds: Streamed(60.0, 30.0))
+    alike = fluid(replace(LAPTOPS, devices=LAPTOPS.devices[:2])).upper_bound_tokens_per_s
+    assert found.option("streams").upper_bound_tokens_per_s == pytest.approx(alike)
+    assert any("weighted tokens" in each for each in sentences(found)) == (weights == (1.0, 7.0))
 
 
 def test_a_small_gain_of_streams_is_no_reason_for_devices_and_a_large_one_is():

@@ -102,12 +102,15 @@ class Advice:
         devices_pay: whether devices add at least `PAYING_SHARE` to the goodput of the edge alone, or `STREAMS_MATTER`
             in streams.
         skipped: policies that do not fit the site, "streams" among them, with the reason.
+        weighted: whether users have different weights. Decisions and break-evens count weighted tokens, the figures
+            of `options` do not.
     """
 
     options: tuple[Option, ...]
     break_evens: tuple[BreakEven, ...]
     devices_pay: bool
     skipped: tuple[tuple[str, str], ...] = ()
+    weighted: bool = False
 
     def option(self, mode: str) -> Option | None:
         """The option of a mode with the greatest goodput, or None if there is none.
@@ -161,7 +164,8 @@ def advise(
     if streams is not None:
         told("streams", 0.45)
         try:
-            bound, made = fluid(scenario).upper_bound_tokens_per_s, streams(scenario, _SEEDS)
+            bound = fluid(_each_alike(scenario)).upper_bound_tokens_per_s
+            made = streams(scenario, _SEEDS)
         except InputError as error:
             skipped.append(("streams", str(error)))
         else:
@@ -174,7 +178,13 @@ def advise(
     alone = plain if edge is None else max(plain, edge)
     streamed = max((each.goodput_tokens_per_s for each in options if each.mode == "streams"), default=0.0)
     useful = pays(scenario) or streamed >= alone * (1.0 + STREAMS_MATTER)
-    return Advice(tuple(options), tuple(break_evens), useful, tuple(skipped))
+    weighted = len({device.weight for device in scenario.devices}) > 1
+    return Advice(tuple(options), tuple(break_evens), useful, tuple(skipped), weighted)
+
+
+def _each_alike(scenario: Scenario) -> Scenario:
+    """The site with users of one weight, so that a bound of its goodput is one of tokens."""
+    return replace(scenario, devices=tuple(replace(device, weight=1.0) for device in scenario.devices))
 
 
 @dataclass(frozen=True)
@@ -265,6 +275,11 @@ def sentences(advice: Advice) -> list[str]:
         said.append(f"Devices do not pay here, the edge's own drafter does: {', '.join(figures[1:])}.")
     else:
         said.append(f"Devices do not pay here: plain decoding makes {plain.goodput_tokens_per_s:.4g} tokens/s.")
+    if advice.weighted:
+        said.append(
+            "Users have weights here: what is best, and from where on devices pay in rounds, is decided by weighted "
+            "tokens. The figures count all tokens alike, so a row may have fewer than plain decoding."
+        )
     said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
     if streams is not None:
         said.append(
@@ -288,7 +303,8 @@ def _mix(made: Decision, best: str) -> str:
     for who, name in ((DEVICE, "the device drafts"), (EDGE, "the edge drafts")):
         if by[who]:
             low, high = min(by[who]), max(by[who])
-            parts.append(f"{name} {low if low == high else f'{low} to {high}'} tokens for {len(by[who])} of the users")
+            tokens = f"{low} token{'s' * (low != 1)}" if low == high else f"{low} to {high} tokens"
+            parts.append(f"{name} {tokens} for {len(by[who])} of the users")
     if rest:
         parts.append(f"nobody drafts for {rest}")
     passes = "1 more pass" if made.extra_passes == 1 else f"{made.extra_passes} more passes"
