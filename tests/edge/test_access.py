@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from multispin.device import EdgeAwayError, Patience
-from multispin.edge import Access, TokenFile, access
+from multispin.edge import Access, Gate, TokenFile, access
 from multispin.edge.access import Holder
 from multispin.edge.connection import Connection
 from multispin.edge.door import Door, FullError
@@ -144,6 +144,23 @@ def test_who_had_to_make_room_before_it_came_back_keeps_its_session(stub_site, r
     refused, welcome = run(scenario())
     assert refused.code == "full"
     assert isinstance(welcome, Welcome)
+
+
+def test_devices_that_do_not_greet_keep_no_place_of_their_address_and_those_that_do_keep_theirs(stub_site, run):
+    async def scenario():
+        access, gate = Access(door=Door(most_per_address=3)), Gate(most_per_address=3)
+        async with stub_site(server={"access": access}, listen={"gate": gate}) as site, aiohttp.ClientSession() as http:
+            socket, welcome = await greet(site, http, "")
+            silent = [await http.ws_connect(site.url) for _ in range(5)]  # for two places that are left
+            other, second = await greet(site, http, "")
+            assert isinstance(second, Welcome)
+            for each in silent[:4]:
+                assert (await each.receive(timeout=20)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+            await socket.send_bytes(opening(welcome.session))
+            assert await said(socket)
+            await other.close()
+
+    run(scenario())
 
 
 def test_a_token_has_so_many_sessions_and_a_lost_one_makes_room(stub_site, run, file):

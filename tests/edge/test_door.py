@@ -101,12 +101,32 @@ def test_remembered_guessers_are_bounded():
 def test_one_address_holds_so_many_connections_and_no_more():
     one = Door(most_per_address=2)
     numbers = [one.enter(lambda: None, "192.0.2.1") for _ in range(2)]
+    for number in numbers:
+        one.greeted(number)
     with pytest.raises(FullError, match="limit for one address"):
         one.enter(lambda: None, "192.0.2.1")
     one.enter(lambda: None, "192.0.2.2")
     one.enter(lambda: None)
     one.gone(numbers[0])
     one.enter(lambda: None, "192.0.2.1")
+
+
+def test_at_the_limit_of_its_address_a_newcomer_takes_a_place_of_that_address_that_has_not_greeted():
+    one, left = Door(most_per_address=2), []
+    one.enter(lambda: left.append("elsewhere"), "192.0.2.9")
+    first, second = [one.enter(lambda name=name: left.append(name), "192.0.2.1") for name in ("first", "second")]
+    third = one.enter(lambda: pytest.fail("a greeted connection was ended"), "192.0.2.1")
+    assert left == ["first"]
+    one.greeted(third)
+    with pytest.raises(FullError, match="make room"):
+        one.greeted(first)
+    one.gone(first)  # which gives no place back a second time
+    fourth = one.enter(lambda: pytest.fail("a greeted connection was ended"), "192.0.2.1")
+    one.greeted(fourth)
+    assert left == ["first", "second"]
+    one.gone(second)
+    with pytest.raises(FullError, match="limit for one address"):
+        one.enter(lambda: None, "192.0.2.1")
 
 
 @pytest.mark.parametrize(

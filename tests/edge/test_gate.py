@@ -9,9 +9,11 @@ import textwrap
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 
-from multispin.edge import Gate, listening
+from multispin.device import trusting
+from multispin.edge import Certificate, Gate, listening
 from multispin.edge.gate import Guarded
 
 HALF = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
@@ -43,8 +45,8 @@ async def until_closed(reader):
         return b""
 
 
-async def say(port, data):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def say(port, data, own="127.0.0.1"):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
     writer.write(data)
     return reader, writer
 
@@ -102,7 +104,9 @@ def test_one_address_has_so_many_connections(run):
     async def scenario():
         one = Gate(most_per_address=2)
         async with listening(application(), port=0, gate=one) as port:
-            held = [await say(port, b"G") for _ in range(2)]
+            held = [await say(port, b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(2)]
+            for reader, _ in held:
+                await reader.readexactly(10)
             reader, _ = await say(port, b"G")
             assert await until_closed(reader) == b""
             assert one.refused == 1
@@ -111,9 +115,47 @@ def test_one_address_has_so_many_connections(run):
                 await asyncio.sleep(0.01)
             async with aiohttp.ClientSession() as http:
                 async with http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"x") as answer:
+                    held.pop()[1].close()
                     return await answer.read()
 
     assert run(scenario()) == b"x"
+
+
+def test_at_the_limit_of_its_address_a_newcomer_takes_a_silent_place_of_that_address(run):
+    async def scenario():
+        one = Gate(most_per_address=2)
+        async with listening(application(), port=0, gate=one) as port:
+            elsewhere, kept = await say(port, b"G", own="127.0.0.2")
+            silent = [await say(port, b"G") for _ in range(2)]
+            reader, _ = await say(port, WHOLE)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\nx"), 20)
+            assert await until_closed(silent[0][0]) == b""
+            assert not elsewhere.at_eof()
+            kept.close()
+            return one.refused, one.connections
+
+    assert run(scenario()) == (0, 3)
+
+
+def test_a_handshake_that_is_not_finished_makes_room(run, tmp_path):
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+
+    async def scenario():
+        one, tls = Gate(most_per_address=2), Certificate(tmp_path / "both.pem").context
+        async with listening(application(), port=0, gate=one, tls=tls) as port:
+            halves = [await say(port, b"\x16\x03\x01") for _ in range(2)]
+            async with aiohttp.ClientSession() as http:
+                url, trusted = f"https://127.0.0.1:{port}/v1/echo", trusting(tmp_path / "authority.pem")
+                async with http.post(url, data=b"x", ssl=trusted) as answer:
+                    assert await answer.read() == b"x"
+            assert await until_closed(halves[0][0]) == b""
+            while one.connections > 1:  # the client's has ended
+                await asyncio.sleep(0.01)
+            return one.refused, one.silent
+
+    assert run(scenario()) == (0, 1)
 
 
 def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from multispin.edge.access import Access, Caller, Holder
 from multispin.edge.account import Account
@@ -157,12 +158,15 @@ class Devices:
 
     # A conversation -------------------------------------------------------------------------------------------------
 
-    async def converse(self, wire: Wire, caller: Caller | None = None) -> None:
+    async def converse(
+        self, wire: Wire, caller: Caller | None = None, on_greeting: Callable[[], None] | None = None
+    ) -> None:
         """Serve one connection, from its greeting to its end.
 
         Args:
             wire: connection to a device, just opened.
             caller: holder of its token, if known already; default None: its first message must show a credential.
+            on_greeting: called when it is known who speaks; default nothing.
 
         """
         connection = Connection(wire, max_messages_per_s=self._door.max_messages_per_s)
@@ -182,6 +186,8 @@ class Devices:
                 caller = Caller(await self._access.admit(secret, wire.address, self._now_s()), wire.address)
             connection.holder, connection.request = caller.holder, caller.request
             self._door.greeted(place)  # who had to make room takes no session over, and ends none
+            if on_greeting is not None:
+                on_greeting()
             self._make_room(message, caller.holder)
             number, answers = self._passes.connect(message, self._now_s())
             self._holders[number] = caller.holder

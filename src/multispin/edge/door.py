@@ -111,14 +111,16 @@ class Door:
             A number for `greeted` and `gone`. FullError if nobody can be asked to leave.
         """
         if address and self._addresses[address] >= self._most_per_address:
-            raise FullError(
-                f"{self._most_per_address} connections come from {address}, the limit for one address: close one"
-            )
-        if len(self._greeted) + len(self._strangers) >= self._most:
+            own = (number for number in self._strangers if self._address_of.get(number) == address)
+            if (longest := next(own, None)) is None:
+                raise FullError(
+                    f"{self._most_per_address} connections come from {address}, the limit for one address: close one"
+                )
+            self._send_away(longest)
+        elif len(self._greeted) + len(self._strangers) >= self._most:
             if not self._strangers:
                 raise FullError(f"this edge holds {self._most} connections, its limit: try again later")
-            _, longest = self._strangers.popitem(last=False)
-            longest()
+            self._send_away(next(iter(self._strangers)))
         self._next += 1
         self._strangers[self._next] = leave
         if address:
@@ -136,6 +138,15 @@ class Door:
         """The connection has ended."""
         self._greeted.discard(number)
         self._strangers.pop(number, None)
+        self._forget_address(number)
+
+    def _send_away(self, number: int) -> None:
+        """Give the place of a connection that has not greeted to a newcomer."""
+        leave = self._strangers.pop(number)
+        self._forget_address(number)
+        leave()
+
+    def _forget_address(self, number: int) -> None:
         if (address := self._address_of.pop(number, None)) is not None:
             self._addresses[address] -= 1
             if not self._addresses[address]:

@@ -1,7 +1,8 @@
 """The gate: what a TCP connection may hold before it has said anything useful, and beside what it says.
 
 A connection counts from the moment that it is accepted, its TLS handshake included. Requests that stay half, bodies
-that stop coming and readers that stop reading are ended after a named time. Nothing here knows what is said.
+that stop coming and readers that stop reading are ended after a named time. Where there is no room for a newcomer, or
+none for its address, a connection makes room that has had nothing to be served. Nothing here knows what is said.
 """
 
 import asyncio
@@ -93,10 +94,8 @@ class Gate:
             A name for `leave`; None if there is no room.
         """
         name = self._name(host)
-        if name and self._addresses[name] >= self._most_per_address:
-            self.refused += 1
-            return None
-        if self._open >= self._most and not self._make_room():
+        crowded = name if name and self._addresses[name] >= self._most_per_address else None
+        if (crowded is not None or self._open >= self._most) and not self._make_room(crowded):
             self.refused += 1
             return None
         self._open += 1
@@ -110,9 +109,15 @@ class Gate:
         if not self._addresses[name]:
             del self._addresses[name]
 
-    def guard(self, inner: asyncio.Protocol, name: str) -> "Guarded":
-        """Watch over a connection that was let in."""
-        return Guarded(inner, self, name)
+    def guard(self, inner: asyncio.Protocol, name: str, give_up: Callable[[], object]) -> "Guarded":
+        """Watch over a connection that was let in.
+
+        Args:
+            inner: protocol that serves it.
+            name: name from `enter`.
+            give_up: ends the connection while it is being made.
+        """
+        return Guarded(inner, self, name, give_up)
 
     def around(self, handler: RawHandler) -> RawHandler:
         """Wraps what answers all requests, so that each request counts as one, and its body has a time.
@@ -124,7 +129,8 @@ class Gate:
             guarded = self._guarded.get(request.transport) if request.transport is not None else None
             if guarded is not None:
                 guarded.asked()
-                request.content.on_eof(guarded.served)
+                if request.headers.get("Upgrade", "").lower() != "websocket":  # that is served from its greeting on
+                    request.content.on_eof(guarded.served)
             waiting = None
             if not request.content.is_eof():
                 waiting = asyncio.get_running_loop().call_later(
@@ -142,11 +148,12 @@ class Gate:
 
         return guarded_handler
 
-    def _make_room(self) -> bool:
-        """Hang up on the connection that has had nothing to be served for longest, if there is one."""
-        if not self._silent:
+    def _make_room(self, name: str | None) -> bool:
+        """Hang up on the connection, one from this address if any, that has had nothing to be served for longest."""
+        longest = next((each for each in self._silent if name is None or each.name == name), None)
+        if longest is None:
             return False
-        next(iter(self._silent)).hang_up()
+        longest.hang_up()
         return True
 
     def _name(self, host: str) -> str:
@@ -168,12 +175,14 @@ class Guarded(asyncio.Protocol):
 
     Attributes:
         made: whether the connection has been made, its TLS handshake included.
+        name: under which name its address is counted.
 
     """
 
-    def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str) -> None:
-        self.made = False
-        self._inner, self._gate, self._name = inner, gate, name
+    def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str, give_up: Callable[[], object]) -> None:
+        self.made, self.name = False, name
+        self._inner, self._gate, self._give_up = inner, gate, give_up
+        gate._silent[self] = None
         self._arriving = Arriving(inner)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -199,13 +208,19 @@ class Guarded(asyncio.Protocol):
         self._gate._silent.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
+        else:
+            self._give_up()
+
+    def gone(self) -> None:
+        """The connection has ended, or was never made."""
+        self._gate._silent.pop(self, None)
+        self._gate.leave(self.name)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.made, self._transport = True, cast(asyncio.Transport, transport)  # uvloop's has no base class
         self._arriving.over(self._transport)
         self._gate._guarded[transport] = self
-        self._gate._silent[self] = None
         self._timer = asyncio.get_running_loop().call_later(self._gate.request_timeout_s, self.hang_up)
         self._inner.connection_made(transport)
 
@@ -235,10 +250,9 @@ class Guarded(asyncio.Protocol):
         for timer in (self._timer, self._stall):
             if timer is not None:
                 timer.cancel()
-        self._gate._silent.pop(self, None)
         if self._transport is not None:
             self._gate._guarded.pop(self._transport, None)
-        self._gate.leave(self._name)
+        self.gone()
         self._inner.connection_lost(error)
 
 

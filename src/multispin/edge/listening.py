@@ -183,7 +183,9 @@ async def _greet(
 ) -> None:
     """Hand a connection to the web server, after its TLS handshake if it has one."""
     assert runner.server is not None
-    guarded = gate.guard(runner.server(), name)
+    this = asyncio.current_task()
+    assert this is not None
+    guarded = gate.guard(runner.server(), name, this.cancel)
     try:
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: guarded, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None
@@ -193,4 +195,4 @@ async def _greet(
     finally:
         if not guarded.made:
             connection.close()
-            gate.leave(name)
+            guarded.gone()

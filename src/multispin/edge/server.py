@@ -16,6 +16,7 @@ from multispin.edge.account import Account, Counts
 from multispin.edge.audience import Audience, log_text
 from multispin.edge.connection import WebSocketWire, Wire
 from multispin.edge.devices import Devices
+from multispin.edge.gate import Guarded
 from multispin.edge.pass_loop import PassLoop
 from multispin.passes import Passes
 from multispin.protocol import MAX_FRAME_BYTES, SESSION_PATH, ProtocolError
@@ -175,7 +176,9 @@ class EdgeServer:
         )  # fmt: skip
         await socket.prepare(request)
         transport = cast(asyncio.Transport, request.transport)  # `prepare` would have failed without one
-        await self._devices.converse(WebSocketWire(socket, address, transport), caller)
+        guarded = transport.get_protocol()
+        on_greeting = guarded.served if isinstance(guarded, Guarded) else None
+        await self._devices.converse(WebSocketWire(socket, address, transport), caller, on_greeting)
         return socket
 
 
