@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from multispin.cli.options import PathOption
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress
+from multispin.cli.tables import figures_table, print_table
 from multispin.control import RUNTIME_POLICIES, Cell, Device, EdgeDrafter, Scenario, Verification, load_scenario
 from multispin.control.advice import Advice, Curve, Option, advise, curves, sentences
-from multispin.control.break_even import with_users
+from multispin.control.break_even import counted, with_users
 from multispin.data import scenario_path
 from multispin.data.presets import EnginePreset, device_preset, device_presets, engine_preset, engine_presets
 from multispin.errors import InputError
@@ -253,11 +253,10 @@ def document(advice: Advice, title: str) -> dict[str, Any]:
 def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
     """Print an advice for a person: a table, then sentences."""
     console = Console(highlight=False)
-    console.print(f"[bold]Will it help?[/bold] {len(scenario.devices)} users, {in_markup(title)}", soft_wrap=True)
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("who drafts", no_wrap=True)
-    for name in ("tokens/s", "per user", "slowest", "over plain", "over edge"):
-        table.add_column(name, justify="right", no_wrap=True)
+    console.print(
+        f"[bold]Will it help?[/bold] {counted(len(scenario.devices), 'user')}, {in_markup(title)}", soft_wrap=True
+    )
+    table = figures_table("who drafts", "tokens/s", "per user", "slowest", "over plain", "over edge")
     options = sorted(advice.options, key=lambda each: each.goodput_tokens_per_s)
     rates = zip(
         aligned([each.goodput_tokens_per_s for each in options]),
@@ -272,7 +271,7 @@ def show_advice(advice: Advice, scenario: Scenario, title: str) -> None:
             "" if option.mode == "plain" else f"{100 * option.gain_over_plain:+.0f} %",
             "" if option.gain_over_edge is None or option.mode == "edge" else f"{100 * option.gain_over_edge:+.0f} %",
         )
-    console.print(table)
+    print_table(console, table)
     for said in sentences(advice):
         console.print(in_markup(said), soft_wrap=True)
     for policy, reason in advice.skipped:

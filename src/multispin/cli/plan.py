@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from multispin.cli.options import Number
+from multispin.cli.tables import BAR, figures_table, print_table
 from multispin.control import (
     POLICIES,
     POLICY_TABLE,
@@ -20,7 +21,7 @@ from multispin.control import (
     load_scenario,
     plan,
 )
-from multispin.control.break_even import time_text
+from multispin.control.break_even import counted, time_text
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -140,11 +141,11 @@ def _comparison_json(plans: Sequence[Plan], skipped: Sequence[tuple[str, str]]) 
 def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
     console = Console(highlight=False)
     console.print(
-        f"[bold]{made.policy}[/bold] for {len(made.devices)} devices on {_hertz(scenario.cell.bandwidth_hz)}, "
-        f"{in_markup(file)}",
+        f"[bold]{made.policy}[/bold] for {counted(len(made.devices), 'device')} on "
+        f"{_hertz(scenario.cell.bandwidth_hz)}, {in_markup(file)}",
         soft_wrap=True,
     )
-    console.print(_device_table(made) if every else _length_table(scenario, made))
+    print_table(console, _device_table(made) if every else _length_table(scenario, made))
     weighted = " (weighted)" if any(device.weight != 1.0 for device in scenario.devices) else ""
     console.print(
         f"[bold]{made.goodput_tokens_per_s:.4g} tokens/s[/bold]{weighted} in rounds of {time_text(made.round_s)}"
@@ -164,8 +165,8 @@ def _device_table(made: Plan) -> Table:
     modes = any(device.mode for device in made.devices)
     turns = any(device.start_s is not None for device in made.devices)
     # A line has room for one of bars, modes and, where devices send one after the other, beginnings.
-    fourth = "mode" if modes else "starts at" if turns else ""
-    table = _table("device", "draft", "band", fourth, "tokens", "tokens/s")
+    fourth = "mode" if modes else "starts at" if turns else BAR
+    table = figures_table("device", "draft", "band", fourth, "tokens", "tokens/s")
     widest = max((device.bandwidth_hz for device in made.devices), default=0.0)
     for device in made.devices:
         table.add_row(
@@ -185,7 +186,7 @@ def _device_table(made: Plan) -> Table:
 
 def _length_table(scenario: Scenario, made: Plan) -> Table:
     """One row per draft length: a thousand rows tell a person less."""
-    table = _table("draft", "devices", "", "band together", "band each", "tokens/s each")
+    table = figures_table("draft", "devices", BAR, "band together", "band each", "tokens/s each")
     groups: dict[int, list[DevicePlan]] = {}
     for device in made.devices:
         groups.setdefault(device.draft_length, []).append(device)
@@ -209,9 +210,10 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
     console = Console(highlight=False)
     band = _hertz(scenario.cell.bandwidth_hz)
     console.print(
-        f"[bold]All policies[/bold] for {len(scenario.devices)} devices on {band}, {in_markup(file)}", soft_wrap=True
+        f"[bold]All policies[/bold] for {counted(len(scenario.devices), 'device')} on {band}, {in_markup(file)}",
+        soft_wrap=True,
     )
-    table = _table("policy", "tokens/s", "over fixed", "", "round", "drafts")
+    table = figures_table("policy", "tokens/s", "over fixed", BAR, "round", "drafts")
     most = max(made.goodput_tokens_per_s for made in plans)
     for made in plans:
         lengths = [device.draft_length for device in made.devices]
@@ -225,20 +227,12 @@ def _print_comparison(file: str, scenario: Scenario, plans: Sequence[Plan], skip
             time_text(made.round_s),
             f"{min(served)}" if min(served) == max(served) else f"{min(served)}–{max(served)}",
         )
-    console.print(table)
+    print_table(console, table)
     for policy in ("edge-drafts", "centralized"):
         if any(made.policy == policy for made in plans):
             console.print(f"[dim]{policy}: {POLICY_TABLE[policy].lengths}[/dim]", soft_wrap=True)
     for policy, reason in skipped:
         console.print(f"[dim]Left out: {policy}, because {in_markup(reason)}[/dim]", soft_wrap=True)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
-    return table
 
 
 def _bar(value: float, most: float, width: int = 16) -> str:

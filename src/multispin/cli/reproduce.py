@@ -159,7 +159,8 @@ def _table(figure: str, study: Study) -> Table:
 def _print_claims(claims: list[Claim]) -> None:
     table = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("claim", "paper", "ours", "low", "high", "verdict"):
-        table.add_column(name, justify="right" if name in ("ours", "low", "high") else "left")
+        left = name not in ("ours", "low", "high")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "claim")
     for claim in claims:
         numbers = (readable_number(value) for value in (claim.paper, claim.ours, claim.low, claim.high))
         table.add_row(claim.claim, *numbers, claim.verdict.capitalize())

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from multispin.cli.options import Number, PathOption
 from multispin.cli.process import check_outputs, check_plot, flag
 from multispin.cli.progress import progress, stage
+from multispin.cli.tables import figures_table, print_table
 from multispin.cli.unused import idle_policies
 from multispin.control import RUNTIME_POLICIES
-from multispin.control.break_even import time_text
+from multispin.control.break_even import counted, time_text
 from multispin.data import bundled_scenarios, scenario_path
 from multispin.errors import InputError
 from multispin.outside import in_markup
@@ -194,20 +194,17 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> None:
     console = Console(highlight=False)
-    console.width = max(console.width, 140)  # a narrower terminal wraps lines, which is better than cut numbers
     seeds = len(results[0].seeds)
     how = "knows the truth" if knows else "learns"
     console.print(
-        f"[bold]{in_markup(file)}[/bold]: {rounds} rounds, {seeds} seed{'s' * (seeds > 1)}, the controller {how}",
+        f"[bold]{in_markup(file)}[/bold]: {counted(rounds, 'round')}, {counted(seeds, 'seed')}, the controller {how}",
         soft_wrap=True,
     )
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     all_rounds = all(result.mode == "rounds" for result in results)
-    table.add_column("policy" if all_rounds else "mode", no_wrap=True)
     keys = [key for key, _ in results[0].point]
     shares = ("server", "devices", "uplink", "wasted")
-    for name in (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings = (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares)
+    table = figures_table("policy" if all_rounds else "mode", *headings)
     for result in results:
         found = result.estimates()
         goodput = found["goodput_tokens_per_s"]
@@ -231,10 +228,10 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
                 )
             ),
         )
-    console.print(table)
+    print_table(console, table)
     fewest = min(run.rounds for result in results for run in result.runs)
     if fewest < rounds:
-        console.print(f"[yellow]Some run ended after {fewest:.0f} rounds: no device was left.[/yellow]")
+        console.print(f"[yellow]Some run ended after {counted(round(fewest), 'round')}: no device was left.[/yellow]")
 
 
 def _number(value: float, digits: int = 4) -> str:

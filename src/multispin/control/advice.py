@@ -14,6 +14,7 @@ from multispin.control.break_even import (
     PAYING_SHARE,
     USER_COUNTS,
     BreakEven,
+    counted,
     drafting,
     in_words,
     mean_of,
@@ -303,7 +304,7 @@ def _mix(made: Decision, best: str) -> str:
     for who, name in ((DEVICE, "the device drafts"), (EDGE, "the edge drafts")):
         if by[who]:
             low, high = min(by[who]), max(by[who])
-            tokens = f"{low} token{'s' * (low != 1)}" if low == high else f"{low} to {high} tokens"
+            tokens = counted(low, "token") if low == high else f"{low} to {high} tokens"
             parts.append(f"{name} {tokens} for {len(by[who])} of the users")
     if rest:
         parts.append(f"nobody drafts for {rest}")

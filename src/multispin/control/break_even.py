@@ -192,7 +192,7 @@ _WORDS = {
         "In rounds devices do not pay even without a round trip",
     ),
     "users": (
-        "In rounds devices pay with {} users or",
+        "In rounds devices pay with {} or",
         f"In rounds devices pay with any number of users up to {MAX_USERS}",
         f"In rounds devices do not pay with any number of users up to {MAX_USERS}",
     ),
@@ -206,15 +206,24 @@ def in_words(found: BreakEven) -> str:
     if found.quantity == "acceptance_rate":
         show = _percent
     elif found.quantity == "users":
-        show = "{:.0f}".format
+        show = _users_text
         border += " more" if found.pays == "above" else " fewer"
-    here = show(found.here) + ("" if found.quantity == "users" else " on average")
+    here = f"{found.here:.0f}" if found.quantity == "users" else f"{show(found.here)} on average"
     said = never if found.pays == "never" else always if found.value is None else border.format(show(found.value))
     return f"{said} (now {here})."
 
 
+def _users_text(users: float) -> str:
+    return counted(round(users), "user")
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: "1 user", "2 users"."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def time_text(seconds: float) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from multispin.control.advice import Advice, Curve, Option
+from multispin.control.break_even import counted
 from multispin.report.style import COLOURS, RC, canvas, legend_above
 
 _MODES = {
@@ -29,9 +30,9 @@ def write_advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str,
 
 def advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Figure:
     """The picture of an advice."""
-    users = advice.options[0].users
+    users = counted(advice.options[0].users, "user")
     note = (
-        f"{title}: {users} users. Tokens per second of all users together, by the planner's model: no jitter, no "
+        f"{title}: {users}. Tokens per second of all users together, by the planner's model: no jitter, no "
         "stragglers, speeds and acceptance rates known; streams are simulated and know them too. Dotted: the site as "
         "it is. Shaded: where devices pay in rounds."
     )

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multispin.control.break_even import counted
 from multispin.estimation.intervals import Estimate
 from multispin.report.style import COLOURS, MARKERS, RC, canvas, legend_above
 from multispin.simulation.study import Result
@@ -27,7 +28,7 @@ def simulation_figure(results: Sequence[Result], scenario: str, rounds: int, kno
     """The picture of these results."""
     seeds = len(results[0].seeds)
     note = (
-        f"{scenario}: {rounds} rounds under a virtual clock, the controller "
+        f"{scenario}: {counted(rounds, 'round')} under a virtual clock, the controller "
         + ("knows the truth. " if knows else "learns. ")
         + (f"Means over {seeds} seeds with 95 % intervals." if seeds > 1 else "One seed, no intervals.")
     )
