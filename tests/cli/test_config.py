@@ -136,6 +136,7 @@ def test_every_setting_with_another_value_is_read_and_printed_again(tmp_path, ca
         "engine": "embedded",  # the only one with a drafter of the edge's own
         "mode": "mixture",
         "web_draft": "small",
+        "max_share": 0.75,
     }
     document, arguments = {}, []
     for key, option in options_by_key(command).items():

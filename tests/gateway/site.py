@@ -31,7 +31,10 @@ MAX_LENGTH = 256
 
 
 @asynccontextmanager
-async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, origins=(), **limits):
+async def api(
+    folder, credential="", slots=4, tokens=None, mode="rounds", pass_s=0.0, edge=False, origins=(), access=None,
+    max_share=1.0, **limits,
+):  # fmt: skip
     tokenizer = load_tokenizer(folder)
     drafter = ModelBatchDrafter(PackedModel.of(load_model(folder)), slots, MAX_LENGTH, tokenizer.size)
     verifier = Verifier(load_model(folder), slots, MAX_LENGTH)
@@ -42,15 +45,16 @@ async def api(folder, credential="", slots=4, tokens=None, mode="rounds", pass_s
         PacedEngine(verifier, Verification(pass_s, 0.0, 0.0)) if pass_s else verifier,
         Controller(settings, paced),
         tokenizer.fingerprint,
-        Limits(**limits),
+        Limits(max_share=max_share, **limits),
         edge_drafter=drafter if edge or mode == "edge" else None,
         grammars=load_grammars(tokenizer),
     )
-    access = Access(credential, tokens, Door(allowed_origins=origins))
+    access = access or Access(credential, tokens, Door(allowed_origins=origins))
     server = EdgeServer(passes, access=access, planning=AtOnce() if pass_s else None)
     app = server.application()
     source = local_sessions(server, tokenizer.fingerprint, tokenizer.decode, 8, MAX_LENGTH)
-    Gateway(source, tokenizer, "tiny", 7, passes.grammars).add_routes(app, guard(server.access), server.access.door)
+    gateway = Gateway(source, tokenizer, "tiny", 7, passes.grammars, max_share)
+    gateway.add_routes(app, guard(server.access), server.access.door)
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
         http.passes, http.edge, http.application, http.url = passes, server, app, f"ws://127.0.0.1:{port}{SESSION_PATH}"
         yield http

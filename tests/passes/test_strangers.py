@@ -36,8 +36,9 @@ class Site(LocalDriver):
             Passes(engine or Counter(slots), controller, "abc", Limits(**limits), new_token=lambda: next(tokens))
         )
 
-    def greet(self, name="device", drafts=False):
-        return self.connect(DeviceSession(Hello(PROTOCOL_VERSION, "abc", name, "none", drafts, Profile(0.05, 3.0))))
+    def greet(self, name="device", drafts=False, origin=""):
+        hello = Hello(PROTOCOL_VERSION, "abc", name, "none", drafts, Profile(0.05, 3.0))
+        return self.connect(DeviceSession(hello), origin)
 
     def open(self, number, prompt=(1, 2, 3), tokens=4):
         device = self.devices[number]
@@ -103,6 +104,68 @@ def test_sessions_that_ask_for_nothing_make_room_for_newcomers():
     with pytest.raises(ProtocolError, match="3 sessions"):
         site.greet()  # those that are left are at work, or have just come
     assert busy in site.passes.sessions
+
+
+def test_however_many_sessions_some_addresses_open_there_is_room_for_another_address():
+    site = Site(max_sessions=16, max_share=0.5)
+    for origin, most in (("a", 8), ("b", 4), ("c", 2), ("d", 1)):
+        for _ in range(most):
+            site.greet(origin=origin)
+        with pytest.raises(ProtocolError, match=rf"{most} of this edge's 16 sessions come from here"):
+            site.greet(origin=origin)
+    site.greet(origin="e")
+    with pytest.raises(ProtocolError, match="holds 16 sessions"):
+        site.greet(origin="f")
+
+
+@pytest.mark.parametrize(("origin", "share"), [("", 0.5), ("a", 1.0)])
+def test_who_counts_as_nobody_or_where_no_share_is_set_all_sessions_can_be_had(origin, share):
+    site = Site(max_sessions=4, max_share=share)
+    for _ in range(4):
+        site.greet(origin=origin)
+    with pytest.raises(ProtocolError, match="4 sessions"):
+        site.greet(origin=origin)
+
+
+def test_at_its_share_an_address_makes_room_by_its_own_session_that_asks_for_nothing():
+    site = Site(max_sessions=4, max_share=0.5)
+    other = site.greet(origin="b")
+    mine = [site.greet(origin="a"), site.greet(origin="a")]
+    site.now_s = 5.0
+    newcomer = site.greet(origin="a")
+    assert set(site.passes.sessions) == {other, mine[1], newcomer}
+
+
+def test_in_a_full_house_room_is_made_by_whoever_has_most_sessions():
+    site = Site(max_sessions=4, max_share=0.5)
+    first = site.greet(origin="b")
+    mine = [site.greet(origin="a"), site.greet(origin="a")]
+    site.greet(origin="c")
+    site.now_s = 5.0
+    site.greet(origin="d")
+    assert first in site.passes.sessions
+    assert mine[0] not in site.passes.sessions
+
+
+def test_requests_of_one_address_leave_room_to_wait_for_those_of_others():
+    site = Site(slots=2, max_waiting=8, max_share=0.5)
+    numbers = [site.greet(origin="a") for _ in range(7)]
+    for number in numbers[:6]:  # two slots, and half of the places to wait
+        site.open(number)
+    with pytest.raises(ProtocolError, match="6 requests from here"):
+        site.open(numbers[6])
+    site.open(site.greet(origin="b"))
+
+
+def test_the_next_slot_goes_to_whoever_has_fewest():
+    site, ended = Site(slots=2), []
+    numbers = [site.greet(origin=origin) for origin in "aaaab"]
+    for number in numbers:
+        site.open(number, tokens=40 if number == numbers[0] else 4)
+    while len(ended) < len(numbers):
+        site.one_pass()
+        ended += [number for number in numbers if number not in ended and site.devices[number].finish]
+    assert ended == [numbers[each] for each in (4, 1, 2, 3, 0)]
 
 
 def test_a_session_that_asks_for_nothing_is_let_go_in_the_end():

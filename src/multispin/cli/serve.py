@@ -93,6 +93,12 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
     "Most devices at once: those connected, and those whose sessions are kept until they come back.",
 )
 @_limit("max_waiting", click.IntRange(0, 65536), "Most requests that may wait for a slot.")
+@_limit(
+    "max_share",
+    Number(0.0, 1.0, min_open=True),
+    "Share of sessions, requests and places to wait, of those that all others leave, that one token, or one address "
+    "where no token is shown, may have.",
+)
 @_limit("resume_grace_s", Number(0.0, 3600.0), "Seconds for which a lost device's session is kept.")
 @_limit(
     "slot_grace_s",

@@ -114,6 +114,7 @@ async def _serve(
 ) -> None:
     from multispin.edge import EdgeServer, listening
     from multispin.gateway import Gateway, guard, local_sessions
+    from multispin.passes.limits import most_of_one
     from multispin.protocol.events import Listening
 
     parent, stop = Parent(options["attended"]), stop_signal()
@@ -126,9 +127,12 @@ async def _serve(
     # Before the API, whose last route answers for all that is not there.
     pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
     if options["api"]:
-        texts = options["slots"] + options["max_waiting"]
-        source = local_sessions(*(server, tokenizer.fingerprint, tokenizer.decode, texts, verifier.max_length))
-        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars)
+        slots, waiting, share = options["slots"], options["max_waiting"], options["max_share"]
+        source = local_sessions(
+            *(server, tokenizer.fingerprint, tokenizer.decode, slots + waiting, verifier.max_length),
+            most_of_one=slots + most_of_one(waiting, 0, share),
+        )
+        gateway = Gateway(source, tokenizer, name, int(time.time()), passes.grammars, share)
         gateway.add_routes(application, guard(access), access.door)
     async with contextlib.AsyncExitStack() as stack:
         await _add_metrics(options, application, server, access, name, dropped, stack)

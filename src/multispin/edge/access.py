@@ -97,9 +97,20 @@ class Caller(NamedTuple):
     address: str = ""
     request: str = ""
 
+    @property
+    def origin(self) -> str:
+        """Whom this counts as: its token, or where none of a file was shown its address; empty inside this process."""
+        return self.address if self.holder.token is None else self.holder.token.sha256
+
 
 CALLER: ContextVar[Caller | None] = ContextVar("multispin_caller", default=None)
 """The caller of the HTTP request that is being served in this context, so that its session inside the edge is its."""
+
+
+def origin_of_caller() -> str:
+    """Whom the HTTP request that is being served counts as (`Caller.origin`); empty if none is."""
+    caller = CALLER.get()
+    return "" if caller is None else caller.origin
 
 
 def bearer(request: web.Request) -> str:

@@ -189,7 +189,7 @@ class Devices:
             if on_greeting is not None:
                 on_greeting()
             self._make_room(message, caller.holder)
-            number, answers = self._passes.connect(message, self._now_s())
+            number, answers = self._passes.connect(message, self._now_s(), caller.origin)
             self._holders[number] = caller.holder
             caller.holder.sessions.add(number)
             self._take_over(number, connection, answers)

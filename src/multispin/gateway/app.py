@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 
 from multispin.device import EdgeAwayError
+from multispin.edge.access import origin_of_caller
 from multispin.edge.door import Door
 from multispin.errors import InputError
 from multispin.gateway.access import Handler, let_pages_in, name_answer, no_such_path
@@ -38,6 +40,7 @@ from multispin.gateway.parts import Part, parts_of
 from multispin.gateway.responses import ResponseAnswer, ResponsesBody
 from multispin.gateway.source import TextSource, Words
 from multispin.gateway.tools import ToolUse, plain_messages
+from multispin.passes.limits import most_of_one
 from multispin.protocol import RefusedError, Request
 from multispin.speculation import Grammars, derive_seed
 
@@ -66,15 +69,22 @@ class Gateway:
         created: seconds since 1970 that `/v1/models` reports; default 0.
         grammars: compiles the forms that requests name, so that a wrong one is refused at once; by default the edge
             says so when it opens the text.
+        max_share: share of the requests that all others leave which one token, or one address, may have; default 1.0.
 
     """
 
     def __init__(
-        self, source: TextSource, words: Words, model: str, created: int = 0, grammars: Grammars | None = None
+        self,
+        source: TextSource,
+        words: Words,
+        model: str,
+        created: int = 0,
+        grammars: Grammars | None = None,
+        max_share: float = 1.0,
     ) -> None:
-        self._grammars = grammars
+        self._grammars, self._max_share = grammars, max_share
         self._source, self._words, self._model, self._created = source, words, model, created
-        self._serving = 0
+        self._serving: Counter[str] = Counter()  # requests of each origin
 
     def add_routes(
         self,
@@ -228,13 +238,19 @@ class Gateway:
     @contextmanager
     def _place(self) -> Iterator[None]:
         """Count a request while it is served; refuse it if there are too many."""
-        if self._serving >= MAX_REQUESTS:
+        origin, serving = origin_of_caller(), self._serving.total()
+        if serving >= MAX_REQUESTS:
             raise _StatusError(429, f"{MAX_REQUESTS} requests are being served, the limit: try again later")
-        self._serving += 1
+        own = self._serving[origin]
+        if own >= most_of_one(MAX_REQUESTS, serving - own, self._max_share):
+            raise _StatusError(429, f"{own} requests from here are being served, the limit: try again later")
+        self._serving[origin] += 1
         try:
             yield
         finally:
-            self._serving -= 1
+            self._serving[origin] -= 1
+            if not self._serving[origin]:
+                del self._serving[origin]
 
     async def _answer(
         self,

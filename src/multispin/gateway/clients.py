@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
 from multispin.device import DeviceClient
+from multispin.gateway.places import TextPlaces
 from multispin.gateway.source import Piece
 from multispin.protocol import Progress, RefusedError, Request
 from multispin.protocol.limits import FINISH_TEXTS_S
@@ -26,6 +27,8 @@ class SessionPool:
         max_length: most tokens of a text, prompt included.
         pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.
         max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
+        most_of_one: most texts of one origin that are written at once; default all.
+        origin: function that returns whom the request that is being served counts as; by default all are one.
 
     Attributes:
         unread_tokens: tokens of all texts that wait for their readers.
@@ -39,6 +42,8 @@ class SessionPool:
         max_length: int,
         pieces: "Callable[[int, Progress], Sequence[Piece]] | None" = None,
         max_unread_tokens: int = MAX_UNREAD_TOKENS,
+        most_of_one: int | None = None,
+        origin: Callable[[], str] = lambda: "",
     ) -> None:
         self.max_length = max_length
         self._make = make
@@ -49,7 +54,7 @@ class SessionPool:
         self.unread_tokens = 0
         self._stopping = False
         self._left = asyncio.Event()  # a text has ended
-        self._turns = asyncio.Semaphore(size)
+        self._places, self._origin = TextPlaces(size, most_of_one), origin
 
     async def write(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends.
@@ -80,7 +85,7 @@ class SessionPool:
     async def _generate(self, request: Request, pieces: "_Pieces") -> None:
         """Have one text generated in its turn, which ends when its session has ended."""
         try:
-            async with self._turns:
+            async with self._places.place(self._origin()):
                 if self._stopping:
                     raise _stopping()
                 client, relay = self._free.pop() if self._free else self._new()

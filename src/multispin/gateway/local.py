@@ -11,6 +11,7 @@ from multispin.device import DeviceClient, Patience
 from multispin.device.link import LinkLostError, MemoryEnd, MemoryLink
 from multispin.device.retry import MAX_PATIENCE_S
 from multispin.edge import CALLER, EdgeServer
+from multispin.edge.access import origin_of_caller
 from multispin.gateway.clients import MAX_UNREAD_TOKENS, SessionPool
 from multispin.gateway.draft_history import DraftHistory
 from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
@@ -60,6 +61,7 @@ def local_sessions(
     size: int,
     max_length: int,
     max_unread_tokens: int = MAX_UNREAD_TOKENS,
+    most_of_one: int | None = None,
 ) -> SessionPool:
     """A `TextSource` over sessions inside the edge's own process.
 
@@ -72,6 +74,7 @@ def local_sessions(
         size: texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
+        most_of_one: most texts of one token, or of one address, that are written at once; default all.
     """
     talks: set[asyncio.Task[None]] = set()
 
@@ -89,4 +92,4 @@ def local_sessions(
 
     drafts = DraftHistory(NAME)
     server.audience.add(drafts.tell)
-    return SessionPool(make, size, max_length, drafts.pieces, max_unread_tokens)
+    return SessionPool(make, size, max_length, drafts.pieces, max_unread_tokens, most_of_one, origin_of_caller)

@@ -1,5 +1,6 @@
 """Limits of an edge: every limit has a name here."""
 
+import math
 from dataclasses import dataclass
 
 LEAST_PREFILL_TOKENS = 8
@@ -18,6 +19,8 @@ class Limits:
     Attributes:
         max_sessions: most devices, those connected and those that may still come back; default 256.
         max_waiting: most requests that may wait for a slot; default 64.
+        max_share: share of the sessions, and of the places to wait, that all others leave, which one origin may have: a
+            token, or where none is shown an address; default 0.5.
         prefill_tokens_per_round: most prompt tokens in one pass; the engine may take fewer (`Engine.longest_chunk`);
             default 512.
         prefill_share: prompt tokens may lengthen a pass by this share of its own time, or of its round's planned time,
@@ -41,6 +44,7 @@ class Limits:
 
     max_sessions: int = 256
     max_waiting: int = 64
+    max_share: float = 0.5
     prefill_tokens_per_round: int = 512
     prefill_share: float = 0.5
     resume_grace_s: float = 30.0
@@ -52,3 +56,14 @@ class Limits:
     draft_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0
     word_period_s: float = 15.0
+
+
+def most_of_one(places: int, others: int, share: float) -> int:
+    """How many places one origin may have, so that there is room for further ones.
+
+    Args:
+        places: all places.
+        others: places that others have.
+        share: share of the rest that is allowed.
+    """
+    return math.ceil(share * max(0, places - others))

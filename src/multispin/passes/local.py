@@ -34,9 +34,14 @@ class LocalDriver:
         self.verify_s = verify_s
         self.draft_s = draft_s
 
-    def connect(self, device: DeviceSession) -> int:
-        """Connect a device, for the first time or again; returns its session's number."""
-        number, answers = self.passes.connect(device.greet(), self.now_s)
+    def connect(self, device: DeviceSession, origin: str = "") -> int:
+        """Connect a device, for the first time or again; returns its session's number.
+
+        Args:
+            device: the device's half of the session.
+            origin: whom a new session counts as (`Limits.max_share`); default nobody.
+        """
+        number, answers = self.passes.connect(device.greet(), self.now_s, origin)
         self.devices[number] = device
         for answer in answers:
             self.hear(number, answer)

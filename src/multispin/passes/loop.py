@@ -182,8 +182,13 @@ class Passes:
 
     # Messages -----------------------------------------------------------------------------------------------------
 
-    def connect(self, message: Uplink, now_s: float) -> tuple[int, list[Downlink]]:
+    def connect(self, message: Uplink, now_s: float, origin: str = "") -> tuple[int, list[Downlink]]:
         """Take the first message of a connection: a Hello or a Resume.
+
+        Args:
+            message: the message.
+            now_s: present time of the edge's clock [s].
+            origin: whom a new session counts as, for `Limits.max_share`; default empty: nobody.
 
         Returns:
             The session's number and what to answer. ProtocolError says why a connection is refused.
@@ -194,7 +199,7 @@ class Passes:
                 check_hello(message, self._fingerprint, self._target)
                 number = self._last_number + 1
                 session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
-                idle = self._seats.add(session, now_s)
+                idle = self._seats.add(session, now_s, origin)
                 if idle is not None:
                     self.leave(idle)
                 self._last_number = number
@@ -271,7 +276,7 @@ class Passes:
         )
 
     def _open(self, seat: Seat, message: Open) -> list[Downlink]:
-        self._seats.check_room()
+        self._seats.check_room(seat)
         request = seat.session.open(
             message, self.engine.max_length, self.engine.rules, self.engine.lacks, self.grammars
         )

@@ -4,11 +4,11 @@ Knows slots, connections and times of loss. Does not know drafts' contents, roun
 """
 
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from multispin.passes.limits import Limits
+from multispin.passes.limits import Limits, most_of_one
 from multispin.passes.plans import DEVICE
 from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, Pending, ProtocolError, Streaming
 from multispin.speculation import Engine, Rule
@@ -44,6 +44,7 @@ class Seat:
 
     Attributes:
         session: the edge's half of the conversation with the device.
+        origin: whom it counts as: a token, or an address; empty if it counts as nobody.
         slot: the engine's slot that holds its text; None while it has none.
         connected: whether its device is there.
         lost_at_s: time at which the device was last lost [s].
@@ -59,6 +60,7 @@ class Seat:
     """
 
     session: EdgeSession
+    origin: str = ""
     slot: int | None = None
     connected: bool = True
     lost_at_s: float = 0.0
@@ -135,22 +137,35 @@ class Seats:
         """The seat of a session; None if it has ended."""
         return self._seats.get(number)
 
-    def add(self, session: EdgeSession, now_s: float) -> int | None:
-        """Take in a new session; where all are taken, the one that has asked for nothing longest makes room.
+    def add(self, session: EdgeSession, now_s: float, origin: str = "") -> int | None:
+        """Take in a new session; where there is no place for it, one that has asked for nothing for a while makes room.
+
+        Args:
+            session: the new session.
+            now_s: present time of the edge's clock [s].
+            origin: whom it counts as, for `Limits.max_share`; default empty: nobody.
 
         Returns:
             The number of the session that has to go, or None. ProtocolError if nobody can make room.
         """
-        idle = None
-        if len(self._seats) >= self._limits.max_sessions:
-            latest_s = now_s - MAKES_ROOM_AFTER_S
-            quiet = [seat for seat in self._seats.values() if seat.idle and seat.heard_at_s < latest_s]
+        idle, most = None, self._limits.max_sessions
+        held = Counter(seat.origin for seat in self._seats.values())
+        own_most = most_of_one(most, len(self._seats) - held[origin], self._limits.max_share)
+        crowded = bool(origin) and held[origin] >= max(1, own_most)
+        if crowded or len(self._seats) >= most:
+            quiet = [
+                seat for seat in self._seats.values()
+                if seat.idle and seat.heard_at_s < now_s - MAKES_ROOM_AFTER_S and (not crowded or seat.origin == origin)
+            ]  # fmt: skip
             if not quiet:
-                raise ProtocolError(
-                    "full", f"this edge holds {self._limits.max_sessions} sessions, its limit: try again later"
-                )
-            idle = min(quiet, key=lambda seat: seat.heard_at_s).session.number
-        self._seats[session.number] = Seat(session, heard_at_s=now_s)
+                sentence = f"this edge holds {most} sessions, its limit: try again later"
+                if crowded:
+                    sentence = (
+                        f"{held[origin]} of this edge's {most} sessions come from here, the limit: try again later"
+                    )
+                raise ProtocolError("full", sentence)
+            idle = max(quiet, key=lambda seat: (held[seat.origin], -seat.heard_at_s)).session.number
+        self._seats[session.number] = Seat(session, origin, heard_at_s=now_s)
         return idle
 
     def find(self, resume_token: str) -> Seat:
@@ -183,11 +198,17 @@ class Seats:
             self.release(seat)
         return seat
 
-    def check_room(self) -> None:
-        """ProtocolError if no further request may wait."""
-        if len(self._waiting) >= self._limits.max_waiting:
-            most = self._limits.max_waiting
+    def check_room(self, seat: Seat) -> None:
+        """ProtocolError if no further request may wait, or none of the seat's origin."""
+        most = self._limits.max_waiting
+        if len(self._waiting) >= most:
             raise ProtocolError("full", f"{most} requests wait already, the limit: try again later")
+        if not seat.origin:
+            return
+        others = sum(self._seats[number].origin != seat.origin for number in self._waiting)
+        own = sum(each.origin == seat.origin and not each.idle for each in self._seats.values())
+        if own >= self._engine.slots + most_of_one(most, others, self._limits.max_share):
+            raise ProtocolError("full", f"{own} requests from here are served or wait, the limit: try again later")
 
     def wait(self, seat: Seat) -> None:
         """Let a new request wait for a slot."""
@@ -195,13 +216,22 @@ class Seats:
         self._waiting.append(seat.session.number)
 
     def fill(self) -> None:
-        """Give free slots to the requests that have waited longest and whose device is there."""
+        """Give free slots to requests whose device is there.
+
+        Texts that lost their slot come first, then those whose origin has the fewest slots; of these, who has waited
+        longest.
+        """
         if not self._waiting:
             return
         free = self._engine.slots - len(self._held() | self._in_batch)
-        for number in [number for number in self._waiting if self._seats[number].connected][: max(0, free)]:
-            self._waiting.remove(number)
-            seat = self._seats[number]
+        held = Counter(seat.origin for seat in self._seats.values() if seat.origin and seat.slot is not None)
+        waiting = [self._seats[number] for number in self._waiting if self._seats[number].connected]
+        while waiting and free > 0:
+            seat = min(waiting, key=lambda seat: (not seat.evicted, held[seat.origin]))
+            waiting.remove(seat)
+            self._waiting.remove(seat.session.number)
+            held[seat.origin] += bool(seat.origin)
+            free -= 1
             self._turns += 1
             seat.slot, seat.evicted, seat.turn = self._engine.open(), False, self._turns
 
