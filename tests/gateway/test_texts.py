@@ -147,15 +147,18 @@ def test_models_and_tokens_are_told(tiny_folder):
             async with http.get("/v1/models/other") as other:
                 tokens = await post(http, "/tokenize", {"prompt": "abc"})
                 text = await post(http, "/detokenize", {"tokens": tokens[1]["tokens"]})
-                return await all_models.json(), await one.json(), other.status, tokens, text
+                end = await post(http, "/detokenize", {"tokens": [special]})
+                return await all_models.json(), await one.json(), other.status, tokens, text, end
 
-    listed, one, other, tokens, text = asyncio.run(scenario())
+    special = load_tokenizer(tiny_folder).stop_ids[0]
+    listed, one, other, tokens, text, end = asyncio.run(scenario())
     assert listed["data"] == [one]
     assert one["id"] == "tiny"
     assert one["max_model_len"] == MAX_LENGTH
     assert other == 404
     assert tokens[1]["count"] == 3
     assert text == (200, {"prompt": "abc"})
+    assert end == (200, {"prompt": "<|end|>"})
 
 
 def test_the_apis_description_names_every_path_and_every_field(tiny_folder):

@@ -185,10 +185,10 @@ class Gateway:
         )
 
     async def detokenize(self, request: web.Request) -> web.StreamResponse:
-        """`/detokenize`: the text of token ids."""
+        """`/detokenize`: the text of token ids, with the names of special tokens as a template writes them."""
         body = await self._body(request, DetokenizeBody)
         self._check_ids(body.tokens, "tokens")
-        return web.json_response({"prompt": await asyncio.to_thread(self._words.decode, body.tokens)})
+        return web.json_response({"prompt": await asyncio.to_thread(self._words.decode, body.tokens, True)})
 
     # One request --------------------------------------------------------------------------------------------------
 

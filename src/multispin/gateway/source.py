@@ -73,5 +73,5 @@ class Words(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token's text; its name for a special token."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+    def decode(self, ids: Sequence[int], special_tokens: bool = False) -> str:
+        """Text of token ids, with or without the names of special tokens."""

@@ -171,11 +171,12 @@ class Tokenizer:
         before, _, after = self._render(_message(_MARK), {}).partition(_MARK)
         return self.encode(before, special_tokens=False), self.encode(after, special_tokens=False)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens left out."""
+    def decode(self, ids: Sequence[int], special_tokens: bool = False) -> str:
+        """Text of `ids`, with or (default) without the names of special tokens."""
+        skip = not special_tokens
         if len(ids) > LONG_CHARACTERS and hasattr(self.backend, "decode_batch"):
-            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=True)[0])
-        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip)[0])
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip))
 
     @property
     def knows_tools(self) -> bool:
