@@ -309,7 +309,7 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(stub_site, run, file,
             return await text_of(site, secret)
 
     assert run(scenario()) == [1] * 8
-    assert caplog.text.count("the tokens read before still hold") == 2
+    assert caplog.text.count("the tokens read before stay valid") == 2
 
 
 def test_tokens_are_let_in_while_their_file_is_read_again_in_another_thread(file):

@@ -87,10 +87,10 @@ def test_files_that_are_no_certificate_and_key_are_refused(files, tmp_path):
         ["openssl", "pkey", "-in", files["key"], "-aes256", "-passout", "pass:secret", "-out", encrypted], check=True
     )
     for certificate, key, said in (
-        (files["certificate"], files["other_key"], "is not that of the certificate"),
+        (files["certificate"], files["other_key"], "does not fit the certificate"),
         (files["certificate"], encrypted, "is encrypted"),
-        (files["certificate"], None, "not a certificate and its key in PEM form"),
-        (nothing, files["key"], "not a certificate and its key in PEM form"),
+        (files["certificate"], None, "not a certificate and its key in PEM format"),
+        (nothing, files["key"], "not a certificate and its key in PEM format"),
         (tmp_path / "nowhere.pem", files["key"], "cannot be read: No such file"),
         (tmp_path, files["key"], "is not a file"),
         (Path("/dev/zero"), files["key"], "is not a file"),
@@ -126,7 +126,7 @@ def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(stub_site, run, 
                     )
                 case "it cannot be opened":
                     file.unlink()
-            while "still holds" not in caplog.text:
+            while "stays in use" not in caplog.text:
                 await asyncio.sleep(0.01)
             assert await text_of(site, trusting(files["authority"])) == [1] * 8
             authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)

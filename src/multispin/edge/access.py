@@ -1,7 +1,7 @@
-"""Access: who may use an edge, and how much of it one token may take.
+"""Who may use an edge, and how much one token may use.
 
-Nobody is known by name: whoever shows a token has what the token has. An edge that asks for nothing has one holder
-without limits for everybody.
+An edge knows tokens, not people: whoever shows a token has its rights. An edge without credentials treats everybody as
+one holder without limits.
 """
 
 import hmac
@@ -30,8 +30,8 @@ class Holder:
     Attributes:
         name: name of the token's holder; empty for the shared credential and for an edge that asks for none.
         token: the token's entry in the file; None: no limits.
-        sessions: numbers of its sessions; those that have ended are dropped at the next look.
-        left: tokens left of its minute; below 0 after a long prompt.
+        sessions: numbers of its sessions. Ended ones are removed at the next check.
+        left: tokens that it may still use this minute; below 0 after a long prompt.
         counted_s: time at which `left` was right [s].
 
     """
@@ -43,7 +43,7 @@ class Holder:
     counted_s: float | None = None
 
     def refill(self, now_s: float) -> None:
-        """Give back what time has brought: a minute's tokens in a minute, and never more than that."""
+        """Refill the quota for the time that has passed, up to one minute's tokens."""
         if self.token is None or not self.token.tokens_per_minute:
             return
         rate = self.token.tokens_per_minute
@@ -54,7 +54,7 @@ class Holder:
         self.counted_s = now_s
 
     def check_text(self, prompt_tokens: int, now_s: float) -> None:
-        """Refuse a request that is over a limit of the token, its quota of the minute included."""
+        """Refuse a request that exceeds a limit of the token or its quota of the minute."""
         if self.token is None:
             return
         most = self.token.max_prompt_tokens
@@ -68,7 +68,7 @@ class Holder:
             after_s = (1.0 - self.left) * MINUTE_S / rate
             raise ProtocolError(
                 "full",
-                f"this token has used its {rate} tokens of the minute: try again in {after_s:.0f} s",
+                f"this token has used its {rate} tokens for this minute: try again in {after_s:.0f} s",
                 retry_after_s=min(after_s, 3600.0),
             )
 
@@ -80,7 +80,7 @@ class Holder:
 
 
 class TokenExpiredError(ProtocolError):
-    """The token that was shown is worth nothing any more."""
+    """The token that was shown is no longer valid."""
 
 
 class Caller(NamedTuple):
@@ -104,7 +104,7 @@ class Caller(NamedTuple):
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("multispin_caller", default=None)
-"""The caller of the HTTP request that is being served in this context, so that its session inside the edge is its."""
+"""The caller of the HTTP request served in this context. The session that it opens belongs to this caller."""
 
 
 def origin_of_caller() -> str:
@@ -141,14 +141,13 @@ class Access:
 
     @property
     def asks(self) -> bool:
-        """Whether anybody has to show anything."""
+        """Whether callers must show a credential."""
         return bool(self._credential) or self._file is not None
 
     async def admit(self, secret: str, address: str, now_s: float) -> Holder:
         """The holder of a secret.
 
-        A token of the file is let in at once. Whatever else comes from an address that has just guessed wrong has to
-        wait its turn.
+        A token from the file is admitted at once. Any other secret waits if a wrong one just came from its address.
 
         Args:
             secret: the secret that was shown; empty if none was.
@@ -156,8 +155,8 @@ class Access:
             now_s: present time of the edge's clock [s].
 
         Raises:
-            ProtocolError: it is nobody's, or too many guesses come from this address; a `TokenExpiredError` if it was
-                somebody's.
+            TokenExpiredError: the secret is a token that has expired.
+            ProtocolError: the secret is unknown, or too many wrong ones come from this address.
 
         """
         if not self.asks:
@@ -177,14 +176,14 @@ class Access:
         raise ProtocolError("unauthorised", "the credential is missing or wrong: send the one that this edge asks for")
 
     def reload(self) -> None:
-        """Read the file of tokens again if it has changed; one that cannot be read leaves everything as it was."""
+        """Read the file of tokens again if it has changed. If it cannot be read, the tokens read before stay valid."""
         if self._file is None:
             return
         try:
             tokens = self._file.read_if_changed()
         except InputError as error:
             if str(error) != self._complained:
-                log.error("%s; the tokens read before still hold", error)
+                log.error("%s; the tokens read before stay valid", error)
             self._complained = str(error)
             return
         self._complained = ""
@@ -208,4 +207,4 @@ class Access:
                 holder.counted_s = None
             holder.name, holder.token = each.name, each
             holders[each.sha256] = holder
-        self._holders = holders  # at once: `reload` runs beside the event loop, in a thread
+        self._holders = holders  # one assignment: `reload` runs in a thread beside the event loop

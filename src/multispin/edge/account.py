@@ -1,4 +1,4 @@
-"""The account of an edge's texts and passes: which events they are to those who watch."""
+"""Turns an edge's texts and passes into the events that logs, metrics and pages show."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Counts(NamedTuple):
         slots: texts that fit at once.
         price_tokens_per_s: price of time that decisions use [tokens/s].
         wrong_credentials: wrong credentials that have come.
-        failed_listeners: how often telling somebody has failed.
+        failed_listeners: how often a listener has raised.
 
     """
 
@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 @dataclass
 class _TextUnderWay:
-    """A text under way.
+    """A text that is being written.
 
     Attributes:
         name: name of its device.
@@ -74,9 +74,9 @@ class Account:
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
         self._texts: dict[int, _TextUnderWay] = {}
-        self._drafters: dict[int, str] = {}  # who drafted for a session in the batch that it was in last
-        self._late_tokens = 0  # told so far
-        self._windows: dict[int, Window] = {}  # of the texts that stream, as told
+        self._drafters: dict[int, str] = {}  # who drafted for each session in its last batch
+        self._late_tokens = 0  # reported so far
+        self._windows: dict[int, Window] = {}  # of the texts that stream, as last reported
 
     @property
     def open_texts(self) -> int:
@@ -84,7 +84,7 @@ class Account:
         return len(self._texts)
 
     def opened(self, number: int, request: str, now_s: float) -> Opened | None:
-        """A session has opened a request; None if it was complete at once."""
+        """The event for a newly opened request; None if it was complete at once."""
         session = self._passes.session(number)
         if session is None or session.request is None or session.request.finish:
             return None
@@ -93,7 +93,7 @@ class Account:
         return Opened(number, name, request, running.prompt_tokens, running.remaining, now_s)
 
     def batch(self, batch: Batch, now_s: float) -> None:
-        """A batch is about to be verified."""
+        """Note who drafted in a batch that is about to be verified."""
         for job in batch.jobs:
             if (text := self._texts.get(job.session)) is not None and text.began_s is None:
                 text.began_s = now_s
@@ -101,14 +101,14 @@ class Account:
                 self._drafters[job.session] = job.drafter if job.drafted else NOBODY
 
     def finished(self, number: int, now_s: float) -> Ended | None:
-        """The end of a session's text, if it has come."""
+        """The event for the end of a session's text; None if it goes on."""
         session = self._passes.session(number)
         if number not in self._texts or session is None or session.request is None or not session.request.finish:
             return None
         return self.gone(number, session.request.finish, now_s)
 
     def gone(self, number: int, finish: str, now_s: float) -> Ended | None:
-        """A text has ended, or its session has ended before it; None if it had no text under way."""
+        """The event for a text that ended, or whose session ended first; None if no text was being written."""
         self._drafters.pop(number, None)
         self._windows.pop(number, None)
         text = self._texts.pop(number, None)
@@ -123,7 +123,7 @@ class Account:
         )
 
     def round(self, report: RoundReport, now_s: float) -> Round:
-        """The event that tells of a pass, and of the plan for the next ones."""
+        """The event for a pass and for the plan of the next ones."""
         rows = list(zip(report.members, report.drafted, report.accepted, report.delivered, strict=True))
         for number, drafted, accepted, delivered in rows:
             if (text := self._texts.get(number)) is not None:
@@ -166,7 +166,7 @@ class Account:
         )
 
     def _new_windows(self, members: Sequence[int]) -> Iterator[RoundGrant]:
-        """The windows of those members of a pass that have another one than was told last."""
+        """The windows that have changed since the last report, among a pass's members."""
         for number in members:
             session = self._passes.session(number)
             if session is None or not isinstance(session.stage, Streaming) or number not in self._texts:

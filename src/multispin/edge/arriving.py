@@ -1,9 +1,9 @@
-"""Data that arrives over one connection, handed on so that it cannot take the event loop for itself.
+"""Hands on what arrives over one connection, so that one peer cannot occupy the event loop.
 
 A peer may send a megabyte in pieces of one byte: chunks of a body, empty WebSocket frames, TCP segments. Each piece
-costs as much as a message. So pieces are handed on for a short time, then all others have their turn; and a connection
-that takes more than its share of the loop's time is not read for a while. Nothing is lost by that: what comes meanwhile
-waits in the system's buffer, where tiny segments become one.
+costs as much as a message. So pieces are handed on for a short time, then the other connections have their turn. A
+connection that takes more than its share of the loop's time is not read for a while. Nothing is lost: what comes
+meanwhile waits in the system's buffer, where tiny segments become one.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from collections.abc import Callable
 from time import perf_counter
 
 PORTION_BYTES = 1024
-"""The first portion of what has come; while portions are cheap, each is twice as large as the one before."""
+"""Size of the first portion that is handed on [bytes]. While portions are cheap, each is twice as large as the last."""
 AT_ONCE_S = 0.002
-"""Longest time for which arrived data is handed on at once, unless one portion takes longer [s]."""
+"""Longest time for which arrived data is handed on without a break, unless one portion takes longer [s]."""
 CONNECTION_SHARE = 0.1
-"""Largest share of the loop's time that what comes over one connection may take in the long run."""
+"""Largest share of the loop's time that one connection may take in the long run."""
 BURST_S = 0.05
-"""It may take this much at once [s]."""
+"""Time that one connection may take at once [s]."""
 READ_S, REQUEST_S = 5e-5, 3e-4
 """Additional cost of a read of the socket, and of an HTTP request [s]."""
 MAX_KEPT_BYTES = 2**20
-"""More than this is not kept for later: the connection ends."""
+"""Most data that is kept for later [bytes]. A connection that brings more ends."""
 
 
 class Arriving:
@@ -36,24 +36,24 @@ class Arriving:
     def __init__(self, inner: asyncio.Protocol, clock: Callable[[], float] = perf_counter) -> None:
         self._inner, self._clock = inner, clock
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None  # until it is read on
-        self._kept = b""  # to be handed on then
-        self._debt_s, self._at_s = 0.0, 0.0  # time taken, less its share of the time since; when that was so
+        self._timer: asyncio.TimerHandle | None = None  # runs while reading is paused
+        self._kept = b""  # handed on when the pause ends
+        self._debt_s, self._at_s = 0.0, 0.0  # time taken beyond its share; when that was computed
 
     def over(self, transport: asyncio.Transport) -> None:
-        """The connection has been made."""
+        """Use this transport, now that the connection is made."""
         self._transport = transport
 
     def charge(self, seconds: float) -> None:
-        """Count further time that was taken for what has arrived [s]."""
+        """Count time that was spent on what has arrived [s]."""
         self._debt_s += seconds
 
     def take(self, data: bytes) -> None:
-        """Something has arrived."""
+        """Take arrived data: hand it on now or after the pause."""
         if self._timer is None:
             self._hand_on(data)
             return
-        self._kept += data  # the server has read on by itself, after a pause of its own
+        self._kept += data  # the server resumed reading by itself, after a pause of its own
         if self._transport is not None:
             self._transport.pause_reading()
             if len(self._kept) > MAX_KEPT_BYTES:
@@ -97,5 +97,5 @@ class Arriving:
 
     @property
     def _full(self) -> bool:
-        """Whether the server has stopped reading itself, until it has room; it reads on by itself then."""
+        """Whether the server has paused reading because its buffer is full. It resumes by itself."""
         return any(getattr(self._inner, name, False) for name in ("_reading_paused", "_buffer_paused"))

@@ -1,4 +1,4 @@
-"""Who is told what happens at an edge: metrics, logs, a page that shows it. Telling them can never stop the passes."""
+"""Listeners to what happens at an edge: metrics, logs, the dashboard. A failing listener never stops the passes."""
 
 import logging
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from multispin.protocol.events import EdgeEvent, Ended
 
 MAX_COMPLAINTS = 20
-"""The first failures of listeners, this many, are logged; the rest are only counted."""
+"""Number of listeners' failures that are logged; further ones are only counted."""
 
 log = logging.getLogger(__name__)
 Listener = Callable[[EdgeEvent], None]
@@ -15,7 +15,7 @@ Listener = Callable[[EdgeEvent], None]
 class Audience:
     """Hands every event to all listeners.
 
-    A listener is called on the event loop and must not block. One that raises is told the next event all the same.
+    A listener is called on the event loop and must not block. One that raises still gets the next event.
 
     Attributes:
         failures: how often a listener has raised.
@@ -30,11 +30,11 @@ class Audience:
         self._listeners = list(listeners)
 
     def add(self, listener: Listener) -> None:
-        """Tell a further listener everything from now on."""
+        """Send all further events to this listener, too."""
         self._listeners.append(listener)
 
     def tell(self, event: EdgeEvent | None) -> None:
-        """Tell everybody; None is no event, and nobody is told."""
+        """Send an event to every listener; None sends nothing."""
         if event is None:
             return
         for listener in tuple(self._listeners):
@@ -43,11 +43,11 @@ class Audience:
             except Exception:
                 self.failures += 1
                 if self.failures <= MAX_COMPLAINTS:
-                    log.exception("somebody could not be told of %s; the passes go on", type(event).__name__)
+                    log.exception("a listener failed at the event %s; the passes go on", type(event).__name__)
 
 
 def log_text(event: EdgeEvent) -> None:
-    """A listener: the end of a text is a line of the log."""
+    """A listener that logs one line when a text ends."""
     if isinstance(event, Ended):
         log.info(
             *("%s: %d tokens in %.2f s (%s)", event.name, event.tokens, event.seconds, event.finish),

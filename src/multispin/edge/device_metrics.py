@@ -1,6 +1,6 @@
-"""Metrics of single devices and of times, kept as plain numbers: a pass has as many of them as sessions.
+"""Metrics of single devices and of times, kept as plain numbers, since every pass updates one set for each session.
 
-They become Prometheus' series only when somebody asks.
+They become Prometheus series only when somebody asks for them.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from multispin.outside import one_line
 from multispin.protocol.events import RoundDevice, RoundGrant
 
 MAX_NAMED_DEVICES = 100
-"""Devices with series of their own; those that come later are counted as `OTHER`."""
+"""Most devices with series of their own; later ones are counted together as `OTHER`."""
 OTHER = "other"
 
 
@@ -43,7 +43,7 @@ class Times(Collector):
         self._sum_s += seconds
 
     def collect(self) -> Iterator[Metric]:
-        """The histogram as Prometheus has it."""
+        """The histogram in Prometheus' form."""
         family = HistogramMetricFamily(self._name, self._text, labels=list(self._labels))
         names = (*map(str, self._bounds), "+Inf")
         buckets = list(zip(names, accumulate(self._counts), strict=True))
@@ -53,11 +53,11 @@ class Times(Collector):
 
 @dataclass(slots=True)
 class _DeviceFigures:
-    """The figures that are shown of a device.
+    """The figures of one device.
 
     Attributes:
         sessions: numbers of its sessions.
-        row: its row of the last pass with a draft of it; None before.
+        row: its row in the last pass with a draft of its own; None before.
         grant: its last grant; None before.
         tokens: tokens of its texts.
 
@@ -70,7 +70,7 @@ class _DeviceFigures:
 
 
 class DeviceMetrics(Collector):
-    """Metrics of devices by their names. A stranger can choose names, but not how many there are."""
+    """Metrics of devices by name. A client chooses its name, so the number of names is bounded."""
 
     def __init__(self) -> None:
         self._devices: dict[str, _DeviceFigures] = {}
@@ -79,11 +79,11 @@ class DeviceMetrics(Collector):
 
     @property
     def sessions(self) -> int:
-        """Sessions of devices with series of their own, those that are gone included."""
+        """Number of sessions of devices with series of their own, ended ones included."""
         return len(self._of_session)
 
     def take(self, rows: Iterable[RoundDevice], grants: Iterable[RoundGrant]) -> None:
-        """Count what a pass brought, and what was granted."""
+        """Count a pass's results and its grants."""
         for row in rows:
             device = self._of_session.get(row.session) or self._find(row.session, row.name)
             device.tokens += row.tokens
@@ -94,9 +94,9 @@ class DeviceMetrics(Collector):
             device.grant = grant
 
     def _find(self, session: int, name: str) -> _DeviceFigures:
-        """The device of a session, if there is room for one more."""
+        """The figures of a session's device, or those of `OTHER` if there is no room for one more."""
         label = one_line(name)[:80] or "unnamed"
-        if label == OTHER:  # a device of this name may not make a series twice
+        if label == OTHER:  # a device with this very name must not create the series twice
             return self._others
         device = self._devices.get(label)
         if device is None:
@@ -117,16 +117,16 @@ class DeviceMetrics(Collector):
                 del self._devices[label]
 
     def collect(self) -> Iterator[Metric]:
-        """All series as Prometheus has them."""
+        """All series in Prometheus' form."""
 
         def gauge(name: str, text: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"multispin_device_{name}", text, labels=["device"])
 
-        acceptance = gauge("acceptance_ratio", "Believed share of its drafted tokens that is accepted.")
-        speed = gauge("seconds_per_token", "Believed time to draft a token.")
-        length = gauge("draft_length", "Tokens of its last grant, or of its window.")
-        band = gauge("bandwidth_hertz", "Band of its last grant, or of its window.")
-        tokens = CounterMetricFamily("multispin_device_tokens", "Tokens of its texts.", labels=["device"])
+        acceptance = gauge("acceptance_ratio", "Estimated share of the device's drafted tokens that is accepted.")
+        speed = gauge("seconds_per_token", "Estimated time in which the device drafts one token.")
+        length = gauge("draft_length", "Tokens of the device's last grant, or of its window.")
+        band = gauge("bandwidth_hertz", "Bandwidth of the device's last grant, or of its window.")
+        tokens = CounterMetricFamily("multispin_device_tokens", "Tokens of the device's texts.", labels=["device"])
         for label, device in self._devices.items():
             if device.row is not None:
                 acceptance.add_metric([label], device.row.acceptance_rate)

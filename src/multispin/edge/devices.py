@@ -1,4 +1,4 @@
-"""The devices of an edge: whose connection speaks for which session, from its greeting to its end."""
+"""The devices of an edge: which connection speaks for which session, from its greeting to its end."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,9 @@ from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Los
 from multispin.protocol.limits import CLOSE_TIMEOUT_S
 
 HELLO_TIMEOUT_S = 10.0
-"""A connection must greet within this long."""
+"""A connection must send its Hello or Resume within this time."""
 FLOODS = "too-fast", "bad-message", "hello-first"
-"""Codes of errors after which a connection may bring much more that nobody needs."""
+"""Codes of errors after which a connection may go on sending much that nobody needs."""
 
 
 class Devices:
@@ -54,11 +54,11 @@ class Devices:
         self._passes, self._loop, self._account, self._audience = passes, loop, account, audience
         self._access, self._door = access, access.door
         self._come_back_s = come_back_s
-        self._connections: dict[int, Connection] = {}  # of sessions whose device is there
+        self._connections: dict[int, Connection] = {}  # of connected sessions
         self._holders: dict[int, Holder] = {}  # of sessions, connected or not
         self._open: set[Connection] = set()  # greeted or not
         self._left = asyncio.Event()  # a connection has ended
-        self._stopping = False  # nobody new is taken
+        self._stopping = False  # new connections are refused
 
     def __len__(self) -> int:
         """Open connections, greeted or not."""
@@ -66,7 +66,7 @@ class Devices:
 
     @property
     def stopping(self) -> bool:
-        """Whether nobody new is taken."""
+        """Whether new connections are refused."""
         return self._stopping
 
     # What a pass brings ---------------------------------------------------------------------------------------------
@@ -84,17 +84,16 @@ class Devices:
             connection.put(message)
 
     def spend(self, number: int, tokens: int, now_s: float) -> None:
-        """Count tokens of a session's text for whoever stands behind it."""
-        if (holder := self._holders.get(number)) is not None:  # also where its device was lost during the pass
+        """Count tokens of a session's text against its holder's quota."""
+        if (holder := self._holders.get(number)) is not None:  # even if the device was lost during the pass
             holder.spend(tokens, now_s)
 
     # The end --------------------------------------------------------------------------------------------------------
 
     async def send_away(self, texts_s: float) -> None:
-        """Take nobody new and send the devices away; sessions of HTTP clients have this long to end by themselves [s].
+        """Refuse new connections, send the devices away, and give HTTP clients' sessions this long to end [s].
 
-        A device has its text and goes on at another edge, so it is told at once. An HTTP client has nothing but its
-        answer.
+        A device has its text and can go on at another edge, so it is told at once. An HTTP client has only its answer.
         """
         self._stopping = True
         for connection in self._open:
@@ -107,7 +106,7 @@ class Devices:
                     await self._left.wait()
 
     async def hang_up(self) -> None:
-        """Close every connection; devices keep their texts and go on elsewhere."""
+        """Close every connection. Devices keep their texts and go on elsewhere."""
         for connection in self._open:
             self._send_away(connection)
         writers = [connection.writer for connection in self._open if connection.writer is not None]
@@ -124,12 +123,12 @@ class Devices:
     def _goodbye(self) -> ProtocolError:
         return ProtocolError(
             "shutdown",
-            f"this edge is stopping: try another one, or this one again in {self._come_back_s:.0f} s",
+            f"this edge is stopping: connect to another edge, or to this one again in {self._come_back_s:.0f} s",
             retry_after_s=self._come_back_s,
         )
 
     async def let_go(self) -> None:
-        """End sessions that were lost or silent for too long, or whose token is gone; look now and then, for ever."""
+        """End sessions that were lost or silent for too long, or whose token ended. Checks periodically, for ever."""
         while True:
             await asyncio.sleep(EXPIRY_PERIOD_S)
             names = {number: session.hello.name for number, session in self._passes.sessions.items()}
@@ -137,7 +136,7 @@ class Devices:
                 self._audience.tell(self._account.gone(number, "abort", self._now_s()))
                 self._audience.tell(Expired(number, names[number]))
                 if (connection := self._connections.pop(number, None)) is not None:
-                    connection.end(Error("timeout", "this device was silent for too long"))
+                    connection.end(Error("timeout", "this device was silent for too long: connect again"))
             await self._let_go_of_the_revoked()
             self._loop.wake()
 
@@ -174,9 +173,8 @@ class Devices:
         connection.writer = writer = asyncio.create_task(connection.write())
         number, place = None, None
         try:
-            place = self._door.enter(
-                lambda: connection.end(Error("full", "somebody else took this place: greet sooner")), wire.address
-            )
+            taken = Error("full", "another connection took this place before a Hello came: connect again")
+            place = self._door.enter(lambda: connection.end(taken), wire.address)
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 message = decode_uplink(await _first(wire))
             if self._stopping:
@@ -195,7 +193,7 @@ class Devices:
             self._take_over(number, connection, answers)
             await self._receive(number, connection)
         except TimeoutError:
-            connection.end(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s"))
+            connection.end(Error("timeout", f"no Hello came within {HELLO_TIMEOUT_S:.0f} s: send it at once"))
         except FullError as error:
             connection.end(Error("full", str(error)))
         except InputError as error:
@@ -218,7 +216,7 @@ class Devices:
             writer.cancel()
 
     def _make_room(self, message: Uplink, holder: Holder) -> None:
-        """Refuse a session that is another holder's, or one too many of its own; one that has lost its device goes."""
+        """Refuse to resume another holder's session, and a new one over the token's limit (a lost one is ended)."""
         if isinstance(message, Resume):
             if self._holders.get(self._passes.find(message.resume_token)) is not holder:
                 raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
@@ -236,7 +234,7 @@ class Devices:
             )
 
     def _take_over(self, number: int, connection: Connection, answers: list[Downlink]) -> None:
-        """Make this connection the session's own; an older one, half open perhaps, is closed."""
+        """Give this connection to the session, and close its older one, which may be half open."""
         older = self._connections.pop(number, None)
         if older is not None:
             older.end()
@@ -254,11 +252,11 @@ class Devices:
         session = self._passes.session(number)
         assert session is not None
         while (frame := await connection.wire.receive()) is not None:
-            if self._connections.get(number) is not connection:  # overtaken by a newer one, which has been told all
+            if self._connections.get(number) is not connection:  # a newer connection has taken the session over
                 return
             wire_bytes = websocket_frame_bytes(len(frame), masked=True)
             match decode_uplink(frame):
-                case Chunk() | Draft() as message:  # as nearly always
+                case Chunk() | Draft() as message:  # nearly all messages
                     self._drafted(session, connection, message, wire_bytes)
                 case message:
                     if not await self._told(number, connection, message, wire_bytes):
@@ -267,7 +265,7 @@ class Devices:
     def _drafted(self, session: EdgeSession, connection: Connection, message: Chunk | Draft, wire_bytes: int) -> None:
         """Take what a device drafted."""
         now_s = self._now_s()
-        if not session.awaits(message):  # what the edge asked for is no noise, however fast
+        if not session.awaits(message):  # what the edge asked for may come as fast as it likes
             connection.count(now_s)
         for answer in self._passes.receive(session.number, message, wire_bytes, now_s):
             connection.put(answer)
@@ -277,10 +275,10 @@ class Devices:
             self._loop.wake()
 
     async def _told(self, number: int, connection: Connection, message: Uplink, wire_bytes: int) -> bool:
-        """Take any other message; returns whether the conversation goes on."""
+        """Take a message that is no draft. Returns whether the conversation goes on."""
         now_s = self._now_s()
         if isinstance(message, Open) and message.grammar and self._passes.grammars is not None:
-            with contextlib.suppress(InputError):  # said when the request is opened, at once
+            with contextlib.suppress(InputError):  # opening the request reports it again, at once
                 await asyncio.to_thread(self._passes.grammars.matcher, message.grammar)
         session = self._passes.session(number)
         if session is None or not session.awaits(message):
@@ -293,31 +291,31 @@ class Devices:
         self._loop.wake()
         if self._passes.session(number) is not None:
             return True
-        self._connections.pop(number, None)  # it said Close
+        self._connections.pop(number, None)  # the message was Close
         self._audience.tell(self._account.gone(number, "abort", now_s))
         self._audience.tell(Closed(number))
         return False
 
     def _note(self, number: int, message: Uplink, connection: Connection, now_s: float) -> EdgeEvent | None:
-        """Record an accepted message of the session's text; the event that tells of it, if any."""
+        """Record an accepted message, and return its event, if it has one."""
         if isinstance(message, Open):
             connection.holder.spend(message.prompt_tokens, now_s)
             return self._account.opened(number, connection.request, now_s)
         return self._account.finished(number, now_s)
 
     def _lose(self, number: int) -> None:
-        """The connection has broken; the session may be resumed."""
+        """Note that a session's connection has broken. The session may be resumed."""
         del self._connections[number]
         session = self._passes.session(number)
         if session is not None:
             self._passes.disconnect(number, self._now_s())
             self._audience.tell(Lost(number, session.hello.name))
         else:
-            self._audience.tell(Refused(number, "", "it asked for nothing, and made room for another device"))
+            self._audience.tell(Refused(number, "", "it had opened no request, and made room for another device"))
         self._loop.wake()
 
     def _give_up(self, number: int) -> None:
-        """End a session that has lost its device, before its time."""
+        """End a session that has lost its device before its time to come back is over."""
         session = self._passes.session(number)
         self._passes.leave(number)
         self._audience.tell(self._account.gone(number, "abort", self._now_s()))
@@ -325,7 +323,7 @@ class Devices:
             self._audience.tell(Expired(number, session.hello.name))
 
     def _leave(self, number: int, why: str) -> None:
-        """End a session whose device has done wrong."""
+        """End a session because of its device's error or of its token."""
         del self._connections[number]
         session = self._passes.session(number)
         name = session.hello.name if session else ""

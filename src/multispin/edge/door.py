@@ -1,7 +1,7 @@
-"""The door: which connections an edge lets in, before it knows who speaks.
+"""The door: which connections an edge admits before it knows who speaks.
 
-What it bounds is the same for everybody at one edge: open connections, those that have not said anything useful yet,
-and how quickly a credential can be guessed. Nothing here knows sessions.
+It bounds the open connections, those that have not greeted yet, and how quickly a credential can be guessed. It knows
+nothing of sessions.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from multispin.errors import InputError
 from multispin.protocol import ProtocolError
 
 MAX_CONNECTIONS = 1024
-"""Device connections at once. Beyond, a newcomer takes the place of the connection that has said nothing longest."""
+"""Most device connections at once. A further one replaces the connection that has gone ungreeted for longest."""
 MAX_PER_ADDRESS = 256
-"""Device connections at once from one address."""
+"""Most device connections at once from one address."""
 GUESS_DELAY_S = 1.0
-"""A wrong credential is answered after this long, and the next one from its address is not looked at before."""
+"""A wrong credential is answered after this time [s]. Until then no further one from its address is checked."""
 MAX_GUESS_WAIT_S = 10.0
-"""A request that would have to wait longer for that is refused at once."""
+"""A credential that would wait longer than this to be checked is refused at once."""
 MAX_MESSAGES_PER_S = 200
-"""Messages which answer nothing that a device may send in a second."""
+"""Most unsolicited messages that a device may send in a second."""
 MAX_GUESSERS = 10_000
-"""Addresses of which wrong credentials are remembered; then those that guessed longest ago are forgotten."""
+"""Most addresses whose wrong credentials are remembered. The one that guessed longest ago is forgotten first."""
 _BROWSERS = "Mozilla/"
 """How all browsers begin to call themselves."""
 
@@ -45,18 +45,18 @@ class Door:
     """Counts connections and wrong credentials.
 
     Attributes:
-        guesses: wrong credentials that have come.
-        max_messages_per_s: most messages in a second from one device that answer nothing.
+        guesses: number of wrong credentials so far.
+        max_messages_per_s: most unsolicited messages from one device [1/s].
 
     Args:
-        most: device connections at once; default `MAX_CONNECTIONS`.
+        most: most device connections at once; default `MAX_CONNECTIONS`.
         allowed_hosts: names under which web pages may reach this edge, beside addresses and "localhost"; by default
             none.
-        most_per_address: device connections at once from one address; default `MAX_PER_ADDRESS`.
+        most_per_address: most device connections at once from one address; default `MAX_PER_ADDRESS`.
         proxies: networks whose `X-Forwarded-For` is believed; default none.
         guess_delay_s: delay after a wrong credential [s]; default `GUESS_DELAY_S`.
-        max_guessers: addresses of which wrong credentials are remembered; default `MAX_GUESSERS`.
-        max_messages_per_s: most messages from one device that answer nothing [1/s]; default `MAX_MESSAGES_PER_S`.
+        max_guessers: most addresses whose wrong credentials are remembered; default `MAX_GUESSERS`.
+        max_messages_per_s: most unsolicited messages from one device [1/s]; default `MAX_MESSAGES_PER_S`.
         allowed_origins: other servers whose web pages may use this edge, as `read_origin` gives them; by default none.
 
     """
@@ -79,11 +79,11 @@ class Door:
         self._proxies = tuple(proxies)
         self._addresses: Counter[str] = Counter()  # of open connections
         self._address_of: dict[int, str] = {}
-        self._free_s: OrderedDict[str, float] = OrderedDict()  # when the next guess from an address is looked at
+        self._free_s: OrderedDict[str, float] = OrderedDict()  # when the next guess from an address is checked
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._allowed_origins = frozenset(allowed_origins)
         self._greeted: set[int] = set()
-        self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # by when they came
+        self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # ungreeted connections, oldest first
         self._next = 0
         self.guesses = 0  # wrong credentials ever
         self._tally = Tally(
@@ -92,23 +92,27 @@ class Door:
 
     @property
     def invites(self) -> bool:
-        """Whether pages of any other origin may use this edge."""
+        """Whether web pages of other origins may use this edge."""
         return bool(self._allowed_origins)
 
     @property
     def guessers(self) -> int:
-        """Addresses of which wrong credentials are remembered."""
+        """Number of addresses whose wrong credentials are remembered."""
         return len(self._free_s)
 
     def enter(self, leave: Callable[[], None], address: str = "") -> int:
-        """Let a new connection in that has not greeted yet.
+        """Admit a new connection, which has not greeted yet.
 
         Args:
             leave: ends the connection; called if a newcomer needs its place.
             address: where it comes from; default empty: from inside this process, which is not counted.
 
         Returns:
-            A number for `greeted` and `gone`. FullError if nobody can be asked to leave.
+            A number for `greeted` and `gone`.
+
+        Raises:
+            FullError: all places are taken, and no ungreeted connection can be asked to leave.
+
         """
         if address and self._addresses[address] >= self._most_per_address:
             own = (number for number in self._strangers if self._address_of.get(number) == address)
@@ -129,13 +133,13 @@ class Door:
         return self._next
 
     def greeted(self, number: int) -> None:
-        """The connection's device is known now: it keeps its place."""
+        """Keep a connection's place, now that its device has greeted; FullError if it had to make room before."""
         if self._strangers.pop(number, None) is None:
             raise FullError("this connection had to make room before it greeted")
         self._greeted.add(number)
 
     def gone(self, number: int) -> None:
-        """The connection has ended."""
+        """Free the place of an ended connection."""
         self._greeted.discard(number)
         self._strangers.pop(number, None)
         self._forget_address(number)
@@ -153,10 +157,10 @@ class Door:
                 del self._addresses[address]
 
     async def wait_turn(self, address: str, now_s: float) -> None:
-        """Wait until a guess from this address is looked at: at once, unless one was wrong just now.
+        """Wait until a credential from this address may be checked: no time, unless a wrong one came just before.
 
         Raises:
-            ProtocolError: so many wait that it would take over `MAX_GUESS_WAIT_S`.
+            ProtocolError: so many wait that this one would wait longer than `MAX_GUESS_WAIT_S`.
 
         """
         wait_s = self._free_s.get(address, now_s) - now_s
@@ -171,7 +175,7 @@ class Door:
             await asyncio.sleep(wait_s)
 
     async def guessed(self, address: str, now_s: float) -> None:
-        """A wrong credential came: log it now and then, and let the guesser wait."""
+        """Count a wrong credential, log it at most every `LOG_PERIOD_S`, and delay its answer."""
         self._free_s[address] = max(now_s, self._free_s.pop(address, now_s)) + self._guess_delay_s
         while len(self._free_s) > self._max_guessers:
             self._free_s.popitem(last=False)
@@ -184,12 +188,12 @@ class Door:
         self._tally.close()
 
     def address_of(self, request: web.Request) -> str:
-        """The address that a request comes from: its peer, or what a trusted proxy says.
+        """The address that a request comes from: the peer's, or the one that a trusted proxy names.
 
-        Of an IPv6 address only the network of 64 bits counts, since one machine has all of its addresses.
+        Of an IPv6 address only the first 64 bits count, since one machine can use every address of such a network.
         """
         address = _read_address(request.remote or "")
-        # Some proxies write a line of their own below the client's instead of adding to it: all lines are one list.
+        # Some proxies add a header line of their own below the client's: all lines together are one list.
         forwarded = [part.strip() for part in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
         while address is not None and any(address in network for network in self._proxies) and forwarded:
             further = _read_address(forwarded.pop())
@@ -201,16 +205,16 @@ class Door:
         return str(address or "unknown")
 
     def invited(self, request: web.Request) -> str:
-        """The origin of the page that asks, if it is one of the allowed ones; else empty."""
+        """The origin of the requesting page if it is an allowed one; else empty."""
         origin = request.headers.get("Origin", "")
         return origin if origin.lower() in self._allowed_origins else ""
 
     def refuses(self, request: web.Request) -> str:
-        """Why a web page may not use this edge; empty if it may, or if no web page asks.
+        """Why the requesting web page may not use this edge; empty if it may, or if no web page asks.
 
-        A browser names the origin of the page that asks. It must be the edge's own, and the edge must be addressed by a
-        number or by a name that it knows: any page could otherwise reach an edge on its visitor's own machine. What a
-        page merely gets from the server that it came from comes without an origin: then the browser's own name tells.
+        A browser names the origin of the page that asks. It must be the edge's own, and the edge must be addressed by
+        an IP address or a name that it knows; otherwise any page could reach an edge on its visitor's own machine. A
+        GET to the page's own server carries no origin. Such a request is recognised by the browser's User-Agent.
         """
         origin = request.headers.get("Origin")
         from_browser = origin is not None or request.headers.get("User-Agent", "").startswith(_BROWSERS)
@@ -223,30 +227,30 @@ class Door:
         except ValueError:
             own, name = False, ""
         if not own:
-            return f"a page of the origin {str(origin)[:200]!r} may not use this edge"
+            return f"a page of the origin {str(origin)[:200]!r} may not use this edge: allow it with --allowed-origin"
         if not (name in self._allowed_hosts or name == "localhost" or _is_address(name)):
-            return f"this edge is not called {name[:200]!r}: name it with --allowed-host"
+            return f"this edge does not know the host name {name[:200]!r}: allow it with --allowed-host"
         return ""
 
 
 def read_origin(text: str) -> str:
-    """An origin of web pages, such as https://chat.example or http://localhost:3000; InputError if it is none."""
+    """Check an origin of web pages, such as https://chat.example; InputError if it is none."""
     try:
         split = urlsplit(text.lower().removesuffix("/"))
         whole = f"{split.scheme}://{split.netloc}" == split.geturl() and split.port != 0
     except ValueError:
         whole = False
     if not whole or not split.scheme or not split.hostname or "@" in split.netloc:
-        raise InputError(f"{text!r} is no origin of web pages, such as https://chat.example or http://localhost:3000")
+        raise InputError(f"{text!r} is no origin of web pages: give one like https://chat.example")
     return split.geturl()
 
 
 def read_network(text: str) -> Network:
-    """A network or an address, as "10.0.0.0/8" or "::1"; InputError if it is none."""
+    """Read a network or an address, such as "10.0.0.0/8" or "::1"; InputError if it is neither."""
     try:
         return ipaddress.ip_network(text)
     except ValueError:
-        raise InputError(f"{text!r} is no address and no network, such as 127.0.0.1 or 10.0.0.0/8") from None
+        raise InputError(f"{text!r} is no address and no network: give one like 127.0.0.1 or 10.0.0.0/8") from None
 
 
 def _read_address(text: str) -> Address | None:

@@ -1,18 +1,18 @@
-"""The event loop of an edge."""
+"""Makes the event loop of an edge."""
 
 import asyncio
 import sys
 
 SWITCH_S = 0.001
-"""A thread that plans gives Python's lock back to the loop after this long [s]; Python's default is five times that."""
+"""Longest time for which a planning thread keeps Python's lock from the loop [s], a fifth of Python's default."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The loop of uvloop where that is installed, else Python's own; with uvloop a frame costs an edge a third."""
+    """uvloop's event loop if it is installed, else Python's own. With uvloop a frame takes a third of the time."""
     sys.setswitchinterval(SWITCH_S)
     try:
         import uvloop
-    except ImportError:  # Windows, or a small installation
+    except ImportError:  # on Windows, or if it is not installed
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop

@@ -1,4 +1,4 @@
-"""The gate: what a TCP connection may hold before it has said anything useful, and beside what it says.
+"""The gate: bounds what a TCP connection may occupy, whatever it says.
 
 A connection counts from the moment that it is accepted, its TLS handshake included. Requests that stay half, bodies
 that stop coming and readers that stop reading are ended after a named time. Where there is no room for a newcomer, or
@@ -18,19 +18,19 @@ from multispin.edge.arriving import REQUEST_S, Arriving
 from multispin.edge.door import MAX_PER_ADDRESS, Network
 
 MAX_OPEN = 4096
-"""TCP connections at once, if the descriptors suffice."""
+"""Most TCP connections at once, if there are enough file descriptors."""
 RESERVED_DESCRIPTORS = 64
-"""Descriptors that connections leave to the model, to files and to the log."""
+"""File descriptors that connections leave to the model, to files and to the log."""
 REQUEST_TIMEOUT_S = 10.0
-"""The head of the first request must be complete after this long."""
+"""The head of the first request must be complete within this time."""
 BODY_TIMEOUT_S = 30.0
-"""The body of a request must be complete this long after its head."""
+"""The body of a request must be complete within this time after its head."""
 STALL_TIMEOUT_S = 60.0
-"""A client that reads nothing for this long, though something was sent to it, is disconnected."""
+"""A client that reads nothing for this long while data waits for it is disconnected."""
 CLIENT_GONE = 499
-"""Status for an answer that nobody reads; the name of it is nginx'."""
+"""HTTP status of an answer whose client has gone, as nginx has it."""
 HANDSHAKE_TIMEOUT_S = 10.0
-"""A TLS handshake may take this long."""
+"""A TLS handshake must be complete within this time."""
 
 log = logging.getLogger(__name__)
 RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -40,14 +40,14 @@ class Gate:
     """Counts TCP connections, and ends those that hold up others.
 
     Attributes:
-        refused: connections that found no room.
+        refused: number of connections that found no room.
         request_timeout_s: time until the head of a first request is complete [s].
         stall_timeout_s: how long a client may not read what is sent [s].
 
     Args:
-        most: connections at once; default: what the descriptors allow, at most `MAX_OPEN`.
-        most_per_address: connections at once from one address; default `MAX_PER_ADDRESS`.
-        proxies: networks that are not bounded as one address, since they speak for many; by default none.
+        most: most connections at once; default: what the file descriptors allow, at most `MAX_OPEN`.
+        most_per_address: most connections at once from one address; default `MAX_PER_ADDRESS`.
+        proxies: networks whose addresses are not bounded, since each speaks for many clients; by default none.
         request_timeout_s: time until the head of a first request is complete [s]; default `REQUEST_TIMEOUT_S`.
         body_timeout_s: time from a request's head to the end of its body [s]; default `BODY_TIMEOUT_S`.
         stall_timeout_s: how long a client may not read what is sent [s]; default `STALL_TIMEOUT_S`.
@@ -71,7 +71,7 @@ class Gate:
         self._proxies = tuple(proxies)
         self._addresses: Counter[str] = Counter()
         self._open = 0
-        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # no whole request is being served; longest first
+        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # without a complete request, longest first
         self._guarded: dict[asyncio.BaseTransport, Guarded] = {}
 
     @property
@@ -85,7 +85,7 @@ class Gate:
         return len(self._silent)
 
     def enter(self, host: str) -> str | None:
-        """Let a connection in.
+        """Admit a connection.
 
         Args:
             host: address of its other end.
@@ -103,7 +103,7 @@ class Gate:
         return name
 
     def leave(self, name: str) -> None:
-        """A connection has ended."""
+        """Free the place of an ended connection."""
         self._open -= 1
         self._addresses[name] -= 1
         if not self._addresses[name]:
@@ -120,9 +120,9 @@ class Gate:
         return Guarded(inner, self, name, give_up)
 
     def around(self, handler: RawHandler) -> RawHandler:
-        """Wraps what answers all requests, so that each request counts as one, and its body has a time.
+        """Wrap the handler of all requests, so that each request is counted and its body has a time limit.
 
-        Not a middleware: aiohttp remembers the applications that have any for as long as the process lives.
+        This is no middleware, since aiohttp keeps applications with middlewares for as long as the process lives.
         """
 
         async def guarded_handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -138,7 +138,7 @@ class Gate:
                 )
             try:
                 return await handler(request)
-            except ConnectionResetError:  # the client has gone: nobody reads an answer, and no log needs to tell
+            except ConnectionResetError:  # the client has gone: there is nobody to answer and nothing to log
                 return web.Response(status=CLIENT_GONE)
             finally:
                 if waiting is not None:
@@ -157,7 +157,7 @@ class Gate:
         return True
 
     def _name(self, host: str) -> str:
-        """Under which name an address is counted; empty for a trusted proxy."""
+        """The name under which an address is counted; empty for a trusted proxy."""
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
@@ -171,7 +171,7 @@ class Gate:
 
 
 class Guarded(asyncio.Protocol):
-    """A protocol that hands everything on to another, and has the times of its connection.
+    """A protocol that passes everything on to another one, and keeps the time limits of its connection.
 
     Attributes:
         made: whether the connection has been made, its TLS handshake included.
@@ -189,17 +189,17 @@ class Guarded(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def asked(self) -> None:
-        """The head of a request has come."""
+        """Note that the head of a request has come."""
         self._arriving.charge(REQUEST_S)
         if self._timer is not None:
             self._timer.cancel()
 
     def served(self) -> None:
-        """A request is there as a whole: until it is answered, nobody takes this connection's place."""
+        """Note that a request is complete. Until it is answered, no other connection takes this one's place."""
         self._gate._silent.pop(self, None)
 
     def answered(self) -> None:
-        """Between two requests a connection is as good as one that has said nothing."""
+        """Note that the request is answered. From now on the connection counts like one that has said nothing."""
         if self._transport in self._gate._guarded:
             self._gate._silent[self] = None
 
@@ -217,7 +217,7 @@ class Guarded(asyncio.Protocol):
         self._gate.leave(self.name)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
+        """Take over the new connection."""
         self.made, self._transport = True, cast(asyncio.Transport, transport)  # uvloop's has no base class
         self._arriving.over(self._transport)
         self._gate._guarded[transport] = self
@@ -225,27 +225,27 @@ class Guarded(asyncio.Protocol):
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Something has come."""
+        """Pass arrived data on."""
         self._arriving.take(data)
 
     def eof_received(self) -> bool | None:
-        """The other end sends no more."""
+        """Pass on that the other end sends no more."""
         self._arriving.end()
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """The other end does not read fast enough."""
+        """Start the time limit for a client that does not read."""
         self._stall = asyncio.get_running_loop().call_later(self._gate.stall_timeout_s, self.hang_up)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Stop the time limit: the client reads again."""
         if self._stall is not None:
             self._stall.cancel()
         self._inner.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection has ended."""
+        """Stop all time limits and pass the end on."""
         self._arriving.drop()
         for timer in (self._timer, self._stall):
             if timer is not None:
@@ -267,7 +267,7 @@ def descriptors() -> int:
 
 
 def raise_descriptors() -> None:
-    """Let this process have as many descriptors as an edge can use, as far as the system allows."""
+    """Raise this process's limit of open files to what an edge can use, as far as the system allows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -281,5 +281,5 @@ def raise_descriptors() -> None:
 
 def _too_late(request: web.BaseRequest, timeout_s: float) -> None:
     if not request.content.is_eof():
-        text = f"the body did not come within {timeout_s:.0f} s\n"
+        text = f"the body of the request was not complete within {timeout_s:.0f} s: send it again\n"
         request.content.set_exception(web.HTTPRequestTimeout(text=text, headers={"Connection": "close"}))

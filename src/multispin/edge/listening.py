@@ -1,4 +1,4 @@
-"""A server on a port, for as long as a block runs."""
+"""Serves a web application on a port while a block runs."""
 
 import asyncio
 import contextlib
@@ -20,38 +20,38 @@ from multispin.edge.tally import LOG_PERIOD_S, Tally
 from multispin.errors import InputError
 
 SHUTDOWN_TIMEOUT_S = 3.0
-"""How long connections may take to say goodbye."""
+"""Time that connections have to close when the server ends."""
 KEEP_ALIVE_S = 75.0
-"""A connection without a request is closed after this long, a half one included."""
+"""A connection without a complete request is closed after this time."""
 BACKLOG = 4096
 """Most connections that may wait to be accepted while the server is busy; the system may allow fewer. It drops the
 first packet of any client beyond that, which tries again only 1 s later, then 3, 7 and 15 s later."""
 PAUSE_S = 1.0
-"""Without descriptors or memory for a connection, a server accepts none for this long."""
+"""A server that lacks file descriptors or memory for a connection accepts none for this time."""
 MAX_QUOTED_CHARACTERS = 200
-"""This much of a complaint about a request is logged."""
+"""Most characters of a complaint about a request that are logged."""
 
 log = logging.getLogger(__name__)
 
 
 def place_of(host: str, port: int) -> str:
-    """HOST:PORT as it stands in an address: a host of IPv6 in brackets."""
+    """HOST:PORT as in a URL: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def check_free(host: str, port: int) -> None:
-    """InputError if a server could not have this address now: to be said before a model is loaded.
+    """Check that a server could listen on this address, before a model is loaded; InputError if not.
 
     Args:
         host: address to listen on.
-        port: 0 is always free.
+        port: port to listen on; 0 is always free.
     """
     for each in await _bound(host, port):
         each.close()
 
 
 class _Complaints(logging.LoggerAdapter[logging.Logger]):
-    """The web server's log. Malformed requests are counted and logged now and then: a stranger can send millions."""
+    """The web server's log. Malformed requests are counted and logged every few seconds: a peer can send millions."""
 
     def __init__(self) -> None:
         super().__init__(log)
@@ -61,7 +61,7 @@ class _Complaints(logging.LoggerAdapter[logging.Logger]):
         )
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log a message of the web server, unless it is about a request that is none."""
+        """Log a message of the web server; only count it if it is about a malformed request."""
         error = kwargs.get("exc_info")
         if not isinstance(error, BaseException):
             error = sys.exception() if error else None
@@ -80,24 +80,24 @@ async def listening(
     gate: Gate | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """Let devices and clients connect while the block runs; gives the port.
+    """Let devices and clients connect while the block runs. Yields the port.
 
     Args:
         application: the web application of an edge (`EdgeServer.application`).
         host: address to listen on; default this machine only.
         port: 0 takes any free one; default 8765.
-        gate: bounds connections; default one of its own.
+        gate: bounds of the connections; default a new `Gate()`.
         tls: TLS settings of the connections; default none, no TLS.
 
     Raises:
-        InputError: the port cannot be had.
+        InputError: the server cannot listen on this address.
 
     """
     gate, complaints = gate or Gate(), _Complaints()
     runner = web.AppRunner(
         application, access_log=None, logger=complaints, shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         keepalive_timeout=KEEP_ALIVE_S,
-        auto_decompress=False,  # a kilobyte can become a megabyte, also of a body that nobody reads
+        auto_decompress=False,  # a kilobyte can become a megabyte, even in a body that nobody reads
     )  # fmt: skip
     await runner.setup()
     assert runner.server is not None
@@ -111,7 +111,7 @@ async def listening(
     finally:
         for each, task in zip(sockets, tasks, strict=False):
             with contextlib.suppress(NotImplementedError):  # Windows
-                # asyncio would accept a connection that comes just now for a task that has been cancelled.
+                # Otherwise asyncio could accept a connection now for a task that is already cancelled.
                 asyncio.get_running_loop().remove_reader(each)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -140,18 +140,18 @@ async def _bound(host: str, port: int) -> list[socket.socket]:
             each.listen(BACKLOG)
             each.setblocking(False)
     except UnicodeError:
-        raise InputError(f"cannot listen on {place_of(host, port)}: that is no name of a host") from None
+        raise InputError(f"cannot listen on {place_of(host, port)}: the host name is not known here") from None
     except OSError as error:
         for each in sockets:
             each.close()
         if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} on {host} is in use: choose another, or 0 for any that is free") from None
+            raise InputError(f"port {port} on {host} is in use: choose another port, or 0 for any free one") from None
         raise InputError(f"cannot listen on {place_of(host, port)}: {error.strerror or error}") from None
     return sockets
 
 
 async def _accept(listener: socket.socket, runner: web.AppRunner, gate: Gate, tls: ssl.SSLContext | None) -> None:
-    """Accept connections for ever; without descriptors for them, pause instead of trying on and on."""
+    """Accept connections for ever. When file descriptors run out, pause before the next try."""
     loop = asyncio.get_running_loop()
     greetings: set[asyncio.Task[None]] = set()
     logged_at_s = -LOG_PERIOD_S
@@ -160,7 +160,7 @@ async def _accept(listener: socket.socket, runner: web.AppRunner, gate: Gate, tl
             try:
                 connection, address = await loop.sock_accept(listener)
             except OSError as error:
-                if error.errno == errno.ECONNABORTED:  # it had hung up already
+                if error.errno == errno.ECONNABORTED:  # the client has hung up already
                     continue
                 if loop.time() - logged_at_s >= LOG_PERIOD_S:
                     log.warning("no connection can be accepted for now: %s", error.strerror)
@@ -181,7 +181,7 @@ async def _accept(listener: socket.socket, runner: web.AppRunner, gate: Gate, tl
 async def _greet(
     connection: socket.socket, name: str, runner: web.AppRunner, gate: Gate, tls: ssl.SSLContext | None
 ) -> None:
-    """Hand a connection to the web server, after its TLS handshake if it has one."""
+    """Hand a connection to the web server, after its TLS handshake if TLS is on."""
     assert runner.server is not None
     this = asyncio.current_task()
     assert this is not None
@@ -190,7 +190,7 @@ async def _greet(
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: guarded, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None
         )
-    except (OSError, TimeoutError):  # a stranger that hung up, or spoke no TLS
+    except (OSError, TimeoutError):  # the peer hung up, or did not speak TLS
         pass
     finally:
         if not guarded.made:

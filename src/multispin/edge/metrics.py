@@ -1,7 +1,6 @@
 """Prometheus metrics of an edge, made from its events.
 
-What vLLM has too stands under vLLM's names, so that its dashboards work. What only cooperation has begins with
-`multispin_`.
+Metrics that vLLM also has carry vLLM's names, so that its dashboards work. The others begin with `multispin_`.
 """
 
 import asyncio
@@ -39,16 +38,16 @@ REQUESTS_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40
 SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FINISHES = ("stop", "length", "abort", "error")
 MOST_GONE_SESSIONS = 256
-"""So many sessions that are gone, and as many as there were at the last look, are remembered until somebody looks."""
+"""Most ended sessions that are remembered until the metrics are read, beside as many as there were at the last read."""
 
 
 class Metrics:
     """The metrics of one edge; `tell` is a listener of its events.
 
     Args:
-        model: name of the model, a label of what vLLM has too.
-        counts: counts at the moment of a look.
-        dropped_lines: lines of output that nobody took; default none.
+        model: name of the model, a label of the metrics that vLLM also has.
+        counts: returns the edge's present counts.
+        dropped_lines: returns the number of output lines that nobody read; default 0.
 
     """
 
@@ -80,18 +79,18 @@ class Metrics:
 
         self._running = gauge("num_requests_running", "Texts that are being written.")
         self._waiting = gauge("num_requests_waiting", "Requests that wait for a slot.")
-        self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.").labels(**labels)
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of the prompts.").labels(**labels)
         self._generated = counter("generation_tokens", "Generated tokens.").labels(**labels)
-        success = counter("request_success", "Texts that have ended, by why.", "finished_reason")
+        success = counter("request_success", "Texts that have ended, by reason.", "finished_reason")
         self._success = {why: success.labels(**labels, finished_reason=why) for why in FINISHES}
         self._first_token = histogram(
-            "time_to_first_token_seconds", "From the request to the first token.", LATENCIES_S
+            "time_to_first_token_seconds", "Time from the request to the first token.", LATENCIES_S
         )
-        name, text = "vllm:inter_token_latency_seconds", "Between two passes that a text grew in."
+        name, text = "vllm:inter_token_latency_seconds", "Time between two passes in which a text grew."
         self._between_tokens = Times(name, text, labels, STEPS_S)
         self.registry.register(self._between_tokens)
-        self._queue = histogram("request_queue_time_seconds", "From the request to the first pass with it.", REQUESTS_S)
-        self._whole = histogram("e2e_request_latency_seconds", "From the request to the end.", REQUESTS_S)
+        self._queue = histogram("request_queue_time_seconds", "Time from the request to its first pass.", REQUESTS_S)
+        self._whole = histogram("e2e_request_latency_seconds", "Time from the request to its end.", REQUESTS_S)
         self._drafts = counter("spec_decode_num_drafts", "Drafts that were verified.").labels(**labels)
         self._draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens that were verified.").labels(
             **labels
@@ -112,7 +111,7 @@ class Metrics:
             return Gauge(f"multispin_{name}", text, registry=self.registry)
 
         self._pass_s = Histogram(
-            "multispin_pass_seconds", "Time of the engine per pass.", registry=self.registry, buckets=STEPS_S
+            "multispin_pass_seconds", "Engine time of a pass.", registry=self.registry, buckets=STEPS_S
         )
         self._pass_sessions = Histogram(
             "multispin_pass_sessions", "Sessions whose draft a pass decided.", registry=self.registry, buckets=SESSIONS
@@ -121,31 +120,31 @@ class Metrics:
         self._plan_s = Histogram(
             "multispin_round_seconds", "Time from one plan to the next.", registry=self.registry, buckets=STEPS_S
         )
-        self._planned_s = gauge("planned_round_seconds", "The same time, as the last plan has it.")
-        self._planned_goodput = gauge("planned_goodput_tokens_per_second", "Tokens per second that the last plan has.")
-        self._planned_pass_s = counter("planned_pass_seconds", "Engine time of passes, as streams expected it.")
-        self._planned_tokens = counter("planned_pass_tokens", "Tokens of passes, as streams expected them.")
-        self._observed_pass_s = counter("observed_pass_seconds", "Engine time of the same passes, as it was.")
-        self._observed_tokens = counter("observed_pass_tokens", "Tokens of the same passes, as they were.")
+        self._planned_s = gauge("planned_round_seconds", "Time until the next plan, as the last plan predicted it.")
+        self._planned_goodput = gauge("planned_goodput_tokens_per_second", "Goodput that the last plan predicted.")
+        self._planned_pass_s = counter("planned_pass_seconds", "Engine time of passes in streams, as predicted.")
+        self._planned_tokens = counter("planned_pass_tokens", "Tokens of passes in streams, as predicted.")
+        self._observed_pass_s = counter("observed_pass_seconds", "Engine time of the same passes, as measured.")
+        self._observed_tokens = counter("observed_pass_tokens", "Tokens of the same passes, as counted.")
         self._price = gauge(
-            "price_of_time_tokens_per_second", "What the engine makes of its time, as decisions take it."
+            "price_of_time_tokens_per_second", "Price of time that decisions use: the goodput that the edge makes."
         )
-        who = counter("drafter_texts", "Parts of texts in passes, by who drafted for them.", "drafter")
+        who = counter("drafter_texts", "Sessions in passes, by who drafted for them.", "drafter")
         self._who = {each: who.labels(each) for each in WHO_DRAFTS}
         drafted = counter("drafted_tokens", "Drafted tokens that were verified, by who drafted them.", "drafter")
         self._who_drafted = {each: drafted.labels(each) for each in WHO_DRAFTS}
-        accepted = counter("accepted_tokens", "Of them accepted.", "drafter")
+        accepted = counter("accepted_tokens", "Drafted tokens that were accepted, by who drafted them.", "drafter")
         self._who_accepted = {each: accepted.labels(each) for each in WHO_DRAFTS}
-        wasted = counter("wasted_draft_tokens", "Drafted tokens that brought nothing, by why.", "reason")
+        wasted = counter("wasted_draft_tokens", "Drafted tokens that brought nothing, by reason.", "reason")
         self._rejected, self._late = wasted.labels("rejected"), wasted.labels("late")
         self._sessions = gauge("sessions", "Sessions, lost ones included.")
         self._connections = gauge("connections", "Open connections of devices.")
-        self._slots = gauge("slots", "Texts that fit at once.")
-        ended = counter("session_events", "What befell sessions.", "event")
+        self._slots = gauge("slots", "Most texts that can be written at once.")
+        ended = counter("session_events", "Events of sessions, by kind.", "event")
         self._befell = {kind: ended.labels(kind.__name__.lower()) for kind in (Connected, Lost, Expired, Refused)}
         self._wrong = gauge("wrong_credentials", "Wrong credentials since the start.")
-        self._failed = gauge("failed_listeners", "How often telling somebody has failed since the start.")
-        self._dropped = gauge("dropped_output_lines", "Lines of output that nobody took since the start.")
+        self._failed = gauge("failed_listeners", "Failures of listeners to events since the start.")
+        self._dropped = gauge("dropped_output_lines", "Lines of output that nobody read, since the start.")
 
     def tell(self, event: EdgeEvent) -> None:
         """Count an event."""
@@ -167,11 +166,11 @@ class Metrics:
 
     @property
     def sessions(self) -> int:
-        """Sessions of which anything is remembered."""
+        """Number of sessions that the metrics remember."""
         return max(self._devices.sessions, len(self._last_s), len(self._opened_s))
 
     def exposition(self) -> bytes:
-        """All metrics as Prometheus reads them."""
+        """All metrics in Prometheus' text format."""
         counts = self._counts()
         self._running.set(counts.running)
         self._waiting.set(counts.waiting)
@@ -217,7 +216,7 @@ class Metrics:
             self._most_known = 2 * self.sessions + MOST_GONE_SESSIONS
 
     def _count_texts(self, rows: Sequence[RoundDevice]) -> None:
-        """Count what a pass brought all texts together: there are many of them."""
+        """Count what a pass brought to all texts, in one step, since there are many."""
         self._generated.inc(sum(row.tokens for row in rows))
         for drafter, count in Tally(row.drafter for row in rows).items():
             own = rows if count == len(rows) else [row for row in rows if row.drafter == drafter]
@@ -237,7 +236,7 @@ class Metrics:
             counter.inc(count)
 
     def _time(self, session: int, now_s: float) -> None:
-        """The latency of what a text has grown by."""
+        """Observe the latency of the tokens that a text has gained."""
         before_s = self._last_s.get(session)
         if before_s is not None:
             self._between_tokens.observe(now_s - before_s)
@@ -246,7 +245,7 @@ class Metrics:
         self._last_s[session] = now_s
 
     def _forget(self, sessions: Collection[int]) -> None:
-        """Drop what is known of sessions that are gone."""
+        """Forget the sessions that have ended."""
         self._devices.forget(sessions)
         for times in (self._last_s, self._opened_s):
             for session in times.keys() - set(sessions):

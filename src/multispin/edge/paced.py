@@ -1,4 +1,4 @@
-"""An engine and a drafter that are slowed down to the speed of others, as devices and links are in a demo."""
+"""Slows an engine and a drafter down to the speed of emulated ones, for the demo."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ from multispin.speculation import (
 
 
 class PacedEngine:
-    """Another engine whose verification takes at least as long as that of an emulated one.
+    """An engine whose passes take at least as long as those of an emulated engine.
 
-    What it computes is the other engine's; only the time is emulated. A pass that takes the real engine longer is not
+    The results are the real engine's; only the time is emulated. A pass that takes the real engine longer is not
     shortened.
 
     Args:
@@ -45,12 +45,12 @@ class PacedEngine:
 
     @property
     def slots(self) -> int:
-        """Sessions that fit at once."""
+        """Most sessions at once."""
         return self._engine.slots
 
     @property
     def max_length(self) -> int:
-        """Prompt and generated tokens that a session may have."""
+        """Most tokens of a session, prompt included."""
         return self._engine.max_length
 
     @property
@@ -60,17 +60,17 @@ class PacedEngine:
 
     @property
     def rules(self) -> frozenset[Rule]:
-        """The acceptance rules that it can apply."""
+        """Acceptance rules that the engine can apply."""
         return self._engine.rules
 
     @property
     def lacks(self) -> frozenset[str]:
-        """Sampling parameters that it cannot apply."""
+        """Sampling parameters that the engine cannot apply."""
         return self._engine.lacks
 
     @property
     def longest_chunk(self) -> int:
-        """As the engine's."""
+        """Most tokens of one session in one pass."""
         return self._engine.longest_chunk
 
     def open(self) -> int:
@@ -90,7 +90,7 @@ class PacedEngine:
         self._engine.commit(slot, length)
 
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
-        """Verify, and wait until the emulated engine would be ready."""
+        """Verify, then wait until the emulated engine would have finished."""
         began_s = self._clock()
         found = self._engine.verify(feeds)
         due_s = began_s + self._verification.verify_s([len(feed.tokens) - 1 for feed in feeds])
@@ -100,11 +100,11 @@ class PacedEngine:
 
 
 class PacedBatchDrafter:
-    """Another drafter of the edge's whose drafts take at least as long as those of an emulated one.
+    """An edge's drafter whose drafts take at least as long as those of an emulated drafter.
 
     Args:
         drafter: drafter whose drafts are used.
-        times: time of a drafting step of the emulated drafter.
+        times: times of the emulated drafter.
         clock: function that returns the time [s]; default `time.monotonic`.
         sleep: function that waits for a number of seconds; default `time.sleep`.
 
@@ -127,11 +127,11 @@ class PacedBatchDrafter:
         return self._drafter.open()
 
     def unread(self, slot: int, committed: Sequence[int]) -> int:
-        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+        """Number of committed tokens but the newest that the drafter must read before it drafts."""
         return self._drafter.unread(slot, committed)
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
-        """Draft, and wait until the emulated drafter would be ready."""
+        """Draft, then wait until the emulated drafter would have finished."""
         began_s = self._clock()
         found = self._drafter.draft(asks)
         self._wait(began_s, asks)
@@ -140,7 +140,7 @@ class PacedBatchDrafter:
     def draft_distributions(
         self, asks: Sequence[DraftAsk], form: DistributionFormat
     ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
-        """The same for the rejection rules."""
+        """Draft with distributions, for the rejection rules; takes time like `draft`."""
         began_s = self._clock()
         found = self._drafter.draft_distributions(asks, form)
         self._wait(began_s, asks)

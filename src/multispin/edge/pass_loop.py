@@ -1,4 +1,4 @@
-"""The loop of an edge: does what its passes ask for, with a real clock and a thread for the engine."""
+"""The loop of an edge: carries out what its passes ask for, with a real clock and a thread for the engine."""
 
 import asyncio
 import contextlib
@@ -16,52 +16,52 @@ from multispin.protocol import Downlink
 from multispin.speculation import Failure, Finding
 
 MAX_ENGINE_FAULTS = 3
-"""This many faults of the engine in a row end the edge; fewer end the sessions of their passes. As many of the edge's
-own drafter end it, too; with fewer, passes go on without its drafts."""
+"""Consecutive failures of the engine, or of the edge's own drafter, that end the edge. Before that, a failure of the
+engine ends the sessions of its pass, and a failure of the drafter leaves its pass without the edge's drafts."""
 
 log = logging.getLogger(__name__)
 _Task = TypeVar("_Task", Batch, DraftHere)
 _Found = TypeVar("_Found")
 _NOTHING: EdgeDraft = [], []
-_FAILURE: Finding | Failure | None = Failure("the engine failed at this pass: open the request again")
+_FAILURE: Finding | Failure | None = Failure("the engine failed in this pass: open the request again")
 
 
 class Post(Protocol):
-    """Brings messages to devices."""
+    """Sends messages to devices."""
 
     def send(self, number: int, message: Downlink) -> None:
         """Send a message to the device of a session, if it is connected."""
 
     def spend(self, number: int, tokens: int, now_s: float) -> None:
-        """Count tokens of a session's text for whoever stands behind it."""
+        """Count tokens of a session's text against its holder's quota."""
 
 
 class PassLoop:
-    """Runs the passes of one edge. Plans that take long are made in a thread, and the last one serves meanwhile.
+    """Runs the passes of one edge. Long plans are made in a thread; until a plan is ready, the last one is used.
 
     Args:
         passes: sessions and passes of the edge.
         account: turns what happened in passes into events.
         audience: listeners that are told of the events.
-        planning: one thread, in which plans are made until this edge ends; by default a new one.
+        planning: executor with one thread for plans, shut down when this edge ends; default a new one.
 
     """
 
     def __init__(self, passes: Passes, account: Account, audience: Audience, planning: Executor | None = None) -> None:
         self._passes, self._account, self._audience = passes, account, audience
         self._wake = asyncio.Event()
-        self._ending = False  # the pass under way is the last one
-        self._faults = Counter[str]()  # of the engine and of the edge's drafter, one after the other
+        self._ending = False  # the running pass is the last one
+        self._faults = Counter[str]()  # consecutive failures of the engine and of the edge's drafter
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._planning_thread = planning or ThreadPoolExecutor(1, thread_name_prefix="planning")
         passes.controller.plan_in(self._planning_thread, time.thread_time)
 
     def wake(self) -> None:
-        """Something has happened: look at once whether there is anything to do."""
+        """Ask the passes at once whether there is anything to do, since something has happened."""
         self._wake.set()
 
     def end(self) -> None:
-        """Let `run` return when no pass is under way."""
+        """Let `run` return as soon as no pass is running."""
         self._ending = True
         self._wake.set()
 
@@ -71,7 +71,7 @@ class PassLoop:
             thread.shutdown(wait=True, cancel_futures=True)
 
     async def run(self, post: Post) -> None:
-        """Do what the passes ask for, until `end` and no pass is under way."""
+        """Carry out what the passes ask for, until `end` is called and no pass is running."""
         clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
@@ -98,7 +98,7 @@ class PassLoop:
                             return
 
     async def _sleep(self, until_s: float | None) -> None:
-        """Wait for a message, or until this time of the loop's clock [s]."""
+        """Wait until something happens or the loop's clock reaches this time [s]."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s):
                 await self._wake.wait()
@@ -106,9 +106,8 @@ class PassLoop:
     async def _in_engine_thread(
         self, whose: str, work: Callable[[_Task], Sequence[_Found]], task: _Task, instead: _Found
     ) -> Sequence[_Found]:
-        """Do some work in the engine's thread; a fault of it is logged, and each of its parts has `instead`.
-
-        A fault that repeats is raised.
+        """Work in the engine's thread. A failure is logged and answered with `instead` for each part, or raised if
+        `MAX_FAULTS` came in a row.
         """
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, task)
@@ -117,13 +116,13 @@ class PassLoop:
             if self._faults[whose] >= MAX_ENGINE_FAULTS:
                 raise
             parts = task.jobs if isinstance(task, Batch) else task.asks
-            log.exception("%s failed at a pass of %d sessions", whose, len(parts))
+            log.exception("%s failed in a pass of %d sessions", whose, len(parts))
             return [instead] * len(parts)
         self._faults[whose] = 0
         return found
 
     def _tell(self, report: RoundReport, post: Post, now_s: float) -> None:
-        """Tell what a pass was, and which texts have ended with it."""
+        """Send the events of a pass and of the texts that ended in it."""
         self._audience.tell(self._account.round(report, now_s))
         for number, tokens in zip(report.members, report.delivered, strict=True):
             self._audience.tell(self._account.finished(number, now_s))

@@ -1,4 +1,4 @@
-"""The edge as a server: its web application, its counts, and its end.
+"""The edge's server: its web application, its counts, and how it stops.
 
 Each device holds one WebSocket (binary frames, compression off) at `/v1/session`; `/healthz` and `/readyz` answer
 for load balancers. `edge.devices` speaks with the devices, `edge.pass_loop` runs the passes.
@@ -25,23 +25,22 @@ from multispin.protocol.limits import CLOSE_TIMEOUT_S, FINISH_TEXTS_S, HEARTBEAT
 
 COME_BACK_S = 10.0
 FINISH_TIMEOUT_S = 10.0
-"""An edge that is told to stop waits this long for the pass under way."""
+"""An edge that is told to stop waits this long for the running pass [s]."""
 
 
 class EdgeServer:
     """Drives `Passes` with a clock, sockets, a thread for the engine and one for plans.
 
     Attributes:
-        audience: listeners to everything that happens.
+        audience: listeners to all events.
         access: check of who may use this edge.
 
     Args:
         passes: sessions and passes of this edge.
-        on_event: called with everything that happens; must not block. `audience` tells further listeners. By default
-            none.
+        on_event: called with every event; must not block. Add further listeners to `audience`. Default: no listener.
         access: knows who may use this edge, and bounds connections; default: everybody may.
         come_back_s: devices are told to come back this long after this edge stops [s]; default 10.
-        planning: one thread, in which plans are made until this edge ends; by default a new one.
+        planning: executor with one thread for plans, shut down when this edge ends; default a new one.
 
     """
 
@@ -91,7 +90,7 @@ class EdgeServer:
         await self._devices.hang_up()
 
     def counts(self) -> Counts:
-        """This edge's counts at the moment."""
+        """This edge's present counts."""
         waiting = self._passes.waiting
         return Counts(
             running=max(0, self._account.open_texts - waiting),
@@ -105,11 +104,11 @@ class EdgeServer:
         )
 
     async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
-        """Take no new connection, send the devices away, and let the texts of HTTP clients and the last pass end.
+        """Refuse new connections, send the devices away, and let HTTP clients' texts and the last pass end.
 
         Args:
-            texts_s: texts of HTTP clients have this long to end [s]; the last pass then has `FINISH_TIMEOUT_S`; default
-                `FINISH_TEXTS_S`.
+            texts_s: longest time for the texts of HTTP clients [s]; default `FINISH_TEXTS_S`. The last pass then has
+                `FINISH_TIMEOUT_S`.
 
         """
         await self._devices.send_away(texts_s)
@@ -118,7 +117,7 @@ class EdgeServer:
             await asyncio.wait([self._running], timeout=FINISH_TIMEOUT_S)
 
     async def failure(self) -> BaseException:
-        """Wait until the loop of passes fails, if it ever does (an engine out of memory, say), and return why."""
+        """Wait until the loop of passes fails, for example out of memory, and return the exception."""
         await self._failed.wait()
         assert self._why is not None
         return self._why
@@ -141,7 +140,7 @@ class EdgeServer:
     # Routes -------------------------------------------------------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
-        """`/health`: this process answers; who may use this edge is told how much it has to do, too."""
+        """`/health`: this process answers. Callers with a valid credential also get the edge's load."""
         if self.access.asks:
             now_s = asyncio.get_running_loop().time()
             try:
@@ -154,7 +153,7 @@ class EdgeServer:
         )
 
     async def _ready(self, _: web.Request) -> web.Response:
-        """`/readyz`: requests are served. The engine is loaded before anybody can connect."""
+        """`/readyz`: requests are served. The engine is loaded before the port is open."""
         status = "stopping" if self._devices.stopping else "failed" if self._failed.is_set() else "ok"
         return web.json_response({"status": status}, status=200 if status == "ok" else 503)
 

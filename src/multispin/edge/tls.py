@@ -1,4 +1,4 @@
-"""TLS: an edge's certificate, taken again when it is renewed."""
+"""TLS: an edge's certificate, loaded again when it is renewed."""
 
 import asyncio
 import logging
@@ -9,10 +9,10 @@ from multispin.errors import InputError
 from multispin.outside import check_file
 
 RENEWAL_PERIOD_S = 60.0
-"""How often an edge looks whether its certificate has been renewed."""
+"""Time between two checks whether the certificate was renewed [s]."""
 
 MAX_PEM_BYTES = 2**20
-"""Largest file of certificates or of a key; usual ones have some kilobytes."""
+"""Largest file of certificates or of a key [bytes]; usual ones have a few kilobytes."""
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Certificate:
         key: file of its private key; default None: it is in the same file.
 
     Raises:
-        InputError: the files cannot be used; one sentence that says why.
+        InputError: the files cannot be used.
 
     """
 
@@ -35,10 +35,10 @@ class Certificate:
         self._load()
 
     async def renew(self, period_s: float = RENEWAL_PERIOD_S) -> None:
-        """Take the files again whenever they change, for ever; files that cannot be used change nothing.
+        """Load the files again whenever they change, for ever. If they cannot be used, the old certificate stays.
 
         Args:
-            period_s: time between two looks [s]; default `RENEWAL_PERIOD_S`.
+            period_s: time between two checks [s]; default `RENEWAL_PERIOD_S`.
         """
         seen = self._mark()
         while True:
@@ -49,15 +49,15 @@ class Certificate:
                 try:
                     self._load()
                     log.info("the certificate %s was read again", self._certificate)
-                except (InputError, OSError) as error:  # it may be written anew at this moment
-                    log.error("%s; the certificate read before still holds", error)
+                except (InputError, OSError) as error:  # the files may be half written at this moment
+                    log.error("%s; the certificate read before stays in use", error)
 
     def _load(self) -> None:
         for file in (self._certificate, self._key):
             if file is not None:
                 check_file(file, MAX_PEM_BYTES)
         try:
-            # OpenSSL takes a certificate before it finds that the key is another's, and forgets the key that it had.
+            # OpenSSL loads a certificate before it finds that the key does not match, and has then lost the old key.
             for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                 # Without a password, OpenSSL would ask for one on the terminal.
                 context.load_cert_chain(self._certificate, self._key, password=lambda: "")
@@ -70,8 +70,8 @@ class Certificate:
                     f"the key in {key} is encrypted: run `openssl pkey -in {key} -out plain.pem`"
                 ) from None
             if error.reason == "KEY_VALUES_MISMATCH":
-                raise InputError(f"the key in {key} is not that of the certificate in {self._certificate}") from None
-            raise InputError(f"{self._certificate} and {key} are not a certificate and its key in PEM form") from None
+                raise InputError(f"the key in {key} does not fit the certificate in {self._certificate}") from None
+            raise InputError(f"{self._certificate} and {key} are not a certificate and its key in PEM format") from None
 
     def _mark(self) -> list[tuple[int, int]]:
         marks = []

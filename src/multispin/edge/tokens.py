@@ -1,8 +1,8 @@
-"""Bearer tokens in a file: who may use an edge, and how much.
+"""A file of bearer tokens: who may use an edge, and how much.
 
-A token is 256 random bits, and the file keeps its SHA-256. A slow hash such as scrypt protects secrets that people
-choose, since those can be guessed; 256 random bits cannot, however quick the hash. And a stranger who sends wrong
-tokens costs the edge a microsecond each, not the tenth of a second that a slow hash takes.
+A token is 256 random bits, and the file keeps its SHA-256. A slow hash such as scrypt would add nothing: it protects
+passwords that people choose, but nobody can guess 256 random bits. A fast hash also makes wrong tokens cheap: each
+costs the edge a microsecond, not a tenth of a second.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from multispin.errors import InputError
 MAX_CREDENTIALS = 10_000
 MAX_TOKEN_FILE_BYTES = 8 * 2**20
 PREFIX = "msp_"
-"""How every token begins, so that people and scanners of code know what it is."""
+"""The beginning of every token, so that people and secret scanners recognise it."""
 
 Limit = Annotated[int, Meta(ge=0, le=10**9)]
 
@@ -34,14 +34,14 @@ class AccessToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """One token's entry in the file.
 
     Attributes:
-        id: short name for `multispin token revoke`; no secret.
+        id: short name for `multispin token revoke`; not secret.
         name: whose it is, as the operator wrote it.
         sha256: SHA-256 of the token, hexadecimal.
-        created: when it was made, ISO 8601.
-        max_sessions: sessions at once; 0 is no limit.
-        tokens_per_minute: prompt and generated tokens per minute; 0 is no limit.
-        max_prompt_tokens: tokens of a prompt; 0 is no limit.
-        expires: time from which it is not valid any more, with its time zone; None: never.
+        created: time at which it was made, ISO 8601.
+        max_sessions: most sessions at once; 0 (default): no limit.
+        tokens_per_minute: most prompt and generated tokens per minute; 0 (default): no limit.
+        max_prompt_tokens: most tokens of a prompt; 0 (default): no limit.
+        expires: time at which it expires, with a time zone; None (default): never.
 
     """
 
@@ -55,7 +55,7 @@ class AccessToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     expires: Annotated[datetime, Meta(tz=True)] | None = None
 
     def has_expired(self, now: datetime | None = None) -> bool:
-        """Whether it is worth nothing any more."""
+        """Whether the token is no longer valid."""
         return self.expires is not None and (now or datetime.now(UTC)) >= self.expires
 
 
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def token_digest(secret: str) -> str:
-    """The part of a token that the file keeps."""
+    """The SHA-256 of a token, which the file keeps."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -85,7 +85,7 @@ class TokenFile:
         return self._read()[0]
 
     def read_if_changed(self) -> list[AccessToken] | None:
-        """All tokens if the file has changed since this was asked last, else None; InputError as `read`."""
+        """All tokens if the file has changed since the last call, else None; InputError as for `read`."""
         with self._errors():
             now = _mark(self.path.stat())
         if now == self._seen:
@@ -102,10 +102,10 @@ class TokenFile:
         max_prompt_tokens: int = 0,
         expires: datetime | None = None,
     ) -> str:
-        """Make a token and add it to the file, which is made if it is not there; the arguments are as in `AccessToken`.
+        """Make a token and add it to the file, which is created if missing. The arguments are those of `AccessToken`.
 
         Returns:
-            The token. It is kept nowhere.
+            The token. It is stored nowhere.
         """
         secret = PREFIX + secrets.token_urlsafe(32)
         new = AccessToken(
@@ -115,7 +115,7 @@ class TokenFile:
 
         def change(tokens: list[AccessToken]) -> list[AccessToken]:
             if len(tokens) >= MAX_CREDENTIALS:
-                raise InputError(f"{self.path} has {MAX_CREDENTIALS} tokens, the limit: revoke some")
+                raise InputError(f"{self.path} has {MAX_CREDENTIALS} tokens, the limit: run `multispin token revoke`")
             return [*tokens, new]
 
         self._change(change)
@@ -137,9 +137,9 @@ class TokenFile:
         return removed[0]
 
     def _change(self, change: Callable[[list[AccessToken]], list[AccessToken]]) -> None:
-        """Replace the file as a whole, so that no reader ever sees half of it. It keeps its owner.
+        """Replace the file as a whole, so that no reader ever sees half of it. The file keeps its owner.
 
-        A link stays one: an edge that reads the file by another name must see the change.
+        A symbolic link stays a link, since an edge that reads the file by its other name must see the change.
         """
         with self._errors():
             path = Path(os.path.realpath(self.path))
@@ -164,7 +164,7 @@ class TokenFile:
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        """Two commands that change the file at once do it one after the other."""
+        """Lock the file, so that commands that change it at the same time do so one after the other."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -179,12 +179,12 @@ class TokenFile:
 
     def _read(self) -> tuple[list[AccessToken], tuple[int, ...]]:
         with self._errors():
-            # A pipe would make opening it wait for ever.
+            # Without O_NONBLOCK, opening a named pipe would wait for ever.
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
             with os.fdopen(handle, "rb") as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
-                    raise InputError(f"{self.path} is no ordinary file")
+                    raise InputError(f"{self.path} is not an ordinary file")
                 if os.name == "posix" and found.st_mode & 0o077:
                     raise InputError(f"{self.path} can be read by others: run `chmod 600 {self.path}`")
                 text = file.read(MAX_TOKEN_FILE_BYTES + 1)
@@ -221,7 +221,7 @@ def _check(tokens: Sequence[AccessToken], path: Path) -> None:
 
 
 def _mark(found: os.stat_result) -> tuple[int, ...]:
-    """The part of a file's state that changes when the file is written anew."""
+    """The part of a file's status that changes when the file is written again."""
     with contextlib.suppress(AttributeError):
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
     return found.st_mtime_ns, found.st_size
