@@ -63,6 +63,6 @@ def test_a_drafter_with_too_little_room_is_told_of_once(tiny_folder, serves):
         (note,) = [line for line in said.splitlines() if "without drafts" in line]
         assert re.fullmatch(
             rf"multispin: \d+ of {TOKENS} tokens were written without drafts of this device: the text is longer than "
-            r"the 16 tokens that its drafter reads \(--context\)",
+            r"the 16 tokens that its drafter can read \(--context\)",
             note,
         )

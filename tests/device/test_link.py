@@ -266,7 +266,7 @@ def test_what_can_never_be_an_edge_and_what_is_none_now_are_told_apart():
     run(scenario())
 
 
-@pytest.mark.parametrize(("status", "sentence"), [(302, "in a circle"), (407, "proxy asks for a credential")])
+@pytest.mark.parametrize(("status", "sentence"), [(302, "in a circle"), (407, "proxy asks for a password")])
 def test_what_stands_before_an_edge_is_told(status, sentence):
     async def scenario():
         async def answer(request):
@@ -384,7 +384,7 @@ def test_which_proxy_the_environment_names(environment, address, proxy, monkeypa
 def test_a_proxy_that_does_not_answer_is_named(proxy, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://me:secret@{proxy}")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(LinkLostError, match=f"the proxy {re.escape(proxy)}, of the environment, does not answer: "):
+    with pytest.raises(LinkLostError, match=f"the proxy {re.escape(proxy)} of the environment does not answer: "):
         asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
 
 
@@ -395,14 +395,14 @@ def test_a_proxy_whose_host_is_unknown_is_named(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://me:secret@garbage")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setattr("aiohttp.resolver.DefaultResolver.resolve", unknown)
-    with pytest.raises(LinkLostError, match=r"the proxy garbage:80, of the environment, does not answer: Name") as lost:
+    with pytest.raises(LinkLostError, match=r"the proxy garbage:80 of the environment does not answer: Name") as lost:
         asyncio.run(WebSocketLink().connect("ws://edge.example:8765/v1/session"))
     assert "secret" not in str(lost.value)
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize(
-    ("status", "sentence"), [(403, r"403, by way of the proxy 127"), (407, "asks for a credential")]
+    ("status", "sentence"), [(403, r"403, through the proxy 127"), (407, "asks for a password")]
 )
 def test_a_proxy_that_refuses_is_named_without_the_credential_in_its_address(scheme, status, sentence, monkeypatch):
     async def scenario():

@@ -54,7 +54,7 @@ def test_a_device_trusts_the_authority_that_it_is_told(stub_site, run, files, to
             assert await text_of(site, trusting(files["authority"])) == [1] * 8
             for context in (None, trusting(files["other"])):
                 with pytest.raises(
-                    UntrustedError, match=r"certificate .* is not trusted: .*; name the authority that signed it$"
+                    UntrustedError, match=r"certificate .* is not trusted: .*; give the authority that signed it$"
                 ):
                     await text_of(site, context)
             async with aiohttp.ClientSession() as http:

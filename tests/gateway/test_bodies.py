@@ -156,7 +156,7 @@ def test_the_effort_of_reasoning_is_a_variable_of_the_template():
     assert body.variables == {"reasoning_effort": "high", "x": 1}
     assert responses(reasoning={"effort": "low", "summary": "auto"}).variables == {"reasoning_effort": "low"}
     assert responses(reasoning={"effort": None, "summary": None}, chat_template_kwargs={"x": 1}).variables == {"x": 1}
-    with pytest.raises(BadRequestError, match="effort is not a text"):
+    with pytest.raises(BadRequestError, match="effort must be a string"):
         responses(reasoning={"effort": 3}).variables  # noqa: B018
 
 

@@ -70,7 +70,7 @@ def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at
             read = await rest_of(third)  # keeps up, and is not refused
             while passes.sessions:
                 await asyncio.sleep(PASS_S)
-            with pytest.raises(RefusedError, match="clients that do not read"):
+            with pytest.raises(RefusedError, match="too much text waits to be read"):
                 await rest_of(first)
             again = await rest_of(pool.write(requests[0]))
             return begun[0], [again, begun[1] + await rest_of(second), read], pool.unread_tokens

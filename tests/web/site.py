@@ -154,7 +154,7 @@ class Phones:
 
 async def ready(page):
     """Wait until the page's drafter is loaded, and collect its answers from then on."""
-    await page.until("/^(ready|no drafter)/.test(document.getElementById('drafter-state').textContent)")
+    await page.until("/^(ready|this device cannot draft)/.test(document.getElementById('drafter-state').textContent)")
     state = await page.run("document.getElementById('drafter-state').textContent")
     assert state.startswith("ready"), state
 

@@ -192,8 +192,8 @@ def test_a_text_without_drafts_has_a_reason_on_the_page(tiny, kind):
         "import('/device/static/drafter.js').then(({ WllamaDrafter: drafter }) => {"
         "const { load } = drafter; drafter.load = (file, _, table) => load.call(drafter, file, 50, table); });"
     )
-    asks_none = r"12 of 12 tokens .* this device: the edge asked for none; it asks where they make texts faster"
-    too_long = r"\d+ of 120 tokens .* this device: the text is longer than the 50 tokens that its drafter reads"
+    asks_none = r"12 of 12 tokens .* this device: the edge asked for none: it asks only devices that make texts faster"
+    too_long = r"\d+ of 120 tokens .* this device: the text is longer than the 50 tokens that its drafter can read"
 
     async def scenario():
         for longest, tokens, script, words in ((0, 12, "", asks_none), (4, 120, short, too_long), (4, 12, "", "")):
@@ -243,7 +243,7 @@ def test_who_waits_for_the_edge_or_the_drafter_sees_it(tiny, kind):
                 ["waiting for the edge …", True],
                 ["joined; large model: embedded", False],
             ]
-            assert await page.run(SILENCE) == "the text was begun before this device’s drafter was loaded"
+            assert await page.run(SILENCE) == "the text began before this device’s drafter was loaded"
             await page.run("release()")
             await ready(page)
             assert await page.run("document.getElementById('drafter-progress').hidden")
@@ -420,7 +420,7 @@ def test_a_browser_that_cannot_draft_says_so_and_the_edge_writes_alone(tiny, kin
     async def scenario():
         async with tiny.edge() as edge, edge.browser(kind) as phones:
             page = await phones.open("WebAssembly.validate = () => false;")
-            await page.until("/^no drafter here .*SIMD/.test(document.getElementById('drafter-state').textContent)")
+            await page.until("/^this device cannot draft .*SIMD/.test(document.getElementById('drafter-state').textContent)")
             await ask(page, RAINBOW)
             answer = await answered(page)
             assert answer["ids"] == own_text(tiny, RAINBOW, 40)
@@ -503,7 +503,7 @@ def test_a_question_to_an_edge_that_is_away_is_not_lost(tiny, kind):
             async with tiny.edge(port=edge.port, secret="another", name="another model"):
                 await page.before(ANSWERS)
                 await ask(page, POEM, most=10)
-                await page.until(f"/started anew/.test({note})")
+                await page.until(f"/has restarted/.test({note})")
                 assert await page.run(question) == POEM
                 assert "another model" in await page.run("document.getElementById('state').textContent")
                 said = "[...document.querySelectorAll('main > div:not(.note)')].map((box) => box.className)"
@@ -527,7 +527,7 @@ def test_a_text_of_another_model_does_not_go_on(tiny, kind):
                 "const changed = JSON.stringify({ ...kept, fingerprint: 'another' });"
                 "if (kept) sessionStorage.setItem('multispin.text', changed);"
             )
-            await page.until("/does not go on/.test(document.querySelector('.note')?.textContent)")
+            await page.until("/cannot go on/.test(document.querySelector('.note')?.textContent)")
             assert len(await page.run("document.querySelector('.assistant').innerText")) > 30
             await page.run("document.getElementById('forget').click()")
             await ask(page, RAINBOW)
@@ -717,7 +717,7 @@ def test_a_phone_without_network_says_so(tiny, kind):
             await ask(page, RAINBOW)
             await page.until("document.getElementById('send').textContent === 'Stop'")
             lost = "window.dispatchEvent(new Event('offline')), document.getElementById('state').textContent"
-            assert await page.run(lost) == "this device has no network; the text goes on when it is back"
+            assert await page.run(lost) == "this device has no network; the text goes on when the network is back"
             assert (await answered(page))["ids"] == own_text(tiny, RAINBOW, 40)
             assert await page.run("document.getElementById('state').textContent") == "joined; large model: embedded"
 

@@ -1,4 +1,4 @@
-"""Who drafts: the device's client, the links that carry its messages, and its patience with an edge that is away."""
+"""The device: its client, the links that carry its messages, and how it reconnects."""
 
 from multispin.device.address import session_url
 from multispin.device.client import Counters, DeviceClient, EdgeAwayError, Emulation, Outage

@@ -1,4 +1,4 @@
-"""Addresses of edges, as people write them."""
+"""Reads addresses of edges as people write them."""
 
 from yarl import URL
 
@@ -12,8 +12,7 @@ MAX_PART_CHARACTERS = 63
 def session_url(address: str) -> str:
     """The address of an edge's session endpoint.
 
-    The path of the address is kept, so that an edge may stand behind one, and so is its query. InputError says what
-    is wrong with an address that cannot be one.
+    The path and the query of the address are kept, since a reverse proxy may need them. InputError for a wrong address.
 
     Example: "ws://[::1]:8765/" becomes "ws://[::1]:8765/v1/session".
 
@@ -29,7 +28,7 @@ def session_url(address: str) -> str:
     if url.scheme not in ("ws", "wss") or not is_host(url.raw_host or "") or not port:
         raise InputError(f"{address[:200]} is not an address of an edge: write ws://HOST:PORT")
     if url.fragment:
-        raise InputError(f"{address} names a part of a page (#{url.fragment}), which an edge has not: leave it out")
+        raise InputError(f"{address} ends in #{url.fragment}, which an address of an edge cannot have: leave it out")
     path = url.path.rstrip("/")
     if not path.endswith(SESSION_PATH):
         path += SESSION_PATH
@@ -37,7 +36,7 @@ def session_url(address: str) -> str:
 
 
 def without_secrets(address: str) -> str:
-    """An address as messages and logs show it: without a name, a password and a query, which may be credentials."""
+    """An address for messages and logs: without user, password and query, which may be secret."""
     try:
         return str(URL(address).with_user(None).with_query(None))
     except ValueError:
@@ -45,7 +44,7 @@ def without_secrets(address: str) -> str:
 
 
 def is_host(host: str) -> bool:
-    """Whether this may be a host: an address, or a name without blanks none of whose parts is empty or too long."""
+    """Whether this may be a host: an IP address, or a name without blanks and without empty or too long parts."""
     if any(character.isspace() for character in host):
         return False
     return ":" in host or all(0 < len(part) <= MAX_PART_CHARACTERS for part in host.removesuffix(".").split("."))

@@ -1,9 +1,9 @@
-"""The device: drafts when it is granted, sends what it drafted, and comes back after every loss.
+"""The device: drafts when it gets a grant or a window, sends its drafts, and reconnects after every loss.
 
-The drafter runs in a thread of its own, and goes on while the connection is lost: a draft that is made by then answers
-the grant when the edge still waits for it. In a stream it drafts token by token, as far ahead as the edge's window
-allows, and starts over at once when the text says something else. An emulated device waits until its profile's time per
-token has passed.
+The drafter runs in a thread of its own and goes on while the connection is lost. A draft made meanwhile still answers
+the grant if the edge waits for it. In a stream the device drafts token by token, as far ahead as the edge's window
+allows, and starts over as soon as the text differs from its draft. An emulated device waits until its profile's time
+per token has passed.
 """
 
 import asyncio
@@ -47,17 +47,17 @@ from multispin.protocol.limits import CLOSE_TIMEOUT_S
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
 MAX_MESSAGES_TO_SEND = 8
-"""Messages that wait for a slow uplink before the device stops reading; no honest edge asks for more at once."""
+"""Most messages that wait for a slow uplink; then the device stops reading. No honest edge asks for more at once."""
 _LATER = frozenset({"full", "shutdown", "timeout", "too-slow"})
-"""Refusals that another edge, or the same one later, may not repeat."""
+"""Codes of refusals after which the device tries again: another edge, or this one later, may accept."""
 
 
 class EdgeAwayError(InputError):
-    """No edge could be reached for as long as the device's patience lasts."""
+    """No edge could be reached within the device's patience."""
 
 
 class SilentError(LinkLostError):
-    """The edge keeps the connection but sends nothing about the text."""
+    """The edge keeps the connection open but sends nothing about the text."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Emulation:
     """The speed and the link that this device emulates.
 
     Attributes:
-        seconds_per_token: least time to draft a token [s]; default 0, as fast as it can.
+        seconds_per_token: least time to draft a token [s]; default 0, as fast as the device can.
         spectral_efficiency: spectral efficiency of the emulated uplink [bit/s/Hz]; default 0, no emulated uplink.
-        delay_s: further time of every message, one way [s]; default 0.
+        delay_s: additional one-way delay of every message [s]; default 0.
 
     """
 
@@ -81,15 +81,15 @@ class Counters:
     """Counts of a device in one request.
 
     Attributes:
-        drafted: tokens drafted and verified.
-        accepted: tokens of them that were accepted.
-        granted: tokens granted, over all rounds that were answered.
-        rounds: number of verdicts that were received.
+        drafted: drafted tokens that were verified.
+        accepted: drafted tokens that were accepted.
+        granted: tokens granted in all rounds with a verdict.
+        rounds: number of verdicts received.
         uplink_bytes: bytes sent, WebSocket framing included.
-        draft_bytes: bytes of them in drafts, and in the distributions that the edge asked for.
+        draft_bytes: bytes sent in drafts and in the distributions that the edge asked for.
         downlink_bytes: bytes received, WebSocket framing included.
-        wasted: tokens drafted in a stream that were never verified.
-        reconnects: connections that were lost, or could not be made.
+        wasted: tokens of streams that were drafted and never verified.
+        reconnects: number of connections that were lost or could not be made.
 
     """
 
@@ -106,11 +106,11 @@ class Counters:
 
 @dataclass(frozen=True)
 class Outage:
-    """There is no edge at the moment.
+    """A failed attempt to reach an edge.
 
     Attributes:
-        url: address that was tried, without its secrets.
-        why: what is wrong with it.
+        url: address that was tried, without secrets.
+        why: reason of the failure.
         delay_s: time until the next attempt [s].
         limit_s: time without an edge after which the device gives up [s].
 
@@ -127,21 +127,22 @@ class DeviceClient:
 
     Attributes:
         session: state of the protocol, with the text.
-        counters: what the present request has cost.
-        silence: what of the present text was written without drafts, and why.
+        counters: counts of the present request.
+        silence: counts of the present text's tokens that were written without drafts, by reason.
 
     Args:
         url: address of the edge's session endpoint, or several, which are tried in turn.
-        hello: how the device introduces itself.
-        drafter: what guesses the next tokens.
+        hello: the device's first message.
+        drafter: drafter that proposes the next tokens.
         emulation: speed and link that the device emulates; default none.
-        on_progress: function that gets every advance of the text; by default none.
-        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings; default None.
+        on_progress: called with every advance of the text; default: nothing is called.
+        decode: function that turns token ids into text with the target's tokenizer; needed for stop strings; default
+            None.
         link: link that carries the messages; default a WebSocket.
         patience: how long to go on without an edge; default `Patience()`.
-        on_outage: function that gets every failed attempt; by default none.
-        max_wasted_share: in a stream it drafts only so far ahead that no more than this share of its tokens is wasted;
-            default 1, as far as the edge allows.
+        on_outage: called with every failed attempt to reach an edge; default: nothing is called.
+        max_wasted_share: largest share of its drafted tokens that may be wasted in streams, 0 … 1; the device drafts
+            less far ahead to keep it; default 1, as far ahead as the edge allows.
 
     """
 
@@ -163,7 +164,7 @@ class DeviceClient:
         self.counters = Counters()
         self._urls = (url,) if isinstance(url, str) else tuple(url)
         if not self._urls:
-            raise InputError("no address of an edge is named")
+            raise InputError("no address of an edge was given")
         self._url = self._urls[0]
         self._drafter = drafter
         self.silence = Silence(drafter)
@@ -179,16 +180,16 @@ class DeviceClient:
         self._outbox: asyncio.Queue[Uplink] = asyncio.Queue(MAX_MESSAGES_TO_SEND)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
         self._drafting: asyncio.Task[None] | None = None
-        self._drafting_for: tuple[Grant | int, int] | None = None  # a grant, or the epoch of a chain; and a place
-        self._failure: asyncio.Future[None] | None = None  # of the drafter
-        self._turn_s = 0.0  # since when it is the edge's turn to say something [s]
+        self._drafting_for: tuple[Grant | int, int] | None = None  # grant, or epoch of a chain; position
+        self._failure: asyncio.Future[None] | None = None  # set when the drafter fails
+        self._turn_s = 0.0  # time since which the edge has to send something [s]
 
     async def generate(self, request: Request) -> list[int]:
-        """Have one text generated; returns its ids.
+        """Generate one text, and return its token ids.
 
         Raises:
-            RefusedError: the edge will not serve this request, and says why.
-            InputError: no edge can be reached, or what it says makes no sense.
+            RefusedError: the edge refuses this request; the message has its reason.
+            InputError: no edge can be reached, or its messages are malformed.
 
         """
         self.counters, self.silence = Counters(), Silence(self._drafter)
@@ -202,14 +203,14 @@ class DeviceClient:
                 try:
                     await self._connection(retries)
                 except (LinkLostError, RefusedError) as error:
-                    if not self.session.finish:  # else the connection broke over its last words
+                    if not self.session.finish:  # otherwise the connection broke during its last messages
                         await self._wait(retries, error)
             return self.session.generated
         finally:
             self._stop_drafting()
             try:
                 await self._say_goodbye()
-            finally:  # also where the goodbye is cancelled: the next text begins anew
+            finally:  # even if the goodbye is cancelled: the next text begins anew
                 self.session.forget_edge()
 
     def close(self) -> None:
@@ -219,7 +220,7 @@ class DeviceClient:
     # One connection -----------------------------------------------------------------------------------------------
 
     async def _connection(self, retries: Retries) -> None:
-        """One connection, from its greeting to the end of the text; an exception says why it ended before."""
+        """Run one connection from its greeting to the end of the text; raises if it ends before."""
         await self._link.connect(self._url)
         self._outbox = asyncio.Queue(MAX_MESSAGES_TO_SEND)
         self._outbox.put_nowait(self.session.greet())
@@ -234,18 +235,18 @@ class DeviceClient:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _first_of(self, *tasks: "asyncio.Task[None]", timeout_s: float | None = None) -> None:
-        """Wait until one of the tasks ends, or the drafter fails, or the time is over; raises what it ended with."""
+        """Wait until one of the tasks ends, the drafter fails, or time is up; raises the exception of what ended."""
         assert self._failure is not None
         done, _ = await asyncio.wait([*tasks, self._failure], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             each.result()
 
     async def _wait(self, retries: Retries, error: LinkLostError | RefusedError) -> None:
-        """After a lost connection: choose where to try next, and wait; raises the error when it is time to give up."""
+        """After a lost connection, choose the next address and wait; raises the error when it is time to give up."""
         session, tried, now_s = self.session, self._url, asyncio.get_running_loop().time()
         if isinstance(error, RefusedError) and not (isinstance(error, SessionGoneError) or error.code in _LATER):
             raise error
-        # An edge that has welcomed the device may keep its session: it is tried once more before the next one.
+        # An edge that has welcomed the device may still hold its session: try it once more before the next address.
         moves_on = session.welcome is None or isinstance(error, RefusedError | SilentError) or not session.joined
         session.lose()
         await self._link.close()
@@ -257,11 +258,11 @@ class DeviceClient:
             tried_all = ", ".join(map(without_secrets, self._urls))
             if isinstance(error, SilentError):
                 raise EdgeAwayError(
-                    f"the edge at {tried_all} keeps the connection but does not go on ({error}): start it again, or "
-                    "name another address"
+                    f"the edge at {tried_all} keeps the connection open but does not go on ({error}): restart it, or "
+                    "give another address"
                 ) from None
             raise EdgeAwayError(
-                f"cannot reach the edge at {tried_all} ({error}): start `multispin serve` there, or name "
+                f"cannot reach the edge at {tried_all} ({error}): start `multispin serve` there, or give "
                 "another address"
             ) from None
         if moves_on and len(self._urls) > 1:
@@ -274,23 +275,23 @@ class DeviceClient:
         await self._first_of(timeout_s=delay_s)
 
     def _forget_edge(self, retries: Retries) -> None:
-        """Open the text anew on the next connection."""
+        """Forget the edge's session, so that the next connection opens the text anew."""
         self._stop_drafting()
         self.session.forget_edge()
         retries.session_ended()
 
     async def _say_goodbye(self) -> None:
-        """Tell the edge that the session is over, so that what it holds is free at once; then close."""
+        """Tell the edge that the session is over, so that its slot is free at once; then close."""
         try:
             if self.session.welcome is not None:
                 with contextlib.suppress(LinkLostError, TimeoutError):
                     async with asyncio.timeout(CLOSE_TIMEOUT_S):
                         await self._send(Close(self.session.session_number))
-        finally:  # also where the goodbye is cancelled
+        finally:  # even if the goodbye is cancelled
             await self._link.close()
 
     async def _read(self, retries: Retries) -> None:
-        """Take in what the edge says, until the text ends."""
+        """Take the edge's messages until the text ends."""
         loop, session = asyncio.get_running_loop(), self.session
         while not session.finish:
             frame = await self._link.receive()
@@ -325,25 +326,25 @@ class DeviceClient:
                 self._start_drafting()
 
     async def _watch(self, retries: Retries) -> None:
-        """End the connection if it is the edge's turn and it sends nothing for too long; pongs do not count."""
+        """End the connection if the edge has to send something and sends nothing for too long; pongs do not count."""
         loop, session, patience = asyncio.get_running_loop(), self.session, self._patience
         while True:
             limit_s = patience.greeting_s if session.is_greeting else patience.silence_s
-            if session.wants_draft:  # it is the device's turn
+            if session.wants_draft:  # the device has to draft first
                 self._turn_s = loop.time()
             left_s = self._turn_s + limit_s - loop.time()
             if left_s <= 0.0 and session.is_greeting:
-                raise LinkLostError(f"no answer to a greeting within {limit_s:.0f} s")
+                raise LinkLostError(f"the edge did not answer the greeting within {limit_s:.0f} s")
             if left_s <= 0.0:
                 retries.silent_since(self._turn_s, loop.time())
                 raise SilentError(f"the edge has sent nothing about this text for {limit_s:g} s")
-            await asyncio.sleep(min(left_s, patience.greeting_s, patience.silence_s))  # whose turn it is changes
+            await asyncio.sleep(min(left_s, patience.greeting_s, patience.silence_s))  # the turn may change meanwhile
 
     async def _write(self) -> None:
-        """Send what waits, one message after the other."""
+        """Send the queued messages one after the other."""
         while True:
             message = await self._outbox.get()
-            # What waited for a slow link may be of a chain that has ended meanwhile: then the edge would drop it.
+            # A chunk that waited for a slow link may belong to an ended chain, and the edge would drop it.
             if not isinstance(message, Chunk) or message.epoch == self.session.epoch:
                 await self._send(message)
             self._put_chunks()
@@ -372,7 +373,7 @@ class DeviceClient:
     # Drafting -----------------------------------------------------------------------------------------------------
 
     def _start_drafting(self) -> None:
-        """Draft for the open grant, unless that is being done already; a draft for an older grant is given up."""
+        """Start drafting for the open grant, unless that runs already; a draft for an older grant is abandoned."""
         grant = self.session.grant
         assert grant is not None
         what = (grant, len(self.session.committed))
@@ -395,7 +396,7 @@ class DeviceClient:
             failure.set_exception(error)
 
     async def _draft(self, grant: Grant) -> None:
-        """Draft, wait out the emulated speed, and send; a connection lost meanwhile does not matter."""
+        """Draft, wait out the emulated speed, and send. It does not matter if the connection is lost meanwhile."""
         loop = asyncio.get_running_loop()
         session, began_s = self.session, asyncio.get_running_loop().time()
         committed, length = list(session.committed), 0 if session.over else grant.length
@@ -413,7 +414,7 @@ class DeviceClient:
             self.silence.asked(len(ids))
         await asyncio.sleep(began_s + len(ids) * self._emulation.seconds_per_token - loop.time())
         if session.grant != grant or len(session.committed) != len(committed):
-            return  # nobody waits for it any more
+            return  # the grant is no longer open
         draft = session.answer(ids, loop.time() - began_s, distributions)
         self.counters.granted += grant.length
         if session.joined:
@@ -422,7 +423,7 @@ class DeviceClient:
     # Drafting ahead -----------------------------------------------------------------------------------------------
 
     def _go_ahead(self) -> None:
-        """Draft on as far as the window allows; what is under way for a place that is written by now is given up."""
+        """Draft on as far as the window allows; a draft for a position that is committed by now is abandoned."""
         session, busy = self.session, self._drafting is not None and not self._drafting.done()
         if busy and self._drafting_for is not None:
             epoch, place = self._drafting_for
@@ -437,12 +438,12 @@ class DeviceClient:
             self._drafting.add_done_callback(self._note_failure)
 
     async def _draft_ahead(self) -> None:
-        """Draft token after token, wait out the emulated speed of each, and have what makes a frame sent."""
+        """Draft token after token, wait out the emulated speed of each, and queue what fills a chunk."""
         loop, session = asyncio.get_running_loop(), self.session
         while session.room_ahead > 0:
             epoch, text, began_s = session.epoch, session.ahead, loop.time()
             self._drafting_for = epoch, len(text)
-            # The thread may still be busy with a token that was given up: that is no time of this one.
+            # The thread may still be busy with an abandoned token; that time does not count for this one.
             ids, took_s = await loop.run_in_executor(self._thread, _timed, self._drafter, text, session.params)
             self.silence.asked(len(ids))
             least_s = len(ids) * self._emulation.seconds_per_token
@@ -451,13 +452,13 @@ class DeviceClient:
             self._put_chunks()
 
     def _put_chunks(self) -> None:
-        """Queue what can be sent of the stream; what does not fit the queue is sent when there is room."""
+        """Queue the stream's next chunks; what does not fit waits until the queue has room."""
         while not self._outbox.full() and (chunk := self.session.chunk()) is not None:
             self._outbox.put_nowait(chunk)
 
 
 def _timed(drafter: Drafter, text: list[int], params: SamplingParams) -> tuple[list[int], float]:
-    """One more token, if the drafter has one, and the time that it took [s]."""
+    """One more drafted token, if the drafter has one, and the time that it took [s]."""
     began_s = time.perf_counter()
     ids = drafter.draft(text, 1, params)
     return ids, time.perf_counter() - began_s

@@ -1,7 +1,7 @@
-"""The seam between a device and what carries its messages to an edge, and the links that stand behind it.
+"""The interface between a device and what carries its messages to an edge, and its implementations.
 
-A link carries whole frames and knows nothing of what they say. Times come from the event loop, so that a loop with a
-virtual clock needs no other link.
+A link carries whole frames and does not look into them. Times come from the event loop, so that the same links work
+with a virtual clock.
 """
 
 import asyncio
@@ -25,31 +25,31 @@ from multispin.protocol.limits import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, HEARTB
 from multispin.radio import TokenBucket
 
 MAX_FRAMES_UNDER_WAY = 64
-"""Frames that an in-memory link holds in one direction before the sender waits."""
+"""Most frames that an in-memory link holds in one direction; then the sender waits."""
 
 
 class UntrustedError(InputError):
-    """An edge's certificate is signed by no authority that this device trusts."""
+    """No authority that this device trusts has signed the edge's certificate."""
 
 
 class LinkLostError(Exception):
-    """There is no connection, or no longer; the message says why. A new connection may well succeed."""
+    """There is no connection, or it has ended; the message says why. A new connection may succeed."""
 
 
 class Link(Protocol):
-    """Carries frames between a device and an edge: one connection at a time, and any number after each other."""
+    """Carries frames between a device and an edge, over one connection at a time."""
 
     async def connect(self, url: str) -> None:
-        """Open a new connection to the edge at `url`; one that is open is closed.
+        """Open a new connection to the edge at `url`; an open one is closed first.
 
         Raises:
             LinkLostError: the edge cannot be reached now.
-            InputError: it never can, with this address.
+            InputError: the edge can never be reached with this address.
 
         """
 
     async def send(self, frame: bytes) -> None:
-        """Send one frame; returns when the link can take the next. LinkLostError if there is no connection."""
+        """Send one frame, and wait until the link can take the next. LinkLostError if there is no connection."""
 
     async def receive(self) -> bytes:
         """The next frame from the edge. LinkLostError at the end of the connection."""
@@ -58,17 +58,17 @@ class Link(Protocol):
         """Close the connection, if one is open."""
 
     def granted(self, bandwidth_hz: float) -> None:
-        """The edge grants this band for the frames from now on; a link that has its own way of sharing ignores it."""
+        """Note the bandwidth that the edge grants for the next frames; only an emulated radio uses it."""
 
 
 class WebSocketLink:
-    """A WebSocket, by way of the proxy that the environment names (`proxy_of`).
+    """A WebSocket, through the proxy that the environment names, if any (`proxy_of`).
 
     Args:
-        tls: whose certificates are trusted at a wss:// address (`trusting`); default: the usual authorities'.
+        tls: authorities that are trusted at a wss:// address (`trusting`); default: the usual ones.
         connect_timeout_s: longest wait for a connection [s]; default `CONNECT_TIMEOUT_S`.
-        heartbeat_s: time between two pings [s]; default `HEARTBEAT_S`. A peer that answers none within half of this is
-            taken for lost.
+        heartbeat_s: time between two pings [s]; default `HEARTBEAT_S`. The connection counts as lost if no pong comes
+            within half of it.
 
     """
 
@@ -103,30 +103,30 @@ class WebSocketLink:
         except TimeoutError:
             raise LinkLostError(f"no answer within {self._connect_timeout_s:.0f} s{_by_way(proxy)}") from None
         except aiohttp.TooManyRedirects:
-            raise LinkLostError("this address leads to others in a circle") from None
+            raise LinkLostError("this address redirects in a circle") from None
         except (aiohttp.WSServerHandshakeError, aiohttp.ClientHttpProxyError) as error:
             if error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-                raise LinkLostError("the proxy asks for a credential: write http://NAME:PASSWORD@HOST") from None
+                raise LinkLostError("the proxy asks for a password: write http://NAME:PASSWORD@HOST:PORT") from None
             raise LinkLostError(
-                f"there is no edge behind this address: HTTP status {error.status}{_by_way(proxy)}"
+                f"there is no edge at this address: HTTP status {error.status}{_by_way(proxy)}"
             ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
             raise UntrustedError(
-                f"the certificate of {without_secrets(url)} is not trusted: {why}; name the authority that signed it"
+                f"the certificate of {without_secrets(url)} is not trusted: {why}; give the authority that signed it"
             ) from None
-        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a host without a name, …
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # a URL without a host, for example
             if isinstance(error, InputError):
                 raise
             raise InputError(
                 f"{without_secrets(url)} is not an address of an edge (write ws://HOST:PORT): {error}"
             ) from None
         except aiohttp.ClientConnectorSSLError:
-            raise LinkLostError("the edge speaks no TLS at this address: is it ws:// instead of wss://?") from None
+            raise LinkLostError("the edge speaks no TLS at this address: write ws:// instead of wss://") from None
         except aiohttp.ClientConnectorError as error:
             if proxy is not None:
                 raise LinkLostError(
-                    f"the proxy {proxy_shown(proxy)}, of the environment, does not answer: {os_reason(error.os_error)}"
+                    f"the proxy {proxy_shown(proxy)} of the environment does not answer: {os_reason(error.os_error)}"
                 ) from None
             raise LinkLostError(os_reason(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -145,39 +145,39 @@ class WebSocketLink:
             raise LinkLostError(str(error) or type(error).__name__) from None
 
     async def receive(self) -> bytes:
-        """The next binary message; InputError for text, which no edge sends."""
-        socket = self._socket  # `close` may run beside this
+        """The next binary message; InputError for a text message, which no edge sends."""
+        socket = self._socket  # `close` may run at the same time
         if socket is None:
             raise LinkLostError("there is no connection")
         try:
             frame = await socket.receive()
-        except (aiohttp.ClientError, OSError) as error:  # it answers pings and goodbyes, on a connection that is lost
+        except (aiohttp.ClientError, OSError) as error:  # aiohttp failed to answer a ping or a close frame
             raise LinkLostError(str(error) or type(error).__name__) from None
         if frame.type is aiohttp.WSMsgType.BINARY:
             data: bytes = frame.data
             return data
         if frame.type is aiohttp.WSMsgType.TEXT:
-            raise InputError("the edge sent a frame that is not binary: is this a Multi-SPIN edge?")
-        if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a frame that is none, or a broken connection
+            raise InputError("the server sent a frame that is not binary: is this a Multi-SPIN edge?")
+        if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a malformed frame, or a broken connection
             raise LinkLostError(f"the connection broke: {frame.data or type(frame.data).__name__}")
         raise LinkLostError(f"the edge closed the connection (code {socket.close_code})")
 
     async def close(self) -> None:
-        """Say goodbye, for at most `CLOSE_TIMEOUT_S`."""
+        """Close the WebSocket, waiting at most `CLOSE_TIMEOUT_S` for the other end."""
         socket, http = self._socket, self._http
         self._socket = self._http = None
         try:
             if socket is not None:
                 with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                     await socket.close()
-        finally:  # also where the goodbye is cancelled
-            # The other end's goodbye has armed the heartbeat anew, whose timer would hold the connection for 22 s.
+        finally:  # even if the goodbye is cancelled
+            # The other end's goodbye has started the heartbeat again, whose timer would hold the connection for 22 s.
             getattr(socket, "_cancel_heartbeat", _nothing)()
             if http is not None:
                 await http.close()
 
     def granted(self, bandwidth_hz: float) -> None:
-        """Nothing: the network shares itself out."""
+        """Do nothing: a real network has its own way of sharing."""
 
 
 def _nothing() -> None:
@@ -185,26 +185,26 @@ def _nothing() -> None:
 
 
 def _http_address(url: str) -> URL:
-    """The address in a scheme that proxies know, with the zone of an IPv6 address as sockets write it (RFC 6874)."""
+    """The address with a scheme that proxies know, and an IPv6 zone as sockets write it (RFC 6874)."""
     address = URL("http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url)
     return address.with_host(address.host.replace("%25", "%")) if address.host and ":" in address.host else address
 
 
 def _by_way(proxy: URL | None) -> str:
-    return "" if proxy is None else f", by way of the proxy {proxy_shown(proxy)} of the environment"
+    return "" if proxy is None else f", through the proxy {proxy_shown(proxy)} of the environment"
 
 
 def os_reason(error: OSError) -> str:
-    """The system's own message, without the library's words around it."""
+    """The operating system's message, without the library's words around it."""
     if isinstance(error, socket.gaierror) or not error.errno or error.errno < 0:
         return error.strerror or str(error)
     return os.strerror(error.errno)
 
 
 class ShapedLink:
-    """Another link, paced as an emulated radio would pace it: granted bandwidth times spectral efficiency.
+    """A link whose uplink is paced like an emulated radio: granted bandwidth times spectral efficiency.
 
-    Frames before the first grant of a connection (a greeting, a request) are not paced.
+    Frames before a connection's first grant (the greeting, the request) are not paced.
 
     Args:
         link: link that carries the frames.
@@ -223,7 +223,7 @@ class ShapedLink:
         await self._link.connect(url)
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame when its last bit has left the emulated radio."""
+        """Send a frame, delayed until its last bit has left the emulated radio."""
         if self._bucket is not None:
             now_s = asyncio.get_running_loop().time()
             departure_s = self._bucket.reserve(now_s, 8 * websocket_frame_bytes(len(frame), masked=True))
@@ -239,7 +239,7 @@ class ShapedLink:
         await self._link.close()
 
     def granted(self, bandwidth_hz: float) -> None:
-        """Pace what follows at this band. A grant of nothing has none: what is owed then goes at the rate before."""
+        """Pace the next frames for this bandwidth. A bandwidth of 0 keeps the rate before it."""
         if bandwidth_hz > 0:
             rate_bits_per_s = bandwidth_hz * self._spectral_efficiency
             if self._bucket is None:
@@ -249,11 +249,11 @@ class ShapedLink:
 
 
 class DelayedLink:
-    """Another link whose frames take some time more in each direction, however many are under way.
+    """A link whose frames are delayed in each direction, whatever their number.
 
     Args:
         link: link that carries the frames.
-        delay_s: further time of a frame, one way [s], above 0.
+        delay_s: additional one-way delay of a frame [s], above 0.
 
     """
 
@@ -273,12 +273,12 @@ class DelayedLink:
         self._carriers = [asyncio.create_task(self._carry_up()), asyncio.create_task(self._carry_down())]
 
     async def send(self, frame: bytes) -> None:
-        """Put a frame under way; waits only while too many are."""
+        """Send a frame; waits only while too many are on their way."""
         self._check()
         await self._sent.put((asyncio.get_running_loop().time() + self._delay_s, frame))
 
     async def receive(self) -> bytes:
-        """The next frame, when its time has come; LinkLostError once the connection underneath is lost."""
+        """The next frame after its delay; LinkLostError once the connection underneath is lost."""
         self._check()
         ready = asyncio.ensure_future(self._arrived.get())
         try:
@@ -292,25 +292,25 @@ class DelayedLink:
         return frame
 
     async def close(self) -> None:
-        """Send what is under way, then close the link underneath."""
+        """Send the frames that are on their way, then close the link underneath."""
         carriers, self._carriers = self._carriers, []
         try:
             if carriers and not carriers[0].done():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_TIMEOUT_S):
                         await self._sent.join()
-        finally:  # also where the goodbye is cancelled
+        finally:  # even if the goodbye is cancelled
             for carrier in carriers:
                 carrier.cancel()
             await asyncio.gather(*carriers, return_exceptions=True)
             await self._link.close()
 
     def granted(self, bandwidth_hz: float) -> None:
-        """For the link underneath."""
+        """Pass the bandwidth on to the link underneath."""
         self._link.granted(bandwidth_hz)
 
     def _check(self) -> None:
-        """Raise what a carrier ended with."""
+        """Raise the exception that ended a carrying task, if any."""
         if not self._carriers:
             raise LinkLostError("there is no connection")
         for carrier in self._carriers:
@@ -335,12 +335,12 @@ class MemoryEnd:
 
     def __init__(self) -> None:
         self._arrived: deque[bytes | None] = deque()  # None: the other end is closed
-        self._waiting: set[asyncio.Future[None]] = set()  # until anything changes here
+        self._waiting: set[asyncio.Future[None]] = set()  # wait for any change here
         self._broken = False
         self.peer = self
 
     def send_now(self, frame: bytes) -> bool:
-        """Send one frame, unless too many are under way; whether it was sent."""
+        """Send one frame unless too many are on their way; returns whether it was sent."""
         if self._broken:
             raise LinkLostError("the connection broke")
         if len(self.peer._arrived) >= MAX_FRAMES_UNDER_WAY:
@@ -349,7 +349,7 @@ class MemoryEnd:
         return True
 
     async def send(self, frame: bytes) -> None:
-        """Send one frame; waits while too many are under way."""
+        """Send one frame; waits while too many are on their way."""
         while not self.send_now(frame):
             await _change(self, self.peer)
 
@@ -367,13 +367,13 @@ class MemoryEnd:
         return frame
 
     async def close(self) -> None:
-        """Close: what was sent before still arrives."""
+        """Close the connection. Frames that were sent before still arrive."""
         if not self._broken:
             self._break()
             self.peer._put(None)
 
     def cut(self) -> None:
-        """Break the connection: what is under way is lost, in both directions."""
+        """Break the connection. Frames on their way are lost, in both directions."""
         self._break()
         self.peer._break()
 
@@ -411,7 +411,7 @@ def memory_pair() -> tuple[MemoryEnd, MemoryEnd]:
 
 
 class MemoryLink:
-    """A link to an edge inside this process: for tests, and for devices that live where the edge does.
+    """A link to an edge inside this process, for tests and for the edge's own sessions.
 
     Args:
         accept: function that gets the address and the edge's end of every new connection; it raises LinkLostError
@@ -424,7 +424,7 @@ class MemoryLink:
         self._end: MemoryEnd | None = None
 
     async def connect(self, url: str) -> None:
-        """Open a new connection; the edge is handed its end at once."""
+        """Open a new connection. The edge gets its end at once."""
         await self.close()
         here, there = memory_pair()
         self._accept(url, there)
@@ -445,7 +445,7 @@ class MemoryLink:
             await end.close()
 
     def granted(self, bandwidth_hz: float) -> None:
-        """Nothing: memory has band enough."""
+        """Do nothing: memory needs no bandwidth."""
 
     def _open_end(self) -> MemoryEnd:
         if self._end is None:

@@ -1,4 +1,4 @@
-"""The proxy on a device's way to its edge, as the environment names it."""
+"""The proxy between a device and its edge, from the environment."""
 
 import contextlib
 import ipaddress
@@ -11,16 +11,16 @@ from multispin.errors import InputError
 
 
 def proxy_of(address: str) -> URL | None:
-    """The proxy by way of which an address is reached; None: it is reached directly.
+    """The proxy through which an address is reached; None: it is reached directly.
 
-    HTTP_PROXY counts for ws:// addresses, HTTPS_PROXY for wss:// ones, ALL_PROXY where neither is set, and NO_PROXY
-    names hosts for which none counts, with or without a port, and networks such as 10.0.0.0/8.
+    HTTP_PROXY is for ws:// addresses, HTTPS_PROXY for wss:// ones, and ALL_PROXY for either if its own is not set.
+    NO_PROXY lists hosts, with or without a port, and networks such as 10.0.0.0/8 that are reached directly.
 
     Args:
         address: an address of an edge, "ws://HOST:PORT/PATH" or "wss://…".
 
     Raises:
-        InputError: the proxy is none that speaks HTTP, as SOCKS proxies, or its address makes no sense.
+        InputError: the proxy does not speak HTTP (SOCKS, for example), or its address is malformed.
 
     """
     url = URL(address)
@@ -37,14 +37,14 @@ def proxy_of(address: str) -> URL | None:
     except ValueError:
         makes_sense = False
     if not makes_sense:
-        raise InputError(f"{name.upper()}_PROXY holds no address of a proxy: {remedy}")
+        raise InputError(f"{name.upper()}_PROXY is not the address of a proxy: {remedy}")
     if proxy.scheme != "http":
         raise InputError(f"{name.upper()}_PROXY names a {proxy.scheme} proxy, which a device cannot use: {remedy}")
     return proxy
 
 
 def _is_exempt(host: str, port: int) -> bool:
-    """Whether NO_PROXY names a host; urllib knows neither networks nor addresses in brackets."""
+    """Whether NO_PROXY lists a host. urllib supports neither networks nor addresses in brackets."""
     if proxy_bypass(f"{host}:{port}"):
         return True
     for entry in getproxies().get("no", "").split(","):
@@ -56,6 +56,6 @@ def _is_exempt(host: str, port: int) -> bool:
 
 
 def proxy_shown(proxy: URL) -> str:
-    """HOST:PORT of a proxy, as messages name it: its address may hold a credential."""
+    """HOST:PORT of a proxy for messages, without the password that its address may hold."""
     host = proxy.host or ""
     return f"[{host}]:{proxy.port}" if ":" in host else f"{host}:{proxy.port}"

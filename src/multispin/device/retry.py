@@ -11,18 +11,19 @@ MAX_PATIENCE_S = 7 * 86_400.0
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a device waits for an edge that says nothing, and goes on trying to reach one.
+    """How long a device waits for a silent edge, and how long it tries to reach one.
 
     Attributes:
-        at_first_s: while no edge has ever answered [s]; default 10. A wrong address should be noticed soon.
-        once_known_s: after an edge has answered: time without one since the text last grew [s]; default 300. That
-            outlasts a restart of the edge and the loading of a model.
-        first_delay_s: delay after the first failure [s]; it doubles with each that follows; default 0.1.
+        at_first_s: longest time of trying while no edge has ever answered [s]; default 10, so that a wrong address is
+            noticed soon.
+        once_known_s: longest time without an edge after one has answered, since the text last grew [s]; default 300,
+            long enough for an edge to restart and load its model.
+        first_delay_s: delay after the first failure [s]; each further failure doubles it; default 0.1.
         longest_delay_s: longest delay [s]; default 5.0.
-        silence_s: longest wait for a message about a text while it is the edge's turn [s]; then the edge counts as
-            lost. Pongs do not count. An edge whose passes go on also writes to devices that wait for a slot, so a long
-            queue is no silence. In a longer pass the device connects anew. Default 120.0.
-        greeting_s: longest wait for each answer to a greeting, a Welcome and after a Resume a Tail [s]; then the edge
+        silence_s: longest wait for a message about a text when the edge has to send one [s]; then the edge counts as
+            lost; default 120.0. Pongs do not count. An edge whose passes go on also writes to devices that wait for a
+            slot, so a long queue is no silence. During a longer pass the device connects again.
+        greeting_s: longest wait for each answer to a greeting (Welcome, and Tail after a Resume) [s]; then the edge
             counts as lost; default 10.0.
 
     """
@@ -42,18 +43,19 @@ class Patience:
 
 
 class Retries:
-    """The delays of one request: doubling, with some chance in them so that many devices do not come back at once.
+    """The delays between the attempts of one request.
 
-    Only time without an edge counts, and only progress of the text starts the count over. A greeting that is answered
-    does not: a device that is welcomed and dropped each time would go on for ever. Silence on an open connection counts
-    too, until the same session hears that passes go on: then it was a long pass.
+    Delays double, and are random so that many devices do not come back at once. Only time without an edge counts. Only
+    progress of the text resets the count; an answered greeting does not, since a device that is welcomed and dropped
+    each time would go on for ever. Silence on an open connection counts too, until the same session hears that passes
+    go on: then it was a long pass.
 
     Attributes:
         known: whether an edge has ever answered.
 
     Args:
         patience: how long to go on.
-        chance: draws a number in 0 … 1; a delay lies between half of its length and its whole; default `random.random`.
+        chance: draws a number in 0 … 1; a delay is shortened by up to half at random; default `random.random`.
 
     """
 
@@ -61,22 +63,22 @@ class Retries:
         self.known = False
         self._patience, self._chance = patience, chance
         self._failures = 0
-        self._away_s = 0.0  # before the present absence, since the text last grew
-        self._silent_s = 0.0  # of that, on open connections of the present session
+        self._away_s = 0.0  # before the present outage, since the text last grew
+        self._silent_s = 0.0  # the part of it on open connections of the present session
         self._away_since_s: float | None = None
 
     @property
     def limit_s(self) -> float:
-        """Longest time without an edge, as things stand [s]."""
+        """Longest time without an edge now [s]."""
         return self._patience.once_known_s if self.known else self._patience.at_first_s
 
     def delay_s(self, now_s: float, least_s: float = 0.0) -> float | None:
-        """How long to wait before the next attempt [s]; None when it is time to give up.
+        """Time to wait before the next attempt [s]; None when it is time to give up.
 
         Args:
             now_s: present time of the device's clock [s].
-            least_s: what the edge asked for [s]; a quarter of it more at most, so that not all come back at once;
-                default 0.0.
+            least_s: delay that the edge asked for [s]; up to a quarter is added, so that devices do not all come back
+                at once; default 0.0.
         """
         if self._away_since_s is None:
             self._away_since_s = now_s
@@ -92,25 +94,25 @@ class Retries:
         return min(left_s, delay_s)
 
     def welcomed(self, now_s: float) -> None:
-        """An edge has answered."""
+        """Note that an edge has answered."""
         self.known = True
         if self._away_since_s is not None:
             self._away_s, self._away_since_s = self._away_s + now_s - self._away_since_s, None
 
     def silent_since(self, since_s: float, now_s: float) -> None:
-        """Count the edge as away since then, although a connection to it was open; both by the device's clock [s]."""
+        """Count the edge as away since then, although a connection was open; both times by the device's clock [s]."""
         if self._away_since_s is None:
             self._away_since_s = since_s
             self._silent_s += now_s - since_s
 
     def passes_go_on(self) -> None:
-        """The edge was at work while it was silent: take that from what was counted."""
+        """Take the silence back from the count: the edge was working."""
         self._away_s, self._silent_s = self._away_s - self._silent_s, 0.0
 
     def session_ended(self) -> None:
-        """The text goes on in another session, whose passes say nothing of the silence before it."""
+        """Note that the text goes on in another session, whose passes cannot explain the silence before it."""
         self._silent_s = 0.0
 
     def progressed(self) -> None:
-        """The text has grown: start over."""
+        """Reset the count, since the text has grown."""
         self._failures, self._away_s, self._silent_s = 0, 0.0, 0.0

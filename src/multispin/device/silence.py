@@ -1,4 +1,4 @@
-"""Why a part of a text was written without drafts of a device: the person at the device is told."""
+"""Tells a device's user why parts of a text were written without the device's drafts."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,32 +8,32 @@ from typing import Protocol, runtime_checkable
 from multispin.speculation import Drafter
 
 LONG_TOKENS = 32
-"""A person is told if this many tokens of a text were written without drafts for one reason."""
+"""Tokens written without drafts for one reason, from which on the user is told."""
 
 
 class Why(StrEnum):
-    """Why a pass wrote tokens of a text without drafts of the device."""
+    """The reason why a pass wrote tokens of a text without drafts of the device."""
 
     NOT_ASKED = "not-asked"
     """The edge asked for none."""
     CONTEXT = "context"
-    """The text is longer than the drafter reads."""
+    """The text is longer than the drafter can read."""
     NOTHING = "nothing"
     """The drafter was asked, and had nothing to propose."""
     RESTING = "resting"
     """In a stream the device rests, because too many of its tokens would be wasted."""
     LATE = "late"
-    """Its tokens were drafted, and no pass verified them: they came too late, or after one that was wrong."""
+    """The device drafted, but no pass verified its tokens: they came too late, or followed a rejected one."""
 
 
 WORDS = {
-    Why.NOT_ASKED: "the edge asked for none; it asks where they make texts faster",
-    Why.CONTEXT: "the text is longer than the {most} tokens that its drafter reads",
+    Why.NOT_ASKED: "the edge asked for none: it asks only devices that make texts faster",
+    Why.CONTEXT: "the text is longer than the {most} tokens that its drafter can read",
     Why.NOTHING: "its drafter had nothing to propose",
-    Why.RESTING: "it rested, so that few of its tokens are wasted",
-    Why.LATE: "its tokens came too late, or after one that was wrong",
+    Why.RESTING: "it rested, since too many of its tokens would be wasted",
+    Why.LATE: "its tokens came too late, or followed a rejected one",
 }
-"""What a person is told; `{most}` is the length of the longest text that the drafter reads [tokens]."""
+"""What the user is told; `{most}` is the length of the longest text that the drafter can read [tokens]."""
 
 
 @runtime_checkable
@@ -42,18 +42,18 @@ class Bounded(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest text that it reads."""
+        """Length of the longest text that the drafter can read [tokens]."""
 
 
 class Silence:
     """Counts the tokens of one text that were written without drafts, by reason.
 
     Attributes:
-        tokens: by reason, tokens that were written without drafts.
-        most: tokens of the longest text that the drafter reads; None where nothing bounds it.
+        tokens: number of tokens that were written without drafts, by reason.
+        most: length of the longest text that the drafter can read [tokens]; None: no limit.
 
     Args:
-        drafter: what drafts; one that is `Bounded` is silent in long texts.
+        drafter: the device's drafter; one that is `Bounded` stops drafting in long texts.
 
     """
 
@@ -61,28 +61,28 @@ class Silence:
         self.tokens: Counter[Why] = Counter()
         self.most = drafter.max_length if isinstance(drafter, Bounded) else None
         self._offered = self._has_offered = False
-        self._drafted = True  # something, when the drafter was last asked
+        self._drafted = True  # whether the drafter proposed anything when it was last asked
 
     def offer(self, length: int) -> None:
-        """The edge lets the device draft up to `length` tokens from now on."""
+        """Note that the device may draft up to `length` tokens from now on."""
         self._offered = length > 0
         self._has_offered |= self._offered
 
     def asked(self, drafted: int) -> None:
-        """The drafter was asked, and has proposed `drafted` tokens."""
+        """Note that the drafter was asked and proposed `drafted` tokens."""
         self._drafted = drafted > 0
 
     def written(self, tokens: int, text_tokens: int, rests: bool) -> None:
-        """A pass has written tokens without a draft.
+        """Count tokens that a pass wrote without a draft.
 
         Args:
-            tokens: number of tokens that were written.
-            text_tokens: tokens of the whole text after them, prompt included.
+            tokens: number of these tokens.
+            text_tokens: length of the whole text after them [tokens], prompt included.
             rests: whether the device rests.
 
         """
         if self._has_offered and self.most is not None and text_tokens > self.most:
-            why = Why.CONTEXT  # also where the edge has stopped asking for what never comes
+            why = Why.CONTEXT  # also if the edge has stopped asking, since no draft ever comes
         elif not self._offered:
             why = Why.NOT_ASKED
         elif rests:
@@ -92,7 +92,7 @@ class Silence:
         self.tokens[why] += tokens
 
     def reason(self, drafted: int) -> Why | None:
-        """The reason that a person is to know, if any.
+        """The reason to tell the user, if any.
 
         Args:
             drafted: the device's drafted tokens of the text that were verified.
@@ -100,19 +100,19 @@ class Silence:
         """
         told = {why: count for why, count in self.tokens.items() if not drafted or why is not Why.LATE}
         most = max(told, key=told.__getitem__, default=None)
-        if Why.CONTEXT in told:  # a person can mend that
+        if Why.CONTEXT in told:  # the user can change that
             return Why.CONTEXT
         if most is None or (drafted and told[most] < LONG_TOKENS):
             return None
         return most if sum(told.values()) > 1 else None  # a text of one token leaves nothing to draft
 
     def sentence(self, drafted: int, generated: int, remedies: Mapping[Why, str]) -> str:
-        """What a person is to know of the text; empty if nothing.
+        """The sentence to tell the user about the text; empty if there is nothing to tell.
 
         Args:
             drafted: the device's drafted tokens of the text that were verified.
             generated: tokens of the text, without the prompt.
-            remedies: by reason, what the person can change, or why nothing can be changed.
+            remedies: by reason, what the user can change, or why nothing can be changed.
 
         """
         why = self.reason(drafted)

@@ -7,11 +7,11 @@ from multispin.errors import InputError
 from multispin.outside import check_file
 
 MAX_BYTES = 2**24
-"""Largest file of authorities; a system's bundle has a quarter of a megabyte."""
+"""Largest file of authorities [bytes]; an operating system's has about 250 kB."""
 
 
 def trusting(authority: Path | None) -> ssl.SSLContext | None:
-    """The authorities that a device trusts: the usual ones and this one, a PEM file; None: the usual ones only."""
+    """TLS settings that trust the usual authorities and those in this PEM file; None for None: only the usual ones."""
     if authority is None:
         return None
     check_file(authority, MAX_BYTES)
@@ -19,5 +19,5 @@ def trusting(authority: Path | None) -> ssl.SSLContext | None:
     try:
         context.load_verify_locations(authority)
     except ssl.SSLError:
-        raise InputError(f"{authority} holds no certificate in PEM form") from None
+        raise InputError(f"{authority} holds no certificate in PEM format") from None
     return context

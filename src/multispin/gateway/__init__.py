@@ -1,4 +1,4 @@
-"""The OpenAI-compatible API: on the edge for clients without a drafter, on a device for its own user's programs."""
+"""The OpenAI-compatible API: on the edge for clients without a drafter, on a device for its user's own programs."""
 
 from multispin.gateway.access import guard
 from multispin.gateway.app import Gateway

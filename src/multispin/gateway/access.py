@@ -1,4 +1,4 @@
-"""Access to the API: a token, if the edge asks for one, and no request from a web page of another origin."""
+"""Checks who may use the API: a token if the edge asks for one, and no web page of another origin."""
 
 import asyncio
 import math
@@ -15,16 +15,16 @@ from multispin.protocol import SESSION_PATH, ProtocolError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = "X-Request-Id"
-"""Header with the name of a request: the client's own if it is a harmless one, and always in the answer."""
+"""Header with the name of a request: the client's own name if it is harmless. Every answer has it."""
 _PATHS = ("/v1/", "/tokenize", "/detokenize", "/openapi.json")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def guard(access: Access) -> Callable[[Handler], Handler]:
-    """Wraps handlers so that they serve only those who may use them, and know who that is (`CALLER`).
+    """Wrap handlers so that they serve only callers with access, and know the caller (`CALLER`).
 
-    A page that the edge did not serve itself is refused (`Door.refuses`), since any page that a user opens could
-    otherwise write texts on an edge on the user's own machine.
+    A page that the edge did not serve itself is refused (`Door.refuses`). Otherwise any page that a user opens could
+    have texts written by an edge on the user's own machine.
 
     Args:
         access: credentials that clients may send as `Authorization: Bearer …`.
@@ -52,34 +52,34 @@ def guard(access: Access) -> Callable[[Handler], Handler]:
 
 
 def is_of_api(request: web.Request) -> bool:
-    """Whether a request is for the API, by its path; the address of the devices is not."""
+    """Whether the path of a request belongs to the API; the devices' endpoint does not."""
     return request.path.startswith(_PATHS) and request.path != SESSION_PATH
 
 
 async def no_such_path(request: web.Request) -> web.StreamResponse:
-    """The handler of all paths and methods that are not served, for a route that is asked last.
+    """The handler of all paths and methods that are not served; its route must come last.
 
-    The API's are answered in OpenAI's shape, as all its errors are. This is no middleware: aiohttp remembers the
-    applications that have any for as long as the process lives.
+    Below the API's paths the error is a document in OpenAI's shape. This is no middleware, since aiohttp keeps
+    applications with middlewares for as long as the process lives.
     """
     allowed, known = set[str](), set[str]()
     for resource in request.app.router.resources():
         allowed |= (await resource.resolve(request))[1]
         known.add(resource.canonical)
-    allowed.discard(hdrs.METH_ANY)  # that is this handler's own route
+    allowed.discard(hdrs.METH_ANY)  # this handler's own route
     for meant in (f"/v1{request.path}", request.path.removeprefix("/v1")):
         if not allowed and meant in known:
-            return _refusal(404, f"there is no {request.path} here, but {meant}: look at the client's base URL")
+            return _refusal(404, f"there is no {request.path} here, but {meant}: correct the client's base URL")
     if not is_of_api(request):
         raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
     if not allowed:
-        return _refusal(404, "there is no such path here: /openapi.json lists those that there are")
+        return _refusal(404, f"there is no path {request.path} here: /openapi.json lists the paths")
     named = ", ".join(sorted(allowed))
     return _refusal(405, f"{request.path} takes {named}, not {request.method}", {"Allow": named})
 
 
 def let_pages_in(app: web.Application, door: Door, paths: Collection[str]) -> None:
-    """Let browsers hand what the edge says to pages of the allowed origins (CORS). To be called before other routes.
+    """Let pages of the allowed origins read the API's answers (CORS). Call this before other routes are added.
 
     Args:
         app: the edge's web application.
@@ -90,7 +90,7 @@ def let_pages_in(app: web.Application, door: Door, paths: Collection[str]) -> No
     async def may_ask(request: web.Request) -> web.StreamResponse:
         """Answer a browser's preflight request for a page of another origin; it carries no credential yet."""
         if not door.invited(request):
-            return _refusal(403, door.refuses(request) or "only a browser asks this, for a page of another origin")
+            return _refusal(403, door.refuses(request) or "only a browser sends this, for a page of another origin")
         asked = request.headers.get("Access-Control-Request-Headers", "")
         headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": asked}
         return web.Response(status=204, headers={**headers, "Access-Control-Max-Age": "600"})
@@ -107,7 +107,7 @@ def let_pages_in(app: web.Application, door: Door, paths: Collection[str]) -> No
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the name of the request into its answer, also where it was refused before anybody knew who asks."""
+    """Put the name of the request into its answer, even if it was refused before the caller was known."""
     caller = CALLER.get()
     if caller is not None:
         response.headers[REQUEST_ID] = caller.request

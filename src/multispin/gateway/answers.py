@@ -26,7 +26,7 @@ ERROR_TYPES: Mapping[int, str] = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
-"""The `type` of an error by its HTTP status; others below 500 are "invalid_request_error", and above "server_error"."""
+"""The `type` of an error by its HTTP status. Others are "invalid_request_error" below 500, else "server_error"."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ class DraftStatistics:
     """How drafting went for one request.
 
     Attributes:
-        passes: number of passes by how many drafted tokens they accepted.
+        passes: number of passes, by the number of drafted tokens that they accepted.
         drafted: number of drafted tokens.
-        accepted: accepted tokens among them.
+        accepted: number of accepted drafted tokens.
         longest: length of the longest draft [tokens].
 
     """
@@ -47,7 +47,7 @@ class DraftStatistics:
     longest: int = 0
 
     def add(self, piece: Piece) -> None:
-        """Count a pass; one without a draft counts for nothing."""
+        """Count a pass; one without a draft is not counted."""
         if piece.drafted:
             self.passes[piece.accepted] += 1
             self.drafted += piece.drafted
@@ -55,7 +55,7 @@ class DraftStatistics:
             self.longest = max(self.longest, piece.drafted)
 
     def document(self) -> dict[str, Any]:
-        """The figures under vLLM's names; rates are 0 where nothing was drafted."""
+        """The figures under vLLM's names; rates are 0 if nothing was drafted."""
         steps = self.passes.total()
         return {
             "mean_acceptance_length": 1.0 + self.accepted / steps if steps else 0.0,
@@ -73,16 +73,16 @@ class Answer:
     """The documents of one request.
 
     Attributes:
-        model: name that the client is told.
-        chat: whether it is a chat, not a completion.
+        model: name of the model in the documents.
+        chat: whether the request is a chat, not a completion.
         prompt_tokens: tokens of all prompts.
         id: identifier of the answer.
         created: time of the request [s since 1970].
-        completion_tokens: generated so far, over all choices.
-        drafting: figures over all choices.
-        reported: alternatives per token whose log probabilities are reported; None where nothing is.
-        bytes_of: bytes of a token's text, for log probabilities.
-        counts_along: whether each event of a stream says what was used so far.
+        completion_tokens: tokens generated so far, over all choices.
+        drafting: figures of drafting, over all choices.
+        reported: number of alternatives per token with log probabilities; None: no log probabilities.
+        bytes_of: function that gives the bytes of a token's text, for log probabilities.
+        counts_along: whether each event of a stream has the usage so far.
 
     """
 
@@ -106,7 +106,7 @@ class Answer:
         self.drafting.add(piece)
 
     def usage(self) -> dict[str, Any]:
-        """Tokens of prompts and texts so far."""
+        """Numbers of prompt and generated tokens so far."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -139,16 +139,16 @@ class Answer:
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def opening(self, index: int) -> bytes:
-        """The first event of a choice: a chat names the role of who speaks; a completion needs none."""
+        """The first event of a choice, with the role in a chat; empty for a completion."""
         return self._event(index, {"role": "assistant", "content": ""}, None, None) if self.chat else b""
 
     def parts(self, index: int, part: Part, offset: int) -> list[bytes]:
-        """The events of a part: new text or calls, and the reason for the end in an event of its own.
+        """The events of a part: new text or calls, and the finish reason in an event of its own.
 
         Args:
             index: number of the choice.
             part: part of the text that became final.
-            offset: characters of the choice's text before it.
+            offset: number of characters of the choice's text before the part.
         """
         events, logprobs, drafted = [], self._logprobs(part.tokens, offset), part.drafted
         for call in part.calls:
@@ -196,7 +196,7 @@ class Answer:
 
 
 def joined_calls(parts: Sequence[Call]) -> list[dict[str, Any]]:
-    """Whole calls of tools, in OpenAI's shape, from their parts."""
+    """Complete tool calls in OpenAI's shape, joined from their parts."""
     calls: dict[int, dict[str, Any]] = {}
     for part in parts:
         if part.id:
@@ -216,7 +216,7 @@ def error_document(status: int, sentence: str, param: str | None = None, code: s
     Args:
         status: HTTP status code, 400 … 599.
         sentence: what is wrong and what to do, for people.
-        param: field of the body that is at fault; default None.
+        param: field of the body that is wrong; default None.
         code: name of the error for programs; default None: the status.
     """
     kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -1,7 +1,7 @@
 """The OpenAI-compatible HTTP API over a `TextSource`.
 
-Chats and completions, whole or streamed, are sessions like any other: what serves them decides who drafts. Errors come
-as HTTP statuses with OpenAI's error document; once a stream has begun, as an event in the stream.
+Chats and completions, whole or streamed, are sessions like any other; the `TextSource` decides who drafts. Errors are
+HTTP statuses with OpenAI's error document, or an event once a stream has begun.
 """
 
 import asyncio
@@ -45,14 +45,14 @@ from multispin.protocol import RefusedError, Request
 from multispin.speculation import Grammars, derive_seed
 
 MAX_REQUESTS = 256
-"""Requests that are served or wait at once; one more is told to come back later."""
+"""Most requests that are served or wait at once; further ones are refused with 429."""
 MAX_QUEUED_EVENTS = 64
-"""Events of one stream that wait for a client to read them; then its texts pause."""
+"""Most events of one stream that wait for its client; then its texts pause."""
 WATCH_PERIOD_S = 0.25
-"""How often a request looks whether its client is still there."""
+"""Time between two checks whether a request's client is still there [s]."""
 
 STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed": 500, "shutdown": 503, "away": 503}
-"""HTTP status for a refusal of the edge by its code; 400 for all others."""
+"""HTTP status by the code of the edge's refusal; 400 for all others."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Gateway:
         Args:
             app: web application of the edge.
             guard: wraps each handler, for example with a check of credentials; default nothing.
-            door: knows which pages of other origins may use the API; default none may.
+            door: knows which pages of other origins may use the API; default: none.
         """
         app.on_response_prepare.append(name_answer)
         routes = (
@@ -172,7 +172,7 @@ class Gateway:
         """`/tokenize`: the token ids of a text or a chat."""
         body = await self._body(request, TokenizeBody)
         if (body.prompt is None) == (body.messages is None):
-            raise BadRequestError("tokenize takes either prompt or messages", "prompt")
+            raise BadRequestError("/tokenize takes either prompt or messages, not both or none", "prompt")
         if body.prompt is not None:
             ids = await asyncio.to_thread(self._words.encode, body.prompt, body.add_special_tokens is not False)
         else:
@@ -194,15 +194,15 @@ class Gateway:
 
     async def _body(self, request: web.Request, kind: type[Any]) -> Any:
         if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise _StatusError(415, "a compressed body is not read here: send it as it is, without Content-Encoding")
+            raise _StatusError(415, "this server reads no compressed bodies: send the body without Content-Encoding")
         try:
             raw = await request.content.read(MAX_BODY_BYTES + 1) if request.can_read_body else b""
             while len(raw) <= MAX_BODY_BYTES and not request.content.at_eof():
                 raw += await request.content.read(MAX_BODY_BYTES + 1 - len(raw))
         except web.RequestPayloadError:
-            raise BadRequestError("the body is not what its Transfer-Encoding says") from None
+            raise BadRequestError("the body does not follow its Transfer-Encoding") from None
         if len(raw) > MAX_BODY_BYTES:
-            raise _StatusError(413, f"the body is over the limit of {MAX_BODY_BYTES} bytes")
+            raise _StatusError(413, f"the body exceeds the limit of {MAX_BODY_BYTES} bytes")
         body = read_body(raw, kind)
         if body.model:
             self._check_model(body.model)
@@ -224,7 +224,7 @@ class Gateway:
         return await asyncio.to_thread(encode, messages, variables, tools, answered, special_tokens)
 
     async def _form(self, body: Sampling, use: ToolUse | None = None) -> str:
-        """The grammar of a text, compiled so that a wrong one is refused at once; empty if any text will do."""
+        """The grammar of a text, compiled so that a wrong one is refused at once; empty: any text."""
         grammar, field = (
             (grammar_of_schema(body.form_schema()), body.form_field) if use is None else (use.grammar(), "tools")
         )
@@ -301,8 +301,8 @@ class Gateway:
             if room < 1 or (limit is not None and limit > room):
                 asked = "at least one token" if limit is None else f"{limit} tokens"
                 raise BadRequestError(
-                    f"the prompt has {len(prompt)} tokens and {asked} are to be generated, over the model's context of "
-                    f"{self._source.max_length}: shorten the prompt or ask for fewer tokens",
+                    f"the prompt has {len(prompt)} tokens and the request asks for {asked}, but the model's context is "
+                    f"{self._source.max_length} tokens: shorten the prompt or ask for fewer tokens",
                     body.prompt_field,
                 )
             found += [
@@ -321,7 +321,7 @@ class Gateway:
         return found
 
     async def _watched(self, request: web.Request, writing: Awaitable[Result]) -> Result:
-        """The text, when it is finished; the work is given up when the client has gone."""
+        """Wait for the finished text; abandon it if the client has gone."""
         task, left = asyncio.ensure_future(writing), asyncio.create_task(_left(request))
         try:
             await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
@@ -334,12 +334,12 @@ class Gateway:
     async def _sent(
         self, request: web.Request, texts: Sequence[AsyncGenerator[bytes, None]], last: Callable[[], bytes]
     ) -> web.StreamResponse:
-        """All texts while they are written, as server-sent events.
+        """Send all texts while they are written, as server-sent events.
 
         Args:
             request: the client's request.
             texts: the events of each text.
-            last: function that makes the last events, when all texts are finished.
+            last: function that makes the last events when all texts are finished.
         """
         events: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MAX_QUEUED_EVENTS)
 
@@ -352,7 +352,7 @@ class Gateway:
             except Exception as error:
                 await events.put(error)
 
-        async def watch() -> None:  # a text that brings nothing for a while would not find out that nobody reads it
+        async def watch() -> None:  # a text without news for a while would not notice that its client has gone
             await _left(request)
             await events.put(ConnectionResetError("the client has gone"))
 
@@ -369,7 +369,7 @@ class Gateway:
                     if not response.prepared or isinstance(item, ConnectionError):
                         raise item
                     status, document = _document_of(item)
-                    log.log(logging.ERROR if status == 500 else logging.INFO, "a stream ends early: %s", item)
+                    log.log(logging.ERROR if status == 500 else logging.INFO, "a stream ended early: %s", item)
                     await response.write(event(document) + DONE)
                     break
                 if item is None:
@@ -390,12 +390,12 @@ class Gateway:
     def _check_model(self, name: str) -> None:
         if name != self._model:
             raise _StatusError(
-                404, f"the model {name!r} does not exist here: ask for {self._model!r}", "model", "model_not_found"
+                404, f"there is no model {name!r} here: ask for {self._model!r}", "model", "model_not_found"
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         if ids and (min(ids) < 0 or max(ids) >= self._words.size):
-            raise BadRequestError(f"a token id of {param} is outside 0 … {self._words.size - 1}", param)
+            raise BadRequestError(f"{param} has a token id outside 0 … {self._words.size - 1}", param)
 
     def _card(self) -> dict[str, Any]:
         return {
@@ -414,7 +414,7 @@ async def _left(request: web.Request) -> None:
 
 
 async def _together(texts: Sequence[AsyncGenerator[Part, None]]) -> list[list[Part]]:
-    """All parts of all texts; where one cannot be written, the others are given up."""
+    """All parts of all texts. If one fails, the others are abandoned."""
     tasks = [asyncio.create_task(_all(text)) for text in texts]
     try:
         return await asyncio.gather(*tasks)
@@ -457,7 +457,7 @@ class _StatusError(Exception):
 
 
 def _document_of(error: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and document for what went wrong; only errors that are meant for the client show their text."""
+    """HTTP status and document of an error. Only errors that are meant for the client show their text."""
     match error:
         case _StatusError():
             return error.status, error_document(error.status, str(error), error.param, error.code)
@@ -471,11 +471,11 @@ def _document_of(error: Exception) -> tuple[int, dict[str, Any]]:
         case InputError():
             return 400, error_document(400, str(error))
         case _:
-            return 500, error_document(500, "the server failed at this request; its log says why")
+            return 500, error_document(500, "the server failed in this request; its log says why")
 
 
 def _answering_errors(handler: Handler) -> Handler:
-    """The handler, with everything that goes wrong before the answer begins as an error document."""
+    """Wrap a handler so that errors before the answer begins become error documents."""
 
     async def answering(request: web.Request) -> web.StreamResponse:
         try:

@@ -1,8 +1,8 @@
 """The bodies of the OpenAI-compatible requests, checked field by field.
 
-A field is one of three kinds. A supported field has its place in a structure below. A field that would change the text
-but is not built (`REFUSED`) is refused by name, unless it has the value that changes nothing. Any other field is
-ignored, as the large servers do, so that a client's bookkeeping fields do no harm.
+There are three kinds of fields. A supported field stands in a structure below. A field that would change the text but
+is not supported (`REFUSED`) is refused by name, unless its value changes nothing. Any other field is ignored, as the
+large servers do, so that clients' bookkeeping fields do no harm.
 """
 
 import re
@@ -22,18 +22,19 @@ from multispin.speculation.sampling import MAX_BIASES, MIN_TEMPERATURE
 from multispin.speculation.stopping import check_stop_strings
 
 MAX_BODY_BYTES = 2 * 2**20
-"""Largest request body."""
+"""Largest request body [bytes]."""
 MAX_CHOICES = 16
 """Most texts that one request may ask for (`n`)."""
 MAX_MESSAGES = 1024
 """Most messages of one chat."""
 RANDOM_SEED = -1
-"""The seed that means "any", for clients that always name one; vLLM reads it so."""
+"""The seed that means "any", for clients that always send one, as in vLLM."""
 SEED_COUNT = 2**63
-"""A negative seed is as good as any other: it counts modulo this."""
+"""Negative seeds are taken modulo this."""
 _ID = re.compile(r"[0-9]{1,10}")  # `int` would take "1_0" and " ٥" too
+_ENDS = "cannot be combined with a response format or tools, since these decide where the text ends"
 DEFAULT_COMPLETION_TOKENS = 16
-"""Tokens that `/v1/completions` generates if the client names no number, as in OpenAI's API."""
+"""Tokens that `/v1/completions` generates if the client sends no limit, as in OpenAI's API."""
 
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "prompt_logprobs": (None,),
@@ -68,15 +69,15 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "thinking_token_budget": (None,),
     "web_search_options": (None,),
 }
-"""Fields that change what is generated or answered and are not built here, with the values that change nothing."""
+"""Unsupported fields that would change the text or the answer, with the values that change nothing."""
 
 
 class BadRequestError(InputError):
     """A request that cannot be served as asked.
 
     Args:
-        sentence: reason of the refusal, for people.
-        param: field of the body that is at fault; default None.
+        sentence: what is wrong, for people.
+        param: field of the body that is wrong; default None.
 
     """
 
@@ -94,14 +95,14 @@ NOT_OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
 
 
 class TextPart(Struct, frozen=True):
-    """One part of a message's content; only text is understood, a refusal's too."""
+    """One part of a message's content; only text is supported, a refusal's text included."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
 
     def plain(self) -> str:
-        """Its text; BadRequestError if it is anything else."""
+        """The text of the part; BadRequestError if it is anything else."""
         found = self.refusal if self.type == "refusal" else self.text
         if self.type not in ("text", "input_text", "output_text", "refusal") or found is None:
             raise BadRequestError(
@@ -150,26 +151,26 @@ class Message(Struct, frozen=True):
         if self.tool_calls:
             calls = [{"type": "function", "id": each.id, "function": each.plain()} for each in self.tool_calls]
             return {"role": role, "content": content or "", "tool_calls": calls}
-        if content is None and role == "assistant":  # an answer that had neither text nor calls
+        if content is None and role == "assistant":  # an earlier answer with neither text nor calls
             content = ""
         if content is None:
             raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
-        # Some templates name who speaks, and refuse a result that does not say which call it answers.
+        # Some templates use the speaker's name, and refuse a tool's result without the id of its call.
         said = {"name": self.name, "tool_call_id": self.tool_call_id}
         return {"role": role, "content": content, **{key: value for key, value in said.items() if value}}
 
 
 def plain_role(role: str) -> str:
-    """The role as chat templates know it: OpenAI's "developer" is what they call "system"."""
+    """The role as chat templates know it: they call OpenAI's "developer" "system"."""
     return "system" if role == "developer" else role
 
 
 class StreamOptions(Struct, frozen=True):
-    """Parts of a streamed answer beside its text.
+    """Options of a streamed answer.
 
     Attributes:
-        include_usage: whether the usage follows in an event of its own, after the text.
-        continuous_usage_stats: with `include_usage`, whether every event says what was used so far.
+        include_usage: whether an event with the usage follows the text.
+        continuous_usage_stats: with `include_usage`, whether every event has the usage so far.
 
     """
 
@@ -182,23 +183,23 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: name of the model; must be the one that is served.
-        temperature: default 1; 0, and what is as good as 0, is greedy decoding.
+        temperature: default 1; 0 and values near it mean greedy decoding.
         top_p, top_k: truncation of the distribution; top_k 0 or −1 keeps all tokens.
         min_p: only tokens with at least this share of the likeliest token's probability are kept.
-        presence_penalty, frequency_penalty: lower the logits of generated tokens, once and per time.
+        presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or per occurrence.
         repetition_penalty: divides the logits of tokens of prompt and text.
-        seed: seed of the text's noise, −2^63 … 2^63 − 1; drawn at random if it is left out or −1.
+        seed: seed of the text's noise, −2^63 … 2^63 − 1; if left out or −1, it is drawn at random.
         max_tokens: most tokens to generate.
-        min_tokens: no stop ends the text before so many tokens.
-        stop: one or several texts that end the text before them.
+        min_tokens: least tokens before a stop may end the text.
+        stop: one or several strings; the text ends before the first that occurs.
         stop_token_ids: further token ids that end the text.
-        ignore_eos: whether the model's own end tokens do not end the text.
-        logit_bias: what is added to the logit of a token id.
+        ignore_eos: whether the text goes on after the model's own end tokens.
+        logit_bias: number to add to the logit, by token id.
         n: number of texts to write.
         stream: whether the text is sent while it is written.
         response_format: form of the text: text, a JSON object, or JSON that fits a schema.
-        mark_drafted: whether a stream says which text is of accepted drafts: `drafted` of a chunk's choice.
-        add_special_tokens: whether the tokenizer puts its tokens, such as the one that begins a text, around the
+        mark_drafted: whether a stream marks the text of accepted drafts, in the field `drafted` of a chunk's choice.
+        add_special_tokens: whether the tokenizer adds its special tokens, such as the one that begins a text, to the
             prompt; default yes for plain prompts, no for chats, whose template writes them.
 
     """
@@ -231,12 +232,12 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
     @property
     def limit_field(self) -> str:
-        """The field that bounds the tokens to generate."""
+        """Name of the field that limits the generated tokens."""
         return "max_tokens"
 
     @property
     def reports_usage(self) -> bool:
-        """Whether a stream ends with its usage; BadRequestError for options of a stream where none is asked for."""
+        """Whether a stream ends with its usage; BadRequestError for stream options without a stream."""
         if self.stream_options is not None and not self.stream:
             raise BadRequestError("stream_options needs stream = true", "stream_options")
         return self.stream_options is not None and self.stream_options.include_usage
@@ -257,15 +258,15 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return found
 
     def stop_ids(self, of_model: Sequence[int]) -> tuple[int, ...]:
-        """Ids that end the text: the model's own, unless they are to be ignored, and those of the request."""
+        """Ids that end the text: the request's, and the model's own unless they are ignored."""
         ids = tuple(dict.fromkeys((*(() if self.ignore_eos else of_model), *(self.stop_token_ids or ()))))
         if len(ids) > MAX_STOP_IDS:
-            raise BadRequestError(f"{len(ids)} stop ids are over the limit of {MAX_STOP_IDS}", "stop_token_ids")
+            raise BadRequestError(f"{len(ids)} stop ids exceed the limit of {MAX_STOP_IDS}", "stop_token_ids")
         return ids
 
     @property
     def reported(self) -> int | None:
-        """Alternatives per token whose log probabilities are reported; None where nothing is."""
+        """Number of alternatives per token with log probabilities; None: no log probabilities."""
         return None
 
     def form_schema(self) -> dict[str, Any] | None:
@@ -273,16 +274,16 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return named(lambda: schema_of_format(self.response_format), self.form_field)
 
     def params(self, seed: int, grammar: str = "") -> SamplingParams:
-        """The sampling parameters; BadRequestError names what is out of range.
+        """The sampling parameters; BadRequestError names the field that is out of range.
 
         Args:
-            seed: drawn at random for a request that names none.
-            grammar: form of the text; default any.
+            seed: seed for a request that has none, drawn at random.
+            grammar: grammar of the text; default empty: any text.
         """
         if grammar and self.min_tokens:
-            raise BadRequestError("min_tokens cannot be combined with a form that decides when it ends", "min_tokens")
+            raise BadRequestError(f"min_tokens {_ENDS}", "min_tokens")
         if grammar and self.ignore_eos:
-            raise BadRequestError("ignore_eos cannot be combined with a form that decides when it ends", "ignore_eos")
+            raise BadRequestError(f"ignore_eos {_ENDS}", "ignore_eos")
         temperature = 1.0 if self.temperature is None else self.temperature
         return named(
             lambda: SamplingParams(
@@ -309,15 +310,15 @@ class Sampling(Struct, frozen=True, kw_only=True):
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
         if len(given) > MAX_BIASES:
-            raise BadRequestError(f"logit_bias names {len(given)} ids, over the limit of {MAX_BIASES}", "logit_bias")
+            raise BadRequestError(f"logit_bias has {len(given)} ids; the limit is {MAX_BIASES}", "logit_bias")
         for token in given:
             if not _ID.fullmatch(token):
-                raise BadRequestError(f"a key of logit_bias is not a token id: {_short(token)}", "logit_bias")
+                raise BadRequestError(f"logit_bias has the key {_short(token)}, which is not a token id", "logit_bias")
         return tuple((int(token), bias) for token, bias in given.items())
 
 
 def template_variables(given: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
-    """Variables for the chat template: the request's own, and the effort under vLLM's name."""
+    """Variables for the chat template: the request's own, and the reasoning effort under vLLM's name."""
     return ({} if effort is None else {"reasoning_effort": effort}) | dict(given or {})
 
 
@@ -337,7 +338,7 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
 
     @property
     def reported(self) -> int | None:
-        """`top_logprobs`, where `logprobs` is true."""
+        """`top_logprobs` if `logprobs` is true."""
         if not self.logprobs:
             if self.top_logprobs:
                 raise BadRequestError("top_logprobs needs logprobs = true", "top_logprobs")
@@ -362,7 +363,7 @@ class ChatBody(Sampling, frozen=True, kw_only=True):
 
     @property
     def limit_field(self) -> str:
-        """The newer name, where the client used it."""
+        """`max_completion_tokens` if the client used it, else `max_tokens`."""
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     def conversation(self) -> list[dict[str, Any]]:
@@ -401,7 +402,7 @@ class CompletionBody(Sampling, frozen=True, kw_only=True):
         found = [each for each in self.prompt if not isinstance(each, int)]
         if ids or not 1 <= len(found) <= MAX_CHOICES:
             raise BadRequestError(
-                f"prompt must be a text, token ids, or 1 … {MAX_CHOICES} of either, not both mixed", "prompt"
+                f"prompt must be a text, a list of token ids, or 1 … {MAX_CHOICES} of one of these kinds", "prompt"
             )
         return found
 
@@ -450,7 +451,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         kind: the structure that it must fit.
 
     Raises:
-        BadRequestError: it is no JSON, a field has the wrong type, or a field that is not built has a value that
+        BadRequestError: the body is not JSON, a field has the wrong type, or an unsupported field has a value that
             would change the text.
     """
     try:
@@ -470,14 +471,14 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
 
 
 def _whole(value: Any, depth: int = 2) -> Any:
-    """A number such as 4.0 as a whole one, which JSON does not tell apart; also in lists as deep as prompts have."""
+    """Turn numbers such as 4.0 into integers, since JSON has only one kind, also inside the lists of a prompt."""
     if isinstance(value, list) and depth:
         return [_whole(each, depth - 1) if isinstance(each, float | list) else each for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < SEED_COUNT else value
 
 
 def _field_of(sentence: str) -> str | None:
-    """The field of the body that a sentence of msgspec speaks of; None if it speaks of none."""
+    """The field of the body that an error of msgspec names; None if it names none."""
     found = re.search(r"at `\$\.(\w+)", sentence) or re.search(r"required field `(\w+)`", sentence)
     return found[1] if found else None
 
@@ -488,7 +489,7 @@ def _short(value: Any) -> str:
 
 
 def named(make: Callable[[], Made], field: str | None = None, *others: str) -> Made:
-    """Result of `make`; an InputError becomes that of the field, or of its first word by default and if in `others`."""
+    """The result of `make`. An InputError is of `field`, or of its own first word if in `others` or no field."""
     try:
         return make()
     except BadRequestError:

@@ -1,7 +1,7 @@
 """Texts through device sessions: the same client that a person's device runs, one for each text at once.
 
-On a device the sessions go to a distant edge and the device's drafter helps. On the edge they stay inside the process
-and nobody's device drafts.
+On a device the sessions go to a distant edge, and the device's drafter drafts. On the edge they stay inside the
+process, and no device drafts.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from multispin.protocol import Progress, RefusedError, Request
 from multispin.protocol.limits import FINISH_TEXTS_S
 
 MAX_UNREAD_TOKENS = 2**17
-"""Most tokens that wait for readers, of all texts together: 25 MB, or 350 MB with 20 log probabilities for each."""
+"""Most tokens of all texts that may wait for readers: 25 MB, or 350 MB with 20 log probabilities for each."""
 
 
 class SessionPool:
     """A `TextSource` over device sessions.
 
     Args:
-        make: function that makes a client; its argument is the function that gets every advance of the client's text.
-        size: texts that are written at once; further requests wait for their turn.
+        make: function that makes a client; its argument is called with every advance of the client's text.
+        size: most texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         pieces: the pieces of a message, given the number of its session; by default one, of what the client drafted.
         max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
@@ -31,7 +31,7 @@ class SessionPool:
         origin: function that returns whom the request that is being served counts as; by default all are one.
 
     Attributes:
-        unread_tokens: tokens of all texts that wait for their readers.
+        unread_tokens: tokens of all texts that wait for readers.
 
     """
 
@@ -50,17 +50,17 @@ class SessionPool:
         self._pieces = pieces or _one_piece
         self._max_unread_tokens = max_unread_tokens
         self._free: list[tuple[DeviceClient, _Relay]] = []
-        self._unread: set[_Pieces] = set()  # of texts that are not read to their end
+        self._unread: set[_Pieces] = set()  # of texts that have not been read to their end
         self.unread_tokens = 0
         self._stopping = False
         self._left = asyncio.Event()  # a text has ended
         self._places, self._origin = TextPlaces(size, most_of_one), origin
 
     async def write(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Write one text; closing the iterator ends its session at the edge. RefusedError if this pool ends.
+        """Write one text. Closing the iterator ends its session at the edge. RefusedError if this pool is stopping.
 
-        The text is written as fast as the edge can, however slowly it is read, and waits here. So a reader that stands
-        still keeps nobody from a turn. When more than `max_unread_tokens` wait, the text with most of them is refused.
+        The text is written as fast as the edge can, however slowly it is read, and waits here. So a reader that stops
+        does not hold up other requests. If more than `max_unread_tokens` wait, the text with most of them is refused.
         """
         pieces = _Pieces()
         self._unread.add(pieces)
@@ -83,7 +83,7 @@ class SessionPool:
             self._left.set()
 
     async def _generate(self, request: Request, pieces: "_Pieces") -> None:
-        """Have one text generated in its turn, which ends when its session has ended."""
+        """Wait for a turn, and generate one text. The turn ends with the text's session."""
         try:
             async with self._places.place(self._origin()):
                 if self._stopping:
@@ -98,7 +98,7 @@ class SessionPool:
             pieces.put_nowait(None)
 
     async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
-        """Take no new text, and let those under way end; what has not ended after `texts_s` is refused [s]."""
+        """Refuse new texts, and let the others end; those that take longer than `texts_s` [s] are refused, too."""
         self._stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(texts_s):
@@ -134,7 +134,7 @@ class SessionPool:
 
 
 def _stopping() -> RefusedError:
-    return RefusedError("shutdown", "this server is stopping")
+    return RefusedError("shutdown", "this server is stopping: try another one, or this one again later")
 
 
 def _one_piece(_: int, progress: Progress) -> list[Piece]:
@@ -142,11 +142,11 @@ def _one_piece(_: int, progress: Progress) -> list[Piece]:
 
 
 class _Pieces(asyncio.Queue[Piece | RefusedError | None]):
-    """The pieces of one text on their way to its reader; None is its end, an error why it has no more.
+    """The pieces of one text that wait for its reader; None marks its end, an error its failure.
 
     Attributes:
-        tokens: tokens that wait here.
-        writing: task that has the text written.
+        tokens: number of tokens that wait here.
+        writing: task that generates the text.
 
     """
 
@@ -157,19 +157,19 @@ class _Pieces(asyncio.Queue[Piece | RefusedError | None]):
         self.tokens = 0
 
     def give_up(self) -> None:
-        """Forget all pieces, refuse the text, and end its session."""
+        """Drop all pieces, refuse the text, and end its session."""
         while not self.empty():
             self.get_nowait()
-        self.put_nowait(RefusedError("full", "too much text waits for clients that do not read, and most of it here"))
+        self.put_nowait(RefusedError("full", "too much text waits to be read, most of it here: read the answer faster"))
         self.writing.cancel()
 
 
 class _Relay:
-    """Hands what a client reports to whoever reads its present text.
+    """Passes what a client reports on to the reader of its present text.
 
     Attributes:
         number: number of the client's session; 0 while it has none.
-        pieces: where the pieces of its present text go.
+        pieces: queue for the pieces of its present text.
 
     """
 
@@ -181,6 +181,6 @@ class _Relay:
         self._pieces_of, self._take = pieces_of, take
 
     def tell(self, progress: Progress) -> None:
-        """Pass on what a message from the edge brought."""
+        """Pass on the new tokens of a message from the edge."""
         for piece in self._pieces_of(self.number(), progress):
             self._take(self.pieces, piece)

@@ -1,4 +1,4 @@
-"""Counts the edge's own drafts for texts of HTTP clients: the protocol tells a device only of its own drafts."""
+"""Counts the edge's own drafts for texts of HTTP clients, since the protocol reports only a device's own drafts."""
 
 from collections import deque
 
@@ -7,17 +7,17 @@ from multispin.protocol import Progress
 from multispin.protocol.events import Closed, Connected, EdgeEvent, Expired, Lost, Refused, Round, RoundDevice
 
 KEPT_PASSES = 64
-"""Passes of a text that wait for the message that tells of them."""
+"""Most passes of a text that may wait for the message that reports them."""
 
 
 class DraftHistory:
-    """Keeps, for each session of an HTTP client, what its last passes were; `tell` is a listener of the edge's events.
+    """Keeps the last passes of each session of an HTTP client; `tell` is a listener to the edge's events.
 
-    An edge tells of a pass in the same step in which it queues the messages of that pass, so the pass is known here
-    before any client has read its message.
+    An edge sends the event of a pass in the same step in which it queues the messages of that pass. So the pass is
+    known here before any client reads its message.
 
     Args:
-        name: how these sessions introduce themselves.
+        name: name in the Hello of these sessions.
 
     """
 
@@ -38,7 +38,7 @@ class DraftHistory:
                 self._passes.pop(event.session, None)
 
     def pieces(self, session: int, progress: Progress) -> list[Piece]:
-        """The pieces of a message: one for each pass that it tells of, with what the edge drafted for it."""
+        """The pieces of a message: one for each pass that it reports, with the edge's drafts for it."""
         plain = Piece(progress.tokens, progress.drafted, progress.accepted, progress.finish, progress.scores)
         passes, found, at = self._passes.get(session), list[Piece](), 0
         if not passes or progress.drafted:
@@ -50,7 +50,7 @@ class DraftHistory:
             drafted, accepted = (row.drafted, min(row.accepted, row.tokens)) if by else (0, 0)
             found.append(Piece(progress.tokens[part], drafted, accepted, "", progress.scores[part], by))
             at += row.tokens
-        if at != len(progress.tokens) or not found:  # the message tells of something else
+        if at != len(progress.tokens) or not found:  # the message does not report these passes
             passes.clear()
             return [plain]
         found[-1] = found[-1]._replace(finish=progress.finish)

@@ -1,7 +1,7 @@
-"""The form of a text: `response_format` as a grammar of the library that masks the target's distribution.
+"""Turns `response_format` into a grammar for llguidance, which masks the target's distribution.
 
-The grammar is written here and compiled elsewhere (`speculation.grammar`), so that this file needs no library. The
-library refuses most of what it cannot hold; what it would hold loosely is tightened or refused here.
+The grammar is written here and compiled in `speculation.grammar`, so that this file does not need the library. The
+library refuses most of what it cannot enforce. What it would enforce only in part is tightened or refused here.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any
 from multispin.errors import InputError
 
 MAX_SCHEMA_BYTES = 32 * 1024
-"""Largest JSON schema of a request, as JSON."""
+"""Largest JSON schema of a request, as JSON [bytes]."""
 MAX_SCHEMA_DEPTH = 32
 """Deepest nesting of objects and lists in a schema."""
 WHITESPACE = r"[ \n\t]{0,16}"
-"""Whitespace between the tokens of JSON: bounded, so that no text goes on with blanks for ever."""
+"""Whitespace between JSON's tokens, bounded so that no text goes on with blanks for ever."""
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _DIALECT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/20(19-09|20-12))/schema#?")
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -29,15 +29,15 @@ _LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
 _DATE = f"^([0-9]{{4}}-(0[13-9]|1[0-2]|02-([01][0-9]|2[0-8]))|{_LEAP}-02-29)"
 _SECONDS = "[0-9]{2}:[0-9]{2}:[0-5]"  # RFC 3339 has a second 60, but only where one was inserted
 _PATTERNS = {"date": (_DATE,), "time": (f"^{_SECONDS}",), "date-time": (_DATE, f"^.{{11}}{_SECONDS}")}
-"""What the library lets through in times that are none: 29 February of any year, a second 60 at any time."""
+"""Wrong times that the library lets through: 29 February in any year, a second 60 at any time."""
 
 
 class FormatError(InputError):
-    """A format that cannot be had; the message says why."""
+    """A format that is wrong or not supported; the message says why."""
 
 
 def schema_of_format(given: Any) -> dict[str, Any] | None:
-    """The JSON schema of a `response_format`, which bounds whitespace; None for plain text.
+    """The JSON schema of a `response_format`, with bounded whitespace; None for plain text.
 
     Args:
         given: `{"type": "text"}`, `{"type": "json_object"}` or
@@ -59,7 +59,7 @@ def schema_of_format(given: Any) -> dict[str, Any] | None:
 
 
 def bounded_schema(schema: Any) -> dict[str, Any]:
-    """A JSON schema whose documents have little whitespace; FormatError if it is none, too large or too deep."""
+    """A JSON schema with bounded whitespace; FormatError if it is malformed, too large or too deep."""
     schema = held_schema(schema)
     options = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
     return {**schema, **options} if isinstance(schema, dict) else {"allOf": [schema], **options}
@@ -71,27 +71,27 @@ def grammar_of_schema(schema: Mapping[str, Any] | None) -> str:
 
 
 def held_schema(schema: Any) -> Any:
-    """A schema with the same documents that the library of grammars holds exactly.
+    """A schema for the same documents that llguidance enforces exactly.
 
     Args:
         schema: JSON schema of a client, an object or a bool.
 
     Raises:
-        FormatError: it is no schema, too large or too deep, or says what the library would hold loosely.
+        FormatError: it is malformed, too large or too deep, or has parts that the library would enforce only in part.
 
     """
     if not isinstance(schema, dict | bool):
         raise FormatError("a JSON schema must be an object")
     size, depth = len(written := json.dumps(schema)), _depth(schema)
     if size > MAX_SCHEMA_BYTES:
-        raise FormatError(f"a JSON schema of {size} bytes is over the limit of {MAX_SCHEMA_BYTES}")
+        raise FormatError(f"a JSON schema has {size} bytes; the limit is {MAX_SCHEMA_BYTES}")
     if depth > MAX_SCHEMA_DEPTH:
-        raise FormatError(f"a JSON schema {depth} levels deep is over the limit of {MAX_SCHEMA_DEPTH}")
+        raise FormatError(f"a JSON schema is {depth} levels deep; the limit is {MAX_SCHEMA_DEPTH}")
     return _held(schema, '"patternProperties"' in written)
 
 
 def _held(given: Any, has_patterns: bool) -> Any:
-    """One schema, or several, with all inner ones; the library takes two patterns for names only if none fits both."""
+    """Rewrite one or several schemas, inner ones included. The library forbids a name that fits two patterns."""
     if isinstance(given, list):
         return [_held(each, has_patterns) for each in given]
     if not isinstance(given, dict):
@@ -112,7 +112,7 @@ def _held(given: Any, has_patterns: bool) -> Any:
         further = [{"pattern": each} for each in _PATTERNS.get(kind, ())]
         held |= {"allOf": [*others, *further]} if further else {}
     if given.get("properties") and not has_patterns and given.get("additionalProperties", True) in (True, {}):
-        # Free names may be written with any escapes, so that "\\u0061" would be a second "a"; names of a pattern not.
+        # The library lets free names contain escapes, so "\\u0061" would be a second "a"; names of a pattern may not.
         held |= {"patternProperties": {"": True}, "additionalProperties": False}
     return held
 
@@ -123,12 +123,12 @@ def _check_dialect(named: Any) -> None:
 
 
 def _check_bound(key: str, bound: Any) -> None:
-    """FormatError for a bound that the library would round to a wider one: it counts in 64 bits, read from a float."""
+    """FormatError for a bound that the library would round to a wider one, since it reads bounds as 64-bit floats."""
     if isinstance(bound, bool) or not isinstance(bound, int | float):
         return
     beyond = (key == "maximum" and bound >= _MAX_INTEGER) or (key == "exclusiveMaximum" and bound > _MAX_INTEGER)
     if not beyond and (abs(bound) > _MAX_INTEGER or float(bound) != bound):
-        raise FormatError(f"{key} = {bound} of a JSON schema cannot be held exactly: use a number up to 2^53")
+        raise FormatError(f"{key} = {bound} of a JSON schema cannot be enforced exactly: use a number up to 2^53")
 
 
 def _check_step(step: Any) -> None:
@@ -138,16 +138,16 @@ def _check_step(step: Any) -> None:
 
 
 def _check_least(schema: Mapping[str, Any]) -> None:
-    """FormatError for `minProperties` that one free name, written twice, would seem to fulfil."""
+    """FormatError for a `minProperties` that one free name, written twice, could seem to fulfil."""
     least, required = schema.get("minProperties"), schema.get("required")
     free = schema.get("additionalProperties", True) is not False or schema.get("patternProperties")
     sure = len(required) if isinstance(required, list) else 0
     if isinstance(least, int | float) and free and least > sure + 1:
-        raise FormatError(f"minProperties = {least} is not supported beside free names: one might be written twice")
+        raise FormatError(f"minProperties = {least} is not supported with free names, since one might be written twice")
 
 
 def _depth(value: Any) -> int:
-    """Levels of objects and lists, counted level by level: a hostile document must not fill the stack."""
+    """Levels of objects and lists, counted without recursion, since a hostile document must not overflow the stack."""
     depth, level = 0, [value]
     while level := [each for each in level if isinstance(each, dict | list)]:
         depth += 1

@@ -1,7 +1,7 @@
-"""Sessions that never leave the edge: for clients that speak HTTP and have no drafter.
+"""Sessions inside the edge, for HTTP clients without a drafter.
 
-They pass the same door as devices do, over queues instead of sockets; so limits, fairness, resuming and the passes
-treat them as they treat everybody.
+They use the same protocol as devices, over queues instead of sockets. So limits, fairness, resuming and the passes
+treat them like everybody else.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from multispin.protocol import PROTOCOL_VERSION, Hello, Profile, Progress
 from multispin.speculation import NoDrafter
 
 NAME = "http"
-"""How the edge and its operator call a session of an HTTP client."""
+"""Name of every HTTP client's session."""
 _PATIENCE = Patience(0.0, 0.0, silence_s=MAX_PATIENCE_S, greeting_s=MAX_PATIENCE_S)
-"""The edge is this process: it cannot be away, and as long as it says nothing it is at work."""
+"""The edge is this process: it cannot be away, and if it is silent, it is working."""
 _PROFILE = Profile(seconds_per_token=1.0, spectral_efficiency=1.0)  # nobody drafts and nothing goes over the air
 
 
@@ -65,13 +65,13 @@ def local_sessions(
 ) -> SessionPool:
     """A `TextSource` over sessions inside the edge's own process.
 
-    A session is that of the caller whose request asks for the text (`guard`).
+    A session belongs to the caller whose request asks for the text (`guard`).
 
     Args:
         server: server of the edge.
         fingerprint: fingerprint of the target's tokenizer.
-        decode: text of token ids.
-        size: texts that are written at once; further requests wait for their turn.
+        decode: function that turns token ids into text.
+        size: most texts that are written at once; further requests wait for their turn.
         max_length: most tokens of a text, prompt included.
         max_unread_tokens: most tokens that wait for readers, of all texts together; default `MAX_UNREAD_TOKENS`.
         most_of_one: most texts of one token, or of one address, that are written at once; default all.

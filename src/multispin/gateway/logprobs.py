@@ -7,11 +7,11 @@ from multispin.speculation import Score
 
 
 class Scored(NamedTuple):
-    """A generated token with what is reported of it.
+    """A generated token with its log probabilities.
 
     Attributes:
         token: id of the token.
-        score: its log probability, and the likeliest tokens at its place.
+        score: its log probability, and those of the likeliest tokens at its position.
 
     """
 
@@ -42,16 +42,16 @@ def completion_logprobs(
 
     Args:
         tokens: generated tokens with their scores.
-        bytes_of: bytes of a token's text.
-        offset: characters of the text before them.
-        most: alternatives that were asked for; the token itself is always among them.
+        bytes_of: function that gives the bytes of a token's text.
+        offset: number of characters of the text before the tokens.
+        most: number of alternatives that were asked for; the token itself is always among them.
     """
     texts = [bytes_of(each.token).decode(errors="replace") for each in tokens]
     offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
     tops = [
         {bytes_of(token).decode(errors="replace"): logprob for token, logprob in [own(each), *each.score.top[::-1]]}
         for each in tokens
-    ]  # of tokens that are written alike, such as parts of characters, the likeliest is told of
+    ]  # tokens with the same text, such as parts of characters, share an entry; the likeliest is shown
     return {
         "text_offset": offsets,
         "token_logprobs": [each.score.logprob for each in tokens],

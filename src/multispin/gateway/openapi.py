@@ -1,4 +1,4 @@
-"""The API as an OpenAPI document, made from the structures that check the bodies: for tools that read or try an API."""
+"""The API as an OpenAPI document, made from the structures that check the bodies."""
 
 from importlib.metadata import version
 from typing import Any
@@ -19,10 +19,10 @@ PATHS = {
 STATUSES = {
     400: "A field cannot be served as asked; the error names it.",
     401: "The API key is missing or wrong.",
-    403: "A page of another origin asked.",
-    404: "There is no such model.",
+    403: "The request comes from a web page of another origin.",
+    404: "There is no model of this name.",
     413: "The body is too large.",
-    429: "The edge is full, or the key has used up its share.",
+    429: "The edge is full, or the API key has used up its quota.",
     503: "No edge can be reached.",
 }
 """Meaning of each status of a refusal."""
@@ -38,7 +38,7 @@ def openapi_document() -> dict[str, Any]:
     }
     answered = {
         "200": {
-            "description": "The answer; server-sent events where `stream` is true.",
+            "description": "The answer; server-sent events if `stream` is true.",
             "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {}}},
         }
     }

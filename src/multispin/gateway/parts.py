@@ -1,4 +1,4 @@
-"""One text on its way to a client: what has become final, with calls of tools read from it and log probabilities."""
+"""One text on its way to a client: its final parts, with tool calls and log probabilities."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,12 +13,12 @@ from multispin.speculation.text import TextStream
 
 
 class Part(NamedTuple):
-    """A part of a text that became final at once.
+    """A part of a text that became final.
 
     Attributes:
         text: plain text.
-        calls: parts of calls of tools.
-        tokens: tokens with their log probabilities, where the request wants them; those of the end are left out.
+        calls: parts of tool calls.
+        tokens: tokens with their log probabilities, if requested; tokens that end the text are left out.
         finish: "stop", "length" or "tool_calls" with the last part, else empty.
         drafted: drafter of the text's tokens, "device" or "edge", if they were accepted drafts; else empty.
 
@@ -39,15 +39,15 @@ async def parts_of(
     with_tools: bool = False,
     split: bool = False,
 ) -> AsyncGenerator[Part, None]:
-    """Write one text, and yield it as it becomes final; closing the iterator gives the session back.
+    """Write one text, and yield it as it becomes final. Closing the iterator ends the session.
 
     Args:
-        source: where the text comes from.
-        words: its tokens as text.
+        source: source of the text.
+        words: turns token ids into text.
         request: request of the client.
-        count: function that gets every pass.
-        with_tools: whether calls of tools are to be read from it; default no.
-        split: whether text of accepted drafted tokens comes in parts of its own; default no.
+        count: function that is called with each pass's piece.
+        with_tools: whether to read tool calls from the text; default no.
+        split: whether text of accepted drafts comes in parts of its own; default no.
     """
     stream = TextStream(words.decode, request.stop_strings, request.min_tokens)
     reader = CallReader() if with_tools else None

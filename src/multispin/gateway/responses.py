@@ -32,7 +32,7 @@ NEVER_THERE = frozenset({
     "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 })  # fmt: skip
-"""Other values that `include` may have: parts of items that no answer of this server has."""
+"""Other allowed values of `include`: parts of items that this server never sends."""
 
 
 class ResponsesBody(Sampling, frozen=True, kw_only=True):
@@ -69,10 +69,10 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
 
     @property
     def effort(self) -> str | None:
-        """`reasoning.effort`, a variable of chat templates; BadRequestError if it is no text."""
+        """`reasoning.effort`, a variable of chat templates; BadRequestError if it is not a string."""
         found = (self.reasoning or {}).get("effort")
         if found is not None and not isinstance(found, str):
-            raise BadRequestError("reasoning.effort is not a text", "reasoning")
+            raise BadRequestError("reasoning.effort must be a string", "reasoning")
         return found
 
     @property
@@ -82,10 +82,10 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
 
     @property
     def reported(self) -> int | None:
-        """`top_logprobs`, where `include` names log probabilities."""
+        """`top_logprobs` if `include` names log probabilities."""
         asked = set(self.include or ())
         if others := asked - NEVER_THERE - {LOGPROBS}:
-            raise BadRequestError(f"include names {min(others)[:80]!r}: only {LOGPROBS!r} is supported", "include")
+            raise BadRequestError(f"include has {min(others)[:80]!r}: only {LOGPROBS!r} is supported", "include")
         if LOGPROBS not in asked:
             if self.top_logprobs:
                 raise BadRequestError(f"top_logprobs needs include = [{LOGPROBS!r}]", "top_logprobs")
@@ -96,7 +96,7 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
 
     @property
     def limit_field(self) -> str:
-        """The field that bounds the tokens to generate."""
+        """Name of the field that limits the generated tokens."""
         return "max_output_tokens"
 
     @property
@@ -106,11 +106,11 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         if given is None:
             return {"type": "text"}
         if not isinstance(given, dict):
-            raise BadRequestError("text.format is not an object", "text")
+            raise BadRequestError("text.format must be an object", "text")
         return given
 
     def form_schema(self) -> dict[str, Any] | None:
-        """The JSON schema of `text.format`, which stands beside its type; None for any text."""
+        """The JSON schema of `text.format`, which has it beside its type; None for any text."""
         form = self.form
         if form.get("type") == "json_schema":
             form = {"type": "json_schema", "json_schema": form}
@@ -127,7 +127,7 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         if isinstance(self.input, str):
             return [*said, {"role": "user", "content": self.input}]
         if not 1 <= len(self.input) <= MAX_ITEMS:
-            raise BadRequestError(f"{len(self.input)} items of input are outside 1 … {MAX_ITEMS}", "input")
+            raise BadRequestError(f"input has {len(self.input)} items; it must have 1 … {MAX_ITEMS}", "input")
         return [*said, *(named(lambda item=item: _message(item), "input") for item in self.input)]  # type: ignore[misc]
 
 
@@ -145,12 +145,12 @@ def _message(item: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": "tool", "content": _plain_content("tool", item["output"])}
     content, role = item.get("content"), item.get("role")
     if kind != "message" or not isinstance(role, str) or not isinstance(content, str | list):
-        raise FormatError(f"an item of the input of the type {str(kind)[:60]!r} is not supported, or not complete")
+        raise FormatError(f"input has an item of the type {str(kind)[:60]!r}, which is not supported or not complete")
     return {"role": plain_role(role), "content": _plain_content(role, content)}
 
 
 def _plain_content(role: str, content: str | list[Any]) -> str:
-    """The text of a content; FormatError if it holds anything else."""
+    """The text of a message's content; FormatError if it has anything else."""
     if isinstance(content, str):
         return content
     parts = []
@@ -168,10 +168,10 @@ class ResponseAnswer:
     """The document of one response, while it grows.
 
     Args:
-        model: name that the client is told.
+        model: name of the model in the document.
         body: body of the request.
         prompt_tokens: tokens of the prompt.
-        bytes_of: bytes of a token's text, for log probabilities.
+        bytes_of: function that gives the bytes of a token's text, for log probabilities.
 
     """
 
@@ -195,7 +195,7 @@ class ResponseAnswer:
             pass
 
     def document(self) -> dict[str, Any]:
-        """The response as it stands."""
+        """The response so far."""
         body, cut = self._body, self._status == "incomplete"
         usage = {
             "input_tokens": self._prompt_tokens,
@@ -262,11 +262,11 @@ class ResponseAnswer:
         yield self._event(f"response.{self._status}", response=self.document())
 
     def _text(self, part: Part) -> list[bytes]:
-        """New text: of the message at the end of the output, or of a new one."""
+        """The events of new text, in the last message of the output or in a new one."""
         events = []
         if not self._items or self._items[-1]["type"] != "message":
             if not part.text.strip():
-                return []  # blanks before or between calls are no message
+                return []  # blanks before or between calls make no message
             events = self._begin_message()
         content = self._items[-1]["content"][0]
         content["text"] += part.text
@@ -296,7 +296,7 @@ class ResponseAnswer:
         return [*events, self._item_event("response.output_item.added")]
 
     def _end_item(self) -> list[bytes]:
-        """End the item that is under way, if there is one."""
+        """The events that end the open item, if there is one."""
         if not self._items or self._items[-1]["status"] != "in_progress":
             return []
         item = self._items[-1]

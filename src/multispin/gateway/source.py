@@ -1,4 +1,4 @@
-"""Where a gateway's texts come from: the seam between the OpenAI-compatible API and the sessions behind it."""
+"""The interface between the OpenAI-compatible API and the sessions that write its texts."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -7,7 +7,7 @@ from multispin.protocol import Request
 from multispin.speculation import Score
 
 DEVICE, EDGE = "device", "edge"
-"""Who drafted."""
+"""Names of the drafters: a device, and the edge itself."""
 
 
 class Piece(NamedTuple):
@@ -15,10 +15,10 @@ class Piece(NamedTuple):
 
     Attributes:
         tokens: new token ids, final.
-        drafted: tokens that had been drafted for the pass.
-        accepted: drafted tokens that were accepted.
+        drafted: number of tokens drafted for the pass.
+        accepted: number of accepted drafted tokens.
         finish: why the text ended, "stop" or "length"; empty while it goes on.
-        scores: log probabilities of the tokens, where the request wants them.
+        scores: log probabilities of the tokens, if requested.
         drafter: who drafted, `DEVICE` (default) or `EDGE`; empty if nobody did.
 
     """
@@ -39,11 +39,11 @@ class TextSource(Protocol):
         """Most tokens of a text, prompt included."""
 
     def write(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Write one text, piece by piece; closing the iterator gives the session back."""
+        """Write one text, piece by piece. Closing the iterator ends the session."""
 
 
 class Words(Protocol):
-    """Text to token ids and back, for one model."""
+    """Turns text into token ids and back, for one model."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -54,11 +54,11 @@ class Words(Protocol):
         """Number of token ids."""
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
-        """Token ids of a plain text, with or without those that the tokenizer puts around a text."""
+        """Token ids of a plain text, with or without the tokenizer's special tokens around it."""
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the model's chat template writes tools, calls and their results."""
+        """Whether the model's chat template supports tools, calls and their results."""
 
     def encode_messages(
         self,

@@ -1,14 +1,14 @@
-"""Tools: what the model is told of them, the form of its calls, and the calls read from its text while it is written.
+"""Tools: how they are described to the model, the form of its calls, and how calls are read from the growing text.
 
-A call is written as models of the Hermes and Qwen families write it:
+A call has the form that models of the Hermes and Qwen families use:
 
     <tool_call>
     {"name": "weather", "arguments": {"city": "Rome"}}
     </tool_call>
 
-A grammar holds every call to this form and to the schema of its tool. With `tool_choice` "auto" the model may write
-text as well, and the grammar begins at `<tool_call>`. With a `response_format` too, the answer is either calls or a
-document of that format. A chat template that knows no tools gets them in a first system message.
+A grammar makes every call follow this form and the schema of its tool. With `tool_choice` "auto" the model may also
+write text, and the grammar begins at `<tool_call>`. With a `response_format` as well, the answer is either calls or a
+document of that format. For a chat template without tools, a first system message describes them.
 """
 
 import json
@@ -26,7 +26,7 @@ MAX_CALLS = 8
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"arguments"\s*:\s*')
-_MAX_HEAD = 400  # characters of a call before its arguments; what is longer is text
+_MAX_HEAD = 400  # characters of a call before its arguments; a longer head is taken for text
 
 
 class Tool(NamedTuple):
@@ -53,11 +53,11 @@ class ToolUse(NamedTuple):
     """The tools of a request and how they may be used.
 
     Attributes:
-        tools: all that the model is told of.
-        required: whether the answer is calls and nothing else.
-        only: names of the tools that may be called; empty for all.
-        most_calls: calls that an answer may have.
-        form: JSON schema of an answer that calls nothing; None for any text.
+        tools: all tools that are described to the model.
+        required: whether the answer must consist of calls only.
+        only: names of the tools that may be called; empty: all.
+        most_calls: most calls in an answer.
+        form: JSON schema of an answer without calls; None: any text.
 
     """
 
@@ -69,7 +69,7 @@ class ToolUse(NamedTuple):
 
     def grammar(self) -> str:
         """The grammar of the answer."""
-        # Each schema is a document of its own, so that its references mean its own parts.
+        # Each schema is a document of its own, so that its references point into itself.
         guidance = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
         able = [tool for tool in self.tools if not self.only or tool.name in self.only]
         forms = [{**held_schema(tool.parameters), "type": "object", "x-guidance": guidance} for tool in able]
@@ -91,7 +91,7 @@ class ToolUse(NamedTuple):
         )
 
     def told(self) -> str:
-        """A system message that explains the tools, for a chat template that knows none."""
+        """A system message that describes the tools, for a chat template without tools."""
         listed = "\n".join(json.dumps(tool.document(), ensure_ascii=False) for tool in self.tools)
         return (
             "You may call functions to help with the user's request. These are their signatures:\n"
@@ -104,24 +104,24 @@ class ToolUse(NamedTuple):
 def read_tools(
     given: Any, choice: Any, parallel: bool | None, flat: bool = False, form: Mapping[str, Any] | None = None
 ) -> ToolUse | None:
-    """The tools of a request; None without any, or if none may be used. FormatError names what is wrong.
+    """The tools of a request; None if there are none or none may be used. FormatError names what is wrong.
 
     Args:
         given: the field `tools`.
         choice: the field `tool_choice`.
         parallel: the field `parallel_tool_calls`.
-        flat: whether a tool has its fields beside its type, as in `/v1/responses`, not under `function`; default no.
-        form: JSON schema of an answer that calls nothing; default any text.
+        flat: whether a tool's fields stand beside its type, as in `/v1/responses`, not under `function`; default no.
+        form: JSON schema of an answer without calls; default any text.
     """
     if not given:
         if choice not in (None, "none", "auto"):
-            raise FormatError("tool_choice asks for a call, but there are no tools")
+            raise FormatError("tool_choice asks for a call, but tools is empty: give at least one tool")
         return None
     if not isinstance(given, list) or len(given) > MAX_TOOLS:
-        raise FormatError(f"tools must be a list of at most {MAX_TOOLS}")
+        raise FormatError(f"tools must be a list of at most {MAX_TOOLS} tools")
     tools = tuple(_tool(each, flat) for each in given)
     if len({tool.name for tool in tools}) < len(tools):
-        raise FormatError("two tools have the same name")
+        raise FormatError("two tools have the same name: give each its own")
     most, only = 1 if parallel is False else MAX_CALLS, frozenset[str]()
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         inner = choice if flat else choice.get("allowed_tools")
@@ -142,7 +142,7 @@ def _chosen(choice: Any, flat: bool, tools: Sequence[Tool]) -> str:
         inner = choice if flat else choice.get("function")
         name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str) or name not in {tool.name for tool in tools}:
-        raise FormatError('tool_choice must be "none", "auto", "required", or name one of the tools or allowed_tools')
+        raise FormatError('tool_choice must be "none", "auto" or "required", or name one of the tools or allowed_tools')
     return name
 
 
@@ -155,23 +155,23 @@ def _tool(given: Any, flat: bool) -> Tool:
         raise FormatError("a tool has no function with a name")
     name, description = function["name"], function.get("description") or ""
     if not _NAME.fullmatch(name):
-        raise FormatError(f"the tool name {name[:80]!r} is not 1 … 64 letters, digits, '_', '.' or '-'")
+        raise FormatError(f"the tool name {name[:80]!r} is wrong: use 1 … 64 letters, digits, '_', '.' or '-'")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
-        raise FormatError(f'the parameters of the tool {name!r} are not a JSON schema of type "object"')
-    held_schema(parameters)  # what it cannot hold is refused
+        raise FormatError(f'the parameters of the tool {name!r} must be a JSON schema of type "object"')
+    held_schema(parameters)  # refuses what cannot be enforced
     if not isinstance(description, str):
-        raise FormatError(f"the description of the tool {name!r} is not a text")
+        raise FormatError(f"the description of the tool {name!r} must be a string")
     return Tool(name, description, parameters)
 
 
 class Call(NamedTuple):
-    """A part of a call, as it becomes known.
+    """A part of a tool call.
 
     Attributes:
         number: number of the call in the answer, from 0.
-        name: name of the tool, with the first part of each call; empty later.
-        id: identifier of the call, with its first part; empty later.
+        name: name of the tool in the first part of each call; empty in later ones.
+        id: identifier of the call in its first part; empty in later ones.
         arguments: further JSON of the arguments.
 
     """
@@ -192,18 +192,18 @@ class CallReader:
 
     def __init__(self) -> None:
         self.calls = 0
-        self._held = ""  # text that is not decided yet
+        self._held = ""  # text that may still become part of a call
         self._state = "text"
         self._depth = 0
         self._quoted = self._escaped = False
 
     @property
     def cut(self) -> bool:
-        """Whether the newest call lacks the end of its arguments."""
+        """Whether the arguments of the newest call are incomplete."""
         return self._state == "arguments"
 
     def push(self, text: str) -> tuple[str, list[Call]]:
-        """Take further text; returns what of it is plain text, and parts of calls."""
+        """Take further text, and return its plain text and its parts of calls."""
         self._held += text
         plain, parts = "", list[Call]()
         while True:
@@ -221,14 +221,14 @@ class CallReader:
                 return plain, parts
 
     def end(self) -> str:
-        """The plain text that is still due when no more comes."""
+        """The plain text that was held back, at the end of the answer."""
         held, self._held = self._held, ""
         if self._state == "head":
             return OPEN_CALL + held
         return held if self._state == "text" else ""
 
     def _text(self) -> str:
-        if self.calls:  # blanks between calls are no text
+        if self.calls:  # blanks between calls are dropped
             self._held = self._held.lstrip()
         place = self._held.find(OPEN_CALL)
         if place >= 0:
@@ -280,7 +280,7 @@ class CallReader:
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]], use: ToolUse | None) -> list[dict[str, Any]]:
-    """Messages for a chat template that knows no tools: tools, calls and results become text.
+    """Messages for a chat template without tools: tools, calls and results become text.
 
     Args:
         messages: the conversation, with `tool_calls` and messages of the role "tool".

@@ -1,4 +1,4 @@
-"""Pages that an edge serves: one that drafts in a browser, and one that shows what happens."""
+"""The pages that an edge serves: one drafts in a browser, one is the dashboard."""
 
 from multispin.web.board import Board
 from multispin.web.dashboard import Dashboard

@@ -20,25 +20,25 @@ from multispin.protocol.events import (
 )
 
 MAX_SESSIONS = 512
-"""At most this many sessions are remembered; the one that has been silent longest is forgotten first."""
+"""Most sessions that are remembered; the one that has been silent longest is forgotten first."""
 MAX_SHOWN = 64
-"""At most this many sessions are shown: those whose text grew last."""
+"""Most sessions that are shown: those whose text grew last."""
 HISTORY_S = 300
 """Rates are kept for this long [s]."""
 MAX_PASSES = 200
 PASSES_S = 12.0
-"""Length of the time line of passes [s]."""
+"""Length of the timeline of passes [s]."""
 SHARE_PASSES = 16
-"""A band share is a mean over this many passes: in `mixture` each plan grants only a few devices a band."""
+"""Passes over which a session's band is averaged: in mode `mixture` each plan grants only a few devices a band."""
 BY_PASSES = 16
-"""Who drafts for a text is who did most often in its last passes: in streams some of them come before a draft."""
+"""Last passes of a text that decide who is shown as its drafter: in streams some passes come before a draft."""
 LEAST_DRAFTED = 0.25
-"""If fewer of these passes had drafts, nobody drafts for it."""
+"""Least passes among these with drafts; with fewer, nobody is shown as the text's drafter."""
 
 
 @dataclass
 class _Session:
-    """One session as it is shown; `granted` is the length of its device's last grant or window."""
+    """One session on the dashboard; `granted` is the length of its device's last grant or window [tokens]."""
 
     name: str
     drafter: str = ""
@@ -61,13 +61,13 @@ class _Session:
 
     @property
     def bandwidth_hz(self) -> float:
-        """Mean of the bands that it was granted lately [Hz]."""
+        """Mean of its latest granted bands [Hz]."""
         return sum(self.bands_hz) / max(1, len(self.bands_hz))
 
 
 @dataclass
 class _Second:
-    """Sums of one second."""
+    """Sums over one second."""
 
     second: int
     tokens: int = 0
@@ -85,7 +85,7 @@ class Board:
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._sessions: OrderedDict[int, _Session] = OrderedDict()  # the one whose event came last is at the end
+        self._sessions: OrderedDict[int, _Session] = OrderedDict()  # the latest event's session is last
         self._seconds: deque[_Second] = deque(maxlen=HISTORY_S)
         self._passes: deque[dict[str, Any]] = deque(maxlen=MAX_PASSES)
         self._forgotten = 0
@@ -154,11 +154,11 @@ class Board:
             session.tokens += device.tokens
             if device.drafter == "device" and isfinite(device.acceptance_rate):
                 session.acceptance_rate = device.acceptance_rate
-            elif device.drafted:  # what is believed of its device says nothing about the edge's drafter
+            elif device.drafted:  # the estimates are of its device, not of the edge's drafter
                 session.acceptance_rate = session.accepted / session.drafted
             if by == "edge" or (by == "nobody" and event.planned_pass_s is None):
-                session.length = device.drafted  # its device has no grant; the edge drafts as much as it sees fit
-            else:  # in a stream its window holds, though nothing of it came in time for this pass
+                session.length = device.drafted  # its device has no grant, and the edge chooses the length
+            else:  # in a stream the window stays, although no draft came in time for this pass
                 session.length = session.granted
             session.writing = True
         granted = {grant.session: grant.bandwidth_hz for grant in event.grants}
@@ -167,7 +167,7 @@ class Board:
             session.length = session.granted = grant.length
         for number in {*granted, *(each.session for each in event.devices)} & self._sessions.keys():
             bands_hz = self._sessions[number].bands_hz
-            # A window of a stream holds until there is another one; a grant is for its round alone.
+            # A stream's window holds until the next one; a grant is for one round only.
             before_hz = bands_hz[-1] if event.planned_pass_s is not None and bands_hz else 0.0
             bands_hz.append(granted.get(number, before_hz))
         second = self._second(int(event.time_s))
@@ -186,7 +186,7 @@ class Board:
         )
 
     def _second(self, second: int) -> _Second:
-        """Sums of this second; seconds in which nothing happened count as zeros."""
+        """Sums over this second, after zeros for the seconds without events before it."""
         newest = self._seconds[-1].second if self._seconds else second - 1
         for missing in range(max(newest + 1, second - HISTORY_S + 1), second + 1):
             self._seconds.append(_Second(missing))

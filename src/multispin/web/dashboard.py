@@ -1,6 +1,6 @@
-"""The page `/dashboard`: who drafts for whom at this edge, live. Viewers get one small document a few times a second.
+"""The page `/dashboard` shows live who drafts for whom at this edge. Viewers get a small document twice a second.
 
-A viewer that reads slowly gets fewer of them: each connection sends the newest state when it can, and keeps none.
+A viewer that reads slowly gets fewer documents: each connection sends the newest state when it can, and queues nothing.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Dashboard:
         board: board with the state that is shown.
         picture: function that returns the QR code of an address as SVG; default none.
         period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
-        write_timeout_s: a viewer that takes no document for this long is let go [s]; default `WRITE_TIMEOUT_S`.
+        write_timeout_s: a viewer that takes no document for this long is disconnected [s]; default `WRITE_TIMEOUT_S`.
 
     """
 
@@ -53,11 +53,11 @@ class Dashboard:
 
     @property
     def viewers(self) -> int:
-        """Viewers that are connected."""
+        """Number of connected viewers."""
         return self._viewers
 
     def invite(self, place: str, scheme: str = "http") -> None:
-        """Show phones the way to the page that drafts, once HOST:PORT is known."""
+        """Show the address of the page that drafts, once HOST:PORT is known."""
         self._place, self._scheme = place, scheme
 
     def add_routes(self, app: web.Application, guard: Callable[[Handler], Handler]) -> None:
@@ -65,7 +65,7 @@ class Dashboard:
 
         Args:
             app: web application of the edge.
-            guard: wraps handlers that only who may use this edge may call.
+            guard: wraps handlers that only callers with access to this edge may use.
         """
         app.router.add_get("/", _at_dashboard)
         app.router.add_get(DASHBOARD, serving(STATIC / "dashboard.html"))
@@ -73,7 +73,7 @@ class Dashboard:
             app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / name))
         for name in _VENDORED:
             app.router.add_get(f"{DASHBOARD}/static/{name}", serving(STATIC / "vendor" / name))
-        # To a HEAD nothing is ever written, so that it would hold a viewer's place for as long as it likes.
+        # Nothing is ever written to a HEAD request, so it could hold a viewer's place for ever.
         app.router.add_get(f"{DASHBOARD}/feed", guard(self._feed), allow_head=False)
         app.router.add_get(f"{DASHBOARD}/join", guard(self._join))
         app.on_shutdown.append(self._stop)
@@ -82,7 +82,7 @@ class Dashboard:
         self._stopping.set()
 
     async def _join(self, request: web.Request) -> web.StreamResponse:
-        """Where a phone joins, as an address and as a picture that holds the viewer's own token and no other."""
+        """The address of the page that drafts, and a QR code with the viewer's own token."""
         if not self._place:
             return json_answer(request, {"address": "", "picture": ""})
         picture = self._picture(join_address(self._place, bearer(request), self._scheme))
@@ -92,7 +92,7 @@ class Dashboard:
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         """The state as server-sent events."""
         if self._viewers >= MAX_VIEWERS:
-            error = f"{MAX_VIEWERS} people look at this dashboard, the limit: try again later"
+            error = f"this dashboard has {MAX_VIEWERS} viewers, the limit: try again later"
             return json_answer(request, {"error": error}, 429)
         response = web.StreamResponse(headers={**headers(request), "Content-Type": "text/event-stream; charset=utf-8"})
         self._viewers += 1
@@ -112,7 +112,7 @@ class Dashboard:
         return response
 
     def _event(self) -> bytes:
-        """The newest document; all viewers share one."""
+        """The newest document, which all viewers share."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._made_s >= self._period_s / 2:
             document = json.dumps(self._board.shown(now_s), separators=(",", ":"), allow_nan=False)
@@ -121,5 +121,5 @@ class Dashboard:
 
 
 async def _at_dashboard(_: web.Request) -> web.StreamResponse:
-    """`/`: who types an edge's address alone into a browser sees the dashboard."""
-    raise web.HTTPFound(DASHBOARD[1:])  # below whatever path a proxy has put before it
+    """`/`: redirect a browser that opens an edge's bare address to the dashboard."""
+    raise web.HTTPFound(DASHBOARD[1:])  # relative, since a proxy may have put a path before it

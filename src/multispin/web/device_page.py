@@ -1,7 +1,7 @@
 """The page `/device`: a browser that opens it becomes a device of this edge, with llama.cpp as WebAssembly.
 
 The page and its programs are public. What it needs of the model (the drafter's file, the tokens' bytes, prompts as ids)
-is given only to who may be a device here; the session itself asks for its credential like any other.
+is served only to callers with access. The session itself asks for its credential like any other.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from multispin.web.headers import FOR_A_YEAR, headers
 from multispin.web.join import PAGE
 
 MAX_PROMPT_BYTES = 2**18
-"""Largest body of a prompt."""
+"""Largest body of a prompt [bytes]."""
 MAX_PAGE_MESSAGES = 1000
 
 Guard = Callable[[Handler], Handler]
@@ -33,7 +33,7 @@ class PageTokens(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint by which both ends know that they mean the same ids."""
+        """Fingerprint of the tokenizer, by which both ends check that their ids mean the same."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class PageDrafter:
     """The model that the page drafts with.
 
     Attributes:
-        name: its name, for people.
+        name: name of the drafter, for people.
         path: GGUF file of the drafter.
 
     """
@@ -65,7 +65,7 @@ class PageDrafter:
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
-            raise InputError(f"there is no GGUF file {self.path} for the page to draft with")
+            raise InputError(f"there is no GGUF file {self.path} for the page's drafter")
 
 
 class _PageMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class _PagePrompt(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DevicePage:
-    """The page that drafts, and what it asks its edge for.
+    """Serves the page that drafts, and what the page asks its edge for.
 
     Args:
         target: name of the target, for people.
@@ -86,7 +86,7 @@ class DevicePage:
         table: bytes of all tokens (`models.token_table`).
         max_length: most tokens of a text, prompt included.
         drafter: drafter of the page.
-        wllama: folder of the programs that run it; by default that of the package multispin-wllama.
+        wllama: folder of the programs that run the drafter; default: that of the package multispin-wllama.
 
     Raises:
         InputError: the page's programs are not installed.
@@ -149,9 +149,9 @@ class DevicePage:
         return web.Response(body=self._compressed_table, headers={**kind, "Content-Encoding": "gzip"})
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
-        """Ids of a conversation; a model without a chat template reads the newest message as it stands."""
+        """Ids of a conversation. A model without a chat template gets the newest message as plain text."""
         if (request.content_length or 0) > MAX_PROMPT_BYTES:
-            return json_answer(request, {"error": f"a prompt is over the limit of {MAX_PROMPT_BYTES} bytes"}, 413)
+            return json_answer(request, {"error": f"the prompt exceeds the limit of {MAX_PROMPT_BYTES} bytes"}, 413)
         try:
             messages = await self._messages(request)
             ids = await asyncio.to_thread(self._encode, messages)
@@ -166,9 +166,9 @@ class DevicePage:
         try:
             found = msgspec.json.decode(body[: MAX_PROMPT_BYTES + 1], type=_PagePrompt)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"the body is no prompt: {error}") from None
+            raise InputError(f"the body is not a prompt: {error}") from None
         if not 0 < len(found.messages) <= MAX_PAGE_MESSAGES:
-            raise InputError(f"a prompt has {len(found.messages)} messages, not 1 … {MAX_PAGE_MESSAGES}")
+            raise InputError(f"the prompt has {len(found.messages)} messages; it must have 1 … {MAX_PAGE_MESSAGES}")
         return [{"role": each.role, "content": each.content} for each in found.messages]
 
     def _encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:

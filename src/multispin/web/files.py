@@ -1,4 +1,4 @@
-"""The static files of the pages: where they lie, and handlers that serve them."""
+"""The static files of the pages: their folders, and handlers that serve them."""
 
 import mimetypes
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,18 +14,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STATIC = Path(__file__).parent / "static"
 _TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".svg": "image/svg+xml"}
-"""Types that a browser insists on; some systems map these names to others."""
+"""Content types that browsers insist on; some systems have others for these names."""
 _TEXTS = ("text/", "image/svg")
 
 
 def client_folder() -> Path:
-    """Folder of the JavaScript client: beside the pages in an installed package, in clients/js in a checkout."""
+    """Folder of the JavaScript client: beside the pages in an installed package, clients/js in a clone."""
     installed = STATIC / "client"
     return installed if installed.is_dir() else Path(__file__).parents[3] / "clients" / "js" / "src"
 
 
 def wllama_folder() -> Path:
-    """Folder of the package multispin-wllama; InputError if it is not installed, or its files were never fetched."""
+    """Folder of the package multispin-wllama; InputError if it is not installed or its files were never fetched."""
     spec = find_spec("multispin_wllama")
     folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else None
     if folder is None or not (folder / "single-thread.wasm").is_file():
@@ -36,7 +36,7 @@ def wllama_folder() -> Path:
 
 
 def add_folder(app: web.Application, prefix: str, folder: Path, cache: str = ASK_AGAIN) -> None:
-    """Serve each file that a folder holds now, under `prefix`/its name."""
+    """Serve each file that is now in a folder as PREFIX/NAME."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix != ".py":
             app.router.add_get(f"{prefix}/{path.name}", serving(path, cache))

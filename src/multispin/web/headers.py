@@ -1,4 +1,4 @@
-"""HTTP headers of every file of a page: where it may load from, and how long a browser may keep it."""
+"""HTTP headers of the pages' files: what a page may load, and how long a browser may keep it."""
 
 import re
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from aiohttp import web
 
 FOR_A_YEAR = "private, max-age=31536000, immutable"
-"""For files whose address names their content."""
+"""Cache-Control for files whose address contains a hash of their content."""
 ASK_AGAIN = "no-cache"
 
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?")
-"""What a policy can name; it has no words for an IPv6 address."""
+"""Hosts that a Content-Security-Policy can name, which excludes IPv6 addresses."""
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
@@ -20,15 +20,15 @@ _POLICY = (
 def headers(request: web.Request, cache: str = ASK_AGAIN) -> Mapping[str, str]:
     """Headers of one answer.
 
-    The policy lets a page load and reach its own edge and nothing else. The page is isolated from others
-    (Cross-Origin-…-Policy), without which browsers give WebAssembly one thread only.
+    The policy lets a page load from and reach its own edge only. The Cross-Origin-…-Policy headers isolate it from
+    other pages; otherwise browsers give WebAssembly only one thread.
 
     Args:
         request: the request that is answered.
         cache: value of Cache-Control; default `ASK_AGAIN`.
     """
     host = request.headers.get("Host", "")
-    sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""  # older browsers: 'self' names no ws:
+    sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""  # not in older browsers' 'self'
     return {
         "Cache-Control": cache,
         "Content-Security-Policy": _POLICY + sockets,

@@ -1,4 +1,4 @@
-/** What is drawn: two curves over time with uPlot, and the time line of passes on a canvas. */
+/** Draws two curves over time with uPlot, and the timeline of passes on a canvas. */
 /* global uPlot */
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -13,7 +13,7 @@ export function say(kind, text = "") {
   return box;
 }
 
-/** Append new text of an answer: tokens that this device drafted are marked. */
+/** Append new text to an answer, and mark the tokens that this device drafted. */
 export function write(box, progress) {
   const near = window.innerHeight + window.scrollY > document.body.scrollHeight - 80;
   progress.texts.forEach((text, index) => {
@@ -44,7 +44,7 @@ export class Figures {
     this.text = { tokens: 0, ms: 0, drafted: 0, newest: null };
   }
 
-  /** The text has grown; the wait for its first tokens is not counted. */
+  /** Count the growth of the text; the wait for its first tokens is not counted. */
   count(progress) {
     const { text } = this;
     const now = performance.now();
@@ -57,7 +57,7 @@ export class Figures {
     this.show(text);
   }
 
-  /** The text is over: it counts where it belongs, by whether any draft of this device was verified for it. */
+  /** Count the ended text with or without help, by whether any draft of this device was verified for it. */
   end() {
     const sum = this.sums[this.kind];
     [sum.tokens, sum.ms] = [sum.tokens + this.text.tokens, sum.ms + this.text.ms];

@@ -1,4 +1,4 @@
-/** The conversation of this tab: what was said, the text under way, and a question that was not sent. A reload keeps it. */
+/** The conversation of this tab, which a reload keeps: its messages, the unfinished text, and a question not yet sent. */
 import { keep, kept, keptJson } from "./kept.js";
 
 const MESSAGES = "multispin.messages";
@@ -13,29 +13,29 @@ export class Conversation {
     this.messages = Array.isArray(found) ? found : [];
   }
 
-  /** Something was said. */
+  /** Add a message. */
   add(role, content) {
     this.messages.push({ role, content });
     keep(AREA, MESSAGES, JSON.stringify(this.messages));
   }
 
-  /** The newest message was not answered at all: it is to be asked again. */
+  /** Remove the newest message, which got no answer at all. */
   takeBack() {
     this.messages.pop();
     keep(AREA, MESSAGES, JSON.stringify(this.messages));
   }
 
-  /** Begin a new one. */
+  /** Begin a new conversation. */
   clear() {
     this.messages = [];
     for (const key of [MESSAGES, UNDER_WAY]) keep(AREA, key, null);
   }
 
   /**
-   * The text under way, as it stands.
+   * Keep the unfinished text.
    *
-   * @param {object|null} saved from `DeviceSession.save`; null where there is none
-   * @param {string} fingerprint of the tokenizer: with another one its ids mean something else
+   * @param {object|null} saved what `DeviceSession.save` returned; null: no text is unfinished
+   * @param {string} fingerprint fingerprint of the tokenizer; with another tokenizer the ids mean something else
    * @param {string} text
    */
   keepText(saved, fingerprint, text) {
@@ -48,12 +48,12 @@ export class Conversation {
     return found?.saved ? found : null;
   }
 
-  /** A question that is to be in its box again when the page has been loaded anew. */
+  /** Keep a question that a reload puts back into its box. */
   keepQuestion(question) {
     keep(AREA, QUESTION, question);
   }
 
-  /** @returns {string} that question, once; or nothing */
+  /** @returns {string} that question, only once; else empty */
   takeQuestion() {
     const question = kept(AREA, QUESTION) ?? "";
     keep(AREA, QUESTION, null);

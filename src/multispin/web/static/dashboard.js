@@ -1,4 +1,4 @@
-/** The dashboard: what the feed says, put on the page. Names come from devices: they are only ever set as text. */
+/** The dashboard: shows the feed's documents. Names come from devices, so they are only ever set as text. */
 import { Curve, drawPasses } from "./chart.js";
 import { follow } from "./feed.js";
 import { AwayError, fetchWith, TokenError } from "./fetching.js";
@@ -21,7 +21,7 @@ async function look() {
     [element("code").src, element("address").textContent] = [picture, address];
     curves ??= [new Curve(element("rates"), "tokens/s"), new Curve(element("accepted"), "accepted", 1)];
     await follow(token(), show);
-    element("state").textContent = "the edge has gone; trying again …";
+    element("state").textContent = "no connection to the edge; trying again …";
   } catch (error) {
     element("state").textContent = error instanceof AwayError ? `${error.message}; trying again …` : error.message;
     if (error instanceof TokenError) {
@@ -60,7 +60,7 @@ function show(state) {
   element("line").setAttribute("aria-label", element("line-text").textContent);
 }
 
-/** Seconds as seconds before now; the one that is not over is left out, and silent ones up to now are zeros. */
+/** Seconds counted back from now. The unfinished one is left out, and seconds without events up to now are zeros. */
 function filled(seconds, now) {
   const rows = seconds.filter(([second]) => second < now).map(([second, ...rest]) => [second - now, ...rest]);
   for (let at = rows.length ? rows.at(-1)[0] + 1 : -1; at < 0; at += 1) rows.push([at, 0, 0, 0]);

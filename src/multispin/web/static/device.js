@@ -1,4 +1,4 @@
-/** The page that drafts: it joins its edge, loads the drafter, and holds a conversation. */
+/** The page that drafts: it joins its edge, loads the drafter, and shows a conversation. */
 import { DeviceClient, InputError, PROTOCOL_VERSION, TokenTable } from "/device/client/index.js";
 import { element, Figures, say, write } from "./chat.js";
 import { Conversation } from "./conversation.js";
@@ -11,7 +11,7 @@ import { keepToken, token, tryToken } from "./token.js";
 const RELOADED = "multispin.reloaded";
 const SLEPT_MS = 20_000;
 const SPECTRAL_EFFICIENCY = 5; // bit/s/Hz; only a first guess, the edge measures the link
-const PATIENCE = { onceKnownMs: LOOK_FOR_MS }; // whoever looks at the page sees that the edge is away, and can stop
+const PATIENCE = { onceKnownMs: LOOK_FOR_MS }; // the user sees that the edge is away, and can stop
 /** Drafts once the drafter is loaded; a text that a reload interrupted goes on before that. */
 const whoeverIsThere = {
   get maxLength() {
@@ -20,7 +20,7 @@ const whoeverIsThere = {
   prepare: async (committed) => drafter?.prepare(committed).catch(withoutDrafter),
   draft: async (...asked) => (drafter && element("helping").checked ? drafter.draft(...asked).catch(withoutDrafter) : []),
 };
-/** A drafter that fails, for want of memory for example, takes no text with it. */
+/** If the drafter fails, for example out of memory, the text goes on without it. */
 function withoutDrafter({ message }) {
   drafter = null;
   element("drafter-state").textContent = `the drafter failed (${message}); the edge writes alone`;
@@ -34,11 +34,11 @@ const lookout = new Lookout(join);
 let edge, about, table;
 let drafter = null;
 let loading = null; // ends when the drafter is loaded, or cannot be
-let client = null; // of the text under way
-let busy = null; // ends when the question that is being sent, or the text under way, has ended
+let client = null; // of the text that is being written
+let busy = null; // ends when the question has been sent and its text has ended
 let hiddenAt = 0;
 
-/** Join the edge, or see whether it is still there. */
+/** Join the edge, or check that it is still there. */
 async function join() {
   edge = new Edge(token());
   try {
@@ -62,7 +62,7 @@ async function join() {
   }
   const question = conversation.takeQuestion();
   if (question) {
-    say("note", "The edge was started anew, so this page was loaded again. Your message was not sent yet.");
+    say("note", "The edge has restarted, so this page was reloaded. Your message was not sent yet.");
     element("question").value = question;
   }
   // Not waited for: this attempt is over.
@@ -73,31 +73,31 @@ const tell = (text) => (element("state").textContent = text);
 const tellWaiting = () => tell("waiting for the edge …");
 const tellJoined = () => tell(`joined; large model: ${about.target}`);
 
-/** Whether the edge was started anew, with another model or drafter. */
+/** Whether the edge has restarted with another model or drafter. */
 const isAnother = (found) => about !== undefined && JSON.stringify(found) !== JSON.stringify(about);
 
-/** Load the page that belongs to the edge as it is now; a message that was not sent stays in its box. */
+/** Reload the page for the restarted edge; a message that was not sent stays in its box. */
 function startedAnew(question) {
   conversation.keepQuestion(question.trim());
   location.reload();
 }
 
-/** The edge is away: say so, and look for it. */
+/** Show that the edge is away, and look for it. */
 function notConnected({ message }) {
   const delayMs = lookout.again();
   const next = delayMs === null ? "send a message to try again" : `trying again in ${(delayMs / 1e3).toFixed(1)} s`;
-  tell(`not connected: ${message}; ${next}${about ? "" : ". Is this device in its network?"}`);
+  tell(`not connected: ${message}; ${next}${about ? "" : ". Check that this device is in the edge’s network"}`);
 }
 
 function askForToken(error) {
   lookout.end();
   tell(edge.token ? "not joined" : error.message);
-  element("join-problem").textContent = edge.token ? `${error.message}: look for a typing error, or ask for a new one` : "";
+  element("join-problem").textContent = edge.token ? `${error.message}: check it for a typing error, or ask for a new one` : "";
   element("join").hidden = false;
   element("ask").hidden = true;
 }
 
-/** The edge was updated while this page was open: load the page that belongs to it, but not for ever. */
+/** The edge was updated while this page was open: reload the page once. */
 function newerPage() {
   if (kept("sessionStorage", RELOADED) === String(about.version)) {
     return tell(`the edge speaks protocol ${about.version} and this page ${PROTOCOL_VERSION}: clear the browser's cache`);
@@ -114,19 +114,19 @@ async function loadDrafter() {
   state.textContent = `loading ${file.name} …`;
   bar.hidden = false;
   try {
-    const { WllamaDrafter } = await import("./drafter.js"); // takes its time, too, over a slow link
+    const { WllamaDrafter } = await import("./drafter.js"); // this also takes time over a slow link
     WllamaDrafter.check();
     const blob = await edge.drafter(file, (done) => {
       bar.value = done / file.bytes;
       state.textContent = `loading ${file.name}: ${million(done)} of ${million(file.bytes)} MB`;
     });
     state.textContent = `starting ${file.name} …`;
-    bar.removeAttribute("value"); // nobody knows how long that takes
+    bar.removeAttribute("value"); // the time that this takes is unknown
     drafter = await WllamaDrafter.load(blob, about.max_length, table);
-    element("help").classList.remove("alone"); // one before it failed
+    element("help").classList.remove("alone"); // an earlier drafter may have failed
     showSpeed();
   } catch (error) {
-    state.textContent = `no drafter here (${error.message}); the edge writes alone`;
+    state.textContent = `this device cannot draft (${error.message}); the edge writes alone`;
     element("help").classList.add("alone"); // there is nothing to switch off
   } finally {
     bar.hidden = true;
@@ -136,23 +136,23 @@ async function loadDrafter() {
 function showSpeed() {
   const { name } = about.drafter;
   const bound = !globalThis.crossOriginIsolated && navigator.hardwareConcurrency >= 4;
-  const one = bound ? "1 thread (more where the page comes over https)" : "1 thread";
+  const one = bound ? "1 thread (more if the page is opened over https)" : "1 thread";
   const threads = drafter.threads === 1 ? one : `${drafter.threads} threads`;
   element("drafter-state").textContent = `ready: ${name}, ${(drafter.secondsPerToken * 1e3).toFixed(0)} ms a token, ${threads}`;
 }
 
-/** Say why this device drafted nothing, or nothing for long, for the text that has just ended. */
+/** Show why this device drafted nothing, or nothing for long, for the text that has just ended. */
 function tellSilence({ session, silence }, wanted, loaded) {
   const { drafted } = figures.text;
   let why = silence.sentence(drafted, session.generated.length, { resting: "Settings, Most wasted drafts" });
-  if (why && !loaded && !drafted) why = "the text was begun before this device’s drafter was loaded";
+  if (why && !loaded && !drafted) why = "the text began before this device’s drafter was loaded";
   element("silence").textContent = wanted && (drafter || loading) ? why : "";
 }
 
-/** Whether this device drafts for the text that begins now. */
+/** Whether this device drafts for a text that begins now. */
 const helps = () => drafter !== null && element("helping").checked;
 
-/** Most of this device's drafted tokens that may be wasted in a stream, 0 … 1; an empty field bounds nothing. */
+/** Largest share of this device's drafted tokens that may be wasted in a stream, 0 … 1; an empty field means 1. */
 function maxWastedShare() {
   const percent = element("wasted").valueAsNumber;
   return Number.isNaN(percent) ? 1 : percent / 100;
@@ -195,11 +195,11 @@ function deviceName() {
 const keepText = () => conversation.keepText(client.session.save(), about.fingerprint, client.session.text);
 
 /**
- * Have one answer written.
+ * Generate one answer.
  *
- * @param {DeviceClient} made for it
- * @param {HTMLElement} box where it is written
- * @param {object|null} request null to go on with what the client's session has restored
+ * @param {DeviceClient} made the answer's own client
+ * @param {HTMLElement} box element that gets the text
+ * @param {object|null} request null to go on with the text that the client's session has restored
  * @returns {Promise<Error|null>} why nothing at all was written, if so; a text that breaks off later gets a note
  */
 async function answer(made, box, request) {
@@ -234,7 +234,7 @@ async function answer(made, box, request) {
   return answered ? null : (problem ?? new Error("it was stopped before its first word"));
 }
 
-/** Go on with the text that was under way when the page was loaded anew. */
+/** Go on with the text that was being written when the page was reloaded. */
 async function goOn() {
   const { underWay } = conversation;
   if (!underWay) return;
@@ -247,11 +247,11 @@ async function goOn() {
     conversation.keepText(null);
     conversation.add("assistant", underWay.text);
     box.append(underWay.text);
-    return void say("note", `This text does not go on: ${error.message}.`);
+    return void say("note", `This text cannot go on: ${error.message}.`);
   }
   box.append(made.session.text);
   const problem = await answer(made, box, null);
-  if (problem) say("note", `This text does not go on: ${problem.message}.`);
+  if (problem) say("note", `This text cannot go on: ${problem.message}.`);
 }
 
 async function ask(question) {
@@ -281,7 +281,7 @@ async function ask(question) {
     conversation.takeBack();
     box.remove();
     element("question").value ||= question;
-    const away = error instanceof AwayError ? " Look whether it runs and whether this device is in its network, and send again." : "";
+    const away = error instanceof AwayError ? " Check that the edge runs and that this device is in its network, then send again." : "";
     say("note", `Not answered: ${error.message}.${away}`);
     if (error instanceof TokenError) askForToken(error);
     else if (error instanceof AwayError) notConnected(error);
@@ -289,7 +289,7 @@ async function ask(question) {
   }
 }
 
-/** Do what writes a text; one at a time. */
+/** Run `work`, which writes a text; only one runs at a time. */
 async function alone(work) {
   busy = work();
   try {
@@ -312,7 +312,7 @@ element("ask").addEventListener("submit", (event) => {
   element("question").value = "";
   alone(() => ask(question));
 });
-// The browser points at a setting that cannot be: it must be seen.
+// The browser points at a wrong setting, so the settings must be open.
 element("ask").addEventListener("invalid", ({ target }) => (target.closest("details").open = true), true);
 element("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !client) {
@@ -328,7 +328,7 @@ element("forget").addEventListener("click", async () => {
   element("silence").textContent = "";
   element("chat").replaceChildren();
 });
-// A phone that slept, or changed its network, may hold a connection that is dead and does not say so.
+// A phone that slept or changed its network may have a dead connection without knowing it.
 const lookAgain = () => (client ? client.reconnect() : lookout.now());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) hiddenAt = performance.now();
@@ -338,6 +338,6 @@ document.addEventListener("visibilitychange", () => {
 });
 window.addEventListener("online", lookAgain);
 window.addEventListener("offline", () => {
-  if (client) tell("this device has no network; the text goes on when it is back");
+  if (client) tell("this device has no network; the text goes on when the network is back");
 });
 lookout.now();

@@ -16,8 +16,8 @@ const silent = { debug() {}, log() {}, warn() {}, error: console.error };
 export class WllamaDrafter {
   /** An error that says why this browser cannot draft, before anything is fetched for it. */
   static check() {
-    if (typeof WebAssembly === "undefined") throw new Error("this browser runs no WebAssembly");
-    if (!WebAssembly.validate(SIMD)) throw new Error("this browser's WebAssembly has no SIMD: a newer one is needed");
+    if (typeof WebAssembly === "undefined") throw new Error("this browser does not support WebAssembly");
+    if (!WebAssembly.validate(SIMD)) throw new Error("this browser's WebAssembly has no SIMD: use a newer browser");
   }
 
   /**
@@ -61,7 +61,7 @@ export class WllamaDrafter {
     });
   }
 
-  /** Draw up to `length` tokens one after the other; fewer where the context ends, or where nobody waits any more. */
+  /** Draw up to `length` tokens one after the other; fewer if the context ends or the draft is no longer wanted. */
   draft(committed, length, params, signal) {
     return this.alone(async () => {
       const most = Math.min(length, this.maxLength - committed.length + 1);
@@ -87,7 +87,7 @@ export class WllamaDrafter {
     return result;
   }
 
-  /** Forget what is cached beyond the common beginning; returns its length, at most all but the newest token. */
+  /** Drop what is cached beyond the common beginning; returns its length, at most all but the newest token. */
   async rewind(committed) {
     const limit = Math.min(this.cached.length, committed.length - 1);
     let common = 0;
@@ -117,12 +117,12 @@ export class WllamaDrafter {
 
   /** The most probable next tokens with their probabilities; all of them for −1. */
   async probable(count) {
-    const found = await this.wllama.getLogits(Math.min(count, this.vocabularySize)); // beyond its tokens it reads foreign memory
+    const found = await this.wllama.getLogits(Math.min(count, this.vocabularySize)); // with a greater count the library reads foreign memory
     if (!found.length || Number.isNaN(found[0].p)) throw new Error("the drafter's probabilities are not numbers");
     return found;
   }
 
-  /** Ids mean the same text for the drafter and for the target; a sample of them is compared. */
+  /** Check that ids mean the same text for the drafter and the target, on a sample. */
   async compare(table) {
     const step = Math.max(1, Math.floor(this.vocabularySize / COMPARED));
     for (let id = 0; id < this.vocabularySize; id += step) {
@@ -130,12 +130,12 @@ export class WllamaDrafter {
       if (!target.length) continue; // special
       const own = await this.wllama.detokenize([id]);
       if (own.length !== target.length || own.some((byte, place) => byte !== target[place])) {
-        throw new Error(`its tokens are not the target's: id ${id} differs`);
+        throw new Error(`its tokens are not the target's: id ${id} has another text`);
       }
     }
   }
 
-  /** A library that computes something else for a batch than for single steps would draft nonsense without a word. */
+  /** Check that a batch computes the same as single steps; otherwise the library would silently draft nonsense. */
   async test() {
     const tokens = Array.from({ length: TEST_TOKENS }, (_, index) => (7 * index + 1) % this.vocabularySize);
     await this.feed(tokens);

@@ -1,4 +1,4 @@
-/** What the page asks of its edge over HTTP, and what it keeps of it in the browser. */
+/** What the page asks its edge for over HTTP, and what it keeps in the browser. */
 import { pauseMs } from "/device/client/index.js";
 import { AwayError, fetchWith } from "./fetching.js";
 import { PAUSES } from "./lookout.js";
@@ -38,10 +38,10 @@ export class Edge {
   }
 
   /**
-   * The drafter's file, kept in the browser by its SHA-256. A download that breaks off goes on where it was.
+   * The drafter's file, kept in the browser by its SHA-256. An interrupted download goes on where it stopped.
    *
    * @param {{url: string, bytes: number, sha256: string}} file
-   * @param {(done: number) => void} onProgress told how many bytes have come
+   * @param {(done: number) => void} onProgress called with the number of bytes so far
    * @returns {Promise<Blob>}
    */
   async drafter(file, onProgress) {
@@ -52,7 +52,7 @@ export class Edge {
     for (let failures = 0; done < file.bytes; ) {
       try {
         const answer = await this.fetch(file.url, { headers: done ? { Range: `bytes=${done}-` } : {} });
-        if (done && answer.status !== 206) [parts, done] = [[], 0]; // a proxy that begins anew
+        if (done && answer.status !== 206) [parts, done] = [[], 0]; // a proxy sent the whole file
         for await (const part of chunks(answer.body)) {
           parts.push(part);
           onProgress((done += part.length));
@@ -69,7 +69,7 @@ export class Edge {
     await keep("readwrite", (store) => {
       store.clear(); // of drafters before this one
       return store.put(blob, file.sha256);
-    }).catch(() => {}); // a private window, or no room: it is fetched again next time
+    }).catch(() => {}); // in a private window, or without room, it is fetched again next time
     return blob;
   }
 }

@@ -4,7 +4,7 @@ import { fetchWith } from "./fetching.js";
 const SILENCE_MS = 10_000; // the edge sends two documents a second
 
 /**
- * Read documents until the connection ends, or nothing has come for a while: a lost network says nothing.
+ * Read documents until the connection ends or nothing has come for a while, since a lost network gives no sign.
  *
  * @param {string} token
  * @param {(state: object) => void} onState

@@ -1,6 +1,6 @@
-/** Asking the edge over HTTP for what it gives only to who shows a token. */
+/** Requests to the edge over HTTP, with the token. */
 
-/** The edge does not know the token that was shown, or wants one. */
+/** The edge does not know the token, or asks for one. */
 export class TokenError extends Error {}
 
 /** The edge cannot be reached now. */
@@ -12,10 +12,10 @@ const MOST_CHARACTERS = 2048; // of a token; in UTF-8 they fit into what an edge
  * @param {string} token may be empty
  * @param {string} path
  * @param {RequestInit} options
- * @returns {Promise<Response>} the edge's answer; TokenError, AwayError, or an Error with the edge's own words
+ * @returns {Promise<Response>} the edge's answer; TokenError, AwayError, or an Error with the edge's message
  */
 export async function fetchWith(token, path, { headers, ...options } = {}) {
-  const unknown = new TokenError(token ? "this edge does not know the token" : "this edge wants a token");
+  const unknown = new TokenError(token ? "this edge does not know the token" : "this edge asks for a token");
   if (/\p{Cc}/u.test(token) || token.length > MOST_CHARACTERS) throw unknown; // no request can carry it
   const own = token ? { Authorization: `Bearer ${inBytes(token)}` } : {};
   const answer = await fetch(path, { ...options, headers: { ...own, ...headers } }).catch(() => {
@@ -29,5 +29,5 @@ export async function fetchWith(token, path, { headers, ...options } = {}) {
   return answer;
 }
 
-/** A text as a header can hold it: one character for each of its bytes in UTF-8. */
+/** A text in the form that a header can hold: one character for each byte of its UTF-8. */
 const inBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));

@@ -1,10 +1,10 @@
 /**
- * What this browser keeps for the pages: "localStorage" for good, "sessionStorage" until the tab is closed.
+ * What the browser keeps for the pages: "localStorage" for good, "sessionStorage" until the tab is closed.
  *
- * A browser may keep nothing (no room, a private window, a setting). Then the page keeps it while it is open: a text must
- * not end because it could not be stored.
+ * A browser may refuse to keep anything (no room, a private window, a setting). Then the page keeps it while it is open,
+ * since a text must not end because it could not be stored.
  */
-const here = new Map(); // what the browser did not take
+const here = new Map(); // what the browser refused to keep
 
 /**
  * @param {"localStorage"|"sessionStorage"} area
@@ -21,7 +21,7 @@ export function keep(area, key, text) {
   }
 }
 
-/** @returns {string|null} what was kept; null if there is nothing */
+/** @returns {string|null} the kept text; null if there is none */
 export function kept(area, key) {
   if (here.has(key)) return here.get(key);
   try {
@@ -31,7 +31,7 @@ export function kept(area, key) {
   }
 }
 
-/** @returns {any} the same, as JSON; null if there is nothing that can be read */
+/** @returns {any} the kept text read as JSON; null if there is none or it cannot be read */
 export function keptJson(area, key) {
   try {
     return JSON.parse(kept(area, key));

@@ -1,13 +1,13 @@
-/** Looks for an edge that is away, again and again and less and less often, until it is found. */
+/** Looks for an edge that is away, less and less often, until it is found. */
 import { pauseMs } from "/device/client/index.js";
 
 /** Waits between two attempts. */
 export const PAUSES = { firstDelayMs: 1000, longestDelayMs: 30_000 };
-/** Time without an edge after which nobody looks any more [ms], until somebody wants something of it. */
+/** Time without an edge after which the page stops looking [ms], until the user does something. */
 export const LOOK_FOR_MS = 12 * 3600e3;
 
 export class Lookout {
-  /** @param {() => Promise<void>} look one attempt; it calls `again` where the edge is away, and `end` where it is there */
+  /** @param {() => Promise<void>} look one attempt; it calls `again` if the edge is away, and `end` if it is there */
   constructor(look) {
     this.look = look;
     this.looking = false;
@@ -15,18 +15,18 @@ export class Lookout {
     this.end();
   }
 
-  /** Look at once, and begin to count anew. */
+  /** Look at once, and restart the count. */
   async now() {
     this.end();
     await this.attempt();
   }
 
-  /** Look at once if the edge is looked for; the count goes on. */
+  /** Look at once if the edge is being looked for; the count goes on. */
   hurry() {
     if (this.timer !== null) this.attempt();
   }
 
-  /** The edge is away: look again later. Returns the wait [ms]; null when it is time to give up. */
+  /** Look again later, since the edge is away. Returns the wait [ms]; null when it is time to give up. */
   again() {
     this.since ??= Date.now();
     clearTimeout(this.timer);
@@ -37,7 +37,7 @@ export class Lookout {
     return delay;
   }
 
-  /** It is there, or nobody need look for it. */
+  /** Stop looking: the edge is there, or is not needed. */
   end() {
     clearTimeout(this.timer);
     this.timer = this.since = null;

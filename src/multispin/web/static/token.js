@@ -1,9 +1,9 @@
-/** The token of this browser, which both pages show the edge. */
+/** The token of this browser, which both pages send to the edge. */
 import { keep, kept } from "./kept.js";
 
 const TOKEN = "multispin.token";
 
-/** @returns {string} the token to show: the address's (a QR code holds it) or the one typed here, else the last that an edge took */
+/** @returns {string} the token to send: from the address (of a QR code) or typed here, else the last that an edge accepted */
 export function token() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given !== null) {
@@ -13,12 +13,12 @@ export function token() {
   return kept("sessionStorage", TOKEN) ?? kept("localStorage", TOKEN) ?? "";
 }
 
-/** @param {string} given the token to show from now on in this tab */
+/** @param {string} given the token to send from now on in this tab */
 export function tryToken(given) {
   keep("sessionStorage", TOKEN, given);
 }
 
-/** The edge took the token: all tabs show it from now on. A wrong one has not replaced it. */
+/** Keep an accepted token for all tabs. A wrong one never replaces it. */
 export function keepToken() {
   const tried = kept("sessionStorage", TOKEN);
   if (tried === null) return;
